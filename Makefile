@@ -1,0 +1,67 @@
+# `make` lists the targets. All of them share the environment in .venv/, made on first use and
+# refreshed when requirements.lock or pyproject.toml change.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+TRAIN_ARGS ?=
+TEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+# Where the real data sets are; tests that need them are skipped where there are none.
+ifndef INVMOD_DATA
+SHARED_DATA := $(shell cd ../shared/data 2>/dev/null && pwd)
+ifneq ($(SHARED_DATA),)
+export INVMOD_DATA := $(SHARED_DATA)
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test coverage lint format types docs wheel-smoke bench clean
+
+help: ## list the targets
+	@echo "make TARGET [PYTHON=python3] [PIP_ARGS='options of pip install']"
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+install: $(STAMP) ## the environment in .venv/, from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "invmod needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
+	@$(BIN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN) -m pip install $(PIP_ARGS) -r requirements.lock
+	$(BIN) -m pip install $(PIP_ARGS) --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+train: $(STAMP) ## train MILK and its ablation on the embedded data (TRAIN_ARGS: options of train.py)
+	$(BIN) examples/milk_recsys/train.py $(TRAIN_ARGS)
+
+test: $(STAMP) ## run all tests (TEST_ARGS: options of pytest)
+	$(BIN) -m pytest $(TEST_ARGS)
+
+coverage: $(STAMP) ## run all tests and report branch coverage of invmod/
+	$(BIN) -m pytest --cov --cov-report=term-missing --cov-fail-under=95 $(TEST_ARGS)
+
+lint: $(STAMP) ## check style
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+
+format: $(STAMP) ## put style right
+	$(BIN) -m ruff check --fix .
+	$(BIN) -m ruff format .
+
+types: $(STAMP) ## check types
+	$(BIN) -m mypy
+
+docs: $(STAMP) ## build the documentation in docs/_build/html
+	$(BIN) -m sphinx -W --keep-going docs docs/_build/html
+
+wheel-smoke: $(STAMP) ## build the wheel and try it in an environment of its own
+	.ci/wheel_smoke $(BIN)
+
+bench: $(STAMP) ## time training and evaluation against the plain reference
+	$(BIN) -m benchmarks
+
+clean: ## remove what was built, but neither .venv/ nor runs/
+	rm -rf dist build docs/_build .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage

@@ -1,0 +1,178 @@
+"""Ranks of positives among all candidates, and each user's Recall, NDCG, hit rate and MRR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["mean_metrics", "per_user_metrics", "positive_ranks"]
+
+ScoreBlock = Callable[[Tensor], Tensor]
+
+
+def positive_ranks(
+    score_block: ScoreBlock,
+    users: Tensor,
+    items: Tensor,
+    *,
+    num_candidates: int,
+    max_elements: int = 2**18,
+) -> Tensor:
+    """Rank each positive pair among all candidates of its user, the best candidate being 0.
+
+    rank = #{c : s_c > s_p} + #{c < p : s_c = s_p}: a tie goes to the lower position, always.
+
+    Which positives are given changes no rank: those of some of the items are still ranked among
+    all candidates.
+
+    Arguments:
+        score_block: takes u distinct user ids (u,), increasing, and returns their scores of all
+            candidates, (u, C).
+        users: (P,) int64 user ids, in any order. Only users that occur here are scored. P may be
+            0: then nobody is.
+        items: (P,) int64, each positive's position among the C candidates.
+        num_candidates: C.
+        max_elements: at most this many scores are held, and as many compared, at once (but never
+            fewer than one row of C). The default suits a CPU's cache; a GPU likes more.
+
+    Returns:
+        (P,) int64 ranks in 0 to C - 1, in the order of `users`, on its device.
+
+    Raises:
+        ValueError: scores that are NaN or infinite or of another shape, a position outside 0 to
+            C - 1, or shapes that differ.
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.7, 0.2]])
+        >>> users, items = torch.tensor([1, 0, 1]), torch.tensor([1, 2, 0])
+        >>> positive_ranks(lambda block: scores[block], users, items, num_candidates=3).tolist()
+        [1, 1, 0]
+    """
+    _check_positives(users, items, num_candidates)
+    step = max(1, max_elements // max(1, num_candidates))
+    order = torch.argsort(users, stable=True)
+    sorted_items = items[order]
+    distinct, row, counts = torch.unique_consecutive(
+        users[order], return_inverse=True, return_counts=True
+    )
+    ends = [0, *counts.cumsum(0).tolist()]
+    ranks = torch.empty_like(items)
+    for first in range(0, len(distinct), step):
+        block = distinct[first : first + step]
+        scores = _checked_scores(score_block(block), block, num_candidates)
+        begin, end = ends[first], ends[first + len(block)]
+        for low in range(begin, end, step):
+            part = slice(low, min(low + step, end))
+            ranks[order[part]] = _ranks(scores, row[part] - first, sorted_items[part])
+    return ranks
+
+
+def per_user_metrics(
+    users: Tensor, ranks: Tensor, ks: Sequence[int] = (10, 20)
+) -> dict[str, Tensor]:
+    """Recall, NDCG, hit rate and MRR at each K, for every user with a positive among those given.
+
+    With n the positives given for a user, and r their ranks (from 0):
+
+        recall@K = #{r < K} / n
+        ndcg@K   = sum_{r < K} 1 / log2(r + 2)  /  sum_{i < min(n, K)} 1 / log2(i + 2)
+        hit@K    = 1 if any r < K, else 0
+        mrr@K    = 1 / (min r + 1) if min r < K, else 0
+
+    Arguments:
+        users: (P,) int64 user ids, in any order. P may be 0.
+        ranks: (P,) int64, of `positive_ranks`; distinct for one user.
+        ks: the cut-offs, each at least 1.
+
+    Returns:
+        "users" (n,), the distinct user ids, increasing, and for each metric and K "recall@10" and
+        so on, (n,) float64. All on the CPU, where sums have one fixed order. Without any positive,
+        all of length 0.
+
+    Raises:
+        ValueError: shapes that differ, or a K below 1.
+
+    Example:
+        >>> found = per_user_metrics(torch.tensor([7, 7, 3]), torch.tensor([0, 5, 2]), ks=(3,))
+        >>> found["users"].tolist(), found["recall@3"].tolist(), found["ndcg@3"][0].item()
+        ([3, 7], [1.0, 0.5], 0.5)
+    """
+    if users.ndim != 1 or users.shape != ranks.shape:
+        raise ValueError(
+            "per_user_metrics: `users` and `ranks` must have the same shape (P,), "
+            f"got {tuple(users.shape)} and {tuple(ranks.shape)}."
+        )
+    if any(k < 1 for k in ks):
+        raise ValueError(f"per_user_metrics: every K must be at least 1, got {tuple(ks)}.")
+    ranks = ranks.cpu()
+    distinct, row, counts = torch.unique(users.cpu(), return_inverse=True, return_counts=True)
+
+    def total(values: Tensor) -> Tensor:
+        return torch.zeros(len(distinct), dtype=torch.float64).index_add_(0, row, values)
+
+    best = torch.full_like(distinct, torch.iinfo(torch.int64).max)
+    best = best.scatter_reduce_(0, row, ranks, "amin")
+    gains = 1 / torch.log2(ranks.double() + 2)
+    columns: dict[str, dict[int, Tensor]] = {"recall": {}, "ndcg": {}, "hit": {}, "mrr": {}}
+    for k in ks:
+        within = ranks < k
+        ideal = (1 / torch.log2(torch.arange(k, dtype=torch.float64) + 2)).cumsum(0)
+        columns["recall"][k] = total(within.double()) / counts
+        columns["ndcg"][k] = total(gains * within) / ideal[counts.clamp(max=k) - 1]
+        columns["hit"][k] = (best < k).double()
+        columns["mrr"][k] = torch.where(best < k, 1 / (best.double() + 1), 0.0)
+    named = {f"{name}@{k}": values for name, by_k in columns.items() for k, values in by_k.items()}
+    return {"users": distinct, **named}
+
+
+def mean_metrics(per_user: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean of each metric over users, after "users", their number.
+
+    A mean over no user is NaN, since nothing was measured; leave such a group out of a report.
+
+    Example:
+        >>> mean_metrics({"users": torch.tensor([3, 7]), "hit@3": torch.tensor([1.0, 0.0])})
+        {'users': 2, 'hit@3': 0.5}
+    """
+    means = {name: values.mean().item() for name, values in per_user.items() if name != "users"}
+    return {"users": len(per_user["users"]), **means}
+
+
+def _ranks(scores: Tensor, row: Tensor, items: Tensor) -> Tensor:
+    """Ranks (p,) of the candidates `items` in the rows `row` of `scores`."""
+    own = scores[row, items][:, None]
+    rivals = scores[row]
+    ahead = torch.arange(scores.shape[1], device=scores.device) < items[:, None]
+    return ((rivals > own) | ((rivals == own) & ahead)).sum(dim=1)
+
+
+def _checked_scores(scores: Tensor, block: Tensor, num_candidates: int) -> Tensor:
+    if scores.shape != (len(block), num_candidates):
+        raise ValueError(
+            f"positive_ranks: `score_block` must return shape ({len(block)}, {num_candidates}) "
+            f"for {len(block)} users, got {tuple(scores.shape)}."
+        )
+    low, high = scores.aminmax()  # NaN wins both; several times faster than looking at every score
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        user = int(block[~torch.isfinite(scores).all(dim=1)][0])
+        raise ValueError(
+            f"positive_ranks: scores must be finite, but those of user {user} hold NaN or "
+            "infinity. The model has probably diverged: lower the learning rate or the weights of "
+            "its penalties."
+        )
+    return scores
+
+
+def _check_positives(users: Tensor, items: Tensor, num_candidates: int) -> None:
+    if users.ndim != 1 or users.shape != items.shape:
+        raise ValueError(
+            "positive_ranks: `users` and `items` must have the same shape (P,), "
+            f"got {tuple(users.shape)} and {tuple(items.shape)}."
+        )
+    if len(items) and not 0 <= int(items.min()) <= int(items.max()) < num_candidates:
+        raise ValueError(
+            f"positive_ranks: `items` must be positions in 0 to {num_candidates - 1}, "
+            f"got {int(items.min())} to {int(items.max())}. Map item ids to candidates first."
+        )

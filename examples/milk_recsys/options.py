@@ -1,0 +1,368 @@
+"""Options of the example: one frozen, typed dataclass, from which the command line is derived.
+
+Nothing here imports torch, so that `--help` and a misspelt option answer at once.
+
+    options = parse_options(["--preset", "paper", "--alpha", "1"])   # exits with status 2 on bad ones
+"""
+
+# ruff: noqa: RUF009  (`_option` returns a dataclasses.field)
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import tyro
+
+__all__ = ["PRESETS", "OptionError", "Options", "from_json", "parse_options", "to_json", "validate"]
+
+Metric = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20"]
+
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {
+        "data": "What to train on, and which modalities go missing.",
+        "run": "Which model, where it runs and where the results go.",
+        "training": "The loop, early stopping and the optimiser.",
+        "milk": "The objective and the environments (Eq. 6, 9-11, 14-16).",
+        "features": "Scaling, imputation, negatives, and what is fused.",
+    }
+)
+
+
+class OptionError(ValueError):
+    """An option whose value makes no sense; a command prints it and exits with status 2."""
+
+
+def _option(default: Any, group: str, text: str, *, shown: str | None = None) -> Any:
+    """A dataclass field with its group and help text; `shown` replaces the printed default."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": text, "shown": shown})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Every option of a run, with the defaults of the preset `recommended`."""
+
+    # What to train on
+    data: Path | None = _option(
+        None,
+        "data",
+        "Folder of a data set: dataset.json, interactions.tsv and features/*.npy.",
+        shown="(default: the embedded synthetic set)",
+    )
+    setting: Literal["ftft", "ftmt", "mtmt"] = _option(
+        "ftmt",
+        "data",
+        "Who misses modalities: nobody (ftft), new items (ftmt), or training items too (mtmt).",
+    )
+    missing_rate: float = _option(
+        0.5, "data", "Share of the validation and of the test items that lose one modality each."
+    )
+    train_missing_rate: float = _option(
+        0.3, "data", "Share of the training items that lose one modality each (mtmt only)."
+    )
+    missing_in_validation: bool = _option(True, "data", "Whether validation items miss modalities as test items do.")
+    split_seed: int = _option(0, "data", "Seed of the split and of both masks.")
+    split: Path | None = _option(
+        None,
+        "data",
+        "A split.npz to use instead of drawing one; --split-seed and the rates are then ignored.",
+        shown="(default: drawn from --split-seed)",
+    )
+    empty_items: Literal["error", "drop"] = _option(
+        "error",
+        "data",
+        "Items without any modality: refuse the data, or drop their interactions.",
+    )
+
+    # Which model, where
+    model: Literal["milk", "align", "envs", "erm"] = _option(
+        "milk",
+        "run",
+        "MILK; or its ablations: only alignment (align), only environments (envs), neither (erm).",
+    )
+    compare: Literal["none", "erm"] | None = _option(
+        None,
+        "run",
+        "Train the ablation without both modules beside the model, on the same split.",
+        shown="(default: erm on the embedded data, none with --data)",
+    )
+    preset: Literal["recommended", "paper", "authors_code"] = _option(
+        "recommended",
+        "run",
+        "Sets MILK's options below; one given by name wins over it. `paper` follows the text "
+        "where that trains: penalty weight 50, alignment weight .5, alpha .1, batch-mean risks, "
+        "their mean and biased variance, Eq. 6 as element_mean, the batch form of the regulariser "
+        "with weight 1e-4; where the text is silent it takes the value of `recommended`. (To the "
+        "letter, Eq. 6 summed over all items and a parameter norm of weight 1 do not train.) "
+        "`authors_code` follows the published code.",
+    )
+    seed: int = _option(0, "run", "Seed of everything random in training.")
+    out: Path | None = _option(None, "run", "Folder for the results.", shown="(default: runs/<time>-<model>)")
+    resume: bool = _option(False, "run", "Go on with the run in --out; start afresh if none.")
+    device: Literal["auto", "cpu", "cuda"] = _option(
+        "auto", "run", "Where to train; auto takes a GPU where there is one."
+    )
+    dtype: Literal["float32", "float64", "bfloat16"] = _option(
+        "float32", "run", "Precision; bfloat16 is autocast, with weights and risks in float32."
+    )
+    threads: int | None = _option(None, "run", "Number of CPU threads.", shown="(default: torch's choice)")
+
+    # The loop
+    epochs: int = _option(1000, "training", "Most epochs.")
+    batch_size: int = _option(2048, "training", "Training pairs in a (global) batch.")
+    lr: float = _option(1e-3, "training", "Learning rate of Adam; worth tuning on validation.")
+    embedding_dim: int = _option(64, "training", "Width of user and item embeddings.")
+    user_init_std: float = _option(0.1, "training", "Standard deviation of initial user vectors.")
+    eval_every: int = _option(10, "training", "Evaluate after epochs 0, N, 2N, ... and after the last one.")
+    patience: int = _option(3, "training", "Stop at this many evaluations in a row without a strict gain.")
+    monitor: Metric = _option("ndcg@20", "training", "Validation metric that picks the epoch.")
+    candidates: Literal["test", "all_cold"] = _option(
+        "test",
+        "training",
+        "Whom a new item competes with: the items of its own half, or all cold items.",
+    )
+
+    # Objective and environments
+    penalty_weight: float = _option(
+        1.0,
+        "milk",
+        "Weight of the variance of the risks (beta). Published: Baby 1000, Clothing and TikTok 50, "
+        "for the sum of the risks; for their mean it means half as much at three environments.",
+    )
+    alignment_weight: float = _option(
+        0.05,
+        "milk",
+        "Weight of the alignment (lambda). Published: Baby and Clothing .05, TikTok .5.",
+    )
+    alpha: float = _option(
+        1.0,
+        "milk",
+        "Concentration of the Dirichlet draws: small is near one-hot, large is near uniform. "
+        "Published: .01 to 100 searched; Baby .01, Clothing .1.",
+    )
+    num_draws: int = _option(1, "milk", "Dirichlet draws a batch, each giving one environment per modality.")
+    min_weight: float = _option(0.0, "milk", "Least weight of a modality in an environment; below 1 / modalities.")
+    risk_reduction: Literal["mean", "sum"] = _option(
+        "mean", "milk", "How the risks of the environments are put together (Eq. 14)."
+    )
+    variance_correction: Literal[0, 1] = _option(0, "milk", "Variance of the risks: biased (0) or unbiased (1).")
+    alignment_reduction: Literal["element_mean", "mean", "item_mean", "sum"] = _option(
+        "element_mean",
+        "milk",
+        "Eq. 6 over the batch's distinct items: mean over pairs and dimensions (element_mean), "
+        "over pairs, over items, or their sum to the letter.",
+    )
+    alignment_mask: Literal["pair", "complete"] = _option(
+        "pair", "milk", "Align each observed pair, or only items that miss nothing."
+    )
+    regulariser: Literal["batch", "parameters", "none"] = _option(
+        "batch",
+        "milk",
+        "Squared norms of a batch's user and item embeddings, of all parameters, or nothing.",
+    )
+    regulariser_weight: float = _option(1e-4, "milk", "Weight of the regulariser.")
+
+    # Features and fusion
+    scale_features: bool = _option(True, "features", "Scale each feature row to unit length.")
+    scale_before_impute: bool = _option(
+        True, "features", "Scale observed rows and then impute, or impute and then scale all rows."
+    )
+    norm_floor: float = _option(1e-3, "features", "Rows with a smaller norm are left unscaled.")
+    negatives: Literal["warm", "all"] = _option(
+        "warm",
+        "features",
+        "Draw negatives from the training items, or from all (which leaks the test items).",
+    )
+    training_fusion: Literal["imputed", "available"] = _option(
+        "imputed", "features", "What training fuses: imputed modalities too, or observed ones."
+    )
+    inference: Literal["imputed", "available_mean"] = _option(
+        "imputed",
+        "features",
+        "What a score averages (Eq. 18): all modalities with imputed ones, or observed ones.",
+    )
+
+    def resolved(self) -> "Options":
+        """The options with `compare` decided: erm on the embedded data, none with `--data`.
+
+        The ablation itself (`--model erm`) has nothing to be compared with unless asked for.
+        """
+        if self.compare is not None:
+            return self
+        beside = self.data is None and self.model != "erm"
+        return dataclasses.replace(self, compare="erm" if beside else "none")
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should be told of options that have no effect beside others."""
+        found = []
+        if self.resume and self.out is None:
+            found.append("--resume starts a new run: no --out names the run to go on with.")
+        changed = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        if self.split is not None:
+            found += [
+                f"{_flag(name)} is ignored: --split gives the split and its mask."
+                for name in ("split_seed", "missing_rate", "train_missing_rate")
+                if name in changed
+            ]
+        elif self.setting != "mtmt" and "train_missing_rate" in changed:
+            found.append(f"--train-missing-rate is ignored: --setting is {self.setting}, not mtmt.")
+        if self.split is None and self.setting == "ftft" and "missing_rate" in changed:
+            found.append("--missing-rate is ignored: under --setting ftft nothing goes missing.")
+        return tuple(found)
+
+
+_MILK_FIELDS = tuple(
+    f.name
+    for f in dataclasses.fields(Options)
+    if f.metadata["group"] in ("milk", "features")
+    or f.name in ("missing_in_validation", "candidates", "monitor", "patience", "eval_every")
+)
+_RECOMMENDED = {name: getattr(Options(), name) for name in _MILK_FIELDS}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "recommended": _RECOMMENDED,
+        "paper": _RECOMMENDED | {"penalty_weight": 50.0, "alignment_weight": 0.5, "alpha": 0.1},
+        "authors_code": _RECOMMENDED
+        | {
+            "penalty_weight": 50.0,
+            "alignment_weight": 0.05,
+            "alpha": 0.1,
+            "risk_reduction": "sum",
+            "variance_correction": 1,
+            "alignment_mask": "complete",
+            "scale_before_impute": False,
+            "candidates": "all_cold",
+            "negatives": "all",
+            "monitor": "ndcg@10",
+        },
+    }
+)
+"""What each preset sets: MILK's options, all of them, and nothing of the data, seeds or places."""
+
+
+# ------------------------------------------------------------------------------- command line
+
+
+def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
+    """Options from a command line; prints what is wrong and exits with status 2 if it is bad.
+
+    `--preset` is read first and gives the defaults for the rest, so an option given wins over it
+    wherever it stands, and `--preset paper --help` shows that preset's values.
+    """
+    preset, _ = tyro.cli(_PresetOnly, args=_joined(argv), return_unknown_args=True, add_help=False, prog=prog)
+    parsed = tyro.cli(
+        _command_line({**PRESETS[preset.preset], "preset": preset.preset}),
+        args=_joined(argv),
+        prog=prog,
+        description="Train MILK (or an ablation), evaluate it on new items with missing "
+        "modalities, and write a report.",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+    )
+    values = {name: v for group in vars(parsed).values() for name, v in vars(group).items()}
+    options = Options(**values)
+    try:
+        validate(options)
+    except OptionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return options
+
+
+@dataclasses.dataclass(frozen=True)
+class _PresetOnly:
+    """The first reading of the command line."""
+
+    preset: Literal["recommended", "paper", "authors_code"] = "recommended"
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """The arguments as strings (a Path may be among them)."""
+    return [str(argument) for argument in argv]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _command_line(defaults: Mapping[str, Any]) -> Any:
+    """`Options` with its fields put into one dataclass per group: what tyro prints as sections."""
+    groups = []
+    for group, description in GROUPS.items():
+        fields = [
+            (f.name, Annotated[f.type, _argument(f)], defaults.get(f.name, f.default))
+            for f in dataclasses.fields(Options)
+            if f.metadata["group"] == group
+        ]
+        made = dataclasses.make_dataclass(f"{group.title()}Options", fields, frozen=True)
+        made.__doc__ = description
+        groups.append((group, made, dataclasses.field(default_factory=made)))
+    return dataclasses.make_dataclass("CommandLine", groups, frozen=True)
+
+
+def _argument(field: "dataclasses.Field[Any]") -> Any:
+    """Help text of a field, with what the other presets set where they differ."""
+    differing = [
+        f"{preset}: {values[field.name]}"
+        for preset, values in PRESETS.items()
+        if field.name in values and values[field.name] != field.default
+    ]
+    text = field.metadata["help"] + (f" [{'; '.join(differing)}]" if differing else "")
+    return tyro.conf.arg(help=text, help_behavior_hint=field.metadata["shown"])
+
+
+# ----------------------------------------------------------------------------------- checks
+
+
+def validate(options: Options) -> None:
+    """Raises OptionError naming the option, the rule and what came."""
+    for name in ("batch_size", "num_draws", "eval_every", "patience", "epochs", "embedding_dim"):
+        _require(options, name, lambda v: v >= 1, "at least 1")
+    if options.threads is not None:
+        _require(options, "threads", lambda v: v >= 1, "at least 1")
+    for name in ("lr", "alpha"):
+        _require(options, name, lambda v: 0 < v < math.inf, "finite and above 0")
+    for name in (
+        "penalty_weight",
+        "alignment_weight",
+        "regulariser_weight",
+        "user_init_std",
+        "norm_floor",
+    ):
+        _require(options, name, lambda v: 0 <= v < math.inf, "finite and at least 0")
+    for name in ("missing_rate", "train_missing_rate"):
+        _require(options, name, lambda v: 0 <= v <= 1, "a share from 0 to 1")
+    for name in ("seed", "split_seed"):
+        _require(options, name, lambda v: 0 <= v < 2**63, "from 0 to 2**63 - 1")
+    _require(options, "min_weight", lambda v: 0 <= v < 1, "at least 0 and below 1 / modalities")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise OptionError(f"--out: {options.out} is a file. Name a folder.")
+
+
+def _require(options: Options, name: str, holds: Any, rule: str) -> None:
+    value = getattr(options, name)
+    if not holds(value):  # NaN fails every comparison, so it is refused as well
+        raise OptionError(f"{_flag(name)} must be {rule}, got {value}.")
+
+
+# ------------------------------------------------------------------------------------- JSON
+
+
+def to_json(options: Options) -> dict[str, Any]:
+    """The options as what JSON can hold; paths become strings."""
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(options).items()
+    }
+
+
+def from_json(values: Mapping[str, Any]) -> Options:
+    """Options from `to_json`'s form; an unknown or missing name raises OptionError."""
+    known = {f.name for f in dataclasses.fields(Options)}
+    if set(values) != known:
+        odd = sorted(set(values) ^ known)
+        raise OptionError(f"options: unknown or missing names {odd}. Was another version used?")
+    paths = {name: Path(values[name]) for name in ("data", "split", "out") if values[name]}
+    return Options(**(dict(values) | paths))

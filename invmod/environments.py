@@ -1,0 +1,158 @@
+"""Environments: rows of fusion weights on the simplex over modalities.
+
+A generator of environments has ``num_envs``, ``num_modalities`` and ``sample``, as in `torch.distributions`; there is
+no environment class. Its rows go to `invmod.fuse`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class CyclicMixupEnvs:
+    r"""Dirichlet weights and their cyclic shifts, so that every modality dominates some environment.
+
+    With :math:`e = 0` the uniform row, each draw gives M rows:
+
+    .. math::
+        w_1 &\sim \mathrm{Dirichlet}(\alpha_1, \dots, \alpha_M) \\
+        w_{k+1} &= (w_k^M, w_k^1, \dots, w_k^{M-1}), \qquad k = 1, \dots, M - 1 \\
+        w &\leftarrow \epsilon + (1 - M \epsilon) \, w
+
+    The mean over the M rows of a draw is uniform. Small :math:`\alpha` puts nearly all weight on one modality (and in
+    float32 the rest may underflow to 0, which `invmod.fuse` deals with), large :math:`\alpha` gives nearly equal
+    weights.
+
+    Arguments:
+        num_modalities: M, at least 1.
+        alpha: Dirichlet concentration, one number or M of them, finite and positive. Works from 1e-6 to 1e6: the draw
+            is made in log space in float64.
+        num_draws: independent draws in a sample, each with its M shifts.
+        include_uniform: put the uniform row in front.
+        min_weight: floor :math:`\epsilon` in [0, 1/M) under every weight.
+
+    Attributes:
+        num_envs: E, the rows of a sample: ``include_uniform + num_draws * num_modalities``.
+        num_modalities: M.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    References:
+        Bai et al., Multimodality Invariant Learning for Multimedia-Based New Item Recommendation, SIGIR 2024, Eq. 9-12.
+
+    Example:
+        >>> envs = CyclicMixupEnvs(3, alpha=0.5)
+        >>> weights = envs.sample(generator=torch.Generator().manual_seed(0))
+        >>> weights.shape, weights[0]
+        (torch.Size([4, 3]), tensor([0.3333, 0.3333, 0.3333]))
+        >>> bool((weights[2] == weights[1].roll(1)).all())
+        True
+    """
+
+    def __init__(
+        self,
+        num_modalities: int,
+        alpha: float | Sequence[float] = 0.1,
+        *,
+        num_draws: int = 1,
+        include_uniform: bool = True,
+        min_weight: float = 0.0,
+    ) -> None:
+        for name, value in (("num_modalities", num_modalities), ("num_draws", num_draws)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"CyclicMixupEnvs: `{name}` must be an int, got {value!r}.")
+            if value < 1:
+                raise ValueError(f"CyclicMixupEnvs: `{name}` must be at least 1, got {value}.")
+        if not 0 <= min_weight < 1 / num_modalities:
+            raise ValueError(
+                f"CyclicMixupEnvs: `min_weight` must lie in [0, 1/M) = [0, {1 / num_modalities:.6g}), got {min_weight}."
+            )
+        self.num_modalities = num_modalities
+        self.alpha = _concentration(alpha, num_modalities)
+        self.num_draws = num_draws
+        self.include_uniform = include_uniform
+        self.min_weight = min_weight
+        self.num_envs = int(include_uniform) + num_draws * num_modalities
+
+    def sample(
+        self,
+        sample_shape: Sequence[int] = (),
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Draw environments; for a training loop draw an epoch at once with ``sample((steps,))``.
+
+        Arguments:
+            sample_shape: leading shape of independent samples.
+            generator: seeds the draw; the global generator where None. One generator gives the same weights for
+                every `device` and `dtype`, up to rounding.
+            device, dtype: of the result; the default device and dtype where None.
+
+        Returns:
+            (\\*sample_shape, E, M) with rows on the simplex, never NaN.
+
+        Raises:
+            TypeError: `dtype` is not floating point.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"CyclicMixupEnvs.sample: `dtype` must be floating point, got {dtype}.")
+        shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
+        first = _dirichlet(self.alpha, (*shape, self.num_draws), generator)  # (..., draws, M)
+        m = np.arange(self.num_modalities)
+        shifted = first[..., (m[None, :] - m[:, None]) % self.num_modalities]  # row k = roll by k
+        weights = rearrange(shifted, "... draws k m -> ... (draws k) m")
+        if self.include_uniform:
+            uniform = np.full((*shape, 1, self.num_modalities), 1 / self.num_modalities)
+            weights = np.concatenate([uniform, weights], axis=-2)
+        weights = self.min_weight + (1 - self.num_modalities * self.min_weight) * weights
+        return torch.from_numpy(weights).to(
+            device=device or torch.get_default_device(), dtype=dtype or torch.get_default_dtype()
+        )
+
+    def __repr__(self) -> str:
+        alpha = self.alpha.tolist()
+        return (
+            f"CyclicMixupEnvs({self.num_modalities}, alpha="
+            f"{alpha[0] if len(set(alpha)) == 1 else alpha}, num_draws={self.num_draws}, "
+            f"include_uniform={self.include_uniform}, min_weight={self.min_weight})"
+        )
+
+
+def _concentration(alpha: float | Sequence[float], num_modalities: int) -> NDArray[np.float64]:
+    values = [float(value) for value in np.atleast_1d(np.asarray(alpha, dtype=np.float64))]
+    if len(values) not in (1, num_modalities) or np.ndim(alpha) > 1:
+        raise ValueError(f"CyclicMixupEnvs: `alpha` must be one number or {num_modalities} of them, got {len(values)}.")
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError(f"CyclicMixupEnvs: `alpha` must be finite and positive, got {alpha}.")
+    return np.broadcast_to(np.asarray(values), (num_modalities,)).copy()
+
+
+def _dirichlet(
+    alpha: NDArray[np.float64], shape: tuple[int, ...], generator: torch.Generator | None
+) -> NDArray[np.float64]:
+    r"""Draw Dirichlet rows (\*shape, M) in log space, so that no concentration gives NaN.
+
+    :math:`\log G_a = \log G_{a+1} + \log(U) / a` with :math:`G_a \sim \mathrm{Gamma}(a, 1)` and U uniform; then a
+    softmax. -log U is drawn as an exponential, which is never infinite. numpy's samplers are vectorised and take a
+    private stream; its seed comes from the torch generator.
+    """
+    device = None if generator is None else generator.device
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    stream = np.random.default_rng(seed)
+    size = (*shape, len(alpha))
+    log_g = np.log(stream.standard_gamma(alpha + 1, size))
+    log_g -= stream.standard_exponential(size) / alpha
+    log_g -= log_g.max(axis=-1, keepdims=True)
+    np.exp(log_g, out=log_g)
+    log_g /= log_g.sum(axis=-1, keepdims=True)
+    return log_g

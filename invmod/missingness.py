@@ -1,0 +1,273 @@
+"""Masks that say which modality of which sample may be used.
+
+A mask is a bool tensor (N, M); True means available. Its columns follow a sequence of modality names that the caller
+gives, never the order of a dictionary. Wherever a function here takes a mask together with names, a mapping
+``name -> (N,)`` is accepted as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+MaskLike: TypeAlias = Tensor | Mapping[str, Tensor]
+
+ROWS_AT_ONCE = 65_536  # bounds the temporary memory of passes over a whole feature table
+
+
+class SimulatedMissing(NamedTuple):
+    """What `simulate_missing` returns: the new mask, and by how many rows it fell short of the rate."""
+
+    mask: Tensor
+    shortfall: int
+
+
+def check_names(function: str, modalities: Sequence[str]) -> tuple[str, ...]:
+    """Return the modality names as a tuple, or say what is wrong with them."""
+    if isinstance(modalities, str):
+        raise TypeError(
+            f"{function}: `modalities` must be a sequence of names, got the string {modalities!r}. "
+            f"Use `[{modalities!r}]` for one modality."
+        )
+    names = tuple(modalities)
+    if not names:
+        raise ValueError(f"{function}: `modalities` must name at least one modality, got none.")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{function}: modality names must be strings, got {name!r}.")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{function}: modality names must be distinct, got {names}.")
+    return names
+
+
+def check_mask(function: str, mask: Tensor, num_rows: int, num_modalities: int) -> None:
+    """Raise unless `mask` is a bool tensor (num_rows, num_modalities)."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{function}: `mask` must be a tensor, got {type(mask).__name__}.")
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"{function}: `mask` must have dtype torch.bool, got {mask.dtype}. "
+            "Use `mask.bool()` (True means available)."
+        )
+    if mask.shape != (num_rows, num_modalities):
+        raise ValueError(
+            f"{function}: `mask` must have shape (N, M) = ({num_rows}, {num_modalities}), got {tuple(mask.shape)}."
+        )
+
+
+def mask_columns(function: str, mask: MaskLike, modalities: Sequence[str], num_rows: int) -> Tensor:
+    """Return `mask`, a tensor or a mapping ``name -> (N,)``, as a checked bool tensor (N, M)."""
+    if isinstance(mask, Mapping):
+        unknown = [name for name in mask if name not in modalities]
+        absent = [name for name in modalities if name not in mask]
+        if unknown or absent:
+            raise KeyError(
+                f"{function}: `mask` must have exactly the modalities {tuple(modalities)}; "
+                f"unknown: {unknown}, absent: {absent}."
+            )
+        columns = [mask[name] for name in modalities]
+        for name, column in zip(modalities, columns, strict=True):
+            check_mask(f"{function}, modality {name!r}", column[:, None], num_rows, 1)
+        return torch.stack(columns, dim=1)
+    check_mask(function, mask, num_rows, len(modalities))
+    return mask
+
+
+def append_axes(x: Tensor, like: Tensor) -> Tensor:
+    """View x (N, ...) with axes of length 1 at its end, so that it broadcasts against `like`."""
+    return x.reshape(*x.shape, *(1,) * (like.ndim - x.ndim))
+
+
+def mask_from_features(
+    features: Mapping[str, Tensor | None],
+    modalities: Sequence[str],
+    *,
+    num_rows: int | None = None,
+) -> Tensor:
+    """Read the mask off the features: a row of NaN, a None or an absent name is a missing modality.
+
+    Arguments:
+        features: modality name -> tensor (N, ...) or None. Integer features have no NaN, so all their rows are there.
+        modalities: the M names in the order of the mask's columns. A name that `features` lacks is missing everywhere.
+        num_rows: N; needed only where no modality is given at all.
+
+    Returns:
+        bool tensor (N, M), on the device of the features.
+
+    Raises:
+        KeyError: `features` has a name that `modalities` lacks.
+        ValueError: a row is NaN in part, a value is infinite, or the modalities differ in their number of rows.
+
+    Example:
+        >>> nan = float("nan")
+        >>> features = {"text": torch.tensor([[1.0, 2.0], [nan, nan]]), "image": None}
+        >>> mask_from_features(features, ["image", "text"])
+        tensor([[False,  True],
+                [False, False]])
+    """
+    names = check_names("mask_from_features", modalities)
+    unknown = [name for name in features if name not in names]
+    if unknown:
+        raise KeyError(
+            f"mask_from_features: `features` has modalities {unknown} that are not among {names}. "
+            "Add them to `modalities` or leave them out of `features`."
+        )
+    given = {name: values for name, values in features.items() if values is not None}
+    counts = {name: values.shape[0] for name, values in given.items()}
+    rows = set(counts.values()) | (set() if num_rows is None else {num_rows})
+    if not rows:
+        raise ValueError("mask_from_features: no modality is given, so the number of rows is unknown. Pass `num_rows`.")
+    if len(rows) > 1:
+        expected = "" if num_rows is None else f" (num_rows={num_rows})"
+        raise ValueError(f"mask_from_features: modalities must have equal numbers of rows, got {counts}{expected}.")
+    (total,) = rows
+    device = next((values.device for values in given.values()), None)
+    nothing = torch.zeros(total, dtype=torch.bool, device=device)
+    columns = [_given_rows(name, given[name]) if name in given else nothing for name in names]
+    return torch.stack(columns, dim=1)
+
+
+def _given_rows(name: str, values: Tensor) -> Tensor:
+    """Return (N,) bool: False where the whole row is NaN."""
+    if not values.is_floating_point():
+        return torch.ones(values.shape[0], dtype=torch.bool, device=values.device)
+    given = []
+    for start in range(0, values.shape[0], ROWS_AT_ONCE):
+        block = values[start : start + ROWS_AT_ONCE].reshape(min(ROWS_AT_ONCE, values.shape[0] - start), -1)
+        nan = block.isnan()
+        for wrong, what, hint in (
+            (block.isinf().any(1), "an infinity", "Clip or drop it before."),
+            (
+                nan.any(1) & ~nan.all(1),
+                "NaN in part of a row",
+                "A missing modality is a whole row of NaN; fill single values before.",
+            ),
+        ):
+            if wrong.any():
+                row = start + int(wrong.nonzero()[0])
+                raise ValueError(f"mask_from_features: modality {name!r} has {what}, first in row {row}. {hint}")
+        given.append(~nan.all(1) if block.shape[1] else ~wrong)
+    return torch.cat(given) if given else torch.zeros(0, dtype=torch.bool, device=values.device)
+
+
+def simulate_missing(
+    mask: Tensor,
+    rate: float,
+    *,
+    rows: Tensor | None = None,
+    num_missing: int = 1,
+    generator: torch.Generator | None = None,
+) -> SimulatedMissing:
+    r"""Hide `num_missing` random modalities of an exact share of the rows, and never all of a row.
+
+    Of the n given rows, exactly :math:`\lfloor \mathrm{rate} \cdot n + 1/2 \rfloor` are drawn uniformly among those
+    that have more than `num_missing` modalities; each loses `num_missing` of its own, chosen uniformly. Where too few
+    rows are eligible all of them lose, and the difference is returned.
+
+    Arguments:
+        mask: bool (N, M), what is available before.
+        rate: share of the rows that lose something, in [0, 1].
+        rows: int64 (n,), the rows that may lose; all N where None.
+        num_missing: how many modalities a drawn row loses, at least 1.
+        generator: source of randomness; the global one where None.
+
+    Returns:
+        `SimulatedMissing(mask, shortfall)`: a new mask (N, M) and the number of rows missing to the exact share.
+
+    Raises:
+        ValueError: `rate` outside [0, 1], `num_missing` below 1, rows out of range or given twice.
+
+    References:
+        Bai et al., Multimodality Invariant Learning for Multimedia-Based New Item Recommendation, SIGIR 2024,
+        section 5.1.1 (one modality of 50% of the test items).
+
+    Example:
+        >>> mask, shortfall = simulate_missing(torch.ones(4, 3, dtype=torch.bool), 0.5)
+        >>> mask.sum(dim=1).sort().values, shortfall
+        (tensor([2, 2, 3, 3]), 0)
+    """
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        raise ValueError("simulate_missing: `mask` must be a tensor (N, M).")
+    check_mask("simulate_missing", mask, *mask.shape)
+    if not 0 <= rate <= 1:
+        raise ValueError(f"simulate_missing: `rate` must lie in [0, 1], got {rate}.")
+    if num_missing < 1:
+        raise ValueError(f"simulate_missing: `num_missing` must be at least 1, got {num_missing}.")
+    candidates = checked_rows("simulate_missing", rows, mask.shape[0], mask.device)
+    wanted = math.floor(rate * len(candidates) + 0.5)
+    eligible = candidates[mask[candidates].sum(dim=1) > num_missing]
+    order = _random(len(eligible), generator=generator).argsort().to(mask.device)
+    drawn = eligible[order[:wanted]]
+    new = mask.clone()
+    if len(drawn):
+        keys = _random(len(drawn), mask.shape[1], generator=generator).to(mask.device)
+        lost = torch.where(mask[drawn], keys, -1.0).topk(num_missing, dim=1).indices
+        new[drawn[:, None], lost] = False
+    return SimulatedMissing(new, wanted - len(drawn))
+
+
+def _random(*shape: int, generator: torch.Generator | None) -> Tensor:
+    device = None if generator is None else generator.device
+    return torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+
+
+def checked_rows(function: str, rows: Tensor | None, num_rows: int, device: torch.device) -> Tensor:
+    """Return the row numbers as int64 on `device`, after checking type, range and distinctness."""
+    if rows is None:
+        return torch.arange(num_rows, device=device)
+    if rows.dtype != torch.int64 or rows.ndim != 1:
+        raise TypeError(
+            f"{function}: `rows` must be row numbers, int64 of shape (n,), "
+            f"got {rows.dtype} of shape {tuple(rows.shape)}."
+        )
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
+        raise ValueError(
+            f"{function}: `rows` must lie in [0, {num_rows}), got values from {int(rows.min())} to {int(rows.max())}."
+        )
+    if len(torch.unique(rows)) != len(rows):
+        raise ValueError(f"{function}: `rows` must be distinct, got some twice.")
+    return rows.to(device)
+
+
+def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
+    """Group rows by which modalities they have.
+
+    Arguments:
+        mask: bool (N, M).
+
+    Returns:
+        pattern -> int64 row numbers in ascending order, for the patterns that occur; those with more modalities
+        first, then those with the earlier modality.
+
+    Example:
+        >>> rows_by_pattern(torch.tensor([[True, False], [True, True], [True, False]]))
+        {(True, True): tensor([1]), (True, False): tensor([0, 2])}
+    """
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        raise ValueError("rows_by_pattern: `mask` must be a tensor (N, M).")
+    check_mask("rows_by_pattern", mask, *mask.shape)
+    patterns, group = torch.unique(mask, dim=0, return_inverse=True)
+    found = {
+        tuple(bool(there) for there in pattern.tolist()): (group == index).nonzero()[:, 0]
+        for index, pattern in enumerate(patterns)
+    }
+    return dict(sorted(found.items(), key=lambda item: (sum(item[0]), item[0]), reverse=True))
+
+
+def pattern_name(pattern: Sequence[bool], modalities: Sequence[str]) -> str:
+    """Name a pattern by the modalities it has.
+
+    Example:
+        >>> pattern_name((True, False, True), ["text", "image", "audio"])
+        'text+audio'
+        >>> pattern_name((False, False), ["text", "image"])
+        'none'
+    """
+    if len(pattern) != len(modalities):
+        raise ValueError(f"pattern_name: `pattern` has {len(pattern)} entries for {len(modalities)} modalities.")
+    there = [name for name, has in zip(modalities, pattern, strict=True) if has]
+    return "+".join(there) or "none"

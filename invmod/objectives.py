@@ -1,0 +1,114 @@
+"""Objectives: risks (E,) and a penalty to one scalar, and the coefficients that make it exact in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from invmod.penalties import check_risks
+
+
+def invariant_objective(
+    risks: Tensor,
+    *,
+    penalty: Callable[[Tensor], Tensor] | Tensor,
+    penalty_weight: float,
+    risk_reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    r"""Mean risk plus a weighted penalty.
+
+    .. math::
+        \frac{1}{E} \sum_e R_e + \beta \, \mathrm{penalty}(R)
+
+    Arguments:
+        risks: (E,).
+        penalty: a function of the risks, such as `invmod.vrex_penalty`, or a scalar tensor that is ready, such as a
+            mean of `invmod.irm_penalty` over environments.
+        penalty_weight: :math:`\beta`, not negative.
+        risk_reduction: ``"mean"``, or ``"sum"`` as in the authors' released code. With the mean the same objective has
+            all other weights divided by E.
+
+    Returns:
+        a scalar in float32 or wider.
+
+    Raises:
+        TypeError: risks or the penalty have a wrong type.
+        ValueError: risks are not (E,), the penalty is not a scalar, or its weight is negative.
+
+    References:
+        Krueger et al., ICML 2021; Bai et al., SIGIR 2024, Eq. 14.
+
+    Example:
+        >>> from invmod import vrex_penalty
+        >>> invariant_objective(torch.tensor([1.0, 3.0]), penalty=vrex_penalty, penalty_weight=10.0)
+        tensor(12.)
+    """
+    check_risks("invariant_objective", risks)
+    if not penalty_weight >= 0:
+        raise ValueError(f"invariant_objective: `penalty_weight` must not be negative, got {penalty_weight}.")
+    if risk_reduction not in ("mean", "sum"):
+        raise ValueError(f"invariant_objective: `risk_reduction` must be 'mean' or 'sum', got {risk_reduction!r}.")
+    wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
+    value = penalty(wide) if callable(penalty) else penalty
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            "invariant_objective: `penalty` must be a callable of the risks or a scalar tensor, "
+            f"got {type(value).__name__}."
+        )
+    if value.ndim != 0:
+        raise ValueError(
+            "invariant_objective: the penalty must be a scalar tensor, "
+            f"got shape {tuple(value.shape)}. Reduce it over environments first."
+        )
+    risk = wide.mean() if risk_reduction == "mean" else wide.sum()
+    return risk + penalty_weight * value
+
+
+def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+    r"""The gradient of an objective with respect to its risks.
+
+    .. math::
+        a_e = \frac{\partial J}{\partial R_e}
+        \qquad\Rightarrow\qquad
+        \nabla_\theta J(R) = \sum_e a_e \nabla_\theta R_e
+
+    An objective that is not linear in the risks is not the mean of its values on parts of a batch. With these E
+    numbers the gradient comes out exactly nevertheless: form the risks of the whole batch without gradients, by
+    micro-batches or over data-parallel ranks; form the coefficients; then backpropagate
+    ``(a * local_risks).sum()`` for each part, where the local risks are that part's share of the whole batch's mean
+    (its sum of losses over the count of the whole batch) and its randomness is replayed.
+
+    Arguments:
+        risks: (E,), those of the whole batch; detached here.
+        objective: a differentiable function of the risks, returning a scalar.
+
+    Returns:
+        (E,), detached; in the dtype of the risks. Works under `torch.no_grad` as well.
+
+    Raises:
+        TypeError: risks are not floating point.
+        ValueError: risks are not (E,), or the objective is not a scalar that depends on them.
+
+    Example:
+        >>> from invmod import vrex_penalty
+        >>> risk_coefficients(torch.tensor([1.0, 3.0]), lambda r: r.mean() + vrex_penalty(r))
+        tensor([-0.5000,  1.5000])
+    """
+    check_risks("risk_coefficients", risks)
+    with torch.inference_mode(False), torch.enable_grad():
+        copy = risks.detach().clone().requires_grad_()
+        value = objective(copy)
+        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
+            raise ValueError(
+                "risk_coefficients: `objective` must return a scalar tensor that depends on the risks it is given."
+            )
+        (coefficients,) = torch.autograd.grad(value, copy, allow_unused=True)
+    if coefficients is None:
+        raise ValueError(
+            "risk_coefficients: `objective` does not depend on the risks it is given. "
+            "Use its argument, not a tensor from outside."
+        )
+    return coefficients

@@ -1,0 +1,159 @@
+"""Invariance penalties: functions of the risks, or of what IRM needs besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Literal["bce", "ce", "mse", "bpr"] | Callable[[Tensor, Tensor | None], Tensor]
+
+
+def check_risks(function: str, risks: Tensor) -> None:
+    """Raise unless `risks` is a floating-point vector (E,) with at least one environment."""
+    if not isinstance(risks, Tensor) or not risks.is_floating_point():
+        what = risks.dtype if isinstance(risks, Tensor) else type(risks).__name__
+        raise TypeError(f"{function}: `risks` must be a floating-point tensor, got {what}.")
+    if risks.ndim != 1 or risks.shape[0] == 0:
+        raise ValueError(
+            f"{function}: `risks` must have shape (E,), one risk per environment and at least one, "
+            f"got {tuple(risks.shape)}."
+        )
+
+
+def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
+    r"""Variance of the risks over environments (V-REx).
+
+    .. math::
+        \mathrm{Var}(R) = \frac{1}{E - \mathrm{correction}} \sum_e (R_e - \bar R)^2
+
+    Arguments:
+        risks: (E,).
+        correction: 0 is the population variance of the paper, 1 the unbiased one. Published strengths belong to one
+            of them: at E = 3 the unbiased variance is 1.5 times the other.
+
+    Returns:
+        a scalar in float32 or wider. One environment has variance 0 under ``correction=0``.
+
+    Raises:
+        TypeError: risks are not floating point.
+        ValueError: risks are not (E,), or E <= correction.
+
+    References:
+        Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021, Eq. 8; Bai et al.,
+        SIGIR 2024, second term of Eq. 14.
+
+    Example:
+        >>> vrex_penalty(torch.tensor([1.0, 2.0, 3.0]))
+        tensor(0.6667)
+        >>> vrex_penalty(torch.tensor([1.0, 2.0, 3.0]), correction=1)
+        tensor(1.)
+    """
+    check_risks("vrex_penalty", risks)
+    if correction < 0:
+        raise ValueError(f"vrex_penalty: `correction` must not be negative, got {correction}.")
+    num_envs = risks.shape[0]
+    if num_envs <= correction:
+        raise ValueError(f"vrex_penalty: needs more than `correction` = {correction} environments, got {num_envs}.")
+    wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
+    return (wide - wide.mean()).square().sum() / (num_envs - correction)
+
+
+def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -> Tensor:
+    r"""IRMv1 of one environment: the squared derivative of its risk by a scale s of the logits, at s = 1.
+
+    .. math::
+        \Big( \frac{1}{n} \sum_i h_i \Big)^2, \qquad h_i = \frac{\partial}{\partial s} \ell(s z_i, y_i) \Big|_{s = 1}
+
+    in closed form, without a double backward:
+
+    =========  ======================================  ==========================================
+    ``loss``   logits and targets                      :math:`h_i`
+    =========  ======================================  ==========================================
+    ``"bce"``  any shape, targets in [0, 1] or bool    :math:`z (\sigma(z) - y)`
+    ``"ce"``   (n, K) and int64 classes (n,)           :math:`\sum_k p_k z_k - z_y`
+    ``"mse"``  any equal shapes                        :math:`2 z (z - y)`
+    ``"bpr"``  margins d of any shape, targets None    :math:`-d \, \sigma(-d)`
+    =========  ======================================  ==========================================
+
+    Arguments:
+        logits: see the table.
+        targets: see the table.
+        loss: a name of the table, or a callable ``loss(logits, targets) -> scalar`` (the mean over samples), which goes
+            through a dummy scale and one `torch.autograd.grad`.
+
+    Returns:
+        a scalar in float32 or wider. It is the biased estimator: the square of a mean.
+
+    Raises:
+        TypeError: logits are not floating point, or classes are not integers.
+        ValueError: shapes do not fit, no sample, targets given with ``"bpr"``, or an unknown loss.
+
+    References:
+        Arjovsky et al., Invariant Risk Minimization, 2019, the practical version IRMv1.
+
+    Example:
+        >>> irm_penalty(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 1.0]), loss="mse")  # (2 * 2 * 1 + 0) / 2 = 2
+        tensor(4.)
+        >>> irm_penalty(torch.zeros(4), None, loss="bpr")
+        tensor(0.)
+    """
+    if not logits.is_floating_point():
+        raise TypeError(f"irm_penalty: `logits` must be floating point, got {logits.dtype}.")
+    if logits.numel() == 0:
+        raise ValueError("irm_penalty: `logits` is empty; an environment needs a sample.")
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    with torch.autocast(device_type=z.device.type, enabled=False):
+        if callable(loss):
+            return _dummy_scale_derivative(z, targets, loss).square()
+        return _scale_derivatives(z, targets, loss).mean().square()
+
+
+def _scale_derivatives(z: Tensor, targets: Tensor | None, loss: str) -> Tensor:
+    """Return h, elementwise."""
+    if loss == "bpr":
+        if targets is not None:
+            raise ValueError("irm_penalty: with loss='bpr' the logits are margins and `targets` must be None.")
+        return -z * torch.sigmoid(-z)
+    if loss not in ("bce", "ce", "mse"):
+        raise ValueError(f"irm_penalty: `loss` must be 'bce', 'ce', 'mse', 'bpr' or a callable, got {loss!r}.")
+    if targets is None:
+        raise ValueError(f"irm_penalty: loss={loss!r} needs `targets`, got None.")
+    if loss == "ce":
+        return _cross_entropy_derivatives(z, targets)
+    if targets.shape != z.shape:
+        raise ValueError(
+            f"irm_penalty: with loss={loss!r} `targets` must have the shape of `logits` "
+            f"{tuple(z.shape)}, got {tuple(targets.shape)}."
+        )
+    y = targets.to(z.dtype)
+    return z * (torch.sigmoid(z) - y) if loss == "bce" else 2 * z * (z - y)
+
+
+def _cross_entropy_derivatives(z: Tensor, targets: Tensor) -> Tensor:
+    if z.ndim != 2 or targets.shape != z.shape[:1]:
+        raise ValueError(
+            "irm_penalty: with loss='ce' `logits` must be (n, K) and `targets` (n,), "
+            f"got {tuple(z.shape)} and {tuple(targets.shape)}."
+        )
+    if targets.dtype != torch.int64:
+        raise TypeError(f"irm_penalty: with loss='ce' `targets` must be classes in int64, got {targets.dtype}.")
+    return (F.softmax(z, dim=1) * z).sum(dim=1) - z.gather(1, targets[:, None])[:, 0]
+
+
+def _dummy_scale_derivative(
+    z: Tensor, targets: Tensor | None, loss: Callable[[Tensor, Tensor | None], Tensor]
+) -> Tensor:
+    with torch.enable_grad():
+        scale = torch.ones((), dtype=z.dtype, device=z.device, requires_grad=True)
+        risk = loss(scale * z, targets)
+        if risk.ndim != 0:
+            raise ValueError(
+                "irm_penalty: a callable `loss` must return a scalar, the mean over samples, "
+                f"got shape {tuple(risk.shape)}."
+            )
+        (derivative,) = torch.autograd.grad(risk, scale, create_graph=z.requires_grad)
+    return derivative
