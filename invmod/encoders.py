@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Self
 
 import torch
-from einops import pack
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -128,8 +127,7 @@ class ModalityEncoders(nn.Module):
         dims = {name: c.shape[1] for name, c in zip(self.modalities, encoded, strict=True)}
         if len(set(dims.values())) > 1:
             raise ValueError(f"ModalityEncoders: all modules must return the same width D, got {dims}.")
-        z, _ = pack(encoded, "n * d")
-        return z
+        return torch.stack(encoded, dim=1)
 
     def _named(self) -> Iterator[tuple[str, nn.Module]]:
         return zip(self.modalities, self.encoders, strict=True)
@@ -147,6 +145,8 @@ class ModalityEncoders(nn.Module):
         for name, x in features.items():
             if not isinstance(x, Tensor):
                 raise TypeError(f"ModalityEncoders: the feature of {name!r} must be a tensor, got {type(x).__name__}.")
+            if x.ndim == 0:
+                raise ValueError(f"ModalityEncoders: the feature of {name!r} must have shape (N, ...), got a scalar.")
             width = self._widths.get(name)
             if width is not None and (x.ndim != 2 or x.shape[1] != width):
                 raise ValueError(

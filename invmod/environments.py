@@ -129,9 +129,10 @@ class CyclicMixupEnvs:
 
 
 def _concentration(alpha: float | Sequence[float], num_modalities: int) -> NDArray[np.float64]:
-    values = [float(value) for value in np.atleast_1d(np.asarray(alpha, dtype=np.float64))]
-    if len(values) not in (1, num_modalities) or np.ndim(alpha) > 1:
-        raise ValueError(f"CyclicMixupEnvs: `alpha` must be one number or {num_modalities} of them, got {len(values)}.")
+    given = np.asarray(alpha, dtype=np.float64)
+    if given.ndim > 1 or given.size not in (1, num_modalities):
+        raise ValueError(f"CyclicMixupEnvs: `alpha` must be one number or {num_modalities} of them, got {alpha}.")
+    values = given.reshape(-1).tolist()
     if not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(f"CyclicMixupEnvs: `alpha` must be finite and positive, got {alpha}.")
     return np.broadcast_to(np.asarray(values), (num_modalities,)).copy()

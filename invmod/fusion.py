@@ -80,8 +80,8 @@ def _check(z: Tensor, weights: Tensor) -> None:
     for name, tensor in (("z", z), ("weights", weights)):
         if not tensor.is_floating_point():
             raise TypeError(f"fuse: `{name}` must be floating point, got {tensor.dtype}.")
-    if z.ndim < 2:
-        raise ValueError(f"fuse: `z` must have shape (N, M, ...), got {tuple(z.shape)}.")
+    if z.ndim < 2 or z.shape[1] == 0:
+        raise ValueError(f"fuse: `z` must have shape (N, M, ...) with at least one modality, got {tuple(z.shape)}.")
     if weights.ndim != 2 or weights.shape[1] != z.shape[1]:
         raise ValueError(
             f"fuse: `weights` must have shape (E, M) with M = {z.shape[1]} as in `z`, got {tuple(weights.shape)}."

@@ -112,7 +112,7 @@ class _ConstantImputer(nn.Module, ABC):
         rows = {name: x.shape[0] for name, x in features.items() if x is not None}
         if mask is not None:
             column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
-            if column is not None:
+            if isinstance(column, Tensor) and column.ndim:  # else `mask_columns` says what is wrong with it
                 rows["mask"] = column.shape[0]
         if len(set(rows.values())) != 1:
             raise ValueError(f"{function}: modalities and mask must have equal numbers of rows, got {rows}.")

@@ -44,8 +44,8 @@ def check_names(function: str, modalities: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_mask(function: str, mask: Tensor, num_rows: int, num_modalities: int) -> None:
-    """Raise unless `mask` is a bool tensor (num_rows, num_modalities)."""
+def check_any_mask(function: str, mask: Tensor) -> None:
+    """Raise unless `mask` is a bool tensor of two axes."""
     if not isinstance(mask, Tensor):
         raise TypeError(f"{function}: `mask` must be a tensor, got {type(mask).__name__}.")
     if mask.dtype != torch.bool:
@@ -53,6 +53,13 @@ def check_mask(function: str, mask: Tensor, num_rows: int, num_modalities: int) 
             f"{function}: `mask` must have dtype torch.bool, got {mask.dtype}. "
             "Use `mask.bool()` (True means available)."
         )
+    if mask.ndim != 2:
+        raise ValueError(f"{function}: `mask` must have shape (N, M), got {tuple(mask.shape)}.")
+
+
+def check_mask(function: str, mask: Tensor, num_rows: int, num_modalities: int) -> None:
+    """Raise unless `mask` is a bool tensor (num_rows, num_modalities)."""
+    check_any_mask(function, mask)
     if mask.shape != (num_rows, num_modalities):
         raise ValueError(
             f"{function}: `mask` must have shape (N, M) = ({num_rows}, {num_modalities}), got {tuple(mask.shape)}."
@@ -71,7 +78,8 @@ def mask_columns(function: str, mask: MaskLike, modalities: Sequence[str], num_r
             )
         columns = [mask[name] for name in modalities]
         for name, column in zip(modalities, columns, strict=True):
-            check_mask(f"{function}, modality {name!r}", column[:, None], num_rows, 1)
+            where = f"{function}, modality {name!r}"
+            check_mask(where, column.reshape(*column.shape, 1) if isinstance(column, Tensor) else column, num_rows, 1)
         return torch.stack(columns, dim=1)
     check_mask(function, mask, num_rows, len(modalities))
     return mask
@@ -100,6 +108,7 @@ def mask_from_features(
 
     Raises:
         KeyError: `features` has a name that `modalities` lacks.
+        TypeError: a feature is neither a tensor (N, ...) nor None.
         ValueError: a row is NaN in part, a value is infinite, or the modalities differ in their number of rows.
 
     Example:
@@ -117,6 +126,12 @@ def mask_from_features(
             "Add them to `modalities` or leave them out of `features`."
         )
     given = {name: values for name, values in features.items() if values is not None}
+    for name, values in given.items():
+        if not isinstance(values, Tensor) or values.ndim == 0:
+            got = "a scalar" if isinstance(values, Tensor) else type(values).__name__
+            raise TypeError(
+                f"mask_from_features: the feature of {name!r} must be a tensor (N, ...) or None, got {got}."
+            )
     counts = {name: values.shape[0] for name, values in given.items()}
     rows = set(counts.values()) | (set() if num_rows is None else {num_rows})
     if not rows:
@@ -179,6 +194,7 @@ def simulate_missing(
         `SimulatedMissing(mask, shortfall)`: a new mask (N, M) and the number of rows missing to the exact share.
 
     Raises:
+        TypeError: the mask is not bool, or rows are not int64 of shape (n,).
         ValueError: `rate` outside [0, 1], `num_missing` below 1, rows out of range or given twice.
 
     References:
@@ -190,9 +206,7 @@ def simulate_missing(
         >>> mask.sum(dim=1).sort().values, shortfall
         (tensor([2, 2, 3, 3]), 0)
     """
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
-        raise ValueError("simulate_missing: `mask` must be a tensor (N, M).")
-    check_mask("simulate_missing", mask, *mask.shape)
+    check_any_mask("simulate_missing", mask)
     if not 0 <= rate <= 1:
         raise ValueError(f"simulate_missing: `rate` must lie in [0, 1], got {rate}.")
     if num_missing < 1:
@@ -247,9 +261,7 @@ def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
         >>> rows_by_pattern(torch.tensor([[True, False], [True, True], [True, False]]))
         {(True, True): tensor([1]), (True, False): tensor([0, 2])}
     """
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
-        raise ValueError("rows_by_pattern: `mask` must be a tensor (N, M).")
-    check_mask("rows_by_pattern", mask, *mask.shape)
+    check_any_mask("rows_by_pattern", mask)
     patterns, group = torch.unique(mask, dim=0, return_inverse=True)
     found = {
         tuple(bool(there) for there in pattern.tolist()): (group == index).nonzero()[:, 0]

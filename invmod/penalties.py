@@ -89,8 +89,9 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
         a scalar in float32 or wider. It is the biased estimator: the square of a mean.
 
     Raises:
-        TypeError: logits are not floating point, or classes are not integers.
-        ValueError: shapes do not fit, no sample, targets given with ``"bpr"``, or an unknown loss.
+        TypeError: logits are not floating point, classes are not integers, or a callable returns no tensor.
+        ValueError: shapes do not fit, no sample, targets given with ``"bpr"``, an unknown loss, or a callable that
+            returns something else than a scalar that depends on the logits.
 
     References:
         Arjovsky et al., Invariant Risk Minimization, 2019, the practical version IRMv1.
@@ -150,10 +151,12 @@ def _dummy_scale_derivative(
     with torch.enable_grad():
         scale = torch.ones((), dtype=z.dtype, device=z.device, requires_grad=True)
         risk = loss(scale * z, targets)
-        if risk.ndim != 0:
+        if not isinstance(risk, Tensor):
+            raise TypeError(f"irm_penalty: a callable `loss` must return a scalar tensor, got {type(risk).__name__}.")
+        if risk.ndim != 0 or not risk.requires_grad:
             raise ValueError(
-                "irm_penalty: a callable `loss` must return a scalar, the mean over samples, "
-                f"got shape {tuple(risk.shape)}."
+                "irm_penalty: a callable `loss` must return a scalar that depends on the logits it is given, the mean "
+                f"over samples, got shape {tuple(risk.shape)}{'' if risk.requires_grad else ' without a gradient'}."
             )
         (derivative,) = torch.autograd.grad(risk, scale, create_graph=z.requires_grad)
     return derivative

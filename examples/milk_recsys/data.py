@@ -208,9 +208,8 @@ def _read_interactions(path: Path, num_users: int, num_items: int, notes: list[s
             ),
         )
     except pa.ArrowInvalid as error:
-        if "Empty CSV file" in str(error):
+        if _blame_a_line(path, header, limits) == 0:
             raise _no_interactions(path) from None
-        _blame_a_line(path, header, limits)
         raise DataError(f"{path}: cannot be read ({error}). Write one pair a line.") from None
     users, items = (table.column(name).to_numpy() for name in limits)
     if len(users) == 0:
@@ -220,7 +219,8 @@ def _read_interactions(path: Path, num_users: int, num_items: int, notes: list[s
             _blame_a_line(path, header, limits)
     keys = users * num_items + items  # below 2**62
     if not (keys[1:] > keys[:-1]).all():
-        keys = np.unique(keys)
+        keys = np.sort(keys)  # faster here than np.unique, which hashes
+        keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
     if len(keys) < len(users):
         notes.append(f"interactions.tsv: {len(users) - len(keys)} repeated pairs were merged.")
     return np.stack(np.divmod(keys, num_items), axis=1).astype(np.int64, copy=False)
@@ -247,8 +247,9 @@ def _read_header(path: Path, needed: tuple[str, ...], notes: list[str]) -> list[
     return header
 
 
-def _blame_a_line(path: Path, header: list[str], limits: Mapping[str, int]) -> None:
-    """Raises DataError for the first bad line; returns where there is none."""
+def _blame_a_line(path: Path, header: list[str], limits: Mapping[str, int]) -> int:
+    """Raises DataError for the first bad line; the number of pairs where there is none."""
+    pairs = 0
     for number, line in enumerate(_lines(path), start=1):
         if number == 1 or not line.strip("\r\n"):
             continue
@@ -260,6 +261,8 @@ def _blame_a_line(path: Path, header: list[str], limits: Mapping[str, int]) -> N
         for name, limit in limits.items():
             cell = cells[header.index(name)].strip()
             _check_id(f"{path}, line {number}", name, cell, limit)
+        pairs += 1
+    return pairs
 
 
 def _check_id(where: str, kind: str, cell: str, limit: int) -> int:
@@ -337,17 +340,18 @@ def find_observed(features: Features, where: Path | str) -> npt.NDArray[np.bool_
     step = max(1, CHUNK_ELEMENTS // features.shape[1])
     for start in range(0, len(features), step):
         block = features[start : start + step]
-        for row in np.flatnonzero(~np.isfinite(block).all(axis=1)):
-            missing = np.isnan(block[row])
-            if not missing.all():
-                infinite = np.isinf(block[row]).any()
-                problem = "has an infinity" if infinite else "is NaN in some places only"
-                advice = "Correct it, or" if infinite else "Fill it, or"
-                raise DataError(
-                    f"{where}, row {start + row}: {problem}. {advice} make the whole row NaN: "
-                    "this item then has no such modality."
-                )
-            observed[start + row] = False
+        rows = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        whole = np.isnan(block[rows]).all(axis=1)
+        if not whole.all():
+            row = rows[~whole][0]
+            infinite = np.isinf(block[row]).any()
+            problem = "has an infinity" if infinite else "is NaN in some places only"
+            advice = "Correct it, or" if infinite else "Fill it, or"
+            raise DataError(
+                f"{where}, row {start + row}: {problem}. {advice} make the whole row NaN: "
+                "this item then has no such modality."
+            )
+        observed[start + rows] = False
     return observed
 
 

@@ -8,6 +8,7 @@ Nothing here imports torch, so that `--help` and a misspelt option answer at onc
 # ruff: noqa: RUF009  (`_option` returns a dataclasses.field)
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -251,21 +252,27 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
     """Options from a command line; prints what is wrong and exits with status 2 if it is bad.
 
     `--preset` is read first and gives the defaults for the rest, so an option given wins over it
-    wherever it stands, and `--preset paper --help` shows that preset's values.
+    wherever it stands, and `--preset paper --help` shows that preset's values. With `--resume` and
+    an `--out` that holds a run, that run's options are the defaults, and none may be changed.
     """
-    preset, _ = tyro.cli(_PresetOnly, args=_joined(argv), return_unknown_args=True, add_help=False, prog=prog)
-    parsed = tyro.cli(
-        _command_line({**PRESETS[preset.preset], "preset": preset.preset}),
-        args=_joined(argv),
-        prog=prog,
-        description="Train MILK (or an ablation), evaluate it on new items with missing "
-        "modalities, and write a report.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
-    )
-    values = {name: v for group in vars(parsed).values() for name, v in vars(group).items()}
-    options = Options(**values)
+    args = [str(argument) for argument in argv]
+    first, _ = tyro.cli(_First, args=args, return_unknown_args=True, add_help=False, prog=prog)
     try:
+        saved = _options_of_run(first)
+        defaults = {**PRESETS[first.preset], "preset": first.preset} if saved is None else vars(saved)
+        parsed = tyro.cli(
+            _command_line(defaults),
+            args=args,
+            prog=prog,
+            description="Train MILK (or an ablation), evaluate it on new items with missing "
+            "modalities, and write a report.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+        )
+        values = {name: v for group in vars(parsed).values() for name, v in vars(group).items()}
+        options = Options(**values)
         validate(options)
+        if saved is not None:
+            _check_unchanged(options, saved)
     except OptionError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -273,15 +280,36 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class _PresetOnly:
-    """The first reading of the command line."""
+class _First:
+    """The first reading of the command line: what the defaults of the second one depend on."""
 
     preset: Literal["recommended", "paper", "authors_code"] = "recommended"
+    out: Path | None = None
+    resume: bool = False
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
-    """The arguments as strings (a Path may be among them)."""
-    return [str(argument) for argument in argv]
+def _options_of_run(first: _First) -> Options | None:
+    """The options of the run that is to go on, or None where there is none."""
+    if not first.resume or first.out is None or not (first.out / "config.json").exists():
+        return None
+    config = first.out / "config.json"
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        return from_json({name: value for name, value in values.items() if name != "dataset"})
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise OptionError(f"{config}: is not the config of a run ({error}).") from None
+
+
+_MAY_CHANGE = ("resume", "out", "device", "threads", "data")
+
+
+def _check_unchanged(options: Options, saved: Options) -> None:
+    for name, value in vars(saved).items():
+        if name not in _MAY_CHANGE and getattr(options, name) != value:
+            raise OptionError(
+                f"{_flag(name)} {getattr(options, name)}: the run in {options.out} was started with {value}. "
+                "Leave the option out to go on with that run, or choose another --out."
+            )
 
 
 def _flag(name: str) -> str:

@@ -82,9 +82,7 @@ def build_user_rows(pairs: Tensor, num_users: int, pool: Tensor) -> UserRows:
     users, items = pairs[:, 0], pairs[:, 1]
     places = torch.searchsorted(pool, items.contiguous())
     inside = pool[places.clamp(max=size - 1)] == items
-    cells = torch.unique(
-        users[inside] * size + places[inside]
-    )  # sorted by user, then place; distinct
+    cells = torch.unique(users[inside] * size + places[inside])  # sorted by user, then place; distinct
     users, places = cells // size, cells % size
     counts = torch.bincount(users, minlength=num_users)
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -120,9 +118,7 @@ def sample_negatives(
         [20, 10, 20]
     """
     if users.ndim != 1:
-        raise ValueError(
-            f"sample_negatives: `users` must have shape (B,), got {tuple(users.shape)}."
-        )
+        raise ValueError(f"sample_negatives: `users` must have shape (B,), got {tuple(users.shape)}.")
     if pool.shape != (rows.pool_size,):
         raise ValueError(
             f"sample_negatives: `pool` must be the pool of `rows`, of shape ({rows.pool_size},), "
@@ -138,18 +134,13 @@ def sample_negatives(
 
 def _check_rows(pairs: Tensor, num_users: int, pool: Tensor) -> None:
     if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise ValueError(
-            f"build_user_rows: `pairs` must have shape (P, 2), got {tuple(pairs.shape)}."
-        )
+        raise ValueError(f"build_user_rows: `pairs` must have shape (P, 2), got {tuple(pairs.shape)}.")
     if pool.ndim != 1 or pool.numel() == 0:
         raise ValueError(
-            "build_user_rows: `pool` must hold at least one item and have shape (n,), "
-            f"got {tuple(pool.shape)}."
+            f"build_user_rows: `pool` must hold at least one item and have shape (n,), got {tuple(pool.shape)}."
         )
     if bool((pool[1:] <= pool[:-1]).any()):
-        raise ValueError(
-            "build_user_rows: `pool` must be strictly increasing. Use `torch.unique(pool)`."
-        )
+        raise ValueError("build_user_rows: `pool` must be strictly increasing. Use `torch.unique(pool)`.")
     if len(pairs) and not 0 <= int(pairs[:, 0].min()) <= int(pairs[:, 0].max()) < num_users:
         raise ValueError(
             f"build_user_rows: user ids must lie in 0 to {num_users - 1}, "

@@ -7,7 +7,7 @@ import math
 import ir_measures
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 from torch import Tensor
@@ -61,6 +61,7 @@ def brute_force(scores: Tensor, users: Tensor, items: Tensor, k: int) -> dict[in
     return found
 
 
+@settings(deadline=None)
 @given(cases(), st.integers(1, 10))
 def test_metrics_equal_a_loop(case: tuple[Tensor, Tensor, Tensor], k: int) -> None:
     scores, users, items = case
@@ -74,6 +75,7 @@ def test_metrics_equal_a_loop(case: tuple[Tensor, Tensor, Tensor], k: int) -> No
         torch.testing.assert_close(table, wanted, rtol=1e-12, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(cases(), st.integers(1, 60))
 def test_chunks_change_nothing(case: tuple[Tensor, Tensor, Tensor], max_elements: int) -> None:
     scores, users, items = case
@@ -94,6 +96,7 @@ def test_no_block_is_larger_than_asked() -> None:
     assert torch.equal(torch.cat(seen), users.unique())
 
 
+@settings(deadline=None)
 @given(cases())
 def test_all_ranks_of_a_user_are_a_permutation(case: tuple[Tensor, Tensor, Tensor]) -> None:
     """With ties everywhere, each candidate still has a rank of its own."""
@@ -103,6 +106,7 @@ def test_all_ranks_of_a_user_are_a_permutation(case: tuple[Tensor, Tensor, Tenso
     assert torch.equal(ranks.sort(dim=1).values, torch.arange(scores.shape[1]).expand_as(ranks))
 
 
+@settings(deadline=None)
 @given(cases(), st.integers(0, 2**32))
 def test_a_group_is_ranked_among_all_candidates(case: tuple[Tensor, Tensor, Tensor], seed: int) -> None:
     scores, users, items = case

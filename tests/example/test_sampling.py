@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
@@ -39,6 +39,7 @@ def complement(pairs: Tensor, user: int, pool: Tensor) -> list[int]:
     return [item for item in pool.tolist() if item not in had]
 
 
+@settings(deadline=None)
 @given(cases())
 def test_rows_hold_the_pool_items_of_each_user(case: tuple[Tensor, int, Tensor]) -> None:
     pairs, num_users, pool = case
@@ -50,6 +51,7 @@ def test_rows_hold_the_pool_items_of_each_user(case: tuple[Tensor, int, Tensor])
         assert rows.free[user] == len(lacks)
 
 
+@settings(deadline=None)
 @given(cases())
 def test_kth_draw_is_the_kth_item_of_the_complement(case: tuple[Tensor, int, Tensor]) -> None:
     """Every possible draw, made on purpose, gives exactly the complement in its order."""
@@ -65,6 +67,7 @@ def test_kth_draw_is_the_kth_item_of_the_complement(case: tuple[Tensor, int, Ten
         assert drawn.tolist() == expected
 
 
+@settings(deadline=None)
 @given(cases(), st.integers(0, 2**32))
 def test_no_positive_and_nothing_outside_the_pool(case: tuple[Tensor, int, Tensor], seed: int) -> None:
     pairs, num_users, pool = case

@@ -1,0 +1,97 @@
+"""Sphinx configuration. Nothing here needs the network: figures are drawn, and equations become MathML, in the build."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+from sphinx.application import Sphinx
+from sphinx.util.math import get_node_equation_number
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "examples")]
+
+import invmod  # noqa: E402
+
+project = "invmod"
+author = "The invmod developers"
+copyright = "the invmod developers, MIT licence"
+version = release = invmod.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build", "results"]
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(torch|numpy|collections|typing|nn|Tensor|Path|Self|NDArray)(\..*)?")]
+default_role = "py:obj"
+
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {"MaskLike": "MaskLike"}
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 90
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"invmod {version}"
+html_static_path = ["_static"]
+html_css_files = ["invmod.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_math_renderer = "mathml"
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+# ------------------------------------------------------------------------------ equations
+
+
+def visit_math(self: Any, node: nodes.math) -> None:
+    """An equation in a line as MathML, which browsers show without a script or a font from elsewhere."""
+    self.body.append(_mathml(node))
+    raise nodes.SkipNode
+
+
+def visit_displaymath(self: Any, node: nodes.math_block) -> None:
+    """An equation of its own, with its number where it has a label."""
+    self.body.append(self.starttag(node, "div", CLASS="equation"))
+    if node["number"]:
+        self.body.append(f'<span class="eqno">({get_node_equation_number(self, node)})</span>')
+    self.body.append(_mathml(node, as_block=True) + "</div>\n")
+    raise nodes.SkipNode
+
+
+def _mathml(node: nodes.Element, *, as_block: bool = False) -> str:
+    try:
+        return latex2mathml.tex2mathml(node.astext(), as_block=as_block)
+    except latex2mathml.MathError as error:
+        raise ValueError(f"{node.source}:{node.line}: {error} in the equation {node.astext()!r}") from error
+
+
+# ------------------------------------------------------------------------------- the build
+
+
+def draw_figures(app: Sphinx) -> None:
+    """Draw the pictures of these pages into docs/_build/figures."""
+    import figures
+
+    figures.draw_all(HERE / "_build" / "figures")
+
+
+def keep_plain_names(app: Sphinx, env: Any, node: Any, contnode: nodes.Element) -> nodes.Element | None:
+    """Show `name` of a docstring as it is where it names an argument; a name of invmod must lead somewhere."""
+    is_argument = node.get("reftype") == "obj" and not node["reftarget"].startswith("invmod.")
+    return contnode if is_argument else None
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
+    app.connect("builder-inited", draw_figures)
+    app.connect("missing-reference", keep_plain_names)

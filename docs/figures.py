@@ -1,0 +1,148 @@
+"""Draw the pictures of the documentation: ``python docs/figures.py FOLDER``. The docs build calls `draw_all`.
+
+`small_study` is the one experiment among them: a classifier on three made-up modalities of unequal worth.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import pyplot as plt
+from torch import Tensor, nn
+
+import invmod
+
+ALPHAS = (0.1, 1.0, 10.0)
+PENALTY_WEIGHTS = (0.0, 1.0, 5.0, 20.0, 50.0)
+NOISE = {"good": 0.5, "fair": 1.0, "poor": 2.0}  # standard deviation; the signal's is about 1
+STYLE = {
+    "svg.hashsalt": "invmod",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.facecolor": "white",
+}
+
+
+def draw_all(folder: Path) -> None:
+    """Draw every picture into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        for name, draw in (
+            ("environments", draw_environments),
+            ("largest_weight", draw_largest_weight),
+            ("small_study", draw_small_study),
+        ):
+            figure = draw()
+            figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            plt.close(figure)
+
+
+def draw_environments() -> plt.Figure:
+    """Where environments of three modalities lie in the triangle of weights, for small and large alpha."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
+    figure, axes = plt.subplots(1, len(ALPHAS), figsize=(8, 2.7))
+    for ax, alpha in zip(axes, ALPHAS, strict=True):
+        envs = invmod.CyclicMixupEnvs(3, alpha)
+        weights = envs.sample((150,), generator=torch.Generator().manual_seed(0)).numpy()
+        points = weights[:, 1:].reshape(-1, 3) @ corners
+        one = weights[0] @ corners
+        ax.plot(*np.vstack([corners, corners[:1]]).T, color="0.4", lw=1)
+        ax.scatter(*points.T, s=6, alpha=0.35, lw=0, color="tab:blue")
+        ax.scatter(*one[1:].T, s=36, color="tab:orange", edgecolor="black", lw=0.5, label="one draw and its two shifts")
+        ax.scatter(*one[0], s=60, color="black", marker="+", label="uniform row")
+        for corner, name, offset in zip(corners, "123", ((0, -9), (0, -9), (0, 8)), strict=True):
+            ax.annotate(f"modality {name}", corner, xytext=offset, textcoords="offset points", ha="center", va="center")
+        ax.set(title=f"alpha = {alpha:g}", aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.12, 1.0))
+        ax.axis("off")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False)
+    return figure
+
+
+def draw_largest_weight() -> plt.Figure:
+    """The weight of the modality that dominates an environment, against alpha."""
+    alphas = np.logspace(-2, 2, 33)
+    figure, ax = plt.subplots(figsize=(5.5, 3))
+    for num_modalities in (2, 3, 5):
+        quartiles = []
+        for alpha in alphas:
+            envs = invmod.CyclicMixupEnvs(num_modalities, float(alpha), include_uniform=False)
+            weights = envs.sample((4000,), generator=torch.Generator().manual_seed(0))
+            largest = weights[:, 0].amax(dim=1).double()
+            quartiles.append(torch.quantile(largest, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).numpy())
+        low, median, high = np.array(quartiles).T
+        (line,) = ax.plot(alphas, median, label=f"{num_modalities} modalities")
+        ax.fill_between(alphas, low, high, color=line.get_color(), alpha=0.15, lw=0)
+    ax.set(xscale="log", xlabel="alpha", ylabel="largest weight of an environment", ylim=(0, 1.02))
+    ax.legend(frameon=False)
+    return figure
+
+
+def draw_small_study() -> plt.Figure:
+    """Test loss against the penalty weight, for three alphas."""
+    titles = ("all modalities", "the good modality missing", "only the good modality")
+    figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.8), sharey=True)
+    for alpha, marker in zip(ALPHAS, "os^", strict=True):
+        losses = np.array([small_study(alpha, weight) for weight in PENALTY_WEIGHTS])
+        for ax, column in zip(axes, losses.T, strict=True):
+            ax.plot(range(len(PENALTY_WEIGHTS)), column, marker=marker, ms=4, label=f"alpha = {alpha:g}")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set(title=title, xlabel="penalty weight")
+        ax.set_xticks(range(len(PENALTY_WEIGHTS)), [f"{weight:g}" for weight in PENALTY_WEIGHTS])
+    axes[0].set_ylabel("test loss (lower is better)")
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def small_study(alpha: float, penalty_weight: float, *, steps: int = 250, seed: int = 0) -> tuple[float, float, float]:
+    """Train a classifier with the invariant objective and return its three test losses.
+
+    A hidden vector s of 6 numbers decides a label; each modality shows 12 linear mixtures of s with its own noise. Linear
+    encoders, linear fusion, a linear head; a missing modality is filled with its mean, which is 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mixing = {name: torch.randn(6, 12, generator=generator) / 6**0.5 for name in NOISE}
+    train, test = (_made_up_data(n, mixing, generator) for n in (600, 4000))
+    encoders = invmod.ModalityEncoders.linear(dict.fromkeys(NOISE, 12), 4)
+    head = nn.Linear(4, 1)
+    parameters = [*encoders.parameters(), *head.parameters()]
+    for parameter in parameters:
+        nn.init.uniform_(parameter, -0.3, 0.3, generator=generator)
+    optimiser = torch.optim.Adam(parameters, lr=0.03)
+
+    def risks(data: tuple[dict[str, Tensor], Tensor], weights: Tensor, missing: Sequence[str] = ()) -> Tensor:
+        features = {name: x * (name not in missing) for name, x in data[0].items()}
+        logits = head(invmod.fuse(encoders(features), weights))[..., 0]
+        return F.binary_cross_entropy_with_logits(logits, data[1].expand_as(logits), reduction="none").mean(dim=1)
+
+    for weights in invmod.CyclicMixupEnvs(3, alpha).sample((steps,), generator=generator):
+        loss = invmod.invariant_objective(
+            risks(train, weights), penalty=invmod.vrex_penalty, penalty_weight=penalty_weight
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        uniform = torch.full((1, 3), 1 / 3)
+        cases = ((), ("good",), ("fair", "poor"))
+        complete, without, alone = (float(risks(test, uniform, missing)) for missing in cases)
+    return complete, without, alone
+
+
+def _made_up_data(n: int, mixing: dict[str, Tensor], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+    s = torch.randn(n, 6, generator=generator)
+    features = {
+        name: s @ mix + NOISE[name] * torch.randn(n, 12, generator=generator) for name, mix in mixing.items()
+    }
+    probability = torch.sigmoid(3 * (s[:, 0] + s[:, 1]) / 2**0.5)
+    return features, (torch.rand(n, generator=generator) < probability).float()
+
+
+if __name__ == "__main__":
+    mpl.use("agg")
+    draw_all(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/_build/figures"))

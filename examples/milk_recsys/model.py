@@ -1,0 +1,217 @@
+"""MILK: users and encoded items, and the objective of Eq. 16, composed from the parts of invmod."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from invmod import (
+    CyclicMixupEnvs,
+    MeanImputer,
+    ModalityEncoders,
+    fuse,
+    invariant_objective,
+    pairwise_alignment_loss,
+    vrex_penalty,
+)
+from milk_recsys.options import Options
+
+__all__ = ["Batch", "Recommender", "Terms", "batch_objective", "environments"]
+
+
+class Recommender(nn.Module):
+    """User embeddings and one linear encoder per modality; a score is an inner product (Eq. 5, 13).
+
+    Arguments:
+        dims: modality -> width of its features, in the order of the mask's columns.
+        num_users: how many users there are.
+        options: widths, scaling, imputation and inference.
+    """
+
+    def __init__(self, dims: Mapping[str, int], num_users: int, options: Options) -> None:
+        super().__init__()
+        self.options = options
+        self.modalities = tuple(dims)
+        self.users = nn.Embedding(num_users, options.embedding_dim)
+        nn.init.normal_(self.users.weight, std=options.user_init_std)
+        self.encoders = ModalityEncoders.linear(dims, options.embedding_dim)
+        self.imputer = MeanImputer(self.modalities)
+        self.register_buffer("trained_users", torch.zeros(num_users, dtype=torch.bool))
+        self.register_buffer("uniform", torch.full((1, len(dims)), 1 / len(dims)))
+
+    trained_users: Tensor
+    uniform: Tensor
+
+    def fit_preparation(self, features: Mapping[str, Tensor], observed: Tensor, rows: Tensor) -> None:
+        """Learn what imputation needs from the observed training rows alone.
+
+        Arguments:
+            features: modality -> (num_items, d) as stored.
+            observed: (num_items, M) bool.
+            rows: int64, the warm items.
+        """
+        some = {name: x[rows] for name, x in features.items()}
+        if self.options.scale_before_impute:
+            some = self._scaled(some)
+        self.imputer.fit(some, observed[rows])
+        self.imputer.to(self.users.weight.dtype)
+
+    def prepare(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
+        """Scale and impute rows of features (N, d), in the order that the options say."""
+        features = {name: x.to(self.users.weight.dtype) for name, x in features.items()}
+        if self.options.scale_before_impute:
+            return self.imputer(self._scaled(features), observed)[0]  # type: ignore[no-any-return]
+        return self._scaled(self.imputer(features, observed)[0])
+
+    def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scale rows to unit length, but for those that are nearly 0 and would become noise."""
+        if not self.options.scale_features:
+            return dict(features)
+        dtype = self.users.weight.dtype  # float16 rows overflow in their norms
+        scaled = {}
+        for name, x in features.items():
+            norm = torch.linalg.vector_norm(x.to(dtype), dim=1, keepdim=True)
+            scaled[name] = x.to(dtype) / torch.where(norm < self.options.norm_floor, 1.0, norm)
+        return scaled
+
+    def encode(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+        """Encode rows of features, imputed ones too, to z (N, M, D)."""
+        return self.encoders(self.prepare(features, observed))  # type: ignore[no-any-return]
+
+    def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+        """Embed items for scoring (Eq. 18): the mean over imputed modalities, or over available ones.
+
+        Arguments:
+            features: modality -> (N, d), unscaled; what lies in unobserved rows is not read.
+            observed: (N, M) bool.
+
+        Returns:
+            (N, D).
+        """
+        mask = observed if self.options.inference == "available_mean" else None
+        return fuse(self.encode(features, observed), self.uniform, mask)[0]
+
+
+class Batch(NamedTuple):
+    """Triples of a user, an item they have and one they have not, over the batch's distinct items.
+
+    Attributes:
+        users: (B,) user ids.
+        positives, negatives: (B,) positions among the distinct items.
+        features: modality -> (n, d) rows of the distinct items.
+        observed: (n, M) bool.
+    """
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+    features: dict[str, Tensor]
+    observed: Tensor
+
+
+class Terms(NamedTuple):
+    """A batch's loss and its terms before their weights; all scalars."""
+
+    loss: Tensor
+    risk: Tensor
+    penalty: Tensor
+    alignment: Tensor
+    regulariser: Tensor
+
+
+def environments(num_modalities: int, options: Options) -> CyclicMixupEnvs | None:
+    """Return MILK's environments, or None where the model has only the uniform one."""
+    if options.model not in ("milk", "envs"):
+        return None
+    return CyclicMixupEnvs(num_modalities, options.alpha, num_draws=options.num_draws, min_weight=options.min_weight)
+
+
+def batch_objective(model: Recommender, batch: Batch, weights: Tensor, options: Options) -> Terms:
+    r"""Eq. 16 on a batch.
+
+    .. math::
+        \mathcal L = \mathbb E_e R_e + \beta \mathrm{Var}_e(R_e) + \lambda \mathcal L_{align} + \mathrm{regulariser}
+
+    Scores are inner products, so environments are fused at the score: E environments cost hardly more than one.
+
+    Arguments:
+        weights: (E, M) fusion weights; the uniform row alone for a model without environments.
+    """
+    z = model.encode(batch.features, batch.observed)
+    u = model.users(batch.users)
+    risks = bpr_risks(u, z, batch, weights, options)
+
+    has_envs, aligns = options.model in ("milk", "envs"), options.model in ("milk", "align")
+    zero = risks.new_zeros(())
+    penalty = vrex_penalty(risks, correction=options.variance_correction) if has_envs else zero
+    objective = invariant_objective(
+        risks,
+        penalty=penalty,
+        penalty_weight=options.penalty_weight,
+        risk_reduction=options.risk_reduction,
+    )
+    alignment = _alignment(z, batch, options) if aligns else zero
+    regulariser = _regulariser(model, u, z, batch, options)
+    loss = objective + options.alignment_weight * alignment + options.regulariser_weight * regulariser
+    return Terms(loss, risks.mean(), penalty, alignment, regulariser)
+
+
+def bpr_risks(u: Tensor, z: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
+    r"""Eq. 15 in every environment, averaged over the batch's triples.
+
+    .. math::
+        R_e = \frac{1}{B} \sum_{(i, j, j')} -\ln \sigma(\hat y^e_{ij} - \hat y^e_{ij'}),
+        \qquad \hat y^e_{ij} = \sum_m w_{em} \langle u_i, c_{jm} \rangle
+
+    Arguments:
+        u: (B, D) users; z: (n, M, D) distinct items; weights: (E, M).
+
+    Returns:
+        (E,).
+    """
+    rows = partial(_rows, z)
+    if options.training_fusion == "imputed":
+        margins = fuse(_scores(rows(batch.positives) - rows(batch.negatives), u), weights)
+    else:
+        better, worse = (
+            fuse(_scores(rows(which), u), weights, batch.observed[which])
+            for which in (batch.positives, batch.negatives)
+        )
+        margins = better - worse
+    return F.softplus(-margins).mean(dim=1)
+
+
+def _scores(c: Tensor, u: Tensor) -> Tensor:
+    """Score every modality, (B, M), in float32 or wider."""
+    scores = torch.einsum("bmd,bd->bm", c, u)
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _rows(z: Tensor, index: Tensor) -> Tensor:
+    """Gather z[index]; an embedding look-up has the faster backward."""
+    return F.embedding(index, z.flatten(1)).view(-1, *z.shape[1:])
+
+
+def _alignment(z: Tensor, batch: Batch, options: Options) -> Tensor:
+    """Eq. 6 over the distinct positive items, between observed modalities."""
+    items = torch.unique(batch.positives)
+    mask = batch.observed[items]
+    if options.alignment_mask == "complete":
+        mask = mask & mask.all(dim=1, keepdim=True)
+    return pairwise_alignment_loss(z[items], mask, reduction=options.alignment_reduction)
+
+
+def _regulariser(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: Options) -> Tensor:
+    if options.regulariser == "batch":
+        mask = batch.observed if options.training_fusion == "available" else None
+        squares = fuse(z, model.uniform, mask)[0].square().sum(dim=1)
+        both = F.embedding(torch.stack([batch.positives, batch.negatives]), squares[:, None])
+        return u.square().sum(dim=1).mean() + both.sum() / len(batch.users)
+    if options.regulariser == "parameters":
+        return torch.stack([p.square().sum() for p in model.parameters()]).sum()
+    return u.new_zeros(())

@@ -1,0 +1,365 @@
+"""Train MILK on a data set with missing modalities, evaluate it on new items, and write a report.
+
+    python examples/milk_recsys/train.py                          # an embedded data set
+    python examples/milk_recsys/train.py --data $INVMOD_DATA/lfm2k
+    python examples/milk_recsys/train.py --help
+
+This file is the whole of a run, from top to bottom: options, data, split, model, loop, evaluation, files.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from milk_recsys.begin import begin
+
+if __name__ == "__main__":  # options and data are checked before torch is imported, which takes seconds
+    OPTIONS, DATASET = begin(sys.argv[1:])
+
+import dataclasses
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import invmod
+from milk_recsys.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from milk_recsys.data import DataError, Dataset
+from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
+from milk_recsys.files import replacing, write_json
+from milk_recsys.model import Batch, Recommender, Terms, batch_objective, environments
+from milk_recsys.options import Options
+from milk_recsys.progress import Progress
+from milk_recsys.report import write_report
+from milk_recsys.sampling import UserRows, build_user_rows, sample_negatives
+from milk_recsys.split import draw_split, read_split, split_facts, write_split
+
+SAVE_SECONDS = 30.0  # a checkpoint at least this often, beside the one at every evaluation
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+def run(options: Options, dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:
+    """Train, evaluate and report into the folder that `begin.open_run` opened; go on where a killed run stopped.
+
+    Returns:
+        the content of metrics.json.
+
+    Raises:
+        DataError: the data or the split cannot be used.
+        Diverged: training diverged.
+    """
+    if options.out is None or options.compare is None:
+        raise ValueError("run: `options` must come from `begin.open_run`, which settles `out` and `compare`.")
+    folder = options.out
+    device = choose_device(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    split, notes = _split(options, dataset, folder)
+    facts = split_facts(dataset, split)
+    tables = build_tables(dataset, split, options, device)
+
+    with progress or Progress() as progress:
+        for note in (*dataset.notes, *options.notes(), *notes):
+            progress.say(f"note: {note}")
+        model, record = train_model(options, tables, folder, progress)
+        sections, per_user = evaluate_test(model, tables, options.monitor)
+        compare = None
+        if options.compare == "erm":
+            compare = _compare(options, tables, folder / "compare", progress, per_user)
+    metrics = {
+        "model": options.model,
+        "data": dataset.name,
+        "setting": options.setting,
+        "seed": options.seed,
+        "split_seed": None if options.split else options.split_seed,
+        **record,
+        "monitor": options.monitor,
+        "candidates": options.candidates,
+        "versions": versions(device),
+        "missingness": {"modalities": list(dataset.modalities), **facts},
+        **sections,
+        "compare": compare,
+    }
+    write_json(folder / "metrics.json", metrics)
+    write_report(folder)  # report.html comes last: a run is finished when it is there
+    return metrics
+
+
+def _compare(
+    options: Options, tables: Tables, folder: Path, progress: Progress, per_user: dict[str, dict[str, Tensor]]
+) -> dict[str, Any]:
+    """Train the ablation without both modules on the same split, and compare paired over users."""
+    ablation = dataclasses.replace(options, model="erm")
+    folder.mkdir(exist_ok=True)
+    model, record = train_model(ablation, tables, folder, progress)
+    sections, other = evaluate_test(model, tables, options.monitor)
+    names = dict.fromkeys(("ndcg@20", "recall@20", options.monitor))
+
+    def difference(where: str) -> dict[str, Any]:
+        return {name: paired_difference(per_user[where][name], other[where][name]) for name in names}
+
+    imposed = [where for where in per_user if where.startswith("imposed/")]
+    return {
+        "model": "erm",
+        **record,
+        **sections,
+        "difference": {
+            "test": difference("test"),
+            "test_complete": difference("test_complete"),
+            "imposed": {where.removeprefix("imposed/"): difference(where) for where in imposed},
+        },
+    }
+
+
+def _split(options: Options, dataset: Dataset, folder: Path) -> Any:
+    """Read the split of the run that goes on, or a given one, or draw one; keep it in the run's folder."""
+    kept = folder / "split.npz"
+    if kept.exists():
+        return read_split(kept, dataset, options.setting)
+    split, notes = (
+        read_split(options.split, dataset, options.setting) if options.split else draw_split(dataset, options)
+    )
+    write_split(kept, split)
+    return split, notes
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def train_model(
+    options: Options, tables: Tables, folder: Path, progress: Progress
+) -> tuple[Recommender, dict[str, Any]]:
+    """Train one model to its best validation score, going on from the folder's checkpoint where there is one.
+
+    Writes history.jsonl, model.safetensors (the best weights) and checkpoint.safetensors into the folder.
+
+    Returns:
+        the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
+    """
+    model = build_model(options, tables)
+    optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
+    rows = build_user_rows(tables.pairs, tables.num_users, tables.pool)
+    history = History(folder / "history.jsonl")
+    checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
+    state: dict[str, Any] = {"epoch": -1, "best_epoch": -1, "best": -math.inf, "stale": 0, "done": False}
+    if checkpoint.exists():
+        tensors, state = load_state(checkpoint, tables.pairs.device)
+        model.load_state_dict(_part(tensors, "model."))
+        restore_optimiser(optimiser, {k: v for k, v in tensors.items() if k.startswith("optimiser.")})
+    history.keep(state["epoch"])
+    saved = time.monotonic()
+
+    with progress.training(options.model, options.epochs, state["epoch"] + 1) as bar:
+        for epoch in range(state["epoch"] + 1, options.epochs):
+            if state["done"]:
+                break
+            line = train_epoch(model, optimiser, tables, rows, epoch, options, bar.step)
+            evaluates = epoch % options.eval_every == 0 or epoch == options.epochs - 1
+            state["epoch"] = epoch
+            if evaluates:
+                line["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed)
+                line["best"] = judge(state, line["validation"][options.monitor], options.patience)
+                if line["best"]:
+                    save_state(best_file, model.state_dict(), {"epoch": epoch, "model": options.model})
+            history.add(line)
+            bar.epoch(line, state["best"], options.monitor)
+            if evaluates or time.monotonic() - saved > SAVE_SECONDS:
+                save_state(checkpoint, {**_prefixed(model), **optimiser_tensors(optimiser)}, state)
+                saved = time.monotonic()
+
+    tensors, facts = load_state(best_file, tables.pairs.device)
+    model.load_state_dict(tensors)
+    seconds = [line["seconds"] for line in history.read()]
+    return model.eval(), {
+        "best_epoch": facts["epoch"],
+        "epochs": len(seconds),
+        "seconds_per_epoch": median(seconds[1:] or seconds),
+    }
+
+
+def build_model(options: Options, tables: Tables) -> Recommender:
+    """Build the model from ``options.seed`` alone, with its preparation fitted on warm items."""
+    dims = {name: tables.features[name].shape[1] for name in tables.modalities}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = Recommender(dims, tables.num_users, options)
+    model.to(tables.pairs.device, torch.float64 if options.dtype == "float64" else torch.float32)
+    model.fit_preparation(tables.features, tables.observed, tables.warm)
+    model.trained_users[tables.pairs[:, 0]] = True
+    return model
+
+
+def judge(state: dict[str, Any], score: float, patience: int) -> bool:
+    """Early stopping: a strict gain is the new best; stop at the `patience`-th evaluation in a row without one."""
+    gained = bool(score > state["best"])
+    if gained:
+        state["best"], state["best_epoch"], state["stale"] = score, state["epoch"], 0
+    else:
+        state["stale"] += 1
+        state["done"] = state["stale"] >= patience
+    return gained
+
+
+def train_epoch(
+    model: Recommender,
+    optimiser: torch.optim.Optimizer,
+    tables: Tables,
+    rows: UserRows,
+    epoch: int,
+    options: Options,
+    on_step: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train on every pair once, each with a fresh negative; the last batch is kept.
+
+    What is random depends on the seed and the number of the epoch alone, so that an epoch can be done again.
+
+    Returns:
+        the epoch's line of the history: means over triples of the loss and its terms, and the time.
+    """
+    begun = time.perf_counter()
+    generator = torch.Generator().manual_seed(epoch_seed(options.seed, epoch))
+    device, count = tables.pairs.device, len(tables.pairs)
+    order = torch.randperm(count, generator=generator).to(device)
+    users, positives = tables.pairs[order].unbind(1)
+    negatives = sample_negatives(users, rows, tables.pool, generator=generator)
+    steps = math.ceil(count / options.batch_size)
+    weights = epoch_weights(tables, options, steps, generator, model.uniform)
+
+    model.train()
+    sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)
+    for step in range(steps):
+        chosen = slice(step * options.batch_size, (step + 1) * options.batch_size)
+        batch = gather_batch(tables, users[chosen], positives[chosen], negatives[chosen])
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            terms = batch_objective(model, batch, weights[step], options)
+        optimiser.zero_grad(set_to_none=True)
+        terms.loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        sums += len(batch.users) * torch.stack([term.detach().double() for term in terms])
+        on_step()
+    model.eval()
+    means = dict(zip(Terms._fields, (sums / count).tolist(), strict=True))
+    if not math.isfinite(means["loss"]):
+        raise Diverged(
+            f"training diverged in epoch {epoch}: the loss is {means['loss']}. Lower --lr, or the weights of the "
+            "penalty and the alignment."
+        )
+    seconds = time.perf_counter() - begun
+    return {"epoch": epoch, **means, "seconds": seconds, "triples_per_second": count / seconds}
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Give every epoch its own stream."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def epoch_weights(tables: Tables, options: Options, steps: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Draw an epoch's environments at once, (steps, E, M); the uniform row alone for a model without."""
+    envs = environments(len(tables.modalities), options)
+    if envs is None:
+        return like.expand(steps, *like.shape)
+    return envs.sample((steps,), generator=generator, device=like.device, dtype=like.dtype)
+
+
+def gather_batch(tables: Tables, users: Tensor, positives: Tensor, negatives: Tensor) -> Batch:
+    """Collect the rows of a batch's distinct items: each is encoded once."""
+    items, index = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
+    features = {name: x[items] for name, x in tables.features.items()}
+    first, second = index.chunk(2)
+    return Batch(users, first, second, features, tables.observed[items])
+
+
+# --- small things ---------------------------------------------------------------------------------------------------
+
+
+class History:
+    """A file with one JSON line an epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep(self, epoch: int) -> None:
+        """Drop what lies after an epoch: lines whose checkpoint was never written."""
+        kept = [line for line in self.read() if line["epoch"] <= epoch]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """Read the whole lines; one that a kill has cut is left out."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def choose_device(options: Options) -> torch.device:
+    """Return the device asked for; auto takes a GPU where there is one."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise DataError("--device cuda: this machine has no GPU that torch can use. Use --device auto or cpu.")
+    use_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Return what the figures depend on."""
+    return {
+        "invmod": invmod.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+    }
+
+
+def _prefixed(model: Recommender) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def main(options: Options, dataset: Dataset) -> int:
+    """Run, and say where the report is.
+
+    Returns:
+        the exit status: 0, 1 where training diverged, 2 where the input is bad, 130 where it was interrupted.
+    """
+    try:
+        metrics = run(options, dataset)
+    except (DataError, Diverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, DataError) else 1
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with --resume --out {options.out}", file=sys.stderr)
+        return 130
+    test = metrics["test"]
+    print(
+        f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: test ndcg@20 {test['ndcg@20']:.4f}, "
+        f"recall@20 {test['recall@20']:.4f} over {test['users']} users (best epoch {metrics['best_epoch']})"
+    )
+    if metrics["compare"]:
+        print(f"erm beside it: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
+    print(f"report: {Path(str(options.out)) / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(OPTIONS, DATASET))

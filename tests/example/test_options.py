@@ -1,0 +1,235 @@
+"""The command line: defaults, presets, what is refused, and that no torch is needed for it."""
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from milk_recsys.options import (
+    GROUPS,
+    PRESETS,
+    OptionError,
+    Options,
+    from_json,
+    parse_options,
+    to_json,
+)
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES), "COLUMNS": "100"}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_no_argument_gives_the_defaults():
+    options = parse_options([])
+    assert options == Options()
+    expected = {
+        "setting": "ftmt",
+        "missing_rate": 0.5,
+        "train_missing_rate": 0.3,
+        "model": "milk",
+        "epochs": 1000,
+        "batch_size": 2048,
+        "lr": 1e-3,
+        "penalty_weight": 1.0,
+        "alignment_weight": 0.05,
+        "alpha": 1.0,
+        "num_draws": 1,
+        "eval_every": 10,
+        "patience": 3,
+        "monitor": "ndcg@20",
+        "candidates": "test",
+        "embedding_dim": 64,
+        "regulariser_weight": 1e-4,
+        "data": None,
+        "out": None,
+    }
+    assert {name: getattr(options, name) for name in expected} == expected
+
+
+def test_options_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().lr = 1.0  # type: ignore[misc]
+
+
+def test_every_option_can_be_given():
+    argv = shlex.split(
+        "--data d --setting mtmt --missing-rate .25 --train-missing-rate 0 "
+        "--no-missing-in-validation --split-seed 3 --split s.npz --empty-items drop --model envs "
+        "--compare none --seed 4 --out o --resume --device cpu --dtype float64 --threads 2 "
+        "--epochs 5 --batch-size 6 --lr .1 --embedding-dim 7 --user-init-std .2 --eval-every 8 "
+        "--patience 9 --monitor mrr@10 --candidates all_cold --penalty-weight 2 "
+        "--alignment-weight 3 --alpha 4 --num-draws 5 --min-weight .01 --risk-reduction sum "
+        "--variance-correction 1 --alignment-reduction item_mean --alignment-mask complete "
+        "--regulariser none --regulariser-weight 0 --no-scale-features --no-scale-before-impute "
+        "--norm-floor 0 --negatives all --training-fusion available --inference available_mean "
+        "--preset paper"
+    )
+    options = parse_options(argv)
+    for field in dataclasses.fields(Options):
+        assert getattr(options, field.name) != field.default, field.name
+    assert options.data == Path("d")
+    assert options.split == Path("s.npz")
+    assert options.variance_correction == 1
+    assert from_json(json.loads(json.dumps(to_json(options)))) == options
+
+
+@pytest.mark.parametrize("preset", ["recommended", "paper", "authors_code"])
+def test_preset_sets_milks_options_only(preset):
+    options = parse_options(["--preset", preset])
+    assert options == dataclasses.replace(Options(), preset=preset, **PRESETS[preset])
+    assert not set(PRESETS[preset]) & {
+        "data", "setting", "model", "seed", "split_seed", "out", "epochs", "device", "missing_rate",
+    }  # fmt: skip
+    assert set(PRESETS[preset]) == set(PRESETS["recommended"])
+
+
+def test_preset_paper():
+    options = parse_options(["--preset", "paper"])
+    assert (options.penalty_weight, options.alignment_weight, options.alpha) == (50, 0.5, 0.1)
+    assert (options.risk_reduction, options.variance_correction) == ("mean", 0)
+    assert (options.alignment_reduction, options.alignment_mask) == ("element_mean", "pair")
+    assert (options.regulariser, options.regulariser_weight) == ("batch", 1e-4)
+
+
+def test_preset_authors_code():
+    options = parse_options(["--preset", "authors_code"])
+    assert (options.penalty_weight, options.alignment_weight, options.alpha) == (50, 0.05, 0.1)
+    assert (options.risk_reduction, options.variance_correction) == ("sum", 1)
+    assert (options.alignment_mask, options.scale_before_impute) == ("complete", False)
+    assert (options.candidates, options.negatives) == ("all_cold", "all")
+    assert options.monitor == "ndcg@10"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--preset", "paper", "--alpha", "3"],
+        ["--alpha", "3", "--preset", "paper"],
+        ["--alpha=3", "--preset=paper"],
+    ],
+)
+def test_option_given_wins_over_preset(argv):
+    options = parse_options(argv)
+    assert (options.preset, options.alpha, options.penalty_weight) == ("paper", 3.0, 50.0)
+
+
+def test_option_given_wins_even_with_the_recommended_value():
+    assert parse_options(["--preset", "paper", "--alpha", "1"]).alpha == 1.0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--alpha", "0"], "--alpha must be finite and above 0, got 0.0"),
+        (["--alpha", "-1"], "--alpha must be finite and above 0"),
+        (["--alpha", "inf"], "--alpha must be finite"),
+        (["--lr", "nan"], "--lr must be finite and above 0, got nan"),
+        (["--missing-rate", "1.5"], "--missing-rate must be a share from 0 to 1, got 1.5"),
+        (["--train-missing-rate", "-.1"], "--train-missing-rate must be a share"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--eval-every", "0"], "--eval-every must be at least 1"),
+        (["--patience", "0"], "--patience must be at least 1"),
+        (["--num-draws", "0"], "--num-draws must be at least 1"),
+        (["--embedding-dim", "0"], "--embedding-dim must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--seed", "-1"], "--seed must be from 0"),
+        (["--split-seed", "-1"], "--split-seed must be from 0"),
+        (["--penalty-weight", "-1"], "--penalty-weight must be finite and at least 0"),
+        (["--alignment-weight", "inf"], "--alignment-weight must be finite"),
+        (["--norm-floor", "-1"], "--norm-floor must be finite and at least 0"),
+        (["--min-weight", "1"], "--min-weight must be at least 0 and below 1 / modalities"),
+        (["--out", __file__], "is a file. Name a folder"),
+        (["--model", "gan"], "invalid choice 'gan'"),
+        (["--preset", "best"], "invalid choice 'best'"),
+        (["--monitor", "ndcg@5"], "invalid choice 'ndcg@5'"),
+        (["--epochs", "many"], "Error parsing --epochs"),
+        (["--learning-rate", "1"], "Unrecognized options: --learning-rate"),
+        (["--lr"], "--lr"),
+    ],
+)
+def test_bad_option_exits_with_status_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_options(argv)
+    assert caught.value.code == 2
+    printed = re.sub(r"[\s│]+", " ", capsys.readouterr().err)  # out of the box and its line breaks
+    assert message in printed
+
+
+def test_compare_depends_on_the_data():
+    assert Options().resolved().compare == "erm"
+    assert Options(data=Path("d")).resolved().compare == "none"
+    assert Options(data=Path("d"), compare="erm").resolved().compare == "erm"
+    assert Options(compare="none").resolved().compare == "none"
+    assert Options(model="erm").resolved().compare == "none"
+
+
+def test_notes_name_options_without_effect():
+    assert Options().notes() == ()
+    assert Options(setting="mtmt", train_missing_rate=0.1).notes() == ()
+    split = Options(split=Path("s.npz"), split_seed=3, missing_rate=0.2).notes()
+    assert [note.split()[0] for note in split] == ["--split-seed", "--missing-rate"]
+    assert "not mtmt" in Options(train_missing_rate=0.1).notes()[0]
+    assert "ftft" in Options(setting="ftft", missing_rate=0.1).notes()[0]
+    assert "--out" in Options(resume=True).notes()[0]
+
+
+def test_from_json_refuses_unknown_and_missing_names():
+    values = to_json(Options())
+    with pytest.raises(OptionError, match="momentum"):
+        from_json(values | {"momentum": 0.9})
+    del values["alpha"]
+    with pytest.raises(OptionError, match="alpha"):
+        from_json(values)
+
+
+def test_help_explains_every_option_in_groups_within_a_second():
+    code = "import sys; from milk_recsys.options import parse_options; parse_options(sys.argv[1:])"
+    seconds = []
+    for _ in range(3):  # the best of a few: other processes may be busy
+        start = time.perf_counter()
+        shown = run_python("-c", code, "--help")
+        seconds.append(time.perf_counter() - start)
+    assert shown.returncode == 0
+    assert min(seconds) < 1.0
+    for field in dataclasses.fields(Options):
+        assert f"--{field.name.replace('_', '-')} " in shown.stdout.replace(",", " ")
+        assert len(field.metadata["help"]) > 10
+    for group in GROUPS:
+        assert f"{group} options" in shown.stdout
+    assert "default: erm on the embedded data" in shown.stdout
+
+
+def test_help_shows_the_defaults_of_the_preset(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_options(["--preset", "authors_code", "--help"])
+    assert caught.value.code == 0
+    assert "(default: sum)" in re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+
+
+def test_no_torch_is_imported():
+    code = (
+        "import sys, milk_recsys, milk_recsys.options, milk_recsys.data, milk_recsys.synthetic; "
+        "milk_recsys.options.parse_options([]); assert 'torch' not in sys.modules"
+    )
+    ran = run_python("-c", code)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_package_offers_load_run_and_nothing_else():
+    import milk_recsys
+
+    assert "load_run" in dir(milk_recsys)
+    with pytest.raises(AttributeError, match="no attribute 'save_run'"):
+        _ = milk_recsys.save_run

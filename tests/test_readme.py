@@ -1,0 +1,37 @@
+"""What the README shows works, and what it points to is there."""
+
+import re
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_block_trains_the_parts_on_missing_modalities():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["loss"].isfinite()
+    for module in (names["encoders"], names["head"]):
+        for parameter in module.parameters():
+            assert parameter.grad.isfinite().all()
+            assert parameter.grad.abs().sum() > 0
+
+    (expression,) = re.findall(r"`(invmod\.fuse\(.*?)`\.", README)
+    fused = eval(expression, names)
+    assert fused.shape == (64, 32)
+    torch.testing.assert_close(fused[:20], names["z"][:20, 0])
+
+
+def test_every_file_that_it_links_to_is_there():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_make_target_that_it_names_is_in_the_makefile():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
