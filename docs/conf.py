@@ -1,5 +1,6 @@
-"""Sphinx configuration. Nothing here needs the network: figures are drawn, and equations become MathML, in the build."""
+"""Sphinx configuration. Neither the build nor a reader needs the network: equations become MathML in the build."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.util.math import get_node_equation_number
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "examples")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "examples")]
 
 import invmod  # noqa: E402
 
@@ -31,7 +32,6 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"MaskLike": "MaskLike"}
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
@@ -68,20 +68,33 @@ def visit_displaymath(self: Any, node: nodes.math_block) -> None:
 
 
 def _mathml(node: nodes.Element, *, as_block: bool = False) -> str:
+    tex = node.astext().replace(r"\dots", r"\ldots")
+    tex = re.sub(r"\\(big|Big)(?![a-zA-Z])", r"\\\1l", tex)  # the converter knows these under one name each
     try:
-        return latex2mathml.tex2mathml(node.astext(), as_block=as_block)
+        return latex2mathml.tex2mathml(tex, as_block=as_block)
     except latex2mathml.MathError as error:
         raise ValueError(f"{node.source}:{node.line}: {error} in the equation {node.astext()!r}") from error
 
 
-# ------------------------------------------------------------------------------- the build
+# --------------------------------------------------------------------------- results, and names in docstrings
 
 
-def draw_figures(app: Sphinx) -> None:
-    """Draw the pictures of these pages into docs/_build/figures."""
-    import figures
-
-    figures.draw_all(HERE / "_build" / "figures")
+def put_in_results(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put docs/results/*.md, and the tables and pictures of studies in docs/results/*/, where `milk` has its marker."""
+    if docname != "milk":
+        return
+    parts = []
+    for path in sorted((HERE / "results").glob("*.md")):
+        parts.append(path.read_text(encoding="utf-8"))
+        app.env.note_dependency(str(path))
+    for path in sorted((HERE / "results").glob("*/table.md")):
+        name = path.parent.name
+        command = f"$ python examples/milk_recsys/study.py --data $INVMOD_DATA/{name} --out docs/results/{name}"
+        parts.append(f"### {name}\n\n```console\n{command}\n```\n\n{path.read_text(encoding='utf-8')}")
+        if (path.parent / "search.png").exists():
+            parts.append(f"![Best validation score so far against trials, {name}](results/{name}/search.png)")
+        app.env.note_dependency(str(path))
+    source[0] = source[0].replace("% RESULTS", "\n\n".join(parts) or "No study has been run in this checkout.")
 
 
 def keep_plain_names(app: Sphinx, env: Any, node: Any, contnode: nodes.Element) -> nodes.Element | None:
@@ -93,5 +106,5 @@ def keep_plain_names(app: Sphinx, env: Any, node: Any, contnode: nodes.Element) 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
-    app.connect("builder-inited", draw_figures)
+    app.connect("source-read", put_in_results)
     app.connect("missing-reference", keep_plain_names)

@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation: ``python docs/figures.py FOLDER``. The docs build calls `draw_all`.
+"""Draw the pictures of docs/choosing.md, which are kept in docs/images: ``python docs/figures.py`` (some minutes).
 
 `small_study` is the one experiment among them: a classifier on three made-up modalities of unequal worth.
 """
@@ -18,9 +18,9 @@ import invmod
 
 ALPHAS = (0.1, 1.0, 10.0)
 PENALTY_WEIGHTS = (0.0, 1.0, 5.0, 20.0, 50.0)
+SEEDS = range(10)
 NOISE = {"good": 0.5, "fair": 1.0, "poor": 2.0}  # standard deviation; the signal's is about 1
 STYLE = {
-    "svg.hashsalt": "invmod",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -32,13 +32,9 @@ def draw_all(folder: Path) -> None:
     """Draw every picture into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        for name, draw in (
-            ("environments", draw_environments),
-            ("largest_weight", draw_largest_weight),
-            ("small_study", draw_small_study),
-        ):
+        for name, draw in PICTURES.items():
             figure = draw()
-            figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            figure.savefig(folder / f"{name}.png", dpi=144, bbox_inches="tight", metadata={"Software": None})
             plt.close(figure)
 
 
@@ -55,8 +51,8 @@ def draw_environments() -> plt.Figure:
         ax.scatter(*points.T, s=6, alpha=0.35, lw=0, color="tab:blue")
         ax.scatter(*one[1:].T, s=36, color="tab:orange", edgecolor="black", lw=0.5, label="one draw and its two shifts")
         ax.scatter(*one[0], s=60, color="black", marker="+", label="uniform row")
-        for corner, name, offset in zip(corners, "123", ((0, -9), (0, -9), (0, 8)), strict=True):
-            ax.annotate(f"modality {name}", corner, xytext=offset, textcoords="offset points", ha="center", va="center")
+        for corner, name, offset in zip(corners, ("text", "image", "audio"), ((0, -9), (0, -9), (0, 8)), strict=True):
+            ax.annotate(name, corner, xytext=offset, textcoords="offset points", ha="center", va="center")
         ax.set(title=f"alpha = {alpha:g}", aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.12, 1.0))
         ax.axis("off")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False)
@@ -83,11 +79,14 @@ def draw_largest_weight() -> plt.Figure:
 
 
 def draw_small_study() -> plt.Figure:
-    """Test loss against the penalty weight, for three alphas."""
+    """Test loss against the penalty weight, for three alphas: means over seeds."""
     titles = ("all modalities", "the good modality missing", "only the good modality")
     figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.8), sharey=True)
     for alpha, marker in zip(ALPHAS, "os^", strict=True):
-        losses = np.array([small_study(alpha, weight) for weight in PENALTY_WEIGHTS])
+        losses = np.array(
+            [np.mean([small_study(alpha, weight, seed=s) for s in SEEDS], axis=0) for weight in PENALTY_WEIGHTS]
+        )
+        print(f"alpha = {alpha:g}: {losses.round(3).tolist()}")
         for ax, column in zip(axes, losses.T, strict=True):
             ax.plot(range(len(PENALTY_WEIGHTS)), column, marker=marker, ms=4, label=f"alpha = {alpha:g}")
     for ax, title in zip(axes, titles, strict=True):
@@ -143,6 +142,13 @@ def _made_up_data(n: int, mixing: dict[str, Tensor], generator: torch.Generator)
     return features, (torch.rand(n, generator=generator) < probability).float()
 
 
+PICTURES = {
+    "environments": draw_environments,
+    "largest_weight": draw_largest_weight,
+    "small_study": draw_small_study,
+}
+"""File name, without its suffix -> what draws it."""
+
 if __name__ == "__main__":
     mpl.use("agg")
-    draw_all(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/_build/figures"))
+    draw_all(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images")

@@ -61,8 +61,8 @@ def pairwise_alignment_loss(z: Tensor, mask: Tensor | None = None, *, reduction:
     c = torch.where(mask[..., None], z, 0.0).to(torch.promote_types(z.dtype, torch.float32))
     n = mask.sum(dim=1)
     mean = c.sum(dim=1) / n.clamp(min=1)[:, None]
-    deviations = torch.where(mask[..., None], c - mean[:, None, :], 0.0)
-    s = n * deviations.square().sum(dim=(1, 2))
+    distances = (c - mean[:, None, :]).square().sum(dim=2)
+    s = n * torch.where(mask, distances, 0.0).sum(dim=1)
     pairs = (n * (n - 1) // 2).sum()
 
     match reduction:

@@ -20,7 +20,14 @@ ROWS_AT_ONCE = 65_536  # bounds the temporary memory of passes over a whole feat
 
 
 class SimulatedMissing(NamedTuple):
-    """What `simulate_missing` returns: the new mask, and by how many rows it fell short of the rate."""
+    """What `simulate_missing` returns: the new mask, and by how many rows it fell short of the rate.
+
+    Example:
+        >>> only_one_modality = torch.ones(2, 1, dtype=torch.bool)
+        >>> result = simulate_missing(only_one_modality, 0.5)  # no row may lose its last modality
+        >>> result.mask.all(), result.shortfall
+        (tensor(True), 1)
+    """
 
     mask: Tensor
     shortfall: int

@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 
 from milk_recsys.data import DataError, Dataset, read_dataset
-from milk_recsys.files import read_json, write_json
+from milk_recsys.files import read_json, replacing, write_json
 from milk_recsys.options import OptionError, Options, parse_options, to_json
 from milk_recsys.synthetic import embedded_dataset
 
 __all__ = ["begin", "open_run"]
 
-RUN_FILES = ("config.json", "metrics.json", "history.jsonl", "split.npz", "model.safetensors", "checkpoint.safetensors")
+RUN_FILES = (
+    "users.tsv",
+    "config.json",
+    "metrics.json",
+    "history.jsonl",
+    "split.npz",
+    "model.safetensors",
+    "checkpoint.safetensors",
+)
 
 
 def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
@@ -72,8 +80,17 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
             )
     else:
         options.out.mkdir(parents=True, exist_ok=True)
+        if dataset.user_names is not None:  # first: config.json is what makes the folder a run
+            _write_user_names(options.out / "users.tsv", dataset.user_names)
         write_json(config, {**to_json(options), "dataset": facts})
     return options, dataset
+
+
+def _write_user_names(path: Path, names: Sequence[str]) -> None:
+    """Let the users' names travel with the run, as in a data set: what it recommends is told by name."""
+    lines = ["user\tname", *(f"{user}\t{name}" for user, name in enumerate(names))]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def _new_folder(model: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -79,10 +78,6 @@ class Recommender(nn.Module):
             scaled[name] = x.to(dtype) / torch.where(norm < self.options.norm_floor, 1.0, norm)
         return scaled
 
-    def encode(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
-        """Encode rows of features, imputed ones too, to z (N, M, D)."""
-        return self.encoders(self.prepare(features, observed))  # type: ignore[no-any-return]
-
     def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
         """Embed items for scoring (Eq. 18): the mean over imputed modalities, or over available ones.
 
@@ -94,22 +89,21 @@ class Recommender(nn.Module):
             (N, D).
         """
         mask = observed if self.options.inference == "available_mean" else None
-        return fuse(self.encode(features, observed), self.uniform, mask)[0]
+        return fuse(self.encoders(self.prepare(features, observed)), self.uniform, mask)[0]
 
 
 class Batch(NamedTuple):
-    """Triples of a user, an item they have and one they have not, over the batch's distinct items.
+    """Triples of a user, an item they have and one they have not, over the batch's n distinct items.
 
     Attributes:
         users: (B,) user ids.
-        positives, negatives: (B,) positions among the distinct items.
-        features: modality -> (n, d) rows of the distinct items.
+        items: (2 B,) positions among the distinct items: of the positives, then of the negatives.
+        features: modality -> (n, d) prepared rows of the distinct items.
         observed: (n, M) bool.
     """
 
     users: Tensor
-    positives: Tensor
-    negatives: Tensor
+    items: Tensor
     features: dict[str, Tensor]
     observed: Tensor
 
@@ -142,7 +136,7 @@ def batch_objective(model: Recommender, batch: Batch, weights: Tensor, options: 
     Arguments:
         weights: (E, M) fusion weights; the uniform row alone for a model without environments.
     """
-    z = model.encode(batch.features, batch.observed)
+    z = model.encoders(batch.features)
     u = model.users(batch.users)
     risks = bpr_risks(u, z, batch, weights, options)
 
@@ -174,44 +168,41 @@ def bpr_risks(u: Tensor, z: Tensor, batch: Batch, weights: Tensor, options: Opti
     Returns:
         (E,).
     """
-    rows = partial(_rows, z)
+    c = F.embedding(batch.items, z.flatten(1)).view(2, len(u), *z.shape[1:])  # its backward beats indexing's
     if options.training_fusion == "imputed":
-        margins = fuse(_scores(rows(batch.positives) - rows(batch.negatives), u), weights)
+        margins = fuse(_scores(c[0] - c[1], u), weights)
     else:
-        better, worse = (
-            fuse(_scores(rows(which), u), weights, batch.observed[which])
-            for which in (batch.positives, batch.negatives)
-        )
+        observed = batch.observed[batch.items].view(2, len(u), -1)
+        better, worse = (fuse(_scores(c[side], u), weights, observed[side]) for side in (0, 1))
         margins = better - worse
     return F.softplus(-margins).mean(dim=1)
 
 
 def _scores(c: Tensor, u: Tensor) -> Tensor:
-    """Score every modality, (B, M), in float32 or wider."""
-    scores = torch.einsum("bmd,bd->bm", c, u)
+    """Score every modality: inner products of c (B, M, D) and u (B, D), in float32 or wider."""
+    scores = (c * u[:, None, :]).sum(dim=2)
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
-def _rows(z: Tensor, index: Tensor) -> Tensor:
-    """Gather z[index]; an embedding look-up has the faster backward."""
-    return F.embedding(index, z.flatten(1)).view(-1, *z.shape[1:])
 
 
 def _alignment(z: Tensor, batch: Batch, options: Options) -> Tensor:
     """Eq. 6 over the distinct positive items, between observed modalities."""
-    items = torch.unique(batch.positives)
-    mask = batch.observed[items]
+    positive = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    positive[batch.items[: len(batch.users)]] = True
+    mask = batch.observed & positive[:, None]
     if options.alignment_mask == "complete":
         mask = mask & mask.all(dim=1, keepdim=True)
-    return pairwise_alignment_loss(z[items], mask, reduction=options.alignment_reduction)
+    if options.alignment_reduction == "item_mean":  # over the positive items, not all rows of z
+        return pairwise_alignment_loss(z, mask, reduction="sum") / positive.sum()
+    return pairwise_alignment_loss(z, mask, reduction=options.alignment_reduction)
 
 
 def _regulariser(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: Options) -> Tensor:
+    """Squared norms of the batch's users and uniformly fused items, averaged over triples; or of all parameters."""
     if options.regulariser == "batch":
         mask = batch.observed if options.training_fusion == "available" else None
         squares = fuse(z, model.uniform, mask)[0].square().sum(dim=1)
-        both = F.embedding(torch.stack([batch.positives, batch.negatives]), squares[:, None])
-        return u.square().sum(dim=1).mean() + both.sum() / len(batch.users)
+        copies = torch.bincount(batch.items, minlength=len(z))
+        return (u.square().sum() + (copies * squares).sum()) / len(batch.users)
     if options.regulariser == "parameters":
         return torch.stack([p.square().sum() for p in model.parameters()]).sum()
     return u.new_zeros(())

@@ -21,6 +21,7 @@ PARTS = {
     "test_complete": "Test, nothing removed",
     "test_all_cold": "Test, against all cold items",
 }
+SPLIT_PARTS = {"warm": "Training (warm)", "validation": "Validation", "test": "Test"}
 
 
 def write_report(run: Path) -> Path:
@@ -79,6 +80,8 @@ def _render(
         pattern_rows=_rows(metrics, findings, _nested(metrics, "by_pattern")),
         imposed_rows=_rows(metrics, findings, _nested(metrics, "imposed")),
         few_users=FEW_USERS,
+        split_parts=SPLIT_PARTS,
+        sizes=_sizes(metrics),
         missing=_missingness(metrics),
         options={key: value for key, value in config.items() if key != "dataset"},
         facts=facts,
@@ -109,21 +112,32 @@ def _rows(
     for label, path in places.values():
         found: list[tuple[str, Mapping[str, Any]]] = []
         for name, part in models:
+            section: Any = part
             for key in path:
-                part = (part or {}).get(key)
-            if part:
-                found.append((name, part))
+                section = (section or {}).get(key)
+            if section:
+                found.append((name, section))
         if found:
             rows.append({"label": label, "models": found})
     return rows
 
 
-def _missingness(metrics: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
-    """For each modality: missing in nature, then removed from warm, validation and test items."""
+def _missingness(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
+    """For each modality: how many items miss it in nature and by the setting, for each part of the split."""
     missingness = metrics.get("missingness") or {}
-    removed = missingness.get("removed") or {}
-    sources = [missingness.get("nature") or {}, *(removed.get(part) or {} for part in ("warm", "validation", "test"))]
-    return [(name, [source.get(name, 0) for source in sources]) for name in missingness.get("modalities") or ()]
+    sources = [
+        (missingness.get(source) or {}).get(part) or {} for part in SPLIT_PARTS for source in ("nature", "removed")
+    ]
+    return [(name, [source.get(name) for source in sources]) for name in missingness.get("modalities") or ()]
+
+
+def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
+    """Items and pairs of each part of the split."""
+    missingness = metrics.get("missingness") or {}
+    return [
+        (label, [(missingness.get(what) or {}).get(part) for what in ("items", "pairs")])
+        for part, label in SPLIT_PARTS.items()
+    ]
 
 
 def _robustness_alt(findings: Findings) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from milk_recsys.report_findings import FEW_USERS, Findings, finite, metric_name, number, pattern
 
@@ -38,7 +40,7 @@ STYLE = {
     "hatch.linewidth": 0.6,
 }
 
-Row = tuple[str, float | None, float | None]  # label, the model's figure, the ablation's
+Row = tuple[str, tuple[float | None, float | None]]  # label, the figures of the model and of the ablation
 
 
 def curves_png(
@@ -50,17 +52,20 @@ def curves_png(
     """Training loss and its parts, and the validation metric with the best epoch marked; the ablation beside it."""
     with matplotlib.style.context(["default", STYLE]):
         if not rival_history:
-            figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+            figure = Figure(figsize=(WIDTH, 3.8), layout=_layout())
             parts, validation = figure.subplots(1, 2)
             _draw_parts(parts, history, f"Training loss, {findings.name}")
         else:
-            figure = Figure(figsize=(WIDTH, 7.2), layout="constrained")
+            figure = Figure(figsize=(WIDTH, 7.2), layout=_layout())
             axes = figure.subplot_mosaic([["model", "rival"], ["validation", "validation"]])
             parts, validation = axes["model"], axes["validation"]
             axes["rival"].sharey(parts)
             _draw_parts(parts, history, f"Training loss, {findings.name}")
             _draw_parts(axes["rival"], rival_history, f"Training loss, {findings.rival}")
             axes["rival"].set_ylabel("")
+        if parts.has_data():
+            low, high = parts.get_ylim()
+            parts.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
         monitor = str(metrics["monitor"])
         best = [(history, metrics, findings.name, MODEL_COLOUR, "o", "-")]
         if rival_history:
@@ -68,11 +73,11 @@ def curves_png(
         for lines, part, name, colour, marker, dash in best:
             _draw_validation(validation, lines, part.get("best_epoch"), monitor, name, colour, marker, dash)
         validation.set(xlabel="epoch", ylabel=f"{metric_name(monitor)} (0 to 1)", title="Validation")
-        validation.set_ylim(bottom=0)
+        validation.set_ylim(0, 1.1 * max(validation.dataLim.y1, 0.01) if validation.has_data() else 1)
         validation.grid(True)
         if validation.has_data():
             validation.legend(loc="lower right")
-        _whole_epochs(validation)
+        _whole_epochs(validation, [*history, *rival_history])
         return _png(figure)
 
 
@@ -81,7 +86,7 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
     hidden, patterns = _hidden_rows(metrics, findings), _pattern_rows(metrics, findings)
     heights = [0.5 * len(hidden) + 1.3, 0.55 * len(patterns) + 1.3]
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, sum(heights)), layout=_layout())
         axes = figure.subplot_mosaic(
             [["level", "loss"], ["pattern", "pattern"]] if patterns else [["level", "loss"]],
             height_ratios=heights if patterns else heights[:1],
@@ -93,7 +98,7 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
         _draw_bars(axes["level"], hidden, findings)
         axes["level"].set(title="All test items", xlabel=f"{label}, mean over users (0 to 1)")
         _draw_losses(axes["loss"], [row[0] for row in hidden], findings)
-        axes["loss"].set(title="Loss, and its 95% interval", xlabel=f"{label} lost against complete")
+        axes["loss"].set(title="What it costs, 95% intervals", xlabel=f"{label} lost against complete")
         if patterns:
             _draw_bars(axes["pattern"], patterns, findings, _pattern_intervals(metrics, findings))
             axes["pattern"].set(
@@ -116,12 +121,11 @@ def _draw_parts(axes: Axes, history: Sequence[Mapping[str, Any]], title: str) ->
             axes.plot(*zip(*drawn, strict=True), label=name, color=colour, linestyle=dash, marker=marker, linewidth=1.8)
     if axes.has_data():
         axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper right", fontsize=9, ncols=2, handlelength=3)
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
     axes.set(title=title, xlabel="epoch", ylabel="mean over an epoch (log scale)")
     axes.grid(True)
-    _whole_epochs(axes)
+    _whole_epochs(axes, history)
 
 
 def _draw_validation(
@@ -135,24 +139,24 @@ def _draw_validation(
     dash: str,
 ) -> None:
     """A model's validation metric where it was evaluated, its best epoch ringed and written beside the name."""
-    points = {line["epoch"]: finite((line.get("validation") or {}).get(monitor)) for line in history}
-    points = {epoch: value for epoch, value in points.items() if value is not None}
-    if not points:
+    points = [(line["epoch"], finite((line.get("validation") or {}).get(monitor))) for line in history]
+    known = {epoch: value for epoch, value in points if value is not None}
+    if not known:
         return
-    best = points.get(best_epoch) if best_epoch is not None else None
-    label = name if best is None else f"{name}: best {number(best)}, epoch {best_epoch}"
-    axes.plot(
-        *zip(*points.items(), strict=True), color=colour, marker=marker, markersize=4, linestyle=dash, label=label
-    )
-    if best is not None:
-        axes.plot([best_epoch], [best], marker, markersize=12, markerfacecolor="none", color=colour, markeredgewidth=2)
+    label = name
+    if best_epoch is not None and best_epoch in known:
+        label = f"{name}: best {number(known[best_epoch])}, epoch {best_epoch}"
+        ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none", "markeredgewidth": 2}
+        axes.plot([best_epoch], [known[best_epoch]], marker, color=colour, **ring)
+    axes.plot([*known], [*known.values()], color=colour, marker=marker, markersize=4, linestyle=dash, label=label)
 
 
-def _whole_epochs(axes: Axes) -> None:
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if len({x for line in axes.lines for x in line.get_xdata()}) == 1:
-        middle = float(axes.lines[0].get_xdata()[0])
-        axes.set_xlim(middle - 1, middle + 1)
+def _whole_epochs(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    """Ticks at whole epochs, and some width where there is one epoch alone."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    epochs = {line["epoch"] for line in history}
+    if len(epochs) == 1:
+        axes.set_xlim(min(epochs) - 1, max(epochs) + 1)
 
 
 # --------------------------------------------------------------------------------- robustness
@@ -164,10 +168,10 @@ def _hidden_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
     rows: list[Row] = []
     for key, label in (("test_complete", "complete"), ("test", f"setting {str(metrics['setting']).upper()}")):
         figures = [finite((part.get(key) or {}).get(metric)) for part in (metrics, compare)]
-        rows.append((label, figures[0], figures[1]))
+        rows.append((label, (figures[0], figures[1])))
     for loss in findings.losses[:MOST_ROWS]:
         theirs = findings.rival_losses.get(loss.modality)
-        rows.append((f"{_short(loss.modality)} hidden", loss.hidden, theirs.hidden if theirs else None))
+        rows.append((f"{_short(loss.modality)} hidden", (loss.hidden, theirs.hidden if theirs else None)))
     return rows
 
 
@@ -186,7 +190,8 @@ def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
         items, users = (part.get(name) or 0 for name in ("items", "users"))
         few = " (few)" if users < FEW_USERS else ""
         label = f"{_short(pattern(key, modalities))}\n{items:,} items, {users:,} users{few}"
-        rows.append((label, finite(part.get(findings.metric)), finite((rivals.get(key) or {}).get(findings.metric))))
+        figures = (finite(part.get(findings.metric)), finite((rivals.get(key) or {}).get(findings.metric)))
+        rows.append((label, figures))
     return rows
 
 
@@ -211,9 +216,9 @@ def _draw_bars(
     """Bars from 0, the model above the ablation, each with its figure written at the end."""
     series = _series(findings)
     thickness = 0.8 / len(series)
-    for which, (name, colour, hatch, _) in enumerate(series):
+    for which, (_, colour, hatch, _) in enumerate(series):
         for at, row in enumerate(rows):
-            value = row[1 + which]
+            value = row[1][which]
             place = at + (which - (len(series) - 1) / 2) * thickness
             if value is None:
                 axes.text(0, place, " no figure", va="center", fontsize=9, color="#555555")
@@ -266,6 +271,10 @@ def _series(findings: Findings) -> list[tuple[str, str, str | None, str]]:
     if findings.rival is not None:
         series.append((findings.rival, RIVAL_COLOUR, "///", "s"))
     return series
+
+
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
 
 
 def _short(name: str, most: int = 32) -> str:

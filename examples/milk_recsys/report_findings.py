@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FEW_USERS", "Answer", "Estimate", "Findings", "Loss", "finite", "find", "metric_name", "number", "pattern"]
+__all__ = ["FEW_USERS", "Answer", "Estimate", "Findings", "Loss", "find", "finite", "metric_name", "number", "pattern"]
 
 MODEL_NAMES = {
     "milk": "MILK",
@@ -194,7 +194,7 @@ def _robustness_answer(
         return Answer(question, "This run does not tell: no modality was hidden.")
     if not losses or losses[0].modality not in less:
         return Answer(question, "This run does not tell: the two have no figures with the same modality hidden.")
-    worst, label = losses[0], metric_name(metric)
+    worst = losses[0]
     modality = worst.modality
     theirs, gap = rival_losses[modality], less[modality]
     amount = f"{number(abs(gap.value))} {'less' if gap.value >= 0 else 'more'}"
@@ -247,8 +247,8 @@ def _level_answer(
             continue
         gap = gaps[part] = _difference(compare, (part,), metric, ours - theirs)
         details.append(
-            f"{words} {name} reaches {metric_name(metric)} {number(ours)} and {rival} {number(theirs)}, a difference of "
-            f"{signed(gap)}{_verdict(gap)}."
+            f"{words} {name} reaches {metric_name(metric)} {number(ours)} and {rival} {number(theirs)}, "
+            f"a difference of {signed(gap)}{_verdict(gap)}."
         )
     gap_here = gaps.get("test")
     if gap_here is None:
@@ -278,7 +278,7 @@ def _setting_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answe
         question,
         f"{metric_name(metric)} is {number(here)} under it and {number(complete)} with nothing removed: "
         f"{number(abs(complete - here))} {'lower' if here <= complete else 'higher'}{share}.",
-        [f"It takes {removed:,} modality entries from the test items, so less than hiding one from all of them."],
+        [f"It takes {removed:,} of the modality entries of the test items; hiding a modality takes it from every one."],
     )
 
 
@@ -301,11 +301,13 @@ def _caveats(metrics: Mapping[str, Any], compared: bool) -> list[str]:
         )
     by_pattern = metrics.get("by_pattern") or {}
     few = [
-        pattern(key, _modalities(metrics)) for key, part in by_pattern.items() if (part.get("users") or 0) < FEW_USERS
+        f"“{pattern(key, _modalities(metrics))}”"
+        for key, part in by_pattern.items()
+        if (part.get("users") or 0) < FEW_USERS
     ]
     if few:
         caveats.append(
-            f"Fewer than {FEW_USERS} users have a positive with {_listed(few)}: those figures are uncertain."
+            f"Fewer than {FEW_USERS} users are behind the figures of the pattern {_listed(few)}: they are uncertain."
         )
     if len(by_pattern) > 1:
         caveats.append(

@@ -151,6 +151,7 @@ def train_model(
         the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
     """
     model = build_model(options, tables)
+    prepared = model.prepare(tables.features, tables.observed)
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
     rows = build_user_rows(tables.pairs, tables.num_users, tables.pool)
     history = History(folder / "history.jsonl")
@@ -167,7 +168,7 @@ def train_model(
         for epoch in range(state["epoch"] + 1, options.epochs):
             if state["done"]:
                 break
-            line = train_epoch(model, optimiser, tables, rows, epoch, options, bar.step)
+            line = train_epoch(model, optimiser, tables, prepared, rows, epoch, options, bar.step)
             evaluates = epoch % options.eval_every == 0 or epoch == options.epochs - 1
             state["epoch"] = epoch
             if evaluates:
@@ -218,6 +219,7 @@ def train_epoch(
     model: Recommender,
     optimiser: torch.optim.Optimizer,
     tables: Tables,
+    prepared: dict[str, Tensor],
     rows: UserRows,
     epoch: int,
     options: Options,
@@ -226,6 +228,9 @@ def train_epoch(
     """Train on every pair once, each with a fresh negative; the last batch is kept.
 
     What is random depends on the seed and the number of the epoch alone, so that an epoch can be done again.
+
+    Arguments:
+        prepared: modality -> (num_items, d), the features scaled and imputed once, as what is observed stays.
 
     Returns:
         the epoch's line of the history: means over triples of the loss and its terms, and the time.
@@ -243,7 +248,7 @@ def train_epoch(
     sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)
     for step in range(steps):
         chosen = slice(step * options.batch_size, (step + 1) * options.batch_size)
-        batch = gather_batch(tables, users[chosen], positives[chosen], negatives[chosen])
+        batch = gather_batch(tables, prepared, users[chosen], positives[chosen], negatives[chosen])
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
             terms = batch_objective(model, batch, weights[step], options)
         optimiser.zero_grad(set_to_none=True)
@@ -275,12 +280,13 @@ def epoch_weights(tables: Tables, options: Options, steps: int, generator: torch
     return envs.sample((steps,), generator=generator, device=like.device, dtype=like.dtype)
 
 
-def gather_batch(tables: Tables, users: Tensor, positives: Tensor, negatives: Tensor) -> Batch:
+def gather_batch(
+    tables: Tables, prepared: dict[str, Tensor], users: Tensor, positives: Tensor, negatives: Tensor
+) -> Batch:
     """Collect the rows of a batch's distinct items: each is encoded once."""
     items, index = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
-    features = {name: x[items] for name, x in tables.features.items()}
-    first, second = index.chunk(2)
-    return Batch(users, first, second, features, tables.observed[items])
+    features = {name: x[items] for name, x in prepared.items()}
+    return Batch(users, index, features, tables.observed[items])
 
 
 # --- small things ---------------------------------------------------------------------------------------------------

@@ -214,6 +214,13 @@ def test_score_dtypes(dtype: torch.dtype) -> None:
     assert ranks_of(scores, users, items).tolist() == [2, 0, 1]
 
 
+def test_coarse_dtypes_count_exactly() -> None:
+    """bfloat16 holds no odd number above 256, but ranks are counted in a wider dtype."""
+    scores = torch.arange(1000, 0, -1).sqrt()[None].to(torch.bfloat16)
+    users, items = torch.zeros(1000, dtype=torch.int64), torch.arange(1000)
+    assert ranks_of(scores, users, items).tolist() == list(range(1000))
+
+
 def test_bad_arguments_are_refused() -> None:
     scores, two = torch.zeros(2, 4), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"same shape \(P,\), got \(2,\) and \(1,\)"):

@@ -149,8 +149,10 @@ def test_without_a_generator_the_global_seed_decides() -> None:
     users = torch.zeros(100, dtype=torch.int64)
     state = torch.get_rng_state()
     try:
-        first = [torch.manual_seed(1), sample_negatives(users, rows, pool)][1]
-        again = [torch.manual_seed(1), sample_negatives(users, rows, pool)][1]
+        torch.manual_seed(1)
+        first = sample_negatives(users, rows, pool)
+        torch.manual_seed(1)
+        again = sample_negatives(users, rows, pool)
     finally:
         torch.set_rng_state(state)
     assert torch.equal(first, again)

@@ -1,0 +1,266 @@
+"""Recommend new items with a finished run: for every user the best items, for every item the best users.
+
+    python examples/milk_recsys/recommend.py --run runs/20250101-120000-milk --items new_items
+    python examples/milk_recsys/recommend.py --help
+
+The folder of new items has the layout of a data set without interactions: `features/<modality>.npy`, (n, dim), a row
+of NaN where an item has no such modality; a modality without a file is missing for all items. Where `dataset.json` is
+there, its `modalities` say which files to read. `items.tsv` (header `item<TAB>name`) names the items. The training
+data is not needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from milk_recsys.data import DataError
+from milk_recsys.files import replacing
+from milk_recsys.new_items import Items, read_items
+
+if TYPE_CHECKING:  # torch and polars take seconds to import: after the options have been read
+    import polars as pl
+
+    from milk_recsys.scorer import Best, Scorer
+
+__all__ = ["RecommendOptions", "main", "recommend"]
+
+ROWS_AT_ONCE = 2**18  # rows of a result table held before they are written
+ITEMS_AT_ONCE = 2**14  # items whose features are read at once
+
+
+@dataclasses.dataclass(frozen=True)
+class RecommendOptions:
+    """Recommend new items with a finished run.
+
+    Writes users.parquet, for every user the best new items, and items.parquet, for every new item the best users. A
+    user without a training pair has a random vector: `trained` is false in their rows, and no item lists them.
+
+    Arguments:
+        run: Folder of a finished run, what train.py calls --out.
+        items: Folder of new items: features/<modality>.npy (or dataset.json, which names the files), items.tsv.
+        top: Length of each list.
+        out: Folder for the two tables.
+        format: Parquet, or TSV: tab-separated text with a header.
+        overwrite: Replace tables that are there already.
+        empty_items: Items without any modality: refuse them all, or leave those items out.
+        device: Where to compute; auto takes a GPU where there is one.
+        threads: Number of CPU threads.
+    """
+
+    run: Path
+    items: Path
+    top: int = 20
+    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: RUN/recommendations)")] = None
+    format: Literal["parquet", "tsv"] = "parquet"
+    overwrite: bool = False
+    empty_items: Literal["error", "drop"] = "error"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: torch's choice)")] = None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line.
+
+    Returns:
+        the exit status: 0, or 2 where the input is bad. (Options that cannot be read exit with 2 at once.)
+    """
+    options = tyro.cli(
+        RecommendOptions,
+        args=list(argv),
+        prog="recommend.py",
+        config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
+    )
+    try:
+        recommend(options)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> None:
+    """Read a run and new items, and write both tables.
+
+    Arguments:
+        options: what to read, what to write and where.
+        say: is told notes, and at the end what was written where.
+
+    Raises:
+        DataError: the run, the items or an option cannot be used, or a table is there already.
+    """
+    users_path, items_path = _tables(options)
+
+    import torch
+
+    from milk_recsys.scorer import load_run
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    scorer = load_run(options.run, device=options.device)
+    items = read_items(options.items, scorer.dims, empty_items=options.empty_items)
+    for note in (*items.notes, *_notes(scorer, len(items.ids), options.top)):
+        say(f"note: {note}")
+
+    vectors = torch.cat(
+        [
+            scorer.embed({name: x[rows] for name, x in items.features.items()})
+            for rows in np.array_split(items.ids, np.arange(ITEMS_AT_ONCE, len(items.ids), ITEMS_AT_ONCE))
+        ]
+    )
+    frames = _Frames(scorer, items)
+    try:
+        users_path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(users_path) as first, replacing(items_path) as second:  # renamed once both are whole
+            _write(first, map(frames.of_users, scorer.best_items(vectors, options.top)), options.format)
+            _write(second, map(frames.of_items, scorer.best_users(vectors, options.top)), options.format)
+    except OSError as error:
+        raise DataError(f"{users_path.parent}: cannot be written to ({error.strerror or error}).") from None
+    say(f"{scorer.num_users} users and {len(items.ids)} new items: {users_path}, {items_path}")
+
+
+def _tables(options: RecommendOptions) -> tuple[Path, Path]:
+    """Return where the two tables go, after checking the options that are about them."""
+    for name in ("top", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise DataError(f"--{name} must be at least 1, got {value}.")
+    out = options.out or options.run / "recommendations"
+    if out.exists() and not out.is_dir():
+        raise DataError(f"--out: {out} is a file. Name a folder.")
+    if out.resolve() in (options.run.resolve(), options.items.resolve()):
+        raise DataError(f"--out: {out} is a folder to read from, and may hold users.tsv or items.tsv. Name another.")
+    paths = out / f"users.{options.format}", out / f"items.{options.format}"
+    held = [str(path) for path in paths if path.exists()]
+    if held and not options.overwrite:
+        raise DataError(f"{', '.join(held)}: there already. Give --overwrite to replace, or another --out.")
+    return paths
+
+
+def _notes(scorer: Scorer, num_items: int, top: int) -> Iterator[str]:
+    trained = int(scorer.trained_users.sum())
+    if trained < scorer.num_users:
+        yield (
+            f"{scorer.num_users - trained} of {scorer.num_users} users have no training pair; their lists are random "
+            "(`trained` is false), and no item lists them."
+        )
+    if top > num_items:
+        yield f"--top {top}: there are only {num_items} new items, so each user's list is shorter."
+    if top > trained:
+        yield f"--top {top}: only {trained} users have a training pair, so each item's list is shorter."
+
+
+# --------------------------------------------------------------------------------------------------------- the tables
+
+
+class _Frames:
+    """Turns blocks of lists into data frames, with names where there are any."""
+
+    def __init__(self, scorer: Scorer, items: Items) -> None:
+        import polars as pl
+
+        self.trained, self.ids = scorer.trained_users.numpy(), items.ids
+        names = {"user": scorer.user_names, "item": items.names}
+        self.names = {kind: pl.Series(known, dtype=pl.String) for kind, known in names.items() if known is not None}
+
+    def of_users(self, best: Best) -> pl.DataFrame:
+        """Return user, user_name, trained, rank, item, item_name, score."""
+        users, found = best.rows.numpy(), self.ids[best.found.numpy()]
+        return self._frame("user", users, "item", found, best, {"trained": self.trained[users]})
+
+    def of_items(self, best: Best) -> pl.DataFrame:
+        """Return item, item_name, rank, user, user_name, score."""
+        return self._frame("item", self.ids[best.rows.numpy()], "user", best.found.numpy(), best, {})
+
+    def _frame(
+        self,
+        kind: str,
+        rows: npt.NDArray[np.int64],
+        other: str,
+        found: npt.NDArray[np.int64],
+        best: Best,
+        facts: Mapping[str, npt.NDArray[Any]],
+    ) -> pl.DataFrame:
+        import polars as pl
+
+        length = found.shape[1]
+        columns: dict[str, Any] = self._named(kind, np.repeat(rows, length))
+        columns |= {name: np.repeat(values, length) for name, values in facts.items()}
+        columns["rank"] = np.tile(np.arange(1, length + 1, dtype=np.int32), len(rows))
+        columns |= self._named(other, found.ravel())
+        columns["score"] = best.scores.numpy().ravel()
+        return pl.DataFrame(columns)
+
+    def _named(self, kind: str, ids: npt.NDArray[np.int64]) -> dict[str, Any]:
+        known = self.names.get(kind)
+        return {kind: ids} if known is None else {kind: ids, f"{kind}_name": known.gather(ids)}
+
+
+def _write(path: Path, frames: Iterable[pl.DataFrame], kind: str) -> None:
+    """Write data frames one after the other as one table; only some rows are held at a time."""
+    with (_parquet if kind == "parquet" else _tsv)(path) as write:
+        for frame in _grouped(frames):
+            write(frame)
+
+
+def _grouped(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Join small frames, so that a Parquet file has few row groups."""
+    import polars as pl
+
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if sum(map(len, held)) >= ROWS_AT_ONCE:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    writer: Any = None
+
+    def write(frame: pl.DataFrame) -> None:
+        nonlocal writer
+        table = frame.to_arrow()
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+@contextmanager
+def _tsv(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+    with path.open("wb") as file:
+
+        def write(frame: pl.DataFrame) -> None:
+            # Unquoted, as names are read: they hold neither tabs nor line ends.
+            frame.write_csv(file, separator="\t", include_header=file.tell() == 0, quote_style="never")
+
+        yield write
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The tests, a package so that its shared parts can be imported."""

@@ -1,0 +1,58 @@
+"""Every Python snippet of the pages and of the README runs, from the top of its page to the bottom.
+
+A block marked ``python`` is executed, one marked ``pycon`` is a doctest; all blocks of a page share their names.
+"""
+
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> list[tuple[str, str, int]]:
+    """The snippets of a page: kind, code and the line where the code begins."""
+    text = page.read_text(encoding="utf-8")
+    return [(kind, code, text.count("\n", 0, at) + 2) for kind, code, at in _matches(text)]
+
+
+def _matches(text: str) -> list[tuple[str, str, int]]:
+    return [(match[1], match[2], match.start()) for match in BLOCK.finditer(text)]
+
+
+def run_block(kind: str, code: str, line: int, page: Path, names: dict[str, Any]) -> None:
+    if kind == "python":
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)  # the file's own line in a traceback
+        return
+    test = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line - 1)
+    test.globs = names  # not a copy: later blocks see what this one defines
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    results = runner.run(test, out=said.append, clear_globs=False)
+    assert not results.failed, "".join(said)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_the_snippets_of_a_page_run_in_order(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    with torch.random.fork_rng():
+        for kind, code, line in blocks(page):
+            run_block(kind, code, line, page, names)
+
+
+def test_a_wrong_output_is_noticed() -> None:
+    with pytest.raises(AssertionError, match=r"Expected:\s+3\s+Got:\s+2"):
+        run_block("pycon", ">>> 1 + 1\n3\n", 1, Path("page.md"), {})
+
+
+def test_no_snippet_hides_from_these_tests_under_another_mark() -> None:
+    for page in PAGES:
+        marks = set(re.findall(r"^\s*(?:```|~~~|:::)\s*\{?(\w[\w:-]*)", page.read_text(encoding="utf-8"), re.MULTILINE))
+        assert not marks & {"py", "python3", "ipython", "code-block", "code", "doctest", "testcode"}, page.name

@@ -1,0 +1,74 @@
+"""The parts trace in one piece under torch.compile and give what they give eagerly, gradients included."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from invmod import fuse, invariant_objective, irm_penalty, pairwise_alignment_loss, vrex_penalty
+from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
+
+Z = normal(seeded(0), 5, 3, 4, dtype=torch.float32)
+WEIGHTS = simplex_rows(seeded(1), 4, 3, dtype=torch.float32)
+MASK = random_mask(seeded(2), 5, 3)
+RISKS = normal(seeded(3), 4, dtype=torch.float32)
+LOGITS = normal(seeded(4), 6, dtype=torch.float32)
+TARGETS = (LOGITS > 0.3).float()
+
+
+def vrex_objective(risks: Tensor) -> Tensor:
+    return invariant_objective(risks, penalty=vrex_penalty, penalty_weight=5.0)
+
+
+CASES = {
+    "fuse": (fuse, (Z, WEIGHTS)),
+    "fuse scores": (fuse, (Z[..., 0], WEIGHTS)),
+    "fuse with a mask": (lambda z, w: fuse(z, w, MASK), (poison(Z, MASK, NAN), WEIGHTS)),
+    "fuse with a mask where nothing is available": (lambda z, w: fuse(z, w, torch.zeros_like(MASK)), (Z, WEIGHTS)),
+    "align none": (lambda z: pairwise_alignment_loss(z, MASK, reduction="none"), (Z,)),
+    "align sum": (lambda z: pairwise_alignment_loss(z, MASK, reduction="sum"), (Z,)),
+    "align item_mean": (lambda z: pairwise_alignment_loss(z, MASK, reduction="item_mean"), (Z,)),
+    "align mean": (lambda z: pairwise_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
+    "align without a mask": (pairwise_alignment_loss, (Z,)),
+    "align element_mean": (lambda z: pairwise_alignment_loss(z, MASK, reduction="element_mean"), (Z,)),
+    "vrex": (vrex_penalty, (RISKS,)),
+    "vrex unbiased": (lambda risks: vrex_penalty(risks, correction=1), (RISKS,)),
+    "objective": (vrex_objective, (RISKS,)),
+    "irm bce": (lambda z: irm_penalty(z, TARGETS), (LOGITS,)),
+    "irm mse": (lambda z: irm_penalty(z, TARGETS, loss="mse"), (LOGITS,)),
+    "irm bpr": (lambda z: irm_penalty(z, None, loss="bpr"), (LOGITS,)),
+    "irm ce": (lambda z: irm_penalty(z, torch.tensor([0, 2]), loss="ce"), (LOGITS.reshape(2, 3),)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_compiles_in_one_piece(case):
+    function, tensors = CASES[case]
+    inputs = [x.clone().requires_grad_() for x in tensors]
+    expected = function(*inputs)
+    got = torch.compile(function, fullgraph=True, backend="aot_eager")(*inputs)
+    torch.testing.assert_close(got, expected)
+    for g, e in zip(gradients(got, *inputs), gradients(expected, *inputs), strict=True):
+        torch.testing.assert_close(g, e)
+        assert g.isfinite().all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_whole_training_objective_compiles_at_several_batch_sizes(masked):
+    def step(z: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
+        risks = fuse(z, weights, mask).square().mean(dim=(1, 2))
+        return vrex_objective(risks) + pairwise_alignment_loss(z, mask)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
+    for num_rows in (5, 3, 8):
+        z = normal(seeded(num_rows), num_rows, 3, 4, dtype=torch.float32).requires_grad_()
+        mask = random_mask(seeded(num_rows), num_rows, 3) if masked else None
+        expected, got = step(z, WEIGHTS, mask), compiled(z, WEIGHTS, mask)
+        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(gradients(got, z), gradients(expected, z))

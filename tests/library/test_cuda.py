@@ -1,0 +1,139 @@
+"""The parts on a GPU: the numbers of the CPU, on the device of the input."""
+
+import pytest
+import torch
+
+from invmod import (
+    CyclicMixupEnvs,
+    MeanImputer,
+    ModalityEncoders,
+    ZeroImputer,
+    fuse,
+    invariant_objective,
+    irm_penalty,
+    mask_from_features,
+    pairwise_alignment_loss,
+    risk_coefficients,
+    rows_by_pattern,
+    simulate_missing,
+    vrex_penalty,
+)
+from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU: torch.cuda.is_available() is False"),
+]
+
+Z = normal(seeded(0), 50, 3, 16)
+WEIGHTS = simplex_rows(seeded(1), 4, 3)
+MASK = random_mask(seeded(2), 50, 3)
+RISKS = normal(seeded(3), 4)
+LOGITS = normal(seeded(4), 6, 3)
+TARGETS = (LOGITS > 0.3).double()
+
+
+def objective(risks):
+    return invariant_objective(risks, penalty=vrex_penalty, penalty_weight=5.0)
+
+
+CASES = {
+    "fuse": (fuse, (Z, WEIGHTS), ()),
+    "fuse with a mask": (fuse, (poison(Z, MASK, NAN), WEIGHTS), (MASK,)),
+    "align": (pairwise_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
+    "vrex": (vrex_penalty, (RISKS,), ()),
+    "objective": (objective, (RISKS,), ()),
+    "irm bce": (irm_penalty, (LOGITS,), (TARGETS,)),
+    "irm mse": (lambda z, y: irm_penalty(z, y, loss="mse"), (LOGITS,), (TARGETS,)),
+    "irm bpr": (lambda z: irm_penalty(z, None, loss="bpr"), (LOGITS,), ()),
+    "irm ce": (lambda z, y: irm_penalty(z, y, loss="ce"), (LOGITS,), (torch.arange(6) % 3,)),
+    "irm callable": (
+        lambda z, y: irm_penalty(z, y, loss=torch.nn.functional.mse_loss),
+        (LOGITS,),
+        (TARGETS,),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_cpu(case):
+    function, inputs, constants = CASES[case]
+    here = [x.clone().requires_grad_() for x in inputs]
+    there = [x.cuda().requires_grad_() for x in inputs]
+    expected, got = function(*here, *constants), function(*there, *(x.cuda() for x in constants))
+    assert got.is_cuda
+    torch.testing.assert_close(got.cpu(), expected)
+    scale = torch.linspace(0.5, 2.0, got.numel(), dtype=got.dtype, device="cuda").reshape(got.shape)
+    for g, e in zip(torch.autograd.grad((got * scale).sum(), there), gradients(expected, *here), strict=True):
+        torch.testing.assert_close(g.cpu(), e)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_statistics_are_float32_under_autocast(case):
+    function, inputs, constants = CASES[case]
+    inputs = [x.cuda().float() for x in inputs]
+    constants = [x.cuda().float() if x.is_floating_point() else x.cuda() for x in constants]
+    expected = function(*inputs, *constants)
+    with torch.autocast(device_type="cuda", dtype=torch.bfloat16):
+        got = function(*inputs, *constants)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected)
+
+
+def test_coefficients_come_out_on_the_device():
+    with torch.no_grad():
+        coefficients = risk_coefficients(RISKS.cuda(), objective)
+    assert coefficients.is_cuda
+    torch.testing.assert_close(coefficients.cpu(), risk_coefficients(RISKS, objective))
+
+
+def test_one_generator_gives_the_same_weights_on_every_device():
+    envs = CyclicMixupEnvs(3, 0.1, num_draws=2)
+    weights = envs.sample((4,), generator=seeded(0), device="cuda")
+    assert weights.is_cuda
+    assert torch.equal(weights.cpu(), envs.sample((4,), generator=seeded(0)))
+
+
+def test_a_generator_of_the_device_works_and_leaves_the_global_ones_untouched():
+    def generator():
+        return torch.Generator(device="cuda").manual_seed(3)
+
+    states = torch.get_rng_state(), torch.cuda.get_rng_state()
+    envs = CyclicMixupEnvs(3, 0.1)
+    weights = envs.sample(generator=generator(), device="cuda")
+    masks = [simulate_missing(MASK.cuda(), 0.5, generator=generator()).mask for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert torch.equal(torch.cuda.get_rng_state(), states[1])
+    assert torch.equal(weights, envs.sample(generator=generator(), device="cuda"))
+    assert torch.equal(*masks)
+
+
+def test_masks_are_simulated_alike_on_both_devices():
+    here = simulate_missing(MASK, 0.5, generator=seeded(0))
+    there = simulate_missing(MASK.cuda(), 0.5, rows=torch.arange(50), generator=seeded(0))
+    assert there.mask.is_cuda
+    assert there.shortfall == here.shortfall
+    assert torch.equal(there.mask.cpu(), here.mask)
+    patterns = rows_by_pattern(MASK.cuda())
+    assert list(patterns) == list(rows_by_pattern(MASK))
+    assert all(rows.is_cuda for rows in patterns.values())
+
+
+@pytest.mark.parametrize("imputer", [ZeroImputer, MeanImputer])
+def test_features_are_masked_imputed_and_encoded_on_the_device(imputer):
+    names, mask = ("a", "b", "c"), MASK.cuda()
+    features = {name: poison(normal(seeded(index), 50, 4), MASK[:, index], NAN) for index, name in enumerate(names)}
+    on_device = {name: x.cuda() for name, x in features.items()}
+    assert torch.equal(mask_from_features(on_device, names), mask)
+    assert mask_from_features({"a": None, "b": on_device["b"]}, names).is_cuda
+
+    fitted = imputer(names).fit(on_device, mask, rows=torch.arange(30))
+    filled, usable = fitted(on_device, mask)
+    expected, _ = imputer(names).fit(features, MASK, rows=torch.arange(30))(features, MASK)
+    assert usable.is_cuda
+    for name in names:
+        torch.testing.assert_close(filled[name].cpu(), expected[name])
+
+    encoders = ModalityEncoders.linear(dict.fromkeys(names, 4), 2).double()
+    z = encoders(features, MASK)
+    torch.testing.assert_close(encoders.cuda()(on_device, mask).cpu(), z)

@@ -1,0 +1,228 @@
+"""Laws of the encoders: any name, names in every error, nothing leaks out of a masked row."""
+
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from invmod import ModalityEncoders
+from tests.strategies import NAN, NUM_MODALITIES, NUM_ROWS, generators, laws, normal, random_mask, seeded
+
+AWKWARD = ["type", "keys", "values", "pop", "a.b", "audio.v2", "", "embedding_dim", "forward", "wörter", "0"]
+
+
+def draw(generator, dims, num_rows, embedding_dim=3):
+    encoders = ModalityEncoders.linear(dims, embedding_dim).double()
+    features = {name: normal(generator, num_rows, dim) for name, dim in dims.items()}
+    return encoders, features
+
+
+@laws
+@given(st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(max_size=5)), min_size=1, max_size=6, unique=True))
+def test_any_string_is_a_name(names):
+    dims = {name: index + 1 for index, name in enumerate(names)}
+    encoders = ModalityEncoders.linear(dims, 2)
+    assert encoders.modalities == tuple(names)
+    z = encoders({name: torch.ones(4, dims[name]) for name in reversed(names)})
+    assert z.shape == (4, len(names), 2)
+    again = ModalityEncoders.linear(dims, 2)
+    again.load_state_dict(encoders.state_dict())
+    assert torch.equal(again({name: torch.ones(4, dims[name]) for name in names}), z)
+
+
+@laws
+@given(generators(), NUM_ROWS, NUM_MODALITIES, st.booleans())
+def test_z_stacks_what_the_modules_say_and_is_zero_where_masked(generator, num_rows, num_modalities, masked):
+    dims = {f"m{index}": index + 1 for index in range(num_modalities)}
+    encoders, features = draw(generator, dims, num_rows)
+    mask = random_mask(generator, num_rows, num_modalities) if masked else None
+    z = encoders(features, mask)
+    assert z.shape == (num_rows, num_modalities, 3)
+    for index, name in enumerate(dims):
+        expected = encoders.encoders[index](features[name])
+        if mask is not None:
+            expected = torch.where(mask[:, index, None], expected, 0.0)
+        torch.testing.assert_close(z[:, index], expected)
+
+
+@pytest.mark.parametrize("build", [ModalityEncoders.linear, ModalityEncoders.mlp])
+@laws
+@given(generators(), st.integers(1, 6), st.sampled_from([NAN, float("inf"), 1e9]))
+def test_what_lies_in_a_masked_row_reaches_neither_z_nor_a_gradient(build, generator, num_rows, value):
+    dims = {"text": 3, "image": 2}
+    encoders = build(dims, 4).double()
+    mask = random_mask(generator, num_rows, 2)
+    clean = {name: normal(generator, num_rows, dim) for name, dim in dims.items()}
+    dirty = {name: x.clone() for name, x in clean.items()}
+    for index, name in enumerate(dims):
+        dirty[name][~mask[:, index]] = value
+    results = []
+    for features in (clean, dirty):
+        inputs = {name: x.requires_grad_() for name, x in features.items()}
+        z = encoders(inputs, mask)
+        grads = torch.autograd.grad(z.square().sum(), [*encoders.parameters(), *inputs.values()])
+        results.append((z, *grads))
+    for expected, got in zip(*results, strict=True):
+        assert torch.equal(expected, got)
+        assert got.isfinite().all()
+    assert (results[1][0][~mask] == 0).all()
+
+
+@laws
+@given(generators(), st.integers(1, 6), st.permutations(["text", "image", "audio"]))
+def test_a_mapping_is_a_mask_whatever_its_order(generator, num_rows, order):
+    encoders, features = draw(generator, {"text": 2, "image": 3, "audio": 1}, num_rows)
+    mask = random_mask(generator, num_rows, 3)
+    columns = dict(zip(encoders.modalities, mask.unbind(1), strict=True))
+    shuffled = {name: columns[name] for name in order}
+    assert torch.equal(encoders({name: features[name] for name in order}, shuffled), encoders(features, mask))
+
+
+def test_the_builders_make_what_they_say():
+    linear = ModalityEncoders.linear({"a": 4, "b": 2}, 3, bias=False)
+    assert [type(module) for module in linear.encoders] == [nn.Linear, nn.Linear]
+    assert [tuple(p.shape) for p in linear.parameters()] == [(3, 4), (3, 2)]
+    mlp = ModalityEncoders.mlp({"a": 4}, 3, hidden_dims=(8, 6), dropout=0.25)
+    kinds = [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+    assert [type(module) for module in mlp.encoders[0]] == kinds
+    assert mlp.encoders[0][2].p == 0.25
+    assert mlp({"a": torch.zeros(2, 4)}).shape == (2, 1, 3)
+    shallow = ModalityEncoders.mlp({"a": 4}, 3, hidden_dims=())
+    assert [type(module) for module in shallow.encoders[0]] == [nn.Linear]
+    assert not any(isinstance(module, nn.Dropout) for module in ModalityEncoders.mlp({"a": 4}, 3).modules())
+
+
+def test_modules_of_ones_own_may_take_features_of_any_shape():
+    encoders = ModalityEncoders(
+        {
+            "image": nn.Sequential(nn.Flatten(), nn.Linear(12, 2)),
+            "word": nn.Embedding(5, 2),
+        }
+    )
+    features = {"image": torch.full((3, 1, 3, 4), NAN), "word": torch.tensor([4, 99, 0])}
+    mask = torch.tensor([[False, True], [False, False], [False, True]])
+    z = encoders(features, mask)
+    assert torch.equal(z[:, 0], torch.zeros(3, 2))
+    assert torch.equal(
+        z[:, 1], torch.stack([encoders.encoders[1].weight[4], torch.zeros(2), encoders.encoders[1].weight[0]])
+    )
+
+
+TWO = {"text": 4, "image": 6}
+GOOD = {"text": torch.zeros(3, 4), "image": torch.zeros(3, 6)}
+
+
+@pytest.mark.parametrize(
+    ("features", "mask", "error", "message"),
+    [
+        ({**GOOD, "audio": torch.zeros(3, 1)}, None, KeyError, "unknown: ['audio'], absent: []"),
+        ({"text": GOOD["text"]}, None, KeyError, "unknown: [], absent: ['image']. Impute an absent modality first"),
+        ({**GOOD, "image": None}, None, TypeError, "the feature of 'image' must be a tensor, got NoneType."),
+        ({**GOOD, "image": torch.tensor(1.0)}, None, ValueError, "the feature of 'image' must have shape (N, ...)"),
+        (
+            {**GOOD, "image": torch.zeros(3, 5)},
+            None,
+            ValueError,
+            "feature of 'image' must have shape (N, 6), got (3, 5).",
+        ),
+        ({**GOOD, "image": torch.zeros(3)}, None, ValueError, "feature of 'image' must have shape (N, 6), got (3,)."),
+        ({**GOOD, "image": torch.zeros(2, 6)}, None, ValueError, "numbers of rows, got {'text': 3, 'image': 2}."),
+        (GOOD, torch.ones(3, 2), TypeError, "`mask` must have dtype torch.bool, got torch.float32."),
+        (GOOD, torch.ones(2, 3).bool(), ValueError, "`mask` must have shape (N, M) = (3, 2), got (2, 3)."),
+        (GOOD, {"text": torch.ones(3).bool()}, KeyError, "unknown: [], absent: ['image']"),
+        (GOOD, dict.fromkeys(["text", "image", "x"], torch.ones(3).bool()), KeyError, "unknown: ['x'], absent: []"),
+        (GOOD, {"text": torch.ones(3), "image": torch.ones(3).bool()}, TypeError, "modality 'text': `mask` must have"),
+        (GOOD, {"text": [True], "image": [True]}, TypeError, "modality 'text': `mask` must be a tensor, got list."),
+        (
+            GOOD,
+            {"text": torch.ones(3).bool(), "image": torch.ones(2).bool()},
+            ValueError,
+            "modality 'image': `mask` mu",
+        ),
+        (
+            GOOD,
+            {"text": torch.ones(3).bool(), "image": torch.tensor(True)},
+            ValueError,
+            "modality 'image': `mask` must",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_an_error_that_names_the_modality(features, mask, error, message):
+    encoders = ModalityEncoders.linear(TWO, 2)
+    with pytest.raises(error, match=f"ModalityEncoders.*{re.escape(message)}"):
+        encoders(features, mask)
+
+
+class Raises(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        raise self.error
+
+
+class Strange(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+@pytest.mark.parametrize(
+    ("raised", "caught"), [(ValueError("too hot"), ValueError), (Strange("too", "hot"), RuntimeError)]
+)
+def test_a_modules_own_error_is_raised_again_with_the_name(raised, caught):
+    encoders = ModalityEncoders({"audio.v2": Raises(raised)})
+    message = "the module of 'audio.v2' failed on a feature of shape (3, 4) and dtype torch.float32: too hot"
+    with pytest.raises(caught, match=re.escape(message)) as info:
+        encoders({"audio.v2": torch.zeros(3, 4)})
+    assert info.value.__cause__ is raised
+
+
+def test_a_wrong_width_in_a_module_of_ones_own_names_the_modality():
+    encoders = ModalityEncoders({"text": nn.Linear(4, 2)})
+    with pytest.raises(RuntimeError, match="the module of 'text' failed on a feature of shape"):
+        encoders({"text": torch.zeros(3, 5)})
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ({"a": nn.Flatten(0)}, "the module of 'a' must return (N, D) with N = 3, got (6,)."),
+        ({"a": nn.Identity(), "b": nn.Linear(2, 5)}, "must return the same width D, got {'a': 2, 'b': 5}."),
+    ],
+)
+def test_modules_must_return_rows_of_one_width(modules, message):
+    encoders = ModalityEncoders(modules)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        encoders({name: torch.zeros(3, 2) for name in modules})
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: ModalityEncoders({}), ValueError, "must name at least one modality, got none."),
+        (lambda: ModalityEncoders({1: nn.Identity()}), TypeError, "modality names must be strings, got 1."),
+        (lambda: ModalityEncoders({"a": 3}), TypeError, "the encoder of 'a' must be an nn.Module, got int."),
+        (lambda: ModalityEncoders.linear({"a": 0}, 3), ValueError, "the dimension of 'a' must be at least 1."),
+        (lambda: ModalityEncoders.linear({"a": 2}, 0), ValueError, "of 'embedding_dim' must be at least 1."),
+        (
+            lambda: ModalityEncoders.mlp({"a": 2}, 3, hidden_dims=(0,)),
+            ValueError,
+            "`hidden_dims` must be positive, got",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_an_error(build, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        build()
+
+
+def test_a_subclass_builds_itself():
+    class Mine(ModalityEncoders):
+        pass
+
+    assert type(Mine.linear({"a": 1}, 1)) is Mine
+    assert Mine.linear({"a": 1}, 1)({"a": normal(seeded(0), 2, 1, dtype=torch.float32)}).shape == (2, 1, 1)

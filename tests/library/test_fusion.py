@@ -1,0 +1,238 @@
+"""Laws of fuse: a weighted sum that a mask cannot make wrong."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from invmod import CyclicMixupEnvs, fuse
+from tests.strategies import (
+    NAN,
+    NUM_ENVS,
+    NUM_MODALITIES,
+    NUM_ROWS,
+    generators,
+    gradients,
+    laws,
+    normal,
+    poison,
+    random_mask,
+    seeded,
+    simplex_rows,
+)
+
+TRAILING = st.sampled_from([(), (3,), (2, 3)])
+
+
+def reference(z, weights, mask):
+    """The documented formula with its fallbacks, one cell after the other."""
+    fused = np.zeros((len(weights), *z.shape[:1], *z.shape[2:]))
+    for e, row in enumerate(weights):
+        for n, available in enumerate(mask):
+            if not available.any():
+                continue
+            share = np.where(available, row, 0.0)
+            if share.sum() < 1e-290:
+                share = available.astype(float)
+            share = share * (row.sum() / share.sum())
+            for m in np.flatnonzero(available):
+                fused[e, n] += share[m] * z[n, m]
+    return fused
+
+
+@laws
+@given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, TRAILING)
+def test_it_is_the_weighted_sum(generator, num_envs, num_rows, num_modalities, trailing):
+    z = normal(generator, num_rows, num_modalities, *trailing)
+    weights = simplex_rows(generator, num_envs, num_modalities)
+    h = fuse(z, weights)
+    assert h.shape == (num_envs, num_rows, *trailing)
+    np.testing.assert_allclose(h, np.einsum("em,nm...->en...", weights, z), atol=1e-12)
+
+
+@laws
+@given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, TRAILING)
+def test_with_a_mask_it_is_the_reference_loop(generator, num_envs, num_rows, num_modalities, trailing):
+    z = normal(generator, num_rows, num_modalities, *trailing)
+    weights = 3 * simplex_rows(generator, num_envs, num_modalities)
+    mask = random_mask(generator, num_rows, num_modalities, 0.4)
+    h = fuse(z, weights, mask)
+    assert h.shape == (num_envs, num_rows, *trailing)
+    np.testing.assert_allclose(h, reference(z.numpy(), weights.numpy(), mask.numpy()), atol=1e-12)
+
+
+@laws
+@given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, st.sampled_from([NAN, 1e9, float("inf")]))
+def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
+    generator, num_envs, num_rows, num_modalities, value
+):
+    z = normal(generator, num_rows, num_modalities, 2)
+    weights = simplex_rows(generator, num_envs, num_modalities).requires_grad_()
+    mask = random_mask(generator, num_rows, num_modalities)
+    clean, dirty = z.clone().requires_grad_(), poison(z, mask, value).requires_grad_()
+    h_clean, h_dirty = fuse(clean, weights, mask), fuse(dirty, weights, mask)
+    assert torch.equal(h_clean, h_dirty)
+    for expected, got in zip(gradients(h_clean, clean, weights), gradients(h_dirty, dirty, weights), strict=True):
+        assert torch.equal(expected, got)
+        assert got.isfinite().all()
+    assert (gradients(fuse(dirty, weights, mask), dirty)[0][~mask] == 0).all()
+
+
+@laws
+@given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES)
+def test_an_all_true_mask_equals_none(generator, num_envs, num_rows, num_modalities):
+    z = normal(generator, num_rows, num_modalities, 3)
+    weights = 2 * simplex_rows(generator, num_envs, num_modalities)
+    weights[0] = 0.0
+    everything = torch.ones(num_rows, num_modalities, dtype=torch.bool)
+    torch.testing.assert_close(fuse(z, weights, everything), fuse(z, weights), rtol=0, atol=1e-12)
+
+
+@laws
+@given(generators(), NUM_ENVS, st.integers(1, 6), NUM_MODALITIES)
+def test_a_constant_comes_out_as_it_went_in(generator, num_envs, num_rows, num_modalities):
+    constant = normal(generator, num_rows, 1, 3)
+    mask = random_mask(generator, num_rows, num_modalities)
+    mask[:, 0] = True
+    h = fuse(constant.expand(-1, num_modalities, -1), simplex_rows(generator, num_envs, num_modalities), mask)
+    torch.testing.assert_close(h, constant[:, 0].expand(num_envs, -1, -1), rtol=0, atol=1e-12)
+
+
+@laws
+@given(generators(), NUM_ENVS, st.integers(1, 6), NUM_MODALITIES)
+def test_a_row_keeps_its_total(generator, num_envs, num_rows, num_modalities):
+    weights = simplex_rows(generator, num_envs, num_modalities) * torch.linspace(0.1, 4.0, num_envs)[:, None]
+    mask = random_mask(generator, num_rows, num_modalities, 0.5)
+    total = fuse(torch.ones(num_rows, num_modalities, dtype=torch.float64), weights, mask)
+    expected = weights.sum(dim=1)[:, None] * mask.any(dim=1)
+    torch.testing.assert_close(total, expected, rtol=0, atol=1e-12)
+
+
+@laws
+@given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES)
+def test_the_order_of_modalities_does_not_matter(generator, num_envs, num_rows, num_modalities):
+    z = normal(generator, num_rows, num_modalities, 3)
+    weights = simplex_rows(generator, num_envs, num_modalities)
+    mask = random_mask(generator, num_rows, num_modalities)
+    order = torch.randperm(num_modalities, generator=generator)
+    torch.testing.assert_close(
+        fuse(z[:, order], weights[:, order], mask[:, order]), fuse(z, weights, mask), rtol=0, atol=1e-12
+    )
+
+
+@laws
+@given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, st.booleans())
+def test_it_commutes_with_a_linear_head(generator, num_envs, num_rows, num_modalities, masked):
+    z, head = normal(generator, num_rows, num_modalities, 4), normal(generator, 4, 3)
+    weights = simplex_rows(generator, num_envs, num_modalities)
+    mask = random_mask(generator, num_rows, num_modalities) if masked else None
+    torch.testing.assert_close(fuse(z @ head, weights, mask), fuse(z, weights, mask) @ head, rtol=0, atol=1e-12)
+
+
+def test_fallback_values_are_the_documented_ones():
+    z = torch.tensor([[1.0, 3.0, 8.0]])
+    one_hot = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    first_missing = torch.tensor([[False, True, True]])
+    assert fuse(z, one_hot, first_missing).tolist() == [[5.5], [6.0]]
+    assert fuse(z, one_hot, torch.zeros(1, 3, dtype=torch.bool)).tolist() == [[0.0], [0.0]]
+    half_missing = torch.tensor([[True, False, True]])
+    assert fuse(z, torch.tensor([[0.25, 0.5, 0.25]]), half_missing).tolist() == [[4.5]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("exponent", [1.0, 0.9, 0.99, 1.01])
+def test_tiny_sums_of_weights_give_finite_gradients(dtype, exponent):
+    """A subnormal sum of available weights counts as 0: no infinity or NaN reaches learned weights."""
+    tiny = torch.finfo(dtype).tiny ** exponent
+    weights = torch.tensor([[1.0, tiny, tiny], [1.0, 0.0, tiny / 8]], dtype=dtype, requires_grad=True)
+    z = torch.tensor([[5.0, 1.0, 3.0], [9.0, 2.0, -4.0]], dtype=dtype, requires_grad=True)
+    mask = torch.tensor([[False, True, True], [True, False, True]])
+    h = fuse(z, weights, mask)
+    assert h.isfinite().all()
+    for gradient in gradients(h, z, weights):
+        assert gradient.isfinite().all()
+
+
+def test_a_sum_below_the_stated_limit_counts_as_zero_and_one_above_it_does_not():
+    limits = torch.finfo(torch.float32)
+    limit = limits.tiny / limits.eps
+    z, mask = torch.tensor([[7.0, 1.0, 3.0]]), torch.tensor([[False, True, True]])
+    below, above = (torch.tensor([[1.0, limit * factor, 0.0]]) for factor in (0.5, 2.0))
+    assert fuse(z, below, mask).item() == 2.0
+    assert fuse(z, above, mask).item() == 1.0
+
+
+def test_environments_at_small_alpha_fuse_to_finite_values_and_gradients():
+    weights = CyclicMixupEnvs(3, 0.01, num_draws=50).sample(generator=seeded(0)).requires_grad_()
+    assert (weights == 0).float().mean() > 0.1
+    z = normal(seeded(1), 20, 3, 4, dtype=torch.float32).requires_grad_()
+    mask = random_mask(seeded(2), 20, 3)
+    h = fuse(z, weights, mask)
+    assert h.isfinite().all()
+    assert (h.abs() <= z.abs().max() * (1 + 1e-5)).all()
+    assert all(gradient.isfinite().all() for gradient in gradients(h, z, weights))
+
+
+@laws
+@given(generators(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
+def test_gradients_agree_with_finite_differences(generator, num_envs, num_rows, num_modalities, masked):
+    z = normal(generator, num_rows, num_modalities, 2).requires_grad_()
+    weights = (simplex_rows(generator, num_envs, num_modalities) + 0.1).requires_grad_()
+    mask = random_mask(generator, num_rows, num_modalities) if masked else None
+    assert gradcheck(lambda z, weights: fuse(z, weights, mask), (z, weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_in_half_precision_out_with_sums_in_float32(dtype):
+    z = normal(seeded(0), 5, 8, 3).to(dtype)
+    weights = simplex_rows(seeded(1), 4, 8, dtype=torch.float32)
+    mask = random_mask(seeded(2), 5, 8)
+    for chosen in (None, mask):
+        h = fuse(z, weights, chosen)
+        assert h.dtype == dtype
+        torch.testing.assert_close(h.float(), fuse(z.float(), weights, chosen), rtol=2e-2, atol=2e-2)
+    # 4096 ones: a sum in bfloat16 would stop at 256.
+    many = torch.ones(1, 4096, dtype=dtype)
+    everything = torch.ones(1, 4096, dtype=torch.bool)
+    assert fuse(many, torch.full((1, 4096), 1 / 4096), everything).item() == 1.0
+
+
+def test_weights_are_cast_to_the_type_of_z():
+    z, weights = torch.ones(2, 3), torch.full((1, 3), 1 / 3, dtype=torch.float64)
+    assert fuse(z, weights).dtype == torch.float32
+    assert fuse(z, weights, torch.ones(2, 3, dtype=torch.bool)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_rows_and_no_environments_give_empty_results(masked):
+    mask = torch.zeros(0, 3, dtype=torch.bool) if masked else None
+    z = torch.zeros(0, 3, 4, requires_grad=True)
+    h = fuse(z, torch.ones(2, 3), mask)
+    assert h.shape == (2, 0, 4)
+    assert gradients(h, z)[0].shape == (0, 3, 4)
+    assert fuse(torch.zeros(5, 3), torch.ones(0, 3)).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("z", "weights", "mask", "error", "message"),
+    [
+        (torch.ones(2, 3, dtype=torch.int64), torch.ones(1, 3), None, TypeError, "`z` must be floating point, got"),
+        (torch.ones(2, 3), torch.ones(1, 3).long(), None, TypeError, "`weights` must be floating point, got torch.in"),
+        (torch.ones(3), torch.ones(1, 3), None, ValueError, "`z` must have shape (N, M, ...) with at least one"),
+        (torch.ones(2, 0), torch.ones(1, 0), None, ValueError, "at least one modality, got (2, 0)."),
+        (torch.ones(2, 3), torch.ones(3), None, ValueError, "`weights` must have shape (E, M) with M = 3 as in `z`"),
+        (torch.ones(2, 3), torch.ones(1, 2), None, ValueError, "M = 3 as in `z`, got (1, 2)."),
+        (torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 3), TypeError, "`mask` must have dtype torch.bool, got"),
+        (torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 3), TypeError, "Use `mask.bool()` (True means available)."),
+        (torch.ones(2, 3), torch.ones(1, 3), torch.ones(3, 2).bool(), ValueError, "shape (N, M) = (2, 3), got (3, 2)."),
+        (torch.ones(2, 3), torch.ones(1, 3), torch.ones(3).bool(), ValueError, "`mask` must have shape (N, M), got (3"),
+        (torch.ones(2, 3), torch.ones(1, 3), [[True]], TypeError, "`mask` must be a tensor, got list."),
+    ],
+)
+def test_what_does_not_fit_is_an_error(z, weights, mask, error, message):
+    with pytest.raises(error, match=f"fuse: .*{re.escape(message)}"):
+        fuse(z, weights, mask)

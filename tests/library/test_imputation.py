@@ -1,0 +1,272 @@
+"""Laws of the imputers: fitted on the given rows alone, and restored from what was saved."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from invmod import MeanImputer, ZeroImputer, imputation
+from tests.strategies import NAN, generators, laws, normal, random_mask, seeded
+
+NAMES = ("text", "image")
+DIMS = {"text": (3,), "image": (2, 2)}
+IMPUTERS = [ZeroImputer, MeanImputer]
+
+
+def draw(generator, num_rows, dtype=torch.float64, share=0.6):
+    """Features with NaN where the mask says so; the first row is complete."""
+    mask = random_mask(generator, num_rows, 2, share)
+    mask[0] = True
+    features = {name: normal(generator, num_rows, *dims, dtype=dtype) for name, dims in DIMS.items()}
+    for index, name in enumerate(NAMES):
+        features[name][~mask[:, index]] = NAN
+    return features, mask
+
+
+@laws
+@given(generators(), st.integers(1, 12))
+def test_the_mean_is_that_of_observed_given_rows(generator, num_rows):
+    features, mask = draw(generator, num_rows)
+    rows = torch.cat([torch.tensor([0]), 1 + torch.randperm(num_rows - 1, generator=generator)[: num_rows // 2]])
+    filled, usable = MeanImputer(NAMES).fit(features, mask, rows)(features, mask)
+    assert usable.shape == mask.shape
+    assert usable.dtype == torch.bool
+    assert usable.all()
+    for index, name in enumerate(NAMES):
+        x, there = features[name].numpy(), mask[:, index].numpy()
+        used = [n for n in rows.tolist() if there[n]]
+        np.testing.assert_allclose(
+            filled[name][~mask[:, index]], np.broadcast_to(x[used].mean(axis=0), x[~there].shape)
+        )
+        assert torch.equal(filled[name][mask[:, index]], features[name][mask[:, index]])
+
+
+@pytest.mark.parametrize("imputer", IMPUTERS)
+@laws
+@given(generators(), st.integers(2, 12))
+def test_rows_that_are_not_given_or_not_observed_change_nothing(imputer, generator, num_rows):
+    features, mask = draw(generator, num_rows)
+    rows = torch.arange(num_rows // 2)
+    fitted = imputer(NAMES).fit(features, mask, rows).state_dict()
+    for index, name in enumerate(NAMES):
+        features[name][num_rows // 2 :] = 1e9
+        features[name][~mask[:, index]] = -7e8
+    mask[num_rows // 2 :] = ~mask[num_rows // 2 :]
+    again = imputer(NAMES).fit(features, mask, rows).state_dict()
+    assert fitted.keys() == again.keys()
+    assert all(torch.equal(fitted[key], again[key]) for key in fitted)
+
+
+@pytest.mark.parametrize("imputer", IMPUTERS)
+def test_it_returns_new_tables_and_leaves_the_given_ones(imputer):
+    features, mask = draw(seeded(0), 8)
+    kept = {name: x.clone() for name, x in features.items()}
+    filled, _ = imputer(NAMES).fit(features, mask)(features, mask)
+    assert list(filled) == list(NAMES)
+    for name, x in features.items():
+        assert torch.equal(x.isnan(), kept[name].isnan())
+        assert filled[name].isfinite().all()
+        assert filled[name].shape == x.shape
+        assert filled[name].dtype == x.dtype
+
+
+def test_zeros_fill_whatever_the_type():
+    features = {"text": torch.tensor([[5], [7]])}
+    filled, _ = ZeroImputer(["text"]).fit(features, torch.ones(2, 1).bool())(features, torch.tensor([[True], [False]]))
+    assert filled["text"].tolist() == [[5], [0]]
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 7, 100])
+def test_blocks_of_rows_change_nothing(monkeypatch, rows_at_once):
+    features, mask = draw(seeded(0), 7)
+    whole = MeanImputer(NAMES).fit(features, mask)
+    monkeypatch.setattr(imputation, "ROWS_AT_ONCE", rows_at_once)
+    blocks = MeanImputer(NAMES).fit(features, mask)
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(blocks.state_dict()[key], value, rtol=1e-14, atol=1e-14)
+
+
+def test_a_table_is_read_in_blocks(monkeypatch):
+    """No second copy of a table: no more than ROWS_AT_ONCE rows are gathered at a time."""
+    gathered = []
+
+    class Watched(torch.Tensor):
+        def __getitem__(self, index):
+            gathered.append(len(index))
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(imputation, "ROWS_AT_ONCE", 3)
+    features = {"text": torch.ones(10, 2).as_subclass(Watched)}
+    MeanImputer(["text"]).fit(features, torch.ones(10, 1, dtype=torch.bool))
+    assert gathered == [3, 3, 3, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_sums_do_not_overflow(dtype):
+    features = {"text": torch.full((10_000, 1), 60_000.0).to(dtype)}
+    mask = torch.ones(10_000, 1, dtype=torch.bool)
+    imputer = MeanImputer(["text"]).fit(features, mask)
+    assert imputer.fill_0.dtype == torch.float32
+    assert imputer.fill_0.item() == features["text"][0].item()
+    filled, _ = imputer(features, ~mask)
+    assert filled["text"].dtype == dtype
+    assert torch.equal(filled["text"], features["text"])
+
+
+@pytest.mark.parametrize("given", [{}, {"image": None}])
+def test_an_absent_modality_is_filled_throughout(given):
+    features, mask = draw(seeded(1), 6)
+    imputer = MeanImputer(NAMES).fit(features, mask)
+    filled, usable = imputer({"text": features["text"]} | given, mask)
+    assert torch.equal(filled["image"], imputer.fill_1.expand(6, 2, 2))
+    assert usable.all()
+    alone, _ = imputer(given, mask[:2])
+    assert torch.equal(alone["text"], imputer.fill_0.expand(2, 3))
+    empty, usable = imputer({name: x[:0] for name, x in features.items()}, mask[:0])
+    assert empty["image"].shape == (0, 2, 2)
+    assert usable.shape == (0, 2)
+
+
+@pytest.mark.parametrize("imputer", IMPUTERS)
+@laws
+@given(generators(), st.integers(1, 6), st.permutations(NAMES))
+def test_a_mapping_is_a_mask_whatever_its_order(imputer, generator, num_rows, order):
+    features, mask = draw(generator, num_rows)
+    columns = dict(zip(NAMES, mask.unbind(1), strict=True))
+    columns = {name: columns[name] for name in order}
+    expected, _ = imputer(NAMES).fit(features, mask)(features, mask)
+    got, _ = imputer(NAMES).fit(features, columns)(features, columns)
+    assert all(torch.equal(expected[name], got[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("imputer", IMPUTERS)
+def test_an_unfitted_imputer_is_restored_from_a_state_dict(imputer, assign):
+    features, mask = draw(seeded(2), 9, dtype=torch.float32)
+    fitted = imputer(NAMES).fit(features, mask)
+    assert list(fitted.state_dict()) == ["fill_0", "fill_1"]
+    restored = imputer(NAMES)
+    restored.load_state_dict(fitted.state_dict(), assign=assign)
+    expected, got = fitted(features, mask)[0], restored(features, mask)[0]
+    assert all(torch.equal(expected[name], got[name]) for name in NAMES)
+
+
+def test_a_restored_imputer_does_not_share_memory_with_what_it_was_restored_from():
+    features, mask = draw(seeded(2), 9)
+    fitted = MeanImputer(NAMES).fit(features, mask)
+    restored = MeanImputer(NAMES)
+    restored.load_state_dict(fitted.state_dict())
+    fitted.fill_0.zero_()
+    assert restored.fill_0.abs().sum() > 0
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.imputer = MeanImputer(NAMES)
+        self.head = nn.Linear(3, 1)
+
+
+def test_it_is_restored_as_part_of_a_model_and_from_a_file(tmp_path):
+    features, mask = draw(seeded(3), 9, dtype=torch.float32)
+    model = Model()
+    model.imputer.fit(features, mask)
+    expected = model.imputer(features, mask)[0]
+
+    in_memory, from_file = Model(), Model()
+    in_memory.load_state_dict(model.state_dict())
+    save_model(model, tmp_path / "model.safetensors")
+    load_model(from_file, tmp_path / "model.safetensors")
+    for restored in (in_memory, from_file):
+        got = restored.imputer(features, mask)[0]
+        assert all(torch.equal(expected[name], got[name]) for name in NAMES)
+        assert torch.equal(restored.head.weight, model.head.weight)
+
+
+def test_an_unfitted_imputer_has_an_empty_state_and_a_refit_replaces_the_old_one():
+    assert MeanImputer(NAMES).state_dict() == {}
+    features, mask = draw(seeded(4), 9)
+    imputer = MeanImputer(NAMES).fit(features, mask)
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"fill_0\", \"fill_1\""):
+        imputer.load_state_dict({})
+    before = imputer.fill_0.clone()
+    imputer.fit({name: x + 1 for name, x in features.items()}, mask)
+    torch.testing.assert_close(imputer.fill_0, before + 1)
+
+
+@pytest.mark.parametrize("wrong", ["image", "text"])
+def test_a_fit_that_fails_changes_nothing(wrong):
+    features, mask = draw(seeded(5), 6)
+    imputer = MeanImputer(NAMES).fit(features, mask)
+    before = {key: value.clone() for key, value in imputer.state_dict().items()}
+    broken = {name: x + 1 for name, x in features.items()}
+    broken[wrong] = torch.full_like(broken[wrong], NAN)
+    with pytest.raises(ValueError, match=f"modality '{wrong}' has NaN or an infinity in a row that the mask calls"):
+        imputer.fit(broken, mask)
+    assert all(torch.equal(before[key], value) for key, value in imputer.state_dict().items())
+
+
+ONE = {"text": torch.ones(3, 2)}
+HERE = torch.ones(3, 1, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("features", "mask", "rows", "error", "message"),
+    [
+        ({}, HERE, None, KeyError, "`features` lacks the modalities ['text']."),
+        ({"text": None}, HERE, None, KeyError, "`features` lacks the modalities ['text']."),
+        ({**ONE, "x": torch.ones(3)}, HERE, None, KeyError, "has modalities ['x'] that are not among ('text',)."),
+        ({"text": torch.ones(3, 2).long()}, HERE, None, TypeError, "the feature of 'text' must be floating point"),
+        (ONE, ~HERE, None, ValueError, "modality 'text' is observed in none of the given rows"),
+        (ONE, HERE, torch.zeros(0).long(), ValueError, "modality 'text' is observed in none of the given rows"),
+        ({"text": torch.full((3, 2), torch.inf)}, HERE, None, ValueError, "has NaN or an infinity in a row that"),
+        (ONE, HERE, torch.tensor([3]), ValueError, "`rows` must lie in [0, 3), got values from 3 to 3."),
+        (ONE, HERE, torch.tensor([0, 0]), ValueError, "`rows` must be distinct, got some twice."),
+        (ONE, HERE.float(), None, TypeError, "`mask` must have dtype torch.bool, got torch.float32."),
+        (ONE, [[True]] * 3, None, TypeError, "`mask` must be a tensor, got list."),
+        (ONE, HERE[:2], None, ValueError, "`mask` must have shape (N, M) = (3, 1), got (2, 1)."),
+        (ONE, {"x": HERE[:, 0]}, None, KeyError, "unknown: ['x'], absent: ['text']."),
+    ],
+)
+def test_what_cannot_be_fitted_is_an_error(features, mask, rows, error, message):
+    with pytest.raises(error, match=f"MeanImputer.fit: .*{re.escape(message)}"):
+        MeanImputer(["text"]).fit(features, mask, rows)
+
+
+@pytest.mark.parametrize(
+    ("features", "mask", "error", "message"),
+    [
+        ({**ONE, "x": None}, HERE, KeyError, "has modalities ['x'] that are not among ('text',)."),
+        (ONE, HERE[:2], ValueError, "equal numbers of rows, got {'text': 3, 'mask': 2}."),
+        (ONE, {"text": HERE[:2, 0]}, ValueError, "equal numbers of rows, got {'text': 3, 'mask': 2}."),
+        ({}, {}, ValueError, "equal numbers of rows, got {}."),
+        (ONE, {}, KeyError, "unknown: [], absent: ['text']."),
+        (ONE, [[True]] * 3, TypeError, "`mask` must be a tensor, got list."),
+        (ONE, torch.tensor(True), ValueError, "`mask` must have shape (N, M), got ()."),
+        (
+            {"text": torch.ones(3, 5)},
+            HERE,
+            ValueError,
+            "feature of 'text' must have shape (N, 2) as in `fit`, got (3, 5)",
+        ),
+    ],
+)
+def test_what_cannot_be_filled_is_an_error(features, mask, error, message):
+    imputer = ZeroImputer(["text"]).fit(ONE, HERE)
+    with pytest.raises(error, match=f"ZeroImputer: .*{re.escape(message)}"):
+        imputer(features, mask)
+
+
+@pytest.mark.parametrize("imputer", IMPUTERS)
+def test_an_unfitted_imputer_says_so(imputer):
+    with pytest.raises(RuntimeError, match=f"{imputer.__name__}: not fitted yet. Call `fit` with training rows first."):
+        imputer(["text"])(ONE, HERE)
+    with pytest.raises(
+        TypeError, match=f"{imputer.__name__}: `modalities` must be a sequence of names, got the string"
+    ):
+        imputer("text")
