@@ -97,7 +97,7 @@ def put_in_results(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = source[0].replace("% RESULTS", "\n\n".join(parts) or "No study has been run in this checkout.")
 
 
-def keep_plain_names(app: Sphinx, env: Any, node: Any, contnode: nodes.Element) -> nodes.Element | None:
+def keep_plain_names(_app: Sphinx, _env: Any, node: Any, contnode: nodes.Element) -> nodes.Element | None:
     """Show `name` of a docstring as it is where it names an argument; a name of invmod must lead somewhere."""
     is_argument = node.get("reftype") == "obj" and not node["reftarget"].startswith("invmod.")
     return contnode if is_argument else None

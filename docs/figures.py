@@ -101,8 +101,8 @@ def draw_small_study() -> plt.Figure:
 def small_study(alpha: float, penalty_weight: float, *, steps: int = 250, seed: int = 0) -> tuple[float, float, float]:
     """Train a classifier with the invariant objective and return its three test losses.
 
-    A hidden vector s of 6 numbers decides a label; each modality shows 12 linear mixtures of s with its own noise. Linear
-    encoders, linear fusion, a linear head; a missing modality is filled with its mean, which is 0.
+    A hidden vector s of 6 numbers decides a label; each modality shows 12 linear mixtures of s with its own noise.
+    Linear encoders, linear fusion, a linear head; a missing modality is filled with its mean, which is 0.
     """
     generator = torch.Generator().manual_seed(seed)
     mixing = {name: torch.randn(6, 12, generator=generator) / 6**0.5 for name in NOISE}
@@ -135,9 +135,7 @@ def small_study(alpha: float, penalty_weight: float, *, steps: int = 250, seed: 
 
 def _made_up_data(n: int, mixing: dict[str, Tensor], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
     s = torch.randn(n, 6, generator=generator)
-    features = {
-        name: s @ mix + NOISE[name] * torch.randn(n, 12, generator=generator) for name, mix in mixing.items()
-    }
+    features = {name: s @ mix + NOISE[name] * torch.randn(n, 12, generator=generator) for name, mix in mixing.items()}
     probability = torch.sigmoid(3 * (s[:, 0] + s[:, 1]) / 2**0.5)
     return features, (torch.rand(n, generator=generator) < probability).float()
 

@@ -41,10 +41,14 @@ class Recommender(nn.Module):
         self.encoders = ModalityEncoders.linear(dims, options.embedding_dim)
         self.imputer = MeanImputer(self.modalities)
         self.register_buffer("trained_users", torch.zeros(num_users, dtype=torch.bool))
-        self.register_buffer("uniform", torch.full((1, len(dims)), 1 / len(dims)))
 
     trained_users: Tensor
-    uniform: Tensor
+
+    @property
+    def uniform(self) -> Tensor:
+        """The uniform environment, (1, M), in the model's precision."""
+        size = len(self.modalities)
+        return self.users.weight.new_full((1, size), 1 / size, requires_grad=False)
 
     def fit_preparation(self, features: Mapping[str, Tensor], observed: Tensor, rows: Tensor) -> None:
         """Learn what imputation needs from the observed training rows alone.

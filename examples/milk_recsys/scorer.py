@@ -30,7 +30,8 @@ __all__ = ["Best", "Scorer", "best_columns", "load_run"]
 ArrayLike = Tensor | npt.NDArray[Any]
 
 CPU_SCORES, GPU_SCORES = 2**21, 2**26  # scores held at once
-ITEMS_AT_ONCE = 4096  # items encoded at once, and items whose best users are sought at once
+ITEMS_AT_ONCE = 4096  # items encoded at once
+LISTS_AT_ONCE = 512  # items whose best users are sought at once; few, so that many users are compared at once
 
 
 class Best(NamedTuple):
@@ -217,8 +218,8 @@ class Scorer:
             if users is None
             else torch.from_numpy(np.unique(self._user_ids(users).numpy()))
         )
-        for start in range(0, len(vectors), ITEMS_AT_ONCE):
-            items = vectors[start : start + ITEMS_AT_ONCE]
+        for start in range(0, len(vectors), LISTS_AT_ONCE):
+            items = vectors[start : start + LISTS_AT_ONCE]
             scores = torch.empty(len(items), 0, dtype=self.dtype, device=self.device)
             found = torch.empty(len(items), 0, dtype=torch.int64, device=self.device)
             for block, _ in self._blocks(chosen, len(items)):

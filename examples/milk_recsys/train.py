@@ -112,6 +112,14 @@ def _compare(
     def difference(where: str) -> dict[str, Any]:
         return {name: paired_difference(per_user[where][name], other[where][name]) for name in names}
 
+    def drop_difference(where: str) -> dict[str, Any]:
+        """What the model loses with a modality hidden, less what the ablation loses."""
+        ours, theirs = (
+            {name: values["test_complete"][name] - values[where][name] for name in names}
+            for values in (per_user, other)
+        )
+        return {name: paired_difference(ours[name], theirs[name]) for name in names}
+
     imposed = [where for where in per_user if where.startswith("imposed/")]
     return {
         "model": "erm",
@@ -121,6 +129,7 @@ def _compare(
             "test": difference("test"),
             "test_complete": difference("test_complete"),
             "imposed": {where.removeprefix("imposed/"): difference(where) for where in imposed},
+            "drops": {where.removeprefix("imposed/"): drop_difference(where) for where in imposed},
         },
     }
 

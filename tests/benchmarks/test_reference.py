@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -23,10 +25,12 @@ from benchmarks.reference import (
     reference_risks,
     reference_rows,
 )
+from milk_recsys.evaluation import Tables
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
 from milk_recsys.model import Batch, Recommender, batch_objective, bpr_risks
 from milk_recsys.options import Options
 from milk_recsys.sampling import build_user_rows, sample_negatives
+from milk_recsys.train import gather_batch
 
 NUM_USERS, NUM_ITEMS, DIM = 4, 7, 3
 WIDTHS = {"text": 2, "type": 4, "audio.v2": 3}
@@ -144,17 +148,17 @@ def test_alignment_without_a_pair_is_zero_with_zero_gradient() -> None:
         assert not parameter.grad.any()
 
 
-def example_step(case: Case, model: Recommender, options: Options) -> tuple[Batch, Tensor]:
-    """The same batch as the example takes it: over its distinct items, missing cells left out."""
-    features, observed, users, pos, neg, weights = case.tensors()
+def example_batch(case: Case, model: Recommender) -> Batch:
+    """The same batch as the example gathers it, from features with holes that it fills itself."""
+    features, observed, users, pos, neg, _ = case.tensors()
     holes = {
         name: x.masked_fill(~observed[:, [index]], float("nan")) for index, (name, x) in enumerate(features.items())
     }
     model.fit_preparation(holes, observed, torch.arange(NUM_ITEMS))
-    case.features = {name: x.detach().numpy() for name, x in model.prepare(holes, observed).items()}
-    items, places = torch.unique(torch.cat([pos, neg]), return_inverse=True)
-    rows = {name: x[items] for name, x in holes.items()}
-    return Batch(users, places[: len(pos)], places[len(pos) :], rows, observed[items]), weights
+    prepared = model.prepare(holes, observed)
+    case.features = {name: x.detach().numpy() for name, x in prepared.items()}
+    tables = cast(Tables, SimpleNamespace(observed=observed))  # all that is read of it
+    return gather_batch(tables, prepared, users, pos, neg)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -175,12 +179,12 @@ def test_the_examples_step_is_the_reference(seed: int) -> None:
         for parameter, source in zip(ours, theirs, strict=True):
             parameter.copy_(source)
         model.uniform.fill_(1 / len(WIDTHS))  # to the last bit of float64
-    batch, weights = example_step(case, model, options)
+    batch, weights = example_batch(case, model), torch.from_numpy(case.weights)
     terms = batch_objective(model, batch, weights, options)
     loss = case.loss()
     assert terms.loss.item() == pytest.approx(loss.item(), rel=1e-12)
     risks = case.risks()
-    z = model.encode(batch.features, batch.observed)
+    z = model.encoders(batch.features)
     found = bpr_risks(model.users(batch.users), z, batch, weights, options)
     torch.testing.assert_close(found, risks, rtol=1e-12, atol=0)
     assert terms.penalty.item() == pytest.approx(risks.var(correction=0).item(), rel=1e-10)

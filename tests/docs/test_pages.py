@@ -1,51 +1,144 @@
-"""The pages name what exists: every public name is documented once, and files, options and targets are there."""
+"""The pages name what exists: public names, options, presets, files and targets of make."""
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
+import figures
 import pytest
-from milk_recsys import options
 
 import invmod
+from milk_recsys import options
+from milk_recsys.recommend import RecommendOptions
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 
 
+def read(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def shown(value: Any) -> str:
+    """An option's value as the pages write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+# --- the library
+
+
 def test_the_api_page_documents_every_public_name_once() -> None:
-    page = (DOCS / "api.md").read_text(encoding="utf-8")
-    documented = re.findall(r"^\.\. auto(?:function|class):: invmod\.(\w+)$", page, re.MULTILINE)
+    documented = re.findall(r"^\.\. auto(?:function|class):: invmod\.(\w+)$", read("api.md"), re.MULTILINE)
     assert sorted(documented) == sorted(invmod.__all__)
 
 
-def test_every_public_name_has_a_docstring_with_an_example_or_fields() -> None:
-    for name in invmod.__all__:
-        assert (getattr(invmod, name).__doc__ or "").strip(), name
+def test_the_concepts_page_leads_to_code_for_every_equation_of_the_method() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \|.*\| (.*) \|$", read("concepts.md"), re.MULTILINE)
+    assert [int(n) for numbers, _ in rows for n in numbers.split(",")] == list(range(5, 19))
+    assert all("`" in where for _, where in rows)
+
+
+def test_functions_of_the_example_that_the_concepts_page_names_exist() -> None:
+    page = read("concepts.md")
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "examples/milk_recsys").glob("*.py"))
+    named = re.findall(r"in the example `([\w.]+)`", page)
+    assert len(named) >= 4
+    for name in named:
+        assert re.search(rf"\bdef {name.split('.')[-1]}\(", sources), name
+    for path in re.findall(r"`(milk_recsys/\w+\.py)`", page):
+        assert (ROOT / "examples" / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_the_library_in_a_page_exist(page: Path) -> None:
+    named = re.findall(r"\binvmod\.(\w+)", read(page.name))
+    assert [name for name in named if not hasattr(invmod, name)] == []
+
+
+# --- the project
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:
-    index = (DOCS / "index.md").read_text(encoding="utf-8")
-    trees = re.findall(r"```\{toctree\}\n(.*?)```", index, re.DOTALL)
+    trees = re.findall(r"```\{toctree\}\n(.*?)```", read("index.md"), re.DOTALL)
     listed = {line.strip() for tree in trees for line in tree.splitlines() if line and not line.startswith(":")}
     assert listed == {page.stem for page in PAGES} - {"index"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_names_of_the_library_in_a_page_exist(page: Path) -> None:
-    named = re.findall(r"\binvmod\.(\w+)", page.read_text(encoding="utf-8"))
-    assert [name for name in named if not hasattr(invmod, name) and name not in ("svg", "css")] == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_in_a_page_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))) <= targets
+    assert set(re.findall(r"`make ([a-z-]+)", read(page.name))) <= targets
 
 
-def test_the_example_page_lists_every_option_of_train_py() -> None:
-    page = (DOCS / "milk.md").read_text(encoding="utf-8")
-    flags = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(options.Options)}
-    rows = {flag for row in re.findall(r"^\| `(--.*?)\|", page, re.MULTILINE) for flag in re.findall(r"--[a-z-]+", row)}
-    assert rows == flags
+def test_the_pictures_of_the_choosing_page_are_those_that_the_script_draws() -> None:
+    shown = re.findall(r"images/(\w+)\.png", read("choosing.md"))
+    assert sorted(shown) == sorted(figures.PICTURES)
+    assert all((DOCS / "images" / f"{name}.png").stat().st_size > 1000 for name in shown)
+
+
+def test_the_study_of_the_choosing_page_runs() -> None:
+    first, again = (figures.small_study(1.0, 5.0, steps=3, seed=1) for _ in range(2))
+    assert first == again
+    assert all(0.3 < loss < 1.5 for loss in first)
+
+
+# --- the example
+
+
+def test_the_example_page_lists_every_option_of_train_py_with_its_default() -> None:
+    rows = re.findall(r"^\| `(--[a-z-]+)`(?:, `(--no-[a-z-]+)`)? \| (.*?) \|", read("milk.md"), re.MULTILINE)
+    listed = {name: (default, bool(negated)) for name, negated, default in rows}
+    fields = {flag(field.name): field.default for field in dataclasses.fields(options.Options)}
+    assert set(listed) == set(fields)
+    for name, (default, is_switch) in listed.items():
+        assert is_switch == isinstance(fields[name], bool), name
+        assert default == shown(fields[name]), name
+
+
+def test_the_example_page_says_what_each_preset_sets_differently() -> None:
+    page = read("milk.md")
+    table = page[page.index("| preset | sets differently |") :]
+    for preset in ("paper", "authors_code"):
+        (row,) = re.findall(rf"^\| `{preset}` \| (.*) \|$", table, re.MULTILINE)
+        said = dict(re.findall(r"`(\w+)` (\S+?)(?:,|$)", row))
+        recommended = options.PRESETS["recommended"]
+        assert said == {name: shown(v) for name, v in options.PRESETS[preset].items() if v != recommended[name]}
+
+
+def test_the_choosing_page_has_the_numbers_of_the_presets() -> None:
+    for preset, values in options.PRESETS.items():
+        row = (
+            f"| `{preset}` | {values['penalty_weight']:g} | {values['alignment_weight']:g} | {values['alpha']:g} | "
+            f"{values['risk_reduction']} | {['biased', 'unbiased'][values['variance_correction']]} |"
+        )
+        assert row in read("choosing.md")
+
+
+def commands(script: str) -> list[list[str]]:
+    lines = [line for page in PAGES for line in re.findall(rf"^\$ python .*/{script}(.*)$", read(page.name), re.M)]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_command_lines_of_train_py_are_accepted() -> None:
+    found = commands("train.py")
+    assert len(found) >= 5
+    for arguments in found:
+        if arguments != ["--help"]:
+            options.parse_options(arguments)
+
+
+def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:
+    known = {flag(field.name) for field in dataclasses.fields(RecommendOptions)}
+    found = commands("recommend.py")
+    assert found
+    for arguments in found:
+        assert {word for word in arguments if word.startswith("--")} <= known

@@ -45,6 +45,23 @@ def test_the_snippets_of_a_page_run_in_order(page: Path, monkeypatch: pytest.Mon
     with torch.random.fork_rng():
         for kind, code, line in blocks(page):
             run_block(kind, code, line, page, names)
+    if page.name == "milk.md":
+        check_what_a_run_leaves(page.read_text(encoding="utf-8"), names["metrics"], tmp_path / "runs/first")
+
+
+def check_what_a_run_leaves(page: str, metrics: dict[str, Any], folder: Path) -> None:
+    """The page's tables have the keys of metrics.json and the files of the run that its snippets trained."""
+    files = _first_column(page, "| file in `--out` | what |")
+    assert {path.name for path in folder.iterdir()} | {"users.tsv", "compare/"} == files  # those two not in this run
+    keys = _first_column(page, "| key | what |")
+    assert keys == set(metrics)
+    figures = set(re.findall(r"`(\w+@\d+)`", page[page.index("Every block of figures") :].split("\n\n")[0]))
+    assert figures | {"users", "untrained_users"} == set(metrics["test"])
+
+
+def _first_column(page: str, header: str) -> set[str]:
+    table = page[page.index(header) :].split("\n\n")[0]
+    return {name for row in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
 
 
 def test_a_wrong_output_is_noticed() -> None:

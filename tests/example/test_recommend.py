@@ -127,6 +127,7 @@ def test_tables_written_in_parts_are_the_same(trained_run, items, tmp_path, monk
     whole = run(trained_run, items, tmp_path / "whole", format=kind)[:2]
     monkeypatch.setattr("milk_recsys.scorer.CPU_SCORES", 16)
     monkeypatch.setattr("milk_recsys.scorer.ITEMS_AT_ONCE", 3)
+    monkeypatch.setattr("milk_recsys.scorer.LISTS_AT_ONCE", 3)
     monkeypatch.setattr("milk_recsys.recommend.ITEMS_AT_ONCE", 2)
     monkeypatch.setattr("milk_recsys.recommend.ROWS_AT_ONCE", 20)
     parts = run(trained_run, items, tmp_path / "parts", format=kind)[:2]

@@ -294,6 +294,7 @@ def test_best_columns_settle_ties(top):
 def test_lists_do_not_depend_on_the_size_of_blocks(trained_run, monkeypatch, block):
     """Items that come thrice tie; lists in blocks are those of all the scores at once, ties by the lower id."""
     monkeypatch.setattr("milk_recsys.scorer.ITEMS_AT_ONCE", max(1, block // 4))
+    monkeypatch.setattr("milk_recsys.scorer.LISTS_AT_ONCE", max(1, block // 4))
     opened = load_run(trained_run.folder, device="cpu", scores_at_once=block)
     features = holed(trained_run.dataset, trained_run.dataset.observed, np.tile(np.arange(0, 40, 4), 3))
     vectors, scores = opened.embed(features), opened.score(None, features).numpy()

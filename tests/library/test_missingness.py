@@ -107,6 +107,15 @@ def test_simulated_missingness_is_exact(data, generator, num_rows, num_modalitie
     assert (after.any(dim=1) == before.any(dim=1)).all()
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "rate", "count"),
+    [(1, 0.5, 1), (5, 0.5, 3), (3, 0.5, 2), (10, 0.25, 3), (10, 0.24, 2), (7, 0.0, 0), (7, 1.0, 7)],
+)
+def test_half_a_row_is_rounded_up(num_rows, rate, count):
+    before = torch.ones(num_rows, 2, dtype=torch.bool)
+    assert (~simulate_missing(before, rate, generator=seeded(0)).mask).sum() == count
+
+
 def test_which_rows_and_which_modalities_are_lost_is_uniform():
     """Each of 4 eligible rows is drawn with probability 1/2; a drawn row loses a uniform one of its own."""
     before = torch.tensor([[True, True, True], [True, True, False], [False, True, True], [True, True, True]])
