@@ -126,7 +126,8 @@ def read_split(path: Path, dataset: Dataset, setting: str) -> tuple[Split, list[
 def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     names = ("warm", "validation", "test", "mask")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: is not an npz file. Take a split.npz that a run has written.")
             absent = [name for name in names if name not in archive]

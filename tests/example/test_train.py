@@ -1,0 +1,377 @@
+"""The loop and its process: objective, resuming after a kill, files, exit statuses."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from milk_recsys import begin, train
+from milk_recsys.checkpoint import load_state
+from milk_recsys.data import Dataset
+from milk_recsys.evaluation import build_tables
+from milk_recsys.model import batch_objective
+from milk_recsys.options import OptionError, Options
+from milk_recsys.progress import Progress
+from milk_recsys.sampling import build_user_rows
+from milk_recsys.split import draw_split
+
+SCRIPT = Path(train.__file__)
+SECTIONS = ("validation", "test", "test_complete", "test_all_cold")
+
+
+def small(**values: Any) -> Options:
+    fixed: dict[str, Any] = {"epochs": 6, "eval_every": 2, "batch_size": 64, "embedding_dim": 8, "lr": 0.02}
+    return Options(**{**fixed, "device": "cpu", "compare": "none", **values})
+
+
+def train_in(folder: Path, **values: Any) -> dict[str, Any]:
+    options, dataset = begin.open_run(small(out=folder, **values))
+    return train.run(options, dataset, Progress(quiet=True))
+
+
+def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures without times."""
+    return {k: v for k, v in metrics.items() if k not in ("seconds_per_epoch", "compare", "versions", "split_seed")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "tiny", items=120, pairs_per_user=20)
+
+
+@pytest.fixture
+def first_step(data: Path) -> Callable[..., SimpleNamespace]:
+    """The model, the first batch and its weights under some options."""
+
+    def build(**values: Any) -> SimpleNamespace:
+        options = small(data=data, dtype="float64", **values)
+        dataset = begin.read_dataset(data)
+        split, _ = draw_split(dataset, options)
+        tables = build_tables(dataset, split, options, torch.device("cpu"))
+        model = train.build_model(options, tables)
+        prepared = model.prepare(tables.features, tables.observed)
+        generator = torch.Generator().manual_seed(0)
+        rows = build_user_rows(tables.pairs, tables.num_users, tables.pool)
+        users, positives = tables.pairs[:40].unbind(1)
+        negatives = train.sample_negatives(users, rows, tables.pool, generator=generator)
+        batch = train.gather_batch(tables, prepared, users, positives, negatives)
+        weights = train.epoch_weights(tables, options, 1, generator, model.uniform)[0]
+        return SimpleNamespace(
+            options=options, model=model, tables=tables, batch=batch, weights=weights, prepared=prepared,
+            triples=(users, positives, negatives),
+        )  # fmt: skip
+
+    return build
+
+
+def numpy_terms(it: SimpleNamespace) -> dict[str, float]:
+    """Eq. 5 to 16 written out in NumPy, with whole embeddings fused in every environment."""
+    o = it.options
+    parameters = {name: p.detach().numpy() for name, p in it.model.named_parameters()}
+    names = it.tables.modalities
+    c = np.stack(
+        [
+            it.prepared[name].numpy() @ parameters[f"encoders.encoders.{k}.weight"].T
+            + parameters[f"encoders.encoders.{k}.bias"]
+            for k, name in enumerate(names)
+        ],
+        axis=1,
+    )
+    observed = it.tables.observed.numpy()
+    users, positives, negatives = (x.numpy() for x in it.triples)
+    u = parameters["users.weight"][users]
+
+    def fused(w: np.ndarray) -> np.ndarray:
+        if o.training_fusion == "imputed":
+            return np.einsum("m,nmd->nd", w, c)
+        cell = w * observed
+        return np.einsum("nm,nmd->nd", cell / cell.sum(1, keepdims=True), c)
+
+    risks = []
+    for w in it.weights.numpy():
+        h = fused(w)
+        risks.append(np.log1p(np.exp(-((u * (h[positives] - h[negatives])).sum(1)))).mean())
+    risk = np.sum(risks) if o.risk_reduction == "sum" else np.mean(risks)
+    penalty = np.var(risks, ddof=o.variance_correction) if o.model in ("milk", "envs") else 0.0
+    total, pairs, aligned = 0.0, 0, np.unique(positives)
+    for j in aligned:
+        there = np.flatnonzero(observed[j])
+        if o.alignment_mask == "complete" and len(there) < len(names):
+            continue
+        for a in range(len(there)):
+            for b in range(a):
+                total += ((c[j, there[a]] - c[j, there[b]]) ** 2).sum()
+                pairs += 1
+    width = c.shape[2]
+    scale = {"sum": 1, "item_mean": len(aligned), "mean": pairs, "element_mean": pairs * width}[o.alignment_reduction]
+    alignment = total / scale if o.model in ("milk", "align") else 0.0
+    h = fused(np.full(len(names), 1 / len(names)))
+    if o.regulariser == "batch":
+        regulariser = ((u**2).sum(1) + (h[positives] ** 2).sum(1) + (h[negatives] ** 2).sum(1)).mean()
+    elif o.regulariser == "parameters":
+        regulariser = sum((p**2).sum() for p in parameters.values())
+    else:
+        regulariser = 0.0
+    loss = risk + o.penalty_weight * penalty + o.alignment_weight * alignment + o.regulariser_weight * regulariser
+    return {
+        "loss": loss, "risk": float(np.mean(risks)), "penalty": penalty, "alignment": alignment,
+        "regulariser": regulariser,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"model": "align", "alignment_reduction": "mean"},
+        {"model": "envs", "num_draws": 3, "alpha": 0.1, "penalty_weight": 50.0},
+        {"model": "erm", "regulariser": "none"},
+        {"risk_reduction": "sum", "variance_correction": 1, "alignment_mask": "complete"},
+        {"alignment_reduction": "item_mean", "regulariser": "parameters"},
+        {"alignment_reduction": "sum", "training_fusion": "available", "setting": "mtmt", "min_weight": 0.1},
+    ],
+    ids=lambda values: "-".join(values) or "default",
+)
+def test_objective_equals_its_formula(first_step: Callable[..., SimpleNamespace], values: dict[str, Any]) -> None:
+    it = first_step(**values)
+    found = batch_objective(it.model, it.batch, it.weights, it.options)
+    expected = numpy_terms(it)
+    for name, value in found._asdict().items():
+        assert value.item() == pytest.approx(expected[name], rel=1e-10, abs=1e-12), name
+
+
+def test_a_batch_encodes_each_distinct_item_once(first_step: Callable[..., SimpleNamespace]) -> None:
+    it = first_step()
+    _, positives, negatives = it.triples
+    assert len(it.batch.observed) == len(torch.unique(torch.cat([positives, negatives])))
+
+
+def test_preparation_never_sees_a_cold_item(data: Path) -> None:
+    """Statistics come from observed warm rows: other features of cold items change nothing of the training."""
+    options = small(data=data)
+    dataset = begin.read_dataset(data)
+    split, _ = draw_split(dataset, options)
+    spoilt = {name: np.array(x) for name, x in dataset.features.items()}
+    for x in spoilt.values():
+        x[split.cold] = 1e3
+    other: Dataset = dataclasses.replace(dataset, features=spoilt)
+    fills = []
+    for one in (dataset, other):
+        model = train.build_model(options, build_tables(one, split, options, torch.device("cpu")))
+        fills.append(model.imputer.state_dict())
+    for name, fill in fills[0].items():
+        assert torch.equal(fill, fills[1][name])
+
+
+def test_rows_near_zero_are_not_scaled_up(first_step: Callable[..., SimpleNamespace]) -> None:
+    model = first_step(norm_floor=1e-3).model
+    width = dict.fromkeys(model.modalities, 3)
+    features = {name: torch.full((2, w), 1e-5).double() for name, w in width.items()}
+    features = {name: torch.cat([x, torch.ones(1, x.shape[1]).double()]) for name, x in features.items()}
+    for x in model._scaled(features).values():
+        assert torch.allclose(x[:2], torch.full_like(x[:2], 1e-5))
+        assert x[2].norm().item() == pytest.approx(1)
+
+
+def test_the_same_split_by_file_and_by_seed_gives_the_same_metrics(tmp_path: Path, data: Path) -> None:
+    drawn = train_in(tmp_path / "drawn", data=data, split_seed=3)
+    given = train_in(tmp_path / "given", data=data, split=tmp_path / "drawn" / "split.npz")
+    assert comparable(drawn) == comparable(given)
+    assert given["split_seed"] is None
+
+
+def test_metrics_and_files_of_a_run(tmp_path: Path, data: Path) -> None:
+    metrics = train_in(tmp_path / "run", data=data, compare="erm")
+    assert json.loads((tmp_path / "run/metrics.json").read_text()) == metrics
+    for name in (
+        "config.json", "metrics.json", "history.jsonl", "split.npz", "model.safetensors", "checkpoint.safetensors",
+        "curves.png", "robustness.png", "report.html",
+    ):  # fmt: skip
+        assert (tmp_path / "run" / name).stat().st_size > 0, name
+    for part in (metrics, metrics["compare"]):
+        for section in SECTIONS:
+            assert {"users", "untrained_users", "recall@10", "recall@20", "ndcg@10", "ndcg@20"} <= set(part[section])
+        assert set(part["imposed"]) == {"text", "image", "audio"}
+        assert sum(found["items"] for found in part["by_pattern"].values()) == metrics["missingness"]["items"]["test"]
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in history] == list(range(6))
+    assert [line["epoch"] for line in history if "validation" in line] == [0, 2, 4, 5]
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["alpha"] == 1.0
+    assert config["compare"] == "erm"
+    facts = metrics["missingness"]
+    assert facts["removed"]["warm"] == {"text": 0, "image": 0, "audio": 0}
+    assert sum(facts["removed"]["test"].values()) == facts["items"]["test"] // 2
+
+
+def test_early_stopping_counts_evaluations_without_a_strict_gain() -> None:
+    state = {"epoch": 0, "best_epoch": -1, "best": -1.0, "stale": 0, "done": False}
+    scores = [0.1, 0.2, 0.2, 0.1, 0.3, 0.3, 0.3, 0.3]
+    for epoch, score in enumerate(scores):
+        state["epoch"] = epoch
+        train.judge(state, score, patience=3)
+    assert (state["best_epoch"], state["done"]) == (4, True)
+    assert state["stale"] == 3
+
+
+# --- stopping and going on ------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """A kill, for a test within the process."""
+
+
+RESUMED: dict[str, Any] = {"compare": "erm", "setting": "mtmt", "alpha": 0.5}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> SimpleNamespace:
+    """A run that nobody killed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return SimpleNamespace(folder=folder, metrics=train_in(folder, data=data, **RESUMED))
+
+
+@pytest.mark.parametrize("calls", [1, 4, 7, 8, 11, 15, 20, 24])
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, data: Path, whole: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Kill at some write of a tensor file or at some batch, in the model or in the ablation, and go on."""
+    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())  # slow, not in question
+    count = 0
+
+    def dying(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == calls:
+                if original is save_file:  # half a file is on the disk by then
+                    Path(args[1]).write_bytes(b"\x00" * 10)
+                raise Killed
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    from safetensors.torch import save_file
+
+    with monkeypatch.context() as patch:
+        patch.setattr("milk_recsys.checkpoint.save_file", dying(save_file))
+        patch.setattr(train, "sample_negatives", dying(train.sample_negatives))
+        with pytest.raises(Killed):
+            train_in(tmp_path / "killed", data=data, **RESUMED)
+    resumed = train_in(tmp_path / "killed", data=data, resume=True, **RESUMED)
+    assert comparable(whole.metrics) == comparable(resumed)
+    for folder in (Path(), Path("compare")):
+        a, _ = load_state(whole.folder / folder / "model.safetensors")
+        b, _ = load_state(tmp_path / "killed" / folder / "model.safetensors")
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        histories = [(run / folder / "history.jsonl").read_text() for run in (whole.folder, tmp_path / "killed")]
+        losses = [[json.loads(line)["loss"] for line in text.splitlines()] for text in histories]
+        assert losses[0] == losses[1]
+
+
+def test_a_folder_that_holds_a_run_is_refused(trained_run: SimpleNamespace) -> None:
+    before = {path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(OptionError, match=r"holds a run .* never overwritten"):
+        begin.open_run(dataclasses.replace(trained_run.options, resume=False))
+    assert before == {path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()}
+
+
+def test_resume_with_changed_options_is_refused(
+    trained_run: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        begin.parse_options(["--resume", "--out", str(trained_run.folder), "--alpha", "7"])
+    assert stop.value.code == 2
+    assert "--alpha 7.0: the run in" in capsys.readouterr().err
+
+
+def test_resume_takes_the_options_of_the_run(trained_run: SimpleNamespace) -> None:
+    options = begin.parse_options(["--resume", "--out", str(trained_run.folder)])
+    assert dataclasses.replace(options, resume=False) == trained_run.options
+
+
+def test_divergence_is_an_error_with_a_hint(tmp_path: Path, data: Path) -> None:
+    with pytest.raises((train.Diverged, ValueError), match=r"diverged"):
+        train_in(tmp_path / "run", data=data, lr=1e30, epochs=30)
+
+
+# --- the process ----------------------------------------------------------------------------------------------------
+
+
+def start(*arguments: str, **kwargs: Any) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs
+    )
+
+
+@pytest.mark.slow
+def test_the_command_survives_sigkill(tmp_path: Path, data: Path) -> None:
+    arguments = [
+        "--data", str(data), "--epochs", "40", "--eval-every", "2", "--patience", "40", "--batch-size", "32",
+        "--embedding-dim", "8", "--lr", "0.02", "--device", "cpu", "--resume", "--out",
+    ]  # fmt: skip
+    process = start(*arguments, str(tmp_path / "killed"))
+    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if process.returncode != -signal.SIGKILL:
+        pytest.fail(f"the run ended before it could be killed: {process.returncode}")
+    for run in ("killed", "whole"):
+        process = start(*arguments, str(tmp_path / run))
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert f"report: {tmp_path / run / 'report.html'}" in out
+    a, b = (load_state(tmp_path / run / "model.safetensors")[0] for run in ("killed", "whole"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    again = start(*arguments, str(tmp_path / "whole"))
+    out, _ = again.communicate(timeout=60)
+    assert (again.returncode, "is finished" in out) == (0, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "error: nowhere: no such folder"),
+        (["--min-weight", "0.5"], "error: --min-weight must be below 1 / 3 modalities"),
+    ],
+)
+def test_bad_input_ends_with_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    process = start(*arguments, "--out", str(tmp_path / "run"))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message in err
+    assert "Traceback" not in err + out
+
+
+@pytest.mark.slow
+def test_the_bad_split_ends_with_status_2(tmp_path: Path, data: Path) -> None:
+    np.savez(tmp_path / "split.npz", warm=np.arange(50), validation=np.arange(40, 60), test=np.arange(60, 70))
+    arguments = ["--data", str(data), "--split", str(tmp_path / "split.npz"), "--device", "cpu"]
+    process = start(*arguments, "--out", str(tmp_path / "run"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "lacks the arrays ['mask']" in err
+    assert "Traceback" not in err
+
+
+def test_options_and_data_checks_import_no_torch() -> None:
+    code = "import sys; import milk_recsys.begin; assert 'torch' not in sys.modules"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
