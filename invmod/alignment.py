@@ -52,18 +52,14 @@ def pairwise_alignment_loss(z: Tensor, mask: Tensor | None = None, *, reduction:
     """
     if not z.is_floating_point():
         raise TypeError(f"pairwise_alignment_loss: `z` must be floating point, got {z.dtype}.")
-    if z.ndim != 3:
-        raise ValueError(f"pairwise_alignment_loss: `z` must have shape (N, M, D), got {tuple(z.shape)}.")
+    if z.ndim != 3 or z.shape[1] == 0:
+        raise ValueError(f"pairwise_alignment_loss: `z` must have shape (N, M, D) with M >= 1, got {tuple(z.shape)}.")
     if mask is None:
         mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
     check_mask("pairwise_alignment_loss", mask, z.shape[0], z.shape[1])
 
-    c = torch.where(mask[..., None], z, 0.0).to(torch.promote_types(z.dtype, torch.float32))
-    n = mask.sum(dim=1)
-    mean = c.sum(dim=1) / n.clamp(min=1)[:, None]
-    distances = (c - mean[:, None, :]).square().sum(dim=2)
-    s = n * torch.where(mask, distances, 0.0).sum(dim=1)
-    pairs = (n * (n - 1) // 2).sum()
+    s, n = _scatter(z.to(torch.promote_types(z.dtype, torch.float32)), mask)
+    pairs = (n * (n - 1) / 2).sum()
 
     match reduction:
         case "none":
@@ -81,3 +77,26 @@ def pairwise_alignment_loss(z: Tensor, mask: Tensor | None = None, *, reduction:
                 "pairwise_alignment_loss: `reduction` must be one of 'none', 'sum', 'item_mean', "
                 f"'mean', 'element_mean', got {reduction!r}."
             )
+
+
+def _scatter(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return s (N,) and n (N,), modality by modality with a running mean, as Welford does for a variance.
+
+    .. math::
+        \delta = c_m - \bar c, \quad n' = n + a_m, \quad
+        S' = S + a_m \frac{n}{n'} \lVert \delta \rVert^2, \quad \bar c' = \bar c + \frac{a_m}{n'} \delta,
+        \qquad s = n S
+
+    Nothing cancels, and a pass over (N, D) per modality is all it takes: at two modalities this is one difference.
+    """
+    (first, *others), (a, *masks) = z.unbind(1), mask.unbind(1)
+    mean = torch.where(a[:, None], first, 0.0)
+    n = a.to(z.dtype)
+    scatter = torch.zeros_like(n) if others else (mean * 0.0).sum(dim=1)  # attached to the graph in any case
+    for index, (c, a_m) in enumerate(zip(others, masks, strict=True)):
+        delta = torch.where(a_m[:, None], c - mean, 0.0)
+        before, n = n, n + a_m
+        scatter = scatter + before / n.clamp(min=1) * (delta * delta).sum(dim=1)
+        if index < len(others) - 1:
+            mean = mean + delta / n.clamp(min=1)[:, None]
+    return n * scatter, n

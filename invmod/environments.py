@@ -115,9 +115,7 @@ class CyclicMixupEnvs:
             uniform = np.full((*shape, 1, self.num_modalities), 1 / self.num_modalities)
             weights = np.concatenate([uniform, weights], axis=-2)
         weights = self.min_weight + (1 - self.num_modalities * self.min_weight) * weights
-        return torch.from_numpy(weights).to(
-            device=device or torch.get_default_device(), dtype=dtype or torch.get_default_dtype()
-        )
+        return torch.as_tensor(weights, device=device, dtype=dtype or torch.get_default_dtype())
 
     def __repr__(self) -> str:
         alpha = self.alpha.tolist()

@@ -101,9 +101,9 @@ def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor) -
         mask: (num_items, M) bool, what may be used of the items.
     """
     rows = group.candidates
-    items = model.embed_items({name: x[rows] for name, x in tables.features.items()}, mask[rows])
+    items = model.embed_items({name: x.index_select(0, rows) for name, x in tables.features.items()}, mask[rows])
     return positive_ranks(
-        lambda users: model.users.weight[users] @ items.T,
+        lambda users: model.users.weight.index_select(0, users) @ items.T,
         group.users,
         group.positions,
         num_candidates=len(rows),

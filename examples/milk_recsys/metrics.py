@@ -62,7 +62,7 @@ def positive_ranks(
         block = distinct[first : first + step]
         scores = _checked_scores(score_block(block), block, num_candidates)
         if not work:
-            work = [scores.new_empty(min(step, len(users)), num_candidates) for _ in range(3)]
+            work = [scores.new_empty(min(step, len(users)), num_candidates) for _ in range(2)]
         begin, end = ends[first], ends[first + len(block)]
         for low in range(begin, end, step):
             part = slice(low, min(low + step, end))
@@ -143,15 +143,18 @@ def _ranks(scores: Tensor, row: Tensor, items: Tensor, work: list[Tensor]) -> Te
     """Ranks (p,) of the candidates `items` in the rows `row` of `scores`.
 
     Comparisons are written as 0 and 1, in the dtype of the scores, into memory used before: on a
-    CPU several times faster than making and summing new tensors of bools.
+    CPU several times faster than making and summing new tensors of bools. Only rows with a tie
+    look at positions.
     """
-    higher, level, lower = (buffer[: len(row)] for buffer in work)
+    rivals, flags = (buffer[: len(row)] for buffer in work)
     own = scores[row, items][:, None]
-    places = torch.arange(scores.shape[1], device=scores.device, dtype=scores.dtype)
-    torch.lt(places, items[:, None].to(scores.dtype), out=lower)
-    torch.index_select(scores, 0, row, out=higher)
-    torch.eq(higher, own, out=level)
-    return higher.gt_(own).addcmul_(level, lower).sum(dim=1).long()
+    torch.index_select(scores, 0, row, out=rivals)
+    ranks = torch.gt(rivals, own, out=flags).sum(dim=1).long()
+    tied = (torch.eq(rivals, own, out=flags).sum(dim=1) > 1).nonzero()[:, 0]
+    if len(tied):
+        ahead = torch.arange(scores.shape[1], device=scores.device) < items[tied, None]
+        ranks[tied] += (flags[tied].bool() & ahead).sum(dim=1)
+    return ranks
 
 
 def _checked_scores(scores: Tensor, block: Tensor, num_candidates: int) -> Tensor:

@@ -172,12 +172,14 @@ def bpr_risks(u: Tensor, z: Tensor, batch: Batch, weights: Tensor, options: Opti
     Returns:
         (E,).
     """
-    c = F.embedding(batch.items, z.flatten(1)).view(2, len(u), *z.shape[1:])  # its backward beats indexing's
+    # An embedding's backward beats that of indexing, and unbind's that of c[0] and c[1].
+    c_positive, c_negative = F.embedding(batch.items, z.flatten(1)).view(2, len(u), *z.shape[1:]).unbind(0)
     if options.training_fusion == "imputed":
-        margins = fuse(_scores(c[0] - c[1], u), weights)
+        margins = fuse(_scores(c_positive - c_negative, u), weights)
     else:
         observed = batch.observed[batch.items].view(2, len(u), -1)
-        better, worse = (fuse(_scores(c[side], u), weights, observed[side]) for side in (0, 1))
+        better = fuse(_scores(c_positive, u), weights, observed[0])
+        worse = fuse(_scores(c_negative, u), weights, observed[1])
         margins = better - worse
     return F.softplus(-margins).mean(dim=1)
 

@@ -294,7 +294,7 @@ def gather_batch(
 ) -> Batch:
     """Collect the rows of a batch's distinct items: each is encoded once."""
     items, index = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
-    features = {name: x[items] for name, x in prepared.items()}
+    features = {name: x.index_select(0, items) for name, x in prepared.items()}
     return Batch(users, index, features, tables.observed[items])
 
 
