@@ -13,7 +13,7 @@ from scipy.stats import bootstrap  # type: ignore[import-untyped]
 from torch import Tensor
 
 from invmod import pattern_name, rows_by_pattern
-from milk_recsys.data import Dataset
+from milk_recsys.data import DataError, Dataset
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
 from milk_recsys.model import Recommender
 from milk_recsys.options import Options
@@ -65,7 +65,17 @@ class Tables:
 
 
 def build_tables(dataset: Dataset, split: Split, options: Options, device: torch.device) -> Tables:
-    """Put what training and evaluation read on the device."""
+    """Put what training and evaluation read on the device.
+
+    Raises:
+        DataError: a modality that no warm item has.
+    """
+    learnable = split.mask[split.warm].any(axis=0).tolist()
+    absent = [name for name, some in zip(dataset.modalities, learnable, strict=True) if not some]
+    if absent:
+        raise DataError(
+            f"no training item has the modality {absent[0]!r}, so nothing can be learnt about it. Leave it out."
+        )
     item = dataset.interactions[:, 1]
     narrow = options.candidates == "test"
 

@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["mean_metrics", "per_user_metrics", "positive_ranks"]
+__all__ = ["NonFiniteScores", "mean_metrics", "per_user_metrics", "positive_ranks"]
 
 ScoreBlock = Callable[[Tensor], Tensor]
+
+
+class NonFiniteScores(ValueError):
+    """Scores that are NaN or infinite rank nothing."""
 
 
 def positive_ranks(
@@ -166,7 +170,7 @@ def _checked_scores(scores: Tensor, block: Tensor, num_candidates: int) -> Tenso
     low, high = scores.aminmax()  # NaN wins both; several times faster than looking at every score
     if not bool(torch.isfinite(low) & torch.isfinite(high)):
         user = int(block[~torch.isfinite(scores).all(dim=1)][0])
-        raise ValueError(
+        raise NonFiniteScores(
             f"positive_ranks: scores must be finite, but those of user {user} hold NaN or "
             "infinity. The model has probably diverged: lower the learning rate or the weights of "
             "its penalties."

@@ -38,6 +38,7 @@ from milk_recsys.checkpoint import load_state, optimiser_tensors, restore_optimi
 from milk_recsys.data import DataError, Dataset
 from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
 from milk_recsys.files import replacing, write_json
+from milk_recsys.metrics import NonFiniteScores
 from milk_recsys.model import Batch, Recommender, Terms, batch_objective, environments
 from milk_recsys.options import Options
 from milk_recsys.progress import Progress
@@ -359,7 +360,7 @@ def main(options: Options, dataset: Dataset) -> int:
     """
     try:
         metrics = run(options, dataset)
-    except (DataError, Diverged) as error:
+    except (DataError, Diverged, NonFiniteScores) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, DataError) else 1
     except KeyboardInterrupt:

@@ -18,10 +18,10 @@ import torch
 
 from milk_recsys import begin, train
 from milk_recsys.checkpoint import load_state
-from milk_recsys.data import Dataset
+from milk_recsys.data import DataError, Dataset
 from milk_recsys.evaluation import build_tables
 from milk_recsys.model import batch_objective
-from milk_recsys.options import OptionError, Options
+from milk_recsys.options import PRESETS, OptionError, Options
 from milk_recsys.progress import Progress
 from milk_recsys.sampling import build_user_rows
 from milk_recsys.split import draw_split
@@ -35,7 +35,7 @@ def small(**values: Any) -> Options:
     return Options(**{**fixed, "device": "cpu", "compare": "none", **values})
 
 
-def train_in(folder: Path, **values: Any) -> dict[str, Any]:
+def train_in(folder: Path, /, **values: Any) -> dict[str, Any]:
     options, dataset = begin.open_run(small(out=folder, **values))
     return train.run(options, dataset, Progress(quiet=True))
 
@@ -299,6 +299,46 @@ def test_resume_with_changed_options_is_refused(
 def test_resume_takes_the_options_of_the_run(trained_run: SimpleNamespace) -> None:
     options = begin.parse_options(["--resume", "--out", str(trained_run.folder)])
     assert dataclasses.replace(options, resume=False) == trained_run.options
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of a tiny run's time."""
+    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("preset", ["paper", "authors_code"])
+@pytest.mark.parametrize("model", ["milk", "align", "envs", "erm"])
+def test_every_preset_trains_every_model(tmp_path: Path, data: Path, preset: str, model: str) -> None:
+    metrics = train_in(tmp_path / "run", data=data, preset=preset, model=model, **{**PRESETS[preset], "eval_every": 2})
+    assert 0 < metrics["test"]["ndcg@20"] <= 1
+    assert metrics["candidates"] == ("all_cold" if preset == "authors_code" else "test")
+    if preset == "authors_code":
+        assert metrics["test"] == metrics["test_all_cold"]
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("values", [{"dtype": "float64"}, {"dtype": "bfloat16"}, {"inference": "available_mean"}])
+def test_precisions_and_inference_agree_within_noise(tmp_path: Path, data: Path, values: dict[str, Any]) -> None:
+    found = train_in(tmp_path / "a", data=data, setting="ftft", **values)["test_all_cold"]["ndcg@20"]
+    assert found == pytest.approx(
+        train_in(tmp_path / "b", data=data, setting="ftft")["test_all_cold"]["ndcg@20"], abs=0.15
+    )
+
+
+def test_one_modality_alone(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+    data = write_dataset(tmp_path / "data", items=120, pairs_per_user=20, dims={"only": 5})
+    metrics = train_in(tmp_path / "run", data=data)
+    assert metrics["imposed"] == metrics["drops"] == {}
+    assert metrics["test"]["users"] > 0
+
+
+def test_a_modality_that_no_training_item_has_is_an_error(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+    folder = write_dataset(tmp_path / "data", items=120, pairs_per_user=20)
+    np.save(folder / "features/audio.npy", np.full((120, 3), np.nan, np.float32))
+    with pytest.raises(DataError, match="no training item has the modality 'audio'"):
+        train_in(tmp_path / "run", data=folder)
 
 
 def test_divergence_is_an_error_with_a_hint(tmp_path: Path, data: Path) -> None:
