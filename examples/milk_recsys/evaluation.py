@@ -70,8 +70,7 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
     Raises:
         DataError: a modality that no warm item has.
     """
-    learnable = split.mask[split.warm].any(axis=0).tolist()
-    absent = [name for name, some in zip(dataset.modalities, learnable, strict=True) if not some]
+    absent = [name for k, name in enumerate(dataset.modalities) if not split.mask[split.warm, k].any()]
     if absent:
         raise DataError(
             f"no training item has the modality {absent[0]!r}, so nothing can be learnt about it. Leave it out."
