@@ -27,7 +27,6 @@ from milk_recsys.evaluation import Tables, build_tables, evaluate_group
 from milk_recsys.files import write_json
 from milk_recsys.model import Recommender
 from milk_recsys.options import Options
-from milk_recsys.sampling import build_user_rows
 from milk_recsys.split import draw_split
 
 Timed = tuple[Callable[[], Any], Callable[[], Any]]
@@ -83,7 +82,6 @@ def parse() -> argparse.Namespace:
 def epochs(model: Recommender, tables: Tables, options: Options) -> Timed:
     """One epoch of MILK: ours, and the reference's on the same prepared features."""
     prepared = model.prepare(tables.features, tables.observed)
-    rows = build_user_rows(tables.pairs, tables.num_users, tables.pool)
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
     reference = twin(model, tables)
     reference_optimiser = torch.optim.Adam(reference.parameters(), lr=options.lr)
@@ -94,7 +92,7 @@ def epochs(model: Recommender, tables: Tables, options: Options) -> Timed:
     )
     numbers = iter(range(10**6))
     return (
-        lambda: train.train_epoch(model, optimiser, tables, prepared, rows, next(numbers), options),
+        lambda: train.train_epoch(model, optimiser, tables, prepared, next(numbers), options),
         lambda: reference_epoch(
             reference, reference_optimiser, prepared, tables.observed, pairs, reference_users, pool,
             alpha=options.alpha, strengths=strengths, batch_size=options.batch_size, seed=next(numbers),

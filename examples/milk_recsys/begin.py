@@ -15,7 +15,9 @@ from milk_recsys.files import read_json, replacing, write_json
 from milk_recsys.options import OptionError, Options, parse_options, to_json
 from milk_recsys.synthetic import embedded_dataset
 
-__all__ = ["begin", "open_run"]
+__all__ = ["begin", "open_run", "start_folder", "write_config"]
+
+ROWS_AT_ONCE = 16_384  # of features that are hashed
 
 RUN_FILES = (
     "users.tsv",
@@ -25,7 +27,12 @@ RUN_FILES = (
     "split.npz",
     "model.safetensors",
     "checkpoint.safetensors",
+    "report.html",
+    "curves.png",
+    "robustness.png",
+    "compare",
 )
+BEFORE_CONFIG = {"users.tsv", "split.npz"}  # what is written before config.json, which makes a folder a run's
 
 
 def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
@@ -37,7 +44,7 @@ def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
     options = parse_options(argv, prog="train.py")
     try:
         out = options.out or _new_folder(options.model)
-        if options.resume and (out / "report.html").exists():
+        if options.resume and all((out / name).exists() for name in ("config.json", "metrics.json", "report.html")):
             print(f"The run in {out} is finished; its report is {out / 'report.html'}.")
             raise SystemExit(0)
         return open_run(dataclasses.replace(options, out=out).resolved())
@@ -47,7 +54,9 @@ def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
 
 
 def open_run(options: Options) -> tuple[Options, Dataset]:
-    """Read the data and open the folder ``options.out``: a new one, or that of the run to go on with.
+    """Read the data, and check that the folder ``options.out`` is free, or holds the run to go on with.
+
+    Nothing is written: that begins with `start_folder`, once everything is checked.
 
     Raises:
         DataError: the data are bad, or not those that the run was started with.
@@ -61,6 +70,12 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
             f"--out: {options.out} holds a run ({', '.join(held)}), which is never overwritten. Give --resume to go "
             "on with it, or another --out."
         )
+    config = options.out / "config.json"
+    if not config.exists() and set(held) - BEFORE_CONFIG:
+        raise OptionError(
+            f"--out: {options.out} holds {', '.join(held)}, but no config.json: there is no run to go on with. Choose "
+            "another --out."
+        )
     dataset = (
         embedded_dataset() if options.data is None else read_dataset(options.data, empty_items=options.empty_items)
     )
@@ -68,22 +83,37 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
         raise OptionError(
             f"--min-weight must be below 1 / {len(dataset.modalities)} modalities, got {options.min_weight}."
         )
-    facts = dataset_facts(dataset)
-    config = options.out / "config.json"
     if config.exists():
-        before = read_json(config)["dataset"]
+        facts, before = dataset_facts(dataset), read_json(config).get("dataset") or {}
         changed = [name for name in facts if before.get(name) != facts[name]]
         if changed:
             raise DataError(
                 f"{options.out}: the run was started with other data; changed: {', '.join(changed)}. Give the same "
                 "data to go on, or another --out."
             )
-    else:
-        options.out.mkdir(parents=True, exist_ok=True)
-        if dataset.user_names is not None:  # first: config.json is what makes the folder a run
-            _write_user_names(options.out / "users.tsv", dataset.user_names)
-        write_json(config, {**to_json(options), "dataset": facts})
     return options, dataset
+
+
+def start_folder(out: Path, dataset: Dataset) -> None:
+    """Make the folder of a run, or clear that of a killed one of temporary files.
+
+    Raises:
+        OptionError: the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"--out: {out} cannot be made ({error.strerror}). Name another folder.") from None
+    for leftover in (*out.glob(".*.tmp"), *out.glob("compare/.*.tmp")):
+        leftover.unlink()
+    if dataset.user_names is not None:
+        _write_user_names(out / "users.tsv", dataset.user_names)
+
+
+def write_config(options: Options, dataset: Dataset) -> None:
+    """Write config.json, if it is not there: from now on the folder holds a run."""
+    if options.out is not None and not (options.out / "config.json").exists():
+        write_json(options.out / "config.json", {**to_json(options), "dataset": dataset_facts(dataset)})
 
 
 def _write_user_names(path: Path, names: Sequence[str]) -> None:
@@ -104,9 +134,12 @@ def _new_folder(model: str) -> Path:
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """Count what a data set has; the fingerprint covers pairs and masks."""
+    """Count what a data set has; the fingerprint covers pairs, masks and features."""
     digest = hashlib.sha256(np.ascontiguousarray(dataset.interactions).tobytes())
     digest.update(np.packbits(dataset.observed).tobytes())
+    for x in dataset.features.values():
+        for start in range(0, len(x), ROWS_AT_ONCE):
+            digest.update(np.ascontiguousarray(x[start : start + ROWS_AT_ONCE]).tobytes())
     return {
         "name": dataset.name,
         "users": dataset.num_users,

@@ -17,6 +17,7 @@ from milk_recsys.data import DataError, Dataset
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
 from milk_recsys.model import Recommender
 from milk_recsys.options import Options
+from milk_recsys.sampling import UserRows, build_user_rows
 from milk_recsys.split import Split
 
 __all__ = ["Group", "Tables", "build_tables", "drop_intervals", "evaluate_group", "evaluate_test", "paired_difference"]
@@ -47,7 +48,7 @@ class Tables:
         features: modality -> (num_items, d) as stored, NaN rows included.
         nature: (num_items, M) bool, what nature gives; observed: what the setting leaves of it.
         pairs: (P, 2) training pairs.
-        pool: item ids that negatives are drawn from, increasing.
+        pool: item ids that negatives are drawn from, increasing; rows: what each user has of it.
         validation, test, all_cold: positives and their candidates.
     """
 
@@ -59,6 +60,7 @@ class Tables:
     warm: Tensor
     pairs: Tensor
     pool: Tensor
+    rows: UserRows
     validation: Group
     test: Group
     all_cold: Group
@@ -68,7 +70,8 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
     """Put what training and evaluation read on the device.
 
     Raises:
-        DataError: a modality that no warm item has.
+        DataError: a modality that no warm item has, features too large to be squared, or a user who has every item
+            that negatives are drawn from.
     """
     absent = [name for k, name in enumerate(dataset.modalities) if not split.mask[split.warm, k].any()]
     if absent:
@@ -86,7 +89,9 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         positions = np.searchsorted(candidates, pairs[:, 1])
         return Group(*(torch.from_numpy(a.copy()).to(device) for a in (candidates, pairs[:, 0], positions)))
 
+    _check_size(dataset, options)
     pool = split.warm if options.negatives == "warm" else np.sort(np.concatenate([split.warm, split.cold]))
+    pairs, pool_items = torch.from_numpy(pairs_of(split.warm)).to(device), torch.from_numpy(pool).to(device)
     return Tables(
         modalities=dataset.modalities,
         num_users=dataset.num_users,
@@ -94,12 +99,24 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         nature=torch.from_numpy(dataset.observed).to(device),
         observed=torch.from_numpy(split.mask).to(device),
         warm=torch.from_numpy(split.warm).to(device),
-        pairs=torch.from_numpy(pairs_of(split.warm)).to(device),
-        pool=torch.from_numpy(pool).to(device),
+        pairs=pairs,
+        pool=pool_items,
+        rows=build_user_rows(pairs, dataset.num_users, pool_items),
         validation=group(split.validation, split.validation if narrow else split.cold),
         test=group(split.test, split.test if narrow else split.cold),
         all_cold=group(split.test, split.cold),
     )
+
+
+def _check_size(dataset: Dataset, options: Options) -> None:
+    """Refuse features whose squares overflow in the model's precision."""
+    limit = float(np.finfo(np.float64 if options.dtype == "float64" else np.float32).max) ** 0.5 / 1e3
+    for name, x in dataset.features.items():
+        largest = max(abs(float(np.nanmin(x, initial=0))), abs(float(np.nanmax(x, initial=0))))
+        if largest > limit:
+            raise DataError(
+                f"modality {name!r} has values up to {largest:.3g}, beyond {limit:.1g}. Scale its features."
+            )
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from milk_recsys.begin import begin
+from milk_recsys.begin import begin, start_folder, write_config
 
 if __name__ == "__main__":  # options and data are checked before torch is imported, which takes seconds
     OPTIONS, DATASET = begin(sys.argv[1:])
@@ -40,11 +40,11 @@ from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluat
 from milk_recsys.files import replacing, write_json
 from milk_recsys.metrics import NonFiniteScores
 from milk_recsys.model import Batch, Recommender, Terms, batch_objective, environments
-from milk_recsys.options import Options
+from milk_recsys.options import OptionError, Options
 from milk_recsys.progress import Progress
 from milk_recsys.report import write_report
-from milk_recsys.sampling import UserRows, build_user_rows, sample_negatives
-from milk_recsys.split import draw_split, read_split, split_facts, write_split
+from milk_recsys.sampling import sample_negatives
+from milk_recsys.split import Split, draw_split, read_split, split_facts, write_split
 
 SAVE_SECONDS = 30.0  # a checkpoint at least this often, beside the one at every evaluation
 
@@ -72,6 +72,9 @@ def run(options: Options, dataset: Dataset, progress: Progress | None = None) ->
     split, notes = _split(options, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device)
+    start_folder(folder, dataset)  # nothing was written so far, so that bad input leaves no half run behind
+    write_split(folder / "split.npz", split)
+    write_config(options, dataset)
 
     with progress or Progress() as progress:
         for note in (*dataset.notes, *options.notes(), *notes):
@@ -135,16 +138,11 @@ def _compare(
     }
 
 
-def _split(options: Options, dataset: Dataset, folder: Path) -> Any:
-    """Read the split of the run that goes on, or a given one, or draw one; keep it in the run's folder."""
-    kept = folder / "split.npz"
-    if kept.exists():
-        return read_split(kept, dataset, options.setting)
-    split, notes = (
-        read_split(options.split, dataset, options.setting) if options.split else draw_split(dataset, options)
-    )
-    write_split(kept, split)
-    return split, notes
+def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, list[str]]:
+    """Read the split of the run that goes on, or a given one, or draw one."""
+    if (folder / "config.json").exists():
+        return read_split(folder / "split.npz", dataset, options.setting)
+    return read_split(options.split, dataset, options.setting) if options.split else draw_split(dataset, options)
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -163,7 +161,6 @@ def train_model(
     model = build_model(options, tables)
     prepared = model.prepare(tables.features, tables.observed)
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
-    rows = build_user_rows(tables.pairs, tables.num_users, tables.pool)
     history = History(folder / "history.jsonl")
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
     state: dict[str, Any] = {"epoch": -1, "best_epoch": -1, "best": -math.inf, "stale": 0, "done": False}
@@ -178,7 +175,7 @@ def train_model(
         for epoch in range(state["epoch"] + 1, options.epochs):
             if state["done"]:
                 break
-            line = train_epoch(model, optimiser, tables, prepared, rows, epoch, options, bar.step)
+            line = train_epoch(model, optimiser, tables, prepared, epoch, options, bar.step)
             evaluates = epoch % options.eval_every == 0 or epoch == options.epochs - 1
             state["epoch"] = epoch
             if evaluates:
@@ -230,7 +227,6 @@ def train_epoch(
     optimiser: torch.optim.Optimizer,
     tables: Tables,
     prepared: dict[str, Tensor],
-    rows: UserRows,
     epoch: int,
     options: Options,
     on_step: Callable[[], None] = lambda: None,
@@ -250,7 +246,7 @@ def train_epoch(
     device, count = tables.pairs.device, len(tables.pairs)
     order = torch.randperm(count, generator=generator).to(device)
     users, positives = tables.pairs[order].unbind(1)
-    negatives = sample_negatives(users, rows, tables.pool, generator=generator)
+    negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
     steps = math.ceil(count / options.batch_size)
     weights = epoch_weights(tables, options, steps, generator, model.uniform)
 
@@ -322,7 +318,12 @@ class History:
     def read(self) -> list[dict[str, Any]]:
         """Read the whole lines; one that a kill has cut is left out."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: has a damaged line ({error}). Remove it, or start in another --out."
+            ) from None
 
 
 def choose_device(options: Options) -> torch.device:
@@ -360,9 +361,9 @@ def main(options: Options, dataset: Dataset) -> int:
     """
     try:
         metrics = run(options, dataset)
-    except (DataError, Diverged, NonFiniteScores) as error:
+    except (DataError, OptionError, Diverged, NonFiniteScores) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, DataError) else 1
+        return 2 if isinstance(error, (DataError, OptionError)) else 1
     except KeyboardInterrupt:
         print(f"\ninterrupted; go on with --resume --out {options.out}", file=sys.stderr)
         return 130

@@ -261,7 +261,8 @@ def test_a_device_that_is_not_there(trained_run):
 
 def test_names_travel_only_where_there_are_any(trained_run, write_dataset, tmp_path):
     data = write_dataset(tmp_path / "data", names=False)
-    begin.open_run(dataclasses.replace(trained_run.options, data=data, out=tmp_path / "run"))
+    _, dataset = begin.open_run(dataclasses.replace(trained_run.options, data=data, out=tmp_path / "run"))
+    begin.start_folder(tmp_path / "run", dataset)
     assert not (tmp_path / "run/users.tsv").exists()
     assert read_dataset(trained_run.data).user_names == load_run(trained_run.folder).user_names
 

@@ -51,6 +51,12 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., 
 
 
 @pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of a tiny run's time."""
+    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())
+
+
+@pytest.fixture
 def first_step(data: Path) -> Callable[..., SimpleNamespace]:
     """The model, the first batch and its weights under some options."""
 
@@ -287,6 +293,46 @@ def test_a_folder_that_holds_a_run_is_refused(trained_run: SimpleNamespace) -> N
     assert before == {path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("name", ["report.html", "compare", "model.safetensors"])
+def test_what_another_run_left_is_neither_used_nor_overwritten(tmp_path: Path, data: Path, name: str) -> None:
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(OptionError, match=f"holds a run .{name}"):
+        train_in(tmp_path / "run", data=data)
+    with pytest.raises(OptionError, match=f"holds {name}, but no config.json"):
+        train_in(tmp_path / "run", data=data, resume=True)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_bad_input_leaves_no_half_run_behind(tmp_path: Path, data: Path) -> None:
+    for values in ({"split": tmp_path / "nowhere.npz"}, {"min_weight": 0.4}):
+        with pytest.raises((DataError, OptionError)):
+            train_in(tmp_path / "run", data=data, **values)
+        assert not (tmp_path / "run").exists()
+    assert train_in(tmp_path / "run", data=data)["test"]["users"] > 0
+
+
+@pytest.mark.usefixtures("no_report")
+def test_other_data_on_resume_is_refused_and_leftovers_go(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+    data = write_dataset(tmp_path / "data", items=120, pairs_per_user=20)
+    train_in(tmp_path / "run", data=data)
+    (tmp_path / "run/report.html").unlink()  # as if killed before the report
+    leftover = tmp_path / "run/.checkpoint.safetensors.123.tmp"
+    leftover.touch()
+    train_in(tmp_path / "run", data=data, resume=True)
+    assert not leftover.exists()
+    text = np.load(data / "features/text.npy")
+    np.save(data / "features/text.npy", text + 1)
+    with pytest.raises(DataError, match="started with other data; changed: fingerprint"):
+        train_in(tmp_path / "run", data=data, resume=True)
+
+
+def test_features_that_overflow_are_an_error(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+    folder = write_dataset(tmp_path / "data", items=120, pairs_per_user=20)
+    np.save(folder / "features/audio.npy", np.full((120, 3), 1e300))
+    with pytest.raises(DataError, match="modality 'audio' has values up to 1e"):
+        train_in(tmp_path / "run", data=folder)
+
+
 def test_resume_with_changed_options_is_refused(
     trained_run: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,12 +345,6 @@ def test_resume_with_changed_options_is_refused(
 def test_resume_takes_the_options_of_the_run(trained_run: SimpleNamespace) -> None:
     options = begin.parse_options(["--resume", "--out", str(trained_run.folder)])
     assert dataclasses.replace(options, resume=False) == trained_run.options
-
-
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of a tiny run's time."""
-    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())
 
 
 @pytest.mark.usefixtures("no_report")
