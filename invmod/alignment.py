@@ -92,7 +92,8 @@ def _scatter(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     (first, *others), (a, *masks) = z.unbind(1), mask.unbind(1)
     mean = torch.where(a[:, None], first, 0.0)
     n = a.to(z.dtype)
-    scatter = torch.zeros_like(n) if others else (mean * 0.0).sum(dim=1)  # attached to the graph in any case
+    # One modality has no pair: a 0 that is attached to the graph, whatever z holds (0 * inf would be NaN).
+    scatter = torch.zeros_like(n) if others else torch.where(torch.zeros_like(a)[:, None], mean, 0.0).sum(dim=1)
     for index, (c, a_m) in enumerate(zip(others, masks, strict=True)):
         delta = torch.where(a_m[:, None], c - mean, 0.0)
         before, n = n, n + a_m

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Self
 
 import torch
@@ -58,6 +59,7 @@ class ModalityEncoders(nn.Module):
         """Build one linear map per modality, from ``dims[name]`` to `embedding_dim`.
 
         Raises:
+            TypeError: a dimension is not an int.
             ValueError: a dimension below 1.
         """
         return cls._from_dims(dims, embedding_dim, lambda d: nn.Linear(d, embedding_dim, bias=bias))
@@ -74,6 +76,7 @@ class ModalityEncoders(nn.Module):
         """Build one multilayer perceptron per modality: linear, ReLU and dropout per hidden layer, then linear.
 
         Raises:
+            TypeError: a dimension is not an int.
             ValueError: a dimension below 1.
         """
         if any(width < 1 for width in hidden_dims):
@@ -92,8 +95,10 @@ class ModalityEncoders(nn.Module):
     @classmethod
     def _from_dims(cls, dims: Mapping[str, int], embedding_dim: int, build: Callable[[int], nn.Module]) -> Self:
         for name, dim in (*dims.items(), ("embedding_dim", embedding_dim)):
+            if isinstance(dim, bool) or not isinstance(dim, (int, Integral)):
+                raise TypeError(f"ModalityEncoders: the dimension of {name!r} must be an int, got {dim!r}.")
             if dim < 1:
-                raise ValueError(f"ModalityEncoders: the dimension of {name!r} must be at least 1.")
+                raise ValueError(f"ModalityEncoders: the dimension of {name!r} must be at least 1, got {dim}.")
         encoders = cls({name: build(dim) for name, dim in dims.items()})
         encoders._widths = dict(dims)
         return encoders

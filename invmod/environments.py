@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ class CyclicMixupEnvs:
         num_modalities: M.
 
     Raises:
+        TypeError: an argument of a wrong type.
         ValueError: an argument outside its range.
 
     References:
@@ -71,6 +73,8 @@ class CyclicMixupEnvs:
                 raise TypeError(f"CyclicMixupEnvs: `{name}` must be an int, got {value!r}.")
             if value < 1:
                 raise ValueError(f"CyclicMixupEnvs: `{name}` must be at least 1, got {value}.")
+        if isinstance(min_weight, bool) or not isinstance(min_weight, (int, float, Real)):
+            raise TypeError(f"CyclicMixupEnvs: `min_weight` must be a number, got {min_weight!r}.")
         if not 0 <= min_weight < 1 / num_modalities:
             raise ValueError(
                 f"CyclicMixupEnvs: `min_weight` must lie in [0, 1/M) = [0, {1 / num_modalities:.6g}), got {min_weight}."
@@ -103,10 +107,13 @@ class CyclicMixupEnvs:
 
         Raises:
             TypeError: `dtype` is not floating point.
+            ValueError: `sample_shape` is negative.
         """
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"CyclicMixupEnvs.sample: `dtype` must be floating point, got {dtype}.")
         shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
+        if any(size < 0 for size in shape):
+            raise ValueError(f"CyclicMixupEnvs.sample: `sample_shape` must not be negative, got {sample_shape}.")
         first = _dirichlet(self.alpha, (*shape, self.num_draws), generator)  # (..., draws, M)
         m = np.arange(self.num_modalities)
         shifted = first[..., (m[None, :] - m[:, None]) % self.num_modalities]  # row k = roll by k
@@ -127,10 +134,15 @@ class CyclicMixupEnvs:
 
 
 def _concentration(alpha: float | Sequence[float], num_modalities: int) -> NDArray[np.float64]:
-    given = np.asarray(alpha, dtype=np.float64)
+    try:
+        given = np.asarray(alpha)
+    except (TypeError, ValueError) as error:  # such as lists of unequal lengths
+        raise TypeError(f"CyclicMixupEnvs: `alpha` must be a number or a sequence of them, got {alpha!r}.") from error
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"CyclicMixupEnvs: `alpha` must be a number or a sequence of them, got {alpha!r}.")
     if given.ndim > 1 or given.size not in (1, num_modalities):
         raise ValueError(f"CyclicMixupEnvs: `alpha` must be one number or {num_modalities} of them, got {alpha}.")
-    values = given.reshape(-1).tolist()
+    values = given.astype(np.float64).reshape(-1).tolist()
     if not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(f"CyclicMixupEnvs: `alpha` must be finite and positive, got {alpha}.")
     return np.broadcast_to(np.asarray(values), (num_modalities,)).copy()

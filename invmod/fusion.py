@@ -30,14 +30,14 @@ def fuse(z: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Arguments:
         z: (N, M, ...) what each modality says: embeddings (N, M, D), scores (N, M).
-        weights: (E, M), non-negative; cast to the dtype of z.
+        weights: (E, M), non-negative; cast to the dtype of the computation: that of z, float32 for half precision.
         mask: bool (N, M), True where a cell may be used.
 
     Returns:
         (E, N, ...) in the dtype of z.
 
     Raises:
-        TypeError: z or weights are not floating point, or the mask is not bool.
+        TypeError: z or weights are not floating-point tensors, or the mask is not bool.
         ValueError: shapes do not fit.
 
     References:
@@ -55,7 +55,8 @@ def fuse(z: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
     _check(z, weights)
     with torch.autocast(device_type=z.device.type, enabled=False):
         if mask is None:
-            return einsum(weights.to(z.dtype), z, "e m, n m ... -> e n ...")
+            wide = torch.promote_types(z.dtype, torch.float32)
+            return einsum(weights.to(wide), z.to(wide), "e m, n m ... -> e n ...").to(z.dtype)
         check_mask("fuse", mask, z.shape[0], z.shape[1])
         return _fuse_available(z, weights, mask)
 
@@ -78,6 +79,8 @@ def _fuse_available(z: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
 
 def _check(z: Tensor, weights: Tensor) -> None:
     for name, tensor in (("z", z), ("weights", weights)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"fuse: `{name}` must be a tensor, got {type(tensor).__name__}.")
         if not tensor.is_floating_point():
             raise TypeError(f"fuse: `{name}` must be floating point, got {tensor.dtype}.")
     if z.ndim < 2 or z.shape[1] == 0:

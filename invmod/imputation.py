@@ -2,6 +2,10 @@
 
 An imputer returns ``(features, usable)``. `usable` says which cells may be encoded and fused, here all of them; the
 mask of what was observed stays with the caller, for alignment, statistics and reports.
+
+An unfitted imputer has no key in a ``state_dict``, and loading a state without any of its keys leaves it unfitted.
+A state that has some of them only is incomplete: a strict load reports those that are missing. A fitted imputer
+keeps its device and dtype on loading, an unfitted one takes those of what is loaded.
 """
 
 from __future__ import annotations
@@ -94,7 +98,7 @@ class _ConstantImputer(nn.Module, ABC):
             fill: Tensor = getattr(self, f"fill_{index}")
             x = features.get(name)
             if x is None:
-                filled[name] = fill.expand(num_rows, *fill.shape)
+                filled[name] = fill.expand(num_rows, *fill.shape).clone()  # never a view of the buffer
                 continue
             if x.shape[1:] != fill.shape:
                 raise ValueError(
@@ -109,23 +113,45 @@ class _ConstantImputer(nn.Module, ABC):
         unknown = [name for name in features if name not in self.modalities]
         if unknown:
             raise KeyError(f"{function}: `features` has modalities {unknown} that are not among {self.modalities}.")
-        rows = {name: x.shape[0] for name, x in features.items() if x is not None}
+        given = {name: x for name, x in features.items() if x is not None}
+        for name, x in given.items():
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}.")
+            if x.ndim == 0:
+                raise ValueError(f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar.")
+        rows = {name: x.shape[0] for name, x in given.items()}
         if mask is not None:
             column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
             if isinstance(column, Tensor) and column.ndim:  # else `mask_columns` says what is wrong with it
                 rows["mask"] = column.shape[0]
-        if len(set(rows.values())) != 1:
+        if len(set(rows.values())) > 1:
             raise ValueError(f"{function}: modalities and mask must have equal numbers of rows, got {rows}.")
-        return next(iter(rows.values()))
+        return next(iter(rows.values()), 0)  # without any, `mask_columns` says what is wrong with the mask
 
     @override
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         """Give the buffers the shapes of what is loaded, so that an unfitted imputer can be restored."""
-        for index in range(len(self.modalities)):
-            saved = state_dict.get(f"{prefix}fill_{index}")
-            if saved is not None:
-                setattr(self, f"fill_{index}", torch.empty_like(saved))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        names = [f"fill_{index}" for index in range(len(self.modalities))]
+        partial = strict and any(f"{prefix}{name}" in state_dict for name in names)
+        for name in names:
+            saved, existing = state_dict.get(f"{prefix}{name}"), getattr(self, name)
+            if isinstance(saved, Tensor):
+                empty = torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
+                setattr(self, name, empty)
+            elif partial and existing is None:  # of buffers that are None, the base class knows nothing
+                missing_keys.append(f"{prefix}{name}")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 class ZeroImputer(_ConstantImputer):

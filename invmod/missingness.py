@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -51,8 +52,8 @@ def check_names(function: str, modalities: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_any_mask(function: str, mask: Tensor) -> None:
-    """Raise unless `mask` is a bool tensor of two axes."""
+def _check_bool(function: str, mask: Tensor) -> None:
+    """Raise unless `mask` is a bool tensor."""
     if not isinstance(mask, Tensor):
         raise TypeError(f"{function}: `mask` must be a tensor, got {type(mask).__name__}.")
     if mask.dtype != torch.bool:
@@ -60,6 +61,11 @@ def check_any_mask(function: str, mask: Tensor) -> None:
             f"{function}: `mask` must have dtype torch.bool, got {mask.dtype}. "
             "Use `mask.bool()` (True means available)."
         )
+
+
+def check_any_mask(function: str, mask: Tensor) -> None:
+    """Raise unless `mask` is a bool tensor of two axes."""
+    _check_bool(function, mask)
     if mask.ndim != 2:
         raise ValueError(f"{function}: `mask` must have shape (N, M), got {tuple(mask.shape)}.")
 
@@ -86,7 +92,9 @@ def mask_columns(function: str, mask: MaskLike, modalities: Sequence[str], num_r
         columns = [mask[name] for name in modalities]
         for name, column in zip(modalities, columns, strict=True):
             where = f"{function}, modality {name!r}"
-            check_mask(where, column.reshape(*column.shape, 1) if isinstance(column, Tensor) else column, num_rows, 1)
+            _check_bool(where, column)
+            if column.shape != (num_rows,):
+                raise ValueError(f"{where}: `mask` must have shape (N,) = ({num_rows},), got {tuple(column.shape)}.")
         return torch.stack(columns, dim=1)
     check_mask(function, mask, num_rows, len(modalities))
     return mask
@@ -116,7 +124,8 @@ def mask_from_features(
     Raises:
         KeyError: `features` has a name that `modalities` lacks.
         TypeError: a feature is neither a tensor (N, ...) nor None.
-        ValueError: a row is NaN in part, a value is infinite, or the modalities differ in their number of rows.
+        ValueError: a row is NaN in part, a value is infinite, the modalities differ in their number of rows, or
+            `num_rows` is negative.
 
     Example:
         >>> nan = float("nan")
@@ -132,6 +141,8 @@ def mask_from_features(
             f"mask_from_features: `features` has modalities {unknown} that are not among {names}. "
             "Add them to `modalities` or leave them out of `features`."
         )
+    if num_rows is not None and num_rows < 0:
+        raise ValueError(f"mask_from_features: `num_rows` must not be negative, got {num_rows}.")
     given = {name: values for name, values in features.items() if values is not None}
     for name, values in given.items():
         if not isinstance(values, Tensor) or values.ndim == 0:
@@ -201,7 +212,7 @@ def simulate_missing(
         `SimulatedMissing(mask, shortfall)`: a new mask (N, M) and the number of rows missing to the exact share.
 
     Raises:
-        TypeError: the mask is not bool, or rows are not int64 of shape (n,).
+        TypeError: the mask is not bool, rows are not int64 of shape (n,), or `num_missing` is not an int.
         ValueError: `rate` outside [0, 1], `num_missing` below 1, rows out of range or given twice.
 
     References:
@@ -216,6 +227,8 @@ def simulate_missing(
     check_any_mask("simulate_missing", mask)
     if not 0 <= rate <= 1:
         raise ValueError(f"simulate_missing: `rate` must lie in [0, 1], got {rate}.")
+    if isinstance(num_missing, bool) or not isinstance(num_missing, (int, Integral)):
+        raise TypeError(f"simulate_missing: `num_missing` must be an int, got {num_missing!r}.")
     if num_missing < 1:
         raise ValueError(f"simulate_missing: `num_missing` must be at least 1, got {num_missing}.")
     candidates = checked_rows("simulate_missing", rows, mask.shape[0], mask.device)
@@ -240,6 +253,10 @@ def checked_rows(function: str, rows: Tensor | None, num_rows: int, device: torc
     """Return the row numbers as int64 on `device`, after checking type, range and distinctness."""
     if rows is None:
         return torch.arange(num_rows, device=device)
+    if not isinstance(rows, Tensor):
+        raise TypeError(
+            f"{function}: `rows` must be row numbers, an int64 tensor of shape (n,), got {type(rows).__name__}."
+        )
     if rows.dtype != torch.int64 or rows.ndim != 1:
         raise TypeError(
             f"{function}: `rows` must be row numbers, int64 of shape (n,), "
@@ -264,11 +281,19 @@ def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
         pattern -> int64 row numbers in ascending order, for the patterns that occur; those with more modalities
         first, then those with the earlier modality.
 
+    Raises:
+        TypeError: the mask is not bool.
+        ValueError: the mask is not (N, M) with at least one modality.
+
     Example:
         >>> rows_by_pattern(torch.tensor([[True, False], [True, True], [True, False]]))
         {(True, True): tensor([1]), (True, False): tensor([0, 2])}
     """
     check_any_mask("rows_by_pattern", mask)
+    if mask.shape[1] == 0:
+        raise ValueError(
+            f"rows_by_pattern: `mask` must have shape (N, M) with at least one modality, got {tuple(mask.shape)}."
+        )
     patterns, group = torch.unique(mask, dim=0, return_inverse=True)
     found = {
         tuple(bool(there) for there in pattern.tolist()): (group == index).nonzero()[:, 0]

@@ -81,9 +81,11 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
 
     Arguments:
         logits: see the table.
-        targets: see the table.
+        targets: see the table. The values are not checked: a class outside 0..K-1 fails in the gather, with torch's
+            own error.
         loss: a name of the table, or a callable ``loss(logits, targets) -> scalar`` (the mean over samples), which goes
-            through a dummy scale and one `torch.autograd.grad`.
+            through a dummy scale and one `torch.autograd.grad`. Works under `torch.no_grad` and
+            `torch.inference_mode` as well.
 
     Returns:
         a scalar in float32 or wider. It is the biased estimator: the square of a mean.
@@ -148,7 +150,9 @@ def _cross_entropy_derivatives(z: Tensor, targets: Tensor) -> Tensor:
 def _dummy_scale_derivative(
     z: Tensor, targets: Tensor | None, loss: Callable[[Tensor, Tensor | None], Tensor]
 ) -> Tensor:
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        z = z.clone() if z.is_inference() else z  # an inference tensor cannot be saved for a backward pass
+        targets = targets.clone() if isinstance(targets, Tensor) and targets.is_inference() else targets
         scale = torch.ones((), dtype=z.dtype, device=z.device, requires_grad=True)
         risk = loss(scale * z, targets)
         if not isinstance(risk, Tensor):
@@ -158,5 +162,10 @@ def _dummy_scale_derivative(
                 "irm_penalty: a callable `loss` must return a scalar that depends on the logits it is given, the mean "
                 f"over samples, got shape {tuple(risk.shape)}{'' if risk.requires_grad else ' without a gradient'}."
             )
-        (derivative,) = torch.autograd.grad(risk, scale, create_graph=z.requires_grad)
+        (derivative,) = torch.autograd.grad(risk, scale, create_graph=z.requires_grad, allow_unused=True)
+    if derivative is None:
+        raise ValueError(
+            "irm_penalty: a callable `loss` must return a scalar that depends on the logits it is given. "
+            "Use its argument, not a tensor from outside."
+        )
     return derivative

@@ -12,7 +12,7 @@ import numpy as np
 
 from milk_recsys.data import DataError, Dataset, read_dataset
 from milk_recsys.files import read_json, replacing, write_json
-from milk_recsys.options import OptionError, Options, parse_options, to_json
+from milk_recsys.options import OptionError, Options, given_options, parse_options, to_json
 from milk_recsys.synthetic import embedded_dataset
 
 __all__ = ["begin", "open_run", "start_folder", "write_config"]
@@ -47,7 +47,9 @@ def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
         if options.resume and all((out / name).exists() for name in ("config.json", "metrics.json", "report.html")):
             print(f"The run in {out} is finished; its report is {out / 'report.html'}.")
             raise SystemExit(0)
-        return open_run(dataclasses.replace(options, out=out).resolved())
+        options, dataset = open_run(dataclasses.replace(options, out=out).resolved())
+        notes = (*dataset.notes, *options.notes(given_options(argv)))
+        return options, dataclasses.replace(dataset, notes=notes)
     except (DataError, OptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

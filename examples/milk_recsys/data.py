@@ -18,6 +18,7 @@ Whatever is wrong raises DataError, which says where it is and what to do. No to
 import dataclasses
 import json
 import re
+import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,13 +26,16 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
 
 __all__ = [
+    "BAD_NPY",
     "DataError",
     "Dataset",
     "find_observed",
     "open_features",
+    "plural",
     "read_dataset",
     "read_names",
 ]
@@ -43,9 +47,26 @@ INTEGER = re.compile(r"-?[0-9]+")
 
 Features = npt.NDArray[np.floating[Any]]
 
+BAD_NPY = (
+    ValueError,
+    TypeError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+"""What numpy may raise for the bytes of a npy file that is damaged, or none at all."""
+
 
 class DataError(ValueError):
     """Bad input; a command prints `error: <message>` and exits with status 2."""
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """The count and the words that go with it: `plural(1, "item was", "items were")`."""
+    return f"{count} {one if count == 1 else many}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +123,9 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
     pairs = _read_interactions(folder / "interactions.tsv", num_users, num_items, notes)
     stated = manifest.get("num_interactions", len(pairs))
     if stated != len(pairs):
-        notes.append(f"interactions.tsv has {len(pairs)} distinct pairs, dataset.json says {stated}.")
+        notes.append(
+            f"interactions.tsv has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}."
+        )
     features: dict[str, Features] = {}
     observed = np.empty((num_items, len(manifest["modalities"])), dtype=np.bool_)
     for column, (modality, entry) in enumerate(manifest["modalities"].items()):
@@ -149,7 +172,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     _expect(path, modalities, dict, "`modalities`", "an object: name -> {file, dim}")
     if not modalities:
         raise DataError(f"{path}: `modalities` is empty. Name at least one feature file.")
+    for key in ("name", "description", "source"):
+        _expect_unicode(path, str(manifest.get(key, "")), f"`{key}`")
     for name, entry in modalities.items():
+        _expect_unicode(path, name, "the name of a modality")
         if not name.strip():
             raise DataError(f"{path}: a modality has an empty name. Give it one.")
         label = f"modality {name!r}"
@@ -179,6 +205,14 @@ def _expect(path: Path, value: Any, kind: type, label: str, wanted: str) -> None
         raise DataError(f"{path}: {label} must be {wanted}, got {value!r:.60}.")
 
 
+def _expect_unicode(path: Path, text: str, label: str) -> None:
+    """Refuses half a surrogate pair, which JSON can write but no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: {label} is not valid Unicode: {text!a:.60}. Correct it there.") from None
+
+
 def _count(path: Path, entry: Mapping[str, Any], key: str, *, least: int, label: str = "the file") -> None:
     value = _key(path, entry, key, label)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
@@ -197,16 +231,7 @@ def _read_interactions(path: Path, num_users: int, num_items: int, notes: list[s
     # Other columns may have any names, the same one twice included, so they get ours.
     names = [name if name in limits else f"column {k}" for k, name in enumerate(header)]
     try:
-        table = pa_csv.read_csv(
-            path,
-            read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1),
-            parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=pa_csv.ConvertOptions(
-                column_types={"user": pa.int64(), "item": pa.int64()},
-                include_columns=["user", "item"],
-                null_values=[],
-            ),
-        )
+        table = _read_ids(path, names, pa.int64())
     except pa.ArrowInvalid as error:
         if _blame_a_line(path, header, limits) == 0:
             raise _no_interactions(path) from None
@@ -214,6 +239,8 @@ def _read_interactions(path: Path, num_users: int, num_items: int, notes: list[s
     users, items = (table.column(name).to_numpy() for name in limits)
     if len(users) == 0:
         raise _no_interactions(path)
+    if _has_hexadecimal(path, names):
+        _blame_a_line(path, header, limits)
     for ids, limit in ((users, num_users), (items, num_items)):
         if ids.min() < 0 or ids.max() >= limit:
             _blame_a_line(path, header, limits)
@@ -222,8 +249,33 @@ def _read_interactions(path: Path, num_users: int, num_items: int, notes: list[s
         keys = np.sort(keys)  # faster here than np.unique, which hashes
         keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
     if len(keys) < len(users):
-        notes.append(f"interactions.tsv: {len(users) - len(keys)} repeated pairs were merged.")
+        notes.append(
+            f"interactions.tsv: {plural(len(users) - len(keys), 'repeated pair was', 'repeated pairs were')} merged."
+        )
     return np.stack(np.divmod(keys, num_items), axis=1).astype(np.int64, copy=False)
+
+
+def _read_ids(path: Path, names: list[str], kind: Any) -> Any:
+    """The columns user and item, of the given type, as an arrow table."""
+    return pa_csv.read_csv(
+        path,
+        read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1),
+        parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=pa_csv.ConvertOptions(
+            column_types={"user": kind, "item": kind}, include_columns=["user", "item"], null_values=[]
+        ),
+    )
+
+
+def _has_hexadecimal(path: Path, names: list[str]) -> bool:
+    """Whether an id is like 0x1f, which arrow takes for a number. Only a file with an x is read again."""
+    with path.open("rb") as file:
+        file.readline()
+        if not any(b"x" in block or b"X" in block for block in iter(lambda: file.read(1 << 24), b"")):
+            return False
+    table = _read_ids(path, names, pa.string())
+    found = (pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py() for column in table.columns)
+    return any(found)
 
 
 def _no_interactions(path: Path) -> DataError:
@@ -243,7 +295,8 @@ def _read_header(path: Path, needed: tuple[str, ...], notes: list[str]) -> list[
             )
     ignored = [name for name in header if name not in needed]
     if ignored:
-        notes.append(f"{path.name}: the columns {', '.join(ignored)} are ignored.")
+        words = "column {} is" if len(ignored) == 1 else "columns {} are"
+        notes.append(f"{path.name}: the {words.format(', '.join(ignored))} ignored.")
     return header
 
 
@@ -256,7 +309,8 @@ def _blame_a_line(path: Path, header: list[str], limits: Mapping[str, int]) -> i
         cells = line.rstrip("\r\n").split("\t")
         if len(cells) != len(header):
             raise DataError(
-                f"{path}, line {number}: has {len(cells)} tab-separated columns, the header has {len(header)}."
+                f"{path}, line {number}: has {plural(len(cells), 'tab-separated column', 'tab-separated columns')}, "
+                f"the header has {len(header)}."
             )
         for name, limit in limits.items():
             cell = cells[header.index(name)].strip()
@@ -287,7 +341,14 @@ def _check_id(where: str, kind: str, cell: str, limit: int) -> int:
 def open_features(path: Path, *, root: Path, num_rows: int | None, dim: int | None, modality: str) -> Features:
     """Memory-maps a feature file after checking its place, dtype and shape (None: any)."""
     where = f"{path} (modality {modality!r})"
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a NUL in the name
+        raise DataError(
+            f"{root} (modality {modality!r}): the path {str(path)!a} cannot be followed ({error!s:.200}). "
+            "Correct `file`, or put the file itself there."
+        ) from None
+    if not inside:
         raise DataError(f"{where}: leads outside {root}. Put the file itself into the folder.")
     array = _map_npy(path, where)
     if array.dtype.name not in FEATURE_DTYPES or not array.dtype.isnative:
@@ -299,12 +360,14 @@ def open_features(path: Path, *, root: Path, num_rows: int | None, dim: int | No
         raise DataError(f"{where}: must have two dimensions (items, dim), got the shape {array.shape}.")
     if num_rows is not None and array.shape[0] != num_rows:
         raise DataError(
-            f"{where}: has {array.shape[0]} rows, but there are {num_rows} items. "
+            f"{where}: has {plural(array.shape[0], 'row', 'rows')}, but there {'is' if num_rows == 1 else 'are'} "
+            f"{plural(num_rows, 'item', 'items')}. "
             "Give every item a row; NaN where it has no such modality."
         )
     if array.shape[1] == 0 or dim not in (None, array.shape[1]):
         raise DataError(
-            f"{where}: has {array.shape[1]} columns, expected {dim or 'at least 1'}. Correct `dim` or the file."
+            f"{where}: has {plural(array.shape[1], 'column', 'columns')}, expected {dim or 'at least 1'}. "
+            "Correct `dim` or the file."
         )
     return cast(Features, array)
 
@@ -317,7 +380,7 @@ def _map_npy(path: Path, where: str) -> Any:
         raise DataError(f"{where}: no such file. Add it or correct `file`.") from None
     except OSError as error:
         raise DataError(f"{where}: cannot be opened ({error.strerror}).") from None
-    except (ValueError, EOFError, OverflowError, SyntaxError, TypeError) as error:
+    except BAD_NPY as error:
         message = str(error)
     with path.open("rb") as file:
         start = file.read(6)
@@ -381,10 +444,12 @@ def _settle_empty_items(
     lost = len(pairs) - len(kept)
     if empty_items == "error":
         raise DataError(
-            f"{folder}: item {first} has no modality at all ({count} such items, with {lost} "
-            "interactions). Give them a feature, or drop their interactions: --empty-items drop."
+            f"{folder}: item {first} has no modality at all ({plural(count, 'such item', 'such items')}, with "
+            f"{plural(lost, 'interaction', 'interactions')}). Give them a feature, or drop their interactions: "
+            "--empty-items drop."
         )
-    notes.append(f"{count} items without any modality were dropped, with {lost} interactions.")
+    dropped = plural(count, "item without any modality was", "items without any modality were")
+    notes.append(f"{dropped} dropped, with {plural(lost, 'interaction', 'interactions')}.")
     if len(kept) == 0:
         raise DataError(f"{folder}: there are no interactions at all once items without modality are dropped.")
     return kept
@@ -405,7 +470,7 @@ def read_names(path: Path, kind: Literal["user", "item"], count: int, notes: lis
             continue
         where = f"{path}, line {number}"
         if len(cells) != len(header):
-            raise DataError(f"{where}: has {len(cells)} columns, the header has {len(header)}.")
+            raise DataError(f"{where}: has {plural(len(cells), 'column', 'columns')}, the header has {len(header)}.")
         index = _check_id(where, kind, cells[header.index(kind)].strip(), count)
         name = cells[header.index("name")].strip()
         if not name:
@@ -416,11 +481,13 @@ def read_names(path: Path, kind: Literal["user", "item"], count: int, notes: lis
     complete = tuple(name for name in names if name is not None)
     if len(complete) < count:
         raise DataError(
-            f"{path}: {count - len(complete)} {kind}s have no name, the first is "
+            f"{path}: {plural(count - len(complete), f'{kind} has', f'{kind}s have')} no name, the first is "
             f"{kind} {names.index(None)}. Name every {kind}, or remove the file."
         )
     if len(set(complete)) < count:
-        notes.append(f"{path.name}: {count - len(set(complete))} names stand for several {kind}s.")
+        notes.append(
+            f"{path.name}: {plural(count - len(set(complete)), 'name stands', 'names stand')} for several {kind}s."
+        )
     return complete
 
 

@@ -2,7 +2,7 @@
 
 - `features/<modality>.npy`, (n, dim), float16, float32 or float64: a row of NaN where an item has no such modality. A
   modality without a file is missing for all items. Where `dataset.json` is there, its `modalities` say which files to
-  read instead (name -> `file` and `dim`), and `num_items`, where stated, must be right.
+  read instead (name -> `file` and `dim`); `dim` and `num_items`, where stated, must be right.
 - `items.tsv`, or not: header `item<TAB>name`, a name for every item.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from milk_recsys.data import DataError, find_observed, open_features, read_names
+from milk_recsys.data import DataError, find_observed, open_features, plural, read_names
 
 __all__ = ["Items", "read_items"]
 
@@ -51,7 +51,7 @@ def read_items(folder: Path, dims: Mapping[str, int], *, empty_items: Literal["e
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder that holds the features of new items.")
     manifest = folder / "dataset.json"
-    files, count = _read_manifest(manifest) if manifest.exists() else _find_files(folder)
+    files, count = _read_manifest(manifest, dims) if manifest.exists() else _find_files(folder)
     notes = [f"{name}: no file in {folder}; missing for all new items." for name in dims if name not in files]
     features: dict[str, npt.NDArray[Any]] = {}
     columns = []
@@ -77,19 +77,30 @@ def _find_files(folder: Path) -> tuple[dict[str, str], None]:
     return {path.stem: f"features/{path.name}" for path in sorted(folder.glob("features/*.npy"))}, None
 
 
-def _read_manifest(path: Path) -> tuple[dict[str, str], int | None]:
-    """Return the file of each modality, and the number of items where it is stated."""
+def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str], int | None]:
+    """Return the file of each modality, and the number of items where it is stated; check `dim` where stated."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8-sig"))
         files = {name: entry["file"] for name, entry in manifest["modalities"].items()}
         count = manifest.get("num_items")
-        if not all(isinstance(file, str) for file in files.values()) or not isinstance(count, int | None):
-            raise TypeError("`file` must be a string, `num_items` a whole number")
+        stated = {name: entry["dim"] for name, entry in manifest["modalities"].items() if "dim" in entry}
+        if not all(isinstance(file, str) for file in files.values()):
+            raise TypeError("`file` must be a string")
+        if "num_items" in manifest and not (type(count) is int and count >= 0):
+            raise TypeError("`num_items` must be a whole number, at least 0")
+        if not all(type(dim) is int for dim in stated.values()):
+            raise TypeError("`dim` must be a whole number")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: must be JSON with `modalities`, an object: name -> {{file, dim}} ({error!r:.200}). Correct it, "
             "or remove it and name the files features/<modality>.npy."
         ) from None
+    for name, dim in stated.items():
+        if dim != dims.get(name, dim):
+            raise DataError(
+                f"{path}: `dim` of modality {name!r} is {dim}, but the run was trained on {dims[name]}. Correct it, or "
+                "give features of that width."
+            )
     return files, count
 
 
@@ -99,11 +110,11 @@ def _kept(folder: Path, observed: npt.NDArray[np.bool_], empty_items: str, notes
     kept, lost = np.flatnonzero(some), int((~some).sum())
     if lost and empty_items == "error":
         raise DataError(
-            f"{folder}: item {some.argmin()} has no modality at all ({lost} such items). Give them a feature, or "
-            "leave them out: --empty-items drop."
+            f"{folder}: item {some.argmin()} has no modality at all ({plural(lost, 'such item', 'such items')}). "
+            "Give them a feature, or leave them out: --empty-items drop."
         )
     if not len(kept):
-        raise DataError(f"{folder}: none of the {lost} new items has any modality.")
+        raise DataError(f"{folder}: none of the new items has any modality ({lost} in all).")
     if lost:
-        notes.append(f"{lost} items without any modality are left out.")
+        notes.append(f"{plural(lost, 'item without any modality is', 'items without any modality are')} left out.")
     return kept

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
-__all__ = ["PRESETS", "OptionError", "Options", "from_json", "parse_options", "to_json", "validate"]
+__all__ = ["PRESETS", "OptionError", "Options", "from_json", "given_options", "parse_options", "to_json", "validate"]
 
 Metric = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20"]
 
@@ -196,22 +196,33 @@ class Options:
         beside = self.data is None and self.model != "erm"
         return dataclasses.replace(self, compare="erm" if beside else "none")
 
-    def notes(self) -> tuple[str, ...]:
-        """What the user should be told of options that have no effect beside others."""
+    def notes(self, given: frozenset[str] = frozenset()) -> tuple[str, ...]:
+        """What the user should be told of options that have no effect beside others.
+
+        Arguments:
+            given: names of options that were typed (`given_options`): one that repeats its default is told of too.
+        """
         found = []
         if self.resume and self.out is None:
             found.append("--resume starts a new run: no --out names the run to go on with.")
-        changed = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        changed = given | {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        in_validation = _flag("missing_in_validation" if self.missing_in_validation else "no_missing_in_validation")
         if self.split is not None:
             found += [
                 f"{_flag(name)} is ignored: --split gives the split and its mask."
                 for name in ("split_seed", "missing_rate", "train_missing_rate")
                 if name in changed
             ]
+            if "missing_in_validation" in changed:
+                found.append(f"{in_validation} is ignored: --split gives the split and its mask.")
         elif self.setting != "mtmt" and "train_missing_rate" in changed:
             found.append(f"--train-missing-rate is ignored: --setting is {self.setting}, not mtmt.")
-        if self.split is None and self.setting == "ftft" and "missing_rate" in changed:
-            found.append("--missing-rate is ignored: under --setting ftft nothing goes missing.")
+        if self.split is None and self.setting == "ftft":
+            found += [
+                f"{flag} is ignored: under --setting ftft nothing goes missing."
+                for name, flag in (("missing_rate", "--missing-rate"), ("missing_in_validation", in_validation))
+                if name in changed
+            ]
         return tuple(found)
 
 
@@ -279,6 +290,12 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
     return options
 
 
+def given_options(argv: Sequence[str]) -> frozenset[str]:
+    """Names of the options that a command line gives, with whatever value: `--split-seed=0` is split_seed."""
+    typed = {str(word)[2:].partition("=")[0].replace("-", "_") for word in argv if str(word).startswith("--")}
+    return frozenset(f.name for f in dataclasses.fields(Options) if {f.name, f"no_{f.name}"} & typed)
+
+
 @dataclasses.dataclass(frozen=True)
 class _First:
     """The first reading of the command line: what the defaults of the second one depend on."""
@@ -295,8 +312,10 @@ def _options_of_run(first: _First) -> Options | None:
     config = first.out / "config.json"
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
-        return from_json({name: value for name, value in values.items() if name != "dataset"})
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        saved = from_json({name: value for name, value in values.items() if name != "dataset"})
+        validate(dataclasses.replace(saved, out=first.out))  # the folder may have been moved
+        return saved
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise OptionError(f"{config}: is not the config of a run ({error}).") from None
 
 
@@ -387,10 +406,24 @@ def to_json(options: Options) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Options:
-    """Options from `to_json`'s form; an unknown or missing name raises OptionError."""
+    """Options from `to_json`'s form; an unknown or missing name, or a wrong type, raises OptionError."""
     known = {f.name for f in dataclasses.fields(Options)}
     if set(values) != known:
         odd = sorted(set(values) ^ known)
         raise OptionError(f"options: unknown or missing names {odd}. Was another version used?")
+    for field in dataclasses.fields(Options):
+        if not _fits(values[field.name], field.type):
+            raise OptionError(f"{_flag(field.name)} cannot be {values[field.name]!r:.60}.")
     paths = {name: Path(values[name]) for name in ("data", "split", "out") if values[name]}
     return Options(**(dict(values) | paths))
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of a field's type."""
+    if get_origin(kind) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
+    if get_args(kind):
+        return any(_fits(value, one) for one in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is (str if kind is Path else kind)

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from milk_recsys.data import DataError
+from milk_recsys.data import DataError, plural
 from milk_recsys.files import replacing
 from milk_recsys.new_items import Items, read_items
 
@@ -114,6 +114,7 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
         torch.set_num_threads(options.threads)
     scorer = load_run(options.run, device=options.device)
     items = read_items(options.items, scorer.dims, empty_items=options.empty_items)
+    _check_free(users_path, items_path, options)  # once everything that is read is known to be right
     for note in (*items.notes, *_notes(scorer, len(items.ids), options.top)):
         say(f"note: {note}")
 
@@ -131,7 +132,8 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
             _write(second, map(frames.of_items, scorer.best_users(vectors, options.top)), options.format)
     except OSError as error:
         raise DataError(f"{users_path.parent}: cannot be written to ({error.strerror or error}).") from None
-    say(f"{scorer.num_users} users and {len(items.ids)} new items: {users_path}, {items_path}")
+    users, new = plural(scorer.num_users, "user", "users"), plural(len(items.ids), "new item", "new items")
+    say(f"{users} and {new}: {users_path}, {items_path}")
 
 
 def _tables(options: RecommendOptions) -> tuple[Path, Path]:
@@ -145,24 +147,30 @@ def _tables(options: RecommendOptions) -> tuple[Path, Path]:
         raise DataError(f"--out: {out} is a file. Name a folder.")
     if out.resolve() in (options.run.resolve(), options.items.resolve()):
         raise DataError(f"--out: {out} is a folder to read from, and may hold users.tsv or items.tsv. Name another.")
-    paths = out / f"users.{options.format}", out / f"items.{options.format}"
-    held = [str(path) for path in paths if path.exists()]
+    return out / f"users.{options.format}", out / f"items.{options.format}"
+
+
+def _check_free(users_path: Path, items_path: Path, options: RecommendOptions) -> None:
+    held = [str(path) for path in (users_path, items_path) if path.exists()]
     if held and not options.overwrite:
         raise DataError(f"{', '.join(held)}: there already. Give --overwrite to replace, or another --out.")
-    return paths
 
 
 def _notes(scorer: Scorer, num_items: int, top: int) -> Iterator[str]:
     trained = int(scorer.trained_users.sum())
     if trained < scorer.num_users:
+        without = scorer.num_users - trained
+        words = ("has", "that user's list is", "the user") if without == 1 else ("have", "their lists are", "them")
         yield (
-            f"{scorer.num_users - trained} of {scorer.num_users} users have no training pair; their lists are random "
-            "(`trained` is false), and no item lists them."
+            f"{without} of {plural(scorer.num_users, 'user', 'users')} {words[0]} no training pair; {words[1]} random "
+            f"(`trained` is false), and no item lists {words[2]}."
         )
     if top > num_items:
-        yield f"--top {top}: there are only {num_items} new items, so each user's list is shorter."
+        there = f"there {'is' if num_items == 1 else 'are'} only {plural(num_items, 'new item', 'new items')}"
+        yield f"--top {top}: {there}, so each user's list is shorter."
     if top > trained:
-        yield f"--top {top}: only {trained} users have a training pair, so each item's list is shorter."
+        some = plural(trained, "user has", "users have")
+        yield f"--top {top}: only {some} a training pair, so each item's list is shorter."
 
 
 # --------------------------------------------------------------------------------------------------------- the tables

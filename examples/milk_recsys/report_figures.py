@@ -189,10 +189,14 @@ def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
         part = metrics["by_pattern"][key]
         items, users = (part.get(name) or 0 for name in ("items", "users"))
         few = " (few)" if users < FEW_USERS else ""
-        label = f"{_short(pattern(key, modalities))}\n{items:,} items, {users:,} users{few}"
+        label = f"{_short(pattern(key, modalities))}\n{_counted(items, 'item')}, {_counted(users, 'user')}{few}"
         figures = (finite(part.get(findings.metric)), finite((rivals.get(key) or {}).get(findings.metric)))
         rows.append((label, figures))
     return rows
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _pattern_intervals(metrics: Mapping[str, Any], findings: Findings) -> list[list[Mapping[str, Any]]]:

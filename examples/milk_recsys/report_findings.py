@@ -158,7 +158,7 @@ def _loss_sentence(loss: Loss, name: str, label: str, users: int | None) -> str:
     )
     if change.excludes_zero is None:
         return f"{text}. No interval over users was computed, so chance is not ruled out."
-    over = "over users" if users is None else f"over {users:,} users"
+    over = "over users" if users is None else f"over {users:,} {'user' if users == 1 else 'users'}"
     verdict = (
         "which excludes 0" if change.excludes_zero else f"which includes 0: the {word} cannot be told apart from noise"
     )
@@ -295,9 +295,10 @@ def _caveats(metrics: Mapping[str, Any], compared: bool) -> list[str]:
         )
     test = metrics.get("test") or {}
     if finite(test.get("untrained_users")):
+        alone = test["untrained_users"] == 1
         caveats.append(
-            f"{test['untrained_users']:,} of the {test['users']:,} test users have no training pair; their vectors are "
-            "as they were drawn at the start."
+            f"{test['untrained_users']:,} of the {test['users']:,} test users {'has' if alone else 'have'} no training "
+            f"pair; {'that vector is as it was' if alone else 'their vectors are as they were'} drawn at the start."
         )
     by_pattern = metrics.get("by_pattern") or {}
     few = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from invmod import simulate_missing
-from milk_recsys.data import DataError, Dataset
+from milk_recsys.data import BAD_NPY, DataError, Dataset, plural
 from milk_recsys.files import replacing
 from milk_recsys.options import Options
 
@@ -61,8 +62,9 @@ def draw_split(dataset: Dataset, options: Options) -> tuple[Split, list[str]]:
     for name, part in (("validation", validation), ("test", test)):
         if len(part) == 0:
             raise DataError(
-                f"the {name} set is empty: of {len(items)} items with an interaction, 20% are new items, half of them "
-                "validation and half test. Give a data set with at least 8 such items, or a --split file."
+                f"the {name} set is empty: of {plural(len(items), 'item', 'items')} with an interaction, 20% are "
+                "new items, half of them validation and half test. Give a data set with at least 8 such items, or a "
+                "--split file."
             )
     warm, validation, test = np.sort(warm), np.sort(validation), np.sort(test)
 
@@ -88,7 +90,8 @@ def _hide(
     hidden, shortfall = simulate_missing(torch.from_numpy(mask), rate, rows=torch.from_numpy(rows), generator=generator)
     if shortfall:
         notes.append(
-            f"{shortfall} fewer {name} items than {rate:.0%} lost a modality: the others have only one to begin with."
+            f"{plural(shortfall, f'fewer {name} item', f'fewer {name} items')} than {rate:.0%} lost a modality: the "
+            "others have only one to begin with."
         )
     return hidden.numpy()
 
@@ -119,7 +122,8 @@ def read_split(path: Path, dataset: Dataset, setting: str) -> tuple[Split, list[
         raise DataError(f"{path}: the split overlaps: item {values[counts.argmax()]} is in {' and '.join(where)}.")
     mask = _checked_mask(path, arrays["mask"], parts, dataset, setting)
     left_out = len(np.setdiff1d(dataset.interactions[:, 1], everything))
-    notes = [f"{path}: {left_out} items with interactions are in no part and are left out."] if left_out else []
+    words = plural(left_out, "item with interactions is", "items with interactions are")
+    notes = [f"{path}: {words} in no part and left out."] if left_out else []
     return Split(**parts, mask=mask), notes
 
 
@@ -127,19 +131,24 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     names = ("warm", "validation", "test", "mask")
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if file.read(2) != b"PK":  # what a zip file begins with; np.load would try others, pickles too
                 raise DataError(f"{path}: is not an npz file. Take a split.npz that a run has written.")
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False)
             absent = [name for name in names if name not in archive]
             if absent:
                 raise DataError(f"{path}: lacks the arrays {absent}; a split has {', '.join(names)}.")
-            return {name: archive[name] for name in names}
+            arrays = {name: archive[name] for name in names}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Name the split.npz of a run.") from None
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error, *BAD_NPY) as error:
         raise DataError(f"{path}: is not a readable npz file without pickles ({error}).") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # bytes, where a member is no npy file
+            raise DataError(f"{path}: `{name}` is not an array. Take a split.npz that a run has written.")
+    return arrays
 
 
 def _checked_items(path: Path, name: str, items: npt.NDArray[Any], dataset: Dataset) -> Items:

@@ -77,7 +77,7 @@ def run(options: Options, dataset: Dataset, progress: Progress | None = None) ->
     write_config(options, dataset)
 
     with progress or Progress() as progress:
-        for note in (*dataset.notes, *options.notes(), *notes):
+        for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
             progress.say(f"note: {note}")
         model, record = train_model(options, tables, folder, progress)
         sections, per_user = evaluate_test(model, tables, options.monitor)

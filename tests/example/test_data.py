@@ -77,7 +77,7 @@ def test_pairs_are_sorted_and_repeated_ones_merged_with_a_note(folder):
     write_interactions(folder, ["2\t3", "0\t2", "1\t1", "0\t0", "0\t2"])
     read = read_dataset(folder)
     assert read.interactions.tolist() == [list(pair) for pair in PAIRS]
-    assert read.notes == ("interactions.tsv: 1 repeated pairs were merged.",)
+    assert read.notes == ("interactions.tsv: 1 repeated pair was merged.",)
 
 
 def test_further_columns_are_ignored_with_a_note(folder):
@@ -113,8 +113,8 @@ def test_names(folder):
     assert read.user_names == ("Ada", "Bo b", "Carla")
     assert read.item_names == ("song 0", "song 1", "song 2", "song 3", "song 0")
     assert read.notes == (
-        "items.tsv: the columns year are ignored.",
-        "items.tsv: 1 names stand for several items.",
+        "items.tsv: the column year is ignored.",
+        "items.tsv: 1 name stands for several items.",
     )
 
 
@@ -138,7 +138,45 @@ def test_checks_do_not_depend_on_the_size_of_a_chunk(folder, elements, monkeypat
         read_dataset(folder)
 
 
+def test_an_x_beside_the_ids_is_fine(folder):
+    write_interactions(folder, ["0\t0\tbox", "1\t2\t0x1"], "user\titem\tnote")
+    assert read_dataset(folder).interactions.tolist() == [[0, 0], [1, 2]]
+
+
 # ----------------------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize(("cell", "header"), [("0x1", "user\titem"), ("0X1\tx", "user\titem\tnote")])
+def test_a_hexadecimal_id_is_refused(folder, cell, header):
+    more = "\t" * header.count("note")
+    write_interactions(folder, [f"0\t0{more}", f"1\t{cell}"], header)
+    with pytest.raises(DataError, match=r"line 3: the item id must be a whole number, got '0[xX]1'"):
+        read_dataset(folder)
+
+
+def test_a_path_that_cannot_be_followed(folder):
+    change_manifest(folder, lambda m: m["modalities"]["text"].update(file="a\0b.npy"))
+    with pytest.raises(DataError, match=r"modality 'text'.*\\x00b.npy' cannot be followed"):
+        read_dataset(folder)
+    change_manifest(folder, lambda m: m["modalities"]["text"].update(file="loop.npy"))
+    (folder / "loop.npy").symlink_to("loop.npy")
+    with pytest.raises(DataError, match=r"modality 'text'.*cannot be (followed|opened)"):
+        read_dataset(folder)
+
+
+@pytest.mark.parametrize("key", ["name", "modalities"])
+def test_half_a_surrogate_pair_is_refused(folder, key):
+    value = "\ud800" if key == "name" else {"\ud800": {"file": "features/text.npy", "dim": 4}}
+    change_manifest(folder, lambda m: m.update({key: value}))
+    with pytest.raises(DataError, match=r"dataset.json: .*name.* is not valid Unicode: '.ud800'"):
+        read_dataset(folder)
+
+
+def test_an_unreadable_npy_header(folder):
+    text = b"{'descr': '<f4', 'shape': (5, 4\n"
+    (folder / "features/text.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    with pytest.raises(DataError, match="is truncated or damaged"):
+        read_dataset(folder)
 
 
 def test_no_such_folder(tmp_path):
@@ -219,9 +257,9 @@ def test_wrong_manifest(folder, change, message):
         ("0\t1.5", "the item id must be a whole number, got '1.5'"),
         ("0\tnan", "the item id must be a whole number, got 'nan'"),
         ("0\t", "the item id must be a whole number, got ''"),
-        ("0", "has 1 tab-separated columns, the header has 2"),
+        ("0", "has 1 tab-separated column, the header has 2"),
         ("0\t1\t2", "has 3 tab-separated columns, the header has 2"),
-        ("0 1", "has 1 tab-separated columns"),
+        ("0 1", "has 1 tab-separated column,"),
         ("0\t1.", "the item id must be a whole number, got '1.'"),
     ],
 )
@@ -370,7 +408,9 @@ def test_item_without_any_modality(folder, item, lost):
     assert read.num_items == 5
     assert item not in read.interactions[:, 1]
     assert len(read.interactions) == len(PAIRS) - lost
-    assert read.notes == (f"1 items without any modality were dropped, with {lost} interactions.",)
+    assert read.notes == (
+        f"1 item without any modality was dropped, with {lost} interaction{'' if lost == 1 else 's'}.",
+    )
 
 
 def test_nothing_left_once_empty_items_are_dropped(folder):
@@ -383,7 +423,7 @@ def test_nothing_left_once_empty_items_are_dropped(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("user\tname\n0\tA\n1\tB\n", ": 1 users have no name, the first is user 2"),
+        ("user\tname\n0\tA\n1\tB\n", ": 1 user has no name, the first is user 2"),
         ("user\tname\n0\tA\n1\tB\n1\tC\n2\tD\n", ", line 4: user 1 is named a second time"),
         ("user\tname\n0\tA\n1\t \n2\tC\n", ", line 3: the name of user 1 is empty"),
         ("user\tname\n0\tA\n3\tB\n", ", line 3: the user id 3 is out of range"),
@@ -425,4 +465,4 @@ def test_real_data_with_an_empty_item(data_root):
         read_dataset(data_root / "amazon_office")
     read = read_dataset(data_root / "amazon_office", empty_items="drop")
     assert len(read.interactions) == 53238
-    assert "1 items without any modality were dropped, with 20 interactions." in read.notes
+    assert "1 item without any modality was dropped, with 20 interactions." in read.notes

@@ -18,6 +18,7 @@ from milk_recsys.options import (
     OptionError,
     Options,
     from_json,
+    given_options,
     parse_options,
     to_json,
 )
@@ -183,6 +184,39 @@ def test_notes_name_options_without_effect():
     assert "not mtmt" in Options(train_missing_rate=0.1).notes()[0]
     assert "ftft" in Options(setting="ftft", missing_rate=0.1).notes()[0]
     assert "--out" in Options(resume=True).notes()[0]
+
+
+def test_notes_name_options_that_were_typed_with_their_default():
+    argv = ["--split", "s.npz", "--split-seed=0", "--missing_rate", ".5", "--missing-in-validation"]
+    given = given_options(argv)
+    assert given == {"split", "split_seed", "missing_rate", "missing_in_validation"}
+    notes = parse_options(argv).notes(given)
+    assert [note.split()[0] for note in notes] == ["--split-seed", "--missing-rate", "--missing-in-validation"]
+    argv[-1] = "--no-missing-in-validation"
+    assert parse_options(argv).notes(given_options(argv))[-1].startswith("--no-missing-in-validation is ignored")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": "abc"}, "--lr cannot be 'abc'"),
+        ({"lr": None}, "--lr cannot be None"),
+        ({"lr": -1}, "--lr must be finite and above 0"),
+        ({"epochs": 2.5}, "--epochs cannot be 2.5"),
+        ({"epochs": True}, "--epochs cannot be True"),
+        ({"variance_correction": True}, "--variance-correction cannot be True"),
+        ({"scale_features": 1}, "--scale-features cannot be 1"),
+        ({"model": "gan"}, "--model cannot be 'gan'"),
+        ({"data": 3}, "--data cannot be 3"),
+    ],
+)
+def test_a_wrong_value_in_the_config_of_a_run_is_named(tmp_path, capsys, change, message):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(Options()) | change))
+    with pytest.raises(SystemExit) as caught:
+        parse_options(["--resume", "--out", str(tmp_path)])
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert f"{tmp_path / 'config.json'}: is not the config of a run ({message}" in printed
 
 
 def test_from_json_refuses_unknown_and_missing_names():

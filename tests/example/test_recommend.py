@@ -193,6 +193,8 @@ def test_tables_that_are_there_are_kept_unless_told(trained_run, items, tmp_path
     run(trained_run, items, out, top=2)
     with pytest.raises(DataError, match=r"users.parquet, .*items.parquet: there already. Give --overwrite"):
         run(trained_run, items, out, top=3)
+    with pytest.raises(DataError, match="no such folder"):  # told of first: it is wrong whatever is in --out
+        run(trained_run, items.parent / "nothing", out, top=3)
     assert len(read(out / "users.parquet")) == 60
     users, _, _ = run(trained_run, items, out, top=3, overwrite=True)
     assert len(users) == 90
@@ -255,6 +257,9 @@ def manifest(content) -> object:
         (manifest("{"), r"dataset.json: must be JSON"),
         (manifest({"num_items": 7}), r"dataset.json: must be JSON with `modalities`"),
         (manifest({"modalities": {"text": {"file": 3}}}), r"`file` must be a string"),
+        (manifest({"modalities": {}, "num_items": True}), r"`num_items` must be a whole number"),
+        (manifest({"modalities": {"text": {"file": "features/text.npy", "dim": 5}}}), r"`dim` of .* is 5, .* on 6\."),
+        (manifest({"modalities": {"text": {"file": "features/text.npy", "dim": "6"}}}), r"`dim` must be a whole"),
         (manifest({"modalities": {}, "num_items": 7}), r"there are no new items"),
         (manifest({"modalities": {"text": {"file": "../text.npy"}}}), r"leads outside"),
         (manifest({"modalities": {"text": {"file": "none.npy"}}}), r"no such file"),
@@ -276,7 +281,7 @@ def test_no_items(tmp_path):
     with pytest.raises(DataError, match="there are no new items"):
         read_items(folder, DIMS)
     folder = write_items(tmp_path / "holes", {"text": np.full((2, 6), np.nan)})
-    with pytest.raises(DataError, match="none of the 2 new items has any modality"):
+    with pytest.raises(DataError, match="none of the new items has any modality"):
         read_items(folder, DIMS, empty_items="drop")
 
 

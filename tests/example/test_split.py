@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,5 +150,39 @@ def test_damaged_files_are_named(tmp_path: Path, dataset: Dataset, content: byte
     (tmp_path / "split.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"split\.npz: is not"):
         read_split(tmp_path / "split.npz", dataset, "ftmt")
+    if not content.startswith(b"PK"):
+        with pytest.raises(DataError, match=r"is not an npz file\."):
+            read_split(tmp_path / "split.npz", dataset, "ftmt")
     with pytest.raises(DataError, match="no such file"):
         read_split(tmp_path / "absent.npz", dataset, "ftmt")
+
+
+HEADER = b"{'descr': '<i8', 'shape': (5,\n"
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (b"no array", "`warm` is not an array"),
+        (b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER, "is not a readable npz file"),
+    ],
+)
+def test_members_that_are_no_arrays_are_named(tmp_path: Path, dataset: Dataset, member: bytes, message: str) -> None:
+    write_split(tmp_path / "split.npz", draw_split(dataset, Options())[0])
+    with zipfile.ZipFile(tmp_path / "split.npz") as good, zipfile.ZipFile(tmp_path / "bad.npz", "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, member if name == "warm.npy" else good.read(name))
+    with pytest.raises(DataError, match=message):
+        read_split(tmp_path / "bad.npz", dataset, "ftmt")
+
+
+def test_a_damaged_compressed_file_is_named(tmp_path: Path, dataset: Dataset) -> None:
+    split = draw_split(dataset, Options())[0]
+    path = tmp_path / "split.npz"
+    np.savez_compressed(path, warm=split.warm, validation=split.validation, test=split.test, mask=split.mask)
+    content = bytearray(path.read_bytes())
+    start = 30 + int.from_bytes(content[26:28], "little") + int.from_bytes(content[28:30], "little")
+    content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is not a readable npz file"):
+        read_split(path, dataset, "ftmt")

@@ -137,3 +137,12 @@ def test_half_precision_is_summed_in_float32(dtype):
 def test_what_does_not_fit_is_an_error(z, mask, options, error, message):
     with pytest.raises(error, match=f"pairwise_alignment_loss: .*{re.escape(message)}"):
         pairwise_alignment_loss(z, mask, **options)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_one_modality_gives_an_attached_zero_whatever_it_holds(reduction):
+    z = torch.tensor([[[torch.inf, 1.0]], [[NAN, -torch.inf]]], requires_grad=True)
+    loss = pairwise_alignment_loss(z, reduction=reduction)
+    assert (loss == 0).all()
+    loss.sum().backward()
+    assert (z.grad == 0).all()

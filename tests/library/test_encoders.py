@@ -206,8 +206,8 @@ def test_modules_must_return_rows_of_one_width(modules, message):
         (lambda: ModalityEncoders({}), ValueError, "must name at least one modality, got none."),
         (lambda: ModalityEncoders({1: nn.Identity()}), TypeError, "modality names must be strings, got 1."),
         (lambda: ModalityEncoders({"a": 3}), TypeError, "the encoder of 'a' must be an nn.Module, got int."),
-        (lambda: ModalityEncoders.linear({"a": 0}, 3), ValueError, "the dimension of 'a' must be at least 1."),
-        (lambda: ModalityEncoders.linear({"a": 2}, 0), ValueError, "of 'embedding_dim' must be at least 1."),
+        (lambda: ModalityEncoders.linear({"a": 0}, 3), ValueError, "the dimension of 'a' must be at least 1, got 0."),
+        (lambda: ModalityEncoders.linear({"a": 2}, 0), ValueError, "of 'embedding_dim' must be at least 1, got 0."),
         (
             lambda: ModalityEncoders.mlp({"a": 2}, 3, hidden_dims=(0,)),
             ValueError,
@@ -226,3 +226,18 @@ def test_a_subclass_builds_itself():
 
     assert type(Mine.linear({"a": 1}, 1)) is Mine
     assert Mine.linear({"a": 1}, 1)({"a": normal(seeded(0), 2, 1, dtype=torch.float32)}).shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("build", [ModalityEncoders.linear, ModalityEncoders.mlp])
+@pytest.mark.parametrize(
+    ("dims", "embedding_dim", "error", "message"),
+    [
+        ({"text": 2.0}, 2, TypeError, "the dimension of 'text' must be an int, got 2.0."),
+        ({"text": True}, 2, TypeError, "the dimension of 'text' must be an int, got True."),
+        ({"text": 2}, "2", TypeError, "the dimension of 'embedding_dim' must be an int, got '2'."),
+        ({"text": -3}, 2, ValueError, "the dimension of 'text' must be at least 1, got -3."),
+    ],
+)
+def test_a_dimension_that_does_not_fit_is_named_with_what_came(build, dims, embedding_dim, error, message):
+    with pytest.raises(error, match=re.escape(f"ModalityEncoders: {message}")):
+        build(dims, embedding_dim)

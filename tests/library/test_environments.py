@@ -214,3 +214,23 @@ def test_arguments_out_of_range_say_so(arguments, options, error, message):
 def test_an_integer_type_is_refused():
     with pytest.raises(TypeError, match=r"CyclicMixupEnvs.sample: `dtype` must be floating point, got torch.int64"):
         CyclicMixupEnvs(2).sample(dtype=torch.int64)
+
+
+@pytest.mark.parametrize("alpha", ["0.1", None, True, [True, False], [[1.0], [1.0, 2.0]], {"a": 1.0}])
+def test_an_alpha_that_is_not_a_number_is_an_error(alpha):
+    message = f"CyclicMixupEnvs: `alpha` must be a number or a sequence of them, got {alpha!r}."
+    with pytest.raises(TypeError, match=re.escape(message)):
+        CyclicMixupEnvs(2, alpha)
+
+
+@pytest.mark.parametrize("min_weight", ["0.1", None, False])
+def test_a_floor_that_is_not_a_number_is_an_error(min_weight):
+    with pytest.raises(TypeError, match=f"CyclicMixupEnvs: `min_weight` must be a number, got {min_weight!r}."):
+        CyclicMixupEnvs(2, min_weight=min_weight)
+
+
+@pytest.mark.parametrize("sample_shape", [-1, (2, -1)])
+def test_a_negative_sample_shape_is_an_error(sample_shape):
+    message = f"CyclicMixupEnvs.sample: `sample_shape` must not be negative, got {sample_shape}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        CyclicMixupEnvs(2).sample(sample_shape)

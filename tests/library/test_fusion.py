@@ -236,3 +236,22 @@ def test_no_rows_and_no_environments_give_empty_results(masked):
 def test_what_does_not_fit_is_an_error(z, weights, mask, error, message):
     with pytest.raises(error, match=f"fuse: .*{re.escape(message)}"):
         fuse(z, weights, mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_float32_with_and_without_a_mask(dtype):
+    z = normal(seeded(3), 50, 4, 3).to(dtype)
+    weights = simplex_rows(seeded(4), 5, 4).float()
+    without = fuse(z, weights)
+    assert without.dtype == dtype
+    assert torch.equal(without, fuse(z.float(), weights).to(dtype))
+    ulp = torch.finfo(dtype).eps
+    torch.testing.assert_close(fuse(z, weights, torch.ones(50, 4).bool()), without, rtol=ulp, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("z", "weights", "name"), [([[1.0]], torch.ones(1, 1), "z"), (torch.ones(1, 1), [[1.0]], "weights")]
+)
+def test_what_is_not_a_tensor_is_an_error(z, weights, name):
+    with pytest.raises(TypeError, match=f"fuse: `{name}` must be a tensor, got list."):
+        fuse(z, weights)

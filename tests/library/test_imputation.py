@@ -165,6 +165,45 @@ def test_a_restored_imputer_does_not_share_memory_with_what_it_was_restored_from
     assert restored.fill_0.abs().sum() > 0
 
 
+def test_a_fitted_imputer_keeps_its_dtype_and_device_on_loading():
+    features, mask = draw(seeded(2), 9)
+    saved = MeanImputer(NAMES).fit(features, mask).state_dict()
+    other = MeanImputer(NAMES).fit({name: x[:, :1] for name, x in features.items()}, mask).to(torch.float32)
+    other.load_state_dict(saved)  # shapes are those of what is loaded
+    assert other.fill_0.dtype == torch.float32
+    assert torch.equal(other.fill_0, saved["fill_0"].float())
+    unfitted = MeanImputer(NAMES)
+    unfitted.load_state_dict(saved)
+    assert unfitted.fill_0.dtype == torch.float64
+    away = MeanImputer(NAMES).fit(features, mask).to("meta")
+    with pytest.warns(UserWarning, match="non-meta parameter in the checkpoint to a meta parameter"):
+        away.load_state_dict(saved)
+    assert away.fill_0.device.type == "meta"
+
+
+def test_an_incomplete_state_is_reported():
+    features, mask = draw(seeded(2), 9)
+    saved = MeanImputer(NAMES).fit(features, mask).state_dict()
+    del saved["fill_0"]
+    for imputer in (MeanImputer(NAMES), MeanImputer(NAMES).fit(features, mask)):
+        with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"fill_0\"\."):
+            imputer.load_state_dict(saved)
+    assert MeanImputer(NAMES).load_state_dict(saved, strict=False).missing_keys == ["fill_0"]
+    MeanImputer(NAMES).load_state_dict({})  # without any key: unfitted
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_what_is_filled_throughout_is_not_a_view_of_the_buffer(num_rows):
+    features, mask = draw(seeded(2), 9)
+    imputer = MeanImputer(NAMES).fit(features, mask)
+    kept = imputer.fill_0.clone()
+    filled = imputer({}, mask[:num_rows])[0]["text"]
+    assert filled.is_contiguous()
+    filled[0] = 7.0
+    assert torch.equal(imputer.fill_0, kept)
+    assert (filled[1:] == kept).all()
+
+
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
@@ -215,6 +254,12 @@ ONE = {"text": torch.ones(3, 2)}
 HERE = torch.ones(3, 1, dtype=torch.bool)
 
 
+def test_a_column_of_a_mapping_must_be_a_vector():
+    message = "MeanImputer.fit, modality 'text': `mask` must have shape (N,) = (3,), got (3, 1)."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MeanImputer(["text"]).fit(ONE, {"text": HERE})
+
+
 @pytest.mark.parametrize(
     ("features", "mask", "rows", "error", "message"),
     [
@@ -222,6 +267,9 @@ HERE = torch.ones(3, 1, dtype=torch.bool)
         ({"text": None}, HERE, None, KeyError, "`features` lacks the modalities ['text']."),
         ({**ONE, "x": torch.ones(3)}, HERE, None, KeyError, "has modalities ['x'] that are not among ('text',)."),
         ({"text": torch.ones(3, 2).long()}, HERE, None, TypeError, "the feature of 'text' must be floating point"),
+        ({"text": [[1.0]] * 3}, HERE, None, TypeError, "the feature of 'text' must be a tensor, got list."),
+        ({"text": torch.tensor(1.0)}, HERE, None, ValueError, "of 'text' must have shape (N, ...), got a scalar."),
+        (ONE, HERE, [0, 1], TypeError, "`rows` must be row numbers, an int64 tensor of shape (n,), got list."),
         (ONE, ~HERE, None, ValueError, "modality 'text' is observed in none of the given rows"),
         (ONE, HERE, torch.zeros(0).long(), ValueError, "modality 'text' is observed in none of the given rows"),
         ({"text": torch.full((3, 2), torch.inf)}, HERE, None, ValueError, "has NaN or an infinity in a row that"),
@@ -244,7 +292,9 @@ def test_what_cannot_be_fitted_is_an_error(features, mask, rows, error, message)
         ({**ONE, "x": None}, HERE, KeyError, "has modalities ['x'] that are not among ('text',)."),
         (ONE, HERE[:2], ValueError, "equal numbers of rows, got {'text': 3, 'mask': 2}."),
         (ONE, {"text": HERE[:2, 0]}, ValueError, "equal numbers of rows, got {'text': 3, 'mask': 2}."),
-        ({}, {}, ValueError, "equal numbers of rows, got {}."),
+        ({}, {}, KeyError, "unknown: [], absent: ['text']."),
+        ({}, torch.tensor(True), ValueError, "`mask` must have shape (N, M), got ()."),
+        ({"text": [1.0]}, HERE, TypeError, "the feature of 'text' must be a tensor, got list."),
         (ONE, {}, KeyError, "unknown: [], absent: ['text']."),
         (ONE, [[True]] * 3, TypeError, "`mask` must be a tensor, got list."),
         (ONE, torch.tensor(True), ValueError, "`mask` must have shape (N, M), got ()."),

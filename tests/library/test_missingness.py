@@ -219,3 +219,38 @@ def test_a_pattern_is_named_by_what_is_there():
     assert pattern_name((False, False, False), names) == "none"
     with pytest.raises(ValueError, match=r"pattern_name: `pattern` has 2 entries for 3 modalities\."):
         pattern_name((True, False), names)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: simulate_missing(torch.ones(2, 2).bool(), 0.5, rows=[0]),
+            TypeError,
+            "simulate_missing: `rows` must be row numbers, an int64 tensor of shape (n,), got list.",
+        ),
+        (
+            lambda: simulate_missing(torch.ones(2, 2).bool(), 0.5, num_missing=1.0),
+            TypeError,
+            "simulate_missing: `num_missing` must be an int, got 1.0.",
+        ),
+        (
+            lambda: simulate_missing(torch.ones(2, 2).bool(), 0.5, num_missing=True),
+            TypeError,
+            "simulate_missing: `num_missing` must be an int, got True.",
+        ),
+        (
+            lambda: mask_from_features({}, ["text"], num_rows=-1),
+            ValueError,
+            "mask_from_features: `num_rows` must not be negative, got -1.",
+        ),
+        (
+            lambda: rows_by_pattern(torch.ones(3, 0).bool()),
+            ValueError,
+            "rows_by_pattern: `mask` must have shape (N, M) with at least one modality, got (3, 0).",
+        ),
+    ],
+)
+def test_what_has_the_wrong_type_or_size_is_an_error(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call()

@@ -156,7 +156,17 @@ def test_a_callable_works_without_gradients():
     torch.testing.assert_close(penalty, irm_penalty(logits, targets, loss="mse"))
 
 
+def test_a_callable_works_in_inference_mode():
+    logits, targets = draw("bce", seeded(0), 3)
+    expected = irm_penalty(logits, targets, loss=bce)
+    with torch.inference_mode():
+        torch.testing.assert_close(irm_penalty(logits, targets, loss=bce), expected)
+        torch.testing.assert_close(irm_penalty(logits.clone(), targets.clone(), loss=bce), expected)
+        assert irm_penalty(logits.clone(), None, loss=bpr).isfinite()
+
+
 ONES = torch.ones(3)
+OUTSIDE = torch.ones(3, requires_grad=True)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +185,7 @@ ONES = torch.ones(3)
         (torch.ones(3, 2), ONES, "ce", TypeError, "`targets` must be classes in int64, got torch.float32."),
         (ONES, None, lambda z, y: z, ValueError, "the mean over samples, got shape (3,)."),
         (ONES, None, lambda z, y: torch.tensor(1.0), ValueError, "got shape () without a gradient."),
+        (ONES, None, lambda z, y: OUTSIDE.mean(), ValueError, "depends on the logits it is given. Use its argument"),
         (ONES, None, lambda z, y: 1.0, TypeError, "must return a scalar tensor, got float."),
     ],
 )
