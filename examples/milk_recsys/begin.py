@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from milk_recsys.data import DataError, Dataset, read_dataset
+from milk_recsys.command_line import given_options, parse_options
+from milk_recsys.data import Dataset, read_dataset
+from milk_recsys.errors import DataError
 from milk_recsys.files import read_json, replacing, write_json
-from milk_recsys.options import OptionError, Options, given_options, parse_options, to_json
+from milk_recsys.options import OptionError, Options, to_json
 from milk_recsys.synthetic import embedded_dataset
 
 __all__ = ["begin", "open_run", "start_folder", "write_config"]

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from milk_recsys.data import DataError
+from milk_recsys.errors import DataError
 from milk_recsys.files import replacing
 
 __all__ = ["load_state", "optimiser_tensors", "restore_optimiser", "save_state"]

@@ -13,7 +13,8 @@ from scipy.stats import bootstrap  # type: ignore[import-untyped]
 from torch import Tensor
 
 from invmod import pattern_name, rows_by_pattern
-from milk_recsys.data import DataError, Dataset
+from milk_recsys.data import Dataset
+from milk_recsys.errors import DataError
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
 from milk_recsys.model import Recommender
 from milk_recsys.options import Options

@@ -15,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from milk_recsys.data import DataError, find_observed, open_features, plural, read_names
+from milk_recsys.errors import DataError, plural
+from milk_recsys.npy import find_observed, open_features
+from milk_recsys.tsv import read_names
 
 __all__ = ["Items", "read_items"]
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from milk_recsys.data import DataError, plural
+from milk_recsys.errors import DataError, plural
 from milk_recsys.files import replacing
 from milk_recsys.new_items import Items, read_items
 

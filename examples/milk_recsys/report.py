@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from milk_recsys.data import DataError
+from milk_recsys.errors import DataError
 from milk_recsys.files import replacing
 from milk_recsys.report_figures import curves_png, robustness_png
 from milk_recsys.report_findings import FEW_USERS, Findings, find, finite, metric_name, number, pattern, percent

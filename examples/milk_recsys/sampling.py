@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from milk_recsys.data import DataError
+from milk_recsys.errors import DataError
 
 __all__ = ["UserRows", "build_user_rows", "sample_negatives"]
 

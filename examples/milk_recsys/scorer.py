@@ -20,10 +20,11 @@ from torch import Tensor
 
 from invmod import mask_from_features
 from milk_recsys.checkpoint import load_state
-from milk_recsys.data import DataError, read_names
+from milk_recsys.errors import DataError
 from milk_recsys.files import read_json
 from milk_recsys.model import Recommender
 from milk_recsys.options import Options, from_json
+from milk_recsys.tsv import read_names
 
 __all__ = ["Best", "Scorer", "best_columns", "load_run"]
 

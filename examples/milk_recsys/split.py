@@ -14,8 +14,10 @@ import numpy.typing as npt
 import torch
 
 from invmod import simulate_missing
-from milk_recsys.data import BAD_NPY, DataError, Dataset, plural
+from milk_recsys.data import Dataset
+from milk_recsys.errors import DataError, plural
 from milk_recsys.files import replacing
+from milk_recsys.npy import BAD_NPY
 from milk_recsys.options import Options
 
 __all__ = ["Split", "draw_split", "read_split", "split_facts", "write_split"]

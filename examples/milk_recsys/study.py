@@ -30,7 +30,8 @@ import tyro
 from matplotlib.figure import Figure
 from scipy import stats  # type: ignore[import-untyped]
 
-from milk_recsys.data import DataError, Dataset, read_dataset
+from milk_recsys.data import Dataset, read_dataset
+from milk_recsys.errors import DataError
 from milk_recsys.evaluation import build_tables, evaluate_test
 from milk_recsys.files import replacing
 from milk_recsys.options import Options, validate

@@ -35,7 +35,8 @@ from torch import Tensor
 
 import invmod
 from milk_recsys.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
-from milk_recsys.data import DataError, Dataset
+from milk_recsys.data import Dataset
+from milk_recsys.errors import DataError
 from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
 from milk_recsys.files import replacing, write_json
 from milk_recsys.metrics import NonFiniteScores

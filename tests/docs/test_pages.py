@@ -10,7 +10,7 @@ import figures
 import pytest
 
 import invmod
-from milk_recsys import options
+from milk_recsys import command_line, options
 from milk_recsys.recommend import RecommendOptions
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def test_the_command_lines_of_train_py_are_accepted() -> None:
     assert len(found) >= 5
     for arguments in found:
         if arguments != ["--help"]:
-            options.parse_options(arguments)
+            command_line.parse_options(arguments)
 
 
 def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:

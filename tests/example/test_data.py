@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milk_recsys import data
+from milk_recsys import npy
 from milk_recsys.data import DataError, read_dataset
 
 PAIRS = [(0, 0), (0, 2), (1, 1), (2, 3)]
@@ -131,7 +131,7 @@ def test_the_folder_itself_may_be_a_link(folder, tmp_path):
 
 @pytest.mark.parametrize("elements", [1, 8, 1 << 22])
 def test_checks_do_not_depend_on_the_size_of_a_chunk(folder, elements, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(npy, "CHUNK_ELEMENTS", elements)
     assert read_dataset(folder).observed[:, 0].tolist() == [True, True, False, True, True]
     change_features(folder, lambda x: x[3].__setitem__(1, np.nan))
     with pytest.raises(DataError, match="row 3: is NaN in some places only"):

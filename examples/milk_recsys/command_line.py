@@ -1,0 +1,117 @@
+"""The command line of train.py, derived from `Options`.
+
+Nothing here imports torch, so that `--help` and a misspelt option answer at once.
+
+    options = parse_options(["--preset", "paper", "--alpha", "1"])   # exits with status 2 on bad ones
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from milk_recsys.options import GROUPS, PRESETS, OptionError, Options, flag, from_json, validate
+
+__all__ = ["given_options", "parse_options"]
+
+
+def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
+    """Options from a command line; prints what is wrong and exits with status 2 if it is bad.
+
+    `--preset` is read first and gives the defaults for the rest, so an option given wins over it
+    wherever it stands, and `--preset paper --help` shows that preset's values. With `--resume` and
+    an `--out` that holds a run, that run's options are the defaults, and none may be changed.
+    """
+    args = [str(argument) for argument in argv]
+    first, _ = tyro.cli(_First, args=args, return_unknown_args=True, add_help=False, prog=prog)
+    try:
+        saved = _options_of_run(first)
+        defaults = {**PRESETS[first.preset], "preset": first.preset} if saved is None else vars(saved)
+        parsed = tyro.cli(
+            _command_line(defaults),
+            args=args,
+            prog=prog,
+            description="Train MILK (or an ablation), evaluate it on new items with missing "
+            "modalities, and write a report.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+        )
+        values = {name: v for group in vars(parsed).values() for name, v in vars(group).items()}
+        options = Options(**values)
+        validate(options)
+        if saved is not None:
+            _check_unchanged(options, saved)
+    except OptionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return options
+
+
+def given_options(argv: Sequence[str]) -> frozenset[str]:
+    """Names of the options that a command line gives, with whatever value: `--split-seed=0` is split_seed."""
+    typed = {str(word)[2:].partition("=")[0].replace("-", "_") for word in argv if str(word).startswith("--")}
+    return frozenset(f.name for f in dataclasses.fields(Options) if {f.name, f"no_{f.name}"} & typed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _First:
+    """The first reading of the command line: what the defaults of the second one depend on."""
+
+    preset: Literal["recommended", "paper", "authors_code"] = "recommended"
+    out: Path | None = None
+    resume: bool = False
+
+
+def _options_of_run(first: _First) -> Options | None:
+    """The options of the run that is to go on, or None where there is none."""
+    if not first.resume or first.out is None or not (first.out / "config.json").exists():
+        return None
+    config = first.out / "config.json"
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        saved = from_json({name: value for name, value in values.items() if name != "dataset"})
+        validate(dataclasses.replace(saved, out=first.out))  # the folder may have been moved
+        return saved
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise OptionError(f"{config}: is not the config of a run ({error}).") from None
+
+
+_MAY_CHANGE = ("resume", "out", "device", "threads", "data")
+
+
+def _check_unchanged(options: Options, saved: Options) -> None:
+    for name, value in vars(saved).items():
+        if name not in _MAY_CHANGE and getattr(options, name) != value:
+            raise OptionError(
+                f"{flag(name)} {getattr(options, name)}: the run in {options.out} was started with {value}. "
+                "Leave the option out to go on with that run, or choose another --out."
+            )
+
+
+def _command_line(defaults: Mapping[str, Any]) -> Any:
+    """`Options` with its fields put into one dataclass per group: what tyro prints as sections."""
+    groups = []
+    for group, description in GROUPS.items():
+        fields = [
+            (f.name, Annotated[f.type, _argument(f)], defaults.get(f.name, f.default))
+            for f in dataclasses.fields(Options)
+            if f.metadata["group"] == group
+        ]
+        made = dataclasses.make_dataclass(f"{group.title()}Options", fields, frozen=True)
+        made.__doc__ = description
+        groups.append((group, made, dataclasses.field(default_factory=made)))
+    return dataclasses.make_dataclass("CommandLine", groups, frozen=True)
+
+
+def _argument(field: "dataclasses.Field[Any]") -> Any:
+    """Help text of a field, with what the other presets set where they differ."""
+    differing = [
+        f"{preset}: {values[field.name]}"
+        for preset, values in PRESETS.items()
+        if field.name in values and values[field.name] != field.default
+    ]
+    text = field.metadata["help"] + (f" [{'; '.join(differing)}]" if differing else "")
+    return tyro.conf.arg(help=text, help_behavior_hint=field.metadata["shown"])
