@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from invmod.missingness import check_mask
@@ -95,9 +96,9 @@ def _scatter(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     # One modality has no pair: a 0 that is attached to the graph, whatever z holds (0 * inf would be NaN).
     scatter = torch.zeros_like(n) if others else torch.where(torch.zeros_like(a)[:, None], mean, 0.0).sum(dim=1)
     for index, (c, a_m) in enumerate(zip(others, masks, strict=True)):
-        delta = torch.where(a_m[:, None], c - mean, 0.0)
+        c = torch.where(a_m[:, None], c, mean)  # no difference where there is nothing
         before, n = n, n + a_m
-        scatter = scatter + before / n.clamp(min=1) * (delta * delta).sum(dim=1)
+        scatter = scatter + before / n.clamp(min=1) * F.mse_loss(c, mean, reduction="none").sum(dim=1)
         if index < len(others) - 1:
-            mean = mean + delta / n.clamp(min=1)[:, None]
+            mean = mean + (c - mean) / n.clamp(min=1)[:, None]
     return n * scatter, n
