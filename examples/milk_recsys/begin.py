@@ -115,8 +115,8 @@ def start_folder(out: Path, dataset: Dataset) -> None:
 
 
 def write_config(options: Options, dataset: Dataset) -> None:
-    """Write config.json, if it is not there: from now on the folder holds a run."""
-    if options.out is not None and not (options.out / "config.json").exists():
+    """Write config.json: from now on the folder holds a run."""
+    if options.out is not None:
         write_json(options.out / "config.json", {**to_json(options), "dataset": dataset_facts(dataset)})
 
 

@@ -18,9 +18,24 @@ from invmod import (
     pairwise_alignment_loss,
     vrex_penalty,
 )
+from milk_recsys.errors import DataError
 from milk_recsys.options import Options
 
-__all__ = ["Batch", "Recommender", "Terms", "batch_objective", "environments"]
+__all__ = ["Batch", "Recommender", "Terms", "batch_objective", "choose_device", "environments"]
+
+
+def choose_device(device: torch.device | str) -> torch.device:
+    """Return the device asked for; "auto" takes a GPU where there is one.
+
+    Raises:
+        DataError: a GPU is asked for and torch can use none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise DataError(f"device {place}: this machine has no GPU that torch can use. Use auto or cpu.")
+    return place
 
 
 class Recommender(nn.Module):

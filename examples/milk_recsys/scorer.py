@@ -22,7 +22,7 @@ from invmod import mask_from_features
 from milk_recsys.checkpoint import load_state
 from milk_recsys.errors import DataError
 from milk_recsys.files import read_json
-from milk_recsys.model import Recommender
+from milk_recsys.model import Recommender, choose_device
 from milk_recsys.options import Options, from_json
 from milk_recsys.tsv import read_names
 
@@ -71,7 +71,7 @@ def load_run(folder: Path | str, *, device: torch.device | str = "auto", scores_
             "data it was started with."
         )
     options, dims, num_users = _read_config(folder / "config.json")
-    place = _choose_device(device)
+    place = choose_device(device)
     weights = folder / "model.safetensors"
     tensors, _ = load_state(weights, place)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
@@ -316,15 +316,6 @@ def _lowest_columns(scores: Tensor, last: Tensor, top: int) -> Tensor:
 def _check_top(top: int) -> None:
     if top < 1:
         raise ValueError(f"scorer: `top` must be at least 1, got {top}.")
-
-
-def _choose_device(device: torch.device | str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(device)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise DataError(f"device {place}: this machine has no GPU that torch can use. Use auto or cpu.")
-    return place
 
 
 def _read_config(path: Path) -> tuple[Options, dict[str, int], int]:

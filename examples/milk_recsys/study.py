@@ -34,10 +34,11 @@ from milk_recsys.data import Dataset, read_dataset
 from milk_recsys.errors import DataError
 from milk_recsys.evaluation import build_tables, evaluate_test
 from milk_recsys.files import replacing
+from milk_recsys.model import choose_device
 from milk_recsys.options import Options, validate
 from milk_recsys.progress import Progress
 from milk_recsys.split import draw_split
-from milk_recsys.train import History, choose_device, train_model, versions
+from milk_recsys.train import History, train_model, versions
 
 MODELS = ("milk", "align", "envs", "erm")
 MONITOR = "ndcg@20"
@@ -130,7 +131,7 @@ def _run(
     options = Options(**fixed, seed=seed, split_seed=seed, compare="none", **values)
     validate(options)
     split, _ = draw_split(dataset, options)
-    device = choose_device(options)
+    device = choose_device(options.device)
     tables = build_tables(dataset, split, options, device)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

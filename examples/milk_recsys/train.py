@@ -40,7 +40,7 @@ from milk_recsys.errors import DataError
 from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
 from milk_recsys.files import replacing, write_json
 from milk_recsys.metrics import NonFiniteScores
-from milk_recsys.model import Batch, Recommender, Terms, batch_objective, environments
+from milk_recsys.model import Batch, Recommender, Terms, batch_objective, choose_device, environments
 from milk_recsys.options import OptionError, Options
 from milk_recsys.progress import Progress
 from milk_recsys.report import write_report
@@ -67,15 +67,16 @@ def run(options: Options, dataset: Dataset, progress: Progress | None = None) ->
     if options.out is None or options.compare is None:
         raise ValueError("run: `options` must come from `begin.open_run`, which settles `out` and `compare`.")
     folder = options.out
-    device = choose_device(options)
+    device = choose_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
     split, notes = _split(options, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device)
     start_folder(folder, dataset)  # nothing was written so far, so that bad input leaves no half run behind
-    write_split(folder / "split.npz", split)
-    write_config(options, dataset)
+    if not (folder / "config.json").exists():
+        write_split(folder / "split.npz", split)
+        write_config(options, dataset)  # last: it makes the folder that of a run
 
     with progress or Progress() as progress:
         for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
@@ -117,13 +118,12 @@ def _compare(
     def difference(where: str) -> dict[str, Any]:
         return {name: paired_difference(per_user[where][name], other[where][name]) for name in names}
 
+    def lost(values: dict[str, dict[str, Tensor]], where: str, name: str) -> Tensor:
+        return values["test_complete"][name] - values[where][name]
+
     def drop_difference(where: str) -> dict[str, Any]:
         """What the model loses with a modality hidden, less what the ablation loses."""
-        ours, theirs = (
-            {name: values["test_complete"][name] - values[where][name] for name in names}
-            for values in (per_user, other)
-        )
-        return {name: paired_difference(ours[name], theirs[name]) for name in names}
+        return {name: paired_difference(lost(per_user, where, name), lost(other, where, name)) for name in names}
 
     imposed = [where for where in per_user if where.startswith("imposed/")]
     return {
@@ -325,14 +325,6 @@ class History:
             raise DataError(
                 f"{self.path}: has a damaged line ({error}). Remove it, or start in another --out."
             ) from None
-
-
-def choose_device(options: Options) -> torch.device:
-    """Return the device asked for; auto takes a GPU where there is one."""
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise DataError("--device cuda: this machine has no GPU that torch can use. Use --device auto or cpu.")
-    use_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if use_gpu else "cpu")
 
 
 def versions(device: torch.device) -> dict[str, str]:
