@@ -81,7 +81,8 @@ def parse() -> argparse.Namespace:
 
 def epochs(model: Recommender, tables: Tables, options: Options) -> Timed:
     """One epoch of MILK: ours, and the reference's on the same prepared features."""
-    prepared = model.prepare(tables.features, tables.observed)
+    rows = train.prepared_rows(model, tables)
+    prepared = rows(torch.arange(tables.features.num_items))
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
     reference = twin(model, tables)
     reference_optimiser = torch.optim.Adam(reference.parameters(), lr=options.lr)
@@ -92,7 +93,7 @@ def epochs(model: Recommender, tables: Tables, options: Options) -> Timed:
     )
     numbers = iter(range(10**6))
     return (
-        lambda: train.train_epoch(model, optimiser, tables, prepared, next(numbers), options),
+        lambda: train.train_epoch(model, optimiser, tables, rows, next(numbers), options),
         lambda: reference_epoch(
             reference, reference_optimiser, prepared, tables.observed, pairs, reference_users, pool,
             alpha=options.alpha, strengths=strengths, batch_size=options.batch_size, seed=next(numbers),
@@ -102,7 +103,7 @@ def epochs(model: Recommender, tables: Tables, options: Options) -> Timed:
 
 def evaluations(model: Recommender, tables: Tables) -> Timed:
     """Rank the test items for every user with a positive; the reference gets prepared features."""
-    prepared = model.prepare(tables.features, tables.observed)
+    prepared = train.prepared_rows(model, tables)(torch.arange(tables.features.num_items))
     reference, candidates = twin(model, tables), tables.test.candidates.tolist()
     liked: dict[int, set[int]] = {}
     for user, place in zip(tables.test.users.tolist(), tables.test.positions.tolist(), strict=True):
@@ -115,7 +116,7 @@ def evaluations(model: Recommender, tables: Tables) -> Timed:
 
 def twin(model: Recommender, tables: Tables) -> ReferenceMilk:
     """The reference with the weights of the model."""
-    dims = {name: tables.features[name].shape[1] for name in tables.modalities}
+    dims = tables.features.dims
     reference = ReferenceMilk(tables.num_users, dims, model.options.embedding_dim)
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):

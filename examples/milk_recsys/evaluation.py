@@ -15,6 +15,7 @@ from torch import Tensor
 from invmod import pattern_name, rows_by_pattern
 from milk_recsys.data import Dataset
 from milk_recsys.errors import DataError
+from milk_recsys.features import ItemFeatures
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
 from milk_recsys.model import Recommender
 from milk_recsys.options import Options
@@ -46,7 +47,7 @@ class Tables:
     """A data set and its split as tensors on the device of the model.
 
     Attributes:
-        features: modality -> (num_items, d) as stored, NaN rows included.
+        features: of all items as stored, NaN rows included.
         nature: (num_items, M) bool, what nature gives; observed: what the setting leaves of it.
         pairs: (P, 2) training pairs.
         pool: item ids that negatives are drawn from, increasing; rows: what each user has of it.
@@ -55,7 +56,7 @@ class Tables:
 
     modalities: tuple[str, ...]
     num_users: int
-    features: dict[str, Tensor]
+    features: ItemFeatures
     nature: Tensor
     observed: Tensor
     warm: Tensor
@@ -96,7 +97,7 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
     return Tables(
         modalities=dataset.modalities,
         num_users=dataset.num_users,
-        features={name: torch.from_numpy(np.array(x)).to(device) for name, x in dataset.features.items()},
+        features=ItemFeatures(dataset.features, device),
         nature=torch.from_numpy(dataset.observed).to(device),
         observed=torch.from_numpy(split.mask).to(device),
         warm=torch.from_numpy(split.warm).to(device),
@@ -128,7 +129,7 @@ def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor) -
         mask: (num_items, M) bool, what may be used of the items.
     """
     rows = group.candidates
-    items = model.embed_items({name: x.index_select(0, rows) for name, x in tables.features.items()}, mask[rows])
+    items = torch.cat([model.embed_items(x, mask[some]) for some, x in tables.features.blocks(rows)])
     return positive_ranks(
         lambda users: model.users.weight.index_select(0, users) @ items.T,
         group.users,

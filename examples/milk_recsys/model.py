@@ -19,6 +19,7 @@ from invmod import (
     vrex_penalty,
 )
 from milk_recsys.errors import DataError
+from milk_recsys.features import ItemFeatures
 from milk_recsys.options import Options
 
 __all__ = ["Batch", "Recommender", "Terms", "batch_objective", "choose_device", "environments"]
@@ -65,15 +66,15 @@ class Recommender(nn.Module):
         size = len(self.modalities)
         return self.users.weight.new_full((1, size), 1 / size, requires_grad=False)
 
-    def fit_preparation(self, features: Mapping[str, Tensor], observed: Tensor, rows: Tensor) -> None:
+    def fit_preparation(self, features: ItemFeatures, observed: Tensor, rows: Tensor) -> None:
         """Learn what imputation needs from the observed training rows alone.
 
         Arguments:
-            features: modality -> (num_items, d) as stored.
+            features: of all items, as stored.
             observed: (num_items, M) bool.
             rows: int64, the warm items.
         """
-        some = {name: x[rows] for name, x in features.items()}
+        some = features.rows(rows)
         if self.options.scale_before_impute:
             some = self._scaled(some)
         self.imputer.fit(some, observed[rows])

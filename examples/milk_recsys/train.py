@@ -47,6 +47,8 @@ from milk_recsys.report import write_report
 from milk_recsys.sampling import sample_negatives
 from milk_recsys.split import Split, draw_split, read_split, split_facts, write_split
 
+PreparedRows = Callable[[Tensor], dict[str, Tensor]]
+
 SAVE_SECONDS = 30.0  # a checkpoint at least this often, beside the one at every evaluation
 
 
@@ -160,7 +162,7 @@ def train_model(
         the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
     """
     model = build_model(options, tables)
-    prepared = model.prepare(tables.features, tables.observed)
+    prepared = prepared_rows(model, tables)
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
     history = History(folder / "history.jsonl")
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
@@ -202,10 +204,9 @@ def train_model(
 
 def build_model(options: Options, tables: Tables) -> Recommender:
     """Build the model from ``options.seed`` alone, with its preparation fitted on warm items."""
-    dims = {name: tables.features[name].shape[1] for name in tables.modalities}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = Recommender(dims, tables.num_users, options)
+        model = Recommender(tables.features.dims, tables.num_users, options)
     model.to(tables.pairs.device, torch.float64 if options.dtype == "float64" else torch.float32)
     model.fit_preparation(tables.features, tables.observed, tables.warm)
     model.trained_users[tables.pairs[:, 0]] = True
@@ -227,7 +228,7 @@ def train_epoch(
     model: Recommender,
     optimiser: torch.optim.Optimizer,
     tables: Tables,
-    prepared: dict[str, Tensor],
+    prepared: PreparedRows,
     epoch: int,
     options: Options,
     on_step: Callable[[], None] = lambda: None,
@@ -237,7 +238,7 @@ def train_epoch(
     What is random depends on the seed and the number of the epoch alone, so that an epoch can be done again.
 
     Arguments:
-        prepared: modality -> (num_items, d), the features scaled and imputed once, as what is observed stays.
+        prepared: of `prepared_rows`.
 
     Returns:
         the epoch's line of the history: means over triples of the loss and its terms, and the time.
@@ -287,13 +288,22 @@ def epoch_weights(tables: Tables, options: Options, steps: int, generator: torch
     return envs.sample((steps,), generator=generator, device=like.device, dtype=like.dtype)
 
 
+def prepared_rows(model: Recommender, tables: Tables) -> PreparedRows:
+    """Return what gives prepared rows of items (n,): all scaled and imputed once, or as they are read from files."""
+    features, observed = tables.features, tables.observed
+    if features.mapped:
+        return lambda items: model.prepare(features.rows(items), observed[items])
+    everything = torch.arange(features.num_items, device=features.device)
+    prepared = model.prepare(features.rows(everything), observed)
+    return lambda items: {name: x.index_select(0, items) for name, x in prepared.items()}
+
+
 def gather_batch(
-    tables: Tables, prepared: dict[str, Tensor], users: Tensor, positives: Tensor, negatives: Tensor
+    tables: Tables, prepared: PreparedRows, users: Tensor, positives: Tensor, negatives: Tensor
 ) -> Batch:
     """Collect the rows of a batch's distinct items: each is encoded once."""
     items, index = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
-    features = {name: x.index_select(0, items) for name, x in prepared.items()}
-    return Batch(users, index, features, tables.observed[items])
+    return Batch(users, index, prepared(items), tables.observed[items])
 
 
 # --- small things ---------------------------------------------------------------------------------------------------

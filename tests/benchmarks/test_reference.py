@@ -26,6 +26,7 @@ from benchmarks.reference import (
     reference_rows,
 )
 from milk_recsys.evaluation import Tables
+from milk_recsys.features import ItemFeatures
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
 from milk_recsys.model import Batch, Recommender, batch_objective, bpr_risks
 from milk_recsys.options import Options
@@ -154,11 +155,12 @@ def example_batch(case: Case, model: Recommender) -> Batch:
     holes = {
         name: x.masked_fill(~observed[:, [index]], float("nan")) for index, (name, x) in enumerate(features.items())
     }
-    model.fit_preparation(holes, observed, torch.arange(NUM_ITEMS))
+    arrays = {name: x.numpy() for name, x in holes.items()}
+    model.fit_preparation(ItemFeatures(arrays, torch.device("cpu")), observed, torch.arange(NUM_ITEMS))
     prepared = model.prepare(holes, observed)
     case.features = {name: x.detach().numpy() for name, x in prepared.items()}
     tables = cast(Tables, SimpleNamespace(observed=observed))  # all that is read of it
-    return gather_batch(tables, prepared, users, pos, neg)
+    return gather_batch(tables, lambda items: {name: x[items] for name, x in prepared.items()}, users, pos, neg)
 
 
 @pytest.mark.parametrize("seed", range(3))

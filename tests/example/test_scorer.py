@@ -74,7 +74,7 @@ def test_scores_are_the_models_inner_products(scorer, model, tables, trained_run
     mask, rows = getattr(tables, which), tables.test.candidates
     scores = scorer.score(None, holed(trained_run.dataset, mask, rows.numpy()))
     with torch.no_grad():
-        items = model.embed_items({name: x[rows] for name, x in tables.features.items()}, mask[rows])
+        items = model.embed_items(tables.features.rows(rows), mask[rows])
         expected = model.users.weight @ items.T
     assert scores.shape == (30, len(rows))
     assert scores.dtype == torch.float32

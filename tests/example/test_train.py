@@ -66,7 +66,7 @@ def first_step(data: Path) -> Callable[..., SimpleNamespace]:
         split, _ = draw_split(dataset, options)
         tables = build_tables(dataset, split, options, torch.device("cpu"))
         model = train.build_model(options, tables)
-        prepared = model.prepare(tables.features, tables.observed)
+        prepared = train.prepared_rows(model, tables)
         generator = torch.Generator().manual_seed(0)
         rows = build_user_rows(tables.pairs, tables.num_users, tables.pool)
         users, positives = tables.pairs[:40].unbind(1)
@@ -74,7 +74,8 @@ def first_step(data: Path) -> Callable[..., SimpleNamespace]:
         batch = train.gather_batch(tables, prepared, users, positives, negatives)
         weights = train.epoch_weights(tables, options, 1, generator, model.uniform)[0]
         return SimpleNamespace(
-            options=options, model=model, tables=tables, batch=batch, weights=weights, prepared=prepared,
+            options=options, model=model, tables=tables, batch=batch, weights=weights,
+            prepared=prepared(torch.arange(tables.features.num_items)),
             triples=(users, positives, negatives),
         )  # fmt: skip
 

@@ -1,0 +1,48 @@
+"""Feature rows of items: held on the model's device, or left in mapped files and read where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["ROWS_AT_ONCE", "ItemFeatures"]
+
+ROWS_AT_ONCE = 16_384  # rows that are read, scaled or encoded at once
+
+
+class ItemFeatures:
+    """The features of a catalogue, by rows.
+
+    Arguments:
+        arrays: modality -> (num_items, d), as stored; a row of NaN is a missing modality.
+        device: where rows go.
+        mapped: leave the arrays where they are (memory-mapped files, as a rule) and copy only what is asked for;
+            else all of them are copied to the device now.
+
+    Attributes:
+        dims: modality -> width.
+    """
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device, *, mapped: bool = False) -> None:
+        self.device, self.mapped = device, mapped
+        self.dims = {name: x.shape[1] for name, x in arrays.items()}
+        self.num_items = len(next(iter(arrays.values())))
+        self._arrays = dict(arrays) if mapped else {}
+        self._tensors = {} if mapped else {name: torch.from_numpy(np.array(x)).to(device) for name, x in arrays.items()}
+
+    def rows(self, items: Tensor) -> dict[str, Tensor]:
+        """Return the rows of the given items (n,), modality -> (n, d), as stored, on the device."""
+        if not self.mapped:
+            return {name: x.index_select(0, items) for name, x in self._tensors.items()}
+        places = items.cpu().numpy()
+        return {name: torch.from_numpy(x[places]).to(self.device) for name, x in self._arrays.items()}
+
+    def blocks(self, items: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yield the items and their rows, some at a time."""
+        for some in torch.split(items, ROWS_AT_ONCE):
+            yield some, self.rows(some)
