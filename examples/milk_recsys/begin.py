@@ -2,13 +2,10 @@
 
 import dataclasses
 import datetime
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from milk_recsys.command_line import given_options, parse_options
 from milk_recsys.data import Dataset, read_dataset
@@ -18,8 +15,6 @@ from milk_recsys.options import OptionError, Options, to_json
 from milk_recsys.synthetic import embedded_dataset
 
 __all__ = ["begin", "open_run", "start_folder", "write_config"]
-
-ROWS_AT_ONCE = 16_384  # of features that are hashed
 
 RUN_FILES = (
     "users.tsv",
@@ -139,11 +134,6 @@ def _new_folder(model: str) -> Path:
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     """Count what a data set has; the fingerprint covers pairs, masks and features."""
-    digest = hashlib.sha256(np.ascontiguousarray(dataset.interactions).tobytes())
-    digest.update(np.packbits(dataset.observed).tobytes())
-    for x in dataset.features.values():
-        for start in range(0, len(x), ROWS_AT_ONCE):
-            digest.update(np.ascontiguousarray(x[start : start + ROWS_AT_ONCE]).tobytes())
     return {
         "name": dataset.name,
         "users": dataset.num_users,
@@ -153,5 +143,5 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "missing_in_nature": {
             name: int(count) for name, count in zip(dataset.modalities, (~dataset.observed).sum(axis=0), strict=True)
         },
-        "fingerprint": digest.hexdigest()[:16],
+        "fingerprint": dataset.fingerprint,
     }

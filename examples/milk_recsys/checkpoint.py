@@ -14,7 +14,7 @@ from torch import Tensor
 from milk_recsys.errors import DataError
 from milk_recsys.files import replacing
 
-__all__ = ["load_state", "optimiser_tensors", "restore_optimiser", "save_state"]
+__all__ = ["load_into", "load_state", "optimiser_tensors", "restore_optimiser", "save_state"]
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -59,3 +59,11 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
             state.setdefault(int(index), {})[name] = value
     whole["state"] = state
     optimiser.load_state_dict(whole)
+
+
+def load_into(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Placeholder until streamed loading lands: copy a file's tensors into existing ones; return its facts."""
+    found, facts = load_state(path)
+    for name, mine in tensors.items():
+        mine.detach().copy_(found[name])
+    return facts

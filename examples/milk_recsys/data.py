@@ -1,4 +1,4 @@
-"""Data sets on disk: read once, checked row by row, never copied as a whole.
+"""Data sets on disk: read once, checked in blocks, never copied as a whole.
 
 A data set is a folder with
 
@@ -6,7 +6,8 @@ A data set is a folder with
   (relative to the folder, and inside it) and `dim`; further keys (`name`, `description`, `source`,
   and counts that are compared with what is found) may be left out;
 - `interactions.tsv`: tab-separated, with the columns `user` and `item` (0-based ids) named in its
-  header, one pair a line; further columns are ignored;
+  header, one pair a line; further columns are ignored. Or, for large sets, `interactions.npy`: whole
+  numbers (pairs, 2), which stay on disk where they are sorted by user, then item, each pair once;
 - one `.npy` file per modality, (num_items, dim), float16, float32 or float64, in which a row of NaN
   means that this item has no such modality;
 - where ids have names, `users.tsv` (header `user<TAB>name`) and `items.tsv` (`item<TAB>name`). A
@@ -16,6 +17,8 @@ Whatever is wrong raises DataError, which says where it is and what to do. No to
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,12 +28,14 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.errors import DataError, plural
-from milk_recsys.npy import Features, find_observed, open_features
+from milk_recsys.npy import Features, open_features, scan_features
+from milk_recsys.pairs import Pairs, pair_blocks, read_pairs
 from milk_recsys.tsv import read_interactions, read_lines, read_names
 
 __all__ = ["DataError", "Dataset", "read_dataset"]
 
 MAX_COUNT = 2**31 - 1
+ROWS_AT_ONCE = 16_384  # of features that are hashed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +43,20 @@ class Dataset:
     """Users, items, their pairs and the items' features, checked.
 
     Arguments:
-        interactions: (P, 2) int64, distinct pairs of user and item id, sorted by user, then item.
+        interactions: (P, 2) integers, distinct pairs of user and item id, sorted by user, then item;
+            memory-mapped, read-only, where interactions.npy holds them so.
         features: modality -> (num_items, d_m) float; a row of NaN is a missing modality. The arrays
             are memory-mapped, read-only, where they come from files.
         observed: (num_items, M) bool, which modalities each item has; columns as `modalities`.
         user_names, item_names: one name per id, or None.
         notes: what the user should be told: columns ignored, pairs merged, items dropped.
+        scanned: modality -> an array and the largest magnitude in it; see `largest`.
     """
 
     name: str
     num_users: int
     num_items: int
-    interactions: npt.NDArray[np.int64]
+    interactions: Pairs
     features: dict[str, Features]
     observed: npt.NDArray[np.bool_]
     user_names: tuple[str, ...] | None = None
@@ -57,11 +64,37 @@ class Dataset:
     notes: tuple[str, ...] = ()
     description: str = ""
     source: str = ""
+    scanned: Mapping[str, tuple[Features, float]] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities, in the order of the columns of `observed`."""
         return tuple(self.features)
+
+    @functools.cached_property
+    def item_counts(self) -> npt.NDArray[np.int64]:
+        """How many users each item has, (num_items,)."""
+        counts = np.zeros(self.num_items, dtype=np.int64)
+        for _, block in pair_blocks(self.interactions):
+            counts += np.bincount(block[:, 1], minlength=self.num_items)
+        return counts
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of pairs, masks and features."""
+        digest = hashlib.sha256()
+        for _, pairs in pair_blocks(self.interactions):
+            digest.update(np.ascontiguousarray(pairs, dtype=np.int64).data)
+        digest.update(np.packbits(self.observed).data)
+        for x in self.features.values():
+            for start in range(0, len(x), ROWS_AT_ONCE):
+                digest.update(np.ascontiguousarray(x[start : start + ROWS_AT_ONCE]).data)
+        return digest.hexdigest()[:16]
+
+    def largest(self, modality: str) -> float:
+        """The largest magnitude among a modality's features: known from reading, or sought now."""
+        x, found = self.scanned.get(modality, (None, 0.0))
+        return found if x is self.features[modality] else scan_features(self.features[modality], modality)[1]
 
 
 def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error") -> Dataset:
@@ -84,18 +117,20 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
     num_users, num_items = manifest["num_users"], manifest["num_items"]
     notes: list[str] = []
 
-    pairs = read_interactions(folder / "interactions.tsv", num_users, num_items, notes)
+    file, pairs = _read_interactions(folder, num_users, num_items, notes)
     stated = manifest.get("num_interactions", len(pairs))
     if stated != len(pairs):
         notes.append(
-            f"interactions.tsv has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}."
+            f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}."
         )
     features: dict[str, Features] = {}
+    scanned: dict[str, tuple[Features, float]] = {}
     observed = np.empty((num_items, len(manifest["modalities"])), dtype=np.bool_)
     for column, (modality, entry) in enumerate(manifest["modalities"].items()):
         where = folder / entry["file"]
         features[modality] = open_features(where, root=folder, num_rows=num_items, dim=entry["dim"], modality=modality)
-        observed[:, column] = find_observed(features[modality], where)
+        observed[:, column], largest = scan_features(features[modality], where)
+        scanned[modality] = features[modality], largest
         notes += _compare_with_manifest(modality, entry, features[modality], observed[:, column])
     pairs = _settle_empty_items(folder, pairs, observed, empty_items, notes)
     return Dataset(
@@ -110,7 +145,18 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
         notes=tuple(notes),
         description=str(manifest.get("description", "")),
         source=str(manifest.get("source", "")),
+        scanned=scanned,
     )
+
+
+def _read_interactions(folder: Path, num_users: int, num_items: int, notes: list[str]) -> tuple[str, Pairs]:
+    """The name of the file that holds the pairs, and the pairs."""
+    text, binary = folder / "interactions.tsv", folder / "interactions.npy"
+    if not binary.exists():
+        return text.name, read_interactions(text, num_users, num_items, notes)
+    if text.exists():
+        raise DataError(f"{folder}: holds interactions.tsv and interactions.npy. Keep one of them.")
+    return binary.name, read_pairs(binary, num_users, num_items, notes)
 
 
 # ----------------------------------------------------------------------------- dataset.json
@@ -197,17 +243,17 @@ def _compare_with_manifest(
 
 def _settle_empty_items(
     folder: Path,
-    pairs: npt.NDArray[np.int64],
+    pairs: Pairs,
     observed: npt.NDArray[np.bool_],
     empty_items: str,
     notes: list[str],
-) -> npt.NDArray[np.int64]:
+) -> Pairs:
     """The pairs that remain once items without any modality were refused or dropped."""
-    empty = ~observed.any(axis=1)
-    if not empty.any():
+    some = observed.any(axis=1)
+    if some.all():
         return pairs
-    first, count = int(np.flatnonzero(empty)[0]), int(empty.sum())
-    kept = pairs[observed[pairs[:, 1]].any(axis=1)]
+    first, count = int(some.argmin()), int((~some).sum())
+    kept = np.concatenate([block[some[block[:, 1]]] for _, block in pair_blocks(pairs)])
     lost = len(pairs) - len(kept)
     if empty_items == "error":
         raise DataError(
@@ -219,4 +265,4 @@ def _settle_empty_items(
     notes.append(f"{dropped} dropped, with {plural(lost, 'interaction', 'interactions')}.")
     if len(kept) == 0:
         raise DataError(f"{folder}: there are no interactions at all once items without modality are dropped.")
-    return kept
+    return pairs if lost == 0 else kept

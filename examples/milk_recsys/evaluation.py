@@ -19,12 +19,15 @@ from milk_recsys.features import ItemFeatures
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
 from milk_recsys.model import Recommender
 from milk_recsys.options import Options
+from milk_recsys.pairs import Pairs, pair_blocks
 from milk_recsys.sampling import UserRows, build_user_rows
 from milk_recsys.split import Split
+from milk_recsys.world import ALONE, World
 
 __all__ = ["Group", "Tables", "build_tables", "drop_intervals", "evaluate_group", "evaluate_test", "paired_difference"]
 
 PerUser = dict[str, Tensor]
+CPU_FEATURE_BYTES = 2**30  # of prepared features, beyond which they stay in their files
 CPU_SCORES, GPU_SCORES = 2**18, 2**26  # scores held at once: a CPU's cache, a GPU's parallelism
 
 
@@ -49,8 +52,7 @@ class Tables:
     Attributes:
         features: of all items as stored, NaN rows included.
         nature: (num_items, M) bool, what nature gives; observed: what the setting leaves of it.
-        pairs: (P, 2) training pairs.
-        pool: item ids that negatives are drawn from, increasing; rows: what each user has of it.
+        rows: the training pairs, and what of the pool each user has.
         validation, test, all_cold: positives and their candidates.
     """
 
@@ -60,16 +62,43 @@ class Tables:
     nature: Tensor
     observed: Tensor
     warm: Tensor
-    pairs: Tensor
-    pool: Tensor
     rows: UserRows
     validation: Group
     test: Group
     all_cold: Group
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.warm.device
+
+    @property
+    def pool(self) -> Tensor:
+        """Item ids that negatives are drawn from, increasing."""
+        return self.rows.pool
+
+    @property
+    def num_pairs(self) -> int:
+        """The number of training pairs P."""
+        return self.rows.num_pairs
+
+    @property
+    def trained_users(self) -> Tensor:
+        """Which users have a training pair, (num_users,) bool."""
+        return self.rows.offsets.diff() > 0
+
+    def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the users and the items, (n,) int64 each, of training pairs by their numbers (n,) from 0 to P - 1."""
+        return self.rows.pairs_at(numbers)
+
+    @property
+    def pairs(self) -> Tensor:
+        """All training pairs (P, 2), int64, made anew each time: of a large set, ask for some (`pairs_at`)."""
+        return torch.stack(self.pairs_at(torch.arange(self.num_pairs, device=self.device)), dim=1)
+
 
 def build_tables(dataset: Dataset, split: Split, options: Options, device: torch.device) -> Tables:
-    """Put what training and evaluation read on the device.
+    """Put what training and evaluation read on the device; pairs are gone through in blocks.
 
     Raises:
         DataError: a modality that no warm item has, features too large to be squared, or a user who has every item
@@ -80,41 +109,61 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         raise DataError(
             f"no training item has the modality {absent[0]!r}, so nothing can be learnt about it. Leave it out."
         )
-    item = dataset.interactions[:, 1]
-    narrow = options.candidates == "test"
-
-    def pairs_of(items: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return dataset.interactions[np.isin(item, items)]
-
-    def group(items: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64]) -> Group:
-        pairs = pairs_of(items)
-        positions = np.searchsorted(candidates, pairs[:, 1])
-        return Group(*(torch.from_numpy(a.copy()).to(device) for a in (candidates, pairs[:, 0], positions)))
-
     _check_size(dataset, options)
-    pool = split.warm if options.negatives == "warm" else np.sort(np.concatenate([split.warm, split.cold]))
-    pairs, pool_items = torch.from_numpy(pairs_of(split.warm)).to(device), torch.from_numpy(pool).to(device)
+    warm, narrow = torch.from_numpy(split.warm), options.candidates == "test"
+    pool = warm if options.negatives == "warm" else torch.from_numpy(np.sort(np.concatenate([split.warm, split.cold])))
+    rows = build_user_rows(dataset.interactions, dataset.num_users, pool, only=warm)
+    validation, test = (_positives(dataset, items, options) for items in (split.validation, split.test))
+    all_cold = _group(test, split.cold, device)
     return Tables(
         modalities=dataset.modalities,
         num_users=dataset.num_users,
-        features=ItemFeatures(dataset.features, device),
+        features=ItemFeatures(dataset.features, device, mapped=leaves_features(dataset, options, device)),
         nature=torch.from_numpy(dataset.observed).to(device),
         observed=torch.from_numpy(split.mask).to(device),
-        warm=torch.from_numpy(split.warm).to(device),
-        pairs=pairs,
-        pool=pool_items,
-        rows=build_user_rows(pairs, dataset.num_users, pool_items),
-        validation=group(split.validation, split.validation if narrow else split.cold),
-        test=group(split.test, split.test if narrow else split.cold),
-        all_cold=group(split.test, split.cold),
+        warm=warm.to(device),
+        rows=rows.to(device),
+        validation=_group(validation, split.validation if narrow else split.cold, device),
+        test=_group(test, split.test, device) if narrow else all_cold,
+        all_cold=all_cold,
     )
+
+
+def leaves_features(dataset: Dataset, options: Options, device: torch.device) -> bool:
+    """Whether features stay in their files: as the option says, or where a prepared copy would take much memory."""
+    if options.features != "auto":
+        return options.features == "mapped"
+    size = sum(x.size for x in dataset.features.values()) * (8 if options.dtype == "float64" else 4)
+    if device.type == "cuda":
+        return size > torch.cuda.get_device_properties(device).total_memory // 4
+    return size > CPU_FEATURE_BYTES
+
+
+def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: Options) -> Pairs:
+    """Return the pairs of some items: of all users, or of those who are evaluated."""
+    wanted = np.zeros(dataset.num_items, dtype=np.bool_)
+    wanted[items] = True
+    pairs = np.concatenate([block[wanted[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)])
+    if options.eval_users is None:
+        return pairs
+    seed = np.random.SeedSequence(options.split_seed, spawn_key=(3,))  # beside the three streams of `draw_split`
+    order = np.random.default_rng(seed).permutation(dataset.num_users)
+    user_wanted = np.zeros(dataset.num_users, dtype=np.bool_)
+    user_wanted[pairs[:, 0]] = True
+    user_wanted[order[user_wanted[order]][options.eval_users :]] = False
+    return pairs[user_wanted[pairs[:, 0]]]
+
+
+def _group(pairs: Pairs, candidates: npt.NDArray[np.int64], device: torch.device) -> Group:
+    positions = np.searchsorted(candidates, pairs[:, 1])
+    return Group(*(torch.from_numpy(a.astype(np.int64)).to(device) for a in (candidates, pairs[:, 0], positions)))
 
 
 def _check_size(dataset: Dataset, options: Options) -> None:
     """Refuse features whose squares overflow in the model's precision."""
     limit = float(np.finfo(np.float64 if options.dtype == "float64" else np.float32).max) ** 0.5 / 1e3
-    for name, x in dataset.features.items():
-        largest = max(abs(float(np.nanmin(x, initial=0))), abs(float(np.nanmax(x, initial=0))))
+    for name in dataset.modalities:
+        largest = dataset.largest(name)
         if largest > limit:
             raise DataError(
                 f"modality {name!r} has values up to {largest:.3g}, beyond {limit:.1g}. Scale its features."
@@ -122,26 +171,30 @@ def _check_size(dataset: Dataset, options: Options) -> None:
 
 
 @torch.no_grad()
-def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor) -> Tensor:
+def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor, world: World = ALONE) -> Tensor:
     """Rank the positives (P,) of a group among its candidates.
 
     Arguments:
         mask: (num_items, M) bool, what may be used of the items.
+        world: the processes that share the work; all get all ranks.
     """
-    rows = group.candidates
+    part, rows = world.part(len(group.users)), group.candidates
     items = torch.cat([model.embed_items(x, mask[some]) for some, x in tables.features.blocks(rows)])
-    return positive_ranks(
+    mine = positive_ranks(
         lambda users: model.users.weight.index_select(0, users) @ items.T,
-        group.users,
-        group.positions,
+        group.users[part],
+        group.positions[part],
         num_candidates=len(rows),
         max_elements=CPU_SCORES if rows.device.type == "cpu" else GPU_SCORES,
     )
+    return world.join(mine, len(group.users))
 
 
-def evaluate_group(model: Recommender, tables: Tables, group: Group, mask: Tensor) -> tuple[dict[str, Any], PerUser]:
+def evaluate_group(
+    model: Recommender, tables: Tables, group: Group, mask: Tensor, world: World = ALONE
+) -> tuple[dict[str, Any], PerUser]:
     """Rank a group and measure it: means for a report, and each user's values."""
-    per_user = per_user_metrics(group.users, rank_group(model, tables, group, mask))
+    per_user = per_user_metrics(group.users, rank_group(model, tables, group, mask, world))
     return _section(model, per_user), per_user
 
 
@@ -151,7 +204,9 @@ def _section(model: Recommender, per_user: PerUser) -> dict[str, Any]:
     return {"users": means.pop("users"), "untrained_users": int(untrained.sum()), **means}
 
 
-def evaluate_test(model: Recommender, tables: Tables, monitor: str) -> tuple[dict[str, Any], dict[str, PerUser]]:
+def evaluate_test(
+    model: Recommender, tables: Tables, monitor: str, world: World = ALONE
+) -> tuple[dict[str, Any], dict[str, PerUser]]:
     """Measure the validation and the test set in every way that a report shows.
 
     Returns:
@@ -163,18 +218,22 @@ def evaluate_test(model: Recommender, tables: Tables, monitor: str) -> tuple[dic
     """
     sections: dict[str, Any] = {}
     per_user: dict[str, PerUser] = {}
-    sections["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed)
-    ranks = rank_group(model, tables, tables.test, tables.observed)
+    sections["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed, world)
+    ranks = rank_group(model, tables, tables.test, tables.observed, world)
     per_user["test"] = per_user_metrics(tables.test.users, ranks)
     sections["test"] = _section(model, per_user["test"])
-    sections["test_complete"], per_user["test_complete"] = evaluate_group(model, tables, tables.test, tables.nature)
-    sections["test_all_cold"], _ = evaluate_group(model, tables, tables.all_cold, tables.observed)
+    sections["test_complete"], per_user["test_complete"] = evaluate_group(
+        model, tables, tables.test, tables.nature, world
+    )
+    sections["test_all_cold"], _ = evaluate_group(model, tables, tables.all_cold, tables.observed, world)
     sections["by_pattern"] = _by_pattern(model, tables, ranks)
     sections["imposed"] = {}
     for index, name in enumerate(tables.modalities if len(tables.modalities) > 1 else ()):
         hidden = tables.nature.clone()
         hidden[:, index] = False
-        sections["imposed"][name], per_user[f"imposed/{name}"] = evaluate_group(model, tables, tables.test, hidden)
+        sections["imposed"][name], per_user[f"imposed/{name}"] = evaluate_group(
+            model, tables, tables.test, hidden, world
+        )
     sections["drops"] = drop_intervals(per_user, tables.modalities, monitor)
     return sections, per_user
 

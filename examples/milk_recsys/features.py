@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,17 +33,25 @@ class ItemFeatures:
         self.device, self.mapped = device, mapped
         self.dims = {name: x.shape[1] for name, x in arrays.items()}
         self.num_items = len(next(iter(arrays.values())))
-        self._arrays = dict(arrays) if mapped else {}
-        self._tensors = {} if mapped else {name: torch.from_numpy(np.array(x)).to(device) for name, x in arrays.items()}
+        self._tensors = {
+            name: _as_tensor(x) if mapped else torch.from_numpy(np.array(x)).to(device) for name, x in arrays.items()
+        }
 
     def rows(self, items: Tensor) -> dict[str, Tensor]:
         """Return the rows of the given items (n,), modality -> (n, d), as stored, on the device."""
         if not self.mapped:
             return {name: x.index_select(0, items) for name, x in self._tensors.items()}
-        places = items.cpu().numpy()
-        return {name: torch.from_numpy(x[places]).to(self.device) for name, x in self._arrays.items()}
+        places = items.cpu()
+        return {name: x.index_select(0, places).to(self.device) for name, x in self._tensors.items()}
 
     def blocks(self, items: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yield the items and their rows, some at a time."""
         for some in torch.split(items, ROWS_AT_ONCE):
             yield some, self.rows(some)
+
+
+def _as_tensor(x: npt.NDArray[Any]) -> Tensor:
+    """Return an array as a tensor over the same memory, which is never written to: a read-only map stays one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(np.asarray(x))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from invmod import (
     CyclicMixupEnvs,
@@ -22,7 +23,17 @@ from milk_recsys.errors import DataError
 from milk_recsys.features import ItemFeatures
 from milk_recsys.options import Options
 
-__all__ = ["Batch", "Recommender", "Terms", "batch_objective", "choose_device", "environments"]
+__all__ = [
+    "Batch",
+    "Recommender",
+    "Terms",
+    "batch_sums",
+    "bpr_losses",
+    "choose_device",
+    "environments",
+    "objective",
+    "scores",
+]
 
 
 def choose_device(device: torch.device | str) -> torch.device:
@@ -113,19 +124,24 @@ class Recommender(nn.Module):
 
 
 class Batch(NamedTuple):
-    """Triples of a user, an item they have and one they have not, over the batch's n distinct items.
+    """A part of a batch: b triples of a user, an item they have and one they have not, over rows of items.
+
+    Rows are distinct items, so that each is encoded once (`gather_batch`), or one row for every place, which needs no
+    look at the values (`gather_static`). Those of positive items come first.
 
     Attributes:
-        users: (B,) user ids.
-        items: (2 B,) positions among the distinct items: of the positives, then of the negatives.
-        features: modality -> (n, d) prepared rows of the distinct items.
+        positives: (b,) rows of the positives; negatives: (b,) rows of the negatives.
+        features: modality -> (n, d) prepared features of the rows.
         observed: (n, M) bool.
+        shares: (p,) how much each of the p rows of positive items weighs in the alignment: 1 for a distinct item,
+            1 / c for one that has c rows. Over all rows and ranks the shares of an item sum to 1.
     """
 
-    users: Tensor
-    items: Tensor
+    positives: Tensor
+    negatives: Tensor
     features: dict[str, Tensor]
     observed: Tensor
+    shares: Tensor
 
 
 class Terms(NamedTuple):
@@ -145,86 +161,142 @@ def environments(num_modalities: int, options: Options) -> CyclicMixupEnvs | Non
     return CyclicMixupEnvs(num_modalities, options.alpha, num_draws=options.num_draws, min_weight=options.min_weight)
 
 
-def batch_objective(model: Recommender, batch: Batch, weights: Tensor, options: Options) -> Terms:
-    r"""Eq. 16 on a batch.
+def batch_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
+    r"""Everything that the objective needs to know of a part of a batch, as sums that add up over parts and ranks.
 
     .. math::
-        \mathcal L = \mathbb E_e R_e + \beta \mathrm{Var}_e(R_e) + \lambda \mathcal L_{align} + \mathrm{regulariser}
+        \Big( \sum_b \ell_{1b}, \dots, \sum_b \ell_{Eb}, \quad \sum_j \rho_j s_j, \quad \sum_j \rho_j p_j,
+        \quad \sum_b \lVert u_b \rVert^2 + \lVert h_b \rVert^2 + \lVert h'_b \rVert^2 \Big)
 
     Scores are inner products, so environments are fused at the score: E environments cost hardly more than one.
 
     Arguments:
+        u: (b, D) users of the triples.
         weights: (E, M) fusion weights; the uniform row alone for a model without environments.
+
+    Returns:
+        (E + 3,) in float32 or wider: losses (Eq. 15) by environment; of the alignment (Eq. 6), distances and what its
+        reduction divides them by, which is 0 where it divides by nothing; squares of the regulariser.
     """
     z = model.encoders(batch.features)
-    u = model.users(batch.users)
-    risks = bpr_risks(u, z, batch, weights, options)
+    losses = bpr_losses(u, z, batch, weights, options)
+    zero = losses.new_zeros(())
+    distances, pairs = _alignment(z, batch, options) if options.model in ("milk", "align") else (zero, zero)
+    squares = _squares(model, u, z, batch, options) if options.regulariser == "batch" else zero
+    return torch.cat([losses, torch.stack([distances, pairs, squares]).to(losses.dtype)])
 
-    has_envs, aligns = options.model in ("milk", "envs"), options.model in ("milk", "align")
+
+def objective(sums: Tensor, size: int, model: Recommender, options: Options) -> Terms:
+    r"""Eq. 16 from the sums of a whole batch of `size` triples.
+
+    .. math::
+        \mathcal L = \mathbb E_e R_e + \beta \mathrm{Var}_e(R_e) + \lambda \mathcal L_{align} + \mathrm{regulariser}
+    """
+    risks, (distances, pairs, squares) = sums[:-3] / size, sums[-3:]
     zero = risks.new_zeros(())
+    has_envs = options.model in ("milk", "envs")
     penalty = vrex_penalty(risks, correction=options.variance_correction) if has_envs else zero
-    objective = invariant_objective(
+    risk = invariant_objective(
         risks,
         penalty=penalty,
         penalty_weight=options.penalty_weight,
         risk_reduction=options.risk_reduction,
     )
-    alignment = _alignment(z, batch, options) if aligns else zero
-    regulariser = _regulariser(model, u, z, batch, options)
-    loss = objective + options.alignment_weight * alignment + options.regulariser_weight * regulariser
+    alignment = distances / torch.where(pairs > 0, pairs, 1.0)
+    regulariser = squares / size
+    if options.regulariser == "parameters":
+        regulariser = torch.stack([p.square().sum() for p in model.parameters()]).sum()
+    loss = risk + options.alignment_weight * alignment + options.regulariser_weight * regulariser
     return Terms(loss, risks.mean(), penalty, alignment, regulariser)
 
 
-def bpr_risks(u: Tensor, z: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
-    r"""Eq. 15 in every environment, averaged over the batch's triples.
+def bpr_losses(u: Tensor, z: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
+    r"""Eq. 15 in every environment, summed over the triples.
 
     .. math::
-        R_e = \frac{1}{B} \sum_{(i, j, j')} -\ln \sigma(\hat y^e_{ij} - \hat y^e_{ij'}),
+        \sum_b -\ln \sigma(\hat y^e_{ij} - \hat y^e_{ij'}),
         \qquad \hat y^e_{ij} = \sum_m w_{em} \langle u_i, c_{jm} \rangle
 
     Arguments:
-        u: (B, D) users; z: (n, M, D) distinct items; weights: (E, M).
+        u: (b, D) users; z: (n, M, D) rows of items; weights: (E, M).
 
     Returns:
         (E,).
     """
-    # An embedding's backward beats that of indexing, and unbind's that of c[0] and c[1].
-    c_positive, c_negative = F.embedding(batch.items, z.flatten(1)).view(2, len(u), *z.shape[1:]).unbind(0)
     if options.training_fusion == "imputed":
-        margins = fuse(_scores(c_positive - c_negative, u), weights)
+        margins = fuse(scores(u, z, batch.positives, batch.negatives), weights)
     else:
-        observed = batch.observed[batch.items].view(2, len(u), -1)
-        better = fuse(_scores(c_positive, u), weights, observed[0])
-        worse = fuse(_scores(c_negative, u), weights, observed[1])
+        better = fuse(scores(u, z, batch.positives), weights, batch.observed[batch.positives])
+        worse = fuse(scores(u, z, batch.negatives), weights, batch.observed[batch.negatives])
         margins = better - worse
-    return F.softplus(-margins).mean(dim=1)
+    return F.softplus(-margins).sum(dim=1)
 
 
-def _scores(c: Tensor, u: Tensor) -> Tensor:
-    """Score every modality: inner products of c (B, M, D) and u (B, D), in float32 or wider."""
-    scores = (c * u[:, None, :]).sum(dim=2)
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+def scores(u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None = None) -> Tensor:
+    r"""Score items in every modality, less the scores of other items where they are given.
+
+    .. math::
+        s_{bm} = \langle u_b, c_{jm} - c_{j'm} \rangle
+
+    Arguments:
+        u: (b, D); z: (n, M, D); rows: (b,) rows of z; less: (b,).
+
+    Returns:
+        (b, M), in the precision of u, which is float32 under autocast.
+    """
+    return _Scores.apply(u, z.to(u.dtype), rows, less)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _alignment(z: Tensor, batch: Batch, options: Options) -> Tensor:
-    """Eq. 6 over the distinct positive items, between observed modalities."""
-    positive = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-    positive[batch.items[: len(batch.users)]] = True
-    mask = batch.observed & positive[:, None]
+class _Scores(torch.autograd.Function):
+    """The inner products, with a backward that adds up in place what falls on the same row of z."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None) -> Tensor:
+        flat = z.flatten(1)
+        if less is None:
+            c = flat.index_select(0, rows)
+        else:  # differences of two rows each, in one pass
+            one = flat.new_ones(len(rows))
+            signs = torch.stack([one, -one], dim=1)
+            c = F.embedding_bag(torch.stack([rows, less], dim=1), flat, per_sample_weights=signs, mode="sum")
+        c = c.view(len(rows), *z.shape[1:])
+        ctx.save_for_backward(u, c, rows, less)
+        ctx.num_rows = len(z)
+        return (c * u[:, None, :]).sum(dim=2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        u, c, rows, less = ctx.saved_tensors
+        grad_u = (c * grad[:, :, None]).sum(dim=1)
+        grad_c = (grad[:, :, None] * u[:, None, :]).flatten(1)
+        grad_z = grad_c.new_zeros(ctx.num_rows, grad_c.shape[1]).index_add_(0, rows, grad_c)
+        if less is not None:
+            grad_z.index_add_(0, less, grad_c, alpha=-1)
+        return grad_u, grad_z.view(ctx.num_rows, *c.shape[1:]), None, None
+
+
+def _alignment(z: Tensor, batch: Batch, options: Options) -> tuple[Tensor, Tensor]:
+    """Eq. 6 over the positive items, between observed modalities: what is summed, and what divides it."""
+    num_positive = len(batch.shares)
+    mask = batch.observed[:num_positive]
     if options.alignment_mask == "complete":
         mask = mask & mask.all(dim=1, keepdim=True)
-    if options.alignment_reduction == "item_mean":  # over the positive items, not all rows of z
-        return pairwise_alignment_loss(z, mask, reduction="sum") / positive.sum()
-    return pairwise_alignment_loss(z, mask, reduction=options.alignment_reduction)
+    distances = (batch.shares * pairwise_alignment_loss(z[:num_positive], mask, reduction="none")).sum()
+    match options.alignment_reduction:
+        case "sum":
+            return distances, torch.zeros_like(distances)
+        case "item_mean":
+            return distances, batch.shares.sum()
+    n = mask.sum(dim=1)
+    pairs = (batch.shares * (n * (n - 1) / 2)).sum()
+    return distances, pairs * z.shape[2] if options.alignment_reduction == "element_mean" else pairs
 
 
-def _regulariser(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: Options) -> Tensor:
-    """Squared norms of the batch's users and uniformly fused items, averaged over triples; or of all parameters."""
-    if options.regulariser == "batch":
-        mask = batch.observed if options.training_fusion == "available" else None
-        squares = fuse(z, model.uniform, mask)[0].square().sum(dim=1)
-        copies = torch.bincount(batch.items, minlength=len(z))
-        return (u.square().sum() + (copies * squares).sum()) / len(batch.users)
-    if options.regulariser == "parameters":
-        return torch.stack([p.square().sum() for p in model.parameters()]).sum()
-    return u.new_zeros(())
+def _squares(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: Options) -> Tensor:
+    """Squared norms of the users and of the uniformly fused items of all triples."""
+    available = options.training_fusion == "available"
+    h = fuse(z, model.uniform, batch.observed)[0] if available else z.mean(dim=1)
+    places = torch.cat([batch.positives, batch.negatives])
+    copies = h.new_zeros(len(z)).index_add_(0, places, h.new_ones(()).expand(len(places)))
+    return u.square().sum() + (copies @ h.square()).sum()

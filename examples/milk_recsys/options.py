@@ -41,7 +41,7 @@ class Options:
     data: Path | None = _option(
         None,
         "data",
-        "Folder of a data set: dataset.json, interactions.tsv and features/*.npy.",
+        "Folder of a data set: dataset.json, interactions.tsv (or .npy) and features/*.npy.",
         shown="(default: the embedded synthetic set)",
     )
     setting: Literal["ftft", "ftmt", "mtmt"] = _option(
@@ -101,11 +101,24 @@ class Options:
         "float32", "run", "Precision; bfloat16 is autocast, with weights and risks in float32."
     )
     threads: int | None = _option(None, "run", "Number of CPU threads.", shown="(default: torch's choice)")
+    features: Literal["auto", "memory", "mapped"] = _option(
+        "auto",
+        "run",
+        "Where features of items are: in memory, scaled and imputed once; or left in their files (mapped), and read, "
+        "scaled and imputed by the batch. auto leaves them where they would take more than 1 GiB, or a quarter of a "
+        "GPU's memory.",
+    )
 
     # The loop
     epochs: int = _option(1000, "training", "Most epochs.")
     batch_size: int = _option(2048, "training", "Training pairs in a (global) batch.")
     lr: float = _option(1e-3, "training", "Learning rate of Adam; worth tuning on validation.")
+    optimiser: Literal["adam", "lazy_adam"] = _option(
+        "adam",
+        "training",
+        "Adam; or Adam that touches only the users of a batch, so that a step costs the same however many there are. "
+        "The encoders take Adam either way.",
+    )
     embedding_dim: int = _option(64, "training", "Width of user and item embeddings.")
     user_init_std: float = _option(0.1, "training", "Standard deviation of initial user vectors.")
     eval_every: int = _option(10, "training", "Evaluate after epochs 0, N, 2N, ... and after the last one.")
@@ -115,6 +128,12 @@ class Options:
         "test",
         "training",
         "Whom a new item competes with: the items of its own half, or all cold items.",
+    )
+    eval_users: int | None = _option(
+        None,
+        "training",
+        "Validate and test on this many users, drawn once from --split-seed among those with a positive there.",
+        shown="(default: all of them)",
     )
 
     # Objective and environments
@@ -202,7 +221,7 @@ class Options:
             found += [
                 f"{flag(name)} is ignored: --split gives the split and its mask."
                 for name in ("split_seed", "missing_rate", "train_missing_rate")
-                if name in changed
+                if name in changed and not (name == "split_seed" and self.eval_users)  # which it draws
             ]
             if "missing_in_validation" in changed:
                 found.append(f"{in_validation} is ignored: --split gives the split and its mask.")
@@ -259,8 +278,9 @@ def validate(options: Options) -> None:
     """Raises OptionError naming the option, the rule and what came."""
     for name in ("batch_size", "num_draws", "eval_every", "patience", "epochs", "embedding_dim"):
         _require(options, name, lambda v: v >= 1, "at least 1")
-    if options.threads is not None:
-        _require(options, "threads", lambda v: v >= 1, "at least 1")
+    for name in ("threads", "eval_users"):
+        if getattr(options, name) is not None:
+            _require(options, name, lambda v: v >= 1, "at least 1")
     for name in ("lr", "alpha"):
         _require(options, name, lambda v: 0 < v < math.inf, "finite and above 0")
     for name in (
@@ -276,6 +296,8 @@ def validate(options: Options) -> None:
     for name in ("seed", "split_seed"):
         _require(options, name, lambda v: 0 <= v < 2**63, "from 0 to 2**63 - 1")
     _require(options, "min_weight", lambda v: 0 <= v < 1, "at least 0 and below 1 / modalities")
+    if options.regulariser == "parameters" and options.optimiser != "adam":
+        raise OptionError("--regulariser parameters changes all users at every step: it needs --optimiser adam.")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise OptionError(f"--out: {options.out} is a file. Name a folder.")
 

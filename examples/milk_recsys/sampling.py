@@ -10,8 +10,12 @@ on a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,37 +24,74 @@ from milk_recsys.errors import DataError
 __all__ = ["UserRows", "build_user_rows", "sample_negatives"]
 
 
+PAIRS_AT_ONCE = 2**21
+KEYS_IN_CACHE = 2**21
+
+
 @dataclass(frozen=True)
 class UserRows:
-    """The pool's items that each user has, as compressed rows made ready for a search.
+    """The pool's items that each user has, as compressed rows: one number a pair, ready for a search.
+
+    The pairs are numbered by user, then item. That of user u and the pool's item r_i has the key
+    u * (pool_size + 1) + r_i - i. Keys never decrease, from one row to the next either; they say
+    both user and item, and are all that is kept of the pairs.
 
     Attributes:
-        offsets: (U + 1,) int64; user u's row is ``items[offsets[u]:offsets[u + 1]]``.
-        items: (P,) int64 item ids, increasing within a user.
+        offsets: (U + 1,) int64; user u's pairs have the numbers ``offsets[u]`` to ``offsets[u + 1] - 1``.
         free: (U,) int64, how many items of the pool each user does not have; at least 1.
-        keys: (P,) int64, u * (pool_size + 1) + r_i - i, which never decreases from one row to the
-            next either, so that one search serves every user.
-        pool_size: how many items the pool has.
+        keys: (P + 1,) int64; after the keys of the pairs stands a last one above them all.
+        pool: (n,) int64, the pool itself.
+        longest: the length of the longest row.
     """
 
     offsets: Tensor
-    items: Tensor
     free: Tensor
     keys: Tensor
-    pool_size: int
+    pool: Tensor
+    longest: int
+
+    @property
+    def pool_size(self) -> int:
+        """How many items the pool has."""
+        return len(self.pool)
+
+    @property
+    def num_pairs(self) -> int:
+        """How many pairs there are, P."""
+        return len(self.keys) - 1
+
+    @property
+    def items(self) -> Tensor:
+        """(P,) int64 item ids of all pairs, increasing within a user; made anew each time."""
+        return self.pairs_at(torch.arange(self.num_pairs, device=self.keys.device))[1]
+
+    def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the users (n,) and the items (n,), int64, of the pairs with the given numbers (n,).
+
+        Example:
+            >>> rows = build_user_rows(torch.tensor([[2, 40], [0, 30], [0, 10]]), 3, torch.tensor([10, 20, 30, 40]))
+            >>> [ids.tolist() for ids in rows.pairs_at(torch.tensor([2, 1]))]
+            [[2, 0], [40, 30]]
+        """
+        keys = self.keys.index_select(0, numbers)
+        users = keys // (self.pool_size + 1)
+        places = keys - users * (self.pool_size + 1) + numbers - self.offsets.index_select(0, users)
+        return users, self.pool.index_select(0, places)
 
     def to(self, device: torch.device | str) -> UserRows:
         """The same rows on another device."""
         return UserRows(
             self.offsets.to(device),
-            self.items.to(device),
             self.free.to(device),
             self.keys.to(device),
-            self.pool_size,
+            self.pool.to(device),
+            self.longest,
         )
 
 
-def build_user_rows(pairs: Tensor, num_users: int, pool: Tensor) -> UserRows:
+def build_user_rows(
+    pairs: Tensor | npt.NDArray[np.integer[Any]], num_users: int, pool: Tensor, *, only: Tensor | None = None
+) -> UserRows:
     """Sort the users' items into rows over a pool.
 
     Pairs may come in any order and more than once. A pair whose item is not in the pool is left
@@ -58,12 +99,14 @@ def build_user_rows(pairs: Tensor, num_users: int, pool: Tensor) -> UserRows:
     user draws from the whole pool.
 
     Arguments:
-        pairs: (P, 2) int64, a user and an item each.
+        pairs: (P, 2) integers, a user and an item each; read in blocks, so that a mapped array stays
+            where it is. Pairs in order are not sorted.
         num_users: how many users there are; their ids are 0 to num_users - 1.
         pool: (n,) int64, the item ids that negatives are drawn from, strictly increasing.
+        only: item ids, a part of the pool: pairs of other items are left out; None: all of the pool.
 
     Returns:
-        The rows, on the device of `pairs`.
+        The rows, on the device of `pairs` (an array is on the CPU).
 
     Raises:
         DataError: a user has every item of the pool, so that no negative exists for them.
@@ -76,26 +119,57 @@ def build_user_rows(pairs: Tensor, num_users: int, pool: Tensor) -> UserRows:
         >>> rows.offsets.tolist(), rows.items.tolist(), rows.free.tolist()
         ([0, 2, 2, 3], [10, 30, 40], [2, 4, 3])
     """
-    pool = pool.to(pairs.device)
-    _check_rows(pairs, num_users, pool)
-    size = pool.numel()
-    users, items = pairs[:, 0], pairs[:, 1]
-    places = torch.searchsorted(pool, items.contiguous())
-    inside = pool[places.clamp(max=size - 1)] == items
-    cells = torch.unique(users[inside] * size + places[inside])  # sorted by user, then place; distinct
-    users, places = cells // size, cells % size
-    counts = torch.bincount(users, minlength=num_users)
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    free = size - counts
+    device = pairs.device if isinstance(pairs, Tensor) else torch.device("cpu")
+    pool = pool.to(device)
+    _check_rows(pairs, pool)
+    size = len(pool)
+    wanted = torch.ones(size, dtype=torch.bool, device=device)
+    if only is not None:
+        wanted = torch.isin(pool, only.to(device))
+    cells = _cells(pairs, num_users, pool, wanted)
+    edges = torch.arange(num_users + 1, device=device) * size
+    offsets = torch.searchsorted(cells[:-1], edges)
+    free = size - offsets.diff()
     _check_free(free, size)
-    before = places - (torch.arange(len(cells), device=cells.device) - offsets[users])
-    return UserRows(offsets, pool[places], free, users * (size + 1) + before, size)
+    for start in range(0, len(cells) - 1, PAIRS_AT_ONCE):  # in place: u n + r becomes u (n + 1) + r - i
+        block = cells[start : min(start + PAIRS_AT_ONCE, len(cells) - 1)]
+        users = block // size
+        block += users + offsets[users] - torch.arange(start, start + len(block), device=device)
+    return UserRows(offsets, free, cells, pool, size - int(free.min()) if num_users else 0)
+
+
+def _cells(pairs: Tensor | npt.NDArray[Any], num_users: int, pool: Tensor, wanted: Tensor) -> Tensor:
+    """u * pool_size + r of the wanted pairs, increasing and distinct; and a last number above them all."""
+    last = len(pool) - 1
+
+    def blocks() -> Iterator[Tensor]:
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            some = pairs[start : start + PAIRS_AT_ONCE]
+            users, items = (some if isinstance(some, Tensor) else torch.from_numpy(np.array(some))).long().unbind(1)
+            _check_users(users, num_users)
+            places = torch.searchsorted(pool, items.contiguous()).clamp(max=last)
+            inside = (pool[places] == items) & wanted[places]
+            yield (users * len(pool) + places)[inside]
+
+    count = sum(map(len, blocks()))
+    cells = torch.empty(count + 1, dtype=torch.int64, device=pool.device)
+    cells[-1] = torch.iinfo(torch.int64).max
+    filled, in_order = 0, True
+    for block in blocks():
+        cells[filled : filled + len(block)] = block
+        begin = max(filled - 1, 0)
+        filled += len(block)
+        in_order = in_order and bool((cells[begin + 1 : filled] > cells[begin : max(filled - 1, 0)]).all())
+    return cells if in_order else torch.unique(cells)
 
 
 def sample_negatives(
     users: Tensor, rows: UserRows, pool: Tensor, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """Draw for each given user one of the pool's items that the user does not have, uniformly.
+
+    Draws one after the other with the same generator on the CPU are those of one call for all: an epoch's may be made
+    in parts.
 
     Arguments:
         users: (B,) int64 user ids, repeats allowed; B may be 0.
@@ -128,11 +202,27 @@ def sample_negatives(
     uniform = torch.rand(len(users), generator=generator, device=device, dtype=torch.float64)
     # In float64 the product stays below `free`: the largest draw is 1 - 2^-53.
     k = (uniform.to(users.device) * rows.free[users]).long()
-    had = torch.searchsorted(rows.keys, users * (rows.pool_size + 1) + k, right=True)
-    return pool[k + had - rows.offsets[users]]
+    return pool[k + _count_before(k, users, rows)]
 
 
-def _check_rows(pairs: Tensor, num_users: int, pool: Tensor) -> None:
+def _count_before(k: Tensor, users: Tensor, rows: UserRows) -> Tensor:
+    """How many r_i - i are at most k in each user's row.
+
+    One search of all keys is one call. Of a table beyond the caches it reads some twenty places all over, so there the
+    user's row alone is bisected: several calls, but few places and near each other.
+    """
+    wanted = users * (rows.pool_size + 1) + k
+    if rows.num_pairs <= KEYS_IN_CACHE:
+        return torch.searchsorted(rows.keys[:-1], wanted, right=True) - rows.offsets[users]
+    count = torch.zeros_like(users)
+    before = rows.offsets[users] - 1
+    for step in (1 << bit for bit in reversed(range(rows.longest.bit_length()))):
+        place = (before + count).add_(step).clamp_(max=rows.num_pairs)  # beyond the row all keys are larger
+        count += (rows.keys.index_select(0, place) <= wanted).long().mul_(step)
+    return count
+
+
+def _check_rows(pairs: Tensor | npt.NDArray[Any], pool: Tensor) -> None:
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(f"build_user_rows: `pairs` must have shape (P, 2), got {tuple(pairs.shape)}.")
     if pool.ndim != 1 or pool.numel() == 0:
@@ -141,11 +231,12 @@ def _check_rows(pairs: Tensor, num_users: int, pool: Tensor) -> None:
         )
     if bool((pool[1:] <= pool[:-1]).any()):
         raise ValueError("build_user_rows: `pool` must be strictly increasing. Use `torch.unique(pool)`.")
-    if len(pairs) and not 0 <= int(pairs[:, 0].min()) <= int(pairs[:, 0].max()) < num_users:
-        raise ValueError(
-            f"build_user_rows: user ids must lie in 0 to {num_users - 1}, "
-            f"got {int(pairs[:, 0].min())} to {int(pairs[:, 0].max())}."
-        )
+
+
+def _check_users(users: Tensor, num_users: int) -> None:
+    low, high = (int(bound) for bound in users.aminmax())
+    if not 0 <= low <= high < num_users:
+        raise ValueError(f"build_user_rows: user ids must lie in 0 to {num_users - 1}, got {low} to {high}.")
 
 
 def _check_free(free: Tensor, size: int) -> None:

@@ -57,7 +57,7 @@ def draw_split(dataset: Dataset, options: Options) -> tuple[Split, list[str]]:
         DataError: too few items for a validation and a test set.
     """
     streams = np.random.SeedSequence(options.split_seed).spawn(3)
-    items = np.unique(dataset.interactions[:, 1])
+    items = np.flatnonzero(dataset.item_counts)
     shuffled = np.random.default_rng(streams[0]).permutation(items)
     num_cold = math.floor(COLD_SHARE * len(items) + 0.5)
     validation, test, warm = np.split(shuffled, [num_cold // 2, num_cold])
@@ -123,7 +123,7 @@ def read_split(path: Path, dataset: Dataset, setting: str) -> tuple[Split, list[
         where = [name for name, items in parts.items() if values[counts.argmax()] in items]
         raise DataError(f"{path}: the split overlaps: item {values[counts.argmax()]} is in {' and '.join(where)}.")
     mask = _checked_mask(path, arrays["mask"], parts, dataset, setting)
-    left_out = len(np.setdiff1d(dataset.interactions[:, 1], everything))
+    left_out = len(np.setdiff1d(np.flatnonzero(dataset.item_counts), everything))
     words = plural(left_out, "item with interactions is", "items with interactions are")
     notes = [f"{path}: {words} in no part and left out."] if left_out else []
     return Split(**parts, mask=mask), notes
@@ -165,7 +165,7 @@ def _checked_items(path: Path, name: str, items: npt.NDArray[Any], dataset: Data
     items = np.sort(items.astype(np.int64))
     if (items[1:] == items[:-1]).any():
         raise DataError(f"{path}: `{name}` has item {items[1:][items[1:] == items[:-1]][0]} twice.")
-    without = np.setdiff1d(items, dataset.interactions[:, 1])
+    without = items[dataset.item_counts[items] == 0]
     if len(without):
         raise DataError(f"{path}: `{name}` has item {without[0]}, which has no interaction.")
     return items
@@ -204,10 +204,9 @@ def split_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
 
     removed = dataset.observed & ~split.mask
     parts = {"warm": split.warm, "validation": split.validation, "test": split.test}
-    item = dataset.interactions[:, 1]
     return {
         "items": {name: len(items) for name, items in parts.items()},
-        "pairs": {name: int(np.isin(item, items).sum()) for name, items in parts.items()},
+        "pairs": {name: int(dataset.item_counts[items].sum()) for name, items in parts.items()},
         "nature": {name: counts(~dataset.observed[items]) for name, items in parts.items()},
         "removed": {name: counts(removed[items]) for name, items in parts.items()},
     }

@@ -34,22 +34,23 @@ import torch
 from torch import Tensor
 
 import invmod
-from milk_recsys.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from milk_recsys.checkpoint import load_into, save_state
 from milk_recsys.data import Dataset
 from milk_recsys.errors import DataError
 from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
 from milk_recsys.files import replacing, write_json
+from milk_recsys.learner import Learner
 from milk_recsys.metrics import NonFiniteScores
-from milk_recsys.model import Batch, Recommender, Terms, batch_objective, choose_device, environments
+from milk_recsys.model import Recommender, Terms, choose_device, environments
 from milk_recsys.options import OptionError, Options
 from milk_recsys.progress import Progress
 from milk_recsys.report import write_report
 from milk_recsys.sampling import sample_negatives
 from milk_recsys.split import Split, draw_split, read_split, split_facts, write_split
-
-PreparedRows = Callable[[Tensor], dict[str, Tensor]]
+from milk_recsys.world import ALONE, World, joined_world
 
 SAVE_SECONDS = 30.0  # a checkpoint at least this often, beside the one at every evaluation
+TRIPLES_AT_ONCE = 2**22  # that are drawn ahead
 
 
 class Diverged(RuntimeError):
@@ -58,6 +59,8 @@ class Diverged(RuntimeError):
 
 def run(options: Options, dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:
     """Train, evaluate and report into the folder that `begin.open_run` opened; go on where a killed run stopped.
+
+    Under ``torchrun`` every process calls this; they train together, and the one of rank 0 writes.
 
     Returns:
         the content of metrics.json.
@@ -68,26 +71,34 @@ def run(options: Options, dataset: Dataset, progress: Progress | None = None) ->
     """
     if options.out is None or options.compare is None:
         raise ValueError("run: `options` must come from `begin.open_run`, which settles `out` and `compare`.")
-    folder = options.out
     device = choose_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
+    with joined_world(device) as world:
+        options = dataclasses.replace(options, out=world.tell(options.out))
+        return _run(options, dataset, device, world, progress or Progress(quiet=not world.writes))
+
+
+def _run(options: Options, dataset: Dataset, device: torch.device, world: World, progress: Progress) -> dict[str, Any]:
+    folder = Path(str(options.out))
     split, notes = _split(options, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device)
-    start_folder(folder, dataset)  # nothing was written so far, so that bad input leaves no half run behind
-    if not (folder / "config.json").exists():
-        write_split(folder / "split.npz", split)
-        write_config(options, dataset)  # last: it makes the folder that of a run
+    world.wait()  # nothing was written so far, so that bad input leaves no half run behind, and all ranks saw the same
+    if world.writes:
+        start_folder(folder, dataset)
+        if not (folder / "config.json").exists():
+            write_split(folder / "split.npz", split)
+            write_config(options, dataset)  # last: it makes the folder that of a run
 
-    with progress or Progress() as progress:
+    with progress:
         for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
             progress.say(f"note: {note}")
-        model, record = train_model(options, tables, folder, progress)
-        sections, per_user = evaluate_test(model, tables, options.monitor)
+        model, record = train_model(options, tables, folder, progress, world)
+        sections, per_user = evaluate_test(model, tables, options.monitor, world)
         compare = None
         if options.compare == "erm":
-            compare = _compare(options, tables, folder / "compare", progress, per_user)
+            compare = _compare(options, tables, folder / "compare", progress, per_user, world)
     metrics = {
         "model": options.model,
         "data": dataset.name,
@@ -97,24 +108,31 @@ def run(options: Options, dataset: Dataset, progress: Progress | None = None) ->
         **record,
         "monitor": options.monitor,
         "candidates": options.candidates,
-        "versions": versions(device),
+        "versions": versions(device) | ({"ranks": world.size} if world.size > 1 else {}),
         "missingness": {"modalities": list(dataset.modalities), **facts},
         **sections,
         "compare": compare,
     }
-    write_json(folder / "metrics.json", metrics)
-    write_report(folder)  # report.html comes last: a run is finished when it is there
+    if world.writes:
+        write_json(folder / "metrics.json", metrics)
+        write_report(folder)  # report.html comes last: a run is finished when it is there
     return metrics
 
 
 def _compare(
-    options: Options, tables: Tables, folder: Path, progress: Progress, per_user: dict[str, dict[str, Tensor]]
+    options: Options,
+    tables: Tables,
+    folder: Path,
+    progress: Progress,
+    per_user: dict[str, dict[str, Tensor]],
+    world: World,
 ) -> dict[str, Any]:
     """Train the ablation without both modules on the same split, and compare paired over users."""
     ablation = dataclasses.replace(options, model="erm")
-    folder.mkdir(exist_ok=True)
-    model, record = train_model(ablation, tables, folder, progress)
-    sections, other = evaluate_test(model, tables, options.monitor)
+    if world.writes:
+        folder.mkdir(exist_ok=True)
+    model, record = train_model(ablation, tables, folder, progress, world)
+    sections, other = evaluate_test(model, tables, options.monitor, world)
     names = dict.fromkeys(("ndcg@20", "recall@20", options.monitor))
 
     def difference(where: str) -> dict[str, Any]:
@@ -152,48 +170,49 @@ def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, lis
 
 
 def train_model(
-    options: Options, tables: Tables, folder: Path, progress: Progress
+    options: Options, tables: Tables, folder: Path, progress: Progress, world: World = ALONE
 ) -> tuple[Recommender, dict[str, Any]]:
     """Train one model to its best validation score, going on from the folder's checkpoint where there is one.
 
-    Writes history.jsonl, model.safetensors (the best weights) and checkpoint.safetensors into the folder.
+    Rank 0 writes history.jsonl, model.safetensors (the best weights) and checkpoint.safetensors into the folder.
 
     Returns:
         the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
     """
-    model = build_model(options, tables)
-    prepared = prepared_rows(model, tables)
-    optimiser = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
+    learner = Learner(build_model(options, tables), tables, options, world)
+    model = learner.model
     history = History(folder / "history.jsonl")
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
     state: dict[str, Any] = {"epoch": -1, "best_epoch": -1, "best": -math.inf, "stale": 0, "done": False}
     if checkpoint.exists():
-        tensors, state = load_state(checkpoint, tables.pairs.device)
-        model.load_state_dict(_part(tensors, "model."))
-        restore_optimiser(optimiser, {k: v for k, v in tensors.items() if k.startswith("optimiser.")})
-    history.keep(state["epoch"])
+        state = load_into(checkpoint, learner.tensors())
+    world.wait()
+    if world.writes:
+        history.keep(state["epoch"])
     saved = time.monotonic()
 
     with progress.training(options.model, options.epochs, state["epoch"] + 1) as bar:
         for epoch in range(state["epoch"] + 1, options.epochs):
             if state["done"]:
                 break
-            line = train_epoch(model, optimiser, tables, prepared, epoch, options, bar.step)
+            line = train_epoch(learner, epoch, options, bar.step)
             evaluates = epoch % options.eval_every == 0 or epoch == options.epochs - 1
             state["epoch"] = epoch
             if evaluates:
-                line["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed)
+                line["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed, world)
                 line["best"] = judge(state, line["validation"][options.monitor], options.patience)
-                if line["best"]:
+                if line["best"] and world.writes:
                     save_state(best_file, model.state_dict(), {"epoch": epoch, "model": options.model})
-            history.add(line)
             bar.epoch(line, state["best"], options.monitor)
+            if not world.writes:
+                continue
+            history.add(line)
             if evaluates or time.monotonic() - saved > SAVE_SECONDS:
-                save_state(checkpoint, {**_prefixed(model), **optimiser_tensors(optimiser)}, state)
+                save_state(checkpoint, learner.tensors(), state)
                 saved = time.monotonic()
 
-    tensors, facts = load_state(best_file, tables.pairs.device)
-    model.load_state_dict(tensors)
+    world.wait()  # for the files of rank 0
+    facts = load_into(best_file, model.state_dict())
     seconds = [line["seconds"] for line in history.read()]
     return model.eval(), {
         "best_epoch": facts["epoch"],
@@ -209,7 +228,7 @@ def build_model(options: Options, tables: Tables) -> Recommender:
         model = Recommender(tables.features.dims, tables.num_users, options)
     model.to(tables.pairs.device, torch.float64 if options.dtype == "float64" else torch.float32)
     model.fit_preparation(tables.features, tables.observed, tables.warm)
-    model.trained_users[tables.pairs[:, 0]] = True
+    model.trained_users.copy_(tables.trained_users)
     return model
 
 
@@ -225,45 +244,32 @@ def judge(state: dict[str, Any], score: float, patience: int) -> bool:
 
 
 def train_epoch(
-    model: Recommender,
-    optimiser: torch.optim.Optimizer,
-    tables: Tables,
-    prepared: PreparedRows,
-    epoch: int,
-    options: Options,
-    on_step: Callable[[], None] = lambda: None,
+    learner: Learner, epoch: int, options: Options, on_step: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """Train on every pair once, each with a fresh negative; the last batch is kept.
 
     What is random depends on the seed and the number of the epoch alone, so that an epoch can be done again.
 
-    Arguments:
-        prepared: of `prepared_rows`.
-
     Returns:
         the epoch's line of the history: means over triples of the loss and its terms, and the time.
     """
     begun = time.perf_counter()
+    model, tables = learner.model, learner.tables
     generator = torch.Generator().manual_seed(epoch_seed(options.seed, epoch))
-    device, count = tables.pairs.device, len(tables.pairs)
-    order = torch.randperm(count, generator=generator).to(device)
-    users, positives = tables.pairs[order].unbind(1)
-    negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
-    steps = math.ceil(count / options.batch_size)
-    weights = epoch_weights(tables, options, steps, generator, model.uniform)
+    device, count = model.users.weight.device, tables.num_pairs
+    order = torch.randperm(count, generator=generator, dtype=torch.int32)
+    at_once = max(1, TRIPLES_AT_ONCE // options.batch_size) * options.batch_size
 
     model.train()
     sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)
-    for step in range(steps):
-        chosen = slice(step * options.batch_size, (step + 1) * options.batch_size)
-        batch = gather_batch(tables, prepared, users[chosen], positives[chosen], negatives[chosen])
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-            terms = batch_objective(model, batch, weights[step], options)
-        optimiser.zero_grad(set_to_none=True)
-        terms.loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        sums += len(batch.users) * torch.stack([term.detach().double() for term in terms])
-        on_step()
+    for chosen in torch.split(order, at_once):
+        users, positives = tables.pairs_at(chosen)
+        negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
+        parts = [torch.split(x, options.batch_size) for x in (users, positives, negatives)]
+        weights = epoch_weights(tables, options, len(parts[0]), generator, model.uniform)
+        for batch in zip(*parts, weights, strict=True):
+            sums += len(batch[0]) * learner.step(*batch)
+            on_step()
     model.eval()
     means = dict(zip(Terms._fields, (sums / count).tolist(), strict=True))
     if not math.isfinite(means["loss"]):
@@ -286,24 +292,6 @@ def epoch_weights(tables: Tables, options: Options, steps: int, generator: torch
     if envs is None:
         return like.expand(steps, *like.shape)
     return envs.sample((steps,), generator=generator, device=like.device, dtype=like.dtype)
-
-
-def prepared_rows(model: Recommender, tables: Tables) -> PreparedRows:
-    """Return what gives prepared rows of items (n,): all scaled and imputed once, or as they are read from files."""
-    features, observed = tables.features, tables.observed
-    if features.mapped:
-        return lambda items: model.prepare(features.rows(items), observed[items])
-    everything = torch.arange(features.num_items, device=features.device)
-    prepared = model.prepare(features.rows(everything), observed)
-    return lambda items: {name: x.index_select(0, items) for name, x in prepared.items()}
-
-
-def gather_batch(
-    tables: Tables, prepared: PreparedRows, users: Tensor, positives: Tensor, negatives: Tensor
-) -> Batch:
-    """Collect the rows of a batch's distinct items: each is encoded once."""
-    items, index = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
-    return Batch(users, index, prepared(items), tables.observed[items])
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
@@ -346,14 +334,6 @@ def versions(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
     }
-
-
-def _prefixed(model: Recommender) -> dict[str, Tensor]:
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def main(options: Options, dataset: Dataset) -> int:

@@ -12,53 +12,57 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
 
 from milk_recsys.errors import DataError, plural
+from milk_recsys.pairs import settle_pairs
 
 __all__ = ["read_interactions", "read_lines", "read_names"]
 
 INTEGER = re.compile(r"-?[0-9]+")
+BLOCK_BYTES = 1 << 24  # of text that is parsed at a time
 
 
-def read_interactions(path: Path, num_users: int, num_items: int, notes: list[str]) -> npt.NDArray[np.int64]:
-    """Distinct pairs (P, 2), sorted. Read by columns; only a bad file is gone through by lines."""
+def read_interactions(path: Path, num_users: int, num_items: int, notes: list[str]) -> npt.NDArray[np.int32]:
+    """Distinct pairs (P, 2), sorted. Read by blocks of columns; only a bad file is gone through by lines."""
     header = _read_header(path, ("user", "item"), notes)
     limits = {"user": num_users, "item": num_items}
     # Other columns may have any names, the same one twice included, so they get ours.
     names = [name if name in limits else f"column {k}" for k, name in enumerate(header)]
     try:
-        table = _read_ids(path, names, pa.int64())
+        pairs = _read_pairs(path, names, limits)
     except pa.ArrowInvalid as error:
         if _blame_a_line(path, header, limits) == 0:
             raise _no_interactions(path) from None
         raise DataError(f"{path}: cannot be read ({error}). Write one pair a line.") from None
-    users, items = (table.column(name).to_numpy() for name in limits)
-    if len(users) == 0:
-        raise _no_interactions(path)
-    if _has_hexadecimal(path, names):
+    if pairs is None or _has_hexadecimal(path, names):
         _blame_a_line(path, header, limits)
-    for ids, limit in ((users, num_users), (items, num_items)):
-        if ids.min() < 0 or ids.max() >= limit:
-            _blame_a_line(path, header, limits)
-    keys = users * num_items + items  # below 2**62
-    if not (keys[1:] > keys[:-1]).all():
-        keys = np.sort(keys)  # faster here than np.unique, which hashes
-        keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
-    if len(keys) < len(users):
-        notes.append(
-            f"interactions.tsv: {plural(len(users) - len(keys), 'repeated pair was', 'repeated pairs were')} merged."
-        )
-    return np.stack(np.divmod(keys, num_items), axis=1).astype(np.int64, copy=False)
+    if pairs is None or len(pairs) == 0:
+        raise _no_interactions(path)
+    return settle_pairs(pairs, num_items, "interactions.tsv", notes).astype(np.int32, copy=False)
 
 
-def _read_ids(path: Path, names: list[str], kind: Any) -> Any:
-    """The columns user and item, of the given type, as an arrow table."""
-    return pa_csv.read_csv(
+def _read_pairs(path: Path, names: list[str], limits: Mapping[str, int]) -> npt.NDArray[np.int32] | None:
+    """The pairs (P, 2) in the order of the file, or None where an id is out of range."""
+    blocks = []
+    for batch in _read_ids(path, names, pa.int64()):
+        block = np.stack([batch.column(name).to_numpy() for name in limits], axis=1)
+        if len(block) and ((block < 0).any() or (block.max(axis=0) >= list(limits.values())).any()):
+            return None
+        blocks.append(block.astype(np.int32))  # a data set's ids are below 2**31
+    pairs = np.concatenate(blocks) if blocks else np.empty((0, 2), dtype=np.int32)
+    pa.default_memory_pool().release_unused()
+    return pairs
+
+
+def _read_ids(path: Path, names: list[str], kind: Any) -> Iterator[Any]:
+    """The columns user and item, of the given type, as arrow record batches."""
+    with pa_csv.open_csv(
         path,
-        read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1),
+        read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK_BYTES),
         parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
         convert_options=pa_csv.ConvertOptions(
             column_types={"user": kind, "item": kind}, include_columns=["user", "item"], null_values=[]
         ),
-    )
+    ) as reader:
+        yield from reader
 
 
 def _has_hexadecimal(path: Path, names: list[str]) -> bool:
@@ -67,9 +71,11 @@ def _has_hexadecimal(path: Path, names: list[str]) -> bool:
         file.readline()
         if not any(b"x" in block or b"X" in block for block in iter(lambda: file.read(1 << 24), b"")):
             return False
-    table = _read_ids(path, names, pa.string())
-    found = (pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py() for column in table.columns)
-    return any(found)
+    return any(
+        pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py()
+        for batch in _read_ids(path, names, pa.string())
+        for column in batch.columns
+    )
 
 
 def _no_interactions(path: Path) -> DataError:

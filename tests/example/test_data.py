@@ -62,7 +62,7 @@ def test_good_folder(folder):
     assert (read.name, read.num_users, read.num_items) == ("shop", 3, 5)
     assert read.modalities == ("text", "image")
     assert read.interactions.tolist() == [list(pair) for pair in PAIRS]
-    assert read.interactions.dtype == np.int64
+    assert read.interactions.dtype == np.int32
     assert read.observed[:, 0].tolist() == [True, True, False, True, True]
     assert read.observed[:, 1].all()
     assert isinstance(read.features["text"], np.memmap)

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from milk_recsys import begin, train
+from milk_recsys.batches import gather_batch, gather_static, prepared_rows
 from milk_recsys.checkpoint import load_state
 from milk_recsys.data import DataError, Dataset
 from milk_recsys.evaluation import build_tables
-from milk_recsys.model import batch_objective
+from milk_recsys.model import batch_sums, objective, scores
 from milk_recsys.options import PRESETS, OptionError, Options
 from milk_recsys.progress import Progress
-from milk_recsys.sampling import build_user_rows
 from milk_recsys.split import draw_split
 
 SCRIPT = Path(train.__file__)
@@ -66,15 +67,14 @@ def first_step(data: Path) -> Callable[..., SimpleNamespace]:
         split, _ = draw_split(dataset, options)
         tables = build_tables(dataset, split, options, torch.device("cpu"))
         model = train.build_model(options, tables)
-        prepared = train.prepared_rows(model, tables)
+        prepared = prepared_rows(model, tables)
         generator = torch.Generator().manual_seed(0)
-        rows = build_user_rows(tables.pairs, tables.num_users, tables.pool)
-        users, positives = tables.pairs[:40].unbind(1)
-        negatives = train.sample_negatives(users, rows, tables.pool, generator=generator)
-        batch = train.gather_batch(tables, prepared, users, positives, negatives)
+        users, positives = tables.pairs_at(torch.arange(40))
+        negatives = train.sample_negatives(users, tables.rows, tables.pool, generator=generator)
         weights = train.epoch_weights(tables, options, 1, generator, model.uniform)[0]
         return SimpleNamespace(
-            options=options, model=model, tables=tables, batch=batch, weights=weights,
+            options=options, model=model, tables=tables, weights=weights, gather=prepared, u=model.users(users),
+            batch=gather_batch(tables, prepared, positives, negatives),
             prepared=prepared(torch.arange(tables.features.num_items)),
             triples=(users, positives, negatives),
         )  # fmt: skip
@@ -137,25 +137,71 @@ def numpy_terms(it: SimpleNamespace) -> dict[str, float]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"model": "align", "alignment_reduction": "mean"},
-        {"model": "envs", "num_draws": 3, "alpha": 0.1, "penalty_weight": 50.0},
-        {"model": "erm", "regulariser": "none"},
-        {"risk_reduction": "sum", "variance_correction": 1, "alignment_mask": "complete"},
-        {"alignment_reduction": "item_mean", "regulariser": "parameters"},
-        {"alignment_reduction": "sum", "training_fusion": "available", "setting": "mtmt", "min_weight": 0.1},
-    ],
-    ids=lambda values: "-".join(values) or "default",
-)
+OBJECTIVES: list[dict[str, Any]] = [
+    {},
+    {"model": "align", "alignment_reduction": "mean"},
+    {"model": "envs", "num_draws": 3, "alpha": 0.1, "penalty_weight": 50.0},
+    {"model": "erm", "regulariser": "none"},
+    {"risk_reduction": "sum", "variance_correction": 1, "alignment_mask": "complete"},
+    {"alignment_reduction": "item_mean", "regulariser": "parameters"},
+    {"alignment_reduction": "sum", "training_fusion": "available", "setting": "mtmt", "min_weight": 0.1},
+]
+each_objective = pytest.mark.parametrize("values", OBJECTIVES, ids=lambda values: "-".join(values) or "default")
+
+
+@each_objective
 def test_objective_equals_its_formula(first_step: Callable[..., SimpleNamespace], values: dict[str, Any]) -> None:
     it = first_step(**values)
-    found = batch_objective(it.model, it.batch, it.weights, it.options)
+    found = objective(batch_sums(it.model, it.u, it.batch, it.weights, it.options), 40, it.model, it.options)
     expected = numpy_terms(it)
     for name, value in found._asdict().items():
         assert value.item() == pytest.approx(expected[name], rel=1e-10, abs=1e-12), name
+
+
+def gradients(it: SimpleNamespace, sums: Tensor) -> list[Tensor]:
+    """Of the objective, by all parameters, the table of users included."""
+    loss = objective(sums, 40, it.model, it.options).loss
+    found = torch.autograd.grad(loss, list(it.model.parameters()), allow_unused=True)
+    return [torch.zeros(()) if g is None else g for g in found]
+
+
+@each_objective
+def test_sums_add_up_over_parts_and_ways_to_gather(
+    first_step: Callable[..., SimpleNamespace], values: dict[str, Any]
+) -> None:
+    """Distinct items or a row for every place, in one part or in three: the same sums and the same gradient."""
+    it = first_step(**values)
+    users, positives, negatives = it.triples
+    whole = batch_sums(it.model, it.u, it.batch, it.weights, it.options)
+    expected = gradients(it, whole)
+    for gather in (gather_batch, gather_static):
+        for parts in ([slice(0, 40)], [slice(0, 7), slice(7, 8), slice(8, 40)]):
+            sums = torch.stack(
+                [
+                    batch_sums(
+                        it.model,
+                        it.model.users(users[part]),
+                        gather(it.tables, it.gather, positives[part], negatives[part], positives),
+                        it.weights,
+                        it.options,
+                    )
+                    for part in parts
+                ]
+            ).sum(dim=0)
+            assert torch.allclose(sums, whole, rtol=1e-12, atol=0)
+            for mine, other in zip(gradients(it, sums), expected, strict=True):
+                assert torch.allclose(mine, other, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_scores_and_their_gradient(subtracts: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    u, z = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((5, 3), (4, 2, 3)))
+    rows, less = torch.tensor([0, 1, 1, 3, 0]), torch.tensor([2, 2, 1, 0, 0]) if subtracts else None
+    c = z[rows] - z[less] if less is not None else z[rows]
+    assert torch.allclose(scores(u, z, rows, less), torch.einsum("bd,bmd->bm", u, c))
+    u, z = u.requires_grad_(), z.requires_grad_()
+    assert torch.autograd.gradcheck(lambda u, z: scores(u, z, rows, less), (u, z))
 
 
 def test_a_batch_encodes_each_distinct_item_once(first_step: Callable[..., SimpleNamespace]) -> None:

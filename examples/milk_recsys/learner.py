@@ -1,0 +1,99 @@
+"""A model that learns: one step on a batch, on one process or many, and everything that a later step depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from invmod import risk_coefficients
+from milk_recsys.batches import gather_batch, gather_static, prepared_rows
+from milk_recsys.captured import CapturedStep
+from milk_recsys.evaluation import Tables
+from milk_recsys.lazy_adam import LazyAdam
+from milk_recsys.model import Recommender, Terms, batch_sums, objective
+from milk_recsys.options import Options
+from milk_recsys.world import ALONE, World
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """A model with its optimisers.
+
+    Arguments:
+        model: changed in place.
+        tables: what it learns from.
+        options: the objective, the optimiser and the precision.
+        ranks: the processes that share a batch; all have the same weights.
+    """
+
+    def __init__(self, model: Recommender, tables: Tables, options: Options, world: World = ALONE) -> None:
+        self.model, self.tables, self.options, self.world = model, tables, options, world
+        self.prepared = prepared_rows(model, tables)
+        self.device = model.users.weight.device
+        self.gather = gather_batch if self.device.type == "cpu" else gather_static
+        self.lazy = LazyAdam(model.users.weight, options.lr) if options.optimiser == "lazy_adam" else None
+        self.encoders = list(model.encoders.parameters())
+        dense = self.encoders if self.lazy else [model.users.weight, *self.encoders]
+        self.adam = torch.optim.Adam(dense, lr=options.lr, fused=True, capturable=self.device.type == "cuda")
+        for p in dense:  # what Adam makes at its first step, so that a checkpoint has somewhere to go
+            zeros = {name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
+            self.adam.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device), **zeros}
+        captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
+        self.step: Callable[..., Tensor] = CapturedStep(self.step_on) if captures else self.step_on
+
+    def step_on(self, users: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
+        """Learn from a batch.
+
+        Arguments:
+            users, positives, negatives: (B,) ids, the whole batch on every rank; each learns from its part.
+            weights: (E, M) fusion weights.
+
+        Returns:
+            the whole batch's `Terms` as one tensor (5,), float64, detached and on the device.
+        """
+        part, size, options = self.world.part(len(users)), len(users), self.options
+        whole = None if self.world.size == 1 else positives
+        batch = self.gather(self.tables, self.prepared, positives[part], negatives[part], whole)
+        # Rows that were looked up are the leaves: their gradient is what ranks exchange, never that of a whole table.
+        u = self.model.users.weight.detach().index_select(0, users[part]).requires_grad_()
+        self.adam.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            sums = batch_sums(self.model, u, batch, weights, options)
+        terms = self._backward(sums, size)
+        self._update_users(users, u)
+        self.adam.step()
+        return torch.stack([term.detach().double() for term in terms])
+
+    def _backward(self, sums: Tensor, size: int) -> Terms:
+        """Backpropagate the objective of the whole batch through this rank's part of its sums."""
+        if self.world.size == 1:
+            terms = objective(sums, size, self.model, self.options)
+            terms.loss.backward()  # type: ignore[no-untyped-call]
+            return terms
+        whole = self.world.sum(sums)
+        coefficients = risk_coefficients(whole, lambda s: objective(s, size, self.model, self.options).loss)
+        (coefficients * sums).sum().backward()  # type: ignore[no-untyped-call]
+        self.world.sum_gradients(self.encoders)
+        return objective(whole, size, self.model, self.options)
+
+    def _update_users(self, users: Tensor, u: Tensor) -> None:
+        """Hand the gradient of the looked-up rows to the optimiser of the table."""
+        if u.grad is None:
+            raise RuntimeError("Learner: the objective does not depend on the users.")
+        grad, weight = self.world.join(u.grad, len(users)), self.model.users.weight
+        if self.lazy:
+            self.lazy.update(users, grad)
+            return
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        weight.grad.index_add_(0, users, grad)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that a later step depends on, by name; not copies."""
+        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, p in self.model.named_parameters():
+            state = self.adam.state[p] if p in self.adam.state else self.lazy.tensors() if self.lazy else {}
+            found |= {f"optimiser.{name}.{key}": value for key, value in state.items()}
+        return found

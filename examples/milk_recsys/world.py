@@ -1,0 +1,99 @@
+"""Processes that train together: which part is whose, and what is summed or joined over all of them.
+
+One process is `ALONE`: everything is its own part, and nothing is sent. Under ``torchrun`` there are several; gloo
+carries what CPUs send, NCCL what GPUs send.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["ALONE", "World", "joined_world", "rank_of_environment"]
+
+
+def rank_of_environment() -> tuple[int, int]:
+    """Return this process's rank and how many there are, as ``torchrun`` sets them; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def joined_world(device: torch.device) -> Iterator[World]:
+    """Join the processes that ``torchrun`` started, and leave them in the end; without it this one is alone."""
+    rank, size = rank_of_environment()
+    if size == 1:
+        yield ALONE
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` of them; the one of rank 0 writes the files."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """Return this rank's part of `count` things: contiguous, in the order of ranks, equal but for one."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the sum of a tensor over ranks, detached, the same on every rank."""
+        if self.size == 1:
+            return x.detach()
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sum gradients over ranks in place, in one message."""
+        if self.size == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = self.sum(torch.cat([g.flatten() for g in gradients]))
+        for gradient, total in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+    def join(self, x: Tensor, count: int) -> Tensor:
+        """Join the rows (c_r, ...) of all ranks' parts of `count` things, in order: (count, ...) on every rank."""
+        if self.size == 1:
+            return x.detach()
+        sizes = [count * (r + 1) // self.size - count * r // self.size for r in range(self.size)]
+        padded = x.new_zeros(max(sizes), *x.shape[1:])
+        padded[: len(x)] = x.detach()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def tell(self, value: Any) -> Any:
+        """Return rank 0's value of something that JSON could hold, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def wait(self) -> None:
+        """Wait until every rank has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = World()
