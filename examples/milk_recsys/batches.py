@@ -34,18 +34,19 @@ def gather_batch(
         positives, negatives: (b,) item ids.
         whole: the positives of the whole batch, where other ranks have the rest of it.
     """
-    items, index = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
+    items, index, copies = torch.unique(torch.cat([positives, negatives]), return_inverse=True, return_counts=True)
     leads = torch.zeros(len(items), dtype=torch.bool, device=items.device)
     leads[index[: len(positives)]] = True
     order = leads.logical_not().sort(stable=True).indices  # positive items first
-    items, index = items[order], torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))[index]
-    rows = index[: len(positives)]
+    items, copies = items[order], copies[order]
+    index = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))[index]
+    rows, others = index[: len(positives)], index[len(positives) :]
     shares = torch.ones(int(leads.sum()))
     if whole is not None:
         distinct, counts = torch.unique(whole, return_counts=True)
         counts = counts[torch.searchsorted(distinct, items[: len(shares)])]
         shares = torch.bincount(rows, minlength=len(shares)) / counts.double()
-    return _batch(tables, prepared, items, rows, index[len(positives) :], shares)
+    return _batch(tables, prepared, items, rows, others, copies, shares)
 
 
 def gather_static(
@@ -59,14 +60,20 @@ def gather_static(
     place = torch.arange(len(items), device=items.device)
     rows, others = place[: len(positives)], place[len(positives) :]
     whole = positives if whole is None else whole
-    copies = torch.zeros(len(tables.observed), dtype=torch.float64, device=items.device)
-    copies.index_add_(0, whole, copies.new_ones(()).expand(len(whole)))
-    return _batch(tables, prepared, items, rows, others, 1 / copies[positives])
+    counts = torch.zeros(len(tables.observed), dtype=torch.float64, device=items.device)
+    counts.index_add_(0, whole, counts.new_ones(()).expand(len(whole)))
+    return _batch(tables, prepared, items, rows, others, torch.ones_like(items), 1 / counts[positives])
 
 
 def _batch(
-    tables: Tables, prepared: PreparedRows, items: Tensor, rows: Tensor, others: Tensor, shares: Tensor
+    tables: Tables,
+    prepared: PreparedRows,
+    items: Tensor,
+    rows: Tensor,
+    others: Tensor,
+    copies: Tensor,
+    shares: Tensor,
 ) -> Batch:
     features = prepared(items)
     dtype = next(iter(features.values())).dtype
-    return Batch(rows, others, features, tables.observed[items], shares.to(dtype))
+    return Batch(rows, others, features, tables.observed[items], copies.to(dtype), shares.to(dtype))

@@ -11,6 +11,7 @@ from milk_recsys.command_line import given_options, parse_options
 from milk_recsys.data import Dataset, read_dataset
 from milk_recsys.errors import DataError
 from milk_recsys.files import read_json, replacing, write_json
+from milk_recsys.launch import only_one_speaks
 from milk_recsys.options import OptionError, Options, to_json
 from milk_recsys.synthetic import embedded_dataset
 
@@ -38,6 +39,11 @@ def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
     Prints what is wrong and exits with status 2 where something is; exits with 0 where the run to go on with is
     finished already.
     """
+    with only_one_speaks():
+        return _begin(argv)
+
+
+def _begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
     options = parse_options(argv, prog="train.py")
     try:
         out = options.out or _new_folder(options.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -45,6 +46,8 @@ def choose_device(device: torch.device | str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)
+    if place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ:  # of torchrun: a GPU a process
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if place.type == "cuda" and not torch.cuda.is_available():
         raise DataError(f"device {place}: this machine has no GPU that torch can use. Use auto or cpu.")
     return place
@@ -133,6 +136,7 @@ class Batch(NamedTuple):
         positives: (b,) rows of the positives; negatives: (b,) rows of the negatives.
         features: modality -> (n, d) prepared features of the rows.
         observed: (n, M) bool.
+        copies: (n,) how often each row is a positive or a negative.
         shares: (p,) how much each of the p rows of positive items weighs in the alignment: 1 for a distinct item,
             1 / c for one that has c rows. Over all rows and ranks the shares of an item sum to 1.
     """
@@ -141,6 +145,7 @@ class Batch(NamedTuple):
     negatives: Tensor
     features: dict[str, Tensor]
     observed: Tensor
+    copies: Tensor
     shares: Tensor
 
 
@@ -297,6 +302,4 @@ def _squares(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: Op
     """Squared norms of the users and of the uniformly fused items of all triples."""
     available = options.training_fusion == "available"
     h = fuse(z, model.uniform, batch.observed)[0] if available else z.mean(dim=1)
-    places = torch.cat([batch.positives, batch.negatives])
-    copies = h.new_zeros(len(z)).index_add_(0, places, h.new_ones(()).expand(len(places)))
-    return u.square().sum() + (copies @ h.square()).sum()
+    return u.square().sum() + (batch.copies @ h.square()).sum()

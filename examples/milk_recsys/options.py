@@ -266,6 +266,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """What each preset sets: MILK's options, all of them, and nothing of the data, seeds or places."""
 
 
+BEFORE: Mapping[str, Any] = MappingProxyType({"optimiser": "adam", "features": "memory", "eval_users": None})
+"""What versions did that did not have an option yet."""
+
+
 def flag(name: str) -> str:
     """The command line's name of a field: `--missing-rate` of `missing_rate`."""
     return "--" + name.replace("_", "-")
@@ -319,8 +323,12 @@ def to_json(options: Options) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Options:
-    """Options from `to_json`'s form; an unknown or missing name, or a wrong type, raises OptionError."""
+    """Options from `to_json`'s form; an unknown or missing name, or a wrong type, raises OptionError.
+
+    A run of an earlier version lacks the options that came later; they get what that version did.
+    """
     known = {f.name for f in dataclasses.fields(Options)}
+    values = {**BEFORE, **values}
     if set(values) != known:
         odd = sorted(set(values) ^ known)
         raise OptionError(f"options: unknown or missing names {odd}. Was another version used?")

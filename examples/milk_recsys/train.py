@@ -39,6 +39,7 @@ from milk_recsys.data import Dataset
 from milk_recsys.errors import DataError
 from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
 from milk_recsys.files import replacing, write_json
+from milk_recsys.launch import only_one_speaks
 from milk_recsys.learner import Learner
 from milk_recsys.metrics import NonFiniteScores
 from milk_recsys.model import Recommender, Terms, choose_device, environments
@@ -254,23 +255,10 @@ def train_epoch(
         the epoch's line of the history: means over triples of the loss and its terms, and the time.
     """
     begun = time.perf_counter()
-    model, tables = learner.model, learner.tables
-    generator = torch.Generator().manual_seed(epoch_seed(options.seed, epoch))
-    device, count = model.users.weight.device, tables.num_pairs
-    order = torch.randperm(count, generator=generator, dtype=torch.int32)
-    at_once = max(1, TRIPLES_AT_ONCE // options.batch_size) * options.batch_size
-
-    model.train()
-    sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)
-    for chosen in torch.split(order, at_once):
-        users, positives = tables.pairs_at(chosen)
-        negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
-        parts = [torch.split(x, options.batch_size) for x in (users, positives, negatives)]
-        weights = epoch_weights(tables, options, len(parts[0]), generator, model.uniform)
-        for batch in zip(*parts, weights, strict=True):
-            sums += len(batch[0]) * learner.step(*batch)
-            on_step()
-    model.eval()
+    count = learner.tables.num_pairs
+    learner.model.train()
+    sums = epoch_sums(learner, epoch, options, on_step)
+    learner.model.eval()
     means = dict(zip(Terms._fields, (sums / count).tolist(), strict=True))
     if not math.isfinite(means["loss"]):
         raise Diverged(
@@ -279,6 +267,28 @@ def train_epoch(
         )
     seconds = time.perf_counter() - begun
     return {"epoch": epoch, **means, "seconds": seconds, "triples_per_second": count / seconds}
+
+
+def epoch_sums(learner: Learner, epoch: int, options: Options, on_step: Callable[[], None]) -> Tensor:
+    """Make an epoch's steps; return the sums of the terms over triples (5,), float64. A GPU is never waited for."""
+    model, tables, device = learner.model, learner.tables, learner.device
+    host = torch.Generator().manual_seed(epoch_seed(options.seed, epoch))
+    generator = host
+    if device.type != "cpu":
+        generator = torch.Generator(device).manual_seed(host.initial_seed())
+    order = torch.randperm(tables.num_pairs, generator=generator, dtype=torch.int32, device=device)
+    at_once = max(1, TRIPLES_AT_ONCE // options.batch_size) * options.batch_size
+
+    sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)
+    for chosen in torch.split(order, at_once):
+        users, positives = tables.pairs_at(chosen)
+        negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
+        parts = [torch.split(x, options.batch_size) for x in (users, positives, negatives)]
+        weights = epoch_weights(tables, options, len(parts[0]), host, model.uniform)
+        for batch in zip(*parts, weights, strict=True):
+            sums += len(batch[0]) * learner.step(*batch)
+            on_step()
+    return sums
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -291,7 +301,8 @@ def epoch_weights(tables: Tables, options: Options, steps: int, generator: torch
     envs = environments(len(tables.modalities), options)
     if envs is None:
         return like.expand(steps, *like.shape)
-    return envs.sample((steps,), generator=generator, device=like.device, dtype=like.dtype)
+    weights = envs.sample((steps,), generator=generator, dtype=like.dtype)
+    return weights if like.device.type == "cpu" else weights.pin_memory().to(like.device, non_blocking=True)
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
@@ -342,6 +353,11 @@ def main(options: Options, dataset: Dataset) -> int:
     Returns:
         the exit status: 0, 1 where training diverged, 2 where the input is bad, 130 where it was interrupted.
     """
+    with only_one_speaks():
+        return _main(options, dataset)
+
+
+def _main(options: Options, dataset: Dataset) -> int:
     try:
         metrics = run(options, dataset)
     except (DataError, OptionError, Diverged, NonFiniteScores) as error:

@@ -6,7 +6,6 @@ carries what CPUs send, NCCL what GPUs send.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["ALONE", "World", "joined_world", "rank_of_environment"]
+from milk_recsys.launch import rank_of_environment
 
-
-def rank_of_environment() -> tuple[int, int]:
-    """Return this process's rank and how many there are, as ``torchrun`` sets them; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+__all__ = ["ALONE", "World", "joined_world"]
 
 
 @contextmanager

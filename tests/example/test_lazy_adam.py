@@ -1,0 +1,98 @@
+"""The lazy optimiser is SparseAdam's rule, however the rows are summed, and touches nothing else."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milk_recsys import lazy_adam
+from milk_recsys.captured import WARM_UP, CapturedStep
+from milk_recsys.lazy_adam import LazyAdam
+
+N, D = 12, 3
+
+
+def batches(seed: int, steps: int, size: int = 9) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randint(N - 2, (size,), generator=generator),
+            torch.randn(size, D, generator=generator, dtype=torch.float64),
+        )
+        for _ in range(steps)
+    ]
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32), steps=st.integers(1, 6), size=st.integers(0, 20))
+def test_it_is_sparse_adam(seed: int, steps: int, size: int) -> None:
+    start = torch.randn(N, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    table = torch.nn.Embedding(N, D, sparse=True, _weight=start.clone())
+    oracle = torch.optim.SparseAdam(table.parameters(), lr=0.05)
+    mine = LazyAdam(start.clone(), 0.05)
+    for rows, grad in batches(seed, steps, size):
+        oracle.zero_grad()
+        table(rows).backward(grad)
+        oracle.step()
+        mine.update(rows, grad)
+        assert torch.allclose(mine.weight, table.weight, rtol=1e-12, atol=1e-14)
+    assert torch.equal(mine.weight[N - 2 :], start[N - 2 :])  # rows that no batch looked up
+
+
+def test_sums_of_sorted_rows_make_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does instead of finding distinct rows."""
+    start = torch.randn(N, D, dtype=torch.float64)
+    one, other = LazyAdam(start.clone(), 0.05), LazyAdam(start.clone(), 0.05)
+    for rows, grad in batches(0, 5):
+        one.update(rows, grad)
+        with monkeypatch.context() as patch:
+            patch.setattr(lazy_adam, "_sum_by_row", lazy_adam._sum_by_sorted_row)
+            other.update(rows, grad)
+    for name, tensor in one.tensors().items():
+        assert torch.allclose(tensor, other.tensors()[name], rtol=1e-12, atol=1e-15), name
+
+
+def test_a_step_differs_from_adam_in_rows_that_rest() -> None:
+    """After a first step on all rows, Adam goes on moving a row without gradient; here it waits."""
+    start = torch.zeros(2, 1, dtype=torch.float64)
+    dense = start.clone().requires_grad_()
+    adam, lazy = torch.optim.Adam([dense], lr=0.1), LazyAdam(start.clone(), 0.1)
+    for rows in (torch.tensor([0, 1]), torch.tensor([1])):
+        dense.grad = torch.zeros_like(start).index_add_(0, rows, torch.ones(len(rows), 1, dtype=torch.float64))
+        adam.step()
+        lazy.update(rows, torch.ones(len(rows), 1, dtype=torch.float64))
+    assert lazy.weight[1].item() == pytest.approx(dense[1].item(), rel=1e-6)  # but for where epsilon stands
+    assert lazy.weight[0].item() == pytest.approx(-0.1, rel=1e-6)
+    assert dense[0].item() < -0.16
+
+
+def test_a_captured_step_is_recorded_once_and_replayed() -> None:
+    """With recording and replaying played by plain calls: which calls run, on what, and what they give."""
+    log: list[str] = []
+    total = torch.zeros(())
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        total.add_((x * y).sum())
+        return total.clone()
+
+    def aside(function: object, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        log.append("aside")
+        return step(*inputs)
+
+    def record(function: object, inputs: tuple[torch.Tensor, ...]):  # type: ignore[no-untyped-def]
+        log.append("record")
+
+        def replay() -> torch.Tensor:
+            log.append("replay")
+            return step(*inputs)
+
+        return replay
+
+    captured = CapturedStep(step, aside=aside, record=record)
+    expected = 0.0
+    sizes = [4, 4, 2, 4, 4, 2, 4, 4]
+    for k, size in enumerate(sizes):
+        x, y = torch.full((size,), float(k + 1)), torch.full((size,), 2.0)
+        expected += 2.0 * size * (k + 1)
+        assert captured(x, y).item() == expected
+    assert log == ["aside"] * WARM_UP + ["record"] + ["replay"] * (sizes.count(4) - WARM_UP)
