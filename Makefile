@@ -5,6 +5,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 TRAIN_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin/python
@@ -19,7 +20,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test coverage lint format types docs wheel-smoke bench clean
+.PHONY: help install train test coverage lint format types docs wheel-smoke bench bench-quick distributed clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3] [PIP_ARGS='options of pip install']"
@@ -60,8 +61,20 @@ docs: $(STAMP) ## build the documentation in docs/_build/html
 wheel-smoke: $(STAMP) ## build the wheel and try it in an environment of its own
 	.ci/wheel_smoke $(BIN)
 
-bench: $(STAMP) ## time training and evaluation against the plain reference
-	$(BIN) -m benchmarks
+bench: $(STAMP) ## time training, ranking and parts against plain references and floors (BENCH_ARGS: options)
+	$(BIN) -m benchmarks $(BENCH_ARGS)
+
+bench-quick: $(STAMP) ## in two minutes, whether a ratio of the benchmark has fallen by half
+	$(BIN) -m benchmarks --quick $(BENCH_ARGS)
+
+# TorchRec and what it needs at import. Without --no-deps pip would put another build of torch in place of the lock's;
+# newer versions do not load with it. On a GPU, fbgemm-gpu==1.8.0 takes the place of fbgemm-gpu-cpu.
+FBGEMM := fbgemm-gpu-cpu==1.8.0
+TORCHREC := torchrec==1.8.0 $(FBGEMM) tensordict==0.15.3 pyvers==0.2.3 cloudpickle==3.1.3 \
+	pyre-extensions==0.0.32 typing-inspect==0.9.0
+
+distributed: $(STAMP) ## add TorchRec to .venv/, for a user table sharded over processes
+	$(BIN) -m pip install $(PIP_ARGS) --no-deps $(TORCHREC)
 
 clean: ## remove what was built, but neither .venv/ nor runs/
 	rm -rf dist build docs/_build .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage

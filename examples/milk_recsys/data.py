@@ -120,9 +120,7 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
     file, pairs = _read_interactions(folder, num_users, num_items, notes)
     stated = manifest.get("num_interactions", len(pairs))
     if stated != len(pairs):
-        notes.append(
-            f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}."
-        )
+        notes.append(f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}.")
     features: dict[str, Features] = {}
     scanned: dict[str, tuple[Features, float]] = {}
     observed = np.empty((num_items, len(manifest["modalities"])), dtype=np.bool_)

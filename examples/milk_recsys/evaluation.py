@@ -178,16 +178,21 @@ def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor, w
         mask: (num_items, M) bool, what may be used of the items.
         world: the processes that share the work; all get all ranks.
     """
-    part, rows = world.part(len(group.users)), group.candidates
+    rows, sizes = group.candidates, world.sizes(len(group.users))
+    if model.shards is not None:  # every rank ranks for the users that it has
+        starts = torch.tensor(model.shards.starts, device=group.users.device)
+        sizes = torch.searchsorted(group.users, starts).diff().tolist()
+    begin = sum(sizes[: world.rank])
+    part = slice(begin, begin + sizes[world.rank])
     items = torch.cat([model.embed_items(x, mask[some]) for some, x in tables.features.blocks(rows)])
     mine = positive_ranks(
-        lambda users: model.users.weight.index_select(0, users) @ items.T,
+        lambda users: model.users.weight.index_select(0, users - model.first_user) @ items.T,
         group.users[part],
         group.positions[part],
         num_candidates=len(rows),
         max_elements=CPU_SCORES if rows.device.type == "cpu" else GPU_SCORES,
     )
-    return world.join(mine, len(group.users))
+    return world.join(mine, sizes)
 
 
 def evaluate_group(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from invmod import risk_coefficients
 from milk_recsys.batches import gather_batch, gather_static, prepared_rows
 from milk_recsys.captured import CapturedStep
+from milk_recsys.checkpoint import Rows, Streamed, load_into, save_state
 from milk_recsys.evaluation import Tables
 from milk_recsys.lazy_adam import LazyAdam
 from milk_recsys.model import Recommender, Terms, batch_sums, objective
@@ -34,7 +37,11 @@ class Learner:
         self.prepared = prepared_rows(model, tables)
         self.device = model.users.weight.device
         self.gather = gather_batch if self.device.type == "cpu" else gather_static
-        self.lazy = LazyAdam(model.users.weight, options.lr) if options.optimiser == "lazy_adam" else None
+        self.lazy = None
+        if model.shards is not None:
+            self.lazy = model.shards.optimiser  # works in backward
+        elif options.optimiser == "lazy_adam":
+            self.lazy = LazyAdam(model.users.weight, options.lr)
         self.encoders = list(model.encoders.parameters())
         dense = self.encoders if self.lazy else [model.users.weight, *self.encoders]
         self.adam = torch.optim.Adam(dense, lr=options.lr, fused=True, capturable=self.device.type == "cuda")
@@ -57,15 +64,22 @@ class Learner:
         part, size, options = self.world.part(len(users)), len(users), self.options
         whole = None if self.world.size == 1 else positives
         batch = self.gather(self.tables, self.prepared, positives[part], negatives[part], whole)
-        # Rows that were looked up are the leaves: their gradient is what ranks exchange, never that of a whole table.
-        u = self.model.users.weight.detach().index_select(0, users[part]).requires_grad_()
+        u = self._look_up(users[part])
         self.adam.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
             sums = batch_sums(self.model, u, batch, weights, options)
         terms = self._backward(sums, size)
-        self._update_users(users, u)
+        if self.model.shards is None:
+            self._update_users(users, u)
         self.adam.step()
         return torch.stack([term.detach().double() for term in terms])
+
+    def _look_up(self, users: Tensor) -> Tensor:
+        """Return rows of the table (b, D); leaves, since ranks exchange their gradient, not that of a table."""
+        if self.model.shards is not None:
+            found: Tensor = self.model.shards(users)
+            return found
+        return self.model.users.weight.detach().index_select(0, users).requires_grad_()
 
     def _backward(self, sums: Tensor, size: int) -> Terms:
         """Backpropagate the objective of the whole batch through this rank's part of its sums."""
@@ -83,17 +97,56 @@ class Learner:
         """Hand the gradient of the looked-up rows to the optimiser of the table."""
         if u.grad is None:
             raise RuntimeError("Learner: the objective does not depend on the users.")
-        grad, weight = self.world.join(u.grad, len(users)), self.model.users.weight
+        grad, weight = self.world.join(u.grad, self.world.sizes(len(users))), self.model.users.weight
         if self.lazy:
             self.lazy.update(users, grad)
             return
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
         weight.grad.index_add_(0, users, grad)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return everything that a later step depends on, by name; not copies."""
-        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:
+        """Write the model's weights, or everything that a later step depends on. Every rank calls it; rank 0 writes."""
+        tensors: dict[str, Tensor | Streamed] = {**self._tensors(weights_only)}
+        for name, key in self._sharded(tensors).items():
+            shards, local = self.model.shards, tensors[name]
+            if shards is not None:
+                shape = (shards.num_users, *local.shape[1:])
+                tensors[name] = Streamed(shape, local.dtype, shards.stream_rows(key))
+        if self.world.writes:
+            save_state(path, tensors, facts)
+            return
+        for name in sorted(tensors):  # as rank 0 writes them, those of one dtype by name
+            part = tensors[name]
+            for _ in part.blocks if isinstance(part, Streamed) else ():
+                pass
+
+    def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
+        """Take back what `save` wrote, on however many ranks; return its facts."""
+        tensors: dict[str, Tensor | Rows] = {**self._tensors(weights_only)}
+        for name in self._sharded(tensors):
+            tensors[name] = Rows(cast(Tensor, tensors[name]), self.model.first_user)
+        return load_into(path, tensors)
+
+    def _tensors(self, weights_only: bool) -> dict[str, Tensor]:
+        """Return tensors by name, not copies."""
+        weights = self.model.state_dict()
+        if weights_only:
+            return weights
+        found = {f"model.{name}": tensor for name, tensor in weights.items()}
         for name, p in self.model.named_parameters():
             state = self.adam.state[p] if p in self.adam.state else self.lazy.tensors() if self.lazy else {}
             found |= {f"optimiser.{name}.{key}": value for key, value in state.items()}
         return found
+
+    def _sharded(self, names: Iterable[str]) -> dict[str, str]:
+        """Return which tensors are this rank's rows of a sharded one, and what `ShardedUsers` calls them."""
+        if self.model.shards is None:
+            return {}
+        known = {
+            "users.weight": "weight",
+            "model.users.weight": "weight",
+            **{f"optimiser.users.weight.{key}": key for key in ("exp_avg", "exp_avg_sq")},
+        }
+        return {name: known[name] for name in names if name in known}

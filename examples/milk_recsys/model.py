@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from invmod import (
 from milk_recsys.errors import DataError
 from milk_recsys.features import ItemFeatures
 from milk_recsys.options import Options
+
+if TYPE_CHECKING:
+    from milk_recsys.sharded_users import ShardedUsers
 
 __all__ = [
     "Batch",
@@ -60,19 +63,43 @@ class Recommender(nn.Module):
         dims: modality -> width of its features, in the order of the mask's columns.
         num_users: how many users there are.
         options: widths, scaling, imputation and inference.
+        sharded: whether this rank shall hold its own rows of users only; needs a process group.
+
+    Attributes:
+        users: the table, or this rank's rows of it, from user `first_user` on.
     """
 
-    def __init__(self, dims: Mapping[str, int], num_users: int, options: Options) -> None:
+    def __init__(self, dims: Mapping[str, int], num_users: int, options: Options, *, sharded: bool = False) -> None:
         super().__init__()
         self.options = options
         self.modalities = tuple(dims)
-        self.users = nn.Embedding(num_users, options.embedding_dim)
-        nn.init.normal_(self.users.weight, std=options.user_init_std)
+        self.first_user, self.shards = 0, None
+        if sharded:
+            self.users = self._shard_users(num_users, options)
+        else:
+            self.users = nn.Embedding(num_users, options.embedding_dim)
+            nn.init.normal_(self.users.weight, std=options.user_init_std)
         self.encoders = ModalityEncoders.linear(dims, options.embedding_dim)
         self.imputer = MeanImputer(self.modalities)
         self.register_buffer("trained_users", torch.zeros(num_users, dtype=torch.bool))
 
     trained_users: Tensor
+    shards: ShardedUsers | None
+
+    def _shard_users(self, num_users: int, options: Options) -> nn.Embedding:
+        """Make a sharded table with the values of a whole one; return this rank's rows, in the same memory."""
+        from milk_recsys.sharded_users import ShardedUsers, fill_rows
+
+        fill_rows(torch.empty(0, options.embedding_dim), 0, num_users, std=1.0)  # what nn.Embedding would draw first
+        shards = ShardedUsers(
+            num_users,
+            options.embedding_dim,
+            lr=options.lr,
+            init_std=options.user_init_std,
+            device=choose_device(options.device),
+        )
+        self.shards, self.first_user = shards, shards.rows[0]
+        return nn.Embedding(len(shards.local_weight), options.embedding_dim, _weight=shards.local_weight, _freeze=True)
 
     @property
     def uniform(self) -> Tensor:
@@ -84,15 +111,14 @@ class Recommender(nn.Module):
         """Learn what imputation needs from the observed training rows alone.
 
         Arguments:
-            features: of all items, as stored.
+            features: of all items, as stored; read some rows at a time.
             observed: (num_items, M) bool.
             rows: int64, the warm items.
         """
-        some = features.rows(rows)
-        if self.options.scale_before_impute:
-            some = self._scaled(some)
-        self.imputer.fit(some, observed[rows])
-        self.imputer.to(self.users.weight.dtype)
+        imputer = MeanImputer(self.modalities)
+        for some, block in features.blocks(rows):
+            imputer.partial_fit(self._scaled(block) if self.options.scale_before_impute else block, observed[some])
+        self.imputer = imputer.to(self.users.weight.dtype)
 
     def prepare(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
         """Scale and impute rows of features (N, d), in the order that the options say."""

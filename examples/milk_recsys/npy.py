@@ -80,9 +80,7 @@ def map_npy(path: Path, where: str, content: str, absent: str) -> Any:
     with path.open("rb") as file:
         start = file.read(6)
     if "Python objects" in message or start[:1] == b"\x80":
-        raise DataError(
-            f"{where}: holds pickled Python objects, which are not opened. Save {content} with numpy.save."
-        )
+        raise DataError(f"{where}: holds pickled Python objects, which are not opened. Save {content} with numpy.save.")
     if start != b"\x93NUMPY":
         raise DataError(f"{where}: is not a npy file. Save {content} with numpy.save.")
     raise DataError(f"{where}: is truncated or damaged ({message}). Write it again.")

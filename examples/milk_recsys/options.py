@@ -100,6 +100,12 @@ class Options:
     dtype: Literal["float32", "float64", "bfloat16"] = _option(
         "float32", "run", "Precision; bfloat16 is autocast, with weights and risks in float32."
     )
+    user_table: Literal["replicated", "sharded"] = _option(
+        "replicated",
+        "run",
+        "Under torchrun: every process has the whole table of users, or TorchRec spreads its rows over them (with "
+        "lazy_adam and float32; `make distributed` installs TorchRec).",
+    )
     threads: int | None = _option(None, "run", "Number of CPU threads.", shown="(default: torch's choice)")
     features: Literal["auto", "memory", "mapped"] = _option(
         "auto",
@@ -266,7 +272,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """What each preset sets: MILK's options, all of them, and nothing of the data, seeds or places."""
 
 
-BEFORE: Mapping[str, Any] = MappingProxyType({"optimiser": "adam", "features": "memory", "eval_users": None})
+BEFORE: Mapping[str, Any] = MappingProxyType(
+    {"optimiser": "adam", "user_table": "replicated", "features": "memory", "eval_users": None}
+)
 """What versions did that did not have an option yet."""
 
 
@@ -302,6 +310,10 @@ def validate(options: Options) -> None:
     _require(options, "min_weight", lambda v: 0 <= v < 1, "at least 0 and below 1 / modalities")
     if options.regulariser == "parameters" and options.optimiser != "adam":
         raise OptionError("--regulariser parameters changes all users at every step: it needs --optimiser adam.")
+    if options.user_table == "sharded":
+        for name, value in (("optimiser", "lazy_adam"), ("dtype", "float32")):
+            if getattr(options, name) != value:
+                raise OptionError(f"--user-table sharded needs {flag(name)} {value}, got {getattr(options, name)}.")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise OptionError(f"--out: {options.out} is a file. Name a folder.")
 

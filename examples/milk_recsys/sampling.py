@@ -66,13 +66,14 @@ class UserRows:
         return self.pairs_at(torch.arange(self.num_pairs, device=self.keys.device))[1]
 
     def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the users (n,) and the items (n,), int64, of the pairs with the given numbers (n,).
+        """Return the users (n,) and the items (n,), int64, of the pairs with the given numbers (n,), int32 or int64.
 
         Example:
             >>> rows = build_user_rows(torch.tensor([[2, 40], [0, 30], [0, 10]]), 3, torch.tensor([10, 20, 30, 40]))
             >>> [ids.tolist() for ids in rows.pairs_at(torch.tensor([2, 1]))]
             [[2, 0], [40, 30]]
         """
+        numbers = numbers.to(self.keys.device)
         keys = self.keys.index_select(0, numbers)
         users = keys // (self.pool_size + 1)
         places = keys - users * (self.pool_size + 1) + numbers - self.offsets.index_select(0, users)

@@ -34,7 +34,6 @@ import torch
 from torch import Tensor
 
 import invmod
-from milk_recsys.checkpoint import load_into, save_state
 from milk_recsys.data import Dataset
 from milk_recsys.errors import DataError
 from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
@@ -186,7 +185,7 @@ def train_model(
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
     state: dict[str, Any] = {"epoch": -1, "best_epoch": -1, "best": -math.inf, "stale": 0, "done": False}
     if checkpoint.exists():
-        state = load_into(checkpoint, learner.tensors())
+        state = learner.load(checkpoint)
     world.wait()
     if world.writes:
         history.keep(state["epoch"])
@@ -202,18 +201,17 @@ def train_model(
             if evaluates:
                 line["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed, world)
                 line["best"] = judge(state, line["validation"][options.monitor], options.patience)
-                if line["best"] and world.writes:
-                    save_state(best_file, model.state_dict(), {"epoch": epoch, "model": options.model})
+                if line["best"]:
+                    learner.save(best_file, {"epoch": epoch, "model": options.model}, weights_only=True)
+            if world.writes:
+                history.add(line)
             bar.epoch(line, state["best"], options.monitor)
-            if not world.writes:
-                continue
-            history.add(line)
-            if evaluates or time.monotonic() - saved > SAVE_SECONDS:
-                save_state(checkpoint, learner.tensors(), state)
+            if world.tell(evaluates or time.monotonic() - saved > SAVE_SECONDS):
+                learner.save(checkpoint, state)
                 saved = time.monotonic()
 
     world.wait()  # for the files of rank 0
-    facts = load_into(best_file, model.state_dict())
+    facts = learner.load(best_file, weights_only=True)
     seconds = [line["seconds"] for line in history.read()]
     return model.eval(), {
         "best_epoch": facts["epoch"],
@@ -226,8 +224,8 @@ def build_model(options: Options, tables: Tables) -> Recommender:
     """Build the model from ``options.seed`` alone, with its preparation fitted on warm items."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = Recommender(tables.features.dims, tables.num_users, options)
-    model.to(tables.pairs.device, torch.float64 if options.dtype == "float64" else torch.float32)
+        model = Recommender(tables.features.dims, tables.num_users, options, sharded=options.user_table == "sharded")
+    model.to(tables.device, torch.float64 if options.dtype == "float64" else torch.float32)
     model.fit_preparation(tables.features, tables.observed, tables.warm)
     model.trained_users.copy_(tables.trained_users)
     return model

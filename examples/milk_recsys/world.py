@@ -6,6 +6,7 @@ carries what CPUs send, NCCL what GPUs send.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ __all__ = ["ALONE", "World", "joined_world"]
 def joined_world(device: torch.device) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, and leave them in the end; without it this one is alone."""
     rank, size = rank_of_environment()
-    if size == 1:
+    if "WORLD_SIZE" not in os.environ:
         yield ALONE
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -50,6 +51,10 @@ class World:
         """Return this rank's part of `count` things: contiguous, in the order of ranks, equal but for one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
+    def sizes(self, count: int) -> list[int]:
+        """Return how large the parts of `count` things are, by rank."""
+        return [count * (r + 1) // self.size - count * r // self.size for r in range(self.size)]
+
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum of a tensor over ranks, detached, the same on every rank."""
         if self.size == 1:
@@ -67,11 +72,10 @@ class World:
         for gradient, total in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(total.view_as(gradient))
 
-    def join(self, x: Tensor, count: int) -> Tensor:
-        """Join the rows (c_r, ...) of all ranks' parts of `count` things, in order: (count, ...) on every rank."""
+    def join(self, x: Tensor, sizes: list[int]) -> Tensor:
+        """Join the rows of all ranks in order, on every rank: (sum of sizes, ...) from (sizes[rank], ...)."""
         if self.size == 1:
             return x.detach()
-        sizes = [count * (r + 1) // self.size - count * r // self.size for r in range(self.size)]
         padded = x.new_zeros(max(sizes), *x.shape[1:])
         padded[: len(x)] = x.detach()
         parts = [torch.empty_like(padded) for _ in sizes]

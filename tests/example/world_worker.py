@@ -23,7 +23,7 @@ from milk_recsys.split import draw_split
 from milk_recsys.world import World, joined_world
 
 
-def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 1) -> dict[str, Any]:
+def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) -> dict[str, Any]:
     """Train for some epochs; the loss of every step, and what the model is worth in the end."""
     options = Options(data=data, batch_size=32, embedding_dim=8, lr=0.02, **values)
     dataset = read_dataset(data)
