@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["NonFiniteScores", "mean_metrics", "per_user_metrics", "positive_ranks"]
 
 ScoreBlock = Callable[[Tensor], Tensor]
+CPU_COMPARED = 2**18  # scores compared at once, for a CPU's cache
 
 
 class NonFiniteScores(ValueError):
@@ -38,8 +39,10 @@ def positive_ranks(
             0: then nobody is.
         items: (P,) int64, each positive's position among the C candidates.
         num_candidates: C.
-        max_elements: about this many scores are held, and as many compared, at once (but never
-            fewer than one row of C). The default suits a CPU's cache; a GPU likes more.
+        max_elements: about this many scores are held at once (but never fewer than one row of C),
+            and no more compared. The default suits a CPU's cache where C is small. Where fewer
+            than some 200 rows of C fit, more are worth it: a product of few rows is slow. A GPU
+            likes many more.
 
     Returns:
         (P,) int64 ranks in 0 to C - 1, in the order of `users`, on its device.
@@ -56,20 +59,26 @@ def positive_ranks(
     """
     _check_positives(users, items, num_candidates)
     step = max(1, max_elements // max(1, num_candidates))
+    few = max(1, min(max_elements, CPU_COMPARED) // max(1, num_candidates)) if users.device.type == "cpu" else step
     order = torch.argsort(users, stable=True)
     sorted_items = items[order]
     distinct, row, counts = torch.unique_consecutive(users[order], return_inverse=True, return_counts=True)
     ends = [0, *counts.cumsum(0).tolist()]
+    first_of_user = torch.ones_like(row, dtype=torch.bool)
+    torch.ne(row[1:], row[:-1], out=first_of_user[1:])
+    leading, following = first_of_user.nonzero()[:, 0], (~first_of_user).nonzero()[:, 0]
     ranks = torch.empty_like(items)
     work: list[Tensor] = []
     for first in range(0, len(distinct), step):
         block = distinct[first : first + step]
         scores = _checked_scores(score_block(block), block, num_candidates)
         if not work:
-            work = [scores.new_empty(min(step, len(users)), num_candidates) for _ in range(2)]
+            work = [scores.new_empty(min(few, len(users)), num_candidates) for _ in range(2)]
         begin, end = ends[first], ends[first + len(block)]
-        for low in range(begin, end, step):
-            part = slice(low, min(low + step, end))
+        heads, others = leading[first : first + len(block)], following[begin - first : end - first - len(block)]
+        for rows, part in zip(_parts(scores, few), _parts(heads, few), strict=True):  # one of each user: no copy
+            ranks[order[part]] = _ranks(rows, None, sorted_items[part], work)
+        for part in _parts(others, few):
             ranks[order[part]] = _ranks(scores, row[part] - first, sorted_items[part], work)
     return ranks
 
@@ -143,22 +152,29 @@ def mean_metrics(per_user: Mapping[str, Tensor]) -> dict[str, float]:
     return {"users": len(per_user["users"]), **means}
 
 
-def _ranks(scores: Tensor, row: Tensor, items: Tensor, work: list[Tensor]) -> Tensor:
-    """Ranks (p,) of the candidates `items` in the rows `row` of `scores`.
+def _ranks(scores: Tensor, row: Tensor | None, items: Tensor, work: list[Tensor]) -> Tensor:
+    """Ranks (p,) of the candidates `items` in the rows `row` of `scores`; None is one for each row, without a copy.
 
     Comparisons are written as 0 and 1, in the dtype of the scores, into memory used before: on a
     CPU several times faster than making and summing new tensors of bools. Only rows with a tie
     look at positions.
     """
-    rivals, flags = (buffer[: len(row)] for buffer in work)
-    own = scores[row, items][:, None]
-    torch.index_select(scores, 0, row, out=rivals)
+    rivals, flags = (buffer[: len(items)] for buffer in work)
+    if row is None:
+        rivals = scores
+    else:
+        torch.index_select(scores, 0, row, out=rivals)
+    own = rivals.gather(1, items[:, None])
     ranks = torch.gt(rivals, own, out=flags).sum(dim=1).long()
     tied = (torch.eq(rivals, own, out=flags).sum(dim=1) > 1).nonzero()[:, 0]
     if len(tied):
         ahead = torch.arange(scores.shape[1], device=scores.device) < items[tied, None]
         ranks[tied] += (flags[tied].bool() & ahead).sum(dim=1)
     return ranks
+
+
+def _parts(x: Tensor, size: int) -> list[Tensor]:
+    return [x[start : start + size] for start in range(0, len(x), size)]
 
 
 def _checked_scores(scores: Tensor, block: Tensor, num_candidates: int) -> Tensor:

@@ -24,15 +24,16 @@ from milk_recsys.errors import DataError
 from milk_recsys.files import read_json
 from milk_recsys.model import Recommender, choose_device
 from milk_recsys.options import Options, from_json
+from milk_recsys.ranking import Candidates
 from milk_recsys.tsv import read_names
 
-__all__ = ["Best", "Scorer", "best_columns", "load_run"]
+__all__ = ["Best", "Scorer", "load_run"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
-CPU_SCORES, GPU_SCORES = 2**21, 2**26  # scores held at once
+CPU_SCORES, GPU_SCORES = 2**21, 2**26  # scores computed at once
 ITEMS_AT_ONCE = 4096  # items encoded at once
-LISTS_AT_ONCE = 512  # items whose best users are sought at once; few, so that many users are compared at once
+LISTS_AT_ONCE = 4096  # users, or items, whose lists are found at once
 
 
 class Best(NamedTuple):
@@ -87,9 +88,9 @@ def load_run(folder: Path | str, *, device: torch.device | str = "auto", scores_
 class Scorer:
     """Scores of users for new items.
 
-    Sums run in float64 and scores are then rounded to the run's own precision. So a score does not depend on which
-    others are computed beside it, items with the same features get the same score, and the order of a list is the
-    same always.
+    Sums run in float64 and scores are then rounded to the run's own precision. So items with the same features get the
+    same score whatever is computed beside them. (A run in float64 has nothing to round: there the last digits of what
+    `score` returns may vary.) Lists are as in `ranking`: the same always, down to the last digit.
 
     Arguments:
         model: a trained model; it is kept in float64 from here on.
@@ -122,7 +123,7 @@ class Scorer:
         self.num_users = model.users.num_embeddings
         self.user_names = None if user_names is None else tuple(user_names)
         self.trained_users = model.trained_users.cpu()
-        self.scores_at_once = scores_at_once or (CPU_SCORES if self.device.type == "cpu" else GPU_SCORES)
+        self.scores_at_once = scores_at_once
 
     def score(
         self,
@@ -198,9 +199,12 @@ class Scorer:
             `Best` for a block of users, in the order given, with positions of items; on the CPU.
         """
         _check_top(top)
-        for block, _ in self._blocks(self._user_ids(users), len(vectors)):
-            found, scores = best_columns(self._scores(block, vectors), top)
-            yield Best(block, found.cpu(), scores.cpu())
+        ids = self._user_ids(users)
+        items = Candidates(vectors, dtype=self.dtype, scores_at_once=self.scores_at_once)
+        for start in range(0, len(ids), LISTS_AT_ONCE):
+            block = ids[start : start + LISTS_AT_ONCE]
+            found = items.top(self._user_vectors(block), top)
+            yield Best(block, found.positions.cpu(), found.scores.cpu())
 
     def best_users(self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None) -> Iterator[Best]:
         """Find the best users of each item, block by block, in bounded memory.
@@ -219,26 +223,32 @@ class Scorer:
             if users is None
             else torch.from_numpy(np.unique(self._user_ids(users).numpy()))
         )
+        if len(vectors) == 0:
+            return
+        candidates = Candidates(self._user_vectors(chosen), dtype=self.dtype, scores_at_once=self.scores_at_once)
         for start in range(0, len(vectors), LISTS_AT_ONCE):
-            items = vectors[start : start + LISTS_AT_ONCE]
-            scores = torch.empty(len(items), 0, dtype=self.dtype, device=self.device)
-            found = torch.empty(len(items), 0, dtype=torch.int64, device=self.device)
-            for block, _ in self._blocks(chosen, len(items)):
-                # What was found before stands first, equal scores by increasing id, and every new id is higher:
-                # so at the same score the lower column is the lower id.
-                scores = torch.cat([scores, self._scores(block, items).T], dim=1)
-                found = torch.cat([found, block.to(self.device).expand(len(items), -1)], dim=1)
-                columns, scores = best_columns(scores, top)
-                found = found.gather(1, columns)
-            yield Best(torch.arange(start, start + len(items)), found.cpu(), scores.cpu())
+            found = candidates.top(vectors[start : start + LISTS_AT_ONCE], top)
+            rows = torch.arange(start, start + len(found.positions))
+            yield Best(rows, chosen[found.positions.cpu()], found.scores.cpu())
 
     @torch.no_grad()
     def _scores(self, users: Tensor, vectors: Tensor) -> Tensor:
         """Return the scores (u, n) of a block of users, rounded, on the device."""
         return (self.model.users.weight[users.to(self.device)] @ vectors.T).to(self.dtype)
 
+    def _user_vectors(self, users: Tensor) -> Tensor:
+        """Return the vectors (u, D) of users, checked, on the device; without a copy where that is everyone."""
+        vectors = self.model.users.weight
+        if len(users) < self.num_users or not torch.equal(users, torch.arange(self.num_users)):
+            vectors = vectors[users.to(self.device)]
+        finite = torch.isfinite(vectors).all(dim=1)
+        if not finite.all():
+            raise DataError(f"scorer: the vector of user {int(users[finite.long().argmin()])} is not finite.")
+        return vectors
+
     def _blocks(self, users: Tensor, num_items: int) -> Iterator[tuple[Tensor, slice]]:
-        step = max(1, self.scores_at_once // max(1, num_items))
+        held = self.scores_at_once or (CPU_SCORES if self.device.type == "cpu" else GPU_SCORES)
+        step = max(1, held // max(1, num_items))
         for start in range(0, len(users), step):
             part = slice(start, start + step)
             yield users[part], part
@@ -275,42 +285,6 @@ class Scorer:
                 f"got {tuple(x.shape)}."
             )
         return x.detach()
-
-
-def best_columns(scores: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Find the highest scores of each row, best first; at the same score the lower column first.
-
-    Unlike `torch.topk`, which columns win a tie, and their order, are settled.
-
-    Arguments:
-        scores: (R, C), without NaN.
-        top: how many; C where that is smaller.
-
-    Returns:
-        columns (R, K) and their scores (R, K).
-
-    Example:
-        >>> best_columns(torch.tensor([[1.0, 2.0, 2.0, 2.0]]), 2)
-        (tensor([[1, 2]]), tensor([[2., 2.]]))
-    """
-    top = min(top, scores.shape[1])
-    values, columns = scores.topk(min(top + 1, scores.shape[1]), dim=1)
-    if values.shape[1] > top > 0:  # where the last place is tied, topk has picked any of the tied columns
-        tied = (values[:, top] == values[:, top - 1]).nonzero()[:, 0]
-        columns = columns[:, :top].contiguous()
-        if len(tied):
-            columns[tied] = _lowest_columns(scores[tied], values[tied, top - 1 : top], top)
-    columns = columns.sort(dim=1).values
-    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    return columns.gather(1, order), values
-
-
-def _lowest_columns(scores: Tensor, last: Tensor, top: int) -> Tensor:
-    """Return the columns above the `last` score, and then the lowest ones at it: `top` a row, increasing."""
-    above, level = scores > last, scores == last
-    wanted = top - above.sum(dim=1, keepdim=True)
-    chosen = above | (level & (level.cumsum(dim=1) <= wanted))
-    return chosen.nonzero()[:, 1].view(len(scores), top)
 
 
 def _check_top(top: int) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from milk_recsys.launch import rank_of_environment
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 __all__ = ["ALONE", "World", "joined_world"]
 
@@ -24,11 +24,13 @@ __all__ = ["ALONE", "World", "joined_world"]
 @contextmanager
 def joined_world(device: torch.device) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, and leave them in the end; without it this one is alone."""
-    rank, size = rank_of_environment()
     if "WORLD_SIZE" not in os.environ:
         yield ALONE
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    # The launcher's store outlives a restart: what the processes before have left there would be mistaken for ours.
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield World(rank, size)
     finally:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 from torch import Tensor
 
+from milk_recsys import metrics
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
 
 
@@ -76,11 +77,14 @@ def test_metrics_equal_a_loop(case: tuple[Tensor, Tensor, Tensor], k: int) -> No
 
 
 @settings(deadline=None)
-@given(cases(), st.integers(1, 60))
-def test_chunks_change_nothing(case: tuple[Tensor, Tensor, Tensor], max_elements: int) -> None:
+@given(cases(), st.integers(1, 60), st.integers(1, 60))
+def test_chunks_change_nothing(case: tuple[Tensor, Tensor, Tensor], max_elements: int, compared: int) -> None:
     scores, users, items = case
     whole = ranks_of(scores, users, items)
     assert torch.equal(ranks_of(scores, users, items, max_elements), whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "CPU_COMPARED", compared)
+        assert torch.equal(ranks_of(scores, users, items), whole)
 
 
 def test_no_block_is_larger_than_asked() -> None:

@@ -16,7 +16,7 @@ from milk_recsys.metrics import positive_ranks
 from milk_recsys.model import Recommender
 from milk_recsys.options import OptionError
 from milk_recsys.progress import Progress
-from milk_recsys.scorer import Scorer, best_columns
+from milk_recsys.scorer import Scorer
 from milk_recsys.split import read_split
 from milk_recsys.train import run
 
@@ -280,15 +280,6 @@ def test_a_run_is_not_put_where_names_are(trained_run):
 def reference_best(scores: np.ndarray, top: int) -> np.ndarray:
     """Columns by decreasing score, then by increasing number."""
     return np.stack([np.lexsort((np.arange(len(row)), -row))[:top] for row in scores])
-
-
-@pytest.mark.parametrize("top", [1, 2, 5, 11, 12, 40])
-def test_best_columns_settle_ties(top):
-    scores = torch.randint(-2, 3, (200, 12), generator=torch.Generator().manual_seed(top)).float()
-    columns, values = best_columns(scores, top)
-    expected = reference_best(scores.numpy(), top)
-    assert columns.tolist() == expected.tolist()
-    assert values.tolist() == np.take_along_axis(scores.numpy(), expected, 1).tolist()
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 10_000])
