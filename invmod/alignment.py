@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from invmod.missingness import check_mask
 
 Reduction = Literal["none", "sum", "item_mean", "mean", "element_mean"]
 
 
-def pairwise_alignment_loss(z: Tensor, mask: Tensor | None = None, *, reduction: Reduction = "mean") -> Tensor:
+def pairwise_alignment_loss(
+    z: Tensor, mask: Tensor | None = None, *, weights: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
     r"""Squared distances between all pairs of available modalities.
 
     .. math::
@@ -27,16 +29,21 @@ def pairwise_alignment_loss(z: Tensor, mask: Tensor | None = None, *, reduction:
     Arguments:
         z: (N, M, D) encoded modalities.
         mask: bool (N, M), the modalities that were *observed* (not imputed); all where None.
-        reduction: ``"none"``: s (N,). ``"sum"``: :math:`\sum_j s_j`, Eq. 6 to the letter. ``"item_mean"``:
-            :math:`\sum_j s_j / N`. ``"mean"``: :math:`\sum_j s_j / \sum_j p_j`. ``"element_mean"``: ``"mean"`` / D, the
-            scale of the authors' released code at two modalities.
+        weights: (N,), how much a row counts: non-negative numbers (not checked) by which both :math:`s_j` and
+            :math:`p_j` are multiplied; all 1 where None. A row of weight 2 counts as two copies of it do, so that
+            rows of weight "one over the number of copies" count once whatever part sees them.
+        reduction: ``"none"``: :math:`w s` (N,). ``"sum"``: :math:`\sum_j w_j s_j`, Eq. 6 to the letter.
+            ``"item_mean"``: :math:`\sum_j w_j s_j / \sum_j w_j`, a division by N where there are no weights.
+            ``"mean"``: :math:`\sum_j w_j s_j / \sum_j w_j p_j`. ``"element_mean"``: ``"mean"`` / D, the scale of the
+            authors' released code at two modalities.
 
     Returns:
-        a scalar, or (N,) for ``"none"``, in float32 or wider. Without an available pair (no rows, one modality) it is
-        a 0 that is attached to the graph, with zero gradient.
+        a scalar, or (N,) for ``"none"``, in float32 or wider. Without an available pair (no rows, one modality, no
+        weight) it is a 0 that is attached to the graph, with zero gradient. Can be differentiated any number of times,
+        in reverse and in forward mode.
 
     Raises:
-        TypeError: z is not floating point, or the mask is not bool.
+        TypeError: z is not floating point, the mask is not bool, or the weights are no tensor of real numbers.
         ValueError: shapes do not fit, or an unknown reduction.
 
     References:
@@ -59,8 +66,13 @@ def pairwise_alignment_loss(z: Tensor, mask: Tensor | None = None, *, reduction:
         mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
     check_mask("pairwise_alignment_loss", mask, z.shape[0], z.shape[1])
 
-    s, n = _scatter(z.to(torch.promote_types(z.dtype, torch.float32)), mask)
-    pairs = (n * (n - 1) / 2).sum()
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    s, n = _scatter(z, mask)
+    pairs = n * (n - 1) / 2
+    if weights is not None:
+        _check_weights(weights, z.shape[0])
+        weights = weights.to(z.dtype)
+        s, pairs = weights * s, weights * pairs
 
     match reduction:
         case "none":
@@ -68,11 +80,11 @@ def pairwise_alignment_loss(z: Tensor, mask: Tensor | None = None, *, reduction:
         case "sum":
             return s.sum()
         case "item_mean":
-            return s.sum() / max(z.shape[0], 1)
+            return s.sum() / (max(z.shape[0], 1) if weights is None else _divisor(weights))
         case "mean":
-            return s.sum() / pairs.clamp(min=1)
+            return s.sum() / _divisor(pairs)
         case "element_mean":
-            return s.sum() / (pairs.clamp(min=1) * max(z.shape[2], 1))
+            return s.sum() / (_divisor(pairs) * max(z.shape[2], 1))
         case _:
             raise ValueError(
                 "pairwise_alignment_loss: `reduction` must be one of 'none', 'sum', 'item_mean', "
@@ -80,25 +92,96 @@ def pairwise_alignment_loss(z: Tensor, mask: Tensor | None = None, *, reduction:
             )
 
 
+def _divisor(weights: Tensor) -> Tensor:
+    """Sum, with 1 in the place of 0: what is divided is 0 then."""
+    total = weights.sum()
+    return torch.where(total == 0, 1.0, total)
+
+
+def _check_weights(weights: Tensor, num_rows: int) -> None:
+    if not isinstance(weights, Tensor) or weights.is_complex():
+        what = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"pairwise_alignment_loss: `weights` must be a tensor of real numbers, got {what}.")
+    if weights.shape != (num_rows,):
+        raise ValueError(
+            f"pairwise_alignment_loss: `weights` must have shape (N,) = ({num_rows},), got {tuple(weights.shape)}."
+        )
+
+
 def _scatter(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return s (N,) and n (N,), modality by modality with a running mean, as Welford does for a variance.
+    """Return s (N,) and n (N,)."""
+    n = mask.sum(dim=1).to(z.dtype)
+    if z.shape[1] == 1:  # no pair: a 0 that is attached to the graph, whatever z holds (0 * inf would be NaN)
+        return torch.where(torch.zeros_like(mask)[:, :, None], z, 0.0).sum(dim=(1, 2)), n
+    if torch.compiler.is_compiling():  # a compiler fuses the plain formula, and its gradient, by itself
+        return _deviations(torch.where(mask[:, :, None], z, 0.0), mask, n)[0], n
+    return _Scatter.apply(z, mask, n)[0], n  # type: ignore[no-untyped-call]
+
+
+def _deviations(available: Tensor, mask: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return s (N,) and, in place, d (N, M, D).
 
     .. math::
-        \delta = c_m - \bar c, \quad n' = n + a_m, \quad
-        S' = S + a_m \frac{n}{n'} \lVert \delta \rVert^2, \quad \bar c' = \bar c + \frac{a_m}{n'} \delta,
-        \qquad s = n S
+        d_m = a_m (c_m - \bar c), \qquad s = n \sum_m \lVert d_m \rVert^2
 
-    Nothing cancels, and a pass over (N, D) per modality is all it takes: at two modalities this is one difference.
+    Sums over M go modality by modality: on a CPU faster than a reduction, and nothing as large as z is made.
     """
-    (first, *others), (a, *masks) = z.unbind(1), mask.unbind(1)
-    mean = torch.where(a[:, None], first, 0.0)
-    n = a.to(z.dtype)
-    # One modality has no pair: a 0 that is attached to the graph, whatever z holds (0 * inf would be NaN).
-    scatter = torch.zeros_like(n) if others else torch.where(torch.zeros_like(a)[:, None], mean, 0.0).sum(dim=1)
-    for index, (c, a_m) in enumerate(zip(others, masks, strict=True)):
-        c = torch.where(a_m[:, None], c, mean)  # no difference where there is nothing
-        before, n = n, n + a_m
-        scatter = scatter + before / n.clamp(min=1) * F.mse_loss(c, mean, reduction="none").sum(dim=1)
-        if index < len(others) - 1:
-            mean = mean + (c - mean) / n.clamp(min=1)[:, None]
-    return n * scatter, n
+    first, *others = available.unbind(1)
+    mean = sum(others, first) / n.clamp(min=1)[:, None]
+    d = available.sub_(mean[:, None, :]).mul_(mask[:, :, None])
+    return n * sum((x.square().sum(dim=1) for x in d.unbind(1)), torch.zeros_like(n)), d
+
+
+class _Scatter(torch.autograd.Function):
+    r"""What `_deviations` gives, with the gradient in closed form: one pass over (N, M, D).
+
+    .. math::
+        \frac{\partial s}{\partial c_m} = 2 n \, d_m
+
+    The mean has no part in it, since the deviations sum to 0. They are an output as well, so that the gradient can be
+    differentiated again: taking deviations is a projection that is its own adjoint.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    @override
+    def forward(z: Tensor, mask: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s and d."""
+        if z.shape[1] == 2:  # half a difference each way, in half the time
+            half = _masked((z[:, 0] - z[:, 1]) / 2, mask.all(dim=1))
+            return 2 * n * half.square().sum(dim=1), torch.stack([half, -half], dim=1)
+        return _deviations(_masked(z, mask), mask, n)
+
+    @staticmethod
+    @override
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep the deviations; make no zeros of a gradient that is not there."""
+        ctx.save_for_backward(output[1], *inputs[1:])
+        ctx.save_for_forward(output[1], *inputs[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, grad_s: Tensor | None, grad_d: Tensor | None) -> tuple[Tensor | None, None, None]:
+        """Return the gradient by z."""
+        d, mask, n = ctx.saved_tensors
+        grad = None if grad_s is None else (2 * n * grad_s)[:, None, None] * d
+        if grad_d is not None:  # a second derivative
+            through_d: Tensor = _Scatter.apply(grad_d, mask, n)[1]  # type: ignore[no-untyped-call]
+            grad = through_d if grad is None else grad + through_d
+        return grad, None, None
+
+    @staticmethod
+    @override
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> tuple[Tensor, Tensor]:
+        """Return the derivatives in the direction of `tangent`."""
+        d, mask, n = ctx.saved_tensors
+        change: Tensor = _Scatter.apply(tangent, mask, n)[1]  # type: ignore[no-untyped-call]
+        return 2 * n * (d * change).sum(dim=(1, 2)), change
+
+
+def _masked(x: Tensor, mask: Tensor) -> Tensor:
+    """Put zeros where the mask is False, over NaN too: a bitwise and, five times as fast as `torch.where`."""
+    bits = torch.int64 if x.dtype == torch.float64 else torch.int32
+    return (x.view(bits) & -mask.to(bits)[..., None]).view(x.dtype)

@@ -12,7 +12,6 @@ from numbers import Real
 
 import numpy as np
 import torch
-from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -114,15 +113,21 @@ class CyclicMixupEnvs:
         shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
         if any(size < 0 for size in shape):
             raise ValueError(f"CyclicMixupEnvs.sample: `sample_shape` must not be negative, got {sample_shape}.")
-        first = _dirichlet(self.alpha, (*shape, self.num_draws), generator)  # (..., draws, M)
-        m = np.arange(self.num_modalities)
-        shifted = first[..., (m[None, :] - m[:, None]) % self.num_modalities]  # row k = roll by k
-        weights = rearrange(shifted, "... draws k m -> ... (draws k) m")
-        if self.include_uniform:
-            uniform = np.full((*shape, 1, self.num_modalities), 1 / self.num_modalities)
-            weights = np.concatenate([uniform, weights], axis=-2)
-        weights = self.min_weight + (1 - self.num_modalities * self.min_weight) * weights
-        return torch.as_tensor(weights, device=device, dtype=dtype or torch.get_default_dtype())
+        dtype = dtype or torch.get_default_dtype()
+        first = _dirichlet(self.alpha, (math.prod(shape), self.num_draws), generator)
+        # A sample's distinct weights, cast once, and 1/M behind them; the rows are one gather from these.
+        cells = np.empty((first.shape[0], first.shape[1] + 1), np.float32 if dtype == torch.float32 else np.float64)
+        cells[:, :-1], cells[:, -1] = _with_floor(first, self.min_weight, self.num_modalities), 1 / self.num_modalities
+        weights = np.take(cells, self._places(), axis=1).reshape(*shape, self.num_envs, self.num_modalities)
+        return torch.as_tensor(weights, device=device, dtype=dtype)
+
+    def _places(self) -> NDArray[np.int64]:
+        """Where each of the (E M) weights of a sample lies among its ``num_draws * M`` drawn ones and 1/M."""
+        m, draws = np.arange(self.num_modalities), np.arange(self.num_draws)
+        shifts = (m[None, :] - m[:, None]) % self.num_modalities  # row k = roll by k
+        rows = (draws[:, None, None] * self.num_modalities + shifts).reshape(-1)
+        uniform = np.full(self.include_uniform * self.num_modalities, self.num_draws * self.num_modalities)
+        return np.concatenate([uniform, rows])
 
     def __repr__(self) -> str:
         alpha = self.alpha.tolist()
@@ -148,10 +153,14 @@ def _concentration(alpha: float | Sequence[float], num_modalities: int) -> NDArr
     return np.broadcast_to(np.asarray(values), (num_modalities,)).copy()
 
 
+def _with_floor(weights: NDArray[np.float64], floor: float, num_modalities: int) -> NDArray[np.float64]:
+    return floor + (1 - num_modalities * floor) * weights if floor else weights
+
+
 def _dirichlet(
-    alpha: NDArray[np.float64], shape: tuple[int, ...], generator: torch.Generator | None
+    alpha: NDArray[np.float64], shape: tuple[int, int], generator: torch.Generator | None
 ) -> NDArray[np.float64]:
-    r"""Draw Dirichlet rows (\*shape, M) in log space, so that no concentration gives NaN.
+    r"""Draw Dirichlet rows in log space, so that no concentration gives NaN: (samples, draws * M).
 
     :math:`\log G_a = \log G_{a+1} + \log(U) / a` with :math:`G_a \sim \mathrm{Gamma}(a, 1)` and U uniform; then a
     softmax. -log U is drawn as an exponential, which is never infinite. numpy's samplers are vectorised and take a
@@ -160,10 +169,13 @@ def _dirichlet(
     device = None if generator is None else generator.device
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
     stream = np.random.default_rng(seed)
-    size = (*shape, len(alpha))
-    log_g = np.log(stream.standard_gamma(alpha + 1, size))
+    size = (shape[0] * shape[1], len(alpha))
+    common = (alpha == alpha[0]).all()  # a scalar draws the same numbers, faster
+    log_g = stream.standard_gamma(float(alpha[0]) + 1 if common else alpha + 1, size)
+    np.log(log_g, out=log_g)
     log_g -= stream.standard_exponential(size) / alpha
-    log_g -= log_g.max(axis=-1, keepdims=True)
+    log_g = np.ascontiguousarray(log_g.T)  # numpy reduces the first axis of (M, draws) several times as fast
+    log_g -= log_g.max(axis=0)
     np.exp(log_g, out=log_g)
-    log_g /= log_g.sum(axis=-1, keepdims=True)
-    return log_g
+    log_g /= log_g.sum(axis=0)
+    return log_g.T.reshape(shape[0], shape[1] * len(alpha))

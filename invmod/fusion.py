@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from einops import einsum
 from torch import Tensor
 
 from invmod.missingness import append_axes, check_mask
@@ -56,9 +55,15 @@ def fuse(z: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
     with torch.autocast(device_type=z.device.type, enabled=False):
         if mask is None:
             wide = torch.promote_types(z.dtype, torch.float32)
-            return einsum(weights.to(wide), z.to(wide), "e m, n m ... -> e n ...").to(z.dtype)
+            return _weighted_sums(weights.to(wide), z.to(wide)).to(z.dtype)
         check_mask("fuse", mask, z.shape[0], z.shape[1])
         return _fuse_available(z, weights, mask)
+
+
+def _weighted_sums(weights: Tensor, z: Tensor) -> Tensor:
+    """Sum over m of weights (E, M) times z (N, M, ...), as one matrix product with M first: (E, N, ...)."""
+    columns = z.movedim(1, 0).contiguous()
+    return (weights @ columns.flatten(1)).view(weights.shape[0], *columns.shape[1:])
 
 
 def _fuse_available(z: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
@@ -66,8 +71,8 @@ def _fuse_available(z: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     wide = torch.promote_types(z.dtype, torch.float32)
     weights, a = weights.to(wide), mask.to(wide)
     z_available = torch.where(append_axes(mask, z), z, 0.0).to(wide)
-    weighted = einsum(weights, z_available, "e m, n m ... -> e n ...")
-    available = append_axes(einsum(weights, a, "e m, n m -> e n"), weighted)
+    weighted = _weighted_sums(weights, z_available)
+    available = append_axes(_weighted_sums(weights, a), weighted)
     total = append_axes(weights.sum(dim=1), weighted)
     mean = z_available.sum(dim=1) / append_axes(a.sum(dim=1).clamp(min=1), z_available[:, 0])
     limits = torch.finfo(wide)

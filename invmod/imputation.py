@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class _ConstantImputer(nn.Module, ABC):
         for index in range(len(self.modalities)):
             self.register_buffer(f"fill_{index}", None)
 
+    @abstractmethod
     def fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
         """Learn the constant of each modality from the given rows alone.
 
@@ -53,24 +54,22 @@ class _ConstantImputer(nn.Module, ABC):
             KeyError: a modality is unknown or absent.
             TypeError, ValueError: shapes or types do not fit; for a mean also: no observed row, or one with NaN.
         """
-        function = f"{type(self).__name__}.fit"
+
+    def _observed(
+        self, function: str, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None
+    ) -> list[Tensor]:
+        """Return the given rows that have each modality, after checking all that was given."""
         absent = [name for name in self.modalities if features.get(name) is None]
         if absent:
             raise KeyError(f"{function}: `features` lacks the modalities {absent}.")
         num_rows = self._check(function, features, None)
         columns = mask_columns(function, mask, self.modalities, num_rows)
         chosen = checked_rows(function, rows, num_rows, columns.device)
-        fills = [
-            self._fill(name, features[name], chosen[columns[chosen, index]])
-            for index, name in enumerate(self.modalities)
-        ]
+        return [chosen[columns[chosen, index]] for index in range(len(self.modalities))]
+
+    def _keep(self, fills: Sequence[Tensor | None]) -> None:
         for index, fill in enumerate(fills):
             setattr(self, f"fill_{index}", fill)
-        return self
-
-    @abstractmethod
-    def _fill(self, name: str, values: Tensor, rows: Tensor) -> Tensor:
-        """Return the constant of one modality, computed from `rows`, which have it."""
 
     @override
     def forward(self, features: Mapping[str, Tensor | None], mask: MaskLike) -> tuple[dict[str, Tensor], Tensor]:
@@ -84,13 +83,16 @@ class _ConstantImputer(nn.Module, ABC):
             (features, usable): every modality (N, ...), and an all-True mask (N, M).
 
         Raises:
-            RuntimeError: not fitted.
+            RuntimeError: not fitted, or a modality was in no row so far.
             KeyError: an unknown modality.
             TypeError, ValueError: shapes or types do not fit.
         """
         function = type(self).__name__
-        if any(getattr(self, f"fill_{index}") is None for index in range(len(self.modalities))):
+        unseen = [name for index, name in enumerate(self.modalities) if getattr(self, f"fill_{index}") is None]
+        if len(unseen) == len(self.modalities):
             raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
+        if unseen:
+            raise RuntimeError(f"{function}: not fitted yet for {unseen}: no row so far had them. Give rows that do.")
         num_rows = self._check(function, features, mask)
         columns = mask_columns(function, mask, self.modalities, num_rows)
         filled = {}
@@ -171,8 +173,23 @@ class ZeroImputer(_ConstantImputer):
     """
 
     @override
-    def _fill(self, name: str, values: Tensor, rows: Tensor) -> Tensor:
-        return torch.zeros(values.shape[1:], dtype=values.dtype, device=values.device)
+    def fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
+        self._observed("ZeroImputer.fit", features, mask, rows)
+        given = [features[name] for name in self.modalities]
+        self._keep([torch.zeros(x.shape[1:], dtype=x.dtype, device=x.device) for x in given])
+        return self
+
+
+class _Sum(NamedTuple):
+    """The observed rows of a modality so far: their sum in float64, how many, and what dtype their mean has."""
+
+    total: Tensor
+    num_rows: int
+    dtype: torch.dtype
+
+    def mean(self) -> Tensor:
+        """Return the fill."""
+        return (self.total / self.num_rows).to(self.dtype)
 
 
 class MeanImputer(_ConstantImputer):
@@ -181,7 +198,8 @@ class MeanImputer(_ConstantImputer):
     .. math::
         \mu_m = \frac{\sum_{n \in \mathrm{rows}} a_{nm} x_{nm}}{\sum_{n \in \mathrm{rows}} a_{nm}}
 
-    summed in float64 whatever the dtype of the features (float16 sums overflow).
+    summed in float64 whatever the dtype of the features (float16 sums overflow). Features larger than memory are fitted
+    block by block, with `partial_fit`.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
@@ -197,24 +215,106 @@ class MeanImputer(_ConstantImputer):
         tensor([  1.,   3., 100.,   2.])
     """
 
+    def __init__(self, modalities: Sequence[str]) -> None:
+        super().__init__(modalities)
+        self._sums: list[_Sum | None] = [None] * len(self.modalities)  # not part of the state
+
     @override
-    def _fill(self, name: str, values: Tensor, rows: Tensor) -> Tensor:
-        if not values.is_floating_point():
-            raise TypeError(
-                f"MeanImputer.fit: the feature of {name!r} must be floating point to have a mean, got {values.dtype}."
+    def fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
+        sums = self._added("MeanImputer.fit", features, mask, rows, [None] * len(self.modalities))
+        for name, one in zip(self.modalities, sums, strict=True):
+            if one is None:
+                raise ValueError(
+                    f"MeanImputer.fit: modality {name!r} is observed in none of the given rows, so it "
+                    "has no mean. Give rows that have it, or leave the modality out."
+                )
+        self._hold(sums)
+        return self
+
+    def partial_fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
+        """Add rows to those that the means are taken over, as if all had been given to `fit` at once.
+
+        `fit` starts afresh, this goes on. The sums behind the means are no part of a ``state_dict``, so an imputer
+        that was loaded cannot go on. A modality that no row has had so far has no mean yet, and using the imputer then
+        is an error.
+
+        Arguments:
+            features: modality name -> (N, ...), a block of rows, with exactly the names of `modalities`.
+            mask: bool (N, M) or name -> (N,): what is observed.
+            rows: int64 (n,), the training rows of the block; all N where None.
+
+        Returns:
+            itself.
+
+        Raises:
+            RuntimeError: the means were loaded.
+            KeyError: a modality is unknown or absent.
+            TypeError, ValueError: shapes or types do not fit, those of earlier rows included, or an observed row has
+                NaN.
+
+        Example:
+            >>> imputer = MeanImputer(["text"])
+            >>> for block in (torch.tensor([[1.0], [2.0]]), torch.tensor([[6.0]])):
+            ...     imputer = imputer.partial_fit({"text": block}, torch.ones(len(block), 1, dtype=torch.bool))
+            >>> imputer({}, torch.zeros(1, 1, dtype=torch.bool))[0]["text"]
+            tensor([[3.]])
+        """
+        if any(one is None and getattr(self, f"fill_{index}") is not None for index, one in enumerate(self._sums)):
+            raise RuntimeError(
+                "MeanImputer.partial_fit: the means were loaded, and the sums behind them are not saved. Call `fit`, "
+                "or begin with a new imputer."
             )
-        if len(rows) == 0:
-            raise ValueError(
-                f"MeanImputer.fit: modality {name!r} is observed in none of the given rows, so it "
-                "has no mean. Give rows that have it, or leave the modality out."
-            )
-        total = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
-        for block in torch.split(rows, ROWS_AT_ONCE):
-            total += values[block.to(values.device)].to(torch.float64).sum(dim=0)
-        if not total.isfinite().all():
-            raise ValueError(
-                f"MeanImputer.fit: modality {name!r} has NaN or an infinity in a row that the mask "
-                "calls observed. Make the mask with `mask_from_features`."
-            )
-        mean = total / len(rows)
-        return mean.to(torch.promote_types(values.dtype, torch.float32))
+        self._hold(self._added("MeanImputer.partial_fit", features, mask, rows, self._sums))
+        return self
+
+    def _added(
+        self,
+        function: str,
+        features: Mapping[str, Tensor],
+        mask: MaskLike,
+        rows: Tensor | None,
+        before: Sequence[_Sum | None],
+    ) -> list[_Sum | None]:
+        """Return the sums with the given rows added to those before."""
+        chosen = self._observed(function, features, mask, rows)
+        return [
+            _add(f"{function}: modality {name!r}", one, features[name], some)
+            for name, one, some in zip(self.modalities, before, chosen, strict=True)
+        ]
+
+    def _hold(self, sums: list[_Sum | None]) -> None:
+        self._sums = sums
+        self._keep([None if one is None else one.mean() for one in sums])
+
+    @override
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Forget the sums of the means that are replaced."""
+        names = [f"{prefix}fill_{index}" for index in range(len(self.modalities))]
+        self._sums = [None if name in state_dict else one for name, one in zip(names, self._sums, strict=True)]
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def _add(where: str, before: _Sum | None, values: Tensor, rows: Tensor) -> _Sum | None:
+    """Add the given rows of one modality, block by block, in float64."""
+    if not values.is_floating_point():
+        raise TypeError(f"{where} must be floating point to have a mean, got {values.dtype}.")
+    if before is not None and before.total.shape != values.shape[1:]:
+        raise ValueError(
+            f"{where} must have shape (N, {', '.join(map(str, before.total.shape))}) as in the rows before, "
+            f"got {tuple(values.shape)}."
+        )
+    if len(rows) == 0:
+        return before
+    total = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
+    for block in torch.split(rows, ROWS_AT_ONCE):
+        total += values[block.to(values.device)].to(torch.float64).sum(dim=0)
+    if not total.isfinite().all():
+        raise ValueError(
+            f"{where} has NaN or an infinity in a row that the mask calls observed. Make the mask with "
+            "`mask_from_features`."
+        )
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    if before is None:
+        return _Sum(total, len(rows), dtype)
+    total += before.total.to(total.device)
+    return _Sum(total, before.num_rows + len(rows), torch.promote_types(dtype, before.dtype))

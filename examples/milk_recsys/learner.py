@@ -14,6 +14,7 @@ from milk_recsys.batches import gather_batch, gather_static, prepared_rows
 from milk_recsys.captured import CapturedStep
 from milk_recsys.checkpoint import Rows, Streamed, load_into, save_state
 from milk_recsys.evaluation import Tables
+from milk_recsys.fused import can_fuse, fused_sums
 from milk_recsys.lazy_adam import LazyAdam
 from milk_recsys.model import Recommender, Terms, batch_sums, objective
 from milk_recsys.options import Options
@@ -37,6 +38,7 @@ class Learner:
         self.prepared = prepared_rows(model, tables)
         self.device = model.users.weight.device
         self.gather = gather_batch if self.device.type == "cpu" else gather_static
+        self.sums = fused_sums if can_fuse(options) else batch_sums
         self.lazy = None
         if model.shards is not None:
             self.lazy = model.shards.optimiser  # works in backward
@@ -67,7 +69,7 @@ class Learner:
         u = self._look_up(users[part])
         self.adam.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-            sums = batch_sums(self.model, u, batch, weights, options)
+            sums = self.sums(self.model, u, batch, weights, options)
         terms = self._backward(sums, size)
         if self.model.shards is None:
             self._update_users(users, u)

@@ -31,6 +31,7 @@ __all__ = [
     "Batch",
     "Recommender",
     "Terms",
+    "alignment_pairs",
     "batch_sums",
     "bpr_losses",
     "choose_device",
@@ -303,25 +304,29 @@ class _Scores(torch.autograd.Function):
         grad_c = (grad[:, :, None] * u[:, None, :]).flatten(1)
         grad_z = grad_c.new_zeros(ctx.num_rows, grad_c.shape[1]).index_add_(0, rows, grad_c)
         if less is not None:
-            grad_z.index_add_(0, less, grad_c, alpha=-1)
+            grad_z.index_add_(0, less, grad_c.neg_())  # faster than alpha=-1
         return grad_u, grad_z.view(ctx.num_rows, *c.shape[1:]), None, None
+
+
+def alignment_pairs(batch: Batch, options: Options) -> tuple[Tensor, Tensor]:
+    """Return what is aligned, the mask (p, M) of the rows of positive items, and what the reduction divides by."""
+    mask = batch.observed[: len(batch.shares)]
+    if options.alignment_mask == "complete":
+        mask = mask & mask.all(dim=1, keepdim=True)
+    match options.alignment_reduction:
+        case "sum":
+            return mask, batch.shares.new_zeros(())
+        case "item_mean":
+            return mask, batch.shares.sum()
+    n = mask.sum(dim=1)
+    pairs = (batch.shares * (n * (n - 1) / 2)).sum()
+    return mask, pairs * options.embedding_dim if options.alignment_reduction == "element_mean" else pairs
 
 
 def _alignment(z: Tensor, batch: Batch, options: Options) -> tuple[Tensor, Tensor]:
     """Eq. 6 over the positive items, between observed modalities: what is summed, and what divides it."""
-    num_positive = len(batch.shares)
-    mask = batch.observed[:num_positive]
-    if options.alignment_mask == "complete":
-        mask = mask & mask.all(dim=1, keepdim=True)
-    distances = (batch.shares * pairwise_alignment_loss(z[:num_positive], mask, reduction="none")).sum()
-    match options.alignment_reduction:
-        case "sum":
-            return distances, torch.zeros_like(distances)
-        case "item_mean":
-            return distances, batch.shares.sum()
-    n = mask.sum(dim=1)
-    pairs = (batch.shares * (n * (n - 1) / 2)).sum()
-    return distances, pairs * z.shape[2] if options.alignment_reduction == "element_mean" else pairs
+    mask, pairs = alignment_pairs(batch, options)
+    return pairwise_alignment_loss(z[: len(mask)], mask, weights=batch.shares, reduction="sum"), pairs
 
 
 def _squares(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: Options) -> Tensor:

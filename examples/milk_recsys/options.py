@@ -100,6 +100,9 @@ class Options:
     dtype: Literal["float32", "float64", "bfloat16"] = _option(
         "float32", "run", "Precision; bfloat16 is autocast, with weights and risks in float32."
     )
+    tf32: bool = _option(
+        False, "run", "On a GPU, multiply float32 matrices with TF32's 10 bits of mantissa: faster, and coarser."
+    )
     user_table: Literal["replicated", "sharded"] = _option(
         "replicated",
         "run",
@@ -273,7 +276,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 BEFORE: Mapping[str, Any] = MappingProxyType(
-    {"optimiser": "adam", "user_table": "replicated", "features": "memory", "eval_users": None}
+    {"optimiser": "adam", "user_table": "replicated", "tf32": False, "features": "memory", "eval_users": None}
 )
 """What versions did that did not have an option yet."""
 

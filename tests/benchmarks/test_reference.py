@@ -25,13 +25,13 @@ from benchmarks.reference import (
     reference_risks,
     reference_rows,
 )
+from milk_recsys.batches import gather_batch
 from milk_recsys.evaluation import Tables
 from milk_recsys.features import ItemFeatures
 from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
-from milk_recsys.model import Batch, Recommender, batch_objective, bpr_risks
+from milk_recsys.model import Batch, Recommender, batch_sums, objective
 from milk_recsys.options import Options
 from milk_recsys.sampling import build_user_rows, sample_negatives
-from milk_recsys.train import gather_batch
 
 NUM_USERS, NUM_ITEMS, DIM = 4, 7, 3
 WIDTHS = {"text": 2, "type": 4, "audio.v2": 3}
@@ -151,7 +151,7 @@ def test_alignment_without_a_pair_is_zero_with_zero_gradient() -> None:
 
 def example_batch(case: Case, model: Recommender) -> Batch:
     """The same batch as the example gathers it, from features with holes that it fills itself."""
-    features, observed, users, pos, neg, _ = case.tensors()
+    features, observed, _, pos, neg, _ = case.tensors()
     holes = {
         name: x.masked_fill(~observed[:, [index]], float("nan")) for index, (name, x) in enumerate(features.items())
     }
@@ -160,7 +160,7 @@ def example_batch(case: Case, model: Recommender) -> Batch:
     prepared = model.prepare(holes, observed)
     case.features = {name: x.detach().numpy() for name, x in prepared.items()}
     tables = cast(Tables, SimpleNamespace(observed=observed))  # all that is read of it
-    return gather_batch(tables, lambda items: {name: x[items] for name, x in prepared.items()}, users, pos, neg)
+    return gather_batch(tables, lambda items: {name: x[items] for name, x in prepared.items()}, pos, neg)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -182,13 +182,13 @@ def test_the_examples_step_is_the_reference(seed: int) -> None:
             parameter.copy_(source)
         model.uniform.fill_(1 / len(WIDTHS))  # to the last bit of float64
     batch, weights = example_batch(case, model), torch.from_numpy(case.weights)
-    terms = batch_objective(model, batch, weights, options)
+    size = len(case.users)
+    sums = batch_sums(model, model.users(torch.from_numpy(case.users)), batch, weights, options)
+    terms = objective(sums, size, model, options)
     loss = case.loss()
     assert terms.loss.item() == pytest.approx(loss.item(), rel=1e-12)
     risks = case.risks()
-    z = model.encoders(batch.features)
-    found = bpr_risks(model.users(batch.users), z, batch, weights, options)
-    torch.testing.assert_close(found, risks, rtol=1e-12, atol=0)
+    torch.testing.assert_close(sums[: len(risks)] / size, risks, rtol=1e-12, atol=0)
     assert terms.penalty.item() == pytest.approx(risks.var(correction=0).item(), rel=1e-10)
     gradients = torch.autograd.grad(terms.loss, ours), torch.autograd.grad(loss, theirs)
     for one, other in zip(*gradients, strict=True):

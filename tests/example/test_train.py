@@ -22,6 +22,7 @@ from milk_recsys.batches import gather_batch, gather_static, prepared_rows
 from milk_recsys.checkpoint import load_state
 from milk_recsys.data import DataError, Dataset
 from milk_recsys.evaluation import build_tables
+from milk_recsys.fused import can_fuse, fused_sums
 from milk_recsys.model import batch_sums, objective, scores
 from milk_recsys.options import PRESETS, OptionError, Options
 from milk_recsys.progress import Progress
@@ -143,6 +144,7 @@ OBJECTIVES: list[dict[str, Any]] = [
     {"model": "envs", "num_draws": 3, "alpha": 0.1, "penalty_weight": 50.0},
     {"model": "erm", "regulariser": "none"},
     {"risk_reduction": "sum", "variance_correction": 1, "alignment_mask": "complete"},
+    {"setting": "mtmt", "alignment_reduction": "mean"},
     {"alignment_reduction": "item_mean", "regulariser": "parameters"},
     {"alignment_reduction": "sum", "training_fusion": "available", "setting": "mtmt", "min_weight": 0.1},
 ]
@@ -156,6 +158,25 @@ def test_objective_equals_its_formula(first_step: Callable[..., SimpleNamespace]
     expected = numpy_terms(it)
     for name, value in found._asdict().items():
         assert value.item() == pytest.approx(expected[name], rel=1e-10, abs=1e-12), name
+
+
+@each_objective
+@pytest.mark.parametrize("gather", [gather_batch, gather_static])
+def test_the_closed_form_equals_the_composition(
+    first_step: Callable[..., SimpleNamespace], values: dict[str, Any], gather: Callable[..., Any]
+) -> None:
+    it = first_step(**values)
+    if not can_fuse(it.options):
+        assert it.options.training_fusion == "available"
+        return
+    users, positives, negatives = it.triples
+    batch = gather(it.tables, it.gather, positives, negatives)
+    fused, composed = (
+        sums(it.model, it.model.users(users), batch, it.weights, it.options) for sums in (fused_sums, batch_sums)
+    )
+    assert torch.allclose(fused, composed, rtol=1e-12, atol=0)
+    for mine, other in zip(gradients(it, fused), gradients(it, composed), strict=True):
+        assert torch.allclose(mine, other, rtol=1e-10, atol=1e-14)
 
 
 def gradients(it: SimpleNamespace, sums: Tensor) -> list[Tensor]:

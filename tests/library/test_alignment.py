@@ -7,10 +7,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from invmod import pairwise_alignment_loss
-from tests.strategies import NAN, NUM_MODALITIES, NUM_ROWS, generators, gradients, laws, normal, poison, random_mask
+from tests.strategies import (
+    NAN,
+    NUM_MODALITIES,
+    NUM_ROWS,
+    generators,
+    gradients,
+    laws,
+    normal,
+    poison,
+    random_mask,
+    seeded,
+)
 
 REDUCTIONS = ["none", "sum", "item_mean", "mean", "element_mean"]
 
@@ -93,6 +104,90 @@ def test_gradients_agree_with_finite_differences(reduction, generator, num_rows,
     assert gradcheck(lambda z: pairwise_alignment_loss(z, mask, reduction=reduction), (z,))
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize(("num_modalities", "masked"), [(1, True), (2, False), (3, True)])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own forward mode
+def test_it_can_be_differentiated_twice_and_in_forward_mode(reduction, num_modalities, masked):
+    z = normal(seeded(0), 3, num_modalities, 2).requires_grad_()
+    mask = random_mask(seeded(1), 3, num_modalities) if masked else None
+
+    def loss(z):
+        return pairwise_alignment_loss(z, mask, reduction=reduction)
+
+    assert gradgradcheck(loss, (z,))
+    assert gradcheck(loss, (z,), check_forward_ad=True)
+
+
+def test_it_can_be_differentiated_by_its_deviations_alone():
+    """The second derivative of a sum does not pass through the first one's gradient by s."""
+    z = normal(seeded(0), 3, 3, 2).requires_grad_()
+    mask = random_mask(seeded(1), 3, 3)
+    (gradient,) = torch.autograd.grad(pairwise_alignment_loss(z, mask, reduction="sum"), z, create_graph=True)
+    (curvature,) = torch.autograd.grad(gradient.square().sum(), z)
+    laplacian = torch.diag_embed(mask.sum(dim=1, keepdim=True) * mask) - 1.0 * mask[:, :, None] * mask[:, None, :]
+    torch.testing.assert_close(gradient, 2 * laplacian.double() @ z)
+    torch.testing.assert_close(curvature, 8 * laplacian.double() @ laplacian.double() @ z)
+
+
+def test_functional_transforms_pass_through_it():
+    z, masks = normal(seeded(2), 4, 3, 2), torch.stack([random_mask(seeded(seed), 4, 3) for seed in range(5)])
+    every = torch.func.vmap(torch.func.grad(pairwise_alignment_loss))(z.expand(5, -1, -1, -1), masks)
+    for got, mask in zip(every, masks, strict=True):
+        torch.testing.assert_close(got, torch.func.grad(pairwise_alignment_loss)(z, mask))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@laws
+@given(generators(), st.integers(0, 4), st.integers(1, 4), st.booleans())
+def test_a_weight_is_a_number_of_copies(reduction, generator, num_rows, num_modalities, masked):
+    z = normal(generator, num_rows, num_modalities, 2).requires_grad_()
+    mask = random_mask(generator, num_rows, num_modalities) if masked else None
+    copies = torch.randint(0, 4, (num_rows,), generator=generator)
+    got = pairwise_alignment_loss(z, mask, weights=copies, reduction=reduction)
+    if reduction == "none":
+        torch.testing.assert_close(got, copies * pairwise_alignment_loss(z, mask, reduction=reduction))
+        return
+    rows = torch.repeat_interleave(torch.arange(num_rows), copies)
+    expected = pairwise_alignment_loss(z[rows], None if mask is None else mask[rows], reduction=reduction)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(gradients(got, z), gradients(expected, z))
+
+
+@pytest.mark.parametrize("reduction", ["item_mean", "mean", "element_mean"])
+@pytest.mark.parametrize("share", [1e-12, 0.01, 0.3, 7.5])
+@laws
+@given(generators(), st.integers(1, 4), st.integers(2, 4))
+def test_a_mean_does_not_depend_on_the_scale_of_the_weights(reduction, share, generator, num_rows, num_modalities):
+    z, mask = normal(generator, num_rows, num_modalities, 2), random_mask(generator, num_rows, num_modalities)
+    weights = torch.rand(num_rows, generator=generator, dtype=torch.float64)
+    got = pairwise_alignment_loss(z, mask, weights=share * weights, reduction=reduction)
+    torch.testing.assert_close(got, pairwise_alignment_loss(z, mask, weights=weights, reduction=reduction))
+
+
+@laws
+@given(generators(), st.integers(1, 5), st.integers(2, 4))
+def test_parts_weighted_by_one_over_the_copies_sum_to_the_whole(generator, num_rows, num_modalities):
+    """Two ranks whose batches share rows: each row counts once."""
+    z, mask = normal(generator, num_rows, num_modalities, 2), random_mask(generator, num_rows, num_modalities)
+    seen = torch.rand((2, num_rows), generator=generator) < 0.7
+    copies = seen.sum(dim=0)
+    parts = [
+        pairwise_alignment_loss(z[rank], mask[rank], weights=1 / copies[rank].double(), reduction="sum")
+        for rank in seen
+    ]
+    whole = pairwise_alignment_loss(z[copies > 0], mask[copies > 0], reduction="sum")
+    torch.testing.assert_close(sum(parts), whole)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_without_a_weight_it_is_a_zero_with_zero_gradient(reduction):
+    z = normal(seeded(0), 3, 2, 2).requires_grad_()
+    loss = pairwise_alignment_loss(z, weights=torch.zeros(3), reduction=reduction)
+    assert (loss == 0).all()
+    loss.sum().backward()
+    assert (z.grad == 0).all()
+
+
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
 def test_order_and_a_common_shift_do_not_matter_and_scale_does(generator, num_rows, num_modalities):
@@ -131,6 +226,27 @@ def test_half_precision_is_summed_in_float32(dtype):
         (torch.ones(2, 3), None, {}, ValueError, "`z` must have shape (N, M, D) with M >= 1, got (2, 3)."),
         (torch.ones(2, 3, 4), torch.ones(2, 3), {}, TypeError, "`mask` must have dtype torch.bool, got torch.float32."),
         (torch.ones(2, 3, 4), torch.ones(3, 3).bool(), {}, ValueError, "shape (N, M) = (2, 3), got (3, 3)."),
+        (
+            torch.ones(2, 3, 4),
+            None,
+            {"weights": [1.0, 1.0]},
+            TypeError,
+            "`weights` must be a tensor of real numbers, got list",
+        ),
+        (
+            torch.ones(2, 3, 4),
+            None,
+            {"weights": torch.ones(2).cfloat()},
+            TypeError,
+            "real numbers, got torch.complex64.",
+        ),
+        (
+            torch.ones(2, 3, 4),
+            None,
+            {"weights": torch.ones(3)},
+            ValueError,
+            "`weights` must have shape (N,) = (2,), got (3,).",
+        ),
         (torch.ones(2, 3, 4), None, {"reduction": "max"}, ValueError, "'mean', 'element_mean', got 'max'."),
     ],
 )
@@ -146,3 +262,18 @@ def test_one_modality_gives_an_attached_zero_whatever_it_holds(reduction):
     assert (loss == 0).all()
     loss.sum().backward()
     assert (z.grad == 0).all()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@laws
+@given(generators(), NUM_ROWS, NUM_MODALITIES)
+def test_what_a_compiler_is_given_is_the_same(reduction, generator, num_rows, num_modalities):
+    z = normal(generator, num_rows, num_modalities, 3)
+    mask = random_mask(generator, num_rows, num_modalities)
+    z = poison(z, mask, NAN).requires_grad_()
+    closed = pairwise_alignment_loss(z, mask, reduction=reduction)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        plain = pairwise_alignment_loss(z, mask, reduction=reduction)
+    torch.testing.assert_close(plain, closed)
+    torch.testing.assert_close(gradients(plain, z), gradients(closed, z))

@@ -30,6 +30,7 @@ CASES = {
     "align mean": (lambda z: pairwise_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
     "align without a mask": (pairwise_alignment_loss, (Z,)),
     "align element_mean": (lambda z: pairwise_alignment_loss(z, MASK, reduction="element_mean"), (Z,)),
+    "align with weights": (lambda z: pairwise_alignment_loss(z, MASK, weights=torch.arange(5) / 4), (Z,)),
     "vrex": (vrex_penalty, (RISKS,)),
     "vrex unbiased": (lambda risks: vrex_penalty(risks, correction=1), (RISKS,)),
     "objective": (vrex_objective, (RISKS,)),

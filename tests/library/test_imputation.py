@@ -81,6 +81,83 @@ def test_zeros_fill_whatever_the_type():
     assert filled["text"].tolist() == [[5], [0]]
 
 
+@laws
+@given(generators(), st.integers(1, 12), st.integers(1, 4), st.booleans())
+def test_any_partition_of_the_rows_gives_what_the_whole_gives(generator, num_rows, num_parts, by_rows):
+    features, mask = draw(generator, num_rows)
+    part = torch.randint(num_parts, (num_rows,), generator=generator)
+    whole, parts = MeanImputer(NAMES).fit(features, mask), MeanImputer(NAMES)
+    for number in range(num_parts):
+        rows = (part == number).nonzero()[:, 0]
+        if by_rows:
+            assert parts.partial_fit(features, mask, rows) is parts
+        else:
+            parts.partial_fit({name: x[rows] for name, x in features.items()}, mask[rows])
+    assert list(parts.state_dict()) == list(whole.state_dict())
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[key], value, rtol=1e-13, atol=1e-13)
+
+
+def test_fit_starts_afresh_and_partial_fit_goes_on():
+    here = torch.ones(2, 1).bool()
+    imputer = MeanImputer(["text"]).partial_fit({"text": torch.tensor([[100.0], [200.0]])}, here)
+    imputer.fit({"text": torch.tensor([[1.0], [2.0]])}, here)
+    imputer.partial_fit({"text": torch.tensor([[3.0], [6.0]])}, here)
+    assert imputer.fill_0.item() == 3.0
+    imputer.partial_fit({"text": torch.tensor([[4.0]], dtype=torch.float64)}, here[:1])
+    assert imputer.fill_0.dtype == torch.float64
+    assert imputer.fill_0.item() == 16 / 5
+
+
+def test_a_modality_that_no_row_has_had_so_far_has_no_mean():
+    features, mask = draw(seeded(0), 5)
+    mask[:, 1] = False
+    imputer = MeanImputer(NAMES).partial_fit(features, mask)
+    with pytest.raises(RuntimeError, match=re.escape("MeanImputer: not fitted yet for ['image']: no row so far had")):
+        imputer(features, mask)
+    features["image"][0], mask[0, 1] = 7.0, True
+    imputer.partial_fit(features, mask, torch.tensor([0]))
+    assert (imputer(features, mask)[0]["image"] == 7).all()
+
+
+def test_nothing_is_left_of_a_block_that_fails():
+    features, mask = draw(seeded(5), 6)
+    imputer = MeanImputer(NAMES).partial_fit(features, mask)
+    broken = {**features, "image": torch.full_like(features["image"], NAN)}
+    message = "MeanImputer.partial_fit: modality 'image' has NaN or an infinity in a row that the mask calls observed"
+    with pytest.raises(ValueError, match=message):
+        imputer.partial_fit(broken, mask)
+    imputer.partial_fit(features, mask)
+    for key, value in MeanImputer(NAMES).fit(features, mask).state_dict().items():
+        torch.testing.assert_close(imputer.state_dict()[key], value, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("features", "error", "message"),
+    [
+        ({"text": torch.ones(3, 5)}, ValueError, "modality 'text' must have shape (N, 2) as in the rows before, got"),
+        ({"text": torch.ones(3, 2).long()}, TypeError, "modality 'text' must be floating point to have a mean"),
+        ({}, KeyError, "`features` lacks the modalities ['text']."),
+    ],
+)
+def test_a_block_that_does_not_fit_is_an_error(features, error, message):
+    imputer = MeanImputer(["text"]).partial_fit(ONE, HERE)
+    with pytest.raises(error, match=f"MeanImputer.partial_fit: .*{re.escape(message)}"):
+        imputer.partial_fit(features, HERE)
+
+
+def test_loaded_means_cannot_go_on_but_can_be_fitted_anew():
+    features, mask = draw(seeded(2), 9)
+    saved = MeanImputer(NAMES).fit(features, mask).state_dict()
+    for imputer in (MeanImputer(NAMES), MeanImputer(NAMES).fit({k: x + 1 for k, x in features.items()}, mask)):
+        imputer.load_state_dict(saved)
+        with pytest.raises(RuntimeError, match=r"MeanImputer.partial_fit: the means were loaded, and the sums"):
+            imputer.partial_fit(features, mask)
+        assert torch.equal(imputer.fill_0, saved["fill_0"])
+        imputer.fit(features, mask).partial_fit(features, mask)
+        torch.testing.assert_close(imputer.fill_0, saved["fill_0"])
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 7, 100])
 def test_blocks_of_rows_change_nothing(monkeypatch, rows_at_once):
     features, mask = draw(seeded(0), 7)
@@ -266,7 +343,7 @@ def test_a_column_of_a_mapping_must_be_a_vector():
         ({}, HERE, None, KeyError, "`features` lacks the modalities ['text']."),
         ({"text": None}, HERE, None, KeyError, "`features` lacks the modalities ['text']."),
         ({**ONE, "x": torch.ones(3)}, HERE, None, KeyError, "has modalities ['x'] that are not among ('text',)."),
-        ({"text": torch.ones(3, 2).long()}, HERE, None, TypeError, "the feature of 'text' must be floating point"),
+        ({"text": torch.ones(3, 2).long()}, HERE, None, TypeError, "modality 'text' must be floating point"),
         ({"text": [[1.0]] * 3}, HERE, None, TypeError, "the feature of 'text' must be a tensor, got list."),
         ({"text": torch.tensor(1.0)}, HERE, None, ValueError, "of 'text' must have shape (N, ...), got a scalar."),
         (ONE, HERE, [0, 1], TypeError, "`rows` must be row numbers, an int64 tensor of shape (n,), got list."),

@@ -1,0 +1,139 @@
+"""The one place that knows how the example trains and evaluates, and the reference beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.floors import StepShape, evaluation_work, step_work
+from benchmarks.machine import Work
+from benchmarks.reference import ReferenceMilk, ReferenceWeights, reference_epoch, reference_evaluate, reference_rows
+from milk_recsys import train
+from milk_recsys.batches import prepared_rows
+from milk_recsys.data import Dataset
+from milk_recsys.evaluation import Tables, build_tables, evaluate_group
+from milk_recsys.learner import Learner
+from milk_recsys.model import environments
+from milk_recsys.options import Options
+from milk_recsys.sampling import sample_negatives
+from milk_recsys.split import draw_split
+
+
+def random_dataset(
+    num_users: int, num_items: int, num_pairs: int, widths: dict[str, int], *, seed: int = 0, used_items: int = 0
+) -> Dataset:
+    """Draw distinct pairs and normal features, of a catalogue of which the first `used_items` have pairs (0: all)."""
+    rng, used = np.random.default_rng(seed), used_items or num_items
+    cells = np.sort(rng.choice(num_users * used, num_pairs, replace=False))
+    features = {name: rng.standard_normal((num_items, d), dtype=np.float32) for name, d in widths.items()}
+    return Dataset(
+        name="random",
+        num_users=num_users,
+        num_items=num_items,
+        interactions=np.stack([cells // used, cells % used], axis=1),
+        features=features,
+        observed=np.ones((num_items, len(widths)), dtype=np.bool_),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """MILK on a data set, ready to be run.
+
+    Attributes:
+        epoch, evaluate: train one more epoch; rank the test items for every user with a test positive.
+        steps: in an epoch.
+        shape: of a step, medians over an epoch.
+        learner: what `epoch` changes.
+    """
+
+    epoch: Callable[[], Any]
+    evaluate: Callable[[], Any]
+    steps: int
+    shape: StepShape
+    learner: Learner
+
+    @property
+    def epoch_floor(self) -> Work:
+        """The least work of an epoch."""
+        return step_work(self.shape).times(self.learner.tables.num_pairs / self.shape.triples)
+
+    @property
+    def evaluation_floor(self) -> Work:
+        """The least work of an evaluation."""
+        test, shape = self.learner.tables.test, self.shape
+        return evaluation_work(
+            len(test.users.unique()), len(test.candidates), shape.widths, shape.dim, len(test.positions)
+        )
+
+
+def training_setup(dataset: Dataset, options: Options) -> Training:
+    """Make everything that is made once before training."""
+    split, _ = draw_split(dataset, options)
+    tables = build_tables(dataset, split, options, torch.device("cpu"))
+    learner = Learner(train.build_model(options, tables), tables, options)
+    numbers = iter(range(10**9))
+    return Training(
+        epoch=lambda: train.train_epoch(learner, next(numbers), options),
+        evaluate=lambda: evaluate_group(learner.model, tables, tables.test, tables.observed),
+        steps=-(-tables.num_pairs // options.batch_size),
+        shape=step_shape(tables, options),
+        learner=learner,
+    )
+
+
+def step_shape(tables: Tables, options: Options) -> StepShape:
+    """Draw an epoch's batches and count what is distinct in them."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(tables.num_pairs, generator=generator)
+    users, positives = tables.pairs_at(order)
+    negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
+    size = min(options.batch_size, tables.num_pairs)
+    batches = [slice(start, start + size) for start in range(0, tables.num_pairs - size + 1, size)]
+
+    def distinct(*columns: Tensor) -> float:
+        return statistics.median(len(torch.unique(torch.cat([x[chosen] for x in columns]))) for chosen in batches)
+
+    envs = environments(len(tables.modalities), options)
+    return StepShape(
+        triples=size,
+        users=distinct(users),
+        items=distinct(positives, negatives),
+        positives=distinct(positives),
+        widths=tuple(tables.features.dims.values()),
+        dim=options.embedding_dim,
+        envs=envs.num_envs if envs else 1,
+    )
+
+
+def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return an epoch and an evaluation of the reference, with the same weights, on the same prepared features."""
+    model, tables, options = training.learner.model, training.learner.tables, training.learner.options
+    prepared = prepared_rows(model, tables)(torch.arange(tables.features.num_items))
+    reference = ReferenceMilk(tables.num_users, tables.features.dims, options.embedding_dim)
+    with torch.no_grad():
+        for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+            theirs.copy_(ours)
+    optimiser = torch.optim.Adam(reference.parameters(), lr=options.lr)
+    pairs, pool = tables.pairs.numpy(), tables.pool.tolist()
+    rows = reference_rows(pairs, tables.num_users)
+    names = [field.name for field in dataclasses.fields(ReferenceWeights)]
+    strengths = ReferenceWeights(**{name: getattr(options, name) for name in names})
+    candidates, numbers = tables.test.candidates.tolist(), iter(range(10**9))
+    liked: dict[int, set[int]] = {}
+    for user, place in zip(tables.test.users.tolist(), tables.test.positions.tolist(), strict=True):
+        liked.setdefault(user, set()).add(candidates[place])
+
+    def epoch() -> float:
+        return reference_epoch(
+            reference, optimiser, prepared, tables.observed, pairs, rows, pool,
+            alpha=options.alpha, strengths=strengths, batch_size=options.batch_size, seed=next(numbers),
+        )  # fmt: skip
+
+    return epoch, lambda: reference_evaluate(reference, prepared, liked, candidates)

@@ -1,0 +1,144 @@
+"""Training and evaluation: against the plain reference, and against themselves on other shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.adapter import Training, random_dataset, reference_setup, training_setup
+from benchmarks.floors import FLOAT, ID
+from benchmarks.machine import Work
+from benchmarks.timing import Case
+from milk_recsys.data import read_dataset
+from milk_recsys.options import Options
+from milk_recsys.ranking import top_items
+
+OPTIONS = Options(batch_size=2048, embedding_dim=64)
+TRAINED_SHARE = 0.8  # of the pairs of a random data set, as 80% of its items are warm
+TOP, CANDIDATES, EXCLUDED = 20, 100_000, 10
+
+
+def tiktok() -> Training:
+    """The real data set; raises KeyError where INVMOD_DATA is not set."""
+    return training_setup(read_dataset(Path(os.environ["INVMOD_DATA"]) / "tiktok", empty_items="drop"), OPTIONS)
+
+
+def tiktok_epoch(quick: bool) -> Case:
+    """An epoch on TikTok."""
+    training = tiktok()
+    reference, _ = reference_setup(training)
+    return Case(
+        training.epoch, reference, "epoch", "benchmarks/reference.py",
+        floor=training.epoch_floor, steps=training.steps, most_rounds=2 if quick else 100,
+    )  # fmt: skip
+
+
+def tiktok_evaluation(quick: bool) -> Case:  # noqa: ARG001
+    """Ranking TikTok's test items."""
+    training = tiktok()
+    _, reference = reference_setup(training)
+    return Case(
+        training.evaluate, reference, "evaluation", "benchmarks/reference.py", floor=training.evaluation_floor
+    )  # fmt: skip
+
+
+def baby_epoch(quick: bool) -> Case:
+    """An epoch on random data of the shape of Amazon Baby, in the quick form on an eighth of its users and pairs."""
+    share = 8 if quick else 1
+    dataset = random_dataset(19_445 // share, 7_050, 128_963 // share, {"image": 4096, "text": 384})
+    training = training_setup(dataset, OPTIONS)
+    reference, _ = reference_setup(training)
+    return Case(
+        training.epoch, reference, "epoch", "benchmarks/reference.py",
+        floor=training.epoch_floor, steps=training.steps, most_rounds=1 if quick else 3,
+    )  # fmt: skip
+
+
+def _steps(num_users: int, num_items: int, widths: dict[str, int], *, used_items: int = 0, **options: Any) -> Training:
+    """Twelve steps on random data."""
+    num_pairs = round(12 * OPTIONS.batch_size / TRAINED_SHARE)
+    dataset = random_dataset(num_users, num_items, num_pairs, widths, used_items=used_items)
+    return training_setup(dataset, dataclasses.replace(OPTIONS, **options))
+
+
+def _against(ours: Training, other: Training, against: str, wanted: float | None) -> Case:
+    return Case(
+        ours.epoch, other.epoch, "step", against, units=ours.steps, reference_units=other.steps,
+        floor=ours.epoch_floor.times(1 / ours.steps), wanted=wanted,
+    )  # fmt: skip
+
+
+def _named(num_modalities: int, width: int) -> dict[str, int]:
+    return {f"m{k}": width for k in range(num_modalities)}
+
+
+def many_environments(quick: bool) -> Case:  # noqa: ARG001
+    """64 environments a step against 4."""
+    few, many = (_steps(5_000, 5_000, _named(3, 256), num_draws=draws) for draws in (1, 21))
+    return _against(many, few, "4 environments", 1 / 1.15)
+
+
+def many_modalities(quick: bool) -> Case:  # noqa: ARG001
+    """Eight modalities against two of the same total width."""
+    return _against(_steps(5_000, 5_000, _named(8, 96)), _steps(5_000, 5_000, _named(2, 384)), "M = 2", None)
+
+
+def many_users(quick: bool) -> Case:  # noqa: ARG001
+    """Ten times the users, with the dense Adam of the defaults."""
+    few, many = (_steps(count, 5_000, _named(2, 256)) for count in (10_000, 100_000))
+    return _against(many, few, "a tenth of the users", 1 / 1.2)
+
+
+def many_users_lazily(quick: bool) -> Case:  # noqa: ARG001
+    """Ten times the users, with the optimiser that touches the rows of a batch alone."""
+    few, many = (_steps(count, 5_000, _named(2, 256), optimiser="lazy_adam") for count in (10_000, 100_000))
+    return _against(many, few, "a tenth of the users", 1 / 1.2)
+
+
+def many_items(quick: bool) -> Case:  # noqa: ARG001
+    """Ten times the items, of which the same ones are in the pairs and the pool."""
+    few, many = (_steps(5_000, count, _named(2, 256), used_items=5_000) for count in (5_000, 50_000))
+    return _against(many, few, "a tenth of the items", 1 / 1.2)
+
+
+def top_lists(quick: bool) -> Case:
+    """The best 20 of 100,000 candidates for each user, less ten that the user has."""
+    num_users = 10_000 if quick else 100_000
+    generator = torch.Generator().manual_seed(0)
+    users = torch.randn(num_users, 64, generator=generator)
+    items = torch.randn(CANDIDATES, 64, generator=generator)
+    first = torch.randint(CANDIDATES, (num_users, 1), generator=generator)
+    own = (first + 97 * torch.arange(EXCLUDED)) % CANDIDATES  # distinct in a row
+    offsets, positions = EXCLUDED * torch.arange(num_users + 1), own.flatten()
+
+    def plain() -> None:
+        for start in range(0, num_users, 256):
+            scores = users[start : start + 256] @ items.T
+            scores.scatter_(1, own[start : start + 256], float("-inf"))
+            scores.topk(TOP, dim=1)
+
+    work = Work(
+        2 * num_users * CANDIDATES * 64,
+        FLOAT * 64 * (num_users + CANDIDATES) + ID * num_users * (1 + EXCLUDED) + (ID + FLOAT) * num_users * TOP,
+    )
+    return Case(
+        lambda: top_items(users, items, TOP, exclude=(offsets, positions)), plain, "user", "torch.topk on blocks",
+        units=num_users, reference_units=num_users, floor=work.times(1 / num_users), most_rounds=1 if quick else 2,
+    )  # fmt: skip
+
+
+CASES = {
+    "tiktok-training": tiktok_epoch,
+    "tiktok-evaluation": tiktok_evaluation,
+    "baby-training": baby_epoch,
+    "64-environments": many_environments,
+    "8-modalities": many_modalities,
+    "10x-users": many_users,
+    "10x-users-lazy": many_users_lazily,
+    "10x-items": many_items,
+    "top-20": top_lists,
+}

@@ -1,0 +1,124 @@
+"""Everything that needs a GPU, in one command: tests, times, and what MILK and its ablations are worth.
+
+make reproduce-cuda                            # in .venv/
+make reproduce-cuda PYTHON=/path/to/python     # in an environment that is there, as it is; nothing is installed
+python -m benchmarks.reproduce_cuda --device cpu --repeats 1 --epochs 2   # what it does, without a GPU
+
+Writes into runs/cuda: times.json, and a store and a table for each data set. What is there already is not done again,
+but for the tests and the times. Needs INVMOD_DATA, the folder of the data sets.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+NEEDED = {
+    "test": ("pytest", "hypothesis", "ir_measures"),
+    "examples": ("tyro", "rich", "safetensors", "optuna", "matplotlib", "polars", "pyarrow", "jinja2", "scipy"),
+    "invmod itself": ("torch", "numpy", "einops", "typing_extensions"),
+}
+BOUNDS = {"torch": (2, 6), "numpy": (2, 0), "einops": (0, 8), "scipy": (1, 15), "optuna": (4, 3), "polars": (1, 30)}
+VARIANTS = {
+    "lfm2k": {
+        "milk": "--model milk --lr 0.00145 --alpha 4.7 --penalty-weight 0.349 --alignment-weight 0.0397",
+        "align": "--model align --lr 0.00142 --alignment-weight 0.113",
+        "envs": "--model envs --lr 0.00204 --alpha 0.178 --penalty-weight 0.195",
+        "erm": "--model erm --lr 0.00624",
+    },
+    "tiktok": {
+        "milk": "--model milk --lr 0.00787 --alpha 0.0182 --penalty-weight 49.8 --alignment-weight 4.96",
+        "align": "--model align --lr 0.00887 --alignment-weight 0.415",
+        "envs": "--model envs --lr 0.00537 --alpha 44.8 --penalty-weight 33.6",
+        "erm": "--model erm --lr 0.00493",
+    },
+}
+"""The values that the studies of docs/results chose, each on validation."""
+
+
+def main() -> int:
+    """Run all parts; the exit status is that of the first one that failed, or 2 where something is absent."""
+    arguments = parse()
+    problems = problems_of_environment(arguments.device)
+    if problems:
+        print("error: " + "\n       ".join(problems), file=sys.stderr)
+        return 2
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    for command in commands(arguments):
+        print(f"== {shlex.join(command)}", flush=True)
+        status = subprocess.run([sys.executable, *command]).returncode
+        if status:
+            return status
+    print(f"done in {(time.monotonic() - begun) / 60:.1f} minutes; the results are in {arguments.out}")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce_cuda", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to see that the command works")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=500, help="most epochs of a run, as in the studies")
+    parser.add_argument("--out", type=Path, default=Path("runs/cuda"))
+    return parser.parse_args()
+
+
+def problems_of_environment(device: str) -> list[str]:
+    """Say what this environment lacks."""
+    found = []
+    for extra, names in NEEDED.items():
+        absent = [name for name in names if _version(name) is None]
+        if absent:
+            how = "pip install ." if extra == "invmod itself" else f"pip install '.[{extra}]'"
+            found.append(f"{', '.join(absent)}: not installed here. They are of {extra}: {how}")
+    for name, least in BOUNDS.items():
+        version = _version(name)
+        if version is not None and version < least:
+            found.append(f"{name} is {'.'.join(map(str, version))}; at least {'.'.join(map(str, least))} is needed.")
+    if not os.environ.get("INVMOD_DATA"):
+        found.append("INVMOD_DATA is not set: it names the folder of the data sets lfm2k and tiktok.")
+    if device == "cuda" and not found:
+        import torch
+
+        if not torch.cuda.is_available():
+            found.append("torch can use no GPU here: torch.cuda.is_available() is False.")
+    return found
+
+
+def _version(name: str) -> tuple[int, int] | None:
+    try:
+        major, minor, *_ = importlib.metadata.version(name.replace("_", "-")).split(".")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return int(major), int(minor)
+
+
+def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
+    """Return the parts, as arguments of Python."""
+    times = ["--device", arguments.device, "--out", str(arguments.out / "times.json"), "--cases", "tiktok-training"]
+    times += ["tiktok-evaluation", "baby-training", "large-batch", "64-environments", "8-modalities"]
+    quick = ["--quick-rounds"] if arguments.device == "cpu" else []
+    parts: list[Sequence[str]] = [
+        ["-m", "pytest", "-q", "-m", "cuda", "tests"],
+        ["-m", "benchmarks", *times, *quick],
+    ]
+    for name, variants in VARIANTS.items():
+        given = [f"--variant={variant}={options}" for variant, options in variants.items()]
+        data = Path(os.environ["INVMOD_DATA"]) / name
+        fixed = f"--fixed=--device {arguments.device} --epochs {arguments.epochs}"
+        store = arguments.out / f"{name}.jsonl"
+        parts.append(
+            ["-m", "benchmarks.quality", "--data", str(data), "--repeats", str(arguments.repeats), "--out", str(store)]
+            + [fixed, *given]
+        )
+    return parts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
