@@ -114,8 +114,10 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
         fixed = f"--fixed=--device {arguments.device} --epochs {arguments.epochs}"
         store = arguments.out / f"{name}.jsonl"
         parts.append(
-            ["-m", "benchmarks.quality", "--data", str(data), "--repeats", str(arguments.repeats), "--out", str(store)]
-            + [fixed, *given]
+            [
+                *("-m", "benchmarks.quality", "--data", str(data), "--out", str(store)),
+                *("--repeats", str(arguments.repeats), fixed, *given),
+            ]
         )
     return parts
 

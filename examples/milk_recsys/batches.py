@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from milk_recsys.evaluation import Tables
 from milk_recsys.model import Batch, Recommender
 
-__all__ = ["PreparedRows", "gather_batch", "gather_static", "prepared_rows"]
+__all__ = ["CompiledGather", "PreparedRows", "gather_batch", "gather_static", "prepared_rows"]
 
 PreparedRows = Callable[[Tensor], dict[str, Tensor]]
 
@@ -22,7 +23,12 @@ def prepared_rows(model: Recommender, tables: Tables) -> PreparedRows:
         return lambda items: model.prepare(features.rows(items), observed[items])
     everything = torch.arange(features.num_items, device=features.device)
     prepared = model.prepare(features.rows(everything), observed)
-    return lambda items: {name: x.index_select(0, items) for name, x in prepared.items()}
+    whole, widths = torch.cat(list(prepared.values()), dim=1), list(features.dims.values())
+
+    def rows(items: Tensor) -> dict[str, Tensor]:  # of all modalities at once
+        return dict(zip(prepared, torch.split(whole.index_select(0, items), widths, dim=1), strict=True))
+
+    return rows
 
 
 def gather_batch(
@@ -34,19 +40,52 @@ def gather_batch(
         positives, negatives: (b,) item ids.
         whole: the positives of the whole batch, where other ranks have the rest of it.
     """
-    items, index, copies = torch.unique(torch.cat([positives, negatives]), return_inverse=True, return_counts=True)
-    leads = torch.zeros(len(items), dtype=torch.bool, device=items.device)
-    leads[index[: len(positives)]] = True
-    order = leads.logical_not().sort(stable=True).indices  # positive items first
-    items, copies = items[order], copies[order]
-    index = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))[index]
-    rows, others = index[: len(positives)], index[len(positives) :]
-    shares = torch.ones(int(leads.sum()))
+    items, rows, counts = torch.unique(positives, return_inverse=True, return_counts=True)
+    further, others, further_counts = torch.unique(negatives, return_inverse=True, return_counts=True)
+    place = torch.searchsorted(items, further).clamp_(max=max(len(items) - 1, 0))
+    known = items[place] == further if len(items) else torch.zeros_like(further, dtype=torch.bool)
+    new = known.logical_not()
+    copies = torch.cat([counts.index_add(0, place[known], further_counts[known]), further_counts[new]])
+    others = torch.where(known, place, new.cumsum(0) + (len(items) - 1))[others]
+    shares = torch.ones(len(items))
     if whole is not None:
-        distinct, counts = torch.unique(whole, return_counts=True)
-        counts = counts[torch.searchsorted(distinct, items[: len(shares)])]
-        shares = torch.bincount(rows, minlength=len(shares)) / counts.double()
-    return _batch(tables, prepared, items, rows, others, copies, shares)
+        distinct, all_counts = torch.unique(whole, return_counts=True)
+        shares = counts / all_counts[torch.searchsorted(distinct, items)].double()
+    return _batch(tables, prepared, torch.cat([items, further[new]]), rows, others, copies, shares)
+
+
+class CompiledGather:
+    """`gather_batch` in compiled loops: the same rows, in the order of their first place.
+
+    Arguments:
+        num_items: how many items there are.
+    """
+
+    def __init__(self, num_items: int) -> None:
+        self.place = np.full(num_items, -1, np.int32)
+
+    def __call__(
+        self,
+        tables: Tables,
+        prepared: PreparedRows,
+        positives: Tensor,
+        negatives: Tensor,
+        whole: Tensor | None = None,
+    ) -> Batch:
+        """Collect the rows; arguments are those of `gather_batch`."""
+        from milk_recsys.kernels import find_rows
+
+        size = len(positives)
+        rows, others = torch.empty_like(positives), torch.empty_like(positives)
+        items, copies = positives.new_empty(2 * size), torch.empty(2 * size, dtype=torch.float64)
+        arrays = [x.numpy() for x in (positives, negatives)], [x.numpy() for x in (items, rows, others, copies)]
+        num_positive, count = find_rows(*arrays[0], self.place, *arrays[1])
+        items, copies, shares = items[:count], copies[:count], torch.ones(num_positive)
+        if whole is not None:
+            distinct, all_counts = torch.unique(whole, return_counts=True)
+            mine = torch.bincount(rows, minlength=num_positive)
+            shares = mine / all_counts[torch.searchsorted(distinct, items[:num_positive])].double()
+        return _batch(tables, prepared, items, rows, others, copies, shares)
 
 
 def gather_static(
@@ -76,4 +115,5 @@ def _batch(
 ) -> Batch:
     features = prepared(items)
     dtype = next(iter(features.values())).dtype
-    return Batch(rows, others, features, tables.observed[items], copies.to(dtype), shares.to(dtype))
+    copies, shares = copies.to(dtype), shares.to(dtype)
+    return Batch(rows, others, features, tables.observed[items], copies, shares, tables.complete)

@@ -1,104 +1,107 @@
-"""The sums of a batch and their gradient in closed form: `model.batch_sums` in a third of its passes over memory.
+"""The sums of a batch and their gradient in closed form, with compiled loops between the matrix products.
 
-`batch_sums` is what it must equal, and says what it means; tests hold the two together.
+`model.batch_sums` and `model.objective` are what they must equal, and say what they mean; tests hold them together.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from milk_recsys.errors import DataError
 from milk_recsys.model import Batch, Recommender, alignment_pairs
 from milk_recsys.options import Options
 
-__all__ = ["can_fuse", "fused_sums"]
+__all__ = ["compiles", "fused_sums", "objective_gradient"]
 
 
-def can_fuse(options: Options) -> bool:
-    """Whether the closed form covers the options: all but a fusion of available modalities, and autocast."""
-    return options.training_fusion == "imputed" and options.dtype != "bfloat16"
+def compiles(options: Options, device: torch.device) -> bool:
+    """Whether steps run in compiled loops: on a CPU, for all but a fusion of available modalities, and autocast.
+
+    Raises:
+        DataError: they are asked for, and cannot.
+    """
+    if options.kernels == "torch":
+        return False
+    problems = {
+        "Numba is not installed (pip install '.[fast]')": find_spec("numba") is None,
+        f"it compiles for the CPU, and the device is {device.type}": device.type != "cpu",
+        f"it does not know --training-fusion {options.training_fusion}": options.training_fusion != "imputed",
+        "it does not know --dtype bfloat16": options.dtype == "bfloat16",
+    }
+    found = [problem for problem, holds in problems.items() if holds]
+    if found and options.kernels == "numba":
+        raise DataError(f"--kernels numba cannot be used: {found[0]}. Take auto or torch.")
+    return not found
 
 
 def fused_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
-    """Return `batch_sums` of the same arguments, (E + 3,)."""
+    """Return `batch_sums` of the same arguments, (E + 3,), in float64."""
     parameters = [p for encoder in model.encoders.encoders for p in (encoder.weight, encoder.bias)]
     return _Sums.apply(u, batch, weights, options, *parameters)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class _Sums(torch.autograd.Function):
-    r"""With c = W x + b (n, M, D), and u (b, D):
+def objective_gradient(sums: Tensor, size: int, options: Options) -> tuple[Tensor, Tensor]:
+    r"""Return the terms of `model.objective` (5,) and its gradient by the sums (E + 3,), without a graph.
 
     .. math::
-        s_{bm} = \langle u_b, c_{jm} - c_{j'm} \rangle, \quad
-        \ell_{eb} = \ln(1 + e^{-(W s)_{eb}}), \quad
-        d_j = \rho_j n_j \sum_m a_{jm} \lVert c_{jm} - \bar c_j \rVert^2, \quad
-        q = \sum_b \lVert u_b \rVert^2 + \sum_j k_j \lVert h_j \rVert^2, \quad h_j = \tfrac 1 M \sum_m c_{jm}
-
-    with k the copies of a row, a the mask of the alignment, n its sum and :math:`\bar c` the mean of what it allows.
+        \frac{\partial \mathcal L}{\partial R_e} = \frac 1 E + \frac{2 \beta}{E - \mathrm{correction}} (R_e - \bar R)
     """
+    risks, (distances, pairs, squares) = sums[:-3] / size, sums[-3:]
+    envs = len(risks)
+    mean, penalty = risks.mean(), risks.new_zeros(())
+    by_risks = risks.new_full((envs,), 1.0 if options.risk_reduction == "sum" else 1 / envs)
+    risk = by_risks @ risks
+    if options.model in ("milk", "envs"):
+        deviation, freedom = risks - mean, envs - options.variance_correction
+        penalty = deviation @ deviation / freedom
+        by_risks.add_(deviation, alpha=2 * options.penalty_weight / freedom)
+    divisor = torch.where(pairs > 0, pairs, 1.0)
+    alignment, regulariser = distances / divisor, squares / size
+    weight = options.regulariser_weight
+    loss = risk + options.penalty_weight * penalty + options.alignment_weight * alignment + weight * regulariser
+    terms = torch.stack([loss, mean, penalty, alignment, regulariser])
+    others = [options.alignment_weight / divisor, risks.new_zeros(()), risks.new_full((), weight / size)]
+    return terms, torch.cat([by_risks / size, torch.stack(others)])
+
+
+class _Sums(torch.autograd.Function):
+    """Encode rows; go through them and the triples once to add up, and once more for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, batch: Batch, weights: Tensor, options: Options, *parameters: Tensor) -> Tensor:
-        features, size = list(batch.features.values()), u.shape[1]
-        c = u.new_empty(len(batch.observed), len(features), size)
+        from milk_recsys.kernels import add_up
+
+        features = list(batch.features.values())
+        c = u.new_empty(len(batch.observed), len(features), u.shape[1])
         for m, x in enumerate(features):
             torch.addmm(parameters[2 * m + 1], x, parameters[2 * m].t(), out=c[:, m])
-        flat, pairs = c.flatten(1), torch.stack([batch.positives, batch.negatives], dim=1)
-        one = u.new_ones(len(pairs))
-        signs = torch.stack([one, -one], dim=1)
-        difference = F.embedding_bag(pairs, flat, per_sample_weights=signs, mode="sum").view(len(u), -1, size)
-        margins = weights @ (difference * u[:, None]).sum(dim=2).t()
-        losses = F.softplus(-margins).sum(dim=1)
-
-        zero = u.new_zeros(())
-        deviation, scale, distances, divisor = u.new_empty(0), zero, zero, zero
+        mask, pairs = batch.observed[:0], 0.0
         if options.model in ("milk", "align"):
             mask, divisor = alignment_pairs(batch, options)
-            deviation, scale, distances = _scatter(c[: len(mask)], mask, batch.shares)
-        h, squares = u.new_empty(0), zero
-        if options.regulariser == "batch":
-            h = c.mean(dim=1)
-            squares = u.square().sum() + batch.copies @ _squared_norms(h)
-        ctx.save_for_backward(u, difference, margins, weights, deviation, scale, h, batch.copies, *features)
-        ctx.rows = batch.positives, batch.negatives
-        return torch.cat([losses, torch.stack([distances, divisor, squares]).to(losses.dtype)])
+            pairs = float(divisor)
+        copies = batch.copies if options.regulariser == "batch" else batch.copies[:0]
+        scores = u.new_empty(len(u), len(features))
+        sums = torch.zeros(len(weights) + 3, dtype=torch.float64)
+        inputs = (u.detach(), c, batch.positives, batch.negatives, weights.contiguous(), mask, batch.shares, copies)
+        arrays = [x.numpy() for x in (*inputs, scores)]
+        add_up(*arrays, sums.numpy())
+        sums[-2] = pairs
+        ctx.arrays, ctx.features, ctx.c = arrays, features, c
+        return sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        u, difference, margins, weights, deviation, scale, h, copies, *features = ctx.saved_tensors
-        losses, (distances, _, squares) = grad[:-3], grad[-3:]
-        by_score = (torch.sigmoid(-margins) * -losses[:, None]).t() @ weights
-        by_u = (difference * by_score[:, :, None]).sum(dim=1)
-        by_c = u.new_empty(len(copies), *difference.shape[1:])
-        if len(h):
-            by_u.add_(u * (2 * squares))
-            by_c.copy_((h * (copies * (2 * squares / len(features)))[:, None])[:, None])
-        else:
-            by_c.zero_()
-        if len(deviation):
-            by_c[: len(deviation)].addcmul_(deviation, (scale * (2 * distances))[:, None, None])
-        flat, (positives, negatives) = by_c.flatten(1), ctx.rows
-        by_difference = torch.mul(by_score[:, :, None], u[:, None], out=difference).flatten(1)
-        flat.index_add_(0, positives, by_difference).index_add_(0, negatives, by_difference.neg_())
-        by_bias = by_c.sum(dim=0)
-        by_parameters = [g for m, x in enumerate(features) for g in (by_c[:, m].t() @ x, by_bias[m])]
+        from milk_recsys.kernels import go_back
+
+        by_c = torch.empty_like(ctx.c)
+        by_u, by_bias = by_c.new_empty(ctx.arrays[0].shape), torch.zeros(by_c.shape[1:], dtype=torch.float64)
+        go_back(*ctx.arrays, grad.to(by_c.dtype).numpy(), by_u.numpy(), by_c.numpy(), by_bias.numpy())
+        biases = by_bias.to(by_c.dtype)
+        by_parameters = [g for m, x in enumerate(ctx.features) for g in (by_c[:, m].t() @ x, biases[m])]
         return by_u, None, None, None, *by_parameters
-
-
-def _scatter(c: Tensor, mask: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the deviations from the mean of what the mask allows (p, M, D), their weights (p,), and the distances."""
-    a = mask.to(c.dtype)
-    n = a.sum(dim=1)
-    mean = (c * (a / n.clamp(min=1)[:, None])[:, :, None]).sum(dim=1)
-    deviation = (c - mean[:, None]).mul_(a[:, :, None])
-    scale = shares * n
-    return deviation, scale, scale @ _squared_norms(deviation.flatten(1))
-
-
-def _squared_norms(x: Tensor) -> Tensor:
-    return (x * x).sum(dim=1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["LazyAdam"]
@@ -22,17 +26,25 @@ class LazyAdam:
     Arguments:
         weight: (N, D), changed in place.
         lr: :math:`\eta`.
+        compiled: whether to step in a compiled loop (on a CPU, with Numba) or in operations of torch.
 
     Attributes:
         exp_avg, exp_avg_sq: (N, D), m and v; step: t, a scalar.
     """
 
     def __init__(
-        self, weight: Tensor, lr: float, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        weight: Tensor,
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        compiled: bool = False,
     ) -> None:
         self.weight, self.lr, self.betas, self.eps = weight.detach(), lr, betas, eps
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
         self.step = torch.zeros((), dtype=torch.float64, device=weight.device)
+        self.place = np.full(len(weight), -1, np.int32) if compiled else None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state, by name; not copies."""
@@ -48,6 +60,9 @@ class LazyAdam:
         """
         beta1, beta2 = self.betas
         self.step += 1
+        if self.place is not None:
+            self._update_compiled(rows, grad.clone(), self.place)
+            return
         rows, grad = _sum_by_row(rows, grad)
         m = self.exp_avg.index_select(0, rows).lerp_(grad, 1 - beta1)
         v = self.exp_avg_sq.index_select(0, rows).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
@@ -56,6 +71,14 @@ class LazyAdam:
         size = self.lr * torch.sqrt(1 - beta2**self.step) / (1 - beta1**self.step)
         change = m.div_(v.sqrt_().add_(self.eps)).mul_(size.to(m.dtype))
         self.weight.index_copy_(0, rows, self.weight.index_select(0, rows).sub_(change))
+
+    def _update_compiled(self, rows: Tensor, grad: Tensor, place: NDArray[np.int32]) -> None:
+        from milk_recsys.kernels import step_rows
+
+        (beta1, beta2), t = self.betas, self.step.item()
+        size = self.lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        arrays = [x.numpy() for x in (self.weight, self.exp_avg, self.exp_avg_sq, rows, grad)]
+        step_rows(*arrays, place, np.array([1 - beta1, 1 - beta2, self.eps, size], arrays[0].dtype))
 
 
 def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,15 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from invmod import risk_coefficients
-from milk_recsys.batches import gather_batch, gather_static, prepared_rows
+from milk_recsys.batches import CompiledGather, gather_batch, gather_static, prepared_rows
 from milk_recsys.captured import CapturedStep
 from milk_recsys.checkpoint import Rows, Streamed, load_into, save_state
 from milk_recsys.evaluation import Tables
-from milk_recsys.fused import can_fuse, fused_sums
+from milk_recsys.fused import compiles, fused_sums, objective_gradient
 from milk_recsys.lazy_adam import LazyAdam
-from milk_recsys.model import Recommender, Terms, batch_sums, objective
-from milk_recsys.options import Options
+from milk_recsys.model import Batch, Recommender, batch_sums, objective
+from milk_recsys.options import OptionError, Options
 from milk_recsys.world import ALONE, World
 
 __all__ = ["Learner"]
@@ -34,16 +33,21 @@ class Learner:
     """
 
     def __init__(self, model: Recommender, tables: Tables, options: Options, world: World = ALONE) -> None:
+        if world.size > 1 and options.regulariser == "parameters":
+            raise OptionError("--regulariser parameters works in one process only; batch and none work in several.")
         self.model, self.tables, self.options, self.world = model, tables, options, world
         self.prepared = prepared_rows(model, tables)
         self.device = model.users.weight.device
-        self.gather = gather_batch if self.device.type == "cpu" else gather_static
-        self.sums = fused_sums if can_fuse(options) else batch_sums
+        compiled = compiles(options, self.device)
+        self.sums = fused_sums if compiled else batch_sums
+        self.gather: Callable[..., Batch] = gather_batch if self.device.type == "cpu" else gather_static
+        if compiled:
+            self.gather = CompiledGather(tables.features.num_items)
         self.lazy = None
         if model.shards is not None:
             self.lazy = model.shards.optimiser  # works in backward
         elif options.optimiser == "lazy_adam":
-            self.lazy = LazyAdam(model.users.weight, options.lr)
+            self.lazy = LazyAdam(model.users.weight, options.lr, compiled=compiled)
         self.encoders = list(model.encoders.parameters())
         dense = self.encoders if self.lazy else [model.users.weight, *self.encoders]
         self.adam = torch.optim.Adam(dense, lr=options.lr, fused=True, capturable=self.device.type == "cuda")
@@ -67,14 +71,18 @@ class Learner:
         whole = None if self.world.size == 1 else positives
         batch = self.gather(self.tables, self.prepared, positives[part], negatives[part], whole)
         u = self._look_up(users[part])
-        self.adam.zero_grad(set_to_none=True)
+        for p in self.encoders:
+            p.grad = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
             sums = self.sums(self.model, u, batch, weights, options)
-        terms = self._backward(sums, size)
+        terms, gradient = self._objective(self.world.sum(sums), size)
+        sums.backward(gradient)  # type: ignore[no-untyped-call]
+        self.world.sum_gradients(self.encoders)
         if self.model.shards is None:
             self._update_users(users, u)
         self.adam.step()
-        return torch.stack([term.detach().double() for term in terms])
+        self._forget(users)
+        return terms.double()
 
     def _look_up(self, users: Tensor) -> Tensor:
         """Return rows of the table (b, D); leaves, since ranks exchange their gradient, not that of a table."""
@@ -83,17 +91,14 @@ class Learner:
             return found
         return self.model.users.weight.detach().index_select(0, users).requires_grad_()
 
-    def _backward(self, sums: Tensor, size: int) -> Terms:
-        """Backpropagate the objective of the whole batch through this rank's part of its sums."""
-        if self.world.size == 1:
-            terms = objective(sums, size, self.model, self.options)
-            terms.loss.backward()  # type: ignore[no-untyped-call]
-            return terms
-        whole = self.world.sum(sums)
-        coefficients = risk_coefficients(whole, lambda s: objective(s, size, self.model, self.options).loss)
-        (coefficients * sums).sum().backward()  # type: ignore[no-untyped-call]
-        self.world.sum_gradients(self.encoders)
-        return objective(whole, size, self.model, self.options)
+    def _objective(self, sums: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Return the terms (5,) of a whole batch and the gradient by its sums, with which each rank goes on."""
+        if self.options.regulariser != "parameters":
+            return objective_gradient(sums, size, self.options)
+        leaf = sums.detach().requires_grad_()
+        terms = objective(leaf, size, self.model, self.options)
+        terms.loss.backward()  # type: ignore[no-untyped-call]
+        return torch.stack(terms).detach(), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
     def _update_users(self, users: Tensor, u: Tensor) -> None:
         """Hand the gradient of the looked-up rows to the optimiser of the table."""
@@ -103,8 +108,15 @@ class Learner:
         if self.lazy:
             self.lazy.update(users, grad)
             return
-        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
         weight.grad.index_add_(0, users, grad)
+
+    def _forget(self, users: Tensor) -> None:
+        """Set the table's gradient back to 0, only where it is not, if nothing but look-ups has made it."""
+        grad = self.model.users.weight.grad
+        if grad is not None:
+            grad.index_fill_(0, users, 0) if self.options.regulariser != "parameters" else grad.zero_()
 
     # --- files --------------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,12 @@ class Options:
     dtype: Literal["float32", "float64", "bfloat16"] = _option(
         "float32", "run", "Precision; bfloat16 is autocast, with weights and risks in float32."
     )
+    kernels: Literal["auto", "numba", "torch"] = _option(
+        "auto",
+        "run",
+        "What runs between matrix products: loops compiled by Numba, or operations of torch; auto takes Numba on a CPU "
+        "where it is installed and knows the options.",
+    )
     tf32: bool = _option(
         False, "run", "On a GPU, multiply float32 matrices with TF32's 10 bits of mantissa: faster, and coarser."
     )
@@ -276,7 +282,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 BEFORE: Mapping[str, Any] = MappingProxyType(
-    {"optimiser": "adam", "user_table": "replicated", "tf32": False, "features": "memory", "eval_users": None}
+    {
+        "optimiser": "adam",
+        "user_table": "replicated",
+        "tf32": False,
+        "kernels": "torch",
+        "features": "memory",
+        "eval_users": None,
+    }
 )
 """What versions did that did not have an option yet."""
 

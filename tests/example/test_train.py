@@ -22,7 +22,7 @@ from milk_recsys.batches import gather_batch, gather_static, prepared_rows
 from milk_recsys.checkpoint import load_state
 from milk_recsys.data import DataError, Dataset
 from milk_recsys.evaluation import build_tables
-from milk_recsys.fused import can_fuse, fused_sums
+from milk_recsys.fused import compiles, fused_sums, objective_gradient
 from milk_recsys.model import batch_sums, objective, scores
 from milk_recsys.options import PRESETS, OptionError, Options
 from milk_recsys.progress import Progress
@@ -166,7 +166,7 @@ def test_the_closed_form_equals_the_composition(
     first_step: Callable[..., SimpleNamespace], values: dict[str, Any], gather: Callable[..., Any]
 ) -> None:
     it = first_step(**values)
-    if not can_fuse(it.options):
+    if not compiles(it.options, torch.device("cpu")):
         assert it.options.training_fusion == "available"
         return
     users, positives, negatives = it.triples
@@ -175,6 +175,14 @@ def test_the_closed_form_equals_the_composition(
         sums(it.model, it.model.users(users), batch, it.weights, it.options) for sums in (fused_sums, batch_sums)
     )
     assert torch.allclose(fused, composed, rtol=1e-12, atol=0)
+    if it.options.regulariser != "parameters":
+        leaf = composed.detach().requires_grad_()
+        terms = objective(leaf, 40, it.model, it.options)
+        found, gradient = objective_gradient(leaf.detach(), 40, it.options)
+        assert torch.allclose(found, torch.stack(terms), rtol=1e-12, atol=1e-15)
+        (expected,) = torch.autograd.grad(terms.loss, leaf)
+        expected[-2] = 0  # pairs are a count, on which nothing learnt depends
+        assert torch.allclose(gradient, expected, rtol=1e-10, atol=1e-15)
     for mine, other in zip(gradients(it, fused), gradients(it, composed), strict=True):
         assert torch.allclose(mine, other, rtol=1e-10, atol=1e-14)
 

@@ -129,9 +129,7 @@ def test_evaluation_agrees_with_the_cpu(data: Path) -> None:
 def test_tf32_is_set_for_the_run_alone(data: Path, tmp_path: Path) -> None:
     before = torch.get_float32_matmul_precision()
     options, dataset = begin.open_run(
-        dataclasses.replace(
-            Options(data=data, out=tmp_path / "run", compare="none", epochs=1), device="cuda", tf32=True
-        )
+        Options(data=data, out=tmp_path / "run", compare="none", epochs=1, device="cuda", tf32=True)
     )
     train.run(options, dataset, Progress(quiet=True))
     assert torch.get_float32_matmul_precision() == before
