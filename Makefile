@@ -6,6 +6,7 @@ PIP_ARGS ?=
 TRAIN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+CUDA_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin/python
@@ -20,11 +21,11 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test coverage lint format types docs wheel-smoke bench bench-quick distributed clean
+.PHONY: help install train test coverage lint format types docs wheel-smoke bench bench-quick distributed reproduce-cuda clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3] [PIP_ARGS='options of pip install']"
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  %-15s %s\n", $$1, $$2 }'
 
 install: $(STAMP) ## the environment in .venv/, from requirements.lock
 
@@ -75,6 +76,12 @@ TORCHREC := torchrec==1.8.0 $(FBGEMM) tensordict==0.15.3 pyvers==0.2.3 cloudpick
 
 distributed: $(STAMP) ## add TorchRec to .venv/, for a user table sharded over processes
 	$(BIN) -m pip install $(PIP_ARGS) --no-deps $(TORCHREC)
+
+# An environment that is named is used as it is; else the one in .venv/.
+GIVEN := $(filter command environment,$(origin PYTHON))
+
+reproduce-cuda: $(if $(GIVEN),,$(STAMP)) ## on a GPU: its tests, times, and MILK with its ablations over five splits
+	$(if $(GIVEN),$(PYTHON),$(BIN)) -m benchmarks.reproduce_cuda $(CUDA_ARGS)
 
 clean: ## remove what was built, but neither .venv/ nor runs/
 	rm -rf dist build docs/_build .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage

@@ -6,6 +6,7 @@ python -m benchmarks --threads 1 --cases tiktok-training alignment-8
 """
 
 import argparse
+import dataclasses
 import gc
 import json
 import os
@@ -29,10 +30,13 @@ QUICK_ROUNDS = 3
 def main(arguments: argparse.Namespace) -> int:
     """Run the cases, print the table, and write the JSON or compare with it."""
     torch.set_num_threads(arguments.threads)
-    rates, kept = measure_rates(), _read(arguments.out)
-    before = kept.get(str(arguments.threads), {}).get("cases", {})
+    device = torch.device(arguments.device)
+    cases_training.OPTIONS = dataclasses.replace(cases_training.OPTIONS, device=arguments.device)
+    rates, kept = measure_rates(device), _read(arguments.out)
+    setting = str(arguments.threads) if device.type == "cpu" else arguments.device
+    before = kept.get(setting, {}).get("cases", {})
     found: dict[str, Any] = {}
-    for name in arguments.cases or CASES:
+    for name in arguments.cases or (CASES if device.type == "cpu" else cases_training.CASES):
         if name.startswith("tiktok") and "INVMOD_DATA" not in os.environ:
             print(f"{name}: left out, INVMOD_DATA is not set", file=sys.stderr)
             continue
@@ -40,23 +44,23 @@ def main(arguments: argparse.Namespace) -> int:
         rounds = QUICK_ROUNDS if arguments.quick else arguments.rounds
         found[name] = measure(CASES[name](arguments.quick), rounds=rounds)
         gc.collect()
-        rates = rates.best(measure_rates())  # a floor is low where the machine was busy while it was measured
+        rates = rates.best(measure_rates(device))  # a floor is low where the machine was busy while it was measured
     add_floors(found, rates)
-    stated = facts(rates)
+    stated = facts(rates, device)
     print(table(found))
     print(
         "\nMedians (least to most) of runs by turns. " + "; ".join(f"{name} {_short(x)}" for name, x in stated.items())
     )
     if arguments.quick:
-        return _compare(found, before, arguments.threads)
-    kept[str(arguments.threads)] = {**stated, "cases": {**before, **found}}
+        return _compare(found, before, setting)
+    kept[setting] = {**stated, "cases": {**before, **found}}
     write_json(arguments.out, kept)
     return 0
 
 
-def _compare(found: dict[str, Any], before: dict[str, Any], threads: int) -> int:
+def _compare(found: dict[str, Any], before: dict[str, Any], setting: str) -> int:
     if not before:
-        print(f"nothing to compare with: no results at {threads} threads", file=sys.stderr)
+        print(f"nothing to compare with: no results at {setting} (threads or device)", file=sys.stderr)
         return 0
     problems = fallen(found, before)
     for problem in problems:
@@ -79,6 +83,7 @@ def parse(given: list[str]) -> argparse.Namespace:
         prog="python -m benchmarks", description=text, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, metavar="NAME", help=f"some of: {', '.join(CASES)}")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of training and evaluation")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each side after a warm-up, at most")
     parser.add_argument("--quick", action="store_true", help="less of each, compared with the JSON, which is kept")

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from benchmarks.floors import StepShape, evaluation_work, step_work
 from benchmarks.machine import Work
-from benchmarks.reference import ReferenceMilk, ReferenceWeights, reference_epoch, reference_evaluate, reference_rows
+from benchmarks.reference import (
+    ReferenceMilk,
+    ReferenceWeights,
+    reference_environments,
+    reference_epoch,
+    reference_evaluate,
+    reference_loss,
+    reference_negatives,
+    reference_rows,
+)
 from milk_recsys import train
 from milk_recsys.batches import prepared_rows
 from milk_recsys.data import Dataset
 from milk_recsys.evaluation import Tables, build_tables, evaluate_group
 from milk_recsys.learner import Learner
-from milk_recsys.model import environments
+from milk_recsys.model import choose_device, environments
 from milk_recsys.options import Options
 from milk_recsys.sampling import sample_negatives
 from milk_recsys.split import draw_split
@@ -76,7 +87,7 @@ class Training:
 def training_setup(dataset: Dataset, options: Options) -> Training:
     """Make everything that is made once before training."""
     split, _ = draw_split(dataset, options)
-    tables = build_tables(dataset, split, options, torch.device("cpu"))
+    tables = build_tables(dataset, split, options, choose_device(options.device))
     learner = Learner(train.build_model(options, tables), tables, options)
     numbers = iter(range(10**9))
     return Training(
@@ -91,7 +102,7 @@ def training_setup(dataset: Dataset, options: Options) -> Training:
 def step_shape(tables: Tables, options: Options) -> StepShape:
     """Draw an epoch's batches and count what is distinct in them."""
     generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(tables.num_pairs, generator=generator)
+    order = torch.randperm(tables.num_pairs, generator=generator).to(tables.device)
     users, positives = tables.pairs_at(order)
     negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
     size = min(options.batch_size, tables.num_pairs)
@@ -115,13 +126,14 @@ def step_shape(tables: Tables, options: Options) -> StepShape:
 def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return an epoch and an evaluation of the reference, with the same weights, on the same prepared features."""
     model, tables, options = training.learner.model, training.learner.tables, training.learner.options
-    prepared = prepared_rows(model, tables)(torch.arange(tables.features.num_items))
-    reference = ReferenceMilk(tables.num_users, tables.features.dims, options.embedding_dim)
+    device = tables.device
+    prepared = prepared_rows(model, tables)(torch.arange(tables.features.num_items, device=device))
+    reference = ReferenceMilk(tables.num_users, tables.features.dims, options.embedding_dim).to(device)
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
             theirs.copy_(ours)
     optimiser = torch.optim.Adam(reference.parameters(), lr=options.lr)
-    pairs, pool = tables.pairs.numpy(), tables.pool.tolist()
+    pairs, pool = tables.pairs.cpu().numpy(), tables.pool.tolist()
     rows = reference_rows(pairs, tables.num_users)
     names = [field.name for field in dataclasses.fields(ReferenceWeights)]
     strengths = ReferenceWeights(**{name: getattr(options, name) for name in names})
@@ -131,9 +143,48 @@ def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[],
         liked.setdefault(user, set()).add(candidates[place])
 
     def epoch() -> float:
-        return reference_epoch(
-            reference, optimiser, prepared, tables.observed, pairs, rows, pool,
-            alpha=options.alpha, strengths=strengths, batch_size=options.batch_size, seed=next(numbers),
-        )  # fmt: skip
+        seed = next(numbers)
+        if device.type == "cpu":
+            return reference_epoch(
+                reference, optimiser, prepared, tables.observed, pairs, rows, pool,
+                alpha=options.alpha, strengths=strengths, batch_size=options.batch_size, seed=seed,
+            )  # fmt: skip
+        return _reference_epoch_on(
+            device, reference, optimiser, prepared, tables.observed, pairs, rows, pool, options, seed
+        )
 
-    return epoch, lambda: reference_evaluate(reference, prepared, liked, candidates)
+    def evaluate() -> dict[str, float]:
+        return reference_evaluate(reference.cpu(), {name: x.cpu() for name, x in prepared.items()}, liked, candidates)
+
+    return epoch, evaluate
+
+
+def _reference_epoch_on(
+    device: torch.device,
+    reference: ReferenceMilk,
+    optimiser: torch.optim.Optimizer,
+    prepared: dict[str, Tensor],
+    observed: Tensor,
+    pairs: npt.NDArray[np.int64],
+    rows: list[set[int]],
+    pool: list[int],
+    options: Options,
+    seed: int,
+) -> float:
+    """`reference_epoch` with its batches on a GPU: the same loop, loss and draws."""
+    rng, negative_rng = np.random.default_rng(seed), random.Random(seed)
+    strengths = ReferenceWeights(options.penalty_weight, options.alignment_weight, options.regulariser_weight)
+    pairs = pairs[rng.permutation(len(pairs))]
+    total = 0.0
+    for start in range(0, len(pairs), options.batch_size):
+        batch = pairs[start : start + options.batch_size]
+        negatives = reference_negatives(batch[:, 0].tolist(), rows, pool, negative_rng)
+        users, positives = torch.from_numpy(batch.copy()).to(device).unbind(1)
+        others = torch.tensor(negatives, device=device)
+        weights = reference_environments(len(reference.names), options.alpha, rng).to(device)
+        loss = reference_loss(reference, prepared, observed, users, positives, others, weights, strengths)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        total += loss.item() * len(batch)
+    return total / len(pairs)

@@ -17,7 +17,7 @@ from milk_recsys.data import read_dataset
 from milk_recsys.options import Options
 from milk_recsys.ranking import top_items
 
-OPTIONS = Options(batch_size=2048, embedding_dim=64)
+OPTIONS = Options(batch_size=2048, embedding_dim=64, device="cpu")
 TRAINED_SHARE = 0.8  # of the pairs of a random data set, as 80% of its items are warm
 TOP, CANDIDATES, EXCLUDED = 20, 100_000, 10
 
@@ -58,6 +58,18 @@ def baby_epoch(quick: bool) -> Case:
     )  # fmt: skip
 
 
+def large_batch(quick: bool) -> Case:  # noqa: ARG001
+    """Batches of 65,536 against batches of 2,048, on random data, by triple."""
+    size = 65_536
+    dataset = random_dataset(100_000, 50_000, round(4 * size / TRAINED_SHARE), _named(2, 256))
+    large, small = (training_setup(dataset, dataclasses.replace(OPTIONS, batch_size=b)) for b in (size, 2048))
+    triples = large.learner.tables.num_pairs
+    return Case(
+        large.epoch, small.epoch, "triple", "batches of 2,048", units=triples, reference_units=triples,
+        floor=large.epoch_floor.times(1 / triples), most_rounds=3,
+    )  # fmt: skip
+
+
 def _steps(num_users: int, num_items: int, widths: dict[str, int], *, used_items: int = 0, **options: Any) -> Training:
     """Twelve steps on random data."""
     num_pairs = round(12 * OPTIONS.batch_size / TRAINED_SHARE)
@@ -88,15 +100,15 @@ def many_modalities(quick: bool) -> Case:  # noqa: ARG001
 
 
 def many_users(quick: bool) -> Case:  # noqa: ARG001
-    """Ten times the users, with the dense Adam of the defaults."""
+    """Ten times the users, with the optimiser that touches the rows of a batch alone."""
     few, many = (_steps(count, 5_000, _named(2, 256)) for count in (10_000, 100_000))
     return _against(many, few, "a tenth of the users", 1 / 1.2)
 
 
-def many_users_lazily(quick: bool) -> Case:  # noqa: ARG001
-    """Ten times the users, with the optimiser that touches the rows of a batch alone."""
-    few, many = (_steps(count, 5_000, _named(2, 256), optimiser="lazy_adam") for count in (10_000, 100_000))
-    return _against(many, few, "a tenth of the users", 1 / 1.2)
+def many_users_with_adam(quick: bool) -> Case:  # noqa: ARG001
+    """Ten times the users, with an optimiser that goes through the whole table."""
+    few, many = (_steps(count, 5_000, _named(2, 256), optimiser="adam") for count in (10_000, 100_000))
+    return _against(many, few, "a tenth of the users", None)
 
 
 def many_items(quick: bool) -> Case:  # noqa: ARG001
@@ -138,7 +150,8 @@ CASES = {
     "64-environments": many_environments,
     "8-modalities": many_modalities,
     "10x-users": many_users,
-    "10x-users-lazy": many_users_lazily,
+    "10x-users-adam": many_users_with_adam,
     "10x-items": many_items,
+    "large-batch": large_batch,
     "top-20": top_lists,
 }

@@ -103,10 +103,9 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
     """Return the parts, as arguments of Python."""
     times = ["--device", arguments.device, "--out", str(arguments.out / "times.json"), "--cases", "tiktok-training"]
     times += ["tiktok-evaluation", "baby-training", "large-batch", "64-environments", "8-modalities"]
-    quick = ["--quick-rounds"] if arguments.device == "cpu" else []
     parts: list[Sequence[str]] = [
         ["-m", "pytest", "-q", "-m", "cuda", "tests"],
-        ["-m", "benchmarks", *times, *quick],
+        ["-m", "benchmarks", *times],
     ]
     for name, variants in VARIANTS.items():
         given = [f"--variant={variant}={options}" for variant, options in variants.items()]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.machine import Rates, Work
+from benchmarks.machine import Rates, Work, wait
 
 LEAST_SECONDS = 0.02  # a timed run is repeated until it takes as long
 
@@ -73,9 +73,11 @@ def add_floors(found: Mapping[str, dict[str, Any]], rates: Rates) -> None:
 
 
 def _timed(run: Callable[[], Any], repeats: int) -> float:
+    wait()
     begun = time.perf_counter()
     for _ in range(repeats):
         run()
+    wait()
     return (time.perf_counter() - begun) / repeats
 
 

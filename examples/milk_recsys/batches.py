@@ -79,7 +79,7 @@ class CompiledGather:
         rows, others = torch.empty_like(positives), torch.empty_like(positives)
         items, copies = positives.new_empty(2 * size), torch.empty(2 * size, dtype=torch.float64)
         arrays = [x.numpy() for x in (positives, negatives)], [x.numpy() for x in (items, rows, others, copies)]
-        num_positive, count = find_rows(*arrays[0], self.place, *arrays[1])
+        num_positive, count = find_rows(*arrays[0], self.place, *arrays[1])  # type: ignore[call-arg]
         items, copies, shares = items[:count], copies[:count], torch.ones(num_positive)
         if whole is not None:
             distinct, all_counts = torch.unique(whole, return_counts=True)

@@ -30,6 +30,7 @@ __all__ = ["Group", "Tables", "build_tables", "drop_intervals", "evaluate_group"
 PerUser = dict[str, Tensor]
 CPU_FEATURE_BYTES = 2**30  # of prepared features, beyond which they stay in their files
 CPU_SCORES, GPU_SCORES = 2**18, 2**26  # scores held at once: a CPU's cache, a GPU's parallelism
+CPU_ROWS, MOST_CPU_SCORES = 256, 2**25
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,17 @@ def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor, w
     begin = sum(sizes[: world.rank])
     part = slice(begin, begin + sizes[world.rank])
     items = torch.cat([model.embed_items(x, mask[some]) for some, x in tables.features.blocks(rows)])
+    at_once = GPU_SCORES
+    if rows.device.type == "cpu":  # a cache's, but no fewer than the rows that a matrix product is fast with
+        at_once = max(CPU_SCORES, min(CPU_ROWS * len(rows), MOST_CPU_SCORES))
+    memory = items.new_empty(max(1, at_once // max(1, len(rows))), len(rows))
+
+    def score(users: Tensor) -> Tensor:
+        vectors = model.users.weight.index_select(0, users - model.first_user)
+        return torch.mm(vectors, items.T, out=memory[: len(users)])
+
     mine = positive_ranks(
-        lambda users: model.users.weight.index_select(0, users - model.first_user) @ items.T,
-        group.users[part],
-        group.positions[part],
-        num_candidates=len(rows),
-        max_elements=CPU_SCORES if rows.device.type == "cpu" else GPU_SCORES,
+        score, group.users[part], group.positions[part], num_candidates=len(rows), max_elements=at_once
     )
     return world.join(mine, sizes)
 

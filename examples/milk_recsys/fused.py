@@ -89,7 +89,7 @@ class _Sums(torch.autograd.Function):
         sums = torch.zeros(len(weights) + 3, dtype=torch.float64)
         inputs = (u.detach(), c, batch.positives, batch.negatives, weights.contiguous(), mask, batch.shares, copies)
         arrays = [x.numpy() for x in (*inputs, scores)]
-        add_up(*arrays, sums.numpy())
+        add_up(*arrays, sums.numpy())  # type: ignore[call-arg]
         sums[-2] = pairs
         ctx.arrays, ctx.features, ctx.c = arrays, features, c
         return sums
@@ -101,7 +101,8 @@ class _Sums(torch.autograd.Function):
 
         by_c = torch.empty_like(ctx.c)
         by_u, by_bias = by_c.new_empty(ctx.arrays[0].shape), torch.zeros(by_c.shape[1:], dtype=torch.float64)
-        go_back(*ctx.arrays, grad.to(by_c.dtype).numpy(), by_u.numpy(), by_c.numpy(), by_bias.numpy())
+        outputs = by_u.numpy(), by_c.numpy(), by_bias.numpy()
+        go_back(*ctx.arrays, grad.to(by_c.dtype).numpy(), *outputs)  # type: ignore[call-arg]
         biases = by_bias.to(by_c.dtype)
         by_parameters = [g for m, x in enumerate(ctx.features) for g in (by_c[:, m].t() @ x, biases[m])]
         return by_u, None, None, None, *by_parameters

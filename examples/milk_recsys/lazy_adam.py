@@ -78,7 +78,8 @@ class LazyAdam:
         (beta1, beta2), t = self.betas, self.step.item()
         size = self.lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
         arrays = [x.numpy() for x in (self.weight, self.exp_avg, self.exp_avg_sq, rows, grad)]
-        step_rows(*arrays, place, np.array([1 - beta1, 1 - beta2, self.eps, size], arrays[0].dtype))
+        rates = np.array([1 - beta1, 1 - beta2, self.eps, size], arrays[0].dtype)
+        step_rows(*arrays, place, rates)  # type: ignore[call-arg]
 
 
 def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -129,10 +129,10 @@ class Options:
     batch_size: int = _option(2048, "training", "Training pairs in a (global) batch.")
     lr: float = _option(1e-3, "training", "Learning rate of Adam; worth tuning on validation.")
     optimiser: Literal["adam", "lazy_adam"] = _option(
-        "adam",
+        "lazy_adam",
         "training",
-        "Adam; or Adam that touches only the users of a batch, so that a step costs the same however many there are. "
-        "The encoders take Adam either way.",
+        "Of the users: Adam that touches only those of a batch, so that a step costs the same however many there are; "
+        "or Adam. The encoders take Adam either way.",
     )
     embedding_dim: int = _option(64, "training", "Width of user and item embeddings.")
     user_init_std: float = _option(0.1, "training", "Standard deviation of initial user vectors.")

@@ -92,7 +92,7 @@ def test_facts_state_threads_and_rates():
 @pytest.fixture
 def one_case(monkeypatch):
     """A command of one small case at the present number of threads."""
-    monkeypatch.setattr(command, "measure_rates", lambda: RATES)
+    monkeypatch.setattr(command, "measure_rates", lambda device: RATES)
     monkeypatch.setattr(command, "CASES", {"nap": lambda quick: Case(lambda: None, lambda: None, "nap", "a nap")})
     return ["--threads", str(torch.get_num_threads()), "--rounds", "1"]
 

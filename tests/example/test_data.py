@@ -1,5 +1,6 @@
 """Reading data sets: what is right is read, and each thing that is wrong has its own message."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milk_recsys import npy
+from milk_recsys import npy, pairs, tsv
 from milk_recsys.data import DataError, read_dataset
 
 PAIRS = [(0, 0), (0, 2), (1, 1), (2, 3)]
@@ -136,6 +137,127 @@ def test_checks_do_not_depend_on_the_size_of_a_chunk(folder, elements, monkeypat
     change_features(folder, lambda x: x[3].__setitem__(1, np.nan))
     with pytest.raises(DataError, match="row 3: is NaN in some places only"):
         read_dataset(folder)
+
+
+def as_npy(folder, array):
+    (folder / "interactions.tsv").unlink(missing_ok=True)
+    np.save(folder / "interactions.npy", array)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint16])
+def test_pairs_in_a_npy_file_stay_there(folder, kind):
+    text = read_dataset(folder)
+    as_npy(folder, np.array(PAIRS, dtype=kind))
+    read = read_dataset(folder)
+    assert isinstance(read.interactions, np.memmap)
+    assert not read.interactions.flags.writeable
+    assert read.interactions.dtype == kind
+    assert np.array_equal(read.interactions, text.interactions)
+    assert np.array_equal(read.item_counts, [1, 1, 1, 1, 0])
+    assert read.fingerprint == text.fingerprint
+    assert read.notes == ()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pairs_of_a_npy_file_are_sorted_and_merged_like_those_of_a_text(folder, at_once, order, monkeypatch):
+    monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
+    given = np.array([(2, 3), (0, 2), (1, 1), (0, 0), (0, 2), (2, 3)])
+    write_interactions(folder, [f"{u}\t{i}" for u, i in given])
+    text = read_dataset(folder)
+    as_npy(folder, np.asarray(given, order=order))
+    read = read_dataset(folder)
+    assert read.interactions.tolist() == text.interactions.tolist() == [list(pair) for pair in PAIRS]
+    assert read.interactions.dtype == np.int32
+    assert text.notes == ("interactions.tsv: 2 repeated pairs were merged.",)
+    assert read.notes == ("interactions.npy: 2 repeated pairs were merged.",)
+    assert read.fingerprint == text.fingerprint
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("place", range(1, 5))
+def test_disorder_is_seen_wherever_it_is(folder, at_once, place, monkeypatch):
+    monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
+    in_order = np.array([(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)], dtype=np.int32)
+    for disorder in (
+        np.insert(in_order, place, in_order[place - 1], axis=0),
+        in_order[[*range(place), 4, *range(place, 4)]],
+    ):
+        as_npy(folder, disorder)
+        assert read_dataset(folder).interactions.tolist() == in_order.tolist()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 3), dtype=np.int32), r"must hold whole numbers .* \(pairs, 2\).*; got '<i4' \(4, 3\)"),
+        (np.zeros(4, dtype=np.int32), r"got '<i4' \(4,\)"),
+        (np.zeros((4, 2)), r"got '<f8' \(4, 2\)"),
+        (np.zeros((4, 2), dtype=">i4"), "got '>i4'"),
+        (np.zeros((4, 2), dtype=np.bool_), r"got '\|b1'"),
+        (np.zeros((0, 2), dtype=np.int32), "there are no interactions at all"),
+        (np.array([(0, 0), (3, 0)]), "row 1: the user id 3 is out of range. Ids go from 0 to 2, as num_users"),
+        (np.array([(0, 0), (1, 0), (1, 5)]), "row 2: the item id 5 is out of range. Ids go from 0 to 4, as num_items"),
+        (np.array([(0, 0), (0, -1)]), "row 1: the item id -1 is out of range"),
+        (np.array([(0, 0), (2**40, 0)]), "row 1: the user id 1099511627776 is out of range"),
+        (np.array([(0, 0), (0, 2**64 - 1)], dtype=np.uint64), "row 1: the item id 18446744073709551615 is out of"),
+        (np.array([[None, 1]]), "holds pickled Python objects"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_bad_pairs_in_a_npy_file(folder, array, message, at_once, monkeypatch):
+    monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
+    as_npy(folder, array)
+    with pytest.raises(DataError, match=f"interactions.npy.*{message}"):
+        read_dataset(folder)
+
+
+def test_a_damaged_npy_file_of_pairs_or_two_files(folder):
+    np.save(folder / "interactions.npy", np.array(PAIRS))
+    with pytest.raises(DataError, match=r"holds interactions.tsv and interactions.npy. Keep one"):
+        read_dataset(folder)
+    (folder / "interactions.tsv").unlink()
+    content = (folder / "interactions.npy").read_bytes()
+    for cut, message in ((content[:-1], "is truncated or damaged"), (b"0\t0\n", "is not a npy file")):
+        (folder / "interactions.npy").write_bytes(cut)
+        with pytest.raises(DataError, match=f"interactions.npy: {message}"):
+            read_dataset(folder)
+
+
+def test_empty_items_drop_pairs_of_a_npy_file(folder):
+    as_npy(folder, np.array(PAIRS, dtype=np.int32))
+    change_features(folder, lambda x: x[2].__setitem__(slice(None), np.nan), "image")
+    read = read_dataset(folder, empty_items="drop")
+    assert read.interactions.tolist() == [[0, 0], [1, 1], [2, 3]]
+
+
+def test_a_text_of_many_blocks(folder, monkeypatch):
+    change_manifest(folder, lambda m: m.update(num_users=50))
+    every = [(u, i) for u in range(50) for i in range(5)]
+    write_interactions(folder, [f"{u}\t{i}" for u, i in reversed(every)])
+    monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
+    assert read_dataset(folder).interactions.tolist() == [list(pair) for pair in every]
+    for last, message in (("0\t5", "the item id 5 is out of range"), ("0\tx", "must be a whole number, got 'x'")):
+        write_interactions(folder, [*(f"{u}\t{i}" for u, i in every), last])
+        with pytest.raises(DataError, match=f"interactions.tsv, line 252: .*{message}"):
+            read_dataset(folder)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("elements", [1, 40, 1 << 22])
+def test_the_largest_magnitude_is_known_from_reading(folder, kind, elements, monkeypatch):
+    monkeypatch.setattr(npy, "CHUNK_ELEMENTS", elements)
+    change_features(folder, lambda x: x.astype(kind))
+    change_features(folder, lambda x: x[3].__setitem__(1, -7.5))
+    read = read_dataset(folder)
+    assert read.largest("text") == 7.5
+    assert read.largest("image") == float(np.abs(read.features["image"]).max())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("milk_recsys.data.scan_features", None)
+        assert read.largest("text") == 7.5
+    other = dataclasses.replace(read, features={**read.features, "text": np.full((5, 4), 9, kind)})
+    assert other.largest("text") == 9
+    assert other.fingerprint != read.fingerprint
 
 
 def test_an_x_beside_the_ids_is_fine(folder):

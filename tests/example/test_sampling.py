@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
+from milk_recsys import sampling
 from milk_recsys.data import DataError
 from milk_recsys.sampling import UserRows, build_user_rows, sample_negatives
 
@@ -65,6 +66,42 @@ def test_kth_draw_is_the_kth_item_of_the_complement(case: tuple[Tensor, int, Ten
             patch.setattr(torch, "rand", lambda *args, fixed=places, **kwargs: fixed)
             drawn = sample_negatives(users, rows, pool)
         assert drawn.tolist() == expected
+
+
+@settings(deadline=None)
+@given(cases(), st.integers(1, 5), st.integers(0, 2**32))
+def test_blocks_arrays_and_bisection_change_nothing(case: tuple[Tensor, int, Tensor], at_once: int, seed: int) -> None:
+    pairs, num_users, pool = case
+    rows = build_user_rows(pairs, num_users, pool)
+    users = torch.randint(num_users, (64,), generator=generator(seed))
+    drawn = sample_negatives(users, rows, pool, generator=generator(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "PAIRS_AT_ONCE", at_once)
+        patch.setattr(sampling, "KEYS_IN_CACHE", 0)
+        other = build_user_rows(pairs.int().numpy(), num_users, pool)
+        again = sample_negatives(users, other, pool, generator=generator(seed))
+        source = generator(seed)
+        parts = [sample_negatives(some, other, pool, generator=source) for some in torch.split(users, 13)]
+    for name in ("offsets", "free", "keys", "pool"):
+        assert torch.equal(getattr(rows, name), getattr(other, name))
+    assert rows.longest == other.longest == int(rows.offsets.diff().max())
+    assert torch.equal(drawn, again)
+    assert torch.equal(drawn, torch.cat(parts))
+
+
+@settings(deadline=None)
+@given(cases(), st.booleans())
+def test_pairs_come_back_by_number(case: tuple[Tensor, int, Tensor], narrow: bool) -> None:
+    pairs, num_users, pool = case
+    only = pool[::2] if narrow else None
+    rows = build_user_rows(pairs, num_users, pool, only=only)
+    kept = set((pool if only is None else only).tolist())
+    expected = sorted({(user, item) for user, item in pairs.tolist() if item in kept})
+    assert rows.num_pairs == len(expected)
+    numbers = torch.arange(rows.num_pairs, dtype=torch.int32)
+    users, items = rows.pairs_at(numbers.flip(0))
+    assert users.dtype == items.dtype == torch.int64
+    assert list(zip(users.tolist(), items.tolist(), strict=True)) == expected[::-1]
 
 
 @settings(deadline=None)

@@ -22,10 +22,10 @@ pytestmark = [
 
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"optimiser": "lazy_adam", "num_draws": 3},
+    {"optimiser": "adam", "num_draws": 3},
     {"setting": "mtmt", "training_fusion": "available", "alignment_reduction": "item_mean"},
     {"model": "erm", "dtype": "bfloat16"},
-    {"model": "align", "regulariser": "parameters"},
+    {"model": "align", "regulariser": "parameters", "optimiser": "adam"},
 ]
 each_variant = pytest.mark.parametrize("values", VARIANTS, ids=lambda values: "-".join(values) or "default")
 

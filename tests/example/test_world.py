@@ -24,7 +24,7 @@ CASES: list[dict[str, Any]] = [
     for dtype in ("float64", "float32")
     for values in (
         {},
-        {"optimiser": "lazy_adam", "num_draws": 2},
+        {"optimiser": "adam", "num_draws": 2},
         {"setting": "mtmt", "alignment_reduction": "item_mean", "training_fusion": "available"},
         {"model": "align", "alignment_reduction": "sum", "alignment_weight": 1e-3},
         {"alignment_mask": "complete", "alignment_reduction": "mean", "risk_reduction": "sum"},
