@@ -16,17 +16,26 @@ __all__ = ["CompiledGather", "PreparedRows", "gather_batch", "gather_static", "p
 PreparedRows = Callable[[Tensor], dict[str, Tensor]]
 
 
-def prepared_rows(model: Recommender, tables: Tables) -> PreparedRows:
-    """Return what gives prepared rows of items (n,): all scaled and imputed once, or as they are read from files."""
+def prepared_rows(model: Recommender, tables: Tables, *, most: int = 0) -> PreparedRows:
+    """Return what gives prepared rows of items (n,): all scaled and imputed once, or as they are read from files.
+
+    Arguments:
+        most: where above 0, rows are given in memory that is used again at the next call, room for so many: large
+            memory is costly to come by anew in every step.
+    """
     features, observed = tables.features, tables.observed
     if features.mapped:
         return lambda items: model.prepare(features.rows(items), observed[items])
     everything = torch.arange(features.num_items, device=features.device)
     prepared = model.prepare(features.rows(everything), observed)
     whole, widths = torch.cat(list(prepared.values()), dim=1), list(features.dims.values())
+    memory = whole.new_empty(most, whole.shape[1])
 
     def rows(items: Tensor) -> dict[str, Tensor]:  # of all modalities at once
-        return dict(zip(prepared, torch.split(whole.index_select(0, items), widths, dim=1), strict=True))
+        out = memory[: len(items)] if len(items) <= most else None
+        return dict(
+            zip(prepared, torch.split(torch.index_select(whole, 0, items, out=out), widths, dim=1), strict=True)
+        )
 
     return rows
 

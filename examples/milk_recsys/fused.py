@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -86,23 +87,25 @@ class _Sums(torch.autograd.Function):
             pairs = float(divisor)
         copies = batch.copies if options.regulariser == "batch" else batch.copies[:0]
         scores = u.new_empty(len(u), len(features))
-        sums = torch.zeros(len(weights) + 3, dtype=torch.float64)
-        inputs = (u.detach(), c, batch.positives, batch.negatives, weights.contiguous(), mask, batch.shares, copies)
-        arrays = [x.numpy() for x in (*inputs, scores)]
-        add_up(*arrays, sums.numpy())  # type: ignore[call-arg]
-        sums[-2] = pairs
-        ctx.arrays, ctx.features, ctx.c = arrays, features, c
-        return sums
+        inputs = (u.detach(), c, batch.positives, batch.negatives, mask, batch.shares, copies)
+        arrays = [x.numpy() for x in inputs]
+        distances, squares = add_up(*arrays, scores.numpy())  # type: ignore[call-arg]
+        margins = weights @ scores.t()
+        losses = F.softplus(-margins).sum(dim=1, dtype=torch.float64)
+        ctx.arrays, ctx.features, ctx.c, ctx.margins, ctx.weights = arrays, features, c, margins, weights
+        return torch.cat([losses, torch.tensor([distances, pairs, squares], dtype=torch.float64)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from milk_recsys.kernels import go_back
 
-        by_c = torch.empty_like(ctx.c)
+        by_c, by_losses = torch.empty_like(ctx.c), grad[:-3].to(ctx.c.dtype)
         by_u, by_bias = by_c.new_empty(ctx.arrays[0].shape), torch.zeros(by_c.shape[1:], dtype=torch.float64)
+        by_score = (torch.sigmoid(-ctx.margins) * -by_losses[:, None]).t() @ ctx.weights
+        by_sums = grad[-3::2].to(by_c.dtype)  # of distances and squares
         outputs = by_u.numpy(), by_c.numpy(), by_bias.numpy()
-        go_back(*ctx.arrays, grad.to(by_c.dtype).numpy(), *outputs)  # type: ignore[call-arg]
+        go_back(*ctx.arrays, by_score.numpy(), by_sums.numpy(), *outputs)  # type: ignore[call-arg]
         biases = by_bias.to(by_c.dtype)
         by_parameters = [g for m, x in enumerate(ctx.features) for g in (by_c[:, m].t() @ x, biases[m])]
         return by_u, None, None, None, *by_parameters

@@ -73,17 +73,19 @@ def find_rows(
 
 @compiled
 def add_up(
-    u: Floats, c: Floats, rows: Ints, others: Ints, weights: Floats, mask: Bools, shares: Floats, copies: Floats,
-    scores: Floats, sums: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Add up what `fused.fused_sums` does, from encoded items c (n, M, D).
+    u: Floats, c: Floats, rows: Ints, others: Ints, mask: Bools, shares: Floats, copies: Floats, scores: Floats
+) -> tuple[float, float]:  # fmt: skip
+    """Score the triples, and add up the distances and squares of `fused.fused_sums`, from encoded items c (n, M, D).
 
     Arguments:
         mask: (p, M), with p = 0 for no alignment; copies: (n,), or (0,) for no regulariser.
-        scores: (b, M) gets the differences of scores; sums: (E + 3,) of 0 gets losses, distances, nothing, squares.
+        scores: (b, M) gets the differences of scores.
+
+    Returns:
+        distances and squares.
     """
-    num_envs, num_modalities = weights.shape
-    size = c.shape[2]
+    num_modalities, size = c.shape[1], c.shape[2]
+    distances, squares = 0.0, 0.0
     for b in range(len(rows)):
         i, j = rows[b], others[b]
         for m in range(num_modalities):
@@ -91,11 +93,6 @@ def add_up(
             for d in range(size):
                 score += u[b, d] * (c[i, m, d] - c[j, m, d])
             scores[b, m] = score
-        for e in range(num_envs):
-            margin = scores[b, 0] * 0
-            for m in range(num_modalities):
-                margin += weights[e, m] * scores[b, m]
-            sums[e] += max(-margin, 0) + np.log1p(np.exp(-abs(margin)))
     total = np.empty(size, c.dtype)
     for j in range(len(mask)):
         n = _mean(c, mask, j, total)
@@ -104,30 +101,33 @@ def add_up(
             if mask[j, m]:
                 for d in range(size):
                     distance += (c[j, m, d] - total[d]) ** 2
-        sums[num_envs] += shares[j] * n * distance
+        distances += shares[j] * n * distance
     if len(copies):
         for b in range(len(u)):
             square = u[0, 0] * 0
             for d in range(size):
                 square += u[b, d] ** 2
-            sums[num_envs + 2] += square
+            squares += square
     for j in range(len(copies)):
         _total(c, j, total)
         square = u[0, 0] * 0
         for d in range(size):
             square += total[d] ** 2
-        sums[num_envs + 2] += copies[j] * square / num_modalities**2
+        squares += copies[j] * square / num_modalities**2
+    return distances, squares
 
 
 @compiled
 def go_back(
-    u: Floats, c: Floats, rows: Ints, others: Ints, weights: Floats, mask: Bools, shares: Floats, copies: Floats,
-    scores: Floats, gradient: Floats, by_u: Floats, by_c: Floats, by_bias: NDArray[np.float64],
+    u: Floats, c: Floats, rows: Ints, others: Ints, mask: Bools, shares: Floats, copies: Floats, by_score: Floats,
+    by_sums: Floats, by_u: Floats, by_c: Floats, by_bias: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Write the gradient of `add_up`, given that of its sums, to by_u (b, D), by_c (n, M, D), and its sum (M, D)."""
-    num_envs, num_modalities = weights.shape
-    size = c.shape[2]
-    by_distances, by_squares = gradient[num_envs], gradient[num_envs + 2]
+    """Write the gradient of `add_up`, given by_score (b, M) and by_sums (2,), to by_u (b, D), by_c (n, M, D).
+
+    by_bias (M, D), of 0, gets the sum of by_c over its rows.
+    """
+    num_modalities, size = c.shape[1], c.shape[2]
+    by_distances, by_squares = by_sums
     total = np.empty(size, c.dtype)
     for j in range(len(c)):
         if len(copies):
@@ -146,22 +146,13 @@ def go_back(
                 if mask[j, m]:
                     for d in range(size):
                         by_c[j, m, d] += factor * (c[j, m, d] - total[d])
-    by_score = np.empty(num_modalities, c.dtype)
     regularised = 2 * by_squares if len(copies) else 0 * by_squares
     for b in range(len(rows)):
         i, j = rows[b], others[b]
-        by_score[:] = 0
-        for e in range(num_envs):
-            margin = scores[b, 0] * 0
-            for m in range(num_modalities):
-                margin += weights[e, m] * scores[b, m]
-            slope = -gradient[e] / (1 + np.exp(margin))
-            for m in range(num_modalities):
-                by_score[m] += slope * weights[e, m]
         for d in range(size):
             by_u[b, d] = regularised * u[b, d]
         for m in range(num_modalities):
-            slope = by_score[m]
+            slope = by_score[b, m]
             for d in range(size):
                 by_u[b, d] += slope * (c[i, m, d] - c[j, m, d])
             for d in range(size):

@@ -36,7 +36,7 @@ class Learner:
         if world.size > 1 and options.regulariser == "parameters":
             raise OptionError("--regulariser parameters works in one process only; batch and none work in several.")
         self.model, self.tables, self.options, self.world = model, tables, options, world
-        self.prepared = prepared_rows(model, tables)
+        self.prepared = prepared_rows(model, tables, most=2 * options.batch_size)
         self.device = model.users.weight.device
         compiled = compiles(options, self.device)
         self.sums = fused_sums if compiled else batch_sums
