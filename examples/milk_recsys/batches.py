@@ -28,7 +28,7 @@ def prepared_rows(model: Recommender, tables: Tables, *, most: int = 0) -> Prepa
         return lambda items: model.prepare(features.rows(items), observed[items])
     everything = torch.arange(features.num_items, device=features.device)
     prepared = model.prepare(features.rows(everything), observed)
-    whole, widths = torch.cat(list(prepared.values()), dim=1), list(features.dims.values())
+    whole, widths = torch.cat(list(prepared.values()), dim=1), [x.shape[1] for x in prepared.values()]
     memory = whole.new_empty(most, whole.shape[1])
 
     def rows(items: Tensor) -> dict[str, Tensor]:  # of all modalities at once

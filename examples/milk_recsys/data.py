@@ -247,7 +247,7 @@ def _settle_empty_items(
     notes: list[str],
 ) -> Pairs:
     """The pairs that remain once items without any modality were refused or dropped."""
-    some = observed.any(axis=1)
+    some = np.asarray(observed.any(axis=1))
     if some.all():
         return pairs
     first, count = int(some.argmin()), int((~some).sum())

@@ -150,7 +150,7 @@ def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: Options)
     """Return the pairs of some items: of all users, or of those who are evaluated."""
     wanted = np.zeros(dataset.num_items, dtype=np.bool_)
     wanted[items] = True
-    pairs = np.concatenate([block[wanted[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)])
+    pairs: Pairs = np.concatenate([block[wanted[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)])
     if options.eval_users is None:
         return pairs
     seed = np.random.SeedSequence(options.split_seed, spawn_key=(3,))  # beside the three streams of `draw_split`
@@ -158,7 +158,8 @@ def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: Options)
     user_wanted = np.zeros(dataset.num_users, dtype=np.bool_)
     user_wanted[pairs[:, 0]] = True
     user_wanted[order[user_wanted[order]][options.eval_users :]] = False
-    return pairs[user_wanted[pairs[:, 0]]]
+    kept: Pairs = pairs[user_wanted[pairs[:, 0]]]
+    return kept
 
 
 def _group(pairs: Pairs, candidates: npt.NDArray[np.int64], device: torch.device) -> Group:

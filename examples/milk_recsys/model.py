@@ -80,7 +80,10 @@ class Recommender(nn.Module):
         else:
             self.users = nn.Embedding(num_users, options.embedding_dim)
             nn.init.normal_(self.users.weight, std=options.user_init_std)
-        self.encoders = ModalityEncoders.linear(dims, options.embedding_dim)
+        most = options.compress or max(dims.values())
+        self.encoders = ModalityEncoders.linear({name: min(d, most) for name, d in dims.items()}, options.embedding_dim)
+        for index, d in enumerate(dims.values()):  # of modalities that are wider, the directions that are kept
+            self.register_buffer(f"basis_{index}", torch.zeros(d, most) if d > most else None)
         self.imputer = MeanImputer(self.modalities)
         self.register_buffer("trained_users", torch.zeros(num_users, dtype=torch.bool))
 
@@ -120,9 +123,25 @@ class Recommender(nn.Module):
         for some, block in features.blocks(rows):
             imputer.partial_fit(self._scaled(block) if self.options.scale_before_impute else block, observed[some])
         self.imputer = imputer.to(self.users.weight.dtype)
+        for index, name in enumerate(self.modalities):
+            basis: Tensor | None = getattr(self, f"basis_{index}")
+            if basis is not None:
+                gram = torch.zeros(len(basis), len(basis), dtype=torch.float64, device=basis.device)
+                for some, block in features.blocks(rows):
+                    x = self._filled(block, observed[some])[name].double()
+                    gram += x.T @ x
+                basis.copy_(leading_directions(gram, basis.shape[1]))
 
     def prepare(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
-        """Scale and impute rows of features (N, d), in the order that the options say."""
+        """Scale and impute rows of features (N, d), in the order that the options say, and compress wide ones."""
+        filled = self._filled(features, observed)
+        bases = (getattr(self, f"basis_{index}") for index in range(len(self.modalities)))
+        return {
+            name: filled[name] if basis is None else filled[name] @ basis
+            for name, basis in zip(self.modalities, bases, strict=True)
+        }
+
+    def _filled(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
         features = {name: x.to(self.users.weight.dtype) for name, x in features.items()}
         if self.options.scale_before_impute:
             return self.imputer(self._scaled(features), observed)[0]  # type: ignore[no-any-return]
@@ -151,6 +170,22 @@ class Recommender(nn.Module):
         """
         mask = observed if self.options.inference == "available_mean" else None
         return fuse(self.encoders(self.prepare(features, observed)), self.uniform, mask)[0]
+
+
+def leading_directions(gram: Tensor, count: int) -> Tensor:
+    """Return the leading eigenvectors (d, count) of a Gram matrix (d, d), by subspace iteration from a fixed start.
+
+    References:
+        Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4: nearly exact where eigenvalues fall off.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(len(gram), min(count + 16, len(gram)), generator=generator, dtype=gram.dtype)
+    space = torch.linalg.qr(start.to(gram.device)).Q
+    for _ in range(8):
+        space = torch.linalg.qr(gram @ space).Q
+    directions = torch.linalg.eigh(space.T @ gram @ space).eigenvectors[:, -count:]
+    found: Tensor = space @ directions
+    return found
 
 
 class Batch(NamedTuple):

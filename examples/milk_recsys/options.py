@@ -197,6 +197,13 @@ class Options:
         True, "features", "Scale observed rows and then impute, or impute and then scale all rows."
     )
     norm_floor: float = _option(1e-3, "features", "Rows with a smaller norm are left unscaled.")
+    compress: int | None = _option(
+        None,
+        "features",
+        "Project features that are wider on this many principal directions of the training items, once: smaller "
+        "products in every step.",
+        shown="(default: no projection)",
+    )
     negatives: Literal["warm", "all"] = _option(
         "warm",
         "features",
@@ -287,6 +294,7 @@ BEFORE: Mapping[str, Any] = MappingProxyType(
         "user_table": "replicated",
         "tf32": False,
         "kernels": "torch",
+        "compress": None,
         "features": "memory",
         "eval_users": None,
     }
@@ -306,7 +314,7 @@ def validate(options: Options) -> None:
     """Raises OptionError naming the option, the rule and what came."""
     for name in ("batch_size", "num_draws", "eval_every", "patience", "epochs", "embedding_dim"):
         _require(options, name, lambda v: v >= 1, "at least 1")
-    for name in ("threads", "eval_users"):
+    for name in ("threads", "eval_users", "compress"):
         if getattr(options, name) is not None:
             _require(options, name, lambda v: v >= 1, "at least 1")
     for name in ("lr", "alpha"):

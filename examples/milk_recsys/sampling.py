@@ -141,16 +141,18 @@ def build_user_rows(
 
 def _cells(pairs: Tensor | npt.NDArray[Any], num_users: int, pool: Tensor, wanted: Tensor) -> Tensor:
     """u * pool_size + r of the wanted pairs, increasing and distinct; and a last number above them all."""
-    last = len(pool) - 1
+    end = max(int(pool[-1]) + 1, 1)
+    places = torch.full((end,), -1, dtype=torch.int32, device=pool.device)  # faster than a search in the pool
+    places[pool[wanted]] = torch.arange(len(pool), dtype=torch.int32, device=pool.device)[wanted]
 
     def blocks() -> Iterator[Tensor]:
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             some = pairs[start : start + PAIRS_AT_ONCE]
             users, items = (some if isinstance(some, Tensor) else torch.from_numpy(np.array(some))).long().unbind(1)
             _check_users(users, num_users)
-            places = torch.searchsorted(pool, items.contiguous()).clamp(max=last)
-            inside = (pool[places] == items) & wanted[places]
-            yield (users * len(pool) + places)[inside]
+            place = places[items.clamp(0, end - 1)]
+            inside = (place >= 0) & (items >= 0) & (items < end)
+            yield users[inside] * len(pool) + place[inside]
 
     count = sum(map(len, blocks()))
     cells = torch.empty(count + 1, dtype=torch.int64, device=pool.device)
@@ -230,8 +232,8 @@ def _check_rows(pairs: Tensor | npt.NDArray[Any], pool: Tensor) -> None:
         raise ValueError(
             f"build_user_rows: `pool` must hold at least one item and have shape (n,), got {tuple(pool.shape)}."
         )
-    if bool((pool[1:] <= pool[:-1]).any()):
-        raise ValueError("build_user_rows: `pool` must be strictly increasing. Use `torch.unique(pool)`.")
+    if bool((pool[1:] <= pool[:-1]).any()) or int(pool[0]) < 0:
+        raise ValueError("build_user_rows: `pool` must be item ids, strictly increasing. Use `torch.unique(pool)`.")
 
 
 def _check_users(users: Tensor, num_users: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import figures
 import pytest
+from torch.distributed.run import get_args_parser
 
 import invmod
 from milk_recsys import command_line, options
@@ -95,7 +96,7 @@ def test_the_study_of_the_choosing_page_runs() -> None:
 
 
 def test_the_example_page_lists_every_option_of_train_py_with_its_default() -> None:
-    rows = re.findall(r"^\| `(--[a-z-]+)`(?:, `(--no-[a-z-]+)`)? \| (.*?) \|", read("milk.md"), re.MULTILINE)
+    rows = re.findall(r"^\| `(--[a-z0-9-]+)`(?:, `(--no-[a-z0-9-]+)`)? \| (.*?) \|", read("milk.md"), re.MULTILINE)
     listed = {name: (default, bool(negated)) for name, negated, default in rows}
     fields = {flag(field.name): field.default for field in dataclasses.fields(options.Options)}
     assert set(listed) == set(fields)
@@ -124,8 +125,19 @@ def test_the_choosing_page_has_the_numbers_of_the_presets() -> None:
 
 
 def commands(script: str) -> list[list[str]]:
-    lines = [line for page in PAGES for line in re.findall(rf"^\$ python .*/{script}(.*)$", read(page.name), re.M)]
-    return [shlex.split(line, comments=True) for line in lines]
+    return [words for _, words in launched(rf"\S+/{script}")]
+
+
+def launched(script: str) -> list[tuple[list[str], list[str]]]:
+    """What stands before and after a script in the console commands of the pages."""
+    found = []
+    for page in PAGES:
+        text = re.sub(r" \\\n +", " ", read(page.name))  # commands over more than one line
+        lines = re.findall(rf"^\$ (python|torchrun)( .*?)?(?<= ){script}(.*)$", text, re.MULTILINE)
+        found += [
+            (shlex.split(f"{program}{before}"), shlex.split(after, comments=True)) for program, before, after in lines
+        ]
+    return found
 
 
 def test_the_command_lines_of_train_py_are_accepted() -> None:
@@ -134,6 +146,28 @@ def test_the_command_lines_of_train_py_are_accepted() -> None:
     for arguments in found:
         if arguments != ["--help"]:
             command_line.parse_options(arguments)
+
+
+def test_the_command_lines_of_torchrun_are_accepted() -> None:
+    found = [before for before, _ in launched(r"\S+/train.py") if before[0] == "torchrun"]
+    assert len(found) >= 5
+    for words in found:
+        asked = get_args_parser().parse_args([*words[1:], "train.py"])
+        assert "max-restarts" not in " ".join(words) or asked.max_restarts > 0
+
+
+def test_a_job_that_restarts_is_started_with_resume() -> None:
+    for words, options_given in launched(r"\S+/train.py"):
+        if "--max-restarts" in words:
+            assert {"--resume", "--out"} <= set(options_given)
+
+
+def test_the_packages_that_the_scaling_page_names_are_those_of_make_distributed() -> None:
+    pinned = re.compile(r"\b[a-z-]+==[\d.]+")
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^\$ pip install --no-deps (.*?)^```", read("scaling.md"), re.MULTILINE | re.DOTALL)
+    wanted = lines[lines.index("FBGEMM :=") : lines.index("distributed: ")]
+    assert set(pinned.findall(command)) == set(pinned.findall(wanted))
 
 
 def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:

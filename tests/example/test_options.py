@@ -73,7 +73,7 @@ def test_every_option_can_be_given():
         "--variance-correction 1 --alignment-reduction item_mean --alignment-mask complete "
         "--regulariser none --regulariser-weight 0 --no-scale-features --no-scale-before-impute "
         "--norm-floor 0 --negatives all --training-fusion available --inference available_mean "
-        "--eval-users 4 --features mapped --optimiser adam --kernels torch --tf32 --preset paper"
+        "--eval-users 4 --features mapped --optimiser adam --kernels torch --tf32 --compress 9 --preset paper"
     )
     options = parse_options(argv)
     for field in dataclasses.fields(Options):
@@ -183,6 +183,8 @@ def test_notes_name_options_without_effect():
     assert Options(setting="mtmt", train_missing_rate=0.1).notes() == ()
     split = Options(split=Path("s.npz"), split_seed=3, missing_rate=0.2).notes()
     assert [note.split()[0] for note in split] == ["--split-seed", "--missing-rate"]
+    split = Options(split=Path("s.npz"), split_seed=3, eval_users=5).notes()  # whom the seed draws
+    assert not any("--split-seed" in note for note in split)
     assert "not mtmt" in Options(train_missing_rate=0.1).notes()[0]
     assert "ftft" in Options(setting="ftft", missing_rate=0.1).notes()[0]
     assert "--out" in Options(resume=True).notes()[0]

@@ -77,7 +77,7 @@ def test_lists_rank_the_test_items_as_evaluation_did(trained_run, tmp_path):
     pairs = trained_run.dataset.interactions
     pairs = pairs[np.isin(pairs[:, 1], test)]
     ranks = torch.tensor([place[int(user), item] for user, item in pairs])
-    means = mean_metrics(per_user_metrics(torch.from_numpy(pairs[:, 0].copy()), ranks))
+    means = mean_metrics(per_user_metrics(torch.from_numpy(pairs[:, 0].astype(np.int64)), ranks))
     stored = trained_run.metrics["test"]
     assert means == pytest.approx({name: stored[name] for name in means}, abs=1e-12)
 

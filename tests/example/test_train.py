@@ -26,6 +26,7 @@ from milk_recsys.fused import compiles, fused_sums, objective_gradient
 from milk_recsys.model import batch_sums, objective, scores
 from milk_recsys.options import PRESETS, OptionError, Options
 from milk_recsys.progress import Progress
+from milk_recsys.scorer import load_run
 from milk_recsys.split import draw_split
 
 SCRIPT = Path(train.__file__)
@@ -264,6 +265,30 @@ def test_rows_near_zero_are_not_scaled_up(first_step: Callable[..., SimpleNamesp
     for x in model._scaled(features).values():
         assert torch.allclose(x[:2], torch.full_like(x[:2], 1e-5))
         assert x[2].norm().item() == pytest.approx(1)
+
+
+def test_compressed_features_keep_the_leading_directions(
+    data: Path, first_step: Callable[..., SimpleNamespace]
+) -> None:
+    plain, compressed = first_step(setting="mtmt"), first_step(setting="mtmt", compress=4)
+    assert {name: x.shape[1] for name, x in compressed.prepared.items()} == {"text": 4, "image": 4, "audio": 3}
+    for name in ("image", "audio"):  # not wider
+        assert torch.equal(compressed.prepared[name], plain.prepared[name])
+    x = plain.prepared["text"]
+    warm = x[compressed.tables.warm]
+    values, vectors = torch.linalg.eigh(warm.T @ warm)
+    assert values[-4] > 1.01 * values[-5]
+    kept = vectors[:, -4:] @ vectors[:, -4:].T
+    found = compressed.prepared["text"]
+    assert torch.allclose(found @ found.T, x @ kept @ x.T, atol=1e-8)
+
+
+def test_a_run_with_compressed_features_can_be_loaded(data: Path, tmp_path: Path) -> None:
+    metrics = train_in(tmp_path / "run", data=data, compress=2)
+    scorer = load_run(tmp_path / "run")
+    dataset = begin.read_dataset(data)
+    assert scorer.score([0], {name: np.array(x[:3]) for name, x in dataset.features.items()}).shape == (1, 3)
+    assert metrics["test"]["users"] > 0
 
 
 def test_the_same_split_by_file_and_by_seed_gives_the_same_metrics(tmp_path: Path, data: Path) -> None:
