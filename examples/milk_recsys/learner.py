@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from milk_recsys.batches import CompiledGather, gather_batch, gather_static, prepared_rows
 from milk_recsys.captured import CapturedStep
 from milk_recsys.checkpoint import Rows, Streamed, load_into, save_state
+from milk_recsys.errors import DataError
 from milk_recsys.evaluation import Tables
 from milk_recsys.fused import compiles, fused_sums, objective_gradient
 from milk_recsys.lazy_adam import LazyAdam
@@ -19,7 +22,24 @@ from milk_recsys.model import Batch, Recommender, batch_sums, objective
 from milk_recsys.options import OptionError, Options
 from milk_recsys.world import ALONE, World
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "check_learner"]
+
+
+def check_learner(options: Options, device: torch.device, world: World) -> None:
+    """Raise what would keep a `Learner` from working, before anything is written.
+
+    Raises:
+        DataError: compiled loops, or TorchRec, are asked for and cannot be had.
+        OptionError: the options do not go with the number of processes.
+    """
+    compiles(options, device)
+    if world.size > 1 and options.regulariser == "parameters":
+        raise OptionError("--regulariser parameters works in one process only; batch and none work in several.")
+    if options.user_table == "sharded":
+        if not dist.is_initialized():
+            raise OptionError("--user-table sharded spreads the table over processes: start with torchrun.")
+        if find_spec("torchrec") is None:
+            raise DataError("--user-table sharded needs TorchRec, which is not installed. Run `make distributed`.")
 
 
 class Learner:
@@ -33,8 +53,6 @@ class Learner:
     """
 
     def __init__(self, model: Recommender, tables: Tables, options: Options, world: World = ALONE) -> None:
-        if world.size > 1 and options.regulariser == "parameters":
-            raise OptionError("--regulariser parameters works in one process only; batch and none work in several.")
         self.model, self.tables, self.options, self.world = model, tables, options, world
         self.prepared = prepared_rows(model, tables, most=2 * options.batch_size)
         self.device = model.users.weight.device

@@ -40,7 +40,7 @@ from milk_recsys.errors import DataError
 from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
 from milk_recsys.files import replacing, write_json
 from milk_recsys.launch import only_one_speaks
-from milk_recsys.learner import Learner
+from milk_recsys.learner import Learner, check_learner
 from milk_recsys.metrics import NonFiniteScores
 from milk_recsys.model import Recommender, Terms, choose_device, environments
 from milk_recsys.options import OptionError, Options
@@ -97,6 +97,7 @@ def _run(options: Options, dataset: Dataset, device: torch.device, world: World,
     split, notes = _split(options, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device)
+    check_learner(options, device, world)
     world.wait()  # nothing was written so far, so that bad input leaves no half run behind, and all ranks saw the same
     if world.writes:
         start_folder(folder, dataset)
@@ -287,7 +288,8 @@ def epoch_sums(learner: Learner, epoch: int, options: Options, on_step: Callable
     generator = host
     if device.type != "cpu":
         generator = torch.Generator(device).manual_seed(host.initial_seed())
-    order = torch.randperm(tables.num_pairs, generator=generator, dtype=torch.int32, device=device)
+    kind = torch.int32 if tables.num_pairs < 2**31 else torch.int64
+    order = torch.randperm(tables.num_pairs, generator=generator, dtype=kind, device=device)
     at_once = max(1, TRIPLES_AT_ONCE // options.batch_size) * options.batch_size
 
     sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)

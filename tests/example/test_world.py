@@ -14,22 +14,23 @@ import torch
 
 from milk_recsys import begin, train
 from milk_recsys.checkpoint import load_state
+from milk_recsys.errors import DataError
+from milk_recsys.learner import check_learner
+from milk_recsys.options import OptionError, Options
 from milk_recsys.progress import Progress
 from milk_recsys.world import World
 from tests.example.world_worker import losses
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES: list[dict[str, Any]] = [
-    {"dtype": dtype, **values}
-    for dtype in ("float64", "float32")
-    for values in (
-        {},
-        {"optimiser": "adam", "num_draws": 2},
-        {"setting": "mtmt", "alignment_reduction": "item_mean", "training_fusion": "available"},
-        {"model": "align", "alignment_reduction": "sum", "alignment_weight": 1e-3},
-        {"alignment_mask": "complete", "alignment_reduction": "mean", "risk_reduction": "sum"},
-        {"model": "erm", "regulariser": "none"},
-    )
+    {"dtype": "float64"},
+    {"dtype": "float64", "optimiser": "adam", "num_draws": 2},
+    {"dtype": "float64", "setting": "mtmt", "alignment_reduction": "item_mean", "training_fusion": "available"},
+    {"dtype": "float64", "model": "align", "alignment_reduction": "sum", "alignment_weight": 1e-3, "kernels": "torch"},
+    {"dtype": "float64", "alignment_mask": "complete", "alignment_reduction": "mean", "risk_reduction": "sum"},
+    {"dtype": "float64", "model": "erm", "regulariser": "none"},
+    {"dtype": "float32"},
+    {"dtype": "float32", "setting": "mtmt", "training_fusion": "available"},
 ]
 
 
@@ -46,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., 
     return write_dataset(tmp_path_factory.mktemp("ranks") / "data", items=120, pairs_per_user=20)
 
 
-@pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 5)])
+@pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 3)])
 def test_ranks_give_the_losses_of_one_process(data: Path, tmp_path: Path, size: int, step: int) -> None:
     out, cases = tmp_path / "found.json", CASES[::step]
     done = torchrun(size, "tests/example/world_worker.py", str(data), str(out), json.dumps(cases))
@@ -116,6 +117,19 @@ def test_a_sharded_table_of_users_gives_the_run_of_a_replicated_one(data: Path, 
     done = torchrun(1, "examples/milk_recsys/train.py", *arguments, *options)
     assert done.returncode == 0, done.stderr[-9000:]
     assert json.loads((tmp_path / "sharded/metrics.json").read_text())["test"] == found["test"]
+
+
+def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    for further, error in (
+        ("--user-table=sharded", "start with torchrun"),
+        ("--kernels=numba --training-fusion=available", "does not know --training-fusion available"),
+    ):
+        with pytest.raises((DataError, OptionError), match=error):
+            alone(data, tmp_path / "run", *further.split())
+        assert not (tmp_path / "run").exists()
+    options = Options(regulariser="parameters", optimiser="adam")
+    with pytest.raises(OptionError, match="one process only"):
+        check_learner(options, torch.device("cpu"), World(0, 2))
 
 
 def test_bad_input_is_told_once_and_ends_every_process(data: Path, tmp_path: Path) -> None:
