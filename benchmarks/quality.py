@@ -12,7 +12,6 @@ was not. The table lies beside the store.
 import argparse
 import dataclasses
 import datetime
-import json
 import platform
 import shlex
 import sys
@@ -182,9 +181,7 @@ def open_store(path: Path, variants: Sequence[Variant], dataset: Dataset) -> His
                     f"--variant {variant.name}: {path} holds it with the options {line['options']!r}, not "
                     f"{variant.given!r}. Give it another name, or choose another --out."
                 )
-    if path.exists():
-        with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    store.mend()
     return store
 
 

@@ -24,7 +24,8 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
 
     `--preset` is read first and gives the defaults for the rest, so an option given wins over it
     wherever it stands, and `--preset paper --help` shows that preset's values. With `--resume` and
-    an `--out` that holds a run, that run's options are the defaults, and only those that say where things are may be changed.
+    an `--out` that holds a run, that run's options are the defaults, and only those that say where
+    things are may be changed.
     """
     args = [str(argument) for argument in argv]
     first, _ = tyro.cli(_First, args=args, return_unknown_args=True, add_help=False, prog=prog)

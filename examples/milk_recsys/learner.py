@@ -49,7 +49,7 @@ class Learner:
         model: changed in place.
         tables: what it learns from.
         options: the objective, the optimiser and the precision.
-        ranks: the processes that share a batch; all have the same weights.
+        world: the processes that share a batch; all have the same weights.
     """
 
     def __init__(self, model: Recommender, tables: Tables, options: Options, world: World = ALONE) -> None:

@@ -91,6 +91,7 @@ def main(study: Study) -> int:
         return 2
     study.out.mkdir(parents=True, exist_ok=True)
     store = History(study.out / "runs.jsonl")
+    store.mend()
     for model in MODELS:
         for number in range(study.trials):
             if _found(store, "trial", model, number) is None:

@@ -329,9 +329,16 @@ class History:
 
     def keep(self, epoch: int) -> None:
         """Drop what lies after an epoch: lines whose checkpoint was never written."""
-        kept = [line for line in self.read() if line["epoch"] <= epoch]
+        self._write([line for line in self.read() if line["epoch"] <= epoch])
+
+    def mend(self) -> None:
+        """Drop a last line that a kill has cut, so that the next one begins a line."""
+        if self.path.exists():
+            self._write(self.read())
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
         with replacing(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line."""

@@ -385,6 +385,18 @@ def test_a_killed_run_resumes_to_the_same_weights(
         assert losses[0] == losses[1]
 
 
+def test_a_history_that_a_kill_has_cut_goes_on_with_a_whole_line(tmp_path: Path) -> None:
+    history = train.History(tmp_path / "runs.jsonl")
+    history.mend()  # of nothing, makes nothing
+    assert not history.path.exists()
+    history.add({"epoch": 0})
+    with history.path.open("a") as file:
+        file.write('{"epoch": 1, "lo')
+    history.mend()
+    history.add({"epoch": 2})
+    assert history.read() == [{"epoch": 0}, {"epoch": 2}]
+
+
 def test_a_folder_that_holds_a_run_is_refused(trained_run: SimpleNamespace) -> None:
     before = {path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()}
     with pytest.raises(OptionError, match=r"holds a run .* never overwritten"):
