@@ -125,4 +125,4 @@ def _batch(
     features = prepared(items)
     dtype = next(iter(features.values())).dtype
     copies, shares = copies.to(dtype), shares.to(dtype)
-    return Batch(rows, others, features, tables.observed[items], copies, shares, tables.complete)
+    return Batch(rows, others, features, tables.observed[items], copies, shares)

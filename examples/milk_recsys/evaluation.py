@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -88,11 +87,6 @@ class Tables:
     def trained_users(self) -> Tensor:
         """Which users have a training pair, (num_users,) bool."""
         return self.rows.offsets.diff() > 0
-
-    @cached_property
-    def complete(self) -> bool:
-        """Whether every item that training may see has all modalities observed."""
-        return bool(self.observed[self.warm].all() and self.observed[self.pool].all())
 
     def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the users and the items, (n,) int64 each, of training pairs by their numbers (n,) from 0 to P - 1."""

@@ -201,7 +201,6 @@ class Batch(NamedTuple):
         copies: (n,) how often each row is a positive or a negative.
         shares: (p,) how much each of the p rows of positive items weighs in the alignment: 1 for a distinct item,
             1 / c for one that has c rows. Over all rows and ranks the shares of an item sum to 1.
-        complete: whether it is known that all is observed.
     """
 
     positives: Tensor
@@ -210,7 +209,6 @@ class Batch(NamedTuple):
     observed: Tensor
     copies: Tensor
     shares: Tensor
-    complete: bool
 
 
 class Terms(NamedTuple):

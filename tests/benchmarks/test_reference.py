@@ -159,7 +159,7 @@ def example_batch(case: Case, model: Recommender) -> Batch:
     model.fit_preparation(ItemFeatures(arrays, torch.device("cpu")), observed, torch.arange(NUM_ITEMS))
     prepared = model.prepare(holes, observed)
     case.features = {name: x.detach().numpy() for name, x in prepared.items()}
-    tables = cast(Tables, SimpleNamespace(observed=observed, complete=False))  # all that is read of it
+    tables = cast(Tables, SimpleNamespace(observed=observed))  # all that is read of it
     return gather_batch(tables, lambda items: {name: x[items] for name, x in prepared.items()}, pos, neg)
 
 
