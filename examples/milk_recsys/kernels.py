@@ -46,26 +46,8 @@ def find_rows(
     Returns:
         how many items are positive ones, and how many there are.
     """
-    n = 0
-    for b in range(len(positives)):
-        item = positives[b]
-        row = place[item]
-        if row < 0:
-            row = n
-            place[item], items[n], copies[n] = n, item, 0
-            n += 1
-        rows[b] = row
-        copies[row] += 1
-    p = n
-    for b in range(len(negatives)):
-        item = negatives[b]
-        row = place[item]
-        if row < 0:
-            row = n
-            place[item], items[n], copies[n] = n, item, 0
-            n += 1
-        others[b] = row
-        copies[row] += 1
+    p = _number(positives, 0, place, items, rows, copies)
+    n = _number(negatives, p, place, items, others, copies)
     for k in range(n):
         place[items[k]] = -1
     return p, n
@@ -194,6 +176,21 @@ def step_rows(
                 m[d] += new * (g[d] - m[d])
                 v[d] += new_sq * (g[d] * g[d] - v[d])
                 w[d] -= size * m[d] / (np.sqrt(v[d]) + eps)
+
+
+@compiled
+def _number(ids: Ints, n: int, place: NDArray[np.int32], items: Ints, rows: Ints, copies: Floats) -> int:
+    """Number the ids that have no place yet from n on, and count all; return the next number."""
+    for b in range(len(ids)):
+        item = ids[b]
+        row = place[item]
+        if row < 0:
+            row = n
+            place[item], items[n], copies[n] = n, item, 0
+            n += 1
+        rows[b] = row
+        copies[row] += 1
+    return n
 
 
 @compiled

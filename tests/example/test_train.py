@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from milk_recsys import begin, train
-from milk_recsys.batches import gather_batch, gather_static, prepared_rows
+from milk_recsys.batches import CompiledGather, gather_batch, gather_static, prepared_rows
 from milk_recsys.checkpoint import load_state, save_state
 from milk_recsys.data import DataError, Dataset
-from milk_recsys.evaluation import build_tables
+from milk_recsys.evaluation import Tables, build_tables
 from milk_recsys.fused import compiles, fused_sums, objective_gradient
-from milk_recsys.model import batch_sums, objective, scores
+from milk_recsys.model import Batch, batch_sums, objective, scores
 from milk_recsys.options import PRESETS, OptionError, Options
 from milk_recsys.progress import Progress
 from milk_recsys.scorer import load_run
@@ -161,8 +161,15 @@ def test_objective_equals_its_formula(first_step: Callable[..., SimpleNamespace]
         assert value.item() == pytest.approx(expected[name], rel=1e-10, abs=1e-12), name
 
 
+def gather_compiled(tables: Tables, *arguments: Any) -> Batch:
+    gather = CompiledGather(tables.features.num_items)
+    batch = gather(tables, *arguments)
+    assert (gather.place == -1).all()  # ready for the next one
+    return batch
+
+
 @each_objective
-@pytest.mark.parametrize("gather", [gather_batch, gather_static])
+@pytest.mark.parametrize("gather", [gather_batch, gather_static, gather_compiled])
 def test_the_closed_form_equals_the_composition(
     first_step: Callable[..., SimpleNamespace], values: dict[str, Any], gather: Callable[..., Any]
 ) -> None:
@@ -204,7 +211,7 @@ def test_sums_add_up_over_parts_and_ways_to_gather(
     users, positives, negatives = it.triples
     whole = batch_sums(it.model, it.u, it.batch, it.weights, it.options)
     expected = gradients(it, whole)
-    for gather in (gather_batch, gather_static):
+    for gather in (gather_batch, gather_static, gather_compiled):
         for parts in ([slice(0, 40)], [slice(0, 7), slice(7, 8), slice(8, 40)]):
             sums = torch.stack(
                 [
@@ -237,7 +244,12 @@ def test_scores_and_their_gradient(subtracts: bool) -> None:
 def test_a_batch_encodes_each_distinct_item_once(first_step: Callable[..., SimpleNamespace]) -> None:
     it = first_step()
     _, positives, negatives = it.triples
-    assert len(it.batch.observed) == len(torch.unique(torch.cat([positives, negatives])))
+    distinct = len(torch.unique(torch.cat([positives, negatives])))
+    for gather in (gather_batch, gather_compiled):
+        batch = gather(it.tables, it.gather, positives, negatives)
+        assert len(batch.observed) == len(batch.copies) == distinct
+        assert len(batch.shares) == len(positives.unique())
+        assert batch.copies.sum() == 80
 
 
 def test_preparation_never_sees_a_cold_item(data: Path) -> None:
