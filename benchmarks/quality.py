@@ -11,12 +11,9 @@ was not. The table lies beside the store.
 
 import argparse
 import dataclasses
-import datetime
 import platform
 import shlex
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,15 +28,11 @@ from milk_recsys.begin import dataset_facts
 from milk_recsys.command_line import given_options, parse_options
 from milk_recsys.data import Dataset, read_dataset
 from milk_recsys.errors import DataError
-from milk_recsys.evaluation import build_tables, evaluate_test
 from milk_recsys.files import replacing
 from milk_recsys.metrics import NonFiniteScores
-from milk_recsys.model import choose_device
 from milk_recsys.options import OptionError, Options, flag
-from milk_recsys.progress import Progress
-from milk_recsys.split import draw_split
-from milk_recsys.study import MONITOR
-from milk_recsys.train import Diverged, History, train_model, versions
+from milk_recsys.study import MONITOR, mean_sd, train_once
+from milk_recsys.train import Diverged, History
 
 METRICS = (MONITOR, "recall@20")
 OURS = ("data", "empty_items", "split", "split_seed", "seed", "compare", "out", "resume", "threads")
@@ -198,13 +191,7 @@ def runs_of(store: History, variant: Variant) -> list[dict[str, Any]]:
 def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
     """Train and evaluate once; return the line of the store."""
     options = dataclasses.replace(variant.options, seed=number, split_seed=number, compare="none")
-    split, _ = draw_split(dataset, options)
-    device = choose_device(options.device)
-    tables = build_tables(dataset, split, options, device)
-    begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        trained, record = train_model(options, tables, Path(folder), Progress(quiet=True))
-    sections, _ = evaluate_test(trained, tables, MONITOR)
+    record, sections, facts = train_once(options, dataset)
     line = {
         "variant": variant.name,
         "number": number,
@@ -213,9 +200,7 @@ def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
         "test": {name: sections["test"][name] for name in METRICS},
         "test_complete": {MONITOR: sections["test_complete"][MONITOR]},
         **{name: record[name] for name in ("best_epoch", "epochs", "seconds_per_epoch")},
-        "seconds": time.perf_counter() - begun,
-        "versions": versions(device),
-        "date": datetime.date.today().isoformat(),
+        **facts,
     }
     print(
         f"repeat {number}, {variant.name}: test {MONITOR} {line['test'][MONITOR]:.4f}, "
@@ -259,12 +244,6 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def mean_sd(values: Sequence[float]) -> str:
-    """Write a mean with the standard deviation of the sample."""
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
 
 
 def difference(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> str:

@@ -58,8 +58,7 @@ def gather_batch(
     others = torch.where(known, place, new.cumsum(0) + (len(items) - 1))[others]
     shares = torch.ones(len(items))
     if whole is not None:
-        distinct, all_counts = torch.unique(whole, return_counts=True)
-        shares = counts / all_counts[torch.searchsorted(distinct, items)].double()
+        shares = _shares(items, counts, whole)
     return _batch(tables, prepared, torch.cat([items, further[new]]), rows, others, copies, shares)
 
 
@@ -91,9 +90,7 @@ class CompiledGather:
         num_positive, count = find_rows(*arrays[0], self.place, *arrays[1])  # type: ignore[call-arg]
         items, copies, shares = items[:count], copies[:count], torch.ones(num_positive)
         if whole is not None:
-            distinct, all_counts = torch.unique(whole, return_counts=True)
-            mine = torch.bincount(rows, minlength=num_positive)
-            shares = mine / all_counts[torch.searchsorted(distinct, items[:num_positive])].double()
+            shares = _shares(items[:num_positive], torch.bincount(rows, minlength=num_positive), whole)
         return _batch(tables, prepared, items, rows, others, copies, shares)
 
 
@@ -111,6 +108,13 @@ def gather_static(
     counts = torch.zeros(len(tables.observed), dtype=torch.float64, device=items.device)
     counts.index_add_(0, whole, counts.new_ones(()).expand(len(whole)))
     return _batch(tables, prepared, items, rows, others, torch.ones_like(items), 1 / counts[positives])
+
+
+def _shares(items: Tensor, counts: Tensor, whole: Tensor) -> Tensor:
+    """Return which share of its copies in the whole batch is here, for distinct items with their counts here."""
+    distinct, all_counts = torch.unique(whole, return_counts=True)
+    shares: Tensor = counts / all_counts[torch.searchsorted(distinct, items)].double()
+    return shares
 
 
 def _batch(

@@ -16,7 +16,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,21 @@ def _run(
     fixed: dict[str, Any] = {"data": study.data, "model": model, "setting": study.setting, "epochs": study.epochs}
     options = Options(**fixed, seed=seed, split_seed=seed, compare="none", **values)
     validate(options)
+    record, sections, facts = train_once(options, dataset)
+    tested = ("test", "test_complete", "test_all_cold", "imposed") if phase == "repeat" else ()
+    line = {"phase": phase, "model": model, "number": number, "seed": seed, "tuned": values, **record}
+    line |= {part: sections[part] for part in ("validation", *tested)}  # a trial must not see the test set
+    line |= facts
+    print(f"{phase} {number} {model} {values}: validation {sections['validation'][MONITOR]:.4f}", flush=True)
+    return line
+
+
+def train_once(options: Options, dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Train on a split drawn from the options and evaluate, leaving no file.
+
+    Returns:
+        the record of `train_model`; the sections of `evaluate_test`; and ``seconds``, ``versions`` and ``date``.
+    """
     split, _ = draw_split(dataset, options)
     device = choose_device(options.device)
     tables = build_tables(dataset, split, options, device)
@@ -138,14 +153,8 @@ def _run(
     with tempfile.TemporaryDirectory() as folder:
         trained, record = train_model(options, tables, Path(folder), Progress(quiet=True))
     sections, _ = evaluate_test(trained, tables, MONITOR)
-    tested = ("test", "test_complete", "test_all_cold", "imposed") if phase == "repeat" else ()
-    line = {"phase": phase, "model": model, "number": number, "seed": seed, "tuned": values, **record}
-    line |= {part: sections[part] for part in ("validation", *tested)}  # a trial must not see the test set
-    line["seconds"] = time.perf_counter() - begun
-    line["versions"] = versions(device)
-    line["date"] = datetime.date.today().isoformat()
-    print(f"{phase} {number} {model} {values}: validation {sections['validation'][MONITOR]:.4f}", flush=True)
-    return line
+    seconds, date = time.perf_counter() - begun, datetime.date.today().isoformat()
+    return record, sections, {"seconds": seconds, "versions": versions(device), "date": date}
 
 
 def _runs(store: History, phase: str, model: str) -> list[dict[str, Any]]:
@@ -178,10 +187,10 @@ def table(study: Study, store: History) -> str:
         runs = repeats[model]
         chosen = ", ".join(f"{name} {value:.3g}" for name, value in runs[0]["tuned"].items())
         cells = [
-            _mean_sd([run["test"]["ndcg@20"] for run in runs]),
-            _mean_sd([run["test"]["recall@20"] for run in runs]),
-            _mean_sd([run["test_complete"]["ndcg@20"] for run in runs]),
-            _mean_sd([min(hidden["ndcg@20"] for hidden in run["imposed"].values()) for run in runs]),
+            mean_sd([run["test"]["ndcg@20"] for run in runs]),
+            mean_sd([run["test"]["recall@20"] for run in runs]),
+            mean_sd([run["test_complete"]["ndcg@20"] for run in runs]),
+            mean_sd([min(hidden["ndcg@20"] for hidden in run["imposed"].values()) for run in runs]),
             "" if model == "erm" else _difference(runs, repeats["erm"]),
             chosen,
         ]
@@ -198,7 +207,8 @@ def table(study: Study, store: History) -> str:
     return "\n".join(lines)
 
 
-def _mean_sd(values: list[float]) -> str:
+def mean_sd(values: Sequence[float]) -> str:
+    """Write a mean with the standard deviation of the sample."""
     spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return f"{np.mean(values):.4f}{spread}"
 

@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from benchmarks import quality
+from milk_recsys import study
 from milk_recsys.errors import DataError
 from milk_recsys.options import OptionError
 
@@ -105,7 +106,7 @@ def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_others(
         seen.append((options.split_seed, options.seed, options.lr, options.model, options.compare))
         raise quality.Diverged("stop") if len(seen) == 4 else KeyboardInterrupt
 
-    monkeypatch.setattr(quality, "train_model", train)
+    monkeypatch.setattr(study, "train_model", train)
     dataset = quality.read_dataset(data)
     variants = quality.read_variants(FIXED, VARIANTS)
     for number, variant in ((0, variants[0]), (0, variants[1]), (7, variants[2])):
@@ -126,7 +127,7 @@ def test_the_same_options_under_two_names_give_the_same_figures(data: Path, tmp_
 def test_a_killed_command_goes_on_to_the_same_result(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    out, real, calls = tmp_path / "store.jsonl", quality.train_model, []
+    out, real, calls = tmp_path / "store.jsonl", study.train_model, []
 
     def dies(*given: Any) -> Any:
         calls.append(given)
@@ -134,13 +135,13 @@ def test_a_killed_command_goes_on_to_the_same_result(
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(quality, "train_model", dies)
+    monkeypatch.setattr(study, "train_model", dies)
     with pytest.raises(KeyboardInterrupt):
         command(data, out)
     with out.open("a", encoding="utf-8") as file:
         file.write('{"variant": "base", "num')  # a line that the kill has cut
     calls.clear()
-    monkeypatch.setattr(quality, "train_model", lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(study, "train_model", lambda *given: calls.append(given) or real(*given))
     assert command(data, out) == 0
     assert len(calls) == 9 - after
     assert results(out) == results(finished)
@@ -151,9 +152,9 @@ def test_a_killed_command_goes_on_to_the_same_result(
 def test_a_finished_command_runs_nothing_and_more_repeats_or_variants_only_what_lacks(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, real, calls = tmp_path / "store.jsonl", quality.train_model, []
+    out, real, calls = tmp_path / "store.jsonl", study.train_model, []
     out.write_bytes(finished.read_bytes())
-    monkeypatch.setattr(quality, "train_model", lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(study, "train_model", lambda *given: calls.append(given) or real(*given))
     assert command(data, out) == 0
     assert not calls
     assert out.read_bytes() == finished.read_bytes()
