@@ -27,14 +27,18 @@ def tiktok() -> Training:
     return training_setup(read_dataset(Path(os.environ["INVMOD_DATA"]) / "tiktok", empty_items="drop"), OPTIONS)
 
 
-def tiktok_epoch(quick: bool) -> Case:
-    """An epoch on TikTok."""
-    training = tiktok()
+def _epoch(training: Training, most_rounds: int) -> Case:
+    """An epoch against the plain reference."""
     reference, _ = reference_setup(training)
     return Case(
         training.epoch, reference, "epoch", "benchmarks/reference.py",
-        floor=training.epoch_floor, steps=training.steps, most_rounds=2 if quick else 100,
+        floor=training.epoch_floor, steps=training.steps, most_rounds=most_rounds,
     )  # fmt: skip
+
+
+def tiktok_epoch(quick: bool) -> Case:
+    """An epoch on TikTok."""
+    return _epoch(tiktok(), 2 if quick else 100)
 
 
 def tiktok_evaluation(quick: bool) -> Case:  # noqa: ARG001
@@ -50,12 +54,7 @@ def baby_epoch(quick: bool) -> Case:
     """An epoch on random data of the shape of Amazon Baby, in the quick form on an eighth of its users and pairs."""
     share = 8 if quick else 1
     dataset = random_dataset(19_445 // share, 7_050, 128_963 // share, {"image": 4096, "text": 384})
-    training = training_setup(dataset, OPTIONS)
-    reference, _ = reference_setup(training)
-    return Case(
-        training.epoch, reference, "epoch", "benchmarks/reference.py",
-        floor=training.epoch_floor, steps=training.steps, most_rounds=1 if quick else 3,
-    )  # fmt: skip
+    return _epoch(training_setup(dataset, OPTIONS), 1 if quick else 3)
 
 
 def large_batch(quick: bool) -> Case:  # noqa: ARG001
