@@ -16,10 +16,10 @@ from milk_recsys.recommend import RecommendOptions
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted({*DOCS.glob("*.md"), *DOCS.glob("parts/*.md"), *DOCS.glob("examples/*.md")})
 
 
-def read(name: str) -> str:
+def read(name: str | Path) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
@@ -37,8 +37,9 @@ def flag(name: str) -> str:
 # --- the library
 
 
-def test_the_api_page_documents_every_public_name_once() -> None:
-    documented = re.findall(r"^\.\. auto(?:function|class):: invmod\.(\w+)$", read("api.md"), re.MULTILINE)
+def test_the_pages_of_the_parts_document_every_public_name_once() -> None:
+    pages = "\n".join(read(page) for page in PAGES)
+    documented = re.findall(r"^\.\. auto(?:function|class):: invmod\.(\w+)$", pages, re.MULTILINE)
     assert sorted(documented) == sorted(invmod.__all__)
 
 
@@ -59,9 +60,9 @@ def test_functions_of_the_example_that_the_concepts_page_names_exist() -> None:
         assert (ROOT / "examples" / path).exists(), path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_names_of_the_library_in_a_page_exist(page: Path) -> None:
-    named = re.findall(r"\binvmod\.(\w+)", read(page.name))
+    named = re.findall(r"\binvmod\.(\w+)", read(page))
     assert [name for name in named if not hasattr(invmod, name)] == []
 
 
@@ -71,13 +72,13 @@ def test_names_of_the_library_in_a_page_exist(page: Path) -> None:
 def test_every_page_is_in_a_table_of_contents() -> None:
     trees = re.findall(r"```\{toctree\}\n(.*?)```", read("index.md"), re.DOTALL)
     listed = {line.strip() for tree in trees for line in tree.splitlines() if line and not line.startswith(":")}
-    assert listed == {page.stem for page in PAGES} - {"index"}
+    assert listed == {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} - {"index"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_make_targets_in_a_page_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)", read(page.name))) <= targets
+    assert set(re.findall(r"`make ([a-z-]+)", read(page))) <= targets
 
 
 def test_the_pictures_of_the_choosing_page_are_those_that_the_script_draws() -> None:
@@ -132,7 +133,7 @@ def launched(script: str) -> list[tuple[list[str], list[str]]]:
     """What stands before and after a script in the console commands of the pages."""
     found = []
     for page in PAGES:
-        text = re.sub(r" \\\n +", " ", read(page.name))  # commands over more than one line
+        text = re.sub(r" \\\n +", " ", read(page))  # commands over more than one line
         lines = re.findall(rf"^\$ (python|torchrun)( .*?)?(?<= ){script}(.*)$", text, re.MULTILINE)
         found += [
             (shlex.split(f"{program}{before}"), shlex.split(after, comments=True)) for program, before, after in lines

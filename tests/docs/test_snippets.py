@@ -12,7 +12,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted({*ROOT.glob("docs/*.md"), *ROOT.glob("docs/parts/*.md"), *ROOT.glob("docs/examples/*.md")}),
+]
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -162,7 +162,7 @@ def test_loaded_means_cannot_go_on_but_can_be_fitted_anew():
 def test_blocks_of_rows_change_nothing(monkeypatch, rows_at_once):
     features, mask = draw(seeded(0), 7)
     whole = MeanImputer(NAMES).fit(features, mask)
-    monkeypatch.setattr(imputation, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(imputation.constant, "ROWS_AT_ONCE", rows_at_once)
     blocks = MeanImputer(NAMES).fit(features, mask)
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(blocks.state_dict()[key], value, rtol=1e-14, atol=1e-14)
@@ -177,7 +177,7 @@ def test_a_table_is_read_in_blocks(monkeypatch):
             gathered.append(len(index))
             return super().__getitem__(index)
 
-    monkeypatch.setattr(imputation, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(imputation.constant, "ROWS_AT_ONCE", 3)
     features = {"text": torch.ones(10, 2).as_subclass(Watched)}
     MeanImputer(["text"]).fit(features, torch.ones(10, 1, dtype=torch.bool))
     assert gathered == [3, 3, 3, 1]

@@ -1,4 +1,4 @@
-"""Alignment: draw what two modalities of one sample say towards each other, where both are there."""
+"""Squared distances between the modalities of a sample."""
 
 from __future__ import annotations
 
