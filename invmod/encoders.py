@@ -22,9 +22,23 @@ class ModalityEncoders(nn.Module):
     Any string is the name of a modality, ``"type"`` and ``"audio.v2"`` included: names are kept beside the modules,
     which sit in a list (``state_dict`` keys are ``encoders.0...`` in the order of `modalities`).
 
+    Features may have any shape and dtype behind the first axis: vectors, images (N, C, H, W), token ids (N, L) of
+    int64. What lies in a cell that `mask` hides, NaN or an id out of range, never reaches a module. In its place a
+    module sees
+
+    * a row of zeros, of the feature's dtype (False for bools): a valid index of every embedding. This is the default.
+      It keeps shapes fixed, so that it traces under ``torch.compile`` and waits for no device;
+    * nothing, with ``skip_missing=True``: a module is called with the available rows alone, none of them included.
+      Missing cells then cost nothing, batch statistics are those of the available rows, and a module that is not
+      finite on zeros (a mean over tokens other than padding, a division by a norm) does no harm. It must take a batch
+      of any number of rows, 0 included.
+
+    In both cases the cell's z is 0 and no gradient comes from it.
+
     Arguments:
         modules: modality name -> module from features (N, ...) to (N, D), the same D for all. The order of this
             mapping is the order of z's modality axis.
+        skip_missing: whether modules are called with the available rows alone.
 
     Attributes:
         modalities: the M names in the order of z's columns.
@@ -43,8 +57,9 @@ class ModalityEncoders(nn.Module):
         (('text', 'image'), torch.Size([3, 2, 2]))
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], *, skip_missing: bool = False) -> None:
         super().__init__()
+        self.skip_missing = skip_missing
         self.modalities = check_names("ModalityEncoders", list(modules))
         for name, module in modules.items():
             if not isinstance(module, nn.Module):
@@ -110,7 +125,8 @@ class ModalityEncoders(nn.Module):
         Arguments:
             features: modality name -> (N, ...), exactly the names of `modalities`.
             mask: bool (N, M) or name -> (N,), the cells that may be used. An unavailable row is replaced by zeros
-                before the module, so that what lies there, NaN included, reaches neither z nor a gradient.
+                before the module, or left out with ``skip_missing=True``, so that what lies there, NaN included,
+                reaches neither z nor a gradient.
 
         Returns:
             (N, M, D); unavailable cells are 0.
@@ -162,8 +178,11 @@ class ModalityEncoders(nn.Module):
             raise ValueError(f"ModalityEncoders: modalities must have equal numbers of rows, got {rows}.")
         return next(iter(rows.values()))
 
-    @staticmethod
-    def _encode(name: str, encoder: nn.Module, x: Tensor, column: Tensor | None) -> Tensor:
+    def _encode(self, name: str, encoder: nn.Module, x: Tensor, column: Tensor | None) -> Tensor:
+        if column is not None and self.skip_missing:
+            (rows,) = column.to(x.device).nonzero(as_tuple=True)
+            some = self._encode(name, encoder, x[rows], None)
+            return some.new_zeros(len(x), some.shape[1]).index_copy(0, rows, some)
         if column is not None:
             x = torch.where(append_axes(column, x), x, torch.zeros((), dtype=x.dtype, device=x.device))
         try:

@@ -89,13 +89,11 @@ def _generator(stream: np.random.SeedSequence) -> torch.Generator:
 def _hide(
     mask: npt.NDArray[np.bool_], rows: Items, rate: float, generator: torch.Generator, name: str, notes: list[str]
 ) -> npt.NDArray[np.bool_]:
-    hidden, shortfall = simulate_missing(torch.from_numpy(mask), rate, rows=torch.from_numpy(rows), generator=generator)
-    if shortfall:
-        notes.append(
-            f"{plural(shortfall, f'fewer {name} item', f'fewer {name} items')} than {rate:.0%} lost a modality: the "
-            "others have only one to begin with."
-        )
-    return hidden.numpy()
+    result = simulate_missing(torch.from_numpy(mask), rate, rows=torch.from_numpy(rows), generator=generator)
+    if result.shortfall:
+        fewer = plural(result.shortfall, f"fewer {name} item", f"fewer {name} items")
+        notes.append(f"{fewer} than {rate:.0%} lost a modality: the others have only one to begin with.")
+    return result.mask.numpy()
 
 
 def write_split(path: Path, split: Split) -> None:

@@ -11,8 +11,68 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invmod.environments.protocol import checked_dtype, checked_shape, positive_int
 
-class CyclicMixupEnvs:
+
+class _DirichletRows:
+    """What the two kinds share: E = ``include_uniform + num_draws * num_modalities`` rows from a Dirichlet."""
+
+    def __init__(
+        self,
+        num_modalities: int,
+        alpha: float | Sequence[float] = 0.1,
+        *,
+        num_draws: int = 1,
+        include_uniform: bool = True,
+        min_weight: float = 0.0,
+    ) -> None:
+        kind = type(self).__name__
+        self.num_modalities = positive_int(kind, "num_modalities", num_modalities)
+        self.num_draws = positive_int(kind, "num_draws", num_draws)
+        if isinstance(min_weight, bool) or not isinstance(min_weight, (int, float, Real)):
+            raise TypeError(f"{kind}: `min_weight` must be a number, got {min_weight!r}.")
+        if not 0 <= min_weight < 1 / num_modalities:
+            raise ValueError(
+                f"{kind}: `min_weight` must lie in [0, 1/M) = [0, {1 / num_modalities:.6g}), got {min_weight}."
+            )
+        self.alpha = _concentration(kind, alpha, num_modalities)
+        self.include_uniform = include_uniform
+        self.min_weight = min_weight
+        self.num_envs = int(include_uniform) + num_draws * num_modalities
+
+    def _sample(
+        self,
+        sample_shape: int | Sequence[int],
+        places: NDArray[np.int64],
+        draws: int,
+        generator: torch.Generator | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        """Gather a sample's E M weights from its drawn ones, (draws * M) of them, and 1/M behind these."""
+        kind = type(self).__name__
+        dtype, shape = checked_dtype(kind, dtype), checked_shape(kind, sample_shape)
+        drawn = _dirichlet(self.alpha, (math.prod(shape), draws), generator)
+        # A sample's distinct weights, cast once, and 1/M behind them; the rows are one gather from these.
+        cells = np.empty((drawn.shape[0], drawn.shape[1] + 1), np.float32 if dtype == torch.float32 else np.float64)
+        cells[:, :-1], cells[:, -1] = _with_floor(drawn, self.min_weight, self.num_modalities), 1 / self.num_modalities
+        weights = np.take(cells, places, axis=1).reshape(*shape, self.num_envs, self.num_modalities)
+        return torch.as_tensor(weights, device=device, dtype=dtype)
+
+    def _uniform(self, draws: int) -> NDArray[np.int64]:
+        """Where the weights of the uniform row lie: all behind the drawn ones."""
+        return np.full(self.include_uniform * self.num_modalities, draws * self.num_modalities)
+
+    def __repr__(self) -> str:
+        alpha = self.alpha.tolist()
+        return (
+            f"{type(self).__name__}({self.num_modalities}, alpha="
+            f"{alpha[0] if len(set(alpha)) == 1 else alpha}, num_draws={self.num_draws}, "
+            f"include_uniform={self.include_uniform}, min_weight={self.min_weight})"
+        )
+
+
+class CyclicMixupEnvs(_DirichletRows):
     r"""Dirichlet weights and their cyclic shifts, so that every modality dominates some environment.
 
     With :math:`e = 0` the uniform row, each draw gives M rows:
@@ -54,33 +114,6 @@ class CyclicMixupEnvs:
         True
     """
 
-    def __init__(
-        self,
-        num_modalities: int,
-        alpha: float | Sequence[float] = 0.1,
-        *,
-        num_draws: int = 1,
-        include_uniform: bool = True,
-        min_weight: float = 0.0,
-    ) -> None:
-        for name, value in (("num_modalities", num_modalities), ("num_draws", num_draws)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"CyclicMixupEnvs: `{name}` must be an int, got {value!r}.")
-            if value < 1:
-                raise ValueError(f"CyclicMixupEnvs: `{name}` must be at least 1, got {value}.")
-        if isinstance(min_weight, bool) or not isinstance(min_weight, (int, float, Real)):
-            raise TypeError(f"CyclicMixupEnvs: `min_weight` must be a number, got {min_weight!r}.")
-        if not 0 <= min_weight < 1 / num_modalities:
-            raise ValueError(
-                f"CyclicMixupEnvs: `min_weight` must lie in [0, 1/M) = [0, {1 / num_modalities:.6g}), got {min_weight}."
-            )
-        self.num_modalities = num_modalities
-        self.alpha = _concentration(alpha, num_modalities)
-        self.num_draws = num_draws
-        self.include_uniform = include_uniform
-        self.min_weight = min_weight
-        self.num_envs = int(include_uniform) + num_draws * num_modalities
-
     def sample(
         self,
         sample_shape: Sequence[int] = (),
@@ -104,48 +137,80 @@ class CyclicMixupEnvs:
             TypeError: `dtype` is not floating point.
             ValueError: `sample_shape` is negative.
         """
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"CyclicMixupEnvs.sample: `dtype` must be floating point, got {dtype}.")
-        shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
-        if any(size < 0 for size in shape):
-            raise ValueError(f"CyclicMixupEnvs.sample: `sample_shape` must not be negative, got {sample_shape}.")
-        dtype = dtype or torch.get_default_dtype()
-        first = _dirichlet(self.alpha, (math.prod(shape), self.num_draws), generator)
-        # A sample's distinct weights, cast once, and 1/M behind them; the rows are one gather from these.
-        cells = np.empty((first.shape[0], first.shape[1] + 1), np.float32 if dtype == torch.float32 else np.float64)
-        cells[:, :-1], cells[:, -1] = _with_floor(first, self.min_weight, self.num_modalities), 1 / self.num_modalities
-        weights = np.take(cells, self._places(), axis=1).reshape(*shape, self.num_envs, self.num_modalities)
-        return torch.as_tensor(weights, device=device, dtype=dtype)
+        return self._sample(sample_shape, self._places(), self.num_draws, generator, device, dtype)
 
     def _places(self) -> NDArray[np.int64]:
         """Where each of the (E M) weights of a sample lies among its ``num_draws * M`` drawn ones and 1/M."""
         m, draws = np.arange(self.num_modalities), np.arange(self.num_draws)
         shifts = (m[None, :] - m[:, None]) % self.num_modalities  # row k = roll by k
         rows = (draws[:, None, None] * self.num_modalities + shifts).reshape(-1)
-        uniform = np.full(self.include_uniform * self.num_modalities, self.num_draws * self.num_modalities)
-        return np.concatenate([uniform, rows])
-
-    def __repr__(self) -> str:
-        alpha = self.alpha.tolist()
-        return (
-            f"CyclicMixupEnvs({self.num_modalities}, alpha="
-            f"{alpha[0] if len(set(alpha)) == 1 else alpha}, num_draws={self.num_draws}, "
-            f"include_uniform={self.include_uniform}, min_weight={self.min_weight})"
-        )
+        return np.concatenate([self._uniform(self.num_draws), rows])
 
 
-def _concentration(alpha: float | Sequence[float], num_modalities: int) -> NDArray[np.float64]:
+class DirichletEnvs(_DirichletRows):
+    r"""Independent Dirichlet weights, as many as `CyclicMixupEnvs` with the same arguments has.
+
+    With :math:`e = 0` the uniform row, and M rows for each of the draws that cyclic mixup would shift:
+
+    .. math::
+        w_e \sim \mathrm{Dirichlet}(\alpha_1, \dots, \alpha_M), \qquad
+        w \leftarrow \epsilon + (1 - M \epsilon) \, w
+
+    What the shifts of cyclic mixup give is missing here: a sample's rows need not have a uniform mean, and a modality
+    may dominate none of them. The two differ in that alone, which makes this the baseline to compare with.
+
+    Arguments:
+        num_modalities: M, at least 1.
+        alpha: Dirichlet concentration, one number or M of them, finite and positive.
+        num_draws: a sample has ``num_draws * num_modalities`` independent draws.
+        include_uniform: put the uniform row in front.
+        min_weight: floor :math:`\epsilon` in [0, 1/M) under every weight.
+
+    Attributes:
+        num_envs: E, the rows of a sample: ``include_uniform + num_draws * num_modalities``.
+        num_modalities: M.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: an argument outside its range.
+
+    References:
+        Bai et al., SIGIR 2024, Eq. 9 and 10: its draw, without the cyclic shifts.
+
+    Example:
+        >>> envs = DirichletEnvs(3, alpha=0.5)
+        >>> envs.num_envs == CyclicMixupEnvs(3, alpha=0.5).num_envs == 4
+        True
+        >>> envs.sample((2,), generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 4, 3])
+    """
+
+    def sample(
+        self,
+        sample_shape: Sequence[int] = (),
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Draw environments, as `CyclicMixupEnvs.sample` does: (\\*sample_shape, E, M)."""
+        draws = self.num_draws * self.num_modalities
+        places = np.concatenate([self._uniform(draws), np.arange(draws * self.num_modalities)])
+        return self._sample(sample_shape, places, draws, generator, device, dtype)
+
+
+def _concentration(kind: str, alpha: float | Sequence[float], num_modalities: int) -> NDArray[np.float64]:
     try:
         given = np.asarray(alpha)
     except (TypeError, ValueError) as error:  # such as lists of unequal lengths
-        raise TypeError(f"CyclicMixupEnvs: `alpha` must be a number or a sequence of them, got {alpha!r}.") from error
+        raise TypeError(f"{kind}: `alpha` must be a number or a sequence of them, got {alpha!r}.") from error
     if given.dtype.kind not in "iuf":
-        raise TypeError(f"CyclicMixupEnvs: `alpha` must be a number or a sequence of them, got {alpha!r}.")
+        raise TypeError(f"{kind}: `alpha` must be a number or a sequence of them, got {alpha!r}.")
     if given.ndim > 1 or given.size not in (1, num_modalities):
-        raise ValueError(f"CyclicMixupEnvs: `alpha` must be one number or {num_modalities} of them, got {alpha}.")
+        raise ValueError(f"{kind}: `alpha` must be one number or {num_modalities} of them, got {alpha}.")
     values = given.astype(np.float64).reshape(-1).tolist()
     if not all(math.isfinite(value) and value > 0 for value in values):
-        raise ValueError(f"CyclicMixupEnvs: `alpha` must be finite and positive, got {alpha}.")
+        raise ValueError(f"{kind}: `alpha` must be finite and positive, got {alpha}.")
     return np.broadcast_to(np.asarray(values), (num_modalities,)).copy()
 
 

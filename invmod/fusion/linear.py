@@ -29,7 +29,8 @@ def fuse(z: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Arguments:
         z: (N, M, ...) what each modality says: embeddings (N, M, D), scores (N, M).
-        weights: (E, M), non-negative; cast to the dtype of the computation: that of z, float32 for half precision.
+        weights: (E, M), or (N, E, M) where every sample has environments of its own; non-negative; cast to the dtype of
+            the computation: that of z, float32 for half precision.
         mask: bool (N, M), True where a cell may be used.
 
     Returns:
@@ -61,7 +62,13 @@ def fuse(z: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _weighted_sums(weights: Tensor, z: Tensor) -> Tensor:
-    """Sum over m of weights (E, M) times z (N, M, ...), as one matrix product with M first: (E, N, ...)."""
+    """Sum over m of weights (E, M) times z (N, M, ...), as one matrix product with M first: (E, N, ...).
+
+    Weights (N, E, M) are one small product for each sample.
+    """
+    if weights.ndim == 3:
+        rows = z.flatten(2) if z.ndim > 2 else z.unsqueeze(2)
+        return (weights @ rows).movedim(1, 0).reshape(weights.shape[1], z.shape[0], *z.shape[2:])
     columns = z.movedim(1, 0).contiguous()
     return (weights @ columns.flatten(1)).view(weights.shape[0], *columns.shape[1:])
 
@@ -73,7 +80,7 @@ def _fuse_available(z: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     z_available = torch.where(append_axes(mask, z), z, 0.0).to(wide)
     weighted = _weighted_sums(weights, z_available)
     available = append_axes(_weighted_sums(weights, a), weighted)
-    total = append_axes(weights.sum(dim=1), weighted)
+    total = append_axes(weights.sum(dim=-1) if weights.ndim == 2 else weights.sum(dim=-1).T, weighted)
     mean = z_available.sum(dim=1) / append_axes(a.sum(dim=1).clamp(min=1), z_available[:, 0])
     limits = torch.finfo(wide)
     vanished = available < limits.tiny / limits.eps
@@ -90,7 +97,9 @@ def _check(z: Tensor, weights: Tensor) -> None:
             raise TypeError(f"fuse: `{name}` must be floating point, got {tensor.dtype}.")
     if z.ndim < 2 or z.shape[1] == 0:
         raise ValueError(f"fuse: `z` must have shape (N, M, ...) with at least one modality, got {tuple(z.shape)}.")
-    if weights.ndim != 2 or weights.shape[1] != z.shape[1]:
+    fits = weights.ndim == 2 or (weights.ndim == 3 and weights.shape[0] == z.shape[0])
+    if not fits or weights.shape[-1] != z.shape[1]:
         raise ValueError(
-            f"fuse: `weights` must have shape (E, M) with M = {z.shape[1]} as in `z`, got {tuple(weights.shape)}."
+            f"fuse: `weights` must have shape (E, M), or (N, E, M) with N = {z.shape[0]}, and M = {z.shape[1]} as in "
+            f"`z`, got {tuple(weights.shape)}."
         )

@@ -1,5 +1,8 @@
 """Which modality of which sample may be used: masks, and modalities hidden on purpose."""
 
+from invmod.missingness.batches import Batch, collate
+from invmod.missingness.chance import simulate_mar, simulate_mcar, simulate_mnar
+from invmod.missingness.features import hide_features, mask_from_features
 from invmod.missingness.masks import (
     ROWS_AT_ONCE,
     MaskLike,
@@ -9,14 +12,14 @@ from invmod.missingness.masks import (
     check_names,
     checked_rows,
     mask_columns,
-    mask_from_features,
     pattern_name,
     rows_by_pattern,
 )
-from invmod.missingness.simulated import SimulatedMissing, simulate_missing
+from invmod.missingness.simulated import SimulatedMissing, simulate_k_available, simulate_missing
 
 __all__ = [
     "ROWS_AT_ONCE",
+    "Batch",
     "MaskLike",
     "SimulatedMissing",
     "append_axes",
@@ -24,9 +27,15 @@ __all__ = [
     "check_mask",
     "check_names",
     "checked_rows",
+    "collate",
+    "hide_features",
     "mask_columns",
     "mask_from_features",
     "pattern_name",
     "rows_by_pattern",
+    "simulate_k_available",
+    "simulate_mar",
+    "simulate_mcar",
     "simulate_missing",
+    "simulate_mnar",
 ]

@@ -1,10 +1,12 @@
-"""Simulated missingness: hide modalities of rows that have them."""
+"""Simulated missingness: hide modalities of rows that have them, by counts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,18 +14,62 @@ from torch import Tensor
 from invmod.missingness.masks import check_any_mask, checked_rows
 
 
-class SimulatedMissing(NamedTuple):
-    """What `simulate_missing` returns: the new mask, and by how many rows it fell short of the rate.
+@dataclass(frozen=True, eq=False)
+class SimulatedMissing:
+    """What every simulator returns: what nature left, what the simulation left, and how much it hid.
+
+    A cell that is not available has exactly one reason: it is False in `natural`, or it is False in `simulated`, never
+    in both. The result unpacks to ``mask, shortfall``.
+
+    Attributes:
+        natural: bool (N, M), the mask that was given.
+        simulated: bool (N, M), False in the cells that the simulation hides and True in all others.
+        mask: bool (N, M), both together: ``natural & simulated``. This is what a model may use.
+        rows: int64 (n,), the rows that could lose.
+        expected_rates: float64 (M,), the exact expected share of each modality's cells that the simulation hides, among
+            those that nature left in `rows`. It is the effective rate: smaller than the one that was asked for where
+            the last modality of a row had to stay. NaN where there is no such cell.
+        rates: float64 (M,), the share that this draw hid, among the same cells.
+        shortfall: the number of rows by which the draw missed an exact count; 0 where none was asked for.
 
     Example:
         >>> only_one_modality = torch.ones(2, 1, dtype=torch.bool)
         >>> result = simulate_missing(only_one_modality, 0.5)  # no row may lose its last modality
         >>> result.mask.all(), result.shortfall
         (tensor(True), 1)
+        >>> natural = torch.tensor([[True, True], [True, False]])
+        >>> result = simulate_k_available(natural, 1)
+        >>> result.simulated.sum(dim=1)  # the missing cell of the second row is nature's
+        tensor([1, 2])
+        >>> result.mask.sum(dim=1), result.expected_rates
+        (tensor([1, 1]), tensor([0.2500, 0.5000], dtype=torch.float64))
     """
 
-    mask: Tensor
-    shortfall: int
+    natural: Tensor
+    simulated: Tensor
+    rows: Tensor
+    expected_rates: Tensor
+    shortfall: int = 0
+
+    @property
+    def mask(self) -> Tensor:
+        """bool (N, M): ``natural & simulated``."""
+        return self.natural & self.simulated
+
+    @property
+    def rates(self) -> Tensor:
+        """float64 (M,): the share that was hidden of what nature left in `rows`."""
+        available = self.natural[self.rows]
+        return mean_over_available((~self.simulated[self.rows]).double(), available)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.mask
+        yield self.shortfall
+
+
+def mean_over_available(x: Tensor, available: Tensor) -> Tensor:
+    """Return (M,) means of x (n, M) over the available cells; NaN where there is none."""
+    return torch.where(available, x, 0.0).sum(dim=0) / available.sum(dim=0)
 
 
 def simulate_missing(
@@ -48,7 +94,7 @@ def simulate_missing(
         generator: source of randomness; the global one where None.
 
     Returns:
-        `SimulatedMissing(mask, shortfall)`: a new mask (N, M) and the number of rows missing to the exact share.
+        `SimulatedMissing`, which unpacks to the new mask (N, M) and the number of rows missing to the exact share.
 
     Raises:
         TypeError: the mask is not bool, rows are not int64 of shape (n,), or `num_missing` is not an int.
@@ -66,23 +112,89 @@ def simulate_missing(
     check_any_mask("simulate_missing", mask)
     if not 0 <= rate <= 1:
         raise ValueError(f"simulate_missing: `rate` must lie in [0, 1], got {rate}.")
-    if isinstance(num_missing, bool) or not isinstance(num_missing, (int, Integral)):
-        raise TypeError(f"simulate_missing: `num_missing` must be an int, got {num_missing!r}.")
-    if num_missing < 1:
-        raise ValueError(f"simulate_missing: `num_missing` must be at least 1, got {num_missing}.")
+    _check_count("simulate_missing", "num_missing", num_missing)
     candidates = checked_rows("simulate_missing", rows, mask.shape[0], mask.device)
     wanted = math.floor(rate * len(candidates) + 0.5)
-    eligible = candidates[mask[candidates].sum(dim=1) > num_missing]
-    order = _random(len(eligible), generator=generator).argsort().to(mask.device)
+    available = mask[candidates]
+    counts = available.sum(dim=1)
+    eligible = candidates[counts > num_missing]
+    order = uniform(len(eligible), generator=generator).argsort().to(mask.device)
     drawn = eligible[order[:wanted]]
-    new = mask.clone()
+    simulated = torch.ones_like(mask)
     if len(drawn):
-        keys = _random(len(drawn), mask.shape[1], generator=generator).to(mask.device)
+        keys = uniform(len(drawn), mask.shape[1], generator=generator).to(mask.device)
         lost = torch.where(mask[drawn], keys, -1.0).topk(num_missing, dim=1).indices
-        new[drawn[:, None], lost] = False
-    return SimulatedMissing(new, wanted - len(drawn))
+        simulated[drawn[:, None], lost] = False
+    share = len(drawn) / max(len(eligible), 1)
+    chance = torch.where(counts > num_missing, share * num_missing / counts.double(), 0.0)
+    expected = mean_over_available(chance[:, None], available)
+    return SimulatedMissing(mask.clone(), simulated, candidates, expected, wanted - len(drawn))
 
 
-def _random(*shape: int, generator: torch.Generator | None) -> Tensor:
+def simulate_k_available(
+    mask: Tensor,
+    k: int,
+    *,
+    rows: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> SimulatedMissing:
+    r"""Leave exactly k modalities of every row, chosen uniformly among those that it has.
+
+    .. math::
+        P(S_n = S) = \binom{|A_n|}{k}^{-1} \quad\text{for every}\quad S \subseteq A_n, \; |S| = k
+
+    with :math:`A_n` the modalities that row n has and :math:`S_n` those that it keeps. A row that has k or fewer keeps
+    all of them; the rows that have fewer than k are counted in `shortfall`. To hide exactly k instead, call
+    ``simulate_missing(mask, 1.0, num_missing=k)``.
+
+    Arguments:
+        mask: bool (N, M), what is available before.
+        k: how many modalities a row keeps, from 1 to M.
+        rows: int64 (n,), the rows that may lose; all N where None.
+        generator: source of randomness; the global one where None.
+
+    Returns:
+        `SimulatedMissing`, which unpacks to the new mask (N, M) and the number of rows that have fewer than k.
+
+    Raises:
+        TypeError: the mask is not bool, rows are not int64 of shape (n,), or k is not an int.
+        ValueError: k outside [1, M], rows out of range or given twice.
+
+    References:
+        Wu and Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learning, NeurIPS 2018, section 2.2
+        (random subsets of modalities as terms of the training objective).
+
+    Example:
+        >>> natural = torch.tensor([[True, True, True], [False, True, True], [True, False, False]])
+        >>> mask, shortfall = simulate_k_available(natural, 2)
+        >>> mask.sum(dim=1), shortfall
+        (tensor([2, 2, 1]), 1)
+    """
+    check_any_mask("simulate_k_available", mask)
+    _check_count("simulate_k_available", "k", k)
+    if k > mask.shape[1]:
+        raise ValueError(f"simulate_k_available: `k` must be at most M = {mask.shape[1]}, got {k}.")
+    chosen = checked_rows("simulate_k_available", rows, mask.shape[0], mask.device)
+    available = mask[chosen]
+    keys = uniform(*available.shape, generator=generator).to(mask.device)
+    best = torch.where(available, keys, -1.0).topk(k, dim=1).indices
+    kept = torch.zeros_like(available).scatter_(1, best, True)
+    simulated = torch.ones_like(mask)
+    simulated[chosen] = kept | ~available
+    counts = available.sum(dim=1)
+    chance = ((counts - k) / counts.clamp(min=1).double()).clamp(min=0.0)
+    expected = mean_over_available(chance[:, None], available)
+    return SimulatedMissing(mask.clone(), simulated, chosen, expected, int((counts < k).sum()))
+
+
+def _check_count(function: str, argument: str, count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, (int, Integral)):
+        raise TypeError(f"{function}: `{argument}` must be an int, got {count!r}.")
+    if count < 1:
+        raise ValueError(f"{function}: `{argument}` must be at least 1, got {count}.")
+
+
+def uniform(*shape: int, generator: torch.Generator | None) -> Tensor:
+    """Return float64 draws from [0, 1) on the generator's device."""
     device = None if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=device, dtype=torch.float64)

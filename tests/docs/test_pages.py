@@ -126,7 +126,7 @@ def test_the_choosing_page_has_the_numbers_of_the_presets() -> None:
 
 
 def commands(script: str) -> list[list[str]]:
-    return [words for _, words in launched(rf"\S+/{script}")]
+    return [words for _, words in launched(rf"\S*milk_recsys/{script}")]
 
 
 def launched(script: str) -> list[tuple[list[str], list[str]]]:
@@ -150,7 +150,7 @@ def test_the_command_lines_of_train_py_are_accepted() -> None:
 
 
 def test_the_command_lines_of_torchrun_are_accepted() -> None:
-    found = [before for before, _ in launched(r"\S+/train.py") if before[0] == "torchrun"]
+    found = [before for before, _ in launched(r"\S*milk_recsys/train.py") if before[0] == "torchrun"]
     assert len(found) >= 5
     for words in found:
         asked = get_args_parser().parse_args([*words[1:], "train.py"])
@@ -158,7 +158,7 @@ def test_the_command_lines_of_torchrun_are_accepted() -> None:
 
 
 def test_a_job_that_restarts_is_started_with_resume() -> None:
-    for words, options_given in launched(r"\S+/train.py"):
+    for words, options_given in launched(r"\S*milk_recsys/train.py"):
         if "--max-restarts" in words:
             assert {"--resume", "--out"} <= set(options_given)
 

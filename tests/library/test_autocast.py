@@ -11,6 +11,8 @@ from invmod import (
     irm_penalty,
     pairwise_alignment_loss,
     risk_coefficients,
+    simulate_mar,
+    simulate_mnar,
     vrex_penalty,
 )
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
@@ -92,3 +94,37 @@ def test_a_training_step_runs_from_features_to_gradients():
     for parameter in (*encoders.parameters(), *head.parameters()):
         assert parameter.grad.isfinite().all()
     assert head.weight.grad.abs().sum() > 0
+
+
+def test_simulated_masks_are_the_same_under_autocast_whatever_the_score():
+    def score(rows):
+        return (rows @ torch.ones(3)) * 1.0
+
+    features = {"a": normal(seeded(0), 50, 3, dtype=torch.float32), "b": normal(seeded(1), 50, 3, dtype=torch.float32)}
+    mask, options = random_mask(seeded(2), 50, 2, 0.8), {"modalities": ["a", "b"], "strength": 2.0}
+
+    def draw():
+        own = simulate_mnar(features, mask, 0.5, score=score, generator=seeded(3), **options)
+        other = simulate_mar(features, mask, 0.5, driver="a", score=score, generator=seeded(3), **options)
+        return [own.mask, own.expected_rates, other.mask, other.expected_rates]
+
+    expected = draw()
+    with autocast():
+        assert all(torch.equal(got, e) for got, e in zip(draw(), expected, strict=True))
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+def test_encoders_of_images_keep_their_masked_cells_out_under_autocast(skip_missing):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        conv = nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    encoders, mask = ModalityEncoders({"image": conv}, skip_missing=skip_missing), random_mask(seeded(0), 6, 1)
+    image = poison(normal(seeded(1), 6, 2, 5, 5, dtype=torch.float32), mask[:, 0], NAN).requires_grad_()
+    expected = encoders({"image": image}, mask)
+    with autocast():
+        z = encoders({"image": image}, mask)
+    assert z.dtype == torch.bfloat16
+    torch.testing.assert_close(z.float(), expected, rtol=2e-2, atol=2e-2)
+    assert (z[~mask] == 0).all()
+    for gradient in torch.autograd.grad(z.float().square().sum(), [image, *encoders.parameters()]):
+        assert gradient.isfinite().all()

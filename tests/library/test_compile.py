@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from invmod import fuse, invariant_objective, irm_penalty, pairwise_alignment_loss, vrex_penalty
+from invmod import ModalityEncoders, fuse, invariant_objective, irm_penalty, pairwise_alignment_loss, vrex_penalty
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
 Z = normal(seeded(0), 5, 3, 4, dtype=torch.float32)
@@ -73,3 +73,28 @@ def test_a_whole_training_objective_compiles_at_several_batch_sizes(masked):
         expected, got = step(z, WEIGHTS, mask), compiled(z, WEIGHTS, mask)
         torch.testing.assert_close(got, expected)
         torch.testing.assert_close(gradients(got, z), gradients(expected, z))
+
+
+class Words(nn.Module):
+    """The mean of the embeddings of token ids (N, L)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.table(ids).mean(dim=1)
+
+
+def test_encoders_of_images_and_words_compile_with_nan_and_ids_out_of_range_in_masked_cells():
+    conv = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    encoders, mask = ModalityEncoders({"image": conv, "words": Words()}), random_mask(seeded(0), 6, 2)
+    image = poison(normal(seeded(1), 6, 2, 5, 5, dtype=torch.float32), mask[:, 0], NAN).requires_grad_()
+    ids = poison(torch.arange(30).reshape(6, 5) % 9, mask[:, 1], -7)
+    inputs = [image, *encoders.parameters()]
+    expected = encoders({"image": image, "words": ids}, mask)
+    got = torch.compile(encoders, fullgraph=True, backend="aot_eager")({"image": image, "words": ids}, mask)
+    torch.testing.assert_close(got, expected)
+    for g, e in zip(gradients(got, *inputs), gradients(expected, *inputs), strict=True):
+        torch.testing.assert_close(g, e)
+        assert g.isfinite().all()

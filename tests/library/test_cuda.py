@@ -8,14 +8,20 @@ from invmod import (
     MeanImputer,
     ModalityEncoders,
     ZeroImputer,
+    collate,
     fuse,
+    hide_features,
     invariant_objective,
     irm_penalty,
     mask_from_features,
     pairwise_alignment_loss,
     risk_coefficients,
     rows_by_pattern,
+    simulate_k_available,
+    simulate_mar,
+    simulate_mcar,
     simulate_missing,
+    simulate_mnar,
     vrex_penalty,
 )
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
@@ -137,3 +143,46 @@ def test_features_are_masked_imputed_and_encoded_on_the_device(imputer):
     encoders = ModalityEncoders.linear(dict.fromkeys(names, 4), 2).double()
     z = encoders(features, MASK)
     torch.testing.assert_close(encoders.cuda()(on_device, mask).cpu(), z)
+
+
+def test_chance_hides_the_same_cells_on_both_devices():
+    names = ("a", "b", "c")
+    features = {name: poison(normal(seeded(index), 50, 4), MASK[:, index], NAN) for index, name in enumerate(names)}
+    there = {name: x.cuda() for name, x in features.items()}
+    options = {"modalities": names, "strength": 1.5}
+    for simulate in (
+        lambda x, mask, g: simulate_k_available(mask, 1, generator=g),
+        lambda x, mask, g: simulate_mcar(mask, (0.2, 0.5, 0.7), generator=g),
+        lambda x, mask, g: simulate_mar(x, mask, 0.5, driver="a", generator=g, **options),
+        lambda x, mask, g: simulate_mnar(x, mask, 0.5, generator=g, **options),
+    ):
+        here, on_device = simulate(features, MASK, seeded(0)), simulate(there, MASK.cuda(), seeded(0))
+        assert on_device.mask.is_cuda
+        assert torch.equal(on_device.mask.cpu(), here.mask)
+        torch.testing.assert_close(on_device.expected_rates.cpu(), here.expected_rates)
+        torch.testing.assert_close(on_device.rates.cpu(), here.rates)
+        own = torch.Generator(device="cuda").manual_seed(0)
+        assert not simulate(there, MASK.cuda(), own).simulated.all()
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+def test_images_and_words_are_collated_hidden_and_encoded_on_the_device(skip_missing):
+    class Words(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(9, 3)
+
+        def forward(self, ids):
+            return self.table(ids).mean(dim=1)
+
+    conv = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    encoders = ModalityEncoders({"image": conv, "words": Words()}, skip_missing=skip_missing).double()
+    samples = [{"image": normal(seeded(n), 1, 5, 5)} | ({"words": torch.arange(4)} if n % 2 else {}) for n in range(6)]
+    features, mask, _ = collate(samples, modalities=encoders.modalities)
+    mask = simulate_mcar(mask, 0.3, generator=seeded(0)).mask
+    expected = encoders(features, mask)
+    moved = hide_features({name: x.cuda() for name, x in features.items()}, mask.cuda(), encoders.modalities)
+    z = encoders.cuda()(moved, mask.cuda())
+    assert z.is_cuda
+    torch.testing.assert_close(z.cpu(), expected)
+    assert collate([{"image": torch.ones(2).cuda()}, {}], modalities=["image"]).mask.is_cuda

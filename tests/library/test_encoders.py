@@ -111,6 +111,113 @@ def test_modules_of_ones_own_may_take_features_of_any_shape():
     )
 
 
+class MeanOfWords(nn.Module):
+    """The mean over the tokens that are not padding, 0: not finite for a row of padding alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 3)
+
+    def forward(self, ids):
+        there = (ids != 0)[..., None]
+        return (self.table(ids) * there).sum(dim=1) / there.sum(dim=1)
+
+
+class Seen(nn.Module):
+    """Passes on, and remembers what came."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.inputs = module, []
+
+    def forward(self, x):
+        self.inputs.append(x.detach().clone())
+        return self.module(x)
+
+
+def draw_images_and_words(generator, num_rows, *, skip_missing):
+    """Encoders, features with NaN or an id out of range in masked cells, and the mask."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        conv = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        modules = {"image": Seen(conv.double()), "words": Seen(Words().double())}
+    mask = random_mask(generator, num_rows, 2)
+    ids = torch.randint(1, 9, (num_rows, 5), generator=generator)
+    image = normal(generator, num_rows, 2, 5, 5)
+    image[~mask[:, 0]], ids[~mask[:, 1]] = NAN, -7
+    return ModalityEncoders(modules, skip_missing=skip_missing), {"image": image.requires_grad_(), "words": ids}, mask
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 3)
+
+    def forward(self, ids):
+        return self.table(ids).mean(dim=1)
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+@laws
+@given(generators(), st.integers(0, 6))
+def test_neither_nan_nor_an_id_out_of_range_reaches_a_module_and_no_gradient_leaves_a_masked_cell(
+    skip_missing, generator, num_rows
+):
+    encoders, features, mask = draw_images_and_words(generator, num_rows, skip_missing=skip_missing)
+    z = encoders(features, mask)
+    assert z.shape == (num_rows, 2, 3)
+    assert (z[~mask] == 0).all()
+    for m, (name, encoder) in enumerate(zip(encoders.modalities, encoders.encoders, strict=True)):
+        (came,) = encoder.inputs
+        there = mask[:, m]
+        if skip_missing:
+            assert torch.equal(came, features[name][there])
+        else:
+            assert torch.equal(came[there], features[name][there])
+            assert (came[~there] == 0).all()
+        expected = encoder.module(features[name][there])
+        torch.testing.assert_close(z[there, m], expected)
+    gradient, *parameters = torch.autograd.grad(z.square().sum(), [features["image"], *encoders.parameters()])
+    assert (gradient[~mask[:, 0]] == 0).all()
+    assert all(g.isfinite().all() for g in parameters)
+    alone = encoders.encoders[1].module(features["words"][mask[:, 1]]).square().sum()
+    table = encoders.encoders[1].module.table.weight
+    expected = torch.autograd.grad(alone, table)[0]
+    torch.testing.assert_close(torch.autograd.grad(encoders(features, mask)[:, 1].square().sum(), table)[0], expected)
+
+
+def test_a_module_that_is_not_finite_on_zeros_needs_missing_rows_left_out():
+    results = {}
+    for skip_missing in (False, True):
+        encoders = ModalityEncoders({"words": MeanOfWords()}, skip_missing=skip_missing)
+        ids = torch.tensor([[1, 2, 0], [-7, -7, -7], [3, 0, 0]])
+        z = encoders({"words": ids}, torch.tensor([[True], [False], [True]]))
+        assert z.isfinite().all()
+        (results[skip_missing],) = torch.autograd.grad(z.sum(), encoders.encoders[0].table.weight)
+    assert results[False].isnan().any()  # 0 times NaN
+    assert results[True].isfinite().all()
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+def test_batch_statistics_are_those_of_the_available_rows_where_missing_ones_are_left_out(skip_missing):
+    x, mask = normal(seeded(0), 8, 2), torch.tensor([True, False] * 4)[:, None]
+    encoders = ModalityEncoders({"a": nn.BatchNorm1d(2, dtype=torch.float64)}, skip_missing=skip_missing)
+    z = encoders({"a": x}, mask)
+    available = nn.BatchNorm1d(2, dtype=torch.float64)(x[mask[:, 0]])
+    assert torch.allclose(z[mask[:, 0], 0], available) == skip_missing
+    assert torch.allclose(encoders.encoders[0].running_mean, 0.1 * x[mask[:, 0]].mean(dim=0)) == skip_missing
+
+
+def test_leaving_out_changes_no_number_of_modules_that_see_rows_one_by_one():
+    encoders, features = draw(seeded(0), {"a": 2, "b": 3}, 6)
+    skipping = ModalityEncoders(dict(zip("ab", encoders.encoders, strict=True)), skip_missing=True)
+    mask = random_mask(seeded(1), 6, 2)
+    torch.testing.assert_close(skipping(features, mask), encoders(features, mask))
+    torch.testing.assert_close(skipping(features), encoders(features))
+    nothing = torch.zeros(6, 2, dtype=torch.bool)
+    assert torch.equal(skipping(features, nothing), torch.zeros(6, 2, 3, dtype=torch.float64))
+
+
 TWO = {"text": 4, "image": 6}
 GOOD = {"text": torch.zeros(3, 4), "image": torch.zeros(3, 6)}
 

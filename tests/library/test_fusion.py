@@ -224,8 +224,9 @@ def test_no_rows_and_no_environments_give_empty_results(masked):
         (torch.ones(2, 3), torch.ones(1, 3).long(), None, TypeError, "`weights` must be floating point, got torch.in"),
         (torch.ones(3), torch.ones(1, 3), None, ValueError, "`z` must have shape (N, M, ...) with at least one"),
         (torch.ones(2, 0), torch.ones(1, 0), None, ValueError, "at least one modality, got (2, 0)."),
-        (torch.ones(2, 3), torch.ones(3), None, ValueError, "`weights` must have shape (E, M) with M = 3 as in `z`"),
+        (torch.ones(2, 3), torch.ones(3), None, ValueError, "`weights` must have shape (E, M), or (N, E, M) with"),
         (torch.ones(2, 3), torch.ones(1, 2), None, ValueError, "M = 3 as in `z`, got (1, 2)."),
+        (torch.ones(2, 3), torch.ones(3, 1, 3), None, ValueError, "with N = 2, and M = 3 as in `z`, got (3, 1, 3)."),
         (torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 3), TypeError, "`mask` must have dtype torch.bool, got"),
         (torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 3), TypeError, "Use `mask.bool()` (True means available)."),
         (torch.ones(2, 3), torch.ones(1, 3), torch.ones(3, 2).bool(), ValueError, "shape (N, M) = (2, 3), got (3, 2)."),
@@ -255,3 +256,39 @@ def test_half_precision_is_summed_in_float32_with_and_without_a_mask(dtype):
 def test_what_is_not_a_tensor_is_an_error(z, weights, name):
     with pytest.raises(TypeError, match=f"fuse: `{name}` must be a tensor, got list."):
         fuse(z, weights)
+
+
+# --- environments of each sample's own
+
+
+@laws
+@given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, TRAILING)
+def test_weights_repeated_for_every_sample_are_shared_weights(generator, num_envs, num_rows, num_modalities, trailing):
+    z = normal(generator, num_rows, num_modalities, *trailing)
+    weights = 3 * simplex_rows(generator, num_envs, num_modalities)
+    own = weights.expand(num_rows, num_envs, num_modalities)
+    for mask in (None, random_mask(generator, num_rows, num_modalities, 0.4)):
+        h = fuse(z, own, mask)
+        torch.testing.assert_close(h, fuse(z, weights, mask), rtol=0, atol=1e-12)
+
+
+@laws
+@given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, st.sampled_from([NAN, 1e9]))
+def test_own_weights_of_samples_against_the_reference_loop(generator, num_envs, num_rows, num_modalities, value):
+    z = normal(generator, num_rows, num_modalities, 2)
+    weights = 2 * simplex_rows(generator, num_rows, num_envs, num_modalities)
+    mask = random_mask(generator, num_rows, num_modalities, 0.4)
+    dirty = poison(z, mask, value).requires_grad_()
+    h = fuse(dirty, weights, mask)
+    expected = [reference(z[[n]].numpy(), weights[n].numpy(), mask[[n]].numpy())[:, 0] for n in range(num_rows)]
+    expected = np.stack(expected, axis=1) if num_rows else np.zeros((num_envs, 0, 2))
+    np.testing.assert_allclose(h.detach(), expected, atol=1e-12)
+    assert (gradients(h, dirty)[0][~mask] == 0).all()
+
+
+def test_gradients_of_own_weights_agree_with_finite_differences():
+    generator = seeded(3)
+    z, mask = normal(generator, 3, 4, 2).requires_grad_(), random_mask(generator, 3, 4, 0.6)
+    weights = (simplex_rows(generator, 3, 2, 4) + 0.1).requires_grad_()
+    assert gradcheck(lambda z, w: fuse(z, w, mask), (z, weights))
+    assert gradcheck(fuse, (z, weights))

@@ -1,0 +1,69 @@
+"""What a set of environments asks of a model: which modality dominates, how often, and how far from uniform."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Dominance(NamedTuple):
+    """What `dominance` returns: the share of rows that each modality dominates, the mean largest weight, the distance.
+
+    Example:
+        >>> import torch
+        >>> share, largest, distance = dominance(torch.eye(2))
+        >>> import torch
+        >>> share, largest.item(), distance.item()
+        (tensor([0.5000, 0.5000], dtype=torch.float64), 1.0, 0.5)
+    """
+
+    share: Tensor
+    largest: Tensor
+    distance: Tensor
+
+
+def dominance(weights: Tensor) -> Dominance:
+    r"""Say which modality dominates how often, and how far the environments are from uniform.
+
+    .. math::
+        \mathrm{share}_m &= \frac{1}{R} \sum_r \frac{\mathbf 1 [w_{rm} = \max_j w_{rj}]}
+            {\#\{j : w_{rj} = \max_k w_{rk}\}} \\
+        \mathrm{largest} &= \frac{1}{R} \sum_r \max_m w_{rm} \\
+        \mathrm{distance} &= \frac{1}{R} \sum_r \frac{1}{2} \sum_m \Big| w_{rm} - \frac{1}{M} \Big|
+
+    over all R rows. Modalities that tie for the largest weight of a row share its count, so the shares sum to 1 and a
+    uniform row counts 1/M for each. The distance is total variation: 0 for uniform rows, :math:`1 - 1/M` for one-hot
+    ones.
+
+    Arguments:
+        weights: (..., M), rows on the simplex, such as a long sample of the environments in question.
+
+    Returns:
+        ``Dominance(share, largest, distance)``: (M,), () and (), in float64.
+
+    Raises:
+        TypeError: the weights are not floating point.
+        ValueError: there is no row or no modality, or a row has NaN.
+
+    Example:
+        >>> import torch
+        >>> share, largest, distance = dominance(torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
+        >>> share.tolist(), largest.item(), distance.item()
+        ([0.75, 0.25], 0.625, 0.125)
+    """
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"dominance: `weights` must be a floating-point tensor, got {got}.")
+    if weights.ndim == 0 or weights.numel() == 0:
+        raise ValueError(
+            f"dominance: `weights` must have shape (..., M) with at least one row, got {tuple(weights.shape)}."
+        )
+    rows = weights.detach().flatten(0, -2) if weights.ndim > 1 else weights.detach()[None]
+    largest = rows.amax(dim=1, keepdim=True)
+    if largest.isnan().any():
+        raise ValueError("dominance: `weights` has a row with NaN.")
+    ties = (rows == largest).double()
+    share = (ties / ties.sum(dim=1, keepdim=True)).mean(dim=0)
+    distance = (rows.double() - 1 / rows.shape[1]).abs().sum(dim=1).mean() / 2
+    return Dominance(share, largest.double().mean(), distance)

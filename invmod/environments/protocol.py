@@ -1,0 +1,55 @@
+"""What all generators of environments share: their protocol, and the checks of their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Environments(Protocol):
+    """A generator of E environments over M modalities, as in `torch.distributions`."""
+
+    @property
+    def num_envs(self) -> int:
+        """E, the rows of a sample."""
+
+    @property
+    def num_modalities(self) -> int:
+        """M, the entries of a row."""
+
+    def sample(
+        self,
+        sample_shape: Sequence[int] = (),
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Draw weights on the simplex, (*sample_shape, E, M)."""
+
+
+def positive_int(kind: str, name: str, value: int) -> int:
+    """Return an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{kind}: `{name}` must be an int, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{kind}: `{name}` must be at least 1, got {value}.")
+    return value
+
+
+def checked_shape(kind: str, sample_shape: int | Sequence[int], method: str = "sample") -> tuple[int, ...]:
+    """Return the leading shape of a sample as a tuple."""
+    shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{kind}.{method}: `sample_shape` must not be negative, got {sample_shape}.")
+    return shape
+
+
+def checked_dtype(kind: str, dtype: torch.dtype | None) -> torch.dtype:
+    """Return a floating-point dtype, the default one where None."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"{kind}.sample: `dtype` must be floating point, got {dtype}.")
+    return dtype or torch.get_default_dtype()

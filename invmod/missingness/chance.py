@@ -1,0 +1,302 @@
+"""Missingness by chance: at a constant rate (MCAR), or one that depends on another modality (MAR) or itself (MNAR)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from invmod.missingness.calibration import Rates, Score, calibrated, checked_score, rate_columns, scaled_scores
+from invmod.missingness.features import count_rows, given_features
+from invmod.missingness.masks import (
+    MaskLike,
+    check_any_mask,
+    check_names,
+    checked_rows,
+    mask_columns,
+)
+from invmod.missingness.simulated import SimulatedMissing, mean_over_available, uniform
+
+
+def simulate_mcar(
+    mask: Tensor,
+    rates: Rates,
+    *,
+    modalities: Sequence[str] | None = None,
+    rows: Tensor | None = None,
+    allow_empty: bool = False,
+    generator: torch.Generator | None = None,
+) -> SimulatedMissing:
+    r"""Hide cells completely at random, each modality at its own rate.
+
+    .. math::
+        P(\text{cell } (n, m) \text{ is hidden} \mid a_{nm} = 1) = r_m, \quad\text{all cells independent}
+
+    A row never loses its last modality unless `allow_empty` is set: the draw then follows the distribution above
+    *given* that every row that has something keeps something, exactly, without a trial and error loop. This lowers the
+    effective rate. With :math:`A_n` the modalities that row n has,
+
+    .. math::
+        P(\text{cell } (n, m) \text{ is hidden} \mid \text{row } n \text{ keeps something})
+            = 1 - \frac{1 - r_m}{1 - \prod_{j \in A_n} r_j}
+
+    so that three modalities at rate .5 lose 3/7 = .43 each, and a row with one modality keeps it. The exact average is
+    in the result's `expected_rates`. A row that has nothing to begin with stays as it is.
+
+    Arguments:
+        mask: bool (N, M), what is available before.
+        rates: the rates :math:`r_m` in [0, 1]: one for all, M in the order of the columns, or name -> rate. A name that
+            such a mapping lacks has rate 0.
+        modalities: the M names of the columns; needed only where `rates` is a mapping.
+        rows: int64 (n,), the rows that may lose; all N where None.
+        allow_empty: whether a row may lose all that it has.
+        generator: source of randomness; the global one where None.
+
+    Returns:
+        `SimulatedMissing`; its shortfall is 0.
+
+    Raises:
+        KeyError: `rates` names an unknown modality.
+        TypeError: the mask is not bool, rates are not numbers, or a mapping comes without `modalities`.
+        ValueError: a rate outside [0, 1], a wrong number of rates, rows out of range or given twice, or a row of which
+            every modality has rate 1 although rows must keep something.
+
+    References:
+        Rubin, Inference and Missing Data, Biometrika 63(3), 1976.
+
+    Example:
+        >>> result = simulate_mcar(torch.ones(1000, 3, dtype=torch.bool), 0.5)
+        >>> result.expected_rates
+        tensor([0.4286, 0.4286, 0.4286], dtype=torch.float64)
+        >>> bool(result.mask.any(dim=1).all())
+        True
+        >>> mask, _ = simulate_mcar(torch.ones(2, 2, dtype=torch.bool), {"text": 1.0}, modalities=["image", "text"])
+        >>> mask
+        tensor([[ True, False],
+                [ True, False]])
+    """
+    check_any_mask("simulate_mcar", mask)
+    names = None if modalities is None else check_names("simulate_mcar", modalities)
+    if names is not None and len(names) != mask.shape[1]:
+        raise ValueError(
+            f"simulate_mcar: `modalities` must name the {mask.shape[1]} columns of `mask`, got {len(names)} names."
+        )
+    rate = rate_columns("simulate_mcar", rates, mask.shape[1], names)
+    chosen = checked_rows("simulate_mcar", rows, mask.shape[0], mask.device)
+    p = torch.tensor(rate, dtype=torch.float64, device=mask.device).expand(len(chosen), -1)
+    return _hide("simulate_mcar", mask, chosen, p, 1 - p, allow_empty, generator)
+
+
+def simulate_mar(
+    features: Mapping[str, Tensor | None],
+    mask: MaskLike,
+    rates: Rates,
+    *,
+    modalities: Sequence[str],
+    driver: str,
+    strength: float,
+    score: Score | Mapping[str, Score] | None = None,
+    rows: Tensor | None = None,
+    allow_empty: bool = False,
+    generator: torch.Generator | None = None,
+) -> SimulatedMissing:
+    r"""Hide cells at random, at rates that depend on the values of another modality, the driver.
+
+    .. math::
+        P(\text{cell } (n, m) \text{ is hidden} \mid a_{nm} = 1) = \sigma(\beta_m + \gamma \, s_n),
+        \qquad \operatorname{mean}_{n : a_{nm} = 1} \sigma(\beta_m + \gamma \, s_n) = r_m
+
+    with :math:`\gamma` the strength and :math:`s_n` the driver's score of row n, scaled to mean 0 and standard
+    deviation 1 over the rows that have the driver. The intercept :math:`\beta_m` is found from the second equation, so
+    that the overall rate is the one that was asked for. A row without the driver has :math:`s_n = 0`.
+
+    The driver itself is never hidden: what the rates depend on stays observed, which is what makes this "missing at
+    random" and not "missing not at random". Rows that have the driver can therefore not become empty; the others
+    follow the rule of `simulate_mcar`.
+
+    Arguments:
+        features: modality name -> (N, ...); only the driver is read, in its available cells.
+        mask: bool (N, M) or name -> (N,), what is available before.
+        rates: the rates :math:`r_m` in [0, 1]: one for all modalities but the driver, M in the order of `modalities`
+            or name -> rate, with 0 for the driver. A name that a mapping lacks has rate 0.
+        modalities: the M names in the order of the mask's columns, at least two.
+        driver: the modality whose values decide.
+        strength: :math:`\gamma`, the change of the log-odds per standard deviation of the score. Positive: rows with a
+            large score lose more; 0 is `simulate_mcar`.
+        score: function of a modality's available rows (n, ...) to (n,), or name -> such a function. None is the mean
+            of a row's entries; integer features need a function, as the mean of ids says nothing.
+        rows: int64 (n,), the rows that may lose; all N where None. Scores are scaled and rates met among them.
+        allow_empty: whether a row may lose all that it has.
+        generator: source of randomness; the global one where None.
+
+    Returns:
+        `SimulatedMissing`; its shortfall is 0.
+
+    Raises:
+        KeyError: an unknown modality, or the driver is not among the features.
+        TypeError: the mask is not bool, rates or `strength` are not numbers, the driver is of integers and there is no
+            `score`.
+        ValueError: a rate outside [0, 1], a rate above 0 for the driver, fewer than two modalities, scores that are
+            all equal, not finite or of a wrong shape, rows out of range or given twice, or a row that would have to
+            lose everything.
+
+    References:
+        Rubin, Inference and Missing Data, Biometrika 63(3), 1976. Muzellec et al., Missing Data Imputation using
+        Optimal Transport, ICML 2020, section 5 (a logistic model whose intercept is fitted to the rate).
+
+    Example:
+        >>> age = torch.tensor([20.0, 30.0, 70.0, 80.0])
+        >>> features, everything = {"age": age, "scan": torch.zeros(4, 8)}, torch.ones(4, 2, dtype=torch.bool)
+        >>> result = simulate_mar(
+        ...     features, everything, {"scan": 0.5}, modalities=["age", "scan"], driver="age", strength=1000.0
+        ... )
+        >>> result.mask[:, 1], result.expected_rates
+        (tensor([ True,  True, False, False]), tensor([0.0000, 0.5000], dtype=torch.float64))
+    """
+    function = "simulate_mar"
+    names = check_names(function, modalities)
+    if driver not in names:
+        raise KeyError(f"{function}: `driver` must be one of {names}, got {driver!r}.")
+    if len(names) < 2:
+        raise ValueError(f"{function}: `modalities` must name the driver and at least one other, got {names}.")
+    if isinstance(rates, Real) or (isinstance(rates, Tensor) and rates.ndim == 0):
+        rates = {name: float(rates) for name in names if name != driver}
+    rate = rate_columns(function, rates, len(names), names)
+    if rate[names.index(driver)] > 0:
+        raise ValueError(
+            f"{function}: the rate of the driver {driver!r} must be 0, got {rate[names.index(driver)]}. "
+            "A driver that is hidden itself makes rates depend on what nobody sees: use `simulate_mnar`."
+        )
+    columns, chosen = _mask_and_rows(function, features, mask, names, rows)
+    score_of = checked_score(function, strength, score, names)
+    drives = columns[chosen, names.index(driver)]
+    s = torch.zeros(len(chosen), dtype=torch.float64, device=columns.device)
+    if any(0 < r < 1 for r in rate):
+        s[drives] = scaled_scores(function, driver, features.get(driver), chosen[drives], score_of)
+    logits = (strength * s)[:, None].expand(-1, len(names))
+    return _hide(function, columns, chosen, *calibrated(logits, columns[chosen], rate), allow_empty, generator)
+
+
+def simulate_mnar(
+    features: Mapping[str, Tensor | None],
+    mask: MaskLike,
+    rates: Rates,
+    *,
+    modalities: Sequence[str],
+    strength: float,
+    score: Score | Mapping[str, Score] | None = None,
+    rows: Tensor | None = None,
+    allow_empty: bool = False,
+    generator: torch.Generator | None = None,
+) -> SimulatedMissing:
+    r"""Hide cells at rates that depend on the very values that are hidden.
+
+    .. math::
+        P(\text{cell } (n, m) \text{ is hidden} \mid a_{nm} = 1) = \sigma(\beta_m + \gamma \, s_{nm}),
+        \qquad \operatorname{mean}_{n : a_{nm} = 1} \sigma(\beta_m + \gamma \, s_{nm}) = r_m
+
+    as `simulate_mar`, but with the score :math:`s_{nm}` of modality m itself. A row never loses its last modality
+    unless `allow_empty` is set: the draw is then the one above given that every row that has something keeps something,
+    as in `simulate_mcar`, and the effective rate, in `expected_rates`, is lower. With ``allow_empty=True`` it is the
+    rate that was asked for.
+
+    Arguments:
+        features: modality name -> (N, ...); those with a rate between 0 and 1 are read, in their available cells.
+        mask: bool (N, M) or name -> (N,), what is available before.
+        rates: the rates :math:`r_m` in [0, 1]: one for all, M in the order of `modalities`, or name -> rate. A name
+            that a mapping lacks has rate 0.
+        modalities: the M names in the order of the mask's columns.
+        strength: :math:`\gamma`, the change of the log-odds per standard deviation of the score. Positive: large
+            scores are hidden more often; 0 is `simulate_mcar`.
+        score: function of a modality's available rows (n, ...) to (n,), or name -> such a function. None is the mean
+            of a row's entries; integer features need a function, as the mean of ids says nothing.
+        rows: int64 (n,), the rows that may lose; all N where None. Scores are scaled and rates met among them.
+        allow_empty: whether a row may lose all that it has.
+        generator: source of randomness; the global one where None.
+
+    Returns:
+        `SimulatedMissing`; its shortfall is 0.
+
+    Raises:
+        KeyError: an unknown modality, or one that must be read is not among the features.
+        TypeError: the mask is not bool, rates or `strength` are not numbers, a feature is of integers and there is no
+            `score`.
+        ValueError: a rate outside [0, 1], scores that are all equal, not finite or of a wrong shape, rows out of range
+            or given twice, or a row that would have to lose everything.
+
+    References:
+        Rubin, Inference and Missing Data, Biometrika 63(3), 1976. Muzellec et al., Missing Data Imputation using
+        Optimal Transport, ICML 2020, section 5.
+
+    Example:
+        >>> features = {"income": torch.tensor([1.0, 2.0, 8.0, 9.0]), "age": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+        >>> everything = torch.ones(4, 2, dtype=torch.bool)
+        >>> mask, _ = simulate_mnar(
+        ...     features, everything, {"income": 0.5}, modalities=["age", "income"], strength=1000.0
+        ... )
+        >>> mask[:, 1]
+        tensor([ True,  True, False, False])
+    """
+    function = "simulate_mnar"
+    names = check_names(function, modalities)
+    rate = rate_columns(function, rates, len(names), names)
+    columns, chosen = _mask_and_rows(function, features, mask, names, rows)
+    score_of = checked_score(function, strength, score, names)
+    available = columns[chosen]
+    s = torch.zeros(available.shape, dtype=torch.float64, device=columns.device)
+    for m, name in enumerate(names):
+        if 0 < rate[m] < 1:
+            there = available[:, m]
+            s[there, m] = scaled_scores(function, name, features.get(name), chosen[there], score_of)
+    return _hide(function, columns, chosen, *calibrated(strength * s, available, rate), allow_empty, generator)
+
+
+def _hide(
+    function: str,
+    mask: Tensor,
+    chosen: Tensor,
+    p: Tensor,
+    q: Tensor,
+    allow_empty: bool,
+    generator: torch.Generator | None,
+) -> SimulatedMissing:
+    """Hide cells with probability p = 1 - q (n, M), given, unless `allow_empty`, that a row keeps something."""
+    available = mask[chosen]
+    p, q = torch.where(available, p, 1.0), torch.where(available, q, 0.0)
+    u = uniform(*available.shape, generator=generator).to(mask.device)
+    if allow_empty:
+        hidden, expected = u < p, p
+    else:
+        something = [torch.zeros_like(p[:, 0])]  # the probability that anything is kept from column m on
+        for m in reversed(range(p.shape[1])):
+            something.insert(0, q[:, m] + p[:, m] * something[0])
+        stuck = available.any(dim=1) & (something[0] == 0)
+        if stuck.any():
+            raise ValueError(
+                f"{function}: row {int(chosen[stuck][0])} loses all it has for certain, but a row must keep something. "
+                "Lower a rate, leave such rows out through `rows`, or pass `allow_empty=True`."
+            )
+        hidden, safe = torch.zeros_like(available), torch.zeros_like(available[:, 0])
+        for m in range(p.shape[1]):
+            given = torch.where(safe, p[:, m], p[:, m] * something[m + 1] / something[m])
+            hidden[:, m] = u[:, m] < given
+            safe |= available[:, m] & ~hidden[:, m]
+        expected = 1 - q / something[0][:, None]
+    simulated = torch.ones_like(mask)
+    simulated[chosen] = ~(hidden & available)
+    return SimulatedMissing(mask.clone(), simulated, chosen, mean_over_available(expected, available))
+
+
+def _mask_and_rows(
+    function: str,
+    features: Mapping[str, Tensor | None],
+    mask: MaskLike,
+    names: tuple[str, ...],
+    rows: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the mask (N, M) and the row numbers after checking both against the features."""
+    total = count_rows(function, given_features(function, features, names))
+    columns = mask_columns(function, mask, names, total)
+    return columns, checked_rows(function, rows, total, columns.device)

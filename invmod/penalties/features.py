@@ -1,0 +1,202 @@
+"""Penalties of features and logits: CORAL, MMD, the information bottleneck, spectral decoupling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from invmod.penalties.groups import check_samples, env_shares, without_autocast
+
+
+def coral_penalty(
+    features_a: Tensor,
+    features_b: Tensor,
+    *,
+    means: bool = False,
+    normalisation: Literal["paper", "mean"] = "paper",
+) -> Tensor:
+    r"""How far the covariances of two environments' features lie apart (CORAL).
+
+    .. math::
+        \frac{1}{4 D^2} \lVert C_a - C_b \rVert_F^2, \qquad
+        C = \frac{1}{n - 1} \sum_i (f_i - \bar f) (f_i - \bar f)^\top
+
+    Over more than two environments: average it over the pairs.
+
+    Arguments:
+        features_a, features_b: (n_a, D) and (n_b, D), at least two samples each.
+        means: whether to add :math:`\frac{1}{D} \lVert \bar f_a - \bar f_b \rVert^2`, which the paper does not have. It
+            is the same under both normalisations.
+        normalisation: ``"paper"``, the equation above, or ``"mean"``: :math:`\frac{1}{D^2} \lVert C_a - C_b
+            \rVert_F^2`, the mean over entries, 4 times as large.
+
+    Returns:
+        a scalar in float32 or wider. Features of width 1 have variances in place of covariances.
+
+    Raises:
+        TypeError: features are not floating point.
+        ValueError: shapes do not fit, fewer than two samples, or an unknown normalisation.
+
+    References:
+        Sun and Saenko, Deep CORAL: Correlation Alignment for Deep Domain Adaptation, ECCV Workshops 2016, Eq. 1-3.
+
+    Example:
+        >>> a, b = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])  # variances 2 and 8, means 1 and 3
+        >>> coral_penalty(a, b), coral_penalty(a, b, normalisation="mean", means=True)  # 6^2 / 4, 6^2 + 2^2
+        (tensor(9.), tensor(40.))
+    """
+    a, b = _check_pair("coral_penalty", features_a, features_b, least=2)
+    if normalisation not in ("paper", "mean"):
+        raise ValueError(f"coral_penalty: `normalisation` must be 'paper' or 'mean', got {normalisation!r}.")
+    with without_autocast(a):
+        squares = (_covariance(a) - _covariance(b)).square().mean()
+    penalty = squares / 4 if normalisation == "paper" else squares
+    return penalty + (a.mean(dim=0) - b.mean(dim=0)).square().mean() if means else penalty
+
+
+def _covariance(f: Tensor) -> Tensor:
+    centred = f - f.mean(dim=0)
+    return centred.T @ centred / (f.shape[0] - 1)
+
+
+def mmd_penalty(features_a: Tensor, features_b: Tensor, *, gammas: Sequence[float]) -> Tensor:
+    r"""Squared maximum mean discrepancy of two environments' features, with Gaussian kernels.
+
+    .. math::
+        \frac{1}{n_a^2} \sum_{i, j} k(a_i, a_j) + \frac{1}{n_b^2} \sum_{i, j} k(b_i, b_j)
+        - \frac{2}{n_a n_b} \sum_{i, j} k(a_i, b_j), \qquad
+        k(x, y) = \sum_\gamma \exp(-\gamma \lVert x - y \rVert^2)
+
+    It is the biased V-statistic (i = j included): never negative but for rounding, and above 0 for two samples of one
+    distribution. Over more than two environments: average it over the pairs.
+
+    Arguments:
+        features_a, features_b: (n_a, D) and (n_b, D).
+        gammas: inverse squared widths, positive; a few of them over powers of ten make the scale matter less.
+
+    Returns:
+        a scalar in float32 or wider. One sample counts as a point mass: two of them at a distance d give
+        :math:`2 \sum_\gamma (1 - \exp(-\gamma d^2))`.
+
+    Raises:
+        TypeError: features are not floating point.
+        ValueError: shapes do not fit, no sample, no gamma, or a gamma that is not positive.
+
+    References:
+        Gretton et al., A Kernel Two-Sample Test, JMLR 2012, Eq. 5; Li et al., Domain Generalization with Adversarial
+        Feature Learning, CVPR 2018.
+
+    Example:
+        >>> a, b = torch.tensor([[0.0]]), torch.tensor([[1.0]])
+        >>> mmd_penalty(a, b, gammas=[1.0])  # 2 - 2 / e
+        tensor(1.2642)
+    """
+    a, b = _check_pair("mmd_penalty", features_a, features_b, least=1)
+    gammas = [float(gamma) for gamma in gammas]
+    if not gammas or not all(gamma > 0 for gamma in gammas):
+        raise ValueError(f"mmd_penalty: `gammas` must be one or more positive numbers, got {gammas}.")
+    with without_autocast(a):
+        x = torch.cat([a, b])
+        x = x - x.mean(dim=0)  # distances are differences of squares, which a common offset would drown
+        squares = x.square().sum(dim=1)
+        distances = (squares[:, None] + squares - 2 * (x @ x.T)).clamp_min(0)
+        kernel = torch.stack([torch.exp(-gamma * distances) for gamma in gammas]).sum(dim=0)
+    n = a.shape[0]
+    return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
+
+
+def information_bottleneck_penalty(
+    values: Tensor, env: Tensor, *, num_envs: int | None = None, correction: int = 1
+) -> Tensor:
+    r"""Mean variance within the environments (the bottleneck of IB-ERM and IB-IRM).
+
+    .. math::
+        \frac{1}{E D} \sum_e \sum_d \frac{1}{n_e - \mathrm{correction}} \sum_{i \in e} (v_{id} - \bar v_{ed})^2
+
+    Arguments:
+        values: (n,) or (n, D): logits, as in the papers' experiments, or features, as in most code. The two are
+            different penalties.
+        env: (n,) integers, the environment of each sample, from 0.
+        num_envs: E; one more than the largest index where None. Give it, so that an absent last environment is an
+            error; under `torch.compile` it must be given. On a GPU both checks wait for the device.
+        correction: 1 is the unbiased variance, 0 the population's.
+
+    Returns:
+        a scalar in float32 or wider, from centred squares. Environments count alike, whatever their size; one
+        environment has its own variance. Under `torch.compile`, where values cannot raise, it is NaN where an
+        environment has too few samples or an index is out of range.
+
+    Raises:
+        TypeError: values are not floating point, or the index is not an integer.
+        ValueError: shapes do not fit, an environment has fewer than two samples or not more than `correction`, an
+            index is out of range, or a negative correction.
+
+    References:
+        Ahuja et al., Invariance Principle Meets Information Bottleneck for Out-of-Distribution Generalization,
+        NeurIPS 2021.
+
+    Example:
+        >>> values, env = torch.tensor([0.0, 2.0, 1.0, 5.0]), torch.tensor([0, 0, 1, 1])
+        >>> information_bottleneck_penalty(values, env)  # variances 2 and 8
+        tensor(5.)
+    """
+    function = "information_bottleneck_penalty"
+    if correction < 0:
+        raise ValueError(f"{function}: `correction` must not be negative, got {correction}.")
+    columns = values[:, None] if isinstance(values, Tensor) and values.ndim == 1 else values
+    v = check_samples(function, "values", columns, "(n, D)")
+    least = max(2, correction + 1)
+    shares = env_shares(function, env, v.shape[0], num_envs=num_envs, least=least, dtype=v.dtype)
+    with without_autocast(v):
+        centred = v - (shares @ v).index_select(0, env.long())
+        variances = (shares @ centred.square()).mean(dim=1)
+    counts = (shares > 0).sum(dim=1)
+    return (variances * (counts / (counts - correction))).mean()
+
+
+def spectral_decoupling_penalty(logits: Tensor) -> Tensor:
+    r"""Mean square of the logits (spectral decoupling).
+
+    .. math::
+        \frac{1}{|z|} \sum z^2
+
+    The paper's term is half of a sum of squares: its strength is this one's times what that leaves out.
+
+    Arguments:
+        logits: any shape, at least one number; every entry counts alike.
+
+    Returns:
+        a scalar in float32 or wider.
+
+    Raises:
+        TypeError: logits are not floating point.
+        ValueError: no logits.
+
+    References:
+        Pezeshki et al., Gradient Starvation: A Learning Proclivity in Neural Networks, NeurIPS 2021.
+
+    Example:
+        >>> spectral_decoupling_penalty(torch.tensor([1.0, -3.0]))
+        tensor(5.)
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"spectral_decoupling_penalty: `logits` must be a floating-point tensor, got {what}.")
+    if logits.numel() == 0:
+        raise ValueError("spectral_decoupling_penalty: `logits` is empty; a mean needs a number.")
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).square().mean()
+
+
+def _check_pair(function: str, features_a: Tensor, features_b: Tensor, *, least: int) -> tuple[Tensor, Tensor]:
+    a = check_samples(function, "features_a", features_a, "(n, D)", least=least)
+    b = check_samples(function, "features_b", features_b, "(n, D)", least=least)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"{function}: `features_a` and `features_b` must have the same width, "
+            f"got {tuple(a.shape)} and {tuple(b.shape)}."
+        )
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
