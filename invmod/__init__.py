@@ -34,6 +34,7 @@ from invmod.missingness import (
 )
 from invmod.objectives import invariant_objective, risk_coefficients
 from invmod.penalties import irm_penalty, vrex_penalty
+from invmod.robustness import ModelDifference, PatternResult, RateResult, RobustnessReport, robustness_report
 
 __version__ = "0.1.0"
 
@@ -48,8 +49,12 @@ __all__ = [
     "LeaveOneOutEnvs",
     "MeanImputer",
     "ModalityEncoders",
+    "ModelDifference",
     "OneHotEnvs",
+    "PatternResult",
     "RandomSubsetEnvs",
+    "RateResult",
+    "RobustnessReport",
     "SimulatedMissing",
     "UniformEnvs",
     "UnionEnvs",
@@ -64,6 +69,7 @@ __all__ = [
     "pairwise_alignment_loss",
     "pattern_name",
     "risk_coefficients",
+    "robustness_report",
     "rows_by_pattern",
     "simulate_k_available",
     "simulate_mar",

@@ -30,8 +30,14 @@ BELOW = {
 
 
 def imports(path):
-    """Full names of the modules that a file imports when it is imported itself, and those that a call imports."""
+    """Full names of the modules that a file imports when it is imported itself, and those that a call imports.
+
+    What stands under `if TYPE_CHECKING:` is not imported at all.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
     lazy = {
         inner
         for node in ast.walk(tree)

@@ -1,0 +1,86 @@
+"""The conditions that a report imposes: patterns of modalities, and missing rates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
+
+import torch
+
+Pattern = tuple[bool, ...]
+Patterns = Literal["all", "one_missing", "one_left"] | Sequence[Collection[str]]
+
+ALL_UP_TO = 8  # modalities: 2^8 - 1 patterns at most
+SAMPLE_SIZE = 2**ALL_UP_TO - 1
+
+
+def pattern_list(
+    patterns: Patterns, modalities: tuple[str, ...], generator: torch.Generator | None
+) -> tuple[list[Pattern], bool]:
+    """Return the patterns to impose, those with more modalities first, the complete one at the head; and whether
+    they are a sample.
+    """
+    m = len(modalities)
+    chosen: Iterable[Pattern]
+    sampled = False
+    if patterns == "one_missing":
+        chosen = _leaving(m, 1) if m > 1 else []
+    elif patterns == "one_left":
+        chosen = _leaving(m, m - 1)
+    elif patterns == "all":
+        sampled = m > ALL_UP_TO
+        chosen = _sample(m, generator) if sampled else itertools.product((True, False), repeat=m)
+    elif isinstance(patterns, str):
+        raise ValueError(
+            "robustness_report: `patterns` must be 'all', 'one_missing', 'one_left' or a sequence of collections of "
+            f"names, got {patterns!r}."
+        )
+    else:
+        chosen = [_named(kept, modalities) for kept in patterns]
+    distinct = {pattern for pattern in chosen if any(pattern)} | {(True,) * m}
+    return sorted(distinct, key=lambda pattern: (sum(pattern), pattern), reverse=True), sampled
+
+
+def _leaving(m: int, missing: int) -> list[Pattern]:
+    """Return all patterns with so many modalities missing."""
+    return [
+        tuple(position not in hidden for position in range(m)) for hidden in itertools.combinations(range(m), missing)
+    ]
+
+
+def _named(kept: Collection[str], modalities: tuple[str, ...]) -> Pattern:
+    if isinstance(kept, str):
+        raise TypeError(
+            f"robustness_report: each of `patterns` must be a collection of names, got the string {kept!r}. "
+            f"Write ({kept!r},)."
+        )
+    unknown = [name for name in kept if name not in modalities]
+    if unknown:
+        raise ValueError(f"robustness_report: `patterns` names {unknown}, which are not among {list(modalities)}.")
+    if not kept:
+        raise ValueError("robustness_report: each of `patterns` must leave at least one modality.")
+    return tuple(name in kept for name in modalities)
+
+
+def _sample(m: int, generator: torch.Generator | None) -> set[Pattern]:
+    """Return the complete pattern, all with one missing and with one left, and drawn ones up to `SAMPLE_SIZE`.
+
+    A draw has a uniform number of modalities and then a uniform subset, so that every number of missing ones is seen.
+    """
+    found: set[Pattern] = {(True,) * m, *_leaving(m, 1), *_leaving(m, m - 1)}
+    device = "cpu" if generator is None else generator.device
+    while len(found) < max(SAMPLE_SIZE, 2 * m + 1):
+        kept = int(torch.randint(1, m + 1, (), generator=generator, device=device))
+        order = torch.randperm(m, generator=generator, device=device).tolist()
+        found.add(tuple(position in order[:kept] for position in range(m)))
+    return found
+
+
+def checked_rates(rates: Sequence[float]) -> list[float]:
+    """Return the missing rates in ascending order, after checking their range."""
+    values = sorted({float(rate) for rate in rates})
+    for rate in values:
+        if not 0 <= rate < 1:
+            raise ValueError(f"robustness_report: `rates` must lie in [0, 1), got {rate}.")
+    return values

@@ -1,0 +1,146 @@
+"""Pictures of a report, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+    from invmod.robustness.report import RobustnessReport
+
+MOST_ROWS = 63  # more rows than this cannot be read; the worst are shown
+PANELS = 4  # panels in a row
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind readers
+STYLES = ("-", "--", "-.", ":")
+
+
+def need(module: str) -> Any:
+    """Import a module that is not among the core dependencies.
+
+    Raises:
+        ImportError: it is not installed; the message names the extra.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.split(".")[0]
+        raise ImportError(f"This part of the robustness report needs {name}: pip install 'invmod[report]'.") from error
+
+
+def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
+    """Draw the degradation curves."""
+    figure_module = need("matplotlib.figure")
+    report.curve()  # says so where there is none
+    curves = list(dict.fromkeys(point.modality for point in report.rates))
+    columns = len(curves) if len(curves) <= PANELS else 3 if len(curves) <= 6 else PANELS
+    rows = math.ceil(len(curves) / columns)
+    figure = figure_module.Figure(figsize=(2.9 * columns + 0.6, 2.6 * rows + 0.5), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for panel, modality in zip(panels, curves, strict=False):
+        for index, model in enumerate(report.models):
+            points = report.curve(modality, model)
+            x = [point.effective_rate for point in points]
+            colour = COLOURS[index % len(COLOURS)]
+            panel.plot(
+                x,
+                [point.value for point in points],
+                color=colour,
+                linestyle=STYLES[index % len(STYLES)],
+                marker="o",
+                markersize=3,
+                label=model,
+            )
+            bands = [point.interval for point in points]
+            if all(bands):
+                low, high = zip(*(band for band in bands if band is not None), strict=True)
+                panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.set_title("any modality hidden" if modality is None else f"{modality} hidden", fontsize=9)
+        panel.set(xlim=(0, 0.95), xticks=(0, 0.3, 0.6, 0.9))
+        panel.tick_params(labelsize=8)
+        panel.grid(alpha=0.25, linewidth=0.5)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[len(curves) :]:
+        panel.set_visible(False)
+    figure.supxlabel("share of cells missing (effective rate)", fontsize=9)
+    figure.supylabel(report.metric, fontsize=9)
+    if len(report.models) > 1:
+        panels[0].legend(frameon=False, fontsize=8)
+    made: matplotlib.figure.Figure = figure
+    return made
+
+
+def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
+    """Draw the heat map of patterns: dots say which modalities are there, cells the metric of each model."""
+    figure_module = need("matplotlib.figure")
+    results = report.results()
+    if len(results) > MOST_ROWS:
+        kept = _worst_names(report)
+        results = tuple(result for result in results if result.name in kept)
+    values = {(result.model, result.name): result.value for result in report.patterns}
+    table = [[values[model, result.name] for model in report.models] for result in results]
+    m, k = len(report.modalities), len(report.models)
+    longest = max(len(name) for name in (*report.modalities, *report.models))
+    row_height = 0.26
+    figure = figure_module.Figure(
+        figsize=(0.42 * m + 1.15 * k + 1.6, row_height * len(results) + 0.075 * longest + 0.7), layout="constrained"
+    )
+    dots, heat = figure.subplots(1, 2, width_ratios=[0.42 * m, 1.15 * k])
+    for row, result in enumerate(results):
+        for column, there in enumerate(result.pattern):
+            dots.plot(
+                column,
+                row,
+                marker="o",
+                markersize=6,
+                color="0.15" if there else "white",
+                markeredgecolor="0.15" if there else "0.75",
+                markeredgewidth=0.8,
+            )
+    dots.set(xlim=(-0.6, m - 0.4), ylim=(len(results) - 0.5, -0.5), yticks=[])
+    dots.set_xticks(range(m), report.modalities, rotation=90, fontsize=8)
+    dots.xaxis.tick_top()
+    dots.tick_params(length=0)
+    dots.spines[:].set_visible(False)
+    image = heat.imshow(
+        table, aspect="auto", cmap="viridis" if report.higher_is_better else "viridis_r", interpolation="nearest"
+    )
+    low, high = image.get_clim()
+    for row, of_row in enumerate(table):
+        for column, value in enumerate(of_row):
+            share = (value - low) / (high - low) if high > low else 0.0
+            bright = share > 0.6 if report.higher_is_better else share < 0.4
+            heat.text(
+                column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color="black" if bright else "white"
+            )
+    heat.set_xticks(range(k), report.models, rotation=90 if longest > 10 else 0, fontsize=8)
+    heat.xaxis.tick_top()
+    heat.set_yticks([])
+    heat.tick_params(length=0)
+    heat.spines[:].set_visible(False)
+    for row in range(1, len(results)):
+        if results[row].num_missing != results[row - 1].num_missing:
+            for panel in (dots, heat):
+                panel.axhline(
+                    row - 0.5, color="white" if panel is heat else "0.8", linewidth=2 if panel is heat else 0.8
+                )
+    colour_bar = figure.colorbar(image, ax=heat, fraction=0.06, pad=0.03, aspect=30)
+    colour_bar.set_label(report.metric, fontsize=8)
+    colour_bar.ax.tick_params(labelsize=8)
+    colour_bar.outline.set_visible(False)
+    made: matplotlib.figure.Figure = figure
+    return made
+
+
+def _worst_names(report: RobustnessReport) -> set[str]:
+    """Return the complete pattern and those in which some model is worst, `MOST_ROWS` in all."""
+    sign = 1 if report.higher_is_better else -1
+    badness: dict[str, float] = {}
+    for result in report.patterns:
+        badness[result.name] = min(badness.get(result.name, math.inf), sign * result.value)
+    complete = report.complete().name
+    ranked = sorted(badness.keys() - {complete}, key=lambda name: (badness[name], name))
+    return {complete, *ranked[: MOST_ROWS - 1]}
