@@ -1,6 +1,11 @@
 """Parts for PyTorch models that keep working when modalities of their input are missing."""
 
-from invmod.alignment import pairwise_alignment_loss
+from invmod.alignment import (
+    coral_alignment_loss,
+    cosine_alignment_loss,
+    infonce_alignment_loss,
+    pairwise_alignment_loss,
+)
 from invmod.encoders import ModalityEncoders
 from invmod.environments import (
     CyclicMixupEnvs,
@@ -16,7 +21,7 @@ from invmod.environments import (
     UnionEnvs,
     dominance,
 )
-from invmod.fusion import fuse
+from invmod.fusion import AttentionFusion, GatedFusion, Gaussian, fuse, masked_mean, product_of_experts
 from invmod.imputation import MeanImputer, ZeroImputer
 from invmod.missingness import (
     Batch,
@@ -32,19 +37,50 @@ from invmod.missingness import (
     simulate_missing,
     simulate_mnar,
 )
-from invmod.objectives import invariant_objective, risk_coefficients
-from invmod.penalties import irm_penalty, vrex_penalty
+from invmod.objectives import (
+    GroupDRO,
+    all_reduce_statistics,
+    constant_schedule,
+    cvar_objective,
+    environment_statistics,
+    eqrm_objective,
+    exponential_schedule,
+    invariant_objective,
+    irm_penalty_from_statistics,
+    linear_schedule,
+    merge_statistics,
+    mmrex_objective,
+    risk_coefficients,
+    risks_from_statistics,
+    statistics_coefficients,
+    statistics_surrogate,
+    step_schedule,
+    vrex_penalty_debiased_from_statistics,
+    worst_case_objective,
+)
+from invmod.penalties import (
+    irm_derivatives,
+    irm_derivatives_bpr,
+    irm_penalty,
+    irm_penalty_from_derivatives,
+    vrex_penalty,
+    vrex_penalty_debiased,
+)
 from invmod.robustness import ModelDifference, PatternResult, RateResult, RobustnessReport, robustness_report
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionFusion",
     "Batch",
     "CyclicMixupEnvs",
     "DirichletEnvs",
     "Dominance",
     "FixedEnvs",
+    "GatedFusion",
+    "Gaussian",
     "GivenEnvs",
+    "GroupDRO",
     "KOfAvailableEnvs",
     "LeaveOneOutEnvs",
     "MeanImputer",
@@ -59,16 +95,35 @@ __all__ = [
     "UniformEnvs",
     "UnionEnvs",
     "ZeroImputer",
+    "all_reduce_statistics",
     "collate",
+    "constant_schedule",
+    "coral_alignment_loss",
+    "cosine_alignment_loss",
+    "cvar_objective",
     "dominance",
+    "environment_statistics",
+    "eqrm_objective",
+    "exponential_schedule",
     "fuse",
     "hide_features",
+    "infonce_alignment_loss",
     "invariant_objective",
+    "irm_derivatives",
+    "irm_derivatives_bpr",
     "irm_penalty",
+    "irm_penalty_from_derivatives",
+    "irm_penalty_from_statistics",
+    "linear_schedule",
     "mask_from_features",
+    "masked_mean",
+    "merge_statistics",
+    "mmrex_objective",
     "pairwise_alignment_loss",
     "pattern_name",
+    "product_of_experts",
     "risk_coefficients",
+    "risks_from_statistics",
     "robustness_report",
     "rows_by_pattern",
     "simulate_k_available",
@@ -76,5 +131,11 @@ __all__ = [
     "simulate_mcar",
     "simulate_missing",
     "simulate_mnar",
+    "statistics_coefficients",
+    "statistics_surrogate",
+    "step_schedule",
     "vrex_penalty",
+    "vrex_penalty_debiased",
+    "vrex_penalty_debiased_from_statistics",
+    "worst_case_objective",
 ]

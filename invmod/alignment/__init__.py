@@ -1,5 +1,8 @@
-"""Alignment: draw what two modalities of one sample say towards each other, where both are there."""
+"""Alignment: draw what the modalities of a sample say towards each other, or what a model says under several masks."""
 
+from invmod.alignment.contrastive import infonce_alignment_loss
+from invmod.alignment.cosine import cosine_alignment_loss
+from invmod.alignment.covariance import coral_alignment_loss
 from invmod.alignment.pairwise import pairwise_alignment_loss
 
-__all__ = ["pairwise_alignment_loss"]
+__all__ = ["coral_alignment_loss", "cosine_alignment_loss", "infonce_alignment_loss", "pairwise_alignment_loss"]

@@ -8,13 +8,20 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from invmod.missingness import check_mask
+from invmod.alignment.pairs import checked, num_pairs, reduced
 
 Reduction = Literal["none", "sum", "item_mean", "mean", "element_mean"]
+REDUCTIONS = ("none", "sum", "item_mean", "mean", "element_mean")
 
 
 def pairwise_alignment_loss(
-    z: Tensor, mask: Tensor | None = None, *, weights: Tensor | None = None, reduction: Reduction = "mean"
+    z: Tensor,
+    mask: Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    anchor: int | None = None,
+    stop_gradient: bool = False,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     r"""Squared distances between all pairs of available modalities.
 
@@ -27,11 +34,14 @@ def pairwise_alignment_loss(
     with :math:`n_j` available modalities and :math:`\bar c_j` their mean: O(M), not O(M^2).
 
     Arguments:
-        z: (N, M, D) encoded modalities.
+        z: (N, M, D) encoded modalities, or (N, V, D) views of a sample, such as what a model makes of it under V masks.
         mask: bool (N, M), the modalities that were *observed* (not imputed); all where None.
         weights: (N,), how much a row counts: non-negative numbers (not checked) by which both :math:`s_j` and
             :math:`p_j` are multiplied; all 1 where None. A row of weight 2 counts as two copies of it do, so that
             rows of weight "one over the number of copies" count once whatever part sees them.
+        anchor: compare this modality with each of the others, not all pairs:
+            :math:`s_j = \sum_{m \neq k} a_{jk} a_{jm} \lVert c_{jk} - c_{jm} \rVert^2`.
+        stop_gradient: hold the anchor fixed: it is a teacher, which is not drawn to the others.
         reduction: ``"none"``: :math:`w s` (N,). ``"sum"``: :math:`\sum_j w_j s_j`, Eq. 6 to the letter.
             ``"item_mean"``: :math:`\sum_j w_j s_j / \sum_j w_j`, a division by N where there are no weights.
             ``"mean"``: :math:`\sum_j w_j s_j / \sum_j w_j p_j`. ``"element_mean"``: ``"mean"`` / D, the scale of the
@@ -43,8 +53,10 @@ def pairwise_alignment_loss(
         in reverse and in forward mode.
 
     Raises:
-        TypeError: z is not floating point, the mask is not bool, or the weights are no tensor of real numbers.
-        ValueError: shapes do not fit, or an unknown reduction.
+        TypeError: z is not floating point, the mask is not bool, `anchor` is not an int, or the weights are no tensor
+            of real numbers.
+        ValueError: shapes do not fit, an anchor outside the modalities, a stop without an anchor, or an unknown
+            reduction.
 
     References:
         Bai et al., SIGIR 2024, Eq. 6.
@@ -58,54 +70,23 @@ def pairwise_alignment_loss(
         >>> pairwise_alignment_loss(z, torch.tensor([[True, False], [True, True]]))
         tensor(1.)
     """
-    if not z.is_floating_point():
-        raise TypeError(f"pairwise_alignment_loss: `z` must be floating point, got {z.dtype}.")
-    if z.ndim != 3 or z.shape[1] == 0:
-        raise ValueError(f"pairwise_alignment_loss: `z` must have shape (N, M, D) with M >= 1, got {tuple(z.shape)}.")
-    if mask is None:
-        mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
-    check_mask("pairwise_alignment_loss", mask, z.shape[0], z.shape[1])
-
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    s, n = _scatter(z, mask)
-    pairs = n * (n - 1) / 2
-    if weights is not None:
-        _check_weights(weights, z.shape[0])
-        weights = weights.to(z.dtype)
-        s, pairs = weights * s, weights * pairs
-
-    match reduction:
-        case "none":
-            return s
-        case "sum":
-            return s.sum()
-        case "item_mean":
-            return s.sum() / (max(z.shape[0], 1) if weights is None else _divisor(weights))
-        case "mean":
-            return s.sum() / _divisor(pairs)
-        case "element_mean":
-            return s.sum() / (_divisor(pairs) * max(z.shape[2], 1))
-        case _:
-            raise ValueError(
-                "pairwise_alignment_loss: `reduction` must be one of 'none', 'sum', 'item_mean', "
-                f"'mean', 'element_mean', got {reduction!r}."
-            )
+    function = "pairwise_alignment_loss"
+    z, mask = checked(function, z, mask, anchor, stop_gradient)
+    if anchor is None:
+        s, n = _scatter(z, mask)
+        counts = n * (n - 1) / 2
+    else:
+        s, counts = _from_anchor(z, mask, anchor), num_pairs(mask, anchor, z.dtype)
+    if reduction == "element_mean":
+        return reduced(function, s, counts, weights, "mean", REDUCTIONS) / max(z.shape[2], 1)
+    return reduced(function, s, counts, weights, reduction, REDUCTIONS)
 
 
-def _divisor(weights: Tensor) -> Tensor:
-    """Sum, with 1 in the place of 0: what is divided is 0 then."""
-    total = weights.sum()
-    return torch.where(total == 0, 1.0, total)
-
-
-def _check_weights(weights: Tensor, num_rows: int) -> None:
-    if not isinstance(weights, Tensor) or weights.is_complex():
-        what = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"pairwise_alignment_loss: `weights` must be a tensor of real numbers, got {what}.")
-    if weights.shape != (num_rows,):
-        raise ValueError(
-            f"pairwise_alignment_loss: `weights` must have shape (N,) = ({num_rows},), got {tuple(weights.shape)}."
-        )
+def _from_anchor(z: Tensor, mask: Tensor, anchor: int) -> Tensor:
+    """Return the squared distances between the anchor and the others, summed over those that are there: (N,)."""
+    both = mask & mask[:, anchor, None]
+    apart = torch.where(both[..., None], z, 0.0) - torch.where(both[..., None], z[:, anchor, None], 0.0)
+    return apart.square().sum(dim=(1, 2))
 
 
 def _scatter(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
-"""Fusion: from z (N, M, ...), what each modality says, to one representation per sample."""
+"""Fusion: from what each modality says to one representation, by what is there."""
 
+from invmod.fusion.learned import AttentionFusion, GatedFusion
 from invmod.fusion.linear import fuse
+from invmod.fusion.masked import Gaussian, masked_mean, product_of_experts
 
-__all__ = ["fuse"]
+__all__ = ["AttentionFusion", "GatedFusion", "Gaussian", "fuse", "masked_mean", "product_of_experts"]

@@ -1,6 +1,40 @@
-"""Objectives: risks (E,) and a penalty to one scalar, and the coefficients that make it exact in pieces."""
+"""Objectives: risks (E,) and a penalty to one scalar, and the sums and coefficients that make it exact in pieces."""
 
-from invmod.objectives.coefficients import risk_coefficients
-from invmod.objectives.risks import invariant_objective
+from invmod.objectives.coefficients import risk_coefficients, statistics_coefficients, statistics_surrogate
+from invmod.objectives.estimates import (
+    irm_penalty_from_statistics,
+    risks_from_statistics,
+    vrex_penalty_debiased_from_statistics,
+)
+from invmod.objectives.group_dro import GroupDRO
+from invmod.objectives.risks import invariant_objective, mmrex_objective, worst_case_objective
+from invmod.objectives.schedules import (
+    constant_schedule,
+    exponential_schedule,
+    linear_schedule,
+    step_schedule,
+)
+from invmod.objectives.statistics import all_reduce_statistics, environment_statistics, merge_statistics
+from invmod.objectives.tails import cvar_objective, eqrm_objective
 
-__all__ = ["invariant_objective", "risk_coefficients"]
+__all__ = [
+    "GroupDRO",
+    "all_reduce_statistics",
+    "constant_schedule",
+    "cvar_objective",
+    "environment_statistics",
+    "eqrm_objective",
+    "exponential_schedule",
+    "invariant_objective",
+    "irm_penalty_from_statistics",
+    "linear_schedule",
+    "merge_statistics",
+    "mmrex_objective",
+    "risk_coefficients",
+    "risks_from_statistics",
+    "statistics_coefficients",
+    "statistics_surrogate",
+    "step_schedule",
+    "vrex_penalty_debiased_from_statistics",
+    "worst_case_objective",
+]

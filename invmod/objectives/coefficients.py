@@ -1,8 +1,8 @@
-"""The coefficients that make an objective exact in pieces."""
+"""The coefficients that make an objective exact in pieces: its gradient with respect to the sums it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> T
     numbers the gradient comes out exactly nevertheless: form the risks of the whole batch without gradients, by
     micro-batches or over data-parallel ranks; form the coefficients; then backpropagate
     ``(a * local_risks).sum()`` for each part, where the local risks are that part's share of the whole batch's mean
-    (its sum of losses over the count of the whole batch) and its randomness is replayed.
+    (its sum of losses over the count of the whole batch) and its randomness is replayed. An objective of more than
+    risks goes the same way with `invmod.statistics_coefficients`, of which this is the case of one entry.
 
     Arguments:
         risks: (E,), those of the whole batch; detached here.
@@ -41,17 +42,105 @@ def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> T
         tensor([-0.5000,  1.5000])
     """
     check_risks("risk_coefficients", risks)
+    _, coefficients = _coefficients("risk_coefficients", "risks", {"risks": risks}, lambda s: objective(s["risks"]))
+    return coefficients["risks"]
+
+
+def statistics_coefficients(
+    statistics: Mapping[str, Tensor], objective: Callable[[dict[str, Tensor]], Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""An objective of additive statistics, and its gradient with respect to each of their entries.
+
+    .. math::
+        c_k = \frac{\partial J}{\partial S_k}, \quad S_k = \sum_p S_k^{(p)}
+        \qquad\Rightarrow\qquad
+        \nabla_\theta J(S) = \sum_p \sum_k \langle c_k, \nabla_\theta S_k^{(p)} \rangle
+
+    over the parts p of a batch. Form the statistics of each part without gradients
+    (`invmod.environment_statistics`), add them up (`invmod.merge_statistics`, `invmod.all_reduce_statistics`), call
+    this, and backpropagate `invmod.statistics_surrogate` for each part, with its randomness replayed.
+
+    Arguments:
+        statistics: name -> tensor, those of the whole batch; detached here.
+        objective: a differentiable function of such a dictionary, returning a scalar. It is called once.
+
+    Returns:
+        the value, detached, and a dictionary with the names and shapes of the statistics, detached; 0 for an entry
+        that the objective does not use. Works under `torch.no_grad` as well.
+
+    Raises:
+        TypeError: an entry is not floating point.
+        ValueError: there is no entry, or the objective is not a scalar that depends on one.
+
+    Example:
+        >>> from invmod import environment_statistics, risks_from_statistics, vrex_penalty
+        >>> s = environment_statistics(torch.tensor([[0.0, 2.0], [2.0, 4.0]]))  # risks 1 and 3
+        >>> value, c = statistics_coefficients(s, lambda s: vrex_penalty(risks_from_statistics(s)))
+        >>> value, c["loss"]  # each risk is its sum over 2
+        (tensor(1., dtype=torch.float64), tensor([-0.5000,  0.5000], dtype=torch.float64))
+    """
+    function = "statistics_coefficients"
+    if not statistics:
+        raise ValueError(f"{function}: `statistics` has no entry.")
+    for name, entry in statistics.items():
+        if not isinstance(entry, Tensor) or not entry.is_floating_point():
+            what = entry.dtype if isinstance(entry, Tensor) else type(entry).__name__
+            raise TypeError(f"{function}: `statistics` must be floating-point tensors, got {what} for {name!r}.")
+    return _coefficients(function, "statistics", dict(statistics), objective)
+
+
+def statistics_surrogate(coefficients: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> Tensor:
+    r"""What to backpropagate for one part of a batch: its statistics, weighed by the coefficients of the whole.
+
+    .. math::
+        \sum_k \langle c_k, S_k^{(p)} \rangle
+
+    Its value means nothing; its gradients, added up over the parts, are those of the objective of the whole batch.
+    Where an engine averages gradients over ranks, multiply it by their number.
+
+    Arguments:
+        coefficients: of `invmod.statistics_coefficients`.
+        statistics: of this part, with gradients.
+
+    Returns:
+        a scalar, of the widest dtype among them.
+
+    Raises:
+        ValueError: the names or shapes differ.
+
+    Example:
+        >>> statistics_surrogate({"loss": torch.tensor([2.0, -1.0])}, {"loss": torch.tensor([3.0, 4.0])})
+        tensor(2.)
+    """
+    if not coefficients or coefficients.keys() != statistics.keys():
+        raise ValueError(
+            "statistics_surrogate: coefficients and statistics must have the same names, at least one, "
+            f"got {list(coefficients)} and {list(statistics)}."
+        )
+    for name, c in coefficients.items():
+        if c.shape != statistics[name].shape:
+            raise ValueError(
+                f"statistics_surrogate: {name!r} must have one shape, got {tuple(c.shape)} for the coefficients and "
+                f"{tuple(statistics[name].shape)} for the statistics."
+            )
+    return torch.stack([(c * statistics[name]).sum() for name, c in coefficients.items()]).sum()
+
+
+def _coefficients(
+    function: str, what: str, entries: dict[str, Tensor], objective: Callable[[dict[str, Tensor]], Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
     with torch.inference_mode(False), torch.enable_grad():
-        copy = risks.detach().clone().requires_grad_()
-        value = objective(copy)
+        copies = {name: entry.detach().clone().requires_grad_() for name, entry in entries.items()}
+        value = objective(dict(copies))
         if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
             raise ValueError(
-                "risk_coefficients: `objective` must return a scalar tensor that depends on the risks it is given."
+                f"{function}: `objective` must return a scalar tensor that depends on the {what} it is given."
             )
-        (coefficients,) = torch.autograd.grad(value, copy, allow_unused=True)
-    if coefficients is None:
+        found = torch.autograd.grad(value, list(copies.values()), allow_unused=True)
+    if all(gradient is None for gradient in found):
         raise ValueError(
-            "risk_coefficients: `objective` does not depend on the risks it is given. "
+            f"{function}: `objective` does not depend on the {what} it is given. "
             "Use its argument, not a tensor from outside."
         )
-    return coefficients
+    zipped = zip(copies.items(), found, strict=True)
+    return value.detach(), {name: torch.zeros_like(x) if g is None else g.detach() for (name, x), g in zipped}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -65,3 +66,68 @@ def invariant_objective(
         )
     risk = wide.mean() if risk_reduction == "mean" else wide.sum()
     return risk + penalty_weight * value
+
+
+def mmrex_objective(risks: Tensor, *, lambda_min: float) -> Tensor:
+    r"""Minimax risk extrapolation (MM-REx): the worst of the affine mixtures of the risks.
+
+    .. math::
+        \max_{\sum_e \lambda_e = 1, \; \lambda_e \geq \lambda_{\min}} \sum_e \lambda_e R_e
+        = (1 - E \lambda_{\min}) \max_e R_e + \lambda_{\min} \sum_e R_e
+
+    Arguments:
+        risks: (E,).
+        lambda_min: at most 1 / E, where it is the mean; 0 is the worst case, and negative values, the usual ones,
+            extrapolate beyond it.
+
+    Returns:
+        a scalar in float32 or wider. Where several risks are the largest, they share its gradient evenly.
+
+    Raises:
+        TypeError: risks are not floating point.
+        ValueError: risks are not (E,), or `lambda_min` is more than 1 / E or not finite.
+
+    References:
+        Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021, Eq. 6-7.
+
+    Example:
+        >>> mmrex_objective(torch.tensor([1.0, 3.0]), lambda_min=-1.0)  # 3 * 3 - 4
+        tensor(5.)
+        >>> mmrex_objective(torch.tensor([1.0, 3.0]), lambda_min=0.5)
+        tensor(2.)
+    """
+    check_risks("mmrex_objective", risks)
+    num_envs = risks.shape[0]
+    if not (math.isfinite(lambda_min) and lambda_min <= 1 / num_envs):
+        raise ValueError(
+            f"mmrex_objective: `lambda_min` must be finite and at most 1 / E = {1 / num_envs:g}, got {lambda_min}."
+        )
+    wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
+    return (1 - num_envs * lambda_min) * wide.amax() + lambda_min * wide.sum()
+
+
+def worst_case_objective(risks: Tensor) -> Tensor:
+    r"""The largest risk: robust optimisation over the environments at hand.
+
+    .. math::
+        \max_e R_e
+
+    Arguments:
+        risks: (E,).
+
+    Returns:
+        a scalar in float32 or wider. Where several risks are the largest, they share the gradient evenly.
+
+    Raises:
+        TypeError: risks are not floating point.
+        ValueError: risks are not (E,).
+
+    References:
+        Ben-Tal, El Ghaoui and Nemirovski, Robust Optimization, 2009; `invmod.GroupDRO` is the smooth way to it.
+
+    Example:
+        >>> worst_case_objective(torch.tensor([1.0, 3.0, 2.0]))
+        tensor(3.)
+    """
+    check_risks("worst_case_objective", risks)
+    return risks.to(torch.promote_types(risks.dtype, torch.float32)).amax()

@@ -1,6 +1,8 @@
-"""Penalties of the risks (E,)."""
+"""Penalties of the risks (E,), or of the losses behind them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,3 +56,74 @@ def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
         raise ValueError(f"vrex_penalty: needs more than `correction` = {correction} environments, got {num_envs}.")
     wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
     return (wide - wide.mean()).square().sum() / (num_envs - correction)
+
+
+def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) -> Tensor:
+    r"""Variance of the risks over environments, less what the sampling noise of measured risks adds to it.
+
+    .. math::
+        \frac{1}{E - 1} \sum_e (\hat R_e - \bar R)^2 \; - \;
+        \begin{cases}
+            \frac{1}{E} \sum_e s_e^2 / n_e & \text{independent samples} \\
+            \frac{1}{n (E - 1)} \sum_e \mathrm{Var}_i(l_{ei} - \bar l_i) & \text{paired samples}
+        \end{cases}
+
+    with :math:`\hat R_e` the mean of the losses of e, :math:`\bar l_i` the mean over environments of sample i, and all
+    variances of ddof 1. Both are unbiased for the ddof-1 variance of the true risks, so both can be negative, and
+    neither is clamped: a clamp brings the bias back.
+
+    Samples are *paired* where every environment scores the same ones, as in MILK: their noise is shared, and the
+    correction for independent samples would subtract far too much.
+
+    Arguments:
+        losses: (E, N), one loss per environment and sample; where not paired also a sequence of E vectors (n_e,).
+        paired: whether column i of `losses` is the same sample in every environment.
+
+    Returns:
+        a scalar in float32 or wider. With masks or weights, or in pieces: `invmod.environment_statistics` and
+        `invmod.vrex_penalty_debiased_from_statistics`.
+
+    Raises:
+        TypeError: losses are not floating point, or a sequence is given as paired.
+        ValueError: shapes do not fit, fewer than two environments, or an environment with fewer than two samples.
+
+    References:
+        Krueger et al., ICML 2021, Eq. 8, for the variance that is corrected.
+
+    Example:
+        >>> losses = torch.tensor([[0.0, 2.0], [2.0, 4.0]])  # risks 1 and 3: variance 2; each s^2 / n = 2 / 2
+        >>> vrex_penalty_debiased(losses, paired=False)
+        tensor(1.)
+        >>> vrex_penalty_debiased(losses, paired=True)  # every sample says the same: 2 apart, without noise
+        tensor(2.)
+    """
+    if isinstance(losses, Tensor) and losses.ndim != 2:
+        raise ValueError(f"vrex_penalty_debiased: `losses` must have shape (E, N), got {tuple(losses.shape)}.")
+    if paired and not isinstance(losses, Tensor):
+        raise TypeError("vrex_penalty_debiased: with paired=True `losses` must be one tensor (E, N).")
+    if len(losses) < 2:
+        raise ValueError(f"vrex_penalty_debiased: needs at least two environments, got {len(losses)}.")
+    for e, row in enumerate(losses):
+        _check_losses(e, row)
+    if not isinstance(losses, Tensor):
+        wide = [row.to(torch.promote_types(row.dtype, torch.float32)) for row in losses]
+        noise = torch.stack([row.var() / row.shape[0] for row in wide])
+        return torch.stack([row.mean() for row in wide]).var() - noise.mean()
+    both = losses.to(torch.promote_types(losses.dtype, torch.float32))
+    num_envs, num_samples = both.shape
+    variance = both.mean(dim=1).var()
+    if not paired:
+        return variance - both.var(dim=1).mean() / num_samples
+    own = both - both.mean(dim=0)
+    return variance - own.var(dim=1).sum() / (num_samples * (num_envs - 1))
+
+
+def _check_losses(e: int, row: Tensor) -> None:
+    if not isinstance(row, Tensor) or not row.is_floating_point():
+        what = row.dtype if isinstance(row, Tensor) else type(row).__name__
+        raise TypeError(f"vrex_penalty_debiased: `losses` must be floating point, got {what} in environment {e}.")
+    if row.ndim != 1 or row.shape[0] < 2:
+        raise ValueError(
+            "vrex_penalty_debiased: each environment needs a vector of at least two losses, "
+            f"got shape {tuple(row.shape)} in environment {e}."
+        )

@@ -4,16 +4,27 @@ import pytest
 import torch
 from torch import nn
 
+import invmod
 from invmod import (
+    GroupDRO,
     ModalityEncoders,
+    cvar_objective,
+    environment_statistics,
+    eqrm_objective,
     fuse,
     invariant_objective,
+    irm_derivatives,
     irm_penalty,
+    irm_penalty_from_derivatives,
+    mmrex_objective,
     pairwise_alignment_loss,
     risk_coefficients,
     simulate_mar,
     simulate_mnar,
     vrex_penalty,
+    vrex_penalty_debiased,
+    vrex_penalty_debiased_from_statistics,
+    worst_case_objective,
 )
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
@@ -23,17 +34,43 @@ MASK = random_mask(seeded(2), 5, 3)
 RISKS = normal(seeded(3), 4, dtype=torch.float32)
 LOGITS = normal(seeded(4), 6, 3, dtype=torch.float32)
 TARGETS = (LOGITS > 0.3).float()
+GATES, ATTENTION = invmod.GatedFusion(3, 4), invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5))
+for parameter in (GATES.weight, ATTENTION.query):
+    nn.init.normal_(parameter, generator=seeded(6))
 
 CASES = {
     "fuse": (lambda z: fuse(z, WEIGHTS), Z),
     "fuse with a mask": (lambda z: fuse(z, WEIGHTS, MASK), Z),
     "align": (lambda z: pairwise_alignment_loss(z, MASK), Z),
+    "align to an anchor": (lambda z: pairwise_alignment_loss(z, MASK, anchor=1), Z),
+    "align angles": (lambda z: invmod.cosine_alignment_loss(z, MASK), Z),
+    "align by contrast": (lambda z: invmod.infonce_alignment_loss(z, MASK), Z),
+    "align covariances": (lambda z: invmod.coral_alignment_loss(z, MASK, means=True), Z),
+    "fuse own weights": (lambda z: fuse(z, WEIGHTS.expand(5, 4, 3), MASK), Z),
+    "fuse by mean": (lambda z: invmod.masked_mean(z, MASK), Z),
+    "fuse by gates": (lambda z: GATES(z, MASK), Z),
+    "fuse by attention": (lambda z: ATTENTION(z, MASK), Z),
+    "fuse experts": (lambda z: invmod.product_of_experts(z, -z, MASK).mean, Z),
     "vrex": (vrex_penalty, RISKS),
     "objective": (lambda r: invariant_objective(r, penalty=vrex_penalty, penalty_weight=5.0), RISKS),
     "irm bce": (lambda z: irm_penalty(z, TARGETS), LOGITS),
     "irm mse": (lambda z: irm_penalty(z, TARGETS, loss="mse"), LOGITS),
     "irm bpr": (lambda z: irm_penalty(z, None, loss="bpr"), LOGITS),
     "irm ce": (lambda z: irm_penalty(z, torch.arange(6) % 3, loss="ce"), LOGITS),
+    "mmrex": (lambda r: mmrex_objective(r, lambda_min=-1.0), RISKS),
+    "worst case": (worst_case_objective, RISKS),
+    "cvar": (lambda r: cvar_objective(r, tail_fraction=0.6), RISKS),
+    "eqrm": (lambda r: eqrm_objective(r, quantile=0.8), RISKS),
+    "group dro": (lambda r: GroupDRO(4, step_size=0.5)(r), RISKS),
+    "debiased": (lambda x: vrex_penalty_debiased(x, paired=True), LOGITS),
+    "derivatives ce": (
+        lambda z: irm_penalty_from_derivatives(irm_derivatives(z, torch.arange(6) % 3, loss="ce"), estimator="ustat"),
+        LOGITS,
+    ),
+    "derivatives callable": (
+        lambda z: irm_penalty_from_derivatives(irm_derivatives(z, None, loss=lambda z, _: (z @ z.T).diagonal())),
+        LOGITS,
+    ),
     "irm callable": (lambda z: irm_penalty(z, TARGETS, loss=lambda s, y: ((s @ s.T).sum() - y.sum()) / 6), LOGITS),
 }
 
@@ -62,6 +99,20 @@ def test_bfloat16_in_gives_statistics_in_float32(case):
         got = function(narrow)
     assert got.dtype == (torch.bfloat16 if case.startswith("fuse") else torch.float32)
     torch.testing.assert_close(got.float(), function(narrow.float()), rtol=1e-2, atol=1e-2)
+
+
+def test_statistics_and_what_is_made_of_them_are_the_same_under_autocast():
+    """Products between environments are a matrix product, which autocast would run in bfloat16."""
+    losses = LOGITS.T.clone().requires_grad_()
+    expected = environment_statistics(losses, paired=True)
+    with autocast():
+        got = environment_statistics(losses, paired=True)
+        value = vrex_penalty_debiased_from_statistics(got)
+    for name, entry in got.items():
+        assert entry.dtype == torch.float64
+        assert torch.equal(entry, expected[name])
+    (gradient,) = torch.autograd.grad(value, losses)
+    assert torch.equal(gradient, torch.autograd.grad(vrex_penalty_debiased_from_statistics(expected), losses)[0])
 
 
 def test_coefficients_are_the_same_under_autocast():

@@ -4,7 +4,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from invmod import ModalityEncoders, fuse, invariant_objective, irm_penalty, pairwise_alignment_loss, vrex_penalty
+import invmod
+from invmod import (
+    GroupDRO,
+    ModalityEncoders,
+    cvar_objective,
+    environment_statistics,
+    eqrm_objective,
+    fuse,
+    invariant_objective,
+    irm_derivatives,
+    irm_derivatives_bpr,
+    irm_penalty,
+    irm_penalty_from_derivatives,
+    irm_penalty_from_statistics,
+    mmrex_objective,
+    pairwise_alignment_loss,
+    risks_from_statistics,
+    vrex_penalty,
+    vrex_penalty_debiased,
+    vrex_penalty_debiased_from_statistics,
+    worst_case_objective,
+)
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
 Z = normal(seeded(0), 5, 3, 4, dtype=torch.float32)
@@ -13,13 +34,48 @@ MASK = random_mask(seeded(2), 5, 3)
 RISKS = normal(seeded(3), 4, dtype=torch.float32)
 LOGITS = normal(seeded(4), 6, dtype=torch.float32)
 TARGETS = (LOGITS > 0.3).float()
+GATES, ATTENTION = invmod.GatedFusion(3, 4), invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5))
+for parameter in (GATES.weight, ATTENTION.query):
+    nn.init.normal_(parameter, generator=seeded(6))
 
 
 def vrex_objective(risks: Tensor) -> Tensor:
     return invariant_objective(risks, penalty=vrex_penalty, penalty_weight=5.0)
 
 
+def statistics(losses: Tensor, **options) -> dict[str, Tensor]:
+    env = torch.tensor([0, 1, 0, 1, 0, 1])
+    return environment_statistics(losses, env, num_envs=2, derivatives=losses * 2, mask=losses > -9, **options)
+
+
 CASES = {
+    "mmrex": (lambda r: mmrex_objective(r, lambda_min=-1.0), (RISKS,)),
+    "worst case": (worst_case_objective, (RISKS,)),
+    "cvar": (lambda r: cvar_objective(r, tail_fraction=0.6), (RISKS,)),
+    "eqrm": (lambda r: eqrm_objective(r, quantile=0.8), (RISKS,)),
+    "debiased paired": (lambda x: vrex_penalty_debiased(x, paired=True), (LOGITS.reshape(2, 3),)),
+    "derivatives": (
+        lambda z: irm_penalty_from_derivatives(irm_derivatives(z, TARGETS), estimator="ustat"),
+        (LOGITS,),
+    ),
+    "derivatives bpr": (
+        lambda z: irm_penalty_from_derivatives(irm_derivatives_bpr(z), estimator="split"),
+        (LOGITS,),
+    ),
+    "risks of statistics": (lambda x: vrex_objective(risks_from_statistics(statistics(x))), (LOGITS,)),
+    "irm of statistics": (
+        lambda x: irm_penalty_from_statistics(statistics(x, weights=TARGETS + 1), estimator="ustat"),
+        (LOGITS,),
+    ),
+    "split of statistics": (
+        lambda x: irm_penalty_from_statistics(statistics(x, halves=torch.arange(6) < 3), estimator="split"),
+        (LOGITS,),
+    ),
+    "debiased of statistics": (lambda x: vrex_penalty_debiased_from_statistics(statistics(x)), (LOGITS,)),
+    "debiased of paired statistics": (
+        lambda x: vrex_penalty_debiased_from_statistics(environment_statistics(x, paired=True)),
+        (LOGITS.reshape(2, 3),),
+    ),
     "fuse": (fuse, (Z, WEIGHTS)),
     "fuse scores": (fuse, (Z[..., 0], WEIGHTS)),
     "fuse with a mask": (lambda z, w: fuse(z, w, MASK), (poison(Z, MASK, NAN), WEIGHTS)),
@@ -31,6 +87,15 @@ CASES = {
     "align without a mask": (pairwise_alignment_loss, (Z,)),
     "align element_mean": (lambda z: pairwise_alignment_loss(z, MASK, reduction="element_mean"), (Z,)),
     "align with weights": (lambda z: pairwise_alignment_loss(z, MASK, weights=torch.arange(5) / 4), (Z,)),
+    "align to an anchor": (lambda z: pairwise_alignment_loss(z, MASK, anchor=1, stop_gradient=True), (Z,)),
+    "align angles": (lambda z: invmod.cosine_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
+    "align by contrast": (lambda z: invmod.infonce_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
+    "align covariances": (lambda z: invmod.coral_alignment_loss(z, MASK, means=True), (poison(Z, MASK, NAN),)),
+    "fuse own weights": (lambda z, w: fuse(z, w, MASK), (poison(Z, MASK, NAN), WEIGHTS.expand(5, 4, 3))),
+    "fuse by mean": (lambda z: invmod.masked_mean(z, MASK), (poison(Z, MASK, NAN),)),
+    "fuse by gates": (lambda z: GATES(z, MASK), (poison(Z, MASK, NAN),)),
+    "fuse by attention": (lambda z: ATTENTION(z, MASK), (poison(Z, MASK, NAN),)),
+    "fuse experts": (lambda z: invmod.product_of_experts(z, -z, MASK).mean, (poison(Z, MASK, NAN),)),
     "vrex": (vrex_penalty, (RISKS,)),
     "vrex unbiased": (lambda risks: vrex_penalty(risks, correction=1), (RISKS,)),
     "objective": (vrex_objective, (RISKS,)),
@@ -58,6 +123,28 @@ def test_it_compiles_in_one_piece(case):
     for g, e in zip(gradients(got, *inputs), gradients(expected, *inputs), strict=True):
         torch.testing.assert_close(g, e)
         assert g.isfinite().all()
+
+
+def test_group_dro_updates_its_state_when_compiled():
+    eager, traced = GroupDRO(4, step_size=0.5), GroupDRO(4, step_size=0.5)
+    compiled = torch.compile(traced, fullgraph=True, backend="aot_eager")
+    present = torch.tensor([True, True, False, True])
+    for _ in range(3):
+        torch.testing.assert_close(compiled(RISKS, present=present), eager(RISKS, present=present))
+    torch.testing.assert_close(traced.weights, eager.weights)
+    assert not torch.equal(traced.weights, torch.full((4,), 0.25).double())
+
+
+@pytest.mark.parametrize("flaw", ["index", "weight", "absent", "one sample"])
+def test_compiled_statistics_that_cannot_raise_make_nan(flaw):
+    env = torch.tensor({"index": [0, 1, 2], "weight": [0, 0, 1], "absent": [0, 0, 0], "one sample": [0, 0, 1]}[flaw])
+    weights = torch.tensor([1.0, -1.0, 1.0]) if flaw == "weight" else None
+
+    def function(x):
+        s = environment_statistics(x, env, num_envs=2, derivatives=x, weights=weights)
+        return irm_penalty_from_statistics(s) if flaw == "one sample" else risks_from_statistics(s).sum()
+
+    assert torch.compile(function, fullgraph=True, backend="aot_eager")(RISKS[:3]).isnan()
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -3,17 +3,25 @@
 import pytest
 import torch
 
+import invmod
 from invmod import (
     CyclicMixupEnvs,
+    GroupDRO,
     MeanImputer,
     ModalityEncoders,
     ZeroImputer,
     collate,
+    cvar_objective,
+    environment_statistics,
+    eqrm_objective,
     fuse,
     hide_features,
     invariant_objective,
+    irm_derivatives,
     irm_penalty,
+    irm_penalty_from_derivatives,
     mask_from_features,
+    mmrex_objective,
     pairwise_alignment_loss,
     risk_coefficients,
     rows_by_pattern,
@@ -22,7 +30,10 @@ from invmod import (
     simulate_mcar,
     simulate_missing,
     simulate_mnar,
+    statistics_coefficients,
     vrex_penalty,
+    vrex_penalty_debiased,
+    vrex_penalty_debiased_from_statistics,
 )
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
@@ -44,9 +55,23 @@ def objective(risks):
 
 
 CASES = {
+    "cvar": (lambda r: cvar_objective(r, tail_fraction=0.6), (RISKS,), ()),
+    "eqrm": (lambda r: eqrm_objective(r, quantile=0.8), (RISKS,), ()),
+    "mmrex": (lambda r: mmrex_objective(r, lambda_min=-1.0), (RISKS,), ()),
+    "debiased paired": (lambda x: vrex_penalty_debiased(x, paired=True), (LOGITS,), ()),
+    "derivatives": (
+        lambda z, y: irm_penalty_from_derivatives(irm_derivatives(z, y), estimator="ustat"),
+        (LOGITS,),
+        (TARGETS,),
+    ),
     "fuse": (fuse, (Z, WEIGHTS), ()),
     "fuse with a mask": (fuse, (poison(Z, MASK, NAN), WEIGHTS), (MASK,)),
     "align": (pairwise_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
+    "align angles": (invmod.cosine_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
+    "align by contrast": (invmod.infonce_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
+    "align covariances": (invmod.coral_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
+    "fuse by mean": (invmod.masked_mean, (poison(Z, MASK, NAN),), (MASK,)),
+    "fuse experts": (lambda z, a: invmod.product_of_experts(z, -z, a).mean, (poison(Z, MASK, NAN),), (MASK,)),
     "vrex": (vrex_penalty, (RISKS,), ()),
     "objective": (objective, (RISKS,), ()),
     "irm bce": (irm_penalty, (LOGITS,), (TARGETS,)),
@@ -91,6 +116,33 @@ def test_coefficients_come_out_on_the_device():
         coefficients = risk_coefficients(RISKS.cuda(), objective)
     assert coefficients.is_cuda
     torch.testing.assert_close(coefficients.cpu(), risk_coefficients(RISKS, objective))
+
+
+def test_group_dro_keeps_its_state_on_the_device():
+    here, there = GroupDRO(4, step_size=0.5), GroupDRO(4, step_size=0.5).cuda()
+    present = torch.tensor([True, False, True, True])
+    for _ in range(3):
+        loss = there(RISKS.cuda(), present=present.cuda())
+        assert loss.is_cuda
+        torch.testing.assert_close(loss.cpu(), here(RISKS, present=present))
+    assert there.log_weights.is_cuda
+    torch.testing.assert_close(there.weights.cpu(), here.weights)
+    assert there.half().log_weights.dtype == torch.float64
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_statistics_and_their_coefficients_come_out_on_the_device(paired):
+    def results(losses):
+        s = environment_statistics(losses, paired=paired, weights=losses.new_ones(losses.shape[1:]) / 2)
+        return s, *statistics_coefficients(s, vrex_penalty_debiased_from_statistics)
+
+    statistics, value, coefficients = results(LOGITS.cuda())
+    expected, expected_value, expected_coefficients = results(LOGITS)
+    torch.testing.assert_close(value.cpu(), expected_value)
+    for name in expected:
+        assert statistics[name].is_cuda
+        torch.testing.assert_close(statistics[name].cpu(), expected[name])
+        torch.testing.assert_close(coefficients[name].cpu(), expected_coefficients[name])
 
 
 def test_one_generator_gives_the_same_weights_on_every_device():
@@ -186,3 +238,28 @@ def test_images_and_words_are_collated_hidden_and_encoded_on_the_device(skip_mis
     assert z.is_cuda
     torch.testing.assert_close(z.cpu(), expected)
     assert collate([{"image": torch.ones(2).cuda()}, {}], modalities=["image"]).mask.is_cuda
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: invmod.GatedFusion(3, 16), lambda: invmod.AttentionFusion(3, 16, num_heads=2)]
+)
+def test_learned_fusion(make):
+    fusion = make().double()
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter)
+    z = poison(Z, MASK, NAN)
+    expected = fusion(z, MASK)
+    got = fusion.cuda()(z.cuda(), MASK.cuda())
+    assert got.is_cuda
+    torch.testing.assert_close(got.cpu(), expected)
+
+
+def test_environments_land_on_the_device_asked_for_with_the_numbers_of_the_cpu():
+    for envs in (invmod.DirichletEnvs(3), invmod.RandomSubsetEnvs(3, num_envs=4), invmod.OneHotEnvs(3)):
+        got = envs.sample((5,), generator=seeded(0), device="cuda")
+        assert got.is_cuda
+        torch.testing.assert_close(got.cpu(), envs.sample((5,), generator=seeded(0)))
+    mask = MASK.cuda()
+    masks = invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=mask, generator=seeded(0))
+    assert masks.is_cuda
+    assert torch.equal(masks.cpu(), invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=MASK, generator=seeded(0)))

@@ -1,0 +1,97 @@
+"""What the alignment losses share: which pairs they compare, the checks of their input, and their reductions."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from invmod.missingness import check_mask
+
+PairReduction = Literal["none", "sum", "item_mean", "mean"]
+
+
+def checked(
+    function: str, z: Tensor, mask: Tensor | None, anchor: int | None, stop_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Return z in float32 or wider, with the anchor detached where its gradient is stopped, and a mask (N, M)."""
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        raise TypeError(f"{function}: `z` must be floating point, got {getattr(z, 'dtype', type(z).__name__)}.")
+    if z.ndim != 3 or z.shape[1] == 0:
+        raise ValueError(f"{function}: `z` must have shape (N, M, D) with M >= 1, got {tuple(z.shape)}.")
+    if anchor is not None and (isinstance(anchor, bool) or not isinstance(anchor, int)):
+        raise TypeError(f"{function}: `anchor` must be the position of a modality or None, got {anchor!r}.")
+    if anchor is not None and not 0 <= anchor < z.shape[1]:
+        raise ValueError(f"{function}: `anchor` must lie in [0, {z.shape[1]}), got {anchor}.")
+    if stop_gradient and anchor is None:
+        raise ValueError(f"{function}: `stop_gradient` stops that of the `anchor`; give one.")
+    if mask is None:
+        mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+    check_mask(function, mask, z.shape[0], z.shape[1])
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    if stop_gradient and anchor is not None:
+        z = torch.cat([z[:, :anchor], z[:, anchor : anchor + 1].detach(), z[:, anchor + 1 :]], dim=1)
+    return z, mask
+
+
+def pairs(num_modalities: int, anchor: int | None) -> list[tuple[int, int]]:
+    """Return the pairs to compare: all, or the anchor with each of the others."""
+    if anchor is None:
+        return list(combinations(range(num_modalities), 2))
+    return [(anchor, m) for m in range(num_modalities) if m != anchor]
+
+
+def num_pairs(mask: Tensor, anchor: int | None, dtype: torch.dtype) -> Tensor:
+    """Return (N,), how many pairs of a sample are there."""
+    n = mask.sum(dim=1).to(dtype)
+    return n * (n - 1) / 2 if anchor is None else mask[:, anchor] * (n - 1)
+
+
+def reduced(
+    function: str, s: Tensor, counts: Tensor, weights: Tensor | None, reduction: str, allowed: tuple[str, ...]
+) -> Tensor:
+    """Reduce losses s (N,) of `counts` (N,) pairs."""
+    if weights is not None:
+        check_weights(function, weights, s.shape[0])
+        weights = weights.to(s.dtype)
+        s, counts = weights * s, weights * counts
+    match reduction:
+        case "none":
+            return s
+        case "sum":
+            return s.sum()
+        case "item_mean":
+            return s.sum() / (max(s.shape[0], 1) if weights is None else divisor(weights))
+        case "mean":
+            return s.sum() / divisor(counts)
+        case _:
+            names = ", ".join(map(repr, allowed))
+            raise ValueError(f"{function}: `reduction` must be one of {names}, got {reduction!r}.")
+
+
+def divisor(weights: Tensor) -> Tensor:
+    """Sum, with 1 in the place of 0: what is divided is 0 then."""
+    total = weights.sum()
+    return torch.where(total == 0, 1.0, total)
+
+
+def check_weights(function: str, weights: Tensor, num_rows: int) -> None:
+    """Check the weights (N,) of rows."""
+    if not isinstance(weights, Tensor) or weights.is_complex():
+        what = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"{function}: `weights` must be a tensor of real numbers, got {what}.")
+    if weights.shape != (num_rows,):
+        raise ValueError(f"{function}: `weights` must have shape (N,) = ({num_rows},), got {tuple(weights.shape)}.")
+
+
+def unit_vectors(z: Tensor, mask: Tensor) -> Tensor:
+    """Return z / |z| where available and not 0, else 0; no overflow or underflow, and no gradient into other cells."""
+    available = torch.where(mask[..., None], z, 0.0)
+    largest = available.detach().abs().amax(dim=-1, keepdim=True) if z.shape[-1] else available.sum(-1, keepdim=True)
+    some = largest > 0
+    # A constant scale, since a direction has none; what has length 0 is cut off from the graph.
+    scaled = torch.where(some, available, 0.0) / torch.where(some, largest, 1.0)
+    squares = scaled.square().sum(dim=-1, keepdim=True)
+    return scaled * torch.where(some, squares, 1.0).rsqrt()
