@@ -22,7 +22,7 @@ from invmod.environments import (
     dominance,
 )
 from invmod.fusion import AttentionFusion, GatedFusion, Gaussian, fuse, masked_mean, product_of_experts
-from invmod.imputation import MeanImputer, ZeroImputer
+from invmod.imputation import KNNImputer, LearnedTokens, MeanImputer, PPCAImputer, RidgeImputer, ZeroImputer
 from invmod.missingness import (
     Batch,
     SimulatedMissing,
@@ -81,15 +81,19 @@ __all__ = [
     "Gaussian",
     "GivenEnvs",
     "GroupDRO",
+    "KNNImputer",
     "KOfAvailableEnvs",
+    "LearnedTokens",
     "LeaveOneOutEnvs",
     "MeanImputer",
     "ModalityEncoders",
     "ModelDifference",
     "OneHotEnvs",
+    "PPCAImputer",
     "PatternResult",
     "RandomSubsetEnvs",
     "RateResult",
+    "RidgeImputer",
     "RobustnessReport",
     "SimulatedMissing",
     "UniformEnvs",

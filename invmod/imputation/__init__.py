@@ -9,5 +9,9 @@ keeps its device and dtype on loading, an unfitted one takes those of what is lo
 """
 
 from invmod.imputation.constant import MeanImputer, ZeroImputer
+from invmod.imputation.factors import PPCAImputer
+from invmod.imputation.neighbours import KNNImputer
+from invmod.imputation.ridge import RidgeImputer
+from invmod.imputation.tokens import LearnedTokens
 
-__all__ = ["MeanImputer", "ZeroImputer"]
+__all__ = ["KNNImputer", "LearnedTokens", "MeanImputer", "PPCAImputer", "RidgeImputer", "ZeroImputer"]

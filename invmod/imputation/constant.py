@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from invmod.missingness import (
-    ROWS_AT_ONCE,
-    MaskLike,
-    append_axes,
-    check_names,
-    checked_rows,
-    mask_columns,
-)
+from invmod.imputation.base import Imputer
+from invmod.missingness import ROWS_AT_ONCE, MaskLike, append_axes, mask_columns
 
 
-class _ConstantImputer(nn.Module, ABC):
+class _ConstantImputer(Imputer):
     """Fill a modality's missing rows with one constant row, a buffer ``fill_<index>``."""
 
-    def __init__(self, modalities: Sequence[str]) -> None:
-        super().__init__()
-        self.modalities = check_names(type(self).__name__, modalities)
-        for index in range(len(self.modalities)):
-            self.register_buffer(f"fill_{index}", None)
+    @override
+    def _state_names(self) -> list[str]:
+        return [f"fill_{index}" for index in range(len(self.modalities))]
 
     @abstractmethod
     def fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
@@ -46,18 +38,6 @@ class _ConstantImputer(nn.Module, ABC):
             KeyError: a modality is unknown or absent.
             TypeError, ValueError: shapes or types do not fit; for a mean also: no observed row, or one with NaN.
         """
-
-    def _observed(
-        self, function: str, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None
-    ) -> list[Tensor]:
-        """Return the given rows that have each modality, after checking all that was given."""
-        absent = [name for name in self.modalities if features.get(name) is None]
-        if absent:
-            raise KeyError(f"{function}: `features` lacks the modalities {absent}.")
-        num_rows = self._check(function, features, None)
-        columns = mask_columns(function, mask, self.modalities, num_rows)
-        chosen = checked_rows(function, rows, num_rows, columns.device)
-        return [chosen[columns[chosen, index]] for index in range(len(self.modalities))]
 
     def _keep(self, fills: Sequence[Tensor | None]) -> None:
         for index, fill in enumerate(fills):
@@ -101,51 +81,6 @@ class _ConstantImputer(nn.Module, ABC):
                 )
             filled[name] = torch.where(append_axes(columns[:, index], x), x, fill.to(x.dtype))
         return filled, torch.ones_like(columns)
-
-    def _check(self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike | None) -> int:
-        """Return N after checking names and rows."""
-        unknown = [name for name in features if name not in self.modalities]
-        if unknown:
-            raise KeyError(f"{function}: `features` has modalities {unknown} that are not among {self.modalities}.")
-        given = {name: x for name, x in features.items() if x is not None}
-        for name, x in given.items():
-            if not isinstance(x, Tensor):
-                raise TypeError(f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}.")
-            if x.ndim == 0:
-                raise ValueError(f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar.")
-        rows = {name: x.shape[0] for name, x in given.items()}
-        if mask is not None:
-            column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
-            if isinstance(column, Tensor) and column.ndim:  # else `mask_columns` says what is wrong with it
-                rows["mask"] = column.shape[0]
-        if len(set(rows.values())) > 1:
-            raise ValueError(f"{function}: modalities and mask must have equal numbers of rows, got {rows}.")
-        return next(iter(rows.values()), 0)  # without any, `mask_columns` says what is wrong with the mask
-
-    @override
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Give the buffers the shapes of what is loaded, so that an unfitted imputer can be restored."""
-        names = [f"fill_{index}" for index in range(len(self.modalities))]
-        partial = strict and any(f"{prefix}{name}" in state_dict for name in names)
-        for name in names:
-            saved, existing = state_dict.get(f"{prefix}{name}"), getattr(self, name)
-            if isinstance(saved, Tensor):
-                empty = torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
-                setattr(self, name, empty)
-            elif partial and existing is None:  # of buffers that are None, the base class knows nothing
-                missing_keys.append(f"{prefix}{name}")
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
 
 
 class ZeroImputer(_ConstantImputer):

@@ -56,8 +56,8 @@ def environment_statistics(
         paired: whether to keep the products between environments; with losses (E, N).
         mask: bool, True where a sample counts; in the shape of the losses or (N,), with `paired` (N,). What lies
             elsewhere, NaN included, changes neither a sum nor a gradient.
-        weights: not negative, in the same shapes as the mask. They are importances, not counts: two samples of
-            weight 1 are worth more than one of weight 2.
+        weights: not negative, in the same shapes as the mask; 0 is as good as masked. They are importances, not
+            counts: two samples of weight 1 are worth more than one of weight 2.
 
     Returns:
         a dictionary of float64 tensors. An environment without samples has sums of 0, and so has an empty batch.

@@ -263,3 +263,24 @@ def test_environments_land_on_the_device_asked_for_with_the_numbers_of_the_cpu()
     masks = invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=mask, generator=seeded(0))
     assert masks.is_cuda
     assert torch.equal(masks.cpu(), invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=MASK, generator=seeded(0)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: invmod.KNNImputer(["a", "b"], num_neighbours=2),
+        lambda: invmod.RidgeImputer(["a", "b"]),
+        lambda: invmod.PPCAImputer(["a", "b"], num_components=1),
+    ],
+)
+def test_imputers_that_read_a_row(make):
+    mask = random_mask(seeded(0), 20, 2)
+    mask[0] = True
+    features = {"a": normal(seeded(1), 20, 3), "b": normal(seeded(2), 20, 2)}
+    expected, _ = make().fit(features, mask)(features, mask)
+    moved = {name: x.cuda() for name, x in features.items()}
+    got, usable = make().fit(moved, mask.cuda())(moved, mask.cuda())
+    assert usable.is_cuda
+    for name in features:
+        assert got[name].is_cuda
+        torch.testing.assert_close(got[name].cpu(), expected[name], rtol=1e-6, atol=1e-6)

@@ -264,6 +264,9 @@ def test_group_dro_recovers_a_weight_that_float32_would_lose_and_keeps_its_digit
     for _ in range(20):
         dro(torch.tensor([0.0, 50.0]))
     assert dro.log_weights[0].item() == pytest.approx(-1000)
+    dro(torch.tensor([0.0, 0.1]))
+    dro(torch.tensor([0.1, 0.0]))
+    dro.log_weights += 1 / 3  # digits that no narrower type holds
     exact = dro.log_weights.clone()
     for convert in (dro.half, dro.float, dro.bfloat16):
         convert()

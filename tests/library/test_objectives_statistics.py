@@ -366,6 +366,14 @@ def test_all_masked_and_an_empty_batch_are_sums_of_zero():
         risks_from_statistics(masked)
 
 
+def test_a_sample_of_weight_zero_is_as_good_as_masked():
+    losses = torch.tensor([[1.0, NAN], [3.0, 1e9]], requires_grad=True)
+    statistics = environment_statistics(losses, derivatives=losses, weights=torch.tensor([1.0, 0.0]))
+    assert risks_from_statistics(statistics).tolist() == [1, 3]
+    (gradient,) = torch.autograd.grad(sum(entry.sum() for entry in statistics.values()), losses)
+    assert (gradient[:, 1] == 0).all()
+
+
 def test_one_environment_has_a_risk_and_no_debiased_variance():
     statistics = environment_statistics(torch.tensor([1.0, 3.0]), torch.zeros(2).long())
     assert risks_from_statistics(statistics).tolist() == [2]

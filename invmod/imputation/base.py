@@ -1,0 +1,168 @@
+"""What all imputers share: the checks of their input, and a state that an unfitted one can be restored from."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from invmod.missingness import MaskLike, check_names, checked_rows, mask_columns
+
+
+class Imputer(nn.Module, ABC):
+    """A module whose fitted state is buffers, which have no shape before `fit` or a load."""
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        super().__init__()
+        self.modalities = check_names(type(self).__name__, modalities)
+        for name in self._state_names():
+            self.register_buffer(name, None)
+
+    @abstractmethod
+    def _state_names(self) -> list[str]:
+        """Return the names of the buffers, all of which a fitted imputer has."""
+
+    @abstractmethod
+    def forward(self, features: Mapping[str, Tensor | None], mask: MaskLike) -> tuple[dict[str, Tensor], Tensor]:
+        """Fill the unavailable rows.
+
+        Arguments:
+            features: modality name -> (N, ...); a name that is absent or None is filled throughout.
+            mask: bool (N, M) or name -> (N,): what is available.
+
+        Returns:
+            (features, usable): every modality (N, ...), and an all-True mask (N, M).
+
+        Raises:
+            RuntimeError: not fitted.
+            KeyError: an unknown modality.
+            TypeError, ValueError: shapes or types do not fit.
+        """
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted state as safetensors, under a temporary name first.
+
+        Raises:
+            RuntimeError: not fitted yet.
+            ImportError: safetensors is not installed; the message says how to install it.
+        """
+        safetensors = _safetensors(type(self).__name__)
+        state = {name: value.contiguous() for name, value in self.state_dict().items()}
+        if not state:
+            raise RuntimeError(f"{type(self).__name__}.save: not fitted yet. Call `fit` with training rows first.")
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            safetensors.torch.save_file(state, temporary, metadata={"modalities": json.dumps(self.modalities)})
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load(self, path: str | Path) -> Self:
+        """Read a state that `save` wrote, into an imputer made with the same arguments.
+
+        Returns:
+            itself.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ImportError: safetensors is not installed.
+            ValueError: the file holds no state of such an imputer, or one of other modalities. The message
+                has the path.
+        """
+        kind = type(self).__name__
+        safetensors = _safetensors(kind)
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{kind}.load: there is no file {path}.")
+        try:
+            state = safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, framework="pt") as file:
+                names = json.loads((file.metadata() or {}).get("modalities", "null"))
+        except Exception as error:
+            raise ValueError(f"{kind}.load: {path} is not a file that `save` wrote: {error}.") from error
+        if names != list(self.modalities):
+            raise ValueError(f"{kind}.load: {path} is of the modalities {names}, not {list(self.modalities)}.")
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{kind}.load: {path} does not fit: {error}.") from error
+        return self
+
+    def _observed(
+        self, function: str, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None
+    ) -> list[Tensor]:
+        """Return the given rows that have each modality, after checking all that was given."""
+        absent = [name for name in self.modalities if features.get(name) is None]
+        if absent:
+            raise KeyError(f"{function}: `features` lacks the modalities {absent}.")
+        num_rows = self._check(function, features, None)
+        columns = mask_columns(function, mask, self.modalities, num_rows)
+        chosen = checked_rows(function, rows, num_rows, columns.device)
+        return [chosen[columns[chosen, index]] for index in range(len(self.modalities))]
+
+    def _check(self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike | None) -> int:
+        """Return N after checking names and rows."""
+        unknown = [name for name in features if name not in self.modalities]
+        if unknown:
+            raise KeyError(f"{function}: `features` has modalities {unknown} that are not among {self.modalities}.")
+        given = {name: x for name, x in features.items() if x is not None}
+        for name, x in given.items():
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}.")
+            if x.ndim == 0:
+                raise ValueError(f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar.")
+        rows = {name: x.shape[0] for name, x in given.items()}
+        if mask is not None:
+            column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
+            if isinstance(column, Tensor) and column.ndim:  # else `mask_columns` says what is wrong with it
+                rows["mask"] = column.shape[0]
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"{function}: modalities and mask must have equal numbers of rows, got {rows}.")
+        return next(iter(rows.values()), 0)  # without any, `mask_columns` says what is wrong with the mask
+
+    @override
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Give the buffers the shapes of what is loaded, so that an unfitted imputer can be restored."""
+        names = self._state_names()
+        partial = strict and any(f"{prefix}{name}" in state_dict for name in names)
+        for name in names:
+            saved, existing = state_dict.get(f"{prefix}{name}"), getattr(self, name)
+            if isinstance(saved, Tensor):
+                empty = torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
+                setattr(self, name, empty)
+            elif partial and existing is None:  # of buffers that are None, the base class knows nothing
+                missing_keys.append(f"{prefix}{name}")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if not error_msgs and (wrong := self._what_is_wrong()):
+            error_msgs.append(wrong)
+
+    def _what_is_wrong(self) -> str:
+        """Return what is wrong with a state that was loaded, or an empty string."""
+        return ""
+
+
+def _safetensors(kind: str) -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError(f"{kind}: saving needs safetensors: pip install 'invmod[examples]'.") from error
+    return safetensors
