@@ -20,10 +20,17 @@ author = "The invmod developers"
 copyright = "the invmod developers, MIT licence"
 version = release = invmod.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build", "results"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "results", "guide", "guides/*.py", "guides/*.ipynb", "guides/sg_execution_times.rst"]
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(torch|numpy|collections|typing|nn|Tensor|Path|Self|NDArray)(\..*)?")]
+FOREIGN = "torch|numpy|collections|typing|nn|Tensor|Path|pathlib|Self|NDArray|polars|matplotlib"
+nitpick_ignore_regex = [(r"py:.*", rf"({FOREIGN}|invmod\.environments\.protocol)(\..*)?")]
 default_role = "py:obj"
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
@@ -36,6 +43,20 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "guide",
+    "gallery_dirs": "guides",  # made by the build
+    "filename_pattern": r"\.py$",  # run every guide
+    "run_stale_examples": True,  # the library may have changed where a guide has not
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "image_scrapers": ("matplotlib",),
+    "capture_repr": (),
+    "min_reported_time": 1e9,  # no timings: a page is the same on every machine
+    "write_computation_times": False,
+    "show_signature": False,
+}
 
 html_theme = "furo"
 html_title = f"invmod {version}"

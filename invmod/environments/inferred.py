@@ -21,7 +21,7 @@ def infer_environments(h: Tensor) -> Tensor:
 
     Arguments:
         h: (n,) derivatives of a reference model (one trained without an invariance penalty), as of
-            `irm_derivatives`.
+            `invmod.irm_derivatives`.
 
     Returns:
         (n,) int64 of 0 and 1, on the device of h; a derivative of exactly 0 belongs to environment 0, and no samples

@@ -59,7 +59,7 @@ class GroupDRO(nn.Module):
 
     @property
     def weights(self) -> Tensor:
-        """q (E,) in float64: not negative, with sum 1."""
+        """Return q (E,), in float64, not negative and of sum 1."""
         return self.log_weights.exp()
 
     @override

@@ -1,4 +1,4 @@
-"""Invariance penalties, one file per what they are functions of: risks, or what IRM needs besides."""
+"""Invariance penalties, one file per what they are functions of: risks, derivatives, gradients, features."""
 
 from invmod.penalties.derivatives import (
     irm_derivatives,
@@ -6,14 +6,29 @@ from invmod.penalties.derivatives import (
     irm_penalty,
     irm_penalty_from_derivatives,
 )
+from invmod.penalties.features import (
+    coral_penalty,
+    information_bottleneck_penalty,
+    mmd_penalty,
+    spectral_decoupling_penalty,
+)
+from invmod.penalties.gradients import fishr_penalty, fishr_penalty_linear, iga_penalty, per_sample_gradients
 from invmod.penalties.risks import check_risks, vrex_penalty, vrex_penalty_debiased
 
 __all__ = [
     "check_risks",
+    "coral_penalty",
+    "fishr_penalty",
+    "fishr_penalty_linear",
+    "iga_penalty",
+    "information_bottleneck_penalty",
     "irm_derivatives",
     "irm_derivatives_bpr",
     "irm_penalty",
     "irm_penalty_from_derivatives",
+    "mmd_penalty",
+    "per_sample_gradients",
+    "spectral_decoupling_penalty",
     "vrex_penalty",
     "vrex_penalty_debiased",
 ]

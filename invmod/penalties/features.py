@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -83,7 +84,7 @@ def mmd_penalty(features_a: Tensor, features_b: Tensor, *, gammas: Sequence[floa
 
     Raises:
         TypeError: features are not floating point.
-        ValueError: shapes do not fit, no sample, no gamma, or a gamma that is not positive.
+        ValueError: shapes do not fit, no sample, no gamma, or a gamma that is not positive and finite.
 
     References:
         Gretton et al., A Kernel Two-Sample Test, JMLR 2012, Eq. 5; Li et al., Domain Generalization with Adversarial
@@ -96,7 +97,7 @@ def mmd_penalty(features_a: Tensor, features_b: Tensor, *, gammas: Sequence[floa
     """
     a, b = _check_pair("mmd_penalty", features_a, features_b, least=1)
     gammas = [float(gamma) for gamma in gammas]
-    if not gammas or not all(gamma > 0 for gamma in gammas):
+    if not gammas or not all(0 < gamma < math.inf for gamma in gammas):
         raise ValueError(f"mmd_penalty: `gammas` must be one or more positive numbers, got {gammas}.")
     with without_autocast(a):
         x = torch.cat([a, b])
@@ -153,7 +154,7 @@ def information_bottleneck_penalty(
     with without_autocast(v):
         centred = v - (shares @ v).index_select(0, env.long())
         variances = (shares @ centred.square()).mean(dim=1)
-    counts = (shares > 0).sum(dim=1)
+    counts = (shares > 0).sum(dim=1).to(v.dtype)
     return (variances * (counts / (counts - correction))).mean()
 
 

@@ -174,7 +174,7 @@ def _spread(function: str, rows: Tensor, reduction: Reduction) -> Tensor:
 
 
 def per_sample_gradients(
-    loss: Callable[..., Tensor],
+    sample_loss: Callable[..., Tensor],
     parameters: Mapping[str, Tensor],
     *batch: Tensor,
     chunk_size: int | None = None,
@@ -188,7 +188,7 @@ def per_sample_gradients(
     loss is not cross entropy. It can be differentiated again, by the parameters and by the batch.
 
     Arguments:
-        loss: ``loss(parameters, x, y, ...) -> scalar`` for one sample, without a batch axis;
+        sample_loss: ``sample_loss(parameters, x, y, ...) -> scalar`` for one sample, without a batch axis;
             `torch.func.functional_call` runs a module with the parameters. What mixes samples (batch normalisation in
             training mode) or draws random numbers (dropout) has no place in it.
         parameters: name -> tensor, such as ``dict(head.named_parameters())``.
@@ -220,7 +220,7 @@ def per_sample_gradients(
         )
     if batch[0].shape[0] == 0:
         return torch.cat([p.reshape(-1) for p in parameters.values()])[None][:0]
-    one = torch.func.grad(loss)
+    one = torch.func.grad(sample_loss)
     over = (None, *(0 for _ in batch))
     rows = torch.func.vmap(one, in_dims=over, chunk_size=chunk_size)(dict(parameters), *batch)
     return torch.cat([rows[name].flatten(1) for name in parameters], dim=1)

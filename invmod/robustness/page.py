@@ -121,6 +121,7 @@ def _summary(report: RobustnessReport) -> list[list[str]]:
 def _png(figure: matplotlib.figure.Figure) -> str:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+    need("matplotlib.pyplot").close(figure)
     return base64.b64encode(data.getvalue()).decode("ascii")
 
 

@@ -33,12 +33,12 @@ def need(module: str) -> Any:
 
 def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
     """Draw the degradation curves."""
-    figure_module = need("matplotlib.figure")
+    plt = need("matplotlib.pyplot")
     report.curve()  # says so where there is none
     curves = list(dict.fromkeys(point.modality for point in report.rates))
     columns = len(curves) if len(curves) <= PANELS else 3 if len(curves) <= 6 else PANELS
     rows = math.ceil(len(curves) / columns)
-    figure = figure_module.Figure(figsize=(2.9 * columns + 0.6, 2.6 * rows + 0.5), layout="constrained")
+    figure = plt.figure(figsize=(2.9 * columns + 0.6, 2.6 * rows + 0.5), layout="constrained")
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for panel, modality in zip(panels, curves, strict=False):
         for index, model in enumerate(report.models):
@@ -75,7 +75,7 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
 
 def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
     """Draw the heat map of patterns: dots say which modalities are there, cells the metric of each model."""
-    figure_module = need("matplotlib.figure")
+    plt = need("matplotlib.pyplot")
     results = report.results()
     if len(results) > MOST_ROWS:
         kept = _worst_names(report)
@@ -85,7 +85,7 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
     m, k = len(report.modalities), len(report.models)
     longest = max(len(name) for name in (*report.modalities, *report.models))
     row_height = 0.26
-    figure = figure_module.Figure(
+    figure = plt.figure(
         figsize=(0.42 * m + 1.15 * k + 1.6, row_height * len(results) + 0.075 * longest + 0.7), layout="constrained"
     )
     dots, heat = figure.subplots(1, 2, width_ratios=[0.42 * m, 1.15 * k])

@@ -286,6 +286,8 @@ class RobustnessReport:
     def plot_rates(self) -> matplotlib.figure.Figure:
         """Draw the metric against the effective missing rate, one panel for all modalities and one for each.
 
+        The figure is one of pyplot's: ``plt.show()`` shows it, ``plt.close(figure)`` lets go of it.
+
         Raises:
             ImportError: matplotlib is not installed; the message says how to install it.
             KeyError: the report has no rates.
@@ -295,7 +297,7 @@ class RobustnessReport:
         return plot_rates(self)
 
     def plot_patterns(self) -> matplotlib.figure.Figure:
-        """Draw a heat map: one row a pattern with its modalities as dots, one column a model.
+        """Draw a heat map: one row a pattern with its modalities as dots, one column a model; a figure of pyplot's.
 
         Raises:
             ImportError: matplotlib is not installed; the message says how to install it.

@@ -72,7 +72,8 @@ def test_names_of_the_library_in_a_page_exist(page: Path) -> None:
 def test_every_page_is_in_a_table_of_contents() -> None:
     trees = re.findall(r"```\{toctree\}\n(.*?)```", read("index.md"), re.DOTALL)
     listed = {line.strip() for tree in trees for line in tree.splitlines() if line and not line.startswith(":")}
-    assert listed == {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} - {"index"}
+    written = {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} - {"index"}
+    assert listed == written | {"guides/index"}  # which the build makes of docs/guide
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 
@@ -446,6 +447,12 @@ def test_a_scikit_learn_predictor_gets_arrays():
 # --- table, files, frame, pictures
 
 
+@pytest.fixture(autouse=True)
+def _no_figures_left():
+    yield
+    plt.close("all")
+
+
 @pytest.fixture(scope="module")
 def report():
     return quick({"ours": by_mean, "<b>theirs</b>": by_first}, rates=(0.0, 0.5, 0.9), num_resamples=40)
@@ -592,6 +599,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(report, tmp_path):
     report.save_html(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
+    assert not plt.get_fignums()
     assert "&lt;b&gt;theirs&lt;/b&gt;" in page
     assert "<b>theirs" not in page
     assert page.count("data:image/png;base64,iVBOR") == 2

@@ -1,0 +1,323 @@
+"""Objectives on problems whose answers are known: ``python docs/known_answers.py`` (about two minutes).
+
+Writes the pictures of docs/parts/objectives.md into docs/images and the figures behind them to docs/known_answers.json.
+The tests run the same functions. Three problems:
+
+* Two bits (Kamath et al. 2021): Y is a fair sign; X1 is Y flipped with probability alpha in every environment, X2 with
+  beta_e. A linear predictor, squared error, in the population: two weights.
+* A linear structural model (Arjovsky et al. 2019): X1 ~ N(0, s), Y = X1 + N(0, s), X2 = Y + N(0, 1).
+* Coloured digits (Arjovsky et al. 2019): scikit-learn's digits, "below five" with a quarter of the labels flipped, in
+  a colour that agrees with the label in 80% and 90% of the training samples and 10% of the test samples.
+"""
+
+import datetime
+import json
+import platform
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from matplotlib import pyplot as plt
+from scipy import optimize
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import invmod
+
+HERE = Path(__file__).parent
+ALPHAS_AND_BETAS = ((0.25, (0.1, 0.2)), (0.1, (0.11, 0.4)), (0.05, (0.1, 0.2)))
+WEIGHTS = tuple(10.0**exponent for exponent in torch.arange(-2, 6.01, 0.25).tolist())
+SPREADS = (0.04, 4.0)
+METHODS = ("ERM", "IRMv1", "V-REx")
+
+Parts = Callable[[Tensor], tuple[Tensor, Tensor]]  # weights -> risks (E,) and a penalty
+
+
+# ------------------------------------------------------------------------------------------------------ two bits
+
+
+def two_bit(alpha: float, betas: tuple[float, ...], penalty: str) -> Parts:
+    """The population's risks, and the penalty of them or of the derivatives by a dummy scale."""
+    c, d = 1 - 2 * alpha, 1 - 2 * torch.tensor(betas, dtype=torch.float64)
+
+    def parts(w: Tensor) -> tuple[Tensor, Tensor]:
+        square = w.square().sum() + 2 * w[0] * w[1] * c * d
+        product = w[0] * c + w[1] * d
+        if penalty == "V-REx":
+            return 1 - 2 * product + square, invmod.vrex_penalty(1 - 2 * product + square)
+        return 1 - 2 * product + square, (2 * (square - product)).square().mean()
+
+    return parts
+
+
+def sampled_two_bit(
+    alpha: float, betas: tuple[float, ...], penalty: str, *, samples: int, generator: torch.Generator
+) -> Parts:
+    """The same from samples, through the functions of the library."""
+    data = []
+    for beta in betas:
+        y = torch.randint(2, (samples,), generator=generator).double() * 2 - 1
+        flips = torch.rand(samples, 2, generator=generator, dtype=torch.float64) < torch.tensor([alpha, beta])
+        data.append((torch.where(flips, -y[:, None], y[:, None]), y))
+
+    def parts(w: Tensor) -> tuple[Tensor, Tensor]:
+        risks = torch.stack([(x @ w - y).square().mean() for x, y in data])
+        if penalty == "V-REx":
+            return risks, invmod.vrex_penalty(risks)
+        h = torch.stack([invmod.irm_derivatives(x @ w, y, loss="mse") for x, y in data])
+        return risks, invmod.irm_penalty_from_derivatives(h)
+
+    return parts
+
+
+# ------------------------------------------------------------------------------------------------ the linear model
+
+
+def linear_model(spreads: tuple[float, ...], penalty: str, *, noise_of_y: bool = True) -> Parts:
+    """The population's risks, and V-REx or IRMv1 with one dummy scale for each of the two features.
+
+    Without `noise_of_y` the variance of Y's noise is 1 everywhere and that of X2 is s instead.
+    """
+    s = torch.tensor(spreads, dtype=torch.float64)
+    of_y, of_x2 = (s, torch.ones_like(s)) if noise_of_y else (torch.ones_like(s), s)
+
+    def parts(w: Tensor) -> tuple[Tensor, Tensor]:
+        on_x1, on_y, on_x2 = 1 - w[0] - w[1], 1 - w[1], w[1]  # what is left of the noise of X1, Y and X2
+        risks = s * on_x1**2 + of_y * on_y**2 + of_x2 * on_x2**2
+        if penalty == "V-REx":
+            return risks, invmod.vrex_penalty(risks)
+        by_x1 = -2 * w[0] * s * on_x1
+        by_x2 = -2 * w[1] * (s * on_x1 + of_y * on_y - of_x2 * on_x2)
+        return risks, (by_x1.square() + by_x2.square()).mean()
+
+    return parts
+
+
+def minimise(parts: Parts, weight: float, start: Tensor) -> Tensor:
+    """The weights at which mean risk plus weighted penalty has a local minimum, from a start."""
+    w = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [w], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        risks, penalty = parts(w)
+        loss = (risks.mean() + weight * penalty) / (1 + weight)  # of size 1 whatever the weight
+        loss.backward()
+        return loss
+
+    for _ in range(4):  # restarts forget curvature of far away
+        optimiser.step(closure)
+    return w.detach()
+
+
+def minimise_in_long_steps(parts: Parts, weight: float, start: tuple[float, float]) -> list[float]:
+    """The same by BFGS, whose first step is as long as the gradient: it may leave the valley that it starts in."""
+
+    def loss_and_gradient(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        w = torch.tensor(values, requires_grad=True)
+        risks, penalty = parts(w)
+        loss = risks.mean() / weight + penalty
+        (gradient,) = torch.autograd.grad(loss, w)
+        return loss.item(), gradient.numpy()
+
+    found: list[float] = optimize.minimize(loss_and_gradient, start, jac=True, method="BFGS").x.tolist()
+    return found
+
+
+def path(parts: Parts, weights: Iterable[float], start: tuple[float, float] = (0.0, 0.0)) -> list[list[float]]:
+    """Minima along growing penalty weights, each from the one before, the first from ERM: [weight, w1, w2, ...]."""
+    w = minimise(parts, 0.0, torch.tensor(start, dtype=torch.float64))
+    found = [[0.0, *w.tolist()]]
+    for weight in weights:
+        w = minimise(parts, weight, w)
+        found.append([weight, *w.tolist()])
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- coloured digits
+
+
+def coloured_digits(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Two training environments and the test one: pixels in one of two colours (n, 128), labels (n,)."""
+    digits = load_digits()
+    order = torch.randperm(len(digits.target), generator=generator)
+    pixels = torch.tensor(digits.data, dtype=torch.float32)[order] / 16
+    label = (torch.tensor(digits.target)[order] < 5) ^ (torch.rand(len(order), generator=generator) < 0.25)
+    environments = []
+    parts = torch.arange(len(order)).tensor_split([750, 1500])
+    for rows, flip in zip(parts, (0.2, 0.1, 0.9), strict=True):
+        colour = label[rows] ^ (torch.rand(len(rows), generator=generator) < flip)
+        x = torch.stack([pixels[rows] * ~colour[:, None], pixels[rows] * colour[:, None]], dim=1)
+        environments.append((x.flatten(1), label[rows].float()))
+    return environments
+
+
+def train_on_colours(method: str, seed: int, *, steps: int = 400, anneal: int = 60, weight: float = 1e4) -> list[float]:
+    """Train and return accuracy on the training environments and on the test one.
+
+    The penalty has weight 1 up to step `anneal`, then its full weight with all of the loss divided by it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    *training, test = coloured_digits(generator)
+    model = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter, generator=generator)
+        else:
+            nn.init.zeros_(parameter)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for step in range(steps):
+        logits = [model(x)[:, 0] for x, _ in training]
+        losses = [F.binary_cross_entropy_with_logits(z, y) for z, (_, y) in zip(logits, training, strict=True)]
+        risks = torch.stack(losses)
+        loss = risks.mean() + 1e-3 * sum(p.square().sum() for p in model.parameters())
+        if method != "ERM":
+            now = invmod.step_schedule(step, first=1.0, last=weight, at=anneal)
+            if method == "V-REx":
+                penalty = invmod.vrex_penalty(risks)
+            else:
+                pairs = zip(logits, training, strict=True)
+                penalty = torch.stack([invmod.irm_penalty(z, y) for z, (_, y) in pairs]).mean()
+            loss = (loss + now * penalty) / max(now, 1.0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        right = [((model(x)[:, 0] > 0) == (y > 0)).float().mean().item() for x, y in (*training, test)]
+    return [(right[0] + right[1]) / 2, right[2]]
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+
+def run() -> dict[str, Any]:
+    """All figures behind the pictures."""
+    two_bits = {
+        f"{alpha}; {', '.join(map(str, betas))}": {
+            penalty: path(two_bit(alpha, betas, penalty), WEIGHTS) for penalty in METHODS[1:]
+        }
+        for alpha, betas in ALPHAS_AND_BETAS
+    }
+    linear = {
+        "V-REx": path(linear_model(SPREADS, "V-REx"), WEIGHTS),
+        "IRMv1 from ERM": path(linear_model(SPREADS, "IRMv1"), WEIGHTS),
+        "IRMv1 from (1, 1)": minimise_in_long_steps(linear_model(SPREADS, "IRMv1"), 1e6, (1.0, 1.0)),
+    }
+    digits = {method: [train_on_colours(method, seed) for seed in range(4)] for method in METHODS}
+    return {
+        "made": f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}",
+        "two_bits": two_bits,
+        "linear": linear,
+        "digits": digits,
+    }
+
+
+COLOURS = {"ERM": "0.35", "IRMv1": "#d55e00", "V-REx": "#0072b2"}
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.facecolor": "white"}
+
+
+def draw_two_bits(figures: dict[str, Any]) -> plt.Figure:
+    """The two weights along the penalty weight, for each of the three problems."""
+    figure, axes = plt.subplots(1, 3, figsize=(8.6, 2.9), sharey=True)
+    for ax, paths, (alpha, betas) in zip(axes, figures["two_bits"].values(), ALPHAS_AND_BETAS, strict=True):
+        for method, points in paths.items():
+            weight, w1, w2 = zip(*points[1:], strict=True)
+            ax.plot(weight, w1, color=COLOURS[method], label=f"{method}: weight of X1")
+            ax.plot(weight, w2, color=COLOURS[method], ls="--", label=f"{method}: weight of X2")
+        ax.axhline(1 - 2 * alpha, color="0.6", lw=0.8, ls=":", label="invariant: weight of X1")
+        ax.set(xscale="log", xlabel="penalty weight", title=f"flips {alpha} | {', '.join(map(str, betas))}")
+    axes[0].set_ylabel("weight of the predictor")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.17, 1, 1))
+    return figure
+
+
+def draw_linear_model(figures: dict[str, Any]) -> plt.Figure:
+    """Where penalties lead in the plane of the two weights, over the mean risk."""
+    grid = torch.linspace(-0.15, 1.2, 200, dtype=torch.float64)
+    parts = linear_model(SPREADS, "V-REx")
+    risk = torch.stack([torch.stack([parts(torch.stack([a, b]))[0].mean() for a in grid]) for b in grid])
+    figure, ax = plt.subplots(figsize=(5.6, 4.2))
+    levels = [0.5, 0.8, 1.0, 1.5, 2, 3, 4, 6, 8]
+    contour = ax.contour(grid, grid, risk, levels=levels, colors="0.75", linewidths=0.7)
+    ax.clabel(contour, fontsize=7, fmt="%g")
+    for name, method in (("V-REx", "V-REx"), ("IRMv1 from ERM", "IRMv1")):
+        _, w1, w2 = zip(*figures["linear"][name], strict=True)
+        ax.plot(
+            w1,
+            w2,
+            color=COLOURS[method],
+            marker="o",
+            ms=3,
+            label=f"{name}, growing weight" if "ERM" not in name else "IRMv1 from ERM, growing weight",
+        )
+        ax.plot(w1[-1], w2[-1], color=COLOURS[method], marker="s", ms=7)
+    ax.plot(1, 1, color=COLOURS["IRMv1"], marker="o", mfc="none")
+    ax.annotate(
+        "", figures["linear"]["IRMv1 from (1, 1)"], (1, 1), arrowprops={"arrowstyle": "->", "color": COLOURS["IRMv1"]}
+    )
+    ax.text(1.03, 0.55, "IRMv1 from (1, 1)\nby long steps", color=COLOURS["IRMv1"], fontsize=8, ha="left")
+    ax.plot(*figures["linear"]["V-REx"][0][1:], marker="o", color=COLOURS["ERM"], ms=7, ls="", label="ERM")
+    ax.plot(1, 0, marker="*", ms=13, color="black", ls="", label="invariant predictor")
+    ax.set(xlabel="weight of X1, the cause", ylabel="weight of X2, the effect", xlim=(-0.15, 1.45), ylim=(-0.15, 1.2))
+    ax.legend(frameon=False, fontsize=8, loc="lower left")
+    figure.tight_layout()
+    return figure
+
+
+def draw_digits(figures: dict[str, Any]) -> plt.Figure:
+    """Accuracy where colour agrees with the label and where it does not, for each seed."""
+    figure, ax = plt.subplots(figsize=(5.6, 3.1))
+    for place, method in enumerate(METHODS):
+        train, test = zip(*figures["digits"][method], strict=True)
+        for offset, values, face in ((-0.12, train, "none"), (0.12, test, COLOURS[method])):
+            ax.plot([place + offset] * len(values), values, "o", color=COLOURS[method], mfc=face, ms=6)
+            mean = sum(values) / len(values)
+            ax.hlines(mean, place + offset - 0.1, place + offset + 0.1, color=COLOURS[method], lw=2)
+            side = 0.12 if offset > 0 else -0.12
+            ax.text(
+                place + offset + side,
+                mean,
+                f"{mean:.2f}",
+                ha="left" if offset > 0 else "right",
+                va="center",
+                fontsize=8,
+                color=COLOURS[method],
+            )
+    ax.axhline(0.75, color="0.6", lw=0.8, ls=":")
+    ax.text(-0.45, 0.76, "the best without colour", fontsize=7, color="0.4", ha="left")
+    ax.axhline(0.5, color="0.6", lw=0.8, ls=":")
+    ax.text(-0.45, 0.51, "chance", fontsize=7, color="0.4", ha="left")
+    ax.plot([], [], "o", color="0.4", mfc="none", label="training environments")
+    ax.plot([], [], "o", color="0.4", label="test: colour turned over")
+    ax.set(xticks=range(3), xticklabels=METHODS, ylim=(0.1, 1.12), xlim=(-0.5, 2.6), ylabel="accuracy")
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.tight_layout()
+    return figure
+
+
+PICTURES = {"two_bits": draw_two_bits, "linear_model": draw_linear_model, "coloured_digits": draw_digits}
+
+
+def main() -> None:
+    """Run everything and write figures and pictures."""
+    figures = run()
+    (HERE / "known_answers.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    with mpl.rc_context(STYLE):
+        for name, draw in PICTURES.items():
+            figure = draw(figures)
+            figure.savefig(HERE / "images" / f"{name}.png", dpi=144, bbox_inches="tight", metadata={"Software": None})
+            plt.close(figure)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    mpl.use("agg")
+    main()
