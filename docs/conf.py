@@ -100,15 +100,23 @@ def _mathml(node: nodes.Element, *, as_block: bool = False) -> str:
 # --------------------------------------------------------------------------- results, and names in docstrings
 
 
+def put_in_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
+    """Put docs/results/NAME/table.md where a page has the line ``% TABLE NAME``."""
+    for name in re.findall(r"^% TABLE (\w+)$", source[0], re.MULTILINE):
+        path = HERE / "results" / name / "table.md"
+        source[0] = source[0].replace(f"% TABLE {name}\n", path.read_text(encoding="utf-8"))
+        app.env.note_dependency(str(path))
+
+
 def put_in_results(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put docs/results/*.md, and the tables and pictures of studies in docs/results/*/, where `milk` has its marker."""
+    """Put docs/results/*.md, and the tables and pictures of its studies, where `milk` has its marker."""
     if docname != "milk":
         return
     parts = []
     for path in sorted((HERE / "results").glob("*.md")):
         parts.append(path.read_text(encoding="utf-8"))
         app.env.note_dependency(str(path))
-    for path in sorted((HERE / "results").glob("*/table.md")):
+    for path in sorted(path.with_name("table.md") for path in (HERE / "results").glob("*/runs.jsonl")):
         name = path.parent.name
         command = f"$ python examples/milk_recsys/study.py --data $INVMOD_DATA/{name} --out docs/results/{name}"
         parts.append(f"### {name}\n\n```console\n{command}\n```\n\n{path.read_text(encoding='utf-8')}")
@@ -127,5 +135,6 @@ def keep_plain_names(_app: Sphinx, _env: Any, node: Any, contnode: nodes.Element
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
+    app.connect("source-read", put_in_tables)
     app.connect("source-read", put_in_results)
     app.connect("missing-reference", keep_plain_names)

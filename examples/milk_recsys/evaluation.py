@@ -12,7 +12,7 @@ import torch
 from scipy.stats import bootstrap  # type: ignore[import-untyped]
 from torch import Tensor
 
-from invmod import pattern_name, rows_by_pattern
+from invmod import pattern_name, robustness_report, rows_by_pattern
 from milk_recsys.data import Dataset
 from milk_recsys.errors import DataError
 from milk_recsys.features import ItemFeatures
@@ -234,20 +234,45 @@ def evaluate_test(
     ranks = rank_group(model, tables, tables.test, tables.observed, world)
     per_user["test"] = per_user_metrics(tables.test.users, ranks)
     sections["test"] = _section(model, per_user["test"])
-    sections["test_complete"], per_user["test_complete"] = evaluate_group(
-        model, tables, tables.test, tables.nature, world
-    )
+    imposed = _imposed(model, tables, monitor, world)
+    per_user["test_complete"] = imposed.pop(None)
+    sections["test_complete"] = _section(model, per_user["test_complete"])
     sections["test_all_cold"], _ = evaluate_group(model, tables, tables.all_cold, tables.observed, world)
     sections["by_pattern"] = _by_pattern(model, tables, ranks)
-    sections["imposed"] = {}
-    for index, name in enumerate(tables.modalities if len(tables.modalities) > 1 else ()):
-        hidden = tables.nature.clone()
-        hidden[:, index] = False
-        sections["imposed"][name], per_user[f"imposed/{name}"] = evaluate_group(
-            model, tables, tables.test, hidden, world
-        )
+    sections["imposed"] = {name: _section(model, imposed[name]) for name in tables.modalities if name in imposed}
+    per_user |= {f"imposed/{name}": imposed[name] for name in sections["imposed"]}
     sections["drops"] = drop_intervals(per_user, tables.modalities, monitor)
     return sections, per_user
+
+
+def _imposed(model: Recommender, tables: Tables, monitor: str, world: World) -> dict[str | None, PerUser]:
+    """Hide nothing (None) and each modality in turn from all candidates, by the library's robustness report.
+
+    Its features are the rows of the items, since the model knows the features themselves; its units are the users.
+    """
+    measured: list[PerUser] = []
+
+    def predict(_features: dict[str, Tensor], mask: Tensor) -> Tensor:
+        measured.append(per_user_metrics(tables.test.users, rank_group(model, tables, tables.test, mask, world)))
+        return measured[-1][monitor]
+
+    rows = torch.arange(len(tables.nature), device=tables.nature.device)
+    report = robustness_report(
+        predict,
+        dict.fromkeys(tables.modalities, rows),
+        torch.unique(tables.test.users),
+        lambda values, _users: values.mean().item(),
+        mask=tables.nature,
+        patterns="one_missing",
+        rates=(),
+        num_resamples=0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    hidden = [
+        next((n for n, kept in zip(tables.modalities, r.pattern, strict=True) if not kept), None)
+        for r in report.patterns
+    ]
+    return dict(zip(hidden, measured, strict=True))
 
 
 def _by_pattern(model: Recommender, tables: Tables, ranks: Tensor) -> dict[str, Any]:

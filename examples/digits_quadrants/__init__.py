@@ -1,0 +1,1 @@
+"""Handwritten digits of which quadrants may be hidden: seven ways to train, compared."""

@@ -1,0 +1,180 @@
+"""The two comparisons of ways to train: equal budgets, a store that goes on, tables that are those of the store."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import invmod
+import missing_study
+from digits_quadrants import train as digits
+from missing_study import METHODS, Problem, Study
+from omics_subtypes import train as omics
+from tests.strategies import normal, seeded
+
+RESULTS = Path(__file__).parents[2] / "docs/results"
+STUDIES = ("digits_quadrants", "tcga_breast", "uci_mfeat")
+
+
+def small_problem(num_modalities=3, missing=False):
+    generator = seeded(0)
+    targets = torch.randint(3, (90,), generator=generator)
+    features = {
+        f"m{index}": normal(generator, 90, 4, dtype=torch.float32) + 2 * torch.nn.functional.one_hot(targets, 4)
+        for index in range(num_modalities)
+    }
+    if missing:
+        features["m0"][60:] = torch.nan
+
+    def split(seed):
+        order = torch.randperm(60, generator=seeded(seed))
+        return order[:40], order[40:], torch.arange(60, 90)
+
+    return Problem("small", features, targets, split, missing_study.accuracy, epochs=2)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two configurations a method."""
+    monkeypatch.setattr(missing_study, "METHODS", {method: configs[:2] for method, configs in METHODS.items()})
+
+
+def test_every_method_has_the_same_number_of_configurations():
+    assert {len(configs) for configs in METHODS.values()} == {6}
+    assert all(len({json.dumps(config) for config in configs}) == 6 for configs in METHODS.values())
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_study_that_was_stopped_goes_on_as_if_it_had_not_been(few, tmp_path, missing):
+    problem = small_problem(missing=missing)
+    whole = Study(problem, tmp_path / "whole", seeds=2).run(say=str)
+    lines = (tmp_path / "whole/runs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 7 * (2 * 2 + 2)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut/runs.jsonl").write_text("".join(lines[:9]) + lines[9][:20], encoding="utf-8")
+    assert Study(problem, tmp_path / "cut", seeds=2).run(say=str) == whole
+    assert (tmp_path / "cut/runs.jsonl").read_text(encoding="utf-8") == "".join(lines)
+    patterns = set(whole["ERM"]["runs"][0]["test"])
+    assert patterns == ({"m1", "m2", "m1+m2"} if missing else {"m0", "m1", "m2", "m0+m1", "m0+m2", "m1+m2", "m0+m1+m2"})
+
+
+def test_configurations_are_chosen_by_validation_and_a_tuning_run_never_sees_test_rows(few, tmp_path):
+    found = Study(small_problem(), tmp_path, seeds=1).run(say=str)
+    runs = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for run in runs:
+        assert ("test" in run) == (run["seed"] not in missing_study.TUNING_SEEDS)
+    for method, entry in found.items():
+        scores = [
+            np.mean([r["validation"] for r in runs if r["method"] == method and r["config"] == c and r["seed"] >= 100])
+            for c in missing_study.METHODS[method]
+        ]
+        assert entry["tuning"] == pytest.approx(scores)
+        assert entry["config"] == missing_study.METHODS[method][int(np.argmax(scores))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_is_the_same_for_the_same_seed(method):
+    problem = small_problem()
+    first, again = (missing_study.train(problem, method, METHODS[method][1], seed=3) for _ in range(2))
+    rows = problem.split(3)[0]
+    given = {name: x[rows] for name, x in problem.features.items()}
+    mask = torch.ones(len(rows), 3, dtype=torch.bool)
+    assert torch.equal(first(given, mask), again(given, mask))
+    hidden = mask.clone()
+    hidden[:, 0] = False
+    blinded = invmod.hide_features(given, hidden, list(given))
+    assert torch.equal(first(blinded, hidden), first(given | {"m0": torch.zeros(len(rows), 4)}, hidden))
+
+
+def test_the_numbers_of_a_table_against_plain_python(few, tmp_path):
+    found = Study(small_problem(), tmp_path, seeds=3).run(say=str)
+    for row in missing_study.summary(found):
+        tests = [run["test"] for run in found[row["method"]]["runs"]]
+        one = [np.mean([test[name] for name in ("m0+m1", "m0+m2", "m1+m2")]) for test in tests]
+        worst = np.array([min(test.values()) for test in tests])
+        base = np.array([min(run["test"].values()) for run in found["ERM"]["runs"]])
+        assert row["by_hidden"][1][0] == pytest.approx(np.mean(one))
+        assert row["worst"][0] == pytest.approx(worst.mean())
+        assert row["worst"][1] == pytest.approx(4.302653 * worst.std(ddof=1) / 3**0.5, rel=1e-5)
+        assert row["difference"][0] == pytest.approx((worst - base).mean())
+    assert missing_study.pair((0.5, float("nan"))) == "0.500"
+
+
+def test_balanced_accuracy_weighs_classes_alike():
+    targets, said = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+    assert missing_study.balanced_accuracy(said, targets) == pytest.approx((2 / 3 + 1) / 2)
+    assert missing_study.accuracy(said, targets) == 0.75
+
+
+# --- the two commands
+
+
+def test_the_digits_are_cut_into_four_quadrants_and_put_together_again(few, tmp_path, capsys):
+    problem = digits.digits_problem(epochs=1)
+    assert {tuple(x.shape) for x in problem.features.values()} == {(1797, 16)}
+    left = torch.cat([problem.features[name].reshape(-1, 4, 4) for name in ("top left", "bottom left")], dim=1)
+    right = torch.cat([problem.features[name].reshape(-1, 4, 4) for name in ("top right", "bottom right")], dim=1)
+    from sklearn.datasets import load_digits
+
+    assert torch.equal(torch.cat([left, right], dim=2) * 16, torch.tensor(load_digits().images).float())
+    parts = torch.cat(problem.split(0))
+    assert torch.equal(parts.sort().values, torch.arange(1797))
+    digits.main(digits.Options(out=tmp_path, seeds=1, epochs=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"runs.jsonl", "table.md", "digits.png"}
+    assert "| masks, V-REx |" in capsys.readouterr().out
+
+
+@pytest.mark.data
+def test_the_omics_command(few, tmp_path, data_root):
+    omics.main(omics.Options(out=tmp_path, seeds=1, epochs=1))
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").count("| ERM |") == 2
+    problem = omics.tcga_problem(1)
+    train, validation, test = problem.split(4)
+    assert not set(test.tolist()) & set(train.tolist() + validation.tolist())
+    assert problem.features["protein"][test].isnan().all()
+    assert not problem.features["protein"][train].isnan().any()
+
+
+@pytest.mark.data
+def test_the_views_of_digits(monkeypatch, tmp_path, data_root):
+    monkeypatch.setattr(missing_study, "METHODS", {"ERM": METHODS["ERM"][:1]})
+    omics.main(omics.Options(dataset="uci_mfeat", out=tmp_path, seeds=1, epochs=1))
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").count("| ERM |") == 1
+    problem = omics.mfeat_problem(1)
+    assert torch.equal(torch.cat(problem.split(4)).sort().values, torch.arange(2000))
+    assert len(problem.features) == 6
+
+
+def test_data_that_are_not_there_are_an_error_that_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.delenv("INVMOD_DATA", raising=False)
+    with pytest.raises(SystemExit, match="INVMOD_DATA is not set"):
+        omics.tcga_problem(1)
+    monkeypatch.setenv("INVMOD_DATA", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"there is no file .*tcga_breast.npz. docs/data.md says where"):
+        omics.tcga_problem(1)
+
+
+# --- the committed studies
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_committed_table_is_that_of_the_committed_runs(name):
+    study = Study(small_problem(), RESULTS / name)
+    known = study._known()
+    found = {}
+    for method, configs in METHODS.items():
+        scores = [
+            np.mean([known[missing_study.key(method, c, seed)]["validation"] for seed in missing_study.TUNING_SEEDS])
+            for c in configs
+        ]
+        best = configs[int(np.argmax(scores))]
+        found[method] = {"config": best, "runs": [known[missing_study.key(method, best, seed)] for seed in range(10)]}
+    assert len(known) == 7 * (6 * 2 + 10)
+    expected = missing_study.table(missing_study.summary(found), "").split("\n\n")[0]
+    assert (RESULTS / name / "table.md").read_text(encoding="utf-8").startswith(expected)
+    page = {"digits_quadrants": "digits_quadrants"}.get(name, "omics_subtypes")
+    text = (RESULTS.parent / "examples" / f"{page}.md").read_text(encoding="utf-8")
+    assert re.search(rf"^% TABLE {name}$", text, re.MULTILINE)
