@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
@@ -14,7 +14,16 @@ from benchmarks.floors import FLOAT
 from benchmarks.machine import Work
 from benchmarks.reference import reference_alignment
 from benchmarks.timing import Case
-from invmod import CyclicMixupEnvs, fuse, irm_penalty, pairwise_alignment_loss, vrex_penalty
+from invmod import (
+    CyclicMixupEnvs,
+    fishr_penalty,
+    fishr_penalty_linear,
+    fuse,
+    irm_penalty,
+    pairwise_alignment_loss,
+    per_sample_gradients,
+    vrex_penalty,
+)
 
 ROWS, DIM = 2600, 64  # distinct items of a batch
 SAMPLES, CLASSES = 65_536, 10
@@ -108,6 +117,37 @@ def vrex(quick: bool) -> Case:  # noqa: ARG001
     return Case(_backward(lambda: vrex_penalty(risks), risks), _backward(loop, risks), "forward and backward", "a loop")
 
 
+def fishr(quick: bool, *, closed: bool) -> Case:  # noqa: ARG001
+    """Fishr of a linear head and its gradient, against a loop that asks autograd for the gradient of each sample."""
+    generator, samples = torch.Generator().manual_seed(0), 256
+    f, env = torch.randn(samples, DIM, generator=generator), torch.arange(samples) % 4
+    y = torch.randint(CLASSES, (samples,), generator=generator)
+    head = {
+        "weight": torch.randn(CLASSES, DIM, generator=generator).requires_grad_(),
+        "bias": torch.zeros(CLASSES).requires_grad_(),
+    }
+    parameters = tuple(head.values())
+
+    def loss(p: Mapping[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(x, p["weight"], p["bias"]), target)
+
+    def by_samples() -> Tensor:
+        return fishr_penalty(per_sample_gradients(loss, head, f, y), env, num_envs=4)
+
+    def by_formula() -> Tensor:
+        logits = F.linear(f, head["weight"], head["bias"])
+        return fishr_penalty_linear(f, logits, y, env, num_envs=4)
+
+    def loop() -> Tensor:
+        rows = [torch.autograd.grad(loss(head, f[i], y[i]), parameters, create_graph=True) for i in range(samples)]
+        gradients = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+        variances = torch.stack([gradients[env == e].var(dim=0, correction=0) for e in range(4)])
+        return (variances - variances.mean(dim=0)).square().mean()
+
+    ours = by_formula if closed else by_samples
+    return Case(_backward(ours, *parameters), _backward(loop, *parameters), "forward and backward", "loop over samples")
+
+
 def fused_scores(quick: bool) -> Case:  # noqa: ARG001
     """Scores fused in 64 environments, against embeddings fused and then scored; both forward and backward."""
     generator, num_modalities, num_envs = torch.Generator().manual_seed(0), 3, 64
@@ -135,6 +175,8 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "irm-mse": partial(irm, loss="mse"),
     "irm-bpr": partial(irm, loss="bpr"),
     **{f"sample-{m}-alpha-{a}": partial(sampling, num_modalities=m, alpha=a) for m in (2, 3, 8) for a in (0.1, 1.0)},
+    "fishr": partial(fishr, closed=False),
+    "fishr-linear": partial(fishr, closed=True),
     "vrex": vrex,
     "fused-scores": fused_scores,
 }

@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_block_trains_the_parts_on_missing_modalities():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code, report = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["loss"].isfinite()
@@ -23,6 +23,7 @@ def test_the_python_block_trains_the_parts_on_missing_modalities():
     fused = eval(expression, names)
     assert fused.shape == (64, 32)
     torch.testing.assert_close(fused[:20], names["z"][:20, 0])
+    exec(compile(report, "README.md", "exec"), {})
 
 
 def test_every_file_that_it_links_to_is_there():

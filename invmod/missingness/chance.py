@@ -282,7 +282,7 @@ def _hide(
         for m in range(p.shape[1]):
             given = torch.where(safe, p[:, m], p[:, m] * something[m + 1] / something[m])
             hidden[:, m] = u[:, m] < given
-            safe |= available[:, m] & ~hidden[:, m]
+            safe |= ~hidden[:, m]  # p is 1 where nothing is available
         expected = 1 - q / something[0][:, None]
     simulated = torch.ones_like(mask)
     simulated[chosen] = ~(hidden & available)

@@ -305,7 +305,7 @@ def test_the_likelihood_of_what_is_observed_never_falls(noise, generator, num_ro
     features, mask = draw(generator, num_rows)
     imputer = PPCAImputer(NAMES, num_components=2, noise=noise, tolerance=0.0, max_iterations=15).fit(features, mask)
     steps = imputer.log_likelihoods
-    assert all(b >= a - 1e-7 * (1 + abs(a)) for a, b in itertools.pairwise(steps))
+    assert all(b >= a - 1e-6 * (1 + abs(a)) for a, b in itertools.pairwise(steps))  # rounding, at the least noise
 
 
 @pytest.mark.parametrize("noise", ["modality", "shared"])

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
@@ -43,16 +43,16 @@ def sigmoid(x):
 
 
 def oracle_probabilities(scores, mask, rates, strength):
-    """(N, M): for each modality the logistic probabilities whose mean over its available rows is its rate."""
-    p = np.zeros(mask.shape)
+    """Two (N, M): probabilities whose mean over a modality's available rows is its rate, and 1 less them, as exact."""
+    p, q = np.zeros(mask.shape), np.ones(mask.shape)
     for m, rate in enumerate(rates):
         there = mask[:, m]
         if rate == 0 or not there.any():
             continue
         logits = strength * scores[:, m]
         b = brentq(lambda b, x=logits[there], r=rate: sigmoid(b + x).mean() - r, -400, 400, xtol=1e-13)
-        p[:, m] = sigmoid(b + logits)
-    return p
+        p[:, m], q[:, m] = sigmoid(b + logits), sigmoid(-b - logits)
+    return p, q
 
 
 def oracle_scores(values, mask):
@@ -64,25 +64,27 @@ def oracle_scores(values, mask):
     return scores
 
 
-def patterns_given_something(p, there):
+def patterns_given_something(p, q, there):
     """What a row may lose and with which probability, given that it keeps something: all subsets, one by one."""
     chances = {}
     for lost in itertools.product([False, True], repeat=len(p)):
         if all(not (gone and not has) for gone, has in zip(lost, there, strict=True)):
-            own = [(x if gone else 1 - x) for x, gone, has in zip(p, lost, there, strict=True) if has]
+            own = [(x if gone else y) for x, y, gone, has in zip(p, q, lost, there, strict=True) if has]
             if any(has and not gone for gone, has in zip(lost, there, strict=True)):
                 chances[lost] = math.prod(own)
     total = sum(chances.values())
+    if total == 0:  # beyond float64
+        reject()
     return {lost: chance / total for lost, chance in chances.items()}
 
 
-def oracle_expected(p, mask, allow_empty):
+def oracle_expected(p, q, mask, allow_empty):
     """(M,): the mean probability to be hidden over the available cells of each modality."""
     chance = np.where(mask, p, 0.0)
     if not allow_empty:
         chance = np.zeros(mask.shape)
         for n in np.flatnonzero(mask.any(axis=1)):
-            for lost, weight in patterns_given_something(p[n], mask[n]).items():
+            for lost, weight in patterns_given_something(p[n], q[n], mask[n]).items():
                 chance[n] += weight * np.array(lost)
     with np.errstate(invalid="ignore"):
         return chance.sum(axis=0) / mask.sum(axis=0)
@@ -265,8 +267,8 @@ def test_rates_are_those_of_the_oracle(generator, num_rows, num_modalities, stre
         rates[-1] = 0.0
         result = simulate_mar(features, mask, rates, driver=names[-1], **options)
         scores = np.stack([own[-1]] * num_modalities, axis=1)
-    p = oracle_probabilities(scores, mask.numpy(), rates.numpy(), strength)
-    expected = oracle_expected(p, mask.numpy(), allow_empty)
+    p, q = oracle_probabilities(scores, mask.numpy(), rates.numpy(), strength)
+    expected = oracle_expected(p, q, mask.numpy(), allow_empty)
     np.testing.assert_allclose(result.expected_rates, expected, rtol=1e-7, atol=1e-9)
     if allow_empty:
         asked = torch.where(mask.any(dim=0), rates, NAN)
@@ -282,7 +284,7 @@ def test_constant_rates_are_those_of_the_oracle(generator, num_rows, num_modalit
     mask, rates = random_mask(generator, num_rows, num_modalities), draw_rates(generator, num_modalities)
     result = simulate_mcar(mask, rates, allow_empty=allow_empty, generator=generator)
     p = np.broadcast_to(rates.numpy(), mask.shape)
-    expected = oracle_expected(p, mask.numpy(), allow_empty)
+    expected = oracle_expected(p, 1 - p, mask.numpy(), allow_empty)
     np.testing.assert_allclose(result.expected_rates, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -293,15 +295,16 @@ def test_a_row_follows_the_distribution_given_that_it_keeps_something(simulate):
     mask, rates = kinds.repeat(draws, 1), (0.7, 0.4, 0.9)
     if simulate == "mcar":
         result, p = simulate_mcar(mask, rates, generator=seeded(0)), np.tile(rates, (3, 1))
+        q = 1 - p
     else:
         values = torch.tensor([[1.0, 5.0, 2.0], [3.0, 0.0, 4.0], [0.0, 9.0, 0.0]]).repeat(draws, 1)
         features = dict(zip(NAMES, values.unbind(1), strict=True))
         result = simulate_mnar(features, mask, rates, modalities=NAMES, strength=1.5, generator=seeded(0))
         own = [oracle_scores(values[:, m].numpy(), mask[:, m].numpy()) for m in range(3)]
-        p = oracle_probabilities(np.stack(own, 1), mask.numpy(), rates, 1.5)[:3]
+        p, q = oracle_probabilities(np.stack(own, 1), mask.numpy(), rates, 1.5)
     lost = ~result.simulated
     for kind in range(3):
-        for pattern, chance in patterns_given_something(p[kind], kinds[kind].tolist()).items():
+        for pattern, chance in patterns_given_something(p[kind], q[kind], kinds[kind].tolist()).items():
             share = (lost[kind::3] == torch.tensor(pattern)).all(dim=1).double().mean()
             assert abs(share - chance) <= 5 * math.sqrt(chance * (1 - chance) / draws)
     assert (result.rates - result.expected_rates).abs().max() < 5 * math.sqrt(0.25 / (2 * draws))

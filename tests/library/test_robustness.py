@@ -739,3 +739,25 @@ def test_the_table_says_how_many_rows_a_pattern_empties_and_shows_figures_of_any
     assert re.search(r"text\+image\+audio +37037 ", large)
     tiny = str(quick(lambda x, mask: mask.double().sum(dim=1) * 1e-5, metric=mean))
     assert re.search(r"text\+image\+audio +3.0e-05 ", tiny)
+
+
+def test_a_point_of_a_curve_is_the_mean_of_its_draws_and_its_interval_is_of_that_mean():
+    """The bootstrap by hand: the mean over the draws' predictions of each resample."""
+    features, targets = made_up()
+    masks = []
+
+    def watch(given, mask):
+        masks.append(mask.clone())
+        return by_mean(given, mask)
+
+    report = quick(watch, rates=(0.0, 0.7), num_draws=4, num_resamples=300, patterns=[])
+    drawn = masks[1:5]  # of all modalities
+    assert len({tuple(mask.flatten().tolist()) for mask in drawn}) == 4
+    hits = torch.stack([right(by_mean(features, mask), targets) for mask in drawn]).numpy()
+    point = report.curve()[1]
+    assert point.value == pytest.approx(hits.mean())
+    rng = np.random.default_rng(0)
+    means = [hits[:, rng.integers(60, size=60)].mean() for _ in range(4000)]
+    np.testing.assert_allclose(point.interval, np.quantile(means, [0.025, 0.975]), atol=0.02)
+    shares = [1 - mask.double().mean().item() for mask in drawn]
+    assert point.effective_rate == pytest.approx(np.mean(shares))
