@@ -213,6 +213,11 @@ class Study:
     seeds: int = 10
     shown: int = 8
 
+    def __post_init__(self) -> None:
+        """Refuse a study of nothing."""
+        if self.seeds < 1:
+            raise SystemExit(f"error: `seeds` must be at least 1, got {self.seeds}.")
+
     def run(self, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
         """Do what is not in the store yet, and return method -> chosen configuration and runs."""
         self.store.mkdir(parents=True, exist_ok=True)

@@ -178,3 +178,8 @@ def test_the_committed_table_is_that_of_the_committed_runs(name):
     page = {"digits_quadrants": "digits_quadrants"}.get(name, "omics_subtypes")
     text = (RESULTS.parent / "examples" / f"{page}.md").read_text(encoding="utf-8")
     assert re.search(rf"^% TABLE {name}$", text, re.MULTILINE)
+
+
+def test_a_study_of_nothing_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="`seeds` must be at least 1, got 0"):
+        Study(small_problem(), tmp_path, seeds=0)
