@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod.fusion.masked import checked_z
+from invmod.missingness import check_count
 
 
 class GatedFusion(nn.Module):
@@ -45,7 +46,8 @@ class GatedFusion(nn.Module):
 
     def __init__(self, num_modalities: int, embedding_dim: int) -> None:
         super().__init__()
-        _check_sizes("GatedFusion", num_modalities=num_modalities, embedding_dim=embedding_dim)
+        check_count("GatedFusion", "num_modalities", num_modalities)
+        check_count("GatedFusion", "embedding_dim", embedding_dim)
         self.weight = nn.Parameter(torch.zeros(num_modalities, embedding_dim))
         self.bias = nn.Parameter(torch.zeros(num_modalities))
 
@@ -119,7 +121,8 @@ class AttentionFusion(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"num_modalities": num_modalities, "embedding_dim": embedding_dim}
-        _check_sizes("AttentionFusion", **sizes, num_heads=num_heads, num_queries=num_queries)
+        for name, size in {**sizes, "num_heads": num_heads, "num_queries": num_queries}.items():
+            check_count("AttentionFusion", name, size)
         if embedding_dim % num_heads:
             raise ValueError(
                 f"AttentionFusion: `num_heads` must divide `embedding_dim` = {embedding_dim}, got {num_heads}."
@@ -179,14 +182,6 @@ def _shares(scores: Tensor, mask: Tensor) -> Tensor:
     some = mask.any(dim=-1, keepdim=True)
     shares = torch.where(mask | ~some, scores, -torch.inf).softmax(dim=-1)
     return torch.where(mask, shares, 0.0)
-
-
-def _check_sizes(kind: str, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{kind}: `{name}` must be an int, got {size!r}.")
-        if size < 1:
-            raise ValueError(f"{kind}: `{name}` must be at least 1, got {size}.")
 
 
 def _check_shape(kind: str, z: Tensor, sizes: torch.Size) -> None:

@@ -11,8 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod.imputation.joint import JointImputer, shapes_differ
-from invmod.imputation.neighbours import positive
-from invmod.missingness import rows_by_pattern
+from invmod.missingness import check_count, rows_by_pattern
 
 NOISE_FLOOR = 1e-6  # of the mean square entry: where few rows are fitted exactly, the likelihood has no maximum
 
@@ -83,8 +82,9 @@ class PPCAImputer(JointImputer):
         max_iterations: int = 500,
     ) -> None:
         super().__init__(modalities, standardize=standardize)
-        self.num_components = positive("PPCAImputer", "num_components", num_components)
-        self.max_iterations = positive("PPCAImputer", "max_iterations", max_iterations)
+        check_count("PPCAImputer", "num_components", num_components)
+        check_count("PPCAImputer", "max_iterations", max_iterations)
+        self.num_components, self.max_iterations = num_components, max_iterations
         if noise not in ("modality", "shared"):
             raise ValueError(f"PPCAImputer: `noise` must be 'modality' or 'shared', got {noise!r}.")
         if not tolerance >= 0:

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod.imputation.joint import JointImputer, shapes_differ
+from invmod.missingness import check_count
 
 PAIRS_AT_ONCE = 1 << 24  # distances held at a time: 128 MiB
 
@@ -48,7 +49,8 @@ class KNNImputer(JointImputer):
 
     def __init__(self, modalities: Sequence[str], *, num_neighbours: int = 5, standardize: bool = True) -> None:
         super().__init__(modalities, standardize=standardize)
-        self.num_neighbours = positive("KNNImputer", "num_neighbours", num_neighbours)
+        check_count("KNNImputer", "num_neighbours", num_neighbours)
+        self.num_neighbours = num_neighbours
 
     @override
     def _more_state(self) -> list[str]:
@@ -87,12 +89,3 @@ class KNNImputer(JointImputer):
     def _what_is_wrong_with(self, sizes: list[int], state: dict[str, Any]) -> str:
         rows = state["donors"].shape[0]
         return shapes_differ("KNNImputer", state, {"donors": (rows, sum(sizes)), "donor_mask": (rows, len(sizes))})
-
-
-def positive(kind: str, name: str, value: int) -> int:
-    """Return an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{kind}: `{name}` must be an int, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{kind}: `{name}` must be at least 1, got {value}.")
-    return value

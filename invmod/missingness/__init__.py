@@ -15,7 +15,7 @@ from invmod.missingness.masks import (
     pattern_name,
     rows_by_pattern,
 )
-from invmod.missingness.simulated import SimulatedMissing, simulate_k_available, simulate_missing
+from invmod.missingness.simulated import SimulatedMissing, check_count, simulate_k_available, simulate_missing
 
 __all__ = [
     "ROWS_AT_ONCE",
@@ -24,6 +24,7 @@ __all__ = [
     "SimulatedMissing",
     "append_axes",
     "check_any_mask",
+    "check_count",
     "check_mask",
     "check_names",
     "checked_rows",

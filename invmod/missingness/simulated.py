@@ -112,7 +112,7 @@ def simulate_missing(
     check_any_mask("simulate_missing", mask)
     if not 0 <= rate <= 1:
         raise ValueError(f"simulate_missing: `rate` must lie in [0, 1], got {rate}.")
-    _check_count("simulate_missing", "num_missing", num_missing)
+    check_count("simulate_missing", "num_missing", num_missing)
     candidates = checked_rows("simulate_missing", rows, mask.shape[0], mask.device)
     wanted = math.floor(rate * len(candidates) + 0.5)
     available = mask[candidates]
@@ -171,7 +171,7 @@ def simulate_k_available(
         (tensor([2, 2, 1]), 1)
     """
     check_any_mask("simulate_k_available", mask)
-    _check_count("simulate_k_available", "k", k)
+    check_count("simulate_k_available", "k", k)
     if k > mask.shape[1]:
         raise ValueError(f"simulate_k_available: `k` must be at most M = {mask.shape[1]}, got {k}.")
     chosen = checked_rows("simulate_k_available", rows, mask.shape[0], mask.device)
@@ -187,7 +187,8 @@ def simulate_k_available(
     return SimulatedMissing(mask.clone(), simulated, chosen, expected, int((counts < k).sum()))
 
 
-def _check_count(function: str, argument: str, count: int) -> None:
+def check_count(function: str, argument: str, count: int) -> None:
+    """Raise unless `count` is an int of at least 1."""
     if isinstance(count, bool) or not isinstance(count, (int, Integral)):
         raise TypeError(f"{function}: `{argument}` must be an int, got {count!r}.")
     if count < 1:
