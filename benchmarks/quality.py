@@ -31,7 +31,7 @@ from milk_recsys.errors import DataError
 from milk_recsys.files import replacing
 from milk_recsys.metrics import NonFiniteScores
 from milk_recsys.options import OptionError, Options, flag
-from milk_recsys.study import MONITOR, mean_sd, train_once
+from milk_recsys.study.runs import MONITOR, mean_sd, train_once
 from milk_recsys.train import Diverged, History
 
 METRICS = (MONITOR, "recall@20")

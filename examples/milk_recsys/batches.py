@@ -26,12 +26,17 @@ def prepared_rows(model: Recommender, tables: Tables, *, most: int = 0) -> Prepa
     features, observed = tables.features, tables.observed
     if features.mapped:
         return lambda items: model.prepare(features.rows(items), observed[items])
-    everything = torch.arange(features.num_items, device=features.device)
-    prepared = model.prepare(features.rows(everything), observed)
+    items = features.items
+    prepared = model.prepare(features.rows(items), observed[items])
     whole, widths = torch.cat(list(prepared.values()), dim=1), [x.shape[1] for x in prepared.values()]
-    memory = whole.new_empty(most, whole.shape[1])
+    places = None
+    if len(items) < features.num_items:
+        places = torch.full((features.num_items,), -1, dtype=torch.int64, device=features.device)
+        places[items] = torch.arange(len(items), device=features.device)
+    memory = whole.new_zeros(most, whole.shape[1])
 
     def rows(items: Tensor) -> dict[str, Tensor]:  # of all modalities at once
+        items = items if places is None else places.index_select(0, items)  # -1, an item left out, raises
         out = memory[: len(items)] if len(items) <= most else None
         return dict(
             zip(prepared, torch.split(torch.index_select(whole, 0, items, out=out), widths, dim=1), strict=True)

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from milk_recsys.options import GROUPS, PRESETS, OptionError, Options, flag, from_json, validate
+from milk_recsys.baselines.options import BASELINES, LOOP
+from milk_recsys.options import GROUPS, PRESETS, OptionError, Options, common_options, flag, from_json, validate
 
 __all__ = ["given_options", "parse_options"]
 
@@ -32,16 +33,21 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
     try:
         saved = _options_of_run(first)
         defaults = {**PRESETS[first.preset], "preset": first.preset} if saved is None else vars(saved)
+        model = first.model if saved is None else saved.model
+        if model in BASELINES and saved is None:  # presets are MILK's
+            defaults = dict(LOOP[model])
         parsed = tyro.cli(
-            _command_line(defaults),
+            _command_line(defaults, model),
             args=args,
             prog=prog,
-            description="Train MILK (or an ablation), evaluate it on new items with missing "
+            description="Train MILK (or an ablation, or a baseline), evaluate it on new items with missing "
             "modalities, and write a report.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
-        values = {name: v for group in vars(parsed).values() for name, v in vars(group).items()}
-        options = Options(**values)
+        groups = {group: vars(part) for group, part in vars(parsed).items()}
+        own = groups.pop("baseline", None)
+        values = {name: v for group in groups.values() for name, v in group.items()}
+        options = Options(**values, method=own)
         validate(options)
         if saved is not None:
             _check_unchanged(options, saved)
@@ -62,6 +68,7 @@ class _First:
     """The first reading of the command line: what the defaults of the second one depend on."""
 
     preset: Literal["recommended", "paper", "authors_code"] = "recommended"
+    model: str = "milk"
     out: Path | None = None
     resume: bool = False
 
@@ -92,15 +99,27 @@ def _check_unchanged(options: Options, saved: Options) -> None:
             )
 
 
-def _command_line(defaults: Mapping[str, Any]) -> Any:
-    """`Options` with its fields put into one dataclass per group: what tyro prints as sections."""
+def _command_line(defaults: Mapping[str, Any], model: str) -> Any:
+    """`Options` with its fields put into one dataclass per group: what tyro prints as sections.
+
+    Of a baseline they are the options that it takes, and in a group of their own those that only it has.
+    """
+    common = common_options(model)
+    own = defaults.get("method") or {}
     groups = []
     for group, description in GROUPS.items():
         fields = [
             (f.name, Annotated[f.type, _argument(f)], defaults.get(f.name, f.default))
             for f in dataclasses.fields(Options)
-            if f.metadata["group"] == group
+            if f.metadata["group"] == group and f.name in common
         ]
+        if group == "baseline" and model in BASELINES:
+            fields = [
+                (f.name, Annotated[f.type, tyro.conf.arg(help=f.metadata["help"])], own.get(f.name, f.default))
+                for f in dataclasses.fields(BASELINES[model])
+            ]
+        if not fields:
+            continue
         made = dataclasses.make_dataclass(f"{group.title()}Options", fields, frozen=True)
         made.__doc__ = description
         groups.append((group, made, dataclasses.field(default_factory=made)))

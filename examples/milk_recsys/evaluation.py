@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,32 @@ from milk_recsys.sampling import UserRows, build_user_rows
 from milk_recsys.split import Split
 from milk_recsys.world import ALONE, World
 
-__all__ = ["Group", "Tables", "build_tables", "drop_intervals", "evaluate_group", "evaluate_test", "paired_difference"]
+__all__ = [
+    "Group",
+    "Ranker",
+    "Tables",
+    "build_tables",
+    "drop_intervals",
+    "evaluate_group",
+    "evaluate_test",
+    "grouped_metrics",
+    "paired_difference",
+]
 
 PerUser = dict[str, Tensor]
 CPU_FEATURE_BYTES = 2**30  # of prepared features, beyond which they stay in their files
 CPU_SCORES, GPU_SCORES = 2**18, 2**26  # scores held at once: a CPU's cache, a GPU's parallelism
 CPU_ROWS, MOST_CPU_SCORES = 256, 2**25
+
+
+class Ranker(Protocol):
+    """What ranks new items: MILK or an ablation, or a baseline."""
+
+    trained_users: Tensor
+
+    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what scores items (C,) for users (u,): (u, C)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,23 @@ class Tables:
     def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the users and the items, (n,) int64 each, of training pairs by their numbers (n,) from 0 to P - 1."""
         return self.rows.pairs_at(numbers)
+
+    def seen(self) -> Tables:
+        """Return the tables without the items that training must not see: no features, no mask, nothing to rank.
+
+        What remains are the items that negatives are drawn from, which are the warm ones but for a leak by option.
+        """
+        known = torch.zeros(len(self.observed), dtype=torch.bool, device=self.device).index_fill_(0, self.pool, True)
+        nothing = Group(*(self.warm.new_empty(0) for _ in range(3)))
+        return replace(
+            self,
+            features=self.features.only(self.pool),
+            nature=self.nature & known[:, None],
+            observed=self.observed & known[:, None],
+            validation=nothing,
+            test=nothing,
+            all_cold=nothing,
+        )
 
     @property
     def pairs(self) -> Tensor:
@@ -173,7 +210,7 @@ def _check_size(dataset: Dataset, options: Options) -> None:
 
 
 @torch.no_grad()
-def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor, world: World = ALONE) -> Tensor:
+def rank_group(model: Ranker, tables: Tables, group: Group, mask: Tensor, world: World = ALONE) -> Tensor:
     """Rank the positives (P,) of a group among its candidates.
 
     Arguments:
@@ -181,21 +218,18 @@ def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor, w
         world: the processes that share the work; all get all ranks.
     """
     rows, sizes = group.candidates, world.sizes(len(group.users))
-    if model.shards is not None:  # every rank ranks for the users that it has
+    if isinstance(model, Recommender) and model.shards is not None:  # every rank ranks for the users that it has
         starts = torch.tensor(model.shards.starts, device=group.users.device)
         sizes = torch.searchsorted(group.users, starts).diff().tolist()
     begin = sum(sizes[: world.rank])
     part = slice(begin, begin + sizes[world.rank])
-    items = torch.cat([model.embed_items(x, mask[some]) for some, x in tables.features.blocks(rows)])
     at_once = GPU_SCORES
     if rows.device.type == "cpu":  # a cache's, but no fewer than the rows that a matrix product is fast with
         at_once = max(CPU_SCORES, min(CPU_ROWS * len(rows), MOST_CPU_SCORES))
-    memory = items.new_empty(max(1, at_once // max(1, len(rows))), len(rows))
-
-    def score(users: Tensor) -> Tensor:
-        vectors = model.users.weight.index_select(0, users - model.first_user)
-        return torch.mm(vectors, items.T, out=memory[: len(users)])
-
+    if isinstance(model, Recommender):
+        score = model.scorer(tables.features, rows, mask, most=max(1, at_once // max(1, len(rows))))
+    else:
+        score = model.scorer(tables.features, rows, mask)
     mine = positive_ranks(
         score, group.users[part], group.positions[part], num_candidates=len(rows), max_elements=at_once
     )
@@ -203,21 +237,21 @@ def rank_group(model: Recommender, tables: Tables, group: Group, mask: Tensor, w
 
 
 def evaluate_group(
-    model: Recommender, tables: Tables, group: Group, mask: Tensor, world: World = ALONE
+    model: Ranker, tables: Tables, group: Group, mask: Tensor, world: World = ALONE
 ) -> tuple[dict[str, Any], PerUser]:
     """Rank a group and measure it: means for a report, and each user's values."""
     per_user = per_user_metrics(group.users, rank_group(model, tables, group, mask, world))
     return _section(model, per_user), per_user
 
 
-def _section(model: Recommender, per_user: PerUser) -> dict[str, Any]:
+def _section(model: Ranker, per_user: PerUser) -> dict[str, Any]:
     means = mean_metrics(per_user)
     untrained = ~model.trained_users.cpu()[per_user["users"]]
     return {"users": means.pop("users"), "untrained_users": int(untrained.sum()), **means}
 
 
 def evaluate_test(
-    model: Recommender, tables: Tables, monitor: str, world: World = ALONE
+    model: Ranker, tables: Tables, monitor: str, world: World = ALONE
 ) -> tuple[dict[str, Any], dict[str, PerUser]]:
     """Measure the validation and the test set in every way that a report shows.
 
@@ -245,7 +279,7 @@ def evaluate_test(
     return sections, per_user
 
 
-def _imposed(model: Recommender, tables: Tables, monitor: str, world: World) -> dict[str | None, PerUser]:
+def _imposed(model: Ranker, tables: Tables, monitor: str, world: World) -> dict[str | None, PerUser]:
     """Hide nothing (None) and each modality in turn from all candidates, by the library's robustness report.
 
     Its features are the rows of the items, since the model knows the features themselves; its units are the users.
@@ -275,7 +309,7 @@ def _imposed(model: Recommender, tables: Tables, monitor: str, world: World) -> 
     return dict(zip(hidden, measured, strict=True))
 
 
-def _by_pattern(model: Recommender, tables: Tables, ranks: Tensor) -> dict[str, Any]:
+def _by_pattern(model: Ranker, tables: Tables, ranks: Tensor) -> dict[str, Any]:
     """Split the ranks of the test positives by which modalities their item has."""
     group, found = tables.test, {}
     items = group.candidates[group.positions]
@@ -285,6 +319,22 @@ def _by_pattern(model: Recommender, tables: Tables, ranks: Tensor) -> dict[str, 
             section = _section(model, per_user_metrics(group.users[chosen], ranks[chosen]))
             count = len(torch.unique(items[chosen]))
             found[pattern_name(pattern, tables.modalities)] = {"items": count, **section}
+    return found
+
+
+def grouped_metrics(model: Ranker, tables: Tables, mask: Tensor) -> dict[str, Any]:
+    """Measure the test items under a mask, all of them and by how many modalities an item misses of those it has.
+
+    Returns:
+        ``overall``, and ``missing 0``, ``missing 1``, ...: positives of those items, ranked among all candidates.
+    """
+    group = tables.test
+    ranks = rank_group(model, tables, group, mask)
+    missing = (tables.nature & ~mask).sum(dim=1)[group.candidates[group.positions]]
+    found = {"overall": _section(model, per_user_metrics(group.users, ranks))}
+    for count in torch.unique(missing).tolist():
+        chosen = missing == count
+        found[f"missing {count}"] = _section(model, per_user_metrics(group.users[chosen], ranks[chosen]))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -31,14 +32,39 @@ class ItemFeatures:
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device, *, mapped: bool = False) -> None:
         self.device, self.mapped = device, mapped
+        self._places: Tensor | None = None
         self.dims = {name: x.shape[1] for name, x in arrays.items()}
         self.num_items = len(next(iter(arrays.values())))
         self._tensors = {
             name: _as_tensor(x) if mapped else torch.from_numpy(np.array(x)).to(device) for name, x in arrays.items()
         }
 
+    def only(self, items: Tensor) -> ItemFeatures:
+        """Return the features of some items alone, under their ids; asked for another, they raise.
+
+        Arguments:
+            items: (n,) distinct ids. Their rows are copied where they are in memory; a file stays where it is.
+        """
+        found = copy.copy(self)
+        found._places = torch.full((self.num_items,), -1, dtype=torch.int64, device=self.device)
+        found._places[items] = items if self.mapped else torch.arange(len(items), device=self.device)
+        if not self.mapped:
+            found._tensors = self.rows(items)
+        return found
+
+    @property
+    def items(self) -> Tensor:
+        """The ids that there are features of, increasing."""
+        if self._places is None:
+            return torch.arange(self.num_items, device=self.device)
+        return (self._places >= 0).nonzero()[:, 0]
+
     def rows(self, items: Tensor) -> dict[str, Tensor]:
         """Return the rows of the given items (n,), modality -> (n, d), as stored, on the device."""
+        if self._places is not None:
+            items = self._places[items]
+            if items.device.type == "cpu" and len(items) and int(items.min()) < 0:
+                raise IndexError("ItemFeatures: asked for an item that these features leave out.")
         if not self.mapped:
             return {name: x.index_select(0, items) for name, x in self._tensors.items()}
         places = items.cpu()

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from milk_recsys.baselines.options import BASELINES
 from milk_recsys.batches import CompiledGather, gather_batch, gather_static, prepared_rows
 from milk_recsys.captured import CapturedStep
 from milk_recsys.checkpoint import Rows, Streamed, load_into, save_state
@@ -32,6 +33,10 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
         DataError: compiled loops, or TorchRec, are asked for and cannot be had.
         OptionError: the options do not go with the number of processes.
     """
+    if options.model in BASELINES:
+        if world.size > 1:
+            raise OptionError(f"--model {options.model} trains in one process; start it without torchrun.")
+        return
     compiles(options, device)
     if world.size > 1 and options.regulariser == "parameters":
         raise OptionError("--regulariser parameters works in one process only; batch and none work in several.")

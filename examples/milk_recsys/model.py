@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from invmod import (
     CyclicMixupEnvs,
+    DirichletEnvs,
+    FixedEnvs,
     MeanImputer,
     ModalityEncoders,
     fuse,
@@ -37,6 +39,7 @@ __all__ = [
     "choose_device",
     "environments",
     "objective",
+    "scale_rows",
     "scores",
 ]
 
@@ -84,7 +87,7 @@ class Recommender(nn.Module):
         self.encoders = ModalityEncoders.linear({name: min(d, most) for name, d in dims.items()}, options.embedding_dim)
         for index, d in enumerate(dims.values()):  # of modalities that are wider, the directions that are kept
             self.register_buffer(f"basis_{index}", torch.zeros(d, most) if d > most else None)
-        self.imputer = MeanImputer(self.modalities)
+        self.imputer: Any = MeanImputer(self.modalities)
         self.register_buffer("trained_users", torch.zeros(num_users, dtype=torch.bool))
 
     trained_users: Tensor
@@ -121,7 +124,7 @@ class Recommender(nn.Module):
         """
         imputer = MeanImputer(self.modalities)
         for some, block in features.blocks(rows):
-            imputer.partial_fit(self._scaled(block) if self.options.scale_before_impute else block, observed[some])
+            imputer.partial_fit(self.scaled(block) if self.options.scale_before_impute else block, observed[some])
         self.imputer = imputer.to(self.users.weight.dtype)
         for index, name in enumerate(self.modalities):
             basis: Tensor | None = getattr(self, f"basis_{index}")
@@ -144,19 +147,33 @@ class Recommender(nn.Module):
     def _filled(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
         features = {name: x.to(self.users.weight.dtype) for name, x in features.items()}
         if self.options.scale_before_impute:
-            return self.imputer(self._scaled(features), observed)[0]  # type: ignore[no-any-return]
-        return self._scaled(self.imputer(features, observed)[0])
+            return self.imputer(self.scaled(features), observed)[0]  # type: ignore[no-any-return]
+        return self.scaled(self.imputer(features, observed)[0])
 
-    def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scale rows to unit length, but for those that are nearly 0 and would become noise."""
         if not self.options.scale_features:
             return dict(features)
-        dtype = self.users.weight.dtype  # float16 rows overflow in their norms
-        scaled = {}
-        for name, x in features.items():
-            norm = torch.linalg.vector_norm(x.to(dtype), dim=1, keepdim=True)
-            scaled[name] = x.to(dtype) / torch.where(norm < self.options.norm_floor, 1.0, norm)
-        return scaled
+        return scale_rows(features, self.options.norm_floor, self.users.weight.dtype)
+
+    @torch.no_grad()
+    def scorer(
+        self, features: ItemFeatures, items: Tensor, mask: Tensor, *, most: int = 0
+    ) -> Callable[[Tensor], Tensor]:
+        """Return what scores items (C,) for users (u,): (u, C); the users' rows must be here.
+
+        Arguments:
+            mask: (num_items, M) bool, what may be used of the items.
+            most: scores of up to so many users are given in memory that is used again at the next call.
+        """
+        vectors = torch.cat([self.embed_items(x, mask[some]) for some, x in features.blocks(items)])
+        memory = vectors.new_empty(most, len(items))
+
+        def score(users: Tensor) -> Tensor:
+            rows = self.users.weight.index_select(0, users - self.first_user)
+            return torch.mm(rows, vectors.T, out=memory[: len(users)] if len(users) <= most else None)
+
+        return score
 
     def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
         """Embed items for scoring (Eq. 18): the mean over imputed modalities, or over available ones.
@@ -170,6 +187,15 @@ class Recommender(nn.Module):
         """
         mask = observed if self.options.inference == "available_mean" else None
         return fuse(self.encoders(self.prepare(features, observed)), self.uniform, mask)[0]
+
+
+def scale_rows(features: Mapping[str, Tensor], norm_floor: float, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Scale rows to unit length in a precision, but for those shorter than the floor, which would become noise."""
+    scaled = {}
+    for name, x in features.items():
+        norm = torch.linalg.vector_norm(x.to(dtype), dim=1, keepdim=True)  # float16 rows overflow in their norms
+        scaled[name] = x.to(dtype) / torch.where(norm < norm_floor, 1.0, norm)
+    return scaled
 
 
 def leading_directions(gram: Tensor, count: int) -> Tensor:
@@ -221,11 +247,18 @@ class Terms(NamedTuple):
     regulariser: Tensor
 
 
-def environments(num_modalities: int, options: Options) -> CyclicMixupEnvs | None:
-    """Return MILK's environments, or None where the model has only the uniform one."""
+def environments(num_modalities: int, options: Options) -> CyclicMixupEnvs | DirichletEnvs | FixedEnvs | None:
+    """Return MILK's environments or a variant of them, or None where the model has only the uniform one."""
     if options.model not in ("milk", "envs"):
         return None
-    return CyclicMixupEnvs(num_modalities, options.alpha, num_draws=options.num_draws, min_weight=options.min_weight)
+    alpha, draws, least = options.alpha, options.num_draws, options.min_weight
+    if options.envs == "independent":  # as many as with cyclic shifts
+        return DirichletEnvs(num_modalities, alpha, num_draws=draws * num_modalities, min_weight=least)
+    uniform = options.envs != "without_uniform"
+    cyclic = CyclicMixupEnvs(num_modalities, alpha, num_draws=draws, min_weight=least, include_uniform=uniform)
+    if options.envs == "fixed":
+        return FixedEnvs(cyclic, generator=torch.Generator().manual_seed(options.seed))
+    return cyclic
 
 
 def batch_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:

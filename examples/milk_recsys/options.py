@@ -9,7 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
-__all__ = ["PRESETS", "OptionError", "Options", "flag", "from_json", "to_json", "validate"]
+from milk_recsys.baselines.options import BASELINES, check_own
+
+__all__ = ["PRESETS", "OptionError", "Options", "common_options", "flag", "from_json", "to_json", "validate"]
 
 Metric = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20"]
 
@@ -20,6 +22,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "training": "The loop, early stopping and the optimiser.",
         "milk": "The objective and the environments (Eq. 6, 9-11, 14-16).",
         "features": "Scaling, imputation, negatives, and what is fused.",
+        "baseline": "The baseline's own; what a name means is on its fidelity card.",
     }
 )
 
@@ -70,11 +73,29 @@ class Options:
     )
 
     # Which model, where
-    model: Literal["milk", "align", "envs", "erm"] = _option(
+    model: Literal[
+        "milk",
+        "align",
+        "envs",
+        "erm",
+        "duif",
+        "micro",
+        "dropoutnet",
+        "mtpr",
+        "heater",
+        "clcrec",
+        "ccfcrec",
+        "gar",
+        "gorec",
+        "content_knn",
+        "random",
+    ] = _option(
         "milk",
         "run",
-        "MILK; or its ablations: only alignment (align), only environments (envs), neither (erm).",
+        "MILK; its ablations: only alignment (align), only environments (envs), neither (erm); or a baseline, which "
+        "has options of its own: --model gar --help.",
     )
+    method: dict[str, Any] | None = _option(None, "baseline", "Options of the baseline's own; None: its defaults.")
     compare: Literal["none", "erm"] | None = _option(
         None,
         "run",
@@ -170,6 +191,12 @@ class Options:
         "Published: .01 to 100 searched; Baby .01, Clothing .1.",
     )
     num_draws: int = _option(1, "milk", "Dirichlet draws a batch, each giving one environment per modality.")
+    envs: Literal["cyclic_mixup", "without_uniform", "independent", "fixed"] = _option(
+        "cyclic_mixup",
+        "milk",
+        "MILK's environments (cyclic_mixup); or a variant of the paper's Table 4: without the uniform one (w/o e=0), "
+        "independent draws in place of cyclic shifts (w/o cs), or one draw kept for the run (w/o random).",
+    )
     min_weight: float = _option(0.0, "milk", "Least weight of a modality in an environment; below 1 / modalities.")
     risk_reduction: Literal["mean", "sum"] = _option(
         "mean", "milk", "How the risks of the environments are put together (Eq. 14)."
@@ -217,6 +244,10 @@ class Options:
         "features",
         "What a score averages (Eq. 18): all modalities with imputed ones, or observed ones.",
     )
+
+    def own(self) -> Any:
+        """The baseline's own options, as its dataclass in `baselines.options`."""
+        return BASELINES[self.model](**(self.method or {}))
 
     def resolved(self) -> "Options":
         """The options with `compare` decided: erm on the embedded data, none with `--data`.
@@ -297,6 +328,8 @@ BEFORE: Mapping[str, Any] = MappingProxyType(
         "compress": None,
         "features": "memory",
         "eval_users": None,
+        "method": None,
+        "envs": "cyclic_mixup",
     }
 )
 """What versions did that did not have an option yet."""
@@ -332,6 +365,7 @@ def validate(options: Options) -> None:
     for name in ("seed", "split_seed"):
         _require(options, name, lambda v: 0 <= v < 2**63, "from 0 to 2**63 - 1")
     _require(options, "min_weight", lambda v: 0 <= v < 1, "at least 0 and below 1 / modalities")
+    _validate_baseline(options)
     if options.regulariser == "parameters" and options.optimiser != "adam":
         raise OptionError("--regulariser parameters changes all users at every step: it needs --optimiser adam.")
     if options.user_table == "sharded":
@@ -340,6 +374,54 @@ def validate(options: Options) -> None:
                 raise OptionError(f"--user-table sharded needs {flag(name)} {value}, got {getattr(options, name)}.")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise OptionError(f"--out: {options.out} is a file. Name a folder.")
+
+
+def _validate_baseline(options: Options) -> None:
+    """A baseline takes options of its own and the common ones; MILK's would be without effect."""
+    if options.model not in BASELINES:
+        if options.method is not None:
+            raise OptionError(f"--model {options.model} has no options of a baseline, got {sorted(options.method)}.")
+        return
+    names = {f.name for f in dataclasses.fields(BASELINES[options.model])}
+    odd = sorted(set(options.method or {}) - names)
+    if odd:
+        raise OptionError(f"--model {options.model} has no option {flag(odd[0])}; it has {', '.join(sorted(names))}.")
+    problem = check_own(options.own())
+    if problem:
+        raise OptionError(problem)
+    for field in dataclasses.fields(Options):
+        value = getattr(options, field.name)
+        if field.name not in common_options(options.model) and value != field.default:
+            raise OptionError(f"--model {options.model} has no use for {flag(field.name)} {value}. Leave it out.")
+    if options.dtype == "bfloat16":
+        raise OptionError(f"--model {options.model} works in float32 or float64, not in bfloat16.")
+
+
+_MILKS_OWN = frozenset(
+    {
+        "preset",
+        "kernels",
+        "user_table",
+        "features",
+        "batch_size",
+        "lr",
+        "optimiser",
+        "user_init_std",
+        "compress",
+        "negatives",
+        "training_fusion",
+        "inference",
+    }
+)
+
+
+def common_options(model: str) -> frozenset[str]:
+    """Names of the options here that a model takes: all for MILK and its ablations, fewer for a baseline."""
+    fields = {f.name: f.metadata["group"] for f in dataclasses.fields(Options)}
+    if model not in BASELINES:
+        return frozenset(fields) - {"method"}
+    own = {f.name for f in dataclasses.fields(BASELINES[model])}
+    return frozenset(name for name, group in fields.items() if group != "milk" and name not in _MILKS_OWN | own)
 
 
 def _require(options: Options, name: str, holds: Any, rule: str) -> None:
@@ -353,9 +435,10 @@ def _require(options: Options, name: str, holds: Any, rule: str) -> None:
 
 def to_json(options: Options) -> dict[str, Any]:
     """The options as what JSON can hold; paths become strings."""
-    return {
+    values = {
         name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(options).items()
     }
+    return values | {"method": dataclasses.asdict(options.own()) if options.model in BASELINES else None}
 
 
 def from_json(values: Mapping[str, Any]) -> Options:
@@ -379,6 +462,8 @@ def _fits(value: Any, kind: Any) -> bool:
     """Whether a value read from JSON is of a field's type."""
     if get_origin(kind) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
+    if get_origin(kind) is dict:
+        return isinstance(value, dict)
     if get_args(kind):
         return any(_fits(value, one) for one in get_args(kind))
     if kind is float:

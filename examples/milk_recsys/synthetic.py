@@ -22,12 +22,14 @@ trained on the set, and stay as they are: nothing about them favours a model. No
 nature; what goes missing is up to the setting.
 """
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.data import Dataset
 
-__all__ = ["embedded_dataset"]
+__all__ = ["embedded_dataset", "tiny_dataset"]
 
 NUM_USERS = 800
 NUM_ITEMS = 600
@@ -96,3 +98,18 @@ def _features(name: str, semantics: npt.NDArray[np.float64], rng: np.random.Gene
     private = rng.standard_normal((len(semantics), PRIVATE_DIM))
     noise = rng.normal(scale=NOISE_STD, size=(len(semantics), dim))
     return (SIGNAL[name] * (semantics @ shared_map.T) + private @ private_map.T + noise).astype(np.float32)
+
+
+def tiny_dataset(seed: int = 0) -> Dataset:
+    """A part of the embedded set for quick checks: 80 users, 300 items and their pairs."""
+    whole = embedded_dataset(seed)
+    pairs = whole.interactions[(whole.interactions < [80, 300]).all(axis=1)]
+    return dataclasses.replace(
+        whole,
+        name="tiny",
+        num_users=80,
+        num_items=300,
+        interactions=pairs,
+        features={name: x[:300] for name, x in whole.features.items()},
+        observed=whole.observed[:300],
+    )

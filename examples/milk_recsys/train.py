@@ -35,9 +35,13 @@ import torch
 from torch import Tensor
 
 import invmod
+from milk_recsys.baselines.factors import Factors
+from milk_recsys.baselines.learner import BaselineLearner
+from milk_recsys.baselines.options import BASELINES
+from milk_recsys.baselines.shape import WarmData
 from milk_recsys.data import Dataset
 from milk_recsys.errors import DataError
-from milk_recsys.evaluation import Tables, build_tables, evaluate_group, evaluate_test, paired_difference
+from milk_recsys.evaluation import Ranker, Tables, build_tables, evaluate_group, evaluate_test, paired_difference
 from milk_recsys.files import replacing, write_json
 from milk_recsys.launch import only_one_speaks
 from milk_recsys.learner import Learner, check_learner
@@ -142,7 +146,7 @@ def _compare(
     world: World,
 ) -> dict[str, Any]:
     """Train the ablation without both modules on the same split, and compare paired over users."""
-    ablation = dataclasses.replace(options, model="erm")
+    ablation = dataclasses.replace(options, model="erm", method=None)
     if world.writes:
         folder.mkdir(exist_ok=True)
     model, record = train_model(ablation, tables, folder, progress, world)
@@ -184,27 +188,45 @@ def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, lis
 
 
 def train_model(
-    options: Options, tables: Tables, folder: Path, progress: Progress, world: World = ALONE
-) -> tuple[Recommender, dict[str, Any]]:
+    options: Options,
+    tables: Tables,
+    folder: Path,
+    progress: Progress,
+    world: World = ALONE,
+    factors: Factors | None = None,
+) -> tuple[Ranker, dict[str, Any]]:
     """Train one model to its best validation score, going on from the folder's checkpoint where there is one.
 
     Rank 0 writes history.jsonl, model.safetensors (the best weights) and checkpoint.safetensors into the folder.
 
+    Arguments:
+        factors: of a baseline that needs them, where they are trained already; None trains them.
+
     Returns:
         the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
     """
-    learner = Learner(build_model(options, tables), tables, options, world)
-    model = learner.model
+    learner = make_learner(options, tables, world, factors)
+    model = ranker_of(learner)
     history = History(folder / "history.jsonl")
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
     state: dict[str, Any] = {"epoch": -1, "best_epoch": -1, "best": -math.inf, "stale": 0, "done": False}
     if checkpoint.exists():
         state = learner.load(checkpoint)
+        state["best"] = -math.inf if state["best"] is None else state["best"]
     world.wait()
     if world.writes:
         history.keep(state["epoch"])
     saved = time.monotonic()
 
+    def keep_factors(epoch: int, loss: float) -> None:
+        nonlocal saved
+        progress.say(f"{options.model}, factors, epoch {epoch - 1}: loss {loss:.4f}")
+        if time.monotonic() - saved > SAVE_SECONDS:
+            learner.save(checkpoint, {**state, "best": None})
+            saved = time.monotonic()
+
+    if isinstance(learner, BaselineLearner):
+        learner.pretrain(keep_factors)
     with progress.training(options.model, options.epochs, state["epoch"] + 1) as bar:
         for epoch in range(state["epoch"] + 1, options.epochs):
             if state["done"]:
@@ -215,6 +237,7 @@ def train_model(
             if evaluates:
                 line["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed, world)
                 line["best"] = judge(state, line["validation"][options.monitor], options.patience)
+                state["done"] |= isinstance(learner, BaselineLearner) and not learner.trains
                 if line["best"]:
                     learner.save(best_file, {"epoch": epoch, "model": options.model}, weights_only=True)
             if world.writes:
@@ -227,11 +250,28 @@ def train_model(
     world.wait()  # for the files of rank 0
     facts = learner.load(best_file, weights_only=True)
     seconds = [line["seconds"] for line in history.read()]
-    return model.eval(), {
+    if isinstance(model, Recommender):
+        model.eval()
+    return model, {
         "best_epoch": facts["epoch"],
         "epochs": len(seconds),
         "seconds_per_epoch": median(seconds[1:] or seconds),
     }
+
+
+def make_learner(
+    options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None
+) -> Learner | BaselineLearner:
+    """Build what learns, from tables without a row of the items that it must not see."""
+    if options.model in BASELINES:
+        return BaselineLearner(WarmData.of_tables(tables), options, factors)
+    seen = tables.seen()
+    return Learner(build_model(options, seen), seen, options, world)
+
+
+def ranker_of(learner: Learner | BaselineLearner) -> Ranker:
+    """Return what ranks new items."""
+    return learner.model if isinstance(learner, Learner) else learner
 
 
 def build_model(options: Options, tables: Tables) -> Recommender:
@@ -257,7 +297,7 @@ def judge(state: dict[str, Any], score: float, patience: int) -> bool:
 
 
 def train_epoch(
-    learner: Learner, epoch: int, options: Options, on_step: Callable[[], None] = lambda: None
+    learner: Learner | BaselineLearner, epoch: int, options: Options, on_step: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """Train on every pair once, each with a fresh negative; the last batch is kept.
 
@@ -267,15 +307,18 @@ def train_epoch(
         the epoch's line of the history: means over triples of the loss and its terms, and the time.
     """
     begun = time.perf_counter()
-    count = learner.tables.num_pairs
-    learner.model.train()
-    sums = epoch_sums(learner, epoch, options, on_step)
-    learner.model.eval()
-    means = dict(zip(Terms._fields, (sums / count).tolist(), strict=True))
+    if isinstance(learner, BaselineLearner):
+        count, means = learner.data.num_pairs, learner.train_epoch(epoch)
+    else:
+        count = learner.tables.num_pairs
+        learner.model.train()
+        sums = epoch_sums(learner, epoch, options, on_step)
+        learner.model.eval()
+        means = dict(zip(Terms._fields, (sums / count).tolist(), strict=True))
     if not math.isfinite(means["loss"]):
         raise Diverged(
             f"training diverged in epoch {epoch}: the loss is {means['loss']}. Lower --lr, or the weights of the "
-            "penalty and the alignment."
+            "loss's other terms."
         )
     seconds = time.perf_counter() - begun
     return {"epoch": epoch, **means, "seconds": seconds, "triples_per_second": count / seconds}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -112,6 +112,12 @@ class JointImputer(Imputer):
                 there = append_axes(columns[:, index].to(given.device), given)
                 filled[name] = torch.where(there, given, fill.to(given.device, given.dtype))
         return filled, torch.ones_like(columns)
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to another device; what was fitted stays in float64, whatever a model around it is cast to."""
+        super()._apply(lambda t: t.to(fn(t.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     # --- the table
 

@@ -159,6 +159,17 @@ def test_the_inside_is_float64_whatever_the_features_are(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", JOINT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_around_it_may_be_cast(kind, dtype):
+    features, mask = draw(seeded(5), 12)
+    imputer = JOINT[kind]().fit(features, mask)
+    expected, _ = imputer(features, mask)
+    filled, _ = torch.nn.ModuleList([imputer]).to(dtype)[0](features, mask)
+    for name in NAMES:
+        assert torch.equal(filled[name], expected[name])
+
+
+@pytest.mark.parametrize("kind", JOINT)
 def test_a_constant_entry_is_filled_with_its_constant(kind):
     features, mask = draw(seeded(5), 10)
     features["audio"] = torch.where(mask[:, 2:], 4.0, NAN).double()

@@ -1,0 +1,221 @@
+"""Reproduce the paper's tables and figures on one data set, with every method tuned alike, and say which claims hold.
+
+    python examples/milk_recsys/reproduce.py table2 --data $INVMOD_DATA/lfm2k --out docs/results/lfm2k
+    python examples/milk_recsys/reproduce.py all --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
+    python examples/milk_recsys/reproduce.py all --smoke      # everything, on a tiny set, in a minute
+
+Every run is a line of ``runs.jsonl`` in --out. A command that was killed goes on where it stopped, and a run that
+another table has made is not made again. No run is stored that learnt from the test items (`audit.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import warnings
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import optuna
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from milk_recsys.audit import Leak
+from milk_recsys.data import Dataset, read_dataset
+from milk_recsys.errors import DataError
+from milk_recsys.options import OptionError
+from milk_recsys.study.plan import NAMES, Plan
+from milk_recsys.study.results import write_results
+from milk_recsys.study.runs import MONITOR, Run, execute
+from milk_recsys.study.spaces import METHODS
+from milk_recsys.study.store import Store
+from milk_recsys.synthetic import tiny_dataset
+
+Name = Literal["table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "all"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Reproduce the paper's tables and figures on one data set."""
+
+    name: Annotated[Name, tyro.conf.Positional]
+    """Table or figure; `all` is every one of them."""
+    data: Path | None = None
+    """Folder of a data set."""
+    trials: int = 12
+    """Trials of each method, on a split of their own, judged by validation alone."""
+    repeats: int = 5
+    """Pairs of split seed and training seed: (0, 0), (1, 1), ..."""
+    jobs: int = 1
+    """Runs at the same time, each in a process of one thread where there are several."""
+    out: Path | None = None
+    """Folder for the store, tables and figures; runs/reproduce-NAME where not given."""
+    methods: tuple[str, ...] = METHODS
+    """Methods to compare."""
+    settings: tuple[Literal["ftmt", "mtmt"], ...] = ("ftmt", "mtmt")
+    """Settings of missing modalities."""
+    decide: bool = True
+    """Give MILK, its ablations and the strongest baseline twice the repeats under FTMT: claims rest on them."""
+    threads: int | None = None
+    """Number of CPU threads of a run; torch's choice where not given, 1 where there are several jobs."""
+    smoke: bool = False
+    """A tiny generated set and a few epochs, to see that everything works."""
+
+
+def main(command: Reproduce) -> int:
+    """Make what the store lacks, and write tables and figures.
+
+    Returns:
+        the exit status: 0, 1 where a run leaks, 2 where the input is bad, 130 where it was interrupted.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        problem = check(command)
+        if problem:
+            raise OptionError(problem)
+        if not command.smoke:
+            return reproduce(command)
+        with tempfile.TemporaryDirectory() as folder:
+            small = dataclasses.replace(command, out=command.out or Path(folder), trials=2, repeats=2, jobs=1)
+            return reproduce(small)
+    except (DataError, OptionError, Leak) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, Leak) else 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def check(command: Reproduce) -> str | None:
+    """Say what is wrong with the command, or None."""
+    odd = [m for m in command.methods if m not in METHODS]
+    if odd:
+        return f"--methods: {odd[0]} is unknown. Choose from {', '.join(METHODS)}."
+    for name in ("trials", "repeats", "jobs"):
+        if getattr(command, name) < 1:
+            return f"--{name} must be at least 1, got {getattr(command, name)}."
+    if command.smoke and command.data is not None:
+        return "--smoke makes its own data. Leave out --data."
+    if not command.smoke and command.data is None:
+        return "--data is needed: the folder of a data set. (--smoke makes its own.)"
+    return None
+
+
+def reproduce(command: Reproduce) -> int:
+    """Run the plan and write its results."""
+    out = command.out or Path("runs") / f"reproduce-{command.name}"
+    dataset = tiny_dataset() if command.data is None else read_dataset(command.data, empty_items="drop")
+    threads = command.threads or (1 if command.jobs > 1 else None)
+    plan = Plan(
+        data=command.data,
+        names=NAMES if command.name == "all" else (command.name,),
+        trials=command.trials,
+        repeats=command.repeats,
+        methods=command.methods,
+        settings=command.settings,
+        decide=command.decide,
+        threads=threads,
+        quick=command.smoke,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    store = Store(out / "runs.jsonl")
+    run_all(plan, store, dataset, out / ".factors", command.jobs)
+    for path in write_results(plan, store, dataset, out):
+        print(path)
+    return 0
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) -> None:
+    """Make every run that the store lacks; a line of the store each."""
+    columns = (
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("runs", total=plan.total(), completed=len(store.lines), left="")
+
+        def keep(line: dict[str, Any]) -> None:
+            store.add(line)
+            left = f"about {_hours(_seconds_left(plan, store) / jobs)} left"
+            bar.update(task, completed=len(store.lines), left=left)
+            console.print(f"[{len(store.lines)}/{plan.total()}] {describe(line)}; {left}", markup=False)
+
+        if jobs == 1:
+            while (run := next(iter(plan.with_factors(store).ready(store)), None)) is not None:
+                keep(_work(run, dataset, cache, plan.threads))
+            return
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            _run_parallel(plan, store, dataset, cache, jobs, pool, keep)
+
+
+def _run_parallel(
+    plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int, pool: ProcessPoolExecutor, keep: Any
+) -> None:
+    """Keep so many runs going; what can be made depends on what is done."""
+    going: dict[Future[dict[str, Any]], tuple[Any, ...]] = {}
+    while True:
+        for run in plan.with_factors(store).ready(store, set(going.values())):
+            if len(going) == jobs:
+                break
+            where = plan.data if plan.data is not None else dataset
+            going[pool.submit(_work, run, where, cache, plan.threads)] = run.key
+        if not going:
+            return
+        done, _ = wait(going, return_when=FIRST_COMPLETED)
+        for future in done:
+            going.pop(future)
+            keep(future.result())
+
+
+_READ: dict[Path, Dataset] = {}
+
+
+def _work(run: Run, where: Path | Dataset, cache: Path, threads: int | None) -> dict[str, Any]:
+    """Make a run, in this process or another, which reads the data once."""
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if threads:
+        torch.set_num_threads(threads)
+    if isinstance(where, Path):
+        if where not in _READ:
+            _READ[where] = read_dataset(where, empty_items="drop")
+        where = _READ[where]
+    return execute(run, where, cache)
+
+
+def describe(line: dict[str, Any]) -> str:
+    """Say in a line what a run was and how it went."""
+    what = f"{line['phase']} {line['method']} {line['setting']} {line['number']}"
+    part = "held_out" if line["phase"] == "factors" else "validation"
+    tuned = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line["tuned"].items())
+    mark = " (diverged)" if "diverged" in line else " (leaky)" if "leaky" in line else ""
+    return f"{what}: {part} {MONITOR} {line[part][MONITOR]:.4f}{mark}, {line['seconds']:.0f} s ({tuned})"
+
+
+def _seconds_left(plan: Plan, store: Store) -> float:
+    seconds = [line["seconds"] + line.get("audit", {}).get("seconds", 0) for line in store.lines]
+    mean: float = sum(seconds) / len(seconds)
+    return (plan.total() - len(seconds)) * mean
+
+
+def _hours(seconds: float) -> str:
+    minutes = max(0, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Reproduce, description=__doc__)))

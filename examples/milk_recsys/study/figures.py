@@ -1,0 +1,197 @@
+"""The paper's figures from a store, and the search's; each as PNG and PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from milk_recsys.files import replacing
+from milk_recsys.study.plan import Plan, best_trial, strongest
+from milk_recsys.study.runs import MONITOR
+from milk_recsys.study.spaces import ABLATIONS, SPACES, SWEEPS
+from milk_recsys.study.store import Line, Store
+
+__all__ = ["FIGURES", "write_figure"]
+
+LABELS = {"milk": "MILK", "align": "w/o CEIM (align)", "envs": "w/o CMAM (envs)", "erm": "w/o both (erm)"}
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
+TINTS = ("0.75", "tab:blue", "tab:orange", "tab:green")
+
+
+def write_figure(draw: Callable[[Plan, Store], Figure | None], plan: Plan, store: Store, path: Path) -> list[Path]:
+    """Write a figure as path.png and path.pdf; nothing where the store lacks what it shows."""
+    figure = draw(plan, store)
+    if figure is None:
+        return []
+    for suffix in (".png", ".pdf"):
+        facts = {"CreationDate": None} if suffix == ".pdf" else {"Software": None}
+        with replacing(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=facts)
+    return [path.with_suffix(suffix) for suffix in (".png", ".pdf")]
+
+
+def _repeats(plan: Plan, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
+    return store.ranked("repeat", method, setting, most=plan.repeats)
+
+
+def _bars(axes: Axes, groups: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[str]) -> None:
+    """Draw groups of bars of means, with standard deviations over repeats."""
+    width = 0.8 / len(groups)
+    for place, (name, columns) in enumerate(groups.items()):
+        x = [k + (place - (len(groups) - 1) / 2) * width for k in range(len(columns))]
+        means = [float(np.mean(c)) if len(c) else np.nan for c in columns]
+        spread = [np.std(c, ddof=1) if len(c) > 1 else 0.0 for c in columns]
+        axes.bar(x, means, width * 0.92, yerr=spread, label=name, color=(*TINTS, *COLOURS)[place], capsize=2)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def figure_1(plan: Plan, store: Store) -> Figure | None:
+    """DUIF with complete data, with modalities missing in test alone, and in training and test."""
+    missing, both = _repeats(plan, store, "duif"), _repeats(plan, store, "duif", "mtmt")
+    if not missing:
+        return None
+    columns = {"complete": [x["test_complete"] for x in missing], "only test missing": [x["test"] for x in missing]}
+    if both:
+        columns["training and test missing"] = [x["test"] for x in both]
+    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, metric, label in zip(axes, ("recall@20", MONITOR), ("Recall@20", "NDCG@20"), strict=True):
+        _bars(ax, {name: [[s[metric] for s in sections]] for name, sections in columns.items()}, [""])
+        ax.set_ylabel(label)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def figure_3(plan: Plan, store: Store) -> Figure | None:
+    """MILK and the two strongest baselines by how much test items miss, and the gain over the better of them."""
+    baselines = [m for m in plan.methods if m not in ABLATIONS and SPACES[m]]
+    methods = [*strongest(store, baselines, plan.repeats)[:2][::-1], "milk"]
+    lines = {m: [x for x in _repeats(plan, store, m) if "groups" in x] for m in methods}
+    if not all(lines.values()) or len(methods) < 2:
+        return None
+    groups = [g for g in ("overall", "missing 0", "missing 1", "missing 2") if g in lines["milk"][0]["groups"]]
+    values = {m: [[x["groups"][g][MONITOR] for x in lines[m] if g in x["groups"]] for g in groups] for m in methods}
+    figure = Figure(figsize=(6.5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    _bars(
+        axes,
+        {LABELS.get(m, m): v for m, v in values.items()},
+        ["overall", "full", "missing one", "missing two"][: len(groups)],
+    )
+    axes.set_ylabel("NDCG@20")
+    best = [max(np.mean(values[m][k]) for m in methods[:-1]) for k in range(len(groups))]
+    gain = [100 * (np.mean(values["milk"][k]) / best[k] - 1) for k in range(len(groups))]
+    line = axes.twinx()
+    line.plot(range(len(groups)), gain, "k-o", markersize=4)
+    line.axhline(0, color="0.6", linewidth=0.8)
+    line.set_ylabel("MILK's gain over the better baseline, %")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
+    return figure
+
+
+def figure_4(plan: Plan, store: Store) -> Figure | None:
+    """MILK and its ablations under both settings."""
+    methods = [m for m in ("erm", "envs", "align", "milk") if _repeats(plan, store, m)]
+    if "milk" not in methods:
+        return None
+    settings = [s for s in plan.settings if _repeats(plan, store, "milk", s)]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, metric, label in zip(axes, ("recall@20", MONITOR), ("Recall@20", "NDCG@20"), strict=True):
+        found = {
+            LABELS[m]: [[x["test"][metric] for x in _repeats(plan, store, m, s)] for s in settings] for m in methods
+        }
+        _bars(ax, found, [s.upper() for s in settings])
+        ax.set_ylabel(label)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def figure_5(plan: Plan, store: Store) -> Figure | None:
+    """MILK and its ablations with nothing removed and under FTMT, and what share is lost."""
+    methods = [m for m in ("erm", "envs", "align", "milk") if _repeats(plan, store, m)]
+    if "milk" not in methods:
+        return None
+    lines = {m: _repeats(plan, store, m) for m in methods}
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    parts = {"FTFT": "test_complete", "FTMT": "test"}
+    found = {name: [[x[part][MONITOR] for x in lines[m]] for m in methods] for name, part in parts.items()}
+    _bars(axes, found, [LABELS[m] for m in methods])
+    axes.set_ylabel("NDCG@20")
+    lost = [100 * np.mean([1 - x["test"][MONITOR] / x["test_complete"][MONITOR] for x in lines[m]]) for m in methods]
+    line = axes.twinx()
+    line.plot(range(len(methods)), lost, "k-o", markersize=4)
+    line.set_ylabel("lost from FTFT to FTMT, %")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, frameon=False)
+    return figure
+
+
+def figure_6(_plan: Plan, store: Store) -> Figure | None:
+    """MILK's three options, one at a time: one repeat a point, three at the best."""
+    names = {"alpha": "alpha", "alignment_weight": "weight of the alignment", "penalty_weight": "weight of the penalty"}
+    points = {o: {v: store.of(f"sweep {o}={v:g}", "milk") for v in values} for o, values in SWEEPS.items()}
+    if not all(lines for by_value in points.values() for lines in by_value.values()):
+        return None
+    figure = Figure(figsize=(9.5, 3.1), layout="constrained")
+    for ax, (option, by_value) in zip(figure.subplots(1, 3, sharey=True), points.items(), strict=True):
+        x = range(len(by_value))
+        for part, style in (("test", "-o"), ("validation", "--s")):
+            first = [lines[0][part][MONITOR] for lines in by_value.values()]
+            ax.plot(x, first, style, markersize=4, label=f"{part}, split 0")
+        more = [(k, line) for k, lines in enumerate(by_value.values()) for line in lines[1:]]
+        ax.plot(
+            [k for k, _ in more],
+            [line["test"][MONITOR] for _, line in more],
+            "x",
+            color="tab:red",
+            label="test, further splits",
+        )
+        tuned = best_trial(store.of("trial", "milk"))["tuned"][option]
+        ax.set_xticks(x, [f"{v:g}" for v in by_value])
+        ax.set_xlabel(f"{names[option]} (tuned: {tuned:.3g})")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("NDCG@20")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def figure_search(plan: Plan, store: Store) -> Figure | None:
+    """The best validation score so far against trials, of every method."""
+    found: dict[str, Any] = {m: [x["validation"][MONITOR] for x in store.of("trial", m)] for m in plan.methods}
+    found = {m: scores for m, scores in found.items() if scores}
+    if not found:
+        return None
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for place, (method, scores) in enumerate(found.items()):
+        style = ("-", "--", "-.", ":")[place // 10]
+        label = f"{method} ({len(SPACES[method])} options)"
+        axes.plot(
+            range(1, len(scores) + 1),
+            np.maximum.accumulate(scores),
+            style,
+            label=label,
+            marker="os^D"[place % 4],
+            markersize=3,
+        )
+    axes.set(xlabel="trials", ylabel="best validation NDCG@20 so far")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[Plan, Store], Figure | None]] = {
+    "figure1": figure_1,
+    "figure3": figure_3,
+    "figure4": figure_4,
+    "figure5": figure_5,
+    "figure6": figure_6,
+    "search": figure_search,
+}

@@ -1,0 +1,226 @@
+"""Which runs a table or figure needs, in the order in which they can be made, and what a trial tries next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from milk_recsys.baselines.options import BASELINES, NEEDS_FACTORS
+from milk_recsys.options import Options
+from milk_recsys.study.runs import MONITOR, Run
+from milk_recsys.study.spaces import ABLATIONS, FACTORS, LIMITS, METHODS, SPACES, SWEEPS, VARIANTS
+from milk_recsys.study.store import Line, Store
+
+__all__ = ["NAMES", "Plan", "best_trial", "propose"]
+
+NAMES = ("table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6")
+TUNING_SEED = 1000  # split and training seed of all trials; not one of the repeats'
+FACTOR_TRIALS = 8
+STARTUP = 6  # trials before the sampler looks at those made
+TOP_REPEATS = 3  # of the best point of a sweep
+
+NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "table1": ((), ()),
+    "table2": (METHODS, ("ftmt", "mtmt")),
+    "table3": (ABLATIONS, ("ftmt",)),
+    "table4": (("milk",), ("ftmt",)),
+    "figure1": (("duif",), ("ftmt", "mtmt")),
+    "figure3": (METHODS, ("ftmt",)),
+    "figure4": (ABLATIONS, ("ftmt", "mtmt")),
+    "figure5": (ABLATIONS, ("ftmt",)),
+    "figure6": (("milk",), ("ftmt",)),
+}
+"""The methods, tuned and repeated, and the settings that each needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        names: tables and figures, of `NAMES`.
+        methods, settings: restrict what they need.
+        decide: whether claims between MILK, its ablations and the strongest baseline get twice the repeats.
+        quick: a few epochs a run, to see that everything works.
+    """
+
+    data: Path | None
+    names: tuple[str, ...]
+    trials: int
+    repeats: int
+    methods: tuple[str, ...] = METHODS
+    settings: tuple[str, ...] = ("ftmt", "mtmt")
+    decide: bool = True
+    threads: int | None = None
+    quick: bool = False
+
+    # --- what runs ----------------------------------------------------------------------------------------------------
+
+    def ready(self, store: Store, in_flight: Collection[tuple[Any, ...]] = ()) -> Iterator[Run]:
+        """Yield the runs that the store lacks and that can be made now, in order."""
+        for run in self._ready(store):
+            if run.key not in in_flight and not store.has(run):
+                yield run
+
+    def _ready(self, store: Store) -> Iterator[Run]:
+        if self._factor_trials() > len(store.of("factors", "factors")):
+            yield self._factor_trial(store.of("factors", "factors"))
+        for method, settings in self._wanted().items():
+            if self._tuned(store, method):
+                for setting in settings:
+                    yield from (self._repeat(store, method, setting, k) for k in range(self.repeats))
+            elif method not in NEEDS_FACTORS or self._factors(store) is not None:
+                yield self._trial(method, store.of("trial", method))
+        if "milk" in self.methods and self._tuned(store, "milk"):
+            if "table4" in self.names:
+                for variant in VARIANTS:
+                    yield from (self._repeat(store, "milk", "ftmt", k, variant) for k in range(self.repeats))
+            if "figure6" in self.names:
+                yield from self._sweeps(store)
+        if self.decide and "table2" in self.names and "ftmt" in self.settings:
+            for method in self.deciding(store):
+                numbers = range(self.repeats, 2 * self.repeats)
+                yield from (self._repeat(store, method, "ftmt", k) for k in numbers)
+
+    def total(self) -> int:
+        """How many runs the whole plan has."""
+        wanted = self._wanted()
+        count = self._factor_trials() + sum(self._num_trials(m) + self.repeats * len(s) for m, s in wanted.items())
+        if "milk" in self.methods:
+            count += len(VARIANTS) * self.repeats * ("table4" in self.names)
+            count += sum(len(v) + self._top_repeats() - 1 for v in SWEEPS.values()) * ("figure6" in self.names)
+        if self.decide and "table2" in self.names and "ftmt" in self.settings:
+            count += self.repeats * (len(set(ABLATIONS) & set(self.methods)) + bool(self._baselines()))
+        return count
+
+    def _wanted(self) -> dict[str, tuple[str, ...]]:
+        """The methods that are needed, in order, and their settings."""
+        found: dict[str, tuple[str, ...]] = {}
+        for method in self.methods:
+            settings = {s for name in self.names if method in NEEDS[name][0] for s in NEEDS[name][1]}
+            kept = tuple(s for s in self.settings if s in settings)
+            if kept:
+                found[method] = kept
+        return found
+
+    def _baselines(self) -> list[str]:
+        return [m for m in self.methods if m not in ABLATIONS and SPACES[m]]
+
+    def _num_trials(self, method: str) -> int:
+        return self.trials if SPACES[method] else 0
+
+    def _factor_trials(self) -> int:
+        return min(self.trials, FACTOR_TRIALS) if set(self._wanted()) & NEEDS_FACTORS else 0
+
+    def _top_repeats(self) -> int:
+        return min(TOP_REPEATS, self.repeats)
+
+    def _tuned(self, store: Store, method: str) -> bool:
+        return len(store.of("trial", method)) >= self._num_trials(method)
+
+    def deciding(self, store: Store) -> list[str]:
+        """Return MILK, its ablations and the strongest baseline, once every method has its repeats; else nothing."""
+        wanted = [m for m, settings in self._wanted().items() if "ftmt" in settings]
+        if "milk" not in wanted or any(len(store.of("repeat", m)) < self.repeats for m in wanted):
+            return []
+        return [m for m in ABLATIONS if m in wanted] + strongest(store, self._baselines(), self.repeats)[:1]
+
+    # --- options ------------------------------------------------------------------------------------------------------
+
+    def _options(self, model: str, setting: str, seed: int, values: Mapping[str, Any]) -> Options:
+        limits = dict(LIMITS[model])
+        own: dict[str, Any] = dict(values) if model in BASELINES else {}
+        if self.quick:
+            limits |= {"epochs": min(2, limits["epochs"]), "eval_every": 1}
+            own |= {"factor_epochs": 2} if model in NEEDS_FACTORS else {}
+        fixed: dict[str, Any] = {"data": self.data, "model": model, "setting": setting, "compare": "none"}
+        fixed |= {"seed": seed, "split_seed": seed, "empty_items": "drop", "threads": self.threads}
+        return Options(**fixed, **limits, **({"method": own} if model in BASELINES else values))
+
+    def _factor_trial(self, before: Sequence[Line]) -> Run:
+        number = len(before)
+        tuned = propose(FACTORS, (len(METHODS), number), before, "held_out")
+        return Run("factors", "factors", number, self._options("gorec", "ftmt", TUNING_SEED, tuned), tuned)
+
+    def _factors(self, store: Store) -> dict[str, Any] | None:
+        lines = store.of("factors", "factors")
+        if len(lines) < self._factor_trials():
+            return None
+        return dict(max(lines, key=lambda line: line["held_out"][MONITOR])["tuned"]) if lines else {}
+
+    def _trial(self, method: str, before: Sequence[Line]) -> Run:
+        number = len(before)
+        tuned = propose(SPACES[method], (METHODS.index(method), number), before, "validation")
+        return self._run("trial", method, method, "ftmt", number, TUNING_SEED, tuned)
+
+    def _repeat(self, store: Store, method: str, setting: str, number: int, variant: str | None = None) -> Run:
+        lines = store.of("trial", method)
+        tuned = dict(best_trial(lines)["tuned"]) if lines else {}
+        more = {} if variant is None else {"envs": VARIANTS[variant]}
+        return self._run("repeat", variant or method, method, setting, number, number, {**tuned, **more})
+
+    def _sweeps(self, store: Store) -> Iterator[Run]:
+        """Yield one repeat of each point, and then further ones of the best by validation."""
+        tuned = best_trial(store.of("trial", "milk"))["tuned"]
+        for option, values in SWEEPS.items():
+            points = [f"sweep {option}={value:g}" for value in values]
+
+            def at(place: int, number: int, option: str = option, values: Sequence[float] = values) -> Run:
+                chosen = {**tuned, option: float(values[place])}
+                return self._run(f"sweep {option}={values[place]:g}", "milk", "milk", "ftmt", number, number, chosen)
+
+            yield from (at(place, 0) for place in range(len(values)))
+            first = [store.of(point, "milk", most=1) for point in points]
+            if all(first):
+                best = max(range(len(values)), key=lambda place: first[place][0]["validation"][MONITOR])
+                yield from (at(best, number) for number in range(1, self._top_repeats()))
+
+    def _run(
+        self, phase: str, method: str, model: str, setting: str, number: int, seed: int, tuned: Mapping[str, Any]
+    ) -> Run:
+        values = dict(tuned)
+        if model in NEEDS_FACTORS:
+            values |= self._frozen
+        return Run(phase, method, number, self._options(model, setting, seed, values), tuned)
+
+    _frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    def with_factors(self, store: Store) -> Plan:
+        """Return the plan with the factorisation's tuned options, as far as the store has them."""
+        return dataclasses.replace(self, _frozen=self._factors(store) or {})
+
+
+def strongest(store: Store, methods: Sequence[str], repeats: int, setting: str = "ftmt") -> list[str]:
+    """Sort methods by their mean test NDCG@20 over the first repeats, the best first."""
+
+    def mean(method: str) -> float:
+        return float(np.mean([x["test"][MONITOR] for x in store.ranked("repeat", method, setting, most=repeats)]))
+
+    return sorted((m for m in methods if store.ranked("repeat", m, setting)), key=mean, reverse=True)
+
+
+def propose(
+    space: Mapping[str, optuna.distributions.BaseDistribution],
+    seed: tuple[int, int],
+    before: Sequence[Line],
+    judged_by: str,
+) -> dict[str, Any]:
+    """Propose the values of a trial from the trials before it, alike whether or not the study was interrupted."""
+    number = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
+    sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP)
+    search = optuna.create_study(direction="maximize", sampler=sampler)
+    for line in before:
+        value = line[judged_by][MONITOR]
+        made = optuna.trial.create_trial(params=line["tuned"], distributions=dict(space), value=value)
+        search.add_trial(made)
+    return dict(search.ask(dict(space)).params)
+
+
+def best_trial(trials: Sequence[Line]) -> Line:
+    """Return the trial with the best validation score, the first of equals."""
+    return max(trials, key=lambda line: float(line["validation"][MONITOR]))

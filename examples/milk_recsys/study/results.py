@@ -1,0 +1,109 @@
+"""What a study shows: its tables, its figures and its verdicts, written beside the store."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from milk_recsys.data import Dataset
+from milk_recsys.files import replacing
+from milk_recsys.study import claims, tables
+from milk_recsys.study.figures import FIGURES, write_figure
+from milk_recsys.study.plan import Plan, strongest
+from milk_recsys.study.runs import MONITOR, mean_sd
+from milk_recsys.study.spaces import ABLATIONS, SPACES
+from milk_recsys.study.store import Store
+
+__all__ = ["write_results"]
+
+
+def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list[Path]:
+    """Write the tables and figures of the plan that the store has runs for, and the verdicts; return their paths."""
+    found: list[Path] = []
+    captions = captions_of(plan, store, dataset)
+    made = {
+        "table1": lambda: tables.table_1(dataset),
+        "table2": lambda: tables.table_2(plan, store, dataset),
+        "table3": lambda: tables.table_3(plan, store, dataset),
+        "table4": lambda: tables.table_4(plan, store, dataset),
+    }
+    for name in plan.names:
+        if name in made:
+            found += tables.write_table(made[name](), out / name, captions[name])
+        else:
+            found += write_figure(FIGURES[name], plan, store, out / name)
+            found += tables.write_table(numbers(name, plan, store), out / name, captions["figure"])
+    if store.lines:
+        found += write_figure(FIGURES["search"], plan, store, out / "search")
+    made_claims = claims.claims_of(plan, store)
+    if made_claims:
+        rows = claims.rows(made_claims)
+        found += tables.write_table(rows, out / "verdicts", captions["verdicts"])
+        found.append(out / "verdicts.txt")
+        lines = [f"{row['claim']} ({row['section']}): {row['verdict']}. {row['figures']}." for row in rows]
+        lines += [text for text in (claims.small_alpha(store),) if text]
+        with replacing(found[-1]) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return found
+
+
+def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
+    """Say under each table what it is of: data, trials, repeats, machine and date."""
+    what = f"{dataset.name}, candidates test, {plan.trials} trials a method on a split of their own"
+    how = f"{plan.repeats} repeats, mean ± standard deviation"
+    where = ""
+    if store.lines:
+        last = store.lines[-1]
+        versions = last["versions"]
+        where = f" {last['date']}, {platform.machine()}, {versions['device']}, torch {versions['torch']}."
+    seconds = sum(x["seconds"] + x.get("audit", {}).get("seconds", 0) for x in store.lines)
+    return {
+        "table1": f"Split 0 of {dataset.name}: 20% of the items with an interaction are new, half of them for test.",
+        "table2": f"{what}; {how}. The whole study took {seconds / 3600:.1f} hours of runs.{where}",
+        "table3": f"{what}, FTMT; {how}. Zero, mean and map share one training without modules.{where}",
+        "table4": f"{what}, FTMT; {how}, all with MILK's tuned options.{where}",
+        "figure": f"{what}; {how}.{where}",
+        "verdicts": (
+            f"{what}. Two-sided t tests on log ratios, paired over repeats and corrected together (Holm); beside them, "
+            f"the splits in which a bootstrap over users leaves 0 out.{where}"
+        ),
+    }
+
+
+def numbers(name: str, plan: Plan, store: Store) -> tables.Rows:
+    """Return the numbers that a figure shows."""
+    mean, metric = mean_sd, MONITOR
+    if name == "figure6":
+        return [
+            {
+                "option": line["phase"].removeprefix("sweep "),
+                "split": str(line["number"]),
+                "validation ndcg@20": f"{line['validation'][metric]:.4f}",
+                "test ndcg@20": f"{line['test'][metric]:.4f}" if "test" in line else "diverged",
+            }
+            for line in store.lines
+            if line["phase"].startswith("sweep ")
+        ]
+    baselines = [m for m in plan.methods if m not in ABLATIONS and SPACES[m]]
+    top = strongest(store, baselines, plan.repeats)[:2]
+    methods = {"figure1": ["duif"], "figure3": ["milk", *top]}.get(name, list(ABLATIONS))
+    rows = []
+    for method in methods:
+        lines = store.ranked("repeat", method, most=plan.repeats)
+        if not lines:
+            continue
+        row = {"method": method}
+        if name == "figure3":
+            groups = [g for g in ("overall", "missing 0", "missing 1", "missing 2") if g in lines[0].get("groups", {})]
+            row |= {g: mean([x["groups"][g][metric] for x in lines if g in x["groups"]]) for g in groups}
+            if not groups:
+                continue
+        else:
+            row["complete"] = mean([x["test_complete"][metric] for x in lines])
+            row["FTMT"] = mean([x["test"][metric] for x in lines])
+            if name != "figure5":
+                missing = store.ranked("repeat", method, "mtmt", most=plan.repeats)
+                row["MTMT"] = mean([x["test"][metric] for x in missing]) if missing else ""
+            row["lost, FTMT"] = mean([1 - x["test"][metric] / max(x["test_complete"][metric], 1e-12) for x in lines])
+        rows.append(row)
+    return rows

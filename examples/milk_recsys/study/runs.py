@@ -1,0 +1,248 @@
+"""One run of a study: its options, the audit before it, training, evaluation, and the line that the store gets."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import hashlib
+import tempfile
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from invmod import RidgeImputer, ZeroImputer
+from milk_recsys.audit import audit, leaks_by_option
+from milk_recsys.baselines.factors import Factorisation, Factors
+from milk_recsys.baselines.options import NEEDS_FACTORS
+from milk_recsys.baselines.shape import WarmData
+from milk_recsys.checkpoint import load_state, save_state
+from milk_recsys.data import Dataset
+from milk_recsys.evaluation import Ranker, Tables, build_tables, evaluate_group, evaluate_test, grouped_metrics
+from milk_recsys.metrics import NonFiniteScores
+from milk_recsys.model import Recommender, choose_device
+from milk_recsys.options import Options, to_json, validate
+from milk_recsys.progress import Progress
+from milk_recsys.split import Split, draw_split
+from milk_recsys.train import Diverged, train_model, versions
+
+__all__ = ["MONITOR", "Run", "execute", "mean_sd", "train_once", "unpack_users"]
+
+MONITOR = "ndcg@20"
+MISSING_SHARES = (0.1, 0.45, 0.45)  # Figure 3: of test items that miss none, one, two
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of a plan.
+
+    Attributes:
+        phase: "factors", "trial", "repeat", or "sweep <option>=<value>".
+        method: as in `spaces.METHODS`, or a variant's name.
+        number: of the trial or the repeat.
+        tuned: options that were searched or swept; all others follow from `options`.
+    """
+
+    phase: str
+    method: str
+    number: int
+    options: Options
+    tuned: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What a store tells runs apart by."""
+        return self.phase, self.method, self.options.setting, self.number
+
+    @property
+    def tested(self) -> bool:
+        """Whether the test set may be looked at."""
+        return self.phase not in ("trial", "factors")
+
+
+def train_once(
+    options: Options, dataset: Dataset, split: Split | None = None, factors: Factors | None = None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Train on a split drawn from the options and evaluate, leaving no file.
+
+    Returns:
+        the record of `train_model`; the sections of `evaluate_test`; and ``seconds``, ``versions`` and ``date``.
+    """
+    split = draw_split(dataset, options)[0] if split is None else split
+    device = choose_device(options.device)
+    tables = build_tables(dataset, split, options, device)
+    begun = time.perf_counter()
+    trained, record = _train(options, tables, factors)
+    sections, _ = evaluate_test(trained, tables, MONITOR)
+    return record, sections, _facts(begun, device)
+
+
+def _train(options: Options, tables: Tables, factors: Factors | None = None) -> tuple[Ranker, dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        given = (options, tables, Path(folder), Progress(quiet=True))
+        return train_model(*given) if factors is None else train_model(*given, factors=factors)
+
+
+def _facts(begun: float, device: torch.device) -> dict[str, Any]:
+    date = datetime.date.today().isoformat()
+    return {"seconds": time.perf_counter() - begun, "versions": versions(device), "date": date}
+
+
+def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
+    """Audit, train and evaluate; return the line of the store.
+
+    A trial's line has nothing of the test set. Training that diverges is a result too: the worst one.
+
+    Arguments:
+        cache: folder where trained factors are kept, for the methods that share them.
+
+    Raises:
+        Leak: the run knows of the test items; nothing of it may be stored.
+    """
+    options = run.options
+    validate(options)
+    split, _ = draw_split(dataset, options)
+    device = choose_device(options.device)
+    tables = build_tables(dataset, split, options, device)
+    line: dict[str, Any] = {
+        "phase": run.phase,
+        "method": run.method,
+        "setting": options.setting,
+        "number": run.number,
+        "tuned": dict(run.tuned),
+        "options": {k: v for k, v in to_json(options).items() if k not in ("data", "out", "resume", "threads")},
+        "split": _digest(split.warm, split.validation, split.test, split.mask),
+        "candidates": _digest(*(x.cpu().numpy() for x in (*_arrays(tables.test), *_arrays(tables.validation)))),
+    }
+    begun = time.perf_counter()
+    if run.phase == "factors":
+        found = _factorise(options, tables)
+        return line | {"held_out": {MONITOR: found.best}, "epochs": found.epoch} | _facts(begun, device)
+    line |= _audited(options, dataset, split)
+    factors, spent = _shared_factors(options, tables, line["split"], cache)
+    begun = time.perf_counter()
+    try:
+        model, record = _train(options, tables, factors)
+        line |= record | {"triples": record["epochs"] * tables.num_pairs, "factor_seconds": spent}
+        line |= _evaluate(run, model, tables, dataset, split)
+    except (Diverged, NonFiniteScores) as error:
+        line |= {"diverged": str(error), "validation": {MONITOR: 0.0}}
+    return line | _facts(begun, device)
+
+
+# --- before training --------------------------------------------------------------------------------------------------
+
+_AUDITED: dict[str, dict[str, Any]] = {}
+
+
+def _audited(options: Options, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Audit a run, or recall the audit of one that differs in numbers alone on the same split."""
+    leak = leaks_by_option(options)
+    if leak:
+        return {"leaky": leak}
+    words = {k: v for k, v in to_json(options).items() if isinstance(v, (str, bool))}
+    key = repr((sorted(words.items()), _digest(split.test, split.mask), dataset.fingerprint))
+    if key not in _AUDITED:
+        begun = time.perf_counter()
+        _AUDITED[key] = {"compared": len(audit(options, dataset, split)), "seconds": time.perf_counter() - begun}
+    return {"audit": _AUDITED[key]}
+
+
+def _factorise(options: Options, tables: Tables) -> Factorisation:
+    found = Factorisation(WarmData.of_tables(tables), options)
+    while not found.done:
+        found.train_epoch()
+    return found
+
+
+def _shared_factors(options: Options, tables: Tables, split: str, cache: Path) -> tuple[Factors | None, float]:
+    """Take the factors of this split, seed and options from the cache, or train them; and how long that took, once."""
+    if options.model not in NEEDS_FACTORS:
+        return None, 0.0
+    own = {k: v for k, v in dataclasses.asdict(options.own()).items() if k.startswith("factor_")}
+    key = hashlib.sha256(repr((split, options.seed, options.embedding_dim, sorted(own.items()))).encode()).hexdigest()
+    file = cache / f"{key[:16]}.safetensors"
+    if not file.exists():
+        begun = time.perf_counter()
+        users, items = _factorise(options, tables).result()
+        cache.mkdir(parents=True, exist_ok=True)
+        save_state(file, {"users": users, "items": items}, {"seconds": time.perf_counter() - begun})
+    state, facts = load_state(file, tables.device)
+    return Factors(state["users"], state["items"]), facts["seconds"]
+
+
+# --- after training ---------------------------------------------------------------------------------------------------
+
+
+def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: Split) -> dict[str, Any]:
+    if not run.tested:
+        return {"validation": evaluate_group(model, tables, tables.validation, tables.observed)[0]}
+    sections, per_user = evaluate_test(model, tables, MONITOR)
+    kept = ("validation", "test", "test_complete", "test_all_cold", "by_pattern", "imposed")
+    found = {name: sections[name] for name in kept}
+    found["per_user"] = pack_users(per_user["test"][MONITOR])
+    if len(tables.modalities) >= 3:
+        mask = missing_none_one_two(dataset, split, run.options.split_seed)
+        found["groups"] = grouped_metrics(model, tables, torch.from_numpy(mask).to(tables.device))
+    if run.method == "erm" and isinstance(model, Recommender):
+        found["imputed"] = _other_imputers(model, tables)
+    return found
+
+
+def _other_imputers(model: Recommender, tables: Tables) -> dict[str, Any]:
+    """Table 3: the same training, with other fillings of what the test items miss."""
+    kept: Any = model.imputer
+    found = {}
+    rows = model.scaled(tables.features.rows(tables.warm))
+    for name, imputer in (("zero", ZeroImputer(model.modalities)), ("map", RidgeImputer(model.modalities))):
+        model.imputer = imputer.fit(rows, tables.observed[tables.warm]).to(model.users.weight.dtype)
+        found[name] = evaluate_group(model, tables, tables.test, tables.observed)[0]
+    model.imputer = kept
+    return found
+
+
+def missing_none_one_two(dataset: Dataset, split: Split, seed: int) -> npt.NDArray[np.bool_]:
+    """Draw the mask of Figure 3: 10% of the test items miss nothing, 45% one modality, 45% two, but never the last."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))  # beside the streams of `draw_split`
+    mask = dataset.observed.copy()
+    items = rng.permutation(split.test)
+    ends = np.cumsum(np.floor(np.array(MISSING_SHARES) * len(items) + 0.5).astype(int))[:-1]
+    for missing, some in enumerate(np.split(items, ends)):
+        for item in some:
+            have = np.flatnonzero(mask[item])
+            mask[item, rng.permutation(have)[: min(missing, len(have) - 1)]] = False
+    return mask
+
+
+def _arrays(group: Any) -> tuple[Tensor, ...]:
+    return group.candidates, group.users, group.positions
+
+
+def _digest(*arrays: npt.NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def pack_users(values: Tensor) -> str:
+    """Put each user's value into a line of text: float32, deflated, base64."""
+    return base64.b64encode(zlib.compress(values.numpy().astype("<f4").tobytes(), 9)).decode()
+
+
+def unpack_users(text: str) -> npt.NDArray[np.float64]:
+    """Take back what `pack_users` gave."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").astype(np.float64)
+
+
+def mean_sd(values: Any) -> str:
+    """Write a mean with the standard deviation of the sample."""
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"

@@ -1,0 +1,122 @@
+"""What is searched for each method, how many are searched alike, and how long a run may be. All in one place.
+
+A run is capped in epochs, never in seconds: a slow machine must not change a result. Every method gets the same number
+of trials, in a space of its own; that equal trials in unequal spaces are not equal chances is what the plot of the best
+score so far is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+__all__ = ["ABLATIONS", "FACTORS", "LIMITS", "METHODS", "SPACES", "SWEEPS", "VARIANTS"]
+
+Space = Mapping[str, BaseDistribution]
+
+
+def _log(low: float, high: float) -> FloatDistribution:
+    return FloatDistribution(low, high, log=True)
+
+
+def _between(low: float, high: float) -> FloatDistribution:
+    return FloatDistribution(low, high)
+
+
+def _one_of(*values: float) -> CategoricalDistribution:
+    return CategoricalDistribution(values)
+
+
+LR, ALPHA, PENALTY, ALIGNMENT = _log(1e-3, 3e-2), _log(1e-2, 1e2), _log(1e-1, 1e2), _log(5e-3, 5.0)
+
+SPACES: Mapping[str, Space] = MappingProxyType(
+    {
+        "milk": {"lr": LR, "alpha": ALPHA, "penalty_weight": PENALTY, "alignment_weight": ALIGNMENT},
+        "align": {"lr": LR, "alignment_weight": ALIGNMENT},
+        "envs": {"lr": LR, "alpha": ALPHA, "penalty_weight": PENALTY},
+        "erm": {"lr": LR},
+        "duif": {"lr": _log(1e-3, 3e-2), "l2": _log(1e-5, 5e-3)},
+        "micro": {
+            "lr": _log(1e-4, 5e-3),
+            "l2": _log(1e-6, 1e-3),
+            "contrast_weight": _log(3e-3, 1.0),
+            "tau": _log(0.1, 1.0),
+        },
+        "dropoutnet": {"lr": _log(3e-4, 3e-3), "dropout": _one_of(0.2, 0.5, 0.8), "hidden": _one_of(64, 128, 256)},
+        "mtpr": {"lr": _log(1e-3, 5e-2), "embedding_lr": _log(1e-3, 1e-1), "decay": _log(1e-4, 5e-2)},
+        "heater": {"lr": _log(1e-3, 2e-2), "similarity_weight": _log(1e-2, 1.0), "l2": _log(1e-5, 1e-3)},
+        "clcrec": {
+            "lr": _log(5e-4, 5e-3),
+            "num_negatives": _one_of(64, 128, 256),
+            "tau": _log(0.1, 2.0),
+            "content_share": _between(0.1, 0.9),
+            "norm_weight": _log(1e-4, 1e-1),
+        },
+        "ccfcrec": {
+            "lr": _log(3e-4, 1e-2),
+            "contrast_share": _between(0.1, 0.9),
+            "tau": _log(0.05, 0.5),
+            "weight_decay": _log(1e-6, 1e-3),
+        },
+        "gar": {
+            "lr": _log(3e-4, 3e-3),
+            "similarity_share": _between(0.05, 0.9),
+            "real_share": _between(0.05, 0.95),
+            "l2": _log(1e-4, 1e-2),
+        },
+        "gorec": {
+            "lr": _log(3e-4, 5e-3),
+            "uniformity_weight": _log(1e-3, 10.0),
+            "kl_weight": _log(1e-4, 1.0),
+            "cluster_items": _one_of(4, 8, 20),
+        },
+        "content_knn": {},
+        "random": {},
+    }
+)
+"""Method -> option -> what it may be. Methods without a space have nothing to tune."""
+
+FACTORS: Space = MappingProxyType({"factor_lr": _log(2e-3, 2e-2), "factor_l2": _log(3e-4, 1e-1)})
+"""Of the matrix factorisation that several methods start from: tuned once a set, on its own held-out pairs."""
+
+ABLATIONS = ("milk", "align", "envs", "erm")
+METHODS = tuple(SPACES)
+
+VARIANTS: Mapping[str, str] = MappingProxyType(
+    {"w/o e=0": "without_uniform", "w/o cs": "independent", "w/o random": "fixed"}
+)
+"""Table 4: other environments, by their name there."""
+
+SWEEPS: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {
+        "alpha": (0.01, 0.1, 1, 10, 100),
+        "alignment_weight": (0.005, 0.05, 0.5, 5),
+        "penalty_weight": (0, 0.1, 1, 10, 50, 100, 1000),
+    }
+)
+"""Figure 6: one option of MILK at a time, the others as tuned."""
+
+_MILK = {"epochs": 300, "eval_every": 10, "patience": 3}
+LIMITS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "milk": _MILK,
+        "align": _MILK,
+        "envs": _MILK,
+        "erm": _MILK,
+        "duif": {"epochs": 150, "eval_every": 10, "patience": 3},
+        "micro": {"epochs": 15, "eval_every": 1, "patience": 3},
+        "dropoutnet": {"epochs": 12, "eval_every": 1, "patience": 3},
+        "mtpr": {"epochs": 40, "eval_every": 5, "patience": 3},
+        "heater": {"epochs": 10, "eval_every": 1, "patience": 3},
+        "clcrec": {"epochs": 20, "eval_every": 1, "patience": 3},
+        "ccfcrec": {"epochs": 40, "eval_every": 2, "patience": 3},
+        "gar": {"epochs": 12, "eval_every": 1, "patience": 3},
+        "gorec": {"epochs": 300, "eval_every": 10, "patience": 3},
+        "content_knn": {"epochs": 1},
+        "random": {"epochs": 1},
+    }
+)
+"""Caps of a run in the study, chosen by its budget; the defaults of train.py are longer."""

@@ -1,0 +1,155 @@
+"""Tables in Markdown, CSV and LaTeX, from the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from milk_recsys.data import Dataset
+from milk_recsys.files import replacing
+from milk_recsys.options import Options
+from milk_recsys.split import draw_split
+from milk_recsys.study.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, in_paper
+from milk_recsys.study.plan import Plan, best_trial
+from milk_recsys.study.runs import MONITOR, mean_sd
+from milk_recsys.study.spaces import VARIANTS
+from milk_recsys.study.store import Line, Store
+
+__all__ = ["table_1", "table_2", "table_3", "table_4", "write_table"]
+
+Rows = list[dict[str, str]]
+METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path, caption: str) -> list[Path]:
+    """Write rows beside each other as path.md, path.csv and path.tex; return the paths."""
+    if not rows:
+        return []
+    frame = pl.DataFrame([dict(row) for row in rows])
+    texts = {
+        ".md": _markdown(rows, caption),
+        ".csv": frame.write_csv(),
+        ".tex": _latex(rows, caption),
+    }
+    for suffix, text in texts.items():
+        with replacing(path.with_suffix(suffix)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [path.with_suffix(suffix) for suffix in texts]
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    names = list(rows[0])
+    lines = [" | ".join(names), " | ".join("---" for _ in names)]
+    lines += [" | ".join(str(row[name]) for name in names) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines) + f"\n\n{caption}\n"
+
+
+def _latex(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    names = list(rows[0])
+    lines = [
+        " & ".join(_escaped(str(cell)) for cell in cells) + r" \\" for cells in [names, *(r.values() for r in rows)]
+    ]
+    head = [
+        r"\begin{table}",
+        rf"\caption{{{_escaped(caption)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(names)}}}",
+        r"\hline",
+    ]
+    tail = [r"\hline", r"\end{tabular}", r"\end{table}"]
+    return "\n".join([*head, lines[0], r"\hline", *lines[1:], *tail]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    for mark in "&%$#_{}":
+        text = text.replace(mark, "\\" + mark)
+    return text.replace("±", r"$\pm$").replace("~", r"\textasciitilde{}")
+
+
+# --- the paper's tables -----------------------------------------------------------------------------------------------
+
+
+def table_1(dataset: Dataset) -> Rows:
+    """Counts of a split of the data, the paper's beside them where it has the set."""
+    split, _ = draw_split(dataset, Options())
+    known, rows = in_paper(dataset.name), []
+    pairs = np.asarray(dataset.interactions)
+    for name, items in (("train", split.warm), ("validation", split.validation), ("test", split.test)):
+        mine = pairs[np.isin(pairs[:, 1], items)]
+        users = len(np.unique(mine[:, 0]))
+        row = {
+            "part": name,
+            "users": f"{users:,}",
+            "items": f"{len(items):,}",
+            "interactions": f"{len(mine):,}",
+            "density": f"{100 * len(mine) / (users * len(items)):.3f}%",
+        }
+        if known:
+            u, i, p = TABLE_1[known][name]
+            row |= {"paper: users": f"{u:,}", "paper: items": f"{i:,}", "paper: interactions": f"{p:,}" if p else ""}
+        rows.append(row)
+    return rows
+
+
+def table_2(plan: Plan, store: Store, dataset: Dataset) -> Rows:
+    """All methods: means with standard deviations over the repeats, and what was chosen on validation."""
+    known, rows = in_paper(dataset.name), []
+    for method in store.methods(plan.methods):
+        row = {"method": method}
+        for setting in plan.settings:
+            lines = store.ranked("repeat", method, setting, most=plan.repeats)
+            for metric in METRICS:
+                row[f"{setting} {metric}"] = mean_sd([x["test"][metric] for x in lines]) if lines else ""
+            if known:
+                value = TABLE_2.get((method, setting, known, MONITOR))
+                row[f"paper: {setting} {MONITOR}"] = "" if value is None else f"{value:.4f}"
+        lines = store.ranked("repeat", method, most=plan.repeats)
+        row["seconds"] = f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.0f}" if lines else ""
+        row["chosen on validation"] = chosen(store.of("trial", method))
+        rows.append(row)
+    return rows
+
+
+def chosen(trials: Sequence[Line]) -> str:
+    """Write the options of the best trial."""
+    if not trials:
+        return "nothing to choose"
+    tuned = best_trial(trials)["tuned"]
+    return ", ".join(f"{name} {value:.3g}" for name, value in tuned.items())
+
+
+def table_3(plan: Plan, store: Store, dataset: Dataset) -> Rows:
+    """Imputations of one training without modules, the modules alone, and both."""
+    erm = [x for x in store.ranked("repeat", "erm", most=plan.repeats) if "imputed" in x]
+    found = {
+        "zero": [x["imputed"]["zero"] for x in erm],
+        "mean": [x["test"] for x in erm],
+        "map": [x["imputed"]["map"] for x in erm],
+    }
+    found |= {m: [x["test"] for x in store.ranked("repeat", m, most=plan.repeats)] for m in ("align", "envs", "milk")}
+    return _two_metrics(found, TABLE_3, dataset)
+
+
+def table_4(plan: Plan, store: Store, dataset: Dataset) -> Rows:
+    """MILK and the variants of its environments."""
+    names = ("milk", *VARIANTS)
+    found = {name: [x["test"] for x in store.ranked("repeat", name, most=plan.repeats)] for name in names}
+    return _two_metrics(found, TABLE_4, dataset)
+
+
+def _two_metrics(
+    found: Mapping[str, list[Any]], paper: Mapping[str, Mapping[str, tuple[float, float]]], dataset: Dataset
+) -> Rows:
+    known, rows = in_paper(dataset.name), []
+    for name, sections in found.items():
+        if not sections:
+            continue
+        row = {"method": name} | {m: mean_sd([s[m] for s in sections]) for m in ("recall@20", "ndcg@20")}
+        stated = paper[name].get(known or "")
+        if stated:
+            row |= {"paper: recall@20": f"{stated[0]:.4f}", "paper: ndcg@20": f"{stated[1]:.4f}"}
+        rows.append(row)
+    return rows
