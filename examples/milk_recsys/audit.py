@@ -64,7 +64,9 @@ def audit(options: Options, dataset: Dataset, split: Split, *, make: Make = make
     options = _short(options)
     device = torch.device("cpu")
     given = build_tables(few, split, options, device)
-    blind = build_tables(without_test(few, split), split, options, device)
+    unseen = split.mask.copy()
+    unseen[split.test] = False
+    blind = build_tables(without_test(few, split), dataclasses.replace(split, mask=unseen), options, device)
     _check_negatives(given, split)
     learners = [make(options, tables) for tables in (given, blind)]
     for learner in learners:

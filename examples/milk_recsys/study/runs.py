@@ -125,10 +125,10 @@ def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
     if run.phase == "factors":
         found = _factorise(options, tables)
         return line | {"held_out": {MONITOR: found.best}, "epochs": found.epoch} | _facts(begun, device)
-    line |= _audited(options, dataset, split)
-    factors, spent = _shared_factors(options, tables, line["split"], cache)
-    begun = time.perf_counter()
     try:
+        line |= _audited(options, dataset, split)
+        factors, spent = _shared_factors(options, tables, line["split"], cache)
+        begun = time.perf_counter()
         model, record = _train(options, tables, factors)
         line |= record | {"triples": record["epochs"] * tables.num_pairs, "factor_seconds": spent}
         line |= _evaluate(run, model, tables, dataset, split)

@@ -39,6 +39,12 @@ class Store:
         self._file.add(line)
 
     def _keep(self, line: Line) -> None:
+        lacking = {"phase", "method", "setting", "number", "options", "split", "candidates"} - set(line)
+        if lacking:
+            raise DataError(
+                f"{self.path}: holds a line without {', '.join(sorted(lacking))}, which is not a line of a study. Name "
+                "another --out."
+            )
         where = (line["options"]["split_seed"], line["setting"], line["options"]["candidates"])
         for other in self.lines:
             same = (other["options"]["split_seed"], other["setting"], other["options"]["candidates"]) == where
