@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from invmod import mask_from_features
+from milk_recsys.baselines.options import BASELINES
 from milk_recsys.checkpoint import load_state
 from milk_recsys.errors import DataError
 from milk_recsys.files import read_json
@@ -72,6 +73,11 @@ def load_run(folder: Path | str, *, device: torch.device | str = "auto", scores_
             "data it was started with."
         )
     options, dims, num_users = _read_config(folder / "config.json")
+    if options.model in BASELINES:
+        raise DataError(
+            f"{folder}: holds a run of {options.model}. MILK and its ablations can be loaded for scoring; a baseline "
+            "is there to be compared with."
+        )
     place = choose_device(device)
     weights = folder / "model.safetensors"
     tensors, _ = load_state(weights, place)

@@ -146,7 +146,7 @@ def test_a_recommender_that_keeps_the_features_of_new_items_is_named():
         learner.tables = tables  # in place of tables.seen()
         return learner
 
-    with pytest.raises(Leak, match="`tables."):
+    with pytest.raises(Leak, match=r"`tables\."):
         run_audit(make_options("milk"), make)
 
 
@@ -160,7 +160,7 @@ def test_training_on_pairs_of_test_items_is_named():
             learner.model.encoders.parameters().__next__().mul_(1 + 1e-7 * len(items))
         return learner
 
-    with pytest.raises(Leak, match="`model."):
+    with pytest.raises(Leak, match=r"`model\."):
         run_audit(make_options("erm", dtype="float64"), make)
 
 
