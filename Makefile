@@ -21,7 +21,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test coverage lint format types docs wheel-smoke bench bench-quick distributed reproduce-cuda clean
+.PHONY: help install train test coverage lint format types docs smoke wheel-smoke bench bench-quick distributed reproduce-cuda clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3] [PIP_ARGS='options of pip install']"
@@ -58,6 +58,9 @@ types: $(STAMP) ## check types
 
 docs: $(STAMP) ## build the documentation in docs/_build/html
 	$(BIN) -m sphinx -W --keep-going docs docs/_build/html
+
+smoke: $(STAMP) ## make every table and figure of the paper on a tiny set, in a minute
+	$(BIN) examples/milk_recsys/reproduce.py all --smoke
 
 wheel-smoke: $(STAMP) ## build the wheel and try it in an environment of its own
 	.ci/wheel_smoke $(BIN)

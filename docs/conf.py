@@ -108,22 +108,38 @@ def put_in_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
         app.env.note_dependency(str(path))
 
 
-def put_in_results(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put docs/results/*.md, and the tables and pictures of its studies, where `milk` has its marker."""
-    if docname != "milk":
+STUDY_PARTS = ("table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "search")
+
+
+def put_in_studies(app: Sphinx, _docname: str, source: list[str]) -> None:
+    """Put the studies of docs/results, those with verdicts, where a page has the line ``% STUDIES``."""
+    if "\n% STUDIES" not in source[0]:
         return
     parts = []
-    for path in sorted((HERE / "results").glob("*.md")):
-        parts.append(path.read_text(encoding="utf-8"))
+    for path in sorted((HERE / "results").glob("*/verdicts.md")):
+        folder, name = path.parent, path.parent.name
         app.env.note_dependency(str(path))
-    for path in sorted(path.with_name("table.md") for path in (HERE / "results").glob("*/runs.jsonl")):
-        name = path.parent.name
-        command = f"$ python examples/milk_recsys/study.py --data $INVMOD_DATA/{name} --out docs/results/{name}"
-        parts.append(f"### {name}\n\n```console\n{command}\n```\n\n{path.read_text(encoding='utf-8')}")
-        if (path.parent / "search.png").exists():
-            parts.append(f"![Best validation score so far against trials, {name}](results/{name}/search.png)")
-        app.env.note_dependency(str(path))
-    source[0] = source[0].replace("% RESULTS", "\n\n".join(parts) or "No study has been run in this checkout.")
+        parts.append(f"## {name}\n")
+        files = [
+            folder / "reading.md",
+            path,
+            *(folder / f"{part}{end}" for part in STUDY_PARTS for end in (".md", ".png")),
+        ]
+        for file in files:
+            if not file.exists():
+                continue
+            app.env.note_dependency(str(file))
+            if file.suffix == ".png":
+                parts.append(f"![{file.stem} on {name}](results/{name}/{file.name})\n")
+                continue
+            heading = {"reading": "", "verdicts": "### Which claims hold"}.get(file.stem, f"### {title(file.stem)}")
+            parts.append(f"{heading}\n\n{file.read_text(encoding='utf-8')}")
+    source[0] = source[0].replace("% STUDIES", "\n".join(parts) or "No study has been run in this checkout.")
+
+
+def title(stem: str) -> str:
+    """Name a table or figure: `figure3` is Figure 3."""
+    return re.sub(r"(\D+)(\d)", r"\1 \2", stem).capitalize()
 
 
 def keep_plain_names(_app: Sphinx, _env: Any, node: Any, contnode: nodes.Element) -> nodes.Element | None:
@@ -136,5 +152,5 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
     app.connect("source-read", put_in_tables)
-    app.connect("source-read", put_in_results)
+    app.connect("source-read", put_in_studies)
     app.connect("missing-reference", keep_plain_names)

@@ -1,0 +1,222 @@
+"""Turn the paper's sets, as they are published, or tables of your own into the layout that train.py reads.
+
+    python examples/milk_recsys/prepare.py amazon --reviews reviews_Baby_5.json.gz --metadata meta_Baby.json.gz \
+        --images image_features_Baby.b --out data/baby --expect baby
+    python examples/milk_recsys/prepare.py mmrec --folder baby --out data/baby
+    python examples/milk_recsys/prepare.py text --folder Baby --out data/baby
+    python examples/milk_recsys/prepare.py table --pairs sales.parquet --features image=vectors.parquet --out data/shop
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import tyro
+
+from milk_recsys.data import Dataset, read_dataset
+from milk_recsys.errors import DataError
+from milk_recsys.options import OptionError, Options, validate
+from milk_recsys.sources.amazon import prepare_amazon
+from milk_recsys.sources.layouts import prepare_mmrec, prepare_text
+from milk_recsys.sources.tables import prepare_table
+from milk_recsys.sources.write import Draft, drafting
+from milk_recsys.split import read_split
+from milk_recsys.study.paper import TABLE_1
+
+Expected = Literal["baby", "clothing", "tiktok"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Amazon:
+    """Amazon product data of 2014: reviews, metadata, visual features."""
+
+    reviews: Path
+    """reviews_*_5.json.gz"""
+    metadata: Path
+    """meta_*.json.gz"""
+    out: Path
+    """Folder for the data set; it must not be there yet."""
+    images: Path | None = None
+    """image_features_*.b; without it there is text alone."""
+    encoder: Path | None = None
+    """Folder of a local sentence encoder; without it TF-IDF and an SVD are fitted on the warm items of a split."""
+    text_dim: int = 384
+    """Width of the text features from the SVD."""
+    split_seed: int = 0
+    """Seed of the split whose warm items text features are fitted on."""
+    setting: Literal["ftft", "ftmt", "mtmt"] = "ftmt"
+    """Setting of that split."""
+    keep_filled: bool = False
+    """Leave rows that seem filled in as they are."""
+    expect: Expected | None = None
+    """Compare the counts with the paper's Table 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mmrec:
+    """The layout of MMRec: one .inter file, image_feat.npy, text_feat.npy."""
+
+    folder: Path
+    """Folder with the files."""
+    out: Path
+    """Folder for the data set; it must not be there yet."""
+    keep_filled: bool = False
+    """Leave rows that seem filled in as they are."""
+    expect: Expected | None = None
+    """Compare the counts with the paper's Table 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """train.txt, val.txt, test.txt with lines of `user item item ...`, and *_feat.npy."""
+
+    folder: Path
+    """Folder with the files."""
+    out: Path
+    """Folder for the data set; it must not be there yet."""
+    split: Literal["keep", "draw"] = "keep"
+    """Keep their split of new items, or leave it to train.py."""
+    keep_filled: bool = False
+    """Leave rows that seem filled in as they are."""
+    expect: Expected | None = None
+    """Compare the counts with the paper's Table 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Pairs as CSV or Parquet, ids of any kind, features as further files."""
+
+    pairs: Path
+    """Table with a column of users and one of items."""
+    features: tuple[str, ...]
+    """NAME=FILE for each modality: a table with the items' ids and numbers, or .npy with --item-ids."""
+    out: Path
+    """Folder for the data set; it must not be there yet."""
+    user_column: str = "user"
+    """Column of users."""
+    item_column: str = "item"
+    """Column of items, in all tables."""
+    item_ids: Path | None = None
+    """Text file with the item id of each row of the .npy files."""
+    keep_filled: bool = False
+    """Leave rows that seem filled in as they are."""
+    expect: Expected | None = None
+    """Compare the counts with the paper's Table 1."""
+
+
+Source = (
+    Annotated[Amazon, tyro.conf.subcommand("amazon")]
+    | Annotated[Mmrec, tyro.conf.subcommand("mmrec")]
+    | Annotated[Text, tyro.conf.subcommand("text")]
+    | Annotated[Table, tyro.conf.subcommand("table")]
+)
+
+
+def main(source: Amazon | Mmrec | Text | Table) -> int:
+    """Make the data set, check it by reading it back, and say what is in it.
+
+    Returns:
+        the exit status: 0, 2 where the input is bad, 130 where it was interrupted.
+    """
+    try:
+        with drafting(source.out, source.out.name, describe(source), keep_filled=source.keep_filled) as draft:
+            fill(draft, source)
+            dataset = read_dataset(draft.folder, empty_items="drop")
+            notes = [*draft.notes, *dataset.notes]
+            if source.expect:
+                notes += compare(dataset, draft.folder, source.expect)
+    except (DataError, OptionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        return 130
+    for note in dict.fromkeys(notes):
+        print(f"note: {note}")
+    missing = ", ".join(
+        f"{name} {int(n)}" for name, n in zip(dataset.modalities, (~dataset.observed).sum(0), strict=True)
+    )
+    print(
+        f"{source.out}: {dataset.num_users:,} users, {dataset.num_items:,} items, {len(dataset.interactions):,} pairs; "
+        f"missing: {missing}"
+    )
+    return 0
+
+
+def fill(draft: Draft, source: Amazon | Mmrec | Text | Table) -> None:
+    """Write the data set of a source into a draft."""
+    if isinstance(source, Amazon):
+        options = Options(split_seed=source.split_seed, setting=source.setting)
+        validate(options)
+        if source.text_dim < 1:
+            raise OptionError(f"--text-dim must be at least 1, got {source.text_dim}.")
+        files = (source.reviews, source.metadata, source.images)
+        prepare_amazon(draft, *files, options=options, text_dim=source.text_dim, encoder=source.encoder)
+    elif isinstance(source, Mmrec):
+        prepare_mmrec(draft, source.folder)
+    elif isinstance(source, Text):
+        prepare_text(draft, source.folder, keep_split=source.split == "keep")
+    else:
+        prepare_table(
+            draft,
+            source.pairs,
+            features_of(source.features),
+            user_column=source.user_column,
+            item_column=source.item_column,
+            item_ids=source.item_ids,
+        )
+
+
+def features_of(given: tuple[str, ...]) -> dict[str, Path]:
+    """Read NAME=FILE words."""
+    found: dict[str, Path] = {}
+    for word in given:
+        name, mark, file = word.partition("=")
+        if not (name.strip() and mark and file) or "/" in name or name in found:
+            raise OptionError(f"--features must be NAME=FILE, each name once, got {word!r}.")
+        found[name.strip()] = Path(file)
+    if not found:
+        raise OptionError("--features is needed: NAME=FILE for at least one modality.")
+    return found
+
+
+def describe(source: Amazon | Mmrec | Text | Table) -> str:
+    """Say where a set comes from, for its manifest."""
+    if isinstance(source, Amazon):
+        return f"prepare.py amazon: {source.reviews.name}, {source.metadata.name}"
+    if isinstance(source, Table):
+        return f"prepare.py table: {source.pairs.name}"
+    return f"prepare.py {type(source).__name__.lower()}: {source.folder.name}"
+
+
+def compare(dataset: Dataset, folder: Path, expect: str) -> list[str]:
+    """Compare counts with the paper's Table 1: of the kept split where there is one, else the number of items."""
+    stated = TABLE_1[expect]
+    pairs = np.asarray(dataset.interactions)
+    if (folder / "split.npz").exists():
+        split, _ = read_split(folder / "split.npz", dataset, "mtmt")
+        parts = {"train": split.warm, "validation": split.validation, "test": split.test}
+        found = {}
+        for part, items in parts.items():
+            mine = pairs[np.isin(pairs[:, 1], items)]
+            counts = (len(np.unique(mine[:, 0])), len(items), len(mine))
+            for what, count, paper in zip(("users", "items", "interactions"), counts, stated[part], strict=True):
+                if paper:
+                    found[f"{part} {what}"] = (count, paper)
+    else:
+        found = {"items": (int((dataset.item_counts > 0).sum()), sum(counts[1] for counts in stated.values()))}
+    return [
+        f"{what}: {count:,}, {'as' if count == paper else f'but {paper:,}'} in the paper's Table 1 ({expect})."
+        for what, (count, paper) in found.items()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Source, description=__doc__)))

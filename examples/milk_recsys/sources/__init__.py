@@ -1,0 +1,1 @@
+"""Data sets as others publish them, turned into the layout of `milk_recsys.data`."""

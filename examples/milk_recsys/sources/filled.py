@@ -1,0 +1,64 @@
+"""Rows of features that somebody has filled in: an item without a picture that got zeros, a mean or a placeholder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["find_filled"]
+
+ROWS_AT_ONCE = 8192
+LEAST_COPIES, COPIES_SHARE = 10, 0.005
+
+
+def find_filled(rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.int64]]:
+    """Find the rows (n, d) that seem filled in, by kind; rows of NaN are not among them.
+
+    - ``of zeros``;
+    - ``equal to the mean`` of all rows (which such rows do not change);
+    - ``repeated``: the same row for at least 10 items and .5% of them.
+
+    Example:
+        >>> x = np.vstack([np.eye(3), np.zeros((1, 3)), np.full((1, 3), 1 / 3)])
+        >>> {kind: places.tolist() for kind, places in find_filled(x).items()}
+        {'of zeros': [3], 'equal to the mean': [4], 'repeated': []}
+    """
+    total, count = np.zeros(rows.shape[1]), 0
+    digests: list[bytes] = []
+    zeros = np.zeros(len(rows), dtype=np.bool_)
+    known = np.zeros(len(rows), dtype=np.bool_)
+    for start, block in _blocks(rows):
+        part = slice(start, start + len(block))
+        known[part] = ~np.isnan(block).any(axis=1)
+        zeros[part] = (block == 0).all(axis=1)
+        some = block[known[part] & ~zeros[part]].astype(np.float64)
+        total, count = total + some.sum(axis=0), count + len(some)
+        digests += [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in block]
+    copies = Counter(d for d, k in zip(digests, known & ~zeros, strict=True) if k)
+    least = max(LEAST_COPIES, COPIES_SHARE * len(rows))
+    repeated = known & ~zeros & np.array([copies[d] >= least for d in digests], dtype=np.bool_)
+    means = np.zeros(len(rows), dtype=np.bool_)
+    if count > 1:
+        mean = total / count
+        close = 2 * np.finfo(np.float16 if rows.dtype == np.float16 else np.float32).eps
+        for start, block in _blocks(rows):
+            near = np.abs(block.astype(np.float64) - mean).max(axis=1) <= 4 * close * max(np.abs(mean).max(), 1e-12)
+            means[start : start + len(block)] = near
+        means &= known & ~zeros
+        varied = known & ~zeros & ~means
+        if not varied.any():  # all rows are the same: nothing was filled in
+            means[:] = False
+    return {
+        "of zeros": np.flatnonzero(zeros),
+        "equal to the mean": np.flatnonzero(means),
+        "repeated": np.flatnonzero(repeated & ~means),
+    }
+
+
+def _blocks(rows: npt.NDArray[Any]) -> Any:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield start, np.asarray(rows[start : start + ROWS_AT_ONCE])
