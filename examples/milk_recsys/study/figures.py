@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from milk_recsys.files import replacing
 from milk_recsys.study.plan import Plan, best_trial, strongest
@@ -18,7 +19,7 @@ from milk_recsys.study.store import Line, Store
 
 __all__ = ["FIGURES", "write_figure"]
 
-LABELS = {"milk": "MILK", "align": "w/o CEIM (align)", "envs": "w/o CMAM (envs)", "erm": "w/o both (erm)"}
+LABELS = {"milk": "MILK", "align": "w/o CEIM\n(align)", "envs": "w/o CMAM\n(envs)", "erm": "w/o both\n(erm)"}
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 TINTS = ("0.75", "tab:blue", "tab:orange", "tab:green")
 
@@ -172,7 +173,7 @@ def figure_search(plan: Plan, store: Store) -> Figure | None:
     axes = figure.subplots()
     for place, (method, scores) in enumerate(found.items()):
         style = ("-", "--", "-.", ":")[place // 10]
-        label = f"{method} ({len(SPACES[method])} options)"
+        label = f"{method} ({len(SPACES[method])} searched)"
         axes.plot(
             range(1, len(scores) + 1),
             np.maximum.accumulate(scores),
@@ -181,6 +182,7 @@ def figure_search(plan: Plan, store: Store) -> Figure | None:
             marker="os^D"[place % 4],
             markersize=3,
         )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="trials", ylabel="best validation NDCG@20 so far")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)

@@ -1,0 +1,64 @@
+"""Train every baseline with its default options once, as ``train.py --model NAME`` does, and say how good and how slow.
+
+python -m benchmarks.baselines --data $INVMOD_DATA/lfm2k --out benchmarks/quality/baselines_lfm2k.md
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from milk_recsys.baselines.options import BASELINES
+from milk_recsys.files import read_json, replacing
+
+TRAIN = Path(__file__).resolve().parents[1] / "examples/milk_recsys/train.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run them one after the other, and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of a data set")
+    parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
+    parser.add_argument("--models", nargs="+", default=list(BASELINES), choices=list(BASELINES), help="which ones")
+    parser.add_argument("--out", type=Path, help="file for the table; it is printed in any case")
+    arguments = parser.parse_args(argv)
+    lines = ["| model | test NDCG@20 | epochs | seconds, whole command |", "| --- | --- | --- | --- |"]
+    torch = ""
+    for model in arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            given = ["--model", model, "--data", str(arguments.data), "--empty-items", "drop", "--out", str(out)]
+            begun = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, str(TRAIN), *given, "--threads", str(arguments.threads)],
+                capture_output=True,
+                text=True,
+            )
+            seconds = time.perf_counter() - begun
+            if done.returncode:
+                print(done.stderr, file=sys.stderr)
+                return done.returncode
+            metrics = read_json(out / "metrics.json")
+        torch = metrics["versions"]["torch"]
+        lines.append(f"| `{model}` | {metrics['test']['ndcg@20']:.3f} | {metrics['epochs']} | {seconds:.0f} |")
+        print(lines[-1], flush=True)
+    lines += [
+        "",
+        f"{arguments.data.name}, FTMT, split 0, default options; {time.strftime('%Y-%m-%d')}, {platform.machine()}, "
+        f"{arguments.threads} threads, torch {torch}.",
+        "",
+    ]
+    if arguments.out:
+        with replacing(arguments.out) as temporary:
+            temporary.write_text("\n".join(lines), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
