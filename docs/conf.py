@@ -108,7 +108,19 @@ def put_in_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
         app.env.note_dependency(str(path))
 
 
-STUDY_PARTS = ("table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "search")
+STUDY_PARTS = (
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "figure1",
+    "figure3",
+    "figure4",
+    "figure5",
+    "figure6",
+    "why",
+    "search",
+)
 
 
 def put_in_studies(app: Sphinx, _docname: str, source: list[str]) -> None:

@@ -39,7 +39,9 @@ from milk_recsys.study.spaces import METHODS
 from milk_recsys.study.store import Store
 from milk_recsys.synthetic import tiny_dataset
 
-Name = Literal["table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "all"]
+Name = Literal[
+    "table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "why", "all"
+]
 
 
 @dataclasses.dataclass(frozen=True)

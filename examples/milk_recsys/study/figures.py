@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from milk_recsys.files import replacing
 from milk_recsys.study.plan import Plan, best_trial, strongest
 from milk_recsys.study.runs import MONITOR
-from milk_recsys.study.spaces import ABLATIONS, SPACES, SWEEPS
+from milk_recsys.study.spaces import ABLATIONS, SPACES, SWEEPS, WHY_PENALTIES
 from milk_recsys.study.store import Line, Store
 
 __all__ = ["FIGURES", "write_figure"]
@@ -163,6 +163,35 @@ def figure_6(_plan: Plan, store: Store) -> Figure | None:
     return figure
 
 
+def figure_why(plan: Plan, store: Store) -> Figure | None:
+    """What the penalty does to each modality: how good it is alone, and its share of the score."""
+    points = {v: store.ranked(f"sweep penalty_weight={v:g}", "milk") for v in WHY_PENALTIES}
+    if not all(points.values()) or not all("alone" in x for lines in points.values() for x in lines):
+        return None
+    names = list(points[0][0]["alone"])
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x = range(len(points))
+    for part, label, style in (("test_complete", "complete", "k-o"), ("test", "FTMT", "k--s")):
+        left.plot(x, [np.mean([y[part][MONITOR] for y in lines]) for lines in points.values()], style, label=label)
+    for place, name in enumerate(names):
+        colour = COLOURS[place % len(COLOURS)]
+        alone = [[y["alone"][name] for y in lines] for lines in points.values()]
+        left.plot(x, [np.mean(a) for a in alone], "-^", color=colour, label=f"{name} alone")
+        shares = [np.mean([y["share"][name] for y in lines]) for lines in points.values()]
+        right.plot(x, shares, "-^", color=colour, label=name)
+    erm = [y for y in _repeats(plan, store, "erm") if "alone" in y]
+    for place, name in enumerate(names if erm else ()):
+        at = float(np.mean([y["alone"][name] for y in erm]))
+        left.axhline(at, color=COLOURS[place % len(COLOURS)], linestyle=":", linewidth=1)
+    for axes, label in ((left, "NDCG@20 (dotted: erm, each alone)"), (right, "share of the score's variance")):
+        axes.set_xticks(x, [f"{v:g}" for v in points])
+        axes.set(xlabel="weight of the penalty", ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def figure_search(plan: Plan, store: Store) -> Figure | None:
     """The best validation score so far against trials, of every method."""
     found: dict[str, Any] = {m: [x["validation"][MONITOR] for x in store.of("trial", m)] for m in plan.methods}
@@ -195,5 +224,6 @@ FIGURES: Mapping[str, Callable[[Plan, Store], Figure | None]] = {
     "figure4": figure_4,
     "figure5": figure_5,
     "figure6": figure_6,
+    "why": figure_why,
     "search": figure_search,
 }

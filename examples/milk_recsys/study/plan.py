@@ -13,12 +13,12 @@ import optuna
 from milk_recsys.baselines.options import BASELINES, NEEDS_FACTORS
 from milk_recsys.options import Options
 from milk_recsys.study.runs import MONITOR, Run
-from milk_recsys.study.spaces import ABLATIONS, FACTORS, LIMITS, METHODS, SPACES, SWEEPS, VARIANTS
+from milk_recsys.study.spaces import ABLATIONS, FACTORS, LIMITS, METHODS, SPACES, SWEEPS, VARIANTS, WHY_PENALTIES
 from milk_recsys.study.store import Line, Store
 
 __all__ = ["NAMES", "Plan", "best_trial", "propose"]
 
-NAMES = ("table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6")
+NAMES = ("table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "why")
 TUNING_SEED = 1000  # split and training seed of all trials; not one of the repeats'
 FACTOR_TRIALS = 8
 STARTUP = 6  # trials before the sampler looks at those made
@@ -34,6 +34,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "figure4": (ABLATIONS, ("ftmt", "mtmt")),
     "figure5": (ABLATIONS, ("ftmt",)),
     "figure6": (("milk",), ("ftmt",)),
+    "why": (("milk", "erm"), ("ftmt",)),
 }
 """The methods, tuned and repeated, and the settings that each needs."""
 
@@ -82,6 +83,8 @@ class Plan:
                     yield from (self._repeat(store, "milk", "ftmt", k, variant) for k in range(self.repeats))
             if "figure6" in self.names:
                 yield from self._sweeps(store)
+            if "why" in self.names:
+                yield from (self._point(store, *at) for at in self._why())
         if self.decide and "table2" in self.names and "ftmt" in self.settings:
             for method in self.deciding(store):
                 numbers = range(self.repeats, 2 * self.repeats)
@@ -94,6 +97,8 @@ class Plan:
         if "milk" in self.methods:
             count += len(VARIANTS) * self.repeats * ("table4" in self.names)
             count += sum(len(v) + self._top_repeats() - 1 for v in SWEEPS.values()) * ("figure6" in self.names)
+            if "why" in self.names:
+                count += sum(number > 0 or "figure6" not in self.names for *_, number in self._why())
         if self.decide and "table2" in self.names and "ftmt" in self.settings:
             count += self.repeats * (len(set(ABLATIONS) & set(self.methods)) + bool(self._baselines()))
         return count
@@ -166,19 +171,22 @@ class Plan:
 
     def _sweeps(self, store: Store) -> Iterator[Run]:
         """Yield one repeat of each point, and then further ones of the best by validation."""
-        tuned = best_trial(store.of("trial", "milk"))["tuned"]
         for option, values in SWEEPS.items():
-            points = [f"sweep {option}={value:g}" for value in values]
+            yield from (self._point(store, option, value, 0) for value in values)
+            first = {value: store.of(f"sweep {option}={value:g}", "milk", most=1) for value in values}
+            if all(first.values()):
+                best = max(first, key=lambda value: first[value][0]["validation"][MONITOR])
+                yield from (self._point(store, option, best, number) for number in range(1, self._top_repeats()))
 
-            def at(place: int, number: int, option: str = option, values: Sequence[float] = values) -> Run:
-                chosen = {**tuned, option: float(values[place])}
-                return self._run(f"sweep {option}={values[place]:g}", "milk", "milk", "ftmt", number, number, chosen)
+    def _why(self) -> Iterator[tuple[str, float, int]]:
+        """Yield the points that say what the penalty does to each modality, several repeats of each."""
+        for value in WHY_PENALTIES:
+            yield from (("penalty_weight", value, number) for number in range(self._top_repeats()))
 
-            yield from (at(place, 0) for place in range(len(values)))
-            first = [store.of(point, "milk", most=1) for point in points]
-            if all(first):
-                best = max(range(len(values)), key=lambda place: first[place][0]["validation"][MONITOR])
-                yield from (at(best, number) for number in range(1, self._top_repeats()))
+    def _point(self, store: Store, option: str, value: float, number: int) -> Run:
+        """MILK as tuned, but for one option."""
+        chosen = {**best_trial(store.of("trial", "milk"))["tuned"], option: float(value)}
+        return self._run(f"sweep {option}={value:g}", "milk", "milk", "ftmt", number, number, chosen)
 
     def _run(
         self, phase: str, method: str, model: str, setting: str, number: int, seed: int, tuned: Mapping[str, Any]

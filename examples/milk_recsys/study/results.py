@@ -11,7 +11,7 @@ from milk_recsys.study import claims, tables
 from milk_recsys.study.figures import FIGURES, write_figure
 from milk_recsys.study.plan import Plan, strongest
 from milk_recsys.study.runs import MONITOR, mean_sd
-from milk_recsys.study.spaces import ABLATIONS, SPACES
+from milk_recsys.study.spaces import ABLATIONS, SPACES, WHY_PENALTIES
 from milk_recsys.study.store import Store
 
 __all__ = ["write_results"]
@@ -84,6 +84,8 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.Rows:
             for line in store.lines
             if line["phase"].startswith("sweep ")
         ]
+    if name == "why":
+        return worth(plan, store)
     baselines = [m for m in plan.methods if m not in ABLATIONS and SPACES[m]]
     top = strongest(store, baselines, plan.repeats)[:2]
     methods = {"figure1": ["duif"], "figure3": ["milk", *top]}.get(name, list(ABLATIONS))
@@ -107,3 +109,24 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.Rows:
             row["lost, FTMT"] = mean([1 - x["test"][metric] / max(x["test_complete"][metric], 1e-12) for x in lines])
         rows.append(row)
     return rows
+
+
+def worth(plan: Plan, store: Store) -> tables.Rows:
+    """Return what each modality is worth, to the ablation without modules and to MILK at several penalty weights."""
+    found = {"erm": store.ranked("repeat", "erm", most=plan.repeats)}
+    found |= {f"milk, penalty {v:g}": store.ranked(f"sweep penalty_weight={v:g}", "milk") for v in WHY_PENALTIES}
+    rows = []
+    for name, lines in found.items():
+        lines = [line for line in lines if "alone" in line]
+        if not lines:
+            continue
+        row = {"model": name, "repeats": str(len(lines))}
+        row |= {part: mean_sd([x[key][MONITOR] for x in lines]) for part, key in PARTS.items()}
+        for modality in lines[0]["alone"]:
+            row[f"{modality} alone"] = mean_sd([x["alone"][modality] for x in lines])
+            row[f"{modality}, share"] = f"{sum(x['share'][modality] for x in lines) / len(lines):.2f}"
+        rows.append(row)
+    return rows
+
+
+PARTS = {"complete": "test_complete", "FTMT": "test"}

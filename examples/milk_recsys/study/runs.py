@@ -191,9 +191,31 @@ def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: 
     if len(tables.modalities) >= 3:
         mask = missing_none_one_two(dataset, split, run.options.split_seed)
         found["groups"] = grouped_metrics(model, tables, torch.from_numpy(mask).to(tables.device))
-    if run.method == "erm" and isinstance(model, Recommender):
-        found["imputed"] = _other_imputers(model, tables)
+    if isinstance(model, Recommender):
+        found |= _modalities(model, tables)
+        if run.method == "erm":
+            found["imputed"] = _other_imputers(model, tables)
     return found
+
+
+@torch.no_grad()
+def _modalities(model: Recommender, tables: Tables) -> dict[str, Any]:
+    """Say what each modality is worth to a model of MILK's family: alone, and as a part of the complete score.
+
+    Returns:
+        ``alone``: NDCG@20 with that modality and no other for all test items; ``share``: the variance of its part of
+        the score over test items, as a share of that of all parts, mean over users.
+    """
+    alone = {}
+    for m, name in enumerate(tables.modalities):
+        only = torch.zeros_like(tables.nature)
+        only[:, m] = tables.nature[:, m]
+        alone[name] = evaluate_group(model, tables, tables.test, only)[0][MONITOR]
+    items, users = tables.test.candidates, torch.unique(tables.test.users)
+    z = model.encoders(model.prepare(tables.features.rows(items), tables.nature[items]))  # (C, M, D)
+    parts = torch.einsum("ud,cmd->ucm", model.users.weight[users], z).var(dim=1)
+    shares = (parts / parts.sum(dim=1, keepdim=True)).mean(dim=0)
+    return {"alone": alone, "share": dict(zip(tables.modalities, shares.tolist(), strict=True))}
 
 
 def _other_imputers(model: Recommender, tables: Tables) -> dict[str, Any]:

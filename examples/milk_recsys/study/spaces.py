@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-__all__ = ["ABLATIONS", "FACTORS", "LIMITS", "METHODS", "SPACES", "SWEEPS", "VARIANTS"]
+__all__ = ["ABLATIONS", "FACTORS", "LIMITS", "METHODS", "SPACES", "SWEEPS", "VARIANTS", "WHY_PENALTIES"]
 
 Space = Mapping[str, BaseDistribution]
 
@@ -98,6 +98,9 @@ SWEEPS: Mapping[str, tuple[float, ...]] = MappingProxyType(
     }
 )
 """Figure 6: one option of MILK at a time, the others as tuned."""
+
+WHY_PENALTIES = (0, 1, 10, 100, 1000)
+"""Penalty weights, of those of the sweep, at which it is looked what becomes of each modality."""
 
 _MILK = {"epochs": 300, "eval_every": 10, "patience": 3}
 LIMITS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
