@@ -144,11 +144,12 @@ def tensors_of(thing: Any, name: str = "", seen: set[int] | None = None) -> Iter
     seen.add(id(thing))
     if isinstance(thing, Tensor):
         x = thing.detach()
-        if not x.is_sparse:
+        if x.layout == torch.strided:
             yield name, x
             return
-        yield f"{name}.indices", x.coalesce().indices()
-        yield f"{name}.values", x.coalesce().values()
+        rows = x.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
+        yield f"{name}.indices", rows.indices()
+        yield f"{name}.values", rows.values()
         return
     for key, part in _parts(thing):
         yield from tensors_of(part, f"{name}.{key}".lstrip("."), seen)

@@ -657,6 +657,14 @@ def test_as_many_negatives_as_there_are_may_be_asked_for():
     assert len(torch.unique(drawn)) == few
 
 
+def test_micros_product_has_the_gradient_of_the_matrix():
+    a = torch.rand(5, 5, dtype=torch.float64).mul(torch.rand(5, 5) < 0.5)
+    x = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
+    pair = micro._both_ways(a.to_sparse())
+    assert torch.autograd.gradcheck(lambda v: micro._Product.apply(v, *pair), (x,))
+    torch.testing.assert_close(micro._Product.apply(x, *pair), a @ x)
+
+
 def test_gorecs_clusters_hold_warm_items_each():
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((30, 4)))
     q = torch.from_numpy(np.random.default_rng(1).standard_normal((30, 3)))

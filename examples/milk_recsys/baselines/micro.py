@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ class Micro:
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         self.fixed = [self._graph(x, data.observed[:, m]) for m, x in enumerate(self._x)]
-        self._walk = _walk_matrix(data, self.content.dtype)
+        self._walk = _both_ways(_walk_matrix(data, self.content.dtype))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch of pairs // batch_size + 1 batches, each of distinct users with one pair."""
@@ -63,7 +64,7 @@ class Micro:
         rows = self._data.rows
         active = (rows.offsets.diff() > 0).nonzero()[:, 0]
         with seeded(self._seed, 1, epoch) as generator:
-            graphs = self._graphs()  # its gradient reaches the maps in the first batch alone
+            graphs: list[Any] = self._graphs()  # its gradient reaches the maps in the first batch alone
             for number in range(batches):
                 users = active[torch.randperm(len(active), generator=generator)[: own.batch_size].to(active.device)]
                 first = rows.offsets[users]
@@ -76,13 +77,15 @@ class Micro:
                 self._adam.step()
                 total += loss.item()
                 if number == 0:
-                    graphs = [graph.detach() for graph in graphs]
+                    graphs = [_both_ways(graph.detach()) for graph in graphs]
         return {"loss": total / batches}
 
-    def loss(self, users: Tensor, items: Tensor, negatives: Tensor, graphs: list[Tensor], anchors: Tensor) -> Tensor:
+    def loss(self, users: Tensor, items: Tensor, negatives: Tensor, graphs: list[Any], anchors: Tensor) -> Tensor:
         """The loss of a batch of triples (B,); `anchors` are the items that are contrasted."""
-        own = self._own
-        single, fused = self.fuse([torch.sparse.mm(graph, self.net["item"].weight) for graph in graphs])
+        own, table = self._own, self.net["item"].weight
+        single, fused = self.fuse(
+            [_Product.apply(table, *g) if isinstance(g, tuple) else torch.sparse.mm(g, table) for g in graphs]
+        )
         u, v = self._propagate(fused)
         u, v, w = u[users], v[items], v[negatives]
         squares = (u.square() + v.square() + w.square()).sum() / 2 / len(users)
@@ -98,17 +101,16 @@ class Micro:
     def contrast(self, h: Tensor, fused: Tensor, anchors: Tensor) -> Tensor:
         """InfoNCE of single views of some items: the positive is h, the others all h and all other single views."""
         h, fused = F.normalize(h, dim=1), F.normalize(fused, dim=1)
-        across, within = h[anchors] @ fused.T / self._own.tau, h[anchors] @ h.T / self._own.tau
+        scores = (h[anchors] / self._own.tau) @ torch.cat([fused, h]).T
         rows = torch.arange(len(anchors), device=anchors.device)
-        positive = across[rows, anchors]
-        within = within.index_put((rows, anchors), within.new_tensor(-torch.inf))
-        return (torch.cat([across, within], dim=1).logsumexp(dim=1) - positive).mean()
+        others = scores.index_put((rows, len(h) + anchors), scores.new_tensor(-torch.inf))
+        return (others.logsumexp(dim=1) - scores[rows, anchors]).mean()
 
     def _propagate(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """Two hops over users and items; return users (U, d) and items (n, d)."""
         layers = [torch.cat([self.net["user"].weight, self.net["item"].weight])]
         for _ in range(self._own.layers):
-            layers.append(torch.sparse.mm(self._walk, layers[-1]))
+            layers.append(_Product.apply(layers[-1], *self._walk))
         u, v = torch.stack(layers).mean(dim=0).split([self._data.num_users, self._data.num_items])
         return u, v + F.normalize(fused, dim=1)
 
@@ -147,6 +149,26 @@ class Micro:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         unpack(state, self.net, self._adam)
+
+
+class _Product(torch.autograd.Function):
+    """A x for a constant sparse A, given with its transpose: both in compressed rows, which multiply faster."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, transposed: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return a @ x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transposed @ grad, None, None
+
+
+def _both_ways(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a sparse matrix and its transpose in compressed rows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return a.coalesce().to_sparse_csr(), a.t().coalesce().to_sparse_csr()
 
 
 def neighbours(x: Tensor, y: Tensor, here: Tensor, known: Tensor, k: int) -> Edges:

@@ -65,7 +65,7 @@ class MicroOptions:
     neighbours: int = _count(10, "Edges of each item in a modality's graph, itself included.")
     fixed_share: float = _option(0.9, "Share of the fixed graph; the rest is the learned one's.", 0, 1)
     layers: int = _option(2, "Hops on the graph of users and items.")
-    contrast_items: int = _count(256, "Items contrasted in a step, drawn anew; all where there are no more.")
+    contrast_items: int = _count(128, "Items contrasted in a step, drawn anew; all where there are no more.")
     batch_size: int = _count(1024, "Distinct users in a batch.")
 
 
@@ -81,7 +81,7 @@ class DropoutNetOptions(FactorOptions):
     targets: int = _count(25, "Items a user is trained on in an epoch: so many of the best, and so many at random.")
     group_size: int = _count(100, "Users whose pairs are shuffled together.")
     decay_groups: int = _count(400, "Groups after which the learning rate falls to a tenth.")
-    batch_size: int = _count(100, "Pairs in a batch.")
+    batch_size: int = _count(250, "Pairs in a batch.")
 
 
 @dataclasses.dataclass(frozen=True)
