@@ -4,6 +4,8 @@
     python examples/milk_recsys/reproduce.py all --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
     python examples/milk_recsys/reproduce.py all --smoke      # everything, on a tiny set, in a minute
 
+Two copies of a store, of methods that were run apart, may be joined: ``cat a/runs.jsonl >> b/runs.jsonl``.
+
 Every run is a line of ``runs.jsonl`` in --out. A command that was killed goes on where it stopped, and a run that
 another table has made is not made again. No run is stored that learnt from the test items (`audit.py`).
 """
@@ -68,6 +70,8 @@ class Reproduce:
     """Give MILK, its ablations and the strongest baseline twice the repeats under FTMT: claims rest on them."""
     threads: int | None = None
     """Number of CPU threads of a run; torch's choice where not given, 1 where there are several jobs."""
+    run: bool = True
+    """Make the runs that the store lacks; `--no-run` writes tables and figures of what is there."""
     smoke: bool = False
     """A tiny generated set and a few epochs, to see that everything works."""
 
@@ -129,7 +133,8 @@ def reproduce(command: Reproduce) -> int:
     )
     out.mkdir(parents=True, exist_ok=True)
     store = Store(out / "runs.jsonl")
-    run_all(plan, store, dataset, out / ".factors", command.jobs)
+    if command.run:
+        run_all(plan, store, dataset, out / ".factors", command.jobs)
     for path in write_results(plan, store, dataset, out):
         print(path)
     return 0

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -344,8 +345,6 @@ def test_results_are_written_from_the_store(finished, tmp_path):
     ],
 )
 def test_a_bad_command_ends_with_status_2(values, message, capsys, tmp_path):
-    from pathlib import Path
-
     values = {k: Path(v) if k == "data" else v for k, v in values.items()}
     assert reproduce.main(reproduce.Reproduce("table2", out=tmp_path / "out", **values)) == 2
     assert message in capsys.readouterr().err
@@ -355,3 +354,37 @@ def test_a_store_of_another_kind_is_an_error(tmp_path):
     (tmp_path / "runs.jsonl").write_text(json.dumps({"phase": "trial", "model": "milk"}) + "\n")
     with pytest.raises(DataError, match="not a line of a study"):
         Store(tmp_path / "runs.jsonl")
+
+
+# --- what is committed ------------------------------------------------------------------------------------------------
+
+RESULTS = Path(__file__).parents[2] / "docs/results"
+STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/verdicts.md"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_tables_are_those_of_their_store(name):
+    """Means, spreads and verdicts in the pages follow from the lines that lie beside them."""
+    store = Store(RESULTS / name / "runs.jsonl")
+    assert not any("leaky" in line for line in store.lines)
+    assert all(line["phase"] == "factors" or "audit" in line or "diverged" in line for line in store.lines)
+    table = list(csv.DictReader((RESULTS / name / "table2.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["method"] for row in table] == store.methods(METHODS)
+    for row in table:
+        lines = store.ranked("repeat", row["method"], most=5)
+        assert row["ftmt ndcg@20"] == runs.mean_sd([line["test"]["ndcg@20"] for line in lines])
+    stated = {r["claim"]: r for r in csv.DictReader((RESULTS / name / "verdicts.csv").read_text("utf-8").splitlines())}
+    both = next(text for text in stated if "Both modules improve on neither" in text)
+    a, b = ({x["number"]: x["test"]["ndcg@20"] for x in store.ranked("repeat", m)} for m in ("milk", "erm"))
+    ratios = [math.log(a[k] / b[k]) for k in sorted(set(a) & set(b))]
+    assert stated[both]["repeats"] == str(len(ratios))
+    assert stated[both]["mean log ratio [95%]"].startswith(f"{np.mean(ratios):+.3f}")
+
+
+def test_without_running_what_is_there_is_written(finished, tmp_path):
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(x) + "\n" for x in finished.lines[:20]))
+    before = (tmp_path / "runs.jsonl").read_bytes()
+    command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=FEW, run=False)
+    assert reproduce.main(command) == 0
+    assert (tmp_path / "runs.jsonl").read_bytes() == before
+    assert (tmp_path / "search.png").exists()
