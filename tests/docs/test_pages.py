@@ -8,11 +8,14 @@ from typing import Any
 
 import figures
 import pytest
+import tyro
 from torch.distributed.run import get_args_parser
 
 import invmod
-from milk_recsys import command_line, options
+from milk_recsys import command_line, options, prepare, reproduce
+from milk_recsys.baselines.options import BASELINES
 from milk_recsys.recommend import RecommendOptions
+from milk_recsys.study.plan import NAMES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -100,7 +103,7 @@ def test_the_study_of_the_choosing_page_runs() -> None:
 def test_the_example_page_lists_every_option_of_train_py_with_its_default() -> None:
     rows = re.findall(r"^\| `(--[a-z0-9-]+)`(?:, `(--no-[a-z0-9-]+)`)? \| (.*?) \|", read("milk.md"), re.MULTILINE)
     listed = {name: (default, bool(negated)) for name, negated, default in rows}
-    fields = {flag(field.name): field.default for field in dataclasses.fields(options.Options)}
+    fields = {flag(f.name): f.default for f in dataclasses.fields(options.Options) if f.name != "method"}
     assert set(listed) == set(fields)
     for name, (default, is_switch) in listed.items():
         assert is_switch == isinstance(fields[name], bool), name
@@ -146,7 +149,7 @@ def test_the_command_lines_of_train_py_are_accepted() -> None:
     found = commands("train.py")
     assert len(found) >= 5
     for arguments in found:
-        if arguments != ["--help"]:
+        if "--help" not in arguments:
             command_line.parse_options(arguments)
 
 
@@ -178,3 +181,34 @@ def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:
     assert found
     for arguments in found:
         assert {word for word in arguments if word.startswith("--")} <= known
+
+
+def test_the_command_lines_of_reproduce_py_and_prepare_py_are_accepted() -> None:
+    found = [(reproduce.Reproduce, words) for words in commands("reproduce.py")]
+    found += [(prepare.Source, words) for words in commands("prepare.py")]
+    assert len(found) >= 7
+    for kind, words in found:
+        parsed = tyro.cli(kind, args=words)
+        if kind is reproduce.Reproduce:
+            assert not reproduce.check(parsed)
+
+
+def test_the_page_of_the_study_lists_every_option_and_name() -> None:
+    page = read("reproduce.md")
+    listed = set(re.findall(r"`(--[a-z-]+)`", page))
+    fields = {flag(f.name) for f in dataclasses.fields(reproduce.Reproduce)} - {"--name"}
+    assert fields <= listed
+    assert {f"`{name}`" for name in (*NAMES, "all")} <= set(re.findall(r"^\| (`\w+`) \|", page, re.MULTILINE))
+
+
+def test_every_baseline_has_a_fidelity_card_and_its_options_exist() -> None:
+    page = read("baselines.md")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?)(?:,| \|)", page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(BASELINES)
+    for name, title in rows:
+        assert re.search(
+            rf"^## .*{'kNN and random' if name in ('content_knn', 'random') else title}", page, re.MULTILINE
+        )
+    known = {flag(f.name) for kind in BASELINES.values() for f in dataclasses.fields(kind)}
+    known |= {flag(f.name) for f in dataclasses.fields(options.Options)}
+    assert set(re.findall(r"`(--[a-z0-9-]+)`", page)) <= known
