@@ -112,18 +112,21 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
 
 
 def _draw_parts(axes: Axes, history: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Loss and its parts on a log axis; what is never above 0 cannot be drawn on one and is left out."""
+    """Loss and its parts on a log axis, where a part that is 0 is left out; on a plain one where the loss is not above 0."""
+    losses = [value for line in history if (value := finite(line.get("loss"))) is not None]
+    plain = min(losses, default=1.0) <= 0
     for name, (colour, dash) in PART_STYLES.items():
         points = [(line["epoch"], finite(line.get(name))) for line in history]
-        drawn = [(epoch, value) for epoch, value in points if value is not None and value > 0]
+        drawn = [(epoch, value) for epoch, value in points if value is not None and (plain or value > 0)]
         if drawn:
             marker = "o" if len(drawn) == 1 else None
             axes.plot(*zip(*drawn, strict=True), label=name, color=colour, linestyle=dash, marker=marker, linewidth=1.8)
     if axes.has_data():
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_locator(NullLocator())
+        if not plain:
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper right", fontsize=9, ncols=2, handlelength=3)
-    axes.set(title=title, xlabel="epoch", ylabel="mean over an epoch (log scale)")
+    axes.set(title=title, xlabel="epoch", ylabel="mean over an epoch" + ("" if plain else " (log scale)"))
     axes.grid(True)
     _whole_epochs(axes, history)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
+from milk_recsys import report_figures
 from milk_recsys.data import DataError
 from milk_recsys.report import write_report
 from milk_recsys.report_figures import robustness_png
@@ -483,3 +485,12 @@ def test_importing_the_report_imports_no_torch() -> None:
     code = "import sys, milk_recsys.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     path = str(Path(__file__).parents[2] / "examples")
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("losses", "scale"), [([0.7, 0.2], "log"), ([-0.1, -0.2], "linear"), ([0.0], "linear")])
+def test_a_loss_below_0_is_drawn_on_a_plain_axis(losses: list[float], scale: str) -> None:
+    axes = Figure().subplots()
+    report_figures._draw_parts(axes, [{"epoch": k, "loss": x} for k, x in enumerate(losses)], "Training loss")
+    assert axes.get_yscale() == scale
+    assert [line.get_ydata().tolist() for line in axes.lines] == [losses]
+    assert ("log scale" in axes.get_ylabel()) == (scale == "log")
