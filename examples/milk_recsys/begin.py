@@ -11,7 +11,7 @@ from milk_recsys.command_line import given_options, parse_options
 from milk_recsys.data import Dataset, read_dataset
 from milk_recsys.errors import DataError
 from milk_recsys.files import read_json, replacing, write_json
-from milk_recsys.launch import only_one_speaks
+from milk_recsys.launch import let_rank_0_end_first, only_one_speaks
 from milk_recsys.options import OptionError, Options, to_json
 from milk_recsys.synthetic import embedded_dataset
 
@@ -40,7 +40,11 @@ def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
     finished already.
     """
     with only_one_speaks():
-        return _begin(argv)
+        try:
+            return _begin(argv)
+        except SystemExit as ends:
+            let_rank_0_end_first(ends.code)
+            raise
 
 
 def _begin(argv: Sequence[str]) -> tuple[Options, Dataset]:

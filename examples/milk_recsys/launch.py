@@ -1,11 +1,16 @@
 """What ``torchrun`` tells a process about itself. No torch here."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TypeVar
 
-__all__ = ["only_one_speaks", "rank_of_environment"]
+__all__ = ["let_rank_0_end_first", "only_one_speaks", "rank_of_environment"]
+
+SECONDS_FOR_RANK_0 = 30.0
+Status = TypeVar("Status", bound=int | str | None)
 
 
 def rank_of_environment() -> tuple[int, int]:
@@ -21,3 +26,13 @@ def only_one_speaks() -> Iterator[None]:
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
+
+
+def let_rank_0_end_first(status: Status) -> Status:
+    """Return an exit status; on another rank than 0, and where it is not 0, only after a while.
+
+    ``torchrun`` ends all processes once one has failed: what rank 0 has to say would be lost if another failed first.
+    """
+    if status and rank_of_environment()[0] > 0:
+        time.sleep(SECONDS_FOR_RANK_0)
+    return status

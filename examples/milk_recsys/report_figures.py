@@ -112,7 +112,7 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
 
 
 def _draw_parts(axes: Axes, history: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Loss and its parts on a log axis, where a part that is 0 is left out; on a plain one where the loss is not above 0."""
+    """Loss and its parts on a log axis, without parts that are 0; on a plain one where the loss is not above 0."""
     losses = [value for line in history if (value := finite(line.get("loss"))) is not None]
     plain = min(losses, default=1.0) <= 0
     for name, (colour, dash) in PART_STYLES.items():

@@ -43,7 +43,7 @@ from milk_recsys.data import Dataset
 from milk_recsys.errors import DataError
 from milk_recsys.evaluation import Ranker, Tables, build_tables, evaluate_group, evaluate_test, paired_difference
 from milk_recsys.files import replacing, write_json
-from milk_recsys.launch import only_one_speaks
+from milk_recsys.launch import let_rank_0_end_first, only_one_speaks
 from milk_recsys.learner import Learner, check_learner
 from milk_recsys.metrics import NonFiniteScores
 from milk_recsys.model import Recommender, Terms, choose_device, environments
@@ -417,7 +417,7 @@ def main(options: Options, dataset: Dataset) -> int:
         the exit status: 0, 1 where training diverged, 2 where the input is bad, 130 where it was interrupted.
     """
     with only_one_speaks():
-        return _main(options, dataset)
+        return let_rank_0_end_first(_main(options, dataset))
 
 
 def _main(options: Options, dataset: Dataset) -> int:

@@ -274,7 +274,7 @@ def test_rows_near_zero_are_not_scaled_up(first_step: Callable[..., SimpleNamesp
     width = dict.fromkeys(model.modalities, 3)
     features = {name: torch.full((2, w), 1e-5).double() for name, w in width.items()}
     features = {name: torch.cat([x, torch.ones(1, x.shape[1]).double()]) for name, x in features.items()}
-    for x in model._scaled(features).values():
+    for x in model.scaled(features).values():
         assert torch.allclose(x[:2], torch.full_like(x[:2], 1e-5))
         assert x[2].norm().item() == pytest.approx(1)
 
