@@ -38,6 +38,7 @@ def start(options):
     return run(options, dataset, Progress(quiet=True))
 
 
+KILLED = ("duif", "dropoutnet", "gar")  # one optimiser, a counter, two optimisers
 SAME = ("validation", "test", "test_complete", "test_all_cold", "by_pattern", "imposed", "drops")
 
 
@@ -49,7 +50,7 @@ def test_a_run_has_all_that_milks_has_and_goes_on_where_it_was_killed(name, data
     assert (tmp_path / "whole" / "report.html").stat().st_size > 10_000
     config = json.loads((tmp_path / "whole" / "config.json").read_text())
     assert set(config["method"]) == {f.name for f in dataclasses.fields(BASELINES[name])}
-    if whole["epochs"] == 1:  # a floor: nothing to train
+    if name not in KILLED:  # that all of them go on bit for bit is a test of `BaselineLearner`
         return
     real, count = BaselineLearner.train_epoch, []
 
