@@ -23,6 +23,15 @@ from milk_recsys.train import make_learner
 DATASET = tiny_dataset()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def two_threads():
+    """What is the same bit for bit is so whatever the number of threads: they would add up gradients in any order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def make_options(model, **values):
     method = values.pop("method", None)
     if model in NEEDS_FACTORS:

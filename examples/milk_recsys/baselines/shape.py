@@ -183,14 +183,20 @@ def nearest(similarity: Callable[[slice], Tensor], count: int, k: int, *, at_onc
 def seeded(seed: int, *place: int) -> Iterator[torch.Generator]:
     """Make all that is random inside depend on the seed and the place alone: the generator given, and dropout's.
 
-    The place is the number of an epoch; without one it is that of the start.
+    The place is the number of an epoch; without one it is that of the start. On a CPU sums have one order inside,
+    whatever the number of threads does: gradients of rows that are looked up several times would differ in rounding.
     """
     entropy = [seed, 1, *(1 + number for number in place)]  # which must not end in 0: one more or less is the same
     number = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    before = torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(number)
-        yield torch.Generator().manual_seed(number)
+        torch.use_deterministic_algorithms(before or not devices)
+        try:
+            yield torch.Generator().manual_seed(number)
+        finally:
+            torch.use_deterministic_algorithms(before)
 
 
 def pack(net: nn.Module, *optimisers: torch.optim.Optimizer, **numbers: int) -> dict[str, Tensor]:

@@ -130,6 +130,8 @@ def figure_5(plan: Plan, store: Store) -> Figure | None:
     line = axes.twinx()
     line.plot(range(len(methods)), lost, "k-o", markersize=4)
     line.set_ylabel("lost from FTFT to FTMT, %")
+    if min(lost) > 0:
+        line.set_ylim(0, 1.3 * max(lost))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, frameon=False)
     return figure
 
