@@ -50,22 +50,25 @@ def curves_png(
     findings: Findings,
 ) -> bytes:
     """Training loss and its parts, and the validation metric with the best epoch marked; the ablation beside it."""
+    losses = [value for line in [*history, *rival_history] if (value := finite(line.get("loss"))) is not None]
+    plain = min(losses, default=1.0) <= 0
     with matplotlib.style.context(["default", STYLE]):
         if not rival_history:
             figure = Figure(figsize=(WIDTH, 3.8), layout=_layout())
             parts, validation = figure.subplots(1, 2)
-            _draw_parts(parts, history, f"Training loss, {findings.name}")
+            _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
         else:
             figure = Figure(figsize=(WIDTH, 7.2), layout=_layout())
             axes = figure.subplot_mosaic([["model", "rival"], ["validation", "validation"]])
             parts, validation = axes["model"], axes["validation"]
             axes["rival"].sharey(parts)
-            _draw_parts(parts, history, f"Training loss, {findings.name}")
-            _draw_parts(axes["rival"], rival_history, f"Training loss, {findings.rival}")
+            _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
+            _draw_parts(axes["rival"], rival_history, f"Training loss, {findings.rival}", plain=plain)
             axes["rival"].set_ylabel("")
         if parts.has_data():
             low, high = parts.get_ylim()
-            parts.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
+            room = 0.4 * (high - low) if plain else high * ((high / low) ** 0.4 - 1)
+            parts.set_ylim(low, high + room)  # for the legend
         monitor = str(metrics["monitor"])
         best = [(history, metrics, findings.name, MODEL_COLOUR, "o", "-")]
         if rival_history:
@@ -111,10 +114,8 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
 # ------------------------------------------------------------------------------------- curves
 
 
-def _draw_parts(axes: Axes, history: Sequence[Mapping[str, Any]], title: str) -> None:
+def _draw_parts(axes: Axes, history: Sequence[Mapping[str, Any]], title: str, *, plain: bool) -> None:
     """Loss and its parts on a log axis, without parts that are 0; on a plain one where the loss is not above 0."""
-    losses = [value for line in history if (value := finite(line.get("loss"))) is not None]
-    plain = min(losses, default=1.0) <= 0
     for name, (colour, dash) in PART_STYLES.items():
         points = [(line["epoch"], finite(line.get(name))) for line in history]
         drawn = [(epoch, value) for epoch, value in points if value is not None and (plain or value > 0)]

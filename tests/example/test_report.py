@@ -488,9 +488,19 @@ def test_importing_the_report_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize(("losses", "scale"), [([0.7, 0.2], "log"), ([-0.1, -0.2], "linear"), ([0.0], "linear")])
-def test_a_loss_below_0_is_drawn_on_a_plain_axis(losses: list[float], scale: str) -> None:
-    axes = Figure().subplots()
-    report_figures._draw_parts(axes, [{"epoch": k, "loss": x} for k, x in enumerate(losses)], "Training loss")
+@pytest.mark.parametrize("rival", [False, True])
+def test_a_loss_below_0_is_drawn_on_a_plain_axis(
+    losses: list[float], scale: str, rival: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(report_figures, "_png", lambda figure: drawn.append(figure) or b"")
+    metrics = plausible()
+    history = [{"epoch": k, "loss": x} for k, x in enumerate(losses)]
+    beside = [{"epoch": 0, "loss": 0.5}] if rival else []
+    report_figures.curves_png(history, beside, metrics, find(metrics))
+    axes = drawn[0].axes[0]
     assert axes.get_yscale() == scale
-    assert [line.get_ydata().tolist() for line in axes.lines] == [losses]
+    assert [list(line.get_ydata()) for line in axes.lines] == [losses]
     assert ("log scale" in axes.get_ylabel()) == (scale == "log")
+    low, high = axes.get_ylim()
+    assert low <= min(losses) <= max(losses) <= high
