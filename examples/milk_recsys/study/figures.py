@@ -182,7 +182,7 @@ def figure_why(plan: Plan, store: Store) -> Figure | None:
         left.plot(x, [np.mean(a) for a in alone], "-^", color=colour, label=f"{name} alone")
         shares = [np.mean([y["share"][name] for y in lines]) for lines in points.values()]
         right.plot(x, shares, "-^", color=colour, label=name)
-    erm = [y for y in _repeats(plan, store, "erm") if "alone" in y]
+    erm = [y for y in store.ranked("repeat", "erm", most=plan.top_repeats()) if "alone" in y]
     for place, name in enumerate(names if erm else ()):
         at = float(np.mean([y["alone"][name] for y in erm]))
         left.axhline(at, color=COLOURS[place % len(COLOURS)], linestyle=":", linewidth=1)

@@ -96,7 +96,7 @@ class Plan:
         count = self._factor_trials() + sum(self._num_trials(m) + self.repeats * len(s) for m, s in wanted.items())
         if "milk" in self.methods:
             count += len(VARIANTS) * self.repeats * ("table4" in self.names)
-            count += sum(len(v) + self._top_repeats() - 1 for v in SWEEPS.values()) * ("figure6" in self.names)
+            count += sum(len(v) + self.top_repeats() - 1 for v in SWEEPS.values()) * ("figure6" in self.names)
             if "why" in self.names:
                 count += sum(number > 0 or "figure6" not in self.names for *_, number in self._why())
         if self.decide and "table2" in self.names and "ftmt" in self.settings:
@@ -122,7 +122,8 @@ class Plan:
     def _factor_trials(self) -> int:
         return min(self.trials, FACTOR_TRIALS) if set(self._wanted()) & NEEDS_FACTORS else 0
 
-    def _top_repeats(self) -> int:
+    def top_repeats(self) -> int:
+        """How many repeats the points that decide something get."""
         return min(TOP_REPEATS, self.repeats)
 
     def _tuned(self, store: Store, method: str) -> bool:
@@ -176,12 +177,12 @@ class Plan:
             first = {value: store.of(f"sweep {option}={value:g}", "milk", most=1) for value in values}
             if all(first.values()):
                 best = max(first, key=lambda value: first[value][0]["validation"][MONITOR])
-                yield from (self._point(store, option, best, number) for number in range(1, self._top_repeats()))
+                yield from (self._point(store, option, best, number) for number in range(1, self.top_repeats()))
 
     def _why(self) -> Iterator[tuple[str, float, int]]:
         """Yield the points that say what the penalty does to each modality, several repeats of each."""
         for value in WHY_PENALTIES:
-            yield from (("penalty_weight", value, number) for number in range(self._top_repeats()))
+            yield from (("penalty_weight", value, number) for number in range(self.top_repeats()))
 
     def _point(self, store: Store, option: str, value: float, number: int) -> Run:
         """MILK as tuned, but for one option."""

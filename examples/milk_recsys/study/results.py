@@ -113,7 +113,7 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.Rows:
 
 def worth(plan: Plan, store: Store) -> tables.Rows:
     """Return what each modality is worth, to the ablation without modules and to MILK at several penalty weights."""
-    found = {"erm": store.ranked("repeat", "erm", most=plan.repeats)}
+    found = {"erm": store.ranked("repeat", "erm", most=plan.top_repeats())}  # the splits that the points have
     found |= {f"milk, penalty {v:g}": store.ranked(f"sweep penalty_weight={v:g}", "milk") for v in WHY_PENALTIES}
     rows = []
     for name, lines in found.items():
