@@ -166,6 +166,19 @@ def test_a_run_that_leaks_by_option_is_kept_and_never_ranked(tmp_path):
     assert not strongest(store, ["milk"], 5)
 
 
+def test_a_method_that_lacks_repeats_is_not_the_strongest(finished, tmp_path):
+    best = strongest(finished, ("duif", "gorec"), 2)[0]
+    kept = [
+        x
+        for x in finished.lines
+        if (x["phase"], x["method"], x["number"]) not in {("repeat", best, k) for k in (1, 2, 3)}
+    ]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(x) + "\n" for x in kept))
+    assert strongest(Store(tmp_path / "runs.jsonl"), ("duif", "gorec"), 2) == [
+        m for m in ("duif", "gorec") if m != best
+    ]
+
+
 def test_nothing_of_a_run_that_leaks_is_stored(tmp_path, monkeypatch, capsys):
     def leaks(*_given):
         raise reproduce.Leak("leak: `x` is fitted on test items.")
@@ -388,3 +401,7 @@ def test_without_running_what_is_there_is_written(finished, tmp_path):
     assert reproduce.main(command) == 0
     assert (tmp_path / "runs.jsonl").read_bytes() == before
     assert (tmp_path / "search.png").exists()
+    for row in csv.DictReader((tmp_path / "search.csv").read_text("utf-8").splitlines()):
+        best = best_trial(Store(tmp_path / "runs.jsonl").of("trial", row["method"]))
+        assert row["validation ndcg@20"] == f"{best['validation']['ndcg@20']:.4f}"
+        assert row["the best"] == str(best["number"] + 1)

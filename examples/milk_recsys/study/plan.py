@@ -205,12 +205,15 @@ class Plan:
 
 
 def strongest(store: Store, methods: Sequence[str], repeats: int, setting: str = "ftmt") -> list[str]:
-    """Sort methods by their mean test NDCG@20 over the first repeats, the best first."""
+    """Sort methods that have their repeats by mean test NDCG@20, the best first."""
 
     def mean(method: str) -> float:
         return float(np.mean([x["test"][MONITOR] for x in store.ranked("repeat", method, setting, most=repeats)]))
 
-    return sorted((m for m in methods if store.ranked("repeat", m, setting)), key=mean, reverse=True)
+    ready = [
+        m for m in methods if len(store.of("repeat", m, setting)) >= repeats and store.ranked("repeat", m, setting)
+    ]
+    return sorted(ready, key=mean, reverse=True)
 
 
 def propose(

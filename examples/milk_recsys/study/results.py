@@ -35,6 +35,7 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
             found += tables.write_table(numbers(name, plan, store), out / name, captions["figure"])
     if store.lines:
         found += write_figure(FIGURES["search"], plan, store, out / "search")
+        found += tables.write_table(tables.table_search(plan, store), out / "search", captions["search"])
     made_claims = claims.claims_of(plan, store)
     if made_claims:
         rows = claims.rows(made_claims)
@@ -63,6 +64,10 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         "table3": f"{what}, FTMT; {how}. Zero, mean and map share one training without modules.{where}",
         "table4": f"{what}, FTMT; {how}, all with MILK's tuned options.{where}",
         "figure": f"{what}; {how}.{where}",
+        "search": (
+            f"{dataset.name}, validation items of a split of their own under FTMT: which trial was the best, and its "
+            f"options.{where}"
+        ),
         "verdicts": (
             f"{what}. Two-sided t tests on log ratios, paired over repeats and corrected together (Holm); beside them, "
             f"the splits in which a bootstrap over users leaves 0 out.{where}"

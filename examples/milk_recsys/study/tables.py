@@ -17,9 +17,9 @@ from milk_recsys.study.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, in_paper
 from milk_recsys.study.plan import Plan, best_trial
 from milk_recsys.study.runs import MONITOR, mean_sd
 from milk_recsys.study.spaces import VARIANTS
-from milk_recsys.study.store import Line, Store
+from milk_recsys.study.store import Store
 
-__all__ = ["table_1", "table_2", "table_3", "table_4", "write_table"]
+__all__ = ["table_1", "table_2", "table_3", "table_4", "table_search", "write_table"]
 
 Rows = list[dict[str, str]]
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -95,7 +95,7 @@ def table_1(dataset: Dataset) -> Rows:
 
 
 def table_2(plan: Plan, store: Store, dataset: Dataset) -> Rows:
-    """All methods: means with standard deviations over the repeats, and what was chosen on validation."""
+    """All methods: means with standard deviations over the repeats, and how long one takes."""
     known, rows = in_paper(dataset.name), []
     for method in store.methods(plan.methods):
         row = {"method": method}
@@ -108,17 +108,22 @@ def table_2(plan: Plan, store: Store, dataset: Dataset) -> Rows:
                 row[f"paper: {setting} {MONITOR}"] = "" if value is None else f"{value:.4f}"
         lines = store.ranked("repeat", method, most=plan.repeats)
         row["seconds"] = f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.0f}" if lines else ""
-        row["chosen on validation"] = chosen(store.of("trial", method))
         rows.append(row)
     return rows
 
 
-def chosen(trials: Sequence[Line]) -> str:
-    """Write the options of the best trial."""
-    if not trials:
-        return "nothing to choose"
-    tuned = best_trial(trials)["tuned"]
-    return ", ".join(f"{name} {value:.3g}" for name, value in tuned.items())
+def table_search(plan: Plan, store: Store) -> Rows:
+    """What was chosen on validation for each method, and how good it was there."""
+    rows = []
+    for method in plan.methods:
+        trials = store.of("trial", method)
+        if trials:
+            best = best_trial(trials)
+            row = {"method": method, "trials": str(len(trials)), "the best": str(best["number"] + 1)}
+            row[f"validation {MONITOR}"] = f"{best['validation'][MONITOR]:.4f}"
+            row["chosen"] = ", ".join(f"{name} {value:.3g}" for name, value in best["tuned"].items())
+            rows.append(row)
+    return rows
 
 
 def table_3(plan: Plan, store: Store, dataset: Dataset) -> Rows:
