@@ -119,14 +119,13 @@ def _read_reviews(path: Path) -> tuple[Ids, Ids, npt.NDArray[np.int64]]:
 
 def _read_texts(path: Path, items: Ids, draft: Draft) -> tuple[list[str], list[str]]:
     """Read title, brand, categories and description of the items, joined; "" where there is nothing."""
-    texts, titles, seen = [""] * len(items), [""] * len(items), 0
+    texts, titles = [""] * len(items), [""] * len(items)
     for number, product in _objects(path):
         if "asin" not in product:
             raise DataError(f"{path}, line {number}: lacks 'asin'. Is it a file of metadata?")
         place = items.find(str(product["asin"]))
         if place is None:
             continue
-        seen += not texts[place]
         titles[place] = str(product.get("title") or "")
         texts[place] = " ".join(word for key in TEXT_KEYS for word in _words(product.get(key)))
     without = sum(not text for text in texts)
