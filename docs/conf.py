@@ -111,6 +111,7 @@ def put_in_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
 STUDY_PARTS = (
     "table1",
     "table2",
+    "popular",
     "table3",
     "table4",
     "figure1",

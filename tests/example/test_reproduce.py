@@ -21,7 +21,7 @@ from milk_recsys.study.plan import NAMES, Plan, best_trial, propose, strongest
 from milk_recsys.study.runs import Run, execute, missing_none_one_two, pack_users, unpack_users
 from milk_recsys.study.spaces import LIMITS, METHODS, SPACES
 from milk_recsys.study.store import Store
-from milk_recsys.study.tables import write_table
+from milk_recsys.study.tables import table_popular, write_table
 from milk_recsys.synthetic import tiny_dataset
 
 DATASET = tiny_dataset()
@@ -326,6 +326,26 @@ def test_a_table_is_the_same_in_three_formats(tmp_path):
     assert r"a\_b & 1 $\pm$ 2 \\" in paths[2].read_text()
     assert r"50\% of \& it." in paths[2].read_text()
     assert write_table([], tmp_path / "none", "") == []
+
+
+def test_the_users_of_the_most_popular_item_are_apart(finished, tmp_path):
+    """Their values are 3, all others' 1, in every split: by the pairs alone, without what the table does."""
+    store = Store(tmp_path / "runs.jsonl")
+    for line in finished.of("repeat", "milk", most=2):
+        test = set(draw_split(DATASET, Options(split_seed=line["number"]))[0].test.tolist())
+        users_of: dict[int, list[int]] = {}
+        for user, item in DATASET.interactions.tolist():
+            if item in test:
+                users_of.setdefault(item, []).append(user)
+        most = max(map(len, users_of.values()))
+        popular = next(users_of[item] for item in sorted(users_of) if len(users_of[item]) == most)
+        everybody = sorted({user for users in users_of.values() for user in users})
+        values = torch.tensor([3.0 if user in popular else 1.0 for user in everybody])
+        store.add({**line, "per_user": pack_users(values)})
+    (row,) = table_popular(make_plan(), store, DATASET)
+    assert row["users who have it"] == "3.0000 ± 0.0000"
+    assert row["highest of a split"] == "3.0000"
+    assert row["all others"] == "1.0000 ± 0.0000"
 
 
 def test_results_are_written_from_the_store(finished, tmp_path):

@@ -30,6 +30,10 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
     for name in plan.names:
         if name in made:
             found += tables.write_table(made[name](), out / name, captions[name])
+            if name == "table2":
+                found += tables.write_table(
+                    tables.table_popular(plan, store, dataset), out / "popular", captions["popular"]
+                )
         else:
             found += write_figure(FIGURES[name], plan, store, out / name)
             found += tables.write_table(numbers(name, plan, store), out / name, captions["figure"])
@@ -61,6 +65,9 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
     return {
         "table1": f"Split 0 of {dataset.name}: 20% of the items with an interaction are new, half of them for test.",
         "table2": f"{what}; {how}. The whole study took {seconds / 3600:.1f} hours of runs.{where}",
+        "popular": (
+            f"{what}, FTMT; {how}: the users who have the most popular test item of their split, and the others.{where}"
+        ),
         "table3": f"{what}, FTMT; {how}. Zero, mean and map share one training without modules.{where}",
         "table4": f"{what}, FTMT; {how}, all with MILK's tuned options.{where}",
         "figure": f"{what}; {how}.{where}",

@@ -15,11 +15,11 @@ from milk_recsys.options import Options
 from milk_recsys.split import draw_split
 from milk_recsys.study.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, in_paper
 from milk_recsys.study.plan import Plan, best_trial
-from milk_recsys.study.runs import MONITOR, mean_sd
+from milk_recsys.study.runs import MONITOR, mean_sd, unpack_users
 from milk_recsys.study.spaces import VARIANTS
 from milk_recsys.study.store import Store
 
-__all__ = ["table_1", "table_2", "table_3", "table_4", "table_search", "write_table"]
+__all__ = ["table_1", "table_2", "table_3", "table_4", "table_popular", "table_search", "write_table"]
 
 Rows = list[dict[str, str]]
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -108,6 +108,30 @@ def table_2(plan: Plan, store: Store, dataset: Dataset) -> Rows:
                 row[f"paper: {setting} {MONITOR}"] = "" if value is None else f"{value:.4f}"
         lines = store.ranked("repeat", method, most=plan.repeats)
         row["seconds"] = f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.0f}" if lines else ""
+        rows.append(row)
+    return rows
+
+
+def table_popular(plan: Plan, store: Store, dataset: Dataset) -> Rows:
+    """Table 2's FTMT over two groups of users: those who have the split's most popular test item, and all others.
+
+    One item that a large part of the users have can decide a split: a method that ranks it first for everybody gains
+    what it need not gain on another split.
+    """
+    pairs, has = np.asarray(dataset.interactions), {}
+    for seed in {line["options"]["split_seed"] for line in store.lines if "per_user" in line}:
+        test = draw_split(dataset, Options(split_seed=seed))[0].test
+        mine = pairs[np.isin(pairs[:, 1], test)]
+        popular = np.bincount(mine[:, 1]).argmax()
+        has[seed] = np.isin(np.unique(mine[:, 0]), mine[mine[:, 1] == popular, 0])
+    rows = []
+    for method in store.methods(plan.methods):
+        lines = store.ranked("repeat", method, most=plan.repeats)
+        users = [(unpack_users(x["per_user"]), has[x["options"]["split_seed"]]) for x in lines]
+        row = {"method": method, f"all users {MONITOR}": mean_sd([x["test"][MONITOR] for x in lines])}
+        row["users who have it"] = mean_sd([values[popular].mean() for values, popular in users])
+        row["highest of a split"] = f"{max(values[popular].mean() for values, popular in users):.4f}"
+        row["all others"] = mean_sd([values[~popular].mean() for values, popular in users])
         rows.append(row)
     return rows
 
