@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from milk_recsys.baselines import gorec, micro
+from milk_recsys.baselines import clcrec, gorec, micro
 from milk_recsys.baselines.clcrec import distinct_negatives
 from milk_recsys.baselines.factors import Factorisation, Factors
 from milk_recsys.baselines.learner import CLASSES, BaselineLearner, build
@@ -143,7 +143,9 @@ def test_mtpr():
     assert b.loss(U, POS, NEG).item() == pytest.approx(total / 4, rel=1e-10)
 
 
-def test_clcrec():
+@pytest.mark.parametrize("dense", [0, clcrec.DENSE])
+def test_clcrec(dense, monkeypatch):
+    monkeypatch.setattr(clcrec, "DENSE", dense)  # both ways to the scores
     data, b = make_data(), make("clcrec", tau=0.7, content_share=0.3, norm_weight=0.2, hidden=5)
     a, x = arrays(b), content_by_hand(data)
     candidates = torch.tensor([[2, 4, 9], [5, 9, 0], [1, 2, 3], [2, 0, 19]])

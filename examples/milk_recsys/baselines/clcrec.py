@@ -23,6 +23,8 @@ from milk_recsys.sampling import UserRows
 
 __all__ = ["Clcrec", "distinct_negatives"]
 
+DENSE = 8192  # candidates of a batch up to which a product with all of them costs less than to gather each one's
+
 
 class Clcrec:
     """The baseline; see the module."""
@@ -75,8 +77,8 @@ class Clcrec:
         p, q = self.net["vectors"](users), self.net["vectors"](self._data.num_users + distinct)
         content = self.net["encoder"](self.content.warm[distinct])
         anchors = F.normalize(q, dim=1)[places[:, 0]]
-        by_content = (anchors @ F.normalize(content, dim=1).T).gather(1, places)
-        by_user = torch.where(replaced, (p @ content.T).gather(1, places), (p @ q.T).gather(1, places))
+        by_content = _scores_of(anchors, F.normalize(content, dim=1), places)
+        by_user = torch.where(replaced, _scores_of(p, content, places), _scores_of(p, q, places))
         target = torch.zeros_like(users)
         first, second = (F.cross_entropy(s / own.tau, target) for s in (by_content, by_user))
         norms = (p.norm(dim=1).mean() + q.norm(dim=1)[places].mean()) / 2
@@ -94,6 +96,13 @@ class Clcrec:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         unpack(state, self.net, self._adam)
+
+
+def _scores_of(anchors: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """Return the inner products of anchors (B, d) with their candidates (B, C), places in rows (n, d)."""
+    if len(rows) <= DENSE:
+        return (anchors @ rows.T).gather(1, places)
+    return torch.bmm(F.embedding(places, rows), anchors[:, :, None])[:, :, 0]
 
 
 def distinct_negatives(rows: UserRows, users: Tensor, count: int, generator: torch.Generator) -> Tensor:
