@@ -30,13 +30,11 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
     for name in plan.names:
         if name in made:
             found += tables.write_table(made[name](), out / name, captions[name])
-            if name == "table2":
-                found += tables.write_table(
-                    tables.table_popular(plan, store, dataset), out / "popular", captions["popular"]
-                )
         else:
             found += write_figure(FIGURES[name], plan, store, out / name)
             found += tables.write_table(numbers(name, plan, store), out / name, captions["figure"])
+    if "table2" in plan.names:
+        found += tables.write_table(tables.table_popular(plan, store, dataset), out / "popular", captions["popular"])
     if store.lines:
         found += write_figure(FIGURES["search"], plan, store, out / "search")
         found += tables.write_table(tables.table_search(plan, store), out / "search", captions["search"])

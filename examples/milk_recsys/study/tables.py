@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from milk_recsys.data import Dataset
@@ -118,22 +119,26 @@ def table_popular(plan: Plan, store: Store, dataset: Dataset) -> Rows:
     One item that a large part of the users have can decide a split: a method that ranks it first for everybody gains
     what it need not gain on another split.
     """
-    pairs, has = np.asarray(dataset.interactions), {}
-    for seed in {line["options"]["split_seed"] for line in store.lines if "per_user" in line}:
-        test = draw_split(dataset, Options(split_seed=seed))[0].test
-        mine = pairs[np.isin(pairs[:, 1], test)]
-        popular = np.bincount(mine[:, 1]).argmax()
-        has[seed] = np.isin(np.unique(mine[:, 0]), mine[mine[:, 1] == popular, 0])
-    rows = []
-    for method in store.methods(plan.methods):
-        lines = store.ranked("repeat", method, most=plan.repeats)
+    ranked = {method: store.ranked("repeat", method, most=plan.repeats) for method in store.methods(plan.methods)}
+    seeds = {line["options"]["split_seed"] for lines in ranked.values() for line in lines}
+    has, rows = {seed: _have_the_most_popular(dataset, seed) for seed in seeds}, []
+    for method, lines in ranked.items():
         users = [(unpack_users(x["per_user"]), has[x["options"]["split_seed"]]) for x in lines]
+        having = [values[mine].mean() for values, mine in users]
         row = {"method": method, f"all users {MONITOR}": mean_sd([x["test"][MONITOR] for x in lines])}
-        row["users who have it"] = mean_sd([values[popular].mean() for values, popular in users])
-        row["highest of a split"] = f"{max(values[popular].mean() for values, popular in users):.4f}"
-        row["all others"] = mean_sd([values[~popular].mean() for values, popular in users])
+        row["users who have it"] = mean_sd(having)
+        row["highest of a split"] = f"{max(having):.4f}"
+        row["all others"] = mean_sd([values[~mine].mean() for values, mine in users])
         rows.append(row)
     return rows
+
+
+def _have_the_most_popular(dataset: Dataset, seed: int) -> npt.NDArray[np.bool_]:
+    """Say of each user with a test item, in order, whether they have the one with the most pairs."""
+    test, pairs = draw_split(dataset, Options(split_seed=seed))[0].test, np.asarray(dataset.interactions)
+    mine = pairs[np.isin(pairs[:, 1], test)]
+    popular = np.bincount(mine[:, 1]).argmax()
+    return np.isin(np.unique(mine[:, 0]), mine[mine[:, 1] == popular, 0])
 
 
 def table_search(plan: Plan, store: Store) -> Rows:
