@@ -27,15 +27,15 @@ BOUNDS = {"torch": (2, 6), "numpy": (2, 0), "einops": (0, 8), "scipy": (1, 15), 
 VARIANTS = {
     "lfm2k": {
         "milk": "--model milk --lr 0.00145 --alpha 4.7 --penalty-weight 0.349 --alignment-weight 0.0397",
-        "align": "--model align --lr 0.00142 --alignment-weight 0.113",
+        "align": "--model align --lr 0.00106 --alignment-weight 0.0621",
         "envs": "--model envs --lr 0.00204 --alpha 0.178 --penalty-weight 0.195",
-        "erm": "--model erm --lr 0.00624",
+        "erm": "--model erm --lr 0.00177",
     },
     "tiktok": {
-        "milk": "--model milk --lr 0.00787 --alpha 0.0182 --penalty-weight 49.8 --alignment-weight 4.96",
+        "milk": "--model milk --lr 0.00679 --alpha 0.0201 --penalty-weight 88.9 --alignment-weight 1.99",
         "align": "--model align --lr 0.00887 --alignment-weight 0.415",
-        "envs": "--model envs --lr 0.00537 --alpha 44.8 --penalty-weight 33.6",
-        "erm": "--model erm --lr 0.00493",
+        "envs": "--model envs --lr 0.0184 --alpha 0.776 --penalty-weight 0.175",
+        "erm": "--model erm --lr 0.0149",
     },
 }
 """The values that the studies of docs/results chose, each on validation."""
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce_cuda", description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to see that the command works")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=500, help="most epochs of a run, as in the studies")
+    parser.add_argument("--epochs", type=int, default=300, help="most epochs of a run, as in the studies")
     parser.add_argument("--out", type=Path, default=Path("runs/cuda"))
     return parser.parse_args()
 
