@@ -24,21 +24,8 @@ NEEDED = {
     "invmod itself": ("torch", "numpy", "einops", "typing_extensions"),
 }
 BOUNDS = {"torch": (2, 6), "numpy": (2, 0), "einops": (0, 8), "scipy": (1, 15), "optuna": (4, 3), "polars": (1, 30)}
-VARIANTS = {
-    "lfm2k": {
-        "milk": "--model milk --lr 0.00145 --alpha 4.7 --penalty-weight 0.349 --alignment-weight 0.0397",
-        "align": "--model align --lr 0.00106 --alignment-weight 0.0621",
-        "envs": "--model envs --lr 0.00204 --alpha 0.178 --penalty-weight 0.195",
-        "erm": "--model erm --lr 0.00177",
-    },
-    "tiktok": {
-        "milk": "--model milk --lr 0.00679 --alpha 0.0201 --penalty-weight 88.9 --alignment-weight 1.99",
-        "align": "--model align --lr 0.00887 --alignment-weight 0.415",
-        "envs": "--model envs --lr 0.0184 --alpha 0.776 --penalty-weight 0.175",
-        "erm": "--model erm --lr 0.0149",
-    },
-}
-"""The values that the studies of docs/results chose, each on validation."""
+SETS = ("lfm2k", "tiktok")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
@@ -107,8 +94,8 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
         ["-m", "pytest", "-q", "-m", "cuda", "tests"],
         ["-m", "benchmarks", *times],
     ]
-    for name, variants in VARIANTS.items():
-        given = [f"--variant={variant}={options}" for variant, options in variants.items()]
+    for name in SETS:
+        given = [f"--variant={variant}={options}" for variant, options in chosen(name).items()]
         data = Path(os.environ["INVMOD_DATA"]) / name
         fixed = f"--fixed=--device {arguments.device} --epochs {arguments.epochs}"
         store = arguments.out / f"{name}.jsonl"
@@ -119,6 +106,23 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
             ]
         )
     return parts
+
+
+def chosen(name: str) -> dict[str, str]:
+    """Return the options of MILK and its ablations that the study of docs/results chose on validation."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from milk_recsys.options import flag
+    from milk_recsys.study.plan import best_trial
+    from milk_recsys.study.spaces import ABLATIONS
+    from milk_recsys.train import History
+
+    trials = [x for x in History(ROOT / "docs/results" / name / "runs.jsonl").read() if x["phase"] == "trial"]
+    found = {}
+    for model in ABLATIONS:
+        tuned = best_trial([x for x in trials if x["method"] == model])["tuned"]
+        words = [f"{flag(option)} {value:.3g}" for option, value in tuned.items()]
+        found[model] = " ".join([f"--model {model}", *words])
+    return found
 
 
 if __name__ == "__main__":

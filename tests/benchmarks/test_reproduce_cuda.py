@@ -1,0 +1,28 @@
+"""What the command for a GPU trains is what the studies chose."""
+
+import argparse
+import csv
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks import reproduce_cuda
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", reproduce_cuda.SETS)
+def test_its_variants_have_the_options_of_the_search(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("INVMOD_DATA", str(tmp_path))
+    arguments = argparse.Namespace(device="cpu", out=tmp_path, repeats=1, epochs=2)
+    (command,) = [c for c in reproduce_cuda.commands(arguments) if str(tmp_path / name) in c]
+    given = dict(word.removeprefix("--variant=").split("=", 1) for word in command if word.startswith("--variant="))
+    with (ROOT / "docs/results" / name / "search.csv").open() as file:
+        rows = {row["method"]: row["chosen"] for row in csv.DictReader(file)}
+    assert list(given) == ["milk", "align", "envs", "erm"]
+    for model, text in given.items():
+        words = shlex.split(text)
+        assert words[:2] == ["--model", model]
+        pairs = zip(words[2::2], words[3::2], strict=True)
+        assert ", ".join(f"{option[2:].replace('-', '_')} {value}" for option, value in pairs) == rows[model]
