@@ -89,6 +89,14 @@ class Options:
         "gorec",
         "content_knn",
         "random",
+        "knn",
+        "marec",
+        "ridge",
+        "sibrar",
+        "i3mrec",
+        "dgmrec",
+        "aldi",
+        "keep",
     ] = _option(
         "milk",
         "run",
@@ -252,11 +260,12 @@ class Options:
     def resolved(self) -> "Options":
         """The options with `compare` decided: erm on the embedded data, none with `--data`.
 
-        The ablation itself (`--model erm`) has nothing to be compared with unless asked for.
+        The ablation itself (`--model erm`) has nothing to be compared with unless asked for, nor has KEEP, of which it
+        is none.
         """
         if self.compare is not None:
             return self
-        beside = self.data is None and self.model != "erm"
+        beside = self.data is None and self.model not in ("erm", "keep")
         return dataclasses.replace(self, compare="erm" if beside else "none")
 
     def notes(self, given: frozenset[str] = frozenset()) -> tuple[str, ...]:

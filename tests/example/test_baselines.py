@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from milk_recsys.baselines import clcrec, gorec, micro
+from milk_recsys.baselines import clcrec, gorec, graphs, micro
 from milk_recsys.baselines.clcrec import distinct_negatives
-from milk_recsys.baselines.factors import Factorisation, Factors
-from milk_recsys.baselines.learner import CLASSES, BaselineLearner, build
+from milk_recsys.baselines.factors import Factorisation
+from milk_recsys.baselines.learner import CLASSES, BaselineLearner
 from milk_recsys.baselines.options import BASELINES, LOOP, NEEDS_FACTORS, UNTRAINED, check_own
 from milk_recsys.baselines.scaling import Columns, zero_kept
 from milk_recsys.baselines.shape import Content, WarmData, seeded
@@ -20,86 +20,30 @@ from milk_recsys.learner import check_learner
 from milk_recsys.options import OptionError, Options, validate
 from milk_recsys.sampling import build_user_rows
 from milk_recsys.world import World
+from tests.tiny_baselines import (
+    DIMS,
+    ITEMS,
+    NEG,
+    POS,
+    USERS,
+    D,
+    U,
+    arrays,
+    batch_norm,
+    content_by_hand,
+    graph_by_hand,
+    linear,
+    make,
+    make_data,
+    make_factors,
+    make_options,
+    running_norm,
+    softplus,
+    symmetric,
+    unit,
+)
 
-USERS, ITEMS, D = 12, 20, 6
-DIMS = {"text": 7, "image": 4}
 TRAINED = sorted(set(BASELINES) - UNTRAINED)
-
-
-def make_data(seed=0, *, missing=True, users=USERS, items=ITEMS):
-    rng = np.random.default_rng(seed)
-    features = {name: torch.from_numpy(rng.standard_normal((items, d))) for name, d in DIMS.items()}
-    observed = torch.ones(items, len(DIMS), dtype=torch.bool)
-    if missing:
-        observed[::5, 1] = False
-    for m, x in enumerate(features.values()):
-        x[~observed[:, m]] = torch.nan
-    pairs = torch.from_numpy(np.argwhere(rng.random((users, items)) < 0.35))
-    rows = build_user_rows(pairs, users, torch.arange(items))
-    return WarmData(tuple(DIMS), users, features, observed, rows)
-
-
-def make_factors(data, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    users, items = (
-        torch.randn(n, D, generator=generator, dtype=torch.float64) for n in (data.num_users, data.num_items)
-    )
-    items[3] = 0
-    return Factors(users, items)
-
-
-def make_options(name, **method):
-    return Options(model=name, method=method, embedding_dim=D, dtype="float64", compare="none", device="cpu")
-
-
-def make(name, data=None, **method):
-    data = make_data() if data is None else data
-    return build(data, make_options(name, **method), make_factors(data) if name in NEEDS_FACTORS else None)
-
-
-def arrays(baseline):
-    return {name: x.detach().numpy() for name, x in baseline.net.state_dict().items()}
-
-
-# --- NumPy ------------------------------------------------------------------------------------------------------------
-
-
-def softplus(x):
-    return np.logaddexp(0, x)
-
-
-def linear(a, name, x):
-    return x @ a[f"{name}.weight"].T + a.get(f"{name}.bias", 0)
-
-
-def batch_norm(a, name, x, eps=1e-3):
-    return (x - x.mean(0)) / np.sqrt(x.var(0) + eps) * a[f"{name}.weight"] + a[f"{name}.bias"]
-
-
-def running_norm(a, name, x, eps=1e-3):
-    scaled = (x - a[f"{name}.running_mean"]) / np.sqrt(a[f"{name}.running_var"] + eps)
-    return scaled * a[f"{name}.weight"] + a[f"{name}.bias"]
-
-
-def unit(x):
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def content_by_hand(data):
-    """Rows at unit length, missing ones the mean of those, side by side."""
-    parts = []
-    for m, x in enumerate(data.features.values()):
-        known = data.observed[:, m].numpy()
-        scaled = unit(x.numpy()[known])
-        full = np.tile(scaled.mean(0), (len(x), 1))
-        full[known] = scaled
-        parts.append(full)
-    return np.concatenate(parts, axis=1)
-
-
-U = torch.tensor([0, 3, 3, 7])
-POS = torch.tensor([2, 5, 1, 2])
-NEG = torch.tensor([4, 9, 12, 0])
 
 
 def test_content_is_scaled_and_imputed_from_warm_rows():
@@ -334,22 +278,6 @@ def test_gorec_gives_a_new_item_the_mean_factors_of_its_cluster():
     np.testing.assert_allclose(found.numpy(), a["P"] @ v.T, rtol=1e-8, atol=1e-10)
 
 
-def graph_by_hand(x, y, here, known, k):
-    """The k largest cosines of each row, itself included; none of rows that are imputed."""
-    cosines = unit(x) @ unit(y).T
-    a = np.zeros_like(cosines)
-    for i in np.flatnonzero(here):
-        order = [j for j in np.argsort(-cosines[i]) if known[j]][:k]
-        a[i, order] = cosines[i, order]
-    return a
-
-
-def symmetric(a):
-    s = a.sum(1)
-    root = np.where(s > 1e-12, 1 / np.sqrt(np.maximum(s, 1e-12)), 0)
-    return root[:, None] * a * root
-
-
 def test_micro():
     data, b = make_data(), make("micro", neighbours=4, l2=0.1, contrast_weight=0.2, tau=0.6)
     a, x = arrays(b), content_by_hand(data)
@@ -556,7 +484,11 @@ def test_every_parameter_learns(name):
         assert not p.requires_grad or not torch.equal(before[k], p), k
 
 
-READ_BY_NEW_ITEMS = {"micro": {"item.weight"}, "duif": {"item.weight"}}  # of warm neighbours; the map itself
+READ_BY_NEW_ITEMS = {
+    "micro": {"item.weight"},  # of warm neighbours
+    "duif": {"item.weight"},  # the map itself
+    "dgmrec": {"item.weight"},  # users are propagated over warm items
+}
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -606,6 +538,10 @@ OVERFITS = {
     "clcrec": (60, {"num_negatives": 5, "norm_weight": 0.0, "lr": 0.01}),
     "ccfcrec": (30, {"lr": 0.02, "weight_decay": 0.0}),
     "gar": (60, {"lr": 0.003, "l2": 0.0}),
+    "sibrar": (60, {"lr": 0.01, "num_negatives": 5, "width": 16}),
+    "i3mrec": (60, {"lr": 0.03, "l2": 0.0, "dropout": 0.0, "penalty_weight": 1.0}),
+    "dgmrec": (60, {"lr": 0.02, "neighbours": 4, "fused_l2": 0.0}),
+    "aldi": (80, {"lr": 0.01, "hidden": 16}),
     "gorec": (200, {"lr": 0.01, "uniformity_weight": 0.0, "kl_weight": 0.01, "dropout": 0.0, "cluster_items": 8}),
 }
 
@@ -662,9 +598,9 @@ def test_as_many_negatives_as_there_are_may_be_asked_for():
 def test_micros_product_has_the_gradient_of_the_matrix():
     a = torch.rand(5, 5, dtype=torch.float64).mul(torch.rand(5, 5) < 0.5)
     x = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
-    pair = micro._both_ways(a.to_sparse())
-    assert torch.autograd.gradcheck(lambda v: micro._Product.apply(v, *pair), (x,))
-    torch.testing.assert_close(micro._Product.apply(x, *pair), a @ x)
+    pair = graphs.both_ways(a.to_sparse())
+    assert torch.autograd.gradcheck(lambda v: graphs.Product.apply(v, *pair), (x,))
+    torch.testing.assert_close(graphs.Product.apply(x, *pair), a @ x)
 
 
 def test_gorecs_clusters_hold_warm_items_each():

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from milk_recsys.baselines.closed import Rows, check_cells, profiles, similar
 from milk_recsys.baselines.shape import ScoreBlock, WarmData
 from milk_recsys.options import Options
 
@@ -24,20 +24,8 @@ class ContentKnn:
     """The floor; see the module."""
 
     def __init__(self, data: WarmData, options: Options) -> None:
-        self._data = data
-        self._dtype = torch.float64 if options.dtype == "float64" else torch.float32
-        self.net = nn.Module()
-        self.means, self.rows = [], []
-        for m, name in enumerate(data.modalities):
-            known = data.observed[:, m]
-            x = torch.where(known[:, None], data.features[name].to(self._dtype), 0.0)
-            self.means.append(x.sum(dim=0) / known.sum())
-            self.rows.append(self._unit(m, x, known))
-
-    def _unit(self, m: int, x: Tensor, known: Tensor) -> Tensor:
-        """Centre and scale rows; 0 where they are missing."""
-        centred = x.to(self._dtype) - self.means[m]
-        return torch.where(known[:, None], F.normalize(centred, dim=1), 0.0)
+        self._data, self.net = data, nn.Module()
+        self.rows = Rows(data, options, unit=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:  # noqa: ARG002
         """There is nothing to train."""
@@ -45,20 +33,11 @@ class ContentKnn:
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items by the profiles of users."""
-        similar = torch.zeros(self._data.num_items, len(observed), dtype=self._dtype, device=observed.device)
-        for m, name in enumerate(self._data.modalities):
-            similar += (self.rows[m] @ self._unit(m, features[name], observed[:, m]).T).clamp(min=0)
-        similar /= observed.sum(dim=1).clamp(min=1)
-
-        def score(users: Tensor) -> Tensor:
-            rows = self._data.rows
-            counts = rows.offsets[users + 1] - rows.offsets[users]
-            first = torch.repeat_interleave(rows.offsets[users] - (counts.cumsum(0) - counts), counts)
-            items = rows.pairs_at(first + torch.arange(len(first), device=users.device))[1]
-            offsets = counts.cumsum(0) - counts
-            return F.embedding_bag(items, similar, offsets, mode="sum")
-
-        return score
+        check_cells(self._data.num_items, len(observed))
+        total = torch.zeros(self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device)
+        for warm, new in zip(self.rows.warm, self.rows(features, observed), strict=True):
+            total += similar(warm, new, 0)
+        return profiles(self._data, total / observed.sum(dim=1).clamp(min=1))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing: all follows from the data."""

@@ -9,20 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from milk_recsys.baselines.aldi import Aldi
 from milk_recsys.baselines.ccfcrec import Ccfcrec
 from milk_recsys.baselines.clcrec import Clcrec
 from milk_recsys.baselines.content_knn import ContentKnn
+from milk_recsys.baselines.dgmrec import Dgmrec
 from milk_recsys.baselines.dropoutnet import DropoutNet
 from milk_recsys.baselines.duif import Duif
 from milk_recsys.baselines.factors import Factorisation, Factors
 from milk_recsys.baselines.gar import Gar
 from milk_recsys.baselines.gorec import Gorec
 from milk_recsys.baselines.heater import Heater
+from milk_recsys.baselines.i3mrec import I3mrec
+from milk_recsys.baselines.keep import Keep
+from milk_recsys.baselines.knn import Knn
+from milk_recsys.baselines.marec import Marec
 from milk_recsys.baselines.micro import Micro
 from milk_recsys.baselines.mtpr import Mtpr
 from milk_recsys.baselines.options import NEEDS_FACTORS, UNTRAINED
 from milk_recsys.baselines.random_order import RandomOrder
+from milk_recsys.baselines.ridge import Ridge
 from milk_recsys.baselines.shape import Baseline, ScoreBlock, WarmData
+from milk_recsys.baselines.sibrar import Sibrar
 from milk_recsys.checkpoint import load_state, save_state
 from milk_recsys.errors import DataError
 from milk_recsys.features import ItemFeatures
@@ -42,6 +50,14 @@ CLASSES: dict[str, Callable[..., Baseline]] = {
     "gorec": Gorec,
     "content_knn": ContentKnn,
     "random": RandomOrder,
+    "knn": Knn,
+    "marec": Marec,
+    "ridge": Ridge,
+    "sibrar": Sibrar,
+    "i3mrec": I3mrec,
+    "dgmrec": Dgmrec,
+    "aldi": Aldi,
+    "keep": Keep,
 }
 
 

@@ -14,7 +14,6 @@ References:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from milk_recsys.baselines.graphs import Product, both_ways
 from milk_recsys.baselines.shape import Content, ScoreBlock, WarmData, bpr_loss, nearest, pack, seeded, unpack
 from milk_recsys.options import Options
 
-__all__ = ["Micro", "neighbours", "normalised"]
+__all__ = ["Micro", "average", "neighbours", "normalised"]
 
 CELLS = 2**24  # of a similarity that are held at once
 ATTENTION, LEARNED = 64, 64
@@ -53,7 +53,7 @@ class Micro:
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         self.fixed = [self._graph(x, data.observed[:, m]) for m, x in enumerate(self._x)]
-        self._walk = _both_ways(_walk_matrix(data, self.content.dtype))
+        self._walk = both_ways(_walk_matrix(data, self.content.dtype))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch of pairs // batch_size + 1 batches, each of distinct users with one pair."""
@@ -77,14 +77,14 @@ class Micro:
                 self._adam.step()
                 total += loss.item()
                 if number == 0:
-                    graphs = [_both_ways(graph.detach()) for graph in graphs]
+                    graphs = [both_ways(graph.detach()) for graph in graphs]
         return {"loss": total / batches}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor, graphs: list[Any], anchors: Tensor) -> Tensor:
         """The loss of a batch of triples (B,); `anchors` are the items that are contrasted."""
         own, table = self._own, self.net["item"].weight
         single, fused = self.fuse(
-            [_Product.apply(table, *g) if isinstance(g, tuple) else torch.sparse.mm(g, table) for g in graphs]
+            [Product.apply(table, *g) if isinstance(g, tuple) else torch.sparse.mm(g, table) for g in graphs]
         )
         u, v = self._propagate(fused)
         u, v, w = u[users], v[items], v[negatives]
@@ -110,7 +110,7 @@ class Micro:
         """Two hops over users and items; return users (U, d) and items (n, d)."""
         layers = [torch.cat([self.net["user"].weight, self.net["item"].weight])]
         for _ in range(self._own.layers):
-            layers.append(_Product.apply(layers[-1], *self._walk))
+            layers.append(Product.apply(layers[-1], *self._walk))
         u, v = torch.stack(layers).mean(dim=0).split([self._data.num_users, self._data.num_items])
         return u, v + F.normalize(fused, dim=1)
 
@@ -133,7 +133,7 @@ class Micro:
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
             known, here, share = self._data.observed[:, m], observed[:, m], self._own.fixed_share
             weights = [
-                _average(neighbours(a, b, here, known, self._own.neighbours), self.net["item"].weight)
+                average(neighbours(a, b, here, known, self._own.neighbours), self.net["item"].weight)
                 for a, b in ((x, y), (self.net["maps"][m](x), self.net["maps"][m](y)))
             ]
             single.append(share * weights[0] + (1 - share) * weights[1])
@@ -149,26 +149,6 @@ class Micro:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         unpack(state, self.net, self._adam)
-
-
-class _Product(torch.autograd.Function):
-    """A x for a constant sparse A, given with its transpose: both in compressed rows, which multiply faster."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, transposed: Tensor) -> Tensor:
-        ctx.transposed = transposed
-        return a @ x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.transposed @ grad, None, None
-
-
-def _both_ways(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a sparse matrix and its transpose in compressed rows."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        return a.coalesce().to_sparse_csr(), a.t().coalesce().to_sparse_csr()
 
 
 def neighbours(x: Tensor, y: Tensor, here: Tensor, known: Tensor, k: int) -> Edges:
@@ -197,7 +177,7 @@ def normalised(values: Tensor, places: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(cells, weights, (len(values),) * 2, check_invariants=False)
 
 
-def _average(edges: Edges, table: Tensor) -> Tensor:
+def average(edges: Edges, table: Tensor) -> Tensor:
     """What a new row takes of the table (n, d): its edges, weighted to a sum of 1; 0 without edges."""
     values, places = edges
     total = values.sum(dim=1, keepdim=True)

@@ -169,6 +169,101 @@ class GorecOptions(FactorOptions):
     batch_size: int = _count(256, "Items in a batch.")
 
 
+@dataclasses.dataclass(frozen=True)
+class KnnOptions:
+    """Of kNN."""
+
+    neighbours: int = _option(50, "Warm items that a new one is near to, of each modality; 0: all.")
+
+
+@dataclasses.dataclass(frozen=True)
+class MarecOptions:
+    """Of MARec's closed form."""
+
+    neighbours: int = _option(50, "Warm items that a new one is near to, of each modality; 0: all.")
+    smoothing: float = _option(100.0, "Strength of the kernel ridge over users (lambda).", above=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RidgeOptions:
+    """Of the ridge regression for each pattern of modalities."""
+
+    ridge: float = _option(3.0, "Strength of the regression on content (l).", above=True)
+    smoothing: float = _option(100.0, "Strength of the kernel ridge over users (lambda); 0: none.")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepOptions:
+    """Of KEEP."""
+
+    width: float = _option(1.0, "How fast likeness falls with the angle (gamma).", above=True)
+    ridge: float = _option(1.0, "Strength of the regression on content (l).", above=True)
+    shrinkage: float = _option(1.0, "Strength of the shrinkage, in means of the 50 largest squared singular values.")
+    popularity: float = _option(0.25, "Power of the counts of users and items that their pairs are divided by (b).")
+    rank: int = _count(2048, "Singular vectors of users and items, at most.")
+    per_pattern: bool = _option(True, "A regression for each pattern of modalities; or that of all of them for all.")
+    fit_weights: bool = _option(True, "Fit how much each modality of a pattern counts (mu); or let all count alike.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SibrarOptions:
+    """Of SiBraR."""
+
+    lr: float = _lr(1e-3)
+    weight_decay: float = _option(1e-4, "Weight decay (AdamW).")
+    num_negatives: int = _count(10, "Negatives of each positive.")
+    contrast_weight: float = _option(1e-5, "Weight of the contrast between the two modalities drawn; 0: one is drawn.")
+    tau: float = _option(0.5, "Temperature of the contrast.", above=True)
+    width: int = _count(128, "Width of the maps and of the branch.")
+    layers: int = _count(2, "Linear layers of the branch.")
+    batch_size: int = _count(256, "Training pairs in a batch.")
+
+
+@dataclasses.dataclass(frozen=True)
+class I3mrecOptions:
+    """Of I3-MRec."""
+
+    lr: float = _lr(1e-3)
+    penalty_weight: float = _option(100.0, "Weight of the variance of the modalities' risks.")
+    contrast_weight: float = _option(1e-3, "Weight of the contrast between views under two masks.")
+    bottleneck_weight: float = _option(1e-5, "Weight of the bound on what a view tells of its modalities.")
+    tau: float = _option(0.4, "Temperature of the contrast.", above=True)
+    dropout: float = _option(0.1, "Dropout before the mixing matrix.", 0, 1)
+    l2: float = _option(1e-3, "Weight of half the squared norms of a batch's vectors, mean over triples.")
+    contrast_items: int = _count(256, "Items of a batch that are contrasted.")
+    batch_size: int = _count(2048, "Training pairs in a batch.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DgmrecOptions:
+    """Of DGMRec."""
+
+    lr: float = _lr(1e-3)
+    contrast_weight: float = _option(1e-2, "Weight of the contrasts.")
+    tau_general: float = _option(0.3, "Temperature between modalities' shared parts.", above=True)
+    tau: float = _option(0.15, "Temperature of the other contrasts.", above=True)
+    translation_weight: float = _option(0.5, "Weight of translating one modality's shared part from the others'.")
+    l2: float = _option(1e-5, "Weight of half the squared norms of a batch's vectors, mean over triples.")
+    fused_l2: float = _option(1e-1, "The same of their content.")
+    neighbours: int = _count(10, "Edges of each item in a modality's graph, itself included.")
+    layers: int = _count(1, "Hops on these graphs.")
+    contrast_pairs: int = _count(512, "Pairs of a batch that are contrasted.")
+    batch_size: int = _count(2048, "Training pairs in a batch.")
+
+
+@dataclasses.dataclass(frozen=True)
+class AldiOptions(FactorOptions):
+    """Of ALDI."""
+
+    lr: float = _lr(1e-3)
+    ranking_weight: float = _option(0.9, "Weight of the teacher's rankings (the paper's alpha).")
+    identification_weight: float = _option(0.05, "Weight of the teacher's placing of items (its beta).")
+    rating_weight: float = _option(0.1, "Weight of the distance to the teacher's scores (its gamma).")
+    l2: float = _option(1e-4, "Weight of half the sum of squares of the kernels.")
+    hidden: int = _count(200, "Width of the hidden layers.")
+    batch_size: int = _count(1024, "Triples in a batch.")
+
+
 BASELINES: Mapping[str, type[Any]] = MappingProxyType(
     {
         "duif": DuifOptions,
@@ -182,6 +277,14 @@ BASELINES: Mapping[str, type[Any]] = MappingProxyType(
         "gorec": GorecOptions,
         "content_knn": ContentKnnOptions,
         "random": RandomOptions,
+        "knn": KnnOptions,
+        "marec": MarecOptions,
+        "ridge": RidgeOptions,
+        "sibrar": SibrarOptions,
+        "i3mrec": I3mrecOptions,
+        "dgmrec": DgmrecOptions,
+        "aldi": AldiOptions,
+        "keep": KeepOptions,
     }
 )
 """The options of each baseline, by its name on the command line."""
@@ -199,18 +302,30 @@ LOOP: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "gorec": {"epochs": 500, "eval_every": 10, "patience": 3},
         "content_knn": {"epochs": 1},
         "random": {"epochs": 1},
+        "knn": {"epochs": 1},
+        "marec": {"epochs": 1},
+        "ridge": {"epochs": 1},
+        "sibrar": {"epochs": 30, "eval_every": 1, "patience": 5},
+        "i3mrec": {"epochs": 100, "eval_every": 2, "patience": 5},
+        "dgmrec": {"epochs": 100, "eval_every": 2, "patience": 5},
+        "aldi": {"epochs": 30, "eval_every": 1, "patience": 5},
+        "keep": {"epochs": 1},
     }
 )
 """Defaults of a baseline's loop: an epoch of one does many times the work of an epoch of another."""
 
 NEEDS_FACTORS = frozenset(name for name, kind in BASELINES.items() if issubclass(kind, FactorOptions))
-UNTRAINED = frozenset({"content_knn", "random"})
+UNTRAINED = frozenset({"content_knn", "random", "knn", "marec", "ridge", "keep"})
 
 
 def check_own(own: Any) -> str | None:
     """Say which option of a baseline is out of its range, or None."""
     for field in dataclasses.fields(own):
         value, low, high = getattr(own, field.name), field.metadata["low"], field.metadata["high"]
+        if field.type is bool:
+            if type(value) is not bool:
+                return f"--{field.name.replace('_', '-')} must be true or false, got {value!r}."
+            continue
         kind = "whole number" if field.type is int else "number"
         if type(value) not in ((int,) if field.type is int else (int, float)):
             return f"--{field.name.replace('_', '-')} must be a {kind}, got {value!r}."

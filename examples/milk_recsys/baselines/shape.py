@@ -88,7 +88,7 @@ class WarmData:
         if torch.equal(tables.pool, tables.warm):
             rows = dataclasses.replace(tables.rows, pool=numbers)
         else:  # negatives are drawn from warm items here, whatever the pool of the tables
-            users, items = tables.pairs.unbind(1)
+            users, items = (x.contiguous() for x in tables.pairs.unbind(1))
             places = torch.searchsorted(tables.warm, items)
             rows = build_user_rows(torch.stack([users, places], dim=1), tables.num_users, numbers)
         return cls(tables.modalities, tables.num_users, hidden, observed, rows)

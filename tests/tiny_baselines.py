@@ -1,0 +1,106 @@
+"""A tiny set of warm items, baselines on it, and their parts in NumPy."""
+
+import numpy as np
+import torch
+
+from milk_recsys.baselines.factors import Factors
+from milk_recsys.baselines.learner import build
+from milk_recsys.baselines.options import NEEDS_FACTORS
+from milk_recsys.baselines.shape import WarmData
+from milk_recsys.options import Options
+from milk_recsys.sampling import build_user_rows
+
+USERS, ITEMS, D = 12, 20, 6
+DIMS = {"text": 7, "image": 4}
+
+
+def make_data(seed=0, *, missing=True, users=USERS, items=ITEMS):
+    rng = np.random.default_rng(seed)
+    features = {name: torch.from_numpy(rng.standard_normal((items, d))) for name, d in DIMS.items()}
+    observed = torch.ones(items, len(DIMS), dtype=torch.bool)
+    if missing:
+        observed[::5, 1] = False
+    for m, x in enumerate(features.values()):
+        x[~observed[:, m]] = torch.nan
+    pairs = torch.from_numpy(np.argwhere(rng.random((users, items)) < 0.35))
+    rows = build_user_rows(pairs, users, torch.arange(items))
+    return WarmData(tuple(DIMS), users, features, observed, rows)
+
+
+def make_factors(data, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    users, items = (
+        torch.randn(n, D, generator=generator, dtype=torch.float64) for n in (data.num_users, data.num_items)
+    )
+    items[3] = 0
+    return Factors(users, items)
+
+
+def make_options(name, **method):
+    return Options(model=name, method=method, embedding_dim=D, dtype="float64", compare="none", device="cpu")
+
+
+def make(name, data=None, **method):
+    data = make_data() if data is None else data
+    return build(data, make_options(name, **method), make_factors(data) if name in NEEDS_FACTORS else None)
+
+
+def arrays(baseline):
+    return {name: x.detach().numpy() for name, x in baseline.net.state_dict().items()}
+
+
+# --- NumPy ------------------------------------------------------------------------------------------------------------
+
+
+def softplus(x):
+    return np.logaddexp(0, x)
+
+
+def linear(a, name, x):
+    return x @ a[f"{name}.weight"].T + a.get(f"{name}.bias", 0)
+
+
+def batch_norm(a, name, x, eps=1e-3):
+    return (x - x.mean(0)) / np.sqrt(x.var(0) + eps) * a[f"{name}.weight"] + a[f"{name}.bias"]
+
+
+def running_norm(a, name, x, eps=1e-3):
+    scaled = (x - a[f"{name}.running_mean"]) / np.sqrt(a[f"{name}.running_var"] + eps)
+    return scaled * a[f"{name}.weight"] + a[f"{name}.bias"]
+
+
+def unit(x):
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def content_by_hand(data):
+    """Rows at unit length, missing ones the mean of those, side by side."""
+    parts = []
+    for m, x in enumerate(data.features.values()):
+        known = data.observed[:, m].numpy()
+        scaled = unit(x.numpy()[known])
+        full = np.tile(scaled.mean(0), (len(x), 1))
+        full[known] = scaled
+        parts.append(full)
+    return np.concatenate(parts, axis=1)
+
+
+U = torch.tensor([0, 3, 3, 7])
+POS = torch.tensor([2, 5, 1, 2])
+NEG = torch.tensor([4, 9, 12, 0])
+
+
+def graph_by_hand(x, y, here, known, k):
+    """The k largest cosines of each row, itself included; none of rows that are imputed."""
+    cosines = unit(x) @ unit(y).T
+    a = np.zeros_like(cosines)
+    for i in np.flatnonzero(here):
+        order = [j for j in np.argsort(-cosines[i]) if known[j]][:k]
+        a[i, order] = cosines[i, order]
+    return a
+
+
+def symmetric(a):
+    s = a.sum(1)
+    root = np.where(s > 1e-12, 1 / np.sqrt(np.maximum(s, 1e-12)), 0)
+    return root[:, None] * a * root
