@@ -19,7 +19,7 @@ from milk_recsys.split import draw_split
 from milk_recsys.study import claims, paper, runs
 from milk_recsys.study.plan import NAMES, Plan, best_trial, propose, strongest
 from milk_recsys.study.runs import Run, execute, missing_none_one_two, pack_users, unpack_users
-from milk_recsys.study.spaces import LIMITS, METHODS, SPACES
+from milk_recsys.study.spaces import FIELD, LIMITS, METHODS, SPACES
 from milk_recsys.study.store import Store
 from milk_recsys.study.tables import table_popular, write_table
 from milk_recsys.synthetic import tiny_dataset
@@ -143,7 +143,7 @@ def test_tables_share_their_runs(finished, tmp_path):
 
 
 def test_a_run_is_capped_in_epochs_alone():
-    assert set(LIMITS) == set(METHODS)
+    assert set(LIMITS) == set(FIELD)
     assert all("seconds" not in limit and limit["epochs"] >= 1 for limit in LIMITS.values())
 
 

@@ -20,7 +20,7 @@ from milk_recsys.study.runs import MONITOR, unpack_users
 from milk_recsys.study.spaces import ABLATIONS, SWEEPS, VARIANTS
 from milk_recsys.study.store import Line, Store
 
-__all__ = ["Claim", "claims_of", "holm", "users_agree", "verdict"]
+__all__ = ["Claim", "better", "claims_of", "holm", "log_ratio", "pairs_of", "rows", "users_agree", "verdict"]
 
 LEVEL = 0.05
 RESAMPLES = 1000
@@ -110,10 +110,10 @@ def claims_of(plan: Plan, store: Store) -> list[Claim]:
         best = strongest(store, baselines, plan.repeats, setting)
         if best and "milk" in plan.methods:
             text = f"MILK ranks new items better than the strongest baseline ({best[0]}) under {setting.upper()}"
-            found.append(_better(store, text, "5.2", ("milk", best[0]), setting))
+            found.append(better(store, text, "5.2", ("milk", best[0]), setting))
         if "duif" in best:
             text = f"MILK is far better than DUIF under {setting.upper()}"
-            found.append(_better(store, text, "5.2", ("milk", "duif"), setting))
+            found.append(better(store, text, "5.2", ("milk", "duif"), setting))
     for one, other, text in (
         ("align", "erm", "Alignment alone improves on neither module under FTMT"),
         ("envs", "erm", "Environments alone improve on neither module under FTMT"),
@@ -121,38 +121,44 @@ def claims_of(plan: Plan, store: Store) -> list[Claim]:
         ("milk", "envs", "Alignment adds to environments under FTMT"),
         ("milk", "erm", "Both modules improve on neither under FTMT"),
     ):
-        found.append(_better(store, text, "5.4.1", (one, other), "ftmt"))
+        found.append(better(store, text, "5.4.1", (one, other), "ftmt"))
     found += [_smaller_drop(store, one) for one in ("align", "envs", "milk")]
     found += [_imputation(store, one) for one in ("align", "envs")]
     for name in VARIANTS:
         found.append(
-            _better(store, f"MILK's environments are better than those {name}", "5.3.3", ("milk", name), "ftmt")
+            better(store, f"MILK's environments are better than those {name}", "5.3.3", ("milk", name), "ftmt")
         )
     found += [_more_where_more_is_missing(store, strongest(store, baselines, plan.repeats))]
     found += [_missing_hurts(store, "duif")]
     return [claim for claim in found if claim is not None and len(claim.values)]
 
 
-def _pairs(store: Store, methods: tuple[str, str], setting: str = "ftmt") -> tuple[list[Line], list[Line]]:
+def pairs_of(
+    store: Store, methods: tuple[str, str], setting: str = "ftmt", phase: str = "repeat"
+) -> tuple[list[Line], list[Line]]:
     """Return both methods' repeats that have the same number."""
-    one, other = ({x["number"]: x for x in store.ranked("repeat", m, setting)} for m in methods)
+    one, other = ({x["number"]: x for x in store.ranked(phase, m, setting)} for m in methods)
     numbers = sorted(set(one) & set(other))
     return [one[n] for n in numbers], [other[n] for n in numbers]
 
 
-def _log_ratio(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
-    tiny = 1e-12  # a method without any hit
+def log_ratio(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
+    """Return log(a / b); a method without any hit counts as 1e-12."""
+    tiny = 1e-12
     ratio: Array = np.log(np.maximum(a, tiny)) - np.log(np.maximum(b, tiny))
     return ratio
 
 
-def _better(store: Store, text: str, source: str, methods: tuple[str, str], setting: str) -> Claim | None:
-    a, b = _pairs(store, methods, setting)
+def better(
+    store: Store, text: str, source: str, methods: tuple[str, str], setting: str, phase: str = "repeat"
+) -> Claim | None:
+    """Claim that the first method's NDCG@20 is above the second's; None without a pair of repeats."""
+    a, b = pairs_of(store, methods, setting, phase)
     if not a:
         return None
     x, y = ([line["test"][MONITOR] for line in lines] for lines in (a, b))
     note = f"NDCG@20 {np.mean(x):.4f} against {np.mean(y):.4f}, {100 * (np.mean(x) / max(np.mean(y), 1e-12) - 1):+.1f}%"
-    return Claim(text, source, _log_ratio(x, y), users_agree(a, b), note)
+    return Claim(text, source, log_ratio(x, y), users_agree(a, b), note)
 
 
 def _kept(lines: Sequence[Line]) -> Array:
@@ -161,16 +167,16 @@ def _kept(lines: Sequence[Line]) -> Array:
 
 
 def _smaller_drop(store: Store, method: str) -> Claim | None:
-    a, b = _pairs(store, (method, "erm"))
+    a, b = pairs_of(store, (method, "erm"))
     if not a:
         return None
     text = f"From FTFT to FTMT, {method} loses a smaller share than neither module"
     note = f"loses {100 * (1 - _kept(a).mean()):.1f}% against {100 * (1 - _kept(b).mean()):.1f}%"
-    return Claim(text, "5.4.1", _log_ratio(_kept(a), _kept(b)), None, note)
+    return Claim(text, "5.4.1", log_ratio(_kept(a), _kept(b)), None, note)
 
 
 def _imputation(store: Store, method: str) -> Claim | None:
-    a, b = _pairs(store, (method, "erm"))
+    a, b = pairs_of(store, (method, "erm"))
     b = [x for x in b if "imputed" in x]
     if not a or len(a) != len(b):
         return None
@@ -178,19 +184,19 @@ def _imputation(store: Store, method: str) -> Claim | None:
     mine = [x["test"][MONITOR] for x in a]
     text = f"{method} alone is better than the best of zero, mean and map imputation"
     note = f"NDCG@20 {np.mean(mine):.4f} against {np.mean(best):.4f}"
-    return Claim(text, "5.3.2", _log_ratio(mine, best), None, note)
+    return Claim(text, "5.3.2", log_ratio(mine, best), None, note)
 
 
 def _more_where_more_is_missing(store: Store, rivals: Sequence[str]) -> Claim | None:
     if not rivals:
         return None
-    a, b = _pairs(store, ("milk", rivals[0]))
+    a, b = pairs_of(store, ("milk", rivals[0]))
     groups = ("missing 0", "missing 2")
     both = [(x, y) for x, y in zip(a, b, strict=True) if all(g in x.get("groups", {}) for g in groups)]
     if not both:
         return None
     few, many = (
-        _log_ratio([x["groups"][g][MONITOR] for x, _ in both], [y["groups"][g][MONITOR] for _, y in both])
+        log_ratio([x["groups"][g][MONITOR] for x, _ in both], [y["groups"][g][MONITOR] for _, y in both])
         for g in groups
     )
     text = f"MILK's gain over {rivals[0]} is larger on items that miss two modalities than on complete ones"

@@ -13,16 +13,30 @@ import optuna
 from milk_recsys.baselines.options import BASELINES, NEEDS_FACTORS
 from milk_recsys.options import Options
 from milk_recsys.study.runs import MONITOR, Run
-from milk_recsys.study.spaces import ABLATIONS, FACTORS, LIMITS, METHODS, SPACES, SWEEPS, VARIANTS, WHY_PENALTIES
+from milk_recsys.study.spaces import (
+    ABLATIONS,
+    FACTORS,
+    FIELD,
+    LIMITS,
+    METHODS,
+    SPACES,
+    SWEEPS,
+    VARIANTS,
+    WHY_PENALTIES,
+    WINNER,
+    WITHOUT,
+)
 from milk_recsys.study.store import Line, Store
 
 __all__ = ["NAMES", "Plan", "best_trial", "propose"]
 
 NAMES = ("table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "why")
 TUNING_SEED = 1000  # split and training seed of all trials; not one of the repeats'
-FACTOR_TRIALS = 8
+FACTOR_TRIALS, FACTORS_SEED = 8, 15
 STARTUP = 6  # trials before the sampler looks at those made
 TOP_REPEATS = 3  # of the best point of a sweep
+FRESH, FRESH_SEED = 10, 100  # repeats that decide the field, on splits that no search has seen
+RIVALS = 3  # of the strongest others that meet the winner there
 
 NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "table1": ((), ()),
@@ -35,6 +49,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "figure5": (ABLATIONS, ("ftmt",)),
     "figure6": (("milk",), ("ftmt",)),
     "why": (("milk", "erm"), ("ftmt",)),
+    "field": (FIELD, ("ftmt", "mtmt")),
 }
 """The methods, tuned and repeated, and the settings that each needs."""
 
@@ -89,6 +104,13 @@ class Plan:
             for method in self.deciding(store):
                 numbers = range(self.repeats, 2 * self.repeats)
                 yield from (self._repeat(store, method, "ftmt", k) for k in numbers)
+        if "field" in self.names:
+            yield from (self._timing(store, m) for m in self._wanted() if self._tuned(store, m))
+            if WINNER in self._wanted() and self._tuned(store, WINNER):
+                for without in WITHOUT:
+                    yield from (self._repeat(store, WINNER, "ftmt", k, without) for k in range(self.repeats))
+            for method in self.finalists(store):
+                yield from (self._fresh(store, method, k) for k in range(self.fresh()))
 
     def total(self) -> int:
         """How many runs the whole plan has."""
@@ -101,6 +123,11 @@ class Plan:
                 count += sum(number > 0 or "figure6" not in self.names for *_, number in self._why())
         if self.decide and "table2" in self.names and "ftmt" in self.settings:
             count += self.repeats * (len(set(ABLATIONS) & set(self.methods)) + bool(self._baselines()))
+        if "field" in self.names:
+            count += len(wanted) + len(WITHOUT) * self.repeats * (WINNER in wanted)
+            if self.decide and WINNER in wanted:
+                own = {WINNER, *ABLATIONS} & set(wanted)
+                count += self.fresh() * (len(own) + min(RIVALS, len(set(wanted) - own - {"random"})))
         return count
 
     def _wanted(self) -> dict[str, tuple[str, ...]]:
@@ -136,6 +163,19 @@ class Plan:
             return []
         return [m for m in ABLATIONS if m in wanted] + strongest(store, self._baselines(), self.repeats)[:1]
 
+    def fresh(self) -> int:
+        """How many repeats on fresh splits the finalists get."""
+        return self.repeats if self.quick else FRESH
+
+    def finalists(self, store: Store) -> list[str]:
+        """Return the winner, MILK, its ablations and the strongest others, once all have repeats; else nothing."""
+        wanted = [m for m, settings in self._wanted().items() if "ftmt" in settings]
+        if not self.decide or WINNER not in wanted or any(len(store.of("repeat", m)) < self.repeats for m in wanted):
+            return []
+        own = [WINNER, *(m for m in ABLATIONS if m in wanted)]
+        others = [m for m in wanted if m not in own and m != "random"]
+        return own + strongest(store, others, self.repeats)[:RIVALS]
+
     # --- options ------------------------------------------------------------------------------------------------------
 
     def _options(self, model: str, setting: str, seed: int, values: Mapping[str, Any]) -> Options:
@@ -150,7 +190,7 @@ class Plan:
 
     def _factor_trial(self, before: Sequence[Line]) -> Run:
         number = len(before)
-        tuned = propose(FACTORS, (len(METHODS), number), before, "held_out")
+        tuned = propose(FACTORS, (FACTORS_SEED, number), before, "held_out")
         return Run("factors", "factors", number, self._options("gorec", "ftmt", TUNING_SEED, tuned), tuned)
 
     def _factors(self, store: Store) -> dict[str, Any] | None:
@@ -161,13 +201,25 @@ class Plan:
 
     def _trial(self, method: str, before: Sequence[Line]) -> Run:
         number = len(before)
-        tuned = propose(SPACES[method], (METHODS.index(method), number), before, "validation")
+        tuned = propose(SPACES[method], (FIELD.index(method), number), before, "validation")
         return self._run("trial", method, method, "ftmt", number, TUNING_SEED, tuned)
 
-    def _repeat(self, store: Store, method: str, setting: str, number: int, variant: str | None = None) -> Run:
+    def _chosen(self, store: Store, method: str) -> dict[str, Any]:
         lines = store.of("trial", method)
-        tuned = dict(best_trial(lines)["tuned"]) if lines else {}
-        more = {} if variant is None else {"envs": VARIANTS[variant]}
+        return dict(best_trial(lines)["tuned"]) if lines else {}
+
+    def _fresh(self, store: Store, method: str, number: int) -> Run:
+        """A repeat on a split that no search has seen."""
+        return self._run("fresh", method, method, "ftmt", number, FRESH_SEED + number, self._chosen(store, method))
+
+    def _timing(self, store: Store, method: str) -> Run:
+        """One epoch, and the test items scored."""
+        run = self._run("timing", method, method, "ftmt", 0, 0, self._chosen(store, method))
+        return dataclasses.replace(run, options=dataclasses.replace(run.options, epochs=1))
+
+    def _repeat(self, store: Store, method: str, setting: str, number: int, variant: str | None = None) -> Run:
+        tuned = self._chosen(store, method)
+        more = {**VARIANTS, **WITHOUT}[variant] if variant else {}
         return self._run("repeat", variant or method, method, setting, number, number, {**tuned, **more})
 
     def _sweeps(self, store: Store) -> Iterator[Run]:
@@ -186,7 +238,7 @@ class Plan:
 
     def _point(self, store: Store, option: str, value: float, number: int) -> Run:
         """MILK as tuned, but for one option."""
-        chosen = {**best_trial(store.of("trial", "milk"))["tuned"], option: float(value)}
+        chosen = {**self._chosen(store, "milk"), option: float(value)}
         return self._run(f"sweep {option}={value:g}", "milk", "milk", "ftmt", number, number, chosen)
 
     def _run(

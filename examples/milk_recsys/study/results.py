@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 from milk_recsys.data import Dataset
 from milk_recsys.files import replacing
-from milk_recsys.study import claims, tables
+from milk_recsys.study import claims, field, tables
 from milk_recsys.study.figures import FIGURES, write_figure
-from milk_recsys.study.plan import Plan, strongest
+from milk_recsys.study.plan import FRESH_SEED, Plan, strongest
 from milk_recsys.study.runs import MONITOR, mean_sd
-from milk_recsys.study.spaces import ABLATIONS, SPACES, WHY_PENALTIES
+from milk_recsys.study.spaces import ABLATIONS, SPACES, WHY_PENALTIES, WINNER
 from milk_recsys.study.store import Store
 
 __all__ = ["write_results"]
@@ -28,7 +29,9 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
         "table4": lambda: tables.table_4(plan, store, dataset),
     }
     for name in plan.names:
-        if name in made:
+        if name == "field":
+            found += _field(plan, store, out, captions)
+        elif name in made:
             found += tables.write_table(made[name](), out / name, captions[name])
         else:
             found += write_figure(FIGURES[name], plan, store, out / name)
@@ -38,7 +41,7 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
     if store.lines:
         found += write_figure(FIGURES["search"], plan, store, out / "search")
         found += tables.write_table(tables.table_search(plan, store), out / "search", captions["search"])
-    made_claims = claims.claims_of(plan, store)
+    made_claims = [] if plan.names == ("field",) else claims.claims_of(plan, store)
     if made_claims:
         rows = claims.rows(made_claims)
         found += tables.write_table(rows, out / "verdicts", captions["verdicts"])
@@ -47,6 +50,17 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
         lines += [text for text in (claims.small_alpha(store),) if text]
         with replacing(found[-1]) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return found
+
+
+def _field(plan: Plan, store: Store, out: Path, captions: Mapping[str, str]) -> list[Path]:
+    """Write the field's tables and figures."""
+    found = tables.write_table(field.table_field(plan, store), out / "field", captions["field"])
+    found += tables.write_table(field.table_patterns(plan, store), out / "field_patterns", captions["patterns"])
+    found += tables.write_table(field.table_without(plan, store), out / "field_without", captions["without"])
+    found += tables.write_table(field.table_fresh(plan, store), out / "field_fresh", captions["fresh"])
+    for name, draw in field.FIGURES.items():
+        found += write_figure(draw, plan, store, out / name)
     return found
 
 
@@ -69,6 +83,25 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         "table3": f"{what}, FTMT; {how}. Zero, mean and map share one training without modules.{where}",
         "table4": f"{what}, FTMT; {how}, all with MILK's tuned options.{where}",
         "figure": f"{what}; {how}.{where}",
+        "field": (
+            f"{what}; {plan.repeats} repeats, mean ± half a 95% t interval. FTFT is FTMT's training with complete test "
+            "items; worst modality missing: what NDCG@20 loses when the most useful one is hidden from all test items; "
+            "seconds: a whole run, factors included, and ranking the test items; p: FTMT's NDCG@20, t tests on log "
+            f"ratios, paired over repeats, Holm's correction down the column.{where}"
+        ),
+        "patterns": (
+            f"{what}, FTMT; {how}: NDCG@20 of the test items that have these modalities, ranked among all, and of all "
+            f"test items with one hidden.{where}"
+        ),
+        "without": (
+            f"{dataset.name}, FTMT; {plan.repeats} repeats, mean ± half a 95% t interval: {WINNER} as tuned, and "
+            f"without one of its parts.{where}"
+        ),
+        "fresh": (
+            f"{dataset.name}, {plan.fresh()} splits from seed {FRESH_SEED} on that no search has seen, options as "
+            "chosen before. Two-sided t tests on log ratios, paired over splits and corrected together (Holm); beside "
+            f"them, the splits in which a bootstrap over users leaves 0 out.{where}"
+        ),
         "search": (
             f"{dataset.name}, validation items of a split of their own under FTMT: which trial was the best, and its "
             f"options.{where}"

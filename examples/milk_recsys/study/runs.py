@@ -44,7 +44,7 @@ class Run:
     """A run of a plan.
 
     Attributes:
-        phase: "factors", "trial", "repeat", or "sweep <option>=<value>".
+        phase: "factors", "trial", "repeat", "fresh", "timing", or "sweep <option>=<value>".
         method: as in `spaces.METHODS`, or a variant's name.
         number: of the trial or the repeat.
         tuned: options that were searched or swept; all others follow from `options`.
@@ -185,6 +185,8 @@ def _shared_factors(options: Options, tables: Tables, split: str, cache: Path) -
 def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: Split) -> dict[str, Any]:
     if not run.tested:
         return {"validation": evaluate_group(model, tables, tables.validation, tables.observed)[0]}
+    if run.phase == "timing":
+        return _timed(model, tables)
     sections, per_user = evaluate_test(model, tables, MONITOR)
     kept = ("validation", "test", "test_complete", "test_all_cold", "by_pattern", "imposed")
     found = {name: sections[name] for name in kept}
@@ -197,6 +199,14 @@ def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: 
         if run.method == "erm":
             found["imputed"] = _other_imputers(model, tables)
     return found
+
+
+def _timed(model: Ranker, tables: Tables) -> dict[str, Any]:
+    """Say how long it takes to rank the test items for all their users, what is fitted for a pattern once left out."""
+    metrics, _ = evaluate_group(model, tables, tables.test, tables.observed)
+    begun = time.perf_counter()
+    evaluate_group(model, tables, tables.test, tables.observed)
+    return {"validation": metrics, "score_seconds": time.perf_counter() - begun}
 
 
 @torch.no_grad()

@@ -1,0 +1,174 @@
+"""Beyond the paper: one table of all systems, and whether one of them wins it on splits that no search has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats  # type: ignore[import-untyped]
+
+from milk_recsys.study import claims
+from milk_recsys.study.plan import Plan, strongest
+from milk_recsys.study.runs import MONITOR, mean_sd
+from milk_recsys.study.spaces import ABLATIONS, CLOSED, WINNER, WITHOUT
+from milk_recsys.study.store import Line, Store
+
+__all__ = ["FIGURES", "table_field", "table_fresh", "table_patterns", "table_without"]
+
+Rows = list[dict[str, str]]
+KINDS = {"tab:blue": (*ABLATIONS,), "tab:green": CLOSED, "tab:red": (WINNER,)}
+OTHERS = "0.45"
+
+
+def worst_drop(line: Line) -> tuple[str, float]:
+    """Return the modality whose absence from all test items costs the most, and the share of NDCG@20 it costs."""
+    complete = max(line["test_complete"][MONITOR], 1e-12)
+    drops = {name: 1 - found[MONITOR] / complete for name, found in line["imposed"].items()}
+    worst = max(drops, key=lambda name: drops[name])
+    return worst, drops[worst]
+
+
+def with_interval(values: Sequence[float]) -> str:
+    """Write a mean with half the width of its 95% t interval over repeats."""
+    if len(values) < 2:
+        return f"{np.mean(values):.4f}"
+    return f"{np.mean(values):.4f} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.4f}"
+
+
+def table_field(plan: Plan, store: Store) -> Rows:
+    """All systems, the best first, with Holm's p against the best closed form that others found and against MILK."""
+    order = strongest(store, plan.methods, plan.repeats)
+    closed = next((m for m in order if m in CLOSED), None)
+    against = {name: _p_against(store, order, name) for name in (closed, "milk") if name in order and name is not None}
+    rows = []
+    for method in order:
+        lines = store.ranked("repeat", method, most=plan.repeats)
+        row = {"method": method}
+        for title, part in (("FTFT", "test_complete"), ("FTMT", "test")):
+            row[f"{title} {MONITOR}"] = with_interval([x[part][MONITOR] for x in lines])
+            row[f"{title} recall@20"] = with_interval([x[part]["recall@20"] for x in lines])
+        missing = store.ranked("repeat", method, "mtmt", most=plan.repeats)
+        for metric in (MONITOR, "recall@20"):
+            row[f"MTMT {metric}"] = with_interval([x["test"][metric] for x in missing]) if missing else ""
+        row["worst modality missing"] = f"-{100 * np.mean([worst_drop(x)[1] for x in lines]):.0f}%"
+        row["seconds"] = f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.3g}"
+        timed = store.of("timing", method)
+        row["seconds to rank"] = f"{timed[0]['score_seconds']:.2g}" if timed else ""
+        row |= {f"p against {name}": f"{p[method]:.2g}" if method in p else "" for name, p in against.items()}
+        rows.append(row)
+    return rows
+
+
+def _p_against(store: Store, methods: Sequence[str], rival: str) -> dict[str, float]:
+    """Return the p values of each method against one, on FTMT's paired repeats, corrected together."""
+    found = {m: claims.better(store, "", "", (m, rival), "ftmt") for m in methods if m != rival}
+    tested = {m: claim for m, claim in found.items() if claim is not None}
+    return dict(zip(tested, claims.holm([claim.p for claim in tested.values()]), strict=True))
+
+
+def table_patterns(plan: Plan, store: Store) -> Rows:
+    """NDCG@20 of FTMT's test items by the modalities that they have, and with a modality hidden from all of them."""
+    rows = []
+    for method in strongest(store, plan.methods, plan.repeats):
+        lines = store.ranked("repeat", method, most=plan.repeats)
+        row = {"method": method, "complete": mean_sd([x["test_complete"][MONITOR] for x in lines])}
+        for title, key in (("has", "by_pattern"), ("all without", "imposed")):
+            names = dict.fromkeys(name for x in lines for name in x[key])
+            row |= {f"{title} {n}": mean_sd([x[key][n][MONITOR] for x in lines if n in x[key]]) for n in names}
+        rows.append(row)
+    return rows
+
+
+def table_fresh(plan: Plan, store: Store) -> Rows:
+    """Whether the winner beats each finalist on splits that no search has seen, and needs its modalities less."""
+    others = [m for m in plan.methods if m != WINNER and store.ranked("fresh", m)]
+    found: list[claims.Claim | None] = []
+    for other in others:
+        text = f"{WINNER} ranks new items better than {other}"
+        found.append(claims.better(store, text, "NDCG@20, FTMT", (WINNER, other), "ftmt", "fresh"))
+    for other in others:
+        mine, theirs = claims.pairs_of(store, (WINNER, other), "ftmt", "fresh")
+        kept = [[1 - worst_drop(x)[1] for x in lines] for lines in (mine, theirs)]
+        text = f"Without its most useful modality {WINNER} keeps a larger share than {other}"
+        note = f"loses {100 * (1 - np.mean(kept[0])):.1f}% against {100 * (1 - np.mean(kept[1])):.1f}%"
+        found.append(claims.Claim(text, "worst imposed", claims.log_ratio(*kept), None, note))
+    return claims.rows([claim for claim in found if claim is not None])
+
+
+def table_without(plan: Plan, store: Store) -> Rows:
+    """The winner without one of its parts, all else as tuned, paired with it."""
+    rows = []
+    for name in (WINNER, *WITHOUT):
+        lines = store.ranked("repeat", name, most=plan.repeats)
+        if not lines:
+            continue
+        row = {"variant": name, f"FTMT {MONITOR}": with_interval([x["test"][MONITOR] for x in lines])}
+        row[f"complete {MONITOR}"] = with_interval([x["test_complete"][MONITOR] for x in lines])
+        row["worst modality missing"] = f"-{100 * np.mean([worst_drop(x)[1] for x in lines]):.0f}%"
+        claim = claims.better(store, "", "", (name, WINNER), "ftmt")
+        known = claim is not None and name != WINNER
+        row["FTMT, against it"] = f"{100 * np.expm1(claim.values.mean()):+.1f}%" if claim and known else ""
+        row["seconds"] = f"{np.mean([x['seconds'] for x in lines]):.3g}"
+        rows.append(row)
+    return rows
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def _colour(method: str) -> str:
+    return next((colour for colour, methods in KINDS.items() if method in methods), OTHERS)
+
+
+def _legend(axes: Axes) -> None:
+    for colour, name in zip(
+        (*KINDS, OTHERS), ("MILK and ablations", "closed forms", WINNER, "other baselines"), strict=True
+    ):
+        axes.scatter([], [], color=colour, label=name)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def figure_time(plan: Plan, store: Store) -> Figure | None:
+    """Accuracy against the seconds of a whole run."""
+    methods = strongest(store, plan.methods, plan.repeats)
+    if not methods:
+        return None
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for method in methods:
+        lines = store.ranked("repeat", method, most=plan.repeats)
+        at = np.mean([x["seconds"] + x["factor_seconds"] for x in lines]), np.mean([x["test"][MONITOR] for x in lines])
+        axes.scatter(*at, color=_colour(method), s=25)
+        axes.annotate(method, at, xytext=(4, 3), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", xlabel="seconds of a run: training, validation, test", ylabel="test NDCG@20, FTMT")
+    axes.spines[["top", "right"]].set_visible(False)
+    _legend(axes)
+    return figure
+
+
+def figure_drop(plan: Plan, store: Store) -> Figure | None:
+    """What each system keeps when its most useful modality is hidden from all test items."""
+    methods = strongest(store, [m for m in plan.methods if m != "random"], plan.repeats)[::-1]
+    if not methods:
+        return None
+    figure = Figure(figsize=(7.5, 0.27 * len(methods) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for place, method in enumerate(methods):
+        lines = store.ranked("repeat", method, most=plan.repeats)
+        complete = np.mean([x["test_complete"][MONITOR] for x in lines])
+        left = np.mean([x["test_complete"][MONITOR] * (1 - worst_drop(x)[1]) for x in lines])
+        axes.plot([left, complete], [place, place], color=_colour(method), linewidth=1.5)
+        axes.scatter([complete], [place], color=_colour(method), s=25)
+        axes.scatter([left], [place], facecolor="white", edgecolor=_colour(method), s=25, zorder=3)
+        drop = 100 * np.mean([worst_drop(x)[1] for x in lines])
+        axes.annotate(f"-{drop:.0f}%", (complete, place), xytext=(6, -3), textcoords="offset points", fontsize=7)
+    axes.set_yticks(range(len(methods)), methods, fontsize=8)
+    axes.set_xlabel("NDCG@20: full with all modalities, hollow without the most useful one")
+    axes.spines[["top", "right"]].set_visible(False)
+    _legend(axes)
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[Plan, Store], Figure | None]] = {"field": figure_time, "field_drop": figure_drop}
