@@ -36,7 +36,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN) -m pip install $(PIP_ARGS) --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-train: $(STAMP) ## train MILK and its ablation on the embedded data (TRAIN_ARGS: options of train.py)
+train: $(STAMP) ## train a recommender of new items on the embedded data (TRAIN_ARGS: options of train.py)
 	$(BIN) examples/milk_recsys/train.py $(TRAIN_ARGS)
 
 test: $(STAMP) ## run all tests (TEST_ARGS: options of pytest)

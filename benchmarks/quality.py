@@ -128,7 +128,8 @@ def read_variants(fixed: str, texts: Sequence[str]) -> list[Variant]:
         for option in OURS:
             if option in given_options(words):
                 raise OptionError(f"--variant {name}: {flag(option)} is set by this command. Leave it out.")
-        variants.append(Variant(name.strip(), shlex.join(words), parse_options(words, prog=f"variant {name!r}")))
+        full = words if "model" in given_options(words) else ["--model", "milk", *words]
+        variants.append(Variant(name.strip(), shlex.join(words), parse_options(full, prog=f"variant {name!r}")))
     names = [variant.name for variant in variants]
     if len(set(names)) < len(names):
         raise OptionError(f"--variant: names must differ, got {', '.join(names)}.")

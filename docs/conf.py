@@ -124,34 +124,49 @@ STUDY_PARTS = (
 )
 
 
+STUDIES = {
+    "% STUDIES": ("reading", "verdicts", STUDY_PARTS),
+    "% FIELD": ("field_reading", "field", ("field_fresh", "field_drop", "field_without", "field_patterns")),
+}
+"""A line of a page -> what was read from a study, the table without which it is not shown, and its other parts."""
+
+
 def put_in_studies(app: Sphinx, _docname: str, source: list[str]) -> None:
-    """Put the studies of docs/results, those with verdicts, where a page has the line ``% STUDIES``."""
-    if "\n% STUDIES" not in source[0]:
-        return
-    parts = []
-    for path in sorted((HERE / "results").glob("*/verdicts.md")):
-        folder, name = path.parent, path.parent.name
-        app.env.note_dependency(str(path))
-        parts.append(f"## {name}\n")
-        files = [
-            folder / "reading.md",
-            path,
-            *(folder / f"{part}{end}" for part in STUDY_PARTS for end in (".md", ".png")),
-        ]
-        for file in files:
-            if not file.exists():
-                continue
-            app.env.note_dependency(str(file))
-            if file.suffix == ".png":
-                parts.append(f"![{file.stem} on {name}](results/{name}/{file.name})\n")
-                continue
-            heading = {"reading": "", "verdicts": "### Which claims hold"}.get(file.stem, f"### {title(file.stem)}")
-            parts.append(f"{heading}\n\n{file.read_text(encoding='utf-8')}")
-    source[0] = source[0].replace("% STUDIES", "\n".join(parts) or "No study has been run in this checkout.")
+    """Put the studies of docs/results, those that are done, where a page has one of the lines of `STUDIES`."""
+    for line, (reading, first, others) in STUDIES.items():
+        if f"\n{line}\n" not in source[0]:
+            continue
+        parts = []
+        for path in sorted((HERE / "results").glob(f"*/{first}.md")):
+            parts.append(f"## {path.parent.name}\n")
+            for file in (
+                path.with_name(f"{name}{end}") for name in (reading, first, *others) for end in (".md", ".png")
+            ):
+                if file.exists():
+                    app.env.note_dependency(str(file))
+                    parts.append(_part(file, heading="" if file.stem == reading else f"### {title(file.stem)}\n\n"))
+        source[0] = source[0].replace(line, "\n".join(parts) or "No study has been run in this checkout.")
+
+
+def _part(file: Path, heading: str) -> str:
+    if file.suffix == ".png":
+        return f"![{title(file.stem)} on {file.parent.name}](results/{file.parent.name}/{file.name})\n"
+    return heading + file.read_text(encoding="utf-8")
+
+
+TITLES = {
+    "verdicts": "Which claims hold",
+    "field": "All systems",
+    "field_fresh": "On fresh splits",
+    "field_without": "KEEP without its parts",
+    "field_patterns": "By what is missing",
+}
 
 
 def title(stem: str) -> str:
     """Name a table or figure: `figure3` is Figure 3."""
+    if stem in TITLES:
+        return TITLES[stem]
     return re.sub(r"(\D+)(\d)", r"\1 \2", stem).capitalize()
 
 

@@ -89,7 +89,7 @@ def test_importing_invmod_adds_little_to_torch() -> None:
 def test_the_help_of_train_py_comes_within_a_second_and_without_torch() -> None:
     script = ROOT / "examples/milk_recsys/train.py"
     said, log, _ = python(script, "--help")
-    assert "--alignment-weight" in said
+    assert "--shrinkage" in said
     loaded = {name.partition(".")[0] for _, name, _ in imports(log)}
     assert {"tyro", "numpy"} <= loaded
     assert not loaded & {"torch", "invmod", "scipy", "matplotlib", "polars", "optuna", "safetensors"}

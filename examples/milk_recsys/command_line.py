@@ -17,7 +17,10 @@ import tyro
 from milk_recsys.baselines.options import BASELINES, LOOP
 from milk_recsys.options import GROUPS, PRESETS, OptionError, Options, common_options, flag, from_json, validate
 
-__all__ = ["given_options", "parse_options"]
+__all__ = ["DEFAULT_MODEL", "given_options", "parse_options"]
+
+DEFAULT_MODEL = "keep"
+"""What train.py trains where nothing is said: the winner of the field."""
 
 
 def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
@@ -32,16 +35,21 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
     first, _ = tyro.cli(_First, args=args, return_unknown_args=True, add_help=False, prog=prog)
     try:
         saved = _options_of_run(first)
-        defaults = {**PRESETS[first.preset], "preset": first.preset} if saved is None else vars(saved)
-        model = first.model if saved is None else saved.model
-        if model in BASELINES and saved is None:  # presets are MILK's
+        model = _model_of(first) if saved is None else saved.model
+        defaults = {**PRESETS[first.preset or "recommended"], "preset": first.preset or "recommended"}
+        if saved is not None:
+            defaults = vars(saved)
+        elif model in BASELINES:  # presets are MILK's
             defaults = dict(LOOP[model])
+        if first.model is None:
+            defaults = {**defaults, "model": model}
+        _check_known(given_options(args), model)
         parsed = tyro.cli(
             _command_line(defaults, model),
             args=args,
             prog=prog,
-            description="Train MILK (or an ablation, or a baseline), evaluate it on new items with missing "
-            "modalities, and write a report.",
+            description="Train KEEP (or MILK, an ablation, or a baseline), evaluate it on new items with missing "
+            "modalities, and write a report. Options differ: --model NAME --help shows those of another model.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
         groups = {group: vars(part) for group, part in vars(parsed).items()}
@@ -67,10 +75,25 @@ def given_options(argv: Sequence[str]) -> frozenset[str]:
 class _First:
     """The first reading of the command line: what the defaults of the second one depend on."""
 
-    preset: Literal["recommended", "paper", "authors_code"] = "recommended"
-    model: str = "milk"
+    preset: Literal["recommended", "paper", "authors_code"] | None = None
+    model: str | None = None
     out: Path | None = None
     resume: bool = False
+
+
+def _model_of(first: _First) -> str:
+    """The model asked for, or MILK where one of its presets is, or what we would use."""
+    return first.model or (DEFAULT_MODEL if first.preset is None else "milk")
+
+
+def _check_known(given: frozenset[str], model: str) -> None:
+    """Refuse an option that is there, but not for this model."""
+    own = {f.name for f in dataclasses.fields(BASELINES[model])} if model in BASELINES else frozenset()
+    odd = sorted(given - common_options(model) - own)
+    if odd:
+        raise OptionError(
+            f"{flag(odd[0])} is an option of MILK, and --model is {model}. Add --model milk, or leave it out."
+        )
 
 
 def _options_of_run(first: _First) -> Options | None:

@@ -12,6 +12,8 @@ MODEL_NAMES = {
     "align": "MILK (alignment only)",
     "envs": "MILK (environments only)",
     "erm": "ERM",
+    "keep": "KEEP",
+    "content_knn": "content kNN",
 }
 FEW_USERS = 30
 """A mean over fewer users than this is pointed out as uncertain."""
@@ -102,7 +104,9 @@ def find(metrics: Mapping[str, Any]) -> Findings:
         for loss in losses
         if loss.modality in rival_losses
     }
-    answers = [_hurts_most(losses, name, metric, metrics)]
+    floor = metrics.get("floor")
+    answers = [_floor_answer(metrics, floor, name, metric)] if floor else []
+    answers.append(_hurts_most(losses, name, metric, metrics))
     if compare and rival:
         answers.append(_robustness_answer(losses, rival_losses, less, (name, rival), metric, compare))
         answers.append(_level_answer(metrics, compare, (name, rival), metric))
@@ -261,6 +265,34 @@ def _level_answer(
     else:
         headline = f"It cannot be told: the difference of {amount} cannot be told apart from 0."
     return Answer(question, headline, details)
+
+
+def _floor_answer(metrics: Mapping[str, Any], floor: Mapping[str, Any], name: str, metric: str) -> Answer:
+    """Whether the model is better than what trains nothing."""
+    rival, label = MODEL_NAMES.get(floor["model"], floor["model"]), metric_name(metric)
+    question = f"Is {name} better than {rival}, which trains nothing?"
+    ours, theirs = _value(metrics, "test", metric), _value(floor, "test", metric)
+    if ours is None or theirs is None:
+        return Answer(question, "This run does not tell: a figure is missing.", [floor.get("left_out", "")])
+    gap = _difference(floor, ("test",), metric, ours - theirs)
+    amount = number(abs(gap.value))
+    if not gap.excludes_zero:
+        headline = f"It cannot be told: the difference of {amount} cannot be told apart from 0."
+    elif gap.value > 0:
+        headline = f"Yes, by {amount} on {label}."
+    else:
+        headline = f"No: {rival} is better, by {amount} on {label}. Use that, or find out what is wrong."
+    share = f" ({percent(abs(gap.value) / theirs)} of the latter)" if theirs > 0 else ""
+    return Answer(
+        question,
+        headline,
+        [
+            f"Under the setting {name} reaches {label} {number(ours)} and {rival} {number(theirs)}, a difference "
+            f"of {signed(gap)}{share}{_verdict(gap)}.",
+            f"{rival[0].upper()}{rival[1:]} sums how like a new item is to each item that a user has, by the "
+            "modalities that it has. Every run ranks by it too: what does not beat it has not earned its place.",
+        ],
+    )
 
 
 def _setting_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answer:

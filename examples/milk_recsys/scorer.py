@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from invmod import mask_from_features
+from milk_recsys.baselines.keep import KeepModel
 from milk_recsys.baselines.options import BASELINES
 from milk_recsys.checkpoint import load_state
 from milk_recsys.errors import DataError
@@ -73,22 +74,35 @@ def load_run(folder: Path | str, *, device: torch.device | str = "auto", scores_
             "data it was started with."
         )
     options, dims, num_users = _read_config(folder / "config.json")
-    if options.model in BASELINES:
+    if options.model in BASELINES and options.model != "keep":
         raise DataError(
-            f"{folder}: holds a run of {options.model}. MILK and its ablations can be loaded for scoring; a baseline "
-            "is there to be compared with."
+            f"{folder}: holds a run of {options.model}. KEEP, MILK and its ablations can be loaded for scoring; a "
+            "baseline is there to be compared with."
         )
     place = choose_device(device)
     weights = folder / "model.safetensors"
     tensors, _ = load_state(weights, place)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-        model = Recommender(dims, num_users, options)
     try:
-        model.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
+        model = _build(options, dims, num_users, tensors)
+    except (RuntimeError, KeyError) as error:
         raise DataError(f"{weights}: does not fit config.json beside it ({error}).") from None
     names = read_names(folder / "users.tsv", "user", num_users, [])
     return Scorer(model, dims, names, scores_at_once=scores_at_once)
+
+
+def _build(
+    options: Options, dims: Mapping[str, int], num_users: int, tensors: Mapping[str, Tensor]
+) -> Recommender | KeepModel:
+    if options.model == "keep":
+        found = KeepModel(list(dims), options.own(), tensors)
+        widths = {name: len(found.get_buffer(f"mean_{m}")) for m, name in enumerate(dims)}
+        if (found.users.num_embeddings, widths) != (num_users, dict(dims)):
+            raise RuntimeError(f"{found.users.num_embeddings} users and widths {widths}")
+        return found
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = Recommender(dims, num_users, options)
+    model.load_state_dict(tensors, assign=True)
+    return model
 
 
 class Scorer:
@@ -108,14 +122,14 @@ class Scorer:
         modalities: the M names; dims: modality -> width.
         num_users: users are the ids from 0 to num_users - 1.
         user_names: one name per user, or None where the training data had none.
-        trained_users: (num_users,) bool. A user without a training pair has a random vector: their scores mean
-            nothing.
+        trained_users: (num_users,) bool. The vector of a user without a training pair is random, or 0: their scores
+            mean nothing.
         dtype: of the scores: float64 for a run in float64, else float32.
     """
 
     def __init__(
         self,
-        model: Recommender,
+        model: Recommender | KeepModel,
         dims: Mapping[str, int],
         user_names: Sequence[str] | None = None,
         *,

@@ -28,13 +28,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import invmod
+from milk_recsys.baselines.closed import CELLS
 from milk_recsys.baselines.factors import Factors
 from milk_recsys.baselines.learner import BaselineLearner
 from milk_recsys.baselines.options import BASELINES
@@ -56,6 +57,7 @@ from milk_recsys.world import ALONE, World, joined_world
 
 SAVE_SECONDS = 30.0  # a checkpoint at least this often, beside the one at every evaluation
 TRIPLES_AT_ONCE = 2**22  # that are drawn ahead
+FLOOR: Final = "content_knn"  # what is ranked by beside every model, since it trains nothing
 
 
 class Diverged(RuntimeError):
@@ -114,6 +116,7 @@ def _run(options: Options, dataset: Dataset, device: torch.device, world: World,
             progress.say(f"note: {note}")
         model, record = train_model(options, tables, folder, progress, world)
         sections, per_user = evaluate_test(model, tables, options.monitor, world)
+        floor = _floor(options, tables, per_user, world)
         compare = None
         if options.compare == "erm":
             compare = _compare(options, tables, folder / "compare", progress, per_user, world)
@@ -129,12 +132,29 @@ def _run(options: Options, dataset: Dataset, device: torch.device, world: World,
         "versions": versions(device) | ({"ranks": world.size} if world.size > 1 else {}),
         "missingness": {"modalities": list(dataset.modalities), **facts},
         **sections,
+        "floor": floor,
         "compare": compare,
     }
     if world.writes:
         write_json(folder / "metrics.json", metrics)
         write_report(folder)  # report.html comes last: a run is finished when it is there
     return metrics
+
+
+def _floor(
+    options: Options, tables: Tables, per_user: dict[str, dict[str, Tensor]], world: World
+) -> dict[str, Any] | None:
+    """Rank the test items by content kNN, which trains nothing, and compare paired over users."""
+    if options.model == FLOOR:
+        return None
+    if tables.features.mapped or len(tables.warm) * len(tables.test.candidates) > CELLS:
+        return {"model": FLOOR, "left_out": "The features are too many to be held in memory, as it would have to."}
+    plain = dataclasses.replace(options, model=FLOOR, method=None)
+    learner = BaselineLearner(WarmData.of_tables(tables), plain)
+    found, other = evaluate_group(learner, tables, tables.test, tables.observed, world)
+    names = dict.fromkeys(("ndcg@20", "recall@20", options.monitor))
+    difference = {name: paired_difference(per_user["test"][name], other[name]) for name in names}
+    return {"model": FLOOR, "test": found, "difference": {"test": difference}}
 
 
 def _compare(
@@ -434,6 +454,8 @@ def _main(options: Options, dataset: Dataset) -> int:
         f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: test ndcg@20 {test['ndcg@20']:.4f}, "
         f"recall@20 {test['recall@20']:.4f} over {test['users']} users (best epoch {metrics['best_epoch']})"
     )
+    if "test" in (metrics["floor"] or {}):
+        print(f"{FLOOR} beside it: test ndcg@20 {metrics['floor']['test']['ndcg@20']:.4f}")
     if metrics["compare"]:
         print(f"erm beside it: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
     print(f"report: {Path(str(options.out)) / 'report.html'}")

@@ -104,6 +104,7 @@ def test_the_example_page_lists_every_option_of_train_py_with_its_default() -> N
     rows = re.findall(r"^\| `(--[a-z0-9-]+)`(?:, `(--no-[a-z0-9-]+)`)? \| (.*?) \|", read("milk.md"), re.MULTILINE)
     listed = {name: (default, bool(negated)) for name, negated, default in rows}
     fields = {flag(f.name): f.default for f in dataclasses.fields(options.Options) if f.name != "method"}
+    fields["--model"] = command_line.DEFAULT_MODEL
     assert set(listed) == set(fields)
     for name, (default, is_switch) in listed.items():
         assert is_switch == isinstance(fields[name], bool), name

@@ -30,8 +30,28 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_no_argument_gives_the_defaults():
+def test_no_argument_trains_keep():
     options = parse_options([])
+    assert (options.model, options.epochs, options.preset) == ("keep", 1, "recommended")
+    assert options == Options(model="keep", method=options.method, epochs=1)
+    assert parse_options(["--rank", "64"]).method["rank"] == 64
+
+
+def test_a_preset_of_milks_is_milks():
+    assert parse_options(["--preset", "recommended"]) == Options()
+    assert parse_options(["--preset", "paper", "--model", "envs"]).model == "envs"
+
+
+def test_milks_options_are_not_those_of_other_models(capsys):
+    for argv, model in ((["--alpha", "1"], "keep"), (["--model", "duif", "--no-tf32", "--alpha=1"], "duif")):
+        with pytest.raises(SystemExit) as caught:
+            parse_options(argv)
+        assert caught.value.code == 2
+        assert f"--alpha is an option of MILK, and --model is {model}. Add --model milk" in capsys.readouterr().err
+
+
+def test_milk_without_options_gives_the_defaults():
+    options = parse_options(["--model", "milk"])
     assert options == Options()
     expected = {
         "setting": "ftmt",
@@ -164,7 +184,7 @@ def test_option_given_wins_even_with_the_recommended_value():
 )
 def test_bad_option_exits_with_status_2(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        parse_options(argv)
+        parse_options(argv if "--model" in argv else ["--model", "milk", *argv])
     assert caught.value.code == 2
     printed = re.sub(r"[\s│]+", " ", capsys.readouterr().err)  # out of the box and its line breaks
     assert message in printed
@@ -237,7 +257,7 @@ def test_help_explains_every_option_in_groups_within_a_second():
     seconds = []
     for _ in range(3):  # the best of a few: other processes may be busy
         start = time.perf_counter()
-        shown = run_python("-c", code, "--help")
+        shown = run_python("-c", code, "--model", "milk", "--help")
         seconds.append(time.perf_counter() - start)
     assert shown.returncode == 0
     assert min(seconds) < 1.0

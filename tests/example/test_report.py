@@ -311,6 +311,30 @@ def test_the_cost_of_the_setting() -> None:
     assert find(metrics).answers[-1].headline == "Nothing: it removes no modality from a test item."
 
 
+@pytest.mark.parametrize(
+    ("floor", "half", "headline"),
+    [
+        (0.331, 0.01, "Yes, by 0.1210 on NDCG@20."),
+        (0.480, 0.01, "No: content kNN is better, by 0.0280 on NDCG@20. Use that, or find out what is wrong."),
+        (0.455, 0.01, "It cannot be told: the difference of 0.0030 cannot be told apart from 0."),
+    ],
+)
+def test_a_model_is_held_against_what_trains_nothing(floor: float, half: float, headline: str) -> None:
+    difference = {"test": gap(0.452 - floor, half)}
+    answer = find(plausible(floor={"model": "content_knn", "test": section(floor), "difference": difference})).answers[
+        0
+    ]
+    assert answer.question == "Is MILK better than content kNN, which trains nothing?"
+    assert answer.headline == headline
+    assert f"content kNN {floor:.4f}" in answer.details[0]
+
+
+def test_a_floor_that_was_left_out_is_said_to_be() -> None:
+    answer = find(plausible(floor={"model": "content_knn", "left_out": "Too large."})).answers[0]
+    assert answer.headline.startswith("This run does not tell")
+    assert answer.details == ["Too large."]
+
+
 def test_null_figures_are_never_made_up() -> None:
     metrics = compared()
     metrics["test"]["ndcg@20"] = None

@@ -523,8 +523,8 @@ def start(*arguments: str, **kwargs: Any) -> "subprocess.Popen[str]":
 @pytest.mark.slow
 def test_the_command_survives_sigkill(tmp_path: Path, data: Path) -> None:
     arguments = [
-        "--data", str(data), "--epochs", "14", "--eval-every", "2", "--patience", "40", "--batch-size", "8",
-        "--embedding-dim", "8", "--lr", "0.02", "--device", "cpu", "--resume", "--out",
+        "--model", "milk", "--data", str(data), "--epochs", "14", "--eval-every", "2", "--patience", "40",
+        "--batch-size", "8", "--embedding-dim", "8", "--lr", "0.02", "--device", "cpu", "--resume", "--out",
     ]  # fmt: skip
     process = start(*arguments, str(tmp_path / "killed"))
     checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
@@ -552,7 +552,7 @@ def test_the_command_survives_sigkill(tmp_path: Path, data: Path) -> None:
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "error: nowhere: no such folder"),
-        (["--min-weight", "0.5"], "error: --min-weight must be below 1 / 3 modalities"),
+        (["--model", "milk", "--min-weight", "0.5"], "error: --min-weight must be below 1 / 3 modalities"),
     ],
 )
 def test_bad_input_ends_with_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:

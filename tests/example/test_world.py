@@ -64,7 +64,15 @@ def test_ranks_give_the_losses_of_one_process(data: Path, tmp_path: Path, size: 
             assert theirs["validation"] == alone["validation"], values
 
 
-RUN = ("--epochs=5", "--eval-every=2", "--batch-size=32", "--embedding-dim=8", "--lr=0.02", "--compare=none")
+RUN = (
+    "--model=milk",
+    "--epochs=5",
+    "--eval-every=2",
+    "--batch-size=32",
+    "--embedding-dim=8",
+    "--lr=0.02",
+    "--compare=none",
+)
 
 
 def alone(data: Path, out: Path, *further: str) -> dict[str, Any]:
