@@ -79,11 +79,13 @@ class Sibrar:
             drawn: (B, 1 + K, 1 or 2) which modalities stand for each item, M for who has it.
         """
         own, net = self._own, self.net
-        distinct, places = torch.unique(items, return_inverse=True)
-        taken = torch.sparse.mm(self._takers, net["takers"].weight.T)[distinct] + net["takers"].bias
-        before = torch.stack([*(f(x[distinct]) for f, x in zip(net["maps"], self._x, strict=True)), taken], dim=1)
-        h = before[places[:, :, None], drawn]  # (B, 1 + K, 1 or 2, width)
-        is_taken = (drawn[:, 0] == before.shape[1] - 1).to(h.dtype)[:, :, None]
+        n, last = self._has.shape[0], self._has.shape[1] - 1
+        cells, places = torch.unique(drawn * n + items[:, :, None], return_inverse=True)  # sorted by modality
+        rows = [cells[cells // n == m] % n for m in range(last + 1)]
+        before = [f(x[at]) for f, x, at in zip(net["maps"], self._x, rows[:-1], strict=True)]
+        before.append(torch.sparse.mm(self._takers, net["takers"].weight.T)[rows[-1]] + net["takers"].bias)
+        h = torch.cat(before)[places]  # (B, 1 + K, 1 or 2, width)
+        is_taken = (drawn[:, 0] == last).to(h.dtype)[:, :, None]
         positive = h[:, 0] - is_taken * net["takers"].weight.T[users][:, None]  # a pair is not its own input
         h = torch.cat([positive[:, None], h[:, 1:]], dim=1).relu()
         e = net["branch"](h.flatten(0, 2)).view(*h.shape[:3], -1)
