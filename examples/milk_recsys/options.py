@@ -100,8 +100,8 @@ class Options:
     ] = _option(
         "milk",
         "run",
-        "MILK; its ablations: only alignment (align), only environments (envs), neither (erm); or a baseline, which "
-        "has options of its own: --model gar --help.",
+        "KEEP, ours (keep); MILK (milk); MILK's ablations: only alignment (align), only environments (envs), neither "
+        "(erm); or a baseline. Their options differ: --model gar --help.",
     )
     method: dict[str, Any] | None = _option(None, "baseline", "Options of the baseline's own; None: its defaults.")
     compare: Literal["none", "erm"] | None = _option(

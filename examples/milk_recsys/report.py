@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from milk_recsys.baselines.options import UNTRAINED
 from milk_recsys.errors import DataError
 from milk_recsys.files import replacing
 from milk_recsys.report_figures import curves_png, robustness_png
@@ -25,7 +26,7 @@ SPLIT_PARTS = {"warm": "Training (warm)", "validation": "Validation", "test": "T
 
 
 def write_report(run: Path) -> Path:
-    """Write curves.png, robustness.png and report.html into a run's folder, from the figures in it.
+    """Write robustness.png, curves.png (of a model with epochs) and report.html into a run's folder, from its figures.
 
     Each file is written under a temporary name and renamed, so a reader never meets half of one. The page holds its
     pictures and needs nothing else, on disk or from a network.
@@ -47,10 +48,12 @@ def write_report(run: Path) -> Path:
     history = _read_lines(run / "history.jsonl")
     rival_history = _read_lines(run / "compare" / "history.jsonl") if metrics.get("compare") else []
     findings = find(metrics)
-    curves = curves_png(history, rival_history, metrics, findings)
-    robustness = robustness_png(metrics, findings)
-    page = _render(config, metrics, findings, {"curves": curves, "robustness": robustness})
-    for name, content in {"curves.png": curves, "robustness.png": robustness, "report.html": page.encode()}.items():
+    pictures = {"robustness": robustness_png(metrics, findings)}
+    if metrics["model"] not in UNTRAINED:
+        pictures["curves"] = curves_png(history, rival_history, metrics, findings)
+    page = _render(config, metrics, findings, pictures)
+    files = {f"{name}.png": content for name, content in pictures.items()}
+    for name, content in {**files, "report.html": page.encode()}.items():
         with replacing(run / name) as temporary:
             temporary.write_bytes(content)
     return run / "report.html"

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from milk_recsys.baselines.options import UNTRAINED
+
 __all__ = ["FEW_USERS", "Answer", "Estimate", "Findings", "Loss", "find", "finite", "metric_name", "number", "pattern"]
 
 MODEL_NAMES = {
@@ -282,13 +284,13 @@ def _floor_answer(metrics: Mapping[str, Any], floor: Mapping[str, Any], name: st
         headline = f"Yes, by {amount} on {label}."
     else:
         headline = f"No: {rival} is better, by {amount} on {label}. Use that, or find out what is wrong."
-    share = f" ({percent(abs(gap.value) / theirs)} of the latter)" if theirs > 0 else ""
+    share = f", {percent(abs(gap.value) / theirs)} of the latter" if theirs > 0 else ""
     return Answer(
         question,
         headline,
         [
-            f"Under the setting {name} reaches {label} {number(ours)} and {rival} {number(theirs)}, a difference "
-            f"of {signed(gap)}{share}{_verdict(gap)}.",
+            f"Under the setting {name} reaches {label} {number(ours)} and {rival} {number(theirs)}{share} apart: "
+            f"{signed(gap)}{_verdict(gap)}.",
             f"{rival[0].upper()}{rival[1:]} sums how like a new item is to each item that a user has, by the "
             "modalities that it has. Every run ranks by it too: what does not beat it has not earned its place.",
         ],
@@ -328,9 +330,10 @@ def _caveats(metrics: Mapping[str, Any], compared: bool) -> list[str]:
     test = metrics.get("test") or {}
     if finite(test.get("untrained_users")):
         alone = test["untrained_users"] == 1
+        drawn = f"{'that vector is as it was' if alone else 'their vectors are as they were'} drawn at the start"
         caveats.append(
             f"{test['untrained_users']:,} of the {test['users']:,} test users {'has' if alone else 'have'} no training "
-            f"pair; {'that vector is as it was' if alone else 'their vectors are as they were'} drawn at the start."
+            f"pair; {'nothing is known of what they like' if metrics['model'] in UNTRAINED else drawn}."
         )
     by_pattern = metrics.get("by_pattern") or {}
     few = [

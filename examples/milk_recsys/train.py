@@ -38,7 +38,7 @@ import invmod
 from milk_recsys.baselines.closed import CELLS
 from milk_recsys.baselines.factors import Factors
 from milk_recsys.baselines.learner import BaselineLearner
-from milk_recsys.baselines.options import BASELINES
+from milk_recsys.baselines.options import BASELINES, UNTRAINED
 from milk_recsys.baselines.shape import WarmData
 from milk_recsys.data import Dataset
 from milk_recsys.errors import DataError
@@ -247,7 +247,8 @@ def train_model(
 
     if isinstance(learner, BaselineLearner):
         learner.pretrain(keep_factors)
-    with progress.training(options.model, options.epochs, state["epoch"] + 1) as bar:
+    trains = options.model not in UNTRAINED
+    with progress.training(options.model, options.epochs, state["epoch"] + 1, trains=trains) as bar:
         for epoch in range(state["epoch"] + 1, options.epochs):
             if state["done"]:
                 break
@@ -257,7 +258,7 @@ def train_model(
             if evaluates:
                 line["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed, world)
                 line["best"] = judge(state, line["validation"][options.monitor], options.patience)
-                state["done"] |= isinstance(learner, BaselineLearner) and not learner.trains
+                state["done"] |= not trains
                 if line["best"]:
                     learner.save(best_file, {"epoch": epoch, "model": options.model}, weights_only=True)
             if world.writes:
@@ -452,7 +453,8 @@ def _main(options: Options, dataset: Dataset) -> int:
     test = metrics["test"]
     print(
         f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: test ndcg@20 {test['ndcg@20']:.4f}, "
-        f"recall@20 {test['recall@20']:.4f} over {test['users']} users (best epoch {metrics['best_epoch']})"
+        f"recall@20 {test['recall@20']:.4f} over {test['users']} users"
+        + ("" if metrics["model"] in UNTRAINED else f" (best epoch {metrics['best_epoch']})")
     )
     if "test" in (metrics["floor"] or {}):
         print(f"{FLOOR} beside it: test ndcg@20 {metrics['floor']['test']['ndcg@20']:.4f}")

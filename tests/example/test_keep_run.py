@@ -1,5 +1,6 @@
 """A run of KEEP: trained, opened again for scoring without its training data, and listed by recommend.py."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from milk_recsys.evaluation import build_tables
 from milk_recsys.options import Options
 from milk_recsys.progress import Progress
 from milk_recsys.split import draw_split
-from milk_recsys.train import run
+from milk_recsys.train import main, run
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,15 @@ def test_a_loaded_run_scores_what_the_run_scored(ran):
     found = scorer.score(None, features)
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=2e-3, atol=2e-6)
     assert scorer.score([0], {"text": features["text"][:3].nan_to_num(0.1)}).isfinite().all()
+
+
+def test_the_terminal_speaks_of_no_loss_and_no_epoch(ran, tmp_path, capsys):
+    assert main(dataclasses.replace(ran[0], out=tmp_path / "run"), ran[1]) == 0
+    said = capsys.readouterr().out
+    assert "keep: validation ndcg@20" in said
+    assert "content_knn beside it" in said
+    assert "loss" not in said
+    assert "epoch" not in said
 
 
 def test_recommend_lists_new_items(ran, tmp_path):

@@ -472,6 +472,15 @@ def test_every_kind_of_run_has_a_report(tmp_path: Path, case: str) -> None:
     assert png_size(tmp_path / "run" / "curves.png")[0] == 1350
 
 
+def test_what_is_solved_at_once_has_no_curves(tmp_path: Path) -> None:
+    metrics = {**plausible(), "model": "keep"}
+    page = page_of(tmp_path / "run", metrics, epochs=1)
+    assert "KEEP has no epochs" in page.text
+    assert "Best epoch" not in page.text
+    assert "nothing is known of what they like" in page.text
+    assert not (tmp_path / "run" / "curves.png").exists()
+
+
 def test_intervals_of_patterns_are_drawn_where_there_are_any() -> None:
     metrics = plausible()
     plain = robustness_png(metrics, find(metrics))

@@ -26,7 +26,7 @@ from milk_recsys.baselines.knn import Knn
 from milk_recsys.baselines.marec import Marec
 from milk_recsys.baselines.micro import Micro
 from milk_recsys.baselines.mtpr import Mtpr
-from milk_recsys.baselines.options import NEEDS_FACTORS, UNTRAINED
+from milk_recsys.baselines.options import NEEDS_FACTORS
 from milk_recsys.baselines.random_order import RandomOrder
 from milk_recsys.baselines.ridge import Ridge
 from milk_recsys.baselines.shape import Baseline, ScoreBlock, WarmData
@@ -101,11 +101,6 @@ class BaselineLearner:
     def stage(self) -> str:
         """What is trained now."""
         return "factors" if self.baseline is None else "model"
-
-    @property
-    def trains(self) -> bool:
-        """Whether there is anything to train."""
-        return self.options.model not in UNTRAINED
 
     def pretrain(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
         """Train the factors to their end, where there are any, and build the baseline on them."""
