@@ -1,4 +1,4 @@
-"""MILK for recommending new items whose modalities may be missing, composed from `invmod`.
+"""Recommending new items whose modalities may be missing: KEEP, and MILK composed from `invmod`.
 
 Run `python examples/milk_recsys/train.py --help` for the command line. From Python, a finished
 run is opened with `load_run`:

@@ -40,7 +40,7 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
         if saved is not None:
             defaults = vars(saved)
         elif model in BASELINES:  # presets are MILK's
-            defaults = dict(LOOP[model])
+            defaults = dict(LOOP.get(model, {}))
         if first.model is None:
             defaults = {**defaults, "model": model}
         _check_known(given_options(args), model)
@@ -92,7 +92,8 @@ def _check_known(given: frozenset[str], model: str) -> None:
     odd = sorted(given - common_options(model) - own)
     if odd:
         raise OptionError(
-            f"{flag(odd[0])} is an option of MILK, and --model is {model}. Add --model milk, or leave it out."
+            f"{flag(odd[0])} is not an option of {model}. Add --model milk, which has it, or leave it out: --model "
+            f"{model} --help lists those of {model}."
         )
 
 

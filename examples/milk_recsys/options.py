@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
-from milk_recsys.baselines.options import BASELINES, check_own
+from milk_recsys.baselines.options import BASELINES, UNTRAINED, check_own
 
 __all__ = ["PRESETS", "OptionError", "Options", "common_options", "flag", "from_json", "to_json", "validate"]
 
@@ -108,7 +108,7 @@ class Options:
         None,
         "run",
         "Train the ablation without both modules beside the model, on the same split.",
-        shown="(default: erm on the embedded data, none with --data)",
+        shown="(default: erm on the embedded data, none with --data or for KEEP)",
     )
     preset: Literal["recommended", "paper", "authors_code"] = _option(
         "recommended",
@@ -424,13 +424,19 @@ _MILKS_OWN = frozenset(
 )
 
 
+_LOOPS_OWN = frozenset({"epochs", "eval_every", "patience", "embedding_dim"})
+_SCALING = frozenset({"scale_features", "scale_before_impute", "norm_floor"})
+
+
 def common_options(model: str) -> frozenset[str]:
     """Names of the options here that a model takes: all for MILK and its ablations, fewer for a baseline."""
     fields = {f.name: f.metadata["group"] for f in dataclasses.fields(Options)}
     if model not in BASELINES:
         return frozenset(fields) - {"method"}
-    own = {f.name for f in dataclasses.fields(BASELINES[model])}
-    return frozenset(name for name, group in fields.items() if group != "milk" and name not in _MILKS_OWN | own)
+    odd = _MILKS_OWN | {f.name for f in dataclasses.fields(BASELINES[model])}
+    if model in UNTRAINED:  # solved at once, on centred rows of length 1; ridge on scaled ones
+        odd |= _LOOPS_OWN | ({"scale_before_impute"} if model == "ridge" else _SCALING)
+    return frozenset(name for name, group in fields.items() if group != "milk" and name not in odd)
 
 
 def _require(options: Options, name: str, holds: Any, rule: str) -> None:

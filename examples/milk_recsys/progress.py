@@ -52,11 +52,11 @@ class Progress:
         self.console.print(text, markup=False)
 
     @contextmanager
-    def training(self, model: str, epochs: int, done: int, *, trains: bool = True) -> Iterator[TrainingBar]:
-        """Show the training of one model, of which `done` epochs are over already; one that `trains` has a loss."""
+    def training(self, model: str, epochs: int, done: int) -> Iterator[TrainingBar]:
+        """Show the training of one model, of which `done` epochs are over already."""
         if done:
             self.say(f"{model}: going on after epoch {done - 1}")
-        bar = TrainingBar(self, self._bars, model, epochs, done, trains=trains)
+        bar = TrainingBar(self, self._bars, model, epochs, done)
         try:
             yield bar
         finally:
@@ -66,8 +66,8 @@ class Progress:
 class TrainingBar:
     """The bar of one model."""
 
-    def __init__(self, progress: Progress, bars: Bars, model: str, epochs: int, done: int, *, trains: bool) -> None:
-        self._progress, self._bars, self._model, self._trains = progress, bars, model, trains
+    def __init__(self, progress: Progress, bars: Bars, model: str, epochs: int, done: int) -> None:
+        self._progress, self._bars, self._model = progress, bars, model
         self._task = bars.add_task(model, total=epochs, completed=done, figures="")
         self._shown = time.monotonic()
 
@@ -79,13 +79,16 @@ class TrainingBar:
 
     def epoch(self, line: dict[str, Any], best: float, monitor: str) -> None:
         """Show the line of an epoch that has ended."""
+        found = f"validation {monitor} {line['validation'][monitor]:.4f}" if "validation" in line else ""
+        if "loss" not in line:
+            self._progress.say(f"{self._model}: solved in {line['seconds']:.3g} s, {found}")
+            return
         speed = f"{line['triples_per_second']:,.0f} triples/s"
         figures = f"loss {line['loss']:.4f}  {speed}  best {monitor} {best:.4f}"
         self._bars.update(self._task, completed=line["epoch"] + 1, figures=figures)
-        if "validation" in line:
-            score, mark = line["validation"][monitor], " *" if line["best"] else ""
-            done = f"{self._model} epoch {line['epoch']}: loss {line['loss']:.4f}, {speed},"
-            self._progress.say(f"{done if self._trains else self._model + ':'} validation {monitor} {score:.4f}{mark}")
+        if found:
+            mark = " *" if line["best"] else ""
+            self._progress.say(f"{self._model} epoch {line['epoch']}: loss {line['loss']:.4f}, {speed}, {found}{mark}")
 
     def close(self) -> None:
         """Take the bar away."""

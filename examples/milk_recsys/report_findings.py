@@ -284,13 +284,14 @@ def _floor_answer(metrics: Mapping[str, Any], floor: Mapping[str, Any], name: st
         headline = f"Yes, by {amount} on {label}."
     else:
         headline = f"No: {rival} is better, by {amount} on {label}. Use that, or find out what is wrong."
-    share = f", {percent(abs(gap.value) / theirs)} of the latter" if theirs > 0 else ""
+    side = "higher" if gap.value > 0 else "lower"
+    share = f" ({percent(abs(gap.value) / theirs)} {side})" if theirs > 0 else ""
     return Answer(
         question,
         headline,
         [
-            f"Under the setting {name} reaches {label} {number(ours)} and {rival} {number(theirs)}{share} apart: "
-            f"{signed(gap)}{_verdict(gap)}.",
+            f"Under the setting {name} reaches {label} {number(ours)} and {rival} {number(theirs)}, a difference "
+            f"of {signed(gap)}{_verdict(gap)}{share}.",
             f"{rival[0].upper()}{rival[1:]} sums how like a new item is to each item that a user has, by the "
             "modalities that it has. Every run ranks by it too: what does not beat it has not earned its place.",
         ],

@@ -210,9 +210,12 @@ def describe(line: dict[str, Any]) -> str:
     """Say in a line what a run was and how it went."""
     what = f"{line['phase']} {line['method']} {line['setting']} {line['number']}"
     part = "held_out" if line["phase"] == "factors" else "validation"
+    score = (
+        f"{part} {MONITOR} {line[part][MONITOR]:.4f}" if part in line else f"ranked in {line['score_seconds']:.2g} s"
+    )
     tuned = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line["tuned"].items())
     mark = " (diverged)" if "diverged" in line else " (leaky)" if "leaky" in line else ""
-    return f"{what}: {part} {MONITOR} {line[part][MONITOR]:.4f}{mark}, {line['seconds']:.0f} s ({tuned})"
+    return f"{what}: {score}{mark}, {line['seconds']:.0f} s ({tuned})"
 
 
 def _seconds_left(plan: Plan, store: Store) -> float:

@@ -1,8 +1,8 @@
-"""Train MILK on a data set with missing modalities, evaluate it on new items, and write a report.
+"""Train a recommender on a data set with missing modalities, evaluate it on new items, and write a report.
 
-    python examples/milk_recsys/train.py                          # an embedded data set
+    python examples/milk_recsys/train.py                          # KEEP on an embedded data set
     python examples/milk_recsys/train.py --data $INVMOD_DATA/lfm2k
-    python examples/milk_recsys/train.py --help
+    python examples/milk_recsys/train.py --model milk --help
 
 This file is the whole of a run, from top to bottom: options, data, split, model, loop, evaluation, files.
 """
@@ -35,7 +35,6 @@ import torch
 from torch import Tensor
 
 import invmod
-from milk_recsys.baselines.closed import CELLS
 from milk_recsys.baselines.factors import Factors
 from milk_recsys.baselines.learner import BaselineLearner
 from milk_recsys.baselines.options import BASELINES, UNTRAINED
@@ -57,6 +56,7 @@ from milk_recsys.world import ALONE, World, joined_world
 
 SAVE_SECONDS = 30.0  # a checkpoint at least this often, beside the one at every evaluation
 TRIPLES_AT_ONCE = 2**22  # that are drawn ahead
+FLOOR_CELLS = 2**29  # of warm times new items: 2 GB in float32, twice
 FLOOR: Final = "content_knn"  # what is ranked by beside every model, since it trains nothing
 
 
@@ -147,8 +147,10 @@ def _floor(
     """Rank the test items by content kNN, which trains nothing, and compare paired over users."""
     if options.model == FLOOR:
         return None
-    if tables.features.mapped or len(tables.warm) * len(tables.test.candidates) > CELLS:
+    if tables.features.mapped:
         return {"model": FLOOR, "left_out": "The features are too many to be held in memory, as it would have to."}
+    if len(tables.warm) * len(tables.test.candidates) > FLOOR_CELLS:
+        return {"model": FLOOR, "left_out": "There are too many training items times test items for it."}
     plain = dataclasses.replace(options, model=FLOOR, method=None)
     learner = BaselineLearner(WarmData.of_tables(tables), plain)
     found, other = evaluate_group(learner, tables, tables.test, tables.observed, world)
@@ -225,6 +227,7 @@ def train_model(
     Returns:
         the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
     """
+    begun = time.perf_counter()
     learner = make_learner(options, tables, world, factors)
     model = ranker_of(learner)
     history = History(folder / "history.jsonl")
@@ -248,19 +251,21 @@ def train_model(
     if isinstance(learner, BaselineLearner):
         learner.pretrain(keep_factors)
     trains = options.model not in UNTRAINED
-    with progress.training(options.model, options.epochs, state["epoch"] + 1, trains=trains) as bar:
-        for epoch in range(state["epoch"] + 1, options.epochs):
+    epochs = options.epochs if trains else 1
+    with progress.training(options.model, epochs, state["epoch"] + 1) as bar:
+        for epoch in range(state["epoch"] + 1, epochs):
             if state["done"]:
                 break
-            line = train_epoch(learner, epoch, options, bar.step)
-            evaluates = epoch % options.eval_every == 0 or epoch == options.epochs - 1
+            line: dict[str, Any] = train_epoch(learner, epoch, options, bar.step) if trains else {"epoch": epoch}
+            evaluates = epoch % options.eval_every == 0 or epoch == epochs - 1
             state["epoch"] = epoch
             if evaluates:
                 line["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed, world)
                 line["best"] = judge(state, line["validation"][options.monitor], options.patience)
-                state["done"] |= not trains
                 if line["best"]:
                     learner.save(best_file, {"epoch": epoch, "model": options.model}, weights_only=True)
+            if not trains:
+                line["seconds"] = time.perf_counter() - begun
             if world.writes:
                 history.add(line)
             bar.epoch(line, state["best"], options.monitor)

@@ -178,8 +178,8 @@ def test_own_options_are_given_on_the_command_line():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--model", "gar", "--alpha", "1"], "--alpha is an option of MILK"),
-        (["--model", "gar", "--preset", "paper"], "--preset is an option of MILK"),
+        (["--model", "gar", "--alpha", "1"], "--alpha is not an option of gar"),
+        (["--model", "gar", "--preset", "paper"], "--preset is not an option of gar"),
         (["--tau", "1"], "nrecognized options"),
     ],
 )

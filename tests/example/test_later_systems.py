@@ -9,6 +9,7 @@ from scipy import optimize
 
 from milk_recsys.baselines import closed, keep
 from milk_recsys.baselines.closed import Smoother, conjugate_gradients, interactions, nnls, patterns
+from milk_recsys.baselines.learner import build
 from milk_recsys.errors import DataError
 from milk_recsys.sampling import build_user_rows
 from tests.tiny_baselines import (
@@ -26,6 +27,8 @@ from tests.tiny_baselines import (
     make,
     make_data,
     make_factors,
+    make_options,
+    running_norm,
     softplus,
     symmetric,
     unit,
@@ -197,6 +200,33 @@ def test_patterns_are_all_rows_but_the_empty_ones():
     assert {p: rows.tolist() for p, rows in patterns(observed)} == {(0,): [0, 3], (0, 1): [2]}
 
 
+@pytest.mark.parametrize("name", ["knn", "marec"])
+def test_modalities_that_do_not_count_count_alike_where_an_item_has_no_other(name):
+    data, b = make_data(), make(name, neighbours=6)
+    new, observed = new_items()
+    b.votes.weights = torch.tensor([0.3, 0.0], dtype=torch.float64)
+    found = b.votes(new, observed).numpy()
+    graphs = graphs_by_hand(data, new, observed, 6)
+    only_image = 2
+    assert observed[only_image].tolist() == [False, True]
+    np.testing.assert_allclose(found[:, only_image], graphs[1][:, only_image], rtol=1e-9)
+    np.testing.assert_allclose(found[:, [0, 1]], graphs[0][:, [0, 1]], rtol=1e-9)
+    b.votes.weights = torch.zeros(2, dtype=torch.float64)
+    np.testing.assert_allclose(b.votes(new, observed)[:, 0], (graphs[0] + graphs[1])[:, 0] / 2, rtol=1e-9)
+    assert b.votes(new, torch.zeros_like(observed)).abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CLOSED)
+def test_few_items_with_a_modality_are_enough(name, dtype):
+    data, new, observed = make_data(), *new_items()
+    known = data.observed.clone()
+    known[1:, 1] = False
+    data = dataclasses.replace(data, observed=known)
+    options = dataclasses.replace(make_options(name), dtype=dtype)
+    assert np.isfinite(scores(build(data, options, None), new, observed)).all()
+
+
 @pytest.mark.parametrize("name", CLOSED)
 def test_a_user_without_a_pair_scores_nothing(name):
     data = make_data()
@@ -204,7 +234,7 @@ def test_a_user_without_a_pair_scores_nothing(name):
     pairs = pairs[pairs[:, 0] != 4]
     data = dataclasses.replace(data, rows=build_user_rows(pairs, USERS, torch.arange(ITEMS)))
     found = scores(make(name, data), *new_items())
-    np.testing.assert_allclose(found[4], 0, atol=1e-9)
+    assert (found[4] == 0).all()
     assert (np.abs(found[[0, 1, 2]]).max(axis=1) > 1e-6).all()
 
 
@@ -299,6 +329,39 @@ def test_keep_without_its_parts():
     assert data.num_items == len(map_)
 
 
+def test_keeps_weights_are_least_squares_on_items_that_have_the_whole_pattern():
+    data, b = make_data(), make("keep")
+    e, columns = b.net.items.numpy(), []
+    whole = np.flatnonzero(data.observed.all(dim=1).numpy())
+    for x, _ in centred_by_hand(data, *new_items()):
+        g = np.maximum(unit(x) @ unit(x)[whole].T, 0)
+        g[whole, np.arange(len(whole))] = 0
+        for c in range(len(whole)):
+            g[np.argsort(-g[:, c])[keep.NEIGHBOURS :], c] = 0
+        columns.append((g.T @ e).ravel())
+    expected = optimize.nnls(np.stack(columns, 1), e[whole].ravel())[0]
+    np.testing.assert_allclose(b.net.weights((0, 1)).numpy(), expected / expected.sum(), rtol=1e-6, atol=1e-9)
+    assert b.net.weights((1,)).tolist() == [1.0]
+
+
+def test_keep_that_is_not_shrunk_is_finite_where_pairs_repeat_each_other():
+    data, new, observed = make_data(), *new_items()
+    pairs = torch.cartesian_prod(torch.arange(USERS), torch.tensor([0, 3, 4]))  # of rank 1
+    data = dataclasses.replace(data, rows=build_user_rows(pairs, USERS, torch.arange(ITEMS)))
+    assert np.isfinite(scores(make("keep", data, shrinkage=0.0), new, observed)).all()
+
+
+def test_keep_holds_some_patterns(monkeypatch):
+    new, observed = new_items()
+    b = make("keep")
+    expected = scores(b, new, observed)
+    monkeypatch.setattr(keep, "MAPS", 2)
+    few = make("keep")
+    np.testing.assert_allclose(scores(few, new, observed), expected)
+    np.testing.assert_allclose(scores(few, new, observed), expected)
+    assert len(few.net._maps) == 2 < len(b.net._maps)
+
+
 def test_keep_refuses_what_would_not_fit(monkeypatch):
     monkeypatch.setattr(keep, "CELLS", 100)
     with pytest.raises(
@@ -336,6 +399,20 @@ def test_aldi():
     assert b.loss(U, POS, NEG).item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_new_item_of_aldi_is_the_student_on_its_content_for_every_user():
+    data, b = make_data(), make("aldi", hidden=9, batch_size=7)
+    assert b.train_epoch(0)["loss"] > 0  # a last batch of a few pairs
+    new, observed = new_items()
+    a, p = arrays(b), make_factors(data).users.numpy()
+    rows = b.content({name: x.clone() for name, x in new.items()}, observed).numpy()
+
+    def tower(side, v):
+        return linear(a, f"{side}.3", np.tanh(running_norm(a, f"{side}.1", linear(a, f"{side}.0", v), eps=1e-5)))
+
+    np.testing.assert_allclose(scores(b, new, observed), tower("user", p) @ tower("item", rows).T, rtol=1e-8)
+    assert make("aldi", batch_size=1).train_epoch(0) == {"loss": 0.0}
+
+
 def test_sibrar():
     data, b = make_data(), make("sibrar", contrast_weight=0.2, tau=0.7, width=5, layers=2, num_negatives=2)
     a, x = arrays(b), content_by_hand(data)
@@ -366,6 +443,34 @@ def test_sibrar():
         for one in (products, products.T):
             expected += 0.2 * np.mean([np.log(np.exp(one[k]).sum()) - one[k, k] for k in range(3)]) / 4
     assert b.loss(users, candidates, drawn).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("contrast_weight", [0.0, 0.1])
+def test_a_new_item_of_sibrar_is_the_mean_over_the_content_that_it_has(contrast_weight):
+    b = make("sibrar", contrast_weight=contrast_weight, width=5)
+    b.train_epoch(0)
+    new, observed = new_items()
+    a = arrays(b)
+    parts = []
+    for m, x in enumerate(new.values()):
+        h = linear(a, "branch.0", np.maximum(linear(a, f"maps.{m}", unit(x.nan_to_num(1).numpy())), 0))
+        parts.append(linear(a, "branch.3", np.maximum(running_norm(a, "branch.1", h, eps=1e-5), 0)))
+    v = np.stack([np.mean([parts[m][c] for m in np.flatnonzero(observed[c].numpy())], axis=0) for c in range(5)])
+    np.testing.assert_allclose(scores(b, new, observed), a["user.weight"] @ v.T, rtol=1e-8)
+
+
+def test_sibrar_without_the_contrast_draws_one_part(monkeypatch):
+    b = make("sibrar", num_negatives=3, batch_size=16, contrast_weight=0.0)
+    seen, real = set(), type(b).loss
+
+    def look(self, users, items, drawn):
+        seen.add((drawn.shape[2], *drawn.unique().tolist()))
+        return real(self, users, items, drawn)
+
+    monkeypatch.setattr(type(b), "loss", look)
+    b.train_epoch(0)
+    assert {shape[0] for shape in seen} == {1}
+    assert {m for shape in seen for m in shape[1:]} == {0, 1, 2}
 
 
 def test_sibrar_draws_two_different_parts_that_an_item_has(monkeypatch):
@@ -449,6 +554,16 @@ def test_i3mrec():
     expected += 0.05 * ((a["user.weight"][U] ** 2).sum() + (t[POS] ** 2).sum() + (t[NEG] ** 2).sum()) / 2 / 4
     b.net.eval()
     assert b.loss(U, POS, NEG, torch.from_numpy(anchors)).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_environment_of_i3mrec_without_a_triple_has_no_risk():
+    data = make_data(missing=False)
+    known = data.observed.clone()
+    known[1:, 1] = False
+    data = dataclasses.replace(data, observed=known)
+    common = {"contrast_weight": 0.0, "bottleneck_weight": 0.0, "dropout": 0.0}
+    losses = [make("i3mrec", data, penalty_weight=w, **common).loss(U, POS, NEG, POS).item() for w in (0.0, 100.0)]
+    assert losses[0] == losses[1] > 0
 
 
 def test_a_new_item_of_i3mrec_that_lacks_a_modality_is_the_view_of_the_others():

@@ -59,7 +59,7 @@ class Aldi:
                 self._adam.step()
                 total, count = total + len(users) * loss.item(), count + len(users)
         self.net.eval()
-        return {"loss": total / count}
+        return {"loss": total / max(1, count)}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
         """The loss of a batch of triples (B,)."""

@@ -55,7 +55,7 @@ class Rows:
         self._modalities, self._unit, self._options = data.modalities, unit, options
         self.dtype = torch.float64 if options.dtype == "float64" else torch.float32
         self.means = [
-            torch.where(known[:, None], x, 0.0).sum(dim=0) / known.sum()
+            torch.where(known[:, None], x, 0.0).sum(dim=0) / known.sum().clamp(min=1)
             for x, known in zip(self._scaled(data.features).values(), data.observed.T, strict=True)
         ]
         self.warm = self(data.features, data.observed)
@@ -99,7 +99,7 @@ def interactions(data: WarmData, dtype: torch.dtype) -> Tensor:
 
 def similar(warm: Tensor, rows: Tensor, k: int) -> Tensor:
     """Return max(cos, 0) of unit rows (n, d) and (C, d) as (n, C): the k largest of a column, or all where k is 0."""
-    return largest((warm @ rows.T).clamp(min=0), k)
+    return largest((warm @ rows.T).clamp_(min=0), k)
 
 
 def largest(cells: Tensor, k: int) -> Tensor:
@@ -112,6 +112,8 @@ def largest(cells: Tensor, k: int) -> Tensor:
 
 class Votes:
     """T = sum_m mu_m G_m / sum_m mu_m a_m (n, C): what each warm item says for a new one, as near as its content is.
+
+    Where a new item has only modalities with mu = 0, they count alike.
 
     Arguments:
         k: neighbours of each new item and modality; 0: all warm items.
@@ -126,11 +128,16 @@ class Votes:
             self.weights = modality_weights(data, self.rows, k, generator)
 
     def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
-        """Return (n, C); 0 for an item of whose modalities none counts."""
+        """Return (n, C); 0 for an item without any modality."""
         check_cells(len(self.rows.warm[0]), len(observed))
-        parts = zip(self.weights, self.rows.warm, self.rows(features, observed), strict=True)
-        total = torch.stack([w * similar(warm, new, self._k) for w, warm, new in parts]).sum(dim=0)
-        return total / (observed.to(total.dtype) @ self.weights).clamp(min=torch.finfo(total.dtype).tiny)
+        known = observed.to(self.weights.dtype)
+        shares = known * self.weights
+        shares = torch.where(shares.any(dim=1, keepdim=True), shares, known)
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+        total = shares.new_zeros(len(self.rows.warm[0]), len(observed))
+        for share, warm, new in zip(shares.T, self.rows.warm, self.rows(features, observed), strict=True):
+            total += similar(warm, new, self._k).mul_(share)
+        return total
 
 
 def modality_weights(data: WarmData, rows: Rows, k: int, generator: torch.Generator) -> Tensor:

@@ -79,7 +79,7 @@ class Heater:
                 self._sgd.step()
                 total, count = total + len(batch) * loss.item(), count + len(batch)
         self.net.eval()
-        return {"loss": total / count}
+        return {"loss": total / max(1, count)}
 
     def loss(self, users: Tensor, items: Tensor, labels: Tensor, replaced: Tensor) -> Tensor:
         """The loss of a batch of pairs (B,); `replaced` are the places of those whose item is its content."""

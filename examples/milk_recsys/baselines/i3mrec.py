@@ -100,9 +100,11 @@ class I3mrec:
         for m, v in enumerate(single):
             both = known[items, m] & known[negatives, m]
             gap = (u * (v[negatives] - v[items])).sum(dim=1)
-            risks.append((F.softplus(gap) * both).sum() / both.sum().clamp(min=1))
-        environments = torch.stack(risks)
-        loss = loss + environments.sum() + (own.penalty_weight * environments.var() if len(risks) > 1 else 0)
+            if both.any():  # an environment without a triple has no risk
+                risks.append((F.softplus(gap) * both).sum() / both.sum())
+        if risks:
+            environments = torch.stack(risks)
+            loss = loss + environments.sum() + (own.penalty_weight * environments.var() if len(risks) > 1 else 0)
         if own.contrast_weight:
             loss = loss + own.contrast_weight * self.contrast(fixed[anchors], known[anchors])
         if own.bottleneck_weight:

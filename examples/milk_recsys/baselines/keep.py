@@ -27,6 +27,7 @@ __all__ = ["Keep", "KeepModel"]
 LANDMARKS = 8192  # warm items that span the kernel where there are more than `DENSE`
 SAMPLED, NEIGHBOURS = 1000, 20  # warm items that mu is fitted on, and how many speak for each
 BLOCK = 4096  # rows of a kernel at once
+MAPS = 8  # patterns that are held solved
 JITTER = 1e-3  # on the diagonal of the kernel between landmarks
 PARTS = ("trained_users", "items", "observed", "sampled", "landmarks")
 LEADING = 50  # squared singular values whose mean is the unit of the shrinkage
@@ -88,8 +89,10 @@ def vectors(pairs: Tensor, rank: int, popularity: float, shrinkage: float) -> tu
         pairs.indices(), scales[0] * scales[1], pairs.shape, is_coalesced=True, check_invariants=False
     )
     a, s, b = torch.svd_lowrank(x, q=rank, niter=4)
+    a[torch.bincount(pairs.indices()[0], minlength=len(a)) == 0] = 0  # to the last digit, where it is rounding
     squares = s.square()
-    return a, b * (s * squares / (squares + shrinkage * squares[:LEADING].mean()))
+    shrunk = squares + shrinkage * squares[:LEADING].mean()
+    return a, b * (s * squares / shrunk.clamp(min=torch.finfo(s.dtype).tiny))
 
 
 class KeepModel(nn.Module):
@@ -153,12 +156,13 @@ class KeepModel(nn.Module):
     # --- content ------------------------------------------------------------------------------------------------------
 
     def weights(self, pattern: tuple[int, ...]) -> Tensor:
-        """mu of a pattern's modalities: what the vectors of neighbours say of an item's own."""
+        """mu of a pattern's modalities, on items that have them all: what neighbours' vectors say of their own."""
         e, warm = self.items, self.warm
         if not self._own.fit_weights:
             return e.new_full((len(pattern),), 1 / len(pattern))
         products, right = torch.zeros(len(pattern), len(pattern)).double(), torch.zeros(len(pattern)).double()
-        for few in self.sampled.split(100):
+        whole = self.observed[self.sampled][:, list(pattern)].all(dim=1)
+        for few in (self.sampled[whole] if whole.any() else self.sampled).split(100):
             itself = (few, torch.arange(len(few), device=few.device))
             said = []
             for m in pattern:
@@ -176,9 +180,8 @@ class KeepModel(nn.Module):
         for m, weight in zip(pattern, weights.tolist(), strict=True):
             if weight:
                 near = rows[m] @ self.warm[m][self.landmarks].T
-                near = near.sub_(1).mul_(self._own.width).exp_()
-                both = known[:, m, None] & self.observed[self.landmarks, m]
-                total.add_(near.mul_(both), alpha=weight)
+                near.sub_(1).mul_(self._own.width).exp_().mul_(known[:, m, None]).mul_(self.observed[self.landmarks, m])
+                total.add_(near, alpha=weight)
         return total
 
     def among(self, pattern: tuple[int, ...], weights: Tensor, places: Tensor) -> Tensor:
@@ -195,6 +198,8 @@ class KeepModel(nn.Module):
             else:
                 k.diagonal().add_(self._own.ridge)
                 found = torch.cholesky_solve(self.items, torch.linalg.cholesky(k))
+            if len(self._maps) == MAPS:
+                self._maps.pop(next(iter(self._maps)))
             self._maps[pattern] = weights, found
         return self._maps[pattern]
 

@@ -1,7 +1,7 @@
 """kNN: new items whose content is near to what a user has; modalities count as they do for warm items.
 
     G_m[i, c] = max(cos(x_im, x_cm), 0) of rows centred on the observed warm ones, the k largest of each column
-    s = R sum_m mu_m G_m / sum_m mu_m a_m;   a_m whether the new item has the modality
+    s = R sum_m mu_m G_m / sum_m mu_m a_m;   a_m whether the new item has the modality (mu = 1 where all it has are 0)
     mu >= 0 by least squares, so that R G_m of warm items' neighbours, themselves left out, gives their own pairs
 
 Nothing is imputed, and there is nothing to train but mu.

@@ -300,22 +300,16 @@ LOOP: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "ccfcrec": {"epochs": 50, "eval_every": 2, "patience": 5},
         "gar": {"epochs": 30, "eval_every": 1, "patience": 5},
         "gorec": {"epochs": 500, "eval_every": 10, "patience": 3},
-        "content_knn": {"epochs": 1},
-        "random": {"epochs": 1},
-        "knn": {"epochs": 1},
-        "marec": {"epochs": 1},
-        "ridge": {"epochs": 1},
         "sibrar": {"epochs": 30, "eval_every": 1, "patience": 5},
         "i3mrec": {"epochs": 100, "eval_every": 2, "patience": 5},
         "dgmrec": {"epochs": 100, "eval_every": 2, "patience": 5},
         "aldi": {"epochs": 30, "eval_every": 1, "patience": 5},
-        "keep": {"epochs": 1},
     }
 )
-"""Defaults of a baseline's loop: an epoch of one does many times the work of an epoch of another."""
+"""Defaults of a baseline's loop, where it has one: an epoch of one does many times the work of an epoch of another."""
 
 NEEDS_FACTORS = frozenset(name for name, kind in BASELINES.items() if issubclass(kind, FactorOptions))
-UNTRAINED = frozenset({"content_knn", "random", "knn", "marec", "ridge", "keep"})
+UNTRAINED = frozenset(BASELINES) - frozenset(LOOP)
 
 
 def check_own(own: Any) -> str | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats  # type: ignore[import-untyped]
 
 from milk_recsys.study import claims
 from milk_recsys.study.plan import Plan, strongest
@@ -22,37 +21,44 @@ KINDS = {"tab:blue": (*ABLATIONS,), "tab:green": CLOSED, "tab:red": (WINNER,)}
 OTHERS = "0.45"
 
 
-def worst_drop(line: Line) -> tuple[str, float]:
-    """Return the modality whose absence from all test items costs the most, and the share of NDCG@20 it costs."""
+def worst_drop(line: Line) -> float:
+    """Return the share of NDCG@20 that it costs to hide the most useful modality from all test items; NaN without."""
     complete = max(line["test_complete"][MONITOR], 1e-12)
-    drops = {name: 1 - found[MONITOR] / complete for name, found in line["imposed"].items()}
-    worst = max(drops, key=lambda name: drops[name])
-    return worst, drops[worst]
+    return max((1 - found[MONITOR] / complete for found in line["imposed"].values()), default=np.nan)
+
+
+def percent_lost(lines: Sequence[Line]) -> str:
+    """Write the mean of `worst_drop` over repeats; nothing where there is one modality alone."""
+    lost = np.mean([worst_drop(line) for line in lines])
+    return "" if np.isnan(lost) else f"-{100 * lost:.0f}%"
 
 
 def with_interval(values: Sequence[float]) -> str:
-    """Write a mean with half the width of its 95% t interval over repeats."""
+    """Write a mean with half the width of its 95% t interval over splits of the same items."""
+    mean = f"{np.mean(values):.4f}"
     if len(values) < 2:
-        return f"{np.mean(values):.4f}"
-    return f"{np.mean(values):.4f} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.4f}"
+        return mean
+    low, high = claims.Claim("", "", np.array(values), overlap=claims.OVERLAP).interval
+    return f"{mean} ± {(high - low) / 2:.4f}"
 
 
 def table_field(plan: Plan, store: Store) -> Rows:
     """All systems, the best first, with Holm's p against the best closed form that others found and against MILK."""
     order = strongest(store, plan.methods, plan.repeats)
     closed = next((m for m in order if m in CLOSED), None)
-    against = {name: _p_against(store, order, name) for name in (closed, "milk") if name in order and name is not None}
+    rivals = [name for name in (closed, "milk") if name in order and name is not None]
+    against = {name: _p_against(plan, store, order, name) for name in rivals}
     rows = []
     for method in order:
         lines = store.ranked("repeat", method, most=plan.repeats)
-        row = {"method": method}
+        row = {"method": method if len(lines) == plan.repeats else f"{method} ({len(lines)} of {plan.repeats})"}
         for title, part in (("FTFT", "test_complete"), ("FTMT", "test")):
             row[f"{title} {MONITOR}"] = with_interval([x[part][MONITOR] for x in lines])
             row[f"{title} recall@20"] = with_interval([x[part]["recall@20"] for x in lines])
         missing = store.ranked("repeat", method, "mtmt", most=plan.repeats)
         for metric in (MONITOR, "recall@20"):
             row[f"MTMT {metric}"] = with_interval([x["test"][metric] for x in missing]) if missing else ""
-        row["worst modality missing"] = f"-{100 * np.mean([worst_drop(x)[1] for x in lines]):.0f}%"
+        row["worst modality missing"] = percent_lost(lines)
         row["seconds"] = f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.3g}"
         timed = store.of("timing", method)
         row["seconds to rank"] = f"{timed[0]['score_seconds']:.2g}" if timed else ""
@@ -61,11 +67,17 @@ def table_field(plan: Plan, store: Store) -> Rows:
     return rows
 
 
-def _p_against(store: Store, methods: Sequence[str], rival: str) -> dict[str, float]:
+def _p_against(plan: Plan, store: Store, methods: Sequence[str], rival: str) -> dict[str, float]:
     """Return the p values of each method against one, on FTMT's paired repeats, corrected together."""
-    found = {m: claims.better(store, "", "", (m, rival), "ftmt") for m in methods if m != rival}
-    tested = {m: claim for m, claim in found.items() if claim is not None}
-    return dict(zip(tested, claims.holm([claim.p for claim in tested.values()]), strict=True))
+    tested = {m: _ratios(plan, store, m, rival).p for m in methods if m != rival}
+    return dict(zip(tested, claims.holm(list(tested.values())), strict=True))
+
+
+def _ratios(plan: Plan, store: Store, method: str, rival: str) -> claims.Claim:
+    """Return the log ratios of two methods' NDCG@20 under FTMT, over the table's repeats."""
+    pairs = claims.pairs_of(store, (method, rival), most=plan.repeats)
+    ours, theirs = ([x["test"][MONITOR] for x in lines] for lines in pairs)
+    return claims.Claim("", "", claims.log_ratio(ours, theirs), overlap=claims.OVERLAP)
 
 
 def table_patterns(plan: Plan, store: Store) -> Rows:
@@ -87,13 +99,15 @@ def table_fresh(plan: Plan, store: Store) -> Rows:
     found: list[claims.Claim | None] = []
     for other in others:
         text = f"{WINNER} ranks new items better than {other}"
-        found.append(claims.better(store, text, "NDCG@20, FTMT", (WINNER, other), "ftmt", "fresh"))
+        found.append(claims.better(store, text, "NDCG@20, FTMT", (WINNER, other), "ftmt", "fresh", claims.OVERLAP))
     for other in others:
-        mine, theirs = claims.pairs_of(store, (WINNER, other), "ftmt", "fresh")
-        kept = [[1 - worst_drop(x)[1] for x in lines] for lines in (mine, theirs)]
+        pairs = claims.pairs_of(store, (WINNER, other), "ftmt", "fresh")
+        kept = [[1 - worst_drop(x) for x in lines] for lines in pairs]
+        if not kept[0] or np.isnan(kept[0]).any():
+            continue
         text = f"Without its most useful modality {WINNER} keeps a larger share than {other}"
         note = f"loses {100 * (1 - np.mean(kept[0])):.1f}% against {100 * (1 - np.mean(kept[1])):.1f}%"
-        found.append(claims.Claim(text, "worst imposed", claims.log_ratio(*kept), None, note))
+        found.append(claims.Claim(text, "worst imposed", claims.log_ratio(*kept), None, note, claims.OVERLAP))
     return claims.rows([claim for claim in found if claim is not None])
 
 
@@ -106,10 +120,10 @@ def table_without(plan: Plan, store: Store) -> Rows:
             continue
         row = {"variant": name, f"FTMT {MONITOR}": with_interval([x["test"][MONITOR] for x in lines])}
         row[f"complete {MONITOR}"] = with_interval([x["test_complete"][MONITOR] for x in lines])
-        row["worst modality missing"] = f"-{100 * np.mean([worst_drop(x)[1] for x in lines]):.0f}%"
-        claim = claims.better(store, "", "", (name, WINNER), "ftmt")
-        known = claim is not None and name != WINNER
-        row["FTMT, against it"] = f"{100 * np.expm1(claim.values.mean()):+.1f}%" if claim and known else ""
+        row["worst modality missing"] = percent_lost(lines)
+        ratios = _ratios(plan, store, name, WINNER)
+        row["FTMT, against it"] = "" if name == WINNER else f"{100 * np.expm1(ratios.values.mean()):+.1f}%"
+        row["p"] = "" if name == WINNER else f"{ratios.p:.2g}"
         row["seconds"] = f"{np.mean([x['seconds'] for x in lines]):.3g}"
         rows.append(row)
     return rows
@@ -151,19 +165,18 @@ def figure_time(plan: Plan, store: Store) -> Figure | None:
 def figure_drop(plan: Plan, store: Store) -> Figure | None:
     """What each system keeps when its most useful modality is hidden from all test items."""
     methods = strongest(store, [m for m in plan.methods if m != "random"], plan.repeats)[::-1]
-    if not methods:
+    if not methods or not store.ranked("repeat", methods[0])[0]["imposed"]:
         return None
     figure = Figure(figsize=(7.5, 0.27 * len(methods) + 1.2), layout="constrained")
     axes = figure.subplots()
     for place, method in enumerate(methods):
         lines = store.ranked("repeat", method, most=plan.repeats)
         complete = np.mean([x["test_complete"][MONITOR] for x in lines])
-        left = np.mean([x["test_complete"][MONITOR] * (1 - worst_drop(x)[1]) for x in lines])
+        left = np.mean([x["test_complete"][MONITOR] * (1 - worst_drop(x)) for x in lines])
         axes.plot([left, complete], [place, place], color=_colour(method), linewidth=1.5)
         axes.scatter([complete], [place], color=_colour(method), s=25)
         axes.scatter([left], [place], facecolor="white", edgecolor=_colour(method), s=25, zorder=3)
-        drop = 100 * np.mean([worst_drop(x)[1] for x in lines])
-        axes.annotate(f"-{drop:.0f}%", (complete, place), xytext=(6, -3), textcoords="offset points", fontsize=7)
+        axes.annotate(percent_lost(lines), (complete, place), xytext=(6, -3), textcoords="offset points", fontsize=7)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     axes.set_xlabel("NDCG@20: full with all modalities, hollow without the most useful one")
     axes.spines[["top", "right"]].set_visible(False)

@@ -179,10 +179,10 @@ class Plan:
     # --- options ------------------------------------------------------------------------------------------------------
 
     def _options(self, model: str, setting: str, seed: int, values: Mapping[str, Any]) -> Options:
-        limits = dict(LIMITS[model])
+        limits = dict(LIMITS.get(model, {}))
         own: dict[str, Any] = dict(values) if model in BASELINES else {}
         if self.quick:
-            limits |= {"epochs": min(2, limits["epochs"]), "eval_every": 1}
+            limits |= {"epochs": 2, "eval_every": 1} if limits else {}
             own |= {"factor_epochs": 2} if model in NEEDS_FACTORS else {}
         fixed: dict[str, Any] = {"data": self.data, "model": model, "setting": setting, "compare": "none"}
         fixed |= {"seed": seed, "split_seed": seed, "empty_items": "drop", "threads": self.threads}
@@ -213,14 +213,17 @@ class Plan:
         return self._run("fresh", method, method, "ftmt", number, FRESH_SEED + number, self._chosen(store, method))
 
     def _timing(self, store: Store, method: str) -> Run:
-        """One epoch, and the test items scored."""
+        """One epoch, where it has any, and the test items scored."""
         run = self._run("timing", method, method, "ftmt", 0, 0, self._chosen(store, method))
-        return dataclasses.replace(run, options=dataclasses.replace(run.options, epochs=1))
+        once: dict[str, Any] = {"epochs": 1} if method in LIMITS else {}
+        return dataclasses.replace(run, options=dataclasses.replace(run.options, **once))
 
     def _repeat(self, store: Store, method: str, setting: str, number: int, variant: str | None = None) -> Run:
         tuned = self._chosen(store, method)
-        more = {**VARIANTS, **WITHOUT}[variant] if variant else {}
-        return self._run("repeat", variant or method, method, setting, number, number, {**tuned, **more})
+        if variant:
+            change = {**VARIANTS, **WITHOUT}[variant]
+            tuned |= change(tuned) if callable(change) else change
+        return self._run("repeat", variant or method, method, setting, number, number, tuned)
 
     def _sweeps(self, store: Store) -> Iterator[Run]:
         """Yield one repeat of each point, and then further ones of the best by validation."""

@@ -84,10 +84,13 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         "table4": f"{what}, FTMT; {how}, all with MILK's tuned options.{where}",
         "figure": f"{what}; {how}.{where}",
         "field": (
-            f"{what}; {plan.repeats} repeats, mean ± half a 95% t interval. FTFT is FTMT's training with complete test "
-            "items; worst modality missing: what NDCG@20 loses when the most useful one is hidden from all test items; "
-            "seconds: a whole run, factors included, and ranking the test items; p: FTMT's NDCG@20, t tests on log "
-            f"ratios, paired over repeats, Holm's correction down the column.{where}"
+            f"{what}; {plan.repeats} repeats, mean ± half a 95% t interval, corrected for splits that share items. "
+            "FTFT is FTMT's training with complete test items; worst modality missing: what NDCG@20 loses when the "
+            "most useful one is hidden from all test items; seconds: a whole run (factors, training, validation, all "
+            "ways of testing), and ranking the test items once more; p: FTMT's NDCG@20, t tests on log ratios, paired "
+            "over repeats, corrected for shared items and down the column (Holm). "
+            f"{WINNER} was designed while these splits "
+            f"were looked at, so its p here are too small.{where}"
         ),
         "patterns": (
             f"{what}, FTMT; {how}: NDCG@20 of the test items that have these modalities, ranked among all, and of all "
@@ -95,12 +98,14 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         ),
         "without": (
             f"{dataset.name}, FTMT; {plan.repeats} repeats, mean ± half a 95% t interval: {WINNER} as tuned, and "
-            f"without one of its parts.{where}"
+            "without one of its parts, nothing tuned anew. p: t tests on log ratios, corrected for splits that share "
+            f"items, not for their number.{where}"
         ),
         "fresh": (
             f"{dataset.name}, {plan.fresh()} splits from seed {FRESH_SEED} on that no search has seen, options as "
-            "chosen before. Two-sided t tests on log ratios, paired over splits and corrected together (Holm); beside "
-            f"them, the splits in which a bootstrap over users leaves 0 out.{where}"
+            "chosen before. Two-sided t tests on log ratios, paired over splits, corrected for splits that share items "
+            "(Nadeau and Bengio) and together (Holm); beside them, the splits in which a bootstrap over users leaves 0 "
+            f"out.{where}"
         ),
         "search": (
             f"{dataset.name}, validation items of a split of their own under FTMT: which trial was the best, and its "

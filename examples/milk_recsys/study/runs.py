@@ -202,11 +202,10 @@ def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: 
 
 
 def _timed(model: Ranker, tables: Tables) -> dict[str, Any]:
-    """Say how long it takes to rank the test items for all their users, what is fitted for a pattern once left out."""
-    metrics, _ = evaluate_group(model, tables, tables.test, tables.observed)
+    """Say how long a model that has ranked the validation items takes to rank the test items, for all their users."""
     begun = time.perf_counter()
     evaluate_group(model, tables, tables.test, tables.observed)
-    return {"validation": metrics, "score_seconds": time.perf_counter() - begun}
+    return {"score_seconds": time.perf_counter() - begun}
 
 
 @torch.no_grad()
