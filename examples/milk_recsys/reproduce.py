@@ -156,13 +156,14 @@ def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) 
     )
     console = Console(highlight=False, soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("runs", total=plan.total(), completed=len(store.lines), left="")
+        task = bar.add_task("runs", total=plan.total(), completed=plan.done(store), left="")
 
         def keep(line: dict[str, Any]) -> None:
             store.add(line)
-            left = f"about {_hours(_seconds_left(plan, store) / jobs)} left"
-            bar.update(task, completed=len(store.lines), left=left)
-            console.print(f"[{len(store.lines)}/{plan.total()}] {describe(line)}; {left}", markup=False)
+            done, total = plan.done(store), plan.total()
+            left = f"about {_hours((total - done) * _mean_seconds(store) / jobs)} left"
+            bar.update(task, completed=done, left=left)
+            console.print(f"[{done}/{total}] {describe(line)}; {left}", markup=False)
 
         if jobs == 1:
             while (run := next(iter(plan.with_factors(store).ready(store)), None)) is not None:
@@ -218,10 +219,10 @@ def describe(line: dict[str, Any]) -> str:
     return f"{what}: {score}{mark}, {line['seconds']:.0f} s ({tuned})"
 
 
-def _seconds_left(plan: Plan, store: Store) -> float:
+def _mean_seconds(store: Store) -> float:
     seconds = [line["seconds"] + line.get("audit", {}).get("seconds", 0) for line in store.lines]
     mean: float = sum(seconds) / len(seconds)
-    return (plan.total() - len(seconds)) * mean
+    return mean
 
 
 def _hours(seconds: float) -> str:

@@ -112,6 +112,14 @@ class Plan:
             for method in self.finalists(store):
                 yield from (self._fresh(store, method, k) for k in range(self.fresh()))
 
+    def done(self, store: Store) -> int:
+        """Count the runs of this plan that the store has; it may have those of other plans too."""
+        plan = self.with_factors(store)
+        trials = sum(min(len(store.of("trial", m)), self._num_trials(m)) for m in self._wanted())
+        factors = min(len(store.of("factors", "factors")), self._factor_trials())
+        found = {run.key for run in plan._ready(store) if run.phase not in ("trial", "factors") and store.has(run)}
+        return trials + factors + len(found)
+
     def total(self) -> int:
         """How many runs the whole plan has."""
         wanted = self._wanted()
