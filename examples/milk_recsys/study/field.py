@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -141,24 +142,28 @@ def _legend(axes: Axes) -> None:
         (*KINDS, OTHERS), ("MILK and ablations", "closed forms", WINNER, "other baselines"), strict=True
     ):
         axes.scatter([], [], color=colour, label=name)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(KINDS) + 1, frameon=False, fontsize=8)
 
 
 def figure_time(plan: Plan, store: Store) -> Figure | None:
-    """Accuracy against the seconds of a whole run."""
-    methods = strongest(store, plan.methods, plan.repeats)
+    """Accuracy against the seconds of a whole run; not of `random`."""
+    methods = strongest(store, [m for m in plan.methods if m != "random"], plan.repeats)
     if not methods:
         return None
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
+    axes.set(xscale="log", xlabel="seconds of a run: training, validation, test", ylabel="test NDCG@20, FTMT")
+    axes.spines[["top", "right"]].set_visible(False)
+    places, names = [], []
     for method in methods:
         lines = store.ranked("repeat", method, most=plan.repeats)
         at = np.mean([x["seconds"] + x["factor_seconds"] for x in lines]), np.mean([x["test"][MONITOR] for x in lines])
         axes.scatter(*at, color=_colour(method), s=25)
-        axes.annotate(method, at, xytext=(4, 3), textcoords="offset points", fontsize=7)
-    axes.set(xscale="log", xlabel="seconds of a run: training, validation, test", ylabel="test NDCG@20, FTMT")
-    axes.spines[["top", "right"]].set_visible(False)
+        places.append(at)
+        names.append(axes.text(*at, method, fontsize=7))
     _legend(axes)
+    x, y = zip(*places, strict=True)
+    adjust_text(names, x=x, y=y, ax=axes, expand=(1.2, 1.4), arrowprops={"arrowstyle": "-", "color": "0.7", "lw": 0.5})
     return figure
 
 
