@@ -244,8 +244,9 @@ def small_alpha(store: Store) -> str | None:
 def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     """Put claims with their corrected verdicts into rows of a table."""
     corrected = holm([claim.p for claim in claims])
+    plain = holm([dataclasses.replace(claim, overlap=0.0).p for claim in claims])
     found = []
-    for claim, p in zip(claims, corrected, strict=True):
+    for claim, p, independent in zip(claims, corrected, plain, strict=True):
         low, high = claim.interval
         users = "" if claim.users is None else f"{claim.users[0]} for, {claim.users[1]} against of {len(claim.values)}"
         found.append(
@@ -256,6 +257,7 @@ def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
                 "figures": claim.note,
                 "mean log ratio [95%]": f"{claim.values.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
                 "p (Holm)": f"{p:.3g}",
+                **({"p, splits as independent": f"{independent:.3g}"} if claim.overlap else {}),
                 "repeats": str(len(claim.values)),
                 "splits that users decide": users,
             }

@@ -87,7 +87,7 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
             f"{what}; {plan.repeats} repeats, mean ± half a 95% t interval, corrected for splits that share items. "
             "FTFT is FTMT's training with complete test items; worst modality missing: what NDCG@20 loses when the "
             "most useful one is hidden from all test items; seconds: a whole run (factors, training, validation, all "
-            "ways of testing), and ranking the test items once more; p: FTMT's NDCG@20, t tests on log ratios, paired "
+            "ways of testing), and ranking the test items once; p: FTMT's NDCG@20, t tests on log ratios, paired "
             "over repeats, corrected for shared items and down the column (Holm). "
             f"{WINNER} was designed while these splits "
             f"were looked at, so its p here are too small.{where}"
@@ -104,8 +104,8 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         "fresh": (
             f"{dataset.name}, {plan.fresh()} splits from seed {FRESH_SEED} on that no search has seen, options as "
             "chosen before. Two-sided t tests on log ratios, paired over splits, corrected for splits that share items "
-            "(Nadeau and Bengio) and together (Holm); beside them, the splits in which a bootstrap over users leaves 0 "
-            f"out.{where}"
+            "(Nadeau and Bengio) and together (Holm); beside them p without the former, and the splits in which a "
+            f"bootstrap over users leaves 0 out.{where}"
         ),
         "search": (
             f"{dataset.name}, validation items of a split of their own under FTMT: which trial was the best, and its "

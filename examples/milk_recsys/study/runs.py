@@ -202,7 +202,7 @@ def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: 
 
 
 def _timed(model: Ranker, tables: Tables) -> dict[str, Any]:
-    """Say how long a model that has ranked the validation items takes to rank the test items, for all their users."""
+    """Say how long it takes to rank the test items for all their users, with what is solved for their patterns."""
     begun = time.perf_counter()
     evaluate_group(model, tables, tables.test, tables.observed)
     return {"score_seconds": time.perf_counter() - begun}
