@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils import deterministic
 
 from milk_recsys.baselines import clcrec, gorec, graphs, micro
 from milk_recsys.baselines.clcrec import distinct_negatives
@@ -660,3 +661,12 @@ def test_seeds_and_epochs_have_streams_of_their_own():
         with seeded(*place) as generator:
             draws.append((torch.rand(1).item(), torch.rand(1, generator=generator).item()))
     assert len(set(draws)) == 5
+
+
+def test_empty_memory_is_not_filled_in_an_epoch_and_the_setting_is_given_back():
+    before = deterministic.fill_uninitialized_memory
+    with seeded(0):
+        assert torch.are_deterministic_algorithms_enabled() or torch.cuda.is_available()
+        assert not deterministic.fill_uninitialized_memory
+    assert deterministic.fill_uninitialized_memory == before
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from scipy import optimize  # type: ignore[import-untyped]
 from torch import Tensor
 
-from milk_recsys.baselines.graphs import sparse_product
+from milk_recsys.baselines.graphs import sparse_product, stretches
 from milk_recsys.baselines.shape import ScoreBlock, WarmData, seeded
 from milk_recsys.errors import DataError
 from milk_recsys.model import scale_rows
@@ -178,12 +178,8 @@ def profiles(data: WarmData, z: Tensor) -> ScoreBlock:
     """Return what scores (u, C): the sum of the rows (n, C) of the items that a user has."""
 
     def score(users: Tensor) -> Tensor:
-        rows = data.rows
-        counts = rows.offsets[users + 1] - rows.offsets[users]
-        offsets = counts.cumsum(0) - counts
-        first = torch.repeat_interleave(rows.offsets[users] - offsets, counts)
-        items = rows.pairs_at(first + torch.arange(len(first), device=users.device))[1]
-        return F.embedding_bag(items, z, offsets, mode="sum")
+        places, begin = stretches(data.rows.offsets, users)
+        return F.embedding_bag(data.rows.pairs_at(places)[1], z, begin, mode="sum")
 
     return score
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from milk_recsys.baselines.shape import WarmData
 
-__all__ = ["Product", "both_ways", "sparse_product", "symmetric_walk"]
+__all__ = ["Product", "both_ways", "sparse_product", "stretches", "symmetric_walk"]
 
 
 @contextmanager
@@ -45,6 +45,14 @@ def both_ways(a: Tensor) -> tuple[Tensor, Tensor]:
     """Return a sparse matrix and its transpose in compressed rows."""
     with _quiet():
         return a.coalesce().to_sparse_csr(), a.t().coalesce().to_sparse_csr()
+
+
+def stretches(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places from offsets[row] to offsets[row + 1], of one row after another, and where each row's begin."""
+    counts = offsets[rows + 1] - offsets[rows]
+    begin = counts.cumsum(0) - counts
+    first = torch.repeat_interleave(offsets[rows] - begin, counts)
+    return first + torch.arange(len(first), device=rows.device), begin
 
 
 def symmetric_walk(data: WarmData, dtype: torch.dtype) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import deterministic
 
 from invmod import MeanImputer
 from milk_recsys.model import scale_rows
@@ -189,14 +190,17 @@ def seeded(seed: int, *place: int) -> Iterator[torch.Generator]:
     entropy = [seed, 1, *(1 + number for number in place)]  # which must not end in 0: one more or less is the same
     number = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    before = torch.are_deterministic_algorithms_enabled()
+    of_empty: Any = deterministic  # which has its setting as a property
+    before, filled = torch.are_deterministic_algorithms_enabled(), of_empty.fill_uninitialized_memory
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(number)
         torch.use_deterministic_algorithms(before or not devices)
+        of_empty.fill_uninitialized_memory = filled and before  # up to a third of an epoch, for nothing
         try:
             yield torch.Generator().manual_seed(number)
         finally:
             torch.use_deterministic_algorithms(before)
+            of_empty.fill_uninitialized_memory = filled
 
 
 def pack(net: nn.Module, *optimisers: torch.optim.Optimizer, **numbers: int) -> dict[str, Tensor]:

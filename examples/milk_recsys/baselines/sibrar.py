@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.baselines.closed import interactions
+from milk_recsys.baselines.graphs import stretches
 from milk_recsys.baselines.shape import Content, ScoreBlock, WarmData, pack, seeded, unpack
 from milk_recsys.options import Options
 
@@ -46,7 +46,9 @@ class Sibrar:
             nn.init.xavier_normal_(self.net["user"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
-        self._takers = interactions(data, self.content.dtype).t().coalesce()  # (n, U)
+        users, items = data.pairs
+        self._takers = users[items.argsort(stable=True)]  # of item after item
+        self._offsets = F.pad(torch.bincount(items, minlength=data.num_items).cumsum(0), (1, 0))
         itself = torch.ones(len(data.observed), 1, dtype=torch.bool, device=data.device)
         self._has = torch.cat([data.observed, itself], dim=1)  # (n, M + 1), who has it last
         self._adam = torch.optim.AdamW(
@@ -83,10 +85,12 @@ class Sibrar:
         cells, places = torch.unique(drawn * n + items[:, :, None], return_inverse=True)  # sorted by modality
         rows = [cells[cells // n == m] % n for m in range(last + 1)]
         before = [f(x[at]) for f, x, at in zip(net["maps"], self._x, rows[:-1], strict=True)]
-        before.append(torch.sparse.mm(self._takers, net["takers"].weight.T)[rows[-1]] + net["takers"].bias)
+        places_of, begin = stretches(self._offsets, rows[-1])
+        table = net["takers"].weight.T.contiguous()
+        before.append(F.embedding_bag(self._takers[places_of], table, begin, mode="sum") + net["takers"].bias)
         h = torch.cat(before)[places]  # (B, 1 + K, 1 or 2, width)
         is_taken = (drawn[:, 0] == last).to(h.dtype)[:, :, None]
-        positive = h[:, 0] - is_taken * net["takers"].weight.T[users][:, None]  # a pair is not its own input
+        positive = h[:, 0] - is_taken * F.embedding(users, table)[:, None]  # a pair is not its own input
         h = torch.cat([positive[:, None], h[:, 1:]], dim=1).relu()
         e = net["branch"](h.flatten(0, 2)).view(*h.shape[:3], -1)
         scores = (net["user"](users)[:, None] * e.mean(dim=2)).sum(dim=2)
