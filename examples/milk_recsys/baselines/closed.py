@@ -34,6 +34,7 @@ __all__ = [
     "patterns",
     "profiles",
     "similar",
+    "similar_to_others",
 ]
 
 DENSE = 25_000  # rows of a system that is factorised: 2.5 GB in float32
@@ -102,6 +103,13 @@ def similar(warm: Tensor, rows: Tensor, k: int) -> Tensor:
     return largest((warm @ rows.T).clamp_(min=0), k)
 
 
+def similar_to_others(warm: Tensor, few: Tensor, k: int) -> Tensor:
+    """Return `similar` of unit rows (n, d) and those at the places `few`, none of them its own neighbour."""
+    cosines = (warm @ warm[few].T).clamp_(min=0)
+    cosines[few, torch.arange(len(few), device=few.device)] = 0
+    return largest(cosines, k)
+
+
 def largest(cells: Tensor, k: int) -> Tensor:
     """Keep the k largest of each column, the others 0; all where k is 0."""
     if k == 0 or k >= len(cells):
@@ -147,13 +155,9 @@ def modality_weights(data: WarmData, rows: Rows, k: int, generator: torch.Genera
     items j, none of them its own neighbour. Equal weights where nothing says anything.
     """
     few = torch.randperm(data.num_items, generator=generator)[:SAMPLED].to(data.device)
-    itself = (few, torch.arange(len(few), device=few.device))
     pairs = interactions(data, rows.dtype)
     target = pairs.index_select(1, few).to_dense()
-    said = []
-    for x in rows.warm:
-        cosines = (x @ x[few].T).clamp(min=0).index_put(itself, x.new_zeros(()))
-        said.append(torch.sparse.mm(pairs, largest(cosines, k)))
+    said = [torch.sparse.mm(pairs, similar_to_others(x, few, k)) for x in rows.warm]
     root = torch.where(target > 0, target, ABSENT**0.5)
     columns = torch.stack([(root * s).flatten() for s in said]).double()
     found = nnls((columns @ columns.T).cpu().numpy(), (columns @ (root * target).flatten().double()).cpu().numpy())

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milk_recsys.baselines.closed import CELLS, DENSE, Rows, centred, interactions, largest, nnls, patterns
+from milk_recsys.baselines.closed import CELLS, DENSE, Rows, centred, interactions, nnls, patterns, similar_to_others
 from milk_recsys.baselines.shape import ScoreBlock, WarmData, pack, seeded, unpack
 from milk_recsys.errors import DataError
 from milk_recsys.options import Options
@@ -163,11 +163,7 @@ class KeepModel(nn.Module):
         products, right = torch.zeros(len(pattern), len(pattern)).double(), torch.zeros(len(pattern)).double()
         whole = self.observed[self.sampled][:, list(pattern)].all(dim=1)
         for few in (self.sampled[whole] if whole.any() else self.sampled).split(100):
-            itself = (few, torch.arange(len(few), device=few.device))
-            said = []
-            for m in pattern:
-                cosines = (warm[m] @ warm[m][few].T).clamp(min=0).index_put(itself, e.new_zeros(()))
-                said.append((largest(cosines, NEIGHBOURS).T @ e).flatten())
+            said = [(similar_to_others(warm[m], few, NEIGHBOURS).T @ e).flatten() for m in pattern]
             columns, target = torch.stack(said).double(), e[few].flatten().double()
             products += (columns @ columns.T).cpu()
             right += (columns @ target).cpu()
