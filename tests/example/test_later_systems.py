@@ -301,6 +301,28 @@ def test_keeps_vectors_score_as_kernel_ridge_over_users_does():
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(9, 40), (40, 9), (12, 12)])
+def test_singular_vectors_are_exact_at_full_rank_and_near_the_best_at_less(shape):
+    rng = np.random.default_rng(1)
+    dense = rng.standard_normal(shape) * (rng.random(shape) < 0.5)
+    dense[3], dense[:, 2], dense[4] = 0, 0, dense[5]  # an empty row and column, two rows alike
+    x = torch.from_numpy(dense).to_sparse_coo()
+    s = np.linalg.svd(dense, compute_uv=False)
+    torch.manual_seed(0)
+    for rank in (min(shape), 4):
+        a, found, b = (t.numpy() for t in keep.leading(x, rank))
+        assert a.shape == (shape[0], rank)
+        assert b.shape == (shape[1], rank)
+        assert (np.diff(found) <= 0).all()
+        best = np.sqrt((s[rank:] ** 2).sum())
+        error = np.linalg.norm(dense - a * found @ b.T)
+        assert error == pytest.approx(best, rel=0.05, abs=1e-9)
+        sure = found > 1e-6
+        assert np.allclose(a[:, sure].T @ a[:, sure], np.eye(sure.sum()), atol=1e-9)
+        assert np.allclose(b[:, sure].T @ b[:, sure], np.eye(sure.sum()), atol=1e-9)
+    assert np.allclose(keep.leading(x, min(shape))[1].numpy(), s, atol=1e-6)
+
+
 def test_keep_with_all_items_as_landmarks_is_exact_and_few_are_near(monkeypatch):
     data, new, observed = make_data(2, users=40, items=60), *new_items()
     exact = make("keep", data)

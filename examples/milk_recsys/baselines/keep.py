@@ -30,6 +30,7 @@ BLOCK = 4096  # rows of a kernel at once
 MAPS = 8  # patterns that are held solved
 JITTER = 1e-3  # on the diagonal of the kernel between landmarks
 PARTS = ("trained_users", "items", "observed", "sampled", "landmarks")
+ITERATIONS = 5  # of the subspace, where not all singular vectors are kept
 LEADING = 50  # squared singular values whose mean is the unit of the shrinkage
 
 
@@ -88,11 +89,31 @@ def vectors(pairs: Tensor, rank: int, popularity: float, shrinkage: float) -> tu
     x = torch.sparse_coo_tensor(
         pairs.indices(), scales[0] * scales[1], pairs.shape, is_coalesced=True, check_invariants=False
     )
-    a, s, b = torch.svd_lowrank(x, q=rank, niter=4)
+    a, s, b = leading(x, rank)
     a[torch.bincount(pairs.indices()[0], minlength=len(a)) == 0] = 0  # to the last digit, where it is rounding
     squares = s.square()
     shrunk = squares + shrinkage * squares[:LEADING].mean()
     return a, b * (s * squares / shrunk.clamp(min=torch.finfo(s.dtype).tiny))
+
+
+def leading(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the leading singular vectors and values of a sparse x (U, n): (U, r), (r,) descending and (n, r).
+
+    All of them are exact; fewer come from subspace iteration from a random start (Halko, Martinsson and Tropp, Finding
+    structure with randomness, SIAM Review 2011).
+    """
+    if x.shape[0] > x.shape[1]:
+        b, s, a = leading(x.T.coalesce(), rank)
+        return a, s, b
+    xt, y = x.T.coalesce(), torch.eye(rank, dtype=x.dtype, device=x.device)
+    if rank < len(x):
+        y = torch.randn(len(x), rank, dtype=x.dtype).to(x.device)
+        for _ in range(ITERATIONS):
+            y = torch.linalg.qr(x @ (xt @ y)).Q.contiguous()  # by rows, as sparse products like it
+    z = xt @ y
+    squares, turn = torch.linalg.eigh((z.T @ z).double())  # Rayleigh and Ritz; ascending
+    s, turn = squares.clamp(min=0).sqrt().flip(0).to(x.dtype), turn.flip(1).to(x.dtype)
+    return y @ turn, s, z @ turn / s.clamp(min=float(s[0]) * torch.finfo(s.dtype).eps)
 
 
 class KeepModel(nn.Module):
