@@ -384,6 +384,20 @@ def test_keep_holds_some_patterns(monkeypatch):
     assert len(few.net._maps) == 2 < len(b.net._maps)
 
 
+def test_keep_stays_solved_when_it_takes_back_the_same_state_and_only_then():
+    new, observed = new_items()
+    b, other = make("keep"), make("keep", popularity=0.0)
+    expected = scores(other, new, observed)
+    before = scores(b, new, observed)
+    held = dict(b.net._maps)
+    b.load_state_dict(b.state_dict())
+    assert all(b.net._maps[pattern] is solved for pattern, solved in held.items())
+    np.testing.assert_array_equal(scores(b, new, observed), before)
+    b.load_state_dict(other.state_dict())
+    assert not b.net._maps
+    np.testing.assert_allclose(scores(b, new, observed), expected)
+
+
 def test_keep_refuses_what_would_not_fit(monkeypatch):
     monkeypatch.setattr(keep, "CELLS", 100)
     with pytest.raises(

@@ -33,7 +33,7 @@ class Aldi:
     def __init__(self, data: WarmData, options: Options, factors: Factors) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, d, hidden = Content(data, options), factors.items.shape[1], self._own.hidden
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {"user": _tower(d, hidden, d), "item": _tower(self.content.warm.shape[1], hidden, d)}
             )
@@ -49,7 +49,7 @@ class Aldi:
         """Train for an epoch."""
         total, count = 0.0, 0
         self.net.train()
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items, negatives in self._data.triples(self._own.batch_size, generator):
                 if len(users) < 2:  # nothing to normalise over
                     continue

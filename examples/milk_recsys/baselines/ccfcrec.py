@@ -32,7 +32,7 @@ class Ccfcrec:
     def __init__(self, data: WarmData, options: Options) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, d = Content(data, options), options.embedding_dim
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, d),
@@ -56,7 +56,7 @@ class Ccfcrec:
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
         total, own = 0.0, self._own
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items in self._data.shuffled(own.batch_size, generator):
                 others = sample_negatives(items, self._takers, self._takers.pool, generator=generator)
                 positives = self._own_items(users, generator)

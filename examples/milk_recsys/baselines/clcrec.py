@@ -32,7 +32,7 @@ class Clcrec:
     def __init__(self, data: WarmData, options: Options) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, d = Content(data, options), options.embedding_dim
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "vectors": nn.Embedding(data.num_users + data.num_items, d),
@@ -51,7 +51,7 @@ class Clcrec:
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
         total = 0.0
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items in self._data.shuffled(self._own.batch_size, generator):
                 negatives = distinct_negatives(self._data.rows, users, self._num_negatives, generator)
                 candidates = torch.cat([items[:, None], negatives], dim=1)

@@ -132,7 +132,7 @@ class Votes:
 
     def __init__(self, data: WarmData, options: Options, k: int) -> None:
         self.rows, self._k = Rows(data, options, unit=True), k
-        with seeded(options.seed) as generator:
+        with seeded(options.seed, device=data.device) as generator:
             self.weights = modality_weights(data, self.rows, k, generator)
 
     def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Dgmrec:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, d = Content(data, options), options.embedding_dim
         widths = self.content.widths
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, d),
@@ -74,7 +74,7 @@ class Dgmrec:
         total, own = 0.0, self._own
         for group in self._adam.param_groups:
             group["lr"] = own.lr * 0.96 ** (epoch / 50)
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items, negatives in self._data.triples(own.batch_size, generator):
                 few = torch.randperm(len(users), generator=generator)[: own.contrast_pairs].to(users.device)
                 loss = self.loss(users, items, negatives, few)

@@ -36,7 +36,7 @@ class DropoutNet:
     def __init__(self, data: WarmData, options: Options, factors: Factors) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, d, hidden = Content(data, options), factors.items.shape[1], self._own.hidden
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": _tower(d, hidden, d),
@@ -58,7 +58,7 @@ class DropoutNet:
         """Train for an epoch: every user with a training pair in one group."""
         own, total, count = self._own, 0.0, 0
         self.net.train()
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             users = (self._data.rows.offsets.diff() > 0).nonzero()[:, 0]
             order = torch.randperm(len(users), generator=generator).to(users.device)
             for group in torch.split(users[order], own.group_size):

@@ -27,7 +27,7 @@ class Duif:
     def __init__(self, data: WarmData, options: Options) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content = Content(data, options)
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, options.embedding_dim),
@@ -41,7 +41,7 @@ class Duif:
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
         total = 0.0
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items, negatives in self._data.triples(self._own.batch_size, generator):
                 loss = self.loss(users, items, negatives)
                 self._adam.zero_grad()

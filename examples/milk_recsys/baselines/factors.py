@@ -46,7 +46,7 @@ class Factorisation:
     def __init__(self, data: WarmData, options: Options) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         dtype = torch.float64 if options.dtype == "float64" else torch.float32
-        with seeded(options.seed, 0, 0) as generator:
+        with seeded(options.seed, 0, 0, device=data.device) as generator:
             order = torch.randperm(data.num_pairs, generator=generator).to(data.device)
             users, items = (torch.empty(n, options.embedding_dim).normal_(std=0.1) for n in self._sizes())
         held, kept = torch.split(order, [int(HELD_OUT * len(order)), len(order) - int(HELD_OUT * len(order))])
@@ -62,7 +62,7 @@ class Factorisation:
     def train_epoch(self) -> float:
         """Train for an epoch; return its loss, a mean over triples."""
         total = 0.0
-        with seeded(self._seed, 0, 1 + self.epoch) as generator:
+        with seeded(self._seed, 0, 1 + self.epoch, device=self._data.device) as generator:
             order = torch.randperm(len(self._kept), generator=generator).to(self._data.device)
             for numbers in torch.split(self._kept[order], self._own.factor_batch_size):
                 users, items = self._data.rows.pairs_at(numbers)

@@ -35,7 +35,7 @@ class Gar:
     def __init__(self, data: WarmData, options: Options, factors: Factors) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, d, hidden = Content(data, options), factors.items.shape[1], self._own.hidden
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "generator": _layers(self.content.warm.shape[1], hidden, d, dropout=0.1),
@@ -63,7 +63,7 @@ class Gar:
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch: as many triples as there are training pairs, users drawn uniformly."""
         totals, count, size = torch.zeros(2, dtype=torch.float64), 0, self._own.batch_size
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for start in range(0, self._data.num_pairs, size):
                 users, items = self._draw(min(size, self._data.num_pairs - start), generator)
                 if len(users) < 2:  # nothing to normalise over

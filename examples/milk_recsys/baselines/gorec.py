@@ -36,7 +36,7 @@ class Gorec:
         self.content, d = Content(data, options), factors.items.shape[1]
         self.x = F.normalize(self.content.warm, dim=1)
         width = self.x.shape[1]
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "encoder": _hidden(width + d, d),
@@ -56,7 +56,7 @@ class Gorec:
         """Train for an epoch: every warm item once."""
         total, count = 0.0, 0
         self.net.train()
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             order = torch.randperm(self._data.num_items, generator=generator).to(self._data.device)
             for items in torch.split(order, self._own.batch_size):
                 if len(items) < 2:  # nothing to normalise over

@@ -38,7 +38,7 @@ class Heater:
         self.columns = Columns(self.content.warm, clip=5.0)
         self.x = self.columns(self.content.warm)
         width, experts = self.x.shape[1], self._own.experts
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "experts": nn.Linear(width, experts * d),
@@ -62,7 +62,7 @@ class Heater:
         for group in self._sgd.param_groups:
             group["lr"] = own.lr * own.lr_decay ** (epoch // own.decay_epochs)
         self.net.train()
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             users, items = self._data.pairs
             repeated = users.repeat(own.num_negatives)
             items = torch.cat([items, self._data.negatives(repeated, generator)])

@@ -39,7 +39,7 @@ class I3mrec:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, d = Content(data, options), options.embedding_dim
         widths = self.content.widths
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, d),
@@ -71,7 +71,7 @@ class I3mrec:
         """Train for an epoch, after some steps of the estimators."""
         total, own = 0.0, self._own
         self.net.train()
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for _ in range(ESTIMATOR_STEPS if own.bottleneck_weight else 0):
                 few = torch.randperm(self._data.num_items, generator=generator)[: own.batch_size]
                 self._minimise(1, self.estimator_loss(few.to(self._data.device)))

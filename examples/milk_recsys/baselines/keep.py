@@ -50,7 +50,7 @@ class Keep:
                 f"vectors each. Choose --rank {CELLS // (data.num_users + data.num_items)} or less."
             )
         pairs = interactions(data, rows.dtype)
-        with seeded(options.seed) as generator:
+        with seeded(options.seed, device=data.device) as generator:
             users, items = vectors(pairs, rank, own.popularity, own.shrinkage)
             order = torch.randperm(data.num_items, generator=generator).to(data.device)
         state = {
@@ -154,10 +154,12 @@ class KeepModel(nn.Module):
         self._maps.clear()  # they are of the precision and the device before
         return super()._apply(fn, recurse)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Take back a state; see `torch.nn.Module.load_state_dict`."""
-        self._maps.clear()
-        return super().load_state_dict(*args, **kwargs)
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """Take back a state; what was solved from the same one stays solved. See `torch.nn.Module.load_state_dict`."""
+        held = self.state_dict()
+        if any(not torch.equal(x.to(held[name]), held[name]) for name, x in state_dict.items() if name in held):
+            self._maps.clear()
+        return super().load_state_dict(state_dict, strict, assign)
 
     @property
     def warm(self) -> list[Tensor]:

@@ -38,7 +38,7 @@ class Micro:
     def __init__(self, data: WarmData, options: Options) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, d = Content(data, options), options.embedding_dim
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, d),
@@ -63,7 +63,7 @@ class Micro:
             group["lr"] = own.lr * 0.96 ** (epoch / 50)
         rows = self._data.rows
         active = (rows.offsets.diff() > 0).nonzero()[:, 0]
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             graphs: list[Any] = self._graphs()  # its gradient reaches the maps in the first batch alone
             for number in range(batches):
                 users = active[torch.randperm(len(active), generator=generator)[: own.batch_size].to(active.device)]

@@ -39,7 +39,7 @@ class Mtpr:
             "user_map": (2 * d, d),
             "item_map": (2 * d, d),
         }
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             made = {name: torch.empty(shape).normal_(std=STD) for name, shape in shapes.items()}
         self.net: Any = nn.ParameterDict({name: x.to(data.device, self.content.dtype) for name, x in made.items()})
         vectors, maps = [self.net[n] for n in ("user", "item")], [self.net[n] for n in list(shapes)[2:]]
@@ -49,7 +49,7 @@ class Mtpr:
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
         total = 0.0
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items, negatives in self._data.triples(self._own.batch_size, generator):
                 loss = self.loss(users, items, negatives)
                 self.net.zero_grad()

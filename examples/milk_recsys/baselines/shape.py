@@ -181,11 +181,12 @@ def nearest(similarity: Callable[[slice], Tensor], count: int, k: int, *, at_onc
 
 
 @contextmanager
-def seeded(seed: int, *place: int) -> Iterator[torch.Generator]:
+def seeded(seed: int, *place: int, device: torch.device) -> Iterator[torch.Generator]:
     """Make all that is random inside depend on the seed and the place alone: the generator given, and dropout's.
 
-    The place is the number of an epoch; without one it is that of the start. On a CPU sums have one order inside,
-    whatever the number of threads does: gradients of rows that are looked up several times would differ in rounding.
+    The place is the number of an epoch; without one it is that of the start. On a CPU, with a GPU beside it or not,
+    sums have one order inside, whatever the number of threads does: gradients of rows that are looked up several times
+    would differ in rounding.
     """
     entropy = [seed, 1, *(1 + number for number in place)]  # which must not end in 0: one more or less is the same
     number = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
@@ -194,7 +195,7 @@ def seeded(seed: int, *place: int) -> Iterator[torch.Generator]:
     before, filled = torch.are_deterministic_algorithms_enabled(), of_empty.fill_uninitialized_memory
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(number)
-        torch.use_deterministic_algorithms(before or not devices)
+        torch.use_deterministic_algorithms(before or device.type == "cpu")
         of_empty.fill_uninitialized_memory = filled and before  # up to a third of an epoch, for nothing
         try:
             yield torch.Generator().manual_seed(number)

@@ -34,7 +34,7 @@ class Sibrar:
     def __init__(self, data: WarmData, options: Options) -> None:
         self._data, self._own, self._seed = data, options.own(), options.seed
         self.content, width = Content(data, options), self._own.width
-        with seeded(options.seed):
+        with seeded(options.seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, options.embedding_dim),
@@ -59,7 +59,7 @@ class Sibrar:
         """Train for an epoch."""
         own, total = self._own, 0.0
         self.net.train()
-        with seeded(self._seed, 1, epoch) as generator:
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items in self._data.shuffled(own.batch_size, generator):
                 negatives = self._data.negatives(users.repeat_interleave(own.num_negatives), generator)
                 items = torch.cat([items[:, None], negatives.view(len(users), -1)], dim=1)
