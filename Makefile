@@ -83,7 +83,7 @@ distributed: $(STAMP) ## add TorchRec to .venv/, for a user table sharded over p
 # An environment that is named is used as it is; else the one in .venv/.
 GIVEN := $(filter command environment,$(origin PYTHON))
 
-reproduce-cuda: $(if $(GIVEN),,$(STAMP)) ## on a GPU: its tests, times, and MILK with its ablations over five splits
+reproduce-cuda: $(if $(GIVEN),,$(STAMP)) ## on a GPU: its tests, times, and KEEP, MILK and its ablations over five splits
 	$(if $(GIVEN),$(PYTHON),$(BIN)) -m benchmarks.reproduce_cuda $(CUDA_ARGS)
 
 clean: ## remove what was built, but neither .venv/ nor runs/

@@ -217,8 +217,8 @@ def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Tabulate the variants in their order, each paired with the first one."""
     lines = [
-        "| variant | NDCG@20 | less the baseline's [95% interval], p | Recall@20 | seconds an epoch | epochs |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| variant | NDCG@20 | less the baseline's [95% interval], p | Recall@20 | seconds an epoch | epochs | a run |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     base, *_ = found.values()
     for name, runs in found.items():
@@ -228,6 +228,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
             mean_sd([line["test"]["recall@20"] for line in runs]),
             f"{np.median([line['seconds_per_epoch'] for line in runs]):.4g}",
             f"{np.mean([line['epochs'] for line in runs]):.1f}",
+            f"{np.median([line['seconds'] for line in runs]):.3g}",
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     every = [line for runs in found.values() for line in runs]
@@ -236,8 +237,8 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         "",
         f"{base[0]['data'].rpartition(' ')[0]}, {len(base)} repeats, each with a split seed and a training seed of its "
         "own, the same for all variants; mean ± standard deviation. The difference is paired over repeats, with a t "
-        "interval and the p of a two-sided t test; seconds are the median over repeats of a run's median epoch. "
-        f"{max(line['date'] for line in every)}, {platform.machine()}, {'; '.join(machines)}.",
+        "interval and the p of a two-sided t test. Seconds are medians over repeats: of a run's median epoch, and of a "
+        f"whole run. {max(line['date'] for line in every)}, {platform.machine()}, {'; '.join(machines)}.",
         "",
         "| variant | options |",
         "| --- | --- |",

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one command: tests, times, and what MILK and its ablations are worth.
+"""Everything that needs a GPU, in one command: tests, times, and what KEEP, MILK and its ablations are worth.
 
 make reproduce-cuda                            # in .venv/
 make reproduce-cuda PYTHON=/path/to/python     # in an environment that is there, as it is; nothing is installed
@@ -95,9 +95,9 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
         ["-m", "benchmarks", *times],
     ]
     for name in SETS:
-        given = [f"--variant={variant}={options}" for variant, options in chosen(name).items()]
+        given = [f"--variant={model}={words}" for model, words in chosen(name, arguments.epochs).items()]
         data = Path(os.environ["INVMOD_DATA"]) / name
-        fixed = f"--fixed=--device {arguments.device} --epochs {arguments.epochs}"
+        fixed = f"--fixed=--device {arguments.device}"
         store = arguments.out / f"{name}.jsonl"
         parts.append(
             [
@@ -108,19 +108,22 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
     return parts
 
 
-def chosen(name: str) -> dict[str, str]:
-    """Return the options of MILK and its ablations that the study of docs/results chose on validation."""
+def chosen(name: str, epochs: int) -> dict[str, str]:
+    """Return the options of MILK, its ablations and KEEP that the studies of docs/results chose on validation."""
     sys.path.insert(0, str(ROOT / "examples"))
+    from milk_recsys.baselines.options import UNTRAINED
     from milk_recsys.options import flag
     from milk_recsys.study.plan import best_trial
-    from milk_recsys.study.spaces import ABLATIONS
+    from milk_recsys.study.spaces import ABLATIONS, WINNER
     from milk_recsys.train import History
 
     trials = [x for x in History(ROOT / "docs/results" / name / "runs.jsonl").read() if x["phase"] == "trial"]
     found = {}
-    for model in ABLATIONS:
+    for model in (*ABLATIONS, WINNER):
         tuned = best_trial([x for x in trials if x["method"] == model])["tuned"]
         words = [f"{flag(option)} {value:.3g}" for option, value in tuned.items()]
+        if model not in UNTRAINED:
+            words.append(f"--epochs {epochs}")
         found[model] = " ".join([f"--model {model}", *words])
     return found
 
