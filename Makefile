@@ -39,11 +39,14 @@ $(STAMP): requirements.lock pyproject.toml
 train: $(STAMP) ## train a recommender of new items on the embedded data (TRAIN_ARGS: options of train.py)
 	$(BIN) examples/milk_recsys/train.py $(TRAIN_ARGS)
 
+# A process for each core, a file of tests in one of them, one thread each.
+PROCESSES := -n auto --maxprocesses 8 --dist loadfile
+
 test: $(STAMP) ## run all tests (TEST_ARGS: options of pytest)
-	$(BIN) -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) $(TEST_ARGS)
 
 coverage: $(STAMP) ## run all tests and report branch coverage of invmod/
-	$(BIN) -m pytest --cov --cov-report=term-missing --cov-fail-under=95 $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) --cov --cov-report=term-missing --cov-fail-under=95 $(TEST_ARGS)
 
 lint: $(STAMP) ## check style
 	$(BIN) -m ruff check .
