@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from milk_recsys.data import Dataset
@@ -12,10 +12,12 @@ from milk_recsys.study import claims, field, tables
 from milk_recsys.study.figures import FIGURES, write_figure
 from milk_recsys.study.plan import FRESH_SEED, Plan, strongest
 from milk_recsys.study.runs import MONITOR, mean_sd
-from milk_recsys.study.spaces import ABLATIONS, SPACES, WHY_PENALTIES, WINNER
-from milk_recsys.study.store import Store
+from milk_recsys.study.spaces import ABLATIONS, METHODS, SPACES, VARIANTS, WHY_PENALTIES, WINNER
+from milk_recsys.study.store import Line, Store
 
 __all__ = ["write_results"]
+
+PAPERS = {*METHODS, *VARIANTS, "factors"}  # methods of the paper's study
 
 
 def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list[Path]:
@@ -64,6 +66,11 @@ def _field(plan: Plan, store: Store, out: Path, captions: Mapping[str, str]) -> 
     return found
 
 
+def _hours(lines: Iterable[Line]) -> float:
+    """Add up what runs and their audits took."""
+    return sum(x["seconds"] + x.get("audit", {}).get("seconds", 0) for x in lines) / 3600
+
+
 def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
     """Say under each table what it is of: data, trials, repeats, machine and date."""
     what = f"{dataset.name}, candidates test, {plan.trials} trials a method on a split of their own"
@@ -73,10 +80,10 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         last = store.lines[-1]
         versions = last["versions"]
         where = f" {last['date']}, {platform.machine()}, {versions['device']}, torch {versions['torch']}."
-    seconds = sum(x["seconds"] + x.get("audit", {}).get("seconds", 0) for x in store.lines)
+    paper = [x for x in store.lines if x["method"] in PAPERS and x["phase"] not in ("fresh", "timing")]
     return {
         "table1": f"Split 0 of {dataset.name}: 20% of the items with an interaction are new, half of them for test.",
-        "table2": f"{what}; {how}. The whole study took {seconds / 3600:.1f} hours of runs.{where}",
+        "table2": f"{what}; {how}. The paper's study took {_hours(paper):.1f} hours of runs.{where}",
         "popular": (
             f"{what}, FTMT; {how}: the users who have the most popular test item of their split, and the others.{where}"
         ),
@@ -90,7 +97,8 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
             "ways of testing), and ranking the test items once; p: FTMT's NDCG@20, t tests on log ratios, paired "
             "over repeats, corrected for shared items and down the column (Holm). "
             f"{WINNER} was designed while these splits "
-            f"were looked at, so its p here are too small.{where}"
+            f"were looked at, so its p here are too small. All runs took {_hours(store.lines):.1f} hours, the paper's "
+            f"among them {_hours(paper):.1f}.{where}"
         ),
         "patterns": (
             f"{what}, FTMT; {how}: NDCG@20 of the test items that have these modalities, ranked among all, and of all "
