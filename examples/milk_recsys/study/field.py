@@ -31,7 +31,7 @@ def worst_drop(line: Line) -> float:
 def percent_lost(lines: Sequence[Line]) -> str:
     """Write the mean of `worst_drop` over repeats; nothing where there is one modality alone."""
     lost = np.mean([worst_drop(line) for line in lines])
-    return "" if np.isnan(lost) else f"{0 - 100 * lost:.0f}%"
+    return "" if np.isnan(lost) else f"{0 - 100 * lost:.0f}%"  # 0 - 0 is 0, and -0 is -0
 
 
 def with_interval(values: Sequence[float]) -> str:
