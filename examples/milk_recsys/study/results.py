@@ -68,7 +68,7 @@ def _field(plan: Plan, store: Store, out: Path, captions: Mapping[str, str]) -> 
 
 def _hours(lines: Iterable[Line]) -> float:
     """Add up what runs and their audits took."""
-    return sum(x["seconds"] + x.get("audit", {}).get("seconds", 0) for x in lines) / 3600
+    return float(sum(x["seconds"] + x.get("audit", {}).get("seconds", 0) for x in lines)) / 3600
 
 
 def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
