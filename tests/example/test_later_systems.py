@@ -327,11 +327,17 @@ def test_keep_with_all_items_as_landmarks_is_exact_and_few_are_near(monkeypatch)
     data, new, observed = make_data(2, users=40, items=60), *new_items()
     exact = make("keep", data)
     expected = exact.net.embed_items(new, observed)
-    monkeypatch.setattr(keep, "DENSE", 50)
-    monkeypatch.setattr(keep, "LANDMARKS", 45)
+    monkeypatch.setattr(keep, "FEW", 50)
     monkeypatch.setattr(keep, "BLOCK", 7)
-    near = make("keep", data).net.embed_items(new, observed)
-    assert 1e-6 < (near - expected).norm() / expected.norm() < 0.3
+    errors = []
+    for landmarks in (15, 45, 60):
+        near = make("keep", data, landmarks=landmarks).net
+        assert near.landmarks.tolist() == sorted(set(near.landmarks.tolist()))
+        assert len(near.landmarks) == landmarks
+        errors.append(float((near.embed_items(new, observed) - expected).norm() / expected.norm()))
+    assert 0.3 > errors[0] > errors[1] > 1e-6 > errors[2]
+    monkeypatch.setattr(keep, "FEW", 60)
+    assert len(make("keep", data, landmarks=15).net.landmarks) == 60  # few enough for all
     monkeypatch.setattr(keep, "JITTER", 0)
     weights, direct = exact.net.solved((0, 1))
     projected = exact.net.projected((0, 1), weights, exact.net.among((0, 1), weights, torch.arange(60)))

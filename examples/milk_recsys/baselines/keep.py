@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milk_recsys.baselines.closed import CELLS, DENSE, Rows, centred, interactions, nnls, patterns, similar_to_others
+from milk_recsys.baselines.closed import CELLS, Rows, centred, interactions, nnls, patterns, similar_to_others
 from milk_recsys.baselines.shape import ScoreBlock, WarmData, pack, seeded, unpack
 from milk_recsys.errors import DataError
 from milk_recsys.options import Options
 
 __all__ = ["Keep", "KeepModel"]
 
-LANDMARKS = 8192  # warm items that span the kernel where there are more than `DENSE`
+FEW = 10_000  # warm items that all are landmarks: a factorisation costs no more than the projection on fewer
 SAMPLED, NEIGHBOURS = 1000, 20  # warm items that mu is fitted on, and how many speak for each
 BLOCK = 4096  # rows of a kernel at once
 MAPS = 8  # patterns that are held solved
@@ -59,7 +59,7 @@ class Keep:
             "items": items,
             "observed": data.observed,
             "sampled": order[:SAMPLED],
-            "landmarks": order[: LANDMARKS if data.num_items > DENSE else DENSE].sort().values,
+            "landmarks": order[: own.landmarks if data.num_items > FEW else FEW].sort().values,
         }
         state |= {f"mean_{m}": mean for m, mean in enumerate(rows.means)}
         state |= {f"warm_{m}": x for m, x in enumerate(rows.warm)}

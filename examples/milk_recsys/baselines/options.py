@@ -201,6 +201,7 @@ class KeepOptions:
     shrinkage: float = _option(1.0, "Strength of the shrinkage, in means of the 50 largest squared singular values.")
     popularity: float = _option(0.25, "Power of the counts of users and items that their pairs are divided by (b).")
     rank: int = _count(2048, "Singular vectors of users and items, at most.")
+    landmarks: int = _count(4096, "Warm items that span the kernel where there are more than 10,000; else all do.")
     per_pattern: bool = _option(True, "A regression for each pattern of modalities; or that of all of them for all.")
     fit_weights: bool = _option(True, "Fit how much each modality of a pattern counts (mu); or let all count alike.")
 
