@@ -33,7 +33,7 @@ __all__ = ["Leak", "audit", "leaks_by_option", "without_test"]
 
 USERS = 200  # whose pairs the audit trains on
 FACTOR_EPOCHS = 2
-KEEPS = {"rank": 128, "landmarks": 512}  # at most: the same sums, of fewer terms
+LANDMARKS = 512  # of KEEP, where there are too many warm items for all of them
 Make = Callable[[Options, Tables], Any]
 
 
@@ -110,7 +110,7 @@ def _short(options: Options) -> Options:
     if options.model in NEEDS_FACTORS:
         method = {**(method or {}), "factor_epochs": FACTOR_EPOCHS}
     if options.model == "keep":
-        method = {**(method or {}), **{k: min(most, getattr(options.own(), k)) for k, most in KEEPS.items()}}
+        method = {**(method or {}), "landmarks": LANDMARKS}
     return dataclasses.replace(options, method=method, device="cpu", eval_users=None)
 
 
