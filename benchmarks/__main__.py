@@ -14,14 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
 import torch
 
 from benchmarks import cases_library, cases_training
 from benchmarks.machine import facts, measure_rates
 from benchmarks.timing import add_floors, fallen, measure, table
-from milk_recsys.files import write_json
+from milk_recsys.base.files import write_json
 
 CASES = {**cases_training.CASES, **cases_library.CASES}
 QUICK_ROUNDS = 3

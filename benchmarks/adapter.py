@@ -25,15 +25,17 @@ from benchmarks.reference import (
     reference_negatives,
     reference_rows,
 )
-from milk_recsys import train
-from milk_recsys.batches import prepared_rows
-from milk_recsys.data import Dataset
-from milk_recsys.evaluation import Tables, build_tables, evaluate_group
-from milk_recsys.learner import Learner
-from milk_recsys.model import choose_device, environments
-from milk_recsys.options import Options
-from milk_recsys.sampling import sample_negatives
-from milk_recsys.split import draw_split
+from milk_recsys.base.device import choose_device
+from milk_recsys.catalogue.dataset import Dataset
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import Tables, build_tables
+from milk_recsys.config.options import Options
+from milk_recsys.methods.milk.batches import prepared_rows
+from milk_recsys.methods.milk.learner import Learner
+from milk_recsys.methods.milk.model import environments
+from milk_recsys.ranking.negatives import sample_negatives
+from milk_recsys.run import loop
+from milk_recsys.run.evaluation import evaluate_group
 
 
 def random_dataset(
@@ -88,10 +90,10 @@ def training_setup(dataset: Dataset, options: Options) -> Training:
     """Make everything that is made once before training."""
     split, _ = draw_split(dataset, options)
     tables = build_tables(dataset, split, options, choose_device(options.device))
-    learner = Learner(train.build_model(options, tables), tables, options)
+    learner = Learner(loop.build_model(options, tables), tables, options)
     numbers = iter(range(10**9))
     return Training(
-        epoch=lambda: train.train_epoch(learner, next(numbers), options),
+        epoch=lambda: loop.train_epoch(learner, next(numbers), options),
         evaluate=lambda: evaluate_group(learner.model, tables, tables.test, tables.observed),
         steps=-(-tables.num_pairs // options.batch_size),
         shape=step_shape(tables, options),

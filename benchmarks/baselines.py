@@ -12,10 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-from milk_recsys.baselines.options import BASELINES
-from milk_recsys.files import read_json, replacing
+from milk_recsys.base.files import read_json, replacing
+from milk_recsys.config.method_options import BASELINES
 
 TRAIN = Path(__file__).resolve().parents[1] / "examples/milk_recsys/train.py"
 

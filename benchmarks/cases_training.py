@@ -13,9 +13,9 @@ from benchmarks.adapter import Training, random_dataset, reference_setup, traini
 from benchmarks.floors import FLOAT, ID
 from benchmarks.machine import Work
 from benchmarks.timing import Case
-from milk_recsys.data import read_dataset
-from milk_recsys.options import Options
-from milk_recsys.ranking import top_items
+from milk_recsys.catalogue.dataset import read_dataset
+from milk_recsys.config.options import Options
+from milk_recsys.ranking.top import top_items
 
 OPTIONS = Options(batch_size=2048, embedding_dim=64, device="cpu")
 TRAINED_SHARE = 0.8  # of the pairs of a random data set, as 80% of its items are warm

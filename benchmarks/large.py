@@ -32,11 +32,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
 import numpy as np
 
-from milk_recsys.files import read_json, replacing, write_json
+from milk_recsys.base.files import read_json, replacing, write_json
 
 USERS, ITEMS = 5_000_000, 1_000_000
 DIMS = {"visual": 384, "text": 128}  # 512 values an item
@@ -233,12 +231,13 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
     with memory.phase("imports"):
         import torch
 
-        from milk_recsys import train
-        from milk_recsys.data import read_dataset
-        from milk_recsys.evaluation import build_tables, evaluate_group
-        from milk_recsys.learner import Learner
-        from milk_recsys.options import Options
-        from milk_recsys.split import draw_split
+        from milk_recsys.catalogue.dataset import read_dataset
+        from milk_recsys.catalogue.split import draw_split
+        from milk_recsys.catalogue.tables import build_tables
+        from milk_recsys.config.options import Options
+        from milk_recsys.methods.milk.learner import Learner
+        from milk_recsys.run import loop
+        from milk_recsys.run.evaluation import evaluate_group
 
         torch.set_num_threads(threads)
     options = Options(data=data, features="mapped", eval_users=eval_users, optimiser=optimiser, device="cpu")  # type: ignore[arg-type]
@@ -250,7 +249,7 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
         split, _ = draw_split(dataset, options)
         tables = build_tables(dataset, split, options, torch.device("cpu"))
     with memory.phase("model"):
-        learner = Learner(train.build_model(options, tables), tables, options)
+        learner = Learner(loop.build_model(options, tables), tables, options)
     marks = [(time.perf_counter(), time.process_time())]
 
     def mark() -> None:
@@ -259,7 +258,7 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
             raise Enough
 
     with memory.phase("train"), suppress(Enough):
-        train.train_epoch(learner, 0, options, mark)
+        loop.train_epoch(learner, 0, options, mark)
     with tempfile.TemporaryDirectory(dir=data.parent) as folder:
         weights, checkpoint = Path(folder) / "model.safetensors", Path(folder) / "checkpoint.safetensors"
         with memory.phase("save"):

@@ -18,21 +18,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
 import numpy as np
 import torch
 from scipy import stats  # type: ignore[import-untyped]
 
-from milk_recsys.begin import dataset_facts
-from milk_recsys.command_line import given_options, parse_options
-from milk_recsys.data import Dataset, read_dataset
-from milk_recsys.errors import DataError
-from milk_recsys.files import replacing
-from milk_recsys.metrics import NonFiniteScores
-from milk_recsys.options import OptionError, Options, flag
+from milk_recsys.base.errors import DataError
+from milk_recsys.base.files import Journal, replacing
+from milk_recsys.catalogue.dataset import Dataset, read_dataset
+from milk_recsys.config.command_line import given_options, parse_options
+from milk_recsys.config.options import OptionError, Options, flag
+from milk_recsys.ranking.metrics import NonFiniteScores
+from milk_recsys.run.begin import dataset_facts
+from milk_recsys.run.loop import Diverged
 from milk_recsys.study.runs import MONITOR, mean_sd, train_once
-from milk_recsys.train import Diverged, History
 
 METRICS = (MONITOR, "recall@20")
 OURS = ("data", "empty_items", "split", "split_seed", "seed", "compare", "out", "resume", "threads")
@@ -65,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in range(arguments.repeats):
             for variant in variants:
                 if not any(line["number"] == number for line in runs_of(store, variant)):
-                    store.add(run(variant, number, dataset))
+                    store.append(run(variant, number, dataset))
     except (DataError, OptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -154,7 +152,7 @@ def _words(text: str, where: str) -> list[str]:
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
-def open_store(path: Path, variants: Sequence[Variant], dataset: Dataset) -> History:
+def open_store(path: Path, variants: Sequence[Variant], dataset: Dataset) -> Journal:
     """Open the store, less a last line that a kill has cut, and check that it goes with what is asked for.
 
     Raises:
@@ -162,7 +160,7 @@ def open_store(path: Path, variants: Sequence[Variant], dataset: Dataset) -> His
         OptionError: a variant that the store holds with other options.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    store, data = History(path), data_of(dataset)
+    store, data = Journal(path), data_of(dataset)
     lines = store.read()
     for line in lines:
         if not {"variant", "number", "options", "data"} <= set(line):
@@ -175,7 +173,7 @@ def open_store(path: Path, variants: Sequence[Variant], dataset: Dataset) -> His
                     f"--variant {variant.name}: {path} holds it with the options {line['options']!r}, not "
                     f"{variant.given!r}. Give it another name, or choose another --out."
                 )
-    store.mend()
+    store.repair()
     return store
 
 
@@ -184,7 +182,7 @@ def data_of(dataset: Dataset) -> str:
     return f"{dataset.name} {dataset_facts(dataset)['fingerprint']}"
 
 
-def runs_of(store: History, variant: Variant) -> list[dict[str, Any]]:
+def runs_of(store: Journal, variant: Variant) -> list[dict[str, Any]]:
     """Return the runs of a variant by number."""
     return sorted((line for line in store.read() if line["variant"] == variant.name), key=lambda line: line["number"])
 

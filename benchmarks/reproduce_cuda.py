@@ -110,14 +110,13 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
 
 def chosen(name: str, epochs: int) -> dict[str, str]:
     """Return the options of MILK, its ablations and KEEP that the studies of docs/results chose on validation."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    from milk_recsys.baselines.options import UNTRAINED
-    from milk_recsys.options import flag
+    from milk_recsys.base.files import Journal
+    from milk_recsys.config.method_options import UNTRAINED
+    from milk_recsys.config.options import flag
     from milk_recsys.study.plan import best_trial
     from milk_recsys.study.spaces import ABLATIONS, WINNER
-    from milk_recsys.train import History
 
-    trials = [x for x in History(ROOT / "docs/results" / name / "runs.jsonl").read() if x["phase"] == "trial"]
+    trials = [x for x in Journal(ROOT / "docs/results" / name / "runs.jsonl").read() if x["phase"] == "trial"]
     found = {}
     for model in (*ABLATIONS, WINNER):
         tuned = best_trial([x for x in trials if x["method"] == model])["tuned"]

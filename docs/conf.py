@@ -1,7 +1,6 @@
 """Sphinx configuration. Neither the build nor a reader needs the network: equations become MathML in the build."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from sphinx.application import Sphinx
 from sphinx.util.math import get_node_equation_number
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "examples")]
-
 import invmod  # noqa: E402
 
 project = "invmod"

@@ -98,6 +98,8 @@ def test_the_help_of_train_py_comes_within_a_second_and_without_torch() -> None:
 
 def test_the_report_of_a_long_run_is_written_within_5_seconds(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", compared(), epochs=1000)
-    code = "import sys, pathlib; from milk_recsys.report import write_report; write_report(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib; from milk_recsys.report.page import write_report; write_report(pathlib.Path(sys.argv[1]))"
+    )
     assert is_quick("-c", code, run, seconds=5.0, torch_imports=3.0)  # 2 to 3 s measured, with all that it imports
     assert (run / "report.html").stat().st_size > 100_000

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from milk_recsys.baselines.factors import Factors
-from milk_recsys.baselines.learner import build
-from milk_recsys.baselines.options import NEEDS_FACTORS
-from milk_recsys.baselines.shape import WarmData
-from milk_recsys.options import Options
-from milk_recsys.sampling import build_user_rows
+from milk_recsys.catalogue.user_rows import build_user_rows
+from milk_recsys.config.method_options import NEEDS_FACTORS
+from milk_recsys.config.options import Options
+from milk_recsys.methods.factors import Factors
+from milk_recsys.methods.learner import build
+from milk_recsys.methods.warm import WarmData
 
 USERS, ITEMS, D = 12, 20, 6
 DIMS = {"text": 7, "image": 4}

@@ -12,14 +12,14 @@ Importing the package imports no torch; `load_run` does.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from milk_recsys.scorer import load_run
+    from milk_recsys.run.scorer import load_run
 
 __all__ = ["load_run"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "load_run":
-        from milk_recsys.scorer import load_run
+        from milk_recsys.run.scorer import load_run
 
         return load_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

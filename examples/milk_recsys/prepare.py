@@ -20,14 +20,14 @@ if not __package__:  # started as a script: `milk_recsys` lies in the folder abo
 import numpy as np
 import tyro
 
-from milk_recsys.data import Dataset, read_dataset
-from milk_recsys.errors import DataError
-from milk_recsys.options import OptionError, Options, validate
-from milk_recsys.sources.amazon import prepare_amazon
-from milk_recsys.sources.layouts import prepare_mmrec, prepare_text
-from milk_recsys.sources.tables import prepare_table
-from milk_recsys.sources.write import Draft, drafting
-from milk_recsys.split import read_split
+from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.dataset import Dataset, read_dataset
+from milk_recsys.catalogue.importers.amazon import prepare_amazon
+from milk_recsys.catalogue.importers.layouts import prepare_mmrec, prepare_text
+from milk_recsys.catalogue.importers.tables import prepare_table
+from milk_recsys.catalogue.importers.write import Draft, drafting
+from milk_recsys.catalogue.split import read_split
+from milk_recsys.config.options import OptionError, Options, validate
 from milk_recsys.study.paper import TABLE_1
 
 Expected = Literal["baby", "clothing", "tiktok"]

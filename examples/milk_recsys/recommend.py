@@ -26,14 +26,14 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from milk_recsys.errors import DataError, plural
-from milk_recsys.files import replacing
-from milk_recsys.new_items import Items, read_items
+from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.files import replacing
+from milk_recsys.catalogue.new_items import Items, read_items
 
 if TYPE_CHECKING:  # torch and polars take seconds to import: after the options have been read
     import polars as pl
 
-    from milk_recsys.scorer import Best, Scorer
+    from milk_recsys.run.scorer import Best, Scorer
 
 __all__ = ["RecommendOptions", "main", "recommend"]
 
@@ -108,7 +108,7 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
 
     import torch
 
-    from milk_recsys.scorer import load_run
+    from milk_recsys.run.scorer import load_run
 
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -31,16 +31,16 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from milk_recsys.audit import Leak
-from milk_recsys.data import Dataset, read_dataset
-from milk_recsys.errors import DataError
-from milk_recsys.options import OptionError
+from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.dataset import Dataset, read_dataset
+from milk_recsys.catalogue.synthetic import tiny_dataset
+from milk_recsys.config.options import OptionError
+from milk_recsys.study.audit import Leak
 from milk_recsys.study.plan import NAMES, Plan
 from milk_recsys.study.results import write_results
 from milk_recsys.study.runs import MONITOR, Run, execute
 from milk_recsys.study.spaces import FIELD, METHODS
 from milk_recsys.study.store import Store
-from milk_recsys.synthetic import tiny_dataset
 
 Name = Literal[
     "table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "why", "all", "field"

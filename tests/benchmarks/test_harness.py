@@ -12,7 +12,7 @@ from benchmarks.adapter import random_dataset, reference_setup, training_setup
 from benchmarks.floors import StepShape, evaluation_work, step_work
 from benchmarks.machine import Rates, Work, facts
 from benchmarks.timing import Case, add_floors, fallen, measure, table
-from milk_recsys.options import Options
+from milk_recsys.config.options import Options
 
 RATES = Rates(matrix=1e9, bandwidth=1e8)
 

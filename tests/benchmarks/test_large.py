@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks import large
-from milk_recsys.data import read_dataset
-from milk_recsys.files import read_json
+from milk_recsys.base.files import read_json
+from milk_recsys.catalogue.dataset import read_dataset
 
 
 def test_generated_data_are_in_order_and_in_the_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

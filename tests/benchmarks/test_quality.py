@@ -12,8 +12,8 @@ import torch
 from scipy import stats
 
 from benchmarks import quality
-from milk_recsys.errors import DataError
-from milk_recsys.options import OptionError
+from milk_recsys.base.errors import DataError
+from milk_recsys.config.options import OptionError
 from milk_recsys.study import runs as study
 
 FIXED = "--epochs 2 --eval-every 1 --batch-size 64 --embedding-dim 8 --lr 0.05 --device cpu"

@@ -25,13 +25,14 @@ from benchmarks.reference import (
     reference_risks,
     reference_rows,
 )
-from milk_recsys.batches import gather_batch
-from milk_recsys.evaluation import Tables
-from milk_recsys.features import ItemFeatures
-from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
-from milk_recsys.model import Batch, Recommender, batch_sums, objective
-from milk_recsys.options import Options
-from milk_recsys.sampling import build_user_rows, sample_negatives
+from milk_recsys.catalogue.features import ItemFeatures
+from milk_recsys.catalogue.tables import Tables
+from milk_recsys.catalogue.user_rows import build_user_rows
+from milk_recsys.config.options import Options
+from milk_recsys.methods.milk.batches import gather_batch
+from milk_recsys.methods.milk.model import Batch, Recommender, batch_sums, objective
+from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
+from milk_recsys.ranking.negatives import sample_negatives
 
 NUM_USERS, NUM_ITEMS, DIM = 4, 7, 3
 WIDTHS = {"text": 2, "type": 4, "audio.v2": 3}

@@ -12,8 +12,9 @@ import tyro
 from torch.distributed.run import get_args_parser
 
 import invmod
-from milk_recsys import command_line, options, prepare, reproduce
-from milk_recsys.baselines.options import BASELINES
+from milk_recsys import prepare, reproduce
+from milk_recsys.config import command_line, options
+from milk_recsys.config.method_options import BASELINES
 from milk_recsys.recommend import RecommendOptions
 from milk_recsys.study.plan import NAMES
 
@@ -54,12 +55,12 @@ def test_the_concepts_page_leads_to_code_for_every_equation_of_the_method() -> N
 
 def test_functions_of_the_example_that_the_concepts_page_names_exist() -> None:
     page = read("concepts.md")
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "examples/milk_recsys").glob("*.py"))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "examples/milk_recsys").rglob("*.py"))
     named = re.findall(r"in the example `([\w.]+)`", page)
     assert len(named) >= 4
     for name in named:
         assert re.search(rf"\bdef {name.split('.')[-1]}\(", sources), name
-    for path in re.findall(r"`(milk_recsys/\w+\.py)`", page):
+    for path in re.findall(r"`(milk_recsys/[\w/]+\.py)`", page):
         assert (ROOT / "examples" / path).exists(), path
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from milk_recsys import begin
-from milk_recsys.options import Options
+from milk_recsys.config.options import Options
+from milk_recsys.run import begin
 
 DIMS = {"text": 6, "image": 4, "audio": 3}
 
@@ -61,7 +61,7 @@ def write_dataset() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A finished run on a small data set with three modalities: `folder`, `data`, `dataset`, `options`, `metrics`."""
-    from milk_recsys.progress import Progress
+    from milk_recsys.run.progress import Progress
     from milk_recsys.train import run
 
     root = tmp_path_factory.mktemp("trained")

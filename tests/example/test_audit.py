@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from invmod import MeanImputer
-from milk_recsys.audit import Leak, audit, compare, leaks_by_option, tensors_of, without_test
-from milk_recsys.baselines.factors import Factorisation
-from milk_recsys.baselines.gorec import cluster_means
-from milk_recsys.baselines.learner import BaselineLearner
-from milk_recsys.baselines.options import BASELINES, NEEDS_FACTORS
-from milk_recsys.baselines.scaling import Columns
-from milk_recsys.baselines.shape import WarmData
-from milk_recsys.options import PRESETS, Options
-from milk_recsys.sampling import build_user_rows
-from milk_recsys.split import draw_split
-from milk_recsys.synthetic import tiny_dataset
-from milk_recsys.train import make_learner
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.synthetic import tiny_dataset
+from milk_recsys.catalogue.user_rows import build_user_rows
+from milk_recsys.config.method_options import BASELINES, NEEDS_FACTORS
+from milk_recsys.config.options import PRESETS, Options
+from milk_recsys.methods.factors import Factorisation
+from milk_recsys.methods.gorec import cluster_means
+from milk_recsys.methods.learner import BaselineLearner
+from milk_recsys.methods.scaling import Columns
+from milk_recsys.methods.warm import WarmData
+from milk_recsys.run.loop import make_learner
+from milk_recsys.study.audit import Leak, audit, compare, leaks_by_option, tensors_of, without_test
 
 DATASET = tiny_dataset()
 
@@ -198,7 +198,7 @@ def test_validation_that_depends_on_test_pairs_is_named(monkeypatch):
         return learner
 
     # what the scorer's closure holds is found already; hide it to see that behaviour is looked at as well
-    monkeypatch.setattr("milk_recsys.audit.tensors_of", lambda thing: iter(()))
+    monkeypatch.setattr("milk_recsys.study.audit.tensors_of", lambda thing: iter(()))
     with pytest.raises(Leak, match="on the validation items changes where the test items are taken away"):
         run_audit(make_options("content_knn"), make)
 

@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch.utils import deterministic
 
-from milk_recsys.baselines import clcrec, gorec, graphs, micro
-from milk_recsys.baselines.clcrec import distinct_negatives
-from milk_recsys.baselines.factors import Factorisation
-from milk_recsys.baselines.learner import CLASSES, BaselineLearner
-from milk_recsys.baselines.options import BASELINES, LOOP, NEEDS_FACTORS, UNTRAINED, check_own
-from milk_recsys.baselines.scaling import Columns, zero_kept
-from milk_recsys.baselines.shape import Content, WarmData, seeded
-from milk_recsys.errors import DataError
-from milk_recsys.learner import check_learner
-from milk_recsys.options import OptionError, Options, validate
-from milk_recsys.sampling import build_user_rows
-from milk_recsys.world import World
+from milk_recsys.base.distributed import World
+from milk_recsys.base.errors import DataError
+from milk_recsys.base.random_state import seeded
+from milk_recsys.catalogue.user_rows import build_user_rows
+from milk_recsys.config.method_options import BASELINES, LOOP, NEEDS_FACTORS, UNTRAINED, check_own
+from milk_recsys.config.options import OptionError, Options, validate
+from milk_recsys.methods import clcrec, gorec, graphs, micro
+from milk_recsys.methods.clcrec import distinct_negatives
+from milk_recsys.methods.factors import Factorisation
+from milk_recsys.methods.learner import CLASSES, BaselineLearner
+from milk_recsys.methods.milk.learner import check_learner
+from milk_recsys.methods.scaling import Columns, zero_kept
+from milk_recsys.methods.warm import Content, WarmData
 from tests.tiny_baselines import (
     DIMS,
     ITEMS,

@@ -6,18 +6,20 @@ import json
 import pytest
 import torch
 
-from milk_recsys import begin, load_run
-from milk_recsys.baselines.learner import BaselineLearner
-from milk_recsys.baselines.options import BASELINES, NEEDS_FACTORS
-from milk_recsys.baselines.shape import WarmData
-from milk_recsys.command_line import parse_options
-from milk_recsys.data import read_dataset
-from milk_recsys.errors import DataError
-from milk_recsys.evaluation import build_tables
-from milk_recsys.options import OptionError, Options, from_json, to_json
-from milk_recsys.progress import Progress
-from milk_recsys.split import draw_split
-from milk_recsys.train import main, run, train_model
+from milk_recsys import load_run
+from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.dataset import read_dataset
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import build_tables
+from milk_recsys.config.command_line import parse_options
+from milk_recsys.config.method_options import BASELINES, NEEDS_FACTORS
+from milk_recsys.config.options import OptionError, Options, from_json, to_json
+from milk_recsys.methods.learner import BaselineLearner
+from milk_recsys.methods.warm import WarmData
+from milk_recsys.run import begin, loop
+from milk_recsys.run.loop import train_model
+from milk_recsys.run.progress import Progress
+from milk_recsys.train import main, run
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +73,11 @@ def test_a_run_has_all_that_milks_has_and_goes_on_where_it_was_killed(name, data
 
 
 def test_a_run_killed_while_its_factors_are_trained_goes_on(data, tmp_path, monkeypatch):
-    from milk_recsys import train
-    from milk_recsys.baselines.factors import Factorisation
+    from milk_recsys.methods.factors import Factorisation
 
     whole = start(make_options("gar", data, tmp_path / "whole"))
     real = Factorisation.train_epoch
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
 
     def dies(self):
         if self.epoch == 2:
@@ -118,7 +119,7 @@ def test_duif_with_the_mean_of_the_maps_ranks_as_erm_does(data):
     tables = build_tables(dataset, split, options, torch.device("cpu"))
     learner_options = Options(model="duif", embedding_dim=8, dtype="float64")
     duif = BaselineLearner(WarmData.of_tables(tables), learner_options)
-    from milk_recsys.train import build_model
+    from milk_recsys.run.loop import build_model
 
     erm = build_model(options, tables.seen())
     maps = [layer.weight for layer in erm.encoders.encoders]
@@ -209,7 +210,7 @@ def test_several_processes_end_with_status_2(data, tmp_path, monkeypatch, capsys
     from contextlib import contextmanager
 
     from milk_recsys import train
-    from milk_recsys.world import World
+    from milk_recsys.base.distributed import World
 
     @contextmanager
     def two(_device):
@@ -223,7 +224,7 @@ def test_several_processes_end_with_status_2(data, tmp_path, monkeypatch, capsys
 
 
 def test_shared_factors_give_the_run_that_trains_them_itself(data, tmp_path):
-    from milk_recsys.baselines.factors import Factorisation
+    from milk_recsys.methods.factors import Factorisation
 
     options = make_options("heater", data, tmp_path, epochs=2)
     dataset = read_dataset(data)

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from milk_recsys import checkpoint
-from milk_recsys.checkpoint import Rows, Streamed, load_into, load_state, save_state
-from milk_recsys.errors import DataError
+from milk_recsys.base import checkpoint
+from milk_recsys.base.checkpoint import Rows, Streamed, load_into, load_state, save_state
+from milk_recsys.base.errors import DataError
 
 FACTS = {"epoch": 3, "best": 0.25, "name": 'é "quoted"'}
 

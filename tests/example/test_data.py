@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milk_recsys import npy, pairs, tsv
-from milk_recsys.data import DataError, read_dataset
+from milk_recsys.catalogue import npy, pairs, tsv
+from milk_recsys.catalogue.dataset import DataError, read_dataset
 
 PAIRS = [(0, 0), (0, 2), (1, 1), (2, 3)]
 
@@ -253,7 +253,7 @@ def test_the_largest_magnitude_is_known_from_reading(folder, kind, elements, mon
     assert read.largest("text") == 7.5
     assert read.largest("image") == float(np.abs(read.features["image"]).max())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("milk_recsys.data.scan_features", None)
+        patch.setattr("milk_recsys.catalogue.dataset.scan_features", None)
         assert read.largest("text") == 7.5
     other = dataclasses.replace(read, features={**read.features, "text": np.full((5, 4), 9, kind)})
     assert other.largest("text") == 9

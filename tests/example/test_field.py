@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from milk_recsys.baselines.options import UNTRAINED
+from milk_recsys.config.method_options import UNTRAINED
 from milk_recsys.study import claims, field
 from milk_recsys.study.plan import FRESH_SEED, NAMES, TUNING_SEED
 from milk_recsys.study.results import write_results

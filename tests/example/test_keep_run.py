@@ -9,15 +9,16 @@ import polars as pl
 import pytest
 import torch
 
-from milk_recsys import begin, load_run, recommend
-from milk_recsys.baselines.learner import BaselineLearner
-from milk_recsys.baselines.shape import WarmData
-from milk_recsys.checkpoint import load_state, save_state
-from milk_recsys.errors import DataError
-from milk_recsys.evaluation import build_tables
-from milk_recsys.options import Options
-from milk_recsys.progress import Progress
-from milk_recsys.split import draw_split
+from milk_recsys import load_run, recommend
+from milk_recsys.base.checkpoint import load_state, save_state
+from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import build_tables
+from milk_recsys.config.options import Options
+from milk_recsys.methods.learner import BaselineLearner
+from milk_recsys.methods.warm import WarmData
+from milk_recsys.run import begin
+from milk_recsys.run.progress import Progress
 from milk_recsys.train import main, run
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy import optimize
 
-from milk_recsys.baselines import closed, keep
-from milk_recsys.baselines.closed import Smoother, conjugate_gradients, interactions, nnls, patterns
-from milk_recsys.baselines.learner import build
-from milk_recsys.errors import DataError
-from milk_recsys.sampling import build_user_rows
+from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.user_rows import build_user_rows
+from milk_recsys.methods import closed_form as closed
+from milk_recsys.methods import keep
+from milk_recsys.methods.closed_form import Smoother, conjugate_gradients, interactions, nnls, patterns
+from milk_recsys.methods.learner import build
 from tests.tiny_baselines import (
     DIMS,
     ITEMS,

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milk_recsys import lazy_adam
-from milk_recsys.captured import WARM_UP, CapturedStep
-from milk_recsys.lazy_adam import LazyAdam
+from milk_recsys.methods.milk import lazy_adam
+from milk_recsys.methods.milk.captured import WARM_UP, CapturedStep
+from milk_recsys.methods.milk.lazy_adam import LazyAdam
 
 N, D = 12, 3
 

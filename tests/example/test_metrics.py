@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 from torch import Tensor
 
-from milk_recsys import metrics
-from milk_recsys.metrics import mean_metrics, per_user_metrics, positive_ranks
+from milk_recsys.ranking import metrics
+from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
 
 
 def ranks_of(scores: Tensor, users: Tensor, items: Tensor, max_elements: int = 2**18) -> Tensor:

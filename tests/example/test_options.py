@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from milk_recsys.command_line import given_options, parse_options
-from milk_recsys.options import (
+from milk_recsys.config.command_line import given_options, parse_options
+from milk_recsys.config.options import (
     GROUPS,
     PRESETS,
     OptionError,
@@ -253,7 +253,7 @@ def test_from_json_refuses_unknown_and_missing_names():
 
 
 def test_help_explains_every_option_in_groups_within_a_second():
-    code = "import sys; from milk_recsys.command_line import parse_options; parse_options(sys.argv[1:])"
+    code = "import sys; from milk_recsys.config.command_line import parse_options; parse_options(sys.argv[1:])"
     seconds = []
     for _ in range(3):  # the best of a few: other processes may be busy
         start = time.perf_counter()
@@ -280,8 +280,9 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
 
 def test_no_torch_is_imported():
     code = (
-        "import sys, milk_recsys, milk_recsys.command_line, milk_recsys.data, milk_recsys.synthetic; "
-        "milk_recsys.command_line.parse_options([]); assert 'torch' not in sys.modules"
+        "import sys, milk_recsys.config.command_line, milk_recsys.catalogue.dataset; "
+        "import milk_recsys.catalogue.synthetic; "
+        "milk_recsys.config.command_line.parse_options([]); assert 'torch' not in sys.modules"
     )
     ran = run_python("-c", code)
     assert ran.returncode == 0, ran.stderr

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from milk_recsys import prepare
-from milk_recsys.data import read_dataset
-from milk_recsys.options import Options
-from milk_recsys.sources import write
-from milk_recsys.sources.filled import find_filled
-from milk_recsys.split import draw_split, read_split
+from milk_recsys.catalogue.dataset import read_dataset
+from milk_recsys.catalogue.importers import write
+from milk_recsys.catalogue.importers.filled import find_filled
+from milk_recsys.catalogue.split import draw_split, read_split
+from milk_recsys.config.options import Options
 
 WORDS = [
     *("soft", "blue", "cotton", "baby", "blanket", "wooden", "toy", "train"),
@@ -484,7 +484,7 @@ def test_filled_rows_may_be_kept(tmp_path, capsys):
 
 def test_features_larger_than_a_block_go_through_in_parts(tmp_path, monkeypatch):
     """No more than a block of rows is asked of a file at once."""
-    for module in (write, sys.modules["milk_recsys.sources.filled"]):
+    for module in (write, sys.modules["milk_recsys.catalogue.importers.filled"]):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 5)
     image, text_rows = write_mmrec(tmp_path / "in", items=23)
     sizes = []

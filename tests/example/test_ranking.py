@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milk_recsys import ranking
-from milk_recsys.errors import DataError
-from milk_recsys.ranking import Candidates, best_columns, top_items
+from milk_recsys.base.errors import DataError
+from milk_recsys.ranking import top as ranking
+from milk_recsys.ranking.top import Candidates, best_columns, top_items
 
 
 def all_scores(users, items, dtype=torch.float32) -> np.ndarray:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from milk_recsys import load_run
-from milk_recsys.data import DataError
-from milk_recsys.metrics import mean_metrics, per_user_metrics
-from milk_recsys.new_items import read_items
+from milk_recsys.catalogue.dataset import DataError
+from milk_recsys.catalogue.new_items import read_items
+from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics
 from milk_recsys.recommend import RecommendOptions, main, recommend
 
 SCRIPT = Path(__file__).parents[2] / "examples/milk_recsys/recommend.py"
@@ -125,9 +125,9 @@ def test_tsv_holds_the_same(trained_run, items, tmp_path):
 @pytest.mark.parametrize("kind", ["parquet", "tsv"])
 def test_tables_written_in_parts_are_the_same(trained_run, items, tmp_path, monkeypatch, kind):
     whole = run(trained_run, items, tmp_path / "whole", format=kind)[:2]
-    monkeypatch.setattr("milk_recsys.scorer.CPU_SCORES", 16)
-    monkeypatch.setattr("milk_recsys.scorer.ITEMS_AT_ONCE", 3)
-    monkeypatch.setattr("milk_recsys.scorer.LISTS_AT_ONCE", 3)
+    monkeypatch.setattr("milk_recsys.run.scorer.CPU_SCORES", 16)
+    monkeypatch.setattr("milk_recsys.run.scorer.ITEMS_AT_ONCE", 3)
+    monkeypatch.setattr("milk_recsys.run.scorer.LISTS_AT_ONCE", 3)
     monkeypatch.setattr("milk_recsys.recommend.ITEMS_AT_ONCE", 2)
     monkeypatch.setattr("milk_recsys.recommend.ROWS_AT_ONCE", 20)
     parts = run(trained_run, items, tmp_path / "parts", format=kind)[:2]
@@ -208,7 +208,7 @@ def test_a_failure_while_writing_leaves_what_was_there(trained_run, items, tmp_p
         raise OSError(28, "No space left on device")
         yield
 
-    monkeypatch.setattr("milk_recsys.scorer.Scorer.best_users", fails)
+    monkeypatch.setattr("milk_recsys.run.scorer.Scorer.best_users", fails)
     with pytest.raises(DataError, match=r"cannot be written to \(No space left"):
         run(trained_run, items, out, top=3, overwrite=True)
     assert len(read(out / "users.parquet")) == 60

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from milk_recsys import report_figures
-from milk_recsys.data import DataError
-from milk_recsys.report import write_report
-from milk_recsys.report_figures import robustness_png
-from milk_recsys.report_findings import Estimate, find, metric_name, number, pattern
+from milk_recsys.catalogue.dataset import DataError
+from milk_recsys.report import figures as report_figures
+from milk_recsys.report.figures import robustness_png
+from milk_recsys.report.findings import Estimate, find, metric_name, number, pattern
+from milk_recsys.report.page import write_report
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20")
 
@@ -515,7 +515,7 @@ def test_a_broken_run_is_named_and_leaves_no_report(
 
 
 def test_importing_the_report_imports_no_torch() -> None:
-    code = "import sys, milk_recsys.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    code = "import sys, milk_recsys.report.page; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     path = str(Path(__file__).parents[2] / "examples")
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, check=False).returncode == 0
 

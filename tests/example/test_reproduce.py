@@ -13,17 +13,17 @@ import torch
 from scipy import stats
 
 from milk_recsys import reproduce
-from milk_recsys.baselines.options import UNTRAINED
-from milk_recsys.errors import DataError
-from milk_recsys.options import PRESETS, Options
-from milk_recsys.split import draw_split
+from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.synthetic import tiny_dataset
+from milk_recsys.config.method_options import UNTRAINED
+from milk_recsys.config.options import PRESETS, Options
 from milk_recsys.study import claims, paper, runs
 from milk_recsys.study.plan import NAMES, Plan, best_trial, propose, strongest
 from milk_recsys.study.runs import Run, execute, missing_none_one_two, pack_users, unpack_users
 from milk_recsys.study.spaces import FIELD, LIMITS, METHODS, SPACES
 from milk_recsys.study.store import Store
 from milk_recsys.study.tables import table_popular, write_table
-from milk_recsys.synthetic import tiny_dataset
 
 DATASET = tiny_dataset()
 FEW = ("milk", "erm", "duif", "gorec", "random")

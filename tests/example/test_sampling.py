@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from milk_recsys import sampling
-from milk_recsys.data import DataError
-from milk_recsys.sampling import UserRows, build_user_rows, sample_negatives
+from milk_recsys.catalogue import user_rows
+from milk_recsys.catalogue.dataset import DataError
+from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
+from milk_recsys.ranking import negatives as sampling
+from milk_recsys.ranking.negatives import sample_negatives
 
 
 def generator(seed: int) -> torch.Generator:
@@ -76,7 +78,7 @@ def test_blocks_arrays_and_bisection_change_nothing(case: tuple[Tensor, int, Ten
     users = torch.randint(num_users, (64,), generator=generator(seed))
     drawn = sample_negatives(users, rows, pool, generator=generator(seed))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "PAIRS_AT_ONCE", at_once)
+        patch.setattr(user_rows, "PAIRS_AT_ONCE", at_once)
         patch.setattr(sampling, "KEYS_IN_CACHE", 0)
         other = build_user_rows(pairs.int().numpy(), num_users, pool)
         again = sample_negatives(users, other, pool, generator=generator(seed))

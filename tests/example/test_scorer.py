@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from milk_recsys import begin, load_run
-from milk_recsys.checkpoint import load_state
-from milk_recsys.data import DataError, read_dataset
-from milk_recsys.evaluation import build_tables, rank_group
-from milk_recsys.metrics import positive_ranks
-from milk_recsys.model import Recommender
-from milk_recsys.options import OptionError
-from milk_recsys.progress import Progress
-from milk_recsys.scorer import Scorer
-from milk_recsys.split import read_split
+from milk_recsys import load_run
+from milk_recsys.base.checkpoint import load_state
+from milk_recsys.catalogue.dataset import DataError, read_dataset
+from milk_recsys.catalogue.split import read_split
+from milk_recsys.catalogue.tables import build_tables
+from milk_recsys.config.options import OptionError
+from milk_recsys.methods.milk.model import Recommender
+from milk_recsys.ranking.metrics import positive_ranks
+from milk_recsys.run import begin
+from milk_recsys.run.evaluation import rank_group
+from milk_recsys.run.progress import Progress
+from milk_recsys.run.scorer import Scorer
 from milk_recsys.train import run
 
 
@@ -285,8 +287,8 @@ def reference_best(scores: np.ndarray, top: int) -> np.ndarray:
 @pytest.mark.parametrize("block", [1, 7, 64, 10_000])
 def test_lists_do_not_depend_on_the_size_of_blocks(trained_run, monkeypatch, block):
     """Items that come thrice tie; lists in blocks are those of all the scores at once, ties by the lower id."""
-    monkeypatch.setattr("milk_recsys.scorer.ITEMS_AT_ONCE", max(1, block // 4))
-    monkeypatch.setattr("milk_recsys.scorer.LISTS_AT_ONCE", max(1, block // 4))
+    monkeypatch.setattr("milk_recsys.run.scorer.ITEMS_AT_ONCE", max(1, block // 4))
+    monkeypatch.setattr("milk_recsys.run.scorer.LISTS_AT_ONCE", max(1, block // 4))
     opened = load_run(trained_run.folder, device="cpu", scores_at_once=block)
     features = holed(trained_run.dataset, trained_run.dataset.observed, np.tile(np.arange(0, 40, 4), 3))
     vectors, scores = opened.embed(features), opened.score(None, features).numpy()

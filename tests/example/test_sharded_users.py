@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, multiprocessing, nn
 
-from milk_recsys import sharded_users
-from milk_recsys.checkpoint import load_state, save_state
-from milk_recsys.sharded_users import MOMENTS, ShardedUsers, fill_rows, shard_rows
+from milk_recsys.base.checkpoint import load_state, save_state
+from milk_recsys.methods.milk import sharded_users
+from milk_recsys.methods.milk.sharded_users import MOMENTS, ShardedUsers, fill_rows, shard_rows
 
 needs_torchrec = pytest.mark.skipif(
     importlib.util.find_spec("torchrec") is None, reason="TorchRec is not installed: make distributed"
@@ -237,7 +237,7 @@ def test_fill_rows_refuses_other_rows() -> None:
 
 
 def test_torchrec_is_not_imported_before_it_is_needed() -> None:
-    code = "import sys, milk_recsys.sharded_users; sys.exit('torchrec' in sys.modules)"
+    code = "import sys, milk_recsys.methods.milk.sharded_users; sys.exit('torchrec' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(sharded_users.__file__).parents[1], check=True)
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milk_recsys.data import DataError, Dataset
-from milk_recsys.options import Options
-from milk_recsys.split import Split, draw_split, read_split, split_facts, write_split
-from milk_recsys.synthetic import embedded_dataset
+from milk_recsys.catalogue.dataset import DataError, Dataset
+from milk_recsys.catalogue.split import Split, draw_split, read_split, split_facts, write_split
+from milk_recsys.catalogue.synthetic import embedded_dataset
+from milk_recsys.config.options import Options
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from milk_recsys.synthetic import SHARED_DIM, embedded_dataset
+from milk_recsys.catalogue.synthetic import SHARED_DIM, embedded_dataset
 
 
 def test_same_seed_same_data():

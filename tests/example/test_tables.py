@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from milk_recsys import begin, evaluation, features, train
-from milk_recsys.checkpoint import load_state
-from milk_recsys.data import Dataset, read_dataset
-from milk_recsys.evaluation import Group, Tables, build_tables, leaves_features
-from milk_recsys.features import ItemFeatures
-from milk_recsys.options import Options
-from milk_recsys.progress import Progress
-from milk_recsys.split import draw_split
+from milk_recsys import train
+from milk_recsys.base.checkpoint import load_state
+from milk_recsys.catalogue import features
+from milk_recsys.catalogue import tables as catalogue_tables
+from milk_recsys.catalogue.dataset import Dataset, read_dataset
+from milk_recsys.catalogue.features import ItemFeatures
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import Group, Tables, build_tables, leaves_features
+from milk_recsys.config.options import Options
+from milk_recsys.run import begin
+from milk_recsys.run.progress import Progress
 
 CPU = torch.device("cpu")
 
@@ -72,7 +75,7 @@ def test_auto_leaves_large_features_in_their_files(folder: Path, monkeypatch: py
     for dtype, size in (("float32", 4), ("float64", 8)):
         options = Options(dtype=dtype)  # type: ignore[arg-type]
         for limit, leaves in ((values * size, False), (values * size - 1, True)):
-            monkeypatch.setattr(evaluation, "CPU_FEATURE_BYTES", limit)
+            monkeypatch.setattr(catalogue_tables, "CPU_FEATURE_BYTES", limit)
             assert leaves_features(dataset, options, CPU) is leaves
             assert leaves_features(dataset, dataclasses.replace(options, features="mapped"), CPU)
             assert not leaves_features(dataset, dataclasses.replace(options, features="memory"), CPU)

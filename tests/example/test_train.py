@@ -17,17 +17,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from milk_recsys import begin, train
-from milk_recsys.batches import CompiledGather, gather_batch, gather_static, prepared_rows
-from milk_recsys.checkpoint import load_state, save_state
-from milk_recsys.data import DataError, Dataset
-from milk_recsys.evaluation import Tables, build_tables
-from milk_recsys.fused import compiles, fused_sums, objective_gradient
-from milk_recsys.model import Batch, batch_sums, objective, scores
-from milk_recsys.options import PRESETS, OptionError, Options
-from milk_recsys.progress import Progress
-from milk_recsys.scorer import load_run
-from milk_recsys.split import draw_split
+from milk_recsys import train
+from milk_recsys.base.checkpoint import load_state, save_state
+from milk_recsys.base.files import Journal
+from milk_recsys.catalogue.dataset import DataError, Dataset
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import Tables, build_tables
+from milk_recsys.config.options import PRESETS, OptionError, Options
+from milk_recsys.methods.milk.batches import CompiledGather, gather_batch, gather_static, prepared_rows
+from milk_recsys.methods.milk.fused import compiles, fused_sums, objective_gradient
+from milk_recsys.methods.milk.model import Batch, batch_sums, objective, scores
+from milk_recsys.run import begin, loop
+from milk_recsys.run.progress import Progress
+from milk_recsys.run.scorer import load_run
 
 SCRIPT = Path(train.__file__)
 SECTIONS = ("validation", "test", "test_complete", "test_all_cold")
@@ -68,12 +70,12 @@ def first_step(data: Path) -> Callable[..., SimpleNamespace]:
         dataset = begin.read_dataset(data)
         split, _ = draw_split(dataset, options)
         tables = build_tables(dataset, split, options, torch.device("cpu"))
-        model = train.build_model(options, tables)
+        model = loop.build_model(options, tables)
         prepared = prepared_rows(model, tables)
         generator = torch.Generator().manual_seed(0)
         users, positives = tables.pairs_at(torch.arange(40))
-        negatives = train.sample_negatives(users, tables.rows, tables.pool, generator=generator)
-        weights = train.epoch_weights(tables, options, 1, generator, model.uniform)[0]
+        negatives = loop.sample_negatives(users, tables.rows, tables.pool, generator=generator)
+        weights = loop.epoch_weights(tables, options, 1, generator, model.uniform)[0]
         return SimpleNamespace(
             options=options, model=model, tables=tables, weights=weights, gather=prepared, u=model.users(users),
             batch=gather_batch(tables, prepared, positives, negatives),
@@ -263,7 +265,7 @@ def test_preparation_never_sees_a_cold_item(data: Path) -> None:
     other: Dataset = dataclasses.replace(dataset, features=spoilt)
     fills = []
     for one in (dataset, other):
-        model = train.build_model(options, build_tables(one, split, options, torch.device("cpu")))
+        model = loop.build_model(options, build_tables(one, split, options, torch.device("cpu")))
         fills.append(model.imputer.state_dict())
     for name, fill in fills[0].items():
         assert torch.equal(fill, fills[1][name])
@@ -339,7 +341,7 @@ def test_early_stopping_counts_evaluations_without_a_strict_gain() -> None:
     scores = [0.1, 0.2, 0.2, 0.1, 0.3, 0.3, 0.3, 0.3]
     for epoch, score in enumerate(scores):
         state["epoch"] = epoch
-        train.judge(state, score, patience=3)
+        loop.judge(state, score, patience=3)
     assert (state["best_epoch"], state["done"]) == (4, True)
     assert state["stale"] == 3
 
@@ -382,8 +384,8 @@ def test_a_killed_run_resumes_to_the_same_weights(
         return wrapper
 
     with monkeypatch.context() as patch:
-        patch.setattr("milk_recsys.learner.save_state", dying(save_state))
-        patch.setattr(train, "sample_negatives", dying(train.sample_negatives))
+        patch.setattr("milk_recsys.methods.milk.learner.save_state", dying(save_state))
+        patch.setattr(loop, "sample_negatives", dying(loop.sample_negatives))
         with pytest.raises(Killed):
             train_in(tmp_path / "killed", data=data, **RESUMED)
     resumed = train_in(tmp_path / "killed", data=data, resume=True, **RESUMED)
@@ -398,14 +400,14 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
 
 def test_a_history_that_a_kill_has_cut_goes_on_with_a_whole_line(tmp_path: Path) -> None:
-    history = train.History(tmp_path / "runs.jsonl")
-    history.mend()  # of nothing, makes nothing
+    history = Journal(tmp_path / "runs.jsonl")
+    history.repair()  # of nothing, makes nothing
     assert not history.path.exists()
-    history.add({"epoch": 0})
+    history.append({"epoch": 0})
     with history.path.open("a") as file:
         file.write('{"epoch": 1, "lo')
-    history.mend()
-    history.add({"epoch": 2})
+    history.repair()
+    history.append({"epoch": 2})
     assert history.read() == [{"epoch": 0}, {"epoch": 2}]
 
 
@@ -505,7 +507,7 @@ def test_a_modality_that_no_training_item_has_is_an_error(tmp_path: Path, write_
 
 
 def test_divergence_is_an_error_with_a_hint(tmp_path: Path, data: Path) -> None:
-    with pytest.raises((train.Diverged, ValueError), match=r"diverged"):
+    with pytest.raises((loop.Diverged, ValueError), match=r"diverged"):
         train_in(tmp_path / "run", data=data, lr=1e30, epochs=30)
 
 
@@ -575,6 +577,6 @@ def test_the_bad_split_ends_with_status_2(tmp_path: Path, data: Path) -> None:
 
 
 def test_options_and_data_checks_import_no_torch() -> None:
-    code = "import sys; import milk_recsys.begin; assert 'torch' not in sys.modules"
+    code = "import sys; import milk_recsys.run.begin; assert 'torch' not in sys.modules"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from milk_recsys import begin, train
-from milk_recsys.captured import CapturedStep
-from milk_recsys.evaluation import build_tables, evaluate_group
-from milk_recsys.learner import Learner
-from milk_recsys.options import Options
-from milk_recsys.progress import Progress
-from milk_recsys.split import draw_split
+from milk_recsys import train
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import build_tables
+from milk_recsys.config.options import Options
+from milk_recsys.methods.milk.captured import CapturedStep
+from milk_recsys.methods.milk.learner import Learner
+from milk_recsys.run import begin, loop
+from milk_recsys.run.evaluation import evaluate_group
+from milk_recsys.run.progress import Progress
 
 pytestmark = [
     pytest.mark.cuda,
@@ -48,7 +50,7 @@ def learner_on(device: str, data: Path, **values: Any) -> tuple[Learner, Options
     dataset = begin.read_dataset(data)
     split, _ = draw_split(dataset, options)
     tables = build_tables(dataset, split, options, torch.device(device))
-    return Learner(train.build_model(options, tables), tables, options), options
+    return Learner(loop.build_model(options, tables), tables, options), options
 
 
 @each_variant
@@ -56,9 +58,9 @@ def test_an_epoch_never_waits_for_the_gpu(
     data: Path, values: dict[str, Any], no_waiting: Callable[[str], None]
 ) -> None:
     learner, options = learner_on("cuda", data, **values)
-    train.train_epoch(learner, 0, options)  # records the step
+    loop.train_epoch(learner, 0, options)  # records the step
     no_waiting("error")
-    sums = train.epoch_sums(learner, 1, options, lambda: None)
+    sums = loop.epoch_sums(learner, 1, options, lambda: None)
     no_waiting("default")
     assert torch.isfinite(sums).all()
 
@@ -70,7 +72,7 @@ def test_a_replayed_step_is_the_step(data: Path, values: dict[str, Any]) -> None
     assert isinstance(replayed.step, CapturedStep)
     plain.step = plain.step_on
     for epoch in range(3):
-        lines = [train.train_epoch(one, epoch, options) for one in (replayed, plain)]
+        lines = [loop.train_epoch(one, epoch, options) for one in (replayed, plain)]
         assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-4)
     assert replayed.step.replay is not None
 
@@ -85,7 +87,7 @@ def test_one_batch_has_the_same_terms_and_gradient_on_both(data: Path) -> None:
             users, positives = learner.tables.pairs_at(torch.arange(128, device=device))
             negatives = learner.tables.pool[torch.arange(128, device=device) % len(learner.tables.pool)]
             generator = torch.Generator().manual_seed(0)
-            environments = train.epoch_weights(learner.tables, options, 1, generator, learner.model.uniform)[0]
+            environments = loop.epoch_weights(learner.tables, options, 1, generator, learner.model.uniform)[0]
             terms.append(learner.step_on(users, positives, negatives, environments).cpu())
             weights.append({name: p.detach().cpu() for name, p in learner.model.named_parameters()})
         assert torch.allclose(terms[0], terms[1], rtol=1e-9), values
@@ -111,11 +113,11 @@ def test_a_run_is_as_good_as_on_the_cpu(data: Path, tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_loss(data: Path, tmp_path: Path) -> None:
     whole, options = learner_on("cuda", data)
     for epoch in range(2):
-        train.train_epoch(whole, epoch, options)
+        loop.train_epoch(whole, epoch, options)
     whole.save(tmp_path / "state.safetensors", {"epoch": 1})
     resumed, _ = learner_on("cuda", data)
     assert resumed.load(tmp_path / "state.safetensors") == {"epoch": 1}
-    lines = [train.train_epoch(one, 2, options) for one in (whole, resumed)]
+    lines = [loop.train_epoch(one, 2, options) for one in (whole, resumed)]
     assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-5)
 
 

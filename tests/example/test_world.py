@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from milk_recsys import begin, train
-from milk_recsys.checkpoint import load_state
-from milk_recsys.errors import DataError
-from milk_recsys.learner import check_learner
-from milk_recsys.options import OptionError, Options
-from milk_recsys.progress import Progress
-from milk_recsys.world import World
+from milk_recsys import train
+from milk_recsys.base.checkpoint import load_state
+from milk_recsys.base.distributed import World
+from milk_recsys.base.errors import DataError
+from milk_recsys.config.options import OptionError, Options
+from milk_recsys.methods.milk.learner import check_learner
+from milk_recsys.run import begin
+from milk_recsys.run.progress import Progress
 from tests.example.world_worker import losses
 
 ROOT = Path(__file__).resolve().parents[2]

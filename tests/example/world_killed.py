@@ -11,16 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
-from milk_recsys.begin import begin
+from milk_recsys.run.begin import begin
 
 
 def main() -> int:
     marker, fatal = Path(sys.argv[1]), int(sys.argv[2])
     options, dataset = begin(sys.argv[3:])
     from milk_recsys import train
-    from milk_recsys.learner import Learner
+    from milk_recsys.methods.milk.learner import Learner
 
     original, count = Learner.step_on, 0
 

@@ -10,17 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
 import torch
 
-from milk_recsys import train
-from milk_recsys.data import read_dataset
-from milk_recsys.evaluation import build_tables, evaluate_group
-from milk_recsys.learner import Learner
-from milk_recsys.options import Options
-from milk_recsys.split import draw_split
-from milk_recsys.world import World, joined_world
+from milk_recsys.base.distributed import World, joined_world
+from milk_recsys.catalogue.dataset import read_dataset
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import build_tables
+from milk_recsys.config.options import Options
+from milk_recsys.methods.milk.learner import Learner
+from milk_recsys.run import loop
+from milk_recsys.run.evaluation import evaluate_group
 
 
 def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) ->
     dataset = read_dataset(data)
     split, _ = draw_split(dataset, options)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
-    learner = Learner(train.build_model(options, tables), tables, options, world)
+    learner = Learner(loop.build_model(options, tables), tables, options, world)
     found: list[float] = []
 
     def step(*batch: torch.Tensor) -> torch.Tensor:
@@ -39,7 +38,7 @@ def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) ->
 
     learner.step = step
     for epoch in range(epochs):
-        train.train_epoch(learner, epoch, options)
+        loop.train_epoch(learner, epoch, options)
     section, _ = evaluate_group(learner.model, tables, tables.validation, tables.observed, world)
     weights = {name: p.detach().double().square().sum().item() for name, p in learner.model.named_parameters()}
     return {"losses": found, "weights": weights, "validation": section}

@@ -1,1 +1,1 @@
-"""The study behind `reproduce.py`: what is tuned, which runs a table needs, the store, statistics, tables, figures."""
+"""A study: plan, runs, results file, claims, tables and figures."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from milk_recsys.files import replacing
+from milk_recsys.base.files import replacing
 from milk_recsys.study.plan import Plan, best_trial, strongest
 from milk_recsys.study.runs import MONITOR
 from milk_recsys.study.spaces import ABLATIONS, SPACES, SWEEPS, WHY_PENALTIES

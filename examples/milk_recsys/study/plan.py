@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from milk_recsys.baselines.options import BASELINES, NEEDS_FACTORS
-from milk_recsys.options import Options
+from milk_recsys.config.method_options import BASELINES, NEEDS_FACTORS
+from milk_recsys.config.options import Options
 from milk_recsys.study.runs import MONITOR, Run
 from milk_recsys.study.spaces import (
     ABLATIONS,

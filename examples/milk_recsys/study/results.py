@@ -6,8 +6,8 @@ import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from milk_recsys.data import Dataset
-from milk_recsys.files import replacing
+from milk_recsys.base.files import replacing
+from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.study import claims, field, tables
 from milk_recsys.study.figures import FIGURES, write_figure
 from milk_recsys.study.plan import FRESH_SEED, Plan, strongest

@@ -19,19 +19,21 @@ import torch
 from torch import Tensor
 
 from invmod import RidgeImputer, ZeroImputer
-from milk_recsys.audit import audit, leaks_by_option
-from milk_recsys.baselines.factors import Factorisation, Factors
-from milk_recsys.baselines.options import NEEDS_FACTORS
-from milk_recsys.baselines.shape import WarmData
-from milk_recsys.checkpoint import load_state, save_state
-from milk_recsys.data import Dataset
-from milk_recsys.evaluation import Ranker, Tables, build_tables, evaluate_group, evaluate_test, grouped_metrics
-from milk_recsys.metrics import NonFiniteScores
-from milk_recsys.model import Recommender, choose_device
-from milk_recsys.options import Options, to_json, validate
-from milk_recsys.progress import Progress
-from milk_recsys.split import Split, draw_split
-from milk_recsys.train import Diverged, train_model, versions
+from milk_recsys.base.checkpoint import load_state, save_state
+from milk_recsys.base.device import choose_device
+from milk_recsys.catalogue.dataset import Dataset
+from milk_recsys.catalogue.split import Split, draw_split
+from milk_recsys.catalogue.tables import Tables, build_tables
+from milk_recsys.config.method_options import NEEDS_FACTORS
+from milk_recsys.config.options import Options, to_json, validate
+from milk_recsys.methods.factors import Factorisation, Factors
+from milk_recsys.methods.milk.model import Recommender
+from milk_recsys.methods.warm import WarmData
+from milk_recsys.ranking.metrics import NonFiniteScores
+from milk_recsys.run.evaluation import Ranker, evaluate_group, evaluate_test, grouped_metrics
+from milk_recsys.run.loop import Diverged, train_model, versions
+from milk_recsys.run.progress import Progress
+from milk_recsys.study.audit import audit, leaks_by_option
 
 __all__ = ["MONITOR", "Run", "execute", "mean_sd", "train_once", "unpack_users"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from milk_recsys.errors import DataError
+from milk_recsys.base.errors import DataError
+from milk_recsys.base.files import Journal
 from milk_recsys.study.runs import Run
-from milk_recsys.train import History
 
 __all__ = ["Store"]
 
@@ -27,8 +27,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = History(path)
-        self._file.mend()
+        self._file = Journal(path)
+        self._file.repair()
         self.lines: list[Line] = []
         for line in self._file.read():
             self._keep(line)
@@ -36,7 +36,7 @@ class Store:
     def add(self, line: Line) -> None:
         """Append a run's line."""
         self._keep(line)
-        self._file.add(line)
+        self._file.append(line)
 
     def _keep(self, line: Line) -> None:
         lacking = {"phase", "method", "setting", "number", "options", "split", "candidates"} - set(line)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from milk_recsys.data import Dataset
-from milk_recsys.files import replacing
-from milk_recsys.options import Options
-from milk_recsys.split import draw_split
+from milk_recsys.base.files import replacing
+from milk_recsys.catalogue.dataset import Dataset
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.config.options import Options
 from milk_recsys.study.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, in_paper
 from milk_recsys.study.plan import Plan, best_trial
 from milk_recsys.study.runs import MONITOR, mean_sd, unpack_users

@@ -1,0 +1,72 @@
+"""Files that are either whole or not there: written under a temporary name, then renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from milk_recsys.base.errors import DataError
+
+__all__ = ["Journal", "read_json", "replacing", "write_json"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` where the block ends without an error.
+
+    A process that is killed leaves the old file, or none, and at worst the temporary one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON. NaN is refused: it is not JSON."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Journal:
+    """A file of JSON lines that only grows; a kill cuts at most its last line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def truncate_after(self, epoch: int) -> None:
+        """Drop what lies after an epoch: lines whose checkpoint was never written."""
+        self._write([line for line in self.read() if line["epoch"] <= epoch])
+
+    def repair(self) -> None:
+        """Drop a last line that a kill has cut, so that the next one begins a line."""
+        if self.path.exists():
+            self._write(self.read())
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Append a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """Read the whole lines; one that a kill has cut is left out."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        try:
+            return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: has a damaged line ({error}). Remove it, or start in another --out."
+            ) from None

@@ -1,0 +1,1 @@
+"""Data sets: readers, importers, splits, tables as tensors, preparation of features."""

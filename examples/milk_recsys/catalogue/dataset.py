@@ -1,0 +1,266 @@
+"""Data sets on disk: read once, checked in blocks, never copied as a whole.
+
+A data set is a folder with
+
+- `dataset.json`: `num_users`, `num_items` and `modalities`, a mapping from a name to `file`
+  (relative to the folder, and inside it) and `dim`; further keys (`name`, `description`, `source`,
+  and counts that are compared with what is found) may be left out;
+- `interactions.tsv`: tab-separated, with the columns `user` and `item` (0-based ids) named in its
+  header, one pair a line; further columns are ignored. Or, for large sets, `interactions.npy`: whole
+  numbers (pairs, 2), which stay on disk where they are sorted by user, then item, each pair once;
+- one `.npy` file per modality, (num_items, dim), float16, float32 or float64, in which a row of NaN
+  means that this item has no such modality;
+- where ids have names, `users.tsv` (header `user<TAB>name`) and `items.tsv` (`item<TAB>name`). A
+  file that is there names every id exactly once, in any order; two ids may share a name.
+
+Whatever is wrong raises DataError, which says where it is and what to do. No torch here.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from milk_recsys.base.errors import DataError, plural
+from milk_recsys.catalogue.npy import Features, open_features, scan_features
+from milk_recsys.catalogue.pairs import Pairs, pair_blocks, read_pairs
+from milk_recsys.catalogue.tsv import read_interactions, read_lines, read_names
+
+__all__ = ["DataError", "Dataset", "read_dataset"]
+
+MAX_COUNT = 2**31 - 1
+ROWS_AT_ONCE = 16_384  # of features that are hashed
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Users, items, their pairs and the items' features, checked.
+
+    Arguments:
+        interactions: (P, 2) integers, distinct pairs of user and item id, sorted by user, then item;
+            memory-mapped, read-only, where interactions.npy holds them so.
+        features: modality -> (num_items, d_m) float; a row of NaN is a missing modality. The arrays
+            are memory-mapped, read-only, where they come from files.
+        observed: (num_items, M) bool, which modalities each item has; columns as `modalities`.
+        user_names, item_names: one name per id, or None.
+        notes: what the user should be told: columns ignored, pairs merged, items dropped.
+        scanned: modality -> an array and the largest magnitude in it; see `largest`.
+    """
+
+    name: str
+    num_users: int
+    num_items: int
+    interactions: Pairs
+    features: dict[str, Features]
+    observed: npt.NDArray[np.bool_]
+    user_names: tuple[str, ...] | None = None
+    item_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    description: str = ""
+    source: str = ""
+    scanned: Mapping[str, tuple[Features, float]] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, in the order of the columns of `observed`."""
+        return tuple(self.features)
+
+    @functools.cached_property
+    def item_counts(self) -> npt.NDArray[np.int64]:
+        """How many users each item has, (num_items,)."""
+        counts = np.zeros(self.num_items, dtype=np.int64)
+        for _, block in pair_blocks(self.interactions):
+            counts += np.bincount(block[:, 1], minlength=self.num_items)
+        return counts
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of pairs, masks and features."""
+        digest = hashlib.sha256()
+        for _, pairs in pair_blocks(self.interactions):
+            digest.update(np.ascontiguousarray(pairs, dtype=np.int64).data)
+        digest.update(np.packbits(self.observed).data)
+        for x in self.features.values():
+            for start in range(0, len(x), ROWS_AT_ONCE):
+                digest.update(np.ascontiguousarray(x[start : start + ROWS_AT_ONCE]).data)
+        return digest.hexdigest()[:16]
+
+    def largest(self, modality: str) -> float:
+        """The largest magnitude among a modality's features: known from reading, or sought now."""
+        x, found = self.scanned.get(modality, (None, 0.0))
+        return found if x is self.features[modality] else scan_features(self.features[modality], modality)[1]
+
+
+def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error") -> Dataset:
+    """Reads and checks a data set.
+
+    Arguments:
+        folder: the data set's folder.
+        empty_items: what to do about items without any modality, with or without interactions.
+            "error" refuses the data; "drop" removes their interactions. Their ids stay, so that
+            nothing has to be numbered anew; an item without interactions takes no part in training
+            or evaluation.
+
+    Raises:
+        DataError: for anything wrong in the folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Name the folder that holds dataset.json.")
+    manifest = _read_manifest(folder / "dataset.json")
+    num_users, num_items = manifest["num_users"], manifest["num_items"]
+    notes: list[str] = []
+
+    file, pairs = _read_interactions(folder, num_users, num_items, notes)
+    stated = manifest.get("num_interactions", len(pairs))
+    if stated != len(pairs):
+        notes.append(f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}.")
+    features: dict[str, Features] = {}
+    scanned: dict[str, tuple[Features, float]] = {}
+    observed = np.empty((num_items, len(manifest["modalities"])), dtype=np.bool_)
+    for column, (modality, entry) in enumerate(manifest["modalities"].items()):
+        where = folder / entry["file"]
+        features[modality] = open_features(where, root=folder, num_rows=num_items, dim=entry["dim"], modality=modality)
+        observed[:, column], largest = scan_features(features[modality], where)
+        scanned[modality] = features[modality], largest
+        notes += _compare_with_manifest(modality, entry, features[modality], observed[:, column])
+    pairs = _settle_empty_items(folder, pairs, observed, empty_items, notes)
+    return Dataset(
+        name=str(manifest.get("name") or folder.resolve().name),
+        num_users=num_users,
+        num_items=num_items,
+        interactions=pairs,
+        features=features,
+        observed=observed,
+        user_names=read_names(folder / "users.tsv", "user", num_users, notes),
+        item_names=read_names(folder / "items.tsv", "item", num_items, notes),
+        notes=tuple(notes),
+        description=str(manifest.get("description", "")),
+        source=str(manifest.get("source", "")),
+        scanned=scanned,
+    )
+
+
+def _read_interactions(folder: Path, num_users: int, num_items: int, notes: list[str]) -> tuple[str, Pairs]:
+    """The name of the file that holds the pairs, and the pairs."""
+    text, binary = folder / "interactions.tsv", folder / "interactions.npy"
+    if not binary.exists():
+        return text.name, read_interactions(text, num_users, num_items, notes)
+    if text.exists():
+        raise DataError(f"{folder}: holds interactions.tsv and interactions.npy. Keep one of them.")
+    return binary.name, read_pairs(binary, num_users, num_items, notes)
+
+
+# ----------------------------------------------------------------------------- dataset.json
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The content of dataset.json, its keys checked."""
+    try:
+        text = "".join(read_lines(path, "It states the counts and names the feature files."))
+        manifest = json.loads(text, object_pairs_hook=_distinct_keys)
+    except DataError:
+        raise
+    except KeyError as error:
+        raise DataError(f"{path}: the key {error.args[0]!r} is there twice. Keep one.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not valid JSON ({error}). Correct it there.") from None
+    _expect(path, manifest, dict, "the file", "an object with num_users, num_items, modalities")
+    for key in ("num_users", "num_items"):
+        _count(path, manifest, key, least=1)
+    if "num_interactions" in manifest:
+        _count(path, manifest, "num_interactions", least=0)
+    modalities = _key(path, manifest, "modalities")
+    _expect(path, modalities, dict, "`modalities`", "an object: name -> {file, dim}")
+    if not modalities:
+        raise DataError(f"{path}: `modalities` is empty. Name at least one feature file.")
+    for key in ("name", "description", "source"):
+        _expect_unicode(path, str(manifest.get(key, "")), f"`{key}`")
+    for name, entry in modalities.items():
+        _expect_unicode(path, name, "the name of a modality")
+        if not name.strip():
+            raise DataError(f"{path}: a modality has an empty name. Give it one.")
+        label = f"modality {name!r}"
+        _expect(path, entry, dict, label, "an object with `file` and `dim`")
+        _expect(path, _key(path, entry, "file", label), str, f"`file` of {label}", "a string")
+        _count(path, entry, "dim", least=1, label=label)
+    return dict(manifest)
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise KeyError(key)
+        found[key] = value
+    return found
+
+
+def _key(path: Path, entry: Mapping[str, Any], key: str, label: str = "the file") -> Any:
+    if key not in entry:
+        raise DataError(f"{path}: {label} lacks the key `{key}`. Add it.")
+    return entry[key]
+
+
+def _expect(path: Path, value: Any, kind: type, label: str, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise DataError(f"{path}: {label} must be {wanted}, got {value!r:.60}.")
+
+
+def _expect_unicode(path: Path, text: str, label: str) -> None:
+    """Refuses half a surrogate pair, which JSON can write but no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: {label} is not valid Unicode: {text!a:.60}. Correct it there.") from None
+
+
+def _count(path: Path, entry: Mapping[str, Any], key: str, *, least: int, label: str = "the file") -> None:
+    value = _key(path, entry, key, label)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
+        raise DataError(
+            f"{path}: `{key}` of {label} must be a whole number from {least} to {MAX_COUNT}, got {value!r:.60}."
+        )
+
+
+def _compare_with_manifest(
+    modality: str, entry: Mapping[str, Any], features: Features, observed: npt.NDArray[np.bool_]
+) -> Iterator[str]:
+    """Notes where optional statements of dataset.json differ from the file."""
+    found = {"dtype": features.dtype.name, "missing_rows": int((~observed).sum())}
+    for key, value in found.items():
+        if entry.get(key, value) != value:
+            yield f"{modality}: {key} is {value}, dataset.json says {entry[key]}."
+
+
+def _settle_empty_items(
+    folder: Path,
+    pairs: Pairs,
+    observed: npt.NDArray[np.bool_],
+    empty_items: str,
+    notes: list[str],
+) -> Pairs:
+    """The pairs that remain once items without any modality were refused or dropped."""
+    some = np.asarray(observed.any(axis=1))
+    if some.all():
+        return pairs
+    first, count = int(some.argmin()), int((~some).sum())
+    kept = np.concatenate([block[some[block[:, 1]]] for _, block in pair_blocks(pairs)])
+    lost = len(pairs) - len(kept)
+    if empty_items == "error":
+        raise DataError(
+            f"{folder}: item {first} has no modality at all ({plural(count, 'such item', 'such items')}, with "
+            f"{plural(lost, 'interaction', 'interactions')}). Give them a feature, or drop their interactions: "
+            "--empty-items drop."
+        )
+    dropped = plural(count, "item without any modality was", "items without any modality were")
+    notes.append(f"{dropped} dropped, with {plural(lost, 'interaction', 'interactions')}.")
+    if len(kept) == 0:
+        raise DataError(f"{folder}: there are no interactions at all once items without modality are dropped.")
+    return pairs if lost == 0 else kept

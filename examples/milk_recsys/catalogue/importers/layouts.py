@@ -1,0 +1,123 @@
+"""Sets in the layouts of earlier work: MMRec's .inter files, and lines of `user item item ...`."""
+
+from __future__ import annotations
+
+import csv
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rich.progress
+
+from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.importers.write import Draft, copy_rows, read_features
+from milk_recsys.catalogue.split import Split
+
+__all__ = ["prepare_mmrec", "prepare_text"]
+
+Pairs = npt.NDArray[np.int64]
+PARTS = ("train", "val", "test")
+
+
+def prepare_mmrec(draft: Draft, folder: Path) -> None:
+    """Write a data set from a folder with one ``.inter`` file, ``image_feat.npy`` and ``text_feat.npy``."""
+    files = sorted(folder.glob("*.inter"))
+    if len(files) != 1:
+        raise DataError(f"{folder}: must hold one .inter file, found {len(files)}.")
+    pairs = _read_inter(files[0])
+    _write(draft, folder, {"visual": "image_feat.npy", "text": "text_feat.npy"}, pairs)
+    draft.write_manifest()
+    draft.notes.append("x_label, a split of warm interactions, is not used: new items are drawn by train.py.")
+
+
+def _read_inter(path: Path) -> Pairs:
+    flat = array("q")
+    with _opened(path) as file:
+        rows = csv.reader(file, delimiter="\t")
+        header = next(rows, [])
+        names = [name.split(":")[0] for name in header]
+        lacking = [name for name in ("userID", "itemID", "x_label") if name not in names]
+        if lacking:
+            raise DataError(
+                f"{path}, line 1: the header lacks {', '.join(lacking)}; it has {', '.join(names) or 'nothing'}."
+            )
+        columns = [names.index(name) for name in ("userID", "itemID", "x_label")]
+        for number, row in enumerate(rows, 2):
+            try:
+                user, item, label = (int(row[k]) for k in columns)
+            except (ValueError, IndexError):
+                raise DataError(f"{path}, line {number}: must hold whole numbers, got {row!r:.80}.") from None
+            if user < 0 or item < 0 or label not in (0, 1, 2):
+                raise DataError(f"{path}, line {number}: ids start at 0 and x_label is 0, 1 or 2, got {row!r:.80}.")
+            flat.extend((user, item))
+    return np.array(flat, dtype=np.int64).reshape(-1, 2)
+
+
+def prepare_text(draft: Draft, folder: Path, *, keep_split: bool) -> None:
+    """Write a data set from ``train.txt``, ``val.txt`` and ``test.txt`` and every ``*_feat.npy`` beside them.
+
+    Arguments:
+        keep_split: take their split; else it is drawn by train.py.
+    """
+    parts = {name: _read_lines(folder / f"{name}.txt") for name in PARTS}
+    files = {path.name.removesuffix("_feat.npy"): path.name for path in sorted(folder.glob("*_feat.npy"))}
+    if not files:
+        raise DataError(f"{folder}: holds no *_feat.npy. Give the features of at least one modality.")
+    _write(draft, folder, files, np.concatenate(list(parts.values())))
+    draft.write_manifest()
+    if not keep_split:
+        return
+    items = {name: np.unique(pairs[:, 1]) for name, pairs in parts.items()}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        common = np.intersect1d(items[one], items[other])
+        if len(common):
+            raise DataError(
+                f"{folder}: item {common[0]} is in {one}.txt and in {other}.txt ({len(common)} such items): this is no "
+                "split of new items. Leave the split to train.py: --split draw."
+            )
+    dataset = draft.read()
+    used = np.flatnonzero(dataset.item_counts)
+    kept = {name: np.intersect1d(ids, used) for name, ids in items.items()}
+    draft.write_split(Split(kept["train"], kept["val"], kept["test"], dataset.observed))
+    draft.notes.append("their split is in split.npz: train with --split OUT/split.npz --setting ftft.")
+
+
+def _read_lines(path: Path) -> Pairs:
+    flat = array("q")
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            words = line.split()
+            if not words:
+                continue
+            try:
+                user, *items = map(int, words)
+            except ValueError:
+                raise DataError(f"{path}, line {number}: must be whole numbers `user item item ...`.") from None
+            if user < 0 or any(item < 0 for item in items):
+                raise DataError(f"{path}, line {number}: ids start at 0.")
+            for item in items:
+                flat.extend((user, item))
+    return np.array(flat, dtype=np.int64).reshape(-1, 2)
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    return rich.progress.open(path, "r", encoding="utf-8", errors="replace", description=path.name, transient=True)
+
+
+def _write(draft: Draft, folder: Path, files: dict[str, str], pairs: Pairs) -> None:
+    """Write pairs and features, whose rows are the items; an item beyond them is an error."""
+    rows = {name: read_features(folder / file) for name, file in files.items()}
+    count = len(next(iter(rows.values())))
+    for file in files.values():
+        read_features(folder / file, count)
+        if len(pairs) and pairs[:, 1].max() >= count:
+            raise DataError(f"{folder / file}: has {count} rows, but there is an item {pairs[:, 1].max()}.")
+    draft.write_pairs(pairs, int(pairs[:, 0].max(initial=-1)) + 1, count)
+    for name, source in rows.items():
+        made = draft.new_features(name, source.shape[1], source.dtype)
+        copy_rows(source, made, folder / files[name])
+        draft.finish_features(name, made, files[name])

@@ -1,0 +1,182 @@
+"""Tab-separated files: interactions and names, read by columns, with the line that is wrong in every message."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
+
+from milk_recsys.base.errors import DataError, plural
+from milk_recsys.catalogue.pairs import settle_pairs
+
+__all__ = ["read_interactions", "read_lines", "read_names"]
+
+INTEGER = re.compile(r"-?[0-9]+")
+BLOCK_BYTES = 1 << 24  # of text that is parsed at a time
+
+
+def read_interactions(path: Path, num_users: int, num_items: int, notes: list[str]) -> npt.NDArray[np.int32]:
+    """Distinct pairs (P, 2), sorted. Read by blocks of columns; only a bad file is gone through by lines."""
+    header = _read_header(path, ("user", "item"), notes)
+    limits = {"user": num_users, "item": num_items}
+    # Other columns may have any names, the same one twice included, so they get ours.
+    names = [name if name in limits else f"column {k}" for k, name in enumerate(header)]
+    try:
+        pairs = _read_pairs(path, names, limits)
+    except pa.ArrowInvalid as error:
+        if _blame_a_line(path, header, limits) == 0:
+            raise _no_interactions(path) from None
+        raise DataError(f"{path}: cannot be read ({error}). Write one pair a line.") from None
+    if pairs is None or _has_hexadecimal(path, names):
+        _blame_a_line(path, header, limits)
+    if pairs is None or len(pairs) == 0:
+        raise _no_interactions(path)
+    return settle_pairs(pairs, num_items, "interactions.tsv", notes).astype(np.int32, copy=False)
+
+
+def _read_pairs(path: Path, names: list[str], limits: Mapping[str, int]) -> npt.NDArray[np.int32] | None:
+    """The pairs (P, 2) in the order of the file, or None where an id is out of range."""
+    blocks = []
+    for batch in _read_ids(path, names, pa.int64()):
+        block = np.stack([batch.column(name).to_numpy() for name in limits], axis=1)
+        if len(block) and ((block < 0).any() or (block.max(axis=0) >= list(limits.values())).any()):
+            return None
+        blocks.append(block.astype(np.int32))  # a data set's ids are below 2**31
+    pairs = np.concatenate(blocks) if blocks else np.empty((0, 2), dtype=np.int32)
+    pa.default_memory_pool().release_unused()
+    return pairs
+
+
+def _read_ids(path: Path, names: list[str], kind: Any) -> Iterator[Any]:
+    """The columns user and item, of the given type, as arrow record batches."""
+    with pa_csv.open_csv(
+        path,
+        read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK_BYTES),
+        parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=pa_csv.ConvertOptions(
+            column_types={"user": kind, "item": kind}, include_columns=["user", "item"], null_values=[]
+        ),
+    ) as reader:
+        yield from reader
+
+
+def _has_hexadecimal(path: Path, names: list[str]) -> bool:
+    """Whether an id is like 0x1f, which arrow takes for a number. Only a file with an x is read again."""
+    with path.open("rb") as file:
+        file.readline()
+        if not any(b"x" in block or b"X" in block for block in iter(lambda: file.read(1 << 24), b"")):
+            return False
+    return any(
+        pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py()
+        for batch in _read_ids(path, names, pa.string())
+        for column in batch.columns
+    )
+
+
+def _no_interactions(path: Path) -> DataError:
+    return DataError(f"{path}: there are no interactions at all. Write one pair a line.")
+
+
+def _read_header(path: Path, needed: tuple[str, ...], notes: list[str]) -> list[str]:
+    """Column names of a tab-separated file; notes those that nobody reads."""
+    line = next(iter(read_lines(path)), "").rstrip("\r\n")
+    header = [name.strip() for name in line.split("\t")]
+    for name in needed:
+        if header.count(name) != 1:
+            problem = "lacks" if name not in header else "repeats"
+            raise DataError(
+                f"{path}, line 1: the header {problem} the column `{name}`; it is {line[:80]!r}. "
+                f"Begin the file with {'<TAB>'.join(needed)}."
+            )
+    ignored = [name for name in header if name not in needed]
+    if ignored:
+        words = "column {} is" if len(ignored) == 1 else "columns {} are"
+        notes.append(f"{path.name}: the {words.format(', '.join(ignored))} ignored.")
+    return header
+
+
+def _blame_a_line(path: Path, header: list[str], limits: Mapping[str, int]) -> int:
+    """Raises DataError for the first bad line; the number of pairs where there is none."""
+    pairs = 0
+    for number, line in enumerate(read_lines(path), start=1):
+        if number == 1 or not line.strip("\r\n"):
+            continue
+        cells = line.rstrip("\r\n").split("\t")
+        if len(cells) != len(header):
+            raise DataError(
+                f"{path}, line {number}: has {plural(len(cells), 'tab-separated column', 'tab-separated columns')}, "
+                f"the header has {len(header)}."
+            )
+        for name, limit in limits.items():
+            cell = cells[header.index(name)].strip()
+            _check_id(f"{path}, line {number}", name, cell, limit)
+        pairs += 1
+    return pairs
+
+
+def _check_id(where: str, kind: str, cell: str, limit: int) -> int:
+    """The id in a cell, which must be a number from 0 to limit - 1."""
+    if not INTEGER.fullmatch(cell):
+        raise DataError(
+            f"{where}: the {kind} id must be a whole number, got {cell[:60]!r}. "
+            f"Number the {kind}s from 0 and put their names into {kind}s.tsv."
+        )
+    if len(cell) > 18 or not 0 <= int(cell) < limit:
+        problem = "negative" if cell.startswith("-") else "out of range"
+        raise DataError(
+            f"{where}: the {kind} id {cell[:60]} is {problem}. Ids go from 0 to {limit - 1}, as "
+            f"num_{kind}s in dataset.json is {limit}."
+        )
+    return int(cell)
+
+
+def read_names(path: Path, kind: Literal["user", "item"], count: int, notes: list[str]) -> tuple[str, ...] | None:
+    """Names for the ids 0 .. count - 1, or None where the file is absent; adds to `notes`."""
+    if not path.exists():
+        return None
+    header = _read_header(path, (kind, "name"), notes)
+    names: list[str | None] = [None] * count
+    for number, line in enumerate(read_lines(path), start=1):
+        cells = line.rstrip("\r\n").split("\t")
+        if number == 1 or cells == [""]:
+            continue
+        where = f"{path}, line {number}"
+        if len(cells) != len(header):
+            raise DataError(f"{where}: has {plural(len(cells), 'column', 'columns')}, the header has {len(header)}.")
+        index = _check_id(where, kind, cells[header.index(kind)].strip(), count)
+        name = cells[header.index("name")].strip()
+        if not name:
+            raise DataError(f"{where}: the name of {kind} {index} is empty. Give it one.")
+        if names[index] is not None:
+            raise DataError(f"{where}: {kind} {index} is named a second time. Keep one line.")
+        names[index] = name
+    complete = tuple(name for name in names if name is not None)
+    if len(complete) < count:
+        raise DataError(
+            f"{path}: {plural(count - len(complete), f'{kind} has', f'{kind}s have')} no name, the first is "
+            f"{kind} {names.index(None)}. Name every {kind}, or remove the file."
+        )
+    if len(set(complete)) < count:
+        notes.append(
+            f"{path.name}: {plural(count - len(set(complete)), 'name stands', 'names stand')} for several {kind}s."
+        )
+    return complete
+
+
+def read_lines(path: Path, purpose: str = "") -> Iterator[str]:
+    """Lines of a UTF-8 text file, opened when the first one is asked for."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            yield from file
+    except FileNotFoundError:
+        advice = f" {purpose}" if purpose else ""
+        raise DataError(f"{path}: no such file.{advice} Add it to the folder.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error}). Save it as UTF-8.") from None

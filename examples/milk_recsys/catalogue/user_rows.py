@@ -1,0 +1,184 @@
+"""The items of a pool that each user has, as compressed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from milk_recsys.base.errors import DataError
+
+__all__ = ["UserRows", "build_user_rows"]
+
+
+PAIRS_AT_ONCE = 2**21
+
+
+@dataclass(frozen=True)
+class UserRows:
+    """The pool's items that each user has, as compressed rows: one number a pair, ready for a search.
+
+    The pairs are numbered by user, then item. That of user u and the pool's item r_i has the key
+    u * (pool_size + 1) + r_i - i. Keys never decrease, from one row to the next either; they say
+    both user and item, and are all that is kept of the pairs.
+
+    Attributes:
+        offsets: (U + 1,) int64; user u's pairs have the numbers ``offsets[u]`` to ``offsets[u + 1] - 1``.
+        free: (U,) int64, how many items of the pool each user does not have; at least 1.
+        keys: (P + 1,) int64; after the keys of the pairs stands a last one above them all.
+        pool: (n,) int64, the pool itself.
+        longest: the length of the longest row.
+    """
+
+    offsets: Tensor
+    free: Tensor
+    keys: Tensor
+    pool: Tensor
+    longest: int
+
+    @property
+    def pool_size(self) -> int:
+        """How many items the pool has."""
+        return len(self.pool)
+
+    @property
+    def num_pairs(self) -> int:
+        """How many pairs there are, P."""
+        return len(self.keys) - 1
+
+    @property
+    def items(self) -> Tensor:
+        """(P,) int64 item ids of all pairs, increasing within a user; made anew each time."""
+        return self.pairs_at(torch.arange(self.num_pairs, device=self.keys.device))[1]
+
+    def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the users (n,) and the items (n,), int64, of the pairs with the given numbers (n,), int32 or int64.
+
+        Example:
+            >>> rows = build_user_rows(torch.tensor([[2, 40], [0, 30], [0, 10]]), 3, torch.tensor([10, 20, 30, 40]))
+            >>> [ids.tolist() for ids in rows.pairs_at(torch.tensor([2, 1]))]
+            [[2, 0], [40, 30]]
+        """
+        numbers = numbers.to(self.keys.device)
+        keys = self.keys.index_select(0, numbers)
+        users = keys // (self.pool_size + 1)
+        places = keys - users * (self.pool_size + 1) + numbers - self.offsets.index_select(0, users)
+        return users, self.pool.index_select(0, places)
+
+    def to(self, device: torch.device | str) -> UserRows:
+        """The same rows on another device."""
+        return UserRows(
+            self.offsets.to(device),
+            self.free.to(device),
+            self.keys.to(device),
+            self.pool.to(device),
+            self.longest,
+        )
+
+
+def build_user_rows(
+    pairs: Tensor | npt.NDArray[np.integer[Any]], num_users: int, pool: Tensor, *, only: Tensor | None = None
+) -> UserRows:
+    """Sort the users' items into rows over a pool.
+
+    Pairs may come in any order and more than once. A pair whose item is not in the pool is left
+    out: it can never be drawn. No pairs at all are allowed, and so is a user without any: such a
+    user draws from the whole pool.
+
+    Arguments:
+        pairs: (P, 2) integers, a user and an item each; read in blocks, so that a mapped array stays
+            where it is. Pairs in order are not sorted.
+        num_users: how many users there are; their ids are 0 to num_users - 1.
+        pool: (n,) int64, the item ids that negatives are drawn from, strictly increasing.
+        only: item ids, a part of the pool: pairs of other items are left out; None: all of the pool.
+
+    Returns:
+        The rows, on the device of `pairs` (an array is on the CPU).
+
+    Raises:
+        DataError: a user has every item of the pool, so that no negative exists for them.
+        ValueError: wrong shapes, an empty pool or one out of order, a user id outside 0 to
+            num_users - 1.
+
+    Example:
+        >>> pairs = torch.tensor([[0, 10], [0, 30], [2, 40]])
+        >>> rows = build_user_rows(pairs, 3, torch.tensor([10, 20, 30, 40]))
+        >>> rows.offsets.tolist(), rows.items.tolist(), rows.free.tolist()
+        ([0, 2, 2, 3], [10, 30, 40], [2, 4, 3])
+    """
+    device = pairs.device if isinstance(pairs, Tensor) else torch.device("cpu")
+    pool = pool.to(device)
+    _check_rows(pairs, pool)
+    size = len(pool)
+    wanted = torch.ones(size, dtype=torch.bool, device=device)
+    if only is not None:
+        wanted = torch.isin(pool, only.to(device))
+    cells = _cells(pairs, num_users, pool, wanted)
+    edges = torch.arange(num_users + 1, device=device) * size
+    offsets = torch.searchsorted(cells[:-1], edges)
+    free = size - offsets.diff()
+    _check_free(free, size)
+    for start in range(0, len(cells) - 1, PAIRS_AT_ONCE):  # in place: u n + r becomes u (n + 1) + r - i
+        block = cells[start : min(start + PAIRS_AT_ONCE, len(cells) - 1)]
+        users = block // size
+        block += users + offsets[users] - torch.arange(start, start + len(block), device=device)
+    return UserRows(offsets, free, cells, pool, size - int(free.min()) if num_users else 0)
+
+
+def _cells(pairs: Tensor | npt.NDArray[Any], num_users: int, pool: Tensor, wanted: Tensor) -> Tensor:
+    """u * pool_size + r of the wanted pairs, increasing and distinct; and a last number above them all."""
+    end = max(int(pool[-1]) + 1, 1)
+    places = torch.full((end,), -1, dtype=torch.int32, device=pool.device)  # faster than a search in the pool
+    places[pool[wanted]] = torch.arange(len(pool), dtype=torch.int32, device=pool.device)[wanted]
+
+    def blocks() -> Iterator[Tensor]:
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            some = pairs[start : start + PAIRS_AT_ONCE]
+            users, items = (some if isinstance(some, Tensor) else torch.from_numpy(np.array(some))).long().unbind(1)
+            _check_users(users, num_users)
+            place = places[items.clamp(0, end - 1)]
+            inside = (place >= 0) & (items >= 0) & (items < end)
+            yield users[inside] * len(pool) + place[inside]
+
+    count = sum(map(len, blocks()))
+    cells = torch.empty(count + 1, dtype=torch.int64, device=pool.device)
+    cells[-1] = torch.iinfo(torch.int64).max
+    filled, in_order = 0, True
+    for block in blocks():
+        cells[filled : filled + len(block)] = block
+        begin = max(filled - 1, 0)
+        filled += len(block)
+        in_order = in_order and bool((cells[begin + 1 : filled] > cells[begin : max(filled - 1, 0)]).all())
+    return cells if in_order else torch.unique(cells)
+
+
+def _check_rows(pairs: Tensor | npt.NDArray[Any], pool: Tensor) -> None:
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"build_user_rows: `pairs` must have shape (P, 2), got {tuple(pairs.shape)}.")
+    if pool.ndim != 1 or pool.numel() == 0:
+        raise ValueError(
+            f"build_user_rows: `pool` must hold at least one item and have shape (n,), got {tuple(pool.shape)}."
+        )
+    if bool((pool[1:] <= pool[:-1]).any()) or int(pool[0]) < 0:
+        raise ValueError("build_user_rows: `pool` must be item ids, strictly increasing. Use `torch.unique(pool)`.")
+
+
+def _check_users(users: Tensor, num_users: int) -> None:
+    low, high = (int(bound) for bound in users.aminmax())
+    if not 0 <= low <= high < num_users:
+        raise ValueError(f"build_user_rows: user ids must lie in 0 to {num_users - 1}, got {low} to {high}.")
+
+
+def _check_free(free: Tensor, size: int) -> None:
+    full = torch.nonzero(free == 0).flatten().tolist()
+    if full:
+        others = f" (and {len(full) - 1} more users)" if len(full) > 1 else ""
+        raise DataError(
+            f"user {full[0]}{others} has all {size} items that negatives are drawn from, so none "
+            "is left to draw. Leave out such a user's pairs, or draw negatives from more items."
+        )

@@ -1,0 +1,1 @@
+"""Options and the command line. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Recommenders of new items, one file or folder each."""

@@ -1,0 +1,138 @@
+"""Matrix factorisation by BPR: the frozen user and item vectors that several baselines start from.
+
+    s_uj = <p_u, q_j>,   loss: mean of -ln sigma(s_ui - s_uj) + l2 (|p_u|^2 + |q_i|^2 + |q_j|^2)
+
+It is fitted on the training pairs of warm items alone. Validation items are new, so it cannot be judged on them: it
+holds out 5% of its own pairs and keeps the epoch that ranks those best among all warm items.
+
+References:
+    Rendle, Freudenthaler, Gantner and Schmidt-Thieme, UAI 2009.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.config.options import Options
+from milk_recsys.methods.warm import WarmData, bpr_loss
+from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
+
+__all__ = ["Factorisation", "Factors"]
+
+HELD_OUT = 0.05
+EVAL_EVERY, PATIENCE = 5, 3
+MOST_USERS = 2000  # that the held-out pairs are ranked for
+
+
+class Factors(NamedTuple):
+    """Vectors of users (U, D) and warm items (n, D); exactly 0 for whom there was nothing to learn from."""
+
+    users: Tensor
+    items: Tensor
+
+
+class Factorisation:
+    """The factorisation in training.
+
+    Attributes:
+        epoch: how many epochs are over; done: whether it has stopped; best: its best NDCG@20 on the held-out pairs.
+    """
+
+    def __init__(self, data: WarmData, options: Options) -> None:
+        self._data, self._own, self._seed = data, options.own(), options.seed
+        dtype = torch.float64 if options.dtype == "float64" else torch.float32
+        with seeded(options.seed, 0, 0, device=data.device) as generator:
+            order = torch.randperm(data.num_pairs, generator=generator).to(data.device)
+            users, items = (torch.empty(n, options.embedding_dim).normal_(std=0.1) for n in self._sizes())
+        held, kept = torch.split(order, [int(HELD_OUT * len(order)), len(order) - int(HELD_OUT * len(order))])
+        self._held, self._kept = data.rows.pairs_at(held.sort().values), kept.sort().values
+        self.net: Any = nn.ParameterDict({"user": users.to(data.device, dtype), "item": items.to(data.device, dtype)})
+        self._best = {name: p.detach().clone() for name, p in self.net.items()}
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.factor_lr, fused=True)
+        self.epoch, self._stale, self.best, self.done = 0, 0, -1.0, False
+
+    def _sizes(self) -> tuple[int, int]:
+        return self._data.num_users, self._data.num_items
+
+    def train_epoch(self) -> float:
+        """Train for an epoch; return its loss, a mean over triples."""
+        total = 0.0
+        with seeded(self._seed, 0, 1 + self.epoch, device=self._data.device) as generator:
+            order = torch.randperm(len(self._kept), generator=generator).to(self._data.device)
+            for numbers in torch.split(self._kept[order], self._own.factor_batch_size):
+                users, items = self._data.rows.pairs_at(numbers)
+                total += len(users) * self._step(users, items, self._data.negatives(users, generator)).item()
+        self.epoch += 1
+        last = self.epoch >= self._own.factor_epochs
+        if self.epoch % EVAL_EVERY == 0 or last:
+            self._judge()
+        self.done = self.done or last
+        return total / len(self._kept)
+
+    def _step(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
+        p, both = F.embedding(users, self.net["user"]), F.embedding(torch.stack([items, negatives]), self.net["item"])
+        norms = p.square().sum() + both.square().sum()
+        loss = bpr_loss(*(p * both).sum(dim=2)) + self._own.factor_l2 * norms / len(users)
+        self._adam.zero_grad()
+        loss.backward()
+        self._adam.step()
+        return loss.detach()
+
+    def _judge(self) -> None:
+        score = self.held_out_ndcg()
+        if score > self.best:
+            self.best, self._stale = score, 0
+            for name, p in self.net.items():
+                self._best[name].copy_(p.detach())
+        else:
+            self._stale += 1
+            self.done = self._stale >= PATIENCE
+
+    @torch.no_grad()
+    def held_out_ndcg(self) -> float:
+        """NDCG@20 of the held-out pairs among all warm items but those that the user was trained on."""
+        users, items = self._held
+        if len(users) == 0:
+            return 0.0
+        few = torch.unique(users)[:MOST_USERS]
+        chosen = torch.isin(users, few)
+        known_users, known_items = self._data.rows.pairs_at(self._kept)
+
+        def score(block: Tensor) -> Tensor:
+            scores = self.net["user"][block] @ self.net["item"].T
+            mine = torch.isin(known_users, block)
+            scores[torch.searchsorted(block, known_users[mine]), known_items[mine]] = scores.min() - 1
+            return scores
+
+        ranks = positive_ranks(score, users[chosen], items[chosen], num_candidates=self._data.num_items)
+        return float(mean_metrics(per_user_metrics(users[chosen], ranks))["ndcg@20"])
+
+    def result(self) -> Factors:
+        """Return the best epoch's vectors; those of users and items without a pair it was trained on are 0."""
+        users, items = self._data.rows.pairs_at(self._kept)
+        found = []
+        for name, mine in (("user", users), ("item", items)):
+            known = torch.zeros(len(self._best[name]), dtype=torch.bool, device=mine.device).index_fill_(0, mine, True)
+            found.append(self._best[name].masked_fill(~known[:, None], 0))
+        return Factors(*found)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch, or the result, depends on."""
+        state = pack(self.net, self._adam, epoch=self.epoch, stale=self._stale, done=int(self.done))
+        best = {f"best.{name}": x for name, x in self._best.items()}
+        return state | best | {"score": torch.tensor(self.best, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        numbers = unpack(state, self.net, self._adam)
+        self.epoch, self._stale, self.done = numbers["epoch"], numbers["stale"], bool(numbers["done"])
+        self.best = float(state["score"])
+        for name, x in self._best.items():
+            x.copy_(state[f"best.{name}"])

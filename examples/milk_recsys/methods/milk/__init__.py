@@ -1,0 +1,1 @@
+"""MILK and its ablations."""

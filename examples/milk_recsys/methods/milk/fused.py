@@ -1,0 +1,111 @@
+"""The sums of a batch and their gradient in closed form, with compiled loops between the matrix products.
+
+`model.batch_sums` and `model.objective` are what they must equal, and say what they mean; tests hold them together.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from milk_recsys.base.errors import DataError
+from milk_recsys.config.options import Options
+from milk_recsys.methods.milk.model import Batch, Recommender, alignment_pairs
+
+__all__ = ["compiles", "fused_sums", "objective_gradient"]
+
+
+def compiles(options: Options, device: torch.device) -> bool:
+    """Whether steps run in compiled loops: on a CPU, for all but a fusion of available modalities, and autocast.
+
+    Raises:
+        DataError: they are asked for, and cannot.
+    """
+    if options.kernels == "torch":
+        return False
+    problems = {
+        "Numba is not installed (pip install '.[fast]')": find_spec("numba") is None,
+        f"it compiles for the CPU, and the device is {device.type}": device.type != "cpu",
+        f"it does not know --training-fusion {options.training_fusion}": options.training_fusion != "imputed",
+        "it does not know --dtype bfloat16": options.dtype == "bfloat16",
+    }
+    found = [problem for problem, holds in problems.items() if holds]
+    if found and options.kernels == "numba":
+        raise DataError(f"--kernels numba cannot be used: {found[0]}. Take auto or torch.")
+    return not found
+
+
+def fused_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
+    """Return `batch_sums` of the same arguments, (E + 3,), in float64."""
+    parameters = [p for encoder in model.encoders.encoders for p in (encoder.weight, encoder.bias)]
+    return _Sums.apply(u, batch, weights, options, *parameters)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def objective_gradient(sums: Tensor, size: int, options: Options) -> tuple[Tensor, Tensor]:
+    r"""Return the terms of `model.objective` (5,) and its gradient by the sums (E + 3,), without a graph.
+
+    .. math::
+        \frac{\partial \mathcal L}{\partial R_e} = \frac 1 E + \frac{2 \beta}{E - \mathrm{correction}} (R_e - \bar R)
+    """
+    risks, (distances, pairs, squares) = sums[:-3] / size, sums[-3:]
+    envs = len(risks)
+    mean, penalty = risks.mean(), risks.new_zeros(())
+    by_risks = risks.new_full((envs,), 1.0 if options.risk_reduction == "sum" else 1 / envs)
+    risk = by_risks @ risks
+    if options.model in ("milk", "envs"):
+        deviation, freedom = risks - mean, envs - options.variance_correction
+        penalty = deviation @ deviation / freedom
+        by_risks.add_(deviation, alpha=2 * options.penalty_weight / freedom)
+    divisor = torch.where(pairs > 0, pairs, 1.0)
+    alignment, regulariser = distances / divisor, squares / size
+    weight = options.regulariser_weight
+    loss = risk + options.penalty_weight * penalty + options.alignment_weight * alignment + weight * regulariser
+    terms = torch.stack([loss, mean, penalty, alignment, regulariser])
+    others = [options.alignment_weight / divisor, risks.new_zeros(()), risks.new_full((), weight / size)]
+    return terms, torch.cat([by_risks / size, torch.stack(others)])
+
+
+class _Sums(torch.autograd.Function):
+    """Encode rows; go through them and the triples once to add up, and once more for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, batch: Batch, weights: Tensor, options: Options, *parameters: Tensor) -> Tensor:
+        from milk_recsys.methods.milk.kernels import add_up
+
+        features = list(batch.features.values())
+        c = u.new_empty(len(batch.observed), len(features), u.shape[1])
+        for m, x in enumerate(features):
+            torch.addmm(parameters[2 * m + 1], x, parameters[2 * m].t(), out=c[:, m])
+        mask, pairs = batch.observed[:0], 0.0
+        if options.model in ("milk", "align"):
+            mask, divisor = alignment_pairs(batch, options)
+            pairs = float(divisor)
+        copies = batch.copies if options.regulariser == "batch" else batch.copies[:0]
+        scores = u.new_empty(len(u), len(features))
+        inputs = (u.detach(), c, batch.positives, batch.negatives, mask, batch.shares, copies)
+        arrays = [x.numpy() for x in inputs]
+        distances, squares = add_up(*arrays, scores.numpy())  # type: ignore[call-arg]
+        margins = weights @ scores.t()
+        losses = F.softplus(-margins).sum(dim=1, dtype=torch.float64)
+        ctx.arrays, ctx.features, ctx.c, ctx.margins, ctx.weights = arrays, features, c, margins, weights
+        return torch.cat([losses, torch.tensor([distances, pairs, squares], dtype=torch.float64)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from milk_recsys.methods.milk.kernels import go_back
+
+        by_c, by_losses = torch.empty_like(ctx.c), grad[:-3].to(ctx.c.dtype)
+        by_u, by_bias = by_c.new_empty(ctx.arrays[0].shape), torch.zeros(by_c.shape[1:], dtype=torch.float64)
+        by_score = (torch.sigmoid(-ctx.margins) * -by_losses[:, None]).t() @ ctx.weights
+        by_sums = grad[-3::2].to(by_c.dtype)  # of distances and squares
+        outputs = by_u.numpy(), by_c.numpy(), by_bias.numpy()
+        go_back(*ctx.arrays, by_score.numpy(), by_sums.numpy(), *outputs)  # type: ignore[call-arg]
+        biases = by_bias.to(by_c.dtype)
+        by_parameters = [g for m, x in enumerate(ctx.features) for g in (by_c[:, m].t() @ x, biases[m])]
+        return by_u, None, None, None, *by_parameters

@@ -1,0 +1,178 @@
+"""The shape that all baselines have, the data that they are built from, and the few helpers that all of them need."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from invmod import MeanImputer
+from milk_recsys.catalogue.preparation import scale_rows
+from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
+from milk_recsys.config.options import Options
+from milk_recsys.ranking.negatives import sample_negatives
+
+if TYPE_CHECKING:
+    from milk_recsys.catalogue.tables import Tables
+
+__all__ = ["Baseline", "Content", "ScoreBlock", "WarmData", "bpr_loss", "nearest"]
+
+ScoreBlock = Callable[[Tensor], Tensor]
+
+
+class Baseline(Protocol):
+    """A recommender of new items; built as ``Name(data: WarmData, options: Options)``, some with factors besides.
+
+    It never sees an item that is not warm but in `scorer`, and there only the item's features.
+
+    Attributes:
+        net: all its tensors, so that weights of another epoch can be put into it.
+    """
+
+    net: nn.Module
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch; what is random depends on the seed and the number of the epoch alone.
+
+        Returns:
+            ``loss`` and its terms, means over the epoch.
+        """
+        ...
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Take new items; return what gives scores (u, C) of users (u,).
+
+        Arguments:
+            features: modality -> (C, d_m), as stored; what lies in unobserved rows is not read.
+            observed: (C, M) bool.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmData:
+    """What there is to learn from: warm items, numbered from 0, and nothing of any other item.
+
+    Attributes:
+        features: modality -> (n, d_m), as stored; NaN where `observed` is False, whatever it was before.
+        observed: (n, M) bool.
+        rows: the training pairs, over items 0 to n - 1.
+    """
+
+    modalities: tuple[str, ...]
+    num_users: int
+    features: dict[str, Tensor]
+    observed: Tensor
+    rows: UserRows
+
+    @classmethod
+    def of_tables(cls, tables: Tables) -> WarmData:
+        """Take the warm items of a data set and its split, renumbered in order."""
+        observed = tables.observed[tables.warm]
+        features = tables.features.rows(tables.warm)
+        hidden = {name: x.masked_fill(~observed[:, m, None], torch.nan) for m, (name, x) in enumerate(features.items())}
+        numbers = torch.arange(len(tables.warm), device=tables.device)
+        if torch.equal(tables.pool, tables.warm):
+            rows = dataclasses.replace(tables.rows, pool=numbers)
+        else:  # negatives are drawn from warm items here, whatever the pool of the tables
+            users, items = (x.contiguous() for x in tables.pairs.unbind(1))
+            places = torch.searchsorted(tables.warm, items)
+            rows = build_user_rows(torch.stack([users, places], dim=1), tables.num_users, numbers)
+        return cls(tables.modalities, tables.num_users, hidden, observed, rows)
+
+    @property
+    def num_items(self) -> int:
+        """How many warm items there are, n."""
+        return len(self.observed)
+
+    @property
+    def num_pairs(self) -> int:
+        """How many training pairs there are, P."""
+        return self.rows.num_pairs
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.observed.device
+
+    @property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Users and items (P,) of all training pairs, by user."""
+        return self.rows.pairs_at(torch.arange(self.num_pairs, device=self.device))
+
+    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield users and items of all training pairs once, in random order, `size` at a time."""
+        order = torch.randperm(self.num_pairs, generator=generator).to(self.device)
+        for numbers in torch.split(order, size):
+            yield self.rows.pairs_at(numbers)
+
+    def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a warm item that each user does not have, (B,)."""
+        return sample_negatives(users, self.rows, self.rows.pool, generator=generator)
+
+    def triples(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield users, items and negatives: every training pair once, each with a fresh negative."""
+        for users, items in self.shuffled(size, generator):
+            yield users, items, self.negatives(users, generator)
+
+
+class Content:
+    """Features as a baseline takes them: rows scaled and imputed by what warm items show, modalities side by side.
+
+    Attributes:
+        warm: (n, F), of the warm items.
+        widths: of the modalities; F is their sum.
+        fitted: what was fitted, by name.
+    """
+
+    def __init__(self, data: WarmData, options: Options) -> None:
+        self._options, self._modalities = options, data.modalities
+        self.dtype = torch.float64 if options.dtype == "float64" else torch.float32
+        imputer = MeanImputer(data.modalities)
+        features = {name: x.to(self.dtype) for name, x in data.features.items()}
+        first = options.scale_before_impute
+        imputer.fit(self._scaled(features) if first else features, data.observed)
+        self._imputer = imputer.to(self.dtype)
+        self.warm = self(data.features, data.observed)
+        self.widths = tuple(x.shape[1] for x in data.features.values())
+        self.fitted: dict[str, Tensor] = dict(self._imputer.state_dict())
+
+    def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+        """Return (N, F)."""
+        rows = {name: features[name].to(self.dtype) for name in self._modalities}
+        if self._options.scale_before_impute:
+            filled = self._imputer(self._scaled(rows), observed)[0]
+        else:
+            filled = self._scaled(self._imputer(rows, observed)[0])
+        return torch.cat([filled[name] for name in self._modalities], dim=1)
+
+    def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self._options.scale_features:
+            return dict(features)
+        return scale_rows(features, self._options.norm_floor, self.dtype)
+
+
+def bpr_loss(better: Tensor, worse: Tensor) -> Tensor:
+    """Mean of -ln sigma(better - worse)."""
+    return F.softplus(worse - better).mean()
+
+
+def nearest(similarity: Callable[[slice], Tensor], count: int, k: int, *, at_once: int) -> tuple[Tensor, Tensor]:
+    """Find the k largest similarities of each of `count` rows, some at a time; return values and places (count, k)."""
+    found = [similarity(slice(i, i + at_once)).topk(k, dim=1) for i in range(0, count, at_once)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+# --- randomness and state ---------------------------------------------------------------------------------------------

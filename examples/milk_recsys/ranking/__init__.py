@@ -1,0 +1,1 @@
+"""Top items, negatives and metrics, as functions of tensors."""

@@ -1,0 +1,303 @@
+"""The two pictures of a run: how training went, and how much is left when modalities are missing."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from milk_recsys.report.findings import FEW_USERS, Findings, finite, metric_name, number, pattern
+
+__all__ = ["curves_png", "robustness_png"]
+
+DPI = 150
+WIDTH = 9.0  # inches
+MODEL_COLOUR, RIVAL_COLOUR = "#0072B2", "#E69F00"  # blue and orange: apart to every eye, and in grey
+PART_STYLES = {  # colours of Okabe and Ito, and a dash each, so that colour is never needed
+    "loss": ("#000000", "-"),
+    "risk": ("#0072B2", "--"),
+    "penalty": ("#D55E00", "-."),
+    "alignment": ("#009E73", ":"),
+    "regulariser": ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))),
+}
+MOST_ROWS = 14
+STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+}
+
+Row = tuple[str, tuple[float | None, float | None]]  # label, the figures of the model and of the ablation
+
+
+def curves_png(
+    history: Sequence[Mapping[str, Any]],
+    rival_history: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    findings: Findings,
+) -> bytes:
+    """Training loss and its parts, and the validation metric with the best epoch marked; the ablation beside it."""
+    losses = [value for line in [*history, *rival_history] if (value := finite(line.get("loss"))) is not None]
+    plain = min(losses, default=1.0) <= 0
+    with matplotlib.style.context(["default", STYLE]):
+        if not rival_history:
+            figure = Figure(figsize=(WIDTH, 3.8), layout=_layout())
+            parts, validation = figure.subplots(1, 2)
+            _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
+        else:
+            figure = Figure(figsize=(WIDTH, 7.2), layout=_layout())
+            axes = figure.subplot_mosaic([["model", "rival"], ["validation", "validation"]])
+            parts, validation = axes["model"], axes["validation"]
+            axes["rival"].sharey(parts)
+            _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
+            _draw_parts(axes["rival"], rival_history, f"Training loss, {findings.rival}", plain=plain)
+            axes["rival"].set_ylabel("")
+        if parts.has_data():
+            low, high = parts.get_ylim()
+            room = 0.4 * (high - low) if plain else high * ((high / low) ** 0.4 - 1)
+            parts.set_ylim(low, high + room)  # for the legend
+        monitor = str(metrics["monitor"])
+        best = [(history, metrics, findings.name, MODEL_COLOUR, "o", "-")]
+        if rival_history:
+            best.append((rival_history, metrics.get("compare") or {}, str(findings.rival), RIVAL_COLOUR, "s", "--"))
+        for lines, part, name, colour, marker, dash in best:
+            _draw_validation(validation, lines, part.get("best_epoch"), monitor, name, colour, marker, dash)
+        validation.set(xlabel="epoch", ylabel=f"{metric_name(monitor)} (0 to 1)", title="Validation")
+        validation.set_ylim(0, 1.1 * max(validation.dataLim.y1, 0.01) if validation.has_data() else 1)
+        validation.grid(True)
+        if validation.has_data():
+            validation.legend(loc="lower right")
+        _whole_epochs(validation, [*history, *rival_history])
+        return _png(figure)
+
+
+def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
+    """The metric with modalities hidden, what each loss is, and the metric by missing pattern."""
+    hidden, patterns = _hidden_rows(metrics, findings), _pattern_rows(metrics, findings)
+    heights = [0.5 * len(hidden) + 1.3, 0.55 * len(patterns) + 1.3]
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(WIDTH, sum(heights)), layout=_layout())
+        axes = figure.subplot_mosaic(
+            [["level", "loss"], ["pattern", "pattern"]] if patterns else [["level", "loss"]],
+            height_ratios=heights if patterns else heights[:1],
+            width_ratios=[3, 2],
+        )
+        if not patterns:
+            figure.set_size_inches(WIDTH, heights[0])
+        label = metric_name(findings.metric)
+        _draw_bars(axes["level"], hidden, findings)
+        axes["level"].set(title="All test items", xlabel=f"{label}, mean over users (0 to 1)")
+        _draw_losses(axes["loss"], [row[0] for row in hidden], findings)
+        axes["loss"].set(title="What it costs, 95% intervals", xlabel=f"{label} lost against complete")
+        if patterns:
+            _draw_bars(axes["pattern"], patterns, findings, _pattern_intervals(metrics, findings))
+            axes["pattern"].set(
+                title=f"By what an item has, under {str(metrics['setting']).upper()}",
+                xlabel=f"{label}, mean over users (0 to 1)",
+            )
+        return _png(figure)
+
+
+# ------------------------------------------------------------------------------------- curves
+
+
+def _draw_parts(axes: Axes, history: Sequence[Mapping[str, Any]], title: str, *, plain: bool) -> None:
+    """Loss and its parts on a log axis, without parts that are 0; on a plain one where the loss is not above 0."""
+    for name, (colour, dash) in PART_STYLES.items():
+        points = [(line["epoch"], finite(line.get(name))) for line in history]
+        drawn = [(epoch, value) for epoch, value in points if value is not None and (plain or value > 0)]
+        if drawn:
+            marker = "o" if len(drawn) == 1 else None
+            axes.plot(*zip(*drawn, strict=True), label=name, color=colour, linestyle=dash, marker=marker, linewidth=1.8)
+    if axes.has_data():
+        if not plain:
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.legend(loc="upper right", fontsize=9, ncols=2, handlelength=3)
+    axes.set(title=title, xlabel="epoch", ylabel="mean over an epoch" + ("" if plain else " (log scale)"))
+    axes.grid(True)
+    _whole_epochs(axes, history)
+
+
+def _draw_validation(
+    axes: Axes,
+    history: Sequence[Mapping[str, Any]],
+    best_epoch: int | None,
+    monitor: str,
+    name: str,
+    colour: str,
+    marker: str,
+    dash: str,
+) -> None:
+    """A model's validation metric where it was evaluated, its best epoch ringed and written beside the name."""
+    points = [(line["epoch"], finite((line.get("validation") or {}).get(monitor))) for line in history]
+    known = {epoch: value for epoch, value in points if value is not None}
+    if not known:
+        return
+    label = name
+    if best_epoch is not None and best_epoch in known:
+        label = f"{name}: best {number(known[best_epoch])}, epoch {best_epoch}"
+        ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none", "markeredgewidth": 2}
+        axes.plot([best_epoch], [known[best_epoch]], marker, color=colour, **ring)
+    axes.plot([*known], [*known.values()], color=colour, marker=marker, markersize=4, linestyle=dash, label=label)
+
+
+def _whole_epochs(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    """Ticks at whole epochs, and some width where there is one epoch alone."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    epochs = {line["epoch"] for line in history}
+    if len(epochs) == 1:
+        axes.set_xlim(min(epochs) - 1, max(epochs) + 1)
+
+
+# --------------------------------------------------------------------------------- robustness
+
+
+def _hidden_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
+    """Complete, the setting, and each modality hidden, the costliest first."""
+    metric, compare = findings.metric, metrics.get("compare") or {}
+    rows: list[Row] = []
+    for key, label in (("test_complete", "complete"), ("test", f"setting {str(metrics['setting']).upper()}")):
+        figures = [finite((part.get(key) or {}).get(metric)) for part in (metrics, compare)]
+        rows.append((label, (figures[0], figures[1])))
+    for loss in findings.losses[:MOST_ROWS]:
+        theirs = findings.rival_losses.get(loss.modality)
+        rows.append((f"{_short(loss.modality)} hidden", (loss.hidden, theirs.hidden if theirs else None)))
+    return rows
+
+
+def _pattern_keys(metrics: Mapping[str, Any]) -> list[str]:
+    """Missing patterns, those of the most items first."""
+    by_pattern = metrics.get("by_pattern") or {}
+    return sorted(by_pattern, key=lambda key: -(by_pattern[key].get("items") or 0))[:MOST_ROWS]
+
+
+def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
+    modalities = (metrics.get("missingness") or {}).get("modalities") or ()
+    rivals = (metrics.get("compare") or {}).get("by_pattern") or {}
+    rows: list[Row] = []
+    for key in _pattern_keys(metrics):
+        part = metrics["by_pattern"][key]
+        items, users = (part.get(name) or 0 for name in ("items", "users"))
+        few = " (few)" if users < FEW_USERS else ""
+        label = f"{_short(pattern(key, modalities))}\n{_counted(items, 'item')}, {_counted(users, 'user')}{few}"
+        figures = (finite(part.get(findings.metric)), finite((rivals.get(key) or {}).get(findings.metric)))
+        rows.append((label, figures))
+    return rows
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _pattern_intervals(metrics: Mapping[str, Any], findings: Findings) -> list[list[Mapping[str, Any]]]:
+    """For the model and the ablation, each pattern's own interval ({} where there is none)."""
+    parts = [metrics, metrics.get("compare") or {}]
+    return [
+        [
+            (((part.get("by_pattern") or {}).get(key) or {}).get("intervals") or {}).get(findings.metric) or {}
+            for key in _pattern_keys(metrics)
+        ]
+        for part in parts
+    ]
+
+
+def _draw_bars(
+    axes: Axes,
+    rows: Sequence[Row],
+    findings: Findings,
+    intervals: Sequence[Sequence[Mapping[str, Any]]] = ((), ()),
+) -> None:
+    """Bars from 0, the model above the ablation, each with its figure written at the end."""
+    series = _series(findings)
+    thickness = 0.8 / len(series)
+    for which, (_, colour, hatch, _) in enumerate(series):
+        for at, row in enumerate(rows):
+            value = row[1][which]
+            place = at + (which - (len(series) - 1) / 2) * thickness
+            if value is None:
+                axes.text(0, place, " no figure", va="center", fontsize=9, color="#555555")
+                continue
+            axes.barh(place, value, thickness * 0.92, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+            end = max(value, _whisker(axes, intervals[which][at], value, place) if intervals[which] else value)
+            axes.annotate(number(value), (end, place), (3, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [_plain(row[0]) for row in rows])
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.16)
+    axes.set_xlim(left=0)
+    axes.grid(True, axis="x")
+
+
+def _whisker(axes: Axes, interval: Mapping[str, Any], value: float, place: float) -> float:
+    """Draw an interval, if it is one, and say where it ends."""
+    low, high = finite(interval.get("low")), finite(interval.get("high"))
+    if low is None or high is None:
+        return value
+    axes.plot([low, high], [place, place], color="#222222", linewidth=1.4)
+    return high
+
+
+def _draw_losses(axes: Axes, rows: Sequence[str], findings: Findings) -> None:
+    """A dot and a whisker for each modality's loss, in the row of its bar; the legend in the empty rows above."""
+    series = _series(findings)
+    for which, (name, colour, _, marker) in enumerate(series):
+        shift = (which - (len(series) - 1) / 2) * 0.36
+        for at, mine in enumerate(findings.losses[:MOST_ROWS], start=2):
+            loss = mine if which == 0 else findings.rival_losses.get(mine.modality)
+            if loss is None:
+                continue
+            if loss.loss.low is not None and loss.loss.high is not None:
+                axes.plot([loss.loss.low, loss.loss.high], [at + shift] * 2, color=colour, linewidth=2.2)
+            axes.plot([loss.loss.value], [at + shift], marker, color=colour, markersize=8, markeredgecolor="white")
+        axes.plot([], [], marker, linestyle="-", color=colour, markersize=8, label=_plain(name))
+    axes.axvline(0, color="#444444", linewidth=1)
+    axes.set_yticks(range(len(rows)), [""] * len(rows))
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(True, axis="x")
+    axes.legend(loc="upper right", fontsize=10)
+
+
+def _series(findings: Findings) -> list[tuple[str, str, str | None, str]]:
+    """Name, colour, hatch and marker of the model and, where there is one, of the ablation."""
+    series: list[tuple[str, str, str | None, str]] = [(findings.name, MODEL_COLOUR, None, "o")]
+    if findings.rival is not None:
+        series.append((findings.rival, RIVAL_COLOUR, "///", "s"))
+    return series
+
+
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
+
+
+def _short(name: str, most: int = 32) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _plain(text: str) -> str:
+    """Text that is not read as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _png(figure: Figure) -> bytes:
+    """A figure as a PNG; a name in a script the font lacks is drawn as boxes, without a warning."""
+    buffer = BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()

@@ -1,0 +1,208 @@
+"""The report of a finished run: two pictures and a page that answers in words first."""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from milk_recsys.base.errors import DataError
+from milk_recsys.base.files import replacing
+from milk_recsys.config.method_options import UNTRAINED
+from milk_recsys.report.figures import curves_png, robustness_png
+from milk_recsys.report.findings import FEW_USERS, Findings, find, finite, metric_name, number, pattern, percent
+
+__all__ = ["write_report"]
+
+PARTS = {
+    "validation": "Validation",
+    "test": "Test, under the setting",
+    "test_complete": "Test, nothing removed",
+    "test_all_cold": "Test, against all cold items",
+}
+SPLIT_PARTS = {"warm": "Training (warm)", "validation": "Validation", "test": "Test"}
+
+
+def write_report(run: Path) -> Path:
+    """Write robustness.png, curves.png (of a model with epochs) and report.html into a run's folder, from its figures.
+
+    Each file is written under a temporary name and renamed, so a reader never meets half of one. The page holds its
+    pictures and needs nothing else, on disk or from a network.
+
+    Arguments:
+        run: a folder with config.json, metrics.json, history.jsonl and, where an ablation was trained,
+            compare/history.jsonl. In config.json `dataset` holds facts about the data; everything else is an option.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        DataError: a file is missing or is not what it should be.
+    """
+    config, metrics = _read_json(run / "config.json"), _read_json(run / "metrics.json")
+    lacking = [key for key in ("model", "data", "setting", "monitor", "test") if key not in metrics]
+    if lacking:
+        raise DataError(f"{run / 'metrics.json'}: no {', '.join(lacking)}. Is this the folder of a finished run?")
+    history = _read_lines(run / "history.jsonl")
+    rival_history = _read_lines(run / "compare" / "history.jsonl") if metrics.get("compare") else []
+    findings = find(metrics)
+    pictures = {"robustness": robustness_png(metrics, findings)}
+    if metrics["model"] not in UNTRAINED:
+        pictures["curves"] = curves_png(history, rival_history, metrics, findings)
+    page = _render(config, metrics, findings, pictures)
+    files = {f"{name}.png": content for name, content in pictures.items()}
+    for name, content in {**files, "report.html": page.encode()}.items():
+        with replacing(run / name) as temporary:
+            temporary.write_bytes(content)
+    return run / "report.html"
+
+
+def _render(
+    config: Mapping[str, Any], metrics: Mapping[str, Any], findings: Findings, pictures: Mapping[str, bytes]
+) -> str:
+    """The page as HTML, every text in it escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, share=_share, metric_name=metric_name, count=_count)
+    facts = {key.replace("_", " "): value for key, value in (config.get("dataset") or {}).items()}
+    return environment.get_template("report.html.j2").render(
+        metrics=metrics,
+        compare=metrics.get("compare") or None,
+        findings=findings,
+        pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
+        robustness_alt=_robustness_alt(findings),
+        columns=[key for key in metrics["test"] if "@" in key],
+        main_rows=_rows(metrics, findings, {key: (label, (key,)) for key, label in PARTS.items()}),
+        pattern_rows=_rows(metrics, findings, _nested(metrics, "by_pattern")),
+        imposed_rows=_rows(metrics, findings, _nested(metrics, "imposed")),
+        few_users=FEW_USERS,
+        split_parts=SPLIT_PARTS,
+        sizes=_sizes(metrics),
+        missing=_missingness(metrics),
+        options={key: value for key, value in config.items() if key != "dataset"},
+        facts=facts,
+    )
+
+
+# ------------------------------------------------------------------------------- what is shown
+
+
+def _nested(metrics: Mapping[str, Any], key: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Labels and places of the entries of `by_pattern` or `imposed`."""
+    modalities = (metrics.get("missingness") or {}).get("modalities") or ()
+    entries = metrics.get(key) or {}
+    if key == "by_pattern":
+        entries = sorted(entries, key=lambda name: -(entries[name].get("items") or 0))
+    labels = {name: pattern(name, modalities) if key == "by_pattern" else f"{name} hidden" for name in entries}
+    return {name: (label, (key, name)) for name, label in labels.items()}
+
+
+def _rows(
+    metrics: Mapping[str, Any], findings: Findings, places: Mapping[str, tuple[str, tuple[str, ...]]]
+) -> list[dict[str, Any]]:
+    """A table's rows: for each place the model's figures and, where there is one, the ablation's."""
+    models = [(findings.name, metrics)]
+    if findings.rival is not None:
+        models.append((findings.rival, metrics["compare"]))
+    rows = []
+    for label, path in places.values():
+        found: list[tuple[str, Mapping[str, Any]]] = []
+        for name, part in models:
+            section: Any = part
+            for key in path:
+                section = (section or {}).get(key)
+            if section:
+                found.append((name, section))
+        if found:
+            rows.append({"label": label, "models": found})
+    return rows
+
+
+def _missingness(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
+    """For each modality: how many items miss it in nature and by the setting, for each part of the split."""
+    missingness = metrics.get("missingness") or {}
+    sources = [
+        (missingness.get(source) or {}).get(part) or {} for part in SPLIT_PARTS for source in ("nature", "removed")
+    ]
+    return [(name, [source.get(name) for source in sources]) for name in missingness.get("modalities") or ()]
+
+
+def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
+    """Items and pairs of each part of the split."""
+    missingness = metrics.get("missingness") or {}
+    return [
+        (label, [(missingness.get(what) or {}).get(part) for what in ("items", "pairs")])
+        for part, label in SPLIT_PARTS.items()
+    ]
+
+
+def _robustness_alt(findings: Findings) -> str:
+    """What the robustness picture shows, for those who do not see it."""
+    texts = [
+        f"{loss.modality}: {number(loss.hidden)} when hidden, a loss of {number(loss.loss.value)}"
+        for loss in findings.losses
+    ]
+    shown = "; ".join(texts) if texts else "no modality was hidden"
+    return (
+        f"Bars of {metric_name(findings.metric)} of {findings.name} with every modality, under the setting, with each "
+        f"modality hidden and by missing pattern. {shown}. The tables below hold all figures."
+    )
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)
+
+
+def _count(value: Any) -> str:
+    """A plain value for a cell: counts with separators, lists joined, null as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}" if finite(value) is not None else "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_count(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_count(item) for item in value) or "none"
+    return str(value)
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. A report is made from the folder of a finished run.") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: must hold a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a history, in the order of their epochs."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. A report is made from the folder of a finished run.") from None
+    entries = []
+    for at, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            entries.append((int(entry["epoch"]), entry))
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{path}: line {at} is not a JSON object with an `epoch`.") from None
+    return [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]

@@ -1,0 +1,324 @@
+"""Score new items for users with a finished run, holes in the features included.
+
+    from milk_recsys import load_run
+    scorer = load_run("runs/20250101-120000-milk")
+    scores = scorer.score([3, 8], {"text": text, "image": image})   # (2, n); a row of NaN is a missing modality
+
+Neither the training data nor the split is needed: weights, imputed values and users' names travel with the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from invmod import mask_from_features
+from milk_recsys.base.checkpoint import load_state
+from milk_recsys.base.device import choose_device
+from milk_recsys.base.errors import DataError
+from milk_recsys.base.files import read_json
+from milk_recsys.catalogue.tsv import read_names
+from milk_recsys.config.method_options import BASELINES
+from milk_recsys.config.options import Options, from_json
+from milk_recsys.methods.keep import KeepModel
+from milk_recsys.methods.milk.model import Recommender
+from milk_recsys.ranking.top import Candidates
+
+__all__ = ["Best", "Scorer", "load_run"]
+
+ArrayLike = Tensor | npt.NDArray[Any]
+
+CPU_SCORES, GPU_SCORES = 2**21, 2**26  # scores computed at once
+ITEMS_AT_ONCE = 4096  # items encoded at once
+LISTS_AT_ONCE = 4096  # users, or items, whose lists are found at once
+
+
+class Best(NamedTuple):
+    """The best of one side for each of the other, best first; at the same score the lower id is first.
+
+    Attributes:
+        rows: (R,) the users, or the items, that the lists are for.
+        found: (R, K) the items, or the users, in each list.
+        scores: (R, K), decreasing along a row.
+    """
+
+    rows: Tensor
+    found: Tensor
+    scores: Tensor
+
+
+def load_run(folder: Path | str, *, device: torch.device | str = "auto", scores_at_once: int | None = None) -> Scorer:
+    """Open a finished run for scoring.
+
+    Arguments:
+        folder: the run's folder, what `train.py` calls ``--out``.
+        device: "auto" takes a GPU where there is one; else anything that torch takes.
+        scores_at_once: bounds the memory of a block of scores; None suits the device.
+
+    Raises:
+        DataError: the folder is absent, holds no run, or a run that has not ended; a file in it is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Name the folder of a finished run.")
+    if not (folder / "config.json").exists():
+        raise DataError(f"{folder}: is not the folder of a run: it has no config.json. Name what train.py calls --out.")
+    if not (folder / "metrics.json").exists():
+        raise DataError(
+            f"{folder}: the run has not ended. Go on with it first: train.py --resume --out {folder}, with the "
+            "data it was started with."
+        )
+    options, dims, num_users = _read_config(folder / "config.json")
+    if options.model in BASELINES and options.model != "keep":
+        raise DataError(
+            f"{folder}: holds a run of {options.model}. KEEP, MILK and its ablations can be loaded for scoring; a "
+            "baseline is there to be compared with."
+        )
+    place = choose_device(device)
+    weights = folder / "model.safetensors"
+    tensors, _ = load_state(weights, place)
+    try:
+        model = _build(options, dims, num_users, tensors)
+    except (RuntimeError, KeyError) as error:
+        raise DataError(f"{weights}: does not fit config.json beside it ({error}).") from None
+    names = read_names(folder / "users.tsv", "user", num_users, [])
+    return Scorer(model, dims, names, scores_at_once=scores_at_once)
+
+
+def _build(
+    options: Options, dims: Mapping[str, int], num_users: int, tensors: Mapping[str, Tensor]
+) -> Recommender | KeepModel:
+    if options.model == "keep":
+        found = KeepModel(list(dims), options.own(), tensors)
+        widths = {name: len(found.get_buffer(f"mean_{m}")) for m, name in enumerate(dims)}
+        if (found.users.num_embeddings, widths) != (num_users, dict(dims)):
+            raise RuntimeError(f"{found.users.num_embeddings} users and widths {widths}")
+        return found
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = Recommender(dims, num_users, options)
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
+class Scorer:
+    """Scores of users for new items.
+
+    Sums run in float64 and scores are then rounded to the run's own precision. So items with the same features get the
+    same score whatever is computed beside them. (A run in float64 has nothing to round: there the last digits of what
+    `score` returns may vary.) Lists are as in `ranking`: the same always, down to the last digit.
+
+    Arguments:
+        model: a trained model; it is kept in float64 from here on.
+        dims: modality -> width of its features.
+        user_names: one name per user, or None.
+        scores_at_once: how many scores are held at once; None suits the device.
+
+    Attributes:
+        modalities: the M names; dims: modality -> width.
+        num_users: users are the ids from 0 to num_users - 1.
+        user_names: one name per user, or None where the training data had none.
+        trained_users: (num_users,) bool. The vector of a user without a training pair is random, or 0: their scores
+            mean nothing.
+        dtype: of the scores: float64 for a run in float64, else float32.
+    """
+
+    def __init__(
+        self,
+        model: Recommender | KeepModel,
+        dims: Mapping[str, int],
+        user_names: Sequence[str] | None = None,
+        *,
+        scores_at_once: int | None = None,
+    ) -> None:
+        self.dtype = model.users.weight.dtype
+        self.device = model.users.weight.device
+        self.model = model.double().eval().requires_grad_(False)
+        self.dims = dict(dims)
+        self.modalities = model.modalities
+        self.num_users = model.users.num_embeddings
+        self.user_names = None if user_names is None else tuple(user_names)
+        self.trained_users = model.trained_users.cpu()
+        self.scores_at_once = scores_at_once
+
+    def score(
+        self,
+        users: Sequence[int] | ArrayLike | None,
+        features: Mapping[str, ArrayLike | None],
+        *,
+        empty_items: Literal["error", "impute"] = "error",
+    ) -> Tensor:
+        """Score every given item for every given user.
+
+        Arguments:
+            users: ids (U,), in any order, repeated ones too; None for all.
+            features: modality -> (n, d), as in the training data, unscaled. A row of NaN is missing; a modality that
+                is absent or None is missing for all.
+            empty_items: an item without any modality is an error, or ("impute") is scored by imputed values alone:
+                all such items have the same score, which says nothing about them.
+
+        Returns:
+            (U, n) tensor on the CPU; higher is better. Scores order items for one user. They are inner products, not
+            probabilities, and nothing makes those of two users comparable but the training itself.
+
+        Raises:
+            KeyError: an unknown modality.
+            TypeError: features that are not numbers, users that are not whole numbers.
+            ValueError: a row that is NaN in part, an infinity, a wrong width, unequal numbers of items, no modality
+                given, an item without any modality, a user out of range.
+        """
+        chosen = self._user_ids(users)
+        vectors = self.embed(features, empty_items=empty_items)
+        scores = torch.empty(len(chosen), len(vectors), dtype=self.dtype)
+        for block, part in self._blocks(chosen, len(vectors)):
+            scores[part] = self._scores(block, vectors).cpu()
+        return scores
+
+    @torch.no_grad()
+    def embed(
+        self, features: Mapping[str, ArrayLike | None], *, empty_items: Literal["error", "impute"] = "error"
+    ) -> Tensor:
+        """Encode items for `best_items` and `best_users`; arguments and errors are those of `score`.
+
+        Returns:
+            (n, D) float64, on the scorer's device.
+        """
+        given = {name: self._rows(name, x) for name, x in features.items() if x is not None}
+        if not given:
+            raise ValueError(f"scorer: `features` gives no modality. Give at least one of {self.modalities}.")
+        mask = mask_from_features(given, self.modalities)
+        empty = ~mask.any(dim=1)
+        if empty_items == "error" and empty.any():
+            raise ValueError(
+                f"scorer: item {int(empty.nonzero()[0])} has no modality at all ({int(empty.sum())} such items). "
+                'Leave such items out, or score them by imputed values alone: empty_items="impute".'
+            )
+        vectors = torch.empty(len(mask), self.model.users.embedding_dim, dtype=torch.float64, device=self.device)
+        for start in range(0, len(mask), ITEMS_AT_ONCE):
+            rows = slice(start, start + ITEMS_AT_ONCE)
+            block = {name: x[rows].to(self.device) for name, x in given.items()}
+            vectors[rows] = self.model.embed_items(block, mask[rows].to(self.device))
+        finite = torch.isfinite(vectors).all(dim=1)
+        if not finite.all():
+            raise DataError(f"scorer: the features of item {int(finite.long().argmin())} are too large to be summed.")
+        return vectors
+
+    def best_items(self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None) -> Iterator[Best]:
+        """Find the best items of each user, block by block, in bounded memory.
+
+        Arguments:
+            vectors: (n, D), from `embed`.
+            top: the length of a list; n where that is smaller.
+            users: ids (U,); None for all.
+
+        Yields:
+            `Best` for a block of users, in the order given, with positions of items; on the CPU.
+        """
+        _check_top(top)
+        ids = self._user_ids(users)
+        items = Candidates(vectors, dtype=self.dtype, scores_at_once=self.scores_at_once)
+        for start in range(0, len(ids), LISTS_AT_ONCE):
+            block = ids[start : start + LISTS_AT_ONCE]
+            found = items.top(self._user_vectors(block), top)
+            yield Best(block, found.positions.cpu(), found.scores.cpu())
+
+    def best_users(self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None) -> Iterator[Best]:
+        """Find the best users of each item, block by block, in bounded memory.
+
+        Arguments:
+            vectors: (n, D), from `embed`.
+            top: the length of a list; the number of users where that is smaller.
+            users: whom to choose from, ids (U,), a repeated one once; None for those with a training pair.
+
+        Yields:
+            `Best` for a block of items, in order, with ids of users; on the CPU.
+        """
+        _check_top(top)
+        chosen = (
+            self.trained_users.nonzero()[:, 0]
+            if users is None
+            else torch.from_numpy(np.unique(self._user_ids(users).numpy()))
+        )
+        if len(vectors) == 0:
+            return
+        candidates = Candidates(self._user_vectors(chosen), dtype=self.dtype, scores_at_once=self.scores_at_once)
+        for start in range(0, len(vectors), LISTS_AT_ONCE):
+            found = candidates.top(vectors[start : start + LISTS_AT_ONCE], top)
+            rows = torch.arange(start, start + len(found.positions))
+            yield Best(rows, chosen[found.positions.cpu()], found.scores.cpu())
+
+    @torch.no_grad()
+    def _scores(self, users: Tensor, vectors: Tensor) -> Tensor:
+        """Return the scores (u, n) of a block of users, rounded, on the device."""
+        return (self.model.users.weight[users.to(self.device)] @ vectors.T).to(self.dtype)
+
+    def _user_vectors(self, users: Tensor) -> Tensor:
+        """Return the vectors (u, D) of users, checked, on the device; without a copy where that is everyone."""
+        vectors = self.model.users.weight
+        if len(users) < self.num_users or not torch.equal(users, torch.arange(self.num_users)):
+            vectors = vectors[users.to(self.device)]
+        finite = torch.isfinite(vectors).all(dim=1)
+        if not finite.all():
+            raise DataError(f"scorer: the vector of user {int(users[finite.long().argmin()])} is not finite.")
+        return vectors
+
+    def _blocks(self, users: Tensor, num_items: int) -> Iterator[tuple[Tensor, slice]]:
+        held = self.scores_at_once or (CPU_SCORES if self.device.type == "cpu" else GPU_SCORES)
+        step = max(1, held // max(1, num_items))
+        for start in range(0, len(users), step):
+            part = slice(start, start + step)
+            yield users[part], part
+
+    def _user_ids(self, users: Sequence[int] | ArrayLike | None) -> Tensor:
+        """Return user ids as checked int64 (U,) on the CPU."""
+        if users is None:
+            return torch.arange(self.num_users)
+        ids = np.asarray(users.cpu() if isinstance(users, Tensor) else users)
+        if ids.ndim != 1:
+            raise ValueError(f"scorer: `users` must be ids of shape (U,), got the shape {ids.shape}.")
+        if ids.size and ids.dtype.kind not in "iu":
+            raise TypeError(f"scorer: `users` must be whole numbers, got {ids.dtype}.")
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_users:
+            wrong = next(int(i) for i in ids if not 0 <= i < self.num_users)
+            raise ValueError(f"scorer: user {wrong} is out of range: ids go from 0 to {self.num_users - 1}.")
+        return torch.from_numpy(ids.astype(np.int64))
+
+    def _rows(self, name: str, x: ArrayLike) -> Tensor:
+        """Return a modality's features as a tensor (n, d) of checked width; the values are not looked at."""
+        if name not in self.dims:
+            raise KeyError(f"scorer: unknown modality {name!r}. The run was trained on {self.modalities}.")
+        if not isinstance(x, Tensor):
+            array = np.asarray(x)
+            if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
+                raise TypeError(
+                    f"scorer: modality {name!r} must be numbers (float16, float32, float64), got {array.dtype}."
+                )
+            # torch takes neither foreign byte orders, nor negative strides, nor memory it may not write to
+            x = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+        if x.ndim != 2 or x.shape[1] != self.dims[name]:
+            raise ValueError(
+                f"scorer: modality {name!r} must have shape (n, {self.dims[name]}), as in training, "
+                f"got {tuple(x.shape)}."
+            )
+        return x.detach()
+
+
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise ValueError(f"scorer: `top` must be at least 1, got {top}.")
+
+
+def _read_config(path: Path) -> tuple[Options, dict[str, int], int]:
+    """Return a run's options, its modalities with their widths, and its number of users."""
+    try:
+        values = read_json(path)
+        facts = values.pop("dataset")
+        dims = {name: int(dim) for name, dim in facts["modalities"].items()}
+        return from_json(values), dims, int(facts["users"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: is not the config of a run ({error!r:.200}).") from None
