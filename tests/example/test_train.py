@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from invmod import CyclicMixupEnvs
 from milk_recsys import train
 from milk_recsys.base.checkpoint import load_state, save_state
 from milk_recsys.base.files import Journal
@@ -26,7 +27,7 @@ from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.config.options import PRESETS, OptionError, Options
 from milk_recsys.methods.milk.batches import CompiledGather, gather_batch, gather_static, prepared_rows
 from milk_recsys.methods.milk.fused import compiles, fused_sums, objective_gradient
-from milk_recsys.methods.milk.model import Batch, batch_sums, objective, scores
+from milk_recsys.methods.milk.model import Batch, batch_sums, environments, objective, scores
 from milk_recsys.run import begin, loop
 from milk_recsys.run.progress import Progress
 from milk_recsys.run.scorer import load_run
@@ -580,3 +581,16 @@ def test_options_and_data_checks_import_no_torch() -> None:
     code = "import sys; import milk_recsys.run.begin; assert 'torch' not in sys.modules"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize("num_modalities", [2, 3, 4])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_every_variant_of_the_environments_has_the_rows_of_cyclic_mixup(num_modalities: int, draws: int) -> None:
+    expected = CyclicMixupEnvs(num_modalities, 1.0, num_draws=draws).num_envs
+    assert expected == draws * num_modalities + 1
+    counts = {}
+    for variant in ("cyclic_mixup", "without_uniform", "independent", "fixed"):
+        envs = environments(num_modalities, Options(model="milk", envs=variant, num_draws=draws))
+        counts[variant] = len(envs.sample(generator=torch.Generator().manual_seed(0)))
+    assert counts.pop("without_uniform") == expected - 1  # Table 4's "w/o e=0"
+    assert set(counts.values()) == {expected}

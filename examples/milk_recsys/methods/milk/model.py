@@ -209,8 +209,8 @@ def environments(num_modalities: int, options: Options) -> CyclicMixupEnvs | Dir
     if options.model not in ("milk", "envs"):
         return None
     alpha, draws, least = options.alpha, options.num_draws, options.min_weight
-    if options.envs == "independent":  # as many as with cyclic shifts
-        return DirichletEnvs(num_modalities, alpha, num_draws=draws * num_modalities, min_weight=least)
+    if options.envs == "independent":  # a sample has draws x M rows, as many as with cyclic shifts
+        return DirichletEnvs(num_modalities, alpha, num_draws=draws, min_weight=least)
     uniform = options.envs != "without_uniform"
     cyclic = CyclicMixupEnvs(num_modalities, alpha, num_draws=draws, min_weight=least, include_uniform=uniform)
     if options.envs == "fixed":
