@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from invmod._checks import check_count
 from invmod.fusion.masked import checked_z
-from invmod.missingness import check_count
 
 
 class GatedFusion(nn.Module):

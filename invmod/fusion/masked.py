@@ -7,16 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from invmod.missingness import append_axes, check_mask
+from invmod._checks import check_floating, check_z
+from invmod.missingness.masks import append_axes, check_mask
 
 
 def checked_z(function: str, z: Tensor, mask: Tensor | None, ndim: int | None = None) -> Tensor:
     """Return the mask (N, M), after checking it and z (N, M, ...)."""
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        raise TypeError(f"{function}: `z` must be floating point, got {getattr(z, 'dtype', type(z).__name__)}.")
-    if (z.ndim < 2 if ndim is None else z.ndim != ndim) or z.shape[1] == 0:
-        shape = "(N, M, ...)" if ndim is None else "(N, M, D)"
-        raise ValueError(f"{function}: `z` must have shape {shape} with at least one modality, got {tuple(z.shape)}.")
+    check_z(function, z, ndim=ndim)
     if mask is None:
         return torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
     check_mask(function, mask, z.shape[0], z.shape[1])
@@ -104,9 +101,7 @@ def product_of_experts(
     """
     function = "product_of_experts"
     mask = checked_z(function, mean, mask, ndim=3)
-    if not isinstance(log_variance, Tensor) or not log_variance.is_floating_point():
-        got = getattr(log_variance, "dtype", type(log_variance).__name__)
-        raise TypeError(f"{function}: `log_variance` must be floating point, got {got}.")
+    check_floating(function, "log_variance", log_variance)
     if log_variance.shape != mean.shape:
         raise ValueError(
             f"{function}: `log_variance` must have the shape {tuple(mean.shape)} of `mean`, "

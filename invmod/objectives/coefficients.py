@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod.penalties import check_risks
+from invmod._checks import check_risks
 
 
 def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:

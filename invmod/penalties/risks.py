@@ -7,17 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def check_risks(function: str, risks: Tensor) -> None:
-    """Raise unless `risks` is a floating-point vector (E,) with at least one environment."""
-    if not isinstance(risks, Tensor) or not risks.is_floating_point():
-        what = risks.dtype if isinstance(risks, Tensor) else type(risks).__name__
-        raise TypeError(f"{function}: `risks` must be a floating-point tensor, got {what}.")
-    if risks.ndim != 1 or risks.shape[0] == 0:
-        raise ValueError(
-            f"{function}: `risks` must have shape (E,), one risk per environment and at least one, "
-            f"got {tuple(risks.shape)}."
-        )
+from invmod._checks import check_risks
 
 
 def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
