@@ -18,6 +18,7 @@ ROOMS = sorted(module.name for module in pkgutil.iter_modules(invmod.__path__))
 FILES = sorted(ROOT.rglob("*.py"))
 BOTTOM_TO_TOP = (
     "_checks",
+    "_deprecation",
     "missingness",
     "imputation",
     "encoders",
