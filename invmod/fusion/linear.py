@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from invmod._checks import check_floating, check_z
@@ -68,8 +69,8 @@ def _weighted_sums(weights: Tensor, z: Tensor) -> Tensor:
     Weights (N, E, M) are one small product for each sample.
     """
     if weights.ndim == 3:
-        rows = z.flatten(2) if z.ndim > 2 else z.unsqueeze(2)
-        return (weights @ rows).movedim(1, 0).reshape(weights.shape[1], z.shape[0], *z.shape[2:])
+        sums = weights @ rearrange(z, "n m ... -> n m (...)")
+        return rearrange(sums, "n e d -> e n d").reshape(weights.shape[1], z.shape[0], *z.shape[2:])
     columns = z.movedim(1, 0).contiguous()
     return (weights @ columns.flatten(1)).view(weights.shape[0], *columns.shape[1:])
 

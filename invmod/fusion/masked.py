@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from invmod._checks import check_floating, check_z
@@ -47,8 +48,9 @@ def masked_mean(z: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     mask = checked_z("masked_mean", z, mask)
     available = torch.where(append_axes(mask, z), z, 0.0).to(torch.promote_types(z.dtype, torch.float32))
-    count = mask.sum(dim=1).clamp(min=1).to(available.dtype)
-    return (available.sum(dim=1) / append_axes(count, available[:, 0])).to(z.dtype)
+    total = reduce(available, "n m ... -> n ...", "sum")
+    count = reduce(mask, "n m -> n", "sum").clamp(min=1).to(total.dtype)
+    return (total / append_axes(count, total)).to(z.dtype)
 
 
 class Gaussian(NamedTuple):
@@ -116,6 +118,6 @@ def product_of_experts(
         means = torch.cat([means, torch.zeros_like(means[:, :1])], dim=1)
     some = torch.ones_like(cells[:, 0]) if prior else cells.any(dim=1)
     safe = torch.where(some[:, None], log_precision, 0.0)  # where nothing is there, no gradient of -inf
-    fused = (safe.softmax(dim=1) * means).sum(dim=1)
+    fused = reduce(safe.softmax(dim=1) * means, "n m d -> n d", "sum")
     log_total = torch.where(some, -safe.logsumexp(dim=1), torch.inf)
     return Gaussian(fused.to(mean.dtype), log_total.to(mean.dtype))

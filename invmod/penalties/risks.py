@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from invmod._checks import check_risks
@@ -101,10 +102,10 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
         return torch.stack([row.mean() for row in wide]).var() - noise.mean()
     both = losses.to(torch.promote_types(losses.dtype, torch.float32))
     num_envs, num_samples = both.shape
-    variance = both.mean(dim=1).var()
+    variance = reduce(both, "e n -> e", "mean").var()
     if not paired:
         return variance - both.var(dim=1).mean() / num_samples
-    own = both - both.mean(dim=0)
+    own = both - reduce(both, "e n -> n", "mean")
     return variance - own.var(dim=1).sum() / (num_samples * (num_envs - 1))
 
 
