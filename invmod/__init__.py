@@ -56,6 +56,7 @@ from invmod.objectives import (
     statistics_coefficients,
     statistics_surrogate,
     step_schedule,
+    vrex_coefficients,
     vrex_penalty_debiased_from_statistics,
     worst_case_objective,
 )
@@ -156,6 +157,7 @@ __all__ = [
     "statistics_coefficients",
     "statistics_surrogate",
     "step_schedule",
+    "vrex_coefficients",
     "vrex_penalty",
     "vrex_penalty_debiased",
     "vrex_penalty_debiased_from_statistics",

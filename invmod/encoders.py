@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from invmod.missingness import MaskLike, append_axes, check_names, mask_columns
+from invmod._checks import check_names
+from invmod.missingness.masks import MaskLike, append_axes, mask_columns
 
 
 class ModalityEncoders(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from einops import reduce
 from torch import Tensor
 
 from invmod.alignment.pairs import PairReduction, checked, num_pairs, reduced, unit_vectors
@@ -62,7 +63,8 @@ def cosine_alignment_loss(
     u = unit_vectors(z, mask)
     counts = num_pairs(mask, anchor, z.dtype)
     if anchor is None:
-        cosines = (u.sum(dim=1).square().sum(dim=1) - u.square().sum(dim=(1, 2))) / 2
+        total = reduce(u, "n m d -> n d", "sum")
+        cosines = (total.square().sum(dim=1) - reduce(u.square(), "n m d -> n", "sum")) / 2
     else:
         cosines = (u[:, anchor] * (u.sum(dim=1) - u[:, anchor])).sum(dim=1)
     s = counts - cosines

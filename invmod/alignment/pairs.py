@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod.missingness import check_mask
+from invmod._checks import check_z
+from invmod.missingness.masks import check_mask
 
 PairReduction = Literal["none", "sum", "item_mean", "mean"]
 
@@ -17,10 +18,7 @@ def checked(
     function: str, z: Tensor, mask: Tensor | None, anchor: int | None, stop_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Return z in float32 or wider, with the anchor detached where its gradient is stopped, and a mask (N, M)."""
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        raise TypeError(f"{function}: `z` must be floating point, got {getattr(z, 'dtype', type(z).__name__)}.")
-    if z.ndim != 3 or z.shape[1] == 0:
-        raise ValueError(f"{function}: `z` must have shape (N, M, D) with M >= 1, got {tuple(z.shape)}.")
+    check_z(function, z, ndim=3)
     if anchor is not None and (isinstance(anchor, bool) or not isinstance(anchor, int)):
         raise TypeError(f"{function}: `anchor` must be the position of a modality or None, got {anchor!r}.")
     if anchor is not None and not 0 <= anchor < z.shape[1]:

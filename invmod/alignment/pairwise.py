@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from einops import reduce
 from torch import Tensor
 from typing_extensions import override
 
@@ -86,7 +87,7 @@ def _from_anchor(z: Tensor, mask: Tensor, anchor: int) -> Tensor:
     """Return the squared distances between the anchor and the others, summed over those that are there: (N,)."""
     both = mask & mask[:, anchor, None]
     apart = torch.where(both[..., None], z, 0.0) - torch.where(both[..., None], z[:, anchor, None], 0.0)
-    return apart.square().sum(dim=(1, 2))
+    return reduce(apart.square(), "n m d -> n", "sum")
 
 
 def _scatter(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from invmod._checks import check_floating
+
 
 class Dominance(NamedTuple):
     """What `dominance` returns: the share of rows that each modality dominates, the mean largest weight, the distance.
@@ -52,9 +54,7 @@ def dominance(weights: Tensor) -> Dominance:
         >>> share.tolist(), largest.item(), distance.item()
         ([0.75, 0.25], 0.625, 0.125)
     """
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"dominance: `weights` must be a floating-point tensor, got {got}.")
+    check_floating("dominance", "weights", weights)
     if weights.ndim == 0 or weights.numel() == 0:
         raise ValueError(
             f"dominance: `weights` must have shape (..., M) with at least one row, got {tuple(weights.shape)}."

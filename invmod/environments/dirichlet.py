@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invmod.environments.protocol import checked_dtype, checked_shape, positive_int
+from invmod._checks import check_count
+from invmod.environments.protocol import checked_dtype, checked_shape
 
 
 class _DirichletRows:
@@ -27,8 +28,8 @@ class _DirichletRows:
         min_weight: float = 0.0,
     ) -> None:
         kind = type(self).__name__
-        self.num_modalities = positive_int(kind, "num_modalities", num_modalities)
-        self.num_draws = positive_int(kind, "num_draws", num_draws)
+        self.num_modalities = check_count(kind, "num_modalities", num_modalities)
+        self.num_draws = check_count(kind, "num_draws", num_draws)
         if isinstance(min_weight, bool) or not isinstance(min_weight, (int, float, Real)):
             raise TypeError(f"{kind}: `min_weight` must be a number, got {min_weight!r}.")
         if not 0 <= min_weight < 1 / num_modalities:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from invmod.environments.protocol import Environments, checked_dtype, checked_shape, positive_int
+from invmod._checks import check_count
+from invmod.environments.protocol import Environments, checked_dtype, checked_shape
 
 
 class GivenEnvs:
@@ -89,7 +90,7 @@ class UniformEnvs(GivenEnvs):
     """
 
     def __init__(self, num_modalities: int) -> None:
-        m = positive_int("UniformEnvs", "num_modalities", num_modalities)
+        m = check_count("UniformEnvs", "num_modalities", num_modalities)
         super().__init__(torch.full((1, m), 1 / m, dtype=torch.float64, device="cpu"))
 
     @override

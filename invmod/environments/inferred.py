@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invmod._checks import check_floating
+
 
 def infer_environments(h: Tensor) -> Tensor:
     r"""The two environments in which a reference model is least invariant (EIIL).
@@ -39,9 +41,7 @@ def infer_environments(h: Tensor) -> Tensor:
         >>> infer_environments(torch.tensor([0.5, -2.0, 0.0, 1.0]))
         tensor([1, 0, 0, 1])
     """
-    if not isinstance(h, Tensor) or not h.is_floating_point():
-        what = h.dtype if isinstance(h, Tensor) else type(h).__name__
-        raise TypeError(f"infer_environments: `h` must be a floating-point tensor, got {what}.")
+    check_floating("infer_environments", "h", h)
     if h.ndim != 1:
         raise ValueError(
             f"infer_environments: `h` must have shape (n,), one derivative a sample, got {tuple(h.shape)}."

@@ -31,15 +31,6 @@ class Environments(Protocol):
         """Draw weights on the simplex, (*sample_shape, E, M)."""
 
 
-def positive_int(kind: str, name: str, value: int) -> int:
-    """Return an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{kind}: `{name}` must be an int, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{kind}: `{name}` must be at least 1, got {value}.")
-    return value
-
-
 def checked_shape(kind: str, sample_shape: int | Sequence[int], method: str = "sample") -> tuple[int, ...]:
     """Return the leading shape of a sample as a tuple."""
     shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from invmod.environments.protocol import checked_dtype, checked_shape, positive_int
+from invmod._checks import check_count
+from invmod.environments.protocol import checked_dtype, checked_shape
 
 
 def even_weights(masks: Tensor, dtype: torch.dtype) -> Tensor:
@@ -99,7 +100,7 @@ class OneHotEnvs(_SubsetEnvs):
     """
 
     def __init__(self, num_modalities: int) -> None:
-        self.num_envs = self.num_modalities = positive_int("OneHotEnvs", "num_modalities", num_modalities)
+        self.num_envs = self.num_modalities = check_count("OneHotEnvs", "num_modalities", num_modalities)
 
     @override
     def _masks(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -130,7 +131,7 @@ class LeaveOneOutEnvs(_SubsetEnvs):
     """
 
     def __init__(self, num_modalities: int) -> None:
-        self.num_envs = self.num_modalities = positive_int("LeaveOneOutEnvs", "num_modalities", num_modalities)
+        self.num_envs = self.num_modalities = check_count("LeaveOneOutEnvs", "num_modalities", num_modalities)
         if num_modalities < 2:
             raise ValueError("LeaveOneOutEnvs: `num_modalities` must be at least 2, or nothing is left; got 1.")
 
@@ -189,8 +190,8 @@ class RandomSubsetEnvs(_SubsetEnvs):
         num_envs: int = 1,
     ) -> None:
         kind = "RandomSubsetEnvs"
-        self.num_modalities = positive_int(kind, "num_modalities", num_modalities)
-        self.num_envs = positive_int(kind, "num_envs", num_envs)
+        self.num_modalities = check_count(kind, "num_modalities", num_modalities)
+        self.num_envs = check_count(kind, "num_envs", num_envs)
         given = list(rates) if isinstance(rates, Sequence) else [rates] * num_modalities
         if len(given) != num_modalities:
             raise ValueError(f"{kind}: `rates` must be one number or {num_modalities} of them, got {len(given)}.")
@@ -263,9 +264,9 @@ class KOfAvailableEnvs:
 
     def __init__(self, num_modalities: int, *, k: int, num_envs: int = 1) -> None:
         kind = "KOfAvailableEnvs"
-        self.num_modalities = positive_int(kind, "num_modalities", num_modalities)
-        self.k = positive_int(kind, "k", k)
-        self.num_envs = positive_int(kind, "num_envs", num_envs)
+        self.num_modalities = check_count(kind, "num_modalities", num_modalities)
+        self.k = check_count(kind, "k", k)
+        self.num_envs = check_count(kind, "num_envs", num_envs)
         if k > num_modalities:
             raise ValueError(f"{kind}: `k` must be at most `num_modalities` = {num_modalities}, got {k}.")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from typing_extensions import override
 
+from invmod._checks import check_count
 from invmod.fusion.masked import checked_z
-from invmod.missingness import check_count
 
 
 class GatedFusion(nn.Module):
@@ -58,8 +59,8 @@ class GatedFusion(nn.Module):
         return self._gates(_available(z, mask), mask)
 
     def _gates(self, available: Tensor, mask: Tensor) -> Tensor:
-        scores = (available * self.weight.to(available.dtype)).sum(dim=-1) + self.bias.to(available.dtype)
-        return _shares(scores, mask)
+        scores = reduce(available * self.weight.to(available.dtype), "n m d -> n m", "sum")
+        return _shares(scores + self.bias.to(scores.dtype), mask)
 
     @override
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -67,7 +68,8 @@ class GatedFusion(nn.Module):
         mask = checked_z("GatedFusion", z, mask, ndim=3)
         _check_shape("GatedFusion", z, self.weight.shape)
         available = _available(z, mask)
-        return (self._gates(available, mask)[..., None] * available).sum(dim=1).to(z.dtype)
+        gates = rearrange(self._gates(available, mask), "n m -> n m 1")
+        return reduce(gates * available, "n m d -> n d", "sum").to(z.dtype)
 
     @override
     def extra_repr(self) -> str:
@@ -144,7 +146,8 @@ class AttentionFusion(nn.Module):
         return self._attention(_available(z, mask), mask)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:-1], self.num_heads, x.shape[-1] // self.num_heads)
+        """Split the last axis into P heads of equal width."""
+        return rearrange(x, "... (p d) -> ... p d", p=self.num_heads)
 
     def _attention(self, available: Tensor, mask: Tensor) -> Tensor:
         wide = available.dtype
@@ -163,7 +166,8 @@ class AttentionFusion(nn.Module):
         weights = self._attention(available, mask)
         values = self._heads(available)
         with torch.autocast(device_type=z.device.type, enabled=False):
-            fused = torch.einsum("nqhm,nmhd->nqhd", weights, values).flatten(2)
+            fused = torch.einsum("nqhm,nmhd->nqhd", weights, values)
+        fused = rearrange(fused, "... p d -> ... (p d)")
         return (fused[:, 0] if self.query.shape[0] == 1 else fused).to(z.dtype)
 
     @override

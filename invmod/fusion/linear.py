@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from invmod.missingness import append_axes, check_mask
+from invmod._checks import check_floating, check_z
+from invmod.missingness.masks import append_axes, check_mask
 
 
 def fuse(z: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -67,8 +69,8 @@ def _weighted_sums(weights: Tensor, z: Tensor) -> Tensor:
     Weights (N, E, M) are one small product for each sample.
     """
     if weights.ndim == 3:
-        rows = z.flatten(2) if z.ndim > 2 else z.unsqueeze(2)
-        return (weights @ rows).movedim(1, 0).reshape(weights.shape[1], z.shape[0], *z.shape[2:])
+        sums = weights @ rearrange(z, "n m ... -> n m (...)")
+        return rearrange(sums, "n e d -> e n d").reshape(weights.shape[1], z.shape[0], *z.shape[2:])
     columns = z.movedim(1, 0).contiguous()
     return (weights @ columns.flatten(1)).view(weights.shape[0], *columns.shape[1:])
 
@@ -90,13 +92,8 @@ def _fuse_available(z: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
 
 
 def _check(z: Tensor, weights: Tensor) -> None:
-    for name, tensor in (("z", z), ("weights", weights)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"fuse: `{name}` must be a tensor, got {type(tensor).__name__}.")
-        if not tensor.is_floating_point():
-            raise TypeError(f"fuse: `{name}` must be floating point, got {tensor.dtype}.")
-    if z.ndim < 2 or z.shape[1] == 0:
-        raise ValueError(f"fuse: `z` must have shape (N, M, ...) with at least one modality, got {tuple(z.shape)}.")
+    check_z("fuse", z)
+    check_floating("fuse", "weights", weights)
     fits = weights.ndim == 2 or (weights.ndim == 3 and weights.shape[0] == z.shape[0])
     if not fits or weights.shape[-1] != z.shape[1]:
         raise ValueError(

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from einops import reduce
 from torch import Tensor
 
-from invmod.missingness import append_axes, check_mask
+from invmod._checks import check_floating, check_z
+from invmod.missingness.masks import append_axes, check_mask
 
 
 def checked_z(function: str, z: Tensor, mask: Tensor | None, ndim: int | None = None) -> Tensor:
     """Return the mask (N, M), after checking it and z (N, M, ...)."""
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        raise TypeError(f"{function}: `z` must be floating point, got {getattr(z, 'dtype', type(z).__name__)}.")
-    if (z.ndim < 2 if ndim is None else z.ndim != ndim) or z.shape[1] == 0:
-        shape = "(N, M, ...)" if ndim is None else "(N, M, D)"
-        raise ValueError(f"{function}: `z` must have shape {shape} with at least one modality, got {tuple(z.shape)}.")
+    check_z(function, z, ndim=ndim)
     if mask is None:
         return torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
     check_mask(function, mask, z.shape[0], z.shape[1])
@@ -50,8 +48,9 @@ def masked_mean(z: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     mask = checked_z("masked_mean", z, mask)
     available = torch.where(append_axes(mask, z), z, 0.0).to(torch.promote_types(z.dtype, torch.float32))
-    count = mask.sum(dim=1).clamp(min=1).to(available.dtype)
-    return (available.sum(dim=1) / append_axes(count, available[:, 0])).to(z.dtype)
+    total = reduce(available, "n m ... -> n ...", "sum")
+    count = reduce(mask, "n m -> n", "sum").clamp(min=1).to(total.dtype)
+    return (total / append_axes(count, total)).to(z.dtype)
 
 
 class Gaussian(NamedTuple):
@@ -104,9 +103,7 @@ def product_of_experts(
     """
     function = "product_of_experts"
     mask = checked_z(function, mean, mask, ndim=3)
-    if not isinstance(log_variance, Tensor) or not log_variance.is_floating_point():
-        got = getattr(log_variance, "dtype", type(log_variance).__name__)
-        raise TypeError(f"{function}: `log_variance` must be floating point, got {got}.")
+    check_floating(function, "log_variance", log_variance)
     if log_variance.shape != mean.shape:
         raise ValueError(
             f"{function}: `log_variance` must have the shape {tuple(mean.shape)} of `mean`, "
@@ -121,6 +118,6 @@ def product_of_experts(
         means = torch.cat([means, torch.zeros_like(means[:, :1])], dim=1)
     some = torch.ones_like(cells[:, 0]) if prior else cells.any(dim=1)
     safe = torch.where(some[:, None], log_precision, 0.0)  # where nothing is there, no gradient of -inf
-    fused = (safe.softmax(dim=1) * means).sum(dim=1)
+    fused = reduce(safe.softmax(dim=1) * means, "n m d -> n d", "sum")
     log_total = torch.where(some, -safe.logsumexp(dim=1), torch.inf)
     return Gaussian(fused.to(mean.dtype), log_total.to(mean.dtype))

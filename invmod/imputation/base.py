@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from invmod.missingness import MaskLike, check_names, checked_rows, mask_columns
+from invmod._checks import check_known, check_names, checked_rows
+from invmod.missingness.masks import MaskLike, mask_columns
 
 
 class Imputer(nn.Module, ABC):
@@ -109,9 +110,7 @@ class Imputer(nn.Module, ABC):
 
     def _check(self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike | None) -> int:
         """Return N after checking names and rows."""
-        unknown = [name for name in features if name not in self.modalities]
-        if unknown:
-            raise KeyError(f"{function}: `features` has modalities {unknown} that are not among {self.modalities}.")
+        check_known(function, "features", features, self.modalities)
         given = {name: x for name, x in features.items() if x is not None}
         for name, x in given.items():
             if not isinstance(x, Tensor):

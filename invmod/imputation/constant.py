@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod.imputation.base import Imputer
-from invmod.missingness import ROWS_AT_ONCE, MaskLike, append_axes, mask_columns
+from invmod.missingness.masks import ROWS_AT_ONCE, MaskLike, append_axes, mask_columns
 
 
 class _ConstantImputer(Imputer):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from invmod._checks import check_count
 from invmod.imputation.joint import JointImputer, shapes_differ
-from invmod.missingness import check_count, rows_by_pattern
+from invmod.missingness import rows_by_pattern
 
 NOISE_FLOOR = 1e-6  # of the mean square entry: where few rows are fitted exactly, the likelihood has no maximum
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod.imputation.base import Imputer
-from invmod.missingness import MaskLike, append_axes, mask_columns
+from invmod.missingness.masks import MaskLike, append_axes, mask_columns
 
 
 class JointImputer(Imputer):

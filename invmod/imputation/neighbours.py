@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from invmod._checks import check_count
 from invmod.imputation.joint import JointImputer, shapes_differ
-from invmod.missingness import check_count
 
 PAIRS_AT_ONCE = 1 << 24  # distances held at a time: 128 MiB
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod.imputation.base import Imputer
-from invmod.missingness import MaskLike, append_axes, mask_columns
+from invmod.missingness.masks import MaskLike, append_axes, mask_columns
 
 MOST_PATTERNS_OF = 10  # modalities: 1024 tokens each
 

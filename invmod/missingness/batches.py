@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from invmod._checks import check_known, check_names
 from invmod.missingness.features import fill_value, given_rows, integer_fills
-from invmod.missingness.masks import check_names
 
 
 class Batch(NamedTuple):
@@ -113,9 +113,7 @@ def collate(
 def _checked_templates(like: Mapping[str, Tensor] | None, names: tuple[str, ...]) -> Mapping[str, Tensor]:
     """Return `like` after checking its names and types."""
     templates = {} if like is None else like
-    unknown = [name for name in templates if name not in names]
-    if unknown:
-        raise KeyError(f"collate: `like` has modalities {unknown} that are not among {names}.")
+    check_known("collate", "like", templates, names)
     for name, template in templates.items():
         if not isinstance(template, Tensor):
             raise TypeError(f"collate: `like` must map {name!r} to a tensor, got {type(template).__name__}.")

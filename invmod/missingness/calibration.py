@@ -10,6 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from invmod._checks import check_known
+
 Rates: TypeAlias = float | Sequence[float] | Mapping[str, float]
 Score: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -19,9 +21,7 @@ def rate_columns(function: str, rates: Rates, num_modalities: int, names: tuple[
     if isinstance(rates, Mapping):
         if names is None:
             raise TypeError(f"{function}: `rates` by name need `modalities`, the names of the mask's columns.")
-        unknown = [name for name in rates if name not in names]
-        if unknown:
-            raise KeyError(f"{function}: `rates` has modalities {unknown} that are not among {names}.")
+        check_known(function, "rates", rates, names)
         columns = [rates.get(name, 0.0) for name in names]
     elif isinstance(rates, Iterable) and not (isinstance(rates, Tensor) and rates.ndim == 0):
         columns = rates.tolist() if isinstance(rates, Tensor) else list(rates)
@@ -52,9 +52,7 @@ def checked_score(
         if score is not None and not callable(score):
             raise TypeError(f"{function}: `score` must be a function or name -> function, got {type(score).__name__}.")
         return dict.fromkeys(names, score).get
-    unknown = [name for name in score if name not in names]
-    if unknown:
-        raise KeyError(f"{function}: `score` has modalities {unknown} that are not among {names}.")
+    check_known(function, "score", score, names)
     return score.get
 
 

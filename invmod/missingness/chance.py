@@ -8,15 +8,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from invmod._checks import check_names, checked_rows
 from invmod.missingness.calibration import Rates, Score, calibrated, checked_score, rate_columns, scaled_scores
 from invmod.missingness.features import count_rows, given_features
-from invmod.missingness.masks import (
-    MaskLike,
-    check_any_mask,
-    check_names,
-    checked_rows,
-    mask_columns,
-)
+from invmod.missingness.masks import MaskLike, check_any_mask, mask_columns
 from invmod.missingness.simulated import SimulatedMissing, mean_over_available, uniform
 
 

@@ -9,7 +9,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from invmod.missingness.masks import ROWS_AT_ONCE, MaskLike, append_axes, check_names, mask_columns
+from invmod._checks import check_known, check_names
+from invmod.missingness.masks import ROWS_AT_ONCE, MaskLike, append_axes, mask_columns
 
 ENTRIES_AT_ONCE = 2**26  # bounds the temporary memory where rows are long, such as images
 
@@ -75,12 +76,7 @@ def mask_from_features(
 
 def given_features(function: str, features: Mapping[str, Tensor | None], names: tuple[str, ...]) -> dict[str, Tensor]:
     """Return the features that are not None after checking that each is a tensor (N, ...) of a known name."""
-    unknown = [name for name in features if name not in names]
-    if unknown:
-        raise KeyError(
-            f"{function}: `features` has modalities {unknown} that are not among {names}. "
-            "Add them to `modalities` or leave them out of `features`."
-        )
+    check_known(function, "features", features, names)
     given = {name: values for name, values in features.items() if values is not None}
     for name, values in given.items():
         if not isinstance(values, Tensor) or values.ndim == 0:
@@ -97,9 +93,7 @@ def integer_fills(
         return {}
     if not isinstance(integer_fill, Mapping):
         integer_fill = dict.fromkeys(names, integer_fill)
-    unknown = [name for name in integer_fill if name not in names]
-    if unknown:
-        raise KeyError(f"{function}: `integer_fill` has modalities {unknown} that are not among {names}.")
+    check_known(function, "integer_fill", integer_fill, names)
     for value in integer_fill.values():
         if isinstance(value, bool) or not isinstance(value, (int, Integral)):
             raise TypeError(f"{function}: `integer_fill` must be an int or name -> int, got {value!r}.")

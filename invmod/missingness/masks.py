@@ -18,24 +18,6 @@ MaskLike: TypeAlias = Tensor | Mapping[str, Tensor]
 ROWS_AT_ONCE = 65_536  # bounds the temporary memory of passes over a whole feature table
 
 
-def check_names(function: str, modalities: Sequence[str]) -> tuple[str, ...]:
-    """Return the modality names as a tuple, or say what is wrong with them."""
-    if isinstance(modalities, str):
-        raise TypeError(
-            f"{function}: `modalities` must be a sequence of names, got the string {modalities!r}. "
-            f"Use `[{modalities!r}]` for one modality."
-        )
-    names = tuple(modalities)
-    if not names:
-        raise ValueError(f"{function}: `modalities` must name at least one modality, got none.")
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"{function}: modality names must be strings, got {name!r}.")
-    if len(set(names)) != len(names):
-        raise ValueError(f"{function}: modality names must be distinct, got {names}.")
-    return names
-
-
 def _check_bool(function: str, mask: Tensor) -> None:
     """Raise unless `mask` is a bool tensor."""
     if not isinstance(mask, Tensor):
@@ -87,28 +69,6 @@ def mask_columns(function: str, mask: MaskLike, modalities: Sequence[str], num_r
 def append_axes(x: Tensor, like: Tensor) -> Tensor:
     """View x (N, ...) with axes of length 1 at its end, so that it broadcasts against `like`."""
     return x.reshape(*x.shape, *(1,) * (like.ndim - x.ndim))
-
-
-def checked_rows(function: str, rows: Tensor | None, num_rows: int, device: torch.device) -> Tensor:
-    """Return the row numbers as int64 on `device`, after checking type, range and distinctness."""
-    if rows is None:
-        return torch.arange(num_rows, device=device)
-    if not isinstance(rows, Tensor):
-        raise TypeError(
-            f"{function}: `rows` must be row numbers, an int64 tensor of shape (n,), got {type(rows).__name__}."
-        )
-    if rows.dtype != torch.int64 or rows.ndim != 1:
-        raise TypeError(
-            f"{function}: `rows` must be row numbers, int64 of shape (n,), "
-            f"got {rows.dtype} of shape {tuple(rows.shape)}."
-        )
-    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
-        raise ValueError(
-            f"{function}: `rows` must lie in [0, {num_rows}), got values from {int(rows.min())} to {int(rows.max())}."
-        )
-    if len(torch.unique(rows)) != len(rows):
-        raise ValueError(f"{function}: `rows` must be distinct, got some twice.")
-    return rows.to(device)
 
 
 def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from invmod.missingness.masks import check_any_mask, checked_rows
+from invmod._checks import check_count, checked_rows
+from invmod.missingness.masks import check_any_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +185,6 @@ def simulate_k_available(
     chance = ((counts - k) / counts.clamp(min=1).double()).clamp(min=0.0)
     expected = mean_over_available(chance[:, None], available)
     return SimulatedMissing(mask.clone(), simulated, chosen, expected, int((counts < k).sum()))
-
-
-def check_count(function: str, argument: str, count: int) -> None:
-    """Raise unless `count` is an int of at least 1."""
-    if isinstance(count, bool) or not isinstance(count, (int, Integral)):
-        raise TypeError(f"{function}: `{argument}` must be an int, got {count!r}.")
-    if count < 1:
-        raise ValueError(f"{function}: `{argument}` must be at least 1, got {count}.")
 
 
 def uniform(*shape: int, generator: torch.Generator | None) -> Tensor:

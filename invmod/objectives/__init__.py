@@ -1,6 +1,11 @@
 """Objectives: risks (E,) and a penalty to one scalar, and the sums and coefficients that make it exact in pieces."""
 
-from invmod.objectives.coefficients import risk_coefficients, statistics_coefficients, statistics_surrogate
+from invmod.objectives.coefficients import (
+    risk_coefficients,
+    statistics_coefficients,
+    statistics_surrogate,
+    vrex_coefficients,
+)
 from invmod.objectives.estimates import (
     irm_penalty_from_statistics,
     risks_from_statistics,
@@ -35,6 +40,7 @@ __all__ = [
     "statistics_coefficients",
     "statistics_surrogate",
     "step_schedule",
+    "vrex_coefficients",
     "vrex_penalty_debiased_from_statistics",
     "worst_case_objective",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from invmod.penalties import check_risks
+from invmod._checks import check_risks
 
 
 def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
@@ -44,6 +45,67 @@ def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> T
     check_risks("risk_coefficients", risks)
     _, coefficients = _coefficients("risk_coefficients", "risks", {"risks": risks}, lambda s: objective(s["risks"]))
     return coefficients["risks"]
+
+
+def vrex_coefficients(
+    risks: Tensor,
+    *,
+    penalty_weight: float,
+    correction: int = 0,
+    risk_reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    r"""The coefficients of V-REx in closed form: `invmod.risk_coefficients` without automatic differentiation.
+
+    .. math::
+        a_e = \frac{\partial J}{\partial R_e}
+        = \frac{1}{E} + \frac{2 \beta}{E - \mathrm{correction}} (R_e - \bar R)
+
+    where J is `invmod.invariant_objective` with `invmod.vrex_penalty`, :math:`\bar R` is the mean of the risks, and the
+    first term is 1 with ``risk_reduction="sum"``. No graph is built and the host does not wait for the device, so the
+    function can be captured in a CUDA graph.
+
+    Arguments:
+        risks: (E,), those of the whole batch; detached here.
+        penalty_weight: :math:`\beta`, not negative.
+        correction: 0 for the population variance of the paper, 1 for the unbiased variance, as in
+            `invmod.vrex_penalty`.
+        risk_reduction: ``"mean"``, or ``"sum"`` as in the authors' released code.
+
+    Returns:
+        (E,), detached; in the dtype of the risks, computed in float32 or wider.
+
+    Raises:
+        TypeError: risks are not floating point.
+        ValueError: risks are not (E,), the weight or the correction is negative, the reduction is unknown, or
+            E <= correction with a weight above 0. A weight of 0 needs no variance, so it accepts any E.
+
+    References:
+        Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021, Eq. 8.
+
+    Example:
+        >>> vrex_coefficients(torch.tensor([1.0, 3.0]), penalty_weight=1.0)  # 1 / 2 + 2 / 2 * (-1, 1)
+        tensor([-0.5000,  1.5000])
+        >>> vrex_coefficients(torch.tensor([1.0, 3.0]), penalty_weight=1.0, correction=1, risk_reduction="sum")
+        tensor([-1.,  3.])
+    """
+    check_risks("vrex_coefficients", risks)
+    if not penalty_weight >= 0:
+        raise ValueError(f"vrex_coefficients: `penalty_weight` must not be negative, got {penalty_weight}.")
+    if correction < 0:
+        raise ValueError(f"vrex_coefficients: `correction` must not be negative, got {correction}.")
+    if risk_reduction not in ("mean", "sum"):
+        raise ValueError(f"vrex_coefficients: `risk_reduction` must be 'mean' or 'sum', got {risk_reduction!r}.")
+    num_envs = risks.shape[0]
+    if penalty_weight > 0 and num_envs <= correction:
+        raise ValueError(
+            f"vrex_coefficients: needs more than `correction` = {correction} environments, got {num_envs}."
+        )
+    base = 1 / num_envs if risk_reduction == "mean" else 1.0
+    # With a weight of 0 the slope is 0 whatever the divisor; the product below still passes on a NaN in the risks.
+    slope = 2 * penalty_weight / max(num_envs - correction, 1)
+    with torch.inference_mode(False), torch.no_grad():
+        wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
+        return ((wide - wide.mean()) * slope + base).to(risks.dtype)
 
 
 def statistics_coefficients(

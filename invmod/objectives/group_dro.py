@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from invmod.penalties import check_risks
+from invmod._checks import check_risks
 
 
 class GroupDRO(nn.Module):

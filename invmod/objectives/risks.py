@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod.penalties import check_risks
+from invmod._checks import check_risks
 
 
 def invariant_objective(

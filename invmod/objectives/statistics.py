@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, distributed
 
+from invmod._checks import check_floating, check_integers, environment_count
+
 _FUNCTION = "environment_statistics"
 
 
@@ -170,9 +172,7 @@ def all_reduce_statistics(
 
 def _rows(losses: Tensor, env: Tensor | None, num_envs: int | None) -> tuple[Tensor, Tensor, Tensor | float]:
     """Return losses (E, N) in float64 and which of them count: with an index, row e counts the samples of e."""
-    if not isinstance(losses, Tensor) or not losses.is_floating_point():
-        what = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
-        raise TypeError(f"{_FUNCTION}: `losses` must be a floating-point tensor, got {what}.")
+    check_floating(_FUNCTION, "losses", losses)
     if env is None:
         if losses.ndim != 2 or losses.shape[0] == 0 or num_envs not in (None, losses.shape[0]):
             raise ValueError(
@@ -180,18 +180,13 @@ def _rows(losses: Tensor, env: Tensor | None, num_envs: int | None) -> tuple[Ten
                 f"that is given, got {tuple(losses.shape)} and {num_envs}."
             )
         return losses.double(), torch.ones_like(losses, dtype=torch.bool), 0.0
-    if not isinstance(env, Tensor) or env.is_floating_point() or env.is_complex() or env.dtype == torch.bool:
-        what = env.dtype if isinstance(env, Tensor) else type(env).__name__
-        raise TypeError(f"{_FUNCTION}: `env` must be a tensor of integers, got {what}.")
+    check_integers(_FUNCTION, "env", env)
     if losses.ndim != 1 or env.shape != losses.shape:
         raise ValueError(
             f"{_FUNCTION}: with `env` both must have shape (n,), got losses {tuple(losses.shape)} and env "
             f"{tuple(env.shape)}."
         )
-    if num_envs is None:
-        num_envs = int(env.max()) + 1 if env.shape[0] else 0
-    if num_envs < 1:
-        raise ValueError(f"{_FUNCTION}: needs an environment, got {env.shape[0]} samples and `num_envs` = {num_envs}.")
+    num_envs = environment_count(_FUNCTION, env, num_envs)
     member = env == torch.arange(num_envs, device=env.device)[:, None]
     return losses.double().expand(num_envs, -1), member, _flaw(member.any(dim=0), "env", f"in 0..{num_envs - 1}")
 

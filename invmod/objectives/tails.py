@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from invmod.penalties import check_risks
+from invmod._checks import check_floating, check_risks
 
 _CELLS, _REFINEMENTS = 128, 4  # leaves 128^-4 = 4e-9 of the range of the risks, from where Newton's steps converge
 _NEWTON_STEPS = 2  # the first is exact enough for the gradient, the second for the gradient of the gradient
@@ -43,9 +43,7 @@ def cvar_objective(losses: Tensor, *, tail_fraction: float) -> Tensor:
         >>> cvar_objective(losses, tail_fraction=0.375)  # (4 + 3 / 2) / 1.5
         tensor(3.6667)
     """
-    if not isinstance(losses, Tensor) or not losses.is_floating_point():
-        what = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
-        raise TypeError(f"cvar_objective: `losses` must be a floating-point tensor, got {what}.")
+    check_floating("cvar_objective", "losses", losses)
     if losses.ndim != 1 or losses.shape[0] == 0:
         raise ValueError(f"cvar_objective: `losses` must have shape (n,) with n >= 1, got {tuple(losses.shape)}.")
     if not 0 < tail_fraction <= 1:

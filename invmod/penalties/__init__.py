@@ -13,10 +13,9 @@ from invmod.penalties.features import (
     spectral_decoupling_penalty,
 )
 from invmod.penalties.gradients import fishr_penalty, fishr_penalty_linear, iga_penalty, per_sample_gradients
-from invmod.penalties.risks import check_risks, vrex_penalty, vrex_penalty_debiased
+from invmod.penalties.risks import vrex_penalty, vrex_penalty_debiased
 
 __all__ = [
-    "check_risks",
     "coral_penalty",
     "fishr_penalty",
     "fishr_penalty_linear",

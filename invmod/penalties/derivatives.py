@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invmod._checks import check_floating
+
 SampleLoss = Literal["bce", "ce", "mse"] | Callable[[Tensor, Tensor | None], Tensor]
 Estimator = Literal["square", "split", "ustat"]
 Loss = Literal["bce", "ce", "mse", "bpr"] | Callable[[Tensor, Tensor | None], Tensor]
@@ -57,8 +59,7 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
         >>> irm_penalty(torch.zeros(4), None, loss="bpr")
         tensor(0.)
     """
-    if not logits.is_floating_point():
-        raise TypeError(f"irm_penalty: `logits` must be floating point, got {logits.dtype}.")
+    check_floating("irm_penalty", "logits", logits)
     if logits.numel() == 0:
         raise ValueError("irm_penalty: `logits` is empty; an environment needs a sample.")
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -110,8 +111,7 @@ def irm_derivatives(logits: Tensor, targets: Tensor | None, *, loss: SampleLoss 
         >>> irm_derivatives(torch.tensor([2.0, 1.0]), None, loss=lambda z, _: z**3)  # z * 3 z^2
         tensor([24.,  3.])
     """
-    if not logits.is_floating_point():
-        raise TypeError(f"irm_derivatives: `logits` must be floating point, got {logits.dtype}.")
+    check_floating("irm_derivatives", "logits", logits)
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     with torch.autocast(device_type=z.device.type, enabled=False):
         if callable(loss):
@@ -145,8 +145,7 @@ def irm_derivatives_bpr(margins: Tensor) -> Tensor:
         >>> irm_derivatives_bpr(torch.tensor([0.0, 1.0]))  # -1 / (1 + e)
         tensor([-0.0000, -0.2689])
     """
-    if not margins.is_floating_point():
-        raise TypeError(f"irm_derivatives_bpr: `margins` must be floating point, got {margins.dtype}.")
+    check_floating("irm_derivatives_bpr", "margins", margins)
     return _bpr(margins.to(torch.promote_types(margins.dtype, torch.float32)))
 
 
@@ -188,9 +187,7 @@ def irm_penalty_from_derivatives(h: Tensor, *, estimator: Estimator = "square") 
         >>> irm_penalty_from_derivatives(h, estimator="ustat")  # (36 - 14) / 6
         tensor(3.6667)
     """
-    if not isinstance(h, Tensor) or not h.is_floating_point():
-        what = h.dtype if isinstance(h, Tensor) else type(h).__name__
-        raise TypeError(f"irm_penalty_from_derivatives: `h` must be a floating-point tensor, got {what}.")
+    check_floating("irm_penalty_from_derivatives", "h", h)
     if h.ndim not in (1, 2) or h.shape[-1] < 2 or h.shape[0] == 0:
         raise ValueError(
             "irm_penalty_from_derivatives: `h` must have shape (n,) or (E, n) with n >= 2 and E >= 1, "

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invmod._checks import check_floating
 from invmod.penalties.groups import check_samples, env_shares, without_autocast
 
 
@@ -183,9 +184,7 @@ def spectral_decoupling_penalty(logits: Tensor) -> Tensor:
         >>> spectral_decoupling_penalty(torch.tensor([1.0, -3.0]))
         tensor(5.)
     """
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(f"spectral_decoupling_penalty: `logits` must be a floating-point tensor, got {what}.")
+    check_floating("spectral_decoupling_penalty", "logits", logits)
     if logits.numel() == 0:
         raise ValueError("spectral_decoupling_penalty: `logits` is empty; a mean needs a number.")
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).square().mean()

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from invmod.penalties.groups import check_samples, env_shares, without_autocast
@@ -156,13 +157,13 @@ def fishr_penalty_linear(
         f = F.pad(features.double(), (0, 1), value=1.0)  # the bias is the weight of a feature that is 1
         a = F.softmax(logits.double(), dim=1) - F.one_hot(targets, num_classes)
         v = _sums(shares, a.square(), f.square()) - _sums(shares, a, f).square()
-        return _spread(function, v.flatten(1), reduction).to(dtype)
+        return _spread(function, rearrange(v, "e c d -> e (c d)"), reduction).to(dtype)
 
 
 def _sums(shares: Tensor, a: Tensor, f: Tensor) -> Tensor:
     """Return the mean of a_k f_d in each environment, (E, K, D), as one matrix product."""
-    weighted = shares[:, :, None] * a  # (E, n, K)
-    return (weighted.transpose(1, 2).reshape(-1, f.shape[0]) @ f).reshape(shares.shape[0], a.shape[1], f.shape[1])
+    weighted = rearrange(shares[:, :, None] * a, "e n c -> (e c) n")
+    return rearrange(weighted @ f, "(e c) d -> e c d", c=a.shape[1])
 
 
 def _spread(function: str, rows: Tensor, reduction: Reduction) -> Tensor:

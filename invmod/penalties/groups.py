@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invmod._checks import check_floating, check_integers, environment_count
+
 
 def check_samples(function: str, name: str, values: Tensor, axes: str, *, least: int = 1) -> Tensor:
     """Return a floating-point matrix in float32 or wider; raise where it is none or has too few rows or no column."""
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        what = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"{function}: `{name}` must be a floating-point tensor, got {what}.")
+    check_floating(function, name, values)
     if values.ndim != 2 or values.shape[0] < least or values.shape[1] == 0:
         rows, columns = axes.strip("()").split(", ")
         raise ValueError(
@@ -29,18 +29,13 @@ def env_shares(
     `torch.compile` traces, values cannot raise: an environment with too few samples is a row of NaN, and an index out
     of range makes all of it NaN.
     """
-    if not isinstance(env, Tensor) or env.is_floating_point() or env.is_complex() or env.dtype == torch.bool:
-        what = env.dtype if isinstance(env, Tensor) else type(env).__name__
-        raise TypeError(f"{function}: `env` must be a tensor of integers, got {what}.")
+    check_integers(function, "env", env)
     if env.shape != (num_samples,):
         raise ValueError(
             f"{function}: `env` must have shape (n,) = ({num_samples},), the environment of each sample, "
             f"got {tuple(env.shape)}."
         )
-    if num_envs is None:
-        num_envs = int(env.max()) + 1 if num_samples else 0
-    if num_envs < 1:
-        raise ValueError(f"{function}: needs an environment, got {num_samples} samples and `num_envs` = {num_envs}.")
+    num_envs = environment_count(function, env, num_envs)
     member = env == torch.arange(num_envs, device=env.device)[:, None]
     counts = member.sum(dim=1)
     whole = counts.sum() == num_samples

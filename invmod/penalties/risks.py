@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import reduce
 from torch import Tensor
 
-
-def check_risks(function: str, risks: Tensor) -> None:
-    """Raise unless `risks` is a floating-point vector (E,) with at least one environment."""
-    if not isinstance(risks, Tensor) or not risks.is_floating_point():
-        what = risks.dtype if isinstance(risks, Tensor) else type(risks).__name__
-        raise TypeError(f"{function}: `risks` must be a floating-point tensor, got {what}.")
-    if risks.ndim != 1 or risks.shape[0] == 0:
-        raise ValueError(
-            f"{function}: `risks` must have shape (E,), one risk per environment and at least one, "
-            f"got {tuple(risks.shape)}."
-        )
+from invmod._checks import check_risks
 
 
 def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
@@ -111,10 +102,10 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
         return torch.stack([row.mean() for row in wide]).var() - noise.mean()
     both = losses.to(torch.promote_types(losses.dtype, torch.float32))
     num_envs, num_samples = both.shape
-    variance = both.mean(dim=1).var()
+    variance = reduce(both, "e n -> e", "mean").var()
     if not paired:
         return variance - both.var(dim=1).mean() / num_samples
-    own = both - both.mean(dim=0)
+    own = both - reduce(both, "e n -> n", "mean")
     return variance - own.var(dim=1).sum() / (num_samples * (num_envs - 1))
 
 

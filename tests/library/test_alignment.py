@@ -222,8 +222,14 @@ def test_half_precision_is_summed_in_float32(dtype):
 @pytest.mark.parametrize(
     ("z", "mask", "options", "error", "message"),
     [
-        (torch.ones(2, 3, 4).long(), None, {}, TypeError, "`z` must be floating point, got torch.int64."),
-        (torch.ones(2, 3), None, {}, ValueError, "`z` must have shape (N, M, D) with M >= 1, got (2, 3)."),
+        (torch.ones(2, 3, 4).long(), None, {}, TypeError, "`z` must be a floating-point tensor, got torch.int64."),
+        (
+            torch.ones(2, 3),
+            None,
+            {},
+            ValueError,
+            "with at least one modality, got (2, 3).",
+        ),
         (torch.ones(2, 3, 4), torch.ones(2, 3), {}, TypeError, "`mask` must have dtype torch.bool, got torch.float32."),
         (torch.ones(2, 3, 4), torch.ones(3, 3).bool(), {}, ValueError, "shape (N, M) = (2, 3), got (3, 3)."),
         (

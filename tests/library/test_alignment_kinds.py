@@ -306,10 +306,15 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
 @pytest.mark.parametrize(
     ("z", "options", "error", "message"),
     [
-        (torch.ones(2, 3, 4).long(), {}, TypeError, "`z` must be floating point, got torch.int64"),
-        ([[1.0]], {}, TypeError, "`z` must be floating point, got list"),
-        (torch.ones(2, 3), {}, ValueError, "`z` must have shape (N, M, D) with M >= 1, got (2, 3)"),
-        (torch.ones(2, 0, 3), {}, ValueError, "`z` must have shape (N, M, D) with M >= 1, got (2, 0, 3)"),
+        (torch.ones(2, 3, 4).long(), {}, TypeError, "`z` must be a floating-point tensor, got torch.int64"),
+        ([[1.0]], {}, TypeError, "`z` must be a floating-point tensor, got list"),
+        (torch.ones(2, 3), {}, ValueError, "`z` must have shape (N, M, D) with at least one modality, got (2, 3)"),
+        (
+            torch.ones(2, 0, 3),
+            {},
+            ValueError,
+            "with at least one modality, got (2, 0, 3)",
+        ),
         (torch.ones(2, 3, 4), {"anchor": 3}, ValueError, "`anchor` must lie in [0, 3), got 3"),
         (
             torch.ones(2, 3, 4),

@@ -21,6 +21,7 @@ from invmod import (
     mmrex_objective,
     pairwise_alignment_loss,
     risks_from_statistics,
+    vrex_coefficients,
     vrex_penalty,
     vrex_penalty_debiased,
     vrex_penalty_debiased_from_statistics,
@@ -123,6 +124,14 @@ def test_it_compiles_in_one_piece(case):
     for g, e in zip(gradients(got, *inputs), gradients(expected, *inputs), strict=True):
         torch.testing.assert_close(g, e)
         assert g.isfinite().all()
+
+
+def test_vrex_coefficients_compile_in_one_piece():
+    def coefficients(risks: Tensor) -> Tensor:
+        return vrex_coefficients(risks, penalty_weight=5.0, correction=1)
+
+    got = torch.compile(coefficients, fullgraph=True, backend="aot_eager")(RISKS)
+    torch.testing.assert_close(got, coefficients(RISKS))
 
 
 def test_group_dro_updates_its_state_when_compiled():

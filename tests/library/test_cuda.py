@@ -31,6 +31,7 @@ from invmod import (
     simulate_missing,
     simulate_mnar,
     statistics_coefficients,
+    vrex_coefficients,
     vrex_penalty,
     vrex_penalty_debiased,
     vrex_penalty_debiased_from_statistics,
@@ -116,6 +117,17 @@ def test_coefficients_come_out_on_the_device():
         coefficients = risk_coefficients(RISKS.cuda(), objective)
     assert coefficients.is_cuda
     torch.testing.assert_close(coefficients.cpu(), risk_coefficients(RISKS, objective))
+
+
+def test_vrex_coefficients_can_be_captured_in_a_cuda_graph():
+    risks = torch.zeros_like(RISKS, device="cuda")
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        coefficients = vrex_coefficients(risks, penalty_weight=5.0)
+    risks.copy_(RISKS)
+    graph.replay()
+    torch.testing.assert_close(coefficients.cpu(), vrex_coefficients(RISKS, penalty_weight=5.0))
 
 
 def test_group_dro_keeps_its_state_on_the_device():

@@ -220,8 +220,14 @@ def test_no_rows_and_no_environments_give_empty_results(masked):
 @pytest.mark.parametrize(
     ("z", "weights", "mask", "error", "message"),
     [
-        (torch.ones(2, 3, dtype=torch.int64), torch.ones(1, 3), None, TypeError, "`z` must be floating point, got"),
-        (torch.ones(2, 3), torch.ones(1, 3).long(), None, TypeError, "`weights` must be floating point, got torch.in"),
+        (
+            torch.ones(2, 3, dtype=torch.int64),
+            torch.ones(1, 3),
+            None,
+            TypeError,
+            "`z` must be a floating-point tensor, got",
+        ),
+        (torch.ones(2, 3), torch.ones(1, 3).long(), None, TypeError, "`weights` must be a floating-point tensor"),
         (torch.ones(3), torch.ones(1, 3), None, ValueError, "`z` must have shape (N, M, ...) with at least one"),
         (torch.ones(2, 0), torch.ones(1, 0), None, ValueError, "at least one modality, got (2, 0)."),
         (torch.ones(2, 3), torch.ones(3), None, ValueError, "`weights` must have shape (E, M), or (N, E, M) with"),
@@ -254,7 +260,7 @@ def test_half_precision_is_summed_in_float32_with_and_without_a_mask(dtype):
     ("z", "weights", "name"), [([[1.0]], torch.ones(1, 1), "z"), (torch.ones(1, 1), [[1.0]], "weights")]
 )
 def test_what_is_not_a_tensor_is_an_error(z, weights, name):
-    with pytest.raises(TypeError, match=f"fuse: `{name}` must be a tensor, got list."):
+    with pytest.raises(TypeError, match=f"fuse: `{name}` must be a floating-point tensor, got list."):
         fuse(z, weights)
 
 

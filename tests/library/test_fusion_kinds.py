@@ -319,9 +319,9 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
         (
             lambda: masked_mean(torch.ones(2, 3).long()),
             TypeError,
-            "masked_mean: `z` must be floating point, got torch.int64",
+            "masked_mean: `z` must be a floating-point tensor, got torch.int64",
         ),
-        (lambda: masked_mean([1.0]), TypeError, "masked_mean: `z` must be floating point, got list"),
+        (lambda: masked_mean([1.0]), TypeError, "masked_mean: `z` must be a floating-point tensor, got list"),
         (
             lambda: masked_mean(torch.ones(2)),
             ValueError,
@@ -366,7 +366,7 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
         (
             lambda: product_of_experts(torch.ones(2, 3, 1), torch.ones(2, 3, 1).int()),
             TypeError,
-            "`log_variance` must be floating point, got torch.int32",
+            "`log_variance` must be a floating-point tensor, got torch.int32",
         ),
     ],
 )

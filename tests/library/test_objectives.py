@@ -17,9 +17,10 @@ from invmod import (
     invariant_objective,
     irm_penalty,
     risk_coefficients,
+    vrex_coefficients,
     vrex_penalty,
 )
-from tests.strategies import generators, laws, normal, random_mask, seeded
+from tests.strategies import NAN, generators, laws, normal, random_mask, seeded
 
 SIZES = st.integers(1, 6)
 
@@ -85,6 +86,73 @@ def test_coefficients_are_the_closed_form_of_vrex(generator, num_envs, penalty_w
     expected = base + penalty_weight * 2 / num_envs * (risks - risks.mean())
     torch.testing.assert_close(coefficients, expected, rtol=1e-12, atol=1e-12)
     assert not coefficients.requires_grad
+
+
+CORRECTIONS = st.sampled_from([0, 1, 2])
+REDUCTIONS = st.sampled_from(["mean", "sum"])
+
+
+@laws
+@given(generators(), st.integers(1, 8), st.floats(0, 50), CORRECTIONS, REDUCTIONS)
+def test_vrex_coefficients_are_the_gradient_of_the_objective(
+    generator, num_envs, penalty_weight, correction, reduction
+):
+    num_envs = max(num_envs, correction + 1)
+    risks = normal(generator, num_envs).requires_grad_()
+    objective = vrex(penalty_weight, reduction, correction)
+    closed = vrex_coefficients(risks, penalty_weight=penalty_weight, correction=correction, risk_reduction=reduction)
+    torch.testing.assert_close(closed, risk_coefficients(risks, objective), rtol=1e-12, atol=1e-12)
+    assert not closed.requires_grad
+    step = 1e-3  # the objective is quadratic, so central differences are exact but for rounding
+    with torch.no_grad():
+        differences = [
+            (objective(risks + step * unit) - objective(risks - step * unit)) / (2 * step)
+            for unit in torch.eye(num_envs, dtype=risks.dtype)
+        ]
+    torch.testing.assert_close(closed, torch.stack(differences), rtol=1e-8, atol=1e-8)
+
+
+@laws
+@given(generators(), st.integers(1, 8), st.floats(0, 50), REDUCTIONS)
+def test_vrex_coefficients_sum_to_those_of_the_risk_and_move_with_the_environments(
+    generator, num_envs, penalty_weight, reduction
+):
+    risks = normal(generator, num_envs)
+    order = torch.randperm(num_envs, generator=generator)
+
+    def coefficients(r):
+        return vrex_coefficients(r, penalty_weight=penalty_weight, risk_reduction=reduction)
+
+    total = torch.tensor(1.0 if reduction == "mean" else float(num_envs)).double()
+    torch.testing.assert_close(coefficients(risks).sum(), total)
+    torch.testing.assert_close(coefficients(risks[order]), coefficients(risks)[order])
+    torch.testing.assert_close(coefficients(risks + 3), coefficients(risks))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_vrex_coefficients_have_the_dtype_of_the_risks_and_are_computed_in_float32_or_wider(dtype):
+    risks = normal(seeded(0), 4, dtype=dtype)
+    closed = vrex_coefficients(risks, penalty_weight=3.0)
+    wide = risks.to(torch.promote_types(dtype, torch.float32))
+    assert closed.dtype == dtype
+    assert torch.equal(closed, vrex_coefficients(wide, penalty_weight=3.0).to(dtype))
+    torch.testing.assert_close(closed, risk_coefficients(risks, vrex(3.0)))
+
+
+def test_without_a_penalty_the_coefficients_are_those_of_the_risk_even_for_one_environment():
+    for correction in (0, 1):
+        closed = vrex_coefficients(torch.tensor([2.0]), penalty_weight=0.0, correction=correction)
+        assert closed.tolist() == [1.0]
+    assert vrex_coefficients(torch.tensor([2.0]), penalty_weight=7.0).tolist() == [1.0]
+    assert vrex_coefficients(torch.tensor([2.0, NAN]), penalty_weight=0.0).isnan().all()
+
+
+def test_vrex_coefficients_made_in_inference_mode_can_be_used_in_a_backward_pass():
+    outside = normal(seeded(1), 4).requires_grad_()
+    with torch.inference_mode():
+        coefficients = vrex_coefficients(outside * 1.0, penalty_weight=3.0)
+    (coefficients * outside).sum().backward()
+    assert torch.equal(outside.grad, coefficients)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -218,3 +286,21 @@ def test_an_objective_that_does_not_fit_is_an_error(risks, options, error, messa
 def test_coefficients_of_what_is_no_objective_are_an_error(risks, objective, error, message):
     with pytest.raises(error, match=f"risk_coefficients: .*{re.escape(message)}"):
         risk_coefficients(risks, objective)
+
+
+@pytest.mark.parametrize(
+    ("risks", "options", "error", "message"),
+    [
+        (RISKS.long(), {}, TypeError, "`risks` must be a floating-point tensor, got torch.int64."),
+        (torch.ones(2, 2), {}, ValueError, "at least one, got (2, 2)."),
+        (torch.ones(0), {}, ValueError, "and at least one, got (0,)."),
+        (RISKS, {"penalty_weight": -1.0}, ValueError, "`penalty_weight` must not be negative, got -1.0."),
+        (RISKS, {"penalty_weight": NAN}, ValueError, "`penalty_weight` must not be negative, got nan."),
+        (RISKS, {"correction": -1}, ValueError, "`correction` must not be negative, got -1."),
+        (RISKS, {"correction": 3}, ValueError, "needs more than `correction` = 3 environments, got 3."),
+        (RISKS, {"risk_reduction": "max"}, ValueError, "`risk_reduction` must be 'mean' or 'sum', got 'max'."),
+    ],
+)
+def test_vrex_coefficients_of_arguments_that_do_not_fit_are_an_error(risks, options, error, message):
+    with pytest.raises(error, match=f"vrex_coefficients: .*{re.escape(message)}"):
+        vrex_coefficients(risks, **{"penalty_weight": 1.0} | options)

@@ -172,7 +172,7 @@ OUTSIDE = torch.ones(3, requires_grad=True)
 @pytest.mark.parametrize(
     ("logits", "targets", "loss", "error", "message"),
     [
-        (ONES.long(), ONES, "bce", TypeError, "`logits` must be floating point, got torch.int64."),
+        (ONES.long(), ONES, "bce", TypeError, "`logits` must be a floating-point tensor, got torch.int64."),
         (torch.ones(0), torch.ones(0), "bce", ValueError, "`logits` is empty; an environment needs a sample."),
         (ONES, ONES, "bpr", ValueError, "with loss='bpr' the logits are margins and `targets` must be None."),
         (ONES, ONES, "hinge", ValueError, "`loss` must be 'bce', 'ce', 'mse', 'bpr' or a callable, got 'hinge'."),

@@ -241,7 +241,7 @@ OUTSIDE = torch.ones(3, requires_grad=True)
 @pytest.mark.parametrize(
     ("logits", "targets", "loss", "error", "message"),
     [
-        (ONES.long(), ONES, "bce", TypeError, "`logits` must be floating point, got torch.int64."),
+        (ONES.long(), ONES, "bce", TypeError, "`logits` must be a floating-point tensor, got torch.int64."),
         (ONES, None, "bpr", ValueError, "`loss` must be 'bce', 'ce', 'mse' or a callable, got 'bpr'."),
         (ONES, None, "bce", ValueError, "loss='bce' needs `targets`, got None."),
         (ONES, torch.ones(2), "mse", ValueError, "the shape of `logits` (3,), got (2,)."),
@@ -264,7 +264,7 @@ def test_cross_entropy_of_several_environments_at_once_is_not_one_environment():
         ValueError, match=re.escape("irm_penalty: with loss='ce' `logits` must be (n, K), got (2, 3, 4)")
     ):
         irm_penalty(torch.ones(2, 3, 4), torch.ones(2, 3).long(), loss="ce")
-    with pytest.raises(TypeError, match="irm_derivatives_bpr: `margins` must be floating"):
+    with pytest.raises(TypeError, match="irm_derivatives_bpr: `margins` must be a floating-point tensor"):
         irm_derivatives_bpr(ONES.long())
 
 

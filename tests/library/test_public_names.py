@@ -16,17 +16,19 @@ import invmod
 ROOT = Path(invmod.__file__).parent
 ROOMS = sorted(module.name for module in pkgutil.iter_modules(invmod.__path__))
 FILES = sorted(ROOT.rglob("*.py"))
-BELOW = {
-    "missingness": set(),
-    "environments": set(),
-    "penalties": set(),
-    "imputation": {"missingness"},
-    "encoders": {"missingness"},
-    "fusion": {"missingness"},
-    "alignment": {"missingness"},
-    "objectives": {"penalties"},
-    "robustness": {"missingness"},
-}
+BOTTOM_TO_TOP = (
+    "_checks",
+    "_deprecation",
+    "missingness",
+    "imputation",
+    "encoders",
+    "environments",
+    "fusion",
+    "alignment",
+    "penalties",
+    "objectives",
+    "robustness",
+)
 
 
 def imports(path):
@@ -116,12 +118,33 @@ def test_a_file_imports_nothing_but_the_core_dependencies_until_it_is_asked_for_
     assert {name.split(".")[0] for name in later} <= core | {"matplotlib", "polars", "jinja2", "safetensors"}
 
 
+def test_every_room_has_its_place_in_the_order():
+    assert sorted(BOTTOM_TO_TOP) == ROOMS
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_nothing_imports_upward(room):
-    """The rooms named here stand on those below them alone; a new room gets its own line."""
+    """A room imports only itself and the rooms listed before it, also inside functions."""
     names = [name for path in files_of(room) for part in imports(path) for name in part]
-    inside = {name.split(".")[1] for name in names if name.split(".")[0] == "invmod"}
-    assert inside <= BELOW[room] | {room}
+    inside = {f"{name}.".split(".")[1] for name in names if name.split(".")[0] == "invmod"}
+    assert inside <= {*BOTTOM_TO_TOP[: BOTTOM_TO_TOP.index(room) + 1]}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_name_in_the_list_of_a_room_is_public(room):
+    listed = getattr(importlib.import_module(f"invmod.{room}"), "__all__", [])
+    assert list(listed) == sorted(set(listed))
+    assert set(listed) <= set(invmod.__all__)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_that_is_a_folder_shows_the_names_of_its_list_alone(room):
+    module = importlib.import_module(f"invmod.{room}")
+    if not hasattr(module, "__path__"):
+        return
+    files = {file.name for file in pkgutil.iter_modules(module.__path__)}
+    shown = {name for name in vars(module) if not name.startswith("_")} - files
+    assert shown == set(module.__all__)
 
 
 @pytest.mark.parametrize("room", ROOMS)

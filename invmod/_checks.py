@@ -1,0 +1,114 @@
+"""Checks of arguments that several parts share.
+
+Each function raises with the name of the public function, the argument, the rule and the value that came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+
+def check_count(function: str, argument: str, count: int) -> int:
+    """Return `count` as an int; raise unless it is an int of at least 1."""
+    if isinstance(count, bool) or not isinstance(count, (int, Integral)):
+        raise TypeError(f"{function}: `{argument}` must be an int, got {count!r}.")
+    if count < 1:
+        raise ValueError(f"{function}: `{argument}` must be at least 1, got {count}.")
+    return int(count)
+
+
+def check_floating(function: str, argument: str, x: Tensor) -> None:
+    """Raise unless `x` is a floating-point tensor."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{function}: `{argument}` must be a floating-point tensor, got {_kind(x)}.")
+
+
+def check_integers(function: str, argument: str, x: Tensor) -> None:
+    """Raise unless `x` is a tensor of integers; bool does not count as one."""
+    if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{function}: `{argument}` must be a tensor of integers, got {_kind(x)}.")
+
+
+def _kind(x: object) -> str:
+    return str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+
+
+def check_z(function: str, z: Tensor, *, ndim: int | None = None) -> None:
+    """Raise unless `z` is floating point (N, M, ...) with a modality, or (N, M, D) where `ndim` is 3."""
+    check_floating(function, "z", z)
+    if (z.ndim < 2 if ndim is None else z.ndim != ndim) or z.shape[1] == 0:
+        shape = "(N, M, ...)" if ndim is None else "(N, M, D)"
+        raise ValueError(f"{function}: `z` must have shape {shape} with at least one modality, got {tuple(z.shape)}.")
+
+
+def check_risks(function: str, risks: Tensor) -> None:
+    """Raise unless `risks` is a floating-point vector (E,) with at least one environment."""
+    check_floating(function, "risks", risks)
+    if risks.ndim != 1 or risks.shape[0] == 0:
+        raise ValueError(
+            f"{function}: `risks` must have shape (E,), one risk per environment and at least one, "
+            f"got {tuple(risks.shape)}."
+        )
+
+
+def environment_count(function: str, env: Tensor, num_envs: int | None) -> int:
+    """Return E for an index (n,) of environments: `num_envs`, or one more than the largest index where it is None."""
+    if num_envs is None:
+        num_envs = int(env.max()) + 1 if env.shape[0] else 0
+    if num_envs < 1:
+        raise ValueError(f"{function}: needs an environment, got {env.shape[0]} samples and `num_envs` = {num_envs}.")
+    return num_envs
+
+
+def check_names(function: str, modalities: Sequence[str]) -> tuple[str, ...]:
+    """Return the modality names as a tuple; raise unless they are distinct strings, at least one."""
+    if isinstance(modalities, str):
+        raise TypeError(
+            f"{function}: `modalities` must be a sequence of names, got the string {modalities!r}. "
+            f"Use `[{modalities!r}]` for one modality."
+        )
+    names = tuple(modalities)
+    if not names:
+        raise ValueError(f"{function}: `modalities` must name at least one modality, got none.")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{function}: modality names must be strings, got {name!r}.")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{function}: modality names must be distinct, got {names}.")
+    return names
+
+
+def check_known(function: str, argument: str, given: Iterable[str], modalities: tuple[str, ...]) -> None:
+    """Raise unless every name in `given` is one of `modalities`."""
+    unknown = [name for name in given if name not in modalities]
+    if unknown:
+        raise KeyError(
+            f"{function}: `{argument}` has modalities {unknown} that are not among {modalities}. "
+            f"Add them to `modalities` or leave them out of `{argument}`."
+        )
+
+
+def checked_rows(function: str, rows: Tensor | None, num_rows: int, device: torch.device) -> Tensor:
+    """Return the row numbers as int64 on `device`, after checking type, range and distinctness."""
+    if rows is None:
+        return torch.arange(num_rows, device=device)
+    if not isinstance(rows, Tensor):
+        raise TypeError(
+            f"{function}: `rows` must be row numbers, an int64 tensor of shape (n,), got {type(rows).__name__}."
+        )
+    if rows.dtype != torch.int64 or rows.ndim != 1:
+        raise TypeError(
+            f"{function}: `rows` must be row numbers, int64 of shape (n,), "
+            f"got {rows.dtype} of shape {tuple(rows.shape)}."
+        )
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
+        raise ValueError(
+            f"{function}: `rows` must lie in [0, {num_rows}), got values from {int(rows.min())} to {int(rows.max())}."
+        )
+    if len(torch.unique(rows)) != len(rows):
+        raise ValueError(f"{function}: `rows` must be distinct, got some twice.")
+    return rows.to(device)
