@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import figures
@@ -44,6 +45,13 @@ def test_the_pages_of_the_parts_document_every_public_name_once() -> None:
     pages = "\n".join(read(page) for page in PAGES)
     documented = re.findall(r"^\.\. auto(?:function|class):: invmod\.(\w+)$", pages, re.MULTILINE)
     assert sorted(documented) == sorted(invmod.__all__)
+
+
+@pytest.mark.parametrize("module", [invmod.robustness], ids=lambda module: module.__name__)
+def test_the_pages_document_every_name_that_is_public_in_a_module_alone(module: ModuleType) -> None:
+    pages = "\n".join(read(page) for page in PAGES)
+    documented = re.findall(rf"^\.\. autofunction:: {re.escape(module.__name__)}\.(\w+)$", pages, re.MULTILINE)
+    assert sorted(documented) == sorted(set(module.__all__) - set(invmod.__all__))
 
 
 def test_the_concepts_page_leads_to_code_for_every_equation_of_the_method() -> None:
