@@ -745,7 +745,7 @@ def failing(features, mask):
         (
             {"per_unit": lambda p, t: torch.zeros(3)},
             ValueError,
-            "`per_unit` must return (60,) values, one a unit, got (3,)",
+            "`per_unit` must return (60,) values, one per unit, got (3,)",
         ),
         (
             {"per_unit": lambda p, t: torch.zeros(60)},
