@@ -28,8 +28,8 @@ def add_deprecated_methods() -> None:
 
 def _deprecated_method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     message = (
-        f"RobustnessReport.{name}: this method is deprecated. Use the function "
-        f"`invmod.robustness.{function.__name__}`, with the report as its first argument."
+        f"`RobustnessReport.{name}` is now the function `invmod.robustness.{function.__name__}`, with the report as "
+        "its first argument. The old name will be removed in invmod 0.3."
     )
 
     @functools.wraps(function)

@@ -639,13 +639,13 @@ def test_what_is_not_installed_is_named_with_the_extra(report, tmp_path, monkeyp
 
 def test_the_deprecated_methods_call_the_functions_and_warn(report, tmp_path):
     for name, function in (("plot_rates", plot_rates), ("plot_patterns", plot_patterns)):
-        with pytest.warns(DeprecationWarning, match=rf"RobustnessReport.{name}: .*invmod.robustness.{name}"):
+        with pytest.warns(DeprecationWarning, match=rf"RobustnessReport.{name}` .*invmod.robustness.{name}"):
             figure = getattr(report, name)()
         assert figure_png(figure) == figure_png(function(report))
-    with pytest.warns(DeprecationWarning, match=r"RobustnessReport.to_frame: .*invmod.robustness.to_frame"):
+    with pytest.warns(DeprecationWarning, match=r"RobustnessReport.to_frame` .*invmod.robustness.to_frame"):
         assert report.to_frame().equals(to_frame(report))
     with pytest.warns(
-        DeprecationWarning, match=r"RobustnessReport.save_html: .*invmod.robustness.write_page"
+        DeprecationWarning, match=r"RobustnessReport.save_html` .*invmod.robustness.write_page"
     ) as caught:
         report.save_html(tmp_path / "old.html")
     assert caught[0].filename == __file__
