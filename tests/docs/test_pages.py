@@ -13,6 +13,8 @@ import tyro
 from torch.distributed.run import get_args_parser
 
 import invmod
+import invmod.robustness
+import invmod.testing
 from milk_recsys import command_line, options, prepare, reproduce
 from milk_recsys.baselines.options import BASELINES
 from milk_recsys.recommend import RecommendOptions
@@ -47,7 +49,7 @@ def test_the_pages_of_the_parts_document_every_public_name_once() -> None:
     assert sorted(documented) == sorted(invmod.__all__)
 
 
-@pytest.mark.parametrize("module", [invmod.robustness], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [invmod.robustness, invmod.testing], ids=lambda module: module.__name__)
 def test_the_pages_document_every_name_that_is_public_in_a_module_alone(module: ModuleType) -> None:
     pages = "\n".join(read(page) for page in PAGES)
     documented = re.findall(rf"^\.\. autofunction:: {re.escape(module.__name__)}\.(\w+)$", pages, re.MULTILINE)

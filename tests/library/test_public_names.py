@@ -27,6 +27,7 @@ BELOW = {
     "objectives": {"penalties"},
     "robustness": {"missingness", "_files"},
     "_files": set(),
+    "testing": set(),
 }
 
 
