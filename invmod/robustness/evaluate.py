@@ -90,7 +90,7 @@ def robustness_report(
         confidence: of the intervals, in (0, 1).
 
     Returns:
-        `RobustnessReport`: prints as a table and saves as JSON. Functions of `invmod.robustness` draw its curves and
+        `RobustnessReport`: prints as a table and saves as JSON. Functions of ``invmod.robustness`` draw its curves and
         heat map and write its page.
 
     Raises:
