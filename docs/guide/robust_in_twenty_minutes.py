@@ -30,6 +30,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import invmod
+from invmod.robustness import plot_patterns, plot_rates, write_page
 
 digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32) / 16
@@ -183,18 +184,18 @@ print(both)
 #
 # The curves show accuracy against the share of quadrants that is missing, the heat map accuracy under every pattern.
 
-both.plot_rates()
+plot_rates(both)
 
 # %%
 
-both.plot_patterns()
+plot_patterns(both)
 
 # %%
 # The report is kept as JSON, and as a page to hand on:
 
 folder = Path(tempfile.mkdtemp())
 both.save(folder / "report.json")
-both.save_html(folder / "report.html")
+write_page(both, folder / "report.html")
 print(invmod.RobustnessReport.load(folder / "report.json").worst("after").name)
 
 # %%

@@ -1,6 +1,26 @@
 """The robustness report: how good a model is, any model, when modalities are missing."""
 
+from invmod.robustness.deprecated import add_deprecated_methods
 from invmod.robustness.evaluate import robustness_report
+from invmod.robustness.frame import to_frame
+from invmod.robustness.page import write_page
+from invmod.robustness.plots import plot_patterns, plot_rates
 from invmod.robustness.report import ModelDifference, PatternResult, RateResult, RobustnessReport
+from invmod.robustness.table import text_table
 
-__all__ = ["ModelDifference", "PatternResult", "RateResult", "RobustnessReport", "robustness_report"]
+__all__ = [
+    "ModelDifference",
+    "PatternResult",
+    "RateResult",
+    "RobustnessReport",
+    "plot_patterns",
+    "plot_rates",
+    "robustness_report",
+    "text_table",
+    "to_frame",
+    "write_page",
+]
+
+# report.py is data and imports none of the functions that show it, so `str(report)` is defined here.
+RobustnessReport.__str__ = text_table  # type: ignore[assignment, method-assign]
+add_deprecated_methods()

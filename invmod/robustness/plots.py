@@ -1,40 +1,47 @@
-"""Pictures of a report, drawn by matplotlib."""
+"""Plots of a report, drawn by matplotlib."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from invmod.robustness.optional import import_optional
+from invmod.robustness.report import PatternResult, RobustnessReport
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from invmod.robustness.report import RobustnessReport
-
-MOST_ROWS = 63  # more rows than this cannot be read; the worst are shown
-PANELS = 4  # panels in a row
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind readers
+MAX_ROWS = 63  # a heat map with more rows is not readable; the worst patterns are shown
+PANELS = 4  # panels per row
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # distinct for colour-blind readers
 STYLES = ("-", "--", "-.", ":")
 
 
-def need(module: str) -> Any:
-    """Import a module that is not among the core dependencies.
+def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
+    """Draw the metric against the effective missing rate, one panel for all modalities and one for each.
+
+    The figure belongs to pyplot: ``plt.show()`` shows it, ``plt.close(figure)`` frees it.
+
+    Arguments:
+        report: of `robustness_report`, with `rates`.
 
     Raises:
-        ImportError: it is not installed; the message names the extra.
+        ImportError: matplotlib is not installed; the message says how to install it.
+        KeyError: the report has no rates.
+
+    Example:
+        >>> from invmod import PatternResult, RateResult
+        >>> rates = (RateResult("m", None, 0.0, 0.0, 0.8, None), RateResult("m", None, 0.5, 0.4, 0.6, None))
+        >>> results = (PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),)
+        >>> figure = plot_rates(
+        ...     RobustnessReport(("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results, rates))
+        >>> figure.axes[0].get_lines()[0].get_xdata().tolist()
+        [0.0, 0.4]
+        >>> import_optional("matplotlib.pyplot").close(figure)
     """
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        name = module.split(".")[0]
-        raise ImportError(f"This part of the robustness report needs {name}: pip install 'invmod[report]'.") from error
-
-
-def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
-    """Draw the degradation curves."""
-    plt = need("matplotlib.pyplot")
-    report.curve()  # says so where there is none
+    plt = import_optional("matplotlib.pyplot")
+    report.curve()  # raises a KeyError if there is no curve to draw
     curves = list(dict.fromkeys(point.modality for point in report.rates))
     columns = len(curves) if len(curves) <= PANELS else 3 if len(curves) <= 6 else PANELS
     rows = math.ceil(len(curves) / columns)
@@ -74,10 +81,30 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
 
 
 def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
-    """Draw the heat map of patterns: dots say which modalities are there, cells the metric of each model."""
-    plt = need("matplotlib.pyplot")
+    """Draw a heat map of the patterns: one row per pattern, one column per model.
+
+    A filled dot marks an available modality, an empty one a missing modality. With more than 63 patterns the worst
+    ones are shown. The figure belongs to pyplot: ``plt.show()`` shows it, ``plt.close(figure)`` frees it.
+
+    Arguments:
+        report: of `robustness_report`.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message says how to install it.
+
+    Example:
+        >>> from invmod import PatternResult
+        >>> results = (PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
+        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0))
+        >>> figure = plot_patterns(
+        ...     RobustnessReport(("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results))
+        >>> [text.get_text() for text in figure.axes[1].texts]
+        ['0.800', '0.400']
+        >>> import_optional("matplotlib.pyplot").close(figure)
+    """
+    plt = import_optional("matplotlib.pyplot")
     results = report.results()
-    if len(results) > MOST_ROWS:
+    if len(results) > MAX_ROWS:
         kept = _worst_names(report)
         results = tuple(result for result in results if result.name in kept)
     values = {(result.model, result.name): result.value for result in report.patterns}
@@ -89,22 +116,41 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
         figsize=(0.42 * m + 1.15 * k + 1.6, row_height * len(results) + 0.075 * longest + 0.7), layout="constrained"
     )
     dots, heat = figure.subplots(1, 2, width_ratios=[0.42 * m, 1.15 * k])
+    _draw_dots(dots, report, results)
+    image = _draw_heat(heat, report, table, rotate=longest > 10)
+    for row in range(1, len(results)):
+        if results[row].num_missing != results[row - 1].num_missing:  # a line between numbers of missing modalities
+            dots.axhline(row - 0.5, color="0.8", linewidth=0.8)
+            heat.axhline(row - 0.5, color="white", linewidth=2)
+    colour_bar = figure.colorbar(image, ax=heat, fraction=0.06, pad=0.03, aspect=30)
+    colour_bar.set_label(report.metric, fontsize=8)
+    colour_bar.ax.tick_params(labelsize=8)
+    colour_bar.outline.set_visible(False)
+    made: matplotlib.figure.Figure = figure
+    return made
+
+
+def _draw_dots(dots: Any, report: RobustnessReport, results: Sequence[PatternResult]) -> None:
     for row, result in enumerate(results):
-        for column, there in enumerate(result.pattern):
+        for column, available in enumerate(result.pattern):
             dots.plot(
                 column,
                 row,
                 marker="o",
                 markersize=6,
-                color="0.15" if there else "white",
-                markeredgecolor="0.15" if there else "0.75",
+                color="0.15" if available else "white",
+                markeredgecolor="0.15" if available else "0.75",
                 markeredgewidth=0.8,
             )
-    dots.set(xlim=(-0.6, m - 0.4), ylim=(len(results) - 0.5, -0.5), yticks=[])
-    dots.set_xticks(range(m), report.modalities, rotation=90, fontsize=8)
+    dots.set(xlim=(-0.6, len(report.modalities) - 0.4), ylim=(len(results) - 0.5, -0.5), yticks=[])
+    dots.set_xticks(range(len(report.modalities)), report.modalities, rotation=90, fontsize=8)
     dots.xaxis.tick_top()
     dots.tick_params(length=0)
     dots.spines[:].set_visible(False)
+
+
+def _draw_heat(heat: Any, report: RobustnessReport, table: list[list[float]], *, rotate: bool) -> Any:
+    """Draw the cells of the heat map and return its image. Bright means good, whichever direction is better."""
     image = heat.imshow(
         table, aspect="auto", cmap="viridis" if report.higher_is_better else "viridis_r", interpolation="nearest"
     )
@@ -116,31 +162,20 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
             heat.text(
                 column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color="black" if bright else "white"
             )
-    heat.set_xticks(range(k), report.models, rotation=90 if longest > 10 else 0, fontsize=8)
+    heat.set_xticks(range(len(report.models)), report.models, rotation=90 if rotate else 0, fontsize=8)
     heat.xaxis.tick_top()
     heat.set_yticks([])
     heat.tick_params(length=0)
     heat.spines[:].set_visible(False)
-    for row in range(1, len(results)):
-        if results[row].num_missing != results[row - 1].num_missing:
-            for panel in (dots, heat):
-                panel.axhline(
-                    row - 0.5, color="white" if panel is heat else "0.8", linewidth=2 if panel is heat else 0.8
-                )
-    colour_bar = figure.colorbar(image, ax=heat, fraction=0.06, pad=0.03, aspect=30)
-    colour_bar.set_label(report.metric, fontsize=8)
-    colour_bar.ax.tick_params(labelsize=8)
-    colour_bar.outline.set_visible(False)
-    made: matplotlib.figure.Figure = figure
-    return made
+    return image
 
 
 def _worst_names(report: RobustnessReport) -> set[str]:
-    """Return the complete pattern and those in which some model is worst, `MOST_ROWS` in all."""
+    """Return the complete pattern and those in which some model is worst, `MAX_ROWS` in all."""
     sign = 1 if report.higher_is_better else -1
     badness: dict[str, float] = {}
     for result in report.patterns:
         badness[result.name] = min(badness.get(result.name, math.inf), sign * result.value)
     complete = report.complete().name
     ranked = sorted(badness.keys() - {complete}, key=lambda name: (badness[name], name))
-    return {complete, *ranked[: MOST_ROWS - 1]}
+    return {complete, *ranked[: MAX_ROWS - 1]}

@@ -1,18 +1,19 @@
-"""What a robustness report holds, how it is saved, and what can be asked of it."""
+"""The robustness report as data: its results, questions about them, and JSON.
+
+Tables, plots and pages are functions of a report, in modules of their own; nothing here imports them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import json
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from invmod.robustness.table import text_table
+from invmod._files import write_text
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -108,7 +109,7 @@ class ModelDifference:
 
 @dataclass(frozen=True)
 class RobustnessReport:
-    """What `robustness_report` returns. ``print(report)`` shows it as a table.
+    """The results of `robustness_report`. ``print(report)`` shows them as a table.
 
     Attributes:
         models, modalities: names.
@@ -146,6 +147,12 @@ class RobustnessReport:
     patterns: tuple[PatternResult, ...]
     rates: tuple[RateResult, ...] = ()
     differences: tuple[ModelDifference, ...] = ()
+
+    # Deprecated methods: the package `invmod.robustness` sets them, see `invmod/robustness/deprecated.py`.
+    plot_patterns: ClassVar[Callable[..., matplotlib.figure.Figure]]
+    plot_rates: ClassVar[Callable[..., matplotlib.figure.Figure]]
+    save_html: ClassVar[Callable[..., None]]
+    to_frame: ClassVar[Callable[..., polars.DataFrame]]
 
     # --- questions
 
@@ -208,9 +215,6 @@ class RobustnessReport:
             raise KeyError(f"RobustnessReport: there is no model {model!r} among {list(self.models)}.")
         return self.models[0] if model is None else model
 
-    def __str__(self) -> str:
-        return text_table(self)
-
     # --- files
 
     def to_json(self) -> str:
@@ -246,7 +250,7 @@ class RobustnessReport:
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON: to a temporary name first, so that a file that is there is never half replaced."""
-        _write(Path(path), self.to_json() + "\n")
+        write_text(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> RobustnessReport:
@@ -261,71 +265,7 @@ class RobustnessReport:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def save_html(self, path: str | Path) -> None:
-        """Write a page with all tables and pictures in it, which needs no other file and no network.
-
-        Raises:
-            ImportError: matplotlib or jinja2 is not installed; the message says how to install it.
-        """
-        from invmod.robustness.page import page
-
-        _write(Path(path), page(self))
-
-    def to_frame(self) -> polars.DataFrame:
-        """Return all patterns and rates as a polars data frame, one row a model and condition.
-
-        Raises:
-            ImportError: polars is not installed; the message says how to install it.
-        """
-        from invmod.robustness.page import frame
-
-        return frame(self)
-
-    # --- pictures
-
-    def plot_rates(self) -> matplotlib.figure.Figure:
-        """Draw the metric against the effective missing rate, one panel for all modalities and one for each.
-
-        The figure is one of pyplot's: ``plt.show()`` shows it, ``plt.close(figure)`` lets go of it.
-
-        Raises:
-            ImportError: matplotlib is not installed; the message says how to install it.
-            KeyError: the report has no rates.
-        """
-        from invmod.robustness.plots import plot_rates
-
-        return plot_rates(self)
-
-    def plot_patterns(self) -> matplotlib.figure.Figure:
-        """Draw a heat map: one row a pattern with its modalities as dots, one column a model; a figure of pyplot's.
-
-        Raises:
-            ImportError: matplotlib is not installed; the message says how to install it.
-        """
-        from invmod.robustness.plots import plot_patterns
-
-        return plot_patterns(self)
-
 
 def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same with tuples in the place of JSON's lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one in the same folder."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

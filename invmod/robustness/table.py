@@ -1,18 +1,38 @@
-"""A report as text."""
+"""A report as a table of text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from invmod.robustness.report import ModelDifference, PatternResult, RobustnessReport
+from invmod.robustness.numbers import change, p_value, plain, with_interval
+from invmod.robustness.report import PatternResult, RobustnessReport
 
-MOST_ROWS = 31  # all patterns of five modalities
+MAX_ROWS = 31  # all patterns of five modalities
 
 
 def text_table(report: RobustnessReport) -> str:
-    """Return the report as aligned text: patterns, numbers missing, rates, and differences."""
+    """Return the report as aligned text, as ``str(report)`` does.
+
+    The tables are: every pattern, the mean by number of missing modalities, the missing rates, and the differences
+    between models. With more than 31 patterns the first one is shortened and says so.
+
+    Arguments:
+        report: of `robustness_report`.
+
+    Example:
+        >>> from invmod import PatternResult
+        >>> results = (PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
+        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0))
+        >>> report = RobustnessReport(("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results)
+        >>> print(text_table(report).split("\\n\\n")[1])
+        pattern        m       change
+        -------------  ------  ------
+        a+b            0.8000  0.0%
+        a              0.4000  -50.0%
+        -------------  ------  ------
+        worst pattern  a       -50.0%
+        worst value    0.4000  -50.0%
+    """
     parts = [_head(report), _patterns(report), _by_num_missing(report)]
     if report.rates:
         parts.append(_rates(report))
@@ -34,20 +54,13 @@ def _head(report: RobustnessReport) -> str:
 
 def _patterns(report: RobustnessReport) -> str:
     shown = shown_patterns(report)
-    by_model = {model: {result.name: result for result in report.results(model)} for model in report.models}
     header = ["pattern", *(text for model in report.models for text in (model, "change"))]
-    rows = []
-    for result in shown:
-        row = [result.name]
-        for model in report.models:
-            of_model = by_model[model][result.name]
-            row += [number(of_model.value, of_model.interval), percent(of_model.drop)]
-        rows.append(row)
+    rows = pattern_rows(report)
     for label, pick in (("worst pattern", "name"), ("worst value", "value")):
         row = [label]
         for model in report.models:
             worst = report.worst(model)
-            row += [worst.name if pick == "name" else plain(worst.value), percent(worst.drop)]
+            row += [worst.name if pick == "name" else plain(worst.value), change(worst.drop)]
         rows.append(row)
     total = len(report.results())
     notes = []
@@ -64,7 +77,7 @@ def _patterns(report: RobustnessReport) -> str:
 def shown_patterns(report: RobustnessReport) -> list[PatternResult]:
     """Return the patterns to list: all, or where they are many the complete one, one missing, one left, the worst."""
     results = list(report.results())
-    if len(results) <= MOST_ROWS:
+    if len(results) <= MAX_ROWS:
         return results
     m = len(report.modalities)
     worst = {report.worst(model).name for model in report.models}
@@ -84,42 +97,39 @@ def _rates(report: RobustnessReport) -> str:
     rows = []
     for index, point in enumerate(points[report.models[0]]):
         values = (points[model][index] for model in report.models)
-        rows.append([f"{point.rate:g}", f"{point.effective_rate:.3f}", *(number(v.value, v.interval) for v in values)])
+        rows.append(
+            [f"{point.rate:g}", f"{point.effective_rate:.3f}", *(with_interval(v.value, v.interval) for v in values)]
+        )
     if rows[1:]:
         rows.append(["mean along the curve", "", *(plain(report.area(None, model)) for model in report.models)])
     return aligned(["missing rate", "effective", *report.models], rows, rule_before=1 if rows[1:] else 0)
 
 
 def _differences(report: RobustnessReport) -> str:
+    return aligned(["pattern", "difference", "", "corrected p"], difference_rows(report))
+
+
+def pattern_rows(report: RobustnessReport) -> list[list[str]]:
+    """Return one row per listed pattern: its name, then the metric and its change for each model."""
+    by_model = {model: {result.name: result for result in report.results(model)} for model in report.models}
+    rows = []
+    for result in shown_patterns(report):
+        row = [result.name]
+        for model in report.models:
+            of_model = by_model[model][result.name]
+            row += [with_interval(of_model.value, of_model.interval), change(of_model.drop)]
+        rows.append(row)
+    return rows
+
+
+def difference_rows(report: RobustnessReport) -> list[list[str]]:
+    """Return one row per comparison under a listed pattern: pattern, models, difference, corrected p value."""
     shown = {result.name for result in shown_patterns(report)}
-    rows = [
-        [d.name, f"{d.model} - {d.baseline}", number(d.value, d.interval), p_value(d)]
+    return [
+        [d.name, f"{d.model} - {d.baseline}", with_interval(d.value, d.interval), p_value(d.adjusted_p_value)]
         for d in report.differences
         if d.name in shown
     ]
-    return aligned(["pattern", "difference", "", "corrected p"], rows)
-
-
-def number(value: float, interval: tuple[float, float] | None) -> str:
-    """Return a value with its interval."""
-    return plain(value) if interval is None else f"{plain(value)} [{plain(interval[0])}, {plain(interval[1])}]"
-
-
-def plain(value: float) -> str:
-    """Return a figure with four digits behind the point, or with five significant ones where it is large or tiny."""
-    if abs(value) >= 1000:
-        return f"{value:.5g}"
-    return f"{value:.4f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.1e}"
-
-
-def percent(drop: float | None) -> str:
-    """Return a relative drop: a loss with a minus, as a change of the metric's worth."""
-    return "undefined" if drop is None else f"{-drop:+.1%}" if drop else "0.0%"
-
-
-def p_value(difference: ModelDifference) -> str:
-    """Return a corrected p value."""
-    return "" if difference.adjusted_p_value is None else f"{difference.adjusted_p_value:.3g}"
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, rule_before: int = 0) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import figures
@@ -12,9 +13,10 @@ import tyro
 from torch.distributed.run import get_args_parser
 
 import invmod
-from milk_recsys import prepare, reproduce
-from milk_recsys.config import command_line, options
-from milk_recsys.config.method_options import BASELINES
+import invmod.robustness
+import invmod.testing
+from milk_recsys import command_line, options, prepare, reproduce
+from milk_recsys.baselines.options import BASELINES
 from milk_recsys.recommend import RecommendOptions
 from milk_recsys.study.plan import NAMES
 
@@ -45,6 +47,13 @@ def test_the_pages_of_the_parts_document_every_public_name_once() -> None:
     pages = "\n".join(read(page) for page in PAGES)
     documented = re.findall(r"^\.\. auto(?:function|class):: invmod\.(\w+)$", pages, re.MULTILINE)
     assert sorted(documented) == sorted(invmod.__all__)
+
+
+@pytest.mark.parametrize("module", [invmod.robustness, invmod.testing], ids=lambda module: module.__name__)
+def test_the_pages_document_every_name_that_is_public_in_a_module_alone(module: ModuleType) -> None:
+    pages = "\n".join(read(page) for page in PAGES)
+    documented = re.findall(rf"^\.\. autofunction:: {re.escape(module.__name__)}\.(\w+)$", pages, re.MULTILINE)
+    assert sorted(documented) == sorted(set(module.__all__) - set(invmod.__all__))
 
 
 def test_the_concepts_page_leads_to_code_for_every_equation_of_the_method() -> None:

@@ -17,18 +17,8 @@ from invmod import (
     infonce_alignment_loss,
     pairwise_alignment_loss,
 )
-from tests.strategies import (
-    NAN,
-    NUM_MODALITIES,
-    NUM_ROWS,
-    generators,
-    gradients,
-    laws,
-    normal,
-    poison,
-    random_mask,
-    seeded,
-)
+from invmod.testing import assert_full_mask_equals_no_mask, assert_mask_honoured, assert_permutation_invariant
+from tests.strategies import NUM_MODALITIES, NUM_ROWS, generators, gradients, laws, normal, random_mask, seeded
 
 TEMPERATURE = 0.4
 LOSSES = {
@@ -111,8 +101,6 @@ def test_it_is_the_loop_over_pairs(kind, generator, num_rows, num_modalities, nu
     loss = LOSSES[kind](z, mask, anchor=anchor, reduction=reduction, weights=weights)
     expected = reference(kind, z.numpy(), mask.numpy(), anchor, reduction, None if weights is None else weights.numpy())
     np.testing.assert_allclose(loss, expected, atol=1e-10)
-    everything = torch.ones(num_rows, num_modalities, dtype=torch.bool)
-    torch.testing.assert_close(LOSSES[kind](z, anchor=anchor), LOSSES[kind](z, everything, anchor=anchor))
 
 
 @laws
@@ -136,18 +124,20 @@ def test_coral_is_the_loop_over_pairs_of_covariances(generator, num_rows, num_mo
 
 @pytest.mark.parametrize("kind", LOSSES)
 @laws
-@given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([NAN, 1e9, float("inf")]), st.booleans())
+@given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([None, 0]))
 def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
-    kind, generator, num_rows, num_modalities, value, with_anchor
+    kind, generator, num_rows, num_modalities, anchor
 ):
     z, mask = normal(generator, num_rows, num_modalities, 3), random_mask(generator, num_rows, num_modalities)
-    clean, dirty = z.clone().requires_grad_(), poison(z, mask, value).requires_grad_()
-    losses = [LOSSES[kind](x, mask, anchor=0 if with_anchor else None) for x in (clean, dirty)]
-    assert torch.equal(*losses)
-    expected, got = gradients(losses[0], clean)[0], gradients(losses[1], dirty)[0]
-    assert torch.equal(expected, got)
-    assert got.isfinite().all()
-    assert (got[~mask] == 0).all()
+    assert_mask_honoured(lambda z, mask: LOSSES[kind](z, mask, anchor=anchor), z, mask)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@laws
+@given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([None, 0]))
+def test_an_all_true_mask_equals_none(kind, generator, num_rows, num_modalities, anchor):
+    z = normal(generator, num_rows, num_modalities, 3)
+    assert_full_mask_equals_no_mask(lambda z, mask: LOSSES[kind](z, mask, anchor=anchor), z)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -186,9 +176,10 @@ def test_one_sample_has_no_candidates_and_no_covariance():
 @given(generators(), st.integers(2, 6), st.integers(2, 6))
 def test_neither_the_order_of_modalities_nor_that_of_samples_matters(kind, generator, num_rows, num_modalities):
     z, mask = normal(generator, num_rows, num_modalities, 3), random_mask(generator, num_rows, num_modalities)
-    rows, columns = torch.randperm(num_rows, generator=generator), torch.randperm(num_modalities, generator=generator)
     loss = LOSSES[kind]
-    torch.testing.assert_close(loss(z[rows][:, columns], mask[rows][:, columns]), loss(z, mask))
+    for dim in (0, 1):
+        assert_permutation_invariant(loss, z, mask, dim=dim)
+    columns = torch.randperm(num_modalities, generator=generator)
     moved = int((columns == 0).nonzero())
     torch.testing.assert_close(loss(z[:, columns], mask[:, columns], anchor=moved), loss(z, mask, anchor=0))
 

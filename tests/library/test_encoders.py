@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from invmod import ModalityEncoders
+from invmod.testing import assert_mask_honoured
 from tests.strategies import NAN, NUM_MODALITIES, NUM_ROWS, generators, laws, normal, random_mask, seeded
 
 AWKWARD = ["type", "keys", "values", "pop", "a.b", "audio.v2", "", "embedding_dim", "forward", "wörter", "0"]
@@ -50,25 +51,13 @@ def test_z_stacks_what_the_modules_say_and_is_zero_where_masked(generator, num_r
 
 @pytest.mark.parametrize("build", [ModalityEncoders.linear, ModalityEncoders.mlp])
 @laws
-@given(generators(), st.integers(1, 6), st.sampled_from([NAN, float("inf"), 1e9]))
-def test_what_lies_in_a_masked_row_reaches_neither_z_nor_a_gradient(build, generator, num_rows, value):
+@given(generators(), st.integers(0, 6))
+def test_what_lies_in_a_masked_row_reaches_neither_z_nor_a_gradient(build, generator, num_rows):
     dims = {"text": 3, "image": 2}
-    encoders = build(dims, 4).double()
-    mask = random_mask(generator, num_rows, 2)
-    clean = {name: normal(generator, num_rows, dim) for name, dim in dims.items()}
-    dirty = {name: x.clone() for name, x in clean.items()}
-    for index, name in enumerate(dims):
-        dirty[name][~mask[:, index]] = value
-    results = []
-    for features in (clean, dirty):
-        inputs = {name: x.requires_grad_() for name, x in features.items()}
-        z = encoders(inputs, mask)
-        grads = torch.autograd.grad(z.square().sum(), [*encoders.parameters(), *inputs.values()])
-        results.append((z, *grads))
-    for expected, got in zip(*results, strict=True):
-        assert torch.equal(expected, got)
-        assert got.isfinite().all()
-    assert (results[1][0][~mask] == 0).all()
+    encoders, mask = build(dims, 4).double(), random_mask(generator, num_rows, 2)
+    features = {name: normal(generator, num_rows, dim) for name, dim in dims.items()}
+    assert_mask_honoured(encoders, features, mask)
+    assert (encoders(features, mask)[~mask] == 0).all()
 
 
 @laws

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from invmod import CyclicMixupEnvs
+from invmod.testing import assert_on_simplex
 from tests.strategies import generators, laws, seeded
 
 ALPHAS = st.floats(-6, 6).map(lambda exponent: 10.0**exponent)
@@ -28,9 +29,7 @@ def test_rows_lie_on_the_simplex(generator, num_modalities, alpha, num_draws, in
     assert weights.shape == (4, 2, envs.num_envs, num_modalities)
     assert envs.num_envs == include_uniform + num_draws * num_modalities
     assert envs.num_modalities == num_modalities
-    assert weights.isfinite().all()
-    assert (weights >= 0).all()
-    assert ((weights.sum(dim=-1) - 1).abs() < 1e-6).all()
+    assert_on_simplex(weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -38,8 +37,7 @@ def test_rows_lie_on_the_simplex(generator, num_modalities, alpha, num_draws, in
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.01, 1e6])
 def test_many_draws_at_the_ends_of_alpha_are_never_nan(alpha, num_modalities, dtype):
     weights = CyclicMixupEnvs(num_modalities, alpha).sample((500,), generator=seeded(1), dtype=dtype)
-    assert weights.isfinite().all()
-    assert ((weights.sum(dim=-1) - 1).abs() < 1e-6).all()
+    assert_on_simplex(weights)
 
 
 @laws
@@ -72,7 +70,7 @@ def test_no_weight_lies_below_the_floor(generator, num_modalities, alpha, share)
         return
     weights = CyclicMixupEnvs(num_modalities, alpha, min_weight=floor).sample(generator=generator, dtype=torch.float64)
     assert (weights >= floor).all()
-    assert ((weights.sum(dim=-1) - 1).abs() < 1e-12).all()
+    assert_on_simplex(weights, atol=1e-12)
 
 
 @laws

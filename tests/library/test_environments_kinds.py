@@ -24,6 +24,7 @@ from invmod import (
     dominance,
     fuse,
 )
+from invmod.testing import assert_on_simplex, assert_permutation_equivariant, assert_permutation_invariant
 from tests.strategies import NAN, NUM_MODALITIES, NUM_ROWS, generators, laws, normal, random_mask, seeded, simplex_rows
 
 SHAPES = st.sampled_from([(), (0,), (3,), (2, 3)])
@@ -57,8 +58,7 @@ def test_every_kind_draws_rows_on_the_simplex(generator, kind, num_modalities, s
         weights = envs.sample(shape, generator=generator, dtype=dtype)
         assert weights.dtype == dtype
         assert weights.shape == (*shape, envs.num_envs, num_modalities)
-        assert (weights >= 0).all()
-        assert ((weights.sum(dim=-1) - 1).abs() < 1e-6).all()
+        assert_on_simplex(weights)
 
 
 @laws
@@ -262,7 +262,7 @@ def test_k_of_available_keeps_k_of_what_a_sample_has(generator, num_modalities, 
     assert torch.equal(masks.sum(dim=-1), expected[:, None].expand(2, num_rows, 3))
     weights = envs.sample(mask=mask, generator=generator, dtype=torch.float64)
     assert weights.shape == (num_rows, 3, num_modalities)
-    assert ((weights.sum(dim=-1) - 1).abs() < 1e-12).all()
+    assert_on_simplex(weights, atol=1e-12)
     assert torch.equal((weights > 0) & mask.any(dim=1)[:, None, None], weights.bool() & mask[:, None])
     assert (weights[~mask.any(dim=1)] == 1 / num_modalities).all()
 
@@ -377,8 +377,8 @@ def test_dominance_against_a_loop(generator, num_modalities, num_rows):
     np.testing.assert_allclose(result.share, share, atol=1e-12)
     np.testing.assert_allclose(result.largest, largest, atol=1e-12)
     np.testing.assert_allclose(result.distance, distance, atol=1e-12)
-    order = torch.randperm(num_modalities, generator=generator)
-    torch.testing.assert_close(dominance(weights[:, order]).share, result.share[order])
+    assert_permutation_equivariant(lambda weights: dominance(weights).share, weights, dim=1)
+    assert_permutation_invariant(lambda weights: dominance(weights).largest, weights, dim=0)
 
 
 def test_what_dominance_says_of_the_kinds():

@@ -16,19 +16,19 @@ import invmod
 ROOT = Path(invmod.__file__).parent
 ROOMS = sorted(module.name for module in pkgutil.iter_modules(invmod.__path__))
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM_TO_TOP = (
-    "_checks",
-    "_deprecation",
-    "missingness",
-    "imputation",
-    "encoders",
-    "environments",
-    "fusion",
-    "alignment",
-    "penalties",
-    "objectives",
-    "robustness",
-)
+BELOW = {
+    "missingness": set(),
+    "environments": set(),
+    "penalties": set(),
+    "imputation": {"missingness"},
+    "encoders": {"missingness"},
+    "fusion": {"missingness"},
+    "alignment": {"missingness"},
+    "objectives": {"penalties"},
+    "robustness": {"missingness", "_files"},
+    "_files": set(),
+    "testing": set(),
+}
 
 
 def imports(path):
@@ -55,6 +55,22 @@ def imports(path):
             assert node.level == 0
             where.append(node.module)
     return at_once, later
+
+
+def module_name(path):
+    return ".".join(("invmod", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imported_modules(path):
+    """Modules of invmod that a file imports: at once, within a function, or under `if TYPE_CHECKING:`."""
+    modules = {module_name(path) for path in FILES}
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {name if name in modules else name.rpartition(".")[0] for name in names} & modules
 
 
 def files_of(room):
@@ -145,6 +161,15 @@ def test_a_room_that_is_a_folder_shows_the_names_of_its_list_alone(room):
     files = {file.name for file in pkgutil.iter_modules(module.__path__)}
     shown = {name for name in vars(module) if not name.startswith("_")} - files
     assert shown == set(module.__all__)
+
+
+def test_no_module_imports_one_that_imports_it_back():
+    """Not even for type hints: a module can then be read after those that it imports."""
+    waiting = {module_name(path): imported_modules(path) for path in FILES}
+    while free := [name for name, needed in waiting.items() if not needed & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"these modules import each other: {waiting}"
 
 
 @pytest.mark.parametrize("room", ROOMS)

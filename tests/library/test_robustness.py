@@ -17,6 +17,8 @@ from torch import nn
 
 import invmod
 from invmod import RobustnessReport, robustness_report
+from invmod.robustness import plot_patterns, plot_rates, text_table, to_frame, write_page
+from invmod.robustness.document import figure_png, html_document
 from invmod.robustness.resampling import Resamples, adjusted_p_values
 from tests.strategies import NAN, generators, laws, normal, random_mask, seeded
 
@@ -460,6 +462,7 @@ def report():
 
 def test_the_table_has_every_figure(report):
     text = str(report)
+    assert text == text_table(report)
     for result in report.patterns:
         assert re.search(
             rf"^{re.escape(result.name)} +.*{result.value:.4f} \[{result.interval[0]:.4f}", text, re.MULTILINE
@@ -525,7 +528,7 @@ def test_a_damaged_file_says_what_and_where(report, tmp_path, damage, message):
 
 
 def test_the_frame_has_a_row_for_every_model_and_condition(report):
-    frame = report.to_frame()
+    frame = to_frame(report)
     assert len(frame) == len(report.patterns) + len(report.rates)
     row = frame.row(
         by_predicate=(pl.col("name") == "image") & (pl.col("model") == "ours") & (pl.col("condition") == "pattern"),
@@ -539,11 +542,11 @@ def test_the_frame_has_a_row_for_every_model_and_condition(report):
         2,
     )
     assert set(frame.filter(pl.col("condition") == "rate")["name"]) == {"all", *NAMES}
-    assert quick().to_frame()["low"].null_count() == 7
+    assert to_frame(quick())["low"].null_count() == 7
 
 
 def test_the_curves_show_every_point(report):
-    figure = report.plot_rates()
+    figure = plot_rates(report)
     shown = [panel for panel in figure.axes if panel.get_visible()]
     assert [panel.get_title() for panel in shown] == ["any modality hidden", *(f"{name} hidden" for name in NAMES)]
     for panel, modality in zip(shown, (None, *NAMES), strict=True):
@@ -552,22 +555,22 @@ def test_the_curves_show_every_point(report):
             np.testing.assert_allclose(line.get_xdata(), [point.effective_rate for point in points])
             np.testing.assert_allclose(line.get_ydata(), [point.value for point in points])
         assert len(panel.collections) == 2  # bands
-    single = quick(rates=(0.0, 0.5)).plot_rates()
+    single = plot_rates(quick(rates=(0.0, 0.5)))
     assert single.axes[0].get_legend() is None
     assert not single.axes[0].collections
     with pytest.raises(KeyError, match="give `rates`"):
-        quick().plot_rates()
+        plot_rates(quick())
 
 
 @pytest.mark.parametrize("num_modalities", [1, 2, 5, 7])
 def test_every_number_of_panels_fits(num_modalities):
     features, targets = made_up(20, [f"m{index}" for index in range(num_modalities)])
-    figure = quick(by_mean, features, targets, rates=(0.0, 0.5), num_draws=1, patterns=[]).plot_rates()
+    figure = plot_rates(quick(by_mean, features, targets, rates=(0.0, 0.5), num_draws=1, patterns=[]))
     assert sum(panel.get_visible() for panel in figure.axes) == (num_modalities + 1 if num_modalities > 1 else 1)
 
 
 def test_the_heat_map_shows_every_value_and_which_modalities_are_there(report):
-    figure = report.plot_patterns()
+    figure = plot_patterns(report)
     dots, heat, _ = figure.axes
     assert [text.get_text() for text in heat.texts] == [
         f"{value:.3f}"
@@ -581,14 +584,14 @@ def test_the_heat_map_shows_every_value_and_which_modalities_are_there(report):
     }
     for row, result in enumerate(report.results()):
         assert [filled[column, row] for column in range(3)] == list(result.pattern)
-    dark = quick(by_mean, metric=lambda p, t: 0.5, higher_is_better=False).plot_patterns()  # one value everywhere
+    dark = plot_patterns(quick(by_mean, metric=lambda p, t: 0.5, higher_is_better=False))  # one value everywhere
     assert len(dark.axes[1].texts) == 7
 
 
 def test_a_heat_map_of_many_patterns_has_the_complete_one_and_the_worst():
     features, targets = made_up(10, [f"m{index}" for index in range(7)])
     report = quick(by_mean, features, targets)
-    figure = report.plot_patterns()
+    figure = plot_patterns(report)
     shown = [float(text.get_text()) for text in figure.axes[1].texts]
     assert len(shown) == 63
     assert shown[0] == pytest.approx(report.complete().value, abs=1e-3)
@@ -596,7 +599,7 @@ def test_a_heat_map_of_many_patterns_has_the_complete_one_and_the_worst():
 
 
 def test_the_page_needs_nothing_else_and_escapes_names(report, tmp_path):
-    report.save_html(tmp_path / "report.html")
+    write_page(report, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
     assert not plt.get_fignums()
@@ -607,17 +610,17 @@ def test_the_page_needs_nothing_else_and_escapes_names(report, tmp_path):
     assert "://" not in page
     for result in report.patterns:
         assert f"{result.value:.4f}" in page
-    quick().save_html(tmp_path / "short.html")
+    write_page(quick(), tmp_path / "short.html")
     short = (tmp_path / "short.html").read_text(encoding="utf-8")
     assert "Along missing rates" not in short
     assert "Differences" not in short
 
 
 @pytest.mark.parametrize(
-    ("method", "module"),
-    [("plot_rates", "matplotlib"), ("plot_patterns", "matplotlib"), ("to_frame", "polars"), ("save_html", "jinja2")],
+    ("function", "module"),
+    [(plot_rates, "matplotlib"), (plot_patterns, "matplotlib"), (to_frame, "polars"), (write_page, "jinja2")],
 )
-def test_what_is_not_installed_is_named_with_the_extra(report, tmp_path, monkeypatch, method, module):
+def test_what_is_not_installed_is_named_with_the_extra(report, tmp_path, monkeypatch, function, module):
     import importlib
 
     real = importlib.import_module
@@ -628,10 +631,44 @@ def test_what_is_not_installed_is_named_with_the_extra(report, tmp_path, monkeyp
         return real(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", without)
-    arguments = (tmp_path / "page.html",) if method == "save_html" else ()
+    arguments = (tmp_path / "page.html",) if function is write_page else ()
     with pytest.raises(ImportError, match=rf"needs {module}: pip install 'invmod\[report\]'"):
-        getattr(report, method)(*arguments)
+        function(report, *arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_deprecated_methods_call_the_functions_and_warn(report, tmp_path):
+    for name, function in (("plot_rates", plot_rates), ("plot_patterns", plot_patterns)):
+        with pytest.warns(DeprecationWarning, match=rf"RobustnessReport.{name}` .*invmod.robustness.{name}"):
+            figure = getattr(report, name)()
+        assert figure_png(figure) == figure_png(function(report))
+    with pytest.warns(DeprecationWarning, match=r"RobustnessReport.to_frame` .*invmod.robustness.to_frame"):
+        assert report.to_frame().equals(to_frame(report))
+    with pytest.warns(
+        DeprecationWarning, match=r"RobustnessReport.save_html` .*invmod.robustness.write_page"
+    ) as caught:
+        report.save_html(tmp_path / "old.html")
+    assert caught[0].filename == __file__
+    write_page(report, tmp_path / "new.html")
+    assert (tmp_path / "old.html").read_bytes() == (tmp_path / "new.html").read_bytes()
+
+
+def test_a_page_has_a_true_minus_before_numbers_and_leaves_names_alone(tmp_path):
+    features, targets = made_up(names=("pre-text", "image"))
+    report = quick(by_first, features, targets)
+    write_page(report, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report.worst().drop > 0
+    assert f"\N{MINUS SIGN}{report.worst().drop:.1%}" in page
+    assert "pre-text" in page
+    assert "pre\N{MINUS SIGN}text" not in page
+
+
+def test_a_document_escapes_its_title_and_keeps_its_body():
+    page = html_document("<b>", "<p>{braces}</p>", style="p { margin: 0; }\n")
+    assert "<title>&lt;b&gt;</title>" in page
+    assert "<p>{braces}</p>" in page
+    assert "p { margin: 0; }" in page
 
 
 def test_a_table_and_json_need_the_core_alone(monkeypatch):
@@ -708,7 +745,7 @@ def failing(features, mask):
         (
             {"per_unit": lambda p, t: torch.zeros(3)},
             ValueError,
-            "`per_unit` must return (60,) values, one a unit, got (3,)",
+            "`per_unit` must return (60,) values, one per unit, got (3,)",
         ),
         (
             {"per_unit": lambda p, t: torch.zeros(60)},

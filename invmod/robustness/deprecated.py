@@ -1,0 +1,42 @@
+"""Methods of `RobustnessReport` that became functions; they remain for one release, with a warning."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from invmod.robustness.frame import to_frame
+from invmod.robustness.page import write_page
+from invmod.robustness.plots import plot_patterns, plot_rates
+from invmod.robustness.report import RobustnessReport
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "plot_patterns": plot_patterns,
+    "plot_rates": plot_rates,
+    "save_html": write_page,
+    "to_frame": to_frame,
+}
+
+
+def add_deprecated_methods() -> None:
+    """Set the methods of `METHODS` on `RobustnessReport`."""
+    for name, function in METHODS.items():
+        setattr(RobustnessReport, name, _deprecated_method(name, function))
+
+
+def _deprecated_method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    message = (
+        f"`RobustnessReport.{name}` is now the function `invmod.robustness.{function.__name__}`, with the report as "
+        "its first argument. The old name will be removed in invmod 0.3."
+    )
+
+    @functools.wraps(function)
+    def method(self: RobustnessReport, *arguments: Any, **options: Any) -> Any:
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return function(self, *arguments, **options)
+
+    method.__name__, method.__qualname__ = name, f"RobustnessReport.{name}"
+    method.__doc__ = f"Deprecated: use `invmod.robustness.{function.__name__}`."
+    return method

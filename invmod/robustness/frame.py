@@ -1,0 +1,79 @@
+"""A report as a data frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from invmod.robustness.optional import import_optional
+from invmod.robustness.report import Interval, RobustnessReport
+
+if TYPE_CHECKING:
+    import polars
+
+
+def to_frame(report: RobustnessReport) -> polars.DataFrame:
+    """Return all patterns and rates as a polars data frame, one row per model and condition.
+
+    Arguments:
+        report: of `robustness_report`.
+
+    Returns:
+        The columns model, condition ("pattern" or "rate"), name (of the pattern, or of the hidden modality, or
+        "all"), num_missing, rate, effective_rate, value, low and high (of the interval), drop, empty_rows.
+
+    Raises:
+        ImportError: polars is not installed; the message says how to install it.
+
+    Example:
+        >>> from invmod import PatternResult
+        >>> result = PatternResult("m", (True,), "a", 0.8, (0.7, 0.9), 0.0, 0)
+        >>> to_frame(RobustnessReport(("m",), ("a",), "accuracy", True, 10, 10, 0.95, 3, 9, False, (result,))).row(0)
+        ('m', 'pattern', 'a', 0, None, None, 0.8, 0.7, 0.9, 0.0, 0)
+    """
+    pl = import_optional("polars")
+    schema = {
+        "model": pl.String,
+        "condition": pl.String,
+        "name": pl.String,
+        "num_missing": pl.Int64,
+        "rate": pl.Float64,
+        "effective_rate": pl.Float64,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "drop": pl.Float64,
+        "empty_rows": pl.Int64,
+    }
+    rows: list[dict[str, Any]] = [
+        {
+            "model": result.model,
+            "condition": "pattern",
+            "name": result.name,
+            "num_missing": result.num_missing,
+            "value": result.value,
+            **_ends(result.interval),
+            "drop": result.drop,
+            "empty_rows": result.empty_rows,
+        }
+        for result in report.patterns
+    ]
+    rows += [
+        {
+            "model": point.model,
+            "condition": "rate",
+            "name": point.modality or "all",
+            "rate": point.rate,
+            "effective_rate": point.effective_rate,
+            "value": point.value,
+            **_ends(point.interval),
+        }
+        for point in report.rates
+    ]
+    rows = [{column: row.get(column) for column in schema} for row in rows]
+    frame: polars.DataFrame = pl.DataFrame(rows, schema=schema)
+    return frame
+
+
+def _ends(interval: Interval) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {"low": low, "high": high}

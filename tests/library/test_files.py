@@ -1,0 +1,48 @@
+"""Files are whole or absent."""
+
+import pytest
+
+from invmod._files import replacing, write_text
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old", encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
+        assert temporary.parent == tmp_path  # a rename within one folder is atomic
+    assert path.read_text(encoding="utf-8") == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old", encoding="utf-8")
+
+    def write_half():
+        with replacing(path) as temporary:
+            temporary.write_text("half", encoding="utf-8")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_two_writers_of_one_path_do_not_meet(tmp_path):
+    path = tmp_path / "a.txt"
+    with replacing(path) as first, replacing(str(path)) as second:
+        assert first != second
+        first.write_text("first", encoding="utf-8")
+        second.write_text("second", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == "first"  # the outer block ends last
+
+
+def test_text_is_utf8_and_has_the_permissions_of_an_ordinary_file(tmp_path):
+    write_text(tmp_path / "a.txt", "\N{MINUS SIGN}1\n")
+    (tmp_path / "b.txt").touch()
+    assert (tmp_path / "a.txt").read_bytes() == b"\xe2\x88\x921\n"
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b.txt").stat().st_mode
