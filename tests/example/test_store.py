@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,8 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.study import store as module
 from milk_recsys.study.store import Store, main, user_values
 
+ROOT = Path(__file__).parents[2]
+LIMIT = 10.5e6  # bytes of the committed tree
 ODD = [0.1, -0.0, 1e-45, float(np.float32(1 / 3)), float("inf"), 0.0, 1.0]
 
 
@@ -209,3 +212,14 @@ def test_the_command_compacts_and_joins(tmp_path, capsys):
 def test_reading_results_imports_no_torch(name):
     code = f"import sys; import milk_recsys.study.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_the_committed_tree_is_small():
+    """Runs are committed as one compacted table for each data set, and files that a command makes are not."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    assert sum(path.stat().st_size for path in paths if path.exists()) < LIMIT
+    unwanted = {".csv", ".pdf", ".tex"}
+    assert not [path for path in paths if (ROOT / "docs/results") in path.parents and path.suffix in unwanted]
