@@ -110,16 +110,16 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
 
 def chosen(name: str, epochs: int) -> dict[str, str]:
     """Return the options of MILK, its ablations and KEEP that the studies of docs/results chose on validation."""
-    from milk_recsys.base.files import Journal
     from milk_recsys.config.method_options import UNTRAINED
     from milk_recsys.config.options import flag
     from milk_recsys.study.plan import best_trial
     from milk_recsys.study.spaces import ABLATIONS, WINNER
+    from milk_recsys.study.store import Store
 
-    trials = [x for x in Journal(ROOT / "docs/results" / name / "runs.jsonl").read() if x["phase"] == "trial"]
+    store = Store(ROOT / "docs/results" / name)
     found = {}
     for model in (*ABLATIONS, WINNER):
-        tuned = best_trial([x for x in trials if x["method"] == model])["tuned"]
+        tuned = best_trial(store.of("trial", model))["tuned"]
         words = [f"{flag(option)} {value:.3g}" for option, value in tuned.items()]
         if model not in UNTRAINED:
             words.append(f"--epochs {epochs}")

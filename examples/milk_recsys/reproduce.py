@@ -5,10 +5,10 @@
     python examples/milk_recsys/reproduce.py field --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
     python examples/milk_recsys/reproduce.py all --smoke      # everything, on a tiny set, in a minute
 
-Two copies of a store, of methods that were run apart, may be joined: ``cat a/runs.jsonl >> b/runs.jsonl``.
-
-Every run is a line of ``runs.jsonl`` in --out. A command that was killed goes on where it stopped, and a run that
-another table has made is not made again. No run is stored that learnt from the test items (`audit.py`).
+Every run is appended to ``runs.jsonl`` in --out when it ends; at the end of the command these runs are compacted into
+``runs.parquet``. A command that was killed resumes from both files, and a run that another table has made is not made
+again. No run is stored that learnt from the test items (`audit.py`). ``python -m milk_recsys.study.store --help``
+describes how the results of methods that were run apart are joined.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from milk_recsys.catalogue.synthetic import tiny_dataset
 from milk_recsys.config.options import OptionError
 from milk_recsys.study.audit import Leak
 from milk_recsys.study.plan import NAMES, Plan
+from milk_recsys.study.records import MONITOR, Run
 from milk_recsys.study.results import write_results
-from milk_recsys.study.runs import MONITOR, Run, execute
+from milk_recsys.study.runs import execute
 from milk_recsys.study.spaces import FIELD, METHODS
 from milk_recsys.study.store import Store
 
@@ -62,7 +63,7 @@ class Reproduce:
     jobs: int = 1
     """Runs at the same time, each in a process of one thread where there are several."""
     out: Path | None = None
-    """Folder for the store, tables and figures; runs/reproduce-NAME where not given."""
+    """Folder for the results file, tables and figures; runs/reproduce-NAME where not given."""
     methods: tuple[str, ...] = ()
     """Methods to compare; where not given, the paper's, or all for the field."""
     settings: tuple[Literal["ftmt", "mtmt"], ...] = ("ftmt", "mtmt")
@@ -73,13 +74,13 @@ class Reproduce:
     threads: int | None = None
     """Number of CPU threads of a run; torch's choice where not given, 1 where there are several jobs."""
     run: bool = True
-    """Make the runs that the store lacks; `--no-run` writes tables and figures of what is there."""
+    """Make the runs that the results file lacks; `--no-run` writes tables and figures of the runs that it has."""
     smoke: bool = False
     """A tiny generated set and a few epochs, to see that everything works."""
 
 
 def main(command: Reproduce) -> int:
-    """Make what the store lacks, and write tables and figures.
+    """Make the runs that the results file lacks, and write tables and figures.
 
     Returns:
         the exit status: 0, 1 where a run leaks, 2 where the input is bad, 130 where it was interrupted.
@@ -98,7 +99,7 @@ def main(command: Reproduce) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, Leak) else 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("\ninterrupted; the same command resumes from the runs that are done", file=sys.stderr)
         return 130
 
 
@@ -134,9 +135,10 @@ def reproduce(command: Reproduce) -> int:
         quick=command.smoke,
     )
     out.mkdir(parents=True, exist_ok=True)
-    store = Store(out / "runs.jsonl")
+    store = Store(out)
     if command.run:
         run_all(plan, store, dataset, out / ".factors", command.jobs)
+    store.compact()
     for path in write_results(plan, store, dataset, out):
         print(path)
     return 0
@@ -146,7 +148,7 @@ def reproduce(command: Reproduce) -> int:
 
 
 def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) -> None:
-    """Make every run that the store lacks; a line of the store each."""
+    """Make every run that the store lacks, and append each to its journal."""
     columns = (
         TextColumn("runs"),
         BarColumn(),

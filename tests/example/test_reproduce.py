@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from scipy import stats
 
 from milk_recsys import reproduce
@@ -18,11 +17,12 @@ from milk_recsys.catalogue.split import draw_split
 from milk_recsys.catalogue.synthetic import tiny_dataset
 from milk_recsys.config.method_options import UNTRAINED
 from milk_recsys.config.options import PRESETS, Options
-from milk_recsys.study import claims, paper, runs
+from milk_recsys.study import claims, paper, records, runs
 from milk_recsys.study.plan import NAMES, Plan, best_trial, propose, strongest
-from milk_recsys.study.runs import Run, execute, missing_none_one_two, pack_users, unpack_users
+from milk_recsys.study.records import Run
+from milk_recsys.study.runs import execute, missing_none_one_two
 from milk_recsys.study.spaces import FIELD, LIMITS, METHODS, SPACES
-from milk_recsys.study.store import Store
+from milk_recsys.study.store import Store, user_values
 from milk_recsys.study.tables import table_popular, write_table
 
 DATASET = tiny_dataset()
@@ -44,7 +44,7 @@ def make_plan(names=("table2",), **values):
 
 def run_plan(plan, folder, dataset=DATASET):
     folder.mkdir(exist_ok=True)
-    store = Store(folder / "runs.jsonl")
+    store = Store(folder)
     reproduce.run_all(plan, store, dataset, folder / ".factors", 1)
     return store
 
@@ -52,7 +52,22 @@ def run_plan(plan, folder, dataset=DATASET):
 def untimed(line):
     """A line without what differs from one time to another."""
     dropped = ("seconds", "seconds_per_epoch", "factor_seconds", "date", "versions", "audit")
-    return {k: v for k, v in line.items() if k not in dropped}
+    kept = {k: v for k, v in line.items() if k not in dropped}
+    return kept | ({"per_user": line["per_user"].tolist()} if "per_user" in line else {})
+
+
+def write_store(folder, lines):
+    store = Store(folder)
+    for line in lines:
+        store.add(line)
+    return store
+
+
+def table_of(path):
+    """The rows of a table in Markdown."""
+    lines = [line[2:-2] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    names, _, *rows = (line.split(" | ") for line in lines)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +105,8 @@ def test_a_line_says_everything_that_a_figure_depends_on(finished):
     assert line["audit"]["compared"] > 20
     assert {"torch", "numpy", "invmod", "python", "device"} <= set(line["versions"])
     assert line["triples"] > 0
-    assert len(unpack_users(line["per_user"])) == line["test"]["users"]
-    assert unpack_users(line["per_user"]).mean() == pytest.approx(line["test"]["ndcg@20"], abs=1e-6)
+    assert len(user_values(line)) == line["test"]["users"]
+    assert user_values(line).mean() == pytest.approx(line["test"]["ndcg@20"], abs=1e-6)
     assert "data" not in line["options"]
 
 
@@ -126,7 +141,7 @@ def test_a_killed_study_goes_on_to_the_same_result(finished, tmp_path, monkeypat
 @pytest.mark.slow
 def test_several_jobs_make_the_same_runs(finished, tmp_path):
     plan = make_plan(methods=("erm", "random"), decide=False)
-    store = Store(tmp_path / "runs.jsonl")
+    store = Store(tmp_path)
     reproduce.run_all(plan, store, DATASET, tmp_path / ".factors", 2)
     mine = {(x["phase"], x["method"], x["number"]): untimed(x) for x in store.lines}
     assert len(mine) == plan.total()
@@ -137,9 +152,8 @@ def test_several_jobs_make_the_same_runs(finished, tmp_path):
 
 def test_tables_share_their_runs(finished, tmp_path):
     """What table 2 has run is not run again for figures 4 and 5."""
-    (tmp_path / "runs.jsonl").write_text((finished.path).read_text())
     plan = make_plan(("figure5",), methods=("milk", "erm"))
-    store = Store(tmp_path / "runs.jsonl")
+    store = write_store(tmp_path, finished.lines)
     assert not list(plan.ready(store))
 
 
@@ -160,7 +174,7 @@ def test_a_run_that_leaks_by_option_is_kept_and_never_ranked(tmp_path):
     values = {k: v for k, v in PRESETS["authors_code"].items() if k not in ("eval_every",)}
     line = execute(make_run(preset="authors_code", **values), DATASET, tmp_path)
     assert "negatives are drawn from all items" in line["leaky"]
-    store = Store(tmp_path / "runs.jsonl")
+    store = Store(tmp_path)
     store.add(line)
     assert store.of("repeat", "milk")
     assert not store.ranked("repeat", "milk")
@@ -174,10 +188,7 @@ def test_a_method_that_lacks_repeats_is_not_the_strongest(finished, tmp_path):
         for x in finished.lines
         if (x["phase"], x["method"], x["number"]) not in {("repeat", best, k) for k in (1, 2, 3)}
     ]
-    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(x) + "\n" for x in kept))
-    assert strongest(Store(tmp_path / "runs.jsonl"), ("duif", "gorec"), 2) == [
-        m for m in ("duif", "gorec") if m != best
-    ]
+    assert strongest(write_store(tmp_path, kept), ("duif", "gorec"), 2) == [m for m in ("duif", "gorec") if m != best]
 
 
 def test_nothing_of_a_run_that_leaks_is_stored(tmp_path, monkeypatch, capsys):
@@ -189,7 +200,7 @@ def test_nothing_of_a_run_that_leaks_is_stored(tmp_path, monkeypatch, capsys):
     command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=("erm",))
     assert reproduce.main(command) == 1
     assert "leak: `x`" in capsys.readouterr().err
-    assert not (tmp_path / "runs.jsonl").exists() or not (tmp_path / "runs.jsonl").read_text()
+    assert not list(tmp_path.glob("runs.*"))
 
 
 def test_a_run_that_diverges_is_the_worst_result_and_not_the_end(tmp_path):
@@ -201,7 +212,7 @@ def test_a_run_that_diverges_is_the_worst_result_and_not_the_end(tmp_path):
 
 
 def test_other_candidates_under_the_same_split_are_an_error(finished, tmp_path):
-    store = Store(tmp_path / "runs.jsonl")
+    store = Store(tmp_path)
     line = finished.of("repeat", "milk")[0]
     store.add(line)
     with pytest.raises(DataError, match="were not measured on the same candidates"):
@@ -260,11 +271,8 @@ def test_a_verdict_follows_the_t_test(values, expected):
 def test_users_decide_a_split_or_do_not():
     rng = np.random.default_rng(0)
     base = rng.random(400)
-    lines = [
-        {"per_user": pack_users(torch.from_numpy(v))}
-        for v in (base + 0.2, base - 0.2, base + rng.normal(0, 1, 400) * 0.01)
-    ]
-    same = [{"per_user": pack_users(torch.from_numpy(base))}] * 3
+    lines = [{"per_user": v.astype(np.float32)} for v in (base + 0.2, base - 0.2, base + rng.normal(0, 1, 400) * 0.01)]
+    same = [{"per_user": base.astype(np.float32)}] * 3
     above, below = claims.users_agree(lines, same)
     assert above in (1, 2)
     assert below in (1, 2)
@@ -331,7 +339,7 @@ def test_a_table_is_the_same_in_three_formats(tmp_path):
 
 def test_the_users_of_the_most_popular_item_are_apart(finished, tmp_path):
     """Their values are 3, all others' 1, in every split: by the pairs alone, without what the table does."""
-    store = Store(tmp_path / "runs.jsonl")
+    store = Store(tmp_path)
     for line in finished.of("repeat", "milk", most=2):
         test = set(draw_split(DATASET, Options(split_seed=line["number"]))[0].test.tolist())
         users_of: dict[int, list[int]] = {}
@@ -341,8 +349,8 @@ def test_the_users_of_the_most_popular_item_are_apart(finished, tmp_path):
         most = max(map(len, users_of.values()))
         popular = next(users_of[item] for item in sorted(users_of) if len(users_of[item]) == most)
         everybody = sorted({user for users in users_of.values() for user in users})
-        values = torch.tensor([3.0 if user in popular else 1.0 for user in everybody])
-        store.add({**line, "per_user": pack_users(values)})
+        values = np.array([3.0 if user in popular else 1.0 for user in everybody], dtype=np.float32)
+        store.add({**line, "per_user": values})
     (row,) = table_popular(make_plan(), store, DATASET)
     assert row["users who have it"] == "3.0000 ± 0.0000"
     assert row["highest of a split"] == "3.0000"
@@ -387,7 +395,7 @@ def test_a_bad_command_ends_with_status_2(values, message, capsys, tmp_path):
 def test_a_store_of_another_kind_is_an_error(tmp_path):
     (tmp_path / "runs.jsonl").write_text(json.dumps({"phase": "trial", "model": "milk"}) + "\n")
     with pytest.raises(DataError, match="not a line of a study"):
-        Store(tmp_path / "runs.jsonl")
+        Store(tmp_path)
 
 
 # --- what is committed ------------------------------------------------------------------------------------------------
@@ -399,15 +407,15 @@ STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/verdicts.md"))
 @pytest.mark.parametrize("name", STUDIES)
 def test_committed_tables_are_those_of_their_store(name):
     """Means, spreads and verdicts in the pages follow from the lines that lie beside them."""
-    store = Store(RESULTS / name / "runs.jsonl")
+    store = Store(RESULTS / name)
     assert not any("leaky" in line for line in store.lines)
     assert all(line["phase"] == "factors" or "audit" in line or "diverged" in line for line in store.lines)
-    table = list(csv.DictReader((RESULTS / name / "table2.csv").read_text(encoding="utf-8").splitlines()))
+    table = table_of(RESULTS / name / "table2.md")
     assert [row["method"] for row in table] == store.methods(METHODS)
     for row in table:
         lines = store.ranked("repeat", row["method"], most=5)
-        assert row["ftmt ndcg@20"] == runs.mean_sd([line["test"]["ndcg@20"] for line in lines])
-    stated = {r["claim"]: r for r in csv.DictReader((RESULTS / name / "verdicts.csv").read_text("utf-8").splitlines())}
+        assert row["ftmt ndcg@20"] == records.mean_sd([line["test"]["ndcg@20"] for line in lines])
+    stated = {row["claim"]: row for row in table_of(RESULTS / name / "verdicts.md")}
     both = next(text for text in stated if "Both modules improve on neither" in text)
     a, b = ({x["number"]: x["test"]["ndcg@20"] for x in store.ranked("repeat", m)} for m in ("milk", "erm"))
     ratios = [math.log(a[k] / b[k]) for k in sorted(set(a) & set(b))]
@@ -416,13 +424,13 @@ def test_committed_tables_are_those_of_their_store(name):
 
 
 def test_without_running_what_is_there_is_written(finished, tmp_path):
-    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(x) + "\n" for x in finished.lines[:20]))
-    before = (tmp_path / "runs.jsonl").read_bytes()
+    before = [untimed(x) for x in write_store(tmp_path, finished.lines[:20]).lines]
     command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=FEW, run=False)
     assert reproduce.main(command) == 0
-    assert (tmp_path / "runs.jsonl").read_bytes() == before
+    assert [untimed(x) for x in Store(tmp_path).lines] == before
+    assert {path.name for path in tmp_path.glob("runs.*")} == {"runs.parquet"}  # the command compacts the journal
     assert (tmp_path / "search.png").exists()
     for row in csv.DictReader((tmp_path / "search.csv").read_text("utf-8").splitlines()):
-        best = best_trial(Store(tmp_path / "runs.jsonl").of("trial", row["method"]))
+        best = best_trial(Store(tmp_path).of("trial", row["method"]))
         assert row["validation ndcg@20"] == f"{best['validation']['ndcg@20']:.4f}"
         assert row["the best"] == str(best["number"] + 1)

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from scipy import stats  # type: ignore[import-untyped]
 
 from milk_recsys.study.plan import Plan, best_trial, strongest
-from milk_recsys.study.runs import MONITOR, unpack_users
+from milk_recsys.study.records import MONITOR
 from milk_recsys.study.spaces import ABLATIONS, SWEEPS, VARIANTS
-from milk_recsys.study.store import Line, Store
+from milk_recsys.study.store import Line, Store, user_values
 
 __all__ = ["OVERLAP", "Claim", "better", "claims_of", "holm", "log_ratio", "pairs_of", "rows", "users_agree", "verdict"]
 
@@ -99,7 +99,7 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
     """
     above = below = 0
     for one, other in zip(a, b, strict=True):
-        difference = unpack_users(one["per_user"]) - unpack_users(other["per_user"])
+        difference = user_values(one) - user_values(other)
         if len(difference) < 2 or (difference == difference[0]).all():
             continue
         found = stats.bootstrap(

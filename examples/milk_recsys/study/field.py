@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from milk_recsys.study import claims
 from milk_recsys.study.plan import Plan, strongest
-from milk_recsys.study.runs import MONITOR, mean_sd
+from milk_recsys.study.records import MONITOR, mean_sd
 from milk_recsys.study.spaces import ABLATIONS, CLOSED, WINNER, WITHOUT
 from milk_recsys.study.store import Line, Store
 

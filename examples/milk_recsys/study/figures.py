@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from milk_recsys.base.files import replacing
 from milk_recsys.study.plan import Plan, best_trial, strongest
-from milk_recsys.study.runs import MONITOR
+from milk_recsys.study.records import MONITOR
 from milk_recsys.study.spaces import ABLATIONS, SPACES, SWEEPS, WHY_PENALTIES
 from milk_recsys.study.store import Line, Store
 

@@ -12,7 +12,7 @@ import optuna
 
 from milk_recsys.config.method_options import BASELINES, NEEDS_FACTORS
 from milk_recsys.config.options import Options
-from milk_recsys.study.runs import MONITOR, Run
+from milk_recsys.study.records import MONITOR, Run
 from milk_recsys.study.spaces import (
     ABLATIONS,
     FACTORS,

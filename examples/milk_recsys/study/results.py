@@ -11,7 +11,7 @@ from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.study import claims, field, tables
 from milk_recsys.study.figures import FIGURES, write_figure
 from milk_recsys.study.plan import FRESH_SEED, Plan, strongest
-from milk_recsys.study.runs import MONITOR, mean_sd
+from milk_recsys.study.records import MONITOR, mean_sd
 from milk_recsys.study.spaces import ABLATIONS, METHODS, SPACES, VARIANTS, WHY_PENALTIES, WINNER
 from milk_recsys.study.store import Line, Store
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime
 import hashlib
 import tempfile
 import time
-import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,39 +31,11 @@ from milk_recsys.run.evaluation import Ranker, evaluate_group, evaluate_test, gr
 from milk_recsys.run.loop import Diverged, train_model, versions
 from milk_recsys.run.progress import Progress
 from milk_recsys.study.audit import audit, leaks_by_option
+from milk_recsys.study.records import MONITOR, Run, mean_sd
 
-__all__ = ["MONITOR", "Run", "execute", "mean_sd", "train_once", "unpack_users"]
+__all__ = ["MONITOR", "Run", "execute", "mean_sd", "train_once"]
 
-MONITOR = "ndcg@20"
 MISSING_SHARES = (0.1, 0.45, 0.45)  # Figure 3: of test items that miss none, one, two
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run of a plan.
-
-    Attributes:
-        phase: "factors", "trial", "repeat", "fresh", "timing", or "sweep <option>=<value>".
-        method: as in `spaces.METHODS`, or a variant's name.
-        number: of the trial or the repeat.
-        tuned: options that were searched or swept; all others follow from `options`.
-    """
-
-    phase: str
-    method: str
-    number: int
-    options: Options
-    tuned: Mapping[str, Any]
-
-    @property
-    def key(self) -> tuple[str, str, str, int]:
-        """What a store tells runs apart by."""
-        return self.phase, self.method, self.options.setting, self.number
-
-    @property
-    def tested(self) -> bool:
-        """Whether the test set may be looked at."""
-        return self.phase not in ("trial", "factors")
 
 
 def train_once(
@@ -192,7 +161,7 @@ def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: 
     sections, per_user = evaluate_test(model, tables, MONITOR)
     kept = ("validation", "test", "test_complete", "test_all_cold", "by_pattern", "imposed")
     found = {name: sections[name] for name in kept}
-    found["per_user"] = pack_users(per_user["test"][MONITOR])
+    found["per_user"] = per_user["test"][MONITOR].numpy().astype(np.float32)
     if len(tables.modalities) >= 3:
         mask = missing_none_one_two(dataset, split, run.options.split_seed)
         found["groups"] = grouped_metrics(model, tables, torch.from_numpy(mask).to(tables.device))
@@ -264,19 +233,3 @@ def _digest(*arrays: npt.NDArray[Any]) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
-
-
-def pack_users(values: Tensor) -> str:
-    """Put each user's value into a line of text: float32, deflated, base64."""
-    return base64.b64encode(zlib.compress(values.numpy().astype("<f4").tobytes(), 9)).decode()
-
-
-def unpack_users(text: str) -> npt.NDArray[np.float64]:
-    """Take back what `pack_users` gave."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").astype(np.float64)
-
-
-def mean_sd(values: Any) -> str:
-    """Write a mean with the standard deviation of the sample."""
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"

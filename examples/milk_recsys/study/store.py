@@ -1,48 +1,119 @@
-"""The store of a study: one JSON line a run, added as runs end. A killed study finds there what is done."""
+"""The results file of a study: one row for each run, in ``runs.parquet``, and a journal of the runs made since.
+
+A study appends each run to ``runs.jsonl`` when the run ends, so that a killed study loses nothing, and compacts the
+journal into ``runs.parquet`` when the command ends. This command compacts a folder as well, and adds the runs of
+other folders whose methods were run apart:
+
+    python -m milk_recsys.study.store docs/results/lfm2k
+    python -m milk_recsys.study.store docs/results/lfm2k --add runs/lfm2k-keep runs/lfm2k-milk
+
+Columns of ``runs.parquet``: ``phase``, ``method``, ``setting`` and ``number``, which identify a run; ``options`` as
+JSON; ``per_user``, a list of float32 (null where the run has none); and ``fields``, all other values as JSON.
+
+Importing this module needs no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from milk_recsys.base.errors import DataError
-from milk_recsys.base.files import Journal
-from milk_recsys.study.runs import Run
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-__all__ = ["Store"]
+from milk_recsys.base.errors import DataError
+from milk_recsys.base.files import Journal, replacing
+from milk_recsys.study.records import Run
+
+__all__ = ["Line", "Store", "user_values"]
 
 Line = dict[str, Any]
+"""A run: the values that identify it, its options and its figures; ``per_user`` is a float32 array."""
+
+KEY = ("phase", "method", "setting", "number")
+REQUIRED = {*KEY, "options", "split", "candidates"}
+SCHEMA = pa.schema(
+    [
+        ("phase", pa.string()),
+        ("method", pa.string()),
+        ("setting", pa.string()),
+        ("number", pa.int64()),
+        ("options", pa.string()),
+        ("per_user", pa.list_(pa.float32())),
+        ("fields", pa.string()),
+    ]
+)
 
 
 class Store:
-    """The lines of a study by what they are of.
+    """The runs of a study.
 
-    Arguments:
-        path: a .jsonl file, or one that is not there yet.
+    Attributes:
+        folder: folder of ``runs.parquet`` and ``runs.jsonl``; both may be absent.
+        lines: one dictionary for each run, in the order in which they were made.
 
     Raises:
-        DataError: the file is damaged, or two methods were not ranked on the same candidates and users.
+        DataError: a file is damaged, or two methods were not ranked on the same candidates and users.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = Journal(path)
-        self._file.repair()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.table = folder / "runs.parquet"
+        self.journal = Journal(folder / "runs.jsonl")
         self.lines: list[Line] = []
-        for line in self._file.read():
-            self._keep(line)
+        self._places: dict[tuple[Any, ...], int] = {}
+        with _locked(folder):
+            self._read()
+
+    def _read(self) -> None:
+        """Read the table, then the journal, whose runs are newer."""
+        self.journal.repair()
+        for line in _read_table(self.table) if self.table.exists() else []:
+            self._insert(line, self.table)
+        for line in self.journal.read():
+            self._insert(_from_json(line), self.journal.path)
 
     def add(self, line: Line) -> None:
-        """Append a run's line."""
-        self._keep(line)
-        self._file.append(line)
+        """Append a run to the journal."""
+        self._insert(line, self.journal.path)
+        with _locked(self.folder):
+            self.journal.append(_to_json(line))
 
-    def _keep(self, line: Line) -> None:
-        lacking = {"phase", "method", "setting", "number", "options", "split", "candidates"} - set(line)
+    def compact(self) -> bool:
+        """Move the journal's runs into the table; return whether there were any.
+
+        Both files are read again under a lock, so that runs which another process has added since are kept. The
+        journal is removed only after the new table has replaced the old one. If the process is killed between the
+        two steps, the journal's runs are in both files, and each is read once.
+        """
+        with _locked(self.folder):
+            if not self.journal.path.exists():
+                return False
+            self.lines, self._places = [], {}
+            self._read()
+            if self.lines:
+                with replacing(self.table) as temporary:
+                    _write_table(self.lines, temporary)
+            self.journal.path.unlink()
+        return True
+
+    def _insert(self, line: Line, path: Path) -> None:
+        """Take a line. A later line of the same run replaces the earlier one."""
+        lacking = REQUIRED - set(line)
         if lacking:
             raise DataError(
-                f"{self.path}: holds a line without {', '.join(sorted(lacking))}, which is not a line of a study. Name "
+                f"{path}: holds a line without {', '.join(sorted(lacking))}, which is not a line of a study. Name "
                 "another --out."
             )
         where = (line["options"]["split_seed"], line["setting"], line["options"]["candidates"])
@@ -50,16 +121,18 @@ class Store:
             same = (other["options"]["split_seed"], other["setting"], other["options"]["candidates"]) == where
             if same and (other["candidates"], other["split"]) != (line["candidates"], line["split"]):
                 raise DataError(
-                    f"{self.path}: {line['method']} and {other['method']} were not measured on the same candidates and "
+                    f"{path}: {line['method']} and {other['method']} were not measured on the same candidates and "
                     f"users of split {where[0]}, {where[1]}: the data or the code changed. Start in another --out."
                 )
             if same:
                 break
-        self.lines.append(line)
+        key = tuple(line[name] for name in KEY)
+        place = self._places.setdefault(key, len(self.lines))
+        self.lines[place : place + 1] = [line]
 
     def has(self, run: Run) -> bool:
         """Whether a run is done."""
-        return any((x["phase"], x["method"], x["setting"], x["number"]) == run.key for x in self.lines)
+        return run.key in self._places
 
     def of(self, phase: str, method: str, setting: str = "ftmt", *, most: int | None = None) -> list[Line]:
         """Return a method's lines of a phase by number, at most so many."""
@@ -73,3 +146,113 @@ class Store:
     def methods(self, among: Iterable[str], setting: str = "ftmt") -> list[str]:
         """Return the methods among those given that have a repeat to compare."""
         return [method for method in among if self.ranked("repeat", method, setting)]
+
+
+def user_values(line: Line) -> npt.NDArray[np.float64]:
+    """Return the value of each user of a run's test set, as float64 for sums."""
+    return np.asarray(line["per_user"], dtype=np.float64)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: while one process compacts the journal, no other one reads it or appends to it."""
+    if not folder.is_dir():  # nothing to read, and `add` reports it
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: one process at a time is the user's part
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # releases the lock
+
+
+# --- lines of the journal ---------------------------------------------------------------------------------------------
+
+
+def _to_json(line: Line) -> Line:
+    """Return a line with its users' values as text: float32, deflated, base64."""
+    if "per_user" not in line:
+        return line
+    values = np.asarray(line["per_user"], dtype="<f4")
+    return {**line, "per_user": base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()}
+
+
+def _from_json(line: Line) -> Line:
+    """Invert `_to_json`."""
+    if "per_user" not in line:
+        return line
+    return {**line, "per_user": np.frombuffer(zlib.decompress(base64.b64decode(line["per_user"])), "<f4")}
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def _write_table(lines: Sequence[Line], path: Path) -> None:
+    columns: dict[str, list[Any]] = {name: [line[name] for line in lines] for name in KEY}
+    columns["options"] = [_dumps(line["options"]) for line in lines]
+    columns["per_user"] = [line.get("per_user") for line in lines]
+    apart = set(SCHEMA.names)
+    columns["fields"] = [_dumps({k: v for k, v in line.items() if k not in apart}) for line in lines]
+    # One row group and large pages: runs on the same split have many values in common, which zstd then finds.
+    pq.write_table(
+        pa.table(columns, schema=SCHEMA),
+        path,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=["phase", "method", "setting", "options", "per_user.list.element"],
+        dictionary_pagesize_limit=2**26,
+        data_page_size=2**26,
+    )
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _read_table(path: Path) -> list[Line]:
+    try:
+        # `ParquetFile`, because `read_table` gives a path such as split=3/runs.parquet a column `split`.
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error}). Restore it, or name another --out.") from None
+    if table.schema != SCHEMA:
+        raise DataError(f"{path}: its columns are not those of a study's results file. Name another --out.")
+    columns = [table.column(name).to_pylist() for name in (*KEY, "options", "fields")]
+    users = table.column("per_user").combine_chunks()
+    lines = []
+    for place, (*key, options, fields) in enumerate(zip(*columns, strict=True)):
+        line = dict(zip(KEY, key, strict=True)) | {"options": json.loads(options)} | json.loads(fields)
+        if users[place].is_valid:
+            line["per_user"] = users[place].values.to_numpy(zero_copy_only=False)
+        lines.append(line)
+    return lines
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compact a folder's results; return the exit status, 2 where a file is damaged or absent."""
+    parser = argparse.ArgumentParser(prog="python -m milk_recsys.study.store", description="Compact a study's results.")
+    parser.add_argument("folder", type=Path, help="folder of runs.parquet and runs.jsonl")
+    parser.add_argument("--add", type=Path, nargs="+", default=[], help="folders whose runs are added to it")
+    given = parser.parse_args(arguments)
+    try:
+        stores = [Store(folder) for folder in (given.folder, *given.add)]
+        for store in stores:
+            if not store.lines:
+                raise DataError(f"{store.folder}: holds no runs. Name a folder with runs.parquet or runs.jsonl.")
+        for line in (line for store in stores[1:] for line in store.lines):
+            stores[0].add(line)
+        stores[0].compact()
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{stores[0].table}: {len(stores[0].lines)} runs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,13 +12,12 @@ import polars as pl
 
 from milk_recsys.base.files import replacing
 from milk_recsys.catalogue.dataset import Dataset
-from milk_recsys.catalogue.split import draw_split
 from milk_recsys.config.options import Options
 from milk_recsys.study.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, in_paper
 from milk_recsys.study.plan import Plan, best_trial
-from milk_recsys.study.runs import MONITOR, mean_sd, unpack_users
+from milk_recsys.study.records import MONITOR, mean_sd
 from milk_recsys.study.spaces import VARIANTS
-from milk_recsys.study.store import Store
+from milk_recsys.study.store import Store, user_values
 
 __all__ = ["table_1", "table_2", "table_3", "table_4", "table_popular", "table_search", "write_table"]
 
@@ -75,6 +74,8 @@ def _escaped(text: str) -> str:
 
 def table_1(dataset: Dataset) -> Rows:
     """Counts of a split of the data, the paper's beside them where it has the set."""
+    from milk_recsys.catalogue.split import draw_split  # it imports torch, which other tables do not need
+
     split, _ = draw_split(dataset, Options())
     known, rows = in_paper(dataset.name), []
     pairs = np.asarray(dataset.interactions)
@@ -123,7 +124,7 @@ def table_popular(plan: Plan, store: Store, dataset: Dataset) -> Rows:
     seeds = {line["options"]["split_seed"] for lines in ranked.values() for line in lines}
     has, rows = {seed: _have_the_most_popular(dataset, seed) for seed in seeds}, []
     for method, lines in ranked.items():
-        users = [(unpack_users(x["per_user"]), has[x["options"]["split_seed"]]) for x in lines]
+        users = [(user_values(x), has[x["options"]["split_seed"]]) for x in lines]
         having = [values[mine].mean() for values, mine in users]
         row = {"method": method, f"all users {MONITOR}": mean_sd([x["test"][MONITOR] for x in lines])}
         row["users who have it"] = mean_sd(having)
@@ -135,6 +136,8 @@ def table_popular(plan: Plan, store: Store, dataset: Dataset) -> Rows:
 
 def _have_the_most_popular(dataset: Dataset, seed: int) -> npt.NDArray[np.bool_]:
     """Say of each user with a test item, in order, whether they have the one with the most pairs."""
+    from milk_recsys.catalogue.split import draw_split  # it imports torch, which other tables do not need
+
     test, pairs = draw_split(dataset, Options(split_seed=seed))[0].test, np.asarray(dataset.interactions)
     mine = pairs[np.isin(pairs[:, 1], test)]
     popular = np.bincount(mine[:, 1]).argmax()

@@ -1,0 +1,49 @@
+"""What identifies a run of a study, and the metric and format of its figures. Importing this needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from milk_recsys.config.options import Options
+
+__all__ = ["MONITOR", "Run", "mean_sd"]
+
+MONITOR = "ndcg@20"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of a plan.
+
+    Attributes:
+        phase: "factors", "trial", "repeat", "fresh", "timing", or "sweep <option>=<value>".
+        method: as in `spaces.METHODS`, or a variant's name.
+        number: of the trial or the repeat.
+        tuned: options that were searched or swept; all others follow from `options`.
+    """
+
+    phase: str
+    method: str
+    number: int
+    options: Options
+    tuned: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What a store tells runs apart by."""
+        return self.phase, self.method, self.options.setting, self.number
+
+    @property
+    def tested(self) -> bool:
+        """Whether the test set may be looked at."""
+        return self.phase not in ("trial", "factors")
+
+
+def mean_sd(values: Any) -> str:
+    """Write a mean with the standard deviation of the sample."""
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
