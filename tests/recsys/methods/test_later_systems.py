@@ -13,7 +13,7 @@ from milk_recsys.methods import closed_form as closed
 from milk_recsys.methods import keep
 from milk_recsys.methods.closed_form import Smoother, conjugate_gradients, interactions, nnls, patterns
 from milk_recsys.methods.learner import build
-from tests.tiny_baselines import (
+from tests.recsys.methods.tiny_baselines import (
     DIMS,
     ITEMS,
     NEG,

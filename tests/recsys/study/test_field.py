@@ -12,7 +12,7 @@ from milk_recsys.study import claims, field
 from milk_recsys.study.plan import FRESH_SEED, NAMES, TUNING_SEED
 from milk_recsys.study.results import write_results
 from milk_recsys.study.spaces import ABLATIONS, CLOSED, FIELD, LIMITS, METHODS, SPACES, WINNER, WITHOUT
-from tests.example.test_reproduce import DATASET, make_plan, run_plan
+from tests.recsys.test_reproduce import DATASET, make_plan, run_plan
 
 FEW = ("milk", "erm", "content_knn", "random", "knn", "ridge", "keep")
 

@@ -516,7 +516,7 @@ def test_a_broken_run_is_named_and_leaves_no_report(
 
 def test_importing_the_report_imports_no_torch() -> None:
     code = "import sys, milk_recsys.report.page; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
-    path = str(Path(__file__).parents[2] / "examples")
+    path = str(Path(__file__).parents[3] / "examples")
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, check=False).returncode == 0
 
 

@@ -1,6 +1,6 @@
 """What each process of a test with several ranks runs: steps of training under many options.
 
-    torchrun --standalone --nproc-per-node 2 tests/example/world_worker.py DATA OUT CASES
+    torchrun --standalone --nproc-per-node 2 tests/recsys/run/world_worker.py DATA OUT CASES
 
 CASES is JSON: a list of options. Rank 0 writes OUT, JSON: for each case the loss of every step and the weights' sums.
 """

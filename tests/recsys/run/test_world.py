@@ -20,9 +20,9 @@ from milk_recsys.config.options import OptionError, Options
 from milk_recsys.methods.milk.learner import check_learner
 from milk_recsys.run import begin
 from milk_recsys.run.progress import Progress
-from tests.example.world_worker import losses
+from tests.recsys.run.world_worker import losses
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CASES: list[dict[str, Any]] = [
     {"dtype": "float64"},
     {"dtype": "float64", "optimiser": "adam", "num_draws": 2},
@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., 
 @pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 3)])
 def test_ranks_give_the_losses_of_one_process(data: Path, tmp_path: Path, size: int, step: int) -> None:
     out, cases = tmp_path / "found.json", CASES[::step]
-    done = torchrun(size, "tests/example/world_worker.py", str(data), str(out), json.dumps(cases))
+    done = torchrun(size, "tests/recsys/run/world_worker.py", str(data), str(out), json.dumps(cases))
     assert done.returncode == 0, done.stderr[-9000:]
     found = json.loads(out.read_text())
     assert found["size"] == size
@@ -86,7 +86,7 @@ def test_a_killed_rank_is_restarted_and_nothing_is_lost(data: Path, tmp_path: Pa
     """torchrun starts all processes again, which go on from the last checkpoint: with --resume given from the start."""
     options = ("--dtype=float64", "--optimiser=lazy_adam")
     done = torchrun(
-        2, "--max-restarts=1", "tests/example/world_killed.py", str(tmp_path / "marker"), "40",
+        2, "--max-restarts=1", "tests/recsys/run/world_killed.py", str(tmp_path / "marker"), "40",
         f"--data={data}", f"--out={tmp_path / 'killed'}", "--resume", *RUN, *options,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-9000:]

@@ -22,7 +22,7 @@ from milk_recsys.config.options import (
     to_json,
 )
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from milk_recsys.methods.learner import CLASSES, BaselineLearner
 from milk_recsys.methods.milk.learner import check_learner
 from milk_recsys.methods.scaling import Columns, zero_kept
 from milk_recsys.methods.warm import Content, WarmData
-from tests.tiny_baselines import (
+from tests.recsys.methods.tiny_baselines import (
     DIMS,
     ITEMS,
     NEG,
