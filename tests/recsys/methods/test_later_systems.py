@@ -10,11 +10,9 @@ from scipy import optimize
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods import closed_form as closed
-from milk_recsys.methods import keep
 from milk_recsys.methods.closed_form import Smoother, conjugate_gradients, interactions, nnls, patterns
 from milk_recsys.methods.learner import build
 from tests.recsys.methods.tiny_baselines import (
-    DIMS,
     ITEMS,
     NEG,
     POS,
@@ -22,67 +20,26 @@ from tests.recsys.methods.tiny_baselines import (
     U,
     arrays,
     batch_norm,
+    centred_by_hand,
     content_by_hand,
     graph_by_hand,
+    graphs_by_hand,
     linear,
     make,
     make_data,
     make_factors,
     make_options,
+    matrix,
+    new_items,
     running_norm,
+    scores,
     softplus,
     symmetric,
     unit,
+    votes_by_hand,
 )
 
 CLOSED = ("knn", "marec", "ridge", "keep")
-
-
-def new_items(count=5, seed=3):
-    rng = np.random.default_rng(seed)
-    new = {name: torch.from_numpy(rng.standard_normal((count, d))) for name, d in DIMS.items()}
-    observed = torch.tensor([[True, True], [True, False], [False, True], [True, True], [True, True]])[:count]
-    for m, x in enumerate(new.values()):
-        x[~observed[:, m]] = torch.nan
-    return new, observed
-
-
-def matrix(data):
-    r = np.zeros((data.num_users, data.num_items))
-    r[tuple(t.numpy() for t in data.pairs)] = 1
-    return r
-
-
-def centred_by_hand(data, new, observed):
-    """Of each modality: warm rows and new rows, centred on the observed warm ones, 0 where missing."""
-    found = []
-    for m, (name, x) in enumerate(data.features.items()):
-        known = data.observed[:, m].numpy()
-        mean = x.numpy()[known].mean(0)
-        warm = np.where(known[:, None], x.numpy() - mean, 0)
-        found.append((warm, np.where(observed[:, [m]].numpy(), new[name].numpy() - mean, 0)))
-    return found
-
-
-def graphs_by_hand(data, new, observed, k):
-    graphs = []
-    for warm, rows in centred_by_hand(data, new, observed):
-        g = np.maximum(unit(warm) @ unit(rows).T, 0)
-        for c in range(g.shape[1]):
-            g[np.argsort(-g[:, c])[k:], c] = 0
-        graphs.append(g)
-    return graphs
-
-
-def votes_by_hand(data, new, observed, mu, k):
-    graphs = graphs_by_hand(data, new, observed, k)
-    t = sum(w * g for w, g in zip(mu, graphs, strict=True))
-    return t / (observed.numpy() @ mu)
-
-
-def scores(baseline, new, observed):
-    with torch.no_grad():
-        return baseline.scorer(new, observed)(torch.arange(USERS)).numpy()
 
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
@@ -256,161 +213,6 @@ def test_too_many_items_at_once_are_refused(monkeypatch):
     for name in ("knn", "marec", "ridge"):
         with pytest.raises(DataError, match="too many for a closed form"):
             scores(make(name), *new_items())
-
-
-# --- KEEP -------------------------------------------------------------------------------------------------------------
-
-
-def damped(r, power):
-    return np.maximum(r.sum(1, keepdims=True), 1) ** -power * r * np.maximum(r.sum(0), 1) ** -power
-
-
-def keep_by_hand(data, new, observed, b, *, width, ridge, shrinkage, popularity):
-    a, s, bt = np.linalg.svd(damped(matrix(data), popularity), full_matrices=False)
-    e = bt.T * (s**3 / (s**2 + shrinkage * (s[:50] ** 2).mean()))
-    parts, expected = centred_by_hand(data, new, observed), np.zeros((USERS, len(observed)))
-    known = data.observed.numpy()
-    for c in range(len(observed)):
-        have = tuple(np.flatnonzero(observed[c].numpy()).tolist())
-        mu = b.net.weights(have).numpy()
-        k = np.zeros((data.num_items, data.num_items))
-        row = np.zeros(data.num_items)
-        for w, m in zip(mu, have, strict=True):
-            x, y = unit(parts[m][0]), unit(parts[m][1])[c]
-            k += w * np.exp(width * (x @ x.T - 1)) * known[:, [m]] * known[:, m]
-            row += w * np.exp(width * (x @ y - 1)) * known[:, m]
-        expected[:, c] = a @ (row @ np.linalg.solve(k + ridge * np.eye(len(k)), e))
-    return expected
-
-
-def test_keep():
-    data, new, observed = make_data(), *new_items()
-    own = {"width": 0.8, "ridge": 0.4, "shrinkage": 0.3, "popularity": 0.25}
-    b = make("keep", **own)
-    expected = keep_by_hand(data, new, observed, b, **own)
-    np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-6, atol=1e-8)
-
-
-def test_keeps_vectors_score_as_kernel_ridge_over_users_does():
-    """A (B S^3 / (S^2 + lambda))' is K (K + lambda I)^-1 X, K = X X'."""
-    data, b = make_data(), make("keep", shrinkage=0.5, popularity=0.25)
-    x = damped(matrix(data), 0.25)
-    k = x @ x.T
-    strength = 0.5 * (np.linalg.svd(x, compute_uv=False)[:50] ** 2).mean()
-    expected = k @ np.linalg.solve(k + strength * np.eye(USERS), x)
-    found = b.net.users.weight @ b.net.items.T
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(9, 40), (40, 9), (12, 12)])
-def test_singular_vectors_are_exact_at_full_rank_and_near_the_best_at_less(shape):
-    rng = np.random.default_rng(1)
-    dense = rng.standard_normal(shape) * (rng.random(shape) < 0.5)
-    dense[3], dense[:, 2], dense[4] = 0, 0, dense[5]  # an empty row and column, two rows alike
-    x = torch.from_numpy(dense).to_sparse_coo()
-    s = np.linalg.svd(dense, compute_uv=False)
-    torch.manual_seed(0)
-    for rank in (min(shape), 4):
-        a, found, b = (t.numpy() for t in keep.leading(x, rank))
-        assert a.shape == (shape[0], rank)
-        assert b.shape == (shape[1], rank)
-        assert (np.diff(found) <= 0).all()
-        best = np.sqrt((s[rank:] ** 2).sum())
-        error = np.linalg.norm(dense - a * found @ b.T)
-        assert error == pytest.approx(best, rel=0.05, abs=1e-9)
-        sure = found > 1e-6
-        assert np.allclose(a[:, sure].T @ a[:, sure], np.eye(sure.sum()), atol=1e-9)
-        assert np.allclose(b[:, sure].T @ b[:, sure], np.eye(sure.sum()), atol=1e-9)
-    assert np.allclose(keep.leading(x, min(shape))[1].numpy(), s, atol=1e-6)
-
-
-def test_keep_with_all_items_as_landmarks_is_exact_and_few_are_near(monkeypatch):
-    data, new, observed = make_data(2, users=40, items=60), *new_items()
-    exact = make("keep", data)
-    expected = exact.net.embed_items(new, observed)
-    monkeypatch.setattr(keep, "FEW", 50)
-    monkeypatch.setattr(keep, "BLOCK", 7)
-    errors = []
-    for landmarks in (15, 45, 60):
-        near = make("keep", data, landmarks=landmarks).net
-        assert near.landmarks.tolist() == sorted(set(near.landmarks.tolist()))
-        assert len(near.landmarks) == landmarks
-        errors.append(float((near.embed_items(new, observed) - expected).norm() / expected.norm()))
-    assert 0.3 > errors[0] > errors[1] > 1e-6 > errors[2]
-    monkeypatch.setattr(keep, "FEW", 60)
-    assert len(make("keep", data, landmarks=15).net.landmarks) == 60  # few enough for all
-    monkeypatch.setattr(keep, "JITTER", 0)
-    weights, direct = exact.net.solved((0, 1))
-    projected = exact.net.projected((0, 1), weights, exact.net.among((0, 1), weights, torch.arange(60)))
-    np.testing.assert_allclose(projected.numpy(), direct.numpy(), rtol=1e-5, atol=1e-7)
-
-
-def test_keep_without_its_parts():
-    data, new, observed = make_data(), *new_items()
-    alike = make("keep", fit_weights=False)
-    assert alike.net.weights((0, 1)).tolist() == [0.5, 0.5]
-    one, each = make("keep", per_pattern=False), make("keep")
-    np.testing.assert_allclose(scores(one, new, observed)[:, 0], scores(each, new, observed)[:, 0])  # item 0 has both
-    net, (weights, map_) = one.net, one.net.solved((0, 1))
-    k = net.kernel((0, 1), weights, net.rows(new, observed), observed)
-    np.testing.assert_allclose(scores(one, new, observed), (net.users.weight @ (k @ map_).T).numpy(), rtol=1e-9)
-    assert set(net._maps) == {(0, 1)}
-    assert data.num_items == len(map_)
-
-
-def test_keeps_weights_are_least_squares_on_items_that_have_the_whole_pattern():
-    data, b = make_data(), make("keep")
-    e, columns = b.net.items.numpy(), []
-    whole = np.flatnonzero(data.observed.all(dim=1).numpy())
-    for x, _ in centred_by_hand(data, *new_items()):
-        g = np.maximum(unit(x) @ unit(x)[whole].T, 0)
-        g[whole, np.arange(len(whole))] = 0
-        for c in range(len(whole)):
-            g[np.argsort(-g[:, c])[keep.NEIGHBOURS :], c] = 0
-        columns.append((g.T @ e).ravel())
-    expected = optimize.nnls(np.stack(columns, 1), e[whole].ravel())[0]
-    np.testing.assert_allclose(b.net.weights((0, 1)).numpy(), expected / expected.sum(), rtol=1e-6, atol=1e-9)
-    assert b.net.weights((1,)).tolist() == [1.0]
-
-
-def test_keep_that_is_not_shrunk_is_finite_where_pairs_repeat_each_other():
-    data, new, observed = make_data(), *new_items()
-    pairs = torch.cartesian_prod(torch.arange(USERS), torch.tensor([0, 3, 4]))  # of rank 1
-    data = dataclasses.replace(data, rows=build_user_rows(pairs, USERS, torch.arange(ITEMS)))
-    assert np.isfinite(scores(make("keep", data, shrinkage=0.0), new, observed)).all()
-
-
-def test_keep_holds_some_patterns(monkeypatch):
-    new, observed = new_items()
-    b = make("keep")
-    expected = scores(b, new, observed)
-    monkeypatch.setattr(keep, "MAPS", 2)
-    few = make("keep")
-    np.testing.assert_allclose(scores(few, new, observed), expected)
-    np.testing.assert_allclose(scores(few, new, observed), expected)
-    assert len(few.net._maps) == 2 < len(b.net._maps)
-
-
-def test_keep_stays_solved_when_it_takes_back_the_same_state_and_only_then():
-    new, observed = new_items()
-    b, other = make("keep"), make("keep", popularity=0.0)
-    expected = scores(other, new, observed)
-    before = scores(b, new, observed)
-    held = dict(b.net._maps)
-    b.load_state_dict(b.state_dict())
-    assert all(b.net._maps[pattern] is solved for pattern, solved in held.items())
-    np.testing.assert_array_equal(scores(b, new, observed), before)
-    b.load_state_dict(other.state_dict())
-    assert not b.net._maps
-    np.testing.assert_allclose(scores(b, new, observed), expected)
-
-
-def test_keep_refuses_what_would_not_fit(monkeypatch):
-    monkeypatch.setattr(keep, "CELLS", 100)
-    with pytest.raises(
-        DataError, match=r"12 users and 20 training items are too many for 12 .* Choose --rank 3 or less"
-    ):
-        make("keep")
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

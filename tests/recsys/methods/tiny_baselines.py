@@ -104,3 +104,53 @@ def symmetric(a):
     s = a.sum(1)
     root = np.where(s > 1e-12, 1 / np.sqrt(np.maximum(s, 1e-12)), 0)
     return root[:, None] * a * root
+
+
+# --- new items and the scores that they get ---------------------------------------------------------------------------
+
+
+def new_items(count=5, seed=3):
+    rng = np.random.default_rng(seed)
+    new = {name: torch.from_numpy(rng.standard_normal((count, d))) for name, d in DIMS.items()}
+    observed = torch.tensor([[True, True], [True, False], [False, True], [True, True], [True, True]])[:count]
+    for m, x in enumerate(new.values()):
+        x[~observed[:, m]] = torch.nan
+    return new, observed
+
+
+def matrix(data):
+    r = np.zeros((data.num_users, data.num_items))
+    r[tuple(t.numpy() for t in data.pairs)] = 1
+    return r
+
+
+def centred_by_hand(data, new, observed):
+    """Of each modality: warm rows and new rows, centred on the observed warm ones, 0 where missing."""
+    found = []
+    for m, (name, x) in enumerate(data.features.items()):
+        known = data.observed[:, m].numpy()
+        mean = x.numpy()[known].mean(0)
+        warm = np.where(known[:, None], x.numpy() - mean, 0)
+        found.append((warm, np.where(observed[:, [m]].numpy(), new[name].numpy() - mean, 0)))
+    return found
+
+
+def graphs_by_hand(data, new, observed, k):
+    graphs = []
+    for warm, rows in centred_by_hand(data, new, observed):
+        g = np.maximum(unit(warm) @ unit(rows).T, 0)
+        for c in range(g.shape[1]):
+            g[np.argsort(-g[:, c])[k:], c] = 0
+        graphs.append(g)
+    return graphs
+
+
+def votes_by_hand(data, new, observed, mu, k):
+    graphs = graphs_by_hand(data, new, observed, k)
+    t = sum(w * g for w, g in zip(mu, graphs, strict=True))
+    return t / (observed.numpy() @ mu)
+
+
+def scores(baseline, new, observed):
+    with torch.no_grad():
+        return baseline.scorer(new, observed)(torch.arange(USERS)).numpy()
