@@ -1,16 +1,19 @@
-"""Turn the paper's sets, as they are published, or tables of your own into the layout that train.py reads.
+"""Turn the paper's sets, as they are published, or tables of your own into the layout that `milk-recsys train` reads.
 
-    python examples/milk_recsys/prepare.py amazon --reviews reviews_Baby_5.json.gz --metadata meta_Baby.json.gz \
+    milk-recsys prepare amazon --reviews reviews_Baby_5.json.gz --metadata meta_Baby.json.gz \
         --images image_features_Baby.b --out data/baby --expect baby
-    python examples/milk_recsys/prepare.py mmrec --folder baby --out data/baby
-    python examples/milk_recsys/prepare.py text --folder Baby --out data/baby
-    python examples/milk_recsys/prepare.py table --pairs sales.parquet --features image=vectors.parquet --out data/shop
+    milk-recsys prepare mmrec --folder baby --out data/baby
+    milk-recsys prepare text --folder Baby --out data/baby
+    milk-recsys prepare table --pairs sales.parquet --features image=vectors.parquet --out data/shop
+
+In a checkout `python examples/milk_recsys/prepare.py` is the same command.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -119,7 +122,17 @@ Source = (
 )
 
 
-def main(source: Amazon | Mmrec | Text | Table) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "prepare.py") -> int:
+    """Run the command line.
+
+    Returns:
+        the exit status of `run_command`. (Options that cannot be read exit with 2 at once.)
+    """
+    args = sys.argv[1:] if argv is None else list(argv)
+    return run_command(tyro.cli(Source, args=args, prog=prog, description=__doc__))
+
+
+def run_command(source: Amazon | Mmrec | Text | Table) -> int:
     """Make the data set, check it by reading it back, and say what is in it.
 
     Returns:
@@ -219,4 +232,4 @@ def compare(dataset: Dataset, folder: Path, expect: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Source, description=__doc__)))
+    sys.exit(main())

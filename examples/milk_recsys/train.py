@@ -1,8 +1,10 @@
 """Train a recommender on a data set with missing modalities, evaluate it on new items, and write a report.
 
-    python examples/milk_recsys/train.py                          # KEEP on an embedded data set
-    python examples/milk_recsys/train.py --data $INVMOD_DATA/lfm2k
-    python examples/milk_recsys/train.py --model milk --help
+    milk-recsys train                           # KEEP on an embedded data set
+    milk-recsys train --data $INVMOD_DATA/lfm2k
+    milk-recsys train --model milk --help
+
+In a checkout `python examples/milk_recsys/train.py` is the same command.
 
 This file is the whole of a run, from top to bottom: options, data, split, model, loop, evaluation, files.
 """
@@ -21,7 +23,7 @@ if __name__ == "__main__":  # options and data are checked before torch is impor
     OPTIONS, DATASET = begin(sys.argv[1:])
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -200,17 +202,29 @@ def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, lis
 # --- small things ---------------------------------------------------------------------------------------------------
 
 
-def main(options: Options, dataset: Dataset) -> int:
-    """Run, and say where the report is.
+def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
+    """Run the command line.
+
+    This module has imported torch by then: `milk_recsys.__main__` calls `begin` and `run_command` itself, as a script
+    does, so that options and data are checked before.
+
+    Returns:
+        the exit status of `run_command`. (Options or data that cannot be read exit with 2 at once.)
+    """
+    return run_command(*begin(sys.argv[1:] if argv is None else argv, prog=prog))
+
+
+def run_command(options: Options, dataset: Dataset) -> int:
+    """Run with what `begin` returned, and say where the report is.
 
     Returns:
         the exit status: 0, 1 where training diverged, 2 where the input is bad, 130 where it was interrupted.
     """
     with only_one_speaks():
-        return let_rank_0_end_first(_main(options, dataset))
+        return let_rank_0_end_first(_run_command(options, dataset))
 
 
-def _main(options: Options, dataset: Dataset) -> int:
+def _run_command(options: Options, dataset: Dataset) -> int:
     try:
         metrics = run(options, dataset)
     except (DataError, OptionError, Diverged, NonFiniteScores) as error:
@@ -234,4 +248,4 @@ def _main(options: Options, dataset: Dataset) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(OPTIONS, DATASET))
+    sys.exit(run_command(OPTIONS, DATASET))

@@ -67,7 +67,7 @@ def amazon(folder, out="out", **values):
         "metadata": folder / "meta_Toys.json.gz",
         "images": folder / "image_features_Toys.b",
     }
-    return prepare.main(prepare.Amazon(**{**files, "out": folder / out, "text_dim": 6, **values}))
+    return prepare.run_command(prepare.Amazon(**{**files, "out": folder / out, "text_dim": 6, **values}))
 
 
 def place_of(dataset_folder, code):
@@ -245,7 +245,7 @@ def write_mmrec(folder, lines=None, *, items=12):
 
 
 def mmrec(folder, **values):
-    return prepare.main(prepare.Mmrec(folder / "in", folder / "out", **values))
+    return prepare.run_command(prepare.Mmrec(folder / "in", folder / "out", **values))
 
 
 def test_mmrec(tmp_path, capsys):
@@ -323,7 +323,7 @@ def write_text(folder, **parts):
 
 
 def text(folder, **values):
-    return prepare.main(prepare.Text(folder / "in", folder / "out", **values))
+    return prepare.run_command(prepare.Text(folder / "in", folder / "out", **values))
 
 
 def test_text_keeps_its_split(tmp_path, capsys):
@@ -400,7 +400,7 @@ def write_tables(folder):
 def table(folder, pairs="pairs.csv", features=None, **values):
     given = features or (f"image={folder / 'image.parquet'}", f"text={folder / 'text.npy'}")
     fixed = {"user_column": "who", "item_column": "sku", "item_ids": folder / "ids.txt", "out": folder / "out"}
-    return prepare.main(prepare.Table(folder / pairs, given, **{**fixed, **values}))
+    return prepare.run_command(prepare.Table(folder / pairs, given, **{**fixed, **values}))
 
 
 @pytest.mark.parametrize("pairs", ["pairs.csv", "pairs.parquet"])
@@ -433,7 +433,7 @@ def test_tables(tmp_path, pairs, capsys):
 def test_bad_table_options_say_so(tmp_path, values, message, capsys):
     write_tables(tmp_path)
     if values.get("features") == ():
-        assert prepare.main(prepare.Table(tmp_path / "pairs.csv", (), tmp_path / "out")) == 2
+        assert prepare.run_command(prepare.Table(tmp_path / "pairs.csv", (), tmp_path / "out")) == 2
     else:
         assert table(tmp_path, **values) == 2
     assert message in capsys.readouterr().err
@@ -509,7 +509,7 @@ def test_the_command_line(tmp_path, capsys):
 
     write_mmrec(tmp_path / "in")
     source = tyro.cli(prepare.Source, args=["mmrec", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
-    assert prepare.main(source) == 0
+    assert prepare.run_command(source) == 0
     assert "8 users, 12 items, 32 pairs" in capsys.readouterr().out
     assert isinstance(source, prepare.Mmrec)
     assert Path(tmp_path / "out" / "dataset.json").exists()

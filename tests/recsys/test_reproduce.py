@@ -187,7 +187,7 @@ def test_nothing_of_a_run_that_leaks_is_stored(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "audit", leaks)
     monkeypatch.setattr(runs, "_AUDITED", {})
     command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=("erm",))
-    assert reproduce.main(command) == 1
+    assert reproduce.run_command(command) == 1
     assert "leak: `x`" in capsys.readouterr().err
     assert not (tmp_path / "runs.jsonl").exists() or not (tmp_path / "runs.jsonl").read_text()
 
@@ -380,7 +380,7 @@ def test_results_are_written_from_the_store(finished, tmp_path):
 )
 def test_a_bad_command_ends_with_status_2(values, message, capsys, tmp_path):
     values = {k: Path(v) if k == "data" else v for k, v in values.items()}
-    assert reproduce.main(reproduce.Reproduce("table2", out=tmp_path / "out", **values)) == 2
+    assert reproduce.run_command(reproduce.Reproduce("table2", out=tmp_path / "out", **values)) == 2
     assert message in capsys.readouterr().err
 
 
@@ -419,7 +419,7 @@ def test_without_running_what_is_there_is_written(finished, tmp_path):
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(x) + "\n" for x in finished.lines[:20]))
     before = (tmp_path / "runs.jsonl").read_bytes()
     command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=FEW, run=False)
-    assert reproduce.main(command) == 0
+    assert reproduce.run_command(command) == 0
     assert (tmp_path / "runs.jsonl").read_bytes() == before
     assert (tmp_path / "search.png").exists()
     for row in csv.DictReader((tmp_path / "search.csv").read_text("utf-8").splitlines()):

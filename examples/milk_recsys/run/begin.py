@@ -33,7 +33,7 @@ RUN_FILES = (
 BEFORE_CONFIG = {"users.tsv", "split.npz"}  # what is written before config.json, which makes a folder a run's
 
 
-def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
+def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Dataset]:
     """Parse a command line, read its data and open its folder.
 
     Prints what is wrong and exits with status 2 where something is; exits with 0 where the run to go on with is
@@ -41,14 +41,14 @@ def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
     """
     with only_one_speaks():
         try:
-            return _begin(argv)
+            return _begin(argv, prog)
         except SystemExit as ends:
             let_rank_0_end_first(ends.code)
             raise
 
 
-def _begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
-    options = parse_options(argv, prog="train.py")
+def _begin(argv: Sequence[str], prog: str) -> tuple[Options, Dataset]:
+    options = parse_options(argv, prog=prog)
     try:
         out = options.out or _new_folder(options.model)
         if options.resume and all((out / name).exists() for name in ("config.json", "metrics.json", "report.html")):

@@ -19,7 +19,7 @@ from milk_recsys.methods.learner import BaselineLearner
 from milk_recsys.methods.warm import WarmData
 from milk_recsys.run import begin
 from milk_recsys.run.progress import Progress
-from milk_recsys.train import main, run
+from milk_recsys.train import run, run_command
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_loaded_run_scores_what_the_run_scored(ran):
 
 
 def test_the_terminal_speaks_of_no_loss_and_no_epoch(ran, tmp_path, capsys):
-    assert main(dataclasses.replace(ran[0], out=tmp_path / "run"), ran[1]) == 0
+    assert run_command(dataclasses.replace(ran[0], out=tmp_path / "run"), ran[1]) == 0
     said = capsys.readouterr().out
     assert re.search(r"keep: solved in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", said)
     assert "content_knn beside it" in said

@@ -19,7 +19,7 @@ from milk_recsys.methods.warm import WarmData
 from milk_recsys.run import begin, loop
 from milk_recsys.run.loop import train_model
 from milk_recsys.run.progress import Progress
-from milk_recsys.train import main, run
+from milk_recsys.train import run, run_command
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_several_processes_end_with_status_2(data, tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(train, "joined_world", two)
     options, dataset = begin.open_run(make_options("gar", data, tmp_path / "run"))
-    assert main(options, dataset) == 2
+    assert run_command(options, dataset) == 2
     assert "trains in one process" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

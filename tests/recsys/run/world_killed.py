@@ -31,7 +31,7 @@ def main() -> int:
         return original(self, *batch)
 
     Learner.step_on = step_on  # type: ignore[method-assign]
-    return train.main(options, dataset)
+    return train.run_command(options, dataset)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def compiles(options: Options, device: torch.device) -> bool:
     if options.kernels == "torch":
         return False
     problems = {
-        "Numba is not installed (pip install '.[fast]')": find_spec("numba") is None,
+        "Numba is not installed (pip install 'invmod[fast]')": find_spec("numba") is None,
         f"it compiles for the CPU, and the device is {device.type}": device.type != "cpu",
         f"it does not know --training-fusion {options.training_fusion}": options.training_fusion != "imputed",
         "it does not know --dtype bfloat16": options.dtype == "bfloat16",
