@@ -131,24 +131,23 @@ def test_the_choosing_page_has_the_numbers_of_the_presets() -> None:
         assert row in read("choosing.md")
 
 
-def commands(script: str) -> list[list[str]]:
-    return [words for _, words in launched(rf"\S*milk_recsys/{script}")]
+def commands(name: str) -> list[list[str]]:
+    return [words for _, words in launched(name)]
 
 
-def launched(script: str) -> list[tuple[list[str], list[str]]]:
-    """What stands before and after a script in the console commands of the pages."""
+def launched(name: str) -> list[tuple[list[str], list[str]]]:
+    """What stands before and after a command, or the script of its name, in the console commands of the pages."""
+    starts = rf"(?:(?:python|torchrun)\b.*? )?(?:\S*milk_recsys/{name}\.py|-m milk_recsys {name}|milk-recsys {name})"
     found = []
     for page in PAGES:
         text = re.sub(r" \\\n +", " ", read(page))  # commands over more than one line
-        lines = re.findall(rf"^\$ (python|torchrun)( .*?)?(?<= ){script}(.*)$", text, re.MULTILINE)
-        found += [
-            (shlex.split(f"{program}{before}"), shlex.split(after, comments=True)) for program, before, after in lines
-        ]
+        for before, after in re.findall(rf"^\$ ({starts})(?= |$)(.*)$", text, re.MULTILINE):
+            found.append((shlex.split(before), shlex.split(after, comments=True)))
     return found
 
 
 def test_the_command_lines_of_train_py_are_accepted() -> None:
-    found = commands("train.py")
+    found = commands("train")
     assert len(found) >= 5
     for arguments in found:
         if "--help" not in arguments:
@@ -156,15 +155,15 @@ def test_the_command_lines_of_train_py_are_accepted() -> None:
 
 
 def test_the_command_lines_of_torchrun_are_accepted() -> None:
-    found = [before for before, _ in launched(r"\S*milk_recsys/train.py") if before[0] == "torchrun"]
+    found = [before for before, _ in launched("train") if before[0] == "torchrun"]
     assert len(found) >= 5
     for words in found:
-        asked = get_args_parser().parse_args([*words[1:], "train.py"])
+        asked = get_args_parser().parse_args(words[1:])
         assert "max-restarts" not in " ".join(words) or asked.max_restarts > 0
 
 
 def test_a_job_that_restarts_is_started_with_resume() -> None:
-    for words, options_given in launched(r"\S*milk_recsys/train.py"):
+    for words, options_given in launched("train"):
         if "--max-restarts" in words:
             assert {"--resume", "--out"} <= set(options_given)
 
@@ -179,15 +178,15 @@ def test_the_packages_that_the_scaling_page_names_are_those_of_make_distributed(
 
 def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:
     known = {flag(field.name) for field in dataclasses.fields(RecommendOptions)}
-    found = commands("recommend.py")
+    found = commands("recommend")
     assert found
     for arguments in found:
         assert {word for word in arguments if word.startswith("--")} <= known
 
 
 def test_the_command_lines_of_reproduce_py_and_prepare_py_are_accepted() -> None:
-    found = [(reproduce.Reproduce, words) for words in commands("reproduce.py")]
-    found += [(prepare.Source, words) for words in commands("prepare.py")]
+    found = [(reproduce.Reproduce, words) for words in commands("reproduce")]
+    found += [(prepare.Source, words) for words in commands("prepare")]
     assert len(found) >= 7
     for kind, words in found:
         parsed = tyro.cli(kind, args=words)
