@@ -6,7 +6,6 @@ python -m benchmarks --threads 1 --cases tiktok-training alignment-8
 """
 
 import argparse
-import dataclasses
 import gc
 import json
 import os
@@ -30,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     torch.empty(31 * 2**20, dtype=torch.uint8)  # once it is freed, malloc keeps blocks up to its size for the next call
     device = torch.device(arguments.device)
-    cases_training.OPTIONS = dataclasses.replace(cases_training.OPTIONS, device=arguments.device)
+    cases_training.OPTIONS = cases_training.OPTIONS.but(device=arguments.device)
     rates, kept = measure_rates(device), _read(arguments.out)
     setting = str(arguments.threads) if device.type == "cpu" else arguments.device
     before = kept.get(setting, {}).get("cases", {})

@@ -30,9 +30,11 @@ from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import draw_split
 from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.config.options import Options
+from milk_recsys.methods.milk import MilkOptions
 from milk_recsys.methods.milk.batches import prepared_rows
 from milk_recsys.methods.milk.learner import Learner
-from milk_recsys.methods.milk.model import environments
+from milk_recsys.methods.milk.model import build_model
+from milk_recsys.methods.milk.objective import environments
 from milk_recsys.ranking.negatives import sample_negatives
 from milk_recsys.run import loop
 from milk_recsys.run.evaluation import evaluate_group
@@ -51,7 +53,7 @@ def random_dataset(
         num_items=num_items,
         interactions=np.stack([cells // used, cells % used], axis=1),
         features=features,
-        observed=np.ones((num_items, len(widths)), dtype=np.bool_),
+        natural_mask=np.ones((num_items, len(widths)), dtype=np.bool_),
     )
 
 
@@ -88,14 +90,14 @@ class Training:
 
 def training_setup(dataset: Dataset, options: Options) -> Training:
     """Make everything that is made once before training."""
-    split, _ = draw_split(dataset, options)
-    tables = build_tables(dataset, split, options, choose_device(options.device))
-    learner = Learner(loop.build_model(options, tables), tables, options)
+    split, _ = draw_split(dataset, options.data)
+    tables = build_tables(dataset, split, options, choose_device(options.run.device))
+    learner = Learner(build_model(options, tables), tables, options)
     numbers = iter(range(10**9))
     return Training(
-        epoch=lambda: loop.train_epoch(learner, next(numbers), options),
-        evaluate=lambda: evaluate_group(learner.model, tables, tables.test, tables.observed),
-        steps=-(-tables.num_pairs // options.batch_size),
+        epoch=lambda: loop.train_epoch(learner, next(numbers)),
+        evaluate=lambda: evaluate_group(learner, tables, tables.test, tables.mask),
+        steps=-(-tables.num_pairs // options.method.batch_size),
         shape=step_shape(tables, options),
         learner=learner,
     )
@@ -107,20 +109,20 @@ def step_shape(tables: Tables, options: Options) -> StepShape:
     order = torch.randperm(tables.num_pairs, generator=generator).to(tables.device)
     users, positives = tables.pairs_at(order)
     negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
-    size = min(options.batch_size, tables.num_pairs)
+    size = min(options.method.batch_size, tables.num_pairs)
     batches = [slice(start, start + size) for start in range(0, tables.num_pairs - size + 1, size)]
 
     def distinct(*columns: Tensor) -> float:
         return statistics.median(len(torch.unique(torch.cat([x[chosen] for x in columns]))) for chosen in batches)
 
-    envs = environments(len(tables.modalities), options)
+    envs = environments(len(tables.modalities), options.method, options.run.seed)
     return StepShape(
         triples=size,
         users=distinct(users),
         items=distinct(positives, negatives),
         positives=distinct(positives),
         widths=tuple(tables.features.dims.values()),
-        dim=options.embedding_dim,
+        dim=options.method.embedding_dim,
         envs=envs.num_envs if envs else 1,
     )
 
@@ -148,11 +150,11 @@ def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[],
         seed = next(numbers)
         if device.type == "cpu":
             return reference_epoch(
-                reference, optimiser, prepared, tables.observed, pairs, rows, pool,
+                reference, optimiser, prepared, tables.mask, pairs, rows, pool,
                 alpha=options.alpha, strengths=strengths, batch_size=options.batch_size, seed=seed,
             )  # fmt: skip
         return _reference_epoch_on(
-            device, reference, optimiser, prepared, tables.observed, pairs, rows, pool, options, seed
+            device, reference, optimiser, prepared, tables.mask, pairs, rows, pool, options, seed
         )
 
     def evaluate() -> dict[str, float]:
@@ -170,7 +172,7 @@ def _reference_epoch_on(
     pairs: npt.NDArray[np.int64],
     rows: list[set[int]],
     pool: list[int],
-    options: Options,
+    options: MilkOptions,
     seed: int,
 ) -> float:
     """`reference_epoch` with its batches on a GPU: the same loop, loss and draws."""

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from milk_recsys.base.files import read_json, replacing
-from milk_recsys.config.method_options import BASELINES
+from milk_recsys.config.method import BUILT_IN
 
 TRAIN = Path(__file__).resolve().parents[1] / "examples/milk_recsys/train.py"
+
+BASELINES = [name for name in BUILT_IN if name not in ("milk", "align", "envs", "erm")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of a data set")
     parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
-    parser.add_argument("--models", nargs="+", default=list(BASELINES), choices=list(BASELINES), help="which ones")
+    parser.add_argument("--models", nargs="+", default=BASELINES, choices=BASELINES, help="which ones")
     parser.add_argument("--out", type=Path, help="file for the table; it is printed in any case")
     arguments = parser.parse_args(argv)
     lines = ["| model | test NDCG@20 | epochs | seconds, whole command |", "| --- | --- | --- | --- |"]

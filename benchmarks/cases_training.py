@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from milk_recsys.catalogue.dataset import read_dataset
 from milk_recsys.config.options import Options
 from milk_recsys.ranking.top import top_items
 
-OPTIONS = Options(batch_size=2048, embedding_dim=64, device="cpu")
+OPTIONS = Options.of(model="milk", batch_size=2048, embedding_dim=64, device="cpu")
 TRAINED_SHARE = 0.8  # of the pairs of a random data set, as 80% of its items are warm
 TOP, CANDIDATES, EXCLUDED = 20, 100_000, 10
 
@@ -61,7 +60,7 @@ def large_batch(quick: bool) -> Case:  # noqa: ARG001
     """Batches of 65,536 against batches of 2,048, on random data, by triple."""
     size = 65_536
     dataset = random_dataset(100_000, 50_000, round(4 * size / TRAINED_SHARE), _named(2, 256))
-    large, small = (training_setup(dataset, dataclasses.replace(OPTIONS, batch_size=b)) for b in (size, 2048))
+    large, small = (training_setup(dataset, OPTIONS.but(batch_size=b)) for b in (size, 2048))
     triples = large.learner.tables.num_pairs
     return Case(
         large.epoch, small.epoch, "triple", "batches of 2,048", units=triples, reference_units=triples,
@@ -71,9 +70,9 @@ def large_batch(quick: bool) -> Case:  # noqa: ARG001
 
 def _steps(num_users: int, num_items: int, widths: dict[str, int], *, used_items: int = 0, **options: Any) -> Training:
     """Twelve steps on random data."""
-    num_pairs = round(12 * OPTIONS.batch_size / TRAINED_SHARE)
+    num_pairs = round(12 * OPTIONS.method.batch_size / TRAINED_SHARE)
     dataset = random_dataset(num_users, num_items, num_pairs, widths, used_items=used_items)
-    return training_setup(dataset, dataclasses.replace(OPTIONS, **options))
+    return training_setup(dataset, OPTIONS.but(**options))
 
 
 def _against(ours: Training, other: Training, against: str, wanted: float | None) -> Case:

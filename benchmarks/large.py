@@ -236,20 +236,23 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
         from milk_recsys.catalogue.tables import build_tables
         from milk_recsys.config.options import Options
         from milk_recsys.methods.milk.learner import Learner
+        from milk_recsys.methods.milk.model import build_model
         from milk_recsys.run import loop
         from milk_recsys.run.evaluation import evaluate_group
 
         torch.set_num_threads(threads)
-    options = Options(data=data, features="mapped", eval_users=eval_users, optimiser=optimiser, device="cpu")  # type: ignore[arg-type]
+    options = Options.of(
+        model="milk", data=data, features="mapped", eval_users=eval_users, optimiser=optimiser, device="cpu"
+    )  # type: ignore[arg-type]
     with memory.phase("read"):
         dataset = read_dataset(data)
     with memory.phase("fingerprint"):
         fingerprint = dataset.fingerprint
     with memory.phase("split and tables"):
-        split, _ = draw_split(dataset, options)
+        split, _ = draw_split(dataset, options.data)
         tables = build_tables(dataset, split, options, torch.device("cpu"))
     with memory.phase("model"):
-        learner = Learner(loop.build_model(options, tables), tables, options)
+        learner = Learner(build_model(options, tables), tables, options)
     marks = [(time.perf_counter(), time.process_time())]
 
     def mark() -> None:
@@ -258,7 +261,7 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
             raise Enough
 
     with memory.phase("train"), suppress(Enough):
-        loop.train_epoch(learner, 0, options, mark)
+        loop.train_epoch(learner, 0, mark)
     with tempfile.TemporaryDirectory(dir=data.parent) as folder:
         weights, checkpoint = Path(folder) / "model.safetensors", Path(folder) / "checkpoint.safetensors"
         with memory.phase("save"):
@@ -268,11 +271,11 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
             learner.load(checkpoint)
             learner.load(weights, weights_only=True)
     with memory.phase("validate"):
-        means, _ = evaluate_group(learner.model.eval(), tables, tables.validation, tables.observed)
+        means, _ = evaluate_group(learner, tables, tables.validation, tables.mask)
     memory.stop()
-    per_epoch = math.ceil(tables.num_pairs / options.batch_size)
+    per_epoch = math.ceil(tables.num_pairs / options.method.batch_size)
     wall, busy = (
-        Clock.of([mark[clock] for mark in marks], min(warm_up, len(marks) // 4), per_epoch, options.batch_size)
+        Clock.of([mark[clock] for mark in marks], min(warm_up, len(marks) // 4), per_epoch, options.method.batch_size)
         for clock in range(2)
     )
     return {

@@ -133,7 +133,7 @@ def read_variants(fixed: str, texts: Sequence[str]) -> list[Variant]:
         raise OptionError(f"--variant: names must differ, got {', '.join(names)}.")
     for variant in variants:
         for option in TASK:
-            mine, first = getattr(variant.options, option), getattr(variants[0].options, option)
+            mine, first = variant.options.value(option), variants[0].options.value(option)
             if mine != first:
                 raise OptionError(
                     f"--variant {variant.name}: {flag(option)} is {mine}, but {first} for {variants[0].name}. Compare "
@@ -189,7 +189,7 @@ def runs_of(store: Journal, variant: Variant) -> list[dict[str, Any]]:
 
 def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
     """Train and evaluate once; return the line of the store."""
-    options = dataclasses.replace(variant.options, seed=number, split_seed=number, compare="none")
+    options = variant.options.but(seed=number, split_seed=number, compare="none")
     record, sections, facts = train_once(options, dataset)
     line = {
         "variant": variant.name,

@@ -110,7 +110,7 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
 
 def chosen(name: str, epochs: int) -> dict[str, str]:
     """Return the options of MILK, its ablations and KEEP that the studies of docs/results chose on validation."""
-    from milk_recsys.config.method_options import UNTRAINED
+    from milk_recsys.config.method import find_method
     from milk_recsys.config.options import flag
     from milk_recsys.study.plan import best_trial
     from milk_recsys.study.spaces import ABLATIONS, WINNER
@@ -121,7 +121,7 @@ def chosen(name: str, epochs: int) -> dict[str, str]:
     for model in (*ABLATIONS, WINNER):
         tuned = best_trial(store.of("trial", model))["tuned"]
         words = [f"{flag(option)} {value:.3g}" for option, value in tuned.items()]
-        if model not in UNTRAINED:
+        if find_method(model).trains:
             words.append(f"--epochs {epochs}")
         found[model] = " ".join([f"--model {model}", *words])
     return found

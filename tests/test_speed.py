@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.example.test_report import compared, write_run
+from tests.recsys.report.test_report import compared, write_run
 
 ROOT = Path(__file__).parents[1]
 TRIES = 3

@@ -8,7 +8,6 @@ a trained model. The ways to train are in examples/missing_study.py. Writes tabl
 `--out`; a study that was stopped goes on where it was.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ import torch
 import tyro
 from sklearn.datasets import load_digits
 from torch import Tensor
-
-sys.path.append(str(Path(__file__).parents[1]))
 
 from missing_study import Problem, Study, accuracy, summary, table  # isort: skip
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import invmod
+import invmod.robustness
 
 NUM_SENSORS = 8
 SENSORS = tuple(f"row {number}" for number in range(1, NUM_SENSORS + 1))
@@ -202,7 +203,7 @@ def main(options: Options) -> invmod.RobustnessReport:
     print(report)
     options.out.mkdir(parents=True, exist_ok=True)
     report.save(options.out / "report.json")
-    report.save_html(options.out / "report.html")
+    invmod.robustness.write_page(report, options.out / "report.html")
     print(f"\nThe page is {options.out / 'report.html'}.")
     return report
 

@@ -1,12 +1,11 @@
 """Recommending new items whose modalities may be missing: KEEP, and MILK composed from `invmod`.
 
-Run `python examples/milk_recsys/train.py --help` for the command line. From Python, a finished
-run is opened with `load_run`:
+`milk-recsys --help` lists the commands. From Python, a finished run is opened with `load_run`:
 
     from milk_recsys import load_run
     scorer = load_run("runs/20250101-120000-milk")
 
-Importing the package imports no torch; `load_run` does.
+Importing the package imports no torch; `load_run` does, and needs `pip install "invmod[recsys]"`, as do the commands.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,15 @@ __all__ = ["load_run"]
 
 def __getattr__(name: str) -> Any:
     if name == "load_run":
-        from milk_recsys.run.scorer import load_run
+        try:
+            from milk_recsys.run.scorer import load_run
+        except ModuleNotFoundError as error:
+            from milk_recsys.base.extras import PACKAGES, extra_needed
 
+            package = (error.name or "").partition(".")[0]
+            if package not in PACKAGES:
+                raise
+            raise ImportError(extra_needed("load_run", [package])) from None
         return load_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,16 +1,19 @@
-"""Turn the paper's sets, as they are published, or tables of your own into the layout that train.py reads.
+"""Turn the paper's sets, as they are published, or tables of your own into the layout that `milk-recsys train` reads.
 
-    python examples/milk_recsys/prepare.py amazon --reviews reviews_Baby_5.json.gz --metadata meta_Baby.json.gz \
+    milk-recsys prepare amazon --reviews reviews_Baby_5.json.gz --metadata meta_Baby.json.gz \
         --images image_features_Baby.b --out data/baby --expect baby
-    python examples/milk_recsys/prepare.py mmrec --folder baby --out data/baby
-    python examples/milk_recsys/prepare.py text --folder Baby --out data/baby
-    python examples/milk_recsys/prepare.py table --pairs sales.parquet --features image=vectors.parquet --out data/shop
+    milk-recsys prepare mmrec --folder baby --out data/baby
+    milk-recsys prepare text --folder Baby --out data/baby
+    milk-recsys prepare table --pairs sales.parquet --features image=vectors.parquet --out data/shop
+
+In a checkout `python examples/milk_recsys/prepare.py` is the same command.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,7 +30,7 @@ from milk_recsys.catalogue.importers.layouts import prepare_mmrec, prepare_text
 from milk_recsys.catalogue.importers.tables import prepare_table
 from milk_recsys.catalogue.importers.write import Draft, drafting
 from milk_recsys.catalogue.split import read_split
-from milk_recsys.config.options import OptionError, Options, validate
+from milk_recsys.config.options import DataOptions, OptionError, Options, validate
 from milk_recsys.study.paper import TABLE_1
 
 Expected = Literal["baby", "clothing", "tiktok"]
@@ -119,7 +122,17 @@ Source = (
 )
 
 
-def main(source: Amazon | Mmrec | Text | Table) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "prepare.py") -> int:
+    """Run the command line.
+
+    Returns:
+        the exit status of `run_command`. (Options that cannot be read exit with 2 at once.)
+    """
+    args = sys.argv[1:] if argv is None else list(argv)
+    return run_command(tyro.cli(Source, args=args, prog=prog, description=__doc__))
+
+
+def run_command(source: Amazon | Mmrec | Text | Table) -> int:
     """Make the data set, check it by reading it back, and say what is in it.
 
     Returns:
@@ -141,7 +154,7 @@ def main(source: Amazon | Mmrec | Text | Table) -> int:
     for note in dict.fromkeys(notes):
         print(f"note: {note}")
     missing = ", ".join(
-        f"{name} {int(n)}" for name, n in zip(dataset.modalities, (~dataset.observed).sum(0), strict=True)
+        f"{name} {int(n)}" for name, n in zip(dataset.modalities, (~dataset.natural_mask).sum(0), strict=True)
     )
     print(
         f"{source.out}: {dataset.num_users:,} users, {dataset.num_items:,} items, {len(dataset.interactions):,} pairs; "
@@ -153,8 +166,8 @@ def main(source: Amazon | Mmrec | Text | Table) -> int:
 def fill(draft: Draft, source: Amazon | Mmrec | Text | Table) -> None:
     """Write the data set of a source into a draft."""
     if isinstance(source, Amazon):
-        options = Options(split_seed=source.split_seed, setting=source.setting)
-        validate(options)
+        options = DataOptions(split_seed=source.split_seed, setting=source.setting)
+        validate(Options(data=options))
         if source.text_dim < 1:
             raise OptionError(f"--text-dim must be at least 1, got {source.text_dim}.")
         files = (source.reviews, source.metadata, source.images)
@@ -219,4 +232,4 @@ def compare(dataset: Dataset, folder: Path, expect: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Source, description=__doc__)))
+    sys.exit(main())

@@ -1,7 +1,9 @@
 """Recommend new items with a finished run: for every user the best items, for every item the best users.
 
-    python examples/milk_recsys/recommend.py --run runs/20250101-120000-milk --items new_items
-    python examples/milk_recsys/recommend.py --help
+    milk-recsys recommend --run runs/20250101-120000-milk --items new_items
+    milk-recsys recommend --help
+
+In a checkout `python examples/milk_recsys/recommend.py` is the same command.
 
 The folder of new items has the layout of a data set without interactions: `features/<modality>.npy`, (n, dim), a row
 of NaN where an item has no such modality; a modality without a file is missing for all items. Where `dataset.json` is
@@ -49,7 +51,7 @@ class RecommendOptions:
     user without a training pair has a random vector: `trained` is false in their rows, and no item lists them.
 
     Arguments:
-        run: Folder of a finished run, what train.py calls --out.
+        run: Folder of a finished run, what the command train calls --out.
         items: Folder of new items: features/<modality>.npy (or dataset.json, which names the files), items.tsv.
         top: Length of each list.
         out: Folder for the two tables.
@@ -71,7 +73,7 @@ class RecommendOptions:
     threads: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: torch's choice)")] = None
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> int:
     """Run the command line.
 
     Returns:
@@ -79,8 +81,8 @@ def main(argv: Sequence[str]) -> int:
     """
     options = tyro.cli(
         RecommendOptions,
-        args=list(argv),
-        prog="recommend.py",
+        args=sys.argv[1:] if argv is None else list(argv),
+        prog=prog,
         config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
     )
     try:
@@ -271,4 +273,4 @@ def _tsv(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,9 +1,11 @@
 """Reproduce the paper's tables and figures on one data set, with every method tuned alike, and say which claims hold.
 
-    python examples/milk_recsys/reproduce.py table2 --data $INVMOD_DATA/lfm2k --out docs/results/lfm2k
-    python examples/milk_recsys/reproduce.py all --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
-    python examples/milk_recsys/reproduce.py field --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
-    python examples/milk_recsys/reproduce.py all --smoke      # everything, on a tiny set, in a minute
+    milk-recsys reproduce table2 --data $INVMOD_DATA/lfm2k --out docs/results/lfm2k
+    milk-recsys reproduce all --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
+    milk-recsys reproduce field --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
+    milk-recsys reproduce all --smoke      # everything, on a tiny set, in a minute
+
+In a checkout `python examples/milk_recsys/reproduce.py` is the same command.
 
 Every run is appended to ``runs.jsonl`` in --out when it ends; at the end of the command these runs are compacted into
 ``runs.parquet``. A command that was killed resumes from both files, and a run that another table has made is not made
@@ -17,6 +19,7 @@ import dataclasses
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -79,7 +82,17 @@ class Reproduce:
     """A tiny generated set and a few epochs, to see that everything works."""
 
 
-def main(command: Reproduce) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "reproduce.py") -> int:
+    """Run the command line.
+
+    Returns:
+        the exit status of `run_command`. (Options that cannot be read exit with 2 at once.)
+    """
+    args = sys.argv[1:] if argv is None else list(argv)
+    return run_command(tyro.cli(Reproduce, args=args, prog=prog, description=__doc__))
+
+
+def run_command(command: Reproduce) -> int:
     """Make the runs that the results file lacks, and write tables and figures.
 
     Returns:
@@ -233,4 +246,4 @@ def _hours(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Reproduce, description=__doc__)))
+    sys.exit(main())

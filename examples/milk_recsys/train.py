@@ -1,8 +1,10 @@
 """Train a recommender on a data set with missing modalities, evaluate it on new items, and write a report.
 
-    python examples/milk_recsys/train.py                          # KEEP on an embedded data set
-    python examples/milk_recsys/train.py --data $INVMOD_DATA/lfm2k
-    python examples/milk_recsys/train.py --model milk --help
+    milk-recsys train                           # KEEP on an embedded data set
+    milk-recsys train --data $INVMOD_DATA/lfm2k
+    milk-recsys train --model milk --help
+
+In a checkout `python examples/milk_recsys/train.py` is the same command.
 
 This file is the whole of a run, from top to bottom: options, data, split, model, loop, evaluation, files.
 """
@@ -20,8 +22,7 @@ from milk_recsys.run.begin import begin, start_folder, write_config
 if __name__ == "__main__":  # options and data are checked before torch is imported, which takes seconds
     OPTIONS, DATASET = begin(sys.argv[1:])
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -37,15 +38,12 @@ from milk_recsys.base.statistics import paired_difference
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split, draw_split, read_split, split_facts, write_split
 from milk_recsys.catalogue.tables import Tables, build_tables
-from milk_recsys.config.method_options import UNTRAINED
 from milk_recsys.config.options import OptionError, Options
-from milk_recsys.methods.learner import BaselineLearner
-from milk_recsys.methods.milk.learner import check_learner
-from milk_recsys.methods.warm import WarmData
+from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.metrics import NonFiniteScores
 from milk_recsys.report.page import write_report
 from milk_recsys.run.evaluation import evaluate_group, evaluate_test
-from milk_recsys.run.loop import Diverged, train_model, versions
+from milk_recsys.run.loop import Diverged, check_learner, train_model, versions
 from milk_recsys.run.progress import Progress
 
 FLOOR_CELLS = 2**29  # of warm times new items: 2 GB in float32, twice
@@ -64,13 +62,13 @@ def run(options: Options, dataset: Dataset, progress: Progress | None = None) ->
         DataError: the data or the split cannot be used.
         Diverged: training diverged.
     """
-    if options.out is None or options.compare is None:
+    if options.run.out is None or options.run.compare is None:
         raise ValueError("run: `options` must come from `begin.open_run`, which settles `out` and `compare`.")
-    device = choose_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = choose_device(options.run.device)
+    if options.run.threads:
+        torch.set_num_threads(options.run.threads)
     with joined_world(device) as world, matrix_products(options, device):
-        options = dataclasses.replace(options, out=world.tell(options.out))
+        options = options.but(out=world.tell(options.run.out))
         return _run(options, dataset, device, world, progress or Progress(quiet=not world.writes))
 
 
@@ -79,7 +77,7 @@ def matrix_products(options: Options, device: torch.device) -> Iterator[None]:
     """Set how a GPU multiplies float32 matrices, for the time of a run."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
+        torch.set_float32_matmul_precision("high" if options.run.tf32 else "highest")
     try:
         yield
     finally:
@@ -87,7 +85,7 @@ def matrix_products(options: Options, device: torch.device) -> Iterator[None]:
 
 
 def _run(options: Options, dataset: Dataset, device: torch.device, world: World, progress: Progress) -> dict[str, Any]:
-    folder = Path(str(options.out))
+    folder = Path(str(options.run.out))
     split, notes = _split(options, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device)
@@ -103,20 +101,20 @@ def _run(options: Options, dataset: Dataset, device: torch.device, world: World,
         for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
             progress.say(f"note: {note}")
         model, record = train_model(options, tables, folder, progress, world)
-        sections, per_user = evaluate_test(model, tables, options.monitor, world)
+        sections, per_user = evaluate_test(model, tables, options.loop.monitor, world)
         floor = _floor(options, tables, per_user, world)
         compare = None
-        if options.compare == "erm":
+        if options.run.compare == "erm":
             compare = _compare(options, tables, folder / "compare", progress, per_user, world)
     metrics = {
-        "model": options.model,
+        "model": options.run.model,
         "data": dataset.name,
-        "setting": options.setting,
-        "seed": options.seed,
-        "split_seed": None if options.split else options.split_seed,
+        "setting": options.data.setting,
+        "seed": options.run.seed,
+        "split_seed": None if options.data.split else options.data.split_seed,
         **record,
-        "monitor": options.monitor,
-        "candidates": options.candidates,
+        "monitor": options.loop.monitor,
+        "candidates": options.data.candidates,
         "versions": versions(device) | ({"ranks": world.size} if world.size > 1 else {}),
         "missingness": {"modalities": list(dataset.modalities), **facts},
         **sections,
@@ -133,16 +131,16 @@ def _floor(
     options: Options, tables: Tables, per_user: dict[str, dict[str, Tensor]], world: World
 ) -> dict[str, Any] | None:
     """Rank the test items by content kNN, which trains nothing, and compare paired over users."""
-    if options.model == FLOOR:
+    if options.run.model == FLOOR:
         return None
     if tables.features.mapped:
         return {"model": FLOOR, "left_out": "The features are too many to be held in memory, as it would have to."}
     if len(tables.warm) * len(tables.test.candidates) > FLOOR_CELLS:
         return {"model": FLOOR, "left_out": "There are too many training items times test items for it."}
-    plain = dataclasses.replace(options, model=FLOOR, method=None)
-    learner = BaselineLearner(WarmData.of_tables(tables), plain)
-    found, other = evaluate_group(learner, tables, tables.test, tables.observed, world)
-    names = dict.fromkeys(("ndcg@20", "recall@20", options.monitor))
+    learner = make_learner(options.but(model=FLOOR), tables)
+    learner.prepare()
+    found, other = evaluate_group(learner, tables, tables.test, tables.mask, world)
+    names = dict.fromkeys(("ndcg@20", "recall@20", options.loop.monitor))
     difference = {name: paired_difference(per_user["test"][name], other[name]) for name in names}
     return {"model": FLOOR, "test": found, "difference": {"test": difference}}
 
@@ -156,12 +154,12 @@ def _compare(
     world: World,
 ) -> dict[str, Any]:
     """Train the ablation without both modules on the same split, and compare paired over users."""
-    ablation = dataclasses.replace(options, model="erm", method=None)
+    ablation = options.but(model="erm")
     if world.writes:
         folder.mkdir(exist_ok=True)
     model, record = train_model(ablation, tables, folder, progress, world)
-    sections, other = evaluate_test(model, tables, options.monitor, world)
-    names = dict.fromkeys(("ndcg@20", "recall@20", options.monitor))
+    sections, other = evaluate_test(model, tables, options.loop.monitor, world)
+    names = dict.fromkeys(("ndcg@20", "recall@20", options.loop.monitor))
 
     def difference(where: str) -> dict[str, Any]:
         return {name: paired_difference(per_user[where][name], other[where][name]) for name in names}
@@ -190,8 +188,12 @@ def _compare(
 def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, list[str]]:
     """Read the split of the run that goes on, or a given one, or draw one."""
     if (folder / "config.json").exists():
-        return read_split(folder / "split.npz", dataset, options.setting)
-    return read_split(options.split, dataset, options.setting) if options.split else draw_split(dataset, options)
+        return read_split(folder / "split.npz", dataset, options.data.setting)
+    return (
+        read_split(options.data.split, dataset, options.data.setting)
+        if options.data.split
+        else draw_split(dataset, options.data)
+    )
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -200,38 +202,50 @@ def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, lis
 # --- small things ---------------------------------------------------------------------------------------------------
 
 
-def main(options: Options, dataset: Dataset) -> int:
-    """Run, and say where the report is.
+def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
+    """Run the command line.
+
+    This module has imported torch by then: `milk_recsys.__main__` calls `begin` and `run_command` itself, as a script
+    does, so that options and data are checked before.
+
+    Returns:
+        the exit status of `run_command`. (Options or data that cannot be read exit with 2 at once.)
+    """
+    return run_command(*begin(sys.argv[1:] if argv is None else argv, prog=prog))
+
+
+def run_command(options: Options, dataset: Dataset) -> int:
+    """Run with what `begin` returned, and say where the report is.
 
     Returns:
         the exit status: 0, 1 where training diverged, 2 where the input is bad, 130 where it was interrupted.
     """
     with only_one_speaks():
-        return let_rank_0_end_first(_main(options, dataset))
+        return let_rank_0_end_first(_run_command(options, dataset))
 
 
-def _main(options: Options, dataset: Dataset) -> int:
+def _run_command(options: Options, dataset: Dataset) -> int:
     try:
         metrics = run(options, dataset)
     except (DataError, OptionError, Diverged, NonFiniteScores) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (DataError, OptionError)) else 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted; go on with --resume --out {options.out}", file=sys.stderr)
+        print(f"\ninterrupted; go on with --resume --out {options.run.out}", file=sys.stderr)
         return 130
     test = metrics["test"]
     print(
         f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: test ndcg@20 {test['ndcg@20']:.4f}, "
         f"recall@20 {test['recall@20']:.4f} over {test['users']} users"
-        + ("" if metrics["model"] in UNTRAINED else f" (best epoch {metrics['best_epoch']})")
+        + ("" if not options.card.trains else f" (best epoch {metrics['best_epoch']})")
     )
     if "test" in (metrics["floor"] or {}):
         print(f"{FLOOR} beside it: test ndcg@20 {metrics['floor']['test']['ndcg@20']:.4f}")
     if metrics["compare"]:
         print(f"erm beside it: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
-    print(f"report: {Path(str(options.out)) / 'report.html'}")
+    print(f"report: {Path(str(options.run.out)) / 'report.html'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(OPTIONS, DATASET))
+    sys.exit(run_command(OPTIONS, DATASET))

@@ -10,7 +10,6 @@ stopped goes on where it was.
 """
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +18,6 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
-
-sys.path.append(str(Path(__file__).parents[1]))
 
 from missing_study import Problem, Study, accuracy, balanced_accuracy, summary, table
 

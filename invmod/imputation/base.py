@@ -163,5 +163,5 @@ def _safetensors(kind: str) -> Any:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise ImportError(f"{kind}: saving needs safetensors: pip install 'invmod[examples]'.") from error
+        raise ImportError(f"{kind}: saving needs safetensors: pip install 'invmod[recsys]'.") from error
     return safetensors

@@ -1,6 +1,6 @@
 """The robustness report: how good a model is, any model, when modalities are missing."""
 
-from invmod.robustness.deprecated import add_deprecated_methods
+from invmod.robustness.deprecated import add_deprecated_methods as _add_deprecated_methods
 from invmod.robustness.evaluate import robustness_report
 from invmod.robustness.frame import to_frame
 from invmod.robustness.page import write_page
@@ -23,4 +23,4 @@ __all__ = [
 
 # report.py is data and imports none of the functions that show it, so `str(report)` is defined here.
 RobustnessReport.__str__ = text_table  # type: ignore[assignment, method-assign]
-add_deprecated_methods()
+_add_deprecated_methods()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
+from invmod._deprecation import warn_renamed
 from invmod.robustness.frame import to_frame
 from invmod.robustness.page import write_page
 from invmod.robustness.plots import plot_patterns, plot_rates
@@ -27,14 +27,9 @@ def add_deprecated_methods() -> None:
 
 
 def _deprecated_method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    message = (
-        f"`RobustnessReport.{name}` is now the function `invmod.robustness.{function.__name__}`, with the report as "
-        "its first argument. The old name will be removed in invmod 0.3."
-    )
-
     @functools.wraps(function)
     def method(self: RobustnessReport, *arguments: Any, **options: Any) -> Any:
-        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        warn_renamed(f"RobustnessReport.{name}", f"invmod.robustness.{function.__name__}", ends_in="0.3")
         return function(self, *arguments, **options)
 
     method.__name__, method.__qualname__ = name, f"RobustnessReport.{name}"

@@ -147,7 +147,7 @@ def test_a_random_data_set_has_distinct_pairs_of_the_items_asked_for():
 
 def test_training_and_the_reference_run_on_the_same_data():
     dataset = random_dataset(30, 50, 300, {"a": 3, "b": 2})
-    training = training_setup(dataset, Options(batch_size=64, embedding_dim=4))
+    training = training_setup(dataset, Options.of(model="milk", batch_size=64, embedding_dim=4))
     epoch, evaluate = reference_setup(training)
     assert training.steps == -(-training.learner.tables.num_pairs // 64)
     assert training.shape.widths == (3, 2)

@@ -28,8 +28,8 @@ def test_generated_data_are_in_order_and_in_the_layout(tmp_path: Path, monkeypat
     assert np.bincount(dataset.interactions[:, 0]).max() <= 250
     counts = np.sort(dataset.item_counts)[::-1]
     assert counts[:50].sum() > counts[-250:].sum()  # skewed
-    assert 0.05 < (~dataset.observed[:, 1]).mean() < 0.15
-    assert dataset.observed[:, 0].all()
+    assert 0.05 < (~dataset.natural_mask[:, 1]).mean() < 0.15
+    assert dataset.natural_mask[:, 0].all()
     large.generate(tmp_path / "again", size)
     assert read_dataset(tmp_path / "again").fingerprint == dataset.fingerprint
 

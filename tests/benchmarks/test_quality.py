@@ -103,7 +103,9 @@ def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_others(
     seen = []
 
     def train(options: Any, *rest: Any) -> Any:
-        seen.append((options.split_seed, options.seed, options.lr, options.model, options.compare))
+        seen.append(
+            (options.data.split_seed, options.run.seed, options.method.lr, options.run.model, options.run.compare)
+        )
         raise quality.Diverged("stop") if len(seen) == 4 else KeyboardInterrupt
 
     monkeypatch.setattr(study, "train_model", train)
@@ -246,7 +248,7 @@ def test_an_option_that_train_py_does_not_know_is_its_error(
     with pytest.raises(SystemExit) as ended:
         command(data, tmp_path / "store.jsonl", fixed="--lr -1")
     assert ended.value.code == 2
-    assert "--lr must be finite and above 0" in capsys.readouterr().err
+    assert "--lr must be finite, above 0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,8 +297,12 @@ def test_variants_that_cannot_be_compared_are_refused(fixed: str, variants: tupl
 
 def test_the_options_of_a_variant_win_over_the_fixed_ones_and_a_preset() -> None:
     base, other = quality.read_variants("--preset paper --lr 0.5", ("a=", 'b=--lr "0.25" --alpha 2'))
-    assert (base.options.lr, base.options.alpha, base.options.penalty_weight) == (0.5, 0.1, 50.0)
-    assert (other.options.lr, other.options.alpha, other.options.penalty_weight) == (0.25, 2.0, 50.0)
+    assert (base.options.method.lr, base.options.method.alpha, base.options.method.penalty_weight) == (0.5, 0.1, 50.0)
+    assert (other.options.method.lr, other.options.method.alpha, other.options.method.penalty_weight) == (
+        0.25,
+        2.0,
+        50.0,
+    )
     assert other.given == "--preset paper --lr 0.5 --lr 0.25 --alpha 2"
 
 

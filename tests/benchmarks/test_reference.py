@@ -28,9 +28,10 @@ from benchmarks.reference import (
 from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.catalogue.user_rows import build_user_rows
-from milk_recsys.config.options import Options
-from milk_recsys.methods.milk.batches import gather_batch
-from milk_recsys.methods.milk.model import Batch, Recommender, batch_sums, objective
+from milk_recsys.methods.milk import MilkOptions
+from milk_recsys.methods.milk.batches import Batch, gather_batch
+from milk_recsys.methods.milk.model import Recommender
+from milk_recsys.methods.milk.objective import batch_sums, objective
 from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
 from milk_recsys.ranking.negatives import sample_negatives
 
@@ -160,17 +161,15 @@ def example_batch(case: Case, model: Recommender) -> Batch:
     model.fit_preparation(ItemFeatures(arrays, torch.device("cpu")), observed, torch.arange(NUM_ITEMS))
     prepared = model.prepare(holes, observed)
     case.features = {name: x.detach().numpy() for name, x in prepared.items()}
-    tables = cast(Tables, SimpleNamespace(observed=observed))  # all that is read of it
+    tables = cast(Tables, SimpleNamespace(mask=observed))  # all that is read of it
     return gather_batch(tables, lambda items: {name: x[items] for name, x in prepared.items()}, pos, neg)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_examples_step_is_the_reference(seed: int) -> None:
     case = Case(seed)
-    options = Options(
-        model="milk",
+    options = MilkOptions(
         embedding_dim=DIM,
-        dtype="float64",
         penalty_weight=STRENGTHS.penalty_weight,
         alignment_weight=STRENGTHS.alignment_weight,
         regulariser_weight=STRENGTHS.regulariser_weight,

@@ -15,10 +15,13 @@ from torch.distributed.run import get_args_parser
 import invmod
 import invmod.robustness
 import invmod.testing
-from milk_recsys import command_line, options, prepare, reproduce
-from milk_recsys.baselines.options import BASELINES
+from milk_recsys import prepare, reproduce
+from milk_recsys.config import command_line, options
+from milk_recsys.config.method import DEFAULT_METHOD, find_method
+from milk_recsys.methods.milk import PRESETS
 from milk_recsys.recommend import RecommendOptions
 from milk_recsys.study.plan import NAMES
+from tests.recsys.methods.tiny_baselines import BASELINES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -113,8 +116,9 @@ def test_the_study_of_the_choosing_page_runs() -> None:
 def test_the_example_page_lists_every_option_of_train_py_with_its_default() -> None:
     rows = re.findall(r"^\| `(--[a-z0-9-]+)`(?:, `(--no-[a-z0-9-]+)`)? \| (.*?) \|", read("milk.md"), re.MULTILINE)
     listed = {name: (default, bool(negated)) for name, negated, default in rows}
-    fields = {flag(f.name): f.default for f in dataclasses.fields(options.Options) if f.name != "method"}
-    fields["--model"] = command_line.DEFAULT_MODEL
+    common = {name: field for name, (_, field) in options.common_fields().items()}
+    fields = {flag(name): f.default for name, f in (common | dict(find_method("milk").fields)).items()}
+    fields["--model"] = DEFAULT_METHOD
     assert set(listed) == set(fields)
     for name, (default, is_switch) in listed.items():
         assert is_switch == isinstance(fields[name], bool), name
@@ -127,12 +131,12 @@ def test_the_example_page_says_what_each_preset_sets_differently() -> None:
     for preset in ("paper", "authors_code"):
         (row,) = re.findall(rf"^\| `{preset}` \| (.*) \|$", table, re.MULTILINE)
         said = dict(re.findall(r"`(\w+)` (\S+?)(?:,|$)", row))
-        recommended = options.PRESETS["recommended"]
-        assert said == {name: shown(v) for name, v in options.PRESETS[preset].items() if v != recommended[name]}
+        recommended = PRESETS["recommended"]
+        assert said == {name: shown(v) for name, v in PRESETS[preset].items() if v != recommended[name]}
 
 
 def test_the_choosing_page_has_the_numbers_of_the_presets() -> None:
-    for preset, values in options.PRESETS.items():
+    for preset, values in PRESETS.items():
         row = (
             f"| `{preset}` | {values['penalty_weight']:g} | {values['alignment_weight']:g} | {values['alpha']:g} | "
             f"{values['risk_reduction']} | {['biased', 'unbiased'][values['variance_correction']]} |"
@@ -140,24 +144,23 @@ def test_the_choosing_page_has_the_numbers_of_the_presets() -> None:
         assert row in read("choosing.md")
 
 
-def commands(script: str) -> list[list[str]]:
-    return [words for _, words in launched(rf"\S*milk_recsys/{script}")]
+def commands(name: str) -> list[list[str]]:
+    return [words for _, words in launched(name)]
 
 
-def launched(script: str) -> list[tuple[list[str], list[str]]]:
-    """What stands before and after a script in the console commands of the pages."""
+def launched(name: str) -> list[tuple[list[str], list[str]]]:
+    """What stands before and after a command, or the script of its name, in the console commands of the pages."""
+    starts = rf"(?:(?:python|torchrun)\b.*? )?(?:\S*milk_recsys/{name}\.py|-m milk_recsys {name}|milk-recsys {name})"
     found = []
     for page in PAGES:
         text = re.sub(r" \\\n +", " ", read(page))  # commands over more than one line
-        lines = re.findall(rf"^\$ (python|torchrun)( .*?)?(?<= ){script}(.*)$", text, re.MULTILINE)
-        found += [
-            (shlex.split(f"{program}{before}"), shlex.split(after, comments=True)) for program, before, after in lines
-        ]
+        for before, after in re.findall(rf"^\$ ({starts})(?= |$)(.*)$", text, re.MULTILINE):
+            found.append((shlex.split(before), shlex.split(after, comments=True)))
     return found
 
 
 def test_the_command_lines_of_train_py_are_accepted() -> None:
-    found = commands("train.py")
+    found = commands("train")
     assert len(found) >= 5
     for arguments in found:
         if "--help" not in arguments:
@@ -165,15 +168,15 @@ def test_the_command_lines_of_train_py_are_accepted() -> None:
 
 
 def test_the_command_lines_of_torchrun_are_accepted() -> None:
-    found = [before for before, _ in launched(r"\S*milk_recsys/train.py") if before[0] == "torchrun"]
+    found = [before for before, _ in launched("train") if before[0] == "torchrun"]
     assert len(found) >= 5
     for words in found:
-        asked = get_args_parser().parse_args([*words[1:], "train.py"])
+        asked = get_args_parser().parse_args(words[1:])
         assert "max-restarts" not in " ".join(words) or asked.max_restarts > 0
 
 
 def test_a_job_that_restarts_is_started_with_resume() -> None:
-    for words, options_given in launched(r"\S*milk_recsys/train.py"):
+    for words, options_given in launched("train"):
         if "--max-restarts" in words:
             assert {"--resume", "--out"} <= set(options_given)
 
@@ -188,15 +191,15 @@ def test_the_packages_that_the_scaling_page_names_are_those_of_make_distributed(
 
 def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:
     known = {flag(field.name) for field in dataclasses.fields(RecommendOptions)}
-    found = commands("recommend.py")
+    found = commands("recommend")
     assert found
     for arguments in found:
         assert {word for word in arguments if word.startswith("--")} <= known
 
 
 def test_the_command_lines_of_reproduce_py_and_prepare_py_are_accepted() -> None:
-    found = [(reproduce.Reproduce, words) for words in commands("reproduce.py")]
-    found += [(prepare.Source, words) for words in commands("prepare.py")]
+    found = [(reproduce.Reproduce, words) for words in commands("reproduce")]
+    found += [(prepare.Source, words) for words in commands("prepare")]
     assert len(found) >= 7
     for kind, words in found:
         parsed = tyro.cli(kind, args=words)
@@ -215,11 +218,11 @@ def test_the_page_of_the_study_lists_every_option_and_name() -> None:
 def test_every_baseline_has_a_fidelity_card_and_its_options_exist() -> None:
     page = read("baselines.md")
     rows = re.findall(r"^\| `(\w+)` \| (.+?)(?:,| \|)", page, re.MULTILINE)
-    assert [name for name, _ in rows] == list(BASELINES)
+    assert sorted(name for name, _ in rows) == sorted(BASELINES)
     for name, title in rows:
         assert re.search(
             rf"^## .*{'kNN and random' if name in ('content_knn', 'random') else title}", page, re.MULTILINE
         )
     known = {flag(f.name) for kind in BASELINES.values() for f in dataclasses.fields(kind)}
-    known |= {flag(f.name) for f in dataclasses.fields(options.Options)}
+    known |= {flag(name) for name in (*options.common_fields(), *find_method("milk").fields)}
     assert set(re.findall(r"`(--[a-z0-9-]+)`", page)) <= known

@@ -450,7 +450,7 @@ def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
     fitted = MeanImputer(NAMES).fit(features, mask)
     monkeypatch.setitem(sys.modules, "safetensors", None)
     for call in (fitted.save, fitted.load):
-        with pytest.raises(ImportError, match=re.escape("pip install 'invmod[examples]'")):
+        with pytest.raises(ImportError, match=re.escape("pip install 'invmod[recsys]'")):
             call(tmp_path / "imputer.safetensors")
     assert not list(tmp_path.iterdir())
 

@@ -16,19 +16,21 @@ import invmod
 ROOT = Path(invmod.__file__).parent
 ROOMS = sorted(module.name for module in pkgutil.iter_modules(invmod.__path__))
 FILES = sorted(ROOT.rglob("*.py"))
-BELOW = {
-    "missingness": set(),
-    "environments": set(),
-    "penalties": set(),
-    "imputation": {"missingness"},
-    "encoders": {"missingness"},
-    "fusion": {"missingness"},
-    "alignment": {"missingness"},
-    "objectives": {"penalties"},
-    "robustness": {"missingness", "_files"},
-    "_files": set(),
-    "testing": set(),
-}
+BOTTOM_TO_TOP = (
+    "_files",
+    "_checks",
+    "_deprecation",
+    "missingness",
+    "imputation",
+    "encoders",
+    "environments",
+    "fusion",
+    "alignment",
+    "penalties",
+    "objectives",
+    "robustness",
+    "testing",
+)
 
 
 def imports(path):
@@ -150,7 +152,8 @@ def test_nothing_imports_upward(room):
 def test_every_name_in_the_list_of_a_room_is_public(room):
     listed = getattr(importlib.import_module(f"invmod.{room}"), "__all__", [])
     assert list(listed) == sorted(set(listed))
-    assert set(listed) <= set(invmod.__all__)
+    if room not in ("robustness", "testing"):  # whose functions are documented as names of the room
+        assert set(listed) <= set(invmod.__all__)
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -33,6 +33,7 @@ def joined_world(device: torch.device) -> Iterator[World]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield World(rank, size)
+        dist.barrier()  # a rank that leaves while another still sends makes that one abort
     finally:
         dist.destroy_process_group()
 

@@ -1,10 +1,14 @@
-"""What a command says of bad input."""
+"""Errors reported to the user."""
 
-__all__ = ["DataError", "plural"]
+__all__ = ["DataError", "OptionError", "plural"]
 
 
 class DataError(ValueError):
     """Bad input; a command prints `error: <message>` and exits with status 2."""
+
+
+class OptionError(ValueError):
+    """An option whose value makes no sense; a command prints it and exits with status 2."""
 
 
 def plural(count: int, one: str, many: str) -> str:

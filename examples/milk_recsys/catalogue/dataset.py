@@ -47,7 +47,7 @@ class Dataset:
             memory-mapped, read-only, where interactions.npy holds them so.
         features: modality -> (num_items, d_m) float; a row of NaN is a missing modality. The arrays
             are memory-mapped, read-only, where they come from files.
-        observed: (num_items, M) bool, which modalities each item has; columns as `modalities`.
+        natural_mask: (num_items, M) bool, which modalities each item has; columns as `modalities`.
         user_names, item_names: one name per id, or None.
         notes: what the user should be told: columns ignored, pairs merged, items dropped.
         scanned: modality -> an array and the largest magnitude in it; see `largest`.
@@ -58,7 +58,7 @@ class Dataset:
     num_items: int
     interactions: Pairs
     features: dict[str, Features]
-    observed: npt.NDArray[np.bool_]
+    natural_mask: npt.NDArray[np.bool_]
     user_names: tuple[str, ...] | None = None
     item_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class Dataset:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names of the modalities, in the order of the columns of `observed`."""
+        """Names of the modalities, in the order of the columns of `natural_mask`."""
         return tuple(self.features)
 
     @functools.cached_property
@@ -85,7 +85,7 @@ class Dataset:
         digest = hashlib.sha256()
         for _, pairs in pair_blocks(self.interactions):
             digest.update(np.ascontiguousarray(pairs, dtype=np.int64).data)
-        digest.update(np.packbits(self.observed).data)
+        digest.update(np.packbits(self.natural_mask).data)
         for x in self.features.values():
             for start in range(0, len(x), ROWS_AT_ONCE):
                 digest.update(np.ascontiguousarray(x[start : start + ROWS_AT_ONCE]).data)
@@ -123,21 +123,21 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
         notes.append(f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}.")
     features: dict[str, Features] = {}
     scanned: dict[str, tuple[Features, float]] = {}
-    observed = np.empty((num_items, len(manifest["modalities"])), dtype=np.bool_)
+    natural_mask = np.empty((num_items, len(manifest["modalities"])), dtype=np.bool_)
     for column, (modality, entry) in enumerate(manifest["modalities"].items()):
         where = folder / entry["file"]
         features[modality] = open_features(where, root=folder, num_rows=num_items, dim=entry["dim"], modality=modality)
-        observed[:, column], largest = scan_features(features[modality], where)
+        natural_mask[:, column], largest = scan_features(features[modality], where)
         scanned[modality] = features[modality], largest
-        notes += _compare_with_manifest(modality, entry, features[modality], observed[:, column])
-    pairs = _settle_empty_items(folder, pairs, observed, empty_items, notes)
+        notes += _compare_with_manifest(modality, entry, features[modality], natural_mask[:, column])
+    pairs = _settle_empty_items(folder, pairs, natural_mask, empty_items, notes)
     return Dataset(
         name=str(manifest.get("name") or folder.resolve().name),
         num_users=num_users,
         num_items=num_items,
         interactions=pairs,
         features=features,
-        observed=observed,
+        natural_mask=natural_mask,
         user_names=read_names(folder / "users.tsv", "user", num_users, notes),
         item_names=read_names(folder / "items.tsv", "item", num_items, notes),
         notes=tuple(notes),
@@ -230,10 +230,10 @@ def _count(path: Path, entry: Mapping[str, Any], key: str, *, least: int, label:
 
 
 def _compare_with_manifest(
-    modality: str, entry: Mapping[str, Any], features: Features, observed: npt.NDArray[np.bool_]
+    modality: str, entry: Mapping[str, Any], features: Features, natural_mask: npt.NDArray[np.bool_]
 ) -> Iterator[str]:
     """Notes where optional statements of dataset.json differ from the file."""
-    found = {"dtype": features.dtype.name, "missing_rows": int((~observed).sum())}
+    found = {"dtype": features.dtype.name, "missing_rows": int((~natural_mask).sum())}
     for key, value in found.items():
         if entry.get(key, value) != value:
             yield f"{modality}: {key} is {value}, dataset.json says {entry[key]}."
@@ -242,12 +242,12 @@ def _compare_with_manifest(
 def _settle_empty_items(
     folder: Path,
     pairs: Pairs,
-    observed: npt.NDArray[np.bool_],
+    natural_mask: npt.NDArray[np.bool_],
     empty_items: str,
     notes: list[str],
 ) -> Pairs:
     """The pairs that remain once items without any modality were refused or dropped."""
-    some = np.asarray(observed.any(axis=1))
+    some = np.asarray(natural_mask.any(axis=1))
     if some.all():
         return pairs
     first, count = int(some.argmin()), int((~some).sum())

@@ -18,7 +18,7 @@ from milk_recsys.base.errors import DataError, plural
 from milk_recsys.base.files import replacing
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.npy import BAD_NPY
-from milk_recsys.config.options import Options
+from milk_recsys.config.options import DataOptions
 
 __all__ = ["Split", "draw_split", "read_split", "split_facts", "write_split"]
 
@@ -47,7 +47,7 @@ class Split:
         return np.sort(np.concatenate([self.validation, self.test]))
 
 
-def draw_split(dataset: Dataset, options: Options) -> tuple[Split, list[str]]:
+def draw_split(dataset: Dataset, options: DataOptions) -> tuple[Split, list[str]]:
     """Draw a split from ``options.split_seed``, and say what could not be drawn as asked.
 
     The split, the test-time mask and the training mask come from three streams of the seed, so that settings and rates
@@ -70,7 +70,7 @@ def draw_split(dataset: Dataset, options: Options) -> tuple[Split, list[str]]:
             )
     warm, validation, test = np.sort(warm), np.sort(validation), np.sort(test)
 
-    mask = dataset.observed
+    mask = dataset.natural_mask
     notes: list[str] = []
     if options.setting != "ftft":
         generator = _generator(streams[1])
@@ -172,12 +172,12 @@ def _checked_items(path: Path, name: str, items: npt.NDArray[Any], dataset: Data
 def _checked_mask(
     path: Path, mask: npt.NDArray[Any], parts: dict[str, Items], dataset: Dataset, setting: str
 ) -> npt.NDArray[np.bool_]:
-    if mask.dtype != np.bool_ or mask.shape != dataset.observed.shape:
+    if mask.dtype != np.bool_ or mask.shape != dataset.natural_mask.shape:
         raise DataError(
-            f"{path}: `mask` must be bool of shape (items, modalities) = {dataset.observed.shape}, "
+            f"{path}: `mask` must be bool of shape (items, modalities) = {dataset.natural_mask.shape}, "
             f"got {mask.dtype} {mask.shape}."
         )
-    given = (mask & ~dataset.observed).any(axis=1)
+    given = (mask & ~dataset.natural_mask).any(axis=1)
     if given.any():
         raise DataError(f"{path}: `mask` gives item {given.argmax()} a modality that the data set lacks.")
     full = {"ftft": tuple(parts), "ftmt": ("warm",), "mtmt": ()}[setting]
@@ -185,7 +185,7 @@ def _checked_mask(
         empty = ~mask[items].any(axis=1)
         if empty.any():
             raise DataError(f"{path}: `mask` leaves item {items[empty.argmax()]} ({name}) no modality at all.")
-        lacking = (mask[items] != dataset.observed[items]).any(axis=1)
+        lacking = (mask[items] != dataset.natural_mask[items]).any(axis=1)
         if name in full and lacking.any():
             raise DataError(
                 f"{path}: under the setting {setting}, {name} items keep what nature gives them, but `mask` takes a "
@@ -200,11 +200,11 @@ def split_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
     def counts(cells: npt.NDArray[np.bool_]) -> dict[str, int]:
         return dict(zip(dataset.modalities, cells.sum(axis=0).tolist(), strict=True))
 
-    removed = dataset.observed & ~split.mask
+    removed = dataset.natural_mask & ~split.mask
     parts = {"warm": split.warm, "validation": split.validation, "test": split.test}
     return {
         "items": {name: len(items) for name, items in parts.items()},
         "pairs": {name: int(dataset.item_counts[items].sum()) for name, items in parts.items()},
-        "nature": {name: counts(~dataset.observed[items]) for name, items in parts.items()},
+        "nature": {name: counts(~dataset.natural_mask[items]) for name, items in parts.items()},
         "removed": {name: counts(removed[items]) for name, items in parts.items()},
     }

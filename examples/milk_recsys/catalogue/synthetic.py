@@ -56,7 +56,7 @@ def embedded_dataset(seed: int = 0) -> Dataset:
 
     Example:
         >>> data = embedded_dataset()
-        >>> data.modalities, data.num_users, data.num_items, bool(data.observed.all())
+        >>> data.modalities, data.num_users, data.num_items, bool(data.natural_mask.all())
         (('text', 'image', 'audio'), 800, 600, True)
     """
     rng = np.random.default_rng(seed)
@@ -68,7 +68,7 @@ def embedded_dataset(seed: int = 0) -> Dataset:
         num_items=NUM_ITEMS,
         interactions=_interactions(taste, semantics, rng),
         features={name: _features(name, semantics, rng) for name in DIMS},
-        observed=np.ones((NUM_ITEMS, len(DIMS)), dtype=np.bool_),
+        natural_mask=np.ones((NUM_ITEMS, len(DIMS)), dtype=np.bool_),
         description="Synthetic users, items and three modalities from a latent-factor process.",
         source=f"milk_recsys.catalogue.synthetic.embedded_dataset(seed={seed})",
     )
@@ -111,5 +111,5 @@ def tiny_dataset(seed: int = 0) -> Dataset:
         num_items=300,
         interactions=pairs,
         features={name: x[:300] for name, x in whole.features.items()},
-        observed=whole.observed[:300],
+        natural_mask=whole.natural_mask[:300],
     )

@@ -43,7 +43,7 @@ class Tables:
 
     Attributes:
         features: of all items as stored, NaN rows included.
-        nature: (num_items, M) bool, what nature gives; observed: what the setting leaves of it.
+        natural_mask: (num_items, M) bool, the modalities that items have; mask: those that the setting leaves.
         rows: the training pairs, and what of the pool each user has.
         validation, test, all_cold: positives and their candidates.
     """
@@ -51,8 +51,8 @@ class Tables:
     modalities: tuple[str, ...]
     num_users: int
     features: ItemFeatures
-    nature: Tensor
-    observed: Tensor
+    natural_mask: Tensor
+    mask: Tensor
     warm: Tensor
     rows: UserRows
     validation: Group
@@ -83,18 +83,18 @@ class Tables:
         """Return the users and the items, (n,) int64 each, of training pairs by their numbers (n,) from 0 to P - 1."""
         return self.rows.pairs_at(numbers)
 
-    def seen(self) -> Tables:
+    def training_view(self) -> Tables:
         """Return the tables without the items that training must not see: no features, no mask, nothing to rank.
 
         What remains are the items that negatives are drawn from, which are the warm ones but for a leak by option.
         """
-        known = torch.zeros(len(self.observed), dtype=torch.bool, device=self.device).index_fill_(0, self.pool, True)
+        known = torch.zeros(len(self.mask), dtype=torch.bool, device=self.device).index_fill_(0, self.pool, True)
         nothing = Group(*(self.warm.new_empty(0) for _ in range(3)))
         return replace(
             self,
             features=self.features.only(self.pool),
-            nature=self.nature & known[:, None],
-            observed=self.observed & known[:, None],
+            natural_mask=self.natural_mask & known[:, None],
+            mask=self.mask & known[:, None],
             validation=nothing,
             test=nothing,
             all_cold=nothing,
@@ -119,17 +119,21 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
             f"no training item has the modality {absent[0]!r}, so nothing can be learnt about it. Leave it out."
         )
     _check_size(dataset, options)
-    warm, narrow = torch.from_numpy(split.warm), options.candidates == "test"
-    pool = warm if options.negatives == "warm" else torch.from_numpy(np.sort(np.concatenate([split.warm, split.cold])))
+    warm, narrow = torch.from_numpy(split.warm), options.data.candidates == "test"
+    pool = (
+        warm
+        if options.data.negatives == "warm"
+        else torch.from_numpy(np.sort(np.concatenate([split.warm, split.cold])))
+    )
     rows = build_user_rows(dataset.interactions, dataset.num_users, pool, only=warm)
     validation, test = (_positives(dataset, items, options) for items in (split.validation, split.test))
     all_cold = _group(test, split.cold, device)
     return Tables(
         modalities=dataset.modalities,
         num_users=dataset.num_users,
-        features=ItemFeatures(dataset.features, device, mapped=leaves_features(dataset, options, device)),
-        nature=torch.from_numpy(dataset.observed).to(device),
-        observed=torch.from_numpy(split.mask).to(device),
+        features=ItemFeatures(dataset.features, device, mapped=keep_features_on_disk(dataset, options, device)),
+        natural_mask=torch.from_numpy(dataset.natural_mask).to(device),
+        mask=torch.from_numpy(split.mask).to(device),
         warm=warm.to(device),
         rows=rows.to(device),
         validation=_group(validation, split.validation if narrow else split.cold, device),
@@ -138,11 +142,11 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
     )
 
 
-def leaves_features(dataset: Dataset, options: Options, device: torch.device) -> bool:
+def keep_features_on_disk(dataset: Dataset, options: Options, device: torch.device) -> bool:
     """Whether features stay in their files: as the option says, or where a prepared copy would take much memory."""
-    if options.features != "auto":
-        return options.features == "mapped"
-    size = sum(x.size for x in dataset.features.values()) * (8 if options.dtype == "float64" else 4)
+    if options.data.features != "auto":
+        return options.data.features == "mapped"
+    size = sum(x.size for x in dataset.features.values()) * (8 if options.run.dtype == "float64" else 4)
     if device.type == "cuda":
         return size > torch.cuda.get_device_properties(device).total_memory // 4
     return size > CPU_FEATURE_BYTES
@@ -153,13 +157,13 @@ def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: Options)
     wanted = np.zeros(dataset.num_items, dtype=np.bool_)
     wanted[items] = True
     pairs: Pairs = np.concatenate([block[wanted[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)])
-    if options.eval_users is None:
+    if options.data.eval_users is None:
         return pairs
-    seed = np.random.SeedSequence(options.split_seed, spawn_key=(3,))  # beside the three streams of `draw_split`
+    seed = np.random.SeedSequence(options.data.split_seed, spawn_key=(3,))  # beside the three streams of `draw_split`
     order = np.random.default_rng(seed).permutation(dataset.num_users)
     user_wanted = np.zeros(dataset.num_users, dtype=np.bool_)
     user_wanted[pairs[:, 0]] = True
-    user_wanted[order[user_wanted[order]][options.eval_users :]] = False
+    user_wanted[order[user_wanted[order]][options.data.eval_users :]] = False
     kept: Pairs = pairs[user_wanted[pairs[:, 0]]]
     return kept
 
@@ -171,7 +175,7 @@ def _group(pairs: Pairs, candidates: npt.NDArray[np.int64], device: torch.device
 
 def _check_size(dataset: Dataset, options: Options) -> None:
     """Refuse features whose squares overflow in the model's precision."""
-    limit = float(np.finfo(np.float64 if options.dtype == "float64" else np.float32).max) ** 0.5 / 1e3
+    limit = float(np.finfo(np.float64 if options.run.dtype == "float64" else np.float32).max) ** 0.5 / 1e3
     for name in dataset.modalities:
         largest = dataset.largest(name)
         if largest > limit:

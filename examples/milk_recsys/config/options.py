@@ -1,334 +1,279 @@
-"""Options of the example: one frozen, typed dataclass, from which `command_line` derives the command line."""
+"""Options of a run: nested groups of typed fields, from which `command_line` derives the command line.
 
-# ruff: noqa: RUF009  (`_option` returns a dataclasses.field)
+    Options()                                             # KEEP, as `train.py` without options
+    Options.of(model="milk", lr=0.003, seed=1)            # by the names of the command line
+
+A function takes the group that it reads. Files hold options by the names of the command line, see `to_json`.
+"""
+
+# ruff: noqa: RUF009  (`option` returns a dataclasses.field)
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
-from milk_recsys.config.method_options import BASELINES, UNTRAINED, check_own
+from milk_recsys.base.errors import OptionError
+from milk_recsys.config.method import DEFAULT_METHOD, Method, find_method, flag, option, problem_of
 
-__all__ = ["PRESETS", "OptionError", "Options", "common_options", "flag", "from_json", "to_json", "validate"]
+__all__ = [
+    "GROUPS",
+    "DataOptions",
+    "LoopOptions",
+    "OptionError",
+    "Options",
+    "PreparationOptions",
+    "RunOptions",
+    "common_fields",
+    "common_names",
+    "flag",
+    "from_json",
+    "to_json",
+    "validate",
+]
 
 Metric = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20"]
 
-GROUPS: Mapping[str, str] = MappingProxyType(
-    {
-        "data": "What to train on, and which modalities go missing.",
-        "run": "Which model, where it runs and where the results go.",
-        "training": "The loop, early stopping and the optimiser.",
-        "milk": "The objective and the environments (Eq. 6, 9-11, 14-16).",
-        "features": "Scaling, imputation, negatives, and what is fused.",
-        "baseline": "The baseline's own; what a name means is on its fidelity card.",
-    }
-)
-
-
-class OptionError(ValueError):
-    """An option whose value makes no sense; a command prints it and exits with status 2."""
-
-
-def _option(default: Any, group: str, text: str, *, shown: str | None = None) -> Any:
-    """A dataclass field with its group and help text; `shown` replaces the printed default."""
-    return dataclasses.field(default=default, metadata={"group": group, "help": text, "shown": shown})
-
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Every option of a run, with the defaults of the preset `recommended`."""
+class DataOptions:
+    """The data set, and the modalities that go missing."""
 
-    # What to train on
-    data: Path | None = _option(
+    folder: Path | None = option(
         None,
-        "data",
         "Folder of a data set: dataset.json, interactions.tsv (or .npy) and features/*.npy.",
         shown="(default: the embedded synthetic set)",
     )
-    setting: Literal["ftft", "ftmt", "mtmt"] = _option(
-        "ftmt",
-        "data",
-        "Who misses modalities: nobody (ftft), new items (ftmt), or training items too (mtmt).",
+    setting: Literal["ftft", "ftmt", "mtmt"] = option(
+        "ftmt", "Who misses modalities: nobody (ftft), new items (ftmt), or training items too (mtmt)."
     )
-    missing_rate: float = _option(
-        0.5, "data", "Share of the validation and of the test items that lose one modality each."
+    missing_rate: float = option(
+        0.5, "Share of the validation and of the test items that lose one modality each.", high=1
     )
-    train_missing_rate: float = _option(
-        0.3, "data", "Share of the training items that lose one modality each (mtmt only)."
+    train_missing_rate: float = option(
+        0.3, "Share of the training items that lose one modality each (mtmt only).", high=1
     )
-    missing_in_validation: bool = _option(True, "data", "Whether validation items miss modalities as test items do.")
-    split_seed: int = _option(0, "data", "Seed of the split and of both masks.")
-    split: Path | None = _option(
+    missing_in_validation: bool = option(True, "Whether validation items miss modalities as test items do.")
+    split_seed: int = option(0, "Seed of the split and of both masks.", high=2**63 - 1)
+    split: Path | None = option(
         None,
-        "data",
         "A split.npz to use instead of drawing one; --split-seed and the rates are then ignored.",
         shown="(default: drawn from --split-seed)",
     )
-    empty_items: Literal["error", "drop"] = _option(
-        "error",
-        "data",
-        "Items without any modality: refuse the data, or drop their interactions.",
+    empty_items: Literal["error", "drop"] = option(
+        "error", "Items without any modality: refuse the data, or drop their interactions."
     )
-
-    # Which model, where
-    model: Literal[
-        "milk",
-        "align",
-        "envs",
-        "erm",
-        "duif",
-        "micro",
-        "dropoutnet",
-        "mtpr",
-        "heater",
-        "clcrec",
-        "ccfcrec",
-        "gar",
-        "gorec",
-        "content_knn",
-        "random",
-        "knn",
-        "marec",
-        "ridge",
-        "sibrar",
-        "i3mrec",
-        "dgmrec",
-        "aldi",
-        "keep",
-    ] = _option(
-        "milk",
-        "run",
-        "KEEP, ours (keep); MILK (milk); MILK's ablations: only alignment (align), only environments (envs), neither "
-        "(erm); or a baseline. Their options differ: --model gar --help.",
+    candidates: Literal["test", "all_cold"] = option(
+        "test", "Whom a new item competes with: the items of its own half, or all cold items."
     )
-    method: dict[str, Any] | None = _option(None, "baseline", "Options of the baseline's own; None: its defaults.")
-    compare: Literal["none", "erm"] | None = _option(
+    negatives: Literal["warm", "all"] = option(
+        "warm", "Draw negatives from the training items, or from all (which leaks the test items)."
+    )
+    eval_users: int | None = option(
         None,
-        "run",
-        "Train the ablation without both modules beside the model, on the same split.",
-        shown="(default: erm on the embedded data, none with --data or for KEEP)",
+        "Validate and test on this many users, drawn once from --split-seed among those with a positive there.",
+        low=1,
+        shown="(default: all of them)",
     )
-    preset: Literal["recommended", "paper", "authors_code"] = _option(
-        "recommended",
-        "run",
-        "Sets MILK's options below; one given by name wins over it. `paper` follows the text "
-        "where that trains: penalty weight 50, alignment weight .5, alpha .1, batch-mean risks, "
-        "their mean and biased variance, Eq. 6 as element_mean, the batch form of the regulariser "
-        "with weight 1e-4; where the text is silent it takes the value of `recommended`. (To the "
-        "letter, Eq. 6 summed over all items and a parameter norm of weight 1 do not train.) "
-        "`authors_code` follows the published code.",
-    )
-    seed: int = _option(0, "run", "Seed of everything random in training.")
-    out: Path | None = _option(None, "run", "Folder for the results.", shown="(default: runs/<time>-<model>)")
-    resume: bool = _option(False, "run", "Go on with the run in --out; start afresh if none.")
-    device: Literal["auto", "cpu", "cuda"] = _option(
-        "auto", "run", "Where to train; auto takes a GPU where there is one."
-    )
-    dtype: Literal["float32", "float64", "bfloat16"] = _option(
-        "float32", "run", "Precision; bfloat16 is autocast, with weights and risks in float32."
-    )
-    kernels: Literal["auto", "numba", "torch"] = _option(
+    features: Literal["auto", "memory", "mapped"] = option(
         "auto",
-        "run",
-        "What runs between matrix products: loops compiled by Numba, or operations of torch; auto takes Numba on a CPU "
-        "where it is installed and knows the options.",
-    )
-    tf32: bool = _option(
-        False, "run", "On a GPU, multiply float32 matrices with TF32's 10 bits of mantissa: faster, and coarser."
-    )
-    user_table: Literal["replicated", "sharded"] = _option(
-        "replicated",
-        "run",
-        "Under torchrun: every process has the whole table of users, or TorchRec spreads its rows over them (with "
-        "lazy_adam and float32; `make distributed` installs TorchRec).",
-    )
-    threads: int | None = _option(None, "run", "Number of CPU threads.", shown="(default: torch's choice)")
-    features: Literal["auto", "memory", "mapped"] = _option(
-        "auto",
-        "run",
         "Where features of items are: in memory, scaled and imputed once; or left in their files (mapped), and read, "
         "scaled and imputed by the batch. auto leaves them where they would take more than 1 GiB, or a quarter of a "
         "GPU's memory.",
     )
 
-    # The loop
-    epochs: int = _option(1000, "training", "Most epochs.")
-    batch_size: int = _option(2048, "training", "Training pairs in a (global) batch.")
-    lr: float = _option(1e-3, "training", "Learning rate of Adam; worth tuning on validation.")
-    optimiser: Literal["adam", "lazy_adam"] = _option(
-        "lazy_adam",
-        "training",
-        "Of the users: Adam that touches only those of a batch, so that a step costs the same however many there are; "
-        "or Adam. The encoders take Adam either way.",
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """The model, the machine and the folder of the results."""
+
+    model: str = option(
+        DEFAULT_METHOD,
+        "KEEP, ours (keep); MILK (milk); MILK's ablations: only alignment (align), only environments (envs), neither "
+        "(erm); or a baseline. Their options differ: --model gar --help.",
     )
-    embedding_dim: int = _option(64, "training", "Width of user and item embeddings.")
-    user_init_std: float = _option(0.1, "training", "Standard deviation of initial user vectors.")
-    eval_every: int = _option(10, "training", "Evaluate after epochs 0, N, 2N, ... and after the last one.")
-    patience: int = _option(3, "training", "Stop at this many evaluations in a row without a strict gain.")
-    monitor: Metric = _option("ndcg@20", "training", "Validation metric that picks the epoch.")
-    candidates: Literal["test", "all_cold"] = _option(
-        "test",
-        "training",
-        "Whom a new item competes with: the items of its own half, or all cold items.",
-    )
-    eval_users: int | None = _option(
+    compare: Literal["none", "erm"] | None = option(
         None,
-        "training",
-        "Validate and test on this many users, drawn once from --split-seed among those with a positive there.",
-        shown="(default: all of them)",
+        "Train the ablation without both modules beside the model, on the same split.",
+        shown="(default: erm on the embedded data, none with --data or for KEEP)",
     )
+    seed: int = option(0, "Seed of everything random in training.", high=2**63 - 1)
+    out: Path | None = option(None, "Folder for the results.", shown="(default: runs/<time>-<model>)")
+    resume: bool = option(False, "Go on with the run in --out; start afresh if none.")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to train; auto takes a GPU where there is one.")
+    dtype: Literal["float32", "float64", "bfloat16"] = option(
+        "float32", "Precision; bfloat16 is autocast, with weights and risks in float32."
+    )
+    tf32: bool = option(
+        False, "On a GPU, multiply float32 matrices with TF32's 10 bits of mantissa: faster, and coarser."
+    )
+    threads: int | None = option(None, "Number of CPU threads.", low=1, shown="(default: torch's choice)")
 
-    # Objective and environments
-    penalty_weight: float = _option(
-        1.0,
-        "milk",
-        "Weight of the variance of the risks (beta). Published: Baby 1000, Clothing and TikTok 50, "
-        "for the sum of the risks; for their mean it means half as much at three environments.",
-    )
-    alignment_weight: float = _option(
-        0.05,
-        "milk",
-        "Weight of the alignment (lambda). Published: Baby and Clothing .05, TikTok .5.",
-    )
-    alpha: float = _option(
-        1.0,
-        "milk",
-        "Concentration of the Dirichlet draws: small is near one-hot, large is near uniform. "
-        "Published: .01 to 100 searched; Baby .01, Clothing .1.",
-    )
-    num_draws: int = _option(1, "milk", "Dirichlet draws a batch, each giving one environment per modality.")
-    envs: Literal["cyclic_mixup", "without_uniform", "independent", "fixed"] = _option(
-        "cyclic_mixup",
-        "milk",
-        "MILK's environments (cyclic_mixup); or a variant of the paper's Table 4: without the uniform one (w/o e=0), "
-        "independent draws in place of cyclic shifts (w/o cs), or one draw kept for the run (w/o random).",
-    )
-    min_weight: float = _option(0.0, "milk", "Least weight of a modality in an environment; below 1 / modalities.")
-    risk_reduction: Literal["mean", "sum"] = _option(
-        "mean", "milk", "How the risks of the environments are put together (Eq. 14)."
-    )
-    variance_correction: Literal[0, 1] = _option(0, "milk", "Variance of the risks: biased (0) or unbiased (1).")
-    alignment_reduction: Literal["element_mean", "mean", "item_mean", "sum"] = _option(
-        "element_mean",
-        "milk",
-        "Eq. 6 over the batch's distinct items: mean over pairs and dimensions (element_mean), "
-        "over pairs, over items, or their sum to the letter.",
-    )
-    alignment_mask: Literal["pair", "complete"] = _option(
-        "pair", "milk", "Align each observed pair, or only items that miss nothing."
-    )
-    regulariser: Literal["batch", "parameters", "none"] = _option(
-        "batch",
-        "milk",
-        "Squared norms of a batch's user and item embeddings, of all parameters, or nothing.",
-    )
-    regulariser_weight: float = _option(1e-4, "milk", "Weight of the regulariser.")
 
-    # Features and fusion
-    scale_features: bool = _option(True, "features", "Scale each feature row to unit length.")
-    scale_before_impute: bool = _option(
-        True, "features", "Scale observed rows and then impute, or impute and then scale all rows."
-    )
-    norm_floor: float = _option(1e-3, "features", "Rows with a smaller norm are left unscaled.")
-    compress: int | None = _option(
-        None,
-        "features",
-        "Project features that are wider on this many principal directions of the training items, once: smaller "
-        "products in every step.",
-        shown="(default: no projection)",
-    )
-    negatives: Literal["warm", "all"] = _option(
-        "warm",
-        "features",
-        "Draw negatives from the training items, or from all (which leaks the test items).",
-    )
-    training_fusion: Literal["imputed", "available"] = _option(
-        "imputed", "features", "What training fuses: imputed modalities too, or observed ones."
-    )
-    inference: Literal["imputed", "available_mean"] = _option(
-        "imputed",
-        "features",
-        "What a score averages (Eq. 18): all modalities with imputed ones, or observed ones.",
-    )
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+    """Epochs and early stopping."""
 
-    def own(self) -> Any:
-        """The baseline's own options, as its dataclass in `baselines.options`."""
-        return BASELINES[self.model](**(self.method or {}))
+    epochs: int = option(1000, "Most epochs.", low=1)
+    eval_every: int = option(10, "Evaluate after epochs 0, N, 2N, ... and after the last one.", low=1)
+    patience: int = option(3, "Stop at this many evaluations in a row without a strict gain.", low=1)
+    monitor: Metric = option("ndcg@20", "Validation metric that picks the epoch.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparationOptions:
+    """Scaling of the features."""
+
+    scale_features: bool = option(True, "Scale each feature row to unit length.")
+    scale_before_impute: bool = option(True, "Scale observed rows and then impute, or impute and then scale all rows.")
+    norm_floor: float = option(1e-3, "Rows with a smaller norm are left unscaled.")
+
+
+GROUPS: Mapping[str, type[Any]] = MappingProxyType(
+    {"data": DataOptions, "run": RunOptions, "loop": LoopOptions, "preparation": PreparationOptions}
+)
+"""The groups that all methods share; a method takes the fields that `common_names` returns."""
+
+FLAT = {"folder": "data"}
+"""Fields that have another name on the command line and in files."""
+
+
+def flat_name(field: "dataclasses.Field[Any]") -> str:
+    """Return the name of a common field on the command line and in files, without dashes."""
+    return FLAT.get(field.name, field.name)
+
+
+def common_fields() -> dict[str, tuple[str, "dataclasses.Field[Any]"]]:
+    """Return the group and the field of every common option by its name on the command line."""
+    return {flat_name(field): (group, field) for group, kind in GROUPS.items() for field in dataclasses.fields(kind)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All options of a run.
+
+    Attributes:
+        method: the method's own options, an instance of the dataclass that ``Method.options`` names; None takes their
+            defaults.
+    """
+
+    data: DataOptions = DataOptions()
+    run: RunOptions = RunOptions()
+    loop: LoopOptions = LoopOptions()
+    preparation: PreparationOptions = PreparationOptions()
+    method: Any = None
+
+    def __post_init__(self) -> None:
+        """Fill in the method's own options, and check that they are the method's."""
+        kind = self.card.options
+        if self.method is None:
+            object.__setattr__(self, "method", kind())
+        elif not isinstance(self.method, kind):
+            raise OptionError(
+                f"--model {self.run.model} has options of the type {kind.__name__}, got {type(self.method).__name__}."
+            )
+
+    @property
+    def card(self) -> Method:
+        """What the method declares about itself."""
+        return find_method(self.run.model)
+
+    @classmethod
+    def of(cls, model: str = DEFAULT_METHOD, **values: Any) -> "Options":
+        """Return options by the names of the command line; others get the method's defaults.
+
+        Raises:
+            OptionError: the method has no such option.
+        """
+        method = find_method(model)
+        return cls(run=RunOptions(model=model)).but(**{**(method.loop or {}), **values})
+
+    def but(self, **values: Any) -> "Options":
+        """Return these options with some changed, by the names of the command line.
+
+        Another ``model`` takes its own defaults; one with the same options, such as an ablation, keeps their values.
+
+        Raises:
+            OptionError: the method has no such option.
+        """
+        model = values.pop("model", self.run.model)
+        method, common = find_method(model), common_fields()
+        own = self.method
+        if model != self.run.model:
+            same = set(method.fields) == set(self.card.fields)
+            own = method.options(**(vars(own) if same else {}))
+        odd = sorted(set(values) - set(common) - set(method.fields))
+        if odd:
+            raise OptionError(
+                f"--model {model} has no option {flag(odd[0])}; it has {', '.join(sorted(method.fields))}."
+            )
+        changed: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+        changed["run"]["model"] = model
+        for name in set(values) - set(method.fields):
+            group, field = common[name]
+            changed[group][field.name] = values[name]
+        groups = {group: dataclasses.replace(getattr(self, group), **fields) for group, fields in changed.items()}
+        mine = {name: value for name, value in values.items() if name in method.fields}
+        return Options(**groups, method=dataclasses.replace(own, **mine))
 
     def resolved(self) -> "Options":
-        """The options with `compare` decided: erm on the embedded data, none with `--data`.
+        """Return the options with ``compare`` decided: erm on the embedded data, none with ``--data``.
 
-        The ablation itself (`--model erm`) has nothing to be compared with unless asked for, nor has KEEP, of which it
-        is none.
+        The ablation itself (``--model erm``) has nothing to be compared with unless asked for, nor has KEEP, of which
+        it is no ablation.
         """
-        if self.compare is not None:
+        if self.run.compare is not None:
             return self
-        beside = self.data is None and self.model not in ("erm", "keep")
-        return dataclasses.replace(self, compare="erm" if beside else "none")
+        beside = self.data.folder is None and self.run.model not in ("erm", "keep")
+        return self.but(compare="erm" if beside else "none")
 
     def notes(self, given: frozenset[str] = frozenset()) -> tuple[str, ...]:
-        """What the user should be told of options that have no effect beside others.
+        """Return notes on options that have no effect with the others.
 
         Arguments:
-            given: names of options that were typed (`given_options`): one that repeats its default is told of too.
+            given: names of options that were typed (`given_options`): one that repeats its default is reported too.
         """
-        found = []
-        if self.resume and self.out is None:
-            found.append("--resume starts a new run: no --out names the run to go on with.")
-        changed = given | {f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
-        in_validation = flag("missing_in_validation" if self.missing_in_validation else "no_missing_in_validation")
-        if self.split is not None:
-            found += [
+        notes, data = [], self.data
+        if self.run.resume and self.run.out is None:
+            notes.append("--resume starts a new run: no --out names the run to resume.")
+        changed = given | {name for name in common_fields() if self.value(name) != common_fields()[name][1].default}
+        in_validation = flag("missing_in_validation" if data.missing_in_validation else "no_missing_in_validation")
+        if data.split is not None:
+            notes += [
                 f"{flag(name)} is ignored: --split gives the split and its mask."
                 for name in ("split_seed", "missing_rate", "train_missing_rate")
-                if name in changed and not (name == "split_seed" and self.eval_users)  # which it draws
+                if name in changed and not (name == "split_seed" and data.eval_users)  # which it draws
             ]
             if "missing_in_validation" in changed:
-                found.append(f"{in_validation} is ignored: --split gives the split and its mask.")
-        elif self.setting != "mtmt" and "train_missing_rate" in changed:
-            found.append(f"--train-missing-rate is ignored: --setting is {self.setting}, not mtmt.")
-        if self.split is None and self.setting == "ftft":
-            found += [
+                notes.append(f"{in_validation} is ignored: --split gives the split and its mask.")
+        elif data.setting != "mtmt" and "train_missing_rate" in changed:
+            notes.append(f"--train-missing-rate is ignored: --setting is {data.setting}, not mtmt.")
+        if data.split is None and data.setting == "ftft":
+            notes += [
                 f"{flag} is ignored: under --setting ftft nothing goes missing."
                 for name, flag in (("missing_rate", "--missing-rate"), ("missing_in_validation", in_validation))
                 if name in changed
             ]
-        return tuple(found)
+        return tuple(notes)
+
+    def value(self, name: str) -> Any:
+        """Return the value of an option by its name on the command line."""
+        if name in self.card.fields:
+            return getattr(self.method, name)
+        group, field = common_fields()[name]
+        return getattr(getattr(self, group), field.name)
 
 
-_MILK_FIELDS = tuple(
-    f.name
-    for f in dataclasses.fields(Options)
-    if f.metadata["group"] in ("milk", "features")
-    or f.name in ("missing_in_validation", "candidates", "monitor", "patience", "eval_every")
-)
-_RECOMMENDED = {name: getattr(Options(), name) for name in _MILK_FIELDS}
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "recommended": _RECOMMENDED,
-        "paper": _RECOMMENDED | {"penalty_weight": 50.0, "alignment_weight": 0.5, "alpha": 0.1},
-        "authors_code": _RECOMMENDED
-        | {
-            "penalty_weight": 50.0,
-            "alignment_weight": 0.05,
-            "alpha": 0.1,
-            "risk_reduction": "sum",
-            "variance_correction": 1,
-            "alignment_mask": "complete",
-            "scale_before_impute": False,
-            "candidates": "all_cold",
-            "negatives": "all",
-            "monitor": "ndcg@10",
-        },
-    }
-)
-"""What each preset sets: MILK's options, all of them, and nothing of the data, seeds or places."""
+def common_names(method: Method) -> frozenset[str]:
+    """Return the names of the common options that a method takes."""
+    names = set(common_fields()) - set(method.without)
+    if not method.trains:
+        names -= {"epochs", "eval_every", "patience"}
+    return frozenset(names)
 
 
-BEFORE: Mapping[str, Any] = MappingProxyType(
+DEFAULTS_OF_OLDER_RUNS: Mapping[str, Any] = MappingProxyType(
     {
         "optimiser": "adam",
         "user_table": "replicated",
@@ -341,144 +286,84 @@ BEFORE: Mapping[str, Any] = MappingProxyType(
         "envs": "cyclic_mixup",
     }
 )
-"""What versions did that did not have an option yet."""
-
-
-def flag(name: str) -> str:
-    """The command line's name of a field: `--missing-rate` of `missing_rate`."""
-    return "--" + name.replace("_", "-")
+"""Values of options that earlier versions did not have."""
 
 
 # ----------------------------------------------------------------------------------- checks
 
 
 def validate(options: Options) -> None:
-    """Raises OptionError naming the option, the rule and what came."""
-    for name in ("batch_size", "num_draws", "eval_every", "patience", "epochs", "embedding_dim"):
-        _require(options, name, lambda v: v >= 1, "at least 1")
-    for name in ("threads", "eval_users", "compress"):
-        if getattr(options, name) is not None:
-            _require(options, name, lambda v: v >= 1, "at least 1")
-    for name in ("lr", "alpha"):
-        _require(options, name, lambda v: 0 < v < math.inf, "finite and above 0")
-    for name in (
-        "penalty_weight",
-        "alignment_weight",
-        "regulariser_weight",
-        "user_init_std",
-        "norm_floor",
-    ):
-        _require(options, name, lambda v: 0 <= v < math.inf, "finite and at least 0")
-    for name in ("missing_rate", "train_missing_rate"):
-        _require(options, name, lambda v: 0 <= v <= 1, "a share from 0 to 1")
-    for name in ("seed", "split_seed"):
-        _require(options, name, lambda v: 0 <= v < 2**63, "from 0 to 2**63 - 1")
-    _require(options, "min_weight", lambda v: 0 <= v < 1, "at least 0 and below 1 / modalities")
-    _validate_baseline(options)
-    if options.regulariser == "parameters" and options.optimiser != "adam":
-        raise OptionError("--regulariser parameters changes all users at every step: it needs --optimiser adam.")
-    if options.user_table == "sharded":
-        for name, value in (("optimiser", "lazy_adam"), ("dtype", "float32")):
-            if getattr(options, name) != value:
-                raise OptionError(f"--user-table sharded needs {flag(name)} {value}, got {getattr(options, name)}.")
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
-        raise OptionError(f"--out: {options.out} is a file. Name a folder.")
-
-
-def _validate_baseline(options: Options) -> None:
-    """A baseline takes options of its own and the common ones; MILK's would be without effect."""
-    if options.model not in BASELINES:
-        if options.method is not None:
-            raise OptionError(f"--model {options.model} has no options of a baseline, got {sorted(options.method)}.")
-        return
-    names = {f.name for f in dataclasses.fields(BASELINES[options.model])}
-    odd = sorted(set(options.method or {}) - names)
-    if odd:
-        raise OptionError(f"--model {options.model} has no option {flag(odd[0])}; it has {', '.join(sorted(names))}.")
-    problem = check_own(options.own())
+    """Raise OptionError that names the option, the rule and the value."""
+    method = options.card
+    for group in (*(getattr(options, name) for name in GROUPS), options.method):
+        problem = problem_of(group)
+        if problem:
+            raise OptionError(problem)
+    problem = method.validate(options.method) if method.validate else None
     if problem:
         raise OptionError(problem)
-    for field in dataclasses.fields(Options):
-        value = getattr(options, field.name)
-        if field.name not in common_options(options.model) and value != field.default:
-            raise OptionError(f"--model {options.model} has no use for {flag(field.name)} {value}. Leave it out.")
-    if options.dtype == "bfloat16":
-        raise OptionError(f"--model {options.model} works in float32 or float64, not in bfloat16.")
-
-
-_MILKS_OWN = frozenset(
-    {
-        "preset",
-        "kernels",
-        "user_table",
-        "features",
-        "batch_size",
-        "lr",
-        "optimiser",
-        "user_init_std",
-        "compress",
-        "negatives",
-        "training_fusion",
-        "inference",
-    }
-)
-
-
-_LOOPS_OWN = frozenset({"epochs", "eval_every", "patience", "embedding_dim"})
-_SCALING = frozenset({"scale_features", "scale_before_impute", "norm_floor"})
-
-
-def common_options(model: str) -> frozenset[str]:
-    """Names of the options here that a model takes: all for MILK and its ablations, fewer for a baseline."""
-    fields = {f.name: f.metadata["group"] for f in dataclasses.fields(Options)}
-    if model not in BASELINES:
-        return frozenset(fields) - {"method"}
-    odd = _MILKS_OWN | {f.name for f in dataclasses.fields(BASELINES[model])}
-    if model in UNTRAINED:  # solved at once, on centred rows of length 1; ridge on scaled ones
-        odd |= _LOOPS_OWN | ({"scale_before_impute"} if model == "ridge" else _SCALING)
-    return frozenset(name for name, group in fields.items() if group != "milk" and name not in odd)
-
-
-def _require(options: Options, name: str, holds: Any, rule: str) -> None:
-    value = getattr(options, name)
-    if not holds(value):  # NaN fails every comparison, so it is refused as well
-        raise OptionError(f"{flag(name)} must be {rule}, got {value}.")
+    if options.run.dtype not in method.precisions:
+        kinds = " or ".join(method.precisions)
+        raise OptionError(f"--model {method.name} works in {kinds}, not in {options.run.dtype}.")
+    taken = common_names(method)
+    for name, (_, field) in common_fields().items():
+        if name not in taken and name not in method.fields and options.value(name) != field.default:
+            raise OptionError(f"--model {method.name} has no use for {flag(name)} {options.value(name)}. Leave it out.")
+    if getattr(options.method, "user_table", None) == "sharded" and options.run.dtype != "float32":
+        raise OptionError(f"--user-table sharded needs --dtype float32, got {options.run.dtype}.")
+    out = options.run.out
+    if out is not None and out.exists() and not out.is_dir():
+        raise OptionError(f"--out: {out} is a file. Name a folder.")
 
 
 # ------------------------------------------------------------------------------------- JSON
 
 
 def to_json(options: Options) -> dict[str, Any]:
-    """The options as what JSON can hold; paths become strings."""
-    values = {
-        name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(options).items()
-    }
-    return values | {"method": dataclasses.asdict(options.own()) if options.model in BASELINES else None}
+    """Return the options as JSON can hold them: common ones by name, the method's own under ``method``."""
+    common = common_fields().items()
+    values = {name: getattr(getattr(options, group), field.name) for name, (group, field) in common}
+    texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return texts | {"method": dataclasses.asdict(options.method)}
 
 
 def from_json(values: Mapping[str, Any]) -> Options:
-    """Options from `to_json`'s form; an unknown or missing name, or a wrong type, raises OptionError.
+    """Return options from the form of `to_json`, or from that of version 0.1.0, in which MILK's own are not apart.
 
-    A run of an earlier version lacks the options that came later; they get what that version did.
+    Raises:
+        OptionError: an unknown or missing name, or a value of a wrong type.
     """
-    known = {f.name for f in dataclasses.fields(Options)}
-    values = {**BEFORE, **values}
-    if set(values) != known:
-        odd = sorted(set(values) ^ known)
+    values = {**DEFAULTS_OF_OLDER_RUNS, **values}
+    common = common_fields()
+    method = find_method(str(values.get("model")))
+    own = values["method"]
+    if own is not None and not isinstance(own, Mapping):
+        raise OptionError(f"--method cannot be {own!r:.60}.")
+    own = {name: values[name] for name in method.fields if name in values and name not in common} | dict(own or {})
+    older = set(find_method("milk").fields)  # which files of version 0.1.0 have beside the common ones
+    odd = sorted((set(values) - set(common) - older - {"method"}) | (set(common) - set(values)))
+    odd += sorted(set(own) ^ set(method.fields))
+    if odd:
         raise OptionError(f"options: unknown or missing names {odd}. Was another version used?")
-    for field in dataclasses.fields(Options):
-        if not _fits(values[field.name], field.type):
-            raise OptionError(f"{flag(field.name)} cannot be {values[field.name]!r:.60}.")
-    paths = {name: Path(values[name]) for name in ("data", "split", "out") if values[name]}
-    return Options(**(dict(values) | paths))
+    groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, (group, field) in common.items():
+        groups[group][field.name] = _from_text(name, field, values[name])
+    mine = {name: _from_text(name, field, own[name]) for name, field in method.fields.items()}
+    made = {group: GROUPS[group](**fields) for group, fields in groups.items()}
+    return Options(**made, method=method.options(**mine))
+
+
+def _from_text(name: str, field: "dataclasses.Field[Any]", value: Any) -> Any:
+    """Return a value read from JSON as a field's type; raise OptionError where it is of another."""
+    if not _fits(value, field.type):
+        raise OptionError(f"{flag(name)} cannot be {value!r:.60}.")
+    return Path(value) if value and Path in (field.type, *get_args(field.type)) else value
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON is of a field's type."""
+    """Return whether a value read from JSON is of a field's type."""
     if get_origin(kind) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
-    if get_origin(kind) is dict:
-        return isinstance(value, dict)
     if get_args(kind):
         return any(_fits(value, one) for one in get_args(kind))
     if kind is float:

@@ -20,9 +20,9 @@ from torch import Tensor
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.preparation import scale_rows
-from milk_recsys.config.options import Options
+from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.graphs import sparse_product, stretches
-from milk_recsys.methods.warm import ScoreBlock, WarmData
+from milk_recsys.methods.warm import WarmData
 
 __all__ = [
     "Rows",
@@ -53,9 +53,9 @@ class Rows:
         warm: of each modality (n, d_m).
     """
 
-    def __init__(self, data: WarmData, options: Options, *, unit: bool) -> None:
-        self._modalities, self._unit, self._options = data.modalities, unit, options
-        self.dtype = torch.float64 if options.dtype == "float64" else torch.float32
+    def __init__(self, data: WarmData, *, unit: bool) -> None:
+        self._modalities, self._unit, self._preparation = data.modalities, unit, data.preparation
+        self.dtype = data.dtype
         self.means = [
             torch.where(known[:, None], x, 0.0).sum(dim=0) / known.sum().clamp(min=1)
             for x, known in zip(self._scaled(data.features).values(), data.observed.T, strict=True)
@@ -69,9 +69,9 @@ class Rows:
 
     def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = {name: features[name].to(self.dtype) for name in self._modalities}
-        if self._unit or not self._options.scale_features:
+        if self._unit or not self._preparation.scale_features:
             return rows
-        return scale_rows(rows, self._options.norm_floor, self.dtype)
+        return scale_rows(rows, self._preparation.norm_floor, self.dtype)
 
 
 def centred(x: Tensor, mean: Tensor, known: Tensor, *, unit: bool) -> Tensor:
@@ -131,9 +131,9 @@ class Votes:
         weights: mu (M,), see `modality_weights`.
     """
 
-    def __init__(self, data: WarmData, options: Options, k: int) -> None:
-        self.rows, self._k = Rows(data, options, unit=True), k
-        with seeded(options.seed, device=data.device) as generator:
+    def __init__(self, data: WarmData, k: int, seed: int) -> None:
+        self.rows, self._k = Rows(data, unit=True), k
+        with seeded(seed, device=data.device) as generator:
             self.weights = modality_weights(data, self.rows, k, generator)
 
     def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
-from milk_recsys.config.options import Options
+from milk_recsys.methods.factor_options import FactorOptions
 from milk_recsys.methods.warm import WarmData, bpr_loss
 from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
 
@@ -45,10 +45,9 @@ class Factorisation:
         epoch: how many epochs are over; done: whether it has stopped; best: its best NDCG@20 on the held-out pairs.
     """
 
-    def __init__(self, data: WarmData, options: Options) -> None:
-        self._data, self._own, self._seed = data, options.own(), options.seed
-        dtype = torch.float64 if options.dtype == "float64" else torch.float32
-        with seeded(options.seed, 0, 0, device=data.device) as generator:
+    def __init__(self, data: WarmData, options: FactorOptions, seed: int) -> None:
+        self._data, self._own, self._seed, dtype = data, options, seed, data.dtype
+        with seeded(seed, 0, 0, device=data.device) as generator:
             order = torch.randperm(data.num_pairs, generator=generator).to(data.device)
             users, items = (torch.empty(n, options.embedding_dim).normal_(std=0.1) for n in self._sizes())
         held, kept = torch.split(order, [int(HELD_OUT * len(order)), len(order) - int(HELD_OUT * len(order))])

@@ -1,4 +1,4 @@
-"""A baseline in a run: built from tables, after its factors where it needs them; saved and loaded as a whole."""
+"""Learners of the methods whose models are built from the warm items: closed forms, and models trained by epochs."""
 
 from __future__ import annotations
 
@@ -10,73 +10,115 @@ import torch
 from torch import Tensor
 
 from milk_recsys.base.checkpoint import load_state, save_state
+from milk_recsys.base.distributed import ALONE, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.features import ItemFeatures
-from milk_recsys.config.method_options import NEEDS_FACTORS
+from milk_recsys.catalogue.tables import Tables
+from milk_recsys.config.method import load
 from milk_recsys.config.options import Options
-from milk_recsys.methods.aldi import Aldi
-from milk_recsys.methods.ccfcrec import Ccfcrec
-from milk_recsys.methods.clcrec import Clcrec
-from milk_recsys.methods.content_knn import ContentKnn
-from milk_recsys.methods.dgmrec import Dgmrec
-from milk_recsys.methods.dropoutnet import DropoutNet
-from milk_recsys.methods.duif import Duif
+from milk_recsys.methods.contract import ClosedForm, Learner, ScoreBlock, TrainedModel
 from milk_recsys.methods.factors import Factorisation, Factors
-from milk_recsys.methods.gar import Gar
-from milk_recsys.methods.gorec import Gorec
-from milk_recsys.methods.heater import Heater
-from milk_recsys.methods.i3mrec import I3mrec
-from milk_recsys.methods.keep import Keep
-from milk_recsys.methods.knn import Knn
-from milk_recsys.methods.marec import Marec
-from milk_recsys.methods.micro import Micro
-from milk_recsys.methods.mtpr import Mtpr
-from milk_recsys.methods.random_order import RandomOrder
-from milk_recsys.methods.ridge import Ridge
-from milk_recsys.methods.sibrar import Sibrar
-from milk_recsys.methods.warm import Baseline, ScoreBlock, WarmData
+from milk_recsys.methods.warm import WarmData
 
-__all__ = ["CLASSES", "BaselineLearner", "build"]
-
-CLASSES: dict[str, Callable[..., Baseline]] = {
-    "duif": Duif,
-    "micro": Micro,
-    "dropoutnet": DropoutNet,
-    "mtpr": Mtpr,
-    "heater": Heater,
-    "clcrec": Clcrec,
-    "ccfcrec": Ccfcrec,
-    "gar": Gar,
-    "gorec": Gorec,
-    "content_knn": ContentKnn,
-    "random": RandomOrder,
-    "knn": Knn,
-    "marec": Marec,
-    "ridge": Ridge,
-    "sibrar": Sibrar,
-    "i3mrec": I3mrec,
-    "dgmrec": Dgmrec,
-    "aldi": Aldi,
-    "keep": Keep,
-}
+__all__ = ["ClosedFormLearner", "TrainedLearner", "build", "closed_form", "make_learner", "trained"]
 
 
-def build(data: WarmData, options: Options, factors: Factors | None = None) -> Baseline:
-    """Build the baseline that ``options.model`` names.
+def make_learner(options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None) -> Learner:
+    """Build the learner of the method that the options name."""
+    learner: Learner = load(options.card.learner)(options, tables, world, factors)
+    return learner
+
+
+def closed_form(
+    options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None
+) -> ClosedFormLearner:
+    """Build the learner of a closed form."""
+    del world, factors  # it is fitted in one process, from the pairs themselves
+    return ClosedFormLearner(WarmData.of_tables(tables, options), options)
+
+
+def trained(options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None) -> TrainedLearner:
+    """Build the learner of a model that is trained by epochs in one process."""
+    del world
+    return TrainedLearner(WarmData.of_tables(tables, options), options, factors)
+
+
+def build(data: WarmData, options: Options, factors: Factors | None = None) -> Any:
+    """Build the model of a method.
 
     Arguments:
-        factors: what a method on frozen factors takes them from; it must be given to those in `NEEDS_FACTORS`.
+        factors: the frozen vectors that a method starts from; needed where ``Method.needs_factors``.
     """
-    make = CLASSES[options.model]
-    if options.model not in NEEDS_FACTORS:
-        return make(data, options)
+    card = options.card
+    if card.model is None:
+        raise ValueError(f"build: {card.name} names no `model`.")
+    make = load(card.model)
+    if not card.needs_factors:
+        return make(data, options.method, options.run.seed)
     if factors is None:
-        raise ValueError(f"build: {options.model} needs `factors`. Train a `Factorisation` on the same data first.")
-    return make(data, options, factors)
+        raise ValueError(f"build: {card.name} needs `factors`. Train a `Factorisation` on the same data first.")
+    return make(data, options.method, options.run.seed, factors)
 
 
-class BaselineLearner:
-    """A baseline with the stage it is in: its factors in training, and then itself.
+class ClosedFormLearner:
+    """A closed form in a run: fitted by `prepare`.
+
+    Arguments:
+        data: the warm items.
+        options: of the run.
+    """
+
+    user_starts = None
+
+    def __init__(self, data: WarmData, options: Options) -> None:
+        self.data, self.options = data, options
+        self.model: Any = None
+        self.trained_users = data.rows.offsets.diff() > 0
+
+    @property
+    def num_pairs(self) -> int:
+        """The number of training pairs."""
+        return self.data.num_pairs
+
+    def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:  # noqa: ARG002
+        """Fit the model."""
+        if self.model is None:
+            self.model = build(self.data, self.options)
+
+    def train_epoch(self, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, float]:  # noqa: ARG002
+        """Raise: there is nothing to train.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(f"{self.options.run.model} is fitted in closed form: it has no epochs.")
+
+    @torch.no_grad()
+    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:  # noqa: ARG002
+        """Return a function from users (u,) to scores (u, C)."""
+        return self._ready().scorer(features.rows(items), mask[items])
+
+    def _ready(self) -> ClosedForm:
+        if self.model is None:
+            raise RuntimeError(f"{type(self).__name__}: the model is not fitted yet. Call `prepare` first.")
+        model: ClosedForm = self.model
+        return model
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that a file of the fitted model needs: none, since it follows from the data."""
+        return {}
+
+    def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
+        """Write the fitted model."""
+        save_state(path, self.tensors(), facts)
+
+    def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:  # noqa: ARG002
+        """Return the facts of a file; the model is fitted from the data again."""
+        return load_state(path, self.data.device)[1]
+
+
+class TrainedLearner:
+    """A model trained by epochs, with the stage that it is in: its factors in training, and then itself.
 
     Arguments:
         data: the warm items.
@@ -87,63 +129,70 @@ class BaselineLearner:
         stage: "factors" or "model".
     """
 
+    user_starts = None
+
     def __init__(self, data: WarmData, options: Options, factors: Factors | None = None) -> None:
         self.data, self.options = data, options
         self.factorisation: Factorisation | None = None
-        self.baseline: Baseline | None = None
-        if options.model in NEEDS_FACTORS and factors is None:
-            self.factorisation = Factorisation(data, options)
+        self.model: TrainedModel | None = None
+        if options.card.needs_factors and factors is None:
+            self.factorisation = Factorisation(data, options.method, options.run.seed)
         else:
-            self.baseline = build(data, options, factors)
+            self.model = build(data, options, factors)
         self.trained_users = data.rows.offsets.diff() > 0
+
+    @property
+    def num_pairs(self) -> int:
+        """The number of training pairs."""
+        return self.data.num_pairs
 
     @property
     def stage(self) -> str:
         """What is trained now."""
-        return "factors" if self.baseline is None else "model"
+        return "factors" if self.model is None else "model"
 
-    def pretrain(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
-        """Train the factors to their end, where there are any, and build the baseline on them."""
-        if self.factorisation is None or self.baseline is not None:
+    def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
+        """Train the factors to their end, where there are any, and build the model on them."""
+        if self.factorisation is None or self.model is not None:
             return
         while not self.factorisation.done:
             loss = self.factorisation.train_epoch()
             if after_epoch:
                 after_epoch(self.factorisation.epoch, loss)
-        self.baseline = build(self.data, self.options, self.factorisation.result())
+        self.model = build(self.data, self.options, self.factorisation.result())
         self.factorisation = None
 
-    def _ready(self) -> Baseline:
-        if self.baseline is None:
-            raise RuntimeError("BaselineLearner: the factors are not trained yet. Call `pretrain` first.")
-        return self.baseline
+    def _ready(self) -> TrainedModel:
+        if self.model is None:
+            raise RuntimeError("TrainedLearner: the factors are not trained yet. Call `prepare` first.")
+        return self.model
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train the baseline for an epoch."""
+    def train_epoch(self, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, float]:  # noqa: ARG002
+        """Train the model for an epoch."""
         return self._ready().train_epoch(epoch)
 
     @torch.no_grad()
-    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> ScoreBlock:
-        """Return what scores items (C,) for users; `mask` (num_items, M) says what may be used of them."""
+    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:  # noqa: ARG002
+        """Return a function from users (u,) to scores (u, C)."""
         return self._ready().scorer(features.rows(items), mask[items])
 
     # --- files --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the stage and everything that a later epoch depends on."""
-        part: Any = self.factorisation if self.baseline is None else self.baseline
+        part: Any = self.factorisation if self.model is None else self.model
         return {f"{self.stage}.{name}": x for name, x in part.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back the tensors of `state_dict`."""
         if any(name.startswith("factors.") for name in state):
             if self.factorisation is None:
-                raise ValueError("BaselineLearner: the state is of the factors, which are trained already.")
+                raise ValueError("TrainedLearner: the state is of the factors, which are trained already.")
             self.factorisation.load_state_dict(_part(state, "factors."))
             return
         if self.factorisation is not None:  # its frozen factors are in the state
             empty = Factors(*(self.factorisation.net[name].detach() for name in ("user", "item")))
-            self.baseline, self.factorisation = build(self.data, self.options, empty), None
+            self.model, self.factorisation = build(self.data, self.options, empty), None
         self._ready().load_state_dict(_part(state, "model."))
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:
@@ -152,7 +201,7 @@ class BaselineLearner:
         save_state(path, state, facts)
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
-        """Take back what `save` wrote; return its facts."""
+        """Take back a file of `save`; return its facts."""
         state, facts = load_state(path, self.data.device)
         try:
             self._ready().net.load_state_dict(state) if weights_only else self.load_state_dict(state)

@@ -4,61 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from invmod import MeanImputer
 from milk_recsys.catalogue.preparation import scale_rows
 from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
-from milk_recsys.config.options import Options
+from milk_recsys.config.options import Options, PreparationOptions
 from milk_recsys.ranking.negatives import sample_negatives
 
 if TYPE_CHECKING:
     from milk_recsys.catalogue.tables import Tables
 
-__all__ = ["Baseline", "Content", "ScoreBlock", "WarmData", "bpr_loss", "nearest"]
-
-ScoreBlock = Callable[[Tensor], Tensor]
-
-
-class Baseline(Protocol):
-    """A recommender of new items; built as ``Name(data: WarmData, options: Options)``, some with factors besides.
-
-    It never sees an item that is not warm but in `scorer`, and there only the item's features.
-
-    Attributes:
-        net: all its tensors, so that weights of another epoch can be put into it.
-    """
-
-    net: nn.Module
-
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch; what is random depends on the seed and the number of the epoch alone.
-
-        Returns:
-            ``loss`` and its terms, means over the epoch.
-        """
-        ...
-
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Take new items; return what gives scores (u, C) of users (u,).
-
-        Arguments:
-            features: modality -> (C, d_m), as stored; what lies in unobserved rows is not read.
-            observed: (C, M) bool.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
-        ...
+__all__ = ["Content", "WarmData", "bpr_loss", "nearest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +28,10 @@ class WarmData:
 
     Attributes:
         features: modality -> (n, d_m), as stored; NaN where `observed` is False, whatever it was before.
-        observed: (n, M) bool.
+        observed: (n, M) bool, the modalities that may be used.
         rows: the training pairs, over items 0 to n - 1.
+        preparation: scaling of the features.
+        dtype: of what is computed, float32 or float64.
     """
 
     modalities: tuple[str, ...]
@@ -76,11 +39,13 @@ class WarmData:
     features: dict[str, Tensor]
     observed: Tensor
     rows: UserRows
+    preparation: PreparationOptions = dataclasses.field(default_factory=PreparationOptions)
+    dtype: torch.dtype = torch.float32
 
     @classmethod
-    def of_tables(cls, tables: Tables) -> WarmData:
+    def of_tables(cls, tables: Tables, options: Options) -> WarmData:
         """Take the warm items of a data set and its split, renumbered in order."""
-        observed = tables.observed[tables.warm]
+        observed = tables.mask[tables.warm]
         features = tables.features.rows(tables.warm)
         hidden = {name: x.masked_fill(~observed[:, m, None], torch.nan) for m, (name, x) in enumerate(features.items())}
         numbers = torch.arange(len(tables.warm), device=tables.device)
@@ -90,7 +55,8 @@ class WarmData:
             users, items = (x.contiguous() for x in tables.pairs.unbind(1))
             places = torch.searchsorted(tables.warm, items)
             rows = build_user_rows(torch.stack([users, places], dim=1), tables.num_users, numbers)
-        return cls(tables.modalities, tables.num_users, hidden, observed, rows)
+        dtype = torch.float64 if options.run.dtype == "float64" else torch.float32
+        return cls(tables.modalities, tables.num_users, hidden, observed, rows, options.preparation, dtype)
 
     @property
     def num_items(self) -> int:
@@ -137,12 +103,11 @@ class Content:
         fitted: what was fitted, by name.
     """
 
-    def __init__(self, data: WarmData, options: Options) -> None:
-        self._options, self._modalities = options, data.modalities
-        self.dtype = torch.float64 if options.dtype == "float64" else torch.float32
+    def __init__(self, data: WarmData) -> None:
+        self._preparation, self._modalities, self.dtype = data.preparation, data.modalities, data.dtype
         imputer = MeanImputer(data.modalities)
         features = {name: x.to(self.dtype) for name, x in data.features.items()}
-        first = options.scale_before_impute
+        first = self._preparation.scale_before_impute
         imputer.fit(self._scaled(features) if first else features, data.observed)
         self._imputer = imputer.to(self.dtype)
         self.warm = self(data.features, data.observed)
@@ -152,16 +117,16 @@ class Content:
     def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
         """Return (N, F)."""
         rows = {name: features[name].to(self.dtype) for name in self._modalities}
-        if self._options.scale_before_impute:
+        if self._preparation.scale_before_impute:
             filled = self._imputer(self._scaled(rows), observed)[0]
         else:
             filled = self._scaled(self._imputer(rows, observed)[0])
         return torch.cat([filled[name] for name in self._modalities], dim=1)
 
     def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if not self._options.scale_features:
+        if not self._preparation.scale_features:
             return dict(features)
-        return scale_rows(features, self._options.norm_floor, self.dtype)
+        return scale_rows(features, self._preparation.norm_floor, self.dtype)
 
 
 def bpr_loss(better: Tensor, worse: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ def sample_negatives(
         ValueError: `users` is not a vector, or `pool` is not as long as the pool of `rows`.
 
     Example:
+        >>> from milk_recsys.catalogue.user_rows import build_user_rows
         >>> pool = torch.tensor([10, 20, 30])
         >>> rows = build_user_rows(torch.tensor([[0, 10], [0, 30], [1, 20], [1, 30]]), 2, pool)
         >>> sample_negatives(torch.tensor([0, 1, 0]), rows, pool).tolist()

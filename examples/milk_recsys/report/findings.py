@@ -5,20 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from milk_recsys.config.method_options import UNTRAINED
+from milk_recsys.config.method import find_method, method_names
 
 __all__ = ["FEW_USERS", "Answer", "Estimate", "Findings", "Loss", "find", "finite", "metric_name", "number", "pattern"]
 
-MODEL_NAMES = {
-    "milk": "MILK",
-    "align": "MILK (alignment only)",
-    "envs": "MILK (environments only)",
-    "erm": "ERM",
-    "keep": "KEEP",
-    "content_knn": "content kNN",
-}
 FEW_USERS = 30
 """A mean over fewer users than this is pointed out as uncertain."""
+
+
+def _title(model: str) -> str:
+    """Return the name of a method in a report; that of one's own, which is not there any more, as it is."""
+    return find_method(model).title if model in method_names() else model
 
 
 @dataclass(frozen=True)
@@ -94,10 +91,10 @@ def find(metrics: Mapping[str, Any]) -> Findings:
     """Findings of a run's metrics.json, about its monitored metric (NDCG@20 where drops lack that one)."""
     compare = metrics.get("compare")
     metric = _metric(metrics, compare)
-    name = MODEL_NAMES.get(metrics["model"], metrics["model"])
+    name = _title(metrics["model"])
     rival = None
     if compare:
-        rival = MODEL_NAMES.get(compare["model"], compare["model"])
+        rival = _title(compare["model"])
         rival = f"{rival} (ablation)" if rival == name else rival
     losses = sorted(_losses(metrics, metric), key=lambda loss: -loss.loss.value)
     rival_losses = {loss.modality: loss for loss in _losses(compare, metric)} if compare else {}
@@ -271,7 +268,7 @@ def _level_answer(
 
 def _floor_answer(metrics: Mapping[str, Any], floor: Mapping[str, Any], name: str, metric: str) -> Answer:
     """Whether the model is better than what trains nothing."""
-    rival, label = MODEL_NAMES.get(floor["model"], floor["model"]), metric_name(metric)
+    rival, label = _title(floor["model"]), metric_name(metric)
     question = f"Is {name} better than {rival}, which trains nothing?"
     ours, theirs = _value(metrics, "test", metric), _value(floor, "test", metric)
     if ours is None or theirs is None:
@@ -334,7 +331,7 @@ def _caveats(metrics: Mapping[str, Any], compared: bool) -> list[str]:
         drawn = f"{'that vector is as it was' if alone else 'their vectors are as they were'} drawn at the start"
         caveats.append(
             f"{test['untrained_users']:,} of the {test['users']:,} test users {'has' if alone else 'have'} no training "
-            f"pair; {'nothing is known of what they like' if metrics['model'] in UNTRAINED else drawn}."
+            f"pair; {'nothing is known of what they like' if not find_method(metrics['model']).trains else drawn}."
         )
     by_pattern = metrics.get("by_pattern") or {}
     few = [

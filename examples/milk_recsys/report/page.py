@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing
-from milk_recsys.config.method_options import UNTRAINED
+from milk_recsys.config.method import find_method
 from milk_recsys.report.figures import curves_png, robustness_png
 from milk_recsys.report.findings import FEW_USERS, Findings, find, finite, metric_name, number, pattern, percent
 
@@ -49,7 +49,7 @@ def write_report(run: Path) -> Path:
     rival_history = _read_lines(run / "compare" / "history.jsonl") if metrics.get("compare") else []
     findings = find(metrics)
     pictures = {"robustness": robustness_png(metrics, findings)}
-    if metrics["model"] not in UNTRAINED:
+    if find_method(metrics["model"]).trains:
         pictures["curves"] = curves_png(history, rival_history, metrics, findings)
     page = _render(config, metrics, findings, pictures)
     files = {f"{name}.png": content for name, content in pictures.items()}

@@ -33,7 +33,7 @@ RUN_FILES = (
 BEFORE_CONFIG = {"users.tsv", "split.npz"}  # what is written before config.json, which makes a folder a run's
 
 
-def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
+def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Dataset]:
     """Parse a command line, read its data and open its folder.
 
     Prints what is wrong and exits with status 2 where something is; exits with 0 where the run to go on with is
@@ -41,20 +41,20 @@ def begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
     """
     with only_one_speaks():
         try:
-            return _begin(argv)
+            return _begin(argv, prog)
         except SystemExit as ends:
             let_rank_0_end_first(ends.code)
             raise
 
 
-def _begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
-    options = parse_options(argv, prog="train.py")
+def _begin(argv: Sequence[str], prog: str) -> tuple[Options, Dataset]:
+    options = parse_options(argv, prog=prog)
     try:
-        out = options.out or _new_folder(options.model)
-        if options.resume and all((out / name).exists() for name in ("config.json", "metrics.json", "report.html")):
+        out = options.run.out or _new_folder(options.run.model)
+        if options.run.resume and all((out / name).exists() for name in ("config.json", "metrics.json", "report.html")):
             print(f"The run in {out} is finished; its report is {out / 'report.html'}.")
             raise SystemExit(0)
-        options, dataset = open_run(dataclasses.replace(options, out=out).resolved())
+        options, dataset = open_run(options.but(out=out).resolved())
         notes = (*dataset.notes, *options.notes(given_options(argv)))
         return options, dataclasses.replace(dataset, notes=notes)
     except (DataError, OptionError) as error:
@@ -63,41 +63,43 @@ def _begin(argv: Sequence[str]) -> tuple[Options, Dataset]:
 
 
 def open_run(options: Options) -> tuple[Options, Dataset]:
-    """Read the data, and check that the folder ``options.out`` is free, or holds the run to go on with.
+    """Read the data, and check that the folder ``options.run.out`` is free, or holds the run to go on with.
 
     Nothing is written: that begins with `start_folder`, once everything is checked.
 
     Raises:
         DataError: the data are bad, or not those that the run was started with.
-        OptionError: the folder holds a run and ``options.resume`` is False.
+        OptionError: the folder holds a run and ``options.run.resume`` is False.
     """
-    if options.out is None:
+    if options.run.out is None:
         raise OptionError("--out must name a folder for the results.")
-    held = [name for name in RUN_FILES if (options.out / name).exists()]
-    if held and not options.resume:
+    held = [name for name in RUN_FILES if (options.run.out / name).exists()]
+    if held and not options.run.resume:
         raise OptionError(
-            f"--out: {options.out} holds a run ({', '.join(held)}), which is never overwritten. Give --resume to go "
-            "on with it, or another --out."
+            f"--out: {options.run.out} holds a run ({', '.join(held)}), which is never overwritten. "
+            "Give --resume to resume it, or another --out."
         )
-    config = options.out / "config.json"
+    config = options.run.out / "config.json"
     if not config.exists() and set(held) - BEFORE_CONFIG:
         raise OptionError(
-            f"--out: {options.out} holds {', '.join(held)}, but no config.json: there is no run to go on with. Choose "
-            "another --out."
+            f"--out: {options.run.out} holds {', '.join(held)}, but no config.json: there is no run to "
+            "resume. Choose another --out."
         )
     dataset = (
-        embedded_dataset() if options.data is None else read_dataset(options.data, empty_items=options.empty_items)
+        embedded_dataset()
+        if options.data.folder is None
+        else read_dataset(options.data.folder, empty_items=options.data.empty_items)
     )
-    if options.min_weight * len(dataset.modalities) >= 1:
+    if getattr(options.method, "min_weight", 0.0) * len(dataset.modalities) >= 1:
         raise OptionError(
-            f"--min-weight must be below 1 / {len(dataset.modalities)} modalities, got {options.min_weight}."
+            f"--min-weight must be below 1 / {len(dataset.modalities)} modalities, got {options.method.min_weight}."
         )
     if config.exists():
         facts, before = dataset_facts(dataset), read_json(config).get("dataset") or {}
         changed = [name for name in facts if before.get(name) != facts[name]]
         if changed:
             raise DataError(
-                f"{options.out}: the run was started with other data; changed: {', '.join(changed)}. Give the same "
+                f"{options.run.out}: the run was started with other data; changed: {', '.join(changed)}. Give the same "
                 "data to go on, or another --out."
             )
     return options, dataset
@@ -121,8 +123,8 @@ def start_folder(out: Path, dataset: Dataset) -> None:
 
 def write_config(options: Options, dataset: Dataset) -> None:
     """Write config.json: from now on the folder holds a run."""
-    if options.out is not None:
-        write_json(options.out / "config.json", {**to_json(options), "dataset": dataset_facts(dataset)})
+    if options.run.out is not None:
+        write_json(options.run.out / "config.json", {**to_json(options), "dataset": dataset_facts(dataset)})
 
 
 def _write_user_names(path: Path, names: Sequence[str]) -> None:
@@ -151,7 +153,8 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "pairs": len(dataset.interactions),
         "modalities": {name: x.shape[1] for name, x in dataset.features.items()},
         "missing_in_nature": {
-            name: int(count) for name, count in zip(dataset.modalities, (~dataset.observed).sum(axis=0), strict=True)
+            name: int(count)
+            for name, count in zip(dataset.modalities, (~dataset.natural_mask).sum(axis=0), strict=True)
         },
         "fingerprint": dataset.fingerprint,
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,11 @@ from torch import Tensor
 from invmod import pattern_name, robustness_report, rows_by_pattern
 from milk_recsys.base.distributed import ALONE, World
 from milk_recsys.base.statistics import paired_difference
-from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.tables import Group, Tables
-from milk_recsys.methods.milk.model import Recommender
+from milk_recsys.methods.contract import Learner
 from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
 
 __all__ = [
-    "Ranker",
     "drop_intervals",
     "evaluate_group",
     "evaluate_test",
@@ -29,18 +27,8 @@ CPU_SCORES, GPU_SCORES = 2**18, 2**26  # scores held at once: a CPU's cache, a G
 CPU_ROWS, MOST_CPU_SCORES = 256, 2**25
 
 
-class Ranker(Protocol):
-    """What ranks new items: MILK or an ablation, or a baseline."""
-
-    trained_users: Tensor
-
-    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return what scores items (C,) for users (u,): (u, C)."""
-        ...
-
-
 @torch.no_grad()
-def rank_group(model: Ranker, tables: Tables, group: Group, mask: Tensor, world: World = ALONE) -> Tensor:
+def rank_group(model: Learner, tables: Tables, group: Group, mask: Tensor, world: World = ALONE) -> Tensor:
     """Rank the positives (P,) of a group among its candidates.
 
     Arguments:
@@ -48,18 +36,15 @@ def rank_group(model: Ranker, tables: Tables, group: Group, mask: Tensor, world:
         world: the processes that share the work; all get all ranks.
     """
     rows, sizes = group.candidates, world.sizes(len(group.users))
-    if isinstance(model, Recommender) and model.shards is not None:  # every rank ranks for the users that it has
-        starts = torch.tensor(model.shards.starts, device=group.users.device)
+    if model.user_starts is not None:  # every rank ranks for the users that it has
+        starts = torch.tensor(model.user_starts, device=group.users.device)
         sizes = torch.searchsorted(group.users, starts).diff().tolist()
     begin = sum(sizes[: world.rank])
     part = slice(begin, begin + sizes[world.rank])
     at_once = GPU_SCORES
     if rows.device.type == "cpu":  # a cache's, but no fewer than the rows that a matrix product is fast with
         at_once = max(CPU_SCORES, min(CPU_ROWS * len(rows), MOST_CPU_SCORES))
-    if isinstance(model, Recommender):
-        score = model.scorer(tables.features, rows, mask, most=max(1, at_once // max(1, len(rows))))
-    else:
-        score = model.scorer(tables.features, rows, mask)
+    score = model.scorer(tables.features, rows, mask, max_users=max(1, at_once // max(1, len(rows))))
     mine = positive_ranks(
         score, group.users[part], group.positions[part], num_candidates=len(rows), max_elements=at_once
     )
@@ -67,21 +52,21 @@ def rank_group(model: Ranker, tables: Tables, group: Group, mask: Tensor, world:
 
 
 def evaluate_group(
-    model: Ranker, tables: Tables, group: Group, mask: Tensor, world: World = ALONE
+    model: Learner, tables: Tables, group: Group, mask: Tensor, world: World = ALONE
 ) -> tuple[dict[str, Any], PerUser]:
     """Rank a group and measure it: means for a report, and each user's values."""
     per_user = per_user_metrics(group.users, rank_group(model, tables, group, mask, world))
     return _section(model, per_user), per_user
 
 
-def _section(model: Ranker, per_user: PerUser) -> dict[str, Any]:
+def _section(model: Learner, per_user: PerUser) -> dict[str, Any]:
     means = mean_metrics(per_user)
     untrained = ~model.trained_users.cpu()[per_user["users"]]
     return {"users": means.pop("users"), "untrained_users": int(untrained.sum()), **means}
 
 
 def evaluate_test(
-    model: Ranker, tables: Tables, monitor: str, world: World = ALONE
+    model: Learner, tables: Tables, monitor: str, world: World = ALONE
 ) -> tuple[dict[str, Any], dict[str, PerUser]]:
     """Measure the validation and the test set in every way that a report shows.
 
@@ -94,14 +79,14 @@ def evaluate_test(
     """
     sections: dict[str, Any] = {}
     per_user: dict[str, PerUser] = {}
-    sections["validation"], _ = evaluate_group(model, tables, tables.validation, tables.observed, world)
-    ranks = rank_group(model, tables, tables.test, tables.observed, world)
+    sections["validation"], _ = evaluate_group(model, tables, tables.validation, tables.mask, world)
+    ranks = rank_group(model, tables, tables.test, tables.mask, world)
     per_user["test"] = per_user_metrics(tables.test.users, ranks)
     sections["test"] = _section(model, per_user["test"])
     imposed = _imposed(model, tables, monitor, world)
     per_user["test_complete"] = imposed.pop(None)
     sections["test_complete"] = _section(model, per_user["test_complete"])
-    sections["test_all_cold"], _ = evaluate_group(model, tables, tables.all_cold, tables.observed, world)
+    sections["test_all_cold"], _ = evaluate_group(model, tables, tables.all_cold, tables.mask, world)
     sections["by_pattern"] = _by_pattern(model, tables, ranks)
     sections["imposed"] = {name: _section(model, imposed[name]) for name in tables.modalities if name in imposed}
     per_user |= {f"imposed/{name}": imposed[name] for name in sections["imposed"]}
@@ -109,7 +94,7 @@ def evaluate_test(
     return sections, per_user
 
 
-def _imposed(model: Ranker, tables: Tables, monitor: str, world: World) -> dict[str | None, PerUser]:
+def _imposed(model: Learner, tables: Tables, monitor: str, world: World) -> dict[str | None, PerUser]:
     """Hide nothing (None) and each modality in turn from all candidates, by the library's robustness report.
 
     Its features are the rows of the items, since the model knows the features themselves; its units are the users.
@@ -120,13 +105,13 @@ def _imposed(model: Ranker, tables: Tables, monitor: str, world: World) -> dict[
         measured.append(per_user_metrics(tables.test.users, rank_group(model, tables, tables.test, mask, world)))
         return measured[-1][monitor]
 
-    rows = torch.arange(len(tables.nature), device=tables.nature.device)
+    rows = torch.arange(len(tables.natural_mask), device=tables.natural_mask.device)
     report = robustness_report(
         predict,
         dict.fromkeys(tables.modalities, rows),
         torch.unique(tables.test.users),
         lambda values, _users: values.mean().item(),
-        mask=tables.nature,
+        mask=tables.natural_mask,
         patterns="one_missing",
         rates=(),
         num_resamples=0,
@@ -139,11 +124,11 @@ def _imposed(model: Ranker, tables: Tables, monitor: str, world: World) -> dict[
     return dict(zip(hidden, measured, strict=True))
 
 
-def _by_pattern(model: Ranker, tables: Tables, ranks: Tensor) -> dict[str, Any]:
+def _by_pattern(model: Learner, tables: Tables, ranks: Tensor) -> dict[str, Any]:
     """Split the ranks of the test positives by which modalities their item has."""
     group, found = tables.test, {}
     items = group.candidates[group.positions]
-    for pattern, rows in rows_by_pattern(tables.observed).items():
+    for pattern, rows in rows_by_pattern(tables.mask).items():
         chosen = torch.isin(items, rows)
         if chosen.any():
             section = _section(model, per_user_metrics(group.users[chosen], ranks[chosen]))
@@ -152,7 +137,7 @@ def _by_pattern(model: Ranker, tables: Tables, ranks: Tensor) -> dict[str, Any]:
     return found
 
 
-def grouped_metrics(model: Ranker, tables: Tables, mask: Tensor) -> dict[str, Any]:
+def grouped_metrics(model: Learner, tables: Tables, mask: Tensor) -> dict[str, Any]:
     """Measure the test items under a mask, all of them and by how many modalities an item misses of those it has.
 
     Returns:
@@ -160,7 +145,7 @@ def grouped_metrics(model: Ranker, tables: Tables, mask: Tensor) -> dict[str, An
     """
     group = tables.test
     ranks = rank_group(model, tables, group, mask)
-    missing = (tables.nature & ~mask).sum(dim=1)[group.candidates[group.positions]]
+    missing = (tables.natural_mask & ~mask).sum(dim=1)[group.candidates[group.positions]]
     found = {"overall": _section(model, per_user_metrics(group.users, ranks))}
     for count in torch.unique(missing).tolist():
         chosen = missing == count

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invmod import mask_from_features
 from milk_recsys.base.checkpoint import load_state
@@ -24,10 +24,8 @@ from milk_recsys.base.device import choose_device
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json
 from milk_recsys.catalogue.tsv import read_names
-from milk_recsys.config.method_options import BASELINES
+from milk_recsys.config.method import load
 from milk_recsys.config.options import Options, from_json
-from milk_recsys.methods.keep import KeepModel
-from milk_recsys.methods.milk.model import Recommender
 from milk_recsys.ranking.top import Candidates
 
 __all__ = ["Best", "Scorer", "load_run"]
@@ -75,35 +73,37 @@ def load_run(folder: Path | str, *, device: torch.device | str = "auto", scores_
             "data it was started with."
         )
     options, dims, num_users = _read_config(folder / "config.json")
-    if options.model in BASELINES and options.model != "keep":
+    card = options.card
+    if card.scorer is None:
         raise DataError(
-            f"{folder}: holds a run of {options.model}. KEEP, MILK and its ablations can be loaded for scoring; a "
+            f"{folder}: holds a run of {card.name}. KEEP, MILK and its ablations can be loaded for scoring; a "
             "baseline is there to be compared with."
         )
     place = choose_device(device)
     weights = folder / "model.safetensors"
     tensors, _ = load_state(weights, place)
     try:
-        model = _build(options, dims, num_users, tensors)
+        model = load(card.scorer)(options, dims, num_users, tensors)
     except (RuntimeError, KeyError) as error:
         raise DataError(f"{weights}: does not fit config.json beside it ({error}).") from None
     names = read_names(folder / "users.tsv", "user", num_users, [])
     return Scorer(model, dims, names, scores_at_once=scores_at_once)
 
 
-def _build(
-    options: Options, dims: Mapping[str, int], num_users: int, tensors: Mapping[str, Tensor]
-) -> Recommender | KeepModel:
-    if options.model == "keep":
-        found = KeepModel(list(dims), options.own(), tensors)
-        widths = {name: len(found.get_buffer(f"mean_{m}")) for m, name in enumerate(dims)}
-        if (found.users.num_embeddings, widths) != (num_users, dict(dims)):
-            raise RuntimeError(f"{found.users.num_embeddings} users and widths {widths}")
-        return found
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-        model = Recommender(dims, num_users, options)
-    model.load_state_dict(tensors, assign=True)
-    return model
+class ScoringModel(Protocol):
+    """A trained model: vectors of users, and a function that embeds items; an `nn.Module`."""
+
+    users: nn.Embedding
+    trained_users: Tensor
+    modalities: tuple[str, ...]
+
+    def double(self) -> Any:
+        """Return the model in float64."""
+        ...
+
+    def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+        """Return the vectors (N, D) of items."""
+        ...
 
 
 class Scorer:
@@ -130,7 +130,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: Recommender | KeepModel,
+        model: ScoringModel,
         dims: Mapping[str, int],
         user_names: Sequence[str] | None = None,
         *,
@@ -255,11 +255,12 @@ class Scorer:
     @torch.no_grad()
     def _scores(self, users: Tensor, vectors: Tensor) -> Tensor:
         """Return the scores (u, n) of a block of users, rounded, on the device."""
-        return (self.model.users.weight[users.to(self.device)] @ vectors.T).to(self.dtype)
+        weight: Tensor = self.model.users.weight
+        return (weight[users.to(self.device)] @ vectors.T).to(self.dtype)
 
     def _user_vectors(self, users: Tensor) -> Tensor:
         """Return the vectors (u, D) of users, checked, on the device; without a copy where that is everyone."""
-        vectors = self.model.users.weight
+        vectors: Tensor = self.model.users.weight
         if len(users) < self.num_users or not torch.equal(users, torch.arange(self.num_users)):
             vectors = vectors[users.to(self.device)]
         finite = torch.isfinite(vectors).all(dim=1)

@@ -25,11 +25,13 @@ from milk_recsys.base.random_state import epoch_seed
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split
 from milk_recsys.catalogue.tables import Tables, build_tables
-from milk_recsys.config.method_options import NEEDS_FACTORS
+from milk_recsys.config.method import Method
 from milk_recsys.config.options import Options
+from milk_recsys.methods.contract import Learner
+from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.negatives import sample_negatives
-from milk_recsys.run.evaluation import Ranker, evaluate_group
-from milk_recsys.run.loop import make_learner, ranker_of, train_epoch
+from milk_recsys.run.evaluation import evaluate_group
+from milk_recsys.run.loop import train_epoch
 
 __all__ = ["Leak", "audit", "leaks_by_option", "without_test"]
 
@@ -45,7 +47,7 @@ class Leak(ValueError):
 
 def leaks_by_option(options: Options) -> str | None:
     """Say how a run leaks because its options ask for it, or None."""
-    if options.negatives == "all":
+    if options.data.negatives == "all":
         return "negatives are drawn from all items, the test items among them (--negatives all)"
     return None
 
@@ -73,14 +75,13 @@ def audit(options: Options, dataset: Dataset, split: Split, *, make: Make = make
     _check_negatives(given, split)
     learners = [make(options, tables) for tables in (given, blind)]
     for learner in learners:
-        if hasattr(learner, "pretrain"):
-            learner.pretrain()
-        train_epoch(learner, 0, options)
+        learner.prepare()
+        if options.card.trains:
+            train_epoch(learner, 0)
     names = compare(*(dict(tensors_of(learner)) for learner in learners))
-    models = [ranker_of(learner) for learner in learners]
-    _check_validation(models, (given, blind), options)
-    if options.model != "random":  # which looks at places and nothing else
-        _check_company(models[0], given)
+    _check_validation(learners, (given, blind), options)
+    if options.run.model != "random":  # which looks at places and nothing else
+        _check_company(learners[0], given)
     return names
 
 
@@ -93,9 +94,9 @@ def without_test(dataset: Dataset, split: Split) -> Dataset:
     for name, x in dataset.features.items():
         features[name] = np.array(x)
         features[name][test] = np.nan
-    observed = dataset.observed & ~test[:, None]
+    natural_mask = dataset.natural_mask & ~test[:, None]
     return dataclasses.replace(
-        dataset, interactions=pairs[~test[pairs[:, 1]]], features=features, observed=observed, scanned={}
+        dataset, interactions=pairs[~test[pairs[:, 1]]], features=features, natural_mask=natural_mask, scanned={}
     )
 
 
@@ -108,12 +109,10 @@ def _few_users(dataset: Dataset) -> Any:
 
 
 def _short(options: Options) -> Options:
-    method = options.method
-    if options.model in NEEDS_FACTORS:
-        method = {**(method or {}), "factor_epochs": FACTOR_EPOCHS}
-    if options.model == "keep":
-        method = {**(method or {}), "landmarks": LANDMARKS}
-    return dataclasses.replace(options, method=method, device="cpu", eval_users=None)
+    """Return the options with the parts that take long made smaller."""
+    less = {"factor_epochs": FACTOR_EPOCHS, "landmarks": LANDMARKS}
+    own = {name: value for name, value in less.items() if name in options.card.fields}
+    return options.but(device="cpu", eval_users=None, **own)
 
 
 # --- what is compared -------------------------------------------------------------------------------------------------
@@ -144,7 +143,7 @@ def tensors_of(thing: Any, name: str = "", seen: set[int] | None = None) -> Iter
     seen = set() if seen is None else seen
     if isinstance(thing, np.ndarray) and thing.dtype.kind in "biuf":
         thing = torch.from_numpy(np.array(thing))
-    elif id(thing) in seen or isinstance(thing, (str, bytes, int, float, bool, type(None), Options)):
+    elif id(thing) in seen or isinstance(thing, (str, bytes, int, float, bool, type(None), Options, Method)):
         return
     seen.add(id(thing))
     if isinstance(thing, Tensor):
@@ -185,11 +184,11 @@ def _check_negatives(tables: Tables, split: Split) -> None:
         raise Leak(f"leak: item {int(cold[0])} is a negative of training, but it is new. Draw from warm items alone.")
 
 
-def _check_validation(models: list[Ranker], tables: tuple[Tables, Tables], options: Options) -> None:
+def _check_validation(models: list[Learner], tables: tuple[Tables, Tables], options: Options) -> None:
     """Validation, which picks the epoch and the options, may not know of the test items."""
-    if options.candidates != "test":  # by option, new items compete with those of the other half
+    if options.data.candidates != "test":  # by option, new items compete with those of the other half
         return
-    found = [evaluate_group(m, t, t.validation, t.observed)[0] for m, t in zip(models, tables, strict=True)]
+    found = [evaluate_group(m, t, t.validation, t.mask)[0] for m, t in zip(models, tables, strict=True)]
     if found[0] != found[1]:
         name = next(key for key in found[0] if found[0][key] != found[1][key])
         raise Leak(
@@ -199,11 +198,11 @@ def _check_validation(models: list[Ranker], tables: tuple[Tables, Tables], optio
 
 
 @torch.no_grad()
-def _check_company(model: Ranker, tables: Tables) -> None:
+def _check_company(model: Learner, tables: Tables) -> None:
     """An item's score depends on the item and on what was learnt, not on the other new items."""
     items, users = tables.test.candidates, torch.unique(tables.test.users)[:50]
     half = torch.arange(0, len(items), 2)
-    together = model.scorer(tables.features, items, tables.observed)(users)[:, half].clone()
-    apart = model.scorer(tables.features, items[half], tables.observed)(users)
+    together = model.scorer(tables.features, items, tables.mask)(users)[:, half].clone()
+    apart = model.scorer(tables.features, items[half], tables.mask)(users)
     if not torch.allclose(together, apart, rtol=1e-3, atol=1e-5 * float(together.abs().max()) + 1e-12):
         raise Leak("leak: an item's score changes with the other new items that are scored. Score each by itself.")

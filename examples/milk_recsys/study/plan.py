@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import optuna
 
-from milk_recsys.config.method_options import BASELINES, NEEDS_FACTORS
+from milk_recsys.config.method import Choice, Interval, find_method
 from milk_recsys.config.options import Options
 from milk_recsys.study.records import MONITOR, Run
 from milk_recsys.study.spaces import (
     ABLATIONS,
     FACTORS,
     FIELD,
-    LIMITS,
     METHODS,
     SPACES,
     SWEEPS,
@@ -25,6 +24,7 @@ from milk_recsys.study.spaces import (
     WHY_PENALTIES,
     WINNER,
     WITHOUT,
+    Space,
 )
 from milk_recsys.study.store import Line, Store
 
@@ -90,7 +90,7 @@ class Plan:
             if self._tuned(store, method):
                 for setting in settings:
                     yield from (self._repeat(store, method, setting, k) for k in range(self.repeats))
-            elif method not in NEEDS_FACTORS or self._factors(store) is not None:
+            elif not find_method(method).needs_factors or self._factors(store) is not None:
                 yield self._trial(method, store.of("trial", method))
         if "milk" in self.methods and self._tuned(store, "milk"):
             if "table4" in self.names:
@@ -155,7 +155,7 @@ class Plan:
         return self.trials if SPACES[method] else 0
 
     def _factor_trials(self) -> int:
-        return min(self.trials, FACTOR_TRIALS) if set(self._wanted()) & NEEDS_FACTORS else 0
+        return min(self.trials, FACTOR_TRIALS) if any(find_method(m).needs_factors for m in self._wanted()) else 0
 
     def top_repeats(self) -> int:
         """How many repeats the points that decide something get."""
@@ -187,14 +187,15 @@ class Plan:
     # --- options ------------------------------------------------------------------------------------------------------
 
     def _options(self, model: str, setting: str, seed: int, values: Mapping[str, Any]) -> Options:
-        limits = dict(LIMITS.get(model, {}))
-        own: dict[str, Any] = dict(values) if model in BASELINES else {}
+        card = find_method(model)
+        own = dict(values)
+        limits = dict(card.limits)
         if self.quick:
             limits |= {"epochs": 2, "eval_every": 1} if limits else {}
-            own |= {"factor_epochs": 2} if model in NEEDS_FACTORS else {}
-        fixed: dict[str, Any] = {"data": self.data, "model": model, "setting": setting, "compare": "none"}
+            own |= {"factor_epochs": 2} if card.needs_factors else {}
+        fixed: dict[str, Any] = {"data": self.data, "setting": setting, "compare": "none"}
         fixed |= {"seed": seed, "split_seed": seed, "empty_items": "drop", "threads": self.threads}
-        return Options(**fixed, **limits, **({"method": own} if model in BASELINES else values))
+        return Options.of(model, **fixed, **limits, **own)
 
     def _factor_trial(self, before: Sequence[Line]) -> Run:
         number = len(before)
@@ -209,7 +210,7 @@ class Plan:
 
     def _trial(self, method: str, before: Sequence[Line]) -> Run:
         number = len(before)
-        tuned = propose(SPACES[method], (FIELD.index(method), number), before, "validation")
+        tuned = propose(SPACES[method], (find_method(method).search_seed, number), before, "validation")
         return self._run("trial", method, method, "ftmt", number, TUNING_SEED, tuned)
 
     def _chosen(self, store: Store, method: str) -> dict[str, Any]:
@@ -223,8 +224,8 @@ class Plan:
     def _timing(self, store: Store, method: str) -> Run:
         """One epoch, where it has any, and the test items scored."""
         run = self._run("timing", method, method, "ftmt", 0, 0, self._chosen(store, method))
-        once: dict[str, Any] = {"epochs": 1} if method in LIMITS else {}
-        return dataclasses.replace(run, options=dataclasses.replace(run.options, **once))
+        once: dict[str, Any] = {"epochs": 1} if find_method(method).trains else {}
+        return dataclasses.replace(run, options=run.options.but(**once))
 
     def _repeat(self, store: Store, method: str, setting: str, number: int, variant: str | None = None) -> Run:
         tuned = self._chosen(store, method)
@@ -256,7 +257,7 @@ class Plan:
         self, phase: str, method: str, model: str, setting: str, number: int, seed: int, tuned: Mapping[str, Any]
     ) -> Run:
         values = dict(tuned)
-        if model in NEEDS_FACTORS:
+        if find_method(model).needs_factors:
             values |= self._frozen
         return Run(phase, method, number, self._options(model, setting, seed, values), tuned)
 
@@ -280,20 +281,27 @@ def strongest(store: Store, methods: Sequence[str], repeats: int, setting: str =
 
 
 def propose(
-    space: Mapping[str, optuna.distributions.BaseDistribution],
+    space: Space,
     seed: tuple[int, int],
     before: Sequence[Line],
     judged_by: str,
 ) -> dict[str, Any]:
     """Propose the values of a trial from the trials before it, alike whether or not the study was interrupted."""
+    distributions = {name: _distribution(kind) for name, kind in space.items()}
     number = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
     sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP)
     search = optuna.create_study(direction="maximize", sampler=sampler)
     for line in before:
         value = line[judged_by][MONITOR]
-        made = optuna.trial.create_trial(params=line["tuned"], distributions=dict(space), value=value)
+        made = optuna.trial.create_trial(params=line["tuned"], distributions=distributions, value=value)
         search.add_trial(made)
-    return dict(search.ask(dict(space)).params)
+    return dict(search.ask(distributions).params)
+
+
+def _distribution(kind: Interval | Choice) -> optuna.distributions.BaseDistribution:
+    if isinstance(kind, Interval):
+        return optuna.distributions.FloatDistribution(kind.low, kind.high, log=kind.log)
+    return optuna.distributions.CategoricalDistribution(kind.values)
 
 
 def best_trial(trials: Sequence[Line]) -> Line:

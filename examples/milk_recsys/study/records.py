@@ -35,7 +35,7 @@ class Run:
     @property
     def key(self) -> tuple[str, str, str, int]:
         """What a store tells runs apart by."""
-        return self.phase, self.method, self.options.setting, self.number
+        return self.phase, self.method, self.options.data.setting, self.number
 
     @property
     def tested(self) -> bool:

@@ -21,13 +21,14 @@ from milk_recsys.base.device import choose_device
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split, draw_split
 from milk_recsys.catalogue.tables import Tables, build_tables
-from milk_recsys.config.method_options import NEEDS_FACTORS
 from milk_recsys.config.options import Options, to_json, validate
+from milk_recsys.methods.contract import Learner
 from milk_recsys.methods.factors import Factorisation, Factors
+from milk_recsys.methods.milk import MilkOptions
 from milk_recsys.methods.milk.model import Recommender
 from milk_recsys.methods.warm import WarmData
 from milk_recsys.ranking.metrics import NonFiniteScores
-from milk_recsys.run.evaluation import Ranker, evaluate_group, evaluate_test, grouped_metrics
+from milk_recsys.run.evaluation import evaluate_group, evaluate_test, grouped_metrics
 from milk_recsys.run.loop import Diverged, train_model, versions
 from milk_recsys.run.progress import Progress
 from milk_recsys.study.audit import audit, leaks_by_option
@@ -46,8 +47,8 @@ def train_once(
     Returns:
         the record of `train_model`; the sections of `evaluate_test`; and ``seconds``, ``versions`` and ``date``.
     """
-    split = draw_split(dataset, options)[0] if split is None else split
-    device = choose_device(options.device)
+    split = draw_split(dataset, options.data)[0] if split is None else split
+    device = choose_device(options.run.device)
     tables = build_tables(dataset, split, options, device)
     begun = time.perf_counter()
     trained, record = _train(options, tables, factors)
@@ -55,7 +56,7 @@ def train_once(
     return record, sections, _facts(begun, device)
 
 
-def _train(options: Options, tables: Tables, factors: Factors | None = None) -> tuple[Ranker, dict[str, Any]]:
+def _train(options: Options, tables: Tables, factors: Factors | None = None) -> tuple[Learner, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         given = (options, tables, Path(folder), Progress(quiet=True))
         return train_model(*given) if factors is None else train_model(*given, factors=factors)
@@ -79,13 +80,13 @@ def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
     """
     options = run.options
     validate(options)
-    split, _ = draw_split(dataset, options)
-    device = choose_device(options.device)
+    split, _ = draw_split(dataset, options.data)
+    device = choose_device(options.run.device)
     tables = build_tables(dataset, split, options, device)
     line: dict[str, Any] = {
         "phase": run.phase,
         "method": run.method,
-        "setting": options.setting,
+        "setting": options.data.setting,
         "number": run.number,
         "tuned": dict(run.tuned),
         "options": {k: v for k, v in to_json(options).items() if k not in ("data", "out", "resume", "threads")},
@@ -128,7 +129,7 @@ def _audited(options: Options, dataset: Dataset, split: Split) -> dict[str, Any]
 
 
 def _factorise(options: Options, tables: Tables) -> Factorisation:
-    found = Factorisation(WarmData.of_tables(tables), options)
+    found = Factorisation(WarmData.of_tables(tables, options), options.method, options.run.seed)
     while not found.done:
         found.train_epoch()
     return found
@@ -136,10 +137,12 @@ def _factorise(options: Options, tables: Tables) -> Factorisation:
 
 def _shared_factors(options: Options, tables: Tables, split: str, cache: Path) -> tuple[Factors | None, float]:
     """Take the factors of this split, seed and options from the cache, or train them; and how long that took, once."""
-    if options.model not in NEEDS_FACTORS:
+    if not options.card.needs_factors:
         return None, 0.0
-    own = {k: v for k, v in dataclasses.asdict(options.own()).items() if k.startswith("factor_")}
-    key = hashlib.sha256(repr((split, options.seed, options.embedding_dim, sorted(own.items()))).encode()).hexdigest()
+    own = {k: v for k, v in dataclasses.asdict(options.method).items() if k.startswith("factor_")}
+    key = hashlib.sha256(
+        repr((split, options.run.seed, options.method.embedding_dim, sorted(own.items()))).encode()
+    ).hexdigest()
     file = cache / f"{key[:16]}.safetensors"
     if not file.exists():
         begun = time.perf_counter()
@@ -153,9 +156,9 @@ def _shared_factors(options: Options, tables: Tables, split: str, cache: Path) -
 # --- after training ---------------------------------------------------------------------------------------------------
 
 
-def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: Split) -> dict[str, Any]:
+def _evaluate(run: Run, model: Learner, tables: Tables, dataset: Dataset, split: Split) -> dict[str, Any]:
     if not run.tested:
-        return {"validation": evaluate_group(model, tables, tables.validation, tables.observed)[0]}
+        return {"validation": evaluate_group(model, tables, tables.validation, tables.mask)[0]}
     if run.phase == "timing":
         return _timed(model, tables)
     sections, per_user = evaluate_test(model, tables, MONITOR)
@@ -163,24 +166,24 @@ def _evaluate(run: Run, model: Ranker, tables: Tables, dataset: Dataset, split: 
     found = {name: sections[name] for name in kept}
     found["per_user"] = per_user["test"][MONITOR].numpy().astype(np.float32)
     if len(tables.modalities) >= 3:
-        mask = missing_none_one_two(dataset, split, run.options.split_seed)
+        mask = missing_none_one_two(dataset, split, run.options.data.split_seed)
         found["groups"] = grouped_metrics(model, tables, torch.from_numpy(mask).to(tables.device))
-    if isinstance(model, Recommender):
+    if isinstance(run.options.method, MilkOptions):
         found |= _modalities(model, tables)
         if run.method == "erm":
             found["imputed"] = _other_imputers(model, tables)
     return found
 
 
-def _timed(model: Ranker, tables: Tables) -> dict[str, Any]:
+def _timed(model: Learner, tables: Tables) -> dict[str, Any]:
     """Say how long it takes to rank the test items for all their users, with what is solved for their patterns."""
     begun = time.perf_counter()
-    evaluate_group(model, tables, tables.test, tables.observed)
+    evaluate_group(model, tables, tables.test, tables.mask)
     return {"score_seconds": time.perf_counter() - begun}
 
 
 @torch.no_grad()
-def _modalities(model: Recommender, tables: Tables) -> dict[str, Any]:
+def _modalities(learner: Any, tables: Tables) -> dict[str, Any]:
     """Say what each modality is worth to a model of MILK's family: alone, and as a part of the complete score.
 
     Returns:
@@ -189,24 +192,26 @@ def _modalities(model: Recommender, tables: Tables) -> dict[str, Any]:
     """
     alone = {}
     for m, name in enumerate(tables.modalities):
-        only = torch.zeros_like(tables.nature)
-        only[:, m] = tables.nature[:, m]
-        alone[name] = evaluate_group(model, tables, tables.test, only)[0][MONITOR]
+        only = torch.zeros_like(tables.natural_mask)
+        only[:, m] = tables.natural_mask[:, m]
+        alone[name] = evaluate_group(learner, tables, tables.test, only)[0][MONITOR]
+    model: Recommender = learner.model
     items, users = tables.test.candidates, torch.unique(tables.test.users)
-    z = model.encoders(model.prepare(tables.features.rows(items), tables.nature[items]))  # (C, M, D)
+    z = model.encoders(model.prepare(tables.features.rows(items), tables.natural_mask[items]))  # (C, M, D)
     parts = torch.einsum("ud,cmd->ucm", model.users.weight[users], z).var(dim=1)
     shares = (parts / parts.sum(dim=1, keepdim=True)).mean(dim=0)
     return {"alone": alone, "share": dict(zip(tables.modalities, shares.tolist(), strict=True))}
 
 
-def _other_imputers(model: Recommender, tables: Tables) -> dict[str, Any]:
+def _other_imputers(learner: Any, tables: Tables) -> dict[str, Any]:
     """Table 3: the same training, with other fillings of what the test items miss."""
+    model: Recommender = learner.model
     kept: Any = model.imputer
     found = {}
     rows = model.scaled(tables.features.rows(tables.warm))
     for name, imputer in (("zero", ZeroImputer(model.modalities)), ("map", RidgeImputer(model.modalities))):
-        model.imputer = imputer.fit(rows, tables.observed[tables.warm]).to(model.users.weight.dtype)
-        found[name] = evaluate_group(model, tables, tables.test, tables.observed)[0]
+        model.imputer = imputer.fit(rows, tables.mask[tables.warm]).to(model.users.weight.dtype)
+        found[name] = evaluate_group(learner, tables, tables.test, tables.mask)[0]
     model.imputer = kept
     return found
 
@@ -214,7 +219,7 @@ def _other_imputers(model: Recommender, tables: Tables) -> dict[str, Any]:
 def missing_none_one_two(dataset: Dataset, split: Split, seed: int) -> npt.NDArray[np.bool_]:
     """Draw the mask of Figure 3: 10% of the test items miss nothing, 45% one modality, 45% two, but never the last."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))  # beside the streams of `draw_split`
-    mask = dataset.observed.copy()
+    mask = dataset.natural_mask.copy()
     items = rng.permutation(split.test)
     ends = np.cumsum(np.floor(np.array(MISSING_SHARES) * len(items) + 0.5).astype(int))[:-1]
     for missing, some in enumerate(np.split(items, ends)):

@@ -12,7 +12,7 @@ import polars as pl
 
 from milk_recsys.base.files import replacing
 from milk_recsys.catalogue.dataset import Dataset
-from milk_recsys.config.options import Options
+from milk_recsys.config.options import DataOptions
 from milk_recsys.study.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, in_paper
 from milk_recsys.study.plan import Plan, best_trial
 from milk_recsys.study.records import MONITOR, mean_sd
@@ -76,7 +76,7 @@ def table_1(dataset: Dataset) -> Rows:
     """Counts of a split of the data, the paper's beside them where it has the set."""
     from milk_recsys.catalogue.split import draw_split  # it imports torch, which other tables do not need
 
-    split, _ = draw_split(dataset, Options())
+    split, _ = draw_split(dataset, DataOptions())
     known, rows = in_paper(dataset.name), []
     pairs = np.asarray(dataset.interactions)
     for name, items in (("train", split.warm), ("validation", split.validation), ("test", split.test)):
@@ -138,7 +138,7 @@ def _have_the_most_popular(dataset: Dataset, seed: int) -> npt.NDArray[np.bool_]
     """Say of each user with a test item, in order, whether they have the one with the most pairs."""
     from milk_recsys.catalogue.split import draw_split  # it imports torch, which other tables do not need
 
-    test, pairs = draw_split(dataset, Options(split_seed=seed))[0].test, np.asarray(dataset.interactions)
+    test, pairs = draw_split(dataset, DataOptions(split_seed=seed))[0].test, np.asarray(dataset.interactions)
     mine = pairs[np.isin(pairs[:, 1], test)]
     popular = np.bincount(mine[:, 1]).argmax()
     return np.isin(np.unique(mine[:, 0]), mine[mine[:, 1] == popular, 0])

@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.importers.write import Draft, Ids
 from milk_recsys.catalogue.split import Split, draw_split
-from milk_recsys.config.options import Options
+from milk_recsys.config.options import DataOptions
 
 __all__ = ["prepare_amazon"]
 
@@ -36,7 +36,7 @@ def prepare_amazon(
     metadata: Path,
     images: Path | None,
     *,
-    options: Options,
+    options: DataOptions,
     text_dim: int,
     encoder: Path | None,
 ) -> None:
@@ -172,7 +172,7 @@ def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -
 Encode = Callable[[list[str]], npt.NDArray[Any]]
 
 
-def _draw(draft: Draft, texts: list[str], options: Options, metadata: Path) -> Split:
+def _draw(draft: Draft, texts: list[str], options: DataOptions, metadata: Path) -> Split:
     """Draw the split on the set as it will be, with a stand-in for the text that says who has one."""
     stand_in = draft.new_features("text", 1)
     stand_in[[bool(text) for text in texts]] = 1.0

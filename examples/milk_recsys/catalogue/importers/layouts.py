@@ -80,7 +80,7 @@ def prepare_text(draft: Draft, folder: Path, *, keep_split: bool) -> None:
     dataset = draft.read()
     used = np.flatnonzero(dataset.item_counts)
     kept = {name: np.intersect1d(ids, used) for name, ids in items.items()}
-    draft.write_split(Split(kept["train"], kept["val"], kept["test"], dataset.observed))
+    draft.write_split(Split(kept["train"], kept["val"], kept["test"], dataset.natural_mask))
     draft.notes.append("their split is in split.npz: train with --split OUT/split.npz --setting ftft.")
 
 

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from milk_recsys.catalogue.tables import Tables
-from milk_recsys.methods.milk.model import Batch, Recommender
+from milk_recsys.methods.milk.model import Recommender
 
-__all__ = ["CompiledGather", "PreparedRows", "gather_batch", "gather_static", "prepared_rows"]
+__all__ = ["Batch", "CompiledGather", "PreparedRows", "gather_batch", "gather_static", "prepared_rows"]
+
+
+class Batch(NamedTuple):
+    """A part of a batch: b triples of a user, an item they have and one they have not, over rows of items.
+
+    Rows are distinct items, so that each is encoded once (`gather_batch`), or one row for every place, which needs no
+    look at the values (`gather_static`). Those of positive items come first.
+
+    Attributes:
+        positives: (b,) rows of the positives; negatives: (b,) rows of the negatives.
+        features: modality -> (n, d) prepared features of the rows.
+        observed: (n, M) bool.
+        copies: (n,) how often each row is a positive or a negative.
+        shares: (p,) how much each of the p rows of positive items weighs in the alignment: 1 for a distinct item,
+            1 / c for one that has c rows. Over all rows and ranks the shares of an item sum to 1.
+    """
+
+    positives: Tensor
+    negatives: Tensor
+    features: dict[str, Tensor]
+    observed: Tensor
+    copies: Tensor
+    shares: Tensor
+
 
 PreparedRows = Callable[[Tensor], dict[str, Tensor]]
 
@@ -23,7 +48,7 @@ def prepared_rows(model: Recommender, tables: Tables, *, most: int = 0) -> Prepa
         most: where above 0, rows are given in memory that is used again at the next call, room for so many: large
             memory is costly to come by anew in every step.
     """
-    features, observed = tables.features, tables.observed
+    features, observed = tables.features, tables.mask
     if features.mapped:
         return lambda items: model.prepare(features.rows(items), observed[items])
     items = features.items
@@ -110,7 +135,7 @@ def gather_static(
     place = torch.arange(len(items), device=items.device)
     rows, others = place[: len(positives)], place[len(positives) :]
     whole = positives if whole is None else whole
-    counts = torch.zeros(len(tables.observed), dtype=torch.float64, device=items.device)
+    counts = torch.zeros(len(tables.mask), dtype=torch.float64, device=items.device)
     counts.index_add_(0, whole, counts.new_ones(()).expand(len(whole)))
     return _batch(tables, prepared, items, rows, others, torch.ones_like(items), 1 / counts[positives])
 
@@ -134,4 +159,4 @@ def _batch(
     features = prepared(items)
     dtype = next(iter(features.values())).dtype
     copies, shares = copies.to(dtype), shares.to(dtype)
-    return Batch(rows, others, features, tables.observed[items], copies, shares)
+    return Batch(rows, others, features, tables.mask[items], copies, shares)

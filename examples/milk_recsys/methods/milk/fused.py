@@ -1,6 +1,6 @@
 """The sums of a batch and their gradient in closed form, with compiled loops between the matrix products.
 
-`model.batch_sums` and `model.objective` are what they must equal, and say what they mean; tests hold them together.
+`objective.batch_sums` is the composition of parts that they must equal; tests hold the two together.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.config.options import Options
-from milk_recsys.methods.milk.model import Batch, Recommender, alignment_pairs
+from milk_recsys.methods.milk import MilkOptions
+from milk_recsys.methods.milk.batches import Batch
+from milk_recsys.methods.milk.model import Recommender
+from milk_recsys.methods.milk.objective import alignment_pairs
 
-__all__ = ["compiles", "fused_sums", "objective_gradient"]
+__all__ = ["compiles", "fused_sums"]
 
 
-def compiles(options: Options, device: torch.device) -> bool:
+def compiles(options: MilkOptions, dtype: str, device: torch.device) -> bool:
     """Whether steps run in compiled loops: on a CPU, for all but a fusion of available modalities, and autocast.
 
     Raises:
@@ -29,10 +31,10 @@ def compiles(options: Options, device: torch.device) -> bool:
     if options.kernels == "torch":
         return False
     problems = {
-        "Numba is not installed (pip install '.[fast]')": find_spec("numba") is None,
+        "Numba is not installed (pip install 'invmod[fast]')": find_spec("numba") is None,
         f"it compiles for the CPU, and the device is {device.type}": device.type != "cpu",
         f"it does not know --training-fusion {options.training_fusion}": options.training_fusion != "imputed",
-        "it does not know --dtype bfloat16": options.dtype == "bfloat16",
+        "it does not know --dtype bfloat16": dtype == "bfloat16",
     }
     found = [problem for problem, holds in problems.items() if holds]
     if found and options.kernels == "numba":
@@ -40,41 +42,19 @@ def compiles(options: Options, device: torch.device) -> bool:
     return not found
 
 
-def fused_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
+def fused_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: MilkOptions) -> Tensor:
     """Return `batch_sums` of the same arguments, (E + 3,), in float64."""
     parameters = [p for encoder in model.encoders.encoders for p in (encoder.weight, encoder.bias)]
     return _Sums.apply(u, batch, weights, options, *parameters)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def objective_gradient(sums: Tensor, size: int, options: Options) -> tuple[Tensor, Tensor]:
-    r"""Return the terms of `model.objective` (5,) and its gradient by the sums (E + 3,), without a graph.
-
-    .. math::
-        \frac{\partial \mathcal L}{\partial R_e} = \frac 1 E + \frac{2 \beta}{E - \mathrm{correction}} (R_e - \bar R)
-    """
-    risks, (distances, pairs, squares) = sums[:-3] / size, sums[-3:]
-    envs = len(risks)
-    mean, penalty = risks.mean(), risks.new_zeros(())
-    by_risks = risks.new_full((envs,), 1.0 if options.risk_reduction == "sum" else 1 / envs)
-    risk = by_risks @ risks
-    if options.model in ("milk", "envs"):
-        deviation, freedom = risks - mean, envs - options.variance_correction
-        penalty = deviation @ deviation / freedom
-        by_risks.add_(deviation, alpha=2 * options.penalty_weight / freedom)
-    divisor = torch.where(pairs > 0, pairs, 1.0)
-    alignment, regulariser = distances / divisor, squares / size
-    weight = options.regulariser_weight
-    loss = risk + options.penalty_weight * penalty + options.alignment_weight * alignment + weight * regulariser
-    terms = torch.stack([loss, mean, penalty, alignment, regulariser])
-    others = [options.alignment_weight / divisor, risks.new_zeros(()), risks.new_full((), weight / size)]
-    return terms, torch.cat([by_risks / size, torch.stack(others)])
 
 
 class _Sums(torch.autograd.Function):
     """Encode rows; go through them and the triples once to add up, and once more for the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, batch: Batch, weights: Tensor, options: Options, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, u: Tensor, batch: Batch, weights: Tensor, options: MilkOptions, *parameters: Tensor
+    ) -> Tensor:
         from milk_recsys.methods.milk.kernels import add_up
 
         features = list(batch.features.values())
@@ -82,7 +62,7 @@ class _Sums(torch.autograd.Function):
         for m, x in enumerate(features):
             torch.addmm(parameters[2 * m + 1], x, parameters[2 * m].t(), out=c[:, m])
         mask, pairs = batch.observed[:0], 0.0
-        if options.model in ("milk", "align"):
+        if options.aligns:
             mask, divisor = alignment_pairs(batch, options)
             pairs = float(divisor)
         copies = batch.copies if options.regulariser == "batch" else batch.copies[:0]

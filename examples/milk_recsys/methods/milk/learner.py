@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -14,16 +14,24 @@ from torch import Tensor
 from milk_recsys.base.checkpoint import Rows, Streamed, load_into, save_state
 from milk_recsys.base.distributed import ALONE, World
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.random_state import epoch_seed
+from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.tables import Tables
-from milk_recsys.config.method_options import BASELINES
 from milk_recsys.config.options import OptionError, Options
-from milk_recsys.methods.milk.batches import CompiledGather, gather_batch, gather_static, prepared_rows
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.factors import Factors
+from milk_recsys.methods.milk import MilkOptions
+from milk_recsys.methods.milk.batches import Batch, CompiledGather, gather_batch, gather_static, prepared_rows
 from milk_recsys.methods.milk.captured import CapturedStep
-from milk_recsys.methods.milk.fused import compiles, fused_sums, objective_gradient
+from milk_recsys.methods.milk.fused import compiles, fused_sums
 from milk_recsys.methods.milk.lazy_adam import LazyAdam
-from milk_recsys.methods.milk.model import Batch, Recommender, batch_sums, objective
+from milk_recsys.methods.milk.model import Recommender, build_model
+from milk_recsys.methods.milk.objective import Terms, batch_sums, coefficients, environments, objective
+from milk_recsys.ranking.negatives import sample_negatives
 
-__all__ = ["Learner", "check_learner"]
+__all__ = ["Learner", "check_learner", "milk_learner"]
+
+TRIPLES_AT_ONCE = 2**22  # number of triples sampled per chunk
 
 
 def check_learner(options: Options, device: torch.device, world: World) -> None:
@@ -33,14 +41,11 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
         DataError: compiled loops, or TorchRec, are asked for and cannot be had.
         OptionError: the options do not go with the number of processes.
     """
-    if options.model in BASELINES:
-        if world.size > 1:
-            raise OptionError(f"--model {options.model} trains in one process; start it without torchrun.")
-        return
-    compiles(options, device)
-    if world.size > 1 and options.regulariser == "parameters":
+    own: MilkOptions = options.method
+    compiles(own, options.run.dtype, device)
+    if world.size > 1 and own.regulariser == "parameters":
         raise OptionError("--regulariser parameters works in one process only; batch and none work in several.")
-    if options.user_table == "sharded":
+    if own.user_table == "sharded":
         if not dist.is_initialized():
             raise OptionError("--user-table sharded spreads the table over processes: start with torchrun.")
         if find_spec("torchrec") is None:
@@ -58,10 +63,12 @@ class Learner:
     """
 
     def __init__(self, model: Recommender, tables: Tables, options: Options, world: World = ALONE) -> None:
-        self.model, self.tables, self.options, self.world = model, tables, options, world
-        self.prepared = prepared_rows(model, tables, most=2 * options.batch_size)
+        own: MilkOptions = options.method
+        self.model, self.tables, self.options, self.world = model, tables, own, world
+        self.seed, self.autocast = options.run.seed, options.run.dtype == "bfloat16"
+        self.prepared = prepared_rows(model, tables, most=2 * own.batch_size)
         self.device = model.users.weight.device
-        compiled = compiles(options, self.device)
+        compiled = compiles(own, options.run.dtype, self.device)
         self.sums = fused_sums if compiled else batch_sums
         self.gather: Callable[..., Batch] = gather_batch if self.device.type == "cpu" else gather_static
         if compiled:
@@ -69,16 +76,83 @@ class Learner:
         self.lazy = None
         if model.shards is not None:
             self.lazy = model.shards.optimiser  # works in backward
-        elif options.optimiser == "lazy_adam":
-            self.lazy = LazyAdam(model.users.weight, options.lr, compiled=compiled)
+        elif own.optimiser == "lazy_adam":
+            self.lazy = LazyAdam(model.users.weight, own.lr, compiled=compiled)
         self.encoders = list(model.encoders.parameters())
         dense = self.encoders if self.lazy else [model.users.weight, *self.encoders]
-        self.adam = torch.optim.Adam(dense, lr=options.lr, fused=True, capturable=self.device.type == "cuda")
+        self.adam = torch.optim.Adam(dense, lr=own.lr, fused=True, capturable=self.device.type == "cuda")
         for p in dense:  # what Adam makes at its first step, so that a checkpoint has somewhere to go
             zeros = {name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
             self.adam.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device), **zeros}
         captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
         self.step: Callable[..., Tensor] = CapturedStep(self.step_on) if captures else self.step_on
+
+    # --- the contract ------------------------------------------------------------------------------------------------
+
+    @property
+    def num_pairs(self) -> int:
+        """The number of training pairs."""
+        return self.tables.num_pairs
+
+    @property
+    def trained_users(self) -> Tensor:
+        """Which users have a training pair, (num_users,) bool."""
+        return self.model.trained_users
+
+    @property
+    def user_starts(self) -> Sequence[int] | None:
+        """The first user of each rank, and the number of users, where the table is sharded; else None."""
+        return None if self.model.shards is None else self.model.shards.starts
+
+    def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
+        """Do nothing: MILK starts from random vectors."""
+
+    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:
+        """Return a function from users (u,) to scores (u, C); see `Recommender.scorer`."""
+        return self.model.scorer(features, items, mask, max_users=max_users)
+
+    def train_epoch(self, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Train on every pair once, each with a fresh negative; the last batch is kept.
+
+        Returns:
+            means over triples of the loss and its terms.
+        """
+        self.model.train()
+        sums = self.epoch_sums(epoch, on_step)
+        self.model.eval()
+        return dict(zip(Terms._fields, (sums / self.num_pairs).tolist(), strict=True))
+
+    def epoch_sums(self, epoch: int, on_step: Callable[[], None]) -> Tensor:
+        """Make an epoch's steps; return the sums of the terms over triples (5,), float64, without waiting for a GPU."""
+        tables, device, size = self.tables, self.device, self.options.batch_size
+        host = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        generator = host
+        if device.type != "cpu":
+            generator = torch.Generator(device).manual_seed(host.initial_seed())
+        kind = torch.int32 if tables.num_pairs < 2**31 else torch.int64
+        order = torch.randperm(tables.num_pairs, generator=generator, dtype=kind, device=device)
+        at_once = max(1, TRIPLES_AT_ONCE // size) * size
+
+        sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)
+        for chosen in torch.split(order, at_once):
+            users, positives = tables.pairs_at(chosen)
+            negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
+            parts = [torch.split(x, size) for x in (users, positives, negatives)]
+            weights = self.epoch_weights(len(parts[0]), host)
+            for batch in zip(*parts, weights, strict=True):
+                sums += len(batch[0]) * self.step(*batch)
+                on_step()
+        return sums
+
+    def epoch_weights(self, steps: int, generator: torch.Generator) -> Tensor:
+        """Draw an epoch's environments at once, (steps, E, M); the uniform row alone for a model without."""
+        envs, like = environments(len(self.tables.modalities), self.options, self.seed), self.model.uniform
+        if envs is None:
+            return like.expand(steps, *like.shape)
+        weights = envs.sample((steps,), generator=generator, dtype=like.dtype)
+        return weights if like.device.type == "cpu" else weights.pin_memory().to(like.device, non_blocking=True)
+
+    # --- a step ------------------------------------------------------------------------------------------------------
 
     def step_on(self, users: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
         """Learn from a batch.
@@ -96,7 +170,7 @@ class Learner:
         u = self._look_up(users[part])
         for p in self.encoders:
             p.grad = None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             sums = self.sums(self.model, u, batch, weights, options)
         terms, gradient = self._objective(self.world.sum(sums), size)
         sums.backward(gradient)  # type: ignore[no-untyped-call]
@@ -117,7 +191,7 @@ class Learner:
     def _objective(self, sums: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return the terms (5,) of a whole batch and the gradient by its sums, with which each rank goes on."""
         if self.options.regulariser != "parameters":
-            return objective_gradient(sums, size, self.options)
+            return coefficients(sums, size, self.options)
         leaf = sums.detach().requires_grad_()
         terms = objective(leaf, size, self.model, self.options)
         terms.loss.backward()  # type: ignore[no-untyped-call]
@@ -187,3 +261,10 @@ class Learner:
             **{f"optimiser.users.weight.{key}": key for key in ("exp_avg", "exp_avg_sq")},
         }
         return {name: known[name] for name in names if name in known}
+
+
+def milk_learner(options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None) -> Learner:
+    """Build MILK or an ablation, from tables without a row of the items that training must not see."""
+    del factors  # of methods that start from frozen vectors
+    view = tables.training_view()
+    return Learner(build_model(options, view), view, options, world)

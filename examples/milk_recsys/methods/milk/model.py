@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from invmod import (
-    CyclicMixupEnvs,
-    DirichletEnvs,
-    FixedEnvs,
     MeanImputer,
     ModalityEncoders,
     fuse,
-    invariant_objective,
-    pairwise_alignment_loss,
-    vrex_penalty,
 )
 from milk_recsys.base.device import choose_device
 from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.preparation import leading_directions, scale_rows
-from milk_recsys.config.options import Options
+from milk_recsys.catalogue.tables import Tables
+from milk_recsys.config.options import Options, PreparationOptions
+from milk_recsys.methods.milk import MilkOptions
 
 if TYPE_CHECKING:
     from milk_recsys.methods.milk.sharded_users import ShardedUsers
 
-__all__ = [
-    "Batch",
-    "Recommender",
-    "Terms",
-    "alignment_pairs",
-    "batch_sums",
-    "bpr_losses",
-    "environments",
-    "objective",
-    "scores",
-]
+__all__ = ["Recommender", "build_model", "scoring_model"]
 
 
 class Recommender(nn.Module):
@@ -48,20 +32,29 @@ class Recommender(nn.Module):
     Arguments:
         dims: modality -> width of its features, in the order of the mask's columns.
         num_users: how many users there are.
-        options: widths, scaling, imputation and inference.
-        sharded: whether this rank shall hold its own rows of users only; needs a process group.
+        options: widths, compression and inference.
+        preparation: scaling of the features; None: its defaults.
+        shard_on: device of this rank's own rows of users; needs a process group. None: the whole table.
 
     Attributes:
         users: the table, or this rank's rows of it, from user `first_user` on.
     """
 
-    def __init__(self, dims: Mapping[str, int], num_users: int, options: Options, *, sharded: bool = False) -> None:
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        num_users: int,
+        options: MilkOptions,
+        preparation: PreparationOptions | None = None,
+        *,
+        shard_on: torch.device | None = None,
+    ) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.preparation = options, preparation or PreparationOptions()
         self.modalities = tuple(dims)
         self.first_user, self.shards = 0, None
-        if sharded:
-            self.users = self._shard_users(num_users, options)
+        if shard_on is not None:
+            self.users = self._shard_users(num_users, options, shard_on)
         else:
             self.users = nn.Embedding(num_users, options.embedding_dim)
             nn.init.normal_(self.users.weight, std=options.user_init_std)
@@ -75,7 +68,7 @@ class Recommender(nn.Module):
     trained_users: Tensor
     shards: ShardedUsers | None
 
-    def _shard_users(self, num_users: int, options: Options) -> nn.Embedding:
+    def _shard_users(self, num_users: int, options: MilkOptions, device: torch.device) -> nn.Embedding:
         """Make a sharded table with the values of a whole one; return this rank's rows, in the same memory."""
         from milk_recsys.methods.milk.sharded_users import ShardedUsers, fill_rows
 
@@ -85,7 +78,7 @@ class Recommender(nn.Module):
             options.embedding_dim,
             lr=options.lr,
             init_std=options.user_init_std,
-            device=choose_device(options.device),
+            device=device,
         )
         self.shards, self.first_user = shards, shards.rows[0]
         return nn.Embedding(len(shards.local_weight), options.embedding_dim, _weight=shards.local_weight, _freeze=True)
@@ -106,7 +99,7 @@ class Recommender(nn.Module):
         """
         imputer = MeanImputer(self.modalities)
         for some, block in features.blocks(rows):
-            imputer.partial_fit(self.scaled(block) if self.options.scale_before_impute else block, observed[some])
+            imputer.partial_fit(self.scaled(block) if self.preparation.scale_before_impute else block, observed[some])
         self.imputer = imputer.to(self.users.weight.dtype)
         for index, name in enumerate(self.modalities):
             basis: Tensor | None = getattr(self, f"basis_{index}")
@@ -128,32 +121,32 @@ class Recommender(nn.Module):
 
     def _filled(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
         features = {name: x.to(self.users.weight.dtype) for name, x in features.items()}
-        if self.options.scale_before_impute:
+        if self.preparation.scale_before_impute:
             return self.imputer(self.scaled(features), observed)[0]  # type: ignore[no-any-return]
         return self.scaled(self.imputer(features, observed)[0])
 
     def scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scale rows to unit length, but for those that are nearly 0 and would become noise."""
-        if not self.options.scale_features:
+        if not self.preparation.scale_features:
             return dict(features)
-        return scale_rows(features, self.options.norm_floor, self.users.weight.dtype)
+        return scale_rows(features, self.preparation.norm_floor, self.users.weight.dtype)
 
     @torch.no_grad()
     def scorer(
-        self, features: ItemFeatures, items: Tensor, mask: Tensor, *, most: int = 0
+        self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0
     ) -> Callable[[Tensor], Tensor]:
         """Return what scores items (C,) for users (u,): (u, C); the users' rows must be here.
 
         Arguments:
             mask: (num_items, M) bool, what may be used of the items.
-            most: scores of up to so many users are given in memory that is used again at the next call.
+            max_users: scores of up to so many users are given in memory that is used again at the next call.
         """
         vectors = torch.cat([self.embed_items(x, mask[some]) for some, x in features.blocks(items)])
-        memory = vectors.new_empty(most, len(items))
+        memory = vectors.new_empty(max_users, len(items))
 
         def score(users: Tensor) -> Tensor:
             rows = self.users.weight.index_select(0, users - self.first_user)
-            return torch.mm(rows, vectors.T, out=memory[: len(users)] if len(users) <= most else None)
+            return torch.mm(rows, vectors.T, out=memory[: len(users)] if len(users) <= max_users else None)
 
         return score
 
@@ -171,191 +164,28 @@ class Recommender(nn.Module):
         return fuse(self.encoders(self.prepare(features, observed)), self.uniform, mask)[0]
 
 
-class Batch(NamedTuple):
-    """A part of a batch: b triples of a user, an item they have and one they have not, over rows of items.
+def build_model(options: Options, tables: Tables) -> Recommender:
+    """Build the model from the seed alone, with its preparation fitted on warm items."""
+    own: MilkOptions = options.method
+    shard_on = choose_device(options.run.device) if own.user_table == "sharded" else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.run.seed)
+        model = Recommender(tables.features.dims, tables.num_users, own, options.preparation, shard_on=shard_on)
+    model.to(tables.device, torch.float64 if options.run.dtype == "float64" else torch.float32)
+    model.fit_preparation(tables.features, tables.mask, tables.warm)
+    model.trained_users.copy_(tables.trained_users)
+    return model
 
-    Rows are distinct items, so that each is encoded once (`gather_batch`), or one row for every place, which needs no
-    look at the values (`gather_static`). Those of positive items come first.
 
-    Attributes:
-        positives: (b,) rows of the positives; negatives: (b,) rows of the negatives.
-        features: modality -> (n, d) prepared features of the rows.
-        observed: (n, M) bool.
-        copies: (n,) how often each row is a positive or a negative.
-        shares: (p,) how much each of the p rows of positive items weighs in the alignment: 1 for a distinct item,
-            1 / c for one that has c rows. Over all rows and ranks the shares of an item sum to 1.
+def scoring_model(
+    options: Options, dims: Mapping[str, int], num_users: int, tensors: Mapping[str, Tensor]
+) -> Recommender:
+    """Build the model of a finished run from its weights.
+
+    Raises:
+        RuntimeError: the weights are of another model.
     """
-
-    positives: Tensor
-    negatives: Tensor
-    features: dict[str, Tensor]
-    observed: Tensor
-    copies: Tensor
-    shares: Tensor
-
-
-class Terms(NamedTuple):
-    """A batch's loss and its terms before their weights; all scalars."""
-
-    loss: Tensor
-    risk: Tensor
-    penalty: Tensor
-    alignment: Tensor
-    regulariser: Tensor
-
-
-def environments(num_modalities: int, options: Options) -> CyclicMixupEnvs | DirichletEnvs | FixedEnvs | None:
-    """Return MILK's environments or a variant of them, or None where the model has only the uniform one."""
-    if options.model not in ("milk", "envs"):
-        return None
-    alpha, draws, least = options.alpha, options.num_draws, options.min_weight
-    if options.envs == "independent":  # a sample has draws x M rows, as many as with cyclic shifts
-        return DirichletEnvs(num_modalities, alpha, num_draws=draws, min_weight=least)
-    uniform = options.envs != "without_uniform"
-    cyclic = CyclicMixupEnvs(num_modalities, alpha, num_draws=draws, min_weight=least, include_uniform=uniform)
-    if options.envs == "fixed":
-        return FixedEnvs(cyclic, generator=torch.Generator().manual_seed(options.seed))
-    return cyclic
-
-
-def batch_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
-    r"""Everything that the objective needs to know of a part of a batch, as sums that add up over parts and ranks.
-
-    .. math::
-        \Big( \sum_b \ell_{1b}, \dots, \sum_b \ell_{Eb}, \quad \sum_j \rho_j s_j, \quad \sum_j \rho_j p_j,
-        \quad \sum_b \lVert u_b \rVert^2 + \lVert h_b \rVert^2 + \lVert h'_b \rVert^2 \Big)
-
-    Scores are inner products, so environments are fused at the score: E environments cost hardly more than one.
-
-    Arguments:
-        u: (b, D) users of the triples.
-        weights: (E, M) fusion weights; the uniform row alone for a model without environments.
-
-    Returns:
-        (E + 3,) in float32 or wider: losses (Eq. 15) by environment; of the alignment (Eq. 6), distances and what its
-        reduction divides them by, which is 0 where it divides by nothing; squares of the regulariser.
-    """
-    z = model.encoders(batch.features)
-    losses = bpr_losses(u, z, batch, weights, options)
-    zero = losses.new_zeros(())
-    distances, pairs = _alignment(z, batch, options) if options.model in ("milk", "align") else (zero, zero)
-    squares = _squares(model, u, z, batch, options) if options.regulariser == "batch" else zero
-    return torch.cat([losses, torch.stack([distances, pairs, squares]).to(losses.dtype)])
-
-
-def objective(sums: Tensor, size: int, model: Recommender, options: Options) -> Terms:
-    r"""Eq. 16 from the sums of a whole batch of `size` triples.
-
-    .. math::
-        \mathcal L = \mathbb E_e R_e + \beta \mathrm{Var}_e(R_e) + \lambda \mathcal L_{align} + \mathrm{regulariser}
-    """
-    risks, (distances, pairs, squares) = sums[:-3] / size, sums[-3:]
-    zero = risks.new_zeros(())
-    has_envs = options.model in ("milk", "envs")
-    penalty = vrex_penalty(risks, correction=options.variance_correction) if has_envs else zero
-    risk = invariant_objective(
-        risks,
-        penalty=penalty,
-        penalty_weight=options.penalty_weight,
-        risk_reduction=options.risk_reduction,
-    )
-    alignment = distances / torch.where(pairs > 0, pairs, 1.0)
-    regulariser = squares / size
-    if options.regulariser == "parameters":
-        regulariser = torch.stack([p.square().sum() for p in model.parameters()]).sum()
-    loss = risk + options.alignment_weight * alignment + options.regulariser_weight * regulariser
-    return Terms(loss, risks.mean(), penalty, alignment, regulariser)
-
-
-def bpr_losses(u: Tensor, z: Tensor, batch: Batch, weights: Tensor, options: Options) -> Tensor:
-    r"""Eq. 15 in every environment, summed over the triples.
-
-    .. math::
-        \sum_b -\ln \sigma(\hat y^e_{ij} - \hat y^e_{ij'}),
-        \qquad \hat y^e_{ij} = \sum_m w_{em} \langle u_i, c_{jm} \rangle
-
-    Arguments:
-        u: (b, D) users; z: (n, M, D) rows of items; weights: (E, M).
-
-    Returns:
-        (E,).
-    """
-    if options.training_fusion == "imputed":
-        margins = fuse(scores(u, z, batch.positives, batch.negatives), weights)
-    else:
-        better = fuse(scores(u, z, batch.positives), weights, batch.observed[batch.positives])
-        worse = fuse(scores(u, z, batch.negatives), weights, batch.observed[batch.negatives])
-        margins = better - worse
-    return F.softplus(-margins).sum(dim=1)
-
-
-def scores(u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None = None) -> Tensor:
-    r"""Score items in every modality, less the scores of other items where they are given.
-
-    .. math::
-        s_{bm} = \langle u_b, c_{jm} - c_{j'm} \rangle
-
-    Arguments:
-        u: (b, D); z: (n, M, D); rows: (b,) rows of z; less: (b,).
-
-    Returns:
-        (b, M), in the precision of u, which is float32 under autocast.
-    """
-    return _Scores.apply(u, z.to(u.dtype), rows, less)  # type: ignore[no-any-return,no-untyped-call]
-
-
-class _Scores(torch.autograd.Function):
-    """The inner products, with a backward that adds up in place what falls on the same row of z."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None) -> Tensor:
-        flat = z.flatten(1)
-        if less is None:
-            c = flat.index_select(0, rows)
-        else:  # differences of two rows each, in one pass
-            one = flat.new_ones(len(rows))
-            signs = torch.stack([one, -one], dim=1)
-            c = F.embedding_bag(torch.stack([rows, less], dim=1), flat, per_sample_weights=signs, mode="sum")
-        c = c.view(len(rows), *z.shape[1:])
-        ctx.save_for_backward(u, c, rows, less)
-        ctx.num_rows = len(z)
-        return (c * u[:, None, :]).sum(dim=2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        u, c, rows, less = ctx.saved_tensors
-        grad_u = (c * grad[:, :, None]).sum(dim=1)
-        grad_c = (grad[:, :, None] * u[:, None, :]).flatten(1)
-        grad_z = grad_c.new_zeros(ctx.num_rows, grad_c.shape[1]).index_add_(0, rows, grad_c)
-        if less is not None:
-            grad_z.index_add_(0, less, grad_c.neg_())  # faster than alpha=-1
-        return grad_u, grad_z.view(ctx.num_rows, *c.shape[1:]), None, None
-
-
-def alignment_pairs(batch: Batch, options: Options) -> tuple[Tensor, Tensor]:
-    """Return what is aligned, the mask (p, M) of the rows of positive items, and what the reduction divides by."""
-    mask = batch.observed[: len(batch.shares)]
-    if options.alignment_mask == "complete":
-        mask = mask & mask.all(dim=1, keepdim=True)
-    match options.alignment_reduction:
-        case "sum":
-            return mask, batch.shares.new_zeros(())
-        case "item_mean":
-            return mask, batch.shares.sum()
-    n = mask.sum(dim=1)
-    pairs = (batch.shares * (n * (n - 1) / 2)).sum()
-    return mask, pairs * options.embedding_dim if options.alignment_reduction == "element_mean" else pairs
-
-
-def _alignment(z: Tensor, batch: Batch, options: Options) -> tuple[Tensor, Tensor]:
-    """Eq. 6 over the positive items, between observed modalities: what is summed, and what divides it."""
-    mask, pairs = alignment_pairs(batch, options)
-    return pairwise_alignment_loss(z[: len(mask)], mask, weights=batch.shares, reduction="sum"), pairs
-
-
-def _squares(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: Options) -> Tensor:
-    """Squared norms of the users and of the uniformly fused items of all triples."""
-    available = options.training_fusion == "available"
-    h = fuse(z, model.uniform, batch.observed)[0] if available else z.mean(dim=1)
-    return u.square().sum() + (batch.copies @ h.square()).sum()
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = Recommender(dims, num_users, options.method, options.preparation)
+    model.load_state_dict(tensors, assign=True)
+    return model

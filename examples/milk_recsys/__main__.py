@@ -1,0 +1,103 @@
+"""The command `milk-recsys`, or `python -m milk_recsys`: train, recommend, prepare and reproduce.
+
+Nothing is imported before the command is known, so that `--help` and a misspelt command answer at once.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+from milk_recsys.base.extras import extra_needed, missing_packages
+
+__all__ = ["main"]
+
+PROG = "milk-recsys"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of the four commands.
+
+    Arguments:
+        argv: the name of a command and its options; None reads those of the process.
+
+    Returns:
+        the exit status: that of the command, or 2 where there is no such command or a package is missing.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] in (["-h"], ["--help"]):
+        print(_help())
+        return 0
+    if not words or words[0] not in COMMANDS:
+        return _error(_unknown(words))
+    missing = missing_packages()
+    if missing:
+        return _error(extra_needed(f"{PROG} {words[0]}", missing))
+    command, _ = COMMANDS[words[0]]
+    return command(words[1:], f"{PROG} {words[0]}")
+
+
+def _train(argv: Sequence[str], prog: str) -> int:
+    from milk_recsys.run.begin import begin
+
+    options, dataset = begin(argv, prog=prog)  # `train` imports torch, which takes seconds: after options and data
+    from milk_recsys import train
+
+    return train.run_command(options, dataset)
+
+
+def _recommend(argv: Sequence[str], prog: str) -> int:
+    from milk_recsys import recommend
+
+    return recommend.main(argv, prog=prog)
+
+
+def _prepare(argv: Sequence[str], prog: str) -> int:
+    from milk_recsys import prepare
+
+    return prepare.main(argv, prog=prog)
+
+
+def _reproduce(argv: Sequence[str], prog: str) -> int:
+    from milk_recsys import reproduce
+
+    return reproduce.main(argv, prog=prog)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
+    "train": (_train, "Train a recommender, evaluate it on new items, and write a report."),
+    "recommend": (_recommend, "Recommend new items with a finished run."),
+    "prepare": (_prepare, "Turn published sets, or tables of your own, into the layout that train reads."),
+    "reproduce": (_reproduce, "Reproduce the paper's tables and figures, or compare all systems, on one data set."),
+}
+
+
+def _help() -> str:
+    return "\n".join(
+        [
+            f"usage: {PROG} COMMAND [OPTIONS]",
+            "",
+            "Recommend new items whose modalities may be missing.",
+            "",
+            "commands:",
+            *(f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items()),
+            "",
+            f"{PROG} COMMAND --help lists the options of a command.",
+        ]
+    )
+
+
+def _unknown(words: Sequence[str]) -> str:
+    choose = f"Choose from {', '.join(COMMANDS)}, or see {PROG} --help."
+    if not words:
+        return f"a command is needed. {choose}"
+    close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+    return f"{words[0]!r} is not a command. " + (f"Did you mean {close[0]}? " if close else "") + choose
+
+
+def _error(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

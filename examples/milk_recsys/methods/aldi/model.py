@@ -1,0 +1,102 @@
+"""ALDI: a student that reads content learns to score, to rank and to place items as frozen factors do.
+
+    teacher t_uj = <P_u, Q_j>;   student s_uj = <user(P_u), item(x_j)>, a side Linear-BatchNorm-tanh-Linear
+    loss of (u, i, j): softplus(s_uj - s_ui)
+        + ranking BCE(s_ui - s_uj, sigmoid(t_ui - t_uj)) + identification BCE(c_i(g), sigmoid(c_i(Q)))
+        + rating (|t_ui - s_ui| + |t_uj - s_uj|) + l2 half squares of the kernels
+
+g are the student's items; c_i(v) = |v_i|^2 - mean over the batch's negatives of v_i . v_j.
+
+References:
+    Huang, Wang, Huang, Zheng, Chen and Chen, Aligning distillation for cold-start item recommendation, SIGIR 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.methods.aldi import AldiOptions
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.factors import Factors
+from milk_recsys.methods.warm import Content, WarmData, bpr_loss
+
+__all__ = ["Aldi"]
+
+
+class Aldi:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: AldiOptions, seed: int, factors: Factors) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
+        with seeded(seed, device=data.device):
+            self.net: Any = nn.ModuleDict(
+                {"user": _tower(d, hidden, d), "item": _tower(self.content.warm.shape[1], hidden, d)}
+            )
+            for p in self.net.parameters():
+                if p.ndim > 1:
+                    nn.init.xavier_uniform_(p)
+        self.net.register_buffer("P", factors.users.clone())
+        self.net.register_buffer("Q", factors.items.clone())
+        self.net.to(data.device, self.content.dtype)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch."""
+        total, count = 0.0, 0
+        self.net.train()
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            for users, items, negatives in self._data.triples(self._own.batch_size, generator):
+                if len(users) < 2:  # nothing to normalise over
+                    continue
+                loss = self.loss(users, items, negatives)
+                self._adam.zero_grad()
+                loss.backward()
+                self._adam.step()
+                total, count = total + len(users) * loss.item(), count + len(users)
+        self.net.eval()
+        return {"loss": total / max(1, count)}
+
+    def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
+        """The loss of a batch of triples (B,)."""
+        own, net = self._own, self.net
+        rows = torch.cat([items, negatives])
+        u, (g_i, g_j) = net["user"](net.P[users]), net["item"](self.content.warm[rows]).chunk(2)
+        p, q_i, q_j = net.P[users], net.Q[items], net.Q[negatives]
+        s_i, s_j, t_i, t_j = ((a * b).sum(dim=1) for a, b in ((u, g_i), (u, g_j), (p, q_i), (p, q_j)))
+        ranking = F.binary_cross_entropy_with_logits(s_i - s_j, (t_i - t_j).sigmoid())
+        identification = F.binary_cross_entropy_with_logits(_contrast(g_i, g_j), _contrast(q_i, q_j).sigmoid())
+        rating = (t_i - s_i).abs().mean() + (t_j - s_j).abs().mean()
+        kernels = torch.stack([x.square().sum() for x in net.parameters() if x.ndim > 1]).sum() / 2
+        distilled = own.ranking_weight * ranking + own.identification_weight * identification
+        return bpr_loss(s_i, s_j) + distilled + own.rating_weight * rating + own.l2 * kernels
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: the student on their content."""
+        self.net.eval()
+        v = self.net["item"](self.content(features, observed))
+        return lambda users: self.net["user"](self.net.P[users]) @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, self._adam)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        unpack(state, self.net, self._adam)
+
+
+def _contrast(positives: Tensor, negatives: Tensor) -> Tensor:
+    """|v_i|^2 less the mean of v_i . v_j over all negatives of the batch, (B,)."""
+    return positives.square().sum(dim=1) - positives @ negatives.mean(dim=0)
+
+
+def _tower(width: int, hidden: int, d: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.Tanh(), nn.Linear(hidden, d))

@@ -1,0 +1,127 @@
+"""CCFCRec: an item's content is contrasted with the vectors of the items that its users have too.
+
+    q_c: one linear map a modality, Linear-LeakyReLU-Linear;   e(a, b) = exp(cos(a, b) / tau)
+    for each (u, i): positives p among u's items, negatives n for each; I the items' vectors, U the users'
+    contrast: mean_p -ln e(q_c, I_p) / (e(q_c, I_p) + sum_n e(q_c, I_n));   the same with I_i in place of I_p
+    ranking: softplus(I_i . U_k - I_i . U_u) + softplus(q_c . U_k - q_c . U_u), k a user who has not i
+    loss: mean of share (both contrasts) + (1 - share) (ranking)
+
+References:
+    Zhou, Zhang and Yang, Contrastive collaborative filtering for cold-start item recommendation, WWW 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.catalogue.user_rows import build_user_rows
+from milk_recsys.methods.ccfcrec import CcfcrecOptions
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.ranking.negatives import sample_negatives
+
+__all__ = ["Ccfcrec"]
+
+
+class Ccfcrec:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: CcfcrecOptions, seed: int) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content, d = Content(data), options.embedding_dim
+        with seeded(seed, device=data.device):
+            self.net: Any = nn.ModuleDict(
+                {
+                    "user": nn.Embedding(data.num_users, d),
+                    "item": nn.Embedding(data.num_items, d),
+                    "maps": nn.ModuleList(nn.Linear(width, d, bias=False) for width in self.content.widths),
+                    "head": nn.Sequential(
+                        nn.Linear(d * len(self.content.widths), d), nn.LeakyReLU(0.01), nn.Linear(d, d)
+                    ),
+                }
+            )
+            for p in self.net.parameters():
+                nn.init.xavier_normal_(p) if p.ndim > 1 else nn.init.zeros_(p)
+        self.net.to(data.device, self.content.dtype)
+        self._adam = torch.optim.Adam(
+            self.net.parameters(), lr=self._own.lr, weight_decay=self._own.weight_decay, fused=True
+        )
+        users, items = data.pairs
+        everyone = torch.arange(data.num_users, device=data.device)
+        self._takers = build_user_rows(torch.stack([items, users], dim=1), data.num_items, everyone)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch."""
+        total, own = 0.0, self._own
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            for users, items in self._data.shuffled(own.batch_size, generator):
+                others = sample_negatives(items, self._takers, self._takers.pool, generator=generator)
+                positives = self._own_items(users, generator)
+                repeated = users.repeat_interleave((own.num_positives + 1) * own.num_negatives)
+                negatives = self._data.negatives(repeated, generator)
+                negatives = negatives.view(len(users), own.num_positives + 1, own.num_negatives)
+                loss = self.loss(users, items, others, positives, negatives)
+                self._adam.zero_grad()
+                loss.backward()
+                self._adam.step()
+                total += len(users) * loss.item()
+        return {"loss": total / self._data.num_pairs}
+
+    def _own_items(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw items that the users have, with replacement, (B, num_positives)."""
+        rows = self._data.rows
+        first, counts = rows.offsets[users], (rows.offsets[users + 1] - rows.offsets[users])
+        uniform = torch.rand(len(users), self._own.num_positives, generator=generator, dtype=torch.float64)
+        numbers = first[:, None] + (uniform.to(users.device) * counts[:, None]).long()
+        return rows.pairs_at(numbers.flatten())[1].view(numbers.shape)
+
+    def loss(self, users: Tensor, items: Tensor, others: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """The loss of a batch.
+
+        Arguments:
+            users, items: (B,) training pairs; others: (B,) users who have not the item.
+            positives: (B, p) items of the user; negatives: (B, p + 1, n) items that the user has not, for each of
+                them, and last for the item itself.
+        """
+        own, table = self._own, self.net["item"].weight
+        distinct, places = torch.unique(items, return_inverse=True)
+        content = self.embed(self.content.warm[distinct])
+        cosines = (F.normalize(content, dim=1) @ F.normalize(table, dim=1).T)[places] / own.tau  # (B, items)
+        anchors = torch.cat([positives, items[:, None]], dim=1)
+        scores = cosines.gather(1, torch.cat([anchors, negatives.flatten(1)], dim=1))
+        better, worse = scores.split([anchors.shape[1], negatives[0].numel()], dim=1)
+        every = torch.cat([better[:, :, None], worse.view(negatives.shape)], dim=2)
+        losses = every.logsumexp(dim=2) - better
+        contrast = losses[:, :-1].mean(dim=1) + losses[:, -1]
+        u, k = self.net["user"](users), self.net["user"](others)
+        ranking = torch.stack([F.softplus((v * (k - u)).sum(dim=1)) for v in (table[items], content[places])]).sum(
+            dim=0
+        )
+        return (own.contrast_share * contrast + (1 - own.contrast_share) * ranking).mean()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Encode content: (n, F) -> (n, d)."""
+        parts = torch.split(x, list(self.content.widths), dim=1)
+        mapped = [layer(part) for layer, part in zip(self.net["maps"], parts, strict=True)]
+        found: Tensor = self.net["head"](torch.cat(mapped, dim=1))
+        return found
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: q_c . U_u."""
+        v = self.embed(self.content(features, observed))
+        return lambda users: self.net["user"](users) @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, self._adam)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        unpack(state, self.net, self._adam)

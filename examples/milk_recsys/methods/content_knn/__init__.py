@@ -1,0 +1,22 @@
+"""Content kNN: its options, and the values that a study may try. The equations are in `model.py`."""
+
+import dataclasses
+
+from milk_recsys.config.method import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class ContentKnnOptions:
+    """There is nothing to choose."""
+
+
+CONTENT_KNN = Method(
+    name="content_knn",
+    title="content kNN",
+    options=ContentKnnOptions,
+    learner="milk_recsys.methods.learner:closed_form",
+    model="milk_recsys.methods.content_knn.model:ContentKnn",
+    without=("negatives", "features", "scale_features", "scale_before_impute", "norm_floor"),
+    paper=True,
+    search_seed=13,
+)

@@ -1,0 +1,120 @@
+"""DropoutNet: two towers learn the scores of frozen factors while inputs of either side are dropped at random.
+
+    item tower [Q_j, x_j] -> tanh layer -> d;   user tower P_u -> tanh layer -> d;   s their inner product
+    loss: mean (s - P_u . Q_j)^2 over a user's best items and as many at random; in each batch a share of the pairs
+    loses Q_j, and a share of its own loses P_u
+
+Inputs P and Q are scaled by column and clipped to 5; the target is of the unscaled ones.
+
+References:
+    Volkovs, Yu and Poutanen, DropoutNet: addressing cold start in recommender systems, NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.dropoutnet import DropoutNetOptions
+from milk_recsys.methods.factors import Factors
+from milk_recsys.methods.scaling import zero_kept
+from milk_recsys.methods.warm import Content, WarmData
+
+__all__ = ["DropoutNet"]
+
+STD = 0.01
+TINY = 1e-5
+BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}
+
+
+class DropoutNet:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: DropoutNetOptions, seed: int, factors: Factors) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
+        with seeded(seed, device=data.device):
+            self.net: Any = nn.ModuleDict(
+                {
+                    "user": _tower(d, hidden, d),
+                    "item": _tower(d + self.content.warm.shape[1], hidden, d),
+                }
+            )
+            for module in self.net.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=STD, a=-2 * STD, b=2 * STD)
+                    nn.init.zeros_(module.bias)
+        for name, x in zip("PQ", factors, strict=True):
+            self.net.register_buffer(name, zero_kept(x, clip=5.0, tiny=TINY))
+            self.net.register_buffer(f"target_{name}", x.clone())
+        self.net.to(data.device, self.content.dtype)
+        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._own.lr, momentum=0.9)
+        self._groups = 0
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch: every user with a training pair in one group."""
+        own, total, count = self._own, 0.0, 0
+        self.net.train()
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            users = (self._data.rows.offsets.diff() > 0).nonzero()[:, 0]
+            order = torch.randperm(len(users), generator=generator).to(users.device)
+            for group in torch.split(users[order], own.group_size):
+                for param_group in self._sgd.param_groups:
+                    param_group["lr"] = own.lr * 0.1 ** (self._groups // own.decay_groups)
+                pairs = self.targets(group, generator)
+                order = torch.randperm(len(pairs[0]), generator=generator).to(group.device)
+                for batch in torch.split(order, own.batch_size):
+                    if len(batch) < 2:  # nothing to normalise over
+                        continue
+                    lost = int(own.dropout * len(batch))
+                    no_item, no_user = (
+                        torch.randperm(len(batch), generator=generator)[:lost].to(group.device) for _ in range(2)
+                    )
+                    loss = self.loss(pairs[0][batch], pairs[1][batch], no_item, no_user)
+                    self._sgd.zero_grad()
+                    loss.backward()
+                    self._sgd.step()
+                    total, count = total + len(batch) * loss.item(), count + len(batch)
+                self._groups += 1
+        self.net.eval()
+        return {"loss": total / count}
+
+    def targets(self, users: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw what users are trained on: the items that factors rank best, and as many at random; (T,) each."""
+        n = self._data.num_items
+        count = min(self._own.targets, n)
+        best = (self.net.target_P[users] @ self.net.target_Q.T).topk(count, dim=1).indices
+        other = torch.randint(n, best.shape, generator=generator).to(users.device)
+        items = torch.cat([best, other], dim=1)
+        return users[:, None].expand_as(items).flatten(), items.flatten()
+
+    def loss(self, users: Tensor, items: Tensor, no_item: Tensor, no_user: Tensor) -> Tensor:
+        """The loss of a batch of pairs (B,); the last two are places that lose the item's, or the user's, factors."""
+        net = self.net
+        p, q = net.P[users].index_fill(0, no_user, 0), net.Q[items].index_fill(0, no_item, 0)
+        scores = (net["user"](p) * net["item"](torch.cat([q, self.content.warm[items]], dim=1))).sum(dim=1)
+        return (scores - (net.target_P[users] * net.target_Q[items]).sum(dim=1)).square().mean()
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: the item tower without factors."""
+        x = self.content(features, observed)
+        v = self.net["item"](torch.cat([x.new_zeros(len(x), self.net.Q.shape[1]), x], dim=1))
+        return lambda users: self.net["user"](self.net.P[users]) @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, self._sgd, groups=self._groups)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        self._groups = unpack(state, self.net, self._sgd)["groups"]
+
+
+def _tower(width: int, hidden: int, d: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden, **BN), nn.Tanh(), nn.Linear(hidden, d))

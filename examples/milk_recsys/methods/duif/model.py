@@ -1,0 +1,74 @@
+"""DUIF: users and a linear map of items' content, ranked by inner products.
+
+    s_uj = <u, W x_j>
+    loss: mean of -ln sigma(s_ui - s_uj) + l2 (|u|^2 + |W x_i|^2 + |W x_j|^2)
+
+References:
+    Geng, Zhang, Bian and Chua, Learning image and user features for recommendation in social networks, ICCV 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.duif import DuifOptions
+from milk_recsys.methods.warm import Content, WarmData, bpr_loss
+
+__all__ = ["Duif"]
+
+
+class Duif:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: DuifOptions, seed: int) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content = Content(data)
+        with seeded(seed, device=data.device):
+            self.net: Any = nn.ModuleDict(
+                {
+                    "user": nn.Embedding(data.num_users, options.embedding_dim),
+                    "item": nn.Linear(self.content.warm.shape[1], options.embedding_dim, bias=False),
+                }
+            )
+            nn.init.normal_(self.net["user"].weight, std=0.1)  # type: ignore[arg-type]
+        self.net.to(data.device, self.content.dtype)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch."""
+        total = 0.0
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            for users, items, negatives in self._data.triples(self._own.batch_size, generator):
+                loss = self.loss(users, items, negatives)
+                self._adam.zero_grad()
+                loss.backward()
+                self._adam.step()
+                total += len(users) * loss.item()
+        return {"loss": total / self._data.num_pairs}
+
+    def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
+        """The loss of a batch of triples (B,)."""
+        distinct, places = torch.unique(torch.stack([items, negatives]), return_inverse=True)
+        u, (v, w) = self.net["user"](users), self.net["item"](self.content.warm[distinct])[places]
+        norms = (u.square() + v.square() + w.square()).sum(dim=1).mean()
+        return bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1)) + self._own.l2 * norms
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: <u, W x>."""
+        v = self.net["item"](self.content(features, observed))
+        return lambda users: self.net["user"](users) @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, self._adam)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        unpack(state, self.net, self._adam)

@@ -1,0 +1,165 @@
+"""GAR: a generator makes item factors from content, a recommender tells them from those of warm items, and both rank.
+
+    generator G(x): Linear-BatchNorm-tanh-dropout-Linear;   recommender D: a tower a side, D(u, v) their inner product
+    D minimises mean -ln sigma(D(u, i) - (1 - beta) D(u, G(x_i)) - beta D(u, j))
+    G minimises (1 - alpha) mean -ln sigma(D(u, G(x_i)) - D(u, i)) + alpha mean |G(x_i) - Q_i|
+
+each with half the sum of squares of its kernels. P and Q are frozen.
+
+References:
+    Chen, Wang, Huang, Huang, Xu, Lin, He and Li, Generative adversarial framework for cold-start item recommendation,
+    SIGIR 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.factors import Factors
+from milk_recsys.methods.gar import GarOptions
+from milk_recsys.methods.warm import Content, WarmData
+
+__all__ = ["Gar"]
+
+BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
+
+
+class Gar:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: GarOptions, seed: int, factors: Factors) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
+        with seeded(seed, device=data.device):
+            self.net: Any = nn.ModuleDict(
+                {
+                    "generator": _layers(self.content.warm.shape[1], hidden, d, dropout=0.1),
+                    "user": nn.Sequential(_shift_only(d), *_layers(d, hidden, hidden, dropout=0.5)),
+                    "item": nn.Sequential(_shift_only(d), *_layers(d, hidden, hidden, dropout=0.5)),
+                }
+            )
+            for name, p in self.net.named_parameters():
+                if p.ndim > 1:
+                    nn.init.xavier_uniform_(p)
+                elif "bias" in name:
+                    nn.init.zeros_(p)
+        self.net.register_buffer("P", factors.users.clone())
+        self.net.register_buffer("Q", factors.items.clone())
+        self.net.to(data.device, self.content.dtype)
+        self._generator: Any
+        self._generator, self._towers = self.net["generator"], nn.ModuleList([self.net["user"], self.net["item"]])
+        self._adams = [
+            torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=self._own.lr, fused=True)
+            for part in (self._towers, self._generator)
+        ]
+        has = data.rows.offsets.diff() > 0
+        self._users = has.nonzero()[:, 0]
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch: as many triples as there are training pairs, users drawn uniformly."""
+        totals, count, size = torch.zeros(2, dtype=torch.float64), 0, self._own.batch_size
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            for start in range(0, self._data.num_pairs, size):
+                users, items = self._draw(min(size, self._data.num_pairs - start), generator)
+                if len(users) < 2:  # nothing to normalise over
+                    continue
+                negatives = self._data.negatives(users, generator)
+                recommender = self._minimise(0, self.recommender_loss(users, items, negatives))
+                generated = self._minimise(1, self.generator_loss(users, items))
+                totals += len(users) * torch.tensor([recommender, generated], dtype=torch.float64)
+                count += len(users)
+        self.net.eval()
+        recommender, generated = (totals / count).tolist()
+        return {"loss": recommender + generated, "recommender": recommender, "generator": generated}
+
+    def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw users uniformly among those with a pair, and one of each one's items."""
+        rows, device = self._data.rows, self._data.device
+        users = self._users[torch.randint(len(self._users), (count,), generator=generator).to(device)]
+        first = rows.offsets[users]
+        uniform = torch.rand(count, generator=generator, dtype=torch.float64).to(device)
+        return users, rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[1]
+
+    def _minimise(self, which: int, loss: Tensor) -> float:
+        self.net.zero_grad()
+        loss.backward()
+        self._adams[which].step()
+        return loss.item()
+
+    def generate(self, items: Tensor) -> Tensor:
+        """Make factors of warm items (B,) from their content: (B, d)."""
+        distinct, places = torch.unique(items, return_inverse=True)
+        first, *others = self._generator
+        x: Tensor = first(self.content.warm[distinct])[places]
+        for layer in others:
+            x = layer(x)
+        return x
+
+    def recommender_loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
+        """The recommender's loss on triples (B,): towers in training mode, the generator as it is."""
+        self._towers.train()
+        self._generator.eval()
+        with torch.no_grad():
+            made = self.generate(items)
+        u = self.net["user"](self.net.P[users])
+        rows = self.net["item"](torch.cat([self.net.Q[items], self.net.Q[negatives], made]))
+        real, negative, fake = ((u * v).sum(dim=1) for v in rows.chunk(3))
+        beta = self._own.real_share
+        return F.softplus((1 - beta) * fake + beta * negative - real).mean() + self._own.l2 * _half_squares(
+            self._towers
+        )
+
+    def generator_loss(self, users: Tensor, items: Tensor) -> Tensor:
+        """The generator's loss on pairs (B,): towers as they are, the generator in training mode."""
+        self._towers.eval()
+        self._generator.train()
+        made, alpha = self.generate(items), self._own.similarity_share
+        with torch.no_grad():
+            u, real = self.net["user"](self.net.P[users]), self.net["item"](self.net.Q[items])
+        gap = (u * real).sum(dim=1) - (u * self.net["item"](made)).sum(dim=1)
+        distance = (made - self.net.Q[items]).abs().mean()
+        ranking = F.softplus(gap).mean()
+        return (1 - alpha) * ranking + alpha * distance + self._own.l2 * _half_squares(self._generator)
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: what the generator makes of them, through the recommender."""
+        self.net.eval()
+        v = self.net["item"](self._generator(self.content(features, observed)))
+        return lambda users: self.net["user"](self.net.P[users]) @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, *self._adams)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        unpack(state, self.net, *self._adams)
+
+
+def _layers(width: int, hidden: int, out: int, *, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        nn.BatchNorm1d(hidden, **BN),
+        nn.Tanh(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, out),
+    )
+
+
+def _shift_only(d: int) -> nn.BatchNorm1d:
+    """A BatchNorm whose scale stays 1."""
+    norm = nn.BatchNorm1d(d, **BN)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
+def _half_squares(part: nn.Module) -> Tensor:
+    return 0.5 * torch.stack([p.square().sum() for p in part.parameters() if p.ndim > 1]).sum()

@@ -1,0 +1,39 @@
+"""GoRec: its options, and the values that a study may try. The equations are in `model.py`."""
+
+import dataclasses
+
+from milk_recsys.config.method import Method, choice, count, learning_rate, log_range, option
+from milk_recsys.methods.factor_options import FactorOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class GorecOptions(FactorOptions):
+    """Options of GoRec."""
+
+    lr: float = learning_rate(1e-3)
+    uniformity_weight: float = option(0.1, "Weight of the uniformity of the latent means.")
+    kl_weight: float = option(1e-2, "Weight of the divergence from the prior.")
+    cluster_items: int = count(10, "Items in a cluster, on average.")
+    dropout: float = option(0.3, "Dropout of the decoder's content.", 0, 1)
+    batch_size: int = count(256, "Items in a batch.")
+
+
+GOREC = Method(
+    name="gorec",
+    title="GoRec",
+    venue="MM 2023",
+    options=GorecOptions,
+    learner="milk_recsys.methods.learner:trained",
+    model="milk_recsys.methods.gorec.model:Gorec",
+    loop={"epochs": 500, "eval_every": 10, "patience": 3},
+    without=("negatives", "features"),
+    space={
+        "lr": log_range(3e-4, 5e-3),
+        "uniformity_weight": log_range(1e-3, 10.0),
+        "kl_weight": log_range(1e-4, 1.0),
+        "cluster_items": choice(4, 8, 20),
+    },
+    limits={"epochs": 300, "eval_every": 10, "patience": 3},
+    paper=True,
+    search_seed=12,
+)

@@ -1,0 +1,130 @@
+"""GoRec: a conditional variational autoencoder of item factors given content.
+
+    posterior [x, Q_j] -> mu, sigma;   prior x -> mu_p, sigma_p;   z = mu + sigma eps;   decoder [dropout(x), z] -> Q_j
+    loss: mean (decoded - Q_j)^2 + uni ln mean over pairs of exp(-2 |a - b|^2) + kl KL(posterior, prior)
+
+a, b are the batch's mu at unit length. A new item takes the mean factors of its content's cluster in place of Q_j.
+
+References:
+    Bai, Hou, Wu, Yang, Zhang, Hong and Wang, GoRec: a generative cold-start recommendation framework, MM 2023.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.factors import Factors
+from milk_recsys.methods.gorec import GorecOptions
+from milk_recsys.methods.warm import Content, WarmData
+
+__all__ = ["Gorec", "cluster_means"]
+
+
+class Gorec:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: GorecOptions, seed: int, factors: Factors) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content, d = Content(data), factors.items.shape[1]
+        self.x = F.normalize(self.content.warm, dim=1)
+        width = self.x.shape[1]
+        with seeded(seed, device=data.device):
+            self.net: Any = nn.ModuleDict(
+                {
+                    "encoder": _hidden(width + d, d),
+                    "posterior": nn.Linear(d, 2 * d),
+                    "prior": nn.Linear(width, 2 * d),
+                    "decoder": _hidden(width + d, d),
+                    "head": nn.Sequential(nn.Linear(d, d), nn.Linear(d, d)),
+                }
+            )
+        centres, means = cluster_means(self.x, factors.items, self._own.cluster_items, seed)
+        for name, x in (("P", factors.users), ("Q", factors.items), ("centres", centres), ("means", means)):
+            self.net.register_buffer(name, x.clone())
+        self.net.to(data.device, self.content.dtype)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch: every warm item once."""
+        total, count = 0.0, 0
+        self.net.train()
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            order = torch.randperm(self._data.num_items, generator=generator).to(self._data.device)
+            for items in torch.split(order, self._own.batch_size):
+                if len(items) < 2:  # nothing to normalise over
+                    continue
+                noise = torch.randn(len(items), self.net.Q.shape[1], generator=generator)
+                loss = self.loss(items, noise.to(self.x))
+                self._adam.zero_grad()
+                loss.backward()
+                self._adam.step()
+                total, count = total + len(items) * loss.item(), count + len(items)
+        self.net.eval()
+        return {"loss": total / count}
+
+    def loss(self, items: Tensor, noise: Tensor) -> Tensor:
+        """The loss of a batch of items (B,) with the noise (B, d) of z."""
+        own, x, q = self._own, self.x[items], self.net.Q[items]
+        mu, log_variance = self._posterior(x, q)
+        prior_mu, prior_log_variance = self.net["prior"](x).chunk(2, dim=1)
+        decoded = self._decode(F.dropout(x, own.dropout, self.net.training), mu + (log_variance / 2).exp() * noise)
+        ratio = log_variance - prior_log_variance
+        kl = ((mu - prior_mu).square() * (-prior_log_variance).exp() + ratio.exp() - 1 - ratio).sum(dim=1) / 2
+        uniformity = (-2 * torch.pdist(F.normalize(mu, dim=1)).square()).exp().mean().log()
+        return F.mse_loss(decoded, q) + own.uniformity_weight * uniformity + own.kl_weight * kl.mean()
+
+    def _posterior(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_variance = self.net["posterior"](self.net["encoder"](torch.cat([x, q], dim=1))).chunk(2, dim=1)
+        return mu, log_variance
+
+    def _decode(self, x: Tensor, z: Tensor) -> Tensor:
+        found: Tensor = self.net["head"](self.net["decoder"](torch.cat([x, z], dim=1)))
+        return found
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: decoded from their cluster's mean factors, without noise."""
+        x = F.normalize(self.content(features, observed), dim=1)
+        cluster = torch.cdist(x, self.net.centres).argmin(dim=1)
+        v = self._decode(x, self._posterior(x, self.net.means[cluster])[0])
+        return lambda users: self.net.P[users] @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, self._adam)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        unpack(state, self.net, self._adam)
+
+
+def _hidden(width: int, d: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, d, bias=False), nn.BatchNorm1d(d), nn.Tanh())
+
+
+def cluster_means(x: Tensor, q: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Cluster warm items by content; return the centres (K, F) and the mean factors (K, D) of each cluster.
+
+    Arguments:
+        x: (n, F) content; q: (n, D) factors of the same items.
+        size: items in a cluster, on average.
+    """
+    count = max(1, len(x) // size)
+    with threadpool_limits(1), warnings.catch_warnings():  # one thread: sums in one order, so always the same centres
+        warnings.filterwarnings("ignore", "Number of distinct clusters")  # then there are fewer clusters
+        found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(x.cpu().numpy())
+    labels = torch.from_numpy(found.labels_).long().to(x.device)
+    used = torch.unique(labels)
+    means = torch.zeros(count, q.shape[1], dtype=q.dtype, device=q.device).index_add_(0, labels, q)
+    means /= torch.bincount(labels, minlength=count).clamp(min=1)[:, None]
+    return torch.from_numpy(found.cluster_centers_).to(x)[used], means[used]

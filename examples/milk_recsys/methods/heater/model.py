@@ -1,0 +1,122 @@
+"""Heater: experts turn content into an item's factors; a random half of the pairs trains with it in their place.
+
+    c = tanh(sum_e g_e tanh(W_e x + b_e)), g = tanh(G x + b);   tower: Linear-BatchNorm-tanh-Linear, one a side
+    s = <tower(P_u), tower(q)>, q = c or Q_j;   loss: mean (s - y)^2 + w mean |c_j - Q_j|^2 + l2 sum of squares
+
+P and Q are frozen, P scaled by column and clipped to 5, Q to 1, content to 5.
+
+References:
+    Zhu, Sun, Wu and Caverlee, Recommendation for new users and new items via randomized training and mixture-of-experts
+    transformation, SIGIR 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.factors import Factors
+from milk_recsys.methods.heater import HeaterOptions
+from milk_recsys.methods.scaling import Columns, zero_kept
+from milk_recsys.methods.warm import Content, WarmData
+
+__all__ = ["Heater"]
+
+STD = 0.01
+BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
+
+
+class Heater:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: HeaterOptions, seed: int, factors: Factors) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content, d = Content(data), factors.items.shape[1]
+        self.columns = Columns(self.content.warm, clip=5.0)
+        self.x = self.columns(self.content.warm)
+        width, experts = self.x.shape[1], self._own.experts
+        with seeded(seed, device=data.device):
+            self.net: Any = nn.ModuleDict(
+                {
+                    "experts": nn.Linear(width, experts * d),
+                    "gate": nn.Linear(width, experts),
+                    "user": _tower(d),
+                    "item": _tower(d),
+                }
+            )
+            for module in self.net.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=STD, a=-2 * STD, b=2 * STD)
+                    nn.init.zeros_(module.bias)
+        self.net.register_buffer("P", zero_kept(factors.users, clip=5.0))
+        self.net.register_buffer("Q", zero_kept(factors.items, clip=1.0))
+        self.net.to(data.device, self.content.dtype)
+        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._own.lr, momentum=0.9)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch: every training pair, and its negatives, once."""
+        own, total, count = self._own, 0.0, 0
+        for group in self._sgd.param_groups:
+            group["lr"] = own.lr * own.lr_decay ** (epoch // own.decay_epochs)
+        self.net.train()
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            users, items = self._data.pairs
+            repeated = users.repeat(own.num_negatives)
+            items = torch.cat([items, self._data.negatives(repeated, generator)])
+            labels = (torch.arange(len(items), device=items.device) < len(users)).to(self.x.dtype)
+            users = torch.cat([users, repeated])
+            order = torch.randperm(len(users), generator=generator).to(users.device)
+            for batch in torch.split(order, own.batch_size):
+                if len(batch) < 2:  # nothing to normalise over
+                    continue
+                replaced = torch.randperm(len(batch), generator=generator).to(users.device)
+                loss = self.loss(users[batch], items[batch], labels[batch], replaced[: int(own.dropout * len(batch))])
+                self._sgd.zero_grad()
+                loss.backward()
+                self._sgd.step()
+                total, count = total + len(batch) * loss.item(), count + len(batch)
+        self.net.eval()
+        return {"loss": total / max(1, count)}
+
+    def loss(self, users: Tensor, items: Tensor, labels: Tensor, replaced: Tensor) -> Tensor:
+        """The loss of a batch of pairs (B,); `replaced` are the places of those whose item is its content."""
+        own = self._own
+        distinct, places = torch.unique(items, return_inverse=True)
+        c = self.embed(self.x[distinct])[places]
+        q = self.net.Q[items].index_copy(0, replaced, c[replaced])
+        scores = (self.net["user"](self.net.P[users]) * self.net["item"](q)).sum(dim=1)
+        distance = (c - self.net.Q[items]).square().sum(dim=1).mean()
+        squares = torch.stack([p.square().sum() for p in self._linear_parameters()]).sum()
+        return (scores - labels).square().mean() + own.similarity_weight * distance + own.l2 * squares
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Mix the experts' views of content: (n, F) -> (n, d)."""
+        experts = torch.tanh(self.net["experts"](x)).view(len(x), self._own.experts, -1)
+        gates = torch.tanh(self.net["gate"](x))
+        return torch.tanh((gates[:, :, None] * experts).sum(dim=1))
+
+    def _linear_parameters(self) -> list[nn.Parameter]:
+        return [p for m in self.net.modules() if isinstance(m, nn.Linear) for p in m.parameters()]
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: their content through the item tower."""
+        v = self.net["item"](self.embed(self.columns(self.content(features, observed))))
+        return lambda users: self.net["user"](self.net.P[users]) @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, self._sgd)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        unpack(state, self.net, self._sgd)
+
+
+def _tower(d: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(d, d), nn.BatchNorm1d(d, **BN), nn.Tanh(), nn.Linear(d, d))

@@ -1,0 +1,197 @@
+"""I3-MRec: preferences that hold whichever modality an item is seen through, and little else of the modalities.
+
+    v_m = L2norm(A_m x_m + c_m), 0 where missing;   u_m three hops over [user table; v_m before the norm], layers' mean
+    T = tanh(dropout(W mean_m v_m)), v_m held fixed;   s = <u + mean_m u_m, T>
+    loss: BPR(T) + sum_e BPR_e + penalty_weight Var_e BPR_e, in environment e an item is v_e alone
+        + contrast_weight sum over ordered pairs of masks of InfoNCE(T under one, T under the other)
+        + bottleneck_weight mean_m CLUB(x_m; T) + l2 half squares
+
+CLUB bounds what T tells of x_m, by Gaussians T | x_m that are trained beside it. Under a mask the sum over what is left
+is divided by M all the same. A new item is T of the mean over what it has.
+
+References:
+    I3-MRec: invariant learning with information bottleneck for incomplete modality recommendation, MM 2025.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.graphs import Product, both_ways, symmetric_walk
+from milk_recsys.methods.i3mrec import I3mrecOptions
+from milk_recsys.methods.warm import Content, WarmData, bpr_loss
+
+__all__ = ["I3mrec"]
+
+HOPS, HIDDEN, ESTIMATOR_STEPS, ESTIMATOR_LR = 3, 32, 10, 1e-4
+
+
+class I3mrec:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: I3mrecOptions, seed: int) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content, d = Content(data), options.embedding_dim
+        widths = self.content.widths
+        with seeded(seed, device=data.device):
+            self.net: Any = nn.ModuleDict(
+                {
+                    "user": nn.Embedding(data.num_users, d),
+                    "maps": nn.ModuleList(nn.Linear(width, d) for width in widths),
+                    "mix": nn.Linear(d, d, bias=False),
+                    "estimators": nn.ModuleList(
+                        nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * d)) for width in widths
+                    ),
+                }
+            )
+            nn.init.xavier_uniform_(self.net["user"].weight)  # type: ignore[arg-type]
+            nn.init.eye_(self.net["mix"].weight)  # type: ignore[arg-type]
+        self.net.to(data.device, self.content.dtype)
+        self._x = torch.split(self.content.warm, list(widths), dim=1)
+        self._walk = both_ways(symmetric_walk(data, self.content.dtype))
+        estimators = set(self.net["estimators"].parameters())
+        learned = [p for p in self.net.parameters() if p not in estimators]
+        self._adams = [
+            torch.optim.Adam(learned, lr=self._own.lr, fused=True),
+            torch.optim.Adam(list(self.net["estimators"].parameters()), lr=ESTIMATOR_LR, fused=True),
+        ]
+        self._masks = [
+            torch.tensor(mask, device=data.device)
+            for mask in itertools.product([False, True], repeat=len(widths))
+            if any(mask)
+        ]
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch, after some steps of the estimators."""
+        total, own = 0.0, self._own
+        self.net.train()
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            for _ in range(ESTIMATOR_STEPS if own.bottleneck_weight else 0):
+                few = torch.randperm(self._data.num_items, generator=generator)[: own.batch_size]
+                self._minimise(1, self.estimator_loss(few.to(self._data.device)))
+            for users, items, negatives in self._data.triples(own.batch_size, generator):
+                few = torch.randperm(len(items), generator=generator)[: own.contrast_items].to(items.device)
+                total += len(users) * self._minimise(0, self.loss(users, items, negatives, torch.unique(items[few])))
+        self.net.eval()
+        return {"loss": total / self._data.num_pairs}
+
+    def _minimise(self, which: int, loss: Tensor) -> float:
+        self.net.zero_grad()
+        loss.backward()
+        self._adams[which].step()
+        return loss.item()
+
+    def loss(self, users: Tensor, items: Tensor, negatives: Tensor, anchors: Tensor) -> Tensor:
+        """The loss of a batch of triples (B,); `anchors` are the items that are contrasted under masks."""
+        own, known = self._own, self._data.observed
+        mapped = [f(x) * known[:, m, None] for m, (f, x) in enumerate(zip(self.net["maps"], self._x, strict=True))]
+        single = [F.normalize(z, dim=1) for z in mapped]
+        u = self.users(mapped)[users]
+        fixed = torch.stack(single, dim=1).detach()
+        t = self.fuse(fixed, known)
+        loss = bpr_loss((u * t[items]).sum(dim=1), (u * t[negatives]).sum(dim=1))
+        risks = []
+        for m, v in enumerate(single):
+            both = known[items, m] & known[negatives, m]
+            gap = (u * (v[negatives] - v[items])).sum(dim=1)
+            if both.any():  # an environment without a triple has no risk
+                risks.append((F.softplus(gap) * both).sum() / both.sum())
+        if risks:
+            environments = torch.stack(risks)
+            loss = loss + environments.sum() + (own.penalty_weight * environments.var() if len(risks) > 1 else 0)
+        if own.contrast_weight:
+            loss = loss + own.contrast_weight * self.contrast(fixed[anchors], known[anchors])
+        if own.bottleneck_weight:
+            loss = loss + own.bottleneck_weight * self.bottleneck(t, items)
+        squares = (self.net["user"](users).square().sum() + t[items].square().sum() + t[negatives].square().sum()) / 2
+        return loss + own.l2 * squares / len(users)
+
+    def users(self, mapped: list[Tensor]) -> Tensor:
+        """Users (U, d): their vectors, and the mean over modalities of what the graph brings them."""
+        table, brought = self.net["user"].weight, []
+        for z in mapped:
+            layers = [F.normalize(torch.cat([table, z]), dim=1)]
+            for _ in range(HOPS):
+                layers.append(Product.apply(layers[-1], *self._walk))
+            brought.append(torch.stack(layers).mean(dim=0)[: len(table)])
+        return table + torch.stack(brought).mean(dim=0)
+
+    def fuse(self, single: Tensor, kept: Tensor, *, by_all: bool = False) -> Tensor:
+        """T of items (n, M, d) from the modalities that are kept (n, M); their sum over M where `by_all`."""
+        weights = kept.to(single.dtype)
+        count = single.new_tensor(single.shape[1]) if by_all else weights.sum(dim=1, keepdim=True).clamp(min=1)
+        mean = (weights[:, :, None] * single).sum(dim=1) / count
+        return torch.tanh(self.net["mix"](F.dropout(mean, self._own.dropout, self.net.training)))
+
+    def contrast(self, single: Tensor, known: Tensor) -> Tensor:
+        """Sum over ordered pairs of masks of InfoNCE between T of the same items under both, by cosines."""
+        views = []
+        for mask in self._masks:
+            kept = known & mask
+            views.append((kept.any(dim=1), F.normalize(self.fuse(single, kept, by_all=True), dim=1)))
+        total = single.new_zeros(())
+        for (has_a, a), (has_b, b) in itertools.permutations(views, 2):
+            rows = (has_a & has_b).nonzero()[:, 0]
+            if len(rows):
+                total = total + F.cross_entropy(a[rows] @ b[rows].T / self._own.tau, torch.arange(len(rows)).to(rows))
+        return total
+
+    def bottleneck(self, t: Tensor, items: Tensor) -> Tensor:
+        """Mean over modalities of CLUB(x_m; T): log q of an item's own T less that of all T of the batch."""
+        bounds = []
+        for m in range(len(self._x)):
+            rows = items[self._data.observed[items, m]]
+            mean, precision, _ = self._gaussian(m, rows)
+            own, every = t[rows], t[items]
+            apart = mean.square() - 2 * mean * every.mean(dim=0) + every.square().mean(dim=0)  # mean of (mean - T_j)^2
+            bounds.append(
+                ((apart - (mean - own).square()) * precision / 2).sum(dim=1).mean() if len(rows) else own.sum()
+            )
+        return torch.stack(bounds).mean()
+
+    def estimator_loss(self, items: Tensor) -> Tensor:
+        """Mean negative log-likelihood of T given x_m, less constants, summed over modalities."""
+        with torch.no_grad():
+            single = torch.stack(
+                [F.normalize(f(x[items]), dim=1) for f, x in zip(self.net["maps"], self._x, strict=True)], dim=1
+            )
+            t = self.fuse(single, self._data.observed[items])
+        losses = []
+        for m in range(len(self._x)):
+            known = self._data.observed[items, m]
+            mean, precision, log_variance = self._gaussian(m, items)
+            each = ((mean - t).square() * precision + log_variance).sum(dim=1) / 2
+            losses.append((each * known).sum() / known.sum().clamp(min=1))
+        return torch.stack(losses).sum()
+
+    def _gaussian(self, m: int, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log_variance = self.net["estimators"][m](self._x[m][items]).chunk(2, dim=1)
+        log_variance = torch.tanh(log_variance)
+        return mean, (-log_variance).exp(), log_variance
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: T of the mean over what they have."""
+        self.net.eval()
+        rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
+        pairs = list(zip(self.net["maps"], rows, self._x, strict=True))
+        single = torch.stack([F.normalize(f(x), dim=1) for f, x, _ in pairs], dim=1)
+        v = self.fuse(single, observed)
+        u = self.users([f(x) * self._data.observed[:, m, None] for m, (f, _, x) in enumerate(pairs)])
+        return lambda users: u[users] @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, *self._adams)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        unpack(state, self.net, *self._adams)

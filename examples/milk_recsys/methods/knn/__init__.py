@@ -1,0 +1,24 @@
+"""KNN: its options, and the values that a study may try. The equations are in `model.py`."""
+
+import dataclasses
+
+from milk_recsys.config.method import Method, choice, option
+
+
+@dataclasses.dataclass(frozen=True)
+class KnnOptions:
+    """Options of kNN."""
+
+    neighbours: int = option(50, "Warm items that a new one is near to, of each modality; 0: all.")
+
+
+KNN = Method(
+    name="knn",
+    title="kNN",
+    options=KnnOptions,
+    learner="milk_recsys.methods.learner:closed_form",
+    model="milk_recsys.methods.knn.model:Knn",
+    without=("negatives", "features", "scale_features", "scale_before_impute", "norm_floor"),
+    space={"neighbours": choice(10, 20, 50, 0)},
+    search_seed=15,
+)

@@ -1,0 +1,42 @@
+"""MICRO: its options, and the values that a study may try. The equations are in `model.py`."""
+
+import dataclasses
+
+from milk_recsys.config.method import Method, count, learning_rate, log_range, option
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroOptions:
+    """Options of MICRO."""
+
+    lr: float = learning_rate(5e-4)
+    l2: float = option(1e-5, "Weight of half the squared norms of a batch's vectors, mean over triples.")
+    contrast_weight: float = option(0.03, "Weight of the contrast between fused and single modalities.")
+    tau: float = option(0.5, "Temperature of the contrast.", above=True)
+    neighbours: int = count(10, "Edges of each item in a modality's graph, itself included.")
+    fixed_share: float = option(0.9, "Share of the fixed graph; the rest is the learned one's.", 0, 1)
+    layers: int = option(2, "Hops on the graph of users and items.")
+    contrast_items: int = count(128, "Items contrasted in a step, drawn anew; all where there are no more.")
+    batch_size: int = count(1024, "Distinct users in a batch.")
+    embedding_dim: int = count(64, "Width of user and item vectors.")
+
+
+MICRO = Method(
+    name="micro",
+    title="MICRO",
+    venue="TKDE 2023",
+    options=MicroOptions,
+    learner="milk_recsys.methods.learner:trained",
+    model="milk_recsys.methods.micro.model:Micro",
+    loop={"epochs": 30, "eval_every": 1, "patience": 5},
+    without=("negatives", "features"),
+    space={
+        "lr": log_range(1e-4, 5e-3),
+        "l2": log_range(1e-6, 1e-3),
+        "contrast_weight": log_range(3e-3, 1.0),
+        "tau": log_range(0.1, 1.0),
+    },
+    limits={"epochs": 12, "eval_every": 1, "patience": 3},
+    paper=True,
+    search_seed=5,
+)

@@ -1,0 +1,226 @@
+"""The objective of MILK (Eq. 16), composed from the parts of invmod, and its coefficients."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from invmod import (
+    CyclicMixupEnvs,
+    DirichletEnvs,
+    FixedEnvs,
+    fuse,
+    invariant_objective,
+    pairwise_alignment_loss,
+    vrex_coefficients,
+    vrex_penalty,
+)
+from milk_recsys.methods.milk import MilkOptions
+from milk_recsys.methods.milk.batches import Batch
+from milk_recsys.methods.milk.model import Recommender
+
+__all__ = [
+    "Terms",
+    "alignment_pairs",
+    "batch_sums",
+    "bpr_losses",
+    "coefficients",
+    "environments",
+    "objective",
+    "scores",
+]
+
+
+class Terms(NamedTuple):
+    """A batch's loss and its terms before their weights; all scalars."""
+
+    loss: Tensor
+    risk: Tensor
+    penalty: Tensor
+    alignment: Tensor
+    regulariser: Tensor
+
+
+def environments(
+    num_modalities: int, options: MilkOptions, seed: int
+) -> CyclicMixupEnvs | DirichletEnvs | FixedEnvs | None:
+    """Return MILK's environments or a variant of them, or None where the model has only the uniform one."""
+    if not options.has_envs:
+        return None
+    alpha, draws, least = options.alpha, options.num_draws, options.min_weight
+    if options.envs == "independent":  # a sample has draws x M rows, as many as with cyclic shifts
+        return DirichletEnvs(num_modalities, alpha, num_draws=draws, min_weight=least)
+    uniform = options.envs != "without_uniform"
+    cyclic = CyclicMixupEnvs(num_modalities, alpha, num_draws=draws, min_weight=least, include_uniform=uniform)
+    if options.envs == "fixed":
+        return FixedEnvs(cyclic, generator=torch.Generator().manual_seed(seed))
+    return cyclic
+
+
+def batch_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: MilkOptions) -> Tensor:
+    r"""Everything that the objective needs to know of a part of a batch, as sums that add up over parts and ranks.
+
+    .. math::
+        \Big( \sum_b \ell_{1b}, \dots, \sum_b \ell_{Eb}, \quad \sum_j \rho_j s_j, \quad \sum_j \rho_j p_j,
+        \quad \sum_b \lVert u_b \rVert^2 + \lVert h_b \rVert^2 + \lVert h'_b \rVert^2 \Big)
+
+    Scores are inner products, so environments are fused at the score: E environments cost hardly more than one.
+
+    Arguments:
+        u: (b, D) users of the triples.
+        weights: (E, M) fusion weights; the uniform row alone for a model without environments.
+
+    Returns:
+        (E + 3,) in float32 or wider: losses (Eq. 15) by environment; of the alignment (Eq. 6), distances and what its
+        reduction divides them by, which is 0 where it divides by nothing; squares of the regulariser.
+    """
+    z = model.encoders(batch.features)
+    losses = bpr_losses(u, z, batch, weights, options)
+    zero = losses.new_zeros(())
+    distances, pairs = _alignment(z, batch, options) if options.aligns else (zero, zero)
+    squares = _squares(model, u, z, batch, options) if options.regulariser == "batch" else zero
+    return torch.cat([losses, torch.stack([distances, pairs, squares]).to(losses.dtype)])
+
+
+def objective(sums: Tensor, size: int, model: Recommender | None, options: MilkOptions) -> Terms:
+    r"""Eq. 16 from the sums of a whole batch of `size` triples.
+
+    .. math::
+        \mathcal L = \mathbb E_e R_e + \beta \mathrm{Var}_e(R_e) + \lambda \mathcal L_{align} + \mathrm{regulariser}
+    """
+    risks, (distances, pairs, squares) = sums[:-3] / size, sums[-3:]
+    zero = risks.new_zeros(())
+    has_envs = options.has_envs
+    penalty = vrex_penalty(risks, correction=options.variance_correction) if has_envs else zero
+    risk = invariant_objective(
+        risks,
+        penalty=penalty,
+        penalty_weight=options.penalty_weight,
+        risk_reduction=options.risk_reduction,
+    )
+    alignment = distances / torch.where(pairs > 0, pairs, 1.0)
+    regulariser = squares / size
+    if options.regulariser == "parameters" and model is not None:
+        regulariser = torch.stack([p.square().sum() for p in model.parameters()]).sum()
+    loss = risk + options.alignment_weight * alignment + options.regulariser_weight * regulariser
+    return Terms(loss, risks.mean(), penalty, alignment, regulariser)
+
+
+def coefficients(sums: Tensor, size: int, options: MilkOptions) -> tuple[Tensor, Tensor]:
+    r"""The terms of `objective`, (5,), and its gradient by the sums, (E + 3,), without a graph.
+
+    With these numbers as coefficients each micro-batch, or rank, backpropagates its own sums, and the gradient is that
+    of the whole batch (`invmod.risk_coefficients`). That of the alignment is one over its count of pairs, that of the
+    regulariser one over the size of the batch.
+    """
+    risks, (_, pairs, _) = sums[:-3] / size, sums[-3:]
+    with torch.no_grad():
+        terms = torch.stack(objective(sums, size, None, options))
+        by_risks = vrex_coefficients(
+            risks,
+            penalty_weight=options.penalty_weight if options.has_envs else 0.0,
+            correction=options.variance_correction if options.has_envs else 0,
+            risk_reduction=options.risk_reduction,
+        )
+    by_distances = options.alignment_weight / torch.where(pairs > 0, pairs, 1.0)
+    by_squares = by_distances.new_full((), options.regulariser_weight / size)
+    others = torch.stack([by_distances, torch.zeros_like(by_distances), by_squares])
+    return terms, torch.cat([by_risks / size, others])
+
+
+def bpr_losses(u: Tensor, z: Tensor, batch: Batch, weights: Tensor, options: MilkOptions) -> Tensor:
+    r"""Eq. 15 in every environment, summed over the triples.
+
+    .. math::
+        \sum_b -\ln \sigma(\hat y^e_{ij} - \hat y^e_{ij'}),
+        \qquad \hat y^e_{ij} = \sum_m w_{em} \langle u_i, c_{jm} \rangle
+
+    Arguments:
+        u: (b, D) users; z: (n, M, D) rows of items; weights: (E, M).
+
+    Returns:
+        (E,).
+    """
+    if options.training_fusion == "imputed":
+        margins = fuse(scores(u, z, batch.positives, batch.negatives), weights)
+    else:
+        better = fuse(scores(u, z, batch.positives), weights, batch.observed[batch.positives])
+        worse = fuse(scores(u, z, batch.negatives), weights, batch.observed[batch.negatives])
+        margins = better - worse
+    return F.softplus(-margins).sum(dim=1)
+
+
+def scores(u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None = None) -> Tensor:
+    r"""Score items in every modality, less the scores of other items where they are given.
+
+    .. math::
+        s_{bm} = \langle u_b, c_{jm} - c_{j'm} \rangle
+
+    Arguments:
+        u: (b, D); z: (n, M, D); rows: (b,) rows of z; less: (b,).
+
+    Returns:
+        (b, M), in the precision of u, which is float32 under autocast.
+    """
+    return _Scores.apply(u, z.to(u.dtype), rows, less)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Scores(torch.autograd.Function):
+    """The inner products, with a backward that adds up in place what falls on the same row of z."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None) -> Tensor:
+        flat = z.flatten(1)
+        if less is None:
+            c = flat.index_select(0, rows)
+        else:  # differences of two rows each, in one pass
+            one = flat.new_ones(len(rows))
+            signs = torch.stack([one, -one], dim=1)
+            c = F.embedding_bag(torch.stack([rows, less], dim=1), flat, per_sample_weights=signs, mode="sum")
+        c = c.view(len(rows), *z.shape[1:])
+        ctx.save_for_backward(u, c, rows, less)
+        ctx.num_rows = len(z)
+        return (c * u[:, None, :]).sum(dim=2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        u, c, rows, less = ctx.saved_tensors
+        grad_u = (c * grad[:, :, None]).sum(dim=1)
+        grad_c = (grad[:, :, None] * u[:, None, :]).flatten(1)
+        grad_z = grad_c.new_zeros(ctx.num_rows, grad_c.shape[1]).index_add_(0, rows, grad_c)
+        if less is not None:
+            grad_z.index_add_(0, less, grad_c.neg_())  # faster than alpha=-1
+        return grad_u, grad_z.view(ctx.num_rows, *c.shape[1:]), None, None
+
+
+def alignment_pairs(batch: Batch, options: MilkOptions) -> tuple[Tensor, Tensor]:
+    """Return what is aligned, the mask (p, M) of the rows of positive items, and what the reduction divides by."""
+    mask = batch.observed[: len(batch.shares)]
+    if options.alignment_mask == "complete":
+        mask = mask & mask.all(dim=1, keepdim=True)
+    match options.alignment_reduction:
+        case "sum":
+            return mask, batch.shares.new_zeros(())
+        case "item_mean":
+            return mask, batch.shares.sum()
+    n = mask.sum(dim=1)
+    pairs = (batch.shares * (n * (n - 1) / 2)).sum()
+    return mask, pairs * options.embedding_dim if options.alignment_reduction == "element_mean" else pairs
+
+
+def _alignment(z: Tensor, batch: Batch, options: MilkOptions) -> tuple[Tensor, Tensor]:
+    """Eq. 6 over the positive items, between observed modalities: what is summed, and what divides it."""
+    mask, pairs = alignment_pairs(batch, options)
+    return pairwise_alignment_loss(z[: len(mask)], mask, weights=batch.shares, reduction="sum"), pairs
+
+
+def _squares(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: MilkOptions) -> Tensor:
+    """Squared norms of the users and of the uniformly fused items of all triples."""
+    available = options.training_fusion == "available"
+    h = fuse(z, model.uniform, batch.observed)[0] if available else z.mean(dim=1)
+    return u.square().sum() + (batch.copies @ h.square()).sum()

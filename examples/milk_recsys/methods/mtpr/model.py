@@ -1,0 +1,93 @@
+"""MTPR: items with their vector (normal) and with zeros in its place (counterfactual), ranked against each other.
+
+    user p W_u;   normal item [q, x W] W_i;   counterfactual item [0, x W] W_i;   s their inner product
+    loss: mean over triples of softplus(s- - s+), summed over (N+, N-), (C+, C-), (N+, C-), (C+, N-)
+          + (wd_e (|p|^2 + |q_i|^2 + |q_j|^2 over the batch) + wd (|W|^2 + |W_u|^2 + |W_i|^2)) / batch size
+
+References:
+    Du, Wang, He, Li, Tang and Chua, How to learn item representation for cold-start multimedia recommendation?,
+    MM 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from milk_recsys.base.checkpoint import pack, unpack
+from milk_recsys.base.random_state import seeded
+from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.mtpr import MtprOptions
+from milk_recsys.methods.warm import Content, WarmData
+
+__all__ = ["Mtpr"]
+
+STD = 0.01
+
+
+class Mtpr:
+    """The baseline; see the module."""
+
+    def __init__(self, data: WarmData, options: MtprOptions, seed: int) -> None:
+        self._data, self._own, self._seed = data, options, seed
+        self.content, d = Content(data), options.embedding_dim
+        shapes = {
+            "user": (data.num_users, 2 * d),
+            "item": (data.num_items, d),
+            "content": (self.content.warm.shape[1], d),
+            "user_map": (2 * d, d),
+            "item_map": (2 * d, d),
+        }
+        with seeded(seed, device=data.device):
+            made = {name: torch.empty(shape).normal_(std=STD) for name, shape in shapes.items()}
+        self.net: Any = nn.ParameterDict({name: x.to(data.device, self.content.dtype) for name, x in made.items()})
+        vectors, maps = [self.net[n] for n in ("user", "item")], [self.net[n] for n in list(shapes)[2:]]
+        self._adagrad = torch.optim.Adagrad(vectors, lr=self._own.embedding_lr)
+        self._adam = torch.optim.Adam(maps, lr=self._own.lr, fused=True)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch."""
+        total = 0.0
+        with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
+            for users, items, negatives in self._data.triples(self._own.batch_size, generator):
+                loss = self.loss(users, items, negatives)
+                self.net.zero_grad()
+                loss.backward()
+                self._adagrad.step()
+                self._adam.step()
+                total += len(users) * loss.item()
+        return {"loss": total / self._data.num_pairs}
+
+    def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
+        """The loss of a batch of triples (B,)."""
+        net, own = self.net, self._own
+        distinct, places = torch.unique(torch.stack([items, negatives]), return_inverse=True)
+        p, q = F.embedding(users, net["user"]), F.embedding(distinct, net["item"])
+        u, c = p @ net["user_map"], self.content.warm[distinct] @ net["content"]
+        normal = torch.cat([q, c], dim=1) @ net["item_map"]
+        counterfactual = c @ net["item_map"][q.shape[1] :]
+        (n_better, n_worse), (c_better, c_worse) = ((u * v[places]).sum(dim=2) for v in (normal, counterfactual))
+        pairs = ((n_better, n_worse), (c_better, c_worse), (n_better, c_worse), (c_better, n_worse))
+        ranking = torch.stack([F.softplus(worse - better) for better, worse in pairs]).sum(dim=0).mean()
+        vectors = p.square().sum() + q.square().sum(dim=1)[places].sum()
+        maps = torch.stack([net[name].square().sum() for name in ("content", "user_map", "item_map")]).sum()
+        return ranking + (own.embedding_decay * vectors + own.decay * maps) / own.batch_size
+
+    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+        """Return what scores new items: the counterfactual item, which has no vector."""
+        d = self.net["item"].shape[1]
+        v = self.content(features, observed) @ self.net["content"] @ self.net["item_map"][d:]
+        u = self.net["user"] @ self.net["user_map"]
+        return lambda users: u[users] @ v.T
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later epoch depends on."""
+        return pack(self.net, self._adagrad, self._adam)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        unpack(state, self.net, self._adagrad, self._adam)

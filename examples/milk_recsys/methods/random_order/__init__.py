@@ -1,0 +1,22 @@
+"""Random order: its options, and the values that a study may try. The equations are in `model.py`."""
+
+import dataclasses
+
+from milk_recsys.config.method import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomOptions:
+    """There is nothing to choose."""
+
+
+RANDOM = Method(
+    name="random",
+    title="random order",
+    options=RandomOptions,
+    learner="milk_recsys.methods.learner:closed_form",
+    model="milk_recsys.methods.random_order.model:RandomOrder",
+    without=("negatives", "features", "scale_features", "scale_before_impute", "norm_floor"),
+    paper=True,
+    search_seed=14,
+)

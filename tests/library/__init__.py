@@ -1,0 +1,1 @@
+"""Tests of `invmod`, named after its rooms."""

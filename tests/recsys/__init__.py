@@ -1,0 +1,1 @@
+"""Tests of `milk_recsys`, in the folders of its rooms."""

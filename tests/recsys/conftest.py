@@ -1,0 +1,84 @@
+"""A small data set on disk, and a run trained on it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from milk_recsys.config.options import Options
+from milk_recsys.run import begin
+
+DIMS = {"text": 6, "image": 4, "audio": 3}
+
+
+def _write_dataset(
+    folder: Path,
+    *,
+    users: int = 30,
+    items: int = 40,
+    dims: dict[str, int] = DIMS,
+    idle_users: int = 2,
+    pairs_per_user: int = 9,
+    names: bool = True,
+    missing: bool = True,
+    dtype: type = np.float32,
+    seed: int = 0,
+) -> Path:
+    """Writes a data set in the layout; its last `idle_users` users have no pair, each item has the first modality.
+
+    With `missing`, every fourth item lacks the second modality.
+    """
+    rng = np.random.default_rng(seed)
+    (folder / "features").mkdir(parents=True)
+    taste, kind = rng.standard_normal((users, 2)), rng.standard_normal((items, 2))
+    liked = np.argsort(-(taste @ kind.T + rng.gumbel(size=(users, items))), axis=1)[:, :pairs_per_user]
+    lines = [f"{u}\t{i}" for u in range(users - idle_users) for i in sorted(liked[u])]
+    (folder / "interactions.tsv").write_text("\n".join(["user\titem", *lines]) + "\n", encoding="utf-8")
+    for place, (name, dim) in enumerate(dims.items()):
+        x = kind @ rng.standard_normal((2, dim)) + 0.3 * rng.standard_normal((items, dim))
+        if missing and place == 1:
+            x[::4] = np.nan
+        np.save(folder / f"features/{name}.npy", x.astype(dtype))
+    modalities = {name: {"file": f"features/{name}.npy", "dim": dim} for name, dim in dims.items()}
+    manifest = {"name": "tiny", "num_users": users, "num_items": items, "modalities": modalities}
+    (folder / "dataset.json").write_text(json.dumps(manifest), encoding="utf-8")
+    if names:
+        for one, count in (("user", users), ("item", items)):
+            rows = [f'{k}\t{one} "{k}", né' for k in range(count)]
+            (folder / f"{one}s.tsv").write_text("\n".join([f"{one}\tname", *rows]) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Callable[..., Path]:
+    """`write_dataset(folder, ...)` writes a small data set in the layout; see `_write_dataset`."""
+    return _write_dataset
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A finished run on a small data set with three modalities: `folder`, `data`, `dataset`, `options`, `metrics`."""
+    from milk_recsys.run.progress import Progress
+    from milk_recsys.train import run
+
+    root = tmp_path_factory.mktemp("trained")
+    data = _write_dataset(root / "data", items=120, pairs_per_user=20)  # 12 test items, more than the least K
+    options, dataset = begin.open_run(
+        Options.of(
+            model="milk",
+            data=data,
+            out=root / "run",
+            compare="none",
+            epochs=2,
+            eval_every=1,
+            batch_size=64,
+            embedding_dim=8,
+            lr=0.05,
+            device="cpu",
+        )
+    )
+    metrics = run(options, dataset, Progress(quiet=True))
+    return SimpleNamespace(folder=root / "run", data=data, dataset=dataset, options=options, metrics=metrics)

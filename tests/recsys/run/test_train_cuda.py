@@ -1,0 +1,138 @@
+"""Training on a GPU: it never waits within an epoch, a replayed step is the step, and the result is the CPU's."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from milk_recsys import train
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import build_tables
+from milk_recsys.config.options import Options
+from milk_recsys.methods.milk.captured import CapturedStep
+from milk_recsys.methods.milk.learner import Learner
+from milk_recsys.methods.milk.model import build_model
+from milk_recsys.run import begin, loop
+from milk_recsys.run.evaluation import evaluate_group
+from milk_recsys.run.progress import Progress
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU: torch.cuda.is_available() is False"),
+]
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"optimiser": "adam", "num_draws": 3},
+    {"setting": "mtmt", "training_fusion": "available", "alignment_reduction": "item_mean"},
+    {"model": "erm", "dtype": "bfloat16"},
+    {"model": "align", "regulariser": "parameters", "optimiser": "adam"},
+]
+each_variant = pytest.mark.parametrize("values", VARIANTS, ids=lambda values: "-".join(values) or "default")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "tiny", users=200, items=300, pairs_per_user=20)
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[Callable[[str], None]]:
+    """Sets what torch does when the GPU is waited for; put back in the end."""
+    yield torch.cuda.set_sync_debug_mode
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def learner_on(device: str, data: Path, **values: Any) -> tuple[Learner, Options]:
+    fixed: dict[str, Any] = {"batch_size": 128, "embedding_dim": 16, "lr": 0.02, "device": device}
+    options = Options.of(model="milk", data=data, **{**fixed, **values})
+    dataset = begin.read_dataset(data)
+    split, _ = draw_split(dataset, options.data)
+    tables = build_tables(dataset, split, options, torch.device(device))
+    return Learner(build_model(options, tables), tables, options), options
+
+
+@each_variant
+def test_an_epoch_never_waits_for_the_gpu(
+    data: Path, values: dict[str, Any], no_waiting: Callable[[str], None]
+) -> None:
+    learner, options = learner_on("cuda", data, **values)
+    loop.train_epoch(learner, 0, options)  # records the step
+    no_waiting("error")
+    sums = loop.epoch_sums(learner, 1, options, lambda: None)
+    no_waiting("default")
+    assert torch.isfinite(sums).all()
+
+
+@each_variant
+def test_a_replayed_step_is_the_step(data: Path, values: dict[str, Any]) -> None:
+    replayed, options = learner_on("cuda", data, **values)
+    plain, _ = learner_on("cuda", data, **values)
+    assert isinstance(replayed.step, CapturedStep)
+    plain.step = plain.step_on
+    for epoch in range(3):
+        lines = [loop.train_epoch(one, epoch, options) for one in (replayed, plain)]
+        assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-4)
+    assert replayed.step.replay is not None
+
+
+def test_one_batch_has_the_same_terms_and_gradient_on_both(data: Path) -> None:
+    for values in VARIANTS:
+        if values.get("dtype") == "bfloat16":
+            continue
+        terms, weights = [], []
+        for device in ("cpu", "cuda"):
+            learner, options = learner_on(device, data, **{**values, "dtype": "float64"})
+            users, positives = learner.tables.pairs_at(torch.arange(128, device=device))
+            negatives = learner.tables.pool[torch.arange(128, device=device) % len(learner.tables.pool)]
+            generator = torch.Generator().manual_seed(0)
+            environments = loop.epoch_weights(learner.tables, options, 1, generator, learner.model.uniform)[0]
+            terms.append(learner.step_on(users, positives, negatives, environments).cpu())
+            weights.append({name: p.detach().cpu() for name, p in learner.model.named_parameters()})
+        assert torch.allclose(terms[0], terms[1], rtol=1e-9), values
+        for name, p in weights[0].items():
+            if not (name.endswith("bias") and values.get("model") == "erm"):
+                assert torch.allclose(p, weights[1][name], atol=1e-6), (values, name)
+
+
+def test_a_run_is_as_good_as_on_the_cpu(data: Path, tmp_path: Path) -> None:
+    """Draws differ, so weights do; quality is that of another seed."""
+    found = []
+    for device in ("cpu", "cuda"):
+        options, dataset = begin.open_run(
+            Options.of(
+                model="milk", data=data, out=tmp_path / device, device=device, compare="none", epochs=30, eval_every=10,
+                batch_size=128, embedding_dim=16, lr=0.02,
+            )
+        )  # fmt: skip
+        found.append(train.run(options, dataset, Progress(quiet=True))["test"]["ndcg@20"])
+    assert found[0] == pytest.approx(found[1], abs=0.05)
+
+
+def test_a_killed_run_goes_on_to_the_same_loss(data: Path, tmp_path: Path) -> None:
+    whole, options = learner_on("cuda", data)
+    for epoch in range(2):
+        loop.train_epoch(whole, epoch, options)
+    whole.save(tmp_path / "state.safetensors", {"epoch": 1})
+    resumed, _ = learner_on("cuda", data)
+    assert resumed.load(tmp_path / "state.safetensors") == {"epoch": 1}
+    lines = [loop.train_epoch(one, 2, options) for one in (whole, resumed)]
+    assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-5)
+
+
+def test_evaluation_agrees_with_the_cpu(data: Path) -> None:
+    gpu, _ = learner_on("cuda", data)
+    cpu, _ = learner_on("cpu", data)
+    found = [evaluate_group(one.model, one.tables, one.tables.test, one.tables.mask)[0] for one in (gpu, cpu)]
+    assert found[0]["ndcg@20"] == pytest.approx(found[1]["ndcg@20"], abs=1e-3)
+
+
+def test_tf32_is_set_for_the_run_alone(data: Path, tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    options, dataset = begin.open_run(
+        Options.of(model="milk", data=data, out=tmp_path / "run", compare="none", epochs=1, device="cuda", tf32=True)
+    )
+    train.run(options, dataset, Progress(quiet=True))
+    assert torch.get_float32_matmul_precision() == before

@@ -1,0 +1,154 @@
+"""Several processes learn as one does."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from milk_recsys import train
+from milk_recsys.base.checkpoint import load_state
+from milk_recsys.base.distributed import World
+from milk_recsys.base.errors import DataError
+from milk_recsys.config.options import OptionError, Options
+from milk_recsys.run import begin
+from milk_recsys.run.loop import check_learner
+from milk_recsys.run.progress import Progress
+from tests.recsys.run.world_worker import losses
+
+ROOT = Path(__file__).resolve().parents[3]
+CASES: list[dict[str, Any]] = [
+    {"dtype": "float64"},
+    {"dtype": "float64", "optimiser": "adam", "num_draws": 2},
+    {"dtype": "float64", "setting": "mtmt", "alignment_reduction": "item_mean", "training_fusion": "available"},
+    {"dtype": "float64", "model": "align", "alignment_reduction": "sum", "alignment_weight": 1e-3, "kernels": "torch"},
+    {"dtype": "float64", "alignment_mask": "complete", "alignment_reduction": "mean", "risk_reduction": "sum"},
+    {"dtype": "float64", "model": "erm", "regulariser": "none"},
+    {"dtype": "float32"},
+    {"dtype": "float32", "setting": "mtmt", "training_fusion": "available"},
+]
+
+
+def torchrun(size: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in `size` processes of one thread each."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", *arguments]
+    for _ in range(3):
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment
+        )
+        # A thread of gloo aborts now and then while a process ends, after all its work is done.
+        if "terminate called without an active exception" not in done.stderr:
+            break
+    return done
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("ranks") / "data", items=120, pairs_per_user=20)
+
+
+@pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 3)])
+def test_ranks_give_the_losses_of_one_process(data: Path, tmp_path: Path, size: int, step: int) -> None:
+    out, cases = tmp_path / "found.json", CASES[::step]
+    done = torchrun(size, "tests/recsys/run/world_worker.py", str(data), str(out), json.dumps(cases))
+    assert done.returncode == 0, done.stderr[-9000:]
+    found = json.loads(out.read_text())
+    assert found["size"] == size
+    for values, theirs in zip(cases, found["cases"], strict=True):
+        alone = losses(data, values, World())
+        rel = 1e-12 if values["dtype"] == "float64" else 1e-5
+        assert theirs["losses"] == pytest.approx(alone["losses"], rel=rel), values
+        if values.get("regulariser") != "none":  # without it biases have a gradient of 0, whose rounding Adam enlarges
+            assert theirs["weights"] == pytest.approx(alone["weights"], rel=10 * rel), values
+        if values["dtype"] == "float64":
+            assert theirs["validation"] == alone["validation"], values
+
+
+RUN = (
+    "--model=milk",
+    "--epochs=5",
+    "--eval-every=2",
+    "--batch-size=32",
+    "--embedding-dim=8",
+    "--lr=0.02",
+    "--compare=none",
+)
+
+
+def alone(data: Path, out: Path, *further: str) -> dict[str, Any]:
+    """The same run in this process."""
+    options, dataset = begin.begin([f"--data={data}", f"--out={out}", *RUN, *further])
+    return train.run(options, dataset, Progress(quiet=True))
+
+
+def test_a_killed_rank_is_restarted_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
+    """torchrun starts all processes again, which go on from the last checkpoint: with --resume given from the start."""
+    options = ("--dtype=float64", "--optimiser=lazy_adam")
+    done = torchrun(
+        2, "--max-restarts=1", "tests/recsys/run/world_killed.py", str(tmp_path / "marker"), "40",
+        f"--data={data}", f"--out={tmp_path / 'killed'}", "--resume", *RUN, *options,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-9000:]
+    assert (tmp_path / "marker").exists()
+    whole = alone(data, tmp_path / "whole", *options)
+    found = json.loads((tmp_path / "killed/metrics.json").read_text())
+    assert found["versions"]["ranks"] == 2
+    for section in ("validation", "test", "test_complete", "by_pattern", "imposed", "best_epoch", "epochs"):
+        assert found[section] == whole[section]
+    for name in ("model", "checkpoint"):
+        mine, _ = load_state(tmp_path / f"killed/{name}.safetensors")
+        theirs, _ = load_state(tmp_path / f"whole/{name}.safetensors")
+        assert mine.keys() == theirs.keys()
+        for key, tensor in mine.items():
+            assert torch.allclose(tensor.double(), theirs[key].double(), rtol=1e-9, atol=1e-12), key
+    assert len((tmp_path / "killed/history.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.skipif(find_spec("torchrec") is None, reason="TorchRec is not installed: make distributed")
+def test_a_sharded_table_of_users_gives_the_run_of_a_replicated_one(data: Path, tmp_path: Path) -> None:
+    arguments = (f"--data={data}", *RUN, "--optimiser=lazy_adam")
+    options = ("--resume", "--user-table=sharded", f"--out={tmp_path / 'sharded'}")
+    done = torchrun(2, "examples/milk_recsys/train.py", *arguments, *options)
+    assert done.returncode == 0, done.stderr[-9000:]
+    whole = alone(data, tmp_path / "whole", "--optimiser=lazy_adam")
+    found = json.loads((tmp_path / "sharded/metrics.json").read_text())
+    assert found["test"]["ndcg@20"] == pytest.approx(whole["test"]["ndcg@20"], abs=0.003)
+    for name in ("model", "checkpoint"):
+        mine, _ = load_state(tmp_path / f"sharded/{name}.safetensors")
+        theirs, _ = load_state(tmp_path / f"whole/{name}.safetensors")
+        assert {key: x.shape for key, x in mine.items()} == {key: x.shape for key, x in theirs.items()}
+        for key, tensor in mine.items():
+            assert torch.allclose(tensor.double(), theirs[key].double(), rtol=1e-3, atol=1e-4), key
+    # The same folder on another number of processes: from the checkpoint of two to the end on one.
+    for name in ("metrics.json", "report.html"):
+        (tmp_path / "sharded" / name).unlink()
+    done = torchrun(1, "examples/milk_recsys/train.py", *arguments, *options)
+    assert done.returncode == 0, done.stderr[-9000:]
+    assert json.loads((tmp_path / "sharded/metrics.json").read_text())["test"] == found["test"]
+
+
+def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    for further, error in (
+        ("--user-table=sharded", "start with torchrun"),
+        ("--kernels=numba --training-fusion=available", "does not know --training-fusion available"),
+    ):
+        with pytest.raises((DataError, OptionError), match=error):
+            alone(data, tmp_path / "run", *further.split())
+        assert not (tmp_path / "run").exists()
+    options = Options.of(model="milk", regulariser="parameters", optimiser="adam")
+    with pytest.raises(OptionError, match="one process only"):
+        check_learner(options, torch.device("cpu"), World(0, 2))
+
+
+def test_bad_input_is_told_once_and_ends_every_process(data: Path, tmp_path: Path) -> None:
+    done = torchrun(2, "examples/milk_recsys/train.py", f"--data={data / 'nowhere'}", f"--out={tmp_path / 'run'}")
+    assert done.stderr.count("error: ") == 1
+    assert "no such folder" in done.stderr
+    assert "exitcode  : 2" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,58 @@
+"""What each process of a test with several ranks runs: steps of training under many options.
+
+    torchrun --standalone --nproc-per-node 2 tests/recsys/run/world_worker.py DATA OUT CASES
+
+CASES is JSON: a list of options. Rank 0 writes OUT, JSON: for each case the loss of every step and the weights' sums.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from milk_recsys.base.distributed import World, joined_world
+from milk_recsys.catalogue.dataset import read_dataset
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.tables import build_tables
+from milk_recsys.config.options import Options
+from milk_recsys.methods.milk.learner import Learner
+from milk_recsys.methods.milk.model import build_model
+from milk_recsys.run import loop
+from milk_recsys.run.evaluation import evaluate_group
+
+
+def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) -> dict[str, Any]:
+    """Train for some epochs; the loss of every step, and what the model is worth in the end."""
+    options = Options.of(**{"model": "milk", "data": data, "batch_size": 32, "embedding_dim": 8, "lr": 0.02, **values})
+    dataset = read_dataset(data)
+    split, _ = draw_split(dataset, options.data)
+    tables = build_tables(dataset, split, options, torch.device("cpu"))
+    learner = Learner(build_model(options, tables), tables, options, world)
+    found: list[float] = []
+
+    def step(*batch: torch.Tensor) -> torch.Tensor:
+        terms = learner.step_on(*batch)
+        found.append(float(terms[0]))
+        return terms
+
+    learner.step = step
+    for epoch in range(epochs):
+        loop.train_epoch(learner, epoch)
+    section, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
+    weights = {name: p.detach().double().square().sum().item() for name, p in learner.model.named_parameters()}
+    return {"losses": found, "weights": weights, "validation": section}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    data, out, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    with joined_world(torch.device("cpu")) as world:
+        found = [losses(data, values, world) for values in cases]
+        if world.writes:
+            out.write_text(json.dumps({"size": world.size, "cases": found}))
+
+
+if __name__ == "__main__":
+    main()

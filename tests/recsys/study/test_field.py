@@ -1,0 +1,152 @@
+"""The field's table: what is run for it, what it says, and that the winner meets its rivals on fresh splits."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from milk_recsys.config.method import find_method
+from milk_recsys.study import claims, field
+from milk_recsys.study.plan import FRESH_SEED, NAMES, TUNING_SEED
+from milk_recsys.study.results import write_results
+from milk_recsys.study.spaces import ABLATIONS, CLOSED, FIELD, METHODS, SPACES, WINNER, WITHOUT
+from tests.recsys.methods.tiny_baselines import UNTRAINED
+from tests.recsys.test_reproduce import DATASET, make_plan, run_plan
+
+FEW = ("milk", "erm", "content_knn", "random", "knn", "ridge", "keep")
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return make_plan(("field",), methods=FEW, settings=("ftmt", "mtmt"))
+
+
+@pytest.fixture(scope="module")
+def store(plan, tmp_path_factory):
+    return run_plan(plan, tmp_path_factory.mktemp("field"))
+
+
+def table(path):
+    with path.open() as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def test_every_planned_run_is_made_once(plan, store):
+    keys = [(x["phase"], x["method"], x["setting"], x["number"]) for x in store.lines]
+    assert len(keys) == len(set(keys)) == plan.total() == plan.done(store)
+    part = make_plan(("table2",), methods=FEW[:4], decide=False)
+    assert part.done(store) == part.total() < len(keys)
+    assert not list(plan.with_factors(store).ready(store))
+    for method in FEW:
+        assert len(store.of("timing", method)) == 1
+        assert store.of("timing", method)[0]["score_seconds"] > 0
+        assert len(store.of("repeat", method, "mtmt")) == plan.repeats
+
+
+def test_finalists_meet_on_splits_of_their_own(plan, store):
+    finalists = plan.finalists(store)
+    assert finalists[:3] == [WINNER, "milk", "erm"]
+    assert set(finalists[3:]) == {"content_knn", "knn", "ridge"}
+    assert {x["method"] for x in store.lines if x["phase"] == "fresh"} == set(finalists)
+    seeds = {x["options"]["split_seed"] for x in store.lines if x["phase"] == "fresh"}
+    assert seeds == {FRESH_SEED, FRESH_SEED + 1}
+    others = {x["options"]["split_seed"] for x in store.lines if x["phase"] != "fresh"}
+    assert others == {0, 1, TUNING_SEED}
+
+
+def test_the_papers_study_has_nothing_of_the_field():
+    assert "field" not in NAMES
+    assert (*METHODS, "knn", "marec", "ridge", "sibrar", "i3mrec", "dgmrec", "aldi", "keep") == FIELD
+    assert set(CLOSED) | {WINNER} <= set(FIELD) - set(METHODS)
+    assert set(SPACES) == set(FIELD)
+    assert {m for m in FIELD if find_method(m).limits} == set(FIELD) - UNTRAINED
+    assert len(METHODS) == 15  # part of the seeds of what was tuned before
+
+
+def test_the_table(plan, store, tmp_path):
+    write_results(plan, store, DATASET, tmp_path)
+    rows = table(tmp_path / "field.csv")
+    assert set(rows) == set(FEW)
+    means = [np.mean([x["test"]["ndcg@20"] for x in store.ranked("repeat", m)]) for m in rows]
+    assert means == sorted(means, reverse=True)
+    values = [[x["test"]["ndcg@20"] for x in store.ranked("repeat", m)] for m in ("erm", "milk")]
+    wider = (1 / 2 + 1 / 8) ** 0.5  # the splits share most of their items
+    half = stats.t.ppf(0.975, 1) * np.std(values[1], ddof=1) * wider
+    assert rows["milk"]["FTMT ndcg@20"] == f"{np.mean(values[1]):.4f} ± {half:.4f}"
+    p = {m: field._ratios(plan, store, m, "milk").p for m in rows if m != "milk"}
+    t = stats.ttest_rel(*np.log(np.maximum(values, 1e-12))).statistic / (2**0.5 * wider)
+    assert p["erm"] == pytest.approx(2 * stats.t.sf(abs(t), 1))
+    corrected = dict(zip(p, claims.holm(list(p.values())), strict=True))
+    assert {m: rows[m]["p against milk"] for m in p} == {m: f"{v:.2g}" for m, v in corrected.items()}
+    assert rows["milk"]["p against milk"] == ""
+    best = next(m for m in rows if m in CLOSED)
+    assert rows[best][f"p against {best}"] == ""
+    for name in ("field", "field_drop"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    patterns = table(tmp_path / "field_patterns.csv")
+    assert {f"all without {name}" for name in DATASET.modalities} <= set(patterns["milk"])
+    assert not (tmp_path / "verdicts.md").exists()
+
+
+def test_the_winner_without_its_parts(plan, store):
+    rows = {row["variant"]: row for row in field.table_without(plan, store)}
+    assert list(rows) == [WINNER, *WITHOUT]
+    for name, change in WITHOUT.items():
+        chosen = plan._chosen(store, WINNER)
+        other = change(chosen) if callable(change) else change
+        assert all(line["tuned"] == chosen | other for line in store.of("repeat", name))
+        mine, whole = (np.log([x["test"]["ndcg@20"] for x in store.of("repeat", m)]) for m in (name, WINNER))
+        assert rows[name]["FTMT, against it"] == f"{100 * np.expm1((mine - whole).mean()):+.1f}%"
+    assert rows[WINNER]["FTMT, against it"] == ""
+
+
+def test_the_verdicts_on_fresh_splits(plan, store):
+    rows = field.table_fresh(plan, store)
+    assert len(rows) == 2 * (len(plan.finalists(store)) - 1)
+    assert rows[0]["claim"] == "keep ranks new items better than milk"
+    mine, theirs = claims.pairs_of(store, ("keep", "milk"), "ftmt", "fresh")
+    assert [x["number"] for x in mine] == [x["number"] for x in theirs] == [0, 1]
+    ratio = np.mean([np.log(a["test"]["ndcg@20"] / b["test"]["ndcg@20"]) for a, b in zip(mine, theirs, strict=True)])
+    assert rows[0]["mean log ratio [95%]"].startswith(f"{ratio:+.3f}")
+
+
+def test_the_worst_drop_is_that_of_the_modality_that_is_missed_most():
+    line = {
+        "test_complete": {"ndcg@20": 0.5},
+        "imposed": {"text": {"ndcg@20": 0.2}, "image": {"ndcg@20": 0.45}},
+    }
+    assert field.worst_drop(line) == pytest.approx(0.6)
+    assert field.percent_lost([line, line]) == "-60%"
+    assert field.percent_lost([{**line, "imposed": {}}]) == ""
+
+
+def test_one_modality_has_a_table_without_drops(tmp_path):
+    features = dict(list(DATASET.features.items())[:1])
+    dataset = dataclasses.replace(DATASET, features=features, natural_mask=DATASET.natural_mask[:, :1])
+    plan = make_plan(("field",), methods=("milk", "knn", "keep"), settings=("ftmt",))
+    store = run_plan(plan, tmp_path / "runs", dataset)
+    write_results(plan, store, dataset, tmp_path)
+    assert {row["worst modality missing"] for row in table(tmp_path / "field.csv").values()} == {""}
+    assert all("Without its most useful" not in row["claim"] for row in field.table_fresh(plan, store))
+    assert (tmp_path / "field.png").exists()
+    assert not (tmp_path / "field_drop.png").exists()
+
+
+def test_means_and_p_are_of_the_same_repeats(plan, store):
+    more = [{**x, "number": 7, "test": {**x["test"], "ndcg@20": 0.9}} for x in store.of("repeat", "milk", most=1)]
+    wider = dataclasses.replace(plan, repeats=2)
+    store_with = type("More", (), {"__getattr__": lambda self, name: getattr(store, name)})()
+    store_with.ranked = lambda *args, most=None, **kw: (
+        store.ranked(*args, most=most, **kw) + (more if args[1] == "milk" and most is None else [])
+    )
+    assert len(field._ratios(wider, store_with, "erm", "milk").values) == 2
+    assert field._ratios(wider, store_with, "erm", "milk").p == field._ratios(plan, store, "erm", "milk").p
+
+
+def test_nothing_is_decided_before_all_have_their_repeats_or_where_it_is_not_asked_for(plan, store, tmp_path):
+    some = run_plan(make_plan(("table2",), methods=("keep", "knn"), decide=False), tmp_path / "some")
+    assert make_plan(("field",), methods=FEW).finalists(some) == []
+    assert make_plan(("field",), methods=FEW, decide=False).finalists(store) == []
+    assert set(ABLATIONS) & set(plan.finalists(store)) == {"milk", "erm"}

@@ -1,0 +1,156 @@
+"""The command `milk-recsys`, and the packages that it needs beyond those of invmod."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import milk_recsys
+from milk_recsys import __main__ as command
+from milk_recsys import train
+from milk_recsys.base.extras import PACKAGES, extra_needed
+
+FOLDER = Path(milk_recsys.__file__).parent
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MODULES = {"scikit-learn": "sklearn", "typing-extensions": "typing_extensions"}  # where a package has another name
+GUARDED = {"numba", "sentence_transformers"}  # of the extras `fast` and `text`; their users say so where they lack
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def modules_of(requirements: list[str]) -> set[str]:
+    names = {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
+    return {MODULES.get(name, name) for name in names}
+
+
+def test_help_lists_the_commands(capsys):
+    assert command.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for name in ("train", "recommend", "prepare", "reproduce"):
+        assert re.search(rf"^  {name} +[A-Z].*\.$", said, flags=re.MULTILINE)
+        assert (FOLDER / f"{name}.py").exists()
+    assert max(map(len, said.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce"])
+def test_the_help_of_a_command_has_its_name(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main([name, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.split("\n")[0].startswith(f"usage: milk-recsys {name} [-h]")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "error: a command is needed. Choose from train, recommend, prepare, reproduce"),
+        (["trian"], "error: 'trian' is not a command. Did you mean train? Choose from train,"),
+        (["--data", "x"], "error: '--data' is not a command. Choose from train,"),
+    ],
+)
+def test_an_unknown_command_ends_with_one_line_and_status_2(words, message, capsys):
+    assert command.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(message)
+    assert said.err.count("\n") == 1
+
+
+def test_the_command_trains_and_recommends(trained_run, tmp_path, capsys):
+    arguments = ["--data", str(trained_run.data), "--out", str(tmp_path / "run"), "--device", "cpu", "--compare=none"]
+    assert command.main(["train", *arguments]) == 0
+    assert f"report: {tmp_path / 'run/report.html'}" in capsys.readouterr().out
+    found = command.main(["recommend", "--run", str(tmp_path / "run"), "--items", str(trained_run.data)])
+    assert found == 0
+    assert (tmp_path / "run/recommendations/users.parquet").exists()
+
+
+def test_train_main_reads_its_arguments(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.main(["--data", str(tmp_path / "nowhere")], prog="other")
+    assert ended.value.code == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_bad_options_and_data_of_train_are_refused_before_torch_is_imported():
+    code = (
+        "import sys; from milk_recsys.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as ended: sys.exit(3 if 'torch' in sys.modules else ended.code)"
+    )
+    for arguments in (["--data", "nowhere"], ["--alhpa", "1"]):
+        assert python(code, "train", *arguments).returncode == 2
+    assert python(code, "train", "--help").returncode == 0
+
+
+WITHOUT = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden}: raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def test_load_run_without_the_extra_says_what_to_install():
+    without = WITHOUT.format(hidden={"safetensors"})
+    ran = python(without + "import milk_recsys\ntry: milk_recsys.load_run\nexcept ImportError as e: print(e)")
+    assert ran.stdout == 'load_run needs safetensors, which is not installed: pip install "invmod[recsys]"\n'
+    other = python(WITHOUT.format(hidden={"torch"}) + "from milk_recsys import load_run")
+    assert "No module named 'torch'" in other.stderr  # not of the extra: the error as it is
+
+
+def test_a_command_without_the_extra_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(command, "missing_packages", lambda: ["rich", "tyro"])
+    for name in command.COMMANDS:
+        assert command.main([name, "--help"]) == 2
+        expected = (
+            f'error: milk-recsys {name} needs rich, tyro, which are not installed: pip install "invmod[recsys]"\n'
+        )
+        assert capsys.readouterr().err == expected
+    assert extra_needed("x", ["rich"]).startswith("x needs rich, which is not installed")
+    assert command.main(["--help"]) == 0
+
+
+def test_the_package_and_the_commands_help_import_no_other_package():
+    code = (
+        "import sys; before = set(sys.modules); from milk_recsys.__main__ import main; main(['--help'])\n"
+        "found = {name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names\n"
+        "sys.exit(str(found - {'milk_recsys'}) if found != {'milk_recsys'} else 0)"
+    )
+    ran = python(code)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_packages_are_those_of_the_extra():
+    extras = PROJECT["optional-dependencies"]
+    assert extras["examples"] == ["invmod[recsys]"]  # the old name
+    assert "invmod[report]" in extras["recsys"]
+    own = [requirement for requirement in extras["recsys"] if not requirement.startswith("invmod[")]
+    assert set(PACKAGES) == modules_of(own + extras["report"])
+
+
+def test_every_package_that_is_imported_is_of_the_extra_or_of_the_core():
+    imported = set()
+    for path in FOLDER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition(".")[0])
+    core = modules_of(PROJECT["dependencies"]) | {"invmod", "milk_recsys"} | sys.stdlib_module_names
+    assert imported - core - GUARDED - {"threadpoolctl"} == set(PACKAGES)  # scikit-learn requires threadpoolctl
+
+
+def test_the_core_needs_four_packages():
+    assert modules_of(PROJECT["dependencies"]) == {"torch", "numpy", "einops", "typing_extensions"}

@@ -1,0 +1,440 @@
+"""The study: what is run, kept and continued, how claims are tested, and what is written."""
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from milk_recsys import reproduce
+from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.synthetic import tiny_dataset
+from milk_recsys.config.method import find_method
+from milk_recsys.config.options import DataOptions, Options
+from milk_recsys.methods.milk import PRESETS
+from milk_recsys.study import claims, paper, records, runs
+from milk_recsys.study.plan import NAMES, Plan, best_trial, propose, strongest
+from milk_recsys.study.records import Run
+from milk_recsys.study.runs import execute, missing_none_one_two
+from milk_recsys.study.spaces import FIELD, METHODS, SPACES
+from milk_recsys.study.store import Store, user_values
+from milk_recsys.study.tables import table_popular, write_table
+from tests.recsys.methods.tiny_baselines import UNTRAINED
+
+DATASET = tiny_dataset()
+FEW = ("milk", "erm", "duif", "gorec", "random")
+
+
+def make_plan(names=("table2",), **values):
+    fixed = {
+        "data": None,
+        "trials": 2,
+        "repeats": 2,
+        "methods": FEW,
+        "settings": ("ftmt",),
+        "threads": 1,
+        "quick": True,
+    }
+    return Plan(names=names, **{**fixed, **values})
+
+
+def run_plan(plan, folder, dataset=DATASET):
+    folder.mkdir(exist_ok=True)
+    store = Store(folder)
+    reproduce.run_all(plan, store, dataset, folder / ".factors", 1)
+    return store
+
+
+def untimed(line):
+    """A line without what differs from one time to another."""
+    dropped = ("seconds", "seconds_per_epoch", "factor_seconds", "date", "versions", "audit")
+    kept = {k: v for k, v in line.items() if k not in dropped}
+    return kept | ({"per_user": line["per_user"].tolist()} if "per_user" in line else {})
+
+
+def write_store(folder, lines):
+    store = Store(folder)
+    for line in lines:
+        store.add(line)
+    return store
+
+
+def table_of(path):
+    """The rows of a table in Markdown."""
+    lines = [line[2:-2] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    names, _, *rows = (line.split(" | ") for line in lines)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return run_plan(make_plan(), folder)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_planned_run_is_made_once(finished):
+    keys = [(x["phase"], x["method"], x["setting"], x["number"]) for x in finished.lines]
+    assert len(keys) == len(set(keys)) == make_plan().total() == make_plan().done(finished)
+    assert not list(make_plan().with_factors(finished).ready(finished))
+    for method in FEW:
+        assert len(finished.of("trial", method)) == (2 if SPACES[method] else 0)
+        deciding = method in ("milk", "erm") or method == strongest(finished, ("duif", "gorec"), 2)[0]
+        assert len(finished.of("repeat", method)) == (4 if deciding else 2)
+
+
+def test_a_trial_sees_nothing_of_the_test_set_and_has_a_split_of_its_own(finished):
+    splits = {x["split"] for x in finished.lines if x["phase"] == "repeat"}
+    for line in finished.lines:
+        if line["phase"] in ("trial", "factors"):
+            assert not any(key.startswith("test") for key in line)
+            assert line["split"] not in splits
+    assert len(splits) == 4
+
+
+def test_a_line_says_everything_that_a_figure_depends_on(finished):
+    line = finished.of("repeat", "gorec")[0]
+    assert line["options"]["method"]["factor_lr"] == finished.of("repeat", "gorec")[1]["options"]["method"]["factor_lr"]
+    assert line["options"]["split_seed"] == line["options"]["seed"] == 0
+    assert line["audit"]["compared"] > 20
+    assert {"torch", "numpy", "invmod", "python", "device"} <= set(line["versions"])
+    assert line["triples"] > 0
+    assert len(user_values(line)) == line["test"]["users"]
+    assert user_values(line).mean() == pytest.approx(line["test"]["ndcg@20"], abs=1e-6)
+    assert "data" not in line["options"]
+
+
+def test_the_chosen_options_are_those_of_the_best_trial(finished):
+    for method in ("milk", "duif", "gorec"):
+        best = max(finished.of("trial", method), key=lambda x: x["validation"]["ndcg@20"])
+        assert all(x["tuned"] == best["tuned"] for x in finished.of("repeat", method))
+    best = max(finished.of("factors", "factors"), key=lambda x: x["held_out"]["ndcg@20"])["tuned"]
+    used = finished.of("repeat", "gorec")[0]["options"]["method"]
+    assert {k: used[k] for k in best} == best
+
+
+def test_a_killed_study_goes_on_to_the_same_result(finished, tmp_path, monkeypatch):
+    real, calls = runs.execute, []
+
+    def dies(*given):
+        calls.append(given)
+        if len(calls) > 7:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(reproduce, "execute", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(make_plan(), tmp_path)
+    with (tmp_path / "runs.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"phase": "trial", "meth')  # a line that the kill has cut
+    monkeypatch.setattr(reproduce, "execute", real)
+    store = run_plan(make_plan(), tmp_path)
+    assert [untimed(x) for x in store.lines] == [untimed(x) for x in finished.lines]
+
+
+@pytest.mark.slow
+def test_several_jobs_make_the_same_runs(finished, tmp_path):
+    plan = make_plan(methods=("erm", "random"), decide=False)
+    store = Store(tmp_path)
+    reproduce.run_all(plan, store, DATASET, tmp_path / ".factors", 2)
+    mine = {(x["phase"], x["method"], x["number"]): untimed(x) for x in store.lines}
+    assert len(mine) == plan.total()
+    for line in finished.lines:
+        key = (line["phase"], line["method"], line["number"])
+        assert key not in mine or mine[key] == untimed(line)
+
+
+def test_tables_share_their_runs(finished, tmp_path):
+    """What table 2 has run is not run again for figures 4 and 5."""
+    plan = make_plan(("figure5",), methods=("milk", "erm"))
+    store = write_store(tmp_path, finished.lines)
+    assert not list(plan.ready(store))
+
+
+def test_a_run_is_capped_in_epochs_alone():
+    assert {m for m in FIELD if find_method(m).limits} == set(FIELD) - UNTRAINED
+    assert all(
+        "seconds" not in limit and limit["epochs"] >= 1 for limit in (find_method(m).limits for m in FIELD) if limit
+    )
+
+
+# --- leaks and failures -----------------------------------------------------------------------------------------------
+
+
+def make_run(**options):
+    given = {"compare": "none", "epochs": 1, "eval_every": 1, "embedding_dim": 8, **options}
+    return Run("repeat", "milk", 0, Options.of(model="milk", **given), {})
+
+
+def test_a_run_that_leaks_by_option_is_kept_and_never_ranked(tmp_path):
+    values = {k: v for k, v in PRESETS["authors_code"].items() if k not in ("eval_every",)}
+    line = execute(make_run(preset="authors_code", **values), DATASET, tmp_path)
+    assert "negatives are drawn from all items" in line["leaky"]
+    store = Store(tmp_path)
+    store.add(line)
+    assert store.of("repeat", "milk")
+    assert not store.ranked("repeat", "milk")
+    assert not strongest(store, ["milk"], 5)
+
+
+def test_a_method_that_lacks_repeats_is_not_the_strongest(finished, tmp_path):
+    best = strongest(finished, ("duif", "gorec"), 2)[0]
+    kept = [
+        x
+        for x in finished.lines
+        if (x["phase"], x["method"], x["number"]) not in {("repeat", best, k) for k in (1, 2, 3)}
+    ]
+    assert strongest(write_store(tmp_path, kept), ("duif", "gorec"), 2) == [m for m in ("duif", "gorec") if m != best]
+
+
+def test_nothing_of_a_run_that_leaks_is_stored(tmp_path, monkeypatch, capsys):
+    def leaks(*_given):
+        raise reproduce.Leak("leak: `x` is fitted on test items.")
+
+    monkeypatch.setattr(runs, "audit", leaks)
+    monkeypatch.setattr(runs, "_AUDITED", {})
+    command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=("erm",))
+    assert reproduce.run_command(command) == 1
+    assert "leak: `x`" in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs.*"))
+
+
+def test_a_run_that_diverges_is_the_worst_result_and_not_the_end(tmp_path):
+    run = make_run(lr=1e30, kernels="torch")
+    line = execute(dataclasses.replace(run, phase="trial"), DATASET, tmp_path)
+    assert line["diverged"]
+    assert line["validation"]["ndcg@20"] == 0.0
+    assert "diverged" in reproduce.describe(line)
+
+
+def test_other_candidates_under_the_same_split_are_an_error(finished, tmp_path):
+    store = Store(tmp_path)
+    line = finished.of("repeat", "milk")[0]
+    store.add(line)
+    with pytest.raises(DataError, match="were not measured on the same candidates"):
+        store.add({**line, "method": "erm", "candidates": "other"})
+    assert len(store.lines) == 1
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_proposal_depends_on_the_trials_before_it_alone():
+    space = SPACES["gorec"]
+    before = []
+    for number in range(8):
+        tuned = propose(space, (3, number), before, "validation")
+        assert tuned == propose(space, (3, number), list(before), "validation")
+        assert set(tuned) == set(space)
+        assert tuned["cluster_items"] in (4, 8, 20)
+        before.append({"tuned": tuned, "validation": {"ndcg@20": -abs(math.log(tuned["lr"] / 1e-3))}})
+    assert len({x["tuned"]["lr"] for x in before}) == 8
+    assert best_trial([*before, before[0]])["validation"]["ndcg@20"] == max(x["validation"]["ndcg@20"] for x in before)
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def test_holm_against_its_definition():
+    p = [0.01, 0.04, 0.03, 0.5, 0.02]
+    order = np.argsort(p)
+    expected = np.empty(5)
+    for place in range(5):
+        expected[order[place]] = max(min(1, (5 - k) * p[order[k]]) for k in range(place + 1))
+    assert claims.holm(p) == pytest.approx(expected.tolist())
+    assert claims.holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.1, 0.12, 0.09, 0.11, 0.1], "holds"),
+        ([-0.1, -0.12, -0.09, -0.11, -0.1], "does not hold"),
+        ([0.1, -0.12, 0.05, -0.02, 0.03], "cannot be told on this data"),
+        ([0.3], "cannot be told on this data"),
+        ([0.0, 0.0, 0.0], "cannot be told on this data"),
+    ],
+)
+def test_a_verdict_follows_the_t_test(values, expected):
+    claim = claims.Claim("it is better", "5", np.array(values))
+    if len(set(values)) > 1:
+        assert claim.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+        low, high = claim.interval
+        assert (low > 0 or high < 0) == (claim.p < 0.05)
+    assert claims.verdict(claim, claim.p) == expected
+
+
+def test_users_decide_a_split_or_do_not():
+    rng = np.random.default_rng(0)
+    base = rng.random(400)
+    lines = [{"per_user": v.astype(np.float32)} for v in (base + 0.2, base - 0.2, base + rng.normal(0, 1, 400) * 0.01)]
+    same = [{"per_user": base.astype(np.float32)}] * 3
+    above, below = claims.users_agree(lines, same)
+    assert above in (1, 2)
+    assert below in (1, 2)
+    assert above + below <= 3
+    assert claims.users_agree(same, same) == (0, 0)
+
+
+def test_claims_are_made_of_what_the_store_has(finished):
+    found = {claim.text for claim in claims.claims_of(make_plan(), finished)}
+    assert any("strongest baseline" in text for text in found)
+    assert any("DUIF" in text for text in found)
+    assert any("Both modules" in text for text in found)
+    assert not any("Alignment alone" in text for text in found)  # it was not run
+    assert not any("MTMT" in text for text in found)
+    both = next(c for c in claims.claims_of(make_plan(), finished) if "Both modules" in c.text)
+    a, b = (finished.of("repeat", m) for m in ("milk", "erm"))
+    expected = [math.log(x["test"]["ndcg@20"] / y["test"]["ndcg@20"]) for x, y in zip(a, b, strict=True)]
+    assert both.values.tolist() == pytest.approx(expected)
+
+
+# --- Figure 3's mask, the paper's numbers, tables ---------------------------------------------------------------------
+
+
+def test_test_items_miss_none_one_or_two():
+    split, _ = draw_split(DATASET, DataOptions())
+    mask = missing_none_one_two(DATASET, split, 0)
+    missing = (DATASET.natural_mask & ~mask).sum(axis=1)
+    counts = np.bincount(missing[split.test], minlength=3)
+    assert counts.tolist() == [3, 12, 11]
+    assert (missing[np.concatenate([split.warm, split.validation])] == 0).all()
+    assert mask.any(axis=1).all()
+    few = dataclasses.replace(DATASET, natural_mask=np.eye(3, dtype=bool)[np.arange(300) % 3])
+    assert missing_none_one_two(few, split, 0).any(axis=1).all()
+
+
+def test_the_papers_numbers():
+    """Spot checks against the text, and the relative gains that section 5.2 states."""
+    assert paper.TABLE_2["milk", "ftmt", "baby", "ndcg@20"] == 0.0277
+    assert paper.TABLE_2["gorec", "mtmt", "clothing", "recall@10"] == 0.0430
+    assert paper.TABLE_2["duif", "mtmt", "tiktok", "recall@20"] == 0.1804
+    assert len(paper.TABLE_2) == 9 * 2 * 3 * 4
+
+    def gain(data, setting, rival):
+        return paper.TABLE_2["milk", setting, data, "ndcg@20"] / paper.TABLE_2[rival, setting, data, "ndcg@20"] - 1
+
+    assert gain("baby", "ftmt", "gorec") == pytest.approx(0.112, abs=6e-4)
+    assert gain("baby", "ftmt", "duif") == pytest.approx(0.699, abs=6e-4)
+    assert gain("baby", "mtmt", "duif") == pytest.approx(0.872, abs=6e-4)
+    assert gain("clothing", "ftmt", "gorec") == pytest.approx(0.175, abs=6e-4)  # where the text says 14.0%
+    assert paper.in_paper("TikTok (no titles)") == "tiktok"
+    assert paper.in_paper("lfm2k") is None
+
+
+def test_a_table_is_the_same_in_three_formats(tmp_path):
+    rows = [{"method": "a_b", "x": "1 ± 2"}, {"method": "c%", "x": "3"}]
+    paths = write_table(rows, tmp_path / "t", "50% of & it.")
+    assert [p.suffix for p in paths] == [".md", ".csv", ".tex"]
+    assert "| a_b | 1 ± 2 |" in paths[0].read_text()
+    assert pl.read_csv(paths[1]).to_dicts() == rows
+    assert r"a\_b & 1 $\pm$ 2 \\" in paths[2].read_text()
+    assert r"50\% of \& it." in paths[2].read_text()
+    assert write_table([], tmp_path / "none", "") == []
+
+
+def test_the_users_of_the_most_popular_item_are_apart(finished, tmp_path):
+    """Their values are 3, all others' 1, in every split: by the pairs alone, without what the table does."""
+    store = Store(tmp_path)
+    for line in finished.of("repeat", "milk", most=2):
+        test = set(draw_split(DATASET, DataOptions(split_seed=line["number"]))[0].test.tolist())
+        users_of: dict[int, list[int]] = {}
+        for user, item in DATASET.interactions.tolist():
+            if item in test:
+                users_of.setdefault(item, []).append(user)
+        most = max(map(len, users_of.values()))
+        popular = next(users_of[item] for item in sorted(users_of) if len(users_of[item]) == most)
+        everybody = sorted({user for users in users_of.values() for user in users})
+        values = np.array([3.0 if user in popular else 1.0 for user in everybody], dtype=np.float32)
+        store.add({**line, "per_user": values})
+    (row,) = table_popular(make_plan(), store, DATASET)
+    assert row["users who have it"] == "3.0000 ± 0.0000"
+    assert row["highest of a split"] == "3.0000"
+    assert row["all others"] == "1.0000 ± 0.0000"
+
+
+def test_results_are_written_from_the_store(finished, tmp_path):
+    from milk_recsys.study.results import write_results
+
+    paths = write_results(make_plan(NAMES), finished, DATASET, tmp_path)
+    assert {p.name for p in paths} == {p.name for p in tmp_path.iterdir()}
+    table = list(csv.DictReader((tmp_path / "table2.csv").read_text().splitlines()))
+    assert [row["method"] for row in table] == list(FEW)
+    mean = np.mean([x["test"]["ndcg@20"] for x in finished.of("repeat", "milk", most=2)])
+    assert table[0]["ftmt ndcg@20"].startswith(f"{mean:.4f} ±")
+    assert (tmp_path / "figure5.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "figure5.pdf").read_bytes()[:4] == b"%PDF"
+    assert not (tmp_path / "figure6.png").exists()  # its runs were not made
+    verdicts = (tmp_path / "verdicts.txt").read_text()
+    assert "cannot be told on this data" in verdicts or "holds" in verdicts
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "--data is needed"),
+        ({"smoke": True, "data": "x"}, "--smoke makes its own data"),
+        ({"smoke": True, "methods": ("nobody",)}, "nobody is unknown"),
+        ({"smoke": True, "trials": 0}, "--trials must be at least 1"),
+        ({"data": "/no/such/folder"}, "no such folder"),
+    ],
+)
+def test_a_bad_command_ends_with_status_2(values, message, capsys, tmp_path):
+    values = {k: Path(v) if k == "data" else v for k, v in values.items()}
+    assert reproduce.run_command(reproduce.Reproduce("table2", out=tmp_path / "out", **values)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_store_of_another_kind_is_an_error(tmp_path):
+    (tmp_path / "runs.jsonl").write_text(json.dumps({"phase": "trial", "model": "milk"}) + "\n")
+    with pytest.raises(DataError, match="not a line of a study"):
+        Store(tmp_path)
+
+
+# --- what is committed ------------------------------------------------------------------------------------------------
+
+RESULTS = Path(__file__).parents[2] / "docs/results"
+STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/verdicts.md"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_tables_are_those_of_their_store(name):
+    """Means, spreads and verdicts in the pages follow from the lines that lie beside them."""
+    store = Store(RESULTS / name)
+    assert not any("leaky" in line for line in store.lines)
+    assert all(line["phase"] == "factors" or "audit" in line or "diverged" in line for line in store.lines)
+    table = table_of(RESULTS / name / "table2.md")
+    assert [row["method"] for row in table] == store.methods(METHODS)
+    for row in table:
+        lines = store.ranked("repeat", row["method"], most=5)
+        assert row["ftmt ndcg@20"] == records.mean_sd([line["test"]["ndcg@20"] for line in lines])
+    stated = {row["claim"]: row for row in table_of(RESULTS / name / "verdicts.md")}
+    both = next(text for text in stated if "Both modules improve on neither" in text)
+    a, b = ({x["number"]: x["test"]["ndcg@20"] for x in store.ranked("repeat", m)} for m in ("milk", "erm"))
+    ratios = [math.log(a[k] / b[k]) for k in sorted(set(a) & set(b))]
+    assert stated[both]["repeats"] == str(len(ratios))
+    assert stated[both]["mean log ratio [95%]"].startswith(f"{np.mean(ratios):+.3f}")
+
+
+def test_without_running_what_is_there_is_written(finished, tmp_path):
+    before = [untimed(x) for x in write_store(tmp_path, finished.lines[:20]).lines]
+    command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=FEW, run=False)
+    assert reproduce.run_command(command) == 0
+    assert [untimed(x) for x in Store(tmp_path).lines] == before
+    assert {path.name for path in tmp_path.glob("runs.*")} == {"runs.parquet"}  # the command compacts the journal
+    assert (tmp_path / "search.png").exists()
+    for row in csv.DictReader((tmp_path / "search.csv").read_text("utf-8").splitlines()):
+        best = best_trial(Store(tmp_path).of("trial", row["method"]))
+        assert row["validation ndcg@20"] == f"{best['validation']['ndcg@20']:.4f}"
+        assert row["the best"] == str(best["number"] + 1)
