@@ -1,4 +1,4 @@
-"""Makes docs/figures.py importable."""
+"""Lets docs/figures.py draw without a display."""
 
 import matplotlib as mpl
 

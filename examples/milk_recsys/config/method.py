@@ -157,7 +157,8 @@ class Method:
         scorer: "module:name" of a function ``(options, dims, num_users, tensors)`` that returns the model of a finished
             run for scoring; None: its runs cannot be opened.
         check: "module:name" of a function ``(options, device, world)`` that raises where a run cannot work.
-        validate: checks the method's own options together; returns what is wrong, or None.
+        validate: a function ``(options, num_modalities)`` that checks the method's own options with the others and,
+            unless it is None, with the number of modalities; returns what is wrong, or None.
         loop: defaults of ``epochs``, ``eval_every`` and ``patience``; None: the method is fitted in closed form.
         without: common options that the method does not take.
         presets: name -> option -> value.
@@ -165,7 +166,6 @@ class Method:
         distributed: whether it trains in several processes.
         space: option -> what a study may try.
         limits: ``epochs``, ``eval_every`` and ``patience`` in a study.
-        venue: where it was published.
         paper: whether it is in the tables of the MILK paper.
     """
 
@@ -177,7 +177,7 @@ class Method:
     model: str | None = None
     scorer: str | None = None
     check: str | None = None
-    validate: Callable[[Any], str | None] | None = None
+    validate: Callable[[Any, int | None], str | None] | None = None
     loop: Mapping[str, int] | None = None
     without: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -185,7 +185,6 @@ class Method:
     distributed: bool = False
     space: Mapping[str, Interval | Choice] = dataclasses.field(default_factory=dict)
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    venue: str = ""
     paper: bool = False
 
     @property

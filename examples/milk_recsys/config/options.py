@@ -31,6 +31,7 @@ __all__ = [
     "from_json",
     "to_json",
     "validate",
+    "validate_method",
 ]
 
 Metric = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20"]
@@ -237,7 +238,8 @@ class Options:
         notes, data = [], self.data
         if self.run.resume and self.run.out is None:
             notes.append("--resume starts a new run: no --out names the run to resume.")
-        changed = given | {name for name in common_fields() if self.value(name) != common_fields()[name][1].default}
+        fields = common_fields().items()
+        changed = given | {name for name, (_, field) in fields if self.value(name) != field.default}
         in_validation = flag("missing_in_validation" if data.missing_in_validation else "no_missing_in_validation")
         if data.split is not None:
             notes += [
@@ -292,6 +294,18 @@ DEFAULTS_OF_OLDER_RUNS: Mapping[str, Any] = MappingProxyType(
 # ----------------------------------------------------------------------------------- checks
 
 
+def validate_method(options: Options, num_modalities: int | None = None) -> None:
+    """Raise OptionError where the method's own options do not go together, or with the data.
+
+    Arguments:
+        num_modalities: of the data set, once it is read.
+    """
+    check = options.card.validate
+    problem = check(options, num_modalities) if check else None
+    if problem:
+        raise OptionError(problem)
+
+
 def validate(options: Options) -> None:
     """Raise OptionError that names the option, the rule and the value."""
     method = options.card
@@ -299,9 +313,7 @@ def validate(options: Options) -> None:
         problem = problem_of(group)
         if problem:
             raise OptionError(problem)
-    problem = method.validate(options.method) if method.validate else None
-    if problem:
-        raise OptionError(problem)
+    validate_method(options)
     if options.run.dtype not in method.precisions:
         kinds = " or ".join(method.precisions)
         raise OptionError(f"--model {method.name} works in {kinds}, not in {options.run.dtype}.")
@@ -309,8 +321,6 @@ def validate(options: Options) -> None:
     for name, (_, field) in common_fields().items():
         if name not in taken and name not in method.fields and options.value(name) != field.default:
             raise OptionError(f"--model {method.name} has no use for {flag(name)} {options.value(name)}. Leave it out.")
-    if getattr(options.method, "user_table", None) == "sharded" and options.run.dtype != "float32":
-        raise OptionError(f"--user-table sharded needs --dtype float32, got {options.run.dtype}.")
     out = options.run.out
     if out is not None and out.exists() and not out.is_dir():
         raise OptionError(f"--out: {out} is a file. Name a folder.")

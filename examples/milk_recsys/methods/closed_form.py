@@ -19,7 +19,7 @@ from torch import Tensor
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
-from milk_recsys.catalogue.preparation import scale_rows
+from milk_recsys.catalogue.preparation import prepare_scale
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.graphs import sparse_product, stretches
 from milk_recsys.methods.warm import WarmData
@@ -69,9 +69,7 @@ class Rows:
 
     def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = {name: features[name].to(self.dtype) for name in self._modalities}
-        if self._unit or not self._preparation.scale_features:
-            return rows
-        return scale_rows(rows, self._preparation.norm_floor, self.dtype)
+        return rows if self._unit else prepare_scale(rows, self._preparation, self.dtype)
 
 
 def centred(x: Tensor, mean: Tensor, known: Tensor, *, unit: bool) -> Tensor:

@@ -16,7 +16,7 @@ from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.method import load
 from milk_recsys.config.options import Options
-from milk_recsys.methods.contract import ClosedForm, Learner, ScoreBlock, TrainedModel
+from milk_recsys.methods.contract import Learner, ScoreBlock
 from milk_recsys.methods.factors import Factorisation, Factors
 from milk_recsys.methods.warm import WarmData
 
@@ -60,8 +60,8 @@ def build(data: WarmData, options: Options, factors: Factors | None = None) -> A
     return make(data, options.method, options.run.seed, factors)
 
 
-class ClosedFormLearner:
-    """A closed form in a run: fitted by `prepare`.
+class _WarmLearner:
+    """What both kinds share: a model built from the warm items, in one process.
 
     Arguments:
         data: the warm items.
@@ -80,6 +80,34 @@ class ClosedFormLearner:
         """The number of training pairs."""
         return self.data.num_pairs
 
+    def _ready(self) -> Any:
+        if self.model is None:
+            raise RuntimeError(f"{type(self).__name__}: the model is not there yet. Call `prepare` first.")
+        return self.model
+
+    @torch.no_grad()
+    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:  # noqa: ARG002
+        """Return a function from users (u,) to scores (u, C)."""
+        score: ScoreBlock = self._ready().scorer(features.rows(items), mask[items])
+        return score
+
+    def _restore(self, path: Path, take_back: Callable[[dict[str, Tensor]], Any]) -> dict[str, Any]:
+        """Hand the tensors of a file to a function; return the file's facts.
+
+        Raises:
+            DataError: the tensors do not fit the run.
+        """
+        state, facts = load_state(path, self.data.device)
+        try:
+            take_back(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise DataError(f"{path}: does not fit the run ({error}). Was it written by another version?") from None
+        return facts
+
+
+class ClosedFormLearner(_WarmLearner):
+    """A closed form in a run: fitted by `prepare`."""
+
     def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:  # noqa: ARG002
         """Fit the model."""
         if self.model is None:
@@ -93,58 +121,32 @@ class ClosedFormLearner:
         """
         raise RuntimeError(f"{self.options.run.model} is fitted in closed form: it has no epochs.")
 
-    @torch.no_grad()
-    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:  # noqa: ARG002
-        """Return a function from users (u,) to scores (u, C)."""
-        return self._ready().scorer(features.rows(items), mask[items])
-
-    def _ready(self) -> ClosedForm:
-        if self.model is None:
-            raise RuntimeError(f"{type(self).__name__}: the model is not fitted yet. Call `prepare` first.")
-        model: ClosedForm = self.model
-        return model
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that a file of the fitted model needs: none, since it follows from the data."""
-        return {}
-
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
-        """Write the fitted model."""
-        save_state(path, self.tensors(), facts)
+        """Write the facts; the model follows from the data."""
+        save_state(path, {}, facts)
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:  # noqa: ARG002
         """Return the facts of a file; the model is fitted from the data again."""
         return load_state(path, self.data.device)[1]
 
 
-class TrainedLearner:
+class TrainedLearner(_WarmLearner):
     """A model trained by epochs, with the stage that it is in: its factors in training, and then itself.
 
     Arguments:
-        data: the warm items.
-        options: of the run.
         factors: trained already, where another run on the same data has done so; None trains them.
 
     Attributes:
         stage: "factors" or "model".
     """
 
-    user_starts = None
-
     def __init__(self, data: WarmData, options: Options, factors: Factors | None = None) -> None:
-        self.data, self.options = data, options
+        super().__init__(data, options)
         self.factorisation: Factorisation | None = None
-        self.model: TrainedModel | None = None
         if options.card.needs_factors and factors is None:
             self.factorisation = Factorisation(data, options.method, options.run.seed)
         else:
             self.model = build(data, options, factors)
-        self.trained_users = data.rows.offsets.diff() > 0
-
-    @property
-    def num_pairs(self) -> int:
-        """The number of training pairs."""
-        return self.data.num_pairs
 
     @property
     def stage(self) -> str:
@@ -162,19 +164,10 @@ class TrainedLearner:
         self.model = build(self.data, self.options, self.factorisation.result())
         self.factorisation = None
 
-    def _ready(self) -> TrainedModel:
-        if self.model is None:
-            raise RuntimeError("TrainedLearner: the factors are not trained yet. Call `prepare` first.")
-        return self.model
-
     def train_epoch(self, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, float]:  # noqa: ARG002
         """Train the model for an epoch."""
-        return self._ready().train_epoch(epoch)
-
-    @torch.no_grad()
-    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:  # noqa: ARG002
-        """Return a function from users (u,) to scores (u, C)."""
-        return self._ready().scorer(features.rows(items), mask[items])
+        means: dict[str, float] = self._ready().train_epoch(epoch)
+        return means
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -202,12 +195,8 @@ class TrainedLearner:
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
         """Take back a file of `save`; return its facts."""
-        state, facts = load_state(path, self.data.device)
-        try:
-            self._ready().net.load_state_dict(state) if weights_only else self.load_state_dict(state)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise DataError(f"{path}: does not fit the run ({error}). Was it written by another version?") from None
-        return facts
+        take_back = (lambda state: self._ready().net.load_state_dict(state)) if weights_only else self.load_state_dict
+        return self._restore(path, take_back)
 
 
 def _part(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:

@@ -1,23 +1,20 @@
-"""The shape that all baselines have, the data that they are built from, and the few helpers that all of them need."""
+"""The data that methods other than MILK learn from, and the few helpers that they share."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invmod import MeanImputer
-from milk_recsys.catalogue.preparation import scale_rows
+from milk_recsys.catalogue.preparation import prepare_scale, scale_and_impute
+from milk_recsys.catalogue.tables import Tables
 from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
 from milk_recsys.config.options import Options, PreparationOptions
 from milk_recsys.ranking.negatives import sample_negatives
-
-if TYPE_CHECKING:
-    from milk_recsys.catalogue.tables import Tables
 
 __all__ = ["Content", "WarmData", "bpr_loss", "nearest"]
 
@@ -107,8 +104,9 @@ class Content:
         self._preparation, self._modalities, self.dtype = data.preparation, data.modalities, data.dtype
         imputer = MeanImputer(data.modalities)
         features = {name: x.to(self.dtype) for name, x in data.features.items()}
-        first = self._preparation.scale_before_impute
-        imputer.fit(self._scaled(features) if first else features, data.observed)
+        if self._preparation.scale_before_impute:
+            features = prepare_scale(features, self._preparation, self.dtype)
+        imputer.fit(features, data.observed)
         self._imputer = imputer.to(self.dtype)
         self.warm = self(data.features, data.observed)
         self.widths = tuple(x.shape[1] for x in data.features.values())
@@ -116,17 +114,9 @@ class Content:
 
     def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
         """Return (N, F)."""
-        rows = {name: features[name].to(self.dtype) for name in self._modalities}
-        if self._preparation.scale_before_impute:
-            filled = self._imputer(self._scaled(rows), observed)[0]
-        else:
-            filled = self._scaled(self._imputer(rows, observed)[0])
+        rows = {name: features[name] for name in self._modalities}
+        filled = scale_and_impute(rows, observed, self._imputer, self._preparation, self.dtype)
         return torch.cat([filled[name] for name in self._modalities], dim=1)
-
-    def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if not self._preparation.scale_features:
-            return dict(features)
-        return scale_rows(features, self._preparation.norm_floor, self.dtype)
 
 
 def bpr_loss(better: Tensor, worse: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from milk_recsys.base.launch import let_rank_0_end_first, only_one_speaks
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import embedded_dataset
 from milk_recsys.config.command_line import given_options, parse_options
-from milk_recsys.config.options import OptionError, Options, to_json
+from milk_recsys.config.options import OptionError, Options, to_json, validate_method
 
 __all__ = ["begin", "open_run", "start_folder", "write_config"]
 
@@ -90,10 +90,7 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
         if options.data.folder is None
         else read_dataset(options.data.folder, empty_items=options.data.empty_items)
     )
-    if getattr(options.method, "min_weight", 0.0) * len(dataset.modalities) >= 1:
-        raise OptionError(
-            f"--min-weight must be below 1 / {len(dataset.modalities)} modalities, got {options.method.min_weight}."
-        )
+    validate_method(options, len(dataset.modalities))
     if config.exists():
         facts, before = dataset_facts(dataset), read_json(config).get("dataset") or {}
         changed = [name for name in facts if before.get(name) != facts[name]]

@@ -22,7 +22,6 @@ class AldiOptions(FactorOptions):
 ALDI = Method(
     name="aldi",
     title="ALDI",
-    venue="SIGIR 2023",
     options=AldiOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.aldi.model:Aldi",

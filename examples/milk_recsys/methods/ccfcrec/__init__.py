@@ -22,7 +22,6 @@ class CcfcrecOptions:
 CCFCREC = Method(
     name="ccfcrec",
     title="CCFCRec",
-    venue="WWW 2023",
     options=CcfcrecOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.ccfcrec.model:Ccfcrec",

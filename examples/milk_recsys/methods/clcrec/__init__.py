@@ -27,7 +27,6 @@ class ClcrecOptions:
 CLCREC = Method(
     name="clcrec",
     title="CLCRec",
-    venue="MM 2021",
     options=ClcrecOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.clcrec.model:Clcrec",

@@ -26,7 +26,6 @@ class DgmrecOptions:
 DGMREC = Method(
     name="dgmrec",
     title="DGMRec",
-    venue="SIGIR 2025",
     options=DgmrecOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.dgmrec.model:Dgmrec",

@@ -24,7 +24,6 @@ class DropoutNetOptions(FactorOptions):
 DROPOUTNET = Method(
     name="dropoutnet",
     title="DropoutNet",
-    venue="NeurIPS 2017",
     options=DropoutNetOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.dropoutnet.model:DropoutNet",

@@ -18,7 +18,6 @@ class DuifOptions:
 DUIF = Method(
     name="duif",
     title="DUIF",
-    venue="ICCV 2015",
     options=DuifOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.duif.model:Duif",

@@ -23,7 +23,6 @@ class GarOptions(FactorOptions):
 GAR = Method(
     name="gar",
     title="GAR",
-    venue="SIGIR 2022",
     options=GarOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.gar.model:Gar",

@@ -21,7 +21,6 @@ class GorecOptions(FactorOptions):
 GOREC = Method(
     name="gorec",
     title="GoRec",
-    venue="MM 2023",
     options=GorecOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.gorec.model:Gorec",

@@ -26,7 +26,6 @@ class HeaterOptions(FactorOptions):
 HEATER = Method(
     name="heater",
     title="Heater",
-    venue="SIGIR 2020",
     options=HeaterOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.heater.model:Heater",

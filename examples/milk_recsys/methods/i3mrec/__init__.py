@@ -24,7 +24,6 @@ class I3mrecOptions:
 I3MREC = Method(
     name="i3mrec",
     title="I3-MRec",
-    venue="MM 2025",
     options=I3mrecOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.i3mrec.model:I3mrec",

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import load_state
+from milk_recsys.base.checkpoint import save_state
 from milk_recsys.base.distributed import ALONE, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
@@ -247,18 +247,13 @@ class KeepModel(nn.Module):
 class KeepLearner(ClosedFormLearner):
     """KEEP in a run: its file holds the fitted model, which recommends without the training pairs."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of the fitted model."""
-        return dict(self.model.net.state_dict())
+    def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
+        """Write the fitted model."""
+        save_state(path, self._ready().net.state_dict(), facts)
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:  # noqa: ARG002
         """Take back a file of `save`; return its facts."""
-        state, facts = load_state(path, self.data.device)
-        try:
-            self.model.net.load_state_dict(state)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise DataError(f"{path}: does not fit the run ({error}). Was it written by another version?") from None
-        return facts
+        return self._restore(path, lambda state: self._ready().net.load_state_dict(state))
 
 
 def keep_learner(options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None) -> KeepLearner:

@@ -16,7 +16,6 @@ class MarecOptions:
 MAREC = Method(
     name="marec",
     title="MARec",
-    venue="RecSys 2024",
     options=MarecOptions,
     learner="milk_recsys.methods.learner:closed_form",
     model="milk_recsys.methods.marec.model:Marec",

@@ -24,7 +24,6 @@ class MicroOptions:
 MICRO = Method(
     name="micro",
     title="MICRO",
-    venue="TKDE 2023",
     options=MicroOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.micro.model:Micro",

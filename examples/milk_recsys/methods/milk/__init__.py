@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from milk_recsys.config.method import Method, log_range, option
+from milk_recsys.config.options import Options
 
 __all__ = ["ALIGN", "ENVS", "ERM", "MILK", "MilkOptions"]
 
@@ -118,14 +119,19 @@ class ErmOptions(MilkOptions):
     aligns, has_envs = False, False
 
 
-def _problem(options: MilkOptions) -> str | None:
+def _problem(run: Options, num_modalities: int | None) -> str | None:
     """Return what is wrong with the options together, or None."""
+    options: MilkOptions = run.method
     if options.min_weight >= 1:
         return f"--min-weight must be at least 0 and below 1 / modalities, got {options.min_weight}."
+    if num_modalities is not None and options.min_weight * num_modalities >= 1:
+        return f"--min-weight must be below 1 / {num_modalities} modalities, got {options.min_weight}."
     if options.regulariser == "parameters" and options.optimiser != "adam":
         return "--regulariser parameters changes all users at every step: it needs --optimiser adam."
     if options.user_table == "sharded" and options.optimiser != "lazy_adam":
         return f"--user-table sharded needs --optimiser lazy_adam, got {options.optimiser}."
+    if options.user_table == "sharded" and run.run.dtype != "float32":
+        return f"--user-table sharded needs --dtype float32, got {run.run.dtype}."
     return None
 
 
@@ -172,7 +178,6 @@ PENALTY, ALIGNMENT = log_range(1e-1, 1e2), log_range(5e-3, 5.0)
 MILK = Method(
     name="milk",
     title="MILK",
-    venue="SIGIR 2024",
     options=MilkOptions,
     learner="milk_recsys.methods.milk.learner:milk_learner",
     scorer="milk_recsys.methods.milk.model:scoring_model",
@@ -206,4 +211,4 @@ ENVS = dataclasses.replace(
     search_seed=2,
 )
 
-ERM = dataclasses.replace(MILK, name="erm", title="ERM", options=ErmOptions, venue="", space={"lr": LR}, search_seed=3)
+ERM = dataclasses.replace(MILK, name="erm", title="ERM", options=ErmOptions, space={"lr": LR}, search_seed=3)

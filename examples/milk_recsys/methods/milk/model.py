@@ -15,7 +15,7 @@ from invmod import (
 )
 from milk_recsys.base.device import choose_device
 from milk_recsys.catalogue.features import ItemFeatures
-from milk_recsys.catalogue.preparation import leading_directions, scale_rows
+from milk_recsys.catalogue.preparation import leading_directions, prepare_scale, scale_and_impute
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.options import Options, PreparationOptions
 from milk_recsys.methods.milk import MilkOptions
@@ -120,16 +120,11 @@ class Recommender(nn.Module):
         }
 
     def _filled(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
-        features = {name: x.to(self.users.weight.dtype) for name, x in features.items()}
-        if self.preparation.scale_before_impute:
-            return self.imputer(self.scaled(features), observed)[0]  # type: ignore[no-any-return]
-        return self.scaled(self.imputer(features, observed)[0])
+        return scale_and_impute(features, observed, self.imputer, self.preparation, self.users.weight.dtype)
 
     def scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scale rows to unit length, but for those that are nearly 0 and would become noise."""
-        if not self.preparation.scale_features:
-            return dict(features)
-        return scale_rows(features, self.preparation.norm_floor, self.users.weight.dtype)
+        return prepare_scale(features, self.preparation, self.users.weight.dtype)
 
     @torch.no_grad()
     def scorer(

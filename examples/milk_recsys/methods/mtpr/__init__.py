@@ -20,7 +20,6 @@ class MtprOptions:
 MTPR = Method(
     name="mtpr",
     title="MTPR",
-    venue="MM 2020",
     options=MtprOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.mtpr.model:Mtpr",

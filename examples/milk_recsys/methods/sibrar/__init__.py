@@ -23,7 +23,6 @@ class SibrarOptions:
 SIBRAR = Method(
     name="sibrar",
     title="SiBraR",
-    venue="RecSys 2024",
     options=SibrarOptions,
     learner="milk_recsys.methods.learner:trained",
     model="milk_recsys.methods.sibrar.model:Sibrar",
