@@ -6,6 +6,7 @@ carries what CPUs send, NCCL what GPUs send.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,13 +28,15 @@ def joined_world(device: torch.device) -> Iterator[World]:
     if "WORLD_SIZE" not in os.environ:
         yield ALONE
         return
+    # An optimiser's first step imports modules whose default arguments would keep the process group for ever. Its
+    # threads would then outlive the interpreter, and abort the process at its end now and then. So they come first.
+    importlib.import_module("torch._dynamo")
     store, rank, size = next(rendezvous("env://"))
     # The launcher's store outlives a restart: what the processes before have left there would be mistaken for ours.
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield World(rank, size)
-        dist.barrier()  # a rank that leaves while another still sends makes that one abort
     finally:
         dist.destroy_process_group()
 

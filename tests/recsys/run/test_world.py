@@ -55,6 +55,7 @@ def test_ranks_give_the_losses_of_one_process(data: Path, tmp_path: Path, size: 
     assert done.returncode == 0, done.stderr[-9000:]
     found = json.loads(out.read_text())
     assert found["size"] == size
+    assert found["threads_left"] == []
     for values, theirs in zip(cases, found["cases"], strict=True):
         alone = losses(data, values, World())
         rel = 1e-12 if values["dtype"] == "float64" else 1e-5
