@@ -27,7 +27,9 @@ QUICK_ROUNDS = 3
 def main(arguments: argparse.Namespace) -> int:
     """Run the cases, print the table, and write the JSON or compare with it."""
     torch.set_num_threads(arguments.threads)
-    torch.empty(31 * 2**20, dtype=torch.uint8)  # once it is freed, malloc keeps blocks up to its size for the next call
+    torch.empty(
+        31 * 2**20, dtype=torch.uint8
+    )  # once it is freed, malloc keeps blocks up to its size for the next call
     device = torch.device(arguments.device)
     cases_training.OPTIONS = cases_training.OPTIONS.but(device=arguments.device)
     rates, kept = measure_rates(device), _read(arguments.out)
@@ -42,12 +44,15 @@ def main(arguments: argparse.Namespace) -> int:
         rounds = QUICK_ROUNDS if arguments.quick else arguments.rounds
         found[name] = measure(CASES[name](arguments.quick), rounds=rounds)
         gc.collect()
-        rates = rates.best(measure_rates(device))  # a floor is low where the machine was busy while it was measured
+        rates = rates.best(
+            measure_rates(device)
+        )  # a floor is low where the machine was busy while it was measured
     add_floors(found, rates)
     stated = facts(rates, device)
     print(table(found))
     print(
-        "\nMedians (least to most) of runs by turns. " + "; ".join(f"{name} {_short(x)}" for name, x in stated.items())
+        "\nMedians (least to most) of runs by turns. "
+        + "; ".join(f"{name} {_short(x)}" for name, x in stated.items())
     )
     if arguments.quick:
         return _compare(found, before, setting)
@@ -58,7 +63,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _compare(found: dict[str, Any], before: dict[str, Any], setting: str) -> int:
     if not before:
-        print(f"nothing to compare with: no results at {setting} (threads or device)", file=sys.stderr)
+        print(
+            f"nothing to compare with: no results at {setting} (threads or device)", file=sys.stderr
+        )
         return 0
     problems = fallen(found, before)
     for problem in problems:
@@ -78,14 +85,27 @@ def parse(given: list[str]) -> argparse.Namespace:
     """Read the command line."""
     text, _, examples = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=text, epilog=examples, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m benchmarks",
+        description=text,
+        epilog=examples,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("--cases", nargs="+", choices=CASES, metavar="NAME", help=f"some of: {', '.join(CASES)}")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of training and evaluation")
+    parser.add_argument(
+        "--cases", nargs="+", choices=CASES, metavar="NAME", help=f"some of: {', '.join(CASES)}"
+    )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="of training and evaluation"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each side after a warm-up, at most")
-    parser.add_argument("--quick", action="store_true", help="less of each, compared with the JSON, which is kept")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"), help="the JSON")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="timed runs of each side after a warm-up, at most"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="less of each, compared with the JSON, which is kept"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).with_name("results.json"), help="the JSON"
+    )
     return parser.parse_args(given)
 
 

@@ -41,12 +41,20 @@ from milk_recsys.run.evaluation import evaluate_group
 
 
 def random_dataset(
-    num_users: int, num_items: int, num_pairs: int, widths: dict[str, int], *, seed: int = 0, used_items: int = 0
+    num_users: int,
+    num_items: int,
+    num_pairs: int,
+    widths: dict[str, int],
+    *,
+    seed: int = 0,
+    used_items: int = 0,
 ) -> Dataset:
     """Draw distinct pairs and normal features, of a catalogue of which the first `used_items` have pairs (0: all)."""
     rng, used = np.random.default_rng(seed), used_items or num_items
     cells = np.sort(rng.choice(num_users * used, num_pairs, replace=False))
-    features = {name: rng.standard_normal((num_items, d), dtype=np.float32) for name, d in widths.items()}
+    features = {
+        name: rng.standard_normal((num_items, d), dtype=np.float32) for name, d in widths.items()
+    }
     return Dataset(
         name="random",
         num_users=num_users,
@@ -84,7 +92,11 @@ class Training:
         """The least work of an evaluation."""
         test, shape = self.learner.tables.test, self.shape
         return evaluation_work(
-            len(test.users.unique()), len(test.candidates), shape.widths, shape.dim, len(test.positions)
+            len(test.users.unique()),
+            len(test.candidates),
+            shape.widths,
+            shape.dim,
+            len(test.positions),
         )
 
 
@@ -113,7 +125,9 @@ def step_shape(tables: Tables, options: Options) -> StepShape:
     batches = [slice(start, start + size) for start in range(0, tables.num_pairs - size + 1, size)]
 
     def distinct(*columns: Tensor) -> float:
-        return statistics.median(len(torch.unique(torch.cat([x[chosen] for x in columns]))) for chosen in batches)
+        return statistics.median(
+            len(torch.unique(torch.cat([x[chosen] for x in columns]))) for chosen in batches
+        )
 
     envs = environments(len(tables.modalities), options.method, options.run.seed)
     return StepShape(
@@ -129,10 +143,16 @@ def step_shape(tables: Tables, options: Options) -> StepShape:
 
 def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return an epoch and an evaluation of the reference, with the same weights, on the same prepared features."""
-    model, tables, options = training.learner.model, training.learner.tables, training.learner.options
+    model, tables, options = (
+        training.learner.model,
+        training.learner.tables,
+        training.learner.options,
+    )
     device = tables.device
     prepared = prepared_rows(model, tables)(torch.arange(tables.features.num_items, device=device))
-    reference = ReferenceMilk(tables.num_users, tables.features.dims, options.embedding_dim).to(device)
+    reference = ReferenceMilk(tables.num_users, tables.features.dims, options.embedding_dim).to(
+        device
+    )
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
             theirs.copy_(ours)
@@ -158,7 +178,9 @@ def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[],
         )
 
     def evaluate() -> dict[str, float]:
-        return reference_evaluate(reference.cpu(), {name: x.cpu() for name, x in prepared.items()}, liked, candidates)
+        return reference_evaluate(
+            reference.cpu(), {name: x.cpu() for name, x in prepared.items()}, liked, candidates
+        )
 
     return epoch, evaluate
 
@@ -177,7 +199,9 @@ def _reference_epoch_on(
 ) -> float:
     """`reference_epoch` with its batches on a GPU: the same loop, loss and draws."""
     rng, negative_rng = np.random.default_rng(seed), random.Random(seed)
-    strengths = ReferenceWeights(options.penalty_weight, options.alignment_weight, options.regulariser_weight)
+    strengths = ReferenceWeights(
+        options.penalty_weight, options.alignment_weight, options.regulariser_weight
+    )
     pairs = pairs[rng.permutation(len(pairs))]
     total = 0.0
     for start in range(0, len(pairs), options.batch_size):
@@ -186,7 +210,9 @@ def _reference_epoch_on(
         users, positives = torch.from_numpy(batch.copy()).to(device).unbind(1)
         others = torch.tensor(negatives, device=device)
         weights = reference_environments(len(reference.names), options.alpha, rng).to(device)
-        loss = reference_loss(reference, prepared, observed, users, positives, others, weights, strengths)
+        loss = reference_loss(
+            reference, prepared, observed, users, positives, others, weights, strengths
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -25,15 +25,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of a data set")
     parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
-    parser.add_argument("--models", nargs="+", default=BASELINES, choices=BASELINES, help="which ones")
+    parser.add_argument(
+        "--models", nargs="+", default=BASELINES, choices=BASELINES, help="which ones"
+    )
     parser.add_argument("--out", type=Path, help="file for the table; it is printed in any case")
     arguments = parser.parse_args(argv)
-    lines = ["| model | test NDCG@20 | epochs | seconds, whole command |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| model | test NDCG@20 | epochs | seconds, whole command |",
+        "| --- | --- | --- | --- |",
+    ]
     torch = ""
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
-            given = ["--model", model, "--data", str(arguments.data), "--empty-items", "drop", "--out", str(out)]
+            given = [
+                "--model",
+                model,
+                "--data",
+                str(arguments.data),
+                "--empty-items",
+                "drop",
+                "--out",
+                str(out),
+            ]
             begun = time.perf_counter()
             done = subprocess.run(
                 [sys.executable, str(TRAIN), *given, "--threads", str(arguments.threads)],
@@ -46,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return done.returncode
             metrics = read_json(out / "metrics.json")
         torch = metrics["versions"]["torch"]
-        lines.append(f"| `{model}` | {metrics['test']['ndcg@20']:.3f} | {metrics['epochs']} | {seconds:.0f} |")
+        lines.append(
+            f"| `{model}` | {metrics['test']['ndcg@20']:.3f} | {metrics['epochs']} | {seconds:.0f} |"
+        )
         print(lines[-1], flush=True)
     lines += [
         "",

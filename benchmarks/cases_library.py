@@ -114,7 +114,12 @@ def vrex(quick: bool) -> Case:  # noqa: ARG001
         mean = risks.mean()
         return torch.stack([(risk - mean).square() for risk in risks]).mean()
 
-    return Case(_backward(lambda: vrex_penalty(risks), risks), _backward(loop, risks), "forward and backward", "a loop")
+    return Case(
+        _backward(lambda: vrex_penalty(risks), risks),
+        _backward(loop, risks),
+        "forward and backward",
+        "a loop",
+    )
 
 
 def fishr(quick: bool, *, closed: bool) -> Case:  # noqa: ARG001
@@ -139,19 +144,29 @@ def fishr(quick: bool, *, closed: bool) -> Case:  # noqa: ARG001
         return fishr_penalty_linear(f, logits, y, env, num_envs=4)
 
     def loop() -> Tensor:
-        rows = [torch.autograd.grad(loss(head, f[i], y[i]), parameters, create_graph=True) for i in range(samples)]
+        rows = [
+            torch.autograd.grad(loss(head, f[i], y[i]), parameters, create_graph=True)
+            for i in range(samples)
+        ]
         gradients = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
         variances = torch.stack([gradients[env == e].var(dim=0, correction=0) for e in range(4)])
         return (variances - variances.mean(dim=0)).square().mean()
 
     ours = by_formula if closed else by_samples
-    return Case(_backward(ours, *parameters), _backward(loop, *parameters), "forward and backward", "loop over samples")
+    return Case(
+        _backward(ours, *parameters),
+        _backward(loop, *parameters),
+        "forward and backward",
+        "loop over samples",
+    )
 
 
 def fused_scores(quick: bool) -> Case:  # noqa: ARG001
     """Scores fused in 64 environments, against embeddings fused and then scored; both forward and backward."""
     generator, num_modalities, num_envs = torch.Generator().manual_seed(0), 3, 64
-    triples = 512  # 8 MB of fused embeddings; from 32 MB on, malloc asks the system for them every time
+    triples = (
+        512  # 8 MB of fused embeddings; from 32 MB on, malloc asks the system for them every time
+    )
     z = torch.randn(triples, num_modalities, DIM, generator=generator).requires_grad_()
     u = torch.randn(triples, DIM, generator=generator).requires_grad_()
     weights = torch.softmax(torch.randn(num_envs, num_modalities, generator=generator), dim=1)
@@ -174,7 +189,11 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "irm-ce": partial(irm, loss="ce"),
     "irm-mse": partial(irm, loss="mse"),
     "irm-bpr": partial(irm, loss="bpr"),
-    **{f"sample-{m}-alpha-{a}": partial(sampling, num_modalities=m, alpha=a) for m in (2, 3, 8) for a in (0.1, 1.0)},
+    **{
+        f"sample-{m}-alpha-{a}": partial(sampling, num_modalities=m, alpha=a)
+        for m in (2, 3, 8)
+        for a in (0.1, 1.0)
+    },
     "fishr": partial(fishr, closed=False),
     "fishr-linear": partial(fishr, closed=True),
     "vrex": vrex,

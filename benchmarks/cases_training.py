@@ -23,7 +23,9 @@ TOP, CANDIDATES, EXCLUDED = 20, 100_000, 10
 
 def tiktok() -> Training:
     """The real data set; raises KeyError where INVMOD_DATA is not set."""
-    return training_setup(read_dataset(Path(os.environ["INVMOD_DATA"]) / "tiktok", empty_items="drop"), OPTIONS)
+    return training_setup(
+        read_dataset(Path(os.environ["INVMOD_DATA"]) / "tiktok", empty_items="drop"), OPTIONS
+    )
 
 
 def _epoch(training: Training, most_rounds: int) -> Case:
@@ -68,7 +70,9 @@ def large_batch(quick: bool) -> Case:  # noqa: ARG001
     )  # fmt: skip
 
 
-def _steps(num_users: int, num_items: int, widths: dict[str, int], *, used_items: int = 0, **options: Any) -> Training:
+def _steps(
+    num_users: int, num_items: int, widths: dict[str, int], *, used_items: int = 0, **options: Any
+) -> Training:
     """Twelve steps on random data."""
     num_pairs = round(12 * OPTIONS.method.batch_size / TRAINED_SHARE)
     dataset = random_dataset(num_users, num_items, num_pairs, widths, used_items=used_items)
@@ -94,7 +98,9 @@ def many_environments(quick: bool) -> Case:  # noqa: ARG001
 
 def many_modalities(quick: bool) -> Case:  # noqa: ARG001
     """Eight modalities against two of the same total width."""
-    return _against(_steps(5_000, 5_000, _named(8, 96)), _steps(5_000, 5_000, _named(2, 384)), "M = 2", None)
+    return _against(
+        _steps(5_000, 5_000, _named(8, 96)), _steps(5_000, 5_000, _named(2, 384)), "M = 2", None
+    )
 
 
 def many_users(quick: bool) -> Case:  # noqa: ARG001
@@ -105,13 +111,17 @@ def many_users(quick: bool) -> Case:  # noqa: ARG001
 
 def many_users_with_adam(quick: bool) -> Case:  # noqa: ARG001
     """Ten times the users, with an optimiser that goes through the whole table."""
-    few, many = (_steps(count, 5_000, _named(2, 256), optimiser="adam") for count in (10_000, 100_000))
+    few, many = (
+        _steps(count, 5_000, _named(2, 256), optimiser="adam") for count in (10_000, 100_000)
+    )
     return _against(many, few, "a tenth of the users", None)
 
 
 def many_items(quick: bool) -> Case:  # noqa: ARG001
     """Ten times the items, of which the same ones are in the pairs and the pool."""
-    few, many = (_steps(5_000, count, _named(2, 256), used_items=5_000) for count in (5_000, 50_000))
+    few, many = (
+        _steps(5_000, count, _named(2, 256), used_items=5_000) for count in (5_000, 50_000)
+    )
     return _against(many, few, "a tenth of the items", 1 / 1.2)
 
 
@@ -135,7 +145,9 @@ def top_lists(quick: bool) -> Case:
 
     work = Work(
         2 * num_users * CANDIDATES * 64,
-        FLOAT * 64 * (num_users + CANDIDATES) + ID * num_users * (1 + EXCLUDED) + (ID + FLOAT) * num_users * TOP,
+        FLOAT * 64 * (num_users + CANDIDATES)
+        + ID * num_users * (1 + EXCLUDED)
+        + (ID + FLOAT) * num_users * TOP,
     )
     return Case(
         lambda: top_items(users, items, TOP, exclude=(offsets, positions)), plain, "user", "torch.topk on blocks",

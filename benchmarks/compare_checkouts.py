@@ -44,15 +44,25 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         the exit status: 0, 1 where a run failed in a checkout, or figures differ by more than 1e-6.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_checkouts", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare_checkouts", description=__doc__
+    )
     parser.add_argument("other", type=Path, help="another checkout of the project")
     parser.add_argument("--data", type=Path, required=True, help="folder of a data set")
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS), help="names of runs")
+    parser.add_argument(
+        "--runs", nargs="+", default=list(RUNS), choices=list(RUNS), help="names of runs"
+    )
     parser.add_argument("--out", type=Path, help="file for the table; it is printed in any case")
     arguments = parser.parse_args(argv)
-    lines, worst = ["| run | options | NDCG@20 | largest difference |", "| --- | --- | --- | --- |"], 0.0
+    lines, worst = (
+        ["| run | options | NDCG@20 | largest difference |", "| --- | --- | --- | --- |"],
+        0.0,
+    )
     for name in arguments.runs:
-        found = [measure(checkout, arguments.data, RUNS[name]) for checkout in (arguments.other.resolve(), HERE)]
+        found = [
+            measure(checkout, arguments.data, RUNS[name])
+            for checkout in (arguments.other.resolve(), HERE)
+        ]
         if any(figures is None for figures in found):
             return 1
         before, after = (dict(numbers(figures)) for figures in found)
@@ -60,7 +70,11 @@ def main(argv: list[str] | None = None) -> int:
         worst = max(worst, largest)
         lines.append(f"| {name} | `{RUNS[name]}` | {after['test.ndcg@20']:.4f} | {largest:.2g} |")
         print(lines[-1], flush=True)
-    lines += ["", f"{arguments.data.name}, one thread; {time.strftime('%Y-%m-%d')}, {platform.machine()}.", ""]
+    lines += [
+        "",
+        f"{arguments.data.name}, one thread; {time.strftime('%Y-%m-%d')}, {platform.machine()}.",
+        "",
+    ]
     if arguments.out:
         arguments.out.write_text("\n".join(lines), encoding="utf-8")
     return int(worst > 1e-6)
@@ -70,7 +84,11 @@ def measure(checkout: Path, data: Path, options: str) -> Any:
     """Train in a checkout; return the content of metrics.json, or None after printing why it failed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, str(checkout / "examples/milk_recsys/train.py"), *shlex.split(options)]
+        command = [
+            sys.executable,
+            str(checkout / "examples/milk_recsys/train.py"),
+            *shlex.split(options),
+        ]
         command += [
             "--data",
             str(data),
@@ -85,7 +103,9 @@ def measure(checkout: Path, data: Path, options: str) -> Any:
         ]
         paths = os.pathsep.join([str(checkout), str(checkout / "examples")])
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=checkout, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             print(f"{checkout}: {options}: {done.stderr}", file=sys.stderr)
             return None

@@ -49,18 +49,23 @@ def step_work(shape: StepShape) -> Work:
     inputs = sum(shape.widths)
     encoders = 2 * n * inputs * d
     scores = b * m * d * 3
-    score_gradients = b * m * d * 6  # by users, products and sums; by items, a product, added to two rows
+    score_gradients = (
+        b * m * d * 6
+    )  # by users, products and sums; by items, a product, added to two rows
     fusion = 2 * 2 * b * shape.envs * m
     alignment = shape.positives * m * d * (4 + 2)
     squares = n * d * (m + 2 + 2 * m) + shape.users * d * 4
     parameters = (inputs + m) * d + shape.users * d
     read = FLOAT * (n * inputs + shape.envs * m) + BOOL * n * m + ID * 3 * b
     return Work(
-        2 * encoders + scores + score_gradients + fusion + alignment + squares, read + 3 * 2 * FLOAT * parameters
+        2 * encoders + scores + score_gradients + fusion + alignment + squares,
+        read + 3 * 2 * FLOAT * parameters,
     )
 
 
-def evaluation_work(users: int, candidates: int, widths: Sequence[int], dim: int, positives: int) -> Work:
+def evaluation_work(
+    users: int, candidates: int, widths: Sequence[int], dim: int, positives: int
+) -> Work:
     """Count the least work of ranking positives among candidates.
 
     Operations: candidates encoded and fused, and every user's score for each. Bytes: features, masks, encoders, the
@@ -68,5 +73,9 @@ def evaluation_work(users: int, candidates: int, widths: Sequence[int], dim: int
     """
     inputs, m = sum(widths), len(widths)
     flops = 2 * candidates * inputs * dim + candidates * dim * m + 2 * users * candidates * dim
-    read = FLOAT * (candidates * inputs + (inputs + m) * dim + users * dim) + BOOL * candidates * m + 2 * ID * positives
+    read = (
+        FLOAT * (candidates * inputs + (inputs + m) * dim + users * dim)
+        + BOOL * candidates * m
+        + 2 * ID * positives
+    )
     return Work(flops, read + ID * positives)

@@ -64,7 +64,11 @@ class Size:
     @property
     def bytes(self) -> int:
         """About how much the files of the data and of a run take: the checkpoint has three user tables, weights one."""
-        return self.items * sum(DIMS.values()) * 2 + self.users * int(PAIRS_PER_USER * 8) + 5 * self.users * 64 * 4
+        return (
+            self.items * sum(DIMS.values()) * 2
+            + self.users * int(PAIRS_PER_USER * 8)
+            + 5 * self.users * 64 * 4
+        )
 
 
 # --- the data -------------------------------------------------------------------------------------------------------
@@ -100,7 +104,9 @@ def _write_pairs(path: Path, size: Size, rng: np.random.Generator) -> int:
         count = 0
         for start in range(0, size.users, USERS_AT_ONCE):
             users = np.arange(start, min(start + USERS_AT_ONCE, size.users))
-            owners = np.repeat(users, np.minimum(rng.poisson(PAIRS_PER_USER, len(users)), size.items // 2))
+            owners = np.repeat(
+                users, np.minimum(rng.poisson(PAIRS_PER_USER, len(users)), size.items // 2)
+            )
             ranks = np.minimum(np.searchsorted(edges, rng.random(len(owners))), size.items - 1)
             keys = np.sort(owners * size.items + order[ranks])
             keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
@@ -113,12 +119,16 @@ def _write_pairs(path: Path, size: Size, rng: np.random.Generator) -> int:
 
 def _write_header(file: Any, count: int) -> None:
     """Write a npy header of a fixed length: numpy leaves room for the shape to grow."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "<i4", "fortran_order": False, "shape": (count, 2)})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "<i4", "fortran_order": False, "shape": (count, 2)}
+    )
 
 
 def _write_features(folder: Path, size: Size, rng: np.random.Generator) -> None:
     """Write float16 features: every modality shows the same hidden values in its own way, with noise."""
-    maps = {name: rng.standard_normal((HIDDEN_DIM, dim), dtype=np.float32) for name, dim in DIMS.items()}
+    maps = {
+        name: rng.standard_normal((HIDDEN_DIM, dim), dtype=np.float32) for name, dim in DIMS.items()
+    }
     files = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (size.items, dim))
         for name, dim in DIMS.items()
@@ -128,7 +138,9 @@ def _write_features(folder: Path, size: Size, rng: np.random.Generator) -> None:
         hidden = rng.standard_normal((rows.stop - start, HIDDEN_DIM), dtype=np.float32)
         missing = rng.random(len(hidden)) < MISSING
         for name, mixing in maps.items():
-            x = hidden @ mixing + rng.standard_normal((len(hidden), mixing.shape[1]), dtype=np.float32)
+            x = hidden @ mixing + rng.standard_normal(
+                (len(hidden), mixing.shape[1]), dtype=np.float32
+            )
             if name == "text":
                 x[missing] = np.nan
             files[name][rows] = x
@@ -145,7 +157,9 @@ def prepared_folder(root: Path, scale: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
     if free < 1.1 * size.bytes:
-        raise SystemExit(f"error: {root} has {free / 1e9:.1f} GB free, but scale {scale} takes {size.bytes / 1e9:.1f}.")
+        raise SystemExit(
+            f"error: {root} has {free / 1e9:.1f} GB free, but scale {scale} takes {size.bytes / 1e9:.1f}."
+        )
     begun = time.perf_counter()
     generate(folder, size)
     print(f"{folder}: generated in {time.perf_counter() - begun:.0f} s", flush=True)
@@ -225,7 +239,9 @@ def anonymous_gb() -> float:
     raise SystemExit("error: /proc/self/status has no RssAnon; this needs Linux.")
 
 
-def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: str, threads: int) -> dict[str, Any]:
+def measure(
+    data: Path, steps: int, warm_up: int, eval_users: int, optimiser: str, threads: int
+) -> dict[str, Any]:
     """Read, build, train, save, restore and validate; return times and peaks of memory."""
     memory = Memory()
     with memory.phase("imports"):
@@ -242,7 +258,12 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
 
         torch.set_num_threads(threads)
     options = Options.of(
-        model="milk", data=data, features="mapped", eval_users=eval_users, optimiser=optimiser, device="cpu"
+        model="milk",
+        data=data,
+        features="mapped",
+        eval_users=eval_users,
+        optimiser=optimiser,
+        device="cpu",
     )  # type: ignore[arg-type]
     with memory.phase("read"):
         dataset = read_dataset(data)
@@ -263,7 +284,10 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
     with memory.phase("train"), suppress(Enough):
         loop.train_epoch(learner, 0, mark)
     with tempfile.TemporaryDirectory(dir=data.parent) as folder:
-        weights, checkpoint = Path(folder) / "model.safetensors", Path(folder) / "checkpoint.safetensors"
+        weights, checkpoint = (
+            Path(folder) / "model.safetensors",
+            Path(folder) / "checkpoint.safetensors",
+        )
         with memory.phase("save"):
             learner.save(weights, {}, weights_only=True)
             learner.save(checkpoint, {})
@@ -275,7 +299,12 @@ def measure(data: Path, steps: int, warm_up: int, eval_users: int, optimiser: st
     memory.stop()
     per_epoch = math.ceil(tables.num_pairs / options.method.batch_size)
     wall, busy = (
-        Clock.of([mark[clock] for mark in marks], min(warm_up, len(marks) // 4), per_epoch, options.method.batch_size)
+        Clock.of(
+            [mark[clock] for mark in marks],
+            min(warm_up, len(marks) // 4),
+            per_epoch,
+            options.method.batch_size,
+        )
         for clock in range(2)
     )
     return {
@@ -322,7 +351,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     with tempfile.TemporaryDirectory() as temporary:
         root = arguments.folder or Path(temporary)
-        cases = {scale: measure_apart(prepared_folder(root, scale), arguments) for scale in arguments.scale}
+        cases = {
+            scale: measure_apart(prepared_folder(root, scale), arguments)
+            for scale in arguments.scale
+        }
     print(table(cases))
     write_json(arguments.out, {**facts, "cases": cases})
     return 0
@@ -332,10 +364,26 @@ def measure_apart(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one size in a new process: what another one left in memory would be counted too."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        given = {name: getattr(arguments, name) for name in ("steps", "warm_up", "eval_users", "optimiser", "threads")}
-        words = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), str(value))]
+        given = {
+            name: getattr(arguments, name)
+            for name in ("steps", "warm_up", "eval_users", "optimiser", "threads")
+        }
+        words = [
+            word
+            for name, value in given.items()
+            for word in ("--" + name.replace("_", "-"), str(value))
+        ]
         subprocess.run(
-            [sys.executable, "-m", "benchmarks.large", "--measure", str(data), "--out", str(out), *words],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.large",
+                "--measure",
+                str(data),
+                "--out",
+                str(out),
+                *words,
+            ],
             cwd=Path(__file__).resolve().parents[1],
             env={**os.environ, "OMP_NUM_THREADS": str(arguments.threads)},
             check=True,
@@ -345,11 +393,19 @@ def measure_apart(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.large", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--out", type=Path, required=True, help="the JSON")
-    parser.add_argument("--scale", action="append", help="a share of the whole size; may be given again")
-    parser.add_argument("--folder", type=Path, help="where data is kept and looked for; default: a temporary folder")
-    parser.add_argument("--steps", type=int, default=2048, help="that are timed; at most what an epoch has")
+    parser.add_argument(
+        "--scale", action="append", help="a share of the whole size; may be given again"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where data is kept and looked for; default: a temporary folder"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=2048, help="that are timed; at most what an epoch has"
+    )
     parser.add_argument("--warm-up", type=int, default=100, help="steps before those")
     parser.add_argument("--eval-users", type=int, default=1000)
     parser.add_argument("--optimiser", default="lazy_adam")
@@ -380,7 +436,9 @@ def table(cases: dict[str, dict[str, Any]]) -> str:
         }
         for scale, case in cases.items()
     }
-    return "\n".join([*lines, "", *(f"{scale}: {json.dumps(found)}" for scale, found in phases.items())])
+    return "\n".join(
+        [*lines, "", *(f"{scale}: {json.dumps(found)}" for scale, found in phases.items())]
+    )
 
 
 if __name__ == "__main__":

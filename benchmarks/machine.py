@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-SHAPES = ((1024, 1024, 1024), (2048, 2048, 64), (64, 2048, 2048))  # rows, inner, columns: square, encoder, its gradient
+SHAPES = (
+    (1024, 1024, 1024),
+    (2048, 2048, 64),
+    (64, 2048, 2048),
+)  # rows, inner, columns: square, encoder, its gradient
 GPU_SHAPES = ((8192, 8192, 8192), *SHAPES)
 CPU = torch.device("cpu")
 COPIED = 2**26  # bytes, several times a cache
@@ -56,7 +60,9 @@ def measure_rates(device: torch.device = CPU) -> Rates:
     for rows, inner, columns in SHAPES if device.type == "cpu" else GPU_SHAPES:
         a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
         out = torch.empty(rows, columns, device=device)
-        rates.append(2 * rows * inner * columns / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)))  # type: ignore[misc]
+        rates.append(
+            2 * rows * inner * columns / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))
+        )  # type: ignore[misc]
     source, target = torch.ones(COPIED // 4, device=device), torch.empty(COPIED // 4, device=device)
     return Rates(max(rates), 2 * COPIED / _best(lambda: target.copy_(source)))
 

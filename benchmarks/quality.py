@@ -81,14 +81,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line of this command."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
+        prog="python -m benchmarks.quality",
+        description=(__doc__ or "").split("\n")[0],
+        allow_abbrev=False,
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of a data set")
-    parser.add_argument("--out", type=Path, required=True, help="the store, FILE.jsonl; the table becomes FILE.md")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of split seed and training seed: (0, 0), (1, 1)")
-    parser.add_argument("--fixed", default="", metavar="OPTIONS", help="options of train.py that all variants get")
     parser.add_argument(
-        "--variant", action="append", required=True, metavar="NAME=OPTIONS", help="a variant; the first is the baseline"
+        "--out", type=Path, required=True, help="the store, FILE.jsonl; the table becomes FILE.md"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        help="pairs of split seed and training seed: (0, 0), (1, 1)",
+    )
+    parser.add_argument(
+        "--fixed", default="", metavar="OPTIONS", help="options of train.py that all variants get"
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        required=True,
+        metavar="NAME=OPTIONS",
+        help="a variant; the first is the baseline",
     )
     parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     arguments = parser.parse_args(joined(argv))
@@ -121,13 +136,19 @@ def read_variants(fixed: str, texts: Sequence[str]) -> list[Variant]:
     for text in texts:
         name, equals, own = text.partition("=")
         if not equals or not name.strip() or name.startswith("-") or "|" in name:
-            raise OptionError(f"--variant must be NAME=OPTIONS, with no | in the name, got {text!r}.")
+            raise OptionError(
+                f"--variant must be NAME=OPTIONS, with no | in the name, got {text!r}."
+            )
         words = _words(fixed, "--fixed") + _words(own, f"--variant {name}")
         for option in OURS:
             if option in given_options(words):
-                raise OptionError(f"--variant {name}: {flag(option)} is set by this command. Leave it out.")
+                raise OptionError(
+                    f"--variant {name}: {flag(option)} is set by this command. Leave it out."
+                )
         full = words if "model" in given_options(words) else ["--model", "milk", *words]
-        variants.append(Variant(name.strip(), shlex.join(words), parse_options(full, prog=f"variant {name!r}")))
+        variants.append(
+            Variant(name.strip(), shlex.join(words), parse_options(full, prog=f"variant {name!r}"))
+        )
     names = [variant.name for variant in variants]
     if len(set(names)) < len(names):
         raise OptionError(f"--variant: names must differ, got {', '.join(names)}.")
@@ -166,7 +187,9 @@ def open_store(path: Path, variants: Sequence[Variant], dataset: Dataset) -> Jou
         if not {"variant", "number", "options", "data"} <= set(line):
             raise DataError(f"{path}: is not a store of this command. Choose another --out.")
         if line["data"] != data:
-            raise DataError(f"{path}: holds runs on {line['data']}, not on {data}. Choose another --out.")
+            raise DataError(
+                f"{path}: holds runs on {line['data']}, not on {data}. Choose another --out."
+            )
         for variant in variants:
             if line["variant"] == variant.name and line["options"] != variant.given:
                 raise OptionError(
@@ -184,7 +207,10 @@ def data_of(dataset: Dataset) -> str:
 
 def runs_of(store: Journal, variant: Variant) -> list[dict[str, Any]]:
     """Return the runs of a variant by number."""
-    return sorted((line for line in store.read() if line["variant"] == variant.name), key=lambda line: line["number"])
+    return sorted(
+        (line for line in store.read() if line["variant"] == variant.name),
+        key=lambda line: line["number"],
+    )
 
 
 def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
@@ -230,7 +256,9 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     every = [line for runs in found.values() for line in runs]
-    machines = sorted({f"torch {line['versions']['torch']}, {line['versions']['device']}" for line in every})
+    machines = sorted(
+        {f"torch {line['versions']['torch']}, {line['versions']['device']}" for line in every}
+    )
     lines += [
         "",
         f"{base[0]['data'].rpartition(' ')[0]}, {len(base)} repeats, each with a split seed and a training seed of its "
@@ -248,7 +276,9 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def difference(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> str:
     """Write the mean paired difference of the metric, with its t interval over repeats and its p."""
-    values = np.array([a["test"][MONITOR] - b["test"][MONITOR] for a, b in zip(runs, base, strict=True)])
+    values = np.array(
+        [a["test"][MONITOR] - b["test"][MONITOR] for a, b in zip(runs, base, strict=True)]
+    )
     mean = values.mean()
     if len(values) < 2:
         return f"{mean:+.4f}"

@@ -46,7 +46,9 @@ class ReferenceMilk(nn.Module):
 
     def encode(self, features: Features) -> list[Tensor]:
         """The whole catalogue in each modality: M tensors (N, D)."""
-        return [encoder(features[name]) for name, encoder in zip(self.names, self.encoders, strict=True)]
+        return [
+            encoder(features[name]) for name, encoder in zip(self.names, self.encoders, strict=True)
+        ]
 
 
 def reference_environments(num_modalities: int, alpha: float, rng: np.random.Generator) -> Tensor:
@@ -109,8 +111,10 @@ def reference_alignment(encoded: Sequence[Tensor], observed: Tensor, items: Tens
     return total / (max(pairs, 1) * encoded[0].shape[1])
 
 
-def reference_regulariser(model: ReferenceMilk, fused: Tensor, users: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
-    """Batch mean of |u|^2 + |i|^2 + |j|^2, with the items fused in the first environment."""
+def reference_regulariser(
+    model: ReferenceMilk, fused: Tensor, users: Tensor, pos: Tensor, neg: Tensor
+) -> Tensor:
+    """TripleBatch mean of |u|^2 + |i|^2 + |j|^2, with the items fused in the first environment."""
     parts = (model.users(users), fused[pos], fused[neg])
     return sum((part.pow(2).sum() for part in parts), torch.zeros(())) / len(users)
 
@@ -185,7 +189,9 @@ def reference_epoch(
         negatives = reference_negatives(batch[:, 0].tolist(), rows, pool, negative_rng)
         users, pos = torch.from_numpy(batch[:, 0]), torch.from_numpy(batch[:, 1])
         weights = reference_environments(len(model.names), alpha, rng)
-        loss = reference_loss(model, features, observed, users, pos, torch.tensor(negatives), weights, strengths)
+        loss = reference_loss(
+            model, features, observed, users, pos, torch.tensor(negatives), weights, strengths
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

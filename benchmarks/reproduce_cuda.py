@@ -20,10 +20,27 @@ from pathlib import Path
 
 NEEDED = {
     "test": ("pytest", "hypothesis", "ir_measures"),
-    "examples": ("tyro", "rich", "safetensors", "optuna", "matplotlib", "polars", "pyarrow", "jinja2", "scipy"),
+    "examples": (
+        "tyro",
+        "rich",
+        "safetensors",
+        "optuna",
+        "matplotlib",
+        "polars",
+        "pyarrow",
+        "jinja2",
+        "scipy",
+    ),
     "invmod itself": ("torch", "numpy", "einops", "typing_extensions"),
 }
-BOUNDS = {"torch": (2, 6), "numpy": (2, 0), "einops": (0, 8), "scipy": (1, 15), "optuna": (4, 3), "polars": (1, 30)}
+BOUNDS = {
+    "torch": (2, 6),
+    "numpy": (2, 0),
+    "einops": (0, 8),
+    "scipy": (1, 15),
+    "optuna": (4, 3),
+    "polars": (1, 30),
+}
 SETS = ("lfm2k", "tiktok")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,16 +59,27 @@ def main() -> int:
         status = subprocess.run([sys.executable, *command]).returncode
         if status:
             return status
-    print(f"done in {(time.monotonic() - begun) / 60:.1f} minutes; the results are in {arguments.out}")
+    print(
+        f"done in {(time.monotonic() - begun) / 60:.1f} minutes; the results are in {arguments.out}"
+    )
     return 0
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce_cuda", description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: to see that the command works")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reproduce_cuda", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--device",
+        choices=["cuda", "cpu"],
+        default="cuda",
+        help="cpu: to see that the command works",
+    )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=300, help="most epochs of a run, as in the studies")
+    parser.add_argument(
+        "--epochs", type=int, default=300, help="most epochs of a run, as in the studies"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/cuda"))
     return parser.parse_args()
 
@@ -67,9 +95,13 @@ def problems_of_environment(device: str) -> list[str]:
     for name, least in BOUNDS.items():
         version = _version(name)
         if version is not None and version < least:
-            found.append(f"{name} is {'.'.join(map(str, version))}; at least {'.'.join(map(str, least))} is needed.")
+            found.append(
+                f"{name} is {'.'.join(map(str, version))}; at least {'.'.join(map(str, least))} is needed."
+            )
     if not os.environ.get("INVMOD_DATA"):
-        found.append("INVMOD_DATA is not set: it names the folder of the data sets lfm2k and tiktok.")
+        found.append(
+            "INVMOD_DATA is not set: it names the folder of the data sets lfm2k and tiktok."
+        )
     if device == "cuda" and not found:
         import torch
 
@@ -88,14 +120,29 @@ def _version(name: str) -> tuple[int, int] | None:
 
 def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
     """Return the parts, as arguments of Python."""
-    times = ["--device", arguments.device, "--out", str(arguments.out / "times.json"), "--cases", "tiktok-training"]
-    times += ["tiktok-evaluation", "baby-training", "large-batch", "64-environments", "8-modalities"]
+    times = [
+        "--device",
+        arguments.device,
+        "--out",
+        str(arguments.out / "times.json"),
+        "--cases",
+        "tiktok-training",
+    ]
+    times += [
+        "tiktok-evaluation",
+        "baby-training",
+        "large-batch",
+        "64-environments",
+        "8-modalities",
+    ]
     parts: list[Sequence[str]] = [
         ["-m", "pytest", "-q", "-m", "cuda", "tests"],
         ["-m", "benchmarks", *times],
     ]
     for name in SETS:
-        given = [f"--variant={model}={words}" for model, words in chosen(name, arguments.epochs).items()]
+        given = [
+            f"--variant={model}={words}" for model, words in chosen(name, arguments.epochs).items()
+        ]
         data = Path(os.environ["INVMOD_DATA"]) / name
         fixed = f"--fixed=--device {arguments.device}"
         store = arguments.out / f"{name}.jsonl"

@@ -87,11 +87,17 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [head, ("---",) * len(head)]
     for name, case in found.items():
         ours, reference = (_spread(case[side]) for side in ("ours", "reference"))
-        each = f"; {_time(statistics.median(case['ours']) / case['steps'])} a step" if case["steps"] else ""
+        each = (
+            f"; {_time(statistics.median(case['ours']) / case['steps'])} a step"
+            if case["steps"]
+            else ""
+        )
         wanted = f" (wanted: {case['wanted']:.3g})" if case["wanted"] else ""
         over = "" if case["over_floor"] is None else f"{case['over_floor']:.3g}"
         ratio = f"{case['ratio']:.3g}{wanted}"
-        lines.append((f"{name}, {case['unit']}", ours + each, reference, case["against"], ratio, over))
+        lines.append(
+            (f"{name}, {case['unit']}", ours + each, reference, case["against"], ratio, over)
+        )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -100,11 +106,15 @@ def _spread(seconds: list[float]) -> str:
 
 
 def _time(seconds: float) -> str:
-    scale, unit = next(((k, u) for k, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * k >= 1), (1e9, "ns"))
+    scale, unit = next(
+        ((k, u) for k, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * k >= 1), (1e9, "ns")
+    )
     return f"{seconds * scale:.3g} {unit}"
 
 
-def fallen(found: Mapping[str, Mapping[str, Any]], kept: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def fallen(
+    found: Mapping[str, Mapping[str, Any]], kept: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
     """Say of which cases the ratio is less than half of what it was."""
     return [
         f"{name}: reference / ours has fallen from {kept[name]['ratio']:.3g} to {case['ratio']:.3g}"

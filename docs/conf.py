@@ -24,7 +24,14 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "results", "guide", "guides/*.py", "guides/*.ipynb", "guides/sg_execution_times.rst"]
+exclude_patterns = [
+    "_build",
+    "results",
+    "guide",
+    "guides/*.py",
+    "guides/*.ipynb",
+    "guides/sg_execution_times.rst",
+]
 nitpicky = True
 FOREIGN = "torch|numpy|collections|typing|nn|Tensor|Path|pathlib|Self|NDArray|polars|matplotlib"
 nitpick_ignore_regex = [(r"py:.*", rf"({FOREIGN}|invmod\.environments\.protocol)(\..*)?")]
@@ -87,11 +94,15 @@ def visit_displaymath(self: Any, node: nodes.math_block) -> None:
 
 def _mathml(node: nodes.Element, *, as_block: bool = False) -> str:
     tex = node.astext().replace(r"\dots", r"\ldots")
-    tex = re.sub(r"\\(big|Big)(?![a-zA-Z])", r"\\\1l", tex)  # the converter knows these under one name each
+    tex = re.sub(
+        r"\\(big|Big)(?![a-zA-Z])", r"\\\1l", tex
+    )  # the converter knows these under one name each
     try:
         return latex2mathml.tex2mathml(tex, as_block=as_block)
     except latex2mathml.MathError as error:
-        raise ValueError(f"{node.source}:{node.line}: {error} in the equation {node.astext()!r}") from error
+        raise ValueError(
+            f"{node.source}:{node.line}: {error} in the equation {node.astext()!r}"
+        ) from error
 
 
 # --------------------------------------------------------------------------- results, and names in docstrings
@@ -123,7 +134,11 @@ STUDY_PARTS = (
 
 STUDIES = {
     "% STUDIES": ("reading", "verdicts", STUDY_PARTS),
-    "% FIELD": ("field_reading", "field", ("field_fresh", "field_drop", "field_without", "field_patterns")),
+    "% FIELD": (
+        "field_reading",
+        "field",
+        ("field_fresh", "field_drop", "field_without", "field_patterns"),
+    ),
 }
 """A line of a page -> what was read from a study, the table without which it is not shown, and its other parts."""
 
@@ -137,17 +152,28 @@ def put_in_studies(app: Sphinx, _docname: str, source: list[str]) -> None:
         for path in sorted((HERE / "results").glob(f"*/{first}.md")):
             parts.append(f"## {path.parent.name}\n")
             for file in (
-                path.with_name(f"{name}{end}") for name in (reading, first, *others) for end in (".md", ".png")
+                path.with_name(f"{name}{end}")
+                for name in (reading, first, *others)
+                for end in (".md", ".png")
             ):
                 if file.exists():
                     app.env.note_dependency(str(file))
-                    parts.append(_part(file, heading="" if file.stem == reading else f"### {title(file.stem)}\n\n"))
-        source[0] = source[0].replace(line, "\n".join(parts) or "No study has been run in this checkout.")
+                    parts.append(
+                        _part(
+                            file,
+                            heading="" if file.stem == reading else f"### {title(file.stem)}\n\n",
+                        )
+                    )
+        source[0] = source[0].replace(
+            line, "\n".join(parts) or "No study has been run in this checkout."
+        )
 
 
 def _part(file: Path, heading: str) -> str:
     if file.suffix == ".png":
-        return f"![{title(file.stem)} on {file.parent.name}](results/{file.parent.name}/{file.name})\n"
+        return (
+            f"![{title(file.stem)} on {file.parent.name}](results/{file.parent.name}/{file.name})\n"
+        )
     return heading + file.read_text(encoding="utf-8")
 
 
@@ -167,7 +193,9 @@ def title(stem: str) -> str:
     return re.sub(r"(\D+)(\d)", r"\1 \2", stem).capitalize()
 
 
-def keep_plain_names(_app: Sphinx, _env: Any, node: Any, contnode: nodes.Element) -> nodes.Element | None:
+def keep_plain_names(
+    _app: Sphinx, _env: Any, node: Any, contnode: nodes.Element
+) -> nodes.Element | None:
     """Show `name` of a docstring as it is where it names an argument; a name of invmod must lead somewhere."""
     is_argument = node.get("reftype") == "obj" and not node["reftarget"].startswith("invmod.")
     return contnode if is_argument else None

@@ -34,7 +34,9 @@ def draw_all(folder: Path) -> None:
     with mpl.rc_context(STYLE):
         for name, draw in PICTURES.items():
             figure = draw()
-            figure.savefig(folder / f"{name}.png", dpi=144, bbox_inches="tight", metadata={"Software": None})
+            figure.savefig(
+                folder / f"{name}.png", dpi=144, bbox_inches="tight", metadata={"Software": None}
+            )
             plt.close(figure)
 
 
@@ -49,10 +51,21 @@ def draw_environments() -> plt.Figure:
         one = weights[0] @ corners
         ax.plot(*np.vstack([corners, corners[:1]]).T, color="0.4", lw=1)
         ax.scatter(*points.T, s=6, alpha=0.35, lw=0, color="tab:blue")
-        ax.scatter(*one[1:].T, s=36, color="tab:orange", edgecolor="black", lw=0.5, label="one draw and its two shifts")
+        ax.scatter(
+            *one[1:].T,
+            s=36,
+            color="tab:orange",
+            edgecolor="black",
+            lw=0.5,
+            label="one draw and its two shifts",
+        )
         ax.scatter(*one[0], s=60, color="black", marker="+", label="uniform row")
-        for corner, name, offset in zip(corners, ("text", "image", "audio"), ((0, -9), (0, -9), (0, 8)), strict=True):
-            ax.annotate(name, corner, xytext=offset, textcoords="offset points", ha="center", va="center")
+        for corner, name, offset in zip(
+            corners, ("text", "image", "audio"), ((0, -9), (0, -9), (0, 8)), strict=True
+        ):
+            ax.annotate(
+                name, corner, xytext=offset, textcoords="offset points", ha="center", va="center"
+            )
         ax.set(title=f"alpha = {alpha:g}", aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.12, 1.0))
         ax.axis("off")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False)
@@ -69,7 +82,11 @@ def draw_largest_weight() -> plt.Figure:
             envs = invmod.CyclicMixupEnvs(num_modalities, float(alpha), include_uniform=False)
             weights = envs.sample((4000,), generator=torch.Generator().manual_seed(0))
             largest = weights[:, 0].amax(dim=1).double()
-            quartiles.append(torch.quantile(largest, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).numpy())
+            quartiles.append(
+                torch.quantile(
+                    largest, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+                ).numpy()
+            )
         low, median, high = np.array(quartiles).T
         (line,) = ax.plot(alphas, median, label=f"{num_modalities} modalities")
         ax.fill_between(alphas, low, high, color=line.get_color(), alpha=0.15, lw=0)
@@ -84,11 +101,16 @@ def draw_small_study() -> plt.Figure:
     figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.8), sharey=True)
     for alpha, marker in zip(ALPHAS, "os^", strict=True):
         losses = np.array(
-            [np.mean([small_study(alpha, weight, seed=s) for s in SEEDS], axis=0) for weight in PENALTY_WEIGHTS]
+            [
+                np.mean([small_study(alpha, weight, seed=s) for s in SEEDS], axis=0)
+                for weight in PENALTY_WEIGHTS
+            ]
         )
         print(f"alpha = {alpha:g}: {losses.round(3).tolist()}")
         for ax, column in zip(axes, losses.T, strict=True):
-            ax.plot(range(len(PENALTY_WEIGHTS)), column, marker=marker, ms=4, label=f"alpha = {alpha:g}")
+            ax.plot(
+                range(len(PENALTY_WEIGHTS)), column, marker=marker, ms=4, label=f"alpha = {alpha:g}"
+            )
     for ax, title in zip(axes, titles, strict=True):
         ax.set(title=title, xlabel="penalty weight")
         ax.set_xticks(range(len(PENALTY_WEIGHTS)), [f"{weight:g}" for weight in PENALTY_WEIGHTS])
@@ -98,7 +120,9 @@ def draw_small_study() -> plt.Figure:
     return figure
 
 
-def small_study(alpha: float, penalty_weight: float, *, steps: int = 250, seed: int = 0) -> tuple[float, float, float]:
+def small_study(
+    alpha: float, penalty_weight: float, *, steps: int = 250, seed: int = 0
+) -> tuple[float, float, float]:
     """Train a classifier with the invariant objective and return its three test losses.
 
     A hidden vector s of 6 numbers decides a label; each modality shows 12 linear mixtures of s with its own noise.
@@ -114,10 +138,14 @@ def small_study(alpha: float, penalty_weight: float, *, steps: int = 250, seed: 
         nn.init.uniform_(parameter, -0.3, 0.3, generator=generator)
     optimiser = torch.optim.Adam(parameters, lr=0.03)
 
-    def risks(data: tuple[dict[str, Tensor], Tensor], weights: Tensor, missing: Sequence[str] = ()) -> Tensor:
+    def risks(
+        data: tuple[dict[str, Tensor], Tensor], weights: Tensor, missing: Sequence[str] = ()
+    ) -> Tensor:
         features = {name: x * (name not in missing) for name, x in data[0].items()}
         logits = head(invmod.fuse(encoders(features), weights))[..., 0]
-        return F.binary_cross_entropy_with_logits(logits, data[1].expand_as(logits), reduction="none").mean(dim=1)
+        return F.binary_cross_entropy_with_logits(
+            logits, data[1].expand_as(logits), reduction="none"
+        ).mean(dim=1)
 
     for weights in invmod.CyclicMixupEnvs(3, alpha).sample((steps,), generator=generator):
         loss = invmod.invariant_objective(
@@ -133,9 +161,14 @@ def small_study(alpha: float, penalty_weight: float, *, steps: int = 250, seed: 
     return complete, without, alone
 
 
-def _made_up_data(n: int, mixing: dict[str, Tensor], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+def _made_up_data(
+    n: int, mixing: dict[str, Tensor], generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
     s = torch.randn(n, 6, generator=generator)
-    features = {name: s @ mix + NOISE[name] * torch.randn(n, 12, generator=generator) for name, mix in mixing.items()}
+    features = {
+        name: s @ mix + NOISE[name] * torch.randn(n, 12, generator=generator)
+        for name, mix in mixing.items()
+    }
     probability = torch.sigmoid(3 * (s[:, 0] + s[:, 1]) / 2**0.5)
     return features, (torch.rand(n, generator=generator) < probability).float()
 

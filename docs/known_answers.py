@@ -56,13 +56,20 @@ def two_bit(alpha: float, betas: tuple[float, ...], penalty: str) -> Parts:
 
 
 def sampled_two_bit(
-    alpha: float, betas: tuple[float, ...], penalty: str, *, samples: int, generator: torch.Generator
+    alpha: float,
+    betas: tuple[float, ...],
+    penalty: str,
+    *,
+    samples: int,
+    generator: torch.Generator,
 ) -> Parts:
     """The same from samples, through the functions of the library."""
     data = []
     for beta in betas:
         y = torch.randint(2, (samples,), generator=generator).double() * 2 - 1
-        flips = torch.rand(samples, 2, generator=generator, dtype=torch.float64) < torch.tensor([alpha, beta])
+        flips = torch.rand(samples, 2, generator=generator, dtype=torch.float64) < torch.tensor(
+            [alpha, beta]
+        )
         data.append((torch.where(flips, -y[:, None], y[:, None]), y))
 
     def parts(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +94,11 @@ def linear_model(spreads: tuple[float, ...], penalty: str, *, noise_of_y: bool =
     of_y, of_x2 = (s, torch.ones_like(s)) if noise_of_y else (torch.ones_like(s), s)
 
     def parts(w: Tensor) -> tuple[Tensor, Tensor]:
-        on_x1, on_y, on_x2 = 1 - w[0] - w[1], 1 - w[1], w[1]  # what is left of the noise of X1, Y and X2
+        on_x1, on_y, on_x2 = (
+            1 - w[0] - w[1],
+            1 - w[1],
+            w[1],
+        )  # what is left of the noise of X1, Y and X2
         risks = s * on_x1**2 + of_y * on_y**2 + of_x2 * on_x2**2
         if penalty == "V-REx":
             return risks, invmod.vrex_penalty(risks)
@@ -102,7 +113,11 @@ def minimise(parts: Parts, weight: float, start: Tensor) -> Tensor:
     """The weights at which mean risk plus weighted penalty has a local minimum, from a start."""
     w = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
-        [w], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+        [w],
+        max_iter=500,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
@@ -127,11 +142,15 @@ def minimise_in_long_steps(parts: Parts, weight: float, start: tuple[float, floa
         (gradient,) = torch.autograd.grad(loss, w)
         return loss.item(), gradient.numpy()
 
-    found: list[float] = optimize.minimize(loss_and_gradient, start, jac=True, method="BFGS").x.tolist()
+    found: list[float] = optimize.minimize(
+        loss_and_gradient, start, jac=True, method="BFGS"
+    ).x.tolist()
     return found
 
 
-def path(parts: Parts, weights: Iterable[float], start: tuple[float, float] = (0.0, 0.0)) -> list[list[float]]:
+def path(
+    parts: Parts, weights: Iterable[float], start: tuple[float, float] = (0.0, 0.0)
+) -> list[list[float]]:
     """Minima along growing penalty weights, each from the one before, the first from ERM: [weight, w1, w2, ...]."""
     w = minimise(parts, 0.0, torch.tensor(start, dtype=torch.float64))
     found = [[0.0, *w.tolist()]]
@@ -149,7 +168,9 @@ def coloured_digits(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     digits = load_digits()
     order = torch.randperm(len(digits.target), generator=generator)
     pixels = torch.tensor(digits.data, dtype=torch.float32)[order] / 16
-    label = (torch.tensor(digits.target)[order] < 5) ^ (torch.rand(len(order), generator=generator) < 0.25)
+    label = (torch.tensor(digits.target)[order] < 5) ^ (
+        torch.rand(len(order), generator=generator) < 0.25
+    )
     environments = []
     parts = torch.arange(len(order)).tensor_split([750, 1500])
     for rows, flip in zip(parts, (0.2, 0.1, 0.9), strict=True):
@@ -159,14 +180,18 @@ def coloured_digits(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     return environments
 
 
-def train_on_colours(method: str, seed: int, *, steps: int = 400, anneal: int = 60, weight: float = 1e4) -> list[float]:
+def train_on_colours(
+    method: str, seed: int, *, steps: int = 400, anneal: int = 60, weight: float = 1e4
+) -> list[float]:
     """Train and return accuracy on the training environments and on the test one.
 
     The penalty has weight 1 up to step `anneal`, then its full weight with all of the loss divided by it.
     """
     generator = torch.Generator().manual_seed(seed)
     *training, test = coloured_digits(generator)
-    model = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
+    model = nn.Sequential(
+        nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1)
+    )
     for parameter in model.parameters():
         if parameter.ndim == 2:
             nn.init.xavier_uniform_(parameter, generator=generator)
@@ -175,7 +200,10 @@ def train_on_colours(method: str, seed: int, *, steps: int = 400, anneal: int = 
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     for step in range(steps):
         logits = [model(x)[:, 0] for x, _ in training]
-        losses = [F.binary_cross_entropy_with_logits(z, y) for z, (_, y) in zip(logits, training, strict=True)]
+        losses = [
+            F.binary_cross_entropy_with_logits(z, y)
+            for z, (_, y) in zip(logits, training, strict=True)
+        ]
         risks = torch.stack(losses)
         loss = risks.mean() + 1e-3 * sum(p.square().sum() for p in model.parameters())
         if method != "ERM":
@@ -190,7 +218,9 @@ def train_on_colours(method: str, seed: int, *, steps: int = 400, anneal: int = 
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        right = [((model(x)[:, 0] > 0) == (y > 0)).float().mean().item() for x, y in (*training, test)]
+        right = [
+            ((model(x)[:, 0] > 0) == (y > 0)).float().mean().item() for x, y in (*training, test)
+        ]
     return [(right[0] + right[1]) / 2, right[2]]
 
 
@@ -208,7 +238,9 @@ def run() -> dict[str, Any]:
     linear = {
         "V-REx": path(linear_model(SPREADS, "V-REx"), WEIGHTS),
         "IRMv1 from ERM": path(linear_model(SPREADS, "IRMv1"), WEIGHTS),
-        "IRMv1 from (1, 1)": minimise_in_long_steps(linear_model(SPREADS, "IRMv1"), 1e6, (1.0, 1.0)),
+        "IRMv1 from (1, 1)": minimise_in_long_steps(
+            linear_model(SPREADS, "IRMv1"), 1e6, (1.0, 1.0)
+        ),
     }
     digits = {method: [train_on_colours(method, seed) for seed in range(4)] for method in METHODS}
     return {
@@ -220,19 +252,30 @@ def run() -> dict[str, Any]:
 
 
 COLOURS = {"ERM": "0.35", "IRMv1": "#d55e00", "V-REx": "#0072b2"}
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.facecolor": "white"}
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.facecolor": "white",
+}
 
 
 def draw_two_bits(figures: dict[str, Any]) -> plt.Figure:
     """The two weights along the penalty weight, for each of the three problems."""
     figure, axes = plt.subplots(1, 3, figsize=(8.6, 2.9), sharey=True)
-    for ax, paths, (alpha, betas) in zip(axes, figures["two_bits"].values(), ALPHAS_AND_BETAS, strict=True):
+    for ax, paths, (alpha, betas) in zip(
+        axes, figures["two_bits"].values(), ALPHAS_AND_BETAS, strict=True
+    ):
         for method, points in paths.items():
             weight, w1, w2 = zip(*points[1:], strict=True)
             ax.plot(weight, w1, color=COLOURS[method], label=f"{method}: weight of X1")
             ax.plot(weight, w2, color=COLOURS[method], ls="--", label=f"{method}: weight of X2")
         ax.axhline(1 - 2 * alpha, color="0.6", lw=0.8, ls=":", label="invariant: weight of X1")
-        ax.set(xscale="log", xlabel="penalty weight", title=f"flips {alpha} | {', '.join(map(str, betas))}")
+        ax.set(
+            xscale="log",
+            xlabel="penalty weight",
+            title=f"flips {alpha} | {', '.join(map(str, betas))}",
+        )
     axes[0].set_ylabel("weight of the predictor")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0.17, 1, 1))
@@ -243,7 +286,9 @@ def draw_linear_model(figures: dict[str, Any]) -> plt.Figure:
     """Where penalties lead in the plane of the two weights, over the mean risk."""
     grid = torch.linspace(-0.15, 1.2, 200, dtype=torch.float64)
     parts = linear_model(SPREADS, "V-REx")
-    risk = torch.stack([torch.stack([parts(torch.stack([a, b]))[0].mean() for a in grid]) for b in grid])
+    risk = torch.stack(
+        [torch.stack([parts(torch.stack([a, b]))[0].mean() for a in grid]) for b in grid]
+    )
     figure, ax = plt.subplots(figsize=(5.6, 4.2))
     levels = [0.5, 0.8, 1.0, 1.5, 2, 3, 4, 6, 8]
     contour = ax.contour(grid, grid, risk, levels=levels, colors="0.75", linewidths=0.7)
@@ -256,17 +301,41 @@ def draw_linear_model(figures: dict[str, Any]) -> plt.Figure:
             color=COLOURS[method],
             marker="o",
             ms=3,
-            label=f"{name}, growing weight" if "ERM" not in name else "IRMv1 from ERM, growing weight",
+            label=f"{name}, growing weight"
+            if "ERM" not in name
+            else "IRMv1 from ERM, growing weight",
         )
         ax.plot(w1[-1], w2[-1], color=COLOURS[method], marker="s", ms=7)
     ax.plot(1, 1, color=COLOURS["IRMv1"], marker="o", mfc="none")
     ax.annotate(
-        "", figures["linear"]["IRMv1 from (1, 1)"], (1, 1), arrowprops={"arrowstyle": "->", "color": COLOURS["IRMv1"]}
+        "",
+        figures["linear"]["IRMv1 from (1, 1)"],
+        (1, 1),
+        arrowprops={"arrowstyle": "->", "color": COLOURS["IRMv1"]},
     )
-    ax.text(1.03, 0.55, "IRMv1 from (1, 1)\nby long steps", color=COLOURS["IRMv1"], fontsize=8, ha="left")
-    ax.plot(*figures["linear"]["V-REx"][0][1:], marker="o", color=COLOURS["ERM"], ms=7, ls="", label="ERM")
+    ax.text(
+        1.03,
+        0.55,
+        "IRMv1 from (1, 1)\nby long steps",
+        color=COLOURS["IRMv1"],
+        fontsize=8,
+        ha="left",
+    )
+    ax.plot(
+        *figures["linear"]["V-REx"][0][1:],
+        marker="o",
+        color=COLOURS["ERM"],
+        ms=7,
+        ls="",
+        label="ERM",
+    )
     ax.plot(1, 0, marker="*", ms=13, color="black", ls="", label="invariant predictor")
-    ax.set(xlabel="weight of X1, the cause", ylabel="weight of X2, the effect", xlim=(-0.15, 1.45), ylim=(-0.15, 1.2))
+    ax.set(
+        xlabel="weight of X1, the cause",
+        ylabel="weight of X2, the effect",
+        xlim=(-0.15, 1.45),
+        ylim=(-0.15, 1.2),
+    )
     ax.legend(frameon=False, fontsize=8, loc="lower left")
     figure.tight_layout()
     return figure
@@ -278,7 +347,9 @@ def draw_digits(figures: dict[str, Any]) -> plt.Figure:
     for place, method in enumerate(METHODS):
         train, test = zip(*figures["digits"][method], strict=True)
         for offset, values, face in ((-0.12, train, "none"), (0.12, test, COLOURS[method])):
-            ax.plot([place + offset] * len(values), values, "o", color=COLOURS[method], mfc=face, ms=6)
+            ax.plot(
+                [place + offset] * len(values), values, "o", color=COLOURS[method], mfc=face, ms=6
+            )
             mean = sum(values) / len(values)
             ax.hlines(mean, place + offset - 0.1, place + offset + 0.1, color=COLOURS[method], lw=2)
             side = 0.12 if offset > 0 else -0.12
@@ -297,13 +368,19 @@ def draw_digits(figures: dict[str, Any]) -> plt.Figure:
     ax.text(-0.45, 0.51, "chance", fontsize=7, color="0.4", ha="left")
     ax.plot([], [], "o", color="0.4", mfc="none", label="training environments")
     ax.plot([], [], "o", color="0.4", label="test: colour turned over")
-    ax.set(xticks=range(3), xticklabels=METHODS, ylim=(0.1, 1.12), xlim=(-0.5, 2.6), ylabel="accuracy")
+    ax.set(
+        xticks=range(3), xticklabels=METHODS, ylim=(0.1, 1.12), xlim=(-0.5, 2.6), ylabel="accuracy"
+    )
     ax.legend(frameon=False, fontsize=8, loc="lower right")
     figure.tight_layout()
     return figure
 
 
-PICTURES = {"two_bits": draw_two_bits, "linear_model": draw_linear_model, "coloured_digits": draw_digits}
+PICTURES = {
+    "two_bits": draw_two_bits,
+    "linear_model": draw_linear_model,
+    "coloured_digits": draw_digits,
+}
 
 
 def main() -> None:
@@ -313,7 +390,12 @@ def main() -> None:
     with mpl.rc_context(STYLE):
         for name, draw in PICTURES.items():
             figure = draw(figures)
-            figure.savefig(HERE / "images" / f"{name}.png", dpi=144, bbox_inches="tight", metadata={"Software": None})
+            figure.savefig(
+                HERE / "images" / f"{name}.png",
+                dpi=144,
+                bbox_inches="tight",
+                metadata={"Software": None},
+            )
             plt.close(figure)
 
 

@@ -48,7 +48,10 @@ METHODS: dict[str, list[dict[str, float]]] = {
     "alignment": [{"alignment": w} for w in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)],
     "environments": [{"alpha": a} for a in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)],
     "V-REx": [{"alpha": a, "penalty": b} for a, b in product((0.1, 1.0), (0.1, 1.0, 10.0))],
-    "MILK": [{"alpha": 0.1, "penalty": b, "alignment": w} for b, w in product((0.1, 1.0), (0.003, 0.01, 0.03))],
+    "MILK": [
+        {"alpha": 0.1, "penalty": b, "alignment": w}
+        for b, w in product((0.1, 1.0), (0.003, 0.01, 0.03))
+    ],
     "masks, V-REx": [{"penalty": b} for b in (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)],
 }
 
@@ -82,7 +85,9 @@ def accuracy(predictions: Tensor, targets: Tensor) -> float:
 def balanced_accuracy(predictions: Tensor, targets: Tensor) -> float:
     """Mean over the classes of the share of their samples that is right; classes without a sample do not count."""
     classes = targets.unique()
-    return float(np.mean([(predictions[targets == c] == c).double().mean().item() for c in classes]))
+    return float(
+        np.mean([(predictions[targets == c] == c).double().mean().item() for c in classes])
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- the model
@@ -113,7 +118,9 @@ def step_loss(
     """What a training step of a method minimises."""
     m = mask.shape[1]
     if method == "dropout":
-        keep = invmod.RandomSubsetEnvs(m, rates=config["rate"]).sample_masks((len(mask),), generator=generator)[:, 0]
+        keep = invmod.RandomSubsetEnvs(m, rates=config["rate"]).sample_masks(
+            (len(mask),), generator=generator
+        )[:, 0]
         keep = torch.where((keep & mask).any(dim=1, keepdim=True), keep & mask, mask)
         return F.cross_entropy(model(features, keep), targets)
 
@@ -121,7 +128,11 @@ def step_loss(
     if method in ("ERM", "alignment"):
         loss = F.cross_entropy(model.head(invmod.masked_mean(z, mask)), targets)
     elif method == "masks, V-REx":
-        envs = invmod.UnionEnvs(invmod.LeaveOneOutEnvs(m), invmod.OneHotEnvs(m)) if m > 2 else invmod.OneHotEnvs(m)
+        envs = (
+            invmod.UnionEnvs(invmod.LeaveOneOutEnvs(m), invmod.OneHotEnvs(m))
+            if m > 2
+            else invmod.OneHotEnvs(m)
+        )
         allowed = [mask, *(mask & row for row in envs.sample_masks())]
         rows = [there.any(dim=1) for there in allowed]  # a mask may leave a sample with nothing
         risks = torch.stack(
@@ -131,18 +142,24 @@ def step_loss(
                 if some.any()
             ]
         )
-        loss = invmod.invariant_objective(risks, penalty=invmod.vrex_penalty, penalty_weight=config["penalty"])
+        loss = invmod.invariant_objective(
+            risks, penalty=invmod.vrex_penalty, penalty_weight=config["penalty"]
+        )
     else:
         envs = invmod.CyclicMixupEnvs(m, config["alpha"])
         h = invmod.fuse(z, envs.sample(generator=generator), mask)  # (E, N, D)
         risks = torch.stack([F.cross_entropy(model.head(h_e), targets) for h_e in h])  # (E,)
-        loss = invmod.invariant_objective(risks, penalty=invmod.vrex_penalty, penalty_weight=config.get("penalty", 0.0))
+        loss = invmod.invariant_objective(
+            risks, penalty=invmod.vrex_penalty, penalty_weight=config.get("penalty", 0.0)
+        )
     if "alignment" in config:
         loss = loss + config["alignment"] * invmod.pairwise_alignment_loss(z, mask)
     return loss
 
 
-def train(problem: Problem, method: str, config: Mapping[str, float], seed: int) -> Callable[..., Tensor]:
+def train(
+    problem: Problem, method: str, config: Mapping[str, float], seed: int
+) -> Callable[..., Tensor]:
     """Train on the training rows of a split, and return a predictor of features and mask.
 
     Features are standardised with what is observed in training rows.
@@ -159,26 +176,37 @@ def train(problem: Problem, method: str, config: Mapping[str, float], seed: int)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Classifier({name: x.shape[1] for name, x in scaled.items()}, int(problem.targets.max()) + 1)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=config.get("weight_decay", 1e-4))
+        model = Classifier(
+            {name: x.shape[1] for name, x in scaled.items()}, int(problem.targets.max()) + 1
+        )
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, weight_decay=config.get("weight_decay", 1e-4)
+    )
     for _ in range(problem.epochs):
         for batch in rows[torch.randperm(len(rows), generator=generator)].split(BATCH_SIZE):
             x = {name: values[batch] for name, values in scaled.items()}
-            loss = step_loss(method, config, model, x, mask[batch], problem.targets[batch], generator)
+            loss = step_loss(
+                method, config, model, x, mask[batch], problem.targets[batch], generator
+            )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
     model.eval()
 
     def predict(features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        x = {name: (values - moments[name][0]) / moments[name][1] for name, values in features.items()}
+        x = {
+            name: (values - moments[name][0]) / moments[name][1]
+            for name, values in features.items()
+        }
         with torch.no_grad():
             return model(x, mask).argmax(dim=1)
 
     return predict
 
 
-def measure(problem: Problem, predict: Callable[..., Tensor], rows: Tensor) -> tuple[invmod.PatternResult, ...]:
+def measure(
+    problem: Problem, predict: Callable[..., Tensor], rows: Tensor
+) -> tuple[invmod.PatternResult, ...]:
     """The metric on some rows under every pattern of the modalities that any of them has."""
     mask = invmod.mask_from_features(problem.features, tuple(problem.features))[rows]
     ever = [name for index, name in enumerate(problem.features) if mask[:, index].any()]
@@ -197,7 +225,9 @@ def measure(problem: Problem, predict: Callable[..., Tensor], rows: Tensor) -> t
         rates=(),
         num_resamples=0,
     )
-    hidden = [name not in ever for name in problem.features]  # what no row has is hidden from all, and not by a pattern
+    hidden = [
+        name not in ever for name in problem.features
+    ]  # what no row has is hidden from all, and not by a pattern
     return tuple(r for r in report.patterns if not any(np.logical_and(r.pattern, hidden)))
 
 
@@ -225,7 +255,14 @@ class Study:
         found = {}
         for method, configs in METHODS.items():
             scores = [
-                float(np.mean([self._run(known, method, config, seed)["validation"] for seed in TUNING_SEEDS]))
+                float(
+                    np.mean(
+                        [
+                            self._run(known, method, config, seed)["validation"]
+                            for seed in TUNING_SEEDS
+                        ]
+                    )
+                )
                 for config in configs
             ]
             best = int(np.argmax(scores))
@@ -305,13 +342,20 @@ def by_number_hidden(values: Mapping[str, float]) -> dict[int, float]:
 def half_width(values: npt.ArrayLike) -> float:
     """Half of the 95% t interval of a mean."""
     x = np.asarray(values, dtype=float)
-    return float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5) if len(x) > 1 else float("nan")
+    return (
+        float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
+        if len(x) > 1
+        else float("nan")
+    )
 
 
 def summary(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row a method: means and intervals over seeds, and paired differences from ERM on the worst pattern."""
     rows = []
-    worst = {method: [min(run["test"].values()) for run in entry["runs"]] for method, entry in found.items()}
+    worst = {
+        method: [min(run["test"].values()) for run in entry["runs"]]
+        for method, entry in found.items()
+    }
     for method, entry in found.items():
         hidden = [by_number_hidden(run["test"]) for run in entry["runs"]]
         difference = np.subtract(worst[method], worst["ERM"])
@@ -319,7 +363,10 @@ def summary(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "method": method,
                 "by_hidden": {
-                    count: (float(np.mean([h[count] for h in hidden])), half_width([h[count] for h in hidden]))
+                    count: (
+                        float(np.mean([h[count] for h in hidden])),
+                        half_width([h[count] for h in hidden]),
+                    )
                     for count in hidden[0]
                 },
                 "worst": (float(np.mean(worst[method])), half_width(worst[method])),
@@ -348,7 +395,10 @@ def table(rows: Iterable[Mapping[str, Any]], what: str) -> str:
         cells.append(", ".join(f"{key} {value:g}" for key, value in row["config"].items()))
         lines.append(f"| {row['method']} | {' | '.join(cells)} |")
     made = f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, one thread"
-    return "\n".join([*lines, "", f"{what} Means over seeds ± half of a 95% t interval. Made {made}."]) + "\n"
+    return (
+        "\n".join([*lines, "", f"{what} Means over seeds ± half of a 95% t interval. Made {made}."])
+        + "\n"
+    )
 
 
 def pair(value: tuple[float, float], *, signed: bool = False) -> str:

@@ -22,8 +22,22 @@ from invmod.environments import (
     dominance,
     infer_environments,
 )
-from invmod.fusion import AttentionFusion, GatedFusion, Gaussian, fuse, masked_mean, product_of_experts
-from invmod.imputation import KNNImputer, LearnedTokens, MeanImputer, PPCAImputer, RidgeImputer, ZeroImputer
+from invmod.fusion import (
+    AttentionFusion,
+    GatedFusion,
+    Gaussian,
+    fuse,
+    masked_mean,
+    product_of_experts,
+)
+from invmod.imputation import (
+    KNNImputer,
+    LearnedTokens,
+    MeanImputer,
+    PPCAImputer,
+    RidgeImputer,
+    ZeroImputer,
+)
 from invmod.missingness import (
     Batch,
     SimulatedMissing,
@@ -76,7 +90,13 @@ from invmod.penalties import (
     vrex_penalty,
     vrex_penalty_debiased,
 )
-from invmod.robustness import ModelDifference, PatternResult, RateResult, RobustnessReport, robustness_report
+from invmod.robustness import (
+    ModelDifference,
+    PatternResult,
+    RateResult,
+    RobustnessReport,
+    robustness_report,
+)
 
 __version__ = "0.1.0"
 

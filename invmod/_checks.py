@@ -24,12 +24,19 @@ def check_count(function: str, argument: str, count: int) -> int:
 def check_floating(function: str, argument: str, x: Tensor) -> None:
     """Raise unless `x` is a floating-point tensor."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"{function}: `{argument}` must be a floating-point tensor, got {_kind(x)}.")
+        raise TypeError(
+            f"{function}: `{argument}` must be a floating-point tensor, got {_kind(x)}."
+        )
 
 
 def check_integers(function: str, argument: str, x: Tensor) -> None:
     """Raise unless `x` is a tensor of integers; bool does not count as one."""
-    if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+    if (
+        not isinstance(x, Tensor)
+        or x.is_floating_point()
+        or x.is_complex()
+        or x.dtype == torch.bool
+    ):
         raise TypeError(f"{function}: `{argument}` must be a tensor of integers, got {_kind(x)}.")
 
 
@@ -42,7 +49,9 @@ def check_z(function: str, z: Tensor, *, ndim: int | None = None) -> None:
     check_floating(function, "z", z)
     if (z.ndim < 2 if ndim is None else z.ndim != ndim) or z.shape[1] == 0:
         shape = "(N, M, ...)" if ndim is None else "(N, M, D)"
-        raise ValueError(f"{function}: `z` must have shape {shape} with at least one modality, got {tuple(z.shape)}.")
+        raise ValueError(
+            f"{function}: `z` must have shape {shape} with at least one modality, got {tuple(z.shape)}."
+        )
 
 
 def check_risks(function: str, risks: Tensor) -> None:
@@ -60,7 +69,9 @@ def environment_count(function: str, env: Tensor, num_envs: int | None) -> int:
     if num_envs is None:
         num_envs = int(env.max()) + 1 if env.shape[0] else 0
     if num_envs < 1:
-        raise ValueError(f"{function}: needs an environment, got {env.shape[0]} samples and `num_envs` = {num_envs}.")
+        raise ValueError(
+            f"{function}: needs an environment, got {env.shape[0]} samples and `num_envs` = {num_envs}."
+        )
     return num_envs
 
 
@@ -82,7 +93,9 @@ def check_names(function: str, modalities: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_known(function: str, argument: str, given: Iterable[str], modalities: tuple[str, ...]) -> None:
+def check_known(
+    function: str, argument: str, given: Iterable[str], modalities: tuple[str, ...]
+) -> None:
     """Raise unless every name in `given` is one of `modalities`."""
     unknown = [name for name in given if name not in modalities]
     if unknown:

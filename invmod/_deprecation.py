@@ -31,5 +31,7 @@ def warn_renamed(old: str, new: str, *, ends_in: str) -> None:
         ends_in: the version of invmod that no longer has the old name.
     """
     warnings.warn(
-        f"`{old}` is now `{new}`. The old name will be removed in invmod {ends_in}.", DeprecationWarning, stacklevel=3
+        f"`{old}` is now `{new}`. The old name will be removed in invmod {ends_in}.",
+        DeprecationWarning,
+        stacklevel=3,
     )

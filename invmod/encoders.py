@@ -96,7 +96,9 @@ class ModalityEncoders(nn.Module):
             ValueError: a dimension below 1.
         """
         if any(width < 1 for width in hidden_dims):
-            raise ValueError(f"ModalityEncoders.mlp: `hidden_dims` must be positive, got {tuple(hidden_dims)}.")
+            raise ValueError(
+                f"ModalityEncoders.mlp: `hidden_dims` must be positive, got {tuple(hidden_dims)}."
+            )
 
         def build(dim: int) -> nn.Module:
             layers: list[nn.Module] = []
@@ -109,12 +111,18 @@ class ModalityEncoders(nn.Module):
         return cls._from_dims(dims, embedding_dim, build)
 
     @classmethod
-    def _from_dims(cls, dims: Mapping[str, int], embedding_dim: int, build: Callable[[int], nn.Module]) -> Self:
+    def _from_dims(
+        cls, dims: Mapping[str, int], embedding_dim: int, build: Callable[[int], nn.Module]
+    ) -> Self:
         for name, dim in (*dims.items(), ("embedding_dim", embedding_dim)):
             if isinstance(dim, bool) or not isinstance(dim, (int, Integral)):
-                raise TypeError(f"ModalityEncoders: the dimension of {name!r} must be an int, got {dim!r}.")
+                raise TypeError(
+                    f"ModalityEncoders: the dimension of {name!r} must be an int, got {dim!r}."
+                )
             if dim < 1:
-                raise ValueError(f"ModalityEncoders: the dimension of {name!r} must be at least 1, got {dim}.")
+                raise ValueError(
+                    f"ModalityEncoders: the dimension of {name!r} must be at least 1, got {dim}."
+                )
         encoders = cls({name: build(dim) for name, dim in dims.items()})
         encoders._widths = dict(dims)
         return encoders
@@ -148,7 +156,9 @@ class ModalityEncoders(nn.Module):
         ]
         dims = {name: c.shape[1] for name, c in zip(self.modalities, encoded, strict=True)}
         if len(set(dims.values())) > 1:
-            raise ValueError(f"ModalityEncoders: all modules must return the same width D, got {dims}.")
+            raise ValueError(
+                f"ModalityEncoders: all modules must return the same width D, got {dims}."
+            )
         return torch.stack(encoded, dim=1)
 
     def _named(self) -> Iterator[tuple[str, nn.Module]]:
@@ -166,9 +176,13 @@ class ModalityEncoders(nn.Module):
             )
         for name, x in features.items():
             if not isinstance(x, Tensor):
-                raise TypeError(f"ModalityEncoders: the feature of {name!r} must be a tensor, got {type(x).__name__}.")
+                raise TypeError(
+                    f"ModalityEncoders: the feature of {name!r} must be a tensor, got {type(x).__name__}."
+                )
             if x.ndim == 0:
-                raise ValueError(f"ModalityEncoders: the feature of {name!r} must have shape (N, ...), got a scalar.")
+                raise ValueError(
+                    f"ModalityEncoders: the feature of {name!r} must have shape (N, ...), got a scalar."
+                )
             width = self._widths.get(name)
             if width is not None and (x.ndim != 2 or x.shape[1] != width):
                 raise ValueError(
@@ -176,7 +190,9 @@ class ModalityEncoders(nn.Module):
                 )
         rows = {name: x.shape[0] for name, x in features.items()}
         if len(set(rows.values())) > 1:
-            raise ValueError(f"ModalityEncoders: modalities must have equal numbers of rows, got {rows}.")
+            raise ValueError(
+                f"ModalityEncoders: modalities must have equal numbers of rows, got {rows}."
+            )
         return next(iter(rows.values()))
 
     def _encode(self, name: str, encoder: nn.Module, x: Tensor, column: Tensor | None) -> Tensor:
@@ -185,7 +201,9 @@ class ModalityEncoders(nn.Module):
             some = self._encode(name, encoder, x[rows], None)
             return some.new_zeros(len(x), some.shape[1]).index_copy(0, rows, some)
         if column is not None:
-            x = torch.where(append_axes(column, x), x, torch.zeros((), dtype=x.dtype, device=x.device))
+            x = torch.where(
+                append_axes(column, x), x, torch.zeros((), dtype=x.dtype, device=x.device)
+            )
         try:
             c: Tensor = encoder(x)
         except Exception as error:

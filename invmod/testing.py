@@ -84,7 +84,9 @@ def assert_mask_honoured(
         _check_gradients(condition, names, filled_gradients, z, mask)
         for name, gradient, before in zip(names, filled_gradients, gradients, strict=True):
             if not torch.equal(gradient, before):
-                raise AssertionError(f"assert_mask_honoured: {condition}, the gradient with respect to {name} changes.")
+                raise AssertionError(
+                    f"assert_mask_honoured: {condition}, the gradient with respect to {name} changes."
+                )
 
 
 def assert_full_mask_equals_no_mask(
@@ -283,7 +285,9 @@ def _check_cells(z: Features, mask: Tensor) -> None:
         )
     shape = (len(tensors[0]), len(tensors)) if isinstance(z, Mapping) else tuple(z.shape[:2])
     if tuple(mask.shape) != shape:
-        raise ValueError(f"assert_mask_honoured: `mask` must have shape (N, M) = {shape}, got {tuple(mask.shape)}.")
+        raise ValueError(
+            f"assert_mask_honoured: `mask` must have shape (N, M) = {shape}, got {tuple(mask.shape)}."
+        )
 
 
 def _filled(z: Features, cells: Tensor, fill: float) -> Features:
@@ -307,13 +311,16 @@ def _run(
     output = part(z, mask)
     finite = torch.where(output.isfinite(), output, 0.0).flatten()
     # Uneven coefficients, so that gradients of different entries do not cancel.
-    coefficients = torch.linspace(0.5, 2.0, max(len(finite), 1), dtype=finite.dtype, device=finite.device)
+    coefficients = torch.linspace(
+        0.5, 2.0, max(len(finite), 1), dtype=finite.dtype, device=finite.device
+    )
     total = (finite * coefficients[: len(finite)]).sum()
     if not total.requires_grad:
         return output.detach(), [torch.zeros_like(x) for x in inputs]
     gradients = torch.autograd.grad(total, inputs, allow_unused=True)
     return output.detach(), [
-        torch.zeros_like(x) if gradient is None else gradient for x, gradient in zip(inputs, gradients, strict=True)
+        torch.zeros_like(x) if gradient is None else gradient
+        for x, gradient in zip(inputs, gradients, strict=True)
     ]
 
 
@@ -322,7 +329,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _first_cell(part: Callable[[Any, Tensor], Tensor], z: Features, mask: Tensor, fill: float, expected: Tensor) -> str:
+def _first_cell(
+    part: Callable[[Any, Tensor], Tensor], z: Features, mask: Tensor, fill: float, expected: Tensor
+) -> str:
     """Name the first unavailable cell whose content alone changes the output, up to the verb."""
     for row, modality in (~mask).nonzero().tolist():
         cell = torch.zeros_like(mask)
@@ -344,7 +353,9 @@ def _check_gradients(
     columns = list(enumerate(mask.unbind(dim=1))) if isinstance(z, Mapping) else [(None, mask)]
     for (column, available), name, gradient in zip(columns, names, gradients, strict=False):
         wrong = (
-            (gradient != 0).flatten(available.dim()).any(dim=-1) if gradient.dim() > available.dim() else gradient != 0
+            (gradient != 0).flatten(available.dim()).any(dim=-1)
+            if gradient.dim() > available.dim()
+            else gradient != 0
         )
         wrong = wrong & ~available
         if wrong.any():
@@ -372,12 +383,20 @@ def _permutations(
     swap = positions.clone()
     swap[:2] = positions[:2].flip(0)
     return [
-        (order, [None if x is None else x.index_select(d, order) for x, d in zip(inputs, dims, strict=True)])
+        (
+            order,
+            [
+                None if x is None else x.index_select(d, order)
+                for x, d in zip(inputs, dims, strict=True)
+            ],
+        )
         for order in (swap, positions.roll(1))
     ]
 
 
-def _assert_close(law: str, got: Tensor, expected: Tensor, rtol: float | None, atol: float | None) -> None:
+def _assert_close(
+    law: str, got: Tensor, expected: Tensor, rtol: float | None, atol: float | None
+) -> None:
     try:
         torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
     except AssertionError as error:

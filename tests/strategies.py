@@ -40,7 +40,9 @@ def normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.f
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def simplex_rows(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def simplex_rows(
+    generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """Rows that sum to 1 and of which some entries are exactly 0."""
     weights = torch.rand(shape, generator=generator, dtype=torch.float64)
     weights[weights < 0.2] = 0.0
@@ -48,7 +50,9 @@ def simplex_rows(generator: torch.Generator, *shape: int, dtype: torch.dtype = t
     return (weights / weights.sum(dim=-1, keepdim=True)).to(dtype)
 
 
-def random_mask(generator: torch.Generator, num_rows: int, num_modalities: int, share: float = 0.6) -> Tensor:
+def random_mask(
+    generator: torch.Generator, num_rows: int, num_modalities: int, share: float = 0.6
+) -> Tensor:
     return torch.rand((num_rows, num_modalities), generator=generator) < share
 
 

@@ -26,11 +26,17 @@ def python(*arguments: str | Path) -> tuple[str, str, float]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "COLUMNS": "120"}
     before = os.times()
     ran = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments], env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-X", "importtime", *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     after = os.times()
     assert ran.returncode == 0, ran.stderr
-    used = after.children_user + after.children_system - before.children_user - before.children_system
+    used = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return ran.stdout, ran.stderr, used
 
 
@@ -43,7 +49,9 @@ def imports(log: str) -> list[tuple[int, str, float]]:
     for line in log.splitlines():
         if line.startswith("import time:") and "cumulative" not in line:
             _, cumulative, name = line.removeprefix("import time:").split("|")
-            found.append(((len(name) - len(name.lstrip()) - 1) // 2, name.strip(), int(cumulative) / 1e6))
+            found.append(
+                ((len(name) - len(name.lstrip()) - 1) // 2, name.strip(), int(cumulative) / 1e6)
+            )
     return found
 
 
@@ -51,7 +59,9 @@ def is_quick(*arguments: str | Path, seconds: float, torch_imports: float = 0.0)
     """Whether one of a few runs takes less CPU than `seconds`, or than so many imports of torch take just then."""
     for _ in range(TRIES):
         used = python(*arguments)[2]
-        if used < seconds or (torch_imports and used < torch_imports * python("-c", "import torch")[2]):
+        if used < seconds or (
+            torch_imports and used < torch_imports * python("-c", "import torch")[2]
+        ):
             return True
     return False
 
@@ -82,24 +92,36 @@ def test_importing_invmod_adds_little_to_torch() -> None:
         if found[place][2] < 0.15:
             break
     assert any(ours < 0.15 or ours < 0.06 * torchs for ours, torchs in times), times
-    brought = {name.partition(".")[0] for _, name, _ in found[torch_place + 1 : place + 1]} - sys.stdlib_module_names
+    brought = {
+        name.partition(".")[0] for _, name, _ in found[torch_place + 1 : place + 1]
+    } - sys.stdlib_module_names
     assert {"invmod"} <= brought <= {"invmod", "einops", "torch", "numpy", "typing_extensions"}
 
 
 def test_the_help_of_train_py_comes_within_a_second_and_without_torch() -> None:
     script = ROOT / "examples/milk_recsys/train.py"
-    said, log, _ = python(script, "--help")
-    assert "--shrinkage" in said
+    output, log, _ = python(script, "--help")
+    assert "--shrinkage" in output
     loaded = {name.partition(".")[0] for _, name, _ in imports(log)}
     assert {"tyro", "numpy"} <= loaded
-    assert not loaded & {"torch", "invmod", "scipy", "matplotlib", "polars", "optuna", "safetensors"}
-    assert is_quick(script, "--help", seconds=1.0, torch_imports=0.6)  # .6 to .9 s measured, .3 imports of torch
+    assert not loaded & {
+        "torch",
+        "invmod",
+        "scipy",
+        "matplotlib",
+        "polars",
+        "optuna",
+        "safetensors",
+    }
+    assert is_quick(
+        script, "--help", seconds=1.0, torch_imports=0.6
+    )  # .6 to .9 s measured, .3 imports of torch
 
 
 def test_the_report_of_a_long_run_is_written_within_5_seconds(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", compared(), epochs=1000)
-    code = (
-        "import sys, pathlib; from milk_recsys.report.page import write_report; write_report(pathlib.Path(sys.argv[1]))"
-    )
-    assert is_quick("-c", code, run, seconds=5.0, torch_imports=3.0)  # 2 to 3 s measured, with all that it imports
+    code = "import sys, pathlib; from milk_recsys.report.page import write_report; write_report(pathlib.Path(sys.argv[1]))"
+    assert is_quick(
+        "-c", code, run, seconds=5.0, torch_imports=3.0
+    )  # 2 to 3 s measured, with all that it imports
     assert (run / "report.html").stat().st_size > 100_000

@@ -89,7 +89,9 @@ print(f"accuracy on complete test samples: {hits.double().mean():.3f}")
 # mistake. Your model has no way to leave a quadrant out: an imputer puts something in its place. The plainest is the
 # mean of the training rows.
 
-observed = torch.ones(len(targets), len(names), dtype=torch.bool)  # nothing is missing in nature here
+observed = torch.ones(
+    len(targets), len(names), dtype=torch.bool
+)  # nothing is missing in nature here
 imputer = invmod.MeanImputer(names).fit(quadrants, observed, rows=train)
 
 

@@ -54,7 +54,9 @@ def digits_problem(epochs: int) -> Problem:
 
     return Problem(
         name="digits_quadrants",
-        features={name: images[:, rows, columns].flatten(1) for name, (rows, columns) in QUADRANTS.items()},
+        features={
+            name: images[:, rows, columns].flatten(1) for name, (rows, columns) in QUADRANTS.items()
+        },
         targets=torch.tensor(digits.target),
         split=split,
         metric=accuracy,
@@ -71,17 +73,30 @@ def draw(found: dict[str, dict[str, Any]], problem: Problem, path: Path) -> None
     from matplotlib import pyplot as plt
 
     names = tuple(problem.features)
-    patterns = [(1, 1, 1, 1), (0, 1, 1, 1), (1, 1, 0, 1), (0, 1, 1, 0), (0, 0, 1, 1), (1, 0, 0, 0), (0, 0, 0, 1)]
+    patterns = [
+        (1, 1, 1, 1),
+        (0, 1, 1, 1),
+        (1, 1, 0, 1),
+        (0, 1, 1, 0),
+        (0, 0, 1, 1),
+        (1, 0, 0, 0),
+        (0, 0, 0, 1),
+    ]
     test = problem.split(0)[2]
     figure, axes = plt.subplots(1, len(patterns), figsize=(9, 2.9))
     for column, (ax, pattern) in enumerate(zip(axes, patterns, strict=True)):
         key = invmod.pattern_name([bool(there) for there in pattern], names)
-        said = {method: entry["runs"][0]["predictions"][key] for method, entry in found.items()}
+        predicted = {
+            method: entry["runs"][0]["predictions"][key] for method, entry in found.items()
+        }
         right = [
-            sum(of_method[row] == int(problem.targets[test[row]]) for of_method in said.values())
-            for row in range(len(said["ERM"]))
+            sum(
+                of_method[row] == int(problem.targets[test[row]])
+                for of_method in predicted.values()
+            )
+            for row in range(len(predicted["ERM"]))
         ]
-        row = min(range(len(right)), key=lambda row: right[row] or len(said) + 1)
+        row = min(range(len(right)), key=lambda row: right[row] or len(predicted) + 1)
         image = torch.full((8, 8), torch.nan)
         for there, (name, (rows, columns)) in zip(pattern, QUADRANTS.items(), strict=True):
             if there:
@@ -91,7 +106,7 @@ def draw(found: dict[str, dict[str, Any]], problem: Problem, path: Path) -> None
         truth = int(problem.targets[test[row]])
         ax.set_title(f"a {truth}", fontsize=9)
         ax.set(xticks=[], yticks=[])
-        for line, (method, of_method) in enumerate(said.items()):
+        for line, (method, of_method) in enumerate(predicted.items()):
             answer = of_method[row]
             ax.text(
                 0.5,
@@ -105,9 +120,19 @@ def draw(found: dict[str, dict[str, Any]], problem: Problem, path: Path) -> None
                 fontweight="normal" if answer == truth else "bold",
             )
             if column == 0:
-                ax.text(-0.25, -0.14 - 0.13 * line, method, transform=ax.transAxes, ha="right", va="center", fontsize=9)
+                ax.text(
+                    -0.25,
+                    -0.14 - 0.13 * line,
+                    method,
+                    transform=ax.transAxes,
+                    ha="right",
+                    va="center",
+                    fontsize=9,
+                )
     figure.subplots_adjust(left=0.14, right=0.99, bottom=0.4, top=0.93, wspace=0.12)
-    figure.savefig(path, dpi=144, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(
+        path, dpi=144, facecolor="white", bbox_inches="tight", metadata={"Software": None}
+    )
     plt.close(figure)
 
 

@@ -71,13 +71,17 @@ class SensorTransformer(nn.Module):
         self.embed = nn.Linear(NUM_SENSORS, width)
         self.position = nn.Parameter(0.1 * torch.randn(NUM_SENSORS, width))
         self.summary = nn.Parameter(0.1 * torch.randn(1, width))
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.head = nn.Linear(width, 10)
 
     def forward(self, sensors: Tensor, padding: Tensor | None = None) -> Tensor:
         """Classify by the summary token, which attends to all others."""
-        tokens = torch.cat([self.summary.expand(len(sensors), 1, -1), self.embed(sensors) + self.position], dim=1)
+        tokens = torch.cat(
+            [self.summary.expand(len(sensors), 1, -1), self.embed(sensors) + self.position], dim=1
+        )
         if padding is not None:
             padding = F.pad(padding.expand(len(sensors), -1), (1, 0), value=False)
         logits: Tensor = self.head(self.encoder(tokens, src_key_padding_mask=padding)[:, 0])
@@ -89,7 +93,9 @@ def complete_loss(model: nn.Module, sensors: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model(sensors), targets)
 
 
-def train(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], loss_of: Loss, epochs: int) -> None:
+def train(
+    model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], loss_of: Loss, epochs: int
+) -> None:
     """A plain training loop; what is minimised is an argument of it."""
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
     model.train()
@@ -111,7 +117,9 @@ def robust_loss(penalty_weight: float, generator: torch.Generator) -> Loss:
         masks = envs.sample_masks(generator=generator)  # (E, M), True is available
         logits = [model(sensors), *(model(sensors, ~mask) for mask in masks)]
         risks = torch.stack([F.cross_entropy(of_env, targets) for of_env in logits])  # (1 + E,)
-        return invmod.invariant_objective(risks, penalty=invmod.vrex_penalty, penalty_weight=penalty_weight)
+        return invmod.invariant_objective(
+            risks, penalty=invmod.vrex_penalty, penalty_weight=penalty_weight
+        )
 
     return loss_of
 
@@ -119,7 +127,9 @@ def robust_loss(penalty_weight: float, generator: torch.Generator) -> Loss:
 # ------------------------------------------------------------------------------------- 3. the same step in Lightning
 
 
-def train_with_lightning(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], loss_of: Loss, epochs: int) -> None:
+def train_with_lightning(
+    model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], loss_of: Loss, epochs: int
+) -> None:
     """What `train` does, by a LightningModule whose training step returns the loss."""
     import pytorch_lightning as pl
 
@@ -179,7 +189,10 @@ def main(options: Options) -> invmod.RobustnessReport:
     generator = torch.Generator().manual_seed(options.seed)
     train_rows, test_rows = torch.randperm(len(targets), generator=generator).tensor_split([1200])
     loader = DataLoader(
-        TensorDataset(images[train_rows], targets[train_rows]), batch_size=100, shuffle=True, generator=generator
+        TensorDataset(images[train_rows], targets[train_rows]),
+        batch_size=100,
+        shuffle=True,
+        generator=generator,
     )
 
     torch.manual_seed(options.seed)

@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(argv: Sequence[str], prog: str) -> int:
     from milk_recsys.run.begin import begin
 
-    options, dataset = begin(argv, prog=prog)  # `train` imports torch, which takes seconds: after options and data
+    options, dataset = begin(
+        argv, prog=prog
+    )  # `train` imports torch, which takes seconds: after options and data
     from milk_recsys import train
 
     return train.run_command(options, dataset)
@@ -66,8 +68,14 @@ def _reproduce(argv: Sequence[str], prog: str) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (_train, "Train a recommender, evaluate it on new items, and write a report."),
     "recommend": (_recommend, "Recommend new items with a finished run."),
-    "prepare": (_prepare, "Turn published sets, or tables of your own, into the layout that train reads."),
-    "reproduce": (_reproduce, "Reproduce the paper's tables and figures, or compare all systems, on one data set."),
+    "prepare": (
+        _prepare,
+        "Turn published sets, or tables of your own, into the layout that train reads.",
+    ),
+    "reproduce": (
+        _reproduce,
+        "Reproduce the paper's tables and figures, or compare all systems, on one data set.",
+    ),
 }
 
 
@@ -91,7 +99,11 @@ def _unknown(words: Sequence[str]) -> str:
     if not words:
         return f"a command is needed. {choose}"
     close = difflib.get_close_matches(words[0], COMMANDS, n=1)
-    return f"{words[0]!r} is not a command. " + (f"Did you mean {close[0]}? " if close else "") + choose
+    return (
+        f"{words[0]!r} is not a command. "
+        + (f"Did you mean {close[0]}? " if close else "")
+        + choose
+    )
 
 
 def _error(message: str) -> int:

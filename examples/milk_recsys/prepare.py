@@ -139,7 +139,9 @@ def run_command(source: Amazon | Mmrec | Text | Table) -> int:
         the exit status: 0, 2 where the input is bad, 130 where it was interrupted.
     """
     try:
-        with drafting(source.out, source.out.name, describe(source), keep_filled=source.keep_filled) as draft:
+        with drafting(
+            source.out, source.out.name, describe(source), keep_filled=source.keep_filled
+        ) as draft:
             fill(draft, source)
             dataset = read_dataset(draft.folder, empty_items="drop")
             notes = [*draft.notes, *dataset.notes]
@@ -154,7 +156,8 @@ def run_command(source: Amazon | Mmrec | Text | Table) -> int:
     for note in dict.fromkeys(notes):
         print(f"note: {note}")
     missing = ", ".join(
-        f"{name} {int(n)}" for name, n in zip(dataset.modalities, (~dataset.natural_mask).sum(0), strict=True)
+        f"{name} {int(n)}"
+        for name, n in zip(dataset.modalities, (~dataset.natural_mask).sum(0), strict=True)
     )
     print(
         f"{source.out}: {dataset.num_users:,} users, {dataset.num_items:,} items, {len(dataset.interactions):,} pairs; "
@@ -171,7 +174,9 @@ def fill(draft: Draft, source: Amazon | Mmrec | Text | Table) -> None:
         if source.text_dim < 1:
             raise OptionError(f"--text-dim must be at least 1, got {source.text_dim}.")
         files = (source.reviews, source.metadata, source.images)
-        prepare_amazon(draft, *files, options=options, text_dim=source.text_dim, encoder=source.encoder)
+        prepare_amazon(
+            draft, *files, options=options, text_dim=source.text_dim, encoder=source.encoder
+        )
     elif isinstance(source, Mmrec):
         prepare_mmrec(draft, source.folder)
     elif isinstance(source, Text):
@@ -220,11 +225,18 @@ def compare(dataset: Dataset, folder: Path, expect: str) -> list[str]:
         for part, items in parts.items():
             mine = pairs[np.isin(pairs[:, 1], items)]
             counts = (len(np.unique(mine[:, 0])), len(items), len(mine))
-            for what, count, paper in zip(("users", "items", "interactions"), counts, stated[part], strict=True):
+            for what, count, paper in zip(
+                ("users", "items", "interactions"), counts, stated[part], strict=True
+            ):
                 if paper:
                     found[f"{part} {what}"] = (count, paper)
     else:
-        found = {"items": (int((dataset.item_counts > 0).sum()), sum(counts[1] for counts in stated.values()))}
+        found = {
+            "items": (
+                int((dataset.item_counts > 0).sum()),
+                sum(counts[1] for counts in stated.values()),
+            )
+        }
     return [
         f"{what}: {count:,}, {'as' if count == paper else f'but {paper:,}'} in the paper's Table 1 ({expect})."
         for what, (count, paper) in found.items()

@@ -65,12 +65,16 @@ class RecommendOptions:
     run: Path
     items: Path
     top: int = 20
-    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: RUN/recommendations)")] = None
+    out: Annotated[
+        Path | None, tyro.conf.arg(help_behavior_hint="(default: RUN/recommendations)")
+    ] = None
     format: Literal["parquet", "tsv"] = "parquet"
     overwrite: bool = False
     empty_items: Literal["error", "drop"] = "error"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: torch's choice)")] = None
+    threads: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: torch's choice)")
+    ] = None
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> int:
@@ -116,25 +120,43 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
         torch.set_num_threads(options.threads)
     scorer = load_run(options.run, device=options.device)
     items = read_items(options.items, scorer.dims, empty_items=options.empty_items)
-    _check_free(users_path, items_path, options)  # once everything that is read is known to be right
+    _check_free(
+        users_path, items_path, options
+    )  # once everything that is read is known to be right
     for note in (*items.notes, *_notes(scorer, len(items.ids), options.top)):
         say(f"note: {note}")
 
     vectors = torch.cat(
         [
             scorer.embed({name: x[rows] for name, x in items.features.items()})
-            for rows in np.array_split(items.ids, np.arange(ITEMS_AT_ONCE, len(items.ids), ITEMS_AT_ONCE))
+            for rows in np.array_split(
+                items.ids, np.arange(ITEMS_AT_ONCE, len(items.ids), ITEMS_AT_ONCE)
+            )
         ]
     )
     frames = _Frames(scorer, items)
     try:
         users_path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(users_path) as first, replacing(items_path) as second:  # renamed once both are whole
-            _write(first, map(frames.of_users, scorer.best_items(vectors, options.top)), options.format)
-            _write(second, map(frames.of_items, scorer.best_users(vectors, options.top)), options.format)
+        with (
+            replacing(users_path) as first,
+            replacing(items_path) as second,
+        ):  # renamed once both are whole
+            _write(
+                first, map(frames.of_users, scorer.best_items(vectors, options.top)), options.format
+            )
+            _write(
+                second,
+                map(frames.of_items, scorer.best_users(vectors, options.top)),
+                options.format,
+            )
     except OSError as error:
-        raise DataError(f"{users_path.parent}: cannot be written to ({error.strerror or error}).") from None
-    users, new = plural(scorer.num_users, "user", "users"), plural(len(items.ids), "new item", "new items")
+        raise DataError(
+            f"{users_path.parent}: cannot be written to ({error.strerror or error})."
+        ) from None
+    users, new = (
+        plural(scorer.num_users, "user", "users"),
+        plural(len(items.ids), "new item", "new items"),
+    )
     say(f"{users} and {new}: {users_path}, {items_path}")
 
 
@@ -148,21 +170,29 @@ def _tables(options: RecommendOptions) -> tuple[Path, Path]:
     if out.exists() and not out.is_dir():
         raise DataError(f"--out: {out} is a file. Name a folder.")
     if out.resolve() in (options.run.resolve(), options.items.resolve()):
-        raise DataError(f"--out: {out} is a folder to read from, and may hold users.tsv or items.tsv. Name another.")
+        raise DataError(
+            f"--out: {out} is a folder to read from, and may hold users.tsv or items.tsv. Name another."
+        )
     return out / f"users.{options.format}", out / f"items.{options.format}"
 
 
 def _check_free(users_path: Path, items_path: Path, options: RecommendOptions) -> None:
     held = [str(path) for path in (users_path, items_path) if path.exists()]
     if held and not options.overwrite:
-        raise DataError(f"{', '.join(held)}: there already. Give --overwrite to replace, or another --out.")
+        raise DataError(
+            f"{', '.join(held)}: there already. Give --overwrite to replace, or another --out."
+        )
 
 
 def _notes(scorer: Scorer, num_items: int, top: int) -> Iterator[str]:
     trained = int(scorer.trained_users.sum())
     if trained < scorer.num_users:
         without = scorer.num_users - trained
-        words = ("has", "that user's list is", "the user") if without == 1 else ("have", "their lists are", "them")
+        words = (
+            ("has", "that user's list is", "the user")
+            if without == 1
+            else ("have", "their lists are", "them")
+        )
         yield (
             f"{without} of {plural(scorer.num_users, 'user', 'users')} {words[0]} no training pair; {words[1]} random "
             f"(`trained` is false), and no item lists {words[2]}."
@@ -186,7 +216,11 @@ class _Frames:
 
         self.trained, self.ids = scorer.trained_users.numpy(), items.ids
         names = {"user": scorer.user_names, "item": items.names}
-        self.names = {kind: pl.Series(known, dtype=pl.String) for kind, known in names.items() if known is not None}
+        self.names = {
+            kind: pl.Series(known, dtype=pl.String)
+            for kind, known in names.items()
+            if known is not None
+        }
 
     def of_users(self, best: Best) -> pl.DataFrame:
         """Return user, user_name, trained, rank, item, item_name, score."""
@@ -195,7 +229,9 @@ class _Frames:
 
     def of_items(self, best: Best) -> pl.DataFrame:
         """Return item, item_name, rank, user, user_name, score."""
-        return self._frame("item", self.ids[best.rows.numpy()], "user", best.found.numpy(), best, {})
+        return self._frame(
+            "item", self.ids[best.rows.numpy()], "user", best.found.numpy(), best, {}
+        )
 
     def _frame(
         self,
@@ -267,7 +303,9 @@ def _tsv(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
 
         def write(frame: pl.DataFrame) -> None:
             # Unquoted, as names are read: they hold neither tabs nor line ends.
-            frame.write_csv(file, separator="\t", include_header=file.tell() == 0, quote_style="never")
+            frame.write_csv(
+                file, separator="\t", include_header=file.tell() == 0, quote_style="never"
+            )
 
         yield write
 

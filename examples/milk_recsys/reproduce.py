@@ -47,7 +47,18 @@ from milk_recsys.study.spaces import FIELD, METHODS
 from milk_recsys.study.store import Store
 
 Name = Literal[
-    "table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "why", "all", "field"
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "figure1",
+    "figure3",
+    "figure4",
+    "figure5",
+    "figure6",
+    "why",
+    "all",
+    "field",
 ]
 
 
@@ -106,13 +117,17 @@ def run_command(command: Reproduce) -> int:
         if not command.smoke:
             return reproduce(command)
         with tempfile.TemporaryDirectory() as folder:
-            small = dataclasses.replace(command, out=command.out or Path(folder), trials=2, repeats=2, jobs=1)
+            small = dataclasses.replace(
+                command, out=command.out or Path(folder), trials=2, repeats=2, jobs=1
+            )
             return reproduce(small)
     except (DataError, OptionError, Leak) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, Leak) else 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes from the runs that are done", file=sys.stderr)
+        print(
+            "\ninterrupted; the same command resumes from the runs that are done", file=sys.stderr
+        )
         return 130
 
 
@@ -134,7 +149,9 @@ def check(command: Reproduce) -> str | None:
 def reproduce(command: Reproduce) -> int:
     """Run the plan and write its results."""
     out = command.out or Path("runs") / f"reproduce-{command.name}"
-    dataset = tiny_dataset() if command.data is None else read_dataset(command.data, empty_items="drop")
+    dataset = (
+        tiny_dataset() if command.data is None else read_dataset(command.data, empty_items="drop")
+    )
     threads = command.threads or (1 if command.jobs > 1 else None)
     plan = Plan(
         data=command.data,
@@ -170,10 +187,12 @@ def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) 
         TextColumn("{task.fields[left]}"),
     )
     console = Console(highlight=False, soft_wrap=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("runs", total=plan.total(), completed=plan.done(store), left="")
 
-        def keep(line: dict[str, Any]) -> None:
+        def append(line: dict[str, Any]) -> None:
             store.add(line)
             done, total = plan.done(store), plan.total()
             left = f"about {_hours((total - done) * _mean_seconds(store) / jobs)} left"
@@ -182,14 +201,20 @@ def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) 
 
         if jobs == 1:
             while (run := next(iter(plan.with_factors(store).ready(store)), None)) is not None:
-                keep(_work(run, dataset, cache, plan.threads))
+                append(_work(run, dataset, cache, plan.threads))
             return
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            _run_parallel(plan, store, dataset, cache, jobs, pool, keep)
+            _run_parallel(plan, store, dataset, cache, jobs, pool, append)
 
 
 def _run_parallel(
-    plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int, pool: ProcessPoolExecutor, keep: Any
+    plan: Plan,
+    store: Store,
+    dataset: Dataset,
+    cache: Path,
+    jobs: int,
+    pool: ProcessPoolExecutor,
+    append: Any,
 ) -> None:
     """Keep so many runs going; what can be made depends on what is done."""
     going: dict[Future[dict[str, Any]], tuple[Any, ...]] = {}
@@ -204,7 +229,7 @@ def _run_parallel(
         done, _ = wait(going, return_when=FIRST_COMPLETED)
         for future in done:
             going.pop(future)
-            keep(future.result())
+            append(future.result())
 
 
 _READ: dict[Path, Dataset] = {}
@@ -227,9 +252,13 @@ def describe(line: dict[str, Any]) -> str:
     what = f"{line['phase']} {line['method']} {line['setting']} {line['number']}"
     part = "held_out" if line["phase"] == "factors" else "validation"
     score = (
-        f"{part} {MONITOR} {line[part][MONITOR]:.4f}" if part in line else f"ranked in {line['score_seconds']:.2g} s"
+        f"{part} {MONITOR} {line[part][MONITOR]:.4f}"
+        if part in line
+        else f"ranked in {line['score_seconds']:.2g} s"
     )
-    tuned = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line["tuned"].items())
+    tuned = ", ".join(
+        f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line["tuned"].items()
+    )
     mark = " (diverged)" if "diverged" in line else " (leaky)" if "leaky" in line else ""
     return f"{what}: {score}{mark}, {line['seconds']:.0f} s ({tuned})"
 

@@ -19,7 +19,9 @@ if not __package__:  # started as a script: `milk_recsys` lies in the folder abo
 
 from milk_recsys.run.begin import begin, start_folder, write_config
 
-if __name__ == "__main__":  # options and data are checked before torch is imported, which takes seconds
+if (
+    __name__ == "__main__"
+):  # options and data are checked before torch is imported, which takes seconds
     OPTIONS, DATASET = begin(sys.argv[1:])
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +35,7 @@ from milk_recsys.base.device import choose_device
 from milk_recsys.base.distributed import World, joined_world
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import write_json
-from milk_recsys.base.launch import let_rank_0_end_first, only_one_speaks
+from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
 from milk_recsys.base.statistics import paired_difference
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split, draw_split, read_split, split_facts, write_split
@@ -63,13 +65,15 @@ def run(options: Options, dataset: Dataset, progress: Progress | None = None) ->
         Diverged: training diverged.
     """
     if options.run.out is None or options.run.compare is None:
-        raise ValueError("run: `options` must come from `begin.open_run`, which settles `out` and `compare`.")
+        raise ValueError(
+            "run: `options` must come from `begin.open_run`, which settles `out` and `compare`."
+        )
     device = choose_device(options.run.device)
     if options.run.threads:
         torch.set_num_threads(options.run.threads)
     with joined_world(device) as world, matrix_products(options, device):
-        options = options.but(out=world.tell(options.run.out))
-        return _run(options, dataset, device, world, progress or Progress(quiet=not world.writes))
+        options = options.but(out=world.broadcast(options.run.out))
+        return _run(options, dataset, device, world, progress or Progress(quiet=not world.is_main))
 
 
 @contextmanager
@@ -84,14 +88,16 @@ def matrix_products(options: Options, device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _run(options: Options, dataset: Dataset, device: torch.device, world: World, progress: Progress) -> dict[str, Any]:
+def _run(
+    options: Options, dataset: Dataset, device: torch.device, world: World, progress: Progress
+) -> dict[str, Any]:
     folder = Path(str(options.run.out))
     split, notes = _split(options, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device)
     check_learner(options, device, world)
-    world.wait()  # nothing was written so far, so that bad input leaves no half run behind, and all ranks saw the same
-    if world.writes:
+    world.barrier()  # nothing was written so far, so that bad input leaves no half run behind, and all ranks saw the same
+    if world.is_main:
         start_folder(folder, dataset)
         if not (folder / "config.json").exists():
             write_split(folder / "split.npz", split)
@@ -121,7 +127,7 @@ def _run(options: Options, dataset: Dataset, device: torch.device, world: World,
         "floor": floor,
         "compare": compare,
     }
-    if world.writes:
+    if world.is_main:
         write_json(folder / "metrics.json", metrics)
         write_report(folder)  # report.html comes last: a run is finished when it is there
     return metrics
@@ -134,9 +140,15 @@ def _floor(
     if options.run.model == FLOOR:
         return None
     if tables.features.mapped:
-        return {"model": FLOOR, "left_out": "The features are too many to be held in memory, as it would have to."}
+        return {
+            "model": FLOOR,
+            "left_out": "The features are too many to be held in memory, as it would have to.",
+        }
     if len(tables.warm) * len(tables.test.candidates) > FLOOR_CELLS:
-        return {"model": FLOOR, "left_out": "There are too many training items times test items for it."}
+        return {
+            "model": FLOOR,
+            "left_out": "There are too many training items times test items for it.",
+        }
     learner = make_learner(options.but(model=FLOOR), tables)
     learner.prepare()
     found, other = evaluate_group(learner, tables, tables.test, tables.mask, world)
@@ -155,21 +167,26 @@ def _compare(
 ) -> dict[str, Any]:
     """Train the ablation without both modules on the same split, and compare paired over users."""
     ablation = options.but(model="erm")
-    if world.writes:
+    if world.is_main:
         folder.mkdir(exist_ok=True)
     model, record = train_model(ablation, tables, folder, progress, world)
     sections, other = evaluate_test(model, tables, options.loop.monitor, world)
     names = dict.fromkeys(("ndcg@20", "recall@20", options.loop.monitor))
 
     def difference(where: str) -> dict[str, Any]:
-        return {name: paired_difference(per_user[where][name], other[where][name]) for name in names}
+        return {
+            name: paired_difference(per_user[where][name], other[where][name]) for name in names
+        }
 
     def lost(values: dict[str, dict[str, Tensor]], where: str, name: str) -> Tensor:
         return values["test_complete"][name] - values[where][name]
 
     def drop_difference(where: str) -> dict[str, Any]:
         """What the model loses with a modality hidden, less what the ablation loses."""
-        return {name: paired_difference(lost(per_user, where, name), lost(other, where, name)) for name in names}
+        return {
+            name: paired_difference(lost(per_user, where, name), lost(other, where, name))
+            for name in names
+        }
 
     imposed = [where for where in per_user if where.startswith("imposed/")]
     return {
@@ -220,8 +237,8 @@ def run_command(options: Options, dataset: Dataset) -> int:
     Returns:
         the exit status: 0, 1 where training diverged, 2 where the input is bad, 130 where it was interrupted.
     """
-    with only_one_speaks():
-        return let_rank_0_end_first(_run_command(options, dataset))
+    with silence_other_ranks():
+        return delay_nonzero_exit(_run_command(options, dataset))
 
 
 def _run_command(options: Options, dataset: Dataset) -> int:

@@ -47,10 +47,14 @@ def load(name: str) -> dict[str, Any]:
     """
     folder = os.environ.get("INVMOD_DATA")
     if not folder:
-        raise SystemExit("error: the environment variable INVMOD_DATA is not set. Set it to the folder of data sets.")
+        raise SystemExit(
+            "error: the environment variable INVMOD_DATA is not set. Set it to the folder of data sets."
+        )
     path = Path(folder) / name / f"{name}.npz"
     if not path.exists():
-        raise SystemExit(f"error: there is no file {path}. docs/data.md says where {name} comes from.")
+        raise SystemExit(
+            f"error: there is no file {path}. docs/data.md says where {name} comes from."
+        )
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -84,24 +88,33 @@ def mfeat_problem(epochs: int) -> Problem:
         return train, validation, test
 
     features = {name: torch.tensor(arrays[name]) for name in VIEWS}
-    return Problem("uci_mfeat", features, torch.tensor(arrays["label"]), split, accuracy, epochs or 20)
+    return Problem(
+        "uci_mfeat", features, torch.tensor(arrays["label"]), split, accuracy, epochs or 20
+    )
 
 
-def over_patients(found: dict[str, dict[str, Any]], problem: Problem, *, resamples: int = 2000) -> str:
+def over_patients(
+    found: dict[str, dict[str, Any]], problem: Problem, *, resamples: int = 2000
+) -> str:
     """Balanced accuracy of all test patients as they are, with bootstrap intervals over the patients.
 
     A resample draws patients, and takes the mean over the splits of the metric on them; differences are paired.
     """
     targets = problem.targets[problem.split(0)[2]]
     names = list(found)
-    said = {
+    predicted = {
         method: np.array([next(iter(run["predictions"].values())) for run in entry["runs"]])
         for method, entry in found.items()
     }
     classes, y = targets.unique().numpy(), targets.numpy()
     rng = np.random.default_rng(0)
     draws = [np.arange(len(y)), *(rng.integers(len(y), size=len(y)) for _ in range(resamples))]
-    values = np.array([[_balanced(said[method][:, rows], y[rows], classes) for method in names] for rows in draws])
+    values = np.array(
+        [
+            [_balanced(predicted[method][:, rows], y[rows], classes) for method in names]
+            for rows in draws
+        ]
+    )
     lines = ["| method | balanced accuracy | against ERM |", "| --- | --- | --- |"]
     for column, method in enumerate(names):
         low, high = np.quantile(values[1:, column], [0.025, 0.975])
@@ -113,8 +126,8 @@ def over_patients(found: dict[str, dict[str, Any]], problem: Problem, *, resampl
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def _balanced(said: Any, y: Any, classes: Any) -> float:
-    right = said == y
+def _balanced(predicted: Any, y: Any, classes: Any) -> float:
+    right = predicted == y
     return float(np.mean([right[:, y == c].mean() for c in classes if (y == c).any()]))
 
 
@@ -123,7 +136,9 @@ def main(options: Options) -> None:
     make = tcga_problem if options.dataset == "tcga_breast" else mfeat_problem
     problem = make(options.epochs)
     out = options.out or Path("docs/results") / options.dataset
-    found = Study(problem, out, seeds=options.seeds, shown=70 if options.dataset == "tcga_breast" else 0).run()
+    found = Study(
+        problem, out, seeds=options.seeds, shown=70 if options.dataset == "tcga_breast" else 0
+    ).run()
     if options.dataset == "tcga_breast":
         what = f"Balanced accuracy on 70 test patients without protein, {options.seeds} splits; hidden besides protein."
         text = table(summary(found), what) + "\n" + over_patients(found, problem)

@@ -5,4 +5,9 @@ from invmod.alignment.cosine import cosine_alignment_loss
 from invmod.alignment.covariance import coral_alignment_loss
 from invmod.alignment.pairwise import pairwise_alignment_loss
 
-__all__ = ["coral_alignment_loss", "cosine_alignment_loss", "infonce_alignment_loss", "pairwise_alignment_loss"]
+__all__ = [
+    "coral_alignment_loss",
+    "cosine_alignment_loss",
+    "infonce_alignment_loss",
+    "pairwise_alignment_loss",
+]

@@ -59,7 +59,9 @@ def coral_alignment_loss(
     """
     function = "coral_alignment_loss"
     if normalisation not in ("paper", "mean"):
-        raise ValueError(f"{function}: `normalisation` must be 'paper' or 'mean', got {normalisation!r}.")
+        raise ValueError(
+            f"{function}: `normalisation` must be 'paper' or 'mean', got {normalisation!r}."
+        )
     if reduction not in ("sum", "mean"):
         raise ValueError(f"{function}: `reduction` must be 'sum' or 'mean', got {reduction!r}.")
     z, mask = checked(function, z, mask, anchor, stop_gradient)

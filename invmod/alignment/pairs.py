@@ -20,7 +20,9 @@ def checked(
     """Return z in float32 or wider, with the anchor detached where its gradient is stopped, and a mask (N, M)."""
     check_z(function, z, ndim=3)
     if anchor is not None and (isinstance(anchor, bool) or not isinstance(anchor, int)):
-        raise TypeError(f"{function}: `anchor` must be the position of a modality or None, got {anchor!r}.")
+        raise TypeError(
+            f"{function}: `anchor` must be the position of a modality or None, got {anchor!r}."
+        )
     if anchor is not None and not 0 <= anchor < z.shape[1]:
         raise ValueError(f"{function}: `anchor` must lie in [0, {z.shape[1]}), got {anchor}.")
     if stop_gradient and anchor is None:
@@ -30,7 +32,9 @@ def checked(
     check_mask(function, mask, z.shape[0], z.shape[1])
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     if stop_gradient and anchor is not None:
-        z = torch.cat([z[:, :anchor], z[:, anchor : anchor + 1].detach(), z[:, anchor + 1 :]], dim=1)
+        z = torch.cat(
+            [z[:, :anchor], z[:, anchor : anchor + 1].detach(), z[:, anchor + 1 :]], dim=1
+        )
     return z, mask
 
 
@@ -48,7 +52,12 @@ def num_pairs(mask: Tensor, anchor: int | None, dtype: torch.dtype) -> Tensor:
 
 
 def reduced(
-    function: str, s: Tensor, counts: Tensor, weights: Tensor | None, reduction: str, allowed: tuple[str, ...]
+    function: str,
+    s: Tensor,
+    counts: Tensor,
+    weights: Tensor | None,
+    reduction: str,
+    allowed: tuple[str, ...],
 ) -> Tensor:
     """Reduce losses s (N,) of `counts` (N,) pairs."""
     if weights is not None:
@@ -81,13 +90,19 @@ def check_weights(function: str, weights: Tensor, num_rows: int) -> None:
         what = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
         raise TypeError(f"{function}: `weights` must be a tensor of real numbers, got {what}.")
     if weights.shape != (num_rows,):
-        raise ValueError(f"{function}: `weights` must have shape (N,) = ({num_rows},), got {tuple(weights.shape)}.")
+        raise ValueError(
+            f"{function}: `weights` must have shape (N,) = ({num_rows},), got {tuple(weights.shape)}."
+        )
 
 
 def unit_vectors(z: Tensor, mask: Tensor) -> Tensor:
     """Return z / |z| where available and not 0, else 0; no overflow or underflow, and no gradient into other cells."""
     available = torch.where(mask[..., None], z, 0.0)
-    largest = available.detach().abs().amax(dim=-1, keepdim=True) if z.shape[-1] else available.sum(-1, keepdim=True)
+    largest = (
+        available.detach().abs().amax(dim=-1, keepdim=True)
+        if z.shape[-1]
+        else available.sum(-1, keepdim=True)
+    )
     some = largest > 0
     # A constant scale, since a direction has none; what has length 0 is cut off from the graph.
     scaled = torch.where(some, available, 0.0) / torch.where(some, largest, 1.0)

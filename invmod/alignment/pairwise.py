@@ -86,16 +86,22 @@ def pairwise_alignment_loss(
 def _from_anchor(z: Tensor, mask: Tensor, anchor: int) -> Tensor:
     """Return the squared distances between the anchor and the others, summed over those that are there: (N,)."""
     both = mask & mask[:, anchor, None]
-    apart = torch.where(both[..., None], z, 0.0) - torch.where(both[..., None], z[:, anchor, None], 0.0)
+    apart = torch.where(both[..., None], z, 0.0) - torch.where(
+        both[..., None], z[:, anchor, None], 0.0
+    )
     return reduce(apart.square(), "n m d -> n", "sum")
 
 
 def _scatter(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return s (N,) and n (N,)."""
     n = mask.sum(dim=1).to(z.dtype)
-    if z.shape[1] == 1:  # no pair: a 0 that is attached to the graph, whatever z holds (0 * inf would be NaN)
+    if (
+        z.shape[1] == 1
+    ):  # no pair: a 0 that is attached to the graph, whatever z holds (0 * inf would be NaN)
         return torch.where(torch.zeros_like(mask)[:, :, None], z, 0.0).sum(dim=(1, 2)), n
-    if torch.compiler.is_compiling():  # a compiler fuses the plain formula, and its gradient, by itself
+    if (
+        torch.compiler.is_compiling()
+    ):  # a compiler fuses the plain formula, and its gradient, by itself
         return _deviations(torch.where(mask[:, :, None], z, 0.0), mask, n)[0], n
     return _Scatter.apply(z, mask, n)[0], n  # type: ignore[no-untyped-call]
 
@@ -145,7 +151,9 @@ class _Scatter(torch.autograd.Function):
 
     @staticmethod
     @override
-    def backward(ctx: Any, grad_s: Tensor | None, grad_d: Tensor | None) -> tuple[Tensor | None, None, None]:
+    def backward(
+        ctx: Any, grad_s: Tensor | None, grad_d: Tensor | None
+    ) -> tuple[Tensor | None, None, None]:
         """Return the gradient by z."""
         d, mask, n = ctx.saved_tensors
         grad = None if grad_s is None else (2 * n * grad_s)[:, None, None] * d

@@ -8,7 +8,12 @@ from invmod.environments.diagnostics import Dominance, dominance
 from invmod.environments.dirichlet import CyclicMixupEnvs, DirichletEnvs
 from invmod.environments.given import FixedEnvs, GivenEnvs, UniformEnvs, UnionEnvs
 from invmod.environments.inferred import infer_environments
-from invmod.environments.subsets import KOfAvailableEnvs, LeaveOneOutEnvs, OneHotEnvs, RandomSubsetEnvs
+from invmod.environments.subsets import (
+    KOfAvailableEnvs,
+    LeaveOneOutEnvs,
+    OneHotEnvs,
+    RandomSubsetEnvs,
+)
 
 __all__ = [
     "CyclicMixupEnvs",

@@ -55,8 +55,14 @@ class _DirichletRows:
         dtype, shape = checked_dtype(kind, dtype), checked_shape(kind, sample_shape)
         drawn = _dirichlet(self.alpha, (math.prod(shape), draws), generator)
         # A sample's distinct weights, cast once, and 1/M behind them; the rows are one gather from these.
-        cells = np.empty((drawn.shape[0], drawn.shape[1] + 1), np.float32 if dtype == torch.float32 else np.float64)
-        cells[:, :-1], cells[:, -1] = _with_floor(drawn, self.min_weight, self.num_modalities), 1 / self.num_modalities
+        cells = np.empty(
+            (drawn.shape[0], drawn.shape[1] + 1),
+            np.float32 if dtype == torch.float32 else np.float64,
+        )
+        cells[:, :-1], cells[:, -1] = (
+            _with_floor(drawn, self.min_weight, self.num_modalities),
+            1 / self.num_modalities,
+        )
         weights = np.take(cells, places, axis=1).reshape(*shape, self.num_envs, self.num_modalities)
         return torch.as_tensor(weights, device=device, dtype=dtype)
 
@@ -200,22 +206,30 @@ class DirichletEnvs(_DirichletRows):
         return self._sample(sample_shape, places, draws, generator, device, dtype)
 
 
-def _concentration(kind: str, alpha: float | Sequence[float], num_modalities: int) -> NDArray[np.float64]:
+def _concentration(
+    kind: str, alpha: float | Sequence[float], num_modalities: int
+) -> NDArray[np.float64]:
     try:
         given = np.asarray(alpha)
     except (TypeError, ValueError) as error:  # such as lists of unequal lengths
-        raise TypeError(f"{kind}: `alpha` must be a number or a sequence of them, got {alpha!r}.") from error
+        raise TypeError(
+            f"{kind}: `alpha` must be a number or a sequence of them, got {alpha!r}."
+        ) from error
     if given.dtype.kind not in "iuf":
         raise TypeError(f"{kind}: `alpha` must be a number or a sequence of them, got {alpha!r}.")
     if given.ndim > 1 or given.size not in (1, num_modalities):
-        raise ValueError(f"{kind}: `alpha` must be one number or {num_modalities} of them, got {alpha}.")
+        raise ValueError(
+            f"{kind}: `alpha` must be one number or {num_modalities} of them, got {alpha}."
+        )
     values = given.astype(np.float64).reshape(-1).tolist()
     if not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(f"{kind}: `alpha` must be finite and positive, got {alpha}.")
     return np.broadcast_to(np.asarray(values), (num_modalities,)).copy()
 
 
-def _with_floor(weights: NDArray[np.float64], floor: float, num_modalities: int) -> NDArray[np.float64]:
+def _with_floor(
+    weights: NDArray[np.float64], floor: float, num_modalities: int
+) -> NDArray[np.float64]:
     return floor + (1 - num_modalities * floor) * weights if floor else weights
 
 
@@ -236,7 +250,9 @@ def _dirichlet(
     log_g = stream.standard_gamma(float(alpha[0]) + 1 if common else alpha + 1, size)
     np.log(log_g, out=log_g)
     log_g -= stream.standard_exponential(size) / alpha
-    log_g = np.ascontiguousarray(log_g.T)  # numpy reduces the first axis of (M, draws) several times as fast
+    log_g = np.ascontiguousarray(
+        log_g.T
+    )  # numpy reduces the first axis of (M, draws) several times as fast
     log_g -= log_g.max(axis=0)
     np.exp(log_g, out=log_g)
     log_g /= log_g.sum(axis=0)

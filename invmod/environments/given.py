@@ -38,13 +38,23 @@ class GivenEnvs:
     def __init__(self, weights: Tensor | Sequence[Sequence[float]]) -> None:
         kind = type(self).__name__
         try:
-            given = weights.detach() if isinstance(weights, Tensor) else torch.from_numpy(np.array(weights, np.float64))
+            given = (
+                weights.detach()
+                if isinstance(weights, Tensor)
+                else torch.from_numpy(np.array(weights, np.float64))
+            )
             rows = given.to("cpu", torch.float64, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{kind}: `weights` must be (E, M) numbers: {error}") from error
         if rows.ndim != 2 or 0 in rows.shape:
-            raise ValueError(f"{kind}: `weights` must have shape (E, M), at least one each, got {tuple(rows.shape)}.")
-        wrong = (~(rows >= 0).all(dim=1) | ~((rows.sum(dim=1) - 1).abs() <= 1e-4)).nonzero()[:, 0].tolist()
+            raise ValueError(
+                f"{kind}: `weights` must have shape (E, M), at least one each, got {tuple(rows.shape)}."
+            )
+        wrong = (
+            (~(rows >= 0).all(dim=1) | ~((rows.sum(dim=1) - 1).abs() <= 1e-4))
+            .nonzero()[:, 0]
+            .tolist()
+        )
         if wrong:
             raise ValueError(
                 f"{kind}: each row of `weights` must be non-negative and sum to 1; rows {wrong} do not, "
@@ -124,7 +134,9 @@ class FixedEnvs(GivenEnvs):
 
     def __init__(self, envs: Environments, *, generator: torch.Generator) -> None:
         if not isinstance(generator, torch.Generator):
-            raise TypeError(f"FixedEnvs: `generator` must be a torch.Generator, got {type(generator).__name__}.")
+            raise TypeError(
+                f"FixedEnvs: `generator` must be a torch.Generator, got {type(generator).__name__}."
+            )
         super().__init__(envs.sample(generator=generator, device="cpu", dtype=torch.float64))
         self._has_masks = hasattr(envs, "sample_masks")
         self._source = repr(envs)
@@ -191,7 +203,10 @@ class UnionEnvs:
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Draw from each in turn, (\\*sample_shape, E, M); arguments are those of `CyclicMixupEnvs.sample`."""
-        parts = [e.sample(sample_shape, generator=generator, device=device, dtype=dtype) for e in self.envs]
+        parts = [
+            e.sample(sample_shape, generator=generator, device=device, dtype=dtype)
+            for e in self.envs
+        ]
         return torch.cat(parts, dim=-2)
 
     def sample_masks(
@@ -209,7 +224,12 @@ class UnionEnvs:
         without = [each for each in self.envs if not hasattr(each, "sample_masks")]
         if without:
             raise TypeError(f"UnionEnvs.sample_masks: {without[0]!r} has weights only, no masks.")
-        parts = [each.sample_masks(sample_shape, generator=generator, device=device) for each in self.envs]  # type: ignore[attr-defined]
+        parts = [
+            each.sample_masks(  # type: ignore[attr-defined]
+                sample_shape, generator=generator, device=device
+            )
+            for each in self.envs
+        ]
         return torch.cat(parts, dim=-2)
 
     def __repr__(self) -> str:

@@ -31,11 +31,15 @@ class Environments(Protocol):
         """Draw weights on the simplex, (*sample_shape, E, M)."""
 
 
-def checked_shape(kind: str, sample_shape: int | Sequence[int], method: str = "sample") -> tuple[int, ...]:
+def checked_shape(
+    kind: str, sample_shape: int | Sequence[int], method: str = "sample"
+) -> tuple[int, ...]:
     """Return the leading shape of a sample as a tuple."""
     shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
     if any(size < 0 for size in shape):
-        raise ValueError(f"{kind}.{method}: `sample_shape` must not be negative, got {sample_shape}.")
+        raise ValueError(
+            f"{kind}.{method}: `sample_shape` must not be negative, got {sample_shape}."
+        )
     return shape
 
 

@@ -100,7 +100,9 @@ class OneHotEnvs(_SubsetEnvs):
     """
 
     def __init__(self, num_modalities: int) -> None:
-        self.num_envs = self.num_modalities = check_count("OneHotEnvs", "num_modalities", num_modalities)
+        self.num_envs = self.num_modalities = check_count(
+            "OneHotEnvs", "num_modalities", num_modalities
+        )
 
     @override
     def _masks(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -131,9 +133,13 @@ class LeaveOneOutEnvs(_SubsetEnvs):
     """
 
     def __init__(self, num_modalities: int) -> None:
-        self.num_envs = self.num_modalities = check_count("LeaveOneOutEnvs", "num_modalities", num_modalities)
+        self.num_envs = self.num_modalities = check_count(
+            "LeaveOneOutEnvs", "num_modalities", num_modalities
+        )
         if num_modalities < 2:
-            raise ValueError("LeaveOneOutEnvs: `num_modalities` must be at least 2, or nothing is left; got 1.")
+            raise ValueError(
+                "LeaveOneOutEnvs: `num_modalities` must be at least 2, or nothing is left; got 1."
+            )
 
     @override
     def _masks(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -194,7 +200,9 @@ class RandomSubsetEnvs(_SubsetEnvs):
         self.num_envs = check_count(kind, "num_envs", num_envs)
         given = list(rates) if isinstance(rates, Sequence) else [rates] * num_modalities
         if len(given) != num_modalities:
-            raise ValueError(f"{kind}: `rates` must be one number or {num_modalities} of them, got {len(given)}.")
+            raise ValueError(
+                f"{kind}: `rates` must be one number or {num_modalities} of them, got {len(given)}."
+            )
         for rate in given:
             if isinstance(rate, bool) or not isinstance(rate, (int, float, Real)):
                 raise TypeError(f"{kind}: `rates` must be numbers, got {rate!r}.")
@@ -202,12 +210,18 @@ class RandomSubsetEnvs(_SubsetEnvs):
                 raise ValueError(f"{kind}: `rates` must lie in [0, 1], got {rate}.")
         for position in keep:
             if isinstance(position, bool) or not isinstance(position, int):
-                raise TypeError(f"{kind}: `keep` must have positions of modalities, got {position!r}.")
+                raise TypeError(
+                    f"{kind}: `keep` must have positions of modalities, got {position!r}."
+                )
             if not 0 <= position < num_modalities:
-                raise ValueError(f"{kind}: `keep` must have positions in [0, {num_modalities}), got {position}.")
+                raise ValueError(
+                    f"{kind}: `keep` must have positions in [0, {num_modalities}), got {position}."
+                )
         self.rates = tuple(0.0 if m in keep else float(rate) for m, rate in enumerate(given))
         if all(rate == 1 for rate in self.rates):
-            raise ValueError(f"{kind}: all `rates` are 1, so no modality would ever be there. Lower one.")
+            raise ValueError(
+                f"{kind}: all `rates` are 1, so no modality would ever be there. Lower one."
+            )
 
     @override
     def _masks(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -225,7 +239,9 @@ class RandomSubsetEnvs(_SubsetEnvs):
         return mask
 
     def __repr__(self) -> str:
-        return f"RandomSubsetEnvs({self.num_modalities}, rates={self.rates}, num_envs={self.num_envs})"
+        return (
+            f"RandomSubsetEnvs({self.num_modalities}, rates={self.rates}, num_envs={self.num_envs})"
+        )
 
 
 class KOfAvailableEnvs:
@@ -268,7 +284,9 @@ class KOfAvailableEnvs:
         self.k = check_count(kind, "k", k)
         self.num_envs = check_count(kind, "num_envs", num_envs)
         if k > num_modalities:
-            raise ValueError(f"{kind}: `k` must be at most `num_modalities` = {num_modalities}, got {k}.")
+            raise ValueError(
+                f"{kind}: `k` must be at most `num_modalities` = {num_modalities}, got {k}."
+            )
 
     def sample(
         self,
@@ -311,7 +329,9 @@ class KOfAvailableEnvs:
 
         Arguments and errors are those of `sample`.
         """
-        return _placed(self._masks("sample_masks", sample_shape, mask, generator), _device(device, mask))
+        return _placed(
+            self._masks("sample_masks", sample_shape, mask, generator), _device(device, mask)
+        )
 
     def _masks(
         self,

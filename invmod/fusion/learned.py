@@ -136,7 +136,9 @@ class AttentionFusion(nn.Module):
         with torch.no_grad():
             for parameter in (self.key, self.modality):
                 device = "cpu" if generator is None else generator.device
-                drawn = torch.randn(parameter.shape, generator=generator, device=device, dtype=parameter.dtype)
+                drawn = torch.randn(
+                    parameter.shape, generator=generator, device=device, dtype=parameter.dtype
+                )
                 parameter.copy_(drawn / math.sqrt(embedding_dim))
 
     def attention(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -190,4 +192,6 @@ def _shares(scores: Tensor, mask: Tensor) -> Tensor:
 
 def _check_shape(kind: str, z: Tensor, sizes: torch.Size) -> None:
     if z.shape[1:] != sizes:
-        raise ValueError(f"{kind}: `z` must have shape (N, {sizes[0]}, {sizes[1]}), got {tuple(z.shape)}.")
+        raise ValueError(
+            f"{kind}: `z` must have shape (N, {sizes[0]}, {sizes[1]}), got {tuple(z.shape)}."
+        )

@@ -82,7 +82,9 @@ def _fuse_available(z: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     z_available = torch.where(append_axes(mask, z), z, 0.0).to(wide)
     weighted = _weighted_sums(weights, z_available)
     available = append_axes(_weighted_sums(weights, a), weighted)
-    total = append_axes(weights.sum(dim=-1) if weights.ndim == 2 else weights.sum(dim=-1).T, weighted)
+    total = append_axes(
+        weights.sum(dim=-1) if weights.ndim == 2 else weights.sum(dim=-1).T, weighted
+    )
     mean = z_available.sum(dim=1) / append_axes(a.sum(dim=1).clamp(min=1), z_available[:, 0])
     limits = torch.finfo(wide)
     vanished = available < limits.tiny / limits.eps

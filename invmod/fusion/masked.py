@@ -47,7 +47,9 @@ def masked_mean(z: Tensor, mask: Tensor | None = None) -> Tensor:
         tensor([2., 5.])
     """
     mask = checked_z("masked_mean", z, mask)
-    available = torch.where(append_axes(mask, z), z, 0.0).to(torch.promote_types(z.dtype, torch.float32))
+    available = torch.where(append_axes(mask, z), z, 0.0).to(
+        torch.promote_types(z.dtype, torch.float32)
+    )
     total = reduce(available, "n m ... -> n ...", "sum")
     count = reduce(mask, "n m -> n", "sum").clamp(min=1).to(total.dtype)
     return (total / append_axes(count, total)).to(z.dtype)
@@ -117,7 +119,9 @@ def product_of_experts(
         log_precision = torch.cat([log_precision, torch.zeros_like(log_precision[:, :1])], dim=1)
         means = torch.cat([means, torch.zeros_like(means[:, :1])], dim=1)
     some = torch.ones_like(cells[:, 0]) if prior else cells.any(dim=1)
-    safe = torch.where(some[:, None], log_precision, 0.0)  # where nothing is there, no gradient of -inf
+    safe = torch.where(
+        some[:, None], log_precision, 0.0
+    )  # where nothing is there, no gradient of -inf
     fused = reduce(safe.softmax(dim=1) * means, "n m d -> n d", "sum")
     log_total = torch.where(some, -safe.logsumexp(dim=1), torch.inf)
     return Gaussian(fused.to(mean.dtype), log_total.to(mean.dtype))

@@ -14,4 +14,11 @@ from invmod.imputation.neighbours import KNNImputer
 from invmod.imputation.ridge import RidgeImputer
 from invmod.imputation.tokens import LearnedTokens
 
-__all__ = ["KNNImputer", "LearnedTokens", "MeanImputer", "PPCAImputer", "RidgeImputer", "ZeroImputer"]
+__all__ = [
+    "KNNImputer",
+    "LearnedTokens",
+    "MeanImputer",
+    "PPCAImputer",
+    "RidgeImputer",
+    "ZeroImputer",
+]

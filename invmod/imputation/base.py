@@ -31,7 +31,9 @@ class Imputer(nn.Module, ABC):
         """Return the names of the buffers, all of which a fitted imputer has."""
 
     @abstractmethod
-    def forward(self, features: Mapping[str, Tensor | None], mask: MaskLike) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(
+        self, features: Mapping[str, Tensor | None], mask: MaskLike
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Fill the unavailable rows.
 
         Arguments:
@@ -57,11 +59,15 @@ class Imputer(nn.Module, ABC):
         safetensors = _safetensors(type(self).__name__)
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
         if not state:
-            raise RuntimeError(f"{type(self).__name__}.save: not fitted yet. Call `fit` with training rows first.")
+            raise RuntimeError(
+                f"{type(self).__name__}.save: not fitted yet. Call `fit` with training rows first."
+            )
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            safetensors.torch.save_file(state, temporary, metadata={"modalities": json.dumps(self.modalities)})
+            safetensors.torch.save_file(
+                state, temporary, metadata={"modalities": json.dumps(self.modalities)}
+            )
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -87,9 +93,13 @@ class Imputer(nn.Module, ABC):
             with safetensors.safe_open(path, framework="pt") as file:
                 names = json.loads((file.metadata() or {}).get("modalities", "null"))
         except Exception as error:
-            raise ValueError(f"{kind}.load: {path} is not a file that `save` wrote: {error}.") from error
+            raise ValueError(
+                f"{kind}.load: {path} is not a file that `save` wrote: {error}."
+            ) from error
         if names != list(self.modalities):
-            raise ValueError(f"{kind}.load: {path} is of the modalities {names}, not {list(self.modalities)}.")
+            raise ValueError(
+                f"{kind}.load: {path} is of the modalities {names}, not {list(self.modalities)}."
+            )
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
@@ -108,23 +118,35 @@ class Imputer(nn.Module, ABC):
         chosen = checked_rows(function, rows, num_rows, columns.device)
         return [chosen[columns[chosen, index]] for index in range(len(self.modalities))]
 
-    def _check(self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike | None) -> int:
+    def _check(
+        self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike | None
+    ) -> int:
         """Return N after checking names and rows."""
         check_known(function, "features", features, self.modalities)
         given = {name: x for name, x in features.items() if x is not None}
         for name, x in given.items():
             if not isinstance(x, Tensor):
-                raise TypeError(f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}.")
+                raise TypeError(
+                    f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}."
+                )
             if x.ndim == 0:
-                raise ValueError(f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar.")
+                raise ValueError(
+                    f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar."
+                )
         rows = {name: x.shape[0] for name, x in given.items()}
         if mask is not None:
             column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
-            if isinstance(column, Tensor) and column.ndim:  # else `mask_columns` says what is wrong with it
+            if (
+                isinstance(column, Tensor) and column.ndim
+            ):  # else `mask_columns` says what is wrong with it
                 rows["mask"] = column.shape[0]
         if len(set(rows.values())) > 1:
-            raise ValueError(f"{function}: modalities and mask must have equal numbers of rows, got {rows}.")
-        return next(iter(rows.values()), 0)  # without any, `mask_columns` says what is wrong with the mask
+            raise ValueError(
+                f"{function}: modalities and mask must have equal numbers of rows, got {rows}."
+            )
+        return next(
+            iter(rows.values()), 0
+        )  # without any, `mask_columns` says what is wrong with the mask
 
     @override
     def _load_from_state_dict(
@@ -143,9 +165,13 @@ class Imputer(nn.Module, ABC):
         for name in names:
             saved, existing = state_dict.get(f"{prefix}{name}"), getattr(self, name)
             if isinstance(saved, Tensor):
-                empty = torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
+                empty = (
+                    torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
+                )
                 setattr(self, name, empty)
-            elif partial and existing is None:  # of buffers that are None, the base class knows nothing
+            elif (
+                partial and existing is None
+            ):  # of buffers that are None, the base class knows nothing
                 missing_keys.append(f"{prefix}{name}")
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -163,5 +189,7 @@ def _safetensors(kind: str) -> Any:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise ImportError(f"{kind}: saving needs safetensors: pip install 'invmod[recsys]'.") from error
+        raise ImportError(
+            f"{kind}: saving needs safetensors: pip install 'invmod[recsys]'."
+        ) from error
     return safetensors

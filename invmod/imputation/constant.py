@@ -22,7 +22,9 @@ class _ConstantImputer(Imputer):
         return [f"fill_{index}" for index in range(len(self.modalities))]
 
     @abstractmethod
-    def fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
+    def fit(
+        self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
+    ) -> Self:
         """Learn the constant of each modality from the given rows alone.
 
         Arguments:
@@ -44,7 +46,9 @@ class _ConstantImputer(Imputer):
             setattr(self, f"fill_{index}", fill)
 
     @override
-    def forward(self, features: Mapping[str, Tensor | None], mask: MaskLike) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(
+        self, features: Mapping[str, Tensor | None], mask: MaskLike
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Fill the unavailable rows.
 
         Arguments:
@@ -60,11 +64,17 @@ class _ConstantImputer(Imputer):
             TypeError, ValueError: shapes or types do not fit.
         """
         function = type(self).__name__
-        unseen = [name for index, name in enumerate(self.modalities) if getattr(self, f"fill_{index}") is None]
+        unseen = [
+            name
+            for index, name in enumerate(self.modalities)
+            if getattr(self, f"fill_{index}") is None
+        ]
         if len(unseen) == len(self.modalities):
             raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
         if unseen:
-            raise RuntimeError(f"{function}: not fitted yet for {unseen}: no row so far had them. Give rows that do.")
+            raise RuntimeError(
+                f"{function}: not fitted yet for {unseen}: no row so far had them. Give rows that do."
+            )
         num_rows = self._check(function, features, mask)
         columns = mask_columns(function, mask, self.modalities, num_rows)
         filled = {}
@@ -72,7 +82,9 @@ class _ConstantImputer(Imputer):
             fill: Tensor = getattr(self, f"fill_{index}")
             x = features.get(name)
             if x is None:
-                filled[name] = fill.expand(num_rows, *fill.shape).clone()  # never a view of the buffer
+                filled[name] = fill.expand(
+                    num_rows, *fill.shape
+                ).clone()  # never a view of the buffer
                 continue
             if x.shape[1:] != fill.shape:
                 raise ValueError(
@@ -100,7 +112,9 @@ class ZeroImputer(_ConstantImputer):
     """
 
     @override
-    def fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
+    def fit(
+        self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
+    ) -> Self:
         self._observed("ZeroImputer.fit", features, mask, rows)
         given = [features[name] for name in self.modalities]
         self._keep([torch.zeros(x.shape[1:], dtype=x.dtype, device=x.device) for x in given])
@@ -147,7 +161,9 @@ class MeanImputer(_ConstantImputer):
         self._sums: list[_Sum | None] = [None] * len(self.modalities)  # not part of the state
 
     @override
-    def fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
+    def fit(
+        self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
+    ) -> Self:
         sums = self._added("MeanImputer.fit", features, mask, rows, [None] * len(self.modalities))
         for name, one in zip(self.modalities, sums, strict=True):
             if one is None:
@@ -158,7 +174,9 @@ class MeanImputer(_ConstantImputer):
         self._hold(sums)
         return self
 
-    def partial_fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
+    def partial_fit(
+        self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
+    ) -> Self:
         """Add rows to those that the means are taken over, as if all had been given to `fit` at once.
 
         `fit` starts afresh, this goes on. The sums behind the means are no part of a ``state_dict``, so an imputer
@@ -186,7 +204,10 @@ class MeanImputer(_ConstantImputer):
             >>> imputer({}, torch.zeros(1, 1, dtype=torch.bool))[0]["text"]
             tensor([[3.]])
         """
-        if any(one is None and getattr(self, f"fill_{index}") is not None for index, one in enumerate(self._sums)):
+        if any(
+            one is None and getattr(self, f"fill_{index}") is not None
+            for index, one in enumerate(self._sums)
+        ):
             raise RuntimeError(
                 "MeanImputer.partial_fit: the means were loaded, and the sums behind them are not saved. Call `fit`, "
                 "or begin with a new imputer."
@@ -217,7 +238,9 @@ class MeanImputer(_ConstantImputer):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Forget the sums of the means that are replaced."""
         names = [f"{prefix}fill_{index}" for index in range(len(self.modalities))]
-        self._sums = [None if name in state_dict else one for name, one in zip(names, self._sums, strict=True)]
+        self._sums = [
+            None if name in state_dict else one for name, one in zip(names, self._sums, strict=True)
+        ]
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 

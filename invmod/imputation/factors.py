@@ -137,7 +137,9 @@ class PPCAImputer(JointImputer):
         """Return the parameters after a step of EM, and the log likelihood per row before it."""
         k, num = self.num_components, len(self.modalities)
         parts = torch.split(torch.arange(x.shape[1], device=x.device), self._sizes())
-        inner = x.new_zeros(num, k + 1, k + 1)  # sums of (b, 1)(b, 1)' over the rows that have a modality
+        inner = x.new_zeros(
+            num, k + 1, k + 1
+        )  # sums of (b, 1)(b, 1)' over the rows that have a modality
         cross = x.new_zeros(x.shape[1], k + 1)  # of x (b, 1)'
         squares, counts, total = x.new_zeros(num), x.new_zeros(num), x.new_zeros(())
         for pattern, rows in groups:
@@ -159,20 +161,30 @@ class PPCAImputer(JointImputer):
         if self.noise == "shared":
             errors, counts = errors.sum().expand(num), counts.sum().expand(num)
         both = torch.cat(solved)
-        return _Model(both[:, :k], both[:, k], (errors / counts).clamp(min=floor)), float(total / len(x))
+        return _Model(both[:, :k], both[:, k], (errors / counts).clamp(min=floor)), float(
+            total / len(x)
+        )
 
-    def _factors(self, x: Tensor, pattern: tuple[bool, ...], model: _Model) -> tuple[Tensor, Tensor, Tensor]:
+    def _factors(
+        self, x: Tensor, pattern: tuple[bool, ...], model: _Model
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean (n, K) and covariance (K, K) of the factors given what is there, and its log likelihood."""
         sizes = torch.tensor(self._sizes(), dtype=x.dtype, device=x.device)
         there = torch.tensor(pattern, dtype=x.dtype, device=x.device)
         precision = self._expanded((there / model.variances)[None])[0]  # (D,), 0 where missing
         deviations = x - model.mean
         weighted = model.loadings * precision[:, None]
-        v_inverse = torch.eye(self.num_components, dtype=x.dtype, device=x.device) + model.loadings.T @ weighted
+        v_inverse = (
+            torch.eye(self.num_components, dtype=x.dtype, device=x.device)
+            + model.loadings.T @ weighted
+        )
         v = torch.linalg.inv(v_inverse)
         projected = deviations @ weighted
         b = projected @ v
-        log_det = torch.linalg.slogdet(v_inverse).logabsdet + (there * sizes * model.variances.log()).sum()
+        log_det = (
+            torch.linalg.slogdet(v_inverse).logabsdet
+            + (there * sizes * model.variances.log()).sum()
+        )
         quadratic = (deviations.square() @ precision).sum() - (projected * b).sum()
         constant = (there * sizes).sum() * math.log(2 * math.pi)
         return b, v, -(len(x) * (constant + log_det) + quadratic) / 2

@@ -41,7 +41,9 @@ class JointImputer(Imputer):
 
     # --- fit and fill
 
-    def fit(self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None) -> Self:
+    def fit(
+        self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
+    ) -> Self:
         """Learn from the given rows alone.
 
         Arguments:
@@ -62,7 +64,9 @@ class JointImputer(Imputer):
         chosen = self._observed(function, features, mask, rows)
         for name, some in zip(self.modalities, chosen, strict=True):
             if not features[name].is_floating_point():
-                raise TypeError(f"{function}: modality {name!r} must be floating point, got {features[name].dtype}.")
+                raise TypeError(
+                    f"{function}: modality {name!r} must be floating point, got {features[name].dtype}."
+                )
             if len(some) == 0:
                 raise ValueError(
                     f"{function}: modality {name!r} is observed in none of the given rows, so nothing can be learned "
@@ -77,19 +81,25 @@ class JointImputer(Imputer):
                     f"{function}: modality {name!r} has NaN or an infinity in a row that the mask calls observed. "
                     "Make the mask with `mask_from_features`."
                 )
-            scale = values.std(dim=0, correction=0) if self.standardize else torch.ones_like(values[0])
+            scale = (
+                values.std(dim=0, correction=0) if self.standardize else torch.ones_like(values[0])
+            )
             state[f"centre_{index}"] = values.mean(dim=0)
             state[f"scale_{index}"] = torch.where(scale > 0, scale, 1.0)
         for key, value in state.items():
             setattr(self, key, value)
         table, columns = self._table(function, features, mask)
-        used = torch.unique(torch.cat(chosen)).to(table.device)  # a row with nothing teaches nothing
+        used = torch.unique(torch.cat(chosen)).to(
+            table.device
+        )  # a row with nothing teaches nothing
         for key, value in self._learn(table[used], columns[used]).items():
             setattr(self, key, value)
         return self
 
     @override
-    def forward(self, features: Mapping[str, Tensor | None], mask: MaskLike) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(
+        self, features: Mapping[str, Tensor | None], mask: MaskLike
+    ) -> tuple[dict[str, Tensor], Tensor]:
         function = type(self).__name__
         if getattr(self, self._state_names()[0]) is None:
             raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
@@ -124,28 +134,43 @@ class JointImputer(Imputer):
     @override
     def _state_names(self) -> list[str]:
         places = range(len(self.modalities))
-        return [f"{kind}_{index}" for kind in ("centre", "scale") for index in places] + self._more_state()
+        return [
+            f"{kind}_{index}" for kind in ("centre", "scale") for index in places
+        ] + self._more_state()
 
     def _sizes(self) -> list[int]:
         """Return the D_m, which sum to D."""
-        return [math.prod(getattr(self, f"centre_{index}").shape) for index in range(len(self.modalities))]
+        return [
+            math.prod(getattr(self, f"centre_{index}").shape)
+            for index in range(len(self.modalities))
+        ]
 
     def _expanded(self, a: Tensor) -> Tensor:
         """Return a mask or other columns (n, M) as (n, D), each repeated for the entries of its modality."""
         return a.repeat_interleave(torch.tensor(self._sizes(), device=a.device), dim=1)
 
-    def _table(self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike) -> tuple[Tensor, Tensor]:
+    def _table(
+        self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike
+    ) -> tuple[Tensor, Tensor]:
         """Return the rows as a table (N, D) and their mask (N, M), on the device of the fitted state."""
         num_rows = self._check(function, features, mask)
         device = self.get_buffer("centre_0").device
         columns = mask_columns(function, mask, self.modalities, num_rows).to(device)
         parts = []
         for index, name in enumerate(self.modalities):
-            centre, scale, x = getattr(self, f"centre_{index}"), getattr(self, f"scale_{index}"), features.get(name)
+            centre, scale, x = (
+                getattr(self, f"centre_{index}"),
+                getattr(self, f"scale_{index}"),
+                features.get(name),
+            )
             if x is None:
                 if columns[:, index].any():
-                    raise ValueError(f"{function}: the mask calls {name!r} available, but `features` lacks it.")
-                parts.append(torch.zeros((num_rows, centre.numel()), dtype=torch.float64, device=device))
+                    raise ValueError(
+                        f"{function}: the mask calls {name!r} available, but `features` lacks it."
+                    )
+                parts.append(
+                    torch.zeros((num_rows, centre.numel()), dtype=torch.float64, device=device)
+                )
                 continue
             if x.shape[1:] != centre.shape:
                 raise ValueError(
@@ -153,7 +178,11 @@ class JointImputer(Imputer):
                     f"{', '.join(map(str, centre.shape))}) as in `fit`, got {tuple(x.shape)}."
                 )
             wide = (x.detach().to(device, torch.float64) - centre) / scale
-            parts.append(torch.where(append_axes(columns[:, index], wide), wide, 0.0).reshape(num_rows, centre.numel()))
+            parts.append(
+                torch.where(append_axes(columns[:, index], wide), wide, 0.0).reshape(
+                    num_rows, centre.numel()
+                )
+            )
         return torch.cat(parts, dim=1), columns
 
     @override
@@ -166,14 +195,18 @@ class JointImputer(Imputer):
             centre, scale = getattr(self, f"centre_{index}"), getattr(self, f"scale_{index}")
             if centre.shape != scale.shape:
                 return f"{kind}: `centre_{index}` and `scale_{index}` of the state must have one shape."
-        return self._what_is_wrong_with(self._sizes(), {name: getattr(self, name) for name in self._more_state()})
+        return self._what_is_wrong_with(
+            self._sizes(), {name: getattr(self, name) for name in self._more_state()}
+        )
 
     @abstractmethod
     def _what_is_wrong_with(self, sizes: list[int], state: dict[str, Any]) -> str:
         """Return what is wrong with the buffers beside centres and scales, or an empty string."""
 
 
-def shapes_differ(kind: str, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> str:
+def shapes_differ(
+    kind: str, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> str:
     """Say which buffer of a loaded state has not the expected shape, or return an empty string."""
     for name, shape in expected.items():
         got = tuple(state[name].shape)

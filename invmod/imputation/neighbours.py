@@ -47,7 +47,9 @@ class KNNImputer(JointImputer):
         tensor([5.0000, 6.0000, 7.0000, 5.5000])
     """
 
-    def __init__(self, modalities: Sequence[str], *, num_neighbours: int = 5, standardize: bool = True) -> None:
+    def __init__(
+        self, modalities: Sequence[str], *, num_neighbours: int = 5, standardize: bool = True
+    ) -> None:
         super().__init__(modalities, standardize=standardize)
         check_count("KNNImputer", "num_neighbours", num_neighbours)
         self.num_neighbours = num_neighbours
@@ -65,11 +67,15 @@ class KNNImputer(JointImputer):
         donors, there = self.get_buffer("donors"), self.get_buffer("donor_mask")
         fills = torch.zeros_like(x)
         starts = torch.tensor([0, *self._sizes()]).cumsum(0).tolist()
-        for block in torch.split(torch.arange(len(x), device=x.device), max(1, PAIRS_AT_ONCE // len(donors))):
+        for block in torch.split(
+            torch.arange(len(x), device=x.device), max(1, PAIRS_AT_ONCE // len(donors))
+        ):
             near = self._squared_distances(x[block], a[block])
             for index, (start, stop) in enumerate(itertools.pairwise(starts)):
                 rows = (~a[block, index]).nonzero()[:, 0]
-                d, order = near[rows].masked_fill(~there[:, index], torch.inf).sort(dim=1, stable=True)
+                d, order = (
+                    near[rows].masked_fill(~there[:, index], torch.inf).sort(dim=1, stable=True)
+                )
                 d, order = d[:, : self.num_neighbours], order[:, : self.num_neighbours]
                 share = d.isfinite().to(x.dtype)
                 found = (share[..., None] * donors[order, start:stop]).sum(dim=1)
@@ -83,9 +89,13 @@ class KNNImputer(JointImputer):
         own, theirs = self._expanded(a.to(x.dtype)), self._expanded(there)
         apart = x.square() @ theirs.T + own @ donors.square().T - 2 * x @ donors.T
         shared = (a * sizes) @ there.T
-        return torch.where(shared > 0, sizes.sum() / shared.clamp(min=1) * apart.clamp(min=0), torch.inf)
+        return torch.where(
+            shared > 0, sizes.sum() / shared.clamp(min=1) * apart.clamp(min=0), torch.inf
+        )
 
     @override
     def _what_is_wrong_with(self, sizes: list[int], state: dict[str, Any]) -> str:
         rows = state["donors"].shape[0]
-        return shapes_differ("KNNImputer", state, {"donors": (rows, sum(sizes)), "donor_mask": (rows, len(sizes))})
+        return shapes_differ(
+            "KNNImputer", state, {"donors": (rows, sum(sizes)), "donor_mask": (rows, len(sizes))}
+        )

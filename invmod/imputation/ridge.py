@@ -50,7 +50,9 @@ class RidgeImputer(JointImputer):
         tensor([ 0.,  0.,  0., 13.])
     """
 
-    def __init__(self, modalities: Sequence[str], *, ridge: float = 1.0, standardize: bool = True) -> None:
+    def __init__(
+        self, modalities: Sequence[str], *, ridge: float = 1.0, standardize: bool = True
+    ) -> None:
         super().__init__(modalities, standardize=standardize)
         if not ridge >= 0:
             raise ValueError(f"RidgeImputer: `ridge` must not be negative, got {ridge}.")
@@ -65,7 +67,9 @@ class RidgeImputer(JointImputer):
         groups = rows_by_pattern(a)
         return {
             "patterns": torch.tensor(list(groups), dtype=torch.bool, device=x.device),
-            "counts": torch.tensor([len(rows) for rows in groups.values()], dtype=torch.float64, device=x.device),
+            "counts": torch.tensor(
+                [len(rows) for rows in groups.values()], dtype=torch.float64, device=x.device
+            ),
             "sums": torch.stack([x[rows].sum(dim=0) for rows in groups.values()]),
             "moments": torch.stack([x[rows].T @ x[rows] for rows in groups.values()]),
         }
@@ -75,7 +79,11 @@ class RidgeImputer(JointImputer):
         fills = torch.zeros_like(x)
         for pattern, rows in rows_by_pattern(a).items():
             for target, there in enumerate(pattern):
-                sources = [] if there else self._sources(target, [m for m, has in enumerate(pattern) if has])
+                sources = (
+                    []
+                    if there
+                    else self._sources(target, [m for m, has in enumerate(pattern) if has])
+                )
                 if sources:
                     into = self._columns([target])
                     fills[rows[:, None], into] = self._map(x[rows], target, sources)

@@ -47,7 +47,10 @@ class LearnedTokens(Imputer):
     """
 
     def __init__(
-        self, shapes: Mapping[str, Sequence[int]], *, per: Literal["modality", "pattern"] = "modality"
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        *,
+        per: Literal["modality", "pattern"] = "modality",
     ) -> None:
         super().__init__(list(shapes))
         if per not in ("modality", "pattern"):
@@ -61,7 +64,9 @@ class LearnedTokens(Imputer):
         count = 1 if per == "modality" else 2 ** len(shapes)
         for index, (name, shape) in enumerate(shapes.items()):
             if isinstance(shape, str) or not all(isinstance(size, int) for size in shape):
-                raise TypeError(f"LearnedTokens: the shape of {name!r} must be a sequence of ints, got {shape!r}.")
+                raise TypeError(
+                    f"LearnedTokens: the shape of {name!r} must be a sequence of ints, got {shape!r}."
+                )
             self.register_parameter(f"token_{index}", nn.Parameter(torch.zeros(count, *shape)))
 
     @override
@@ -69,20 +74,26 @@ class LearnedTokens(Imputer):
         return []
 
     @override
-    def forward(self, features: Mapping[str, Tensor | None], mask: MaskLike) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(
+        self, features: Mapping[str, Tensor | None], mask: MaskLike
+    ) -> tuple[dict[str, Tensor], Tensor]:
         function = "LearnedTokens"
         num_rows = self._check(function, features, mask)
         columns = mask_columns(function, mask, self.modalities, num_rows)
         chosen = torch.zeros(num_rows, dtype=torch.int64, device=columns.device)
         if self.per == "pattern":
-            chosen = (columns * 2 ** torch.arange(columns.shape[1], device=columns.device)).sum(dim=1)
+            chosen = (columns * 2 ** torch.arange(columns.shape[1], device=columns.device)).sum(
+                dim=1
+            )
         filled = {}
         for index, name in enumerate(self.modalities):
             token: Tensor = getattr(self, f"token_{index}")
             fill, x = token[chosen], features.get(name)
             if x is None:
                 if not torch.compiler.is_compiling() and columns[:, index].any():
-                    raise ValueError(f"{function}: the mask calls {name!r} available, but `features` lacks it.")
+                    raise ValueError(
+                        f"{function}: the mask calls {name!r} available, but `features` lacks it."
+                    )
                 filled[name] = fill
                 continue
             if x.shape[1:] != token.shape[1:]:

@@ -93,10 +93,16 @@ def collate(
     templates = _checked_templates(like, names)
     for n, sample in enumerate(samples):
         if not isinstance(sample, Mapping):
-            raise TypeError(f"collate: sample {n} must be a dictionary, got {type(sample).__name__}.")
+            raise TypeError(
+                f"collate: sample {n} must be a dictionary, got {type(sample).__name__}."
+            )
     features, columns = {}, []
     for name in names:
-        there = {n: _as_tensor(n, name, s[name]) for n, s in enumerate(samples) if s.get(name) is not None}
+        there = {
+            n: _as_tensor(n, name, s[name])
+            for n, s in enumerate(samples)
+            if s.get(name) is not None
+        }
         template = templates.get(name)
         if template is None and not there:
             keys = sorted({str(key) for sample in samples for key in sample})
@@ -105,18 +111,24 @@ def collate(
                 f"are {keys}. Pass `like={{{name!r}: tensor}}` with a tensor of one sample's shape and dtype."
             )
         _check_alike(name, there, template)
-        features[name], column = _stack_modality(name, there, len(samples), template, fills.get(name, 0))
+        features[name], column = _stack_modality(
+            name, there, len(samples), template, fills.get(name, 0)
+        )
         columns.append(column)
     return Batch(features, torch.stack(columns, dim=1), _extras(samples, names))
 
 
-def _checked_templates(like: Mapping[str, Tensor] | None, names: tuple[str, ...]) -> Mapping[str, Tensor]:
+def _checked_templates(
+    like: Mapping[str, Tensor] | None, names: tuple[str, ...]
+) -> Mapping[str, Tensor]:
     """Return `like` after checking its names and types."""
     templates = {} if like is None else like
     check_known("collate", "like", templates, names)
     for name, template in templates.items():
         if not isinstance(template, Tensor):
-            raise TypeError(f"collate: `like` must map {name!r} to a tensor, got {type(template).__name__}.")
+            raise TypeError(
+                f"collate: `like` must map {name!r} to a tensor, got {type(template).__name__}."
+            )
     return templates
 
 
@@ -130,7 +142,9 @@ def _as_tensor(n: int, key: Hashable, value: object) -> Tensor:
         try:
             return torch.as_tensor(value)
         except TypeError as error:
-            raise TypeError(f"collate: {key!r} of sample {n} cannot be made a tensor: {error}") from error
+            raise TypeError(
+                f"collate: {key!r} of sample {n} cannot be made a tensor: {error}"
+            ) from error
     raise TypeError(
         f"collate: {key!r} of sample {n} must be a tensor, a NumPy array, a number or None, "
         f"got {type(value).__name__}. Convert it in the dataset, with `torch.as_tensor` for a list of numbers."
@@ -142,7 +156,11 @@ def _check_alike(key: Hashable, there: Mapping[int, Tensor], template: Tensor | 
     first = next(iter(there), None)
     if first is None:
         return
-    expected, whose = (there[first], f"that of sample {first}") if template is None else (template, "that of `like`")
+    expected, whose = (
+        (there[first], f"that of sample {first}")
+        if template is None
+        else (template, "that of `like`")
+    )
     for n, x in there.items():
         if x.shape != expected.shape:
             raise ValueError(
@@ -162,7 +180,11 @@ def _check_alike(key: Hashable, there: Mapping[int, Tensor], template: Tensor | 
 
 
 def _stack_modality(
-    name: str, there: Mapping[int, Tensor], num_rows: int, template: Tensor | None, integer_fill: int
+    name: str,
+    there: Mapping[int, Tensor],
+    num_rows: int,
+    template: Tensor | None,
+    integer_fill: int,
 ) -> tuple[Tensor, Tensor]:
     """Return one modality (N, ...) with the fill value in missing rows, and its column of the mask."""
     values = list(there.values())
@@ -201,5 +223,7 @@ def _extras(samples: Sequence[Mapping[Any, Any]], names: tuple[str, ...]) -> dic
         try:
             stacked[key] = default_collate(values)
         except (TypeError, RuntimeError, KeyError) as error:
-            raise TypeError(f"collate: the values of {key!r} cannot be put together: {error}") from error
+            raise TypeError(
+                f"collate: the values of {key!r} cannot be put together: {error}"
+            ) from error
     return stacked

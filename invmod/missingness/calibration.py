@@ -16,11 +16,15 @@ Rates: TypeAlias = float | Sequence[float] | Mapping[str, float]
 Score: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def rate_columns(function: str, rates: Rates, num_modalities: int, names: tuple[str, ...] | None) -> list[float]:
+def rate_columns(
+    function: str, rates: Rates, num_modalities: int, names: tuple[str, ...] | None
+) -> list[float]:
     """Return the M rates after checking that they are numbers in [0, 1]."""
     if isinstance(rates, Mapping):
         if names is None:
-            raise TypeError(f"{function}: `rates` by name need `modalities`, the names of the mask's columns.")
+            raise TypeError(
+                f"{function}: `rates` by name need `modalities`, the names of the mask's columns."
+            )
         check_known(function, "rates", rates, names)
         columns = [rates.get(name, 0.0) for name in names]
     elif isinstance(rates, Iterable) and not (isinstance(rates, Tensor) and rates.ndim == 0):
@@ -41,7 +45,10 @@ def rate_columns(function: str, rates: Rates, num_modalities: int, names: tuple[
 
 
 def checked_score(
-    function: str, strength: float, score: Score | Mapping[str, Score] | None, names: tuple[str, ...]
+    function: str,
+    strength: float,
+    score: Score | Mapping[str, Score] | None,
+    names: tuple[str, ...],
 ) -> Callable[[str], Score | None]:
     """Return name -> score function after checking `strength` and `score`."""
     if isinstance(strength, bool) or not isinstance(strength, Real):
@@ -50,7 +57,9 @@ def checked_score(
         raise ValueError(f"{function}: `strength` must be finite, got {strength}.")
     if not isinstance(score, Mapping):
         if score is not None and not callable(score):
-            raise TypeError(f"{function}: `score` must be a function or name -> function, got {type(score).__name__}.")
+            raise TypeError(
+                f"{function}: `score` must be a function or name -> function, got {type(score).__name__}."
+            )
         return dict.fromkeys(names, score).get
     check_known(function, "score", score, names)
     return score.get
@@ -86,30 +95,46 @@ def _intercept(logits: Tensor, rate: float) -> float:
 
 
 def scaled_scores(
-    function: str, name: str, x: Tensor | None, rows: Tensor, score_of: Callable[[str], Score | None]
+    function: str,
+    name: str,
+    x: Tensor | None,
+    rows: Tensor,
+    score_of: Callable[[str], Score | None],
 ) -> Tensor:
     """Return the scores (n,) of the given rows of one modality, scaled to mean 0 and standard deviation 1."""
     if x is None:
         raise KeyError(f"{function}: `features` lacks {name!r}, on whose values the rates depend.")
     chosen, where = score_of(name), f"{function}, modality {name!r}"
     if chosen is None and not x.is_floating_point():
-        raise TypeError(f"{where}: features of dtype {x.dtype} need a `score`, a function of rows (n, ...) to (n,).")
+        raise TypeError(
+            f"{where}: features of dtype {x.dtype} need a `score`, a function of rows (n, ...) to (n,)."
+        )
     if len(rows) == 0:
         return torch.zeros(0, dtype=torch.float64, device=rows.device)
     given = x.detach()[rows.to(x.device)]
     with torch.autocast(device_type=x.device.type, enabled=False), torch.no_grad():
-        s = given.reshape(len(rows), -1).mean(1, dtype=torch.float64) if chosen is None else chosen(given)
+        s = (
+            given.reshape(len(rows), -1).mean(1, dtype=torch.float64)
+            if chosen is None
+            else chosen(given)
+        )
     if not isinstance(s, Tensor) or s.shape != (len(rows),):
         got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
-        raise ValueError(f"{where}: `score` must return a tensor of shape ({len(rows)},), got {got}.")
+        raise ValueError(
+            f"{where}: `score` must return a tensor of shape ({len(rows)},), got {got}."
+        )
     s = s.to(device=rows.device, dtype=torch.float64)
     if not s.isfinite().all():
         row = int(rows[(~s.isfinite()).nonzero()[0, 0]])
-        raise ValueError(f"{where}: the scores must be finite, got {float(s[~s.isfinite()][0])} first in row {row}.")
+        raise ValueError(
+            f"{where}: the scores must be finite, got {float(s[~s.isfinite()][0])} first in row {row}."
+        )
     if len(s) == 1:
         return torch.zeros_like(s)
     if s.min() == s.max():
-        raise ValueError(f"{where}: the scores are all {float(s[0])}, so no rate can depend on them. Give a `score`.")
+        raise ValueError(
+            f"{where}: the scores are all {float(s[0])}, so no rate can depend on them. Give a `score`."
+        )
     centred = s / s.abs().max()  # large values do not overflow in the squares
     centred = centred - centred.mean()
     return centred / centred.square().mean().sqrt()

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_names, checked_rows
-from invmod.missingness.calibration import Rates, Score, calibrated, checked_score, rate_columns, scaled_scores
+from invmod.missingness.calibration import (
+    Rates,
+    Score,
+    calibrated,
+    checked_score,
+    rate_columns,
+    scaled_scores,
+)
 from invmod.missingness.features import count_rows, given_features
 from invmod.missingness.masks import MaskLike, check_any_mask, mask_columns
 from invmod.missingness.simulated import SimulatedMissing, mean_over_available, uniform
@@ -155,7 +162,9 @@ def simulate_mar(
     if driver not in names:
         raise KeyError(f"{function}: `driver` must be one of {names}, got {driver!r}.")
     if len(names) < 2:
-        raise ValueError(f"{function}: `modalities` must name the driver and at least one other, got {names}.")
+        raise ValueError(
+            f"{function}: `modalities` must name the driver and at least one other, got {names}."
+        )
     if isinstance(rates, Real) or (isinstance(rates, Tensor) and rates.ndim == 0):
         rates = {name: float(rates) for name in names if name != driver}
     rate = rate_columns(function, rates, len(names), names)
@@ -171,7 +180,14 @@ def simulate_mar(
     if any(0 < r < 1 for r in rate):
         s[drives] = scaled_scores(function, driver, features.get(driver), chosen[drives], score_of)
     logits = (strength * s)[:, None].expand(-1, len(names))
-    return _hide(function, columns, chosen, *calibrated(logits, columns[chosen], rate), allow_empty, generator)
+    return _hide(
+        function,
+        columns,
+        chosen,
+        *calibrated(logits, columns[chosen], rate),
+        allow_empty,
+        generator,
+    )
 
 
 def simulate_mnar(
@@ -245,7 +261,14 @@ def simulate_mnar(
         if 0 < rate[m] < 1:
             there = available[:, m]
             s[there, m] = scaled_scores(function, name, features.get(name), chosen[there], score_of)
-    return _hide(function, columns, chosen, *calibrated(strength * s, available, rate), allow_empty, generator)
+    return _hide(
+        function,
+        columns,
+        chosen,
+        *calibrated(strength * s, available, rate),
+        allow_empty,
+        generator,
+    )
 
 
 def _hide(
@@ -264,7 +287,9 @@ def _hide(
     if allow_empty:
         hidden, expected = u < p, p
     else:
-        something = [torch.zeros_like(p[:, 0])]  # the probability that anything is kept from column m on
+        something = [
+            torch.zeros_like(p[:, 0])
+        ]  # the probability that anything is kept from column m on
         for m in reversed(range(p.shape[1])):
             something.insert(0, q[:, m] + p[:, m] * something[0])
         stuck = available.any(dim=1) & (something[0] == 0)
@@ -281,7 +306,9 @@ def _hide(
         expected = 1 - q / something[0][:, None]
     simulated = torch.ones_like(mask)
     simulated[chosen] = ~(hidden & available)
-    return SimulatedMissing(mask.clone(), simulated, chosen, mean_over_available(expected, available))
+    return SimulatedMissing(
+        mask.clone(), simulated, chosen, mean_over_available(expected, available)
+    )
 
 
 def _mask_and_rows(

@@ -63,25 +63,36 @@ def mask_from_features(
     counts = {name: values.shape[0] for name, values in given.items()}
     rows = set(counts.values()) | (set() if num_rows is None else {num_rows})
     if not rows:
-        raise ValueError(f"{function}: no modality is given, so the number of rows is unknown. Pass `num_rows`.")
+        raise ValueError(
+            f"{function}: no modality is given, so the number of rows is unknown. Pass `num_rows`."
+        )
     if len(rows) > 1:
         expected = "" if num_rows is None else f" (num_rows={num_rows})"
-        raise ValueError(f"{function}: modalities must have equal numbers of rows, got {counts}{expected}.")
+        raise ValueError(
+            f"{function}: modalities must have equal numbers of rows, got {counts}{expected}."
+        )
     (total,) = rows
     device = next((values.device for values in given.values()), None)
     nothing = torch.zeros(total, dtype=torch.bool, device=device)
-    columns = [given_rows(function, name, given[name], fills.get(name)) if name in given else nothing for name in names]
+    columns = [
+        given_rows(function, name, given[name], fills.get(name)) if name in given else nothing
+        for name in names
+    ]
     return torch.stack(columns, dim=1)
 
 
-def given_features(function: str, features: Mapping[str, Tensor | None], names: tuple[str, ...]) -> dict[str, Tensor]:
+def given_features(
+    function: str, features: Mapping[str, Tensor | None], names: tuple[str, ...]
+) -> dict[str, Tensor]:
     """Return the features that are not None after checking that each is a tensor (N, ...) of a known name."""
     check_known(function, "features", features, names)
     given = {name: values for name, values in features.items() if values is not None}
     for name, values in given.items():
         if not isinstance(values, Tensor) or values.ndim == 0:
             got = "a scalar" if isinstance(values, Tensor) else type(values).__name__
-            raise TypeError(f"{function}: the feature of {name!r} must be a tensor (N, ...) or None, got {got}.")
+            raise TypeError(
+                f"{function}: the feature of {name!r} must be a tensor (N, ...) or None, got {got}."
+            )
     return given
 
 
@@ -96,7 +107,9 @@ def integer_fills(
     check_known(function, "integer_fill", integer_fill, names)
     for value in integer_fill.values():
         if isinstance(value, bool) or not isinstance(value, (int, Integral)):
-            raise TypeError(f"{function}: `integer_fill` must be an int or name -> int, got {value!r}.")
+            raise TypeError(
+                f"{function}: `integer_fill` must be an int or name -> int, got {value!r}."
+            )
     return {name: int(value) for name, value in integer_fill.items()}
 
 
@@ -121,7 +134,9 @@ def given_rows(function: str, name: str, values: Tensor, fill: int | None = None
         ):
             if wrong.any():
                 row = start + int(wrong.nonzero()[0])
-                raise ValueError(f"{function}: modality {name!r} has {what}, first in row {row}. {hint}")
+                raise ValueError(
+                    f"{function}: modality {name!r} has {what}, first in row {row}. {hint}"
+                )
         given.append(~nan.all(1) if block.shape[1] else ~wrong)
         start += len(block)
     return torch.cat(given) if given else torch.zeros(0, dtype=torch.bool, device=values.device)
@@ -182,8 +197,12 @@ def hide_features(
     columns = mask_columns(function, mask, names, count_rows(function, given))
     hidden = {}
     for name, x in given.items():
-        fill = torch.tensor(fill_value(function, name, x.dtype, fills.get(name, 0)), dtype=x.dtype, device=x.device)
-        hidden[name] = torch.where(append_axes(columns[:, names.index(name)].to(x.device), x), x, fill)
+        fill = torch.tensor(
+            fill_value(function, name, x.dtype, fills.get(name, 0)), dtype=x.dtype, device=x.device
+        )
+        hidden[name] = torch.where(
+            append_axes(columns[:, names.index(name)].to(x.device), x), x, fill
+        )
     return hidden
 
 
@@ -204,5 +223,7 @@ def count_rows(function: str, given: Mapping[str, Tensor]) -> int:
     """Return N, or say that the features disagree about it."""
     counts = {name: x.shape[0] for name, x in given.items()}
     if len(set(counts.values())) != 1:
-        raise ValueError(f"{function}: modalities must have equal numbers of rows, at least one given, got {counts}.")
+        raise ValueError(
+            f"{function}: modalities must have equal numbers of rows, at least one given, got {counts}."
+        )
     return next(iter(counts.values()))

@@ -60,7 +60,9 @@ def mask_columns(function: str, mask: MaskLike, modalities: Sequence[str], num_r
             where = f"{function}, modality {name!r}"
             _check_bool(where, column)
             if column.shape != (num_rows,):
-                raise ValueError(f"{where}: `mask` must have shape (N,) = ({num_rows},), got {tuple(column.shape)}.")
+                raise ValueError(
+                    f"{where}: `mask` must have shape (N,) = ({num_rows},), got {tuple(column.shape)}."
+                )
         return torch.stack(columns, dim=1)
     check_mask(function, mask, num_rows, len(modalities))
     return mask
@@ -112,6 +114,8 @@ def pattern_name(pattern: Sequence[bool], modalities: Sequence[str]) -> str:
         'none'
     """
     if len(pattern) != len(modalities):
-        raise ValueError(f"pattern_name: `pattern` has {len(pattern)} entries for {len(modalities)} modalities.")
+        raise ValueError(
+            f"pattern_name: `pattern` has {len(pattern)} entries for {len(modalities)} modalities."
+        )
     there = [name for name, has in zip(modalities, pattern, strict=True) if has]
     return "+".join(there) or "none"

@@ -19,7 +19,11 @@ from invmod.objectives.schedules import (
     linear_schedule,
     step_schedule,
 )
-from invmod.objectives.statistics import all_reduce_statistics, environment_statistics, merge_statistics
+from invmod.objectives.statistics import (
+    all_reduce_statistics,
+    environment_statistics,
+    merge_statistics,
+)
 from invmod.objectives.tails import cvar_objective, eqrm_objective
 
 __all__ = [

@@ -43,7 +43,9 @@ def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> T
         tensor([-0.5000,  1.5000])
     """
     check_risks("risk_coefficients", risks)
-    _, coefficients = _coefficients("risk_coefficients", "risks", {"risks": risks}, lambda s: objective(s["risks"]))
+    _, coefficients = _coefficients(
+        "risk_coefficients", "risks", {"risks": risks}, lambda s: objective(s["risks"])
+    )
     return coefficients["risks"]
 
 
@@ -90,11 +92,15 @@ def vrex_coefficients(
     """
     check_risks("vrex_coefficients", risks)
     if not penalty_weight >= 0:
-        raise ValueError(f"vrex_coefficients: `penalty_weight` must not be negative, got {penalty_weight}.")
+        raise ValueError(
+            f"vrex_coefficients: `penalty_weight` must not be negative, got {penalty_weight}."
+        )
     if correction < 0:
         raise ValueError(f"vrex_coefficients: `correction` must not be negative, got {correction}.")
     if risk_reduction not in ("mean", "sum"):
-        raise ValueError(f"vrex_coefficients: `risk_reduction` must be 'mean' or 'sum', got {risk_reduction!r}.")
+        raise ValueError(
+            f"vrex_coefficients: `risk_reduction` must be 'mean' or 'sum', got {risk_reduction!r}."
+        )
     num_envs = risks.shape[0]
     if penalty_weight > 0 and num_envs <= correction:
         raise ValueError(
@@ -147,11 +153,15 @@ def statistics_coefficients(
     for name, entry in statistics.items():
         if not isinstance(entry, Tensor) or not entry.is_floating_point():
             what = entry.dtype if isinstance(entry, Tensor) else type(entry).__name__
-            raise TypeError(f"{function}: `statistics` must be floating-point tensors, got {what} for {name!r}.")
+            raise TypeError(
+                f"{function}: `statistics` must be floating-point tensors, got {what} for {name!r}."
+            )
     return _coefficients(function, "statistics", dict(statistics), objective)
 
 
-def statistics_surrogate(coefficients: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> Tensor:
+def statistics_surrogate(
+    coefficients: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
+) -> Tensor:
     r"""What to backpropagate for one part of a batch: its statistics, weighed by the coefficients of the whole.
 
     .. math::
@@ -189,7 +199,10 @@ def statistics_surrogate(coefficients: Mapping[str, Tensor], statistics: Mapping
 
 
 def _coefficients(
-    function: str, what: str, entries: dict[str, Tensor], objective: Callable[[dict[str, Tensor]], Tensor]
+    function: str,
+    what: str,
+    entries: dict[str, Tensor],
+    objective: Callable[[dict[str, Tensor]], Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     with torch.inference_mode(False), torch.enable_grad():
         copies = {name: entry.detach().clone().requires_grad_() for name, entry in entries.items()}
@@ -205,4 +218,6 @@ def _coefficients(
             "Use its argument, not a tensor from outside."
         )
     zipped = zip(copies.items(), found, strict=True)
-    return value.detach(), {name: torch.zeros_like(x) if g is None else g.detach() for (name, x), g in zipped}
+    return value.detach(), {
+        name: torch.zeros_like(x) if g is None else g.detach() for (name, x), g in zipped
+    }

@@ -13,7 +13,9 @@ from invmod.penalties import vrex_penalty
 _ENOUGH = 1 + 1e-9  # effective samples: one sample has 1, whatever its weight
 
 
-def risks_from_statistics(statistics: Mapping[str, Tensor], *, absent: Literal["raise", "nan"] = "raise") -> Tensor:
+def risks_from_statistics(
+    statistics: Mapping[str, Tensor], *, absent: Literal["raise", "nan"] = "raise"
+) -> Tensor:
     r"""The risk of each environment: what every risk-based objective takes.
 
     .. math::
@@ -84,8 +86,12 @@ def irm_penalty_from_statistics(
     """
     function = "irm_penalty_from_statistics"
     if estimator not in ("square", "split", "ustat"):
-        raise ValueError(f"{function}: `estimator` must be 'square', 'split' or 'ustat', got {estimator!r}.")
-    weight, weight_square, total = _entries(function, statistics, "weight", "weight_square", "derivative")
+        raise ValueError(
+            f"{function}: `estimator` must be 'square', 'split' or 'ustat', got {estimator!r}."
+        )
+    weight, weight_square, total = _entries(
+        function, statistics, "weight", "weight_square", "derivative"
+    )
     if estimator == "split":
         half_weight, half = _entries(function, statistics, "half_weight", "half_derivative")
         _require(function, (half_weight > 0) & (half_weight < weight), "a sample in each half")
@@ -149,11 +155,15 @@ def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> T
         noise = risks.square() - _product_of_two(loss.square(), square, weight, weight_square)
         return variance - noise.mean()
     product = statistics["loss_product"]
-    covariance = torch.outer(risks, risks) - _product_of_two(torch.outer(loss, loss), product, weight, weight_square)
+    covariance = torch.outer(risks, risks) - _product_of_two(
+        torch.outer(loss, loss), product, weight, weight_square
+    )
     return variance - (covariance.diagonal().sum() - covariance.sum() / num_envs) / (num_envs - 1)
 
 
-def _product_of_two(total_square: Tensor, square: Tensor, weight: Tensor, weight_square: Tensor) -> Tensor:
+def _product_of_two(
+    total_square: Tensor, square: Tensor, weight: Tensor, weight_square: Tensor
+) -> Tensor:
     """Return the weighted mean product of two different samples; NaN where there are no two."""
     enough = _enough(weight, weight_square)
     pairs = torch.where(enough, weight.square() - weight_square, 1.0)

@@ -50,12 +50,18 @@ class GroupDRO(nn.Module):
     def __init__(self, num_envs: int, *, step_size: float) -> None:
         super().__init__()
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"GroupDRO: `num_envs` must be an int of at least 1, got {num_envs!r}.")
+            raise ValueError(
+                f"GroupDRO: `num_envs` must be an int of at least 1, got {num_envs!r}."
+            )
         if not (math.isfinite(step_size) and step_size >= 0):
-            raise ValueError(f"GroupDRO: `step_size` must be finite and not negative, got {step_size}.")
+            raise ValueError(
+                f"GroupDRO: `step_size` must be finite and not negative, got {step_size}."
+            )
         self.num_envs = num_envs
         self.step_size = step_size
-        self.register_buffer("log_weights", torch.full((num_envs,), -math.log(num_envs), dtype=torch.float64))
+        self.register_buffer(
+            "log_weights", torch.full((num_envs,), -math.log(num_envs), dtype=torch.float64)
+        )
 
     @property
     def weights(self) -> Tensor:
@@ -82,7 +88,9 @@ class GroupDRO(nn.Module):
         """
         check_risks("GroupDRO", risks)
         if risks.shape[0] != self.num_envs:
-            raise ValueError(f"GroupDRO: `risks` must have E = {self.num_envs} entries, got {risks.shape[0]}.")
+            raise ValueError(
+                f"GroupDRO: `risks` must have E = {self.num_envs} entries, got {risks.shape[0]}."
+            )
         wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
         if present is not None:
             self._check_present(present)
@@ -101,7 +109,9 @@ class GroupDRO(nn.Module):
         else:
             least = old.new_full((), -math.inf)
             share = torch.where(present, old, least).logsumexp(dim=0)
-            new = torch.where(present, new - torch.where(present, new, least).logsumexp(dim=0) + share, old)
+            new = torch.where(
+                present, new - torch.where(present, new, least).logsumexp(dim=0) + share, old
+            )
         self.log_weights.copy_(torch.where(risks.isfinite().all(), new, old))
 
     def _check_present(self, present: Tensor) -> None:

@@ -49,9 +49,13 @@ def invariant_objective(
     """
     check_risks("invariant_objective", risks)
     if not penalty_weight >= 0:
-        raise ValueError(f"invariant_objective: `penalty_weight` must not be negative, got {penalty_weight}.")
+        raise ValueError(
+            f"invariant_objective: `penalty_weight` must not be negative, got {penalty_weight}."
+        )
     if risk_reduction not in ("mean", "sum"):
-        raise ValueError(f"invariant_objective: `risk_reduction` must be 'mean' or 'sum', got {risk_reduction!r}.")
+        raise ValueError(
+            f"invariant_objective: `risk_reduction` must be 'mean' or 'sum', got {risk_reduction!r}."
+        )
     wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
     value = penalty(wide) if callable(penalty) else penalty
     if not isinstance(value, Tensor):

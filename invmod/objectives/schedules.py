@@ -54,7 +54,9 @@ def step_schedule(step: int, *, first: float, last: float, at: int) -> float:
     return first if step < at else last
 
 
-def linear_schedule(step: int, *, first: float, last: float, num_steps: int, begin: int = 0) -> float:
+def linear_schedule(
+    step: int, *, first: float, last: float, num_steps: int, begin: int = 0
+) -> float:
     r"""A straight line from one weight to another.
 
     .. math::
@@ -78,7 +80,9 @@ def linear_schedule(step: int, *, first: float, last: float, num_steps: int, beg
     return first * (1 - x) + last * x
 
 
-def exponential_schedule(step: int, *, first: float, last: float, num_steps: int, begin: int = 0) -> float:
+def exponential_schedule(
+    step: int, *, first: float, last: float, num_steps: int, begin: int = 0
+) -> float:
     r"""From one weight to another by the same factor at every step.
 
     .. math::

@@ -84,10 +84,16 @@ def environment_statistics(
     w = counted.double()
     if weights is not None:
         w = torch.where(counted, _like("weights", weights, allowed, None).double(), 0.0)
-        flaw = flaw + _flaw((w >= 0) & w.isfinite(), "weights", "finite and not negative where the mask is True")
+        flaw = flaw + _flaw(
+            (w >= 0) & w.isfinite(), "weights", "finite and not negative where the mask is True"
+        )
     keep = counted & (w != 0)
     loss = torch.where(keep, rows, 0.0)
-    statistics = {"weight": w.sum(dim=1) + flaw, "weight_square": w.square().sum(dim=1), "loss": (w * loss).sum(dim=1)}
+    statistics = {
+        "weight": w.sum(dim=1) + flaw,
+        "weight_square": w.square().sum(dim=1),
+        "loss": (w * loss).sum(dim=1),
+    }
     if paired:
         with torch.autocast(device_type=losses.device.type, enabled=False):
             statistics["loss_product"] = (w * loss) @ (w * loss).T
@@ -101,7 +107,10 @@ def environment_statistics(
     statistics |= {"derivative": h.sum(dim=1), "derivative_square": h.square().sum(dim=1)}
     if halves is not None:
         half = _like("halves", halves, [losses.shape, losses.shape[-1:]], torch.bool)
-        statistics |= {"half_weight": (w * half).sum(dim=1), "half_derivative": (h * half).sum(dim=1)}
+        statistics |= {
+            "half_weight": (w * half).sum(dim=1),
+            "half_derivative": (h * half).sum(dim=1),
+        }
     return statistics
 
 
@@ -167,10 +176,15 @@ def all_reduce_statistics(
     flat = torch.cat([entry.detach().reshape(-1) for entry in statistics.values()])
     distributed.all_reduce(flat, group=group)
     pieces = torch.split(flat, [entry.numel() for entry in statistics.values()])
-    return {name: piece.view(entry.shape) for (name, entry), piece in zip(statistics.items(), pieces, strict=True)}
+    return {
+        name: piece.view(entry.shape)
+        for (name, entry), piece in zip(statistics.items(), pieces, strict=True)
+    }
 
 
-def _rows(losses: Tensor, env: Tensor | None, num_envs: int | None) -> tuple[Tensor, Tensor, Tensor | float]:
+def _rows(
+    losses: Tensor, env: Tensor | None, num_envs: int | None
+) -> tuple[Tensor, Tensor, Tensor | float]:
     """Return losses (E, N) in float64 and which of them count: with an index, row e counts the samples of e."""
     check_floating(_FUNCTION, "losses", losses)
     if env is None:
@@ -188,14 +202,20 @@ def _rows(losses: Tensor, env: Tensor | None, num_envs: int | None) -> tuple[Ten
         )
     num_envs = environment_count(_FUNCTION, env, num_envs)
     member = env == torch.arange(num_envs, device=env.device)[:, None]
-    return losses.double().expand(num_envs, -1), member, _flaw(member.any(dim=0), "env", f"in 0..{num_envs - 1}")
+    return (
+        losses.double().expand(num_envs, -1),
+        member,
+        _flaw(member.any(dim=0), "env", f"in 0..{num_envs - 1}"),
+    )
 
 
 def _like(name: str, x: Tensor, shapes: list[torch.Size], dtype: torch.dtype | None) -> Tensor:
     """Return x; raise unless it has one of the shapes, and the dtype or any floating-point one."""
     if not isinstance(x, Tensor) or (x.dtype != dtype if dtype else not x.is_floating_point()):
         what = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{_FUNCTION}: `{name}` must be a tensor of {dtype or 'floating-point numbers'}, got {what}.")
+        raise TypeError(
+            f"{_FUNCTION}: `{name}` must be a tensor of {dtype or 'floating-point numbers'}, got {what}."
+        )
     if x.shape not in shapes:
         expected = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
         raise ValueError(f"{_FUNCTION}: `{name}` must have shape {expected}, got {tuple(x.shape)}.")
@@ -207,5 +227,7 @@ def _flaw(right: Tensor, name: str, rule: str) -> Tensor | float:
     if torch.compiler.is_compiling():
         return torch.where(right.all(), 0.0, float("nan"))
     if not right.all():
-        raise ValueError(f"{_FUNCTION}: `{name}` must be {rule}, but {int((~right).sum())} entries are not.")
+        raise ValueError(
+            f"{_FUNCTION}: `{name}` must be {rule}, but {int((~right).sum())} entries are not."
+        )
     return 0.0

@@ -9,8 +9,13 @@ from torch import Tensor
 
 from invmod._checks import check_floating, check_risks
 
-_CELLS, _REFINEMENTS = 128, 4  # leaves 128^-4 = 4e-9 of the range of the risks, from where Newton's steps converge
-_NEWTON_STEPS = 2  # the first is exact enough for the gradient, the second for the gradient of the gradient
+_CELLS, _REFINEMENTS = (
+    128,
+    4,
+)  # leaves 128^-4 = 4e-9 of the range of the risks, from where Newton's steps converge
+_NEWTON_STEPS = (
+    2  # the first is exact enough for the gradient, the second for the gradient of the gradient
+)
 
 
 def cvar_objective(losses: Tensor, *, tail_fraction: float) -> Tensor:
@@ -45,9 +50,13 @@ def cvar_objective(losses: Tensor, *, tail_fraction: float) -> Tensor:
     """
     check_floating("cvar_objective", "losses", losses)
     if losses.ndim != 1 or losses.shape[0] == 0:
-        raise ValueError(f"cvar_objective: `losses` must have shape (n,) with n >= 1, got {tuple(losses.shape)}.")
+        raise ValueError(
+            f"cvar_objective: `losses` must have shape (n,) with n >= 1, got {tuple(losses.shape)}."
+        )
     if not 0 < tail_fraction <= 1:
-        raise ValueError(f"cvar_objective: `tail_fraction` must be above 0 and at most 1, got {tail_fraction}.")
+        raise ValueError(
+            f"cvar_objective: `tail_fraction` must be above 0 and at most 1, got {tail_fraction}."
+        )
     wide = losses.to(torch.promote_types(losses.dtype, torch.float32))
     num_samples = wide.shape[0]
     tail = max(tail_fraction * num_samples, 1.0)
@@ -95,16 +104,24 @@ def eqrm_objective(risks: Tensor, *, quantile: float) -> Tensor:
     """
     check_risks("eqrm_objective", risks)
     if risks.shape[0] < 2:
-        raise ValueError("eqrm_objective: needs at least two environments, got 1: one risk has no distribution.")
+        raise ValueError(
+            "eqrm_objective: needs at least two environments, got 1: one risk has no distribution."
+        )
     if not 0 < quantile < 1:
-        raise ValueError(f"eqrm_objective: `quantile` must be strictly between 0 and 1, got {quantile}.")
+        raise ValueError(
+            f"eqrm_objective: `quantile` must be strictly between 0 and 1, got {quantile}."
+        )
     wide = risks.double()
     low, high = wide.detach().amin(), wide.detach().amax()
     equal = low == high
     span = torch.where(equal, 1.0, high - low)
-    upper = quantile > 0.5  # turned round: near 1 the distribution function has no digits left, near 0 it has all
+    upper = (
+        quantile > 0.5
+    )  # turned round: near 1 the distribution function has no digits left, near 0 it has all
     base, sign, level = (high, -1.0, 1 - quantile) if upper else (low, 1.0, quantile)
-    unit = sign * (wide - base) / span  # in [0, 1]: the quantile moves with the risks' shift and scale
+    unit = (
+        sign * (wide - base) / span
+    )  # in [0, 1]: the quantile moves with the risks' shift and scale
     variance = torch.where(equal, 1.0, unit.var())
     bandwidth = 1.06 * variance.sqrt() * risks.shape[0] ** -0.2
     solved = base + sign * span * _kernel_quantile(unit, bandwidth, level)

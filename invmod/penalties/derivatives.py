@@ -68,12 +68,18 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
             return _dummy_scale_derivative(z, targets, loss).square()
         if loss == "bpr":
             if targets is not None:
-                raise ValueError("irm_penalty: with loss='bpr' the logits are margins and `targets` must be None.")
+                raise ValueError(
+                    "irm_penalty: with loss='bpr' the logits are margins and `targets` must be None."
+                )
             return _bpr(z).mean().square()
         if loss not in ("bce", "ce", "mse"):
-            raise ValueError(f"irm_penalty: `loss` must be 'bce', 'ce', 'mse', 'bpr' or a callable, got {loss!r}.")
+            raise ValueError(
+                f"irm_penalty: `loss` must be 'bce', 'ce', 'mse', 'bpr' or a callable, got {loss!r}."
+            )
         if loss == "ce" and z.ndim > 2:
-            raise ValueError(f"irm_penalty: with loss='ce' `logits` must be (n, K), got {tuple(z.shape)}.")
+            raise ValueError(
+                f"irm_penalty: with loss='ce' `logits` must be (n, K), got {tuple(z.shape)}."
+            )
         return _closed_form("irm_penalty", z, targets, loss).mean().square()
 
 
@@ -117,7 +123,9 @@ def irm_derivatives(logits: Tensor, targets: Tensor | None, *, loss: SampleLoss 
         if callable(loss):
             return _dummy_scales(z, targets, loss)
         if loss not in ("bce", "ce", "mse"):
-            raise ValueError(f"irm_derivatives: `loss` must be 'bce', 'ce', 'mse' or a callable, got {loss!r}.")
+            raise ValueError(
+                f"irm_derivatives: `loss` must be 'bce', 'ce', 'mse' or a callable, got {loss!r}."
+            )
         return _closed_form("irm_derivatives", z, targets, loss)
 
 
@@ -231,24 +239,32 @@ def _cross_entropy(function: str, z: Tensor, targets: Tensor) -> Tensor:
             f"got {tuple(z.shape)} and {tuple(targets.shape)}."
         )
     if targets.dtype != torch.int64:
-        raise TypeError(f"{function}: with loss='ce' `targets` must be classes in int64, got {targets.dtype}.")
+        raise TypeError(
+            f"{function}: with loss='ce' `targets` must be classes in int64, got {targets.dtype}."
+        )
     return (F.softmax(z, dim=-1) * z).sum(dim=-1) - z.gather(-1, targets[..., None])[..., 0]
 
 
-def _dummy_scales(z: Tensor, targets: Tensor | None, loss: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+def _dummy_scales(
+    z: Tensor, targets: Tensor | None, loss: Callable[[Tensor, Tensor | None], Tensor]
+) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         z, targets = _outside_inference(z, targets)
         scales = torch.ones_like(z, requires_grad=True)
         losses = loss(scales * z, targets)
         if not isinstance(losses, Tensor):
-            raise TypeError(f"irm_derivatives: a callable `loss` must return a tensor, got {type(losses).__name__}.")
+            raise TypeError(
+                f"irm_derivatives: a callable `loss` must return a tensor, got {type(losses).__name__}."
+            )
         if losses.ndim == 0 or losses.shape != z.shape[: losses.ndim] or not losses.requires_grad:
             raise ValueError(
                 "irm_derivatives: a callable `loss` must return one loss for each sample, of the leading axes of "
                 f"`logits` {tuple(z.shape)} and without a reduction, "
                 f"got shape {tuple(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}."
             )
-        (h,) = torch.autograd.grad(losses.sum(), scales, create_graph=z.requires_grad, allow_unused=True)
+        (h,) = torch.autograd.grad(
+            losses.sum(), scales, create_graph=z.requires_grad, allow_unused=True
+        )
     if h is None:
         raise ValueError(
             "irm_derivatives: a callable `loss` must return losses that depend on the logits it is given. "
@@ -271,13 +287,17 @@ def _dummy_scale_derivative(
         scale = torch.ones((), dtype=z.dtype, device=z.device, requires_grad=True)
         risk = loss(scale * z, targets)
         if not isinstance(risk, Tensor):
-            raise TypeError(f"irm_penalty: a callable `loss` must return a scalar tensor, got {type(risk).__name__}.")
+            raise TypeError(
+                f"irm_penalty: a callable `loss` must return a scalar tensor, got {type(risk).__name__}."
+            )
         if risk.ndim != 0 or not risk.requires_grad:
             raise ValueError(
                 "irm_penalty: a callable `loss` must return a scalar that depends on the logits it is given, the mean "
                 f"over samples, got shape {tuple(risk.shape)}{'' if risk.requires_grad else ' without a gradient'}."
             )
-        (derivative,) = torch.autograd.grad(risk, scale, create_graph=z.requires_grad, allow_unused=True)
+        (derivative,) = torch.autograd.grad(
+            risk, scale, create_graph=z.requires_grad, allow_unused=True
+        )
     if derivative is None:
         raise ValueError(
             "irm_penalty: a callable `loss` must return a scalar that depends on the logits it is given. "

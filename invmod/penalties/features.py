@@ -52,7 +52,9 @@ def coral_penalty(
     """
     a, b = _check_pair("coral_penalty", features_a, features_b, least=2)
     if normalisation not in ("paper", "mean"):
-        raise ValueError(f"coral_penalty: `normalisation` must be 'paper' or 'mean', got {normalisation!r}.")
+        raise ValueError(
+            f"coral_penalty: `normalisation` must be 'paper' or 'mean', got {normalisation!r}."
+        )
     with without_autocast(a):
         squares = (_covariance(a) - _covariance(b)).square().mean()
     penalty = squares / 4 if normalisation == "paper" else squares
@@ -99,10 +101,14 @@ def mmd_penalty(features_a: Tensor, features_b: Tensor, *, gammas: Sequence[floa
     a, b = _check_pair("mmd_penalty", features_a, features_b, least=1)
     gammas = [float(gamma) for gamma in gammas]
     if not gammas or not all(0 < gamma < math.inf for gamma in gammas):
-        raise ValueError(f"mmd_penalty: `gammas` must be one or more positive numbers, got {gammas}.")
+        raise ValueError(
+            f"mmd_penalty: `gammas` must be one or more positive numbers, got {gammas}."
+        )
     with without_autocast(a):
         x = torch.cat([a, b])
-        x = x - x.mean(dim=0)  # distances are differences of squares, which a common offset would drown
+        x = x - x.mean(
+            dim=0
+        )  # distances are differences of squares, which a common offset would drown
         squares = x.square().sum(dim=1)
         distances = (squares[:, None] + squares - 2 * (x @ x.T)).clamp_min(0)
         kernel = torch.stack([torch.exp(-gamma * distances) for gamma in gammas]).sum(dim=0)
@@ -190,7 +196,9 @@ def spectral_decoupling_penalty(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).square().mean()
 
 
-def _check_pair(function: str, features_a: Tensor, features_b: Tensor, *, least: int) -> tuple[Tensor, Tensor]:
+def _check_pair(
+    function: str, features_a: Tensor, features_b: Tensor, *, least: int
+) -> tuple[Tensor, Tensor]:
     a = check_samples(function, "features_a", features_a, "(n, D)", least=least)
     b = check_samples(function, "features_b", features_b, "(n, D)", least=least)
     if a.shape[1] != b.shape[1]:

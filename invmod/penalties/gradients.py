@@ -43,7 +43,9 @@ def iga_penalty(gradients: Tensor, *, reduction: Reduction = "mean") -> Tensor:
         >>> iga_penalty(g, reduction="sum"), iga_penalty(g)
         (tensor(5.), tensor(2.5000))
     """
-    return _spread("iga_penalty", check_samples("iga_penalty", "gradients", gradients, "(E, P)"), reduction)
+    return _spread(
+        "iga_penalty", check_samples("iga_penalty", "gradients", gradients, "(E, P)"), reduction
+    )
 
 
 def fishr_penalty(
@@ -144,7 +146,9 @@ def fishr_penalty_linear(
     )
     num_samples, num_classes = logits.shape
     if num_classes < 2:
-        raise ValueError(f"{function}: `logits` must have at least two columns. For one logit z give two, 0 and z.")
+        raise ValueError(
+            f"{function}: `logits` must have at least two columns. For one logit z give two, 0 and z."
+        )
     if features.shape[0] != num_samples or targets.shape != (num_samples,):
         raise ValueError(
             f"{function}: `features` (n, D), `logits` (n, K) and `targets` (n,) must have the same n, "
@@ -154,7 +158,9 @@ def fishr_penalty_linear(
         raise TypeError(f"{function}: `targets` must be classes in int64, got {targets.dtype}.")
     shares = env_shares(function, env, num_samples, num_envs=num_envs, least=2, dtype=torch.float64)
     with without_autocast(features):
-        f = F.pad(features.double(), (0, 1), value=1.0)  # the bias is the weight of a feature that is 1
+        f = F.pad(
+            features.double(), (0, 1), value=1.0
+        )  # the bias is the weight of a feature that is 1
         a = F.softmax(logits.double(), dim=1) - F.one_hot(targets, num_classes)
         v = _sums(shares, a.square(), f.square()) - _sums(shares, a, f).square()
         return _spread(function, rearrange(v, "e c d -> e (c d)"), reduction).to(dtype)
@@ -213,7 +219,9 @@ def per_sample_gradients(
                 [6., 6.]])
     """
     if not parameters:
-        raise ValueError("per_sample_gradients: `parameters` is empty; give at least one name -> tensor.")
+        raise ValueError(
+            "per_sample_gradients: `parameters` is empty; give at least one name -> tensor."
+        )
     if not batch or len({x.shape[:1] for x in batch}) != 1 or batch[0].ndim == 0:
         raise ValueError(
             "per_sample_gradients: `batch` must be one or more tensors (n, ...) of one length, "

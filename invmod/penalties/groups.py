@@ -21,7 +21,13 @@ def check_samples(function: str, name: str, values: Tensor, axes: str, *, least:
 
 
 def env_shares(
-    function: str, env: Tensor, num_samples: int, *, num_envs: int | None, least: int, dtype: torch.dtype
+    function: str,
+    env: Tensor,
+    num_samples: int,
+    *,
+    num_envs: int | None,
+    least: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     r"""Return what takes samples to means of environments: (E, n), 1 / n_e where a sample belongs to e, else 0.
 
@@ -41,7 +47,9 @@ def env_shares(
     whole = counts.sum() == num_samples
     if torch.compiler.is_compiling():
         nan = torch.full((), float("nan"), dtype=dtype, device=env.device)
-        return torch.where(((counts >= least) & whole)[:, None], member.to(dtype) / counts[:, None], nan)
+        return torch.where(
+            ((counts >= least) & whole)[:, None], member.to(dtype) / counts[:, None], nan
+        )
     if not whole:
         raise ValueError(
             f"{function}: `env` must be in 0..{num_envs - 1}, got {int(env.min())} to {int(env.max())}. "

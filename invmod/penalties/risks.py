@@ -44,7 +44,9 @@ def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
         raise ValueError(f"vrex_penalty: `correction` must not be negative, got {correction}.")
     num_envs = risks.shape[0]
     if num_envs <= correction:
-        raise ValueError(f"vrex_penalty: needs more than `correction` = {correction} environments, got {num_envs}.")
+        raise ValueError(
+            f"vrex_penalty: needs more than `correction` = {correction} environments, got {num_envs}."
+        )
     wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
     return (wide - wide.mean()).square().sum() / (num_envs - correction)
 
@@ -89,11 +91,17 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
         tensor(2.)
     """
     if isinstance(losses, Tensor) and losses.ndim != 2:
-        raise ValueError(f"vrex_penalty_debiased: `losses` must have shape (E, N), got {tuple(losses.shape)}.")
+        raise ValueError(
+            f"vrex_penalty_debiased: `losses` must have shape (E, N), got {tuple(losses.shape)}."
+        )
     if paired and not isinstance(losses, Tensor):
-        raise TypeError("vrex_penalty_debiased: with paired=True `losses` must be one tensor (E, N).")
+        raise TypeError(
+            "vrex_penalty_debiased: with paired=True `losses` must be one tensor (E, N)."
+        )
     if len(losses) < 2:
-        raise ValueError(f"vrex_penalty_debiased: needs at least two environments, got {len(losses)}.")
+        raise ValueError(
+            f"vrex_penalty_debiased: needs at least two environments, got {len(losses)}."
+        )
     for e, row in enumerate(losses):
         _check_losses(e, row)
     if not isinstance(losses, Tensor):
@@ -112,7 +120,9 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
 def _check_losses(e: int, row: Tensor) -> None:
     if not isinstance(row, Tensor) or not row.is_floating_point():
         what = row.dtype if isinstance(row, Tensor) else type(row).__name__
-        raise TypeError(f"vrex_penalty_debiased: `losses` must be floating point, got {what} in environment {e}.")
+        raise TypeError(
+            f"vrex_penalty_debiased: `losses` must be floating point, got {what} in environment {e}."
+        )
     if row.ndim != 1 or row.shape[0] < 2:
         raise ValueError(
             "vrex_penalty_debiased: each environment needs a vector of at least two losses, "

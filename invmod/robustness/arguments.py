@@ -23,9 +23,13 @@ def checked_predictors(predict: Predict | Mapping[str, Predict]) -> dict[str, Pr
         raise ValueError("robustness_report: `predict` must have at least one model.")
     for name, predictor in predictors.items():
         if not callable(predictor):
-            raise TypeError(f"robustness_report: the model {name!r} must be callable, got {type(predictor).__name__}.")
+            raise TypeError(
+                f"robustness_report: the model {name!r} must be callable, got {type(predictor).__name__}."
+            )
         if isinstance(predictor, nn.Module) and predictor.training:
-            raise ValueError(f"robustness_report: the model {name!r} is in training mode. Call its `eval()` first.")
+            raise ValueError(
+                f"robustness_report: the model {name!r} is in training mode. Call its `eval()` first."
+            )
     return predictors
 
 
@@ -34,7 +38,9 @@ def checked_features(features: Mapping[str, Array]) -> tuple[bool, dict[str, Ten
     kinds = {isinstance(x, Tensor) for x in features.values()}
     if not all(isinstance(x, (Tensor, np.ndarray)) for x in features.values()) or len(kinds) != 1:
         got = {name: type(x).__name__ for name, x in features.items()}
-        raise TypeError(f"robustness_report: `features` must be all tensors or all NumPy arrays, got {got}.")
+        raise TypeError(
+            f"robustness_report: `features` must be all tensors or all NumPy arrays, got {got}."
+        )
     return kinds.pop(), {name: torch.as_tensor(x) for name, x in features.items()}
 
 
@@ -44,18 +50,26 @@ def checked_mask(mask: Array | None, features: dict[str, Tensor]) -> Tensor:
     if mask is None:
         return mask_from_features(features, modalities)
     if not isinstance(mask, (Tensor, np.ndarray)):
-        raise TypeError(f"robustness_report: `mask` must be a tensor or an array, got {type(mask).__name__}.")
+        raise TypeError(
+            f"robustness_report: `mask` must be a tensor or an array, got {type(mask).__name__}."
+        )
     natural_mask = torch.as_tensor(mask)
-    hide_features(features, natural_mask, modalities, integer_fill=0)  # checks the dtype and the shape
+    hide_features(
+        features, natural_mask, modalities, integer_fill=0
+    )  # checks the dtype and the shape
     return natural_mask
 
 
 def checked_targets(targets: Any) -> Array:
     """Return the targets, which must have at least one unit."""
     if not isinstance(targets, (Tensor, np.ndarray)):
-        raise TypeError(f"robustness_report: `targets` must be a tensor or an array, got {type(targets).__name__}.")
+        raise TypeError(
+            f"robustness_report: `targets` must be a tensor or an array, got {type(targets).__name__}."
+        )
     if targets.ndim == 0 or len(targets) == 0:
-        raise ValueError(f"robustness_report: `targets` must have at least one unit, got {tuple(targets.shape)}.")
+        raise ValueError(
+            f"robustness_report: `targets` must have at least one unit, got {tuple(targets.shape)}."
+        )
     return targets
 
 
@@ -64,7 +78,9 @@ def check_counts(num_draws: int, num_resamples: int) -> None:
     if num_draws < 1:
         raise ValueError(f"robustness_report: `num_draws` must be at least 1, got {num_draws}.")
     if num_resamples < 0:
-        raise ValueError(f"robustness_report: `num_resamples` must not be negative, got {num_resamples}.")
+        raise ValueError(
+            f"robustness_report: `num_resamples` must not be negative, got {num_resamples}."
+        )
 
 
 def check_confidence(confidence: float) -> None:

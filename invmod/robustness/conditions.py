@@ -45,7 +45,8 @@ def pattern_list(
 def _leaving(m: int, missing: int) -> list[Pattern]:
     """Return all patterns with so many modalities missing."""
     return [
-        tuple(position not in hidden for position in range(m)) for hidden in itertools.combinations(range(m), missing)
+        tuple(position not in hidden for position in range(m))
+        for hidden in itertools.combinations(range(m), missing)
     ]
 
 
@@ -57,7 +58,9 @@ def _named(kept: Collection[str], modalities: tuple[str, ...]) -> Pattern:
         )
     unknown = [name for name in kept if name not in modalities]
     if unknown:
-        raise ValueError(f"robustness_report: `patterns` names {unknown}, which are not among {list(modalities)}.")
+        raise ValueError(
+            f"robustness_report: `patterns` names {unknown}, which are not among {list(modalities)}."
+        )
     if not kept:
         raise ValueError("robustness_report: each of `patterns` must leave at least one modality.")
     return tuple(name in kept for name in modalities)

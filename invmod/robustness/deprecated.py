@@ -29,7 +29,9 @@ def add_deprecated_methods() -> None:
 def _deprecated_method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def method(self: RobustnessReport, *arguments: Any, **options: Any) -> Any:
-        warn_renamed(f"RobustnessReport.{name}", f"invmod.robustness.{function.__name__}", ends_in="0.3")
+        warn_renamed(
+            f"RobustnessReport.{name}", f"invmod.robustness.{function.__name__}", ends_in="0.3"
+        )
         return function(self, *arguments, **options)
 
     method.__name__, method.__qualname__ = name, f"RobustnessReport.{name}"

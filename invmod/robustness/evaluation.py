@@ -62,9 +62,13 @@ class Evaluation:
             where: the condition in words, for error messages.
         """
         hidden = hide_features(self.features, mask, self.modalities, integer_fill=self.integer_fill)
-        given: dict[str, Any] = dict(hidden) if self.given_as_tensors else {n: x.numpy() for n, x in hidden.items()}
+        given: dict[str, Any] = (
+            dict(hidden) if self.given_as_tensors else {n: x.numpy() for n, x in hidden.items()}
+        )
         return {
-            model: self._score(self._predictions(model, predictor, dict(given), mask, where), model, where)
+            model: self._score(
+                self._predictions(model, predictor, dict(given), mask, where), model, where
+            )
             for model, predictor in self.predictors.items()
         }
 
@@ -81,11 +85,15 @@ class Evaluation:
         loss = complete - value if self.higher_is_better else value - complete
         return loss / abs(complete) if complete else None
 
-    def _predictions(self, model: str, predictor: Predict, given: dict[str, Any], mask: Tensor, where: str) -> Any:
+    def _predictions(
+        self, model: str, predictor: Predict, given: dict[str, Any], mask: Tensor, where: str
+    ) -> Any:
         try:
             with torch.no_grad():
                 # A copy of the mask, because a model may write into it.
-                predictions = predictor(given, mask.clone() if self.given_as_tensors else mask.numpy().copy())
+                predictions = predictor(
+                    given, mask.clone() if self.given_as_tensors else mask.numpy().copy()
+                )
         except Exception as error:
             error.add_note(f"robustness_report: raised by the model {model!r} {where}.")
             raise
@@ -113,7 +121,9 @@ class Evaluation:
         if self.per_unit is None:
             return MetricScores(self.metric, predictions, self.targets, value)
         values = self.per_unit(predictions, self.targets)
-        values = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+        values = np.asarray(
+            values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64
+        )
         if values.shape != (len(self.targets),):
             raise ValueError(
                 f"robustness_report: `per_unit` must return ({len(self.targets)},) values, one per unit, "

@@ -67,8 +67,13 @@ def _differences(baseline: str, comparisons: dict[str, list[Comparison]]) -> lis
         p_values: Sequence[float | None] = [None] * len(of_model)
         corrected: Sequence[float | None] = p_values
         if len(permuted):
-            plain, adjusted = adjusted_p_values(np.array([comparison.value for comparison in of_model]), permuted)
-            p_values, corrected = plain.tolist(), np.minimum(1, adjusted * len(comparisons)).tolist()
+            plain, adjusted = adjusted_p_values(
+                np.array([comparison.value for comparison in of_model]), permuted
+            )
+            p_values, corrected = (
+                plain.tolist(),
+                np.minimum(1, adjusted * len(comparisons)).tolist(),
+            )
         for comparison, p, corrected_p in zip(of_model, p_values, corrected, strict=True):
             differences.append(
                 ModelDifference(
@@ -103,10 +108,14 @@ def rate_results(
                 continue
             for result in results:
                 if all(result.pattern):
-                    yield RateResult(result.model, modality, 0.0, 0.0, result.value, result.interval)
+                    yield RateResult(
+                        result.model, modality, 0.0, 0.0, result.value, result.interval
+                    )
 
 
-def _points(evaluation: Evaluation, modality: str | None, rate: float, num_draws: int) -> Iterator[RateResult]:
+def _points(
+    evaluation: Evaluation, modality: str | None, rate: float, num_draws: int
+) -> Iterator[RateResult]:
     """Yield one point per model: the mean over draws, with the interval of that mean."""
     values: dict[str, list[float]] = {model: [] for model in evaluation.predictors}
     totals: dict[str, Floats] = {}
@@ -124,7 +133,9 @@ def _points(evaluation: Evaluation, modality: str | None, rate: float, num_draws
         yield RateResult(model, modality, rate, effective_rate, float(np.mean(of_model)), bounds)
 
 
-def _draw(evaluation: Evaluation, modality: str | None, rate: float, draw: int) -> tuple[Tensor, float]:
+def _draw(
+    evaluation: Evaluation, modality: str | None, rate: float, draw: int
+) -> tuple[Tensor, float]:
     """Return a mask, and the share of the available cells that it hides.
 
     A draw has the same random numbers at every rate, so that the hidden cells of a smaller rate are among those of a
@@ -132,7 +143,9 @@ def _draw(evaluation: Evaluation, modality: str | None, rate: float, draw: int) 
     """
     modalities, available = evaluation.modalities, evaluation.mask.cpu()
     column = len(modalities) if modality is None else modalities.index(modality)
-    generator = torch.Generator().manual_seed((evaluation.draw_seed + 1009 * draw + 9176 * column) % 2**63)
+    generator = torch.Generator().manual_seed(
+        (evaluation.draw_seed + 1009 * draw + 9176 * column) % 2**63
+    )
     rates = {name: rate for name in modalities if modality in (None, name)}
     mask = simulate_mcar(available, rates, modalities=modalities, generator=generator).mask
     columns = [modalities.index(name) for name in rates]

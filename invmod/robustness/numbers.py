@@ -22,7 +22,11 @@ def with_interval(value: float, interval: tuple[float, float] | None) -> str:
         >>> with_interval(0.5, (0.4, 0.6)), with_interval(0.5, None)
         ('0.5000 [0.4000, 0.6000]', '0.5000')
     """
-    return plain(value) if interval is None else f"{plain(value)} [{plain(interval[0])}, {plain(interval[1])}]"
+    return (
+        plain(value)
+        if interval is None
+        else f"{plain(value)} [{plain(interval[0])}, {plain(interval[1])}]"
+    )
 
 
 def percent(share: float, *, signed: bool = False) -> str:

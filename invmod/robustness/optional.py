@@ -16,4 +16,6 @@ def import_optional(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         name = module.split(".")[0]
-        raise ImportError(f"This part of the robustness report needs {name}: pip install 'invmod[report]'.") from error
+        raise ImportError(
+            f"This part of the robustness report needs {name}: pip install 'invmod[report]'."
+        ) from error

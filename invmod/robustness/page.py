@@ -120,7 +120,10 @@ def page(report: RobustnessReport) -> str:
         summary=summary,
         heat_map=_embedded(plot_patterns(report)),
         curves=_embedded(plot_rates(report)) if report.rates else None,
-        pattern_header=["Pattern", *(text for model in report.models for text in (model, "Change"))],
+        pattern_header=[
+            "Pattern",
+            *(text for model in report.models for text in (model, "Change")),
+        ],
         patterns=pattern_rows(report),
         differences=difference_rows(report),
     )
@@ -144,7 +147,11 @@ def _summary(report: RobustnessReport) -> tuple[list[str], list[list[str]]]:
         ]
         if report.rates:
             points = report.curve(None, model)
-            row.append(plain(report.area(None, model)) if points[-1].effective_rate > 0 and points[1:] else "")
+            row.append(
+                plain(report.area(None, model))
+                if points[-1].effective_rate > 0 and points[1:]
+                else ""
+            )
         rows.append(row)
     return header, rows
 

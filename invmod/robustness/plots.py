@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 63  # a heat map with more rows is not readable; the worst patterns are shown
 PANELS = 4  # panels per row
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # distinct for colour-blind readers
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # distinct for colour-blind readers
 STYLES = ("-", "--", "-.", ":")
 
 
@@ -65,7 +72,9 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
             if all(bands):
                 low, high = zip(*(band for band in bands if band is not None), strict=True)
                 panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        panel.set_title("any modality hidden" if modality is None else f"{modality} hidden", fontsize=9)
+        panel.set_title(
+            "any modality hidden" if modality is None else f"{modality} hidden", fontsize=9
+        )
         panel.set(xlim=(0, 0.95), xticks=(0, 0.3, 0.6, 0.9))
         panel.tick_params(labelsize=8)
         panel.grid(alpha=0.25, linewidth=0.5)
@@ -113,13 +122,16 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
     longest = max(len(name) for name in (*report.modalities, *report.models))
     row_height = 0.26
     figure = plt.figure(
-        figsize=(0.42 * m + 1.15 * k + 1.6, row_height * len(results) + 0.075 * longest + 0.7), layout="constrained"
+        figsize=(0.42 * m + 1.15 * k + 1.6, row_height * len(results) + 0.075 * longest + 0.7),
+        layout="constrained",
     )
     dots, heat = figure.subplots(1, 2, width_ratios=[0.42 * m, 1.15 * k])
     _draw_dots(dots, report, results)
     image = _draw_heat(heat, report, table, rotate=longest > 10)
     for row in range(1, len(results)):
-        if results[row].num_missing != results[row - 1].num_missing:  # a line between numbers of missing modalities
+        if (
+            results[row].num_missing != results[row - 1].num_missing
+        ):  # a line between numbers of missing modalities
             dots.axhline(row - 0.5, color="0.8", linewidth=0.8)
             heat.axhline(row - 0.5, color="white", linewidth=2)
     colour_bar = figure.colorbar(image, ax=heat, fraction=0.06, pad=0.03, aspect=30)
@@ -149,10 +161,15 @@ def _draw_dots(dots: Any, report: RobustnessReport, results: Sequence[PatternRes
     dots.spines[:].set_visible(False)
 
 
-def _draw_heat(heat: Any, report: RobustnessReport, table: list[list[float]], *, rotate: bool) -> Any:
+def _draw_heat(
+    heat: Any, report: RobustnessReport, table: list[list[float]], *, rotate: bool
+) -> Any:
     """Draw the cells of the heat map and return its image. Bright means good, whichever direction is better."""
     image = heat.imshow(
-        table, aspect="auto", cmap="viridis" if report.higher_is_better else "viridis_r", interpolation="nearest"
+        table,
+        aspect="auto",
+        cmap="viridis" if report.higher_is_better else "viridis_r",
+        interpolation="nearest",
     )
     low, high = image.get_clim()
     for row, of_row in enumerate(table):
@@ -160,9 +177,17 @@ def _draw_heat(heat: Any, report: RobustnessReport, table: list[list[float]], *,
             share = (value - low) / (high - low) if high > low else 0.0
             bright = share > 0.6 if report.higher_is_better else share < 0.4
             heat.text(
-                column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color="black" if bright else "white"
+                column,
+                row,
+                f"{value:.3f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="black" if bright else "white",
             )
-    heat.set_xticks(range(len(report.models)), report.models, rotation=90 if rotate else 0, fontsize=8)
+    heat.set_xticks(
+        range(len(report.models)), report.models, rotation=90 if rotate else 0, fontsize=8
+    )
     heat.xaxis.tick_top()
     heat.set_yticks([])
     heat.tick_params(length=0)

@@ -181,16 +181,22 @@ class RobustnessReport:
             groups.setdefault(result.num_missing, []).append(result.value)
         return {count: sum(values) / len(values) for count, values in sorted(groups.items())}
 
-    def curve(self, modality: str | None = None, model: str | None = None) -> tuple[RateResult, ...]:
+    def curve(
+        self, modality: str | None = None, model: str | None = None
+    ) -> tuple[RateResult, ...]:
         """Return the points of one curve, of all modalities where None.
 
         Raises:
             KeyError: no such curve or model.
         """
         model = self._model(model)
-        points = tuple(point for point in self.rates if point.modality == modality and point.model == model)
+        points = tuple(
+            point for point in self.rates if point.modality == modality and point.model == model
+        )
         if not points:
-            raise KeyError(f"RobustnessReport.curve: there is no curve of {modality!r}; give `rates` to the report.")
+            raise KeyError(
+                f"RobustnessReport.curve: there is no curve of {modality!r}; give `rates` to the report."
+            )
         return points
 
     def area(self, modality: str | None = None, model: str | None = None) -> float:
@@ -206,13 +212,20 @@ class RobustnessReport:
         points = self.curve(modality, model)
         width = points[-1].effective_rate - points[0].effective_rate
         if not width > 0:
-            raise ValueError(f"RobustnessReport.area: the curve of {modality!r} has no width, so no area.")
+            raise ValueError(
+                f"RobustnessReport.area: the curve of {modality!r} has no width, so no area."
+            )
         pairs = itertools.pairwise(points)
-        return sum((b.effective_rate - a.effective_rate) * (a.value + b.value) / 2 for a, b in pairs) / width
+        return (
+            sum((b.effective_rate - a.effective_rate) * (a.value + b.value) / 2 for a, b in pairs)
+            / width
+        )
 
     def _model(self, model: str | None) -> str:
         if model is not None and model not in self.models:
-            raise KeyError(f"RobustnessReport: there is no model {model!r} among {list(self.models)}.")
+            raise KeyError(
+                f"RobustnessReport: there is no model {model!r} among {list(self.models)}."
+            )
         return self.models[0] if model is None else model
 
     # --- files
@@ -220,7 +233,8 @@ class RobustnessReport:
     def to_json(self) -> str:
         """Return the report as JSON, from which `from_json` makes an equal one."""
         return json.dumps(
-            {"format": "invmod robustness report", "version": VERSION, **dataclasses.asdict(self)}, indent=1
+            {"format": "invmod robustness report", "version": VERSION, **dataclasses.asdict(self)},
+            indent=1,
         )
 
     @classmethod
@@ -235,7 +249,9 @@ class RobustnessReport:
         except json.JSONDecodeError as error:
             raise ValueError(f"RobustnessReport.from_json: this is not JSON: {error}.") from error
         if not isinstance(given, dict) or given.pop("format", None) != "invmod robustness report":
-            raise ValueError("RobustnessReport.from_json: this is JSON, but not a robustness report.")
+            raise ValueError(
+                "RobustnessReport.from_json: this is JSON, but not a robustness report."
+            )
         if (version := given.pop("version", None)) != VERSION:
             raise ValueError(
                 f"RobustnessReport.from_json: the report has version {version!r}, this invmod reads {VERSION}."
@@ -246,7 +262,9 @@ class RobustnessReport:
                 given[key] = tuple(kind(**_tuples(entry)) for entry in given[key])
             return cls(**_tuples(given))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"RobustnessReport.from_json: the report is damaged: {error}.") from error
+            raise ValueError(
+                f"RobustnessReport.from_json: the report is damaged: {error}."
+            ) from error
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON: to a temporary name first, so that a file that is there is never half replaced."""

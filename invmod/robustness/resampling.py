@@ -57,19 +57,31 @@ class UnitScores:
     def swapped(self, other: UnitScores, resamples: Resamples) -> Floats:
         """Return the mean difference after each random change of signs, (B,)."""
         difference = other.values - self.values
-        return np.array([np.where(swap, -difference, difference).mean() for swap in resamples.swaps()])
+        return np.array(
+            [np.where(swap, -difference, difference).mean() for swap in resamples.swaps()]
+        )
 
 
 class MetricScores:
     """Any metric of predictions and targets: it is computed anew for every resample."""
 
-    def __init__(self, metric: Callable[[Any, Any], float], predictions: Any, targets: Any, value: float) -> None:
-        self.metric, self.predictions, self.targets, self.value = metric, predictions, targets, value
+    def __init__(
+        self, metric: Callable[[Any, Any], float], predictions: Any, targets: Any, value: float
+    ) -> None:
+        self.metric, self.predictions, self.targets, self.value = (
+            metric,
+            predictions,
+            targets,
+            value,
+        )
 
     def resampled(self, resamples: Resamples) -> Floats:
         """Return the metric of each bootstrap resample, (B,)."""
         return np.array(
-            [self.metric(take(self.predictions, index), take(self.targets, index)) for index in resamples.indices()],
+            [
+                self.metric(take(self.predictions, index), take(self.targets, index))
+                for index in resamples.indices()
+            ],
             dtype=np.float64,
         )
 
@@ -129,7 +141,9 @@ def adjusted_p_values(observed: Floats, permuted: Floats) -> tuple[Floats, Float
     slack = 1 - 1e-9  # the same numbers in another order are a tie
     plain = (1 + (null >= t * slack).sum(axis=0)) / (1 + count)
     order = np.argsort(-t, kind="stable")
-    largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[:, ::-1]  # over this one and all smaller ones
+    largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[
+        :, ::-1
+    ]  # over this one and all smaller ones
     stepped = (1 + (largest >= t[order] * slack).sum(axis=0)) / (1 + count)
     adjusted = np.empty_like(plain)
     adjusted[order] = np.maximum.accumulate(stepped)

@@ -43,7 +43,9 @@ def text_table(report: RobustnessReport) -> str:
 
 def _head(report: RobustnessReport) -> str:
     better = "higher" if report.higher_is_better else "lower"
-    units = f"{report.num_units} units" + (f", {report.num_rows} rows" if report.num_rows != report.num_units else "")
+    units = f"{report.num_units} units" + (
+        f", {report.num_rows} rows" if report.num_rows != report.num_units else ""
+    )
     intervals = (
         f"{report.confidence:.0%} intervals from {report.num_resamples} resamples"
         if report.num_resamples
@@ -67,7 +69,9 @@ def _patterns(report: RobustnessReport) -> str:
     if report.patterns_sampled:
         notes.append(f"{total} of {2 ** len(report.modalities) - 1} patterns were tried.")
     if len(shown) < total:
-        notes.append(f"Shown: the complete pattern, one missing, one left, and the worst; {total} in all.")
+        notes.append(
+            f"Shown: the complete pattern, one missing, one left, and the worst; {total} in all."
+        )
     emptied = max(result.empty_rows for result in report.patterns)
     if emptied:
         notes.append(f"A pattern leaves up to {emptied} rows with nothing.")
@@ -81,15 +85,21 @@ def shown_patterns(report: RobustnessReport) -> list[PatternResult]:
         return results
     m = len(report.modalities)
     worst = {report.worst(model).name for model in report.models}
-    return [result for result in results if result.num_missing in (0, 1, m - 1) or result.name in worst]
+    return [
+        result for result in results if result.num_missing in (0, 1, m - 1) or result.name in worst
+    ]
 
 
 def _by_num_missing(report: RobustnessReport) -> str:
     groups = {model: report.by_num_missing(model) for model in report.models}
     rows = [
-        [str(count), *(plain(groups[model][count]) for model in report.models)] for count in groups[report.models[0]]
+        [str(count), *(plain(groups[model][count]) for model in report.models)]
+        for count in groups[report.models[0]]
     ]
-    return aligned(["modalities missing", *report.models], rows) + "\nMean over the patterns with so many missing."
+    return (
+        aligned(["modalities missing", *report.models], rows)
+        + "\nMean over the patterns with so many missing."
+    )
 
 
 def _rates(report: RobustnessReport) -> str:
@@ -98,11 +108,23 @@ def _rates(report: RobustnessReport) -> str:
     for index, point in enumerate(points[report.models[0]]):
         values = (points[model][index] for model in report.models)
         rows.append(
-            [f"{point.rate:g}", f"{point.effective_rate:.3f}", *(with_interval(v.value, v.interval) for v in values)]
+            [
+                f"{point.rate:g}",
+                f"{point.effective_rate:.3f}",
+                *(with_interval(v.value, v.interval) for v in values),
+            ]
         )
     if rows[1:]:
-        rows.append(["mean along the curve", "", *(plain(report.area(None, model)) for model in report.models)])
-    return aligned(["missing rate", "effective", *report.models], rows, rule_before=1 if rows[1:] else 0)
+        rows.append(
+            [
+                "mean along the curve",
+                "",
+                *(plain(report.area(None, model)) for model in report.models),
+            ]
+        )
+    return aligned(
+        ["missing rate", "effective", *report.models], rows, rule_before=1 if rows[1:] else 0
+    )
 
 
 def _differences(report: RobustnessReport) -> str:
@@ -111,7 +133,9 @@ def _differences(report: RobustnessReport) -> str:
 
 def pattern_rows(report: RobustnessReport) -> list[list[str]]:
     """Return one row per listed pattern: its name, then the metric and its change for each model."""
-    by_model = {model: {result.name: result for result in report.results(model)} for model in report.models}
+    by_model = {
+        model: {result.name: result for result in report.results(model)} for model in report.models
+    }
     rows = []
     for result in shown_patterns(report):
         row = [result.name]
@@ -126,7 +150,12 @@ def difference_rows(report: RobustnessReport) -> list[list[str]]:
     """Return one row per comparison under a listed pattern: pattern, models, difference, corrected p value."""
     shown = {result.name for result in shown_patterns(report)}
     return [
-        [d.name, f"{d.model} - {d.baseline}", with_interval(d.value, d.interval), p_value(d.adjusted_p_value)]
+        [
+            d.name,
+            f"{d.model} - {d.baseline}",
+            with_interval(d.value, d.interval),
+            p_value(d.adjusted_p_value),
+        ]
         for d in report.differences
         if d.name in shown
     ]
@@ -136,7 +165,10 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, rule_before
     """Return columns of text, with a rule under the header and one above the last rows."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     rule = "  ".join("-" * width for width in widths)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (header, *rows)
+    ]
     lines.insert(1, rule)
     if rule_before:
         lines.insert(-rule_before, rule)

@@ -27,9 +27,13 @@ def test_a_floor_is_the_operations_and_then_the_bytes():
 
 def test_the_work_of_a_step_is_the_sum_counted_by_hand():
     """B = 2 triples of 1 user, n = 3 items of which 2 positives, M = 2 of widths 5 and 6, D = 4, E = 3."""
-    work = step_work(StepShape(triples=2, users=1, items=3, positives=2, widths=(5, 6), dim=4, envs=3))
+    work = step_work(
+        StepShape(triples=2, users=1, items=3, positives=2, widths=(5, 6), dim=4, envs=3)
+    )
     encoders = 3 * 11 * 4 * 2  # multiply-adds of the products, two operations each
-    elementwise = 2 * 2 * 4 * (3 + 6) + 2 * 2 * 2 * 3 * 2 + 2 * 2 * 4 * 6 + 3 * 4 * (2 + 2 + 4) + 1 * 4 * 4
+    elementwise = (
+        2 * 2 * 4 * (3 + 6) + 2 * 2 * 2 * 3 * 2 + 2 * 2 * 4 * 6 + 3 * 4 * (2 + 2 + 4) + 1 * 4 * 4
+    )
     assert work.flops == 2 * encoders + elementwise
     parameters = 11 * 4 + 2 * 4 + 1 * 4
     assert work.bytes == 4 * (3 * 11 + 3 * 2) + 3 * 2 + 8 * 3 * 2 + 3 * 2 * 4 * parameters
@@ -93,7 +97,9 @@ def test_facts_state_threads_and_rates():
 def one_case(monkeypatch):
     """A command of one small case at the present number of threads."""
     monkeypatch.setattr(command, "measure_rates", lambda device: RATES)
-    monkeypatch.setattr(command, "CASES", {"nap": lambda quick: Case(lambda: None, lambda: None, "nap", "a nap")})
+    monkeypatch.setattr(
+        command, "CASES", {"nap": lambda quick: Case(lambda: None, lambda: None, "nap", "a nap")}
+    )
     return ["--threads", str(torch.get_num_threads()), "--rounds", "1"]
 
 
@@ -120,7 +126,10 @@ def test_quick_compares_and_keeps_the_file(ratio, status, one_case, tmp_path, ca
 
 
 def test_quick_says_where_there_is_nothing_to_compare_with(one_case, tmp_path, capsys):
-    assert command.main(command.parse([*one_case, "--quick", "--out", str(tmp_path / "none.json")])) == 0
+    assert (
+        command.main(command.parse([*one_case, "--quick", "--out", str(tmp_path / "none.json")]))
+        == 0
+    )
     assert "nothing to compare with: no results at" in capsys.readouterr().err
 
 

@@ -15,7 +15,9 @@ from milk_recsys.base.files import read_json
 from milk_recsys.catalogue.dataset import read_dataset
 
 
-def test_generated_data_are_in_order_and_in_the_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_data_are_in_order_and_in_the_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = large.Size(3000, 500)
     monkeypatch.setattr(large, "USERS_AT_ONCE", 1000)
     monkeypatch.setattr(large, "ITEMS_AT_ONCE", 300)
@@ -54,13 +56,29 @@ def test_a_clock_spreads_what_an_epoch_begins_with() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_small_size_runs_to_its_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["--scale", "1/5000", "--folder", str(tmp_path), "--steps", "3", "--warm-up", "1", "--eval-users", "20"]
+    words = [
+        "--scale",
+        "1/5000",
+        "--folder",
+        str(tmp_path),
+        "--steps",
+        "3",
+        "--warm-up",
+        "1",
+        "--eval-users",
+        "20",
+    ]
     assert large.main(["--out", str(tmp_path / "found.json"), *words]) == 0
     found = read_json(tmp_path / "found.json")["cases"]["1/5000"]
     assert (found["users"], found["items"]) == (1000, 200)
     assert 0.05 < found["peak_gb"] < 3
     assert found["peak_gb"] == max(found["peak_gb_by_phase"].values())
-    assert {"read", "split and tables", "train", "save", "restore", "validate"} <= set(found["seconds_by_phase"])
+    assert {"read", "split and tables", "train", "save", "restore", "validate"} <= set(
+        found["seconds_by_phase"]
+    )
     assert found["validation"]["users"] == 20
     assert "| 1/5000 | 1,000 | 200 |" in capfd.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["found.json", "users-1000"]  # no checkpoint is left
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "found.json",
+        "users-1000",
+    ]  # no checkpoint is left

@@ -36,12 +36,23 @@ def write_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path
         users, items, dims = 30, 120, {"text": 5, "image": 3}
         liked = rng.random((users, items)).argsort(axis=1)[:, :20]
         pairs = [f"{user}\t{item}" for user in range(users) for item in sorted(liked[user])]
-        (folder / "interactions.tsv").write_text("\n".join(["user\titem", *pairs]) + "\n", encoding="utf-8")
+        (folder / "interactions.tsv").write_text(
+            "\n".join(["user\titem", *pairs]) + "\n", encoding="utf-8"
+        )
         (folder / "features").mkdir()
         for name, dim in dims.items():
-            np.save(folder / f"features/{name}.npy", rng.standard_normal((items, dim), dtype=np.float32))
-        modalities = {name: {"file": f"features/{name}.npy", "dim": dim} for name, dim in dims.items()}
-        manifest = {"name": "tiny", "num_users": users, "num_items": items, "modalities": modalities}
+            np.save(
+                folder / f"features/{name}.npy", rng.standard_normal((items, dim), dtype=np.float32)
+            )
+        modalities = {
+            name: {"file": f"features/{name}.npy", "dim": dim} for name, dim in dims.items()
+        }
+        manifest = {
+            "name": "tiny",
+            "num_users": users,
+            "num_items": items,
+            "modalities": modalities,
+        }
         (folder / "dataset.json").write_text(json.dumps(manifest), encoding="utf-8")
         return folder
 
@@ -53,9 +64,17 @@ def data(write_data: Callable[[int], Path]) -> Path:
     return write_data(0)
 
 
-def command(data: Path, out: Path, repeats: int = 3, fixed: str = FIXED, variants: tuple[str, ...] = VARIANTS) -> int:
+def command(
+    data: Path,
+    out: Path,
+    repeats: int = 3,
+    fixed: str = FIXED,
+    variants: tuple[str, ...] = VARIANTS,
+) -> int:
     words = ["--data", str(data), "--out", str(out), "--repeats", str(repeats), "--fixed", fixed]
-    return quality.main([*words, *(word for variant in variants for word in ("--variant", variant))])
+    return quality.main(
+        [*words, *(word for variant in variants for word in ("--variant", variant))]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +92,10 @@ def lines_of(store: Path) -> list[dict[str, Any]]:
 
 
 def results(store: Path) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines_of(store)]
+    return [
+        {name: value for name, value in line.items() if name not in TIMES}
+        for line in lines_of(store)
+    ]
 
 
 def cells_of(store: Path) -> dict[str, list[str]]:
@@ -89,7 +111,9 @@ def cells_of(store: Path) -> dict[str, list[str]]:
 def test_every_variant_runs_once_a_repeat_and_they_take_turns(finished: Path) -> None:
     names = ["base", "fast", "erm"]
     lines = lines_of(finished)
-    assert [(line["number"], line["variant"]) for line in lines] == [(n, name) for n in range(3) for name in names]
+    assert [(line["number"], line["variant"]) for line in lines] == [
+        (n, name) for n in range(3) for name in names
+    ]
     for line in lines:
         assert set(line) >= {"options", "test", "test_complete", "best_epoch", "versions", *TIMES}
         assert set(line["test"]) == {"ndcg@20", "recall@20"}
@@ -104,7 +128,13 @@ def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_others(
 
     def train(options: Any, *rest: Any) -> Any:
         seen.append(
-            (options.data.split_seed, options.run.seed, options.method.lr, options.run.model, options.run.compare)
+            (
+                options.data.split_seed,
+                options.run.seed,
+                options.method.lr,
+                options.run.model,
+                options.run.compare,
+            )
         )
         raise quality.Diverged("stop") if len(seen) == 4 else KeyboardInterrupt
 
@@ -114,7 +144,11 @@ def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_others(
     for number, variant in ((0, variants[0]), (0, variants[1]), (7, variants[2])):
         with pytest.raises(KeyboardInterrupt):
             quality.run(variant, number, dataset)
-    assert seen == [(0, 0, 0.05, "milk", "none"), (0, 0, 0.01, "milk", "none"), (7, 7, 0.05, "erm", "none")]
+    assert seen == [
+        (0, 0, 0.05, "milk", "none"),
+        (0, 0, 0.01, "milk", "none"),
+        (7, 7, 0.05, "erm", "none"),
+    ]
     assert command(data, tmp_path / "store.jsonl") == 1  # a run that diverges ends it
 
 
@@ -147,7 +181,10 @@ def test_a_killed_command_goes_on_to_the_same_result(
     assert command(data, out) == 0
     assert len(calls) == 9 - after
     assert results(out) == results(finished)
-    untimed = [{name: cells[:3] + cells[4:5] for name, cells in cells_of(store).items()} for store in (out, finished)]
+    untimed = [
+        {name: cells[:3] + cells[4:5] for name, cells in cells_of(store).items()}
+        for store in (out, finished)
+    ]
     assert untimed[0] == untimed[1]
 
 
@@ -172,11 +209,15 @@ def test_a_finished_command_runs_nothing_and_more_repeats_or_variants_only_what_
 # --- the table
 
 
-def test_the_table_has_the_figures_of_the_store(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_the_figures_of_the_store(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines, cells = lines_of(finished), cells_of(finished)
     assert list(cells) == ["base", "fast", "erm"]
     of = {
-        (name, metric): np.array([line["test"][metric] for line in lines if line["variant"] == name])
+        (name, metric): np.array(
+            [line["test"][metric] for line in lines if line["variant"] == name]
+        )
         for name in cells
         for metric in ("ndcg@20", "recall@20")
     }
@@ -186,7 +227,8 @@ def test_the_table_has_the_figures_of_the_store(finished: Path, capsys: pytest.C
             spread = np.sqrt(((values - values.mean()) ** 2).sum() / 2)
             assert cell == f"{values.mean():.4f} ± {spread:.4f}"
         assert float(seconds) == pytest.approx(
-            np.median([line["seconds_per_epoch"] for line in lines if line["variant"] == name]), rel=1e-3
+            np.median([line["seconds_per_epoch"] for line in lines if line["variant"] == name]),
+            rel=1e-3,
         )
         assert epochs == "2.0"
         assert float(whole) == pytest.approx(
@@ -197,10 +239,12 @@ def test_the_table_has_the_figures_of_the_store(finished: Path, capsys: pytest.C
             continue
         values = of[name, "ndcg@20"] - of["base", "ndcg@20"]
         half = stats.t.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
-        said = [float(x) for x in re.findall(r"[+-]?[\d.]+(?:e-?\d+)?", paired)]
+        output = [float(x) for x in re.findall(r"[+-]?[\d.]+(?:e-?\d+)?", paired)]
         p = stats.ttest_rel(of[name, "ndcg@20"], of["base", "ndcg@20"]).pvalue
-        assert said[:3] == pytest.approx([values.mean(), values.mean() - half, values.mean() + half], abs=6e-5)
-        assert said[3] == pytest.approx(p, rel=6e-3)
+        assert output[:3] == pytest.approx(
+            [values.mean(), values.mean() - half, values.mean() + half], abs=6e-5
+        )
+        assert output[3] == pytest.approx(p, rel=6e-3)
 
 
 def made(*scores: float) -> list[dict[str, Any]]:
@@ -209,8 +253,8 @@ def made(*scores: float) -> list[dict[str, Any]]:
 
 def test_a_difference_by_hand() -> None:
     # differences .01, .02, .03: mean .02, standard error .01 / sqrt(3), t(.975, 2) = 4.303
-    said = quality.difference(made(0.11, 0.22, 0.33), made(0.1, 0.2, 0.3))
-    assert said == "+0.0200 [-0.0048, +0.0448], p 0.0742"
+    output = quality.difference(made(0.11, 0.22, 0.33), made(0.1, 0.2, 0.3))
+    assert output == "+0.0200 [-0.0048, +0.0448], p 0.0742"
     assert quality.difference(made(0.3), made(0.5)) == "-0.2000"
     assert quality.difference(made(0.5, 0.75), made(0.25, 0.5)) == "+0.2500 [+0.2500, +0.2500], p 0"
     assert quality.mean_sd([0.25]) == "0.2500"
@@ -242,9 +286,9 @@ def test_an_option_that_train_py_does_not_know_is_its_error(
     with pytest.raises(SystemExit) as ended:
         command(data, tmp_path / "store.jsonl", variants=("base=", "odd=--learning-speed 3"))
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert "--learning-speed" in said
-    assert "odd" in said
+    output = capsys.readouterr().err
+    assert "--learning-speed" in output
+    assert "odd" in output
     with pytest.raises(SystemExit) as ended:
         command(data, tmp_path / "store.jsonl", fixed="--lr -1")
     assert ended.value.code == 2
@@ -257,17 +301,27 @@ def test_other_options_under_a_known_name_are_refused(
 ) -> None:
     before = finished.read_bytes()
     assert command(data, finished, variants=("base=", "fast=--lr 0.02")) == 2
-    said = capsys.readouterr().err
-    assert f"--variant fast: {finished} holds it with the options '{FIXED} --lr 0.01', not '{FIXED} --lr 0.02'" in said
+    output = capsys.readouterr().err
+    assert (
+        f"--variant fast: {finished} holds it with the options '{FIXED} --lr 0.01', not '{FIXED} --lr 0.02'"
+        in output
+    )
     assert finished.read_bytes() == before
 
 
 def test_other_data_and_other_stores_are_refused(
-    write_data: Callable[[int], Path], data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_data: Callable[[int], Path],
+    data: Path,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command(write_data(1), finished) == 2
     assert "holds runs on tiny" in capsys.readouterr().err
-    for content, message in (('{"phase": "trial"}\n', "not a store of this command"), ("oh\n{}\n", "damaged line")):
+    for content, message in (
+        ('{"phase": "trial"}\n', "not a store of this command"),
+        ("oh\n{}\n", "damaged line"),
+    ):
         (tmp_path / "other.jsonl").write_text(content, encoding="utf-8")
         assert command(data, tmp_path / "other.jsonl") == 2
         assert message in capsys.readouterr().err
@@ -290,15 +344,27 @@ def test_other_data_and_other_stores_are_refused(
         ("", ("a=--lr '1",), "cannot be read"),
     ],
 )
-def test_variants_that_cannot_be_compared_are_refused(fixed: str, variants: tuple[str, ...], message: str) -> None:
+def test_variants_that_cannot_be_compared_are_refused(
+    fixed: str, variants: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
         quality.read_variants(fixed, variants)
 
 
 def test_the_options_of_a_variant_win_over_the_fixed_ones_and_a_preset() -> None:
-    base, other = quality.read_variants("--preset paper --lr 0.5", ("a=", 'b=--lr "0.25" --alpha 2'))
-    assert (base.options.method.lr, base.options.method.alpha, base.options.method.penalty_weight) == (0.5, 0.1, 50.0)
-    assert (other.options.method.lr, other.options.method.alpha, other.options.method.penalty_weight) == (
+    base, other = quality.read_variants(
+        "--preset paper --lr 0.5", ("a=", 'b=--lr "0.25" --alpha 2')
+    )
+    assert (
+        base.options.method.lr,
+        base.options.method.alpha,
+        base.options.method.penalty_weight,
+    ) == (0.5, 0.1, 50.0)
+    assert (
+        other.options.method.lr,
+        other.options.method.alpha,
+        other.options.method.penalty_weight,
+    ) == (
         0.25,
         2.0,
         50.0,
@@ -307,7 +373,9 @@ def test_the_options_of_a_variant_win_over_the_fixed_ones_and_a_preset() -> None
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--repeats", "0"], ["--threads", "0"], ["--out", "store.txt"], ["--vari", "b="]], ids=str
+    "words",
+    [[], ["--repeats", "0"], ["--threads", "0"], ["--out", "store.txt"], ["--vari", "b="]],
+    ids=str,
 )
 def test_a_command_line_that_cannot_be_meant_ends_with_status_2(words: list[str]) -> None:
     needed = ["--data", "data", "--out", "store.jsonl", "--variant", "a="] if words else []

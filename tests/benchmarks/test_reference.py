@@ -29,7 +29,7 @@ from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.milk import MilkOptions
-from milk_recsys.methods.milk.batches import Batch, gather_batch
+from milk_recsys.methods.milk.batches import TripleBatch, gather_batch
 from milk_recsys.methods.milk.model import Recommender
 from milk_recsys.methods.milk.objective import batch_sums, objective
 from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
@@ -45,7 +45,9 @@ class Case:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.features = {name: self.rng.normal(size=(NUM_ITEMS, width)) for name, width in WIDTHS.items()}
+        self.features = {
+            name: self.rng.normal(size=(NUM_ITEMS, width)) for name, width in WIDTHS.items()
+        }
         self.observed = self.rng.random((NUM_ITEMS, len(WIDTHS))) < 0.6
         self.observed[0] = True
         self.users = np.array([0, 1, 1, 3, 2])
@@ -57,7 +59,9 @@ class Case:
         self.model = ReferenceMilk(NUM_USERS, WIDTHS, DIM).double()
         with torch.no_grad():
             for parameter in self.model.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+                parameter.copy_(
+                    torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                )
 
     def tensors(self) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
         features = {name: torch.from_numpy(x) for name, x in self.features.items()}
@@ -109,7 +113,9 @@ def numpy_loss(case: Case) -> float:
     )
 
 
-def central_difference(function: Callable[[], float], parameter: Tensor, step: float = 1e-5) -> Tensor:
+def central_difference(
+    function: Callable[[], float], parameter: Tensor, step: float = 1e-5
+) -> Tensor:
     gradient = torch.zeros_like(parameter)
     values, slopes = parameter.data.view(-1), gradient.view(-1)
     for index in range(len(values)):
@@ -151,18 +157,23 @@ def test_alignment_without_a_pair_is_zero_with_zero_gradient() -> None:
         assert not parameter.grad.any()
 
 
-def example_batch(case: Case, model: Recommender) -> Batch:
+def example_batch(case: Case, model: Recommender) -> TripleBatch:
     """The same batch as the example gathers it, from features with holes that it fills itself."""
     features, observed, _, pos, neg, _ = case.tensors()
     holes = {
-        name: x.masked_fill(~observed[:, [index]], float("nan")) for index, (name, x) in enumerate(features.items())
+        name: x.masked_fill(~observed[:, [index]], float("nan"))
+        for index, (name, x) in enumerate(features.items())
     }
     arrays = {name: x.numpy() for name, x in holes.items()}
-    model.fit_preparation(ItemFeatures(arrays, torch.device("cpu")), observed, torch.arange(NUM_ITEMS))
+    model.fit_preparation(
+        ItemFeatures(arrays, torch.device("cpu")), observed, torch.arange(NUM_ITEMS)
+    )
     prepared = model.prepare(holes, observed)
     case.features = {name: x.detach().numpy() for name, x in prepared.items()}
     tables = cast(Tables, SimpleNamespace(mask=observed))  # all that is read of it
-    return gather_batch(tables, lambda items: {name: x[items] for name, x in prepared.items()}, pos, neg)
+    return gather_batch(
+        tables, lambda items: {name: x[items] for name, x in prepared.items()}, pos, neg
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -236,7 +247,10 @@ def test_evaluation_is_the_examples() -> None:
     with torch.no_grad():
         items = torch.stack(model.encode(features)).mean(dim=0)[candidates]
         ranks = positive_ranks(
-            lambda block: model.users.weight[block] @ items.T, users, places, num_candidates=len(candidates)
+            lambda block: model.users.weight[block] @ items.T,
+            users,
+            places,
+            num_candidates=len(candidates),
         )
     assert found == pytest.approx(mean_metrics(per_user_metrics(users, ranks, ks=(3, 10))))
 
@@ -252,7 +266,10 @@ def test_metrics_of_one_user() -> None:
 def test_epochs_learn_and_repeat() -> None:
     rng = np.random.default_rng(0)
     pairs = np.argwhere(rng.random((20, 30)) < 0.2)
-    features = {name: torch.from_numpy(rng.normal(size=(30, width))).float() for name, width in WIDTHS.items()}
+    features = {
+        name: torch.from_numpy(rng.normal(size=(30, width))).float()
+        for name, width in WIDTHS.items()
+    }
     rows, pool = reference_rows(pairs, 20), list(range(30))
     observed = torch.ones(30, 3, dtype=torch.bool)
 
@@ -262,7 +279,9 @@ def test_epochs_learn_and_repeat() -> None:
             model = ReferenceMilk(20, WIDTHS, 8)
         optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
         return [
-            reference_epoch(model, optimiser, features, observed, pairs, rows, pool, batch_size=32, seed=epoch)
+            reference_epoch(
+                model, optimiser, features, observed, pairs, rows, pool, batch_size=32, seed=epoch
+            )
             for epoch in range(12)
         ]
 

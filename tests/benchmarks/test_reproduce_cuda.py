@@ -18,7 +18,11 @@ def test_its_variants_have_the_options_of_the_search(name, monkeypatch, tmp_path
     monkeypatch.setenv("INVMOD_DATA", str(tmp_path))
     arguments = argparse.Namespace(device="cpu", out=tmp_path, repeats=1, epochs=2)
     (command,) = [c for c in reproduce_cuda.commands(arguments) if str(tmp_path / name) in c]
-    given = dict(word.removeprefix("--variant=").split("=", 1) for word in command if word.startswith("--variant="))
+    given = dict(
+        word.removeprefix("--variant=").split("=", 1)
+        for word in command
+        if word.startswith("--variant=")
+    )
     table = (ROOT / "docs/results" / name / "search.md").read_text(encoding="utf-8")
     cells = [line[2:-2].split(" | ") for line in table.splitlines() if line.startswith("| ")]
     rows = {row[0]: row[-1] for row in cells}
@@ -28,7 +32,10 @@ def test_its_variants_have_the_options_of_the_search(name, monkeypatch, tmp_path
         words = shlex.split(text.removesuffix(" --epochs 2"))
         assert words[:2] == ["--model", model]
         pairs = zip(words[2::2], words[3::2], strict=True)
-        assert ", ".join(f"{option[2:].replace('-', '_')} {value}" for option, value in pairs) == rows[model]
+        assert (
+            ", ".join(f"{option[2:].replace('-', '_')} {value}" for option, value in pairs)
+            == rows[model]
+        )
 
 
 def test_reading_the_options_of_the_search_imports_no_torch():

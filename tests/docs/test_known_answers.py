@@ -61,7 +61,8 @@ def test_two_bits_from_samples_through_the_library(penalty):
             torch.testing.assert_close(measured[1], exact[1], atol=0.01, rtol=0)
         assert study.path(parts, ())[0][1:] == pytest.approx(answers[0], abs=0.02)
     penalised = study.path(
-        study.sampled_two_bit(0.25, (0.1, 0.2), penalty, samples=40_000, generator=seeded(1)), FEW[:7]
+        study.sampled_two_bit(0.25, (0.1, 0.2), penalty, samples=40_000, generator=seeded(1)),
+        FEW[:7],
     )
     assert penalised[-1][1:] == pytest.approx((0.5, 0.0), abs=0.08)
 
@@ -69,9 +70,13 @@ def test_two_bits_from_samples_through_the_library(penalty):
 def test_the_linear_model_in_which_vrex_must_fail():
     erm, *_, last = study.path(study.linear_model((0.04, 4.0), "V-REx"), (*FEW[:-1], 4e5))
     assert last[1:] == pytest.approx((0.0085, 0.9915), abs=2e-3)
-    assert study.path(study.linear_model((10.0, 20.0), "V-REx"), ())[0][1:] == pytest.approx((0.0625, 0.9375), abs=1e-4)
+    assert study.path(study.linear_model((10.0, 20.0), "V-REx"), ())[0][1:] == pytest.approx(
+        (0.0625, 0.9375), abs=1e-4
+    )
     for s in (0.5, 3.0):
-        assert study.path(study.linear_model((s, s), "V-REx"), ())[0][1:] == pytest.approx((1 / (s + 1), s / (s + 1)))
+        assert study.path(study.linear_model((s, s), "V-REx"), ())[0][1:] == pytest.approx(
+            (1 / (s + 1), s / (s + 1))
+        )
     assert erm[2] < 0.7
 
 
@@ -80,18 +85,22 @@ def test_vrex_finds_the_cause_where_only_the_effect_is_noisy():
     assert study.path(parts, FEW)[-1][1:] == pytest.approx((1.0, 0.0), abs=2e-2)
 
 
-@pytest.mark.parametrize(("spreads", "local"), [((0.04, 4.0), (0.444, 0.664)), ((10.0, 20.0), (0.114, 0.915))])
+@pytest.mark.parametrize(
+    ("spreads", "local"), [((0.04, 4.0), (0.444, 0.664)), ((10.0, 20.0), (0.114, 0.915))]
+)
 def test_irm_has_its_minimum_at_the_cause_and_gets_stuck_on_the_way(spreads, local):
     parts = study.linear_model(spreads, "IRMv1")
     assert parts(torch.tensor([1.0, 0.0], dtype=torch.float64))[1] == 0
     from_erm = study.path(parts, FEW)[-1][1:]
     assert from_erm == pytest.approx(local, abs=1e-3)
-    assert study.minimise(parts, 1e6, torch.tensor([0.5, 0.5], dtype=torch.float64)).tolist() == pytest.approx(
-        local, abs=2e-3
-    )
+    assert study.minimise(
+        parts, 1e6, torch.tensor([0.5, 0.5], dtype=torch.float64)
+    ).tolist() == pytest.approx(local, abs=2e-3)
     assert parts(torch.tensor(from_erm, dtype=torch.float64))[1] > 1e-4
     if spreads == (0.04, 4.0):
-        assert study.minimise_in_long_steps(parts, 1e6, (1.0, 1.0)) == pytest.approx((1.0, 0.0), abs=1e-3)
+        assert study.minimise_in_long_steps(parts, 1e6, (1.0, 1.0)) == pytest.approx(
+            (1.0, 0.0), abs=1e-3
+        )
 
 
 def test_the_paths_go_along_minima():
@@ -102,7 +111,9 @@ def test_the_paths_go_along_minima():
         risks, penalty = parts(x)
         (gradient,) = torch.autograd.grad((risks.mean() + weight * penalty) / (1 + weight), x)
         assert gradient.abs().max() < 1e-7
-        assert optimize.approx_fprime(w, lambda v: parts(torch.tensor(v))[0].mean().item()).shape == (2,)
+        assert optimize.approx_fprime(
+            w, lambda v: parts(torch.tensor(v))[0].mean().item()
+        ).shape == (2,)
 
 
 @pytest.mark.slow
@@ -126,13 +137,17 @@ def test_the_kept_figures_are_those_that_the_tests_check():
             assert paths[method][0][1:] == pytest.approx(erm, abs=1e-4)
             assert paths[method][-1][1:] == pytest.approx(large, abs=1e-3)
     means = {
-        method: [sum(column) / 4 for column in zip(*rows, strict=True)] for method, rows in FIGURES["digits"].items()
+        method: [sum(column) / 4 for column in zip(*rows, strict=True)]
+        for method, rows in FIGURES["digits"].items()
     }
     assert all(b[1] > a[1] for a, b in pairwise(means[method] for method in study.METHODS))
     assert means["IRMv1"][1] > means["ERM"][1] + 0.1
     page = (DOCS / "parts/objectives.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (ERM|IRMv1|V-REx) \| (\d?\.\d+ \| \.\d+) \|$", page, re.MULTILINE))
-    assert rows == {method: f"{train:.2f} | {test:.2f}".replace("0.", ".") for method, (train, test) in means.items()}
+    assert rows == {
+        method: f"{train:.2f} | {test:.2f}".replace("0.", ".")
+        for method, (train, test) in means.items()
+    }
     assert FIGURES["made"].split(",")[0] in page
 
 

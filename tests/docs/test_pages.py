@@ -52,10 +52,14 @@ def test_the_pages_of_the_parts_document_every_public_name_once() -> None:
     assert sorted(documented) == sorted(invmod.__all__)
 
 
-@pytest.mark.parametrize("module", [invmod.robustness, invmod.testing], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [invmod.robustness, invmod.testing], ids=lambda module: module.__name__
+)
 def test_the_pages_document_every_name_that_is_public_in_a_module_alone(module: ModuleType) -> None:
     pages = "\n".join(read(page) for page in PAGES)
-    documented = re.findall(rf"^\.\. autofunction:: {re.escape(module.__name__)}\.(\w+)$", pages, re.MULTILINE)
+    documented = re.findall(
+        rf"^\.\. autofunction:: {re.escape(module.__name__)}\.(\w+)$", pages, re.MULTILINE
+    )
     assert sorted(documented) == sorted(set(module.__all__) - set(invmod.__all__))
 
 
@@ -67,7 +71,9 @@ def test_the_concepts_page_leads_to_code_for_every_equation_of_the_method() -> N
 
 def test_functions_of_the_example_that_the_concepts_page_names_exist() -> None:
     page = read("concepts.md")
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "examples/milk_recsys").rglob("*.py"))
+    sources = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "examples/milk_recsys").rglob("*.py")
+    )
     named = re.findall(r"in the example `([\w.]+)`", page)
     assert len(named) >= 4
     for name in named:
@@ -87,14 +93,21 @@ def test_names_of_the_library_in_a_page_exist(page: Path) -> None:
 
 def test_every_page_is_in_a_table_of_contents() -> None:
     trees = re.findall(r"```\{toctree\}\n(.*?)```", read("index.md"), re.DOTALL)
-    listed = {line.strip() for tree in trees for line in tree.splitlines() if line and not line.startswith(":")}
+    listed = {
+        line.strip()
+        for tree in trees
+        for line in tree.splitlines()
+        if line and not line.startswith(":")
+    }
     written = {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} - {"index"}
     assert listed == written | {"guides/index"}  # which the build makes of docs/guide
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_make_targets_in_a_page_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert set(re.findall(r"`make ([a-z-]+)", read(page))) <= targets
 
 
@@ -114,10 +127,14 @@ def test_the_study_of_the_choosing_page_runs() -> None:
 
 
 def test_the_example_page_lists_every_option_of_train_py_with_its_default() -> None:
-    rows = re.findall(r"^\| `(--[a-z0-9-]+)`(?:, `(--no-[a-z0-9-]+)`)? \| (.*?) \|", read("milk.md"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(--[a-z0-9-]+)`(?:, `(--no-[a-z0-9-]+)`)? \| (.*?) \|", read("milk.md"), re.MULTILINE
+    )
     listed = {name: (default, bool(negated)) for name, negated, default in rows}
     common = {name: field for name, (_, field) in options.common_fields().items()}
-    fields = {flag(name): f.default for name, f in (common | dict(find_method("milk").fields)).items()}
+    fields = {
+        flag(name): f.default for name, f in (common | dict(find_method("milk").fields)).items()
+    }
     fields["--model"] = DEFAULT_METHOD
     assert set(listed) == set(fields)
     for name, (default, is_switch) in listed.items():
@@ -130,9 +147,11 @@ def test_the_example_page_says_what_each_preset_sets_differently() -> None:
     table = page[page.index("| preset | sets differently |") :]
     for preset in ("paper", "authors_code"):
         (row,) = re.findall(rf"^\| `{preset}` \| (.*) \|$", table, re.MULTILINE)
-        said = dict(re.findall(r"`(\w+)` (\S+?)(?:,|$)", row))
+        listed = dict(re.findall(r"`(\w+)` (\S+?)(?:,|$)", row))
         recommended = PRESETS["recommended"]
-        assert said == {name: shown(v) for name, v in PRESETS[preset].items() if v != recommended[name]}
+        assert listed == {
+            name: shown(v) for name, v in PRESETS[preset].items() if v != recommended[name]
+        }
 
 
 def test_the_choosing_page_has_the_numbers_of_the_presets() -> None:
@@ -184,7 +203,9 @@ def test_a_job_that_restarts_is_started_with_resume() -> None:
 def test_the_packages_that_the_scaling_page_names_are_those_of_make_distributed() -> None:
     pinned = re.compile(r"\b[a-z-]+==[\d.]+")
     lines = (ROOT / "Makefile").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^\$ pip install --no-deps (.*?)^```", read("scaling.md"), re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(
+        r"^\$ pip install --no-deps (.*?)^```", read("scaling.md"), re.MULTILINE | re.DOTALL
+    )
     wanted = lines[lines.index("FBGEMM :=") : lines.index("distributed: ")]
     assert set(pinned.findall(command)) == set(pinned.findall(wanted))
 
@@ -212,7 +233,9 @@ def test_the_page_of_the_study_lists_every_option_and_name() -> None:
     listed = set(re.findall(r"`(--[a-z-]+)`", page))
     fields = {flag(f.name) for f in dataclasses.fields(reproduce.Reproduce)} - {"--name"}
     assert fields <= listed
-    assert {f"`{name}`" for name in (*NAMES, "all")} <= set(re.findall(r"^\| (`\w+`) \|", page, re.MULTILINE))
+    assert {f"`{name}`" for name in (*NAMES, "all")} <= set(
+        re.findall(r"^\| (`\w+`) \|", page, re.MULTILINE)
+    )
 
 
 def test_every_baseline_has_a_fidelity_card_and_its_options_exist() -> None:
@@ -221,7 +244,9 @@ def test_every_baseline_has_a_fidelity_card_and_its_options_exist() -> None:
     assert sorted(name for name, _ in rows) == sorted(BASELINES)
     for name, title in rows:
         assert re.search(
-            rf"^## .*{'kNN and random' if name in ('content_knn', 'random') else title}", page, re.MULTILINE
+            rf"^## .*{'kNN and random' if name in ('content_knn', 'random') else title}",
+            page,
+            re.MULTILINE,
         )
     known = {flag(f.name) for kind in BASELINES.values() for f in dataclasses.fields(kind)}
     known |= {flag(name) for name in (*options.common_fields(), *find_method("milk").fields)}

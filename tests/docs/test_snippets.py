@@ -14,7 +14,9 @@ import torch
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
-    *sorted({*ROOT.glob("docs/*.md"), *ROOT.glob("docs/parts/*.md"), *ROOT.glob("docs/examples/*.md")}),
+    *sorted(
+        {*ROOT.glob("docs/*.md"), *ROOT.glob("docs/parts/*.md"), *ROOT.glob("docs/examples/*.md")}
+    ),
 ]
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -31,40 +33,57 @@ def _matches(text: str) -> list[tuple[str, str, int]]:
 
 def run_block(kind: str, code: str, line: int, page: Path, names: dict[str, Any]) -> None:
     if kind == "python":
-        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)  # the file's own line in a traceback
+        exec(
+            compile("\n" * (line - 1) + code, str(page), "exec"), names
+        )  # the file's own line in a traceback
         return
     test = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line - 1)
     test.globs = names  # not a copy: later blocks see what this one defines
-    said: list[str] = []
+    output: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    results = runner.run(test, out=said.append, clear_globs=False)
-    assert not results.failed, "".join(said)
+    results = runner.run(test, out=output.append, clear_globs=False)
+    assert not results.failed, "".join(output)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_snippets_of_a_page_run_in_order(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name
+)
+def test_the_snippets_of_a_page_run_in_order(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     with torch.random.fork_rng():
         for kind, code, line in blocks(page):
             run_block(kind, code, line, page, names)
     if page.name == "milk.md":
-        check_what_a_run_leaves(page.read_text(encoding="utf-8"), names["metrics"], tmp_path / "runs/first")
+        check_what_a_run_leaves(
+            page.read_text(encoding="utf-8"), names["metrics"], tmp_path / "runs/first"
+        )
 
 
 def check_what_a_run_leaves(page: str, metrics: dict[str, Any], folder: Path) -> None:
     """The page's tables have the keys of metrics.json and the files of the run that its snippets trained."""
     files = _first_column(page, "| file in `--out` | what |")
-    assert {path.name for path in folder.iterdir()} | {"users.tsv", "compare/"} == files  # those two not in this run
+    assert {path.name for path in folder.iterdir()} | {
+        "users.tsv",
+        "compare/",
+    } == files  # those two not in this run
     keys = _first_column(page, "| key | what |")
     assert keys == set(metrics)
-    figures = set(re.findall(r"`(\w+@\d+)`", page[page.index("Every block of figures") :].split("\n\n")[0]))
+    figures = set(
+        re.findall(r"`(\w+@\d+)`", page[page.index("Every block of figures") :].split("\n\n")[0])
+    )
     assert figures | {"users", "untrained_users"} == set(metrics["test"])
 
 
 def _first_column(page: str, header: str) -> set[str]:
     table = page[page.index(header) :].split("\n\n")[0]
-    return {name for row in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
+    return {
+        name
+        for row in table.splitlines()[2:]
+        for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])
+    }
 
 
 def test_a_wrong_output_is_noticed() -> None:
@@ -74,5 +93,19 @@ def test_a_wrong_output_is_noticed() -> None:
 
 def test_no_snippet_hides_from_these_tests_under_another_mark() -> None:
     for page in PAGES:
-        marks = set(re.findall(r"^\s*(?:```|~~~|:::)\s*\{?(\w[\w:-]*)", page.read_text(encoding="utf-8"), re.MULTILINE))
-        assert not marks & {"py", "python3", "ipython", "code-block", "code", "doctest", "testcode"}, page.name
+        marks = set(
+            re.findall(
+                r"^\s*(?:```|~~~|:::)\s*\{?(\w[\w:-]*)",
+                page.read_text(encoding="utf-8"),
+                re.MULTILINE,
+            )
+        )
+        assert not marks & {
+            "py",
+            "python3",
+            "ipython",
+            "code-block",
+            "code",
+            "doctest",
+            "testcode",
+        }, page.name

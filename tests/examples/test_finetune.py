@@ -15,7 +15,8 @@ from tests.strategies import normal, seeded
 def small_problem():
     generator = seeded(0)
     data = TensorDataset(
-        normal(generator, 90, 8, 8, dtype=torch.float32), torch.randint(10, (90,), generator=generator)
+        normal(generator, 90, 8, 8, dtype=torch.float32),
+        torch.randint(10, (90,), generator=generator),
     )
     torch.manual_seed(0)
     return finetune.SensorTransformer(), data
@@ -35,7 +36,9 @@ def test_a_hidden_sensor_does_not_reach_the_model():
     expected = predict(sensors, mask)
     other = sensors | {finetune.SENSORS[3]: torch.full((90, 8), 50.0)}
     assert torch.equal(predict(other, mask), expected)
-    assert torch.equal(predict(invmod.hide_features(sensors, mask, finetune.SENSORS), mask), expected)
+    assert torch.equal(
+        predict(invmod.hide_features(sensors, mask, finetune.SENSORS), mask), expected
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -53,12 +56,18 @@ def test_an_epoch_in_lightning_is_an_epoch_in_a_plain_loop():
             states.append(trained.state_dict())
     for name, value in states[0].items():
         assert torch.equal(states[1][name], value), name
-    assert any(not torch.equal(value, model.state_dict()[name]) for name, value in states[0].items())
+    assert any(
+        not torch.equal(value, model.state_dict()[name]) for name, value in states[0].items()
+    )
 
 
 def test_the_command_compares_before_and_after(tmp_path, capsys):
     options = finetune.Options(
-        complete_epochs=6, robust_epochs=4, patterns="one_missing", num_draws=1, out=tmp_path / "out"
+        complete_epochs=6,
+        robust_epochs=4,
+        patterns="one_missing",
+        num_draws=1,
+        out=tmp_path / "out",
     )
     with torch.random.fork_rng():
         report = finetune.main(options)

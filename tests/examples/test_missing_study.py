@@ -23,7 +23,8 @@ def small_problem(num_modalities=3, missing=False):
     generator = seeded(0)
     targets = torch.randint(3, (90,), generator=generator)
     features = {
-        f"m{index}": normal(generator, 90, 4, dtype=torch.float32) + 2 * torch.nn.functional.one_hot(targets, 4)
+        f"m{index}": normal(generator, 90, 4, dtype=torch.float32)
+        + 2 * torch.nn.functional.one_hot(targets, 4)
         for index in range(num_modalities)
     }
     if missing:
@@ -39,7 +40,9 @@ def small_problem(num_modalities=3, missing=False):
 @pytest.fixture
 def few(monkeypatch):
     """Two configurations a method."""
-    monkeypatch.setattr(missing_study, "METHODS", {method: configs[:2] for method, configs in METHODS.items()})
+    monkeypatch.setattr(
+        missing_study, "METHODS", {method: configs[:2] for method, configs in METHODS.items()}
+    )
 
 
 def test_every_method_has_the_same_number_of_configurations():
@@ -58,17 +61,32 @@ def test_a_study_that_was_stopped_goes_on_as_if_it_had_not_been(few, tmp_path, m
     assert Study(problem, tmp_path / "cut", seeds=2).run(say=str) == whole
     assert (tmp_path / "cut/runs.jsonl").read_text(encoding="utf-8") == "".join(lines)
     patterns = set(whole["ERM"]["runs"][0]["test"])
-    assert patterns == ({"m1", "m2", "m1+m2"} if missing else {"m0", "m1", "m2", "m0+m1", "m0+m2", "m1+m2", "m0+m1+m2"})
+    assert patterns == (
+        {"m1", "m2", "m1+m2"}
+        if missing
+        else {"m0", "m1", "m2", "m0+m1", "m0+m2", "m1+m2", "m0+m1+m2"}
+    )
 
 
-def test_configurations_are_chosen_by_validation_and_a_tuning_run_never_sees_test_rows(few, tmp_path):
+def test_configurations_are_chosen_by_validation_and_a_tuning_run_never_sees_test_rows(
+    few, tmp_path
+):
     found = Study(small_problem(), tmp_path, seeds=1).run(say=str)
-    runs = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    runs = [
+        json.loads(line)
+        for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     for run in runs:
         assert ("test" in run) == (run["seed"] not in missing_study.TUNING_SEEDS)
     for method, entry in found.items():
         scores = [
-            np.mean([r["validation"] for r in runs if r["method"] == method and r["config"] == c and r["seed"] >= 100])
+            np.mean(
+                [
+                    r["validation"]
+                    for r in runs
+                    if r["method"] == method and r["config"] == c and r["seed"] >= 100
+                ]
+            )
             for c in missing_study.METHODS[method]
         ]
         assert entry["tuning"] == pytest.approx(scores)
@@ -78,7 +96,9 @@ def test_configurations_are_chosen_by_validation_and_a_tuning_run_never_sees_tes
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_is_the_same_for_the_same_seed(method):
     problem = small_problem()
-    first, again = (missing_study.train(problem, method, METHODS[method][1], seed=3) for _ in range(2))
+    first, again = (
+        missing_study.train(problem, method, METHODS[method][1], seed=3) for _ in range(2)
+    )
     rows = problem.split(3)[0]
     given = {name: x[rows] for name, x in problem.features.items()}
     mask = torch.ones(len(rows), 3, dtype=torch.bool)
@@ -86,7 +106,9 @@ def test_every_method_learns_and_is_the_same_for_the_same_seed(method):
     hidden = mask.clone()
     hidden[:, 0] = False
     blinded = invmod.hide_features(given, hidden, list(given))
-    assert torch.equal(first(blinded, hidden), first(given | {"m0": torch.zeros(len(rows), 4)}, hidden))
+    assert torch.equal(
+        first(blinded, hidden), first(given | {"m0": torch.zeros(len(rows), 4)}, hidden)
+    )
 
 
 def test_the_numbers_of_a_table_against_plain_python(few, tmp_path):
@@ -104,9 +126,9 @@ def test_the_numbers_of_a_table_against_plain_python(few, tmp_path):
 
 
 def test_balanced_accuracy_weighs_classes_alike():
-    targets, said = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
-    assert missing_study.balanced_accuracy(said, targets) == pytest.approx((2 / 3 + 1) / 2)
-    assert missing_study.accuracy(said, targets) == 0.75
+    targets, predicted = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+    assert missing_study.balanced_accuracy(predicted, targets) == pytest.approx((2 / 3 + 1) / 2)
+    assert missing_study.accuracy(predicted, targets) == 0.75
 
 
 # --- the two commands
@@ -115,11 +137,17 @@ def test_balanced_accuracy_weighs_classes_alike():
 def test_the_digits_are_cut_into_four_quadrants_and_put_together_again(few, tmp_path, capsys):
     problem = digits.digits_problem(epochs=1)
     assert {tuple(x.shape) for x in problem.features.values()} == {(1797, 16)}
-    left = torch.cat([problem.features[name].reshape(-1, 4, 4) for name in ("top left", "bottom left")], dim=1)
-    right = torch.cat([problem.features[name].reshape(-1, 4, 4) for name in ("top right", "bottom right")], dim=1)
+    left = torch.cat(
+        [problem.features[name].reshape(-1, 4, 4) for name in ("top left", "bottom left")], dim=1
+    )
+    right = torch.cat(
+        [problem.features[name].reshape(-1, 4, 4) for name in ("top right", "bottom right")], dim=1
+    )
     from sklearn.datasets import load_digits
 
-    assert torch.equal(torch.cat([left, right], dim=2) * 16, torch.tensor(load_digits().images).float())
+    assert torch.equal(
+        torch.cat([left, right], dim=2) * 16, torch.tensor(load_digits().images).float()
+    )
     parts = torch.cat(problem.split(0))
     assert torch.equal(parts.sort().values, torch.arange(1797))
     digits.main(digits.Options(out=tmp_path, seeds=1, epochs=1))
@@ -153,7 +181,9 @@ def test_data_that_are_not_there_are_an_error_that_says_what_to_do(monkeypatch, 
     with pytest.raises(SystemExit, match="INVMOD_DATA is not set"):
         omics.tcga_problem(1)
     monkeypatch.setenv("INVMOD_DATA", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"there is no file .*tcga_breast.npz. docs/data.md says where"):
+    with pytest.raises(
+        SystemExit, match=r"there is no file .*tcga_breast.npz. docs/data.md says where"
+    ):
         omics.tcga_problem(1)
 
 
@@ -167,11 +197,19 @@ def test_the_committed_table_is_that_of_the_committed_runs(name):
     found = {}
     for method, configs in METHODS.items():
         scores = [
-            np.mean([known[missing_study.key(method, c, seed)]["validation"] for seed in missing_study.TUNING_SEEDS])
+            np.mean(
+                [
+                    known[missing_study.key(method, c, seed)]["validation"]
+                    for seed in missing_study.TUNING_SEEDS
+                ]
+            )
             for c in configs
         ]
         best = configs[int(np.argmax(scores))]
-        found[method] = {"config": best, "runs": [known[missing_study.key(method, best, seed)] for seed in range(10)]}
+        found[method] = {
+            "config": best,
+            "runs": [known[missing_study.key(method, best, seed)] for seed in range(10)],
+        }
     assert len(known) == 7 * (6 * 2 + 10)
     expected = missing_study.table(missing_study.summary(found), "").split("\n\n")[0]
     assert (RESULTS / name / "table.md").read_text(encoding="utf-8").startswith(expected)

@@ -21,7 +21,9 @@ def one_file():
     data = milk_one_file.load_data()
     model, losses = milk_one_file.train(data)
     ndcg = milk_one_file.rank_new_items(model, data, data.test)
-    return SimpleNamespace(losses=losses, ndcg=ndcg, report=milk_one_file.report_robustness(model, data))
+    return SimpleNamespace(
+        losses=losses, ndcg=ndcg, report=milk_one_file.report_robustness(model, data)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,10 @@ def package(tmp_path_factory):
     }
     options = parse_options([str(word) for pair in flags.items() for word in pair])
     metrics = run(*begin.open_run(options), Progress(quiet=True))
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    history = [
+        json.loads(line)
+        for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return SimpleNamespace(history=history, metrics=metrics)
 
 

@@ -52,20 +52,31 @@ def reference(z, mask, reduction):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.integers(1, 4), st.booleans())
-def test_it_is_the_loop_over_pairs(reduction, generator, num_rows, num_modalities, num_dims, masked):
+def test_it_is_the_loop_over_pairs(
+    reduction, generator, num_rows, num_modalities, num_dims, masked
+):
     z = normal(generator, num_rows, num_modalities, num_dims)
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
     everything = torch.ones(num_rows, num_modalities, dtype=torch.bool)
     loss = pairwise_alignment_loss(z, mask, reduction=reduction)
-    torch.testing.assert_close(loss, reference(z, everything if mask is None else mask, reduction), atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        loss, reference(z, everything if mask is None else mask, reduction), atol=1e-10, rtol=0
+    )
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(reduction, generator, num_rows, num_modalities):
-    z, mask = normal(generator, num_rows, num_modalities, 3), random_mask(generator, num_rows, num_modalities)
-    assert_mask_honoured(lambda z, mask: pairwise_alignment_loss(z, mask, reduction=reduction), z, mask)
+def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
+    reduction, generator, num_rows, num_modalities
+):
+    z, mask = (
+        normal(generator, num_rows, num_modalities, 3),
+        random_mask(generator, num_rows, num_modalities),
+    )
+    assert_mask_honoured(
+        lambda z, mask: pairwise_alignment_loss(z, mask, reduction=reduction), z, mask
+    )
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -80,7 +91,9 @@ def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(reductio
 )
 def test_without_a_pair_it_is_a_zero_on_the_graph_with_zero_gradient(reduction, shape, mask):
     z = torch.full(shape, 7.0, requires_grad=True)
-    loss = pairwise_alignment_loss(z, None if mask is None else torch.tensor(mask), reduction=reduction)
+    loss = pairwise_alignment_loss(
+        z, None if mask is None else torch.tensor(mask), reduction=reduction
+    )
     assert loss.requires_grad
     assert (loss == 0).all()
     loss.sum().backward()
@@ -99,7 +112,9 @@ def test_gradients_agree_with_finite_differences(reduction, generator, num_rows,
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize(("num_modalities", "masked"), [(1, True), (2, False), (3, True)])
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own forward mode
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
+)  # torch's own forward mode
 def test_it_can_be_differentiated_twice_and_in_forward_mode(reduction, num_modalities, masked):
     z = normal(seeded(0), 3, num_modalities, 2).requires_grad_()
     mask = random_mask(seeded(1), 3, num_modalities) if masked else None
@@ -115,16 +130,26 @@ def test_it_can_be_differentiated_by_its_deviations_alone():
     """The second derivative of a sum does not pass through the first one's gradient by s."""
     z = normal(seeded(0), 3, 3, 2).requires_grad_()
     mask = random_mask(seeded(1), 3, 3)
-    (gradient,) = torch.autograd.grad(pairwise_alignment_loss(z, mask, reduction="sum"), z, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        pairwise_alignment_loss(z, mask, reduction="sum"), z, create_graph=True
+    )
     (curvature,) = torch.autograd.grad(gradient.square().sum(), z)
-    laplacian = torch.diag_embed(mask.sum(dim=1, keepdim=True) * mask) - 1.0 * mask[:, :, None] * mask[:, None, :]
+    laplacian = (
+        torch.diag_embed(mask.sum(dim=1, keepdim=True) * mask)
+        - 1.0 * mask[:, :, None] * mask[:, None, :]
+    )
     torch.testing.assert_close(gradient, 2 * laplacian.double() @ z)
     torch.testing.assert_close(curvature, 8 * laplacian.double() @ laplacian.double() @ z)
 
 
 def test_functional_transforms_pass_through_it():
-    z, masks = normal(seeded(2), 4, 3, 2), torch.stack([random_mask(seeded(seed), 4, 3) for seed in range(5)])
-    every = torch.func.vmap(torch.func.grad(pairwise_alignment_loss))(z.expand(5, -1, -1, -1), masks)
+    z, masks = (
+        normal(seeded(2), 4, 3, 2),
+        torch.stack([random_mask(seeded(seed), 4, 3) for seed in range(5)]),
+    )
+    every = torch.func.vmap(torch.func.grad(pairwise_alignment_loss))(
+        z.expand(5, -1, -1, -1), masks
+    )
     for got, mask in zip(every, masks, strict=True):
         torch.testing.assert_close(got, torch.func.grad(pairwise_alignment_loss)(z, mask))
 
@@ -138,10 +163,14 @@ def test_a_weight_is_a_number_of_copies(reduction, generator, num_rows, num_moda
     copies = torch.randint(0, 4, (num_rows,), generator=generator)
     got = pairwise_alignment_loss(z, mask, weights=copies, reduction=reduction)
     if reduction == "none":
-        torch.testing.assert_close(got, copies * pairwise_alignment_loss(z, mask, reduction=reduction))
+        torch.testing.assert_close(
+            got, copies * pairwise_alignment_loss(z, mask, reduction=reduction)
+        )
         return
     rows = torch.repeat_interleave(torch.arange(num_rows), copies)
-    expected = pairwise_alignment_loss(z[rows], None if mask is None else mask[rows], reduction=reduction)
+    expected = pairwise_alignment_loss(
+        z[rows], None if mask is None else mask[rows], reduction=reduction
+    )
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(gradients(got, z), gradients(expected, z))
 
@@ -150,22 +179,36 @@ def test_a_weight_is_a_number_of_copies(reduction, generator, num_rows, num_moda
 @pytest.mark.parametrize("share", [1e-12, 0.01, 0.3, 7.5])
 @laws
 @given(generators(), st.integers(1, 4), st.integers(2, 4))
-def test_a_mean_does_not_depend_on_the_scale_of_the_weights(reduction, share, generator, num_rows, num_modalities):
-    z, mask = normal(generator, num_rows, num_modalities, 2), random_mask(generator, num_rows, num_modalities)
+def test_a_mean_does_not_depend_on_the_scale_of_the_weights(
+    reduction, share, generator, num_rows, num_modalities
+):
+    z, mask = (
+        normal(generator, num_rows, num_modalities, 2),
+        random_mask(generator, num_rows, num_modalities),
+    )
     weights = torch.rand(num_rows, generator=generator, dtype=torch.float64)
     got = pairwise_alignment_loss(z, mask, weights=share * weights, reduction=reduction)
-    torch.testing.assert_close(got, pairwise_alignment_loss(z, mask, weights=weights, reduction=reduction))
+    torch.testing.assert_close(
+        got, pairwise_alignment_loss(z, mask, weights=weights, reduction=reduction)
+    )
 
 
 @laws
 @given(generators(), st.integers(1, 5), st.integers(2, 4))
-def test_parts_weighted_by_one_over_the_copies_sum_to_the_whole(generator, num_rows, num_modalities):
+def test_parts_weighted_by_one_over_the_copies_sum_to_the_whole(
+    generator, num_rows, num_modalities
+):
     """Two ranks whose batches share rows: each row counts once."""
-    z, mask = normal(generator, num_rows, num_modalities, 2), random_mask(generator, num_rows, num_modalities)
+    z, mask = (
+        normal(generator, num_rows, num_modalities, 2),
+        random_mask(generator, num_rows, num_modalities),
+    )
     seen = torch.rand((2, num_rows), generator=generator) < 0.7
     copies = seen.sum(dim=0)
     parts = [
-        pairwise_alignment_loss(z[rank], mask[rank], weights=1 / copies[rank].double(), reduction="sum")
+        pairwise_alignment_loss(
+            z[rank], mask[rank], weights=1 / copies[rank].double(), reduction="sum"
+        )
         for rank in seen
     ]
     whole = pairwise_alignment_loss(z[copies > 0], mask[copies > 0], reduction="sum")
@@ -189,7 +232,9 @@ def test_order_and_a_common_shift_do_not_matter_and_scale_does(generator, num_ro
     for dim in (0, 1):  # samples, modalities
         assert_permutation_invariant(pairwise_alignment_loss, z, mask, dim=dim)
     loss = pairwise_alignment_loss(z, mask)
-    torch.testing.assert_close(pairwise_alignment_loss(z + normal(generator, num_rows, 1, 3), mask), loss)
+    torch.testing.assert_close(
+        pairwise_alignment_loss(z + normal(generator, num_rows, 1, 3), mask), loss
+    )
     torch.testing.assert_close(pairwise_alignment_loss(3 * z, mask), 9 * loss)
 
 
@@ -215,7 +260,13 @@ def test_half_precision_is_summed_in_float32(dtype):
 @pytest.mark.parametrize(
     ("z", "mask", "options", "error", "message"),
     [
-        (torch.ones(2, 3, 4).long(), None, {}, TypeError, "`z` must be a floating-point tensor, got torch.int64."),
+        (
+            torch.ones(2, 3, 4).long(),
+            None,
+            {},
+            TypeError,
+            "`z` must be a floating-point tensor, got torch.int64.",
+        ),
         (
             torch.ones(2, 3),
             None,
@@ -223,8 +274,20 @@ def test_half_precision_is_summed_in_float32(dtype):
             ValueError,
             "with at least one modality, got (2, 3).",
         ),
-        (torch.ones(2, 3, 4), torch.ones(2, 3), {}, TypeError, "`mask` must have dtype torch.bool, got torch.float32."),
-        (torch.ones(2, 3, 4), torch.ones(3, 3).bool(), {}, ValueError, "shape (N, M) = (2, 3), got (3, 3)."),
+        (
+            torch.ones(2, 3, 4),
+            torch.ones(2, 3),
+            {},
+            TypeError,
+            "`mask` must have dtype torch.bool, got torch.float32.",
+        ),
+        (
+            torch.ones(2, 3, 4),
+            torch.ones(3, 3).bool(),
+            {},
+            ValueError,
+            "shape (N, M) = (2, 3), got (3, 3).",
+        ),
         (
             torch.ones(2, 3, 4),
             None,
@@ -246,7 +309,13 @@ def test_half_precision_is_summed_in_float32(dtype):
             ValueError,
             "`weights` must have shape (N,) = (2,), got (3,).",
         ),
-        (torch.ones(2, 3, 4), None, {"reduction": "max"}, ValueError, "'mean', 'element_mean', got 'max'."),
+        (
+            torch.ones(2, 3, 4),
+            None,
+            {"reduction": "max"},
+            ValueError,
+            "'mean', 'element_mean', got 'max'.",
+        ),
     ],
 )
 def test_what_does_not_fit_is_an_error(z, mask, options, error, message):

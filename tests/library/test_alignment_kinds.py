@@ -17,8 +17,21 @@ from invmod import (
     infonce_alignment_loss,
     pairwise_alignment_loss,
 )
-from invmod.testing import assert_full_mask_equals_no_mask, assert_mask_honoured, assert_permutation_invariant
-from tests.strategies import NUM_MODALITIES, NUM_ROWS, generators, gradients, laws, normal, random_mask, seeded
+from invmod.testing import (
+    assert_full_mask_equals_no_mask,
+    assert_mask_honoured,
+    assert_permutation_invariant,
+)
+from tests.strategies import (
+    NUM_MODALITIES,
+    NUM_ROWS,
+    generators,
+    gradients,
+    laws,
+    normal,
+    random_mask,
+    seeded,
+)
 
 TEMPERATURE = 0.4
 LOSSES = {
@@ -28,7 +41,9 @@ LOSSES = {
         z, mask, **{"temperature": TEMPERATURE} | options
     ),
     "coral": coral_alignment_loss,
-    "coral with means": lambda z, mask=None, **options: coral_alignment_loss(z, mask, means=True, **options),
+    "coral with means": lambda z, mask=None, **options: coral_alignment_loss(
+        z, mask, means=True, **options
+    ),
 }
 BY_SAMPLE = ["squared", "cosine", "infonce"]
 
@@ -56,7 +71,9 @@ def pair_loss(kind, z, mask, j, m, other):
     ways = []
     for a, b in ((m, other), (other, m)):
         scores = [unit(z[j, a]) @ unit(z[i, b]) / TEMPERATURE for i in range(len(z)) if mask[i, b]]
-        ways.append(math.log(sum(map(math.exp, scores))) - unit(z[j, a]) @ unit(z[j, b]) / TEMPERATURE)
+        ways.append(
+            math.log(sum(map(math.exp, scores))) - unit(z[j, a]) @ unit(z[j, b]) / TEMPERATURE
+        )
     return sum(ways) / 2
 
 
@@ -97,15 +114,26 @@ def test_it_is_the_loop_over_pairs(kind, generator, num_rows, num_modalities, nu
     mask = random_mask(generator, num_rows, num_modalities)
     anchor = data.draw(st.sampled_from([None, *range(num_modalities)]))
     reduction = data.draw(st.sampled_from(["none", "sum", "item_mean", "mean"]))
-    weights = data.draw(st.sampled_from([None, torch.rand(num_rows, generator=generator, dtype=torch.float64)]))
+    weights = data.draw(
+        st.sampled_from([None, torch.rand(num_rows, generator=generator, dtype=torch.float64)])
+    )
     loss = LOSSES[kind](z, mask, anchor=anchor, reduction=reduction, weights=weights)
-    expected = reference(kind, z.numpy(), mask.numpy(), anchor, reduction, None if weights is None else weights.numpy())
+    expected = reference(
+        kind,
+        z.numpy(),
+        mask.numpy(),
+        anchor,
+        reduction,
+        None if weights is None else weights.numpy(),
+    )
     np.testing.assert_allclose(loss, expected, atol=1e-10)
 
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.integers(1, 4), st.data())
-def test_coral_is_the_loop_over_pairs_of_covariances(generator, num_rows, num_modalities, num_dims, data):
+def test_coral_is_the_loop_over_pairs_of_covariances(
+    generator, num_rows, num_modalities, num_dims, data
+):
     z = normal(generator, num_rows, num_modalities, num_dims) + 3
     mask = random_mask(generator, num_rows, num_modalities, 0.8)
     options = {
@@ -115,7 +143,9 @@ def test_coral_is_the_loop_over_pairs_of_covariances(generator, num_rows, num_mo
         "reduction": data.draw(st.sampled_from(["sum", "mean"])),
     }
     np.testing.assert_allclose(
-        coral_alignment_loss(z, mask, **options), coral_reference(z.numpy(), mask.numpy(), **options), atol=1e-10
+        coral_alignment_loss(z, mask, **options),
+        coral_reference(z.numpy(), mask.numpy(), **options),
+        atol=1e-10,
     )
 
 
@@ -128,7 +158,10 @@ def test_coral_is_the_loop_over_pairs_of_covariances(generator, num_rows, num_mo
 def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
     kind, generator, num_rows, num_modalities, anchor
 ):
-    z, mask = normal(generator, num_rows, num_modalities, 3), random_mask(generator, num_rows, num_modalities)
+    z, mask = (
+        normal(generator, num_rows, num_modalities, 3),
+        random_mask(generator, num_rows, num_modalities),
+    )
     assert_mask_honoured(lambda z, mask: LOSSES[kind](z, mask, anchor=anchor), z, mask)
 
 
@@ -174,14 +207,21 @@ def test_one_sample_has_no_candidates_and_no_covariance():
 @pytest.mark.parametrize("kind", LOSSES)
 @laws
 @given(generators(), st.integers(2, 6), st.integers(2, 6))
-def test_neither_the_order_of_modalities_nor_that_of_samples_matters(kind, generator, num_rows, num_modalities):
-    z, mask = normal(generator, num_rows, num_modalities, 3), random_mask(generator, num_rows, num_modalities)
+def test_neither_the_order_of_modalities_nor_that_of_samples_matters(
+    kind, generator, num_rows, num_modalities
+):
+    z, mask = (
+        normal(generator, num_rows, num_modalities, 3),
+        random_mask(generator, num_rows, num_modalities),
+    )
     loss = LOSSES[kind]
     for dim in (0, 1):
         assert_permutation_invariant(loss, z, mask, dim=dim)
     columns = torch.randperm(num_modalities, generator=generator)
     moved = int((columns == 0).nonzero())
-    torch.testing.assert_close(loss(z[:, columns], mask[:, columns], anchor=moved), loss(z, mask, anchor=0))
+    torch.testing.assert_close(
+        loss(z[:, columns], mask[:, columns], anchor=moved), loss(z, mask, anchor=0)
+    )
 
 
 # --- gradients
@@ -277,8 +317,12 @@ def test_small_temperatures_do_not_overflow():
 def test_equal_covariances_with_other_means():
     x = normal(seeded(0), 50, 3)
     z = torch.stack([x, x.flip(0) + 2], dim=1)
-    torch.testing.assert_close(coral_alignment_loss(z), torch.tensor(0.0, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(coral_alignment_loss(z, means=True), torch.tensor(4.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        coral_alignment_loss(z), torch.tensor(0.0, dtype=torch.float64), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(
+        coral_alignment_loss(z, means=True), torch.tensor(4.0, dtype=torch.float64)
+    )
 
 
 # --- types and errors
@@ -297,9 +341,19 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
 @pytest.mark.parametrize(
     ("z", "options", "error", "message"),
     [
-        (torch.ones(2, 3, 4).long(), {}, TypeError, "`z` must be a floating-point tensor, got torch.int64"),
+        (
+            torch.ones(2, 3, 4).long(),
+            {},
+            TypeError,
+            "`z` must be a floating-point tensor, got torch.int64",
+        ),
         ([[1.0]], {}, TypeError, "`z` must be a floating-point tensor, got list"),
-        (torch.ones(2, 3), {}, ValueError, "`z` must have shape (N, M, D) with at least one modality, got (2, 3)"),
+        (
+            torch.ones(2, 3),
+            {},
+            ValueError,
+            "`z` must have shape (N, M, D) with at least one modality, got (2, 3)",
+        ),
         (
             torch.ones(2, 0, 3),
             {},
@@ -341,12 +395,19 @@ def test_what_does_not_fit_is_an_error(kind, z, options, error, message):
 
 def test_options_of_one_loss_alone():
     z = torch.ones(2, 3, 4)
-    with pytest.raises(ValueError, match=r"infonce_alignment_loss: `temperature` must be positive, got 0"):
+    with pytest.raises(
+        ValueError, match=r"infonce_alignment_loss: `temperature` must be positive, got 0"
+    ):
         infonce_alignment_loss(z, temperature=0)
-    with pytest.raises(ValueError, match=r"coral_alignment_loss: `normalisation` must be 'paper' or 'mean', got 'sum'"):
+    with pytest.raises(
+        ValueError,
+        match=r"coral_alignment_loss: `normalisation` must be 'paper' or 'mean', got 'sum'",
+    ):
         coral_alignment_loss(z, normalisation="sum")
     for kind in BY_SAMPLE:
-        with pytest.raises(ValueError, match=re.escape("`weights` must have shape (N,) = (2,), got (3,)")):
+        with pytest.raises(
+            ValueError, match=re.escape("`weights` must have shape (N,) = (2,), got (3,)")
+        ):
             LOSSES[kind](z, weights=torch.ones(3))
         with pytest.raises(TypeError, match="`weights` must be a tensor of real numbers, got list"):
             LOSSES[kind](z, weights=[1.0, 1.0])

@@ -34,7 +34,10 @@ MASK = random_mask(seeded(2), 5, 3)
 RISKS = normal(seeded(3), 4, dtype=torch.float32)
 LOGITS = normal(seeded(4), 6, 3, dtype=torch.float32)
 TARGETS = (LOGITS > 0.3).float()
-GATES, ATTENTION = invmod.GatedFusion(3, 4), invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5))
+GATES, ATTENTION = (
+    invmod.GatedFusion(3, 4),
+    invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5)),
+)
 for parameter in (GATES.weight, ATTENTION.query):
     nn.init.normal_(parameter, generator=seeded(6))
 
@@ -52,7 +55,10 @@ CASES = {
     "fuse by attention": (lambda z: ATTENTION(z, MASK), Z),
     "fuse experts": (lambda z: invmod.product_of_experts(z, -z, MASK).mean, Z),
     "vrex": (vrex_penalty, RISKS),
-    "objective": (lambda r: invariant_objective(r, penalty=vrex_penalty, penalty_weight=5.0), RISKS),
+    "objective": (
+        lambda r: invariant_objective(r, penalty=vrex_penalty, penalty_weight=5.0),
+        RISKS,
+    ),
     "irm bce": (lambda z: irm_penalty(z, TARGETS), LOGITS),
     "irm mse": (lambda z: irm_penalty(z, TARGETS, loss="mse"), LOGITS),
     "irm bpr": (lambda z: irm_penalty(z, None, loss="bpr"), LOGITS),
@@ -64,14 +70,21 @@ CASES = {
     "group dro": (lambda r: GroupDRO(4, step_size=0.5)(r), RISKS),
     "debiased": (lambda x: vrex_penalty_debiased(x, paired=True), LOGITS),
     "derivatives ce": (
-        lambda z: irm_penalty_from_derivatives(irm_derivatives(z, torch.arange(6) % 3, loss="ce"), estimator="ustat"),
+        lambda z: irm_penalty_from_derivatives(
+            irm_derivatives(z, torch.arange(6) % 3, loss="ce"), estimator="ustat"
+        ),
         LOGITS,
     ),
     "derivatives callable": (
-        lambda z: irm_penalty_from_derivatives(irm_derivatives(z, None, loss=lambda z, _: (z @ z.T).diagonal())),
+        lambda z: irm_penalty_from_derivatives(
+            irm_derivatives(z, None, loss=lambda z, _: (z @ z.T).diagonal())
+        ),
         LOGITS,
     ),
-    "irm callable": (lambda z: irm_penalty(z, TARGETS, loss=lambda s, y: ((s @ s.T).sum() - y.sum()) / 6), LOGITS),
+    "irm callable": (
+        lambda z: irm_penalty(z, TARGETS, loss=lambda s, y: ((s @ s.T).sum() - y.sum()) / 6),
+        LOGITS,
+    ),
 }
 
 
@@ -112,7 +125,9 @@ def test_statistics_and_what_is_made_of_them_are_the_same_under_autocast():
         assert entry.dtype == torch.float64
         assert torch.equal(entry, expected[name])
     (gradient,) = torch.autograd.grad(value, losses)
-    assert torch.equal(gradient, torch.autograd.grad(vrex_penalty_debiased_from_statistics(expected), losses)[0])
+    assert torch.equal(
+        gradient, torch.autograd.grad(vrex_penalty_debiased_from_statistics(expected), losses)[0]
+    )
 
 
 def test_coefficients_are_the_same_under_autocast():
@@ -127,7 +142,10 @@ def test_coefficients_are_the_same_under_autocast():
 def test_a_training_step_runs_from_features_to_gradients():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoders, head = ModalityEncoders.mlp({"a": 3, "b": 2, "c": 1}, 4), nn.Linear(4, 1, bias=False)
+        encoders, head = (
+            ModalityEncoders.mlp({"a": 3, "b": 2, "c": 1}, 4),
+            nn.Linear(4, 1, bias=False),
+        )
     mask = random_mask(seeded(0), 8, 3)
     features = {
         name: poison(normal(seeded(dim), 8, dim, dtype=torch.float32), mask[:, index], NAN)
@@ -151,12 +169,17 @@ def test_simulated_masks_are_the_same_under_autocast_whatever_the_score():
     def score(rows):
         return (rows @ torch.ones(3)) * 1.0
 
-    features = {"a": normal(seeded(0), 50, 3, dtype=torch.float32), "b": normal(seeded(1), 50, 3, dtype=torch.float32)}
+    features = {
+        "a": normal(seeded(0), 50, 3, dtype=torch.float32),
+        "b": normal(seeded(1), 50, 3, dtype=torch.float32),
+    }
     mask, options = random_mask(seeded(2), 50, 2, 0.8), {"modalities": ["a", "b"], "strength": 2.0}
 
     def draw():
         own = simulate_mnar(features, mask, 0.5, score=score, generator=seeded(3), **options)
-        other = simulate_mar(features, mask, 0.5, driver="a", score=score, generator=seeded(3), **options)
+        other = simulate_mar(
+            features, mask, 0.5, driver="a", score=score, generator=seeded(3), **options
+        )
         return [own.mask, own.expected_rates, other.mask, other.expected_rates]
 
     expected = draw()
@@ -168,9 +191,16 @@ def test_simulated_masks_are_the_same_under_autocast_whatever_the_score():
 def test_encoders_of_images_keep_their_masked_cells_out_under_autocast(skip_missing):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        conv = nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    encoders, mask = ModalityEncoders({"image": conv}, skip_missing=skip_missing), random_mask(seeded(0), 6, 1)
-    image = poison(normal(seeded(1), 6, 2, 5, 5, dtype=torch.float32), mask[:, 0], NAN).requires_grad_()
+        conv = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
+    encoders, mask = (
+        ModalityEncoders({"image": conv}, skip_missing=skip_missing),
+        random_mask(seeded(0), 6, 1),
+    )
+    image = poison(
+        normal(seeded(1), 6, 2, 5, 5, dtype=torch.float32), mask[:, 0], NAN
+    ).requires_grad_()
     expected = encoders({"image": image}, mask)
     with autocast():
         z = encoders({"image": image}, mask)

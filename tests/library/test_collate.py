@@ -12,10 +12,21 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from invmod import Batch, ModalityEncoders, collate, hide_features, mask_from_features
-from tests.strategies import NAN, NUM_MODALITIES, generators, gradients, laws, normal, random_mask, seeded
+from tests.strategies import (
+    NAN,
+    NUM_MODALITIES,
+    generators,
+    gradients,
+    laws,
+    normal,
+    random_mask,
+    seeded,
+)
 
 SHAPES = st.sampled_from([(), (3,), (2, 0), (1, 4, 4), (2, 1, 3, 2)])
-DTYPES = st.sampled_from([torch.float16, torch.float32, torch.float64, torch.complex64, torch.int64, torch.uint8])
+DTYPES = st.sampled_from(
+    [torch.float16, torch.float32, torch.float64, torch.complex64, torch.int64, torch.uint8]
+)
 
 
 @laws
@@ -23,11 +34,15 @@ DTYPES = st.sampled_from([torch.float16, torch.float32, torch.float64, torch.com
 def test_a_batch_gives_the_samples_back(data, generator, num_rows, num_modalities, absent):
     names = [f"m{index}" for index in range(num_modalities)]
     shapes, dtypes = (data.draw(st.lists(s, min_size=8, max_size=8)) for s in (SHAPES, DTYPES))
-    like = {name: torch.empty(s, dtype=t) for name, s, t in zip(names, shapes, dtypes, strict=False)}
+    like = {
+        name: torch.empty(s, dtype=t) for name, s, t in zip(names, shapes, dtypes, strict=False)
+    }
     mask = random_mask(generator, num_rows, num_modalities)
     samples = []
     for n in range(num_rows):
-        sample = {name: normal(generator, *like[name].shape).abs().to(like[name].dtype) for name in names}
+        sample = {
+            name: normal(generator, *like[name].shape).abs().to(like[name].dtype) for name in names
+        }
         for name, there in zip(names, mask[n].tolist(), strict=True):
             if not there and absent:
                 del sample[name]
@@ -46,10 +61,14 @@ def test_a_batch_gives_the_samples_back(data, generator, num_rows, num_modalitie
             if mask[n, m]:
                 assert torch.equal(x[n], samples[n][name])
             else:
-                assert (x[n].isnan() if x.is_floating_point() or x.is_complex() else x[n] == 99).all()
+                assert (
+                    x[n].isnan() if x.is_floating_point() or x.is_complex() else x[n] == 99
+                ).all()
     hidden = hide_features(batch.features, mask, names, integer_fill=99)
     for name, x in batch.features.items():
-        assert torch.equal(hidden[name].nan_to_num(7.0), x.nan_to_num(7.0))  # the same rule as everywhere
+        assert torch.equal(
+            hidden[name].nan_to_num(7.0), x.nan_to_num(7.0)
+        )  # the same rule as everywhere
     if all(0 not in tensor.shape for tensor in like.values()):
         assert torch.equal(mask_from_features(batch.features, names, integer_fill=99), mask)
 
@@ -58,7 +77,10 @@ def test_a_batch_gives_the_samples_back(data, generator, num_rows, num_modalitie
 @given(generators(), st.integers(1, 6), st.permutations(["a", "b", "c"]))
 def test_the_order_of_the_modalities_is_the_one_that_is_given(generator, num_rows, order):
     mask = random_mask(generator, num_rows, 3)
-    samples = [{name: torch.tensor([n, m]) for m, name in enumerate("abc") if mask[n, m]} for n in range(num_rows)]
+    samples = [
+        {name: torch.tensor([n, m]) for m, name in enumerate("abc") if mask[n, m]}
+        for n in range(num_rows)
+    ]
     like = {name: torch.empty(2, dtype=torch.int64) for name in "abc"}
     batch = collate(samples, modalities=order, like=like)
     assert torch.equal(batch.mask, mask[:, ["abc".index(name) for name in order]])
@@ -81,7 +103,10 @@ def test_integers_have_a_fill_value_of_their_own_and_the_mask_alone_tells():
 def test_arrays_and_numbers_become_tensors_and_arrays_that_are_read_only_raise_no_warning():
     frozen = np.arange(3.0)
     frozen.flags.writeable = False
-    samples = [{"x": frozen, "y": 1.5, "z": np.float32(2)}, {"x": np.ones(3), "y": None, "z": np.float32(3)}]
+    samples = [
+        {"x": frozen, "y": 1.5, "z": np.float32(2)},
+        {"x": np.ones(3), "y": None, "z": np.float32(3)},
+    ]
     features, mask, _ = collate(samples, modalities=["x", "y", "z"])
     assert features["x"].tolist() == [[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]]
     assert features["x"].dtype == torch.float64
@@ -94,8 +119,22 @@ def test_arrays_and_numbers_become_tensors_and_arrays_that_are_read_only_raise_n
 
 def test_what_is_no_modality_is_kept_apart_and_stacked():
     samples = [
-        {"x": torch.ones(2), "target": 3, "id": "u1", "box": np.zeros(2), "weight": torch.tensor(0.5), 7: {"deep": 1}},
-        {"x": None, "target": 4, "id": "u2", "box": np.ones(2), "weight": torch.tensor(1.5), 7: {"deep": 2}},
+        {
+            "x": torch.ones(2),
+            "target": 3,
+            "id": "u1",
+            "box": np.zeros(2),
+            "weight": torch.tensor(0.5),
+            7: {"deep": 1},
+        },
+        {
+            "x": None,
+            "target": 4,
+            "id": "u2",
+            "box": np.ones(2),
+            "weight": torch.tensor(1.5),
+            7: {"deep": 2},
+        },
     ]
     _, _, extras = collate(samples, modalities=["x"])
     assert extras["target"].tolist() == [3, 4]
@@ -108,7 +147,10 @@ def test_what_is_no_modality_is_kept_apart_and_stacked():
 def test_a_modality_that_no_sample_has_gets_its_place_from_like():
     meta = torch.empty(3, 2, device="meta")
     samples = [{"y": 1}, {"y": 2}]
-    options = {"modalities": ["image", "ids"], "like": {"image": meta, "ids": torch.empty(4, dtype=torch.int32)}}
+    options = {
+        "modalities": ["image", "ids"],
+        "like": {"image": meta, "ids": torch.empty(4, dtype=torch.int32)},
+    }
     features, mask, extras = collate(samples, **options)
     assert features["image"].shape == (2, 3, 2)
     assert features["image"].isnan().all()
@@ -146,7 +188,9 @@ COLLATE = partial(
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_data_loader_takes_it_with_and_without_workers(num_workers):
-    loader = DataLoader(SAMPLES, batch_size=1 + 2 * (num_workers > 0), collate_fn=COLLATE, num_workers=num_workers)
+    loader = DataLoader(
+        SAMPLES, batch_size=1 + 2 * (num_workers > 0), collate_fn=COLLATE, num_workers=num_workers
+    )
     rows = 0
     for batch in loader:
         assert isinstance(batch, Batch)
@@ -175,7 +219,9 @@ def test_a_batch_of_images_and_words_goes_through_encoders():
         def forward(self, ids):
             return self.table(ids).mean(dim=1)
 
-    conv = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    conv = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
     encoders = ModalityEncoders({"words": Words(), "image": conv})
     features, mask, _ = COLLATE(SAMPLES)
     z = encoders(features, mask)
@@ -229,22 +275,42 @@ T = torch.ones
             TypeError,
             "'a' of sample 1 must be a tensor, a NumPy array, a number or None",
         ),
-        ([{"a": T(1)}, {"a": "x"}], {}, TypeError, "'a' of sample 1 must be a tensor, a NumPy array, a number or"),
-        ([{"a": np.array(["x"])}], {}, TypeError, "'a' of sample 0 cannot be made a tensor: can't convert"),
+        (
+            [{"a": T(1)}, {"a": "x"}],
+            {},
+            TypeError,
+            "'a' of sample 1 must be a tensor, a NumPy array, a number or",
+        ),
+        (
+            [{"a": np.array(["x"])}],
+            {},
+            TypeError,
+            "'a' of sample 0 cannot be made a tensor: can't convert",
+        ),
         (
             [{"a": T(2)}, {"a": torch.tensor([1.0, NAN])}],
             {},
             ValueError,
             "modality 'a' has NaN in part of a row, first in",
         ),
-        ([{}, {"a": torch.tensor([1.0, np.inf])}], {}, ValueError, "modality 'a' has an infinity, first in row 1."),
+        (
+            [{}, {"a": torch.tensor([1.0, np.inf])}],
+            {},
+            ValueError,
+            "modality 'a' has an infinity, first in row 1.",
+        ),
         (
             [{"a": T(1), "y": 1}, {"a": T(1)}],
             {},
             KeyError,
             "sample 1 lacks 'y', which is no modality and which another",
         ),
-        ([{"a": T(1), "y": None}, {"a": T(1), "y": 1}], {}, KeyError, "sample 0 lacks 'y', which is no modality"),
+        (
+            [{"a": T(1), "y": None}, {"a": T(1), "y": 1}],
+            {},
+            KeyError,
+            "sample 0 lacks 'y', which is no modality",
+        ),
         (
             [{"a": T(1), "y": T(2)}, {"a": T(1), "y": T(3)}],
             {},
@@ -257,12 +323,42 @@ T = torch.ones
             TypeError,
             "the values of 'y' cannot be put together: default_collate: batch",
         ),
-        ([{"a": T(1), "y": [1]}, {"a": T(1), "y": [1, 2]}], {}, TypeError, "the values of 'y' cannot be put together"),
-        ([{"a": T(1)}], {"like": {"b": T(1)}}, KeyError, "`like` has modalities ['b'] that are not among ('a',)."),
-        ([{"a": T(1)}], {"like": {"a": (1,)}}, TypeError, "`like` must map 'a' to a tensor, got tuple."),
-        ([{"a": T(1)}], {"integer_fill": {"b": 1}}, KeyError, "`integer_fill` has modalities ['b'] that are not among"),
-        ([{"a": T(1)}], {"integer_fill": 0.5}, TypeError, "`integer_fill` must be an int or name -> int, got 0.5."),
-        ([{"a": T(1).byte()}], {"integer_fill": -1}, ValueError, "`integer_fill` must lie in [0, 255] for torch.uint8"),
+        (
+            [{"a": T(1), "y": [1]}, {"a": T(1), "y": [1, 2]}],
+            {},
+            TypeError,
+            "the values of 'y' cannot be put together",
+        ),
+        (
+            [{"a": T(1)}],
+            {"like": {"b": T(1)}},
+            KeyError,
+            "`like` has modalities ['b'] that are not among ('a',).",
+        ),
+        (
+            [{"a": T(1)}],
+            {"like": {"a": (1,)}},
+            TypeError,
+            "`like` must map 'a' to a tensor, got tuple.",
+        ),
+        (
+            [{"a": T(1)}],
+            {"integer_fill": {"b": 1}},
+            KeyError,
+            "`integer_fill` has modalities ['b'] that are not among",
+        ),
+        (
+            [{"a": T(1)}],
+            {"integer_fill": 0.5},
+            TypeError,
+            "`integer_fill` must be an int or name -> int, got 0.5.",
+        ),
+        (
+            [{"a": T(1).byte()}],
+            {"integer_fill": -1},
+            ValueError,
+            "`integer_fill` must lie in [0, 255] for torch.uint8",
+        ),
         (
             [{"a": T(1)}],
             {"modalities": "a"},

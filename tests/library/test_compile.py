@@ -35,7 +35,10 @@ MASK = random_mask(seeded(2), 5, 3)
 RISKS = normal(seeded(3), 4, dtype=torch.float32)
 LOGITS = normal(seeded(4), 6, dtype=torch.float32)
 TARGETS = (LOGITS > 0.3).float()
-GATES, ATTENTION = invmod.GatedFusion(3, 4), invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5))
+GATES, ATTENTION = (
+    invmod.GatedFusion(3, 4),
+    invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5)),
+)
 for parameter in (GATES.weight, ATTENTION.query):
     nn.init.normal_(parameter, generator=seeded(6))
 
@@ -46,7 +49,9 @@ def vrex_objective(risks: Tensor) -> Tensor:
 
 def statistics(losses: Tensor, **options) -> dict[str, Tensor]:
     env = torch.tensor([0, 1, 0, 1, 0, 1])
-    return environment_statistics(losses, env, num_envs=2, derivatives=losses * 2, mask=losses > -9, **options)
+    return environment_statistics(
+        losses, env, num_envs=2, derivatives=losses * 2, mask=losses > -9, **options
+    )
 
 
 CASES = {
@@ -63,16 +68,26 @@ CASES = {
         lambda z: irm_penalty_from_derivatives(irm_derivatives_bpr(z), estimator="split"),
         (LOGITS,),
     ),
-    "risks of statistics": (lambda x: vrex_objective(risks_from_statistics(statistics(x))), (LOGITS,)),
+    "risks of statistics": (
+        lambda x: vrex_objective(risks_from_statistics(statistics(x))),
+        (LOGITS,),
+    ),
     "irm of statistics": (
-        lambda x: irm_penalty_from_statistics(statistics(x, weights=TARGETS + 1), estimator="ustat"),
+        lambda x: irm_penalty_from_statistics(
+            statistics(x, weights=TARGETS + 1), estimator="ustat"
+        ),
         (LOGITS,),
     ),
     "split of statistics": (
-        lambda x: irm_penalty_from_statistics(statistics(x, halves=torch.arange(6) < 3), estimator="split"),
+        lambda x: irm_penalty_from_statistics(
+            statistics(x, halves=torch.arange(6) < 3), estimator="split"
+        ),
         (LOGITS,),
     ),
-    "debiased of statistics": (lambda x: vrex_penalty_debiased_from_statistics(statistics(x)), (LOGITS,)),
+    "debiased of statistics": (
+        lambda x: vrex_penalty_debiased_from_statistics(statistics(x)),
+        (LOGITS,),
+    ),
     "debiased of paired statistics": (
         lambda x: vrex_penalty_debiased_from_statistics(environment_statistics(x, paired=True)),
         (LOGITS.reshape(2, 3),),
@@ -80,23 +95,47 @@ CASES = {
     "fuse": (fuse, (Z, WEIGHTS)),
     "fuse scores": (fuse, (Z[..., 0], WEIGHTS)),
     "fuse with a mask": (lambda z, w: fuse(z, w, MASK), (poison(Z, MASK, NAN), WEIGHTS)),
-    "fuse with a mask where nothing is available": (lambda z, w: fuse(z, w, torch.zeros_like(MASK)), (Z, WEIGHTS)),
+    "fuse with a mask where nothing is available": (
+        lambda z, w: fuse(z, w, torch.zeros_like(MASK)),
+        (Z, WEIGHTS),
+    ),
     "align none": (lambda z: pairwise_alignment_loss(z, MASK, reduction="none"), (Z,)),
     "align sum": (lambda z: pairwise_alignment_loss(z, MASK, reduction="sum"), (Z,)),
     "align item_mean": (lambda z: pairwise_alignment_loss(z, MASK, reduction="item_mean"), (Z,)),
     "align mean": (lambda z: pairwise_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
     "align without a mask": (pairwise_alignment_loss, (Z,)),
-    "align element_mean": (lambda z: pairwise_alignment_loss(z, MASK, reduction="element_mean"), (Z,)),
-    "align with weights": (lambda z: pairwise_alignment_loss(z, MASK, weights=torch.arange(5) / 4), (Z,)),
-    "align to an anchor": (lambda z: pairwise_alignment_loss(z, MASK, anchor=1, stop_gradient=True), (Z,)),
+    "align element_mean": (
+        lambda z: pairwise_alignment_loss(z, MASK, reduction="element_mean"),
+        (Z,),
+    ),
+    "align with weights": (
+        lambda z: pairwise_alignment_loss(z, MASK, weights=torch.arange(5) / 4),
+        (Z,),
+    ),
+    "align to an anchor": (
+        lambda z: pairwise_alignment_loss(z, MASK, anchor=1, stop_gradient=True),
+        (Z,),
+    ),
     "align angles": (lambda z: invmod.cosine_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
-    "align by contrast": (lambda z: invmod.infonce_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
-    "align covariances": (lambda z: invmod.coral_alignment_loss(z, MASK, means=True), (poison(Z, MASK, NAN),)),
-    "fuse own weights": (lambda z, w: fuse(z, w, MASK), (poison(Z, MASK, NAN), WEIGHTS.expand(5, 4, 3))),
+    "align by contrast": (
+        lambda z: invmod.infonce_alignment_loss(z, MASK),
+        (poison(Z, MASK, NAN),),
+    ),
+    "align covariances": (
+        lambda z: invmod.coral_alignment_loss(z, MASK, means=True),
+        (poison(Z, MASK, NAN),),
+    ),
+    "fuse own weights": (
+        lambda z, w: fuse(z, w, MASK),
+        (poison(Z, MASK, NAN), WEIGHTS.expand(5, 4, 3)),
+    ),
     "fuse by mean": (lambda z: invmod.masked_mean(z, MASK), (poison(Z, MASK, NAN),)),
     "fuse by gates": (lambda z: GATES(z, MASK), (poison(Z, MASK, NAN),)),
     "fuse by attention": (lambda z: ATTENTION(z, MASK), (poison(Z, MASK, NAN),)),
-    "fuse experts": (lambda z: invmod.product_of_experts(z, -z, MASK).mean, (poison(Z, MASK, NAN),)),
+    "fuse experts": (
+        lambda z: invmod.product_of_experts(z, -z, MASK).mean,
+        (poison(Z, MASK, NAN),),
+    ),
     "vrex": (vrex_penalty, (RISKS,)),
     "vrex unbiased": (lambda risks: vrex_penalty(risks, correction=1), (RISKS,)),
     "objective": (vrex_objective, (RISKS,)),
@@ -146,12 +185,20 @@ def test_group_dro_updates_its_state_when_compiled():
 
 @pytest.mark.parametrize("flaw", ["index", "weight", "absent", "one sample"])
 def test_compiled_statistics_that_cannot_raise_make_nan(flaw):
-    env = torch.tensor({"index": [0, 1, 2], "weight": [0, 0, 1], "absent": [0, 0, 0], "one sample": [0, 0, 1]}[flaw])
+    env = torch.tensor(
+        {"index": [0, 1, 2], "weight": [0, 0, 1], "absent": [0, 0, 0], "one sample": [0, 0, 1]}[
+            flaw
+        ]
+    )
     weights = torch.tensor([1.0, -1.0, 1.0]) if flaw == "weight" else None
 
     def function(x):
         s = environment_statistics(x, env, num_envs=2, derivatives=x, weights=weights)
-        return irm_penalty_from_statistics(s) if flaw == "one sample" else risks_from_statistics(s).sum()
+        return (
+            irm_penalty_from_statistics(s)
+            if flaw == "one sample"
+            else risks_from_statistics(s).sum()
+        )
 
     assert torch.compile(function, fullgraph=True, backend="aot_eager")(RISKS[:3]).isnan()
 
@@ -184,12 +231,19 @@ class Words(nn.Module):
 
 def test_encoders_of_images_and_words_compile_with_nan_and_ids_out_of_range_in_masked_cells():
     conv = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    encoders, mask = ModalityEncoders({"image": conv, "words": Words()}), random_mask(seeded(0), 6, 2)
-    image = poison(normal(seeded(1), 6, 2, 5, 5, dtype=torch.float32), mask[:, 0], NAN).requires_grad_()
+    encoders, mask = (
+        ModalityEncoders({"image": conv, "words": Words()}),
+        random_mask(seeded(0), 6, 2),
+    )
+    image = poison(
+        normal(seeded(1), 6, 2, 5, 5, dtype=torch.float32), mask[:, 0], NAN
+    ).requires_grad_()
     ids = poison(torch.arange(30).reshape(6, 5) % 9, mask[:, 1], -7)
     inputs = [image, *encoders.parameters()]
     expected = encoders({"image": image, "words": ids}, mask)
-    got = torch.compile(encoders, fullgraph=True, backend="aot_eager")({"image": image, "words": ids}, mask)
+    got = torch.compile(encoders, fullgraph=True, backend="aot_eager")(
+        {"image": image, "words": ids}, mask
+    )
     torch.testing.assert_close(got, expected)
     for g, e in zip(gradients(got, *inputs), gradients(expected, *inputs), strict=True):
         torch.testing.assert_close(g, e)

@@ -40,7 +40,9 @@ from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU: torch.cuda.is_available() is False"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="there is no GPU: torch.cuda.is_available() is False"
+    ),
 ]
 
 Z = normal(seeded(0), 50, 3, 16)
@@ -72,7 +74,11 @@ CASES = {
     "align by contrast": (invmod.infonce_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
     "align covariances": (invmod.coral_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
     "fuse by mean": (invmod.masked_mean, (poison(Z, MASK, NAN),), (MASK,)),
-    "fuse experts": (lambda z, a: invmod.product_of_experts(z, -z, a).mean, (poison(Z, MASK, NAN),), (MASK,)),
+    "fuse experts": (
+        lambda z, a: invmod.product_of_experts(z, -z, a).mean,
+        (poison(Z, MASK, NAN),),
+        (MASK,),
+    ),
     "vrex": (vrex_penalty, (RISKS,), ()),
     "objective": (objective, (RISKS,), ()),
     "irm bce": (irm_penalty, (LOGITS,), (TARGETS,)),
@@ -96,7 +102,9 @@ def test_values_and_gradients_are_those_of_the_cpu(case):
     assert got.is_cuda
     torch.testing.assert_close(got.cpu(), expected)
     scale = torch.linspace(0.5, 2.0, got.numel(), dtype=got.dtype, device="cuda").reshape(got.shape)
-    for g, e in zip(torch.autograd.grad((got * scale).sum(), there), gradients(expected, *here), strict=True):
+    for g, e in zip(
+        torch.autograd.grad((got * scale).sum(), there), gradients(expected, *here), strict=True
+    ):
         torch.testing.assert_close(g.cpu(), e)
 
 
@@ -145,7 +153,9 @@ def test_group_dro_keeps_its_state_on_the_device():
 @pytest.mark.parametrize("paired", [False, True])
 def test_statistics_and_their_coefficients_come_out_on_the_device(paired):
     def results(losses):
-        s = environment_statistics(losses, paired=paired, weights=losses.new_ones(losses.shape[1:]) / 2)
+        s = environment_statistics(
+            losses, paired=paired, weights=losses.new_ones(losses.shape[1:]) / 2
+        )
         return s, *statistics_coefficients(s, vrex_penalty_debiased_from_statistics)
 
     statistics, value, coefficients = results(LOGITS.cuda())
@@ -192,7 +202,10 @@ def test_masks_are_simulated_alike_on_both_devices():
 @pytest.mark.parametrize("imputer", [ZeroImputer, MeanImputer])
 def test_features_are_masked_imputed_and_encoded_on_the_device(imputer):
     names, mask = ("a", "b", "c"), MASK.cuda()
-    features = {name: poison(normal(seeded(index), 50, 4), MASK[:, index], NAN) for index, name in enumerate(names)}
+    features = {
+        name: poison(normal(seeded(index), 50, 4), MASK[:, index], NAN)
+        for index, name in enumerate(names)
+    }
     on_device = {name: x.cuda() for name, x in features.items()}
     assert torch.equal(mask_from_features(on_device, names), mask)
     assert mask_from_features({"a": None, "b": on_device["b"]}, names).is_cuda
@@ -211,7 +224,10 @@ def test_features_are_masked_imputed_and_encoded_on_the_device(imputer):
 
 def test_chance_hides_the_same_cells_on_both_devices():
     names = ("a", "b", "c")
-    features = {name: poison(normal(seeded(index), 50, 4), MASK[:, index], NAN) for index, name in enumerate(names)}
+    features = {
+        name: poison(normal(seeded(index), 50, 4), MASK[:, index], NAN)
+        for index, name in enumerate(names)
+    }
     there = {name: x.cuda() for name, x in features.items()}
     options = {"modalities": names, "strength": 1.5}
     for simulate in (
@@ -220,7 +236,10 @@ def test_chance_hides_the_same_cells_on_both_devices():
         lambda x, mask, g: simulate_mar(x, mask, 0.5, driver="a", generator=g, **options),
         lambda x, mask, g: simulate_mnar(x, mask, 0.5, generator=g, **options),
     ):
-        here, on_device = simulate(features, MASK, seeded(0)), simulate(there, MASK.cuda(), seeded(0))
+        here, on_device = (
+            simulate(features, MASK, seeded(0)),
+            simulate(there, MASK.cuda(), seeded(0)),
+        )
         assert on_device.mask.is_cuda
         assert torch.equal(on_device.mask.cpu(), here.mask)
         torch.testing.assert_close(on_device.expected_rates.cpu(), here.expected_rates)
@@ -239,13 +258,22 @@ def test_images_and_words_are_collated_hidden_and_encoded_on_the_device(skip_mis
         def forward(self, ids):
             return self.table(ids).mean(dim=1)
 
-    conv = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    encoders = ModalityEncoders({"image": conv, "words": Words()}, skip_missing=skip_missing).double()
-    samples = [{"image": normal(seeded(n), 1, 5, 5)} | ({"words": torch.arange(4)} if n % 2 else {}) for n in range(6)]
+    conv = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    encoders = ModalityEncoders(
+        {"image": conv, "words": Words()}, skip_missing=skip_missing
+    ).double()
+    samples = [
+        {"image": normal(seeded(n), 1, 5, 5)} | ({"words": torch.arange(4)} if n % 2 else {})
+        for n in range(6)
+    ]
     features, mask, _ = collate(samples, modalities=encoders.modalities)
     mask = simulate_mcar(mask, 0.3, generator=seeded(0)).mask
     expected = encoders(features, mask)
-    moved = hide_features({name: x.cuda() for name, x in features.items()}, mask.cuda(), encoders.modalities)
+    moved = hide_features(
+        {name: x.cuda() for name, x in features.items()}, mask.cuda(), encoders.modalities
+    )
     z = encoders.cuda()(moved, mask.cuda())
     assert z.is_cuda
     torch.testing.assert_close(z.cpu(), expected)
@@ -267,14 +295,20 @@ def test_learned_fusion(make):
 
 
 def test_environments_land_on_the_device_asked_for_with_the_numbers_of_the_cpu():
-    for envs in (invmod.DirichletEnvs(3), invmod.RandomSubsetEnvs(3, num_envs=4), invmod.OneHotEnvs(3)):
+    for envs in (
+        invmod.DirichletEnvs(3),
+        invmod.RandomSubsetEnvs(3, num_envs=4),
+        invmod.OneHotEnvs(3),
+    ):
         got = envs.sample((5,), generator=seeded(0), device="cuda")
         assert got.is_cuda
         torch.testing.assert_close(got.cpu(), envs.sample((5,), generator=seeded(0)))
     mask = MASK.cuda()
     masks = invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=mask, generator=seeded(0))
     assert masks.is_cuda
-    assert torch.equal(masks.cpu(), invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=MASK, generator=seeded(0)))
+    assert torch.equal(
+        masks.cpu(), invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=MASK, generator=seeded(0))
+    )
 
 
 @pytest.mark.parametrize(

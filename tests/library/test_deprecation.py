@@ -9,7 +9,9 @@ import pytest
 
 from invmod._deprecation import warn_renamed
 
-MESSAGE = r"^`old_room\.old` is now `old_room\.new`\. The old name will be removed in invmod 0\.3\.$"
+MESSAGE = (
+    r"^`old_room\.old` is now `old_room\.new`\. The old name will be removed in invmod 0\.3\.$"
+)
 
 
 def lines(caught):

@@ -18,8 +18,12 @@ def test_examples_of(name):
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("name", sorted({name.split(".")[1] for name in MODULES[1:] if "._" not in name}))
+@pytest.mark.parametrize(
+    "name", sorted({name.split(".")[1] for name in MODULES[1:] if "._" not in name})
+)
 def test_every_room_has_examples(name):
     inside = [module for module in MODULES if f"{module}.".startswith(f"invmod.{name}.")]
     finder = doctest.DocTestFinder()
-    assert any(test.examples for module in inside for test in finder.find(importlib.import_module(module)))
+    assert any(
+        test.examples for module in inside for test in finder.find(importlib.import_module(module))
+    )

@@ -10,9 +10,30 @@ from torch import nn
 
 from invmod import ModalityEncoders
 from invmod.testing import assert_mask_honoured
-from tests.strategies import NAN, NUM_MODALITIES, NUM_ROWS, generators, laws, normal, random_mask, seeded
+from tests.strategies import (
+    NAN,
+    NUM_MODALITIES,
+    NUM_ROWS,
+    generators,
+    laws,
+    normal,
+    random_mask,
+    seeded,
+)
 
-AWKWARD = ["type", "keys", "values", "pop", "a.b", "audio.v2", "", "embedding_dim", "forward", "wörter", "0"]
+AWKWARD = [
+    "type",
+    "keys",
+    "values",
+    "pop",
+    "a.b",
+    "audio.v2",
+    "",
+    "embedding_dim",
+    "forward",
+    "wörter",
+    "0",
+]
 
 
 def draw(generator, dims, num_rows, embedding_dim=3):
@@ -22,7 +43,14 @@ def draw(generator, dims, num_rows, embedding_dim=3):
 
 
 @laws
-@given(st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(max_size=5)), min_size=1, max_size=6, unique=True))
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(AWKWARD), st.text(max_size=5)),
+        min_size=1,
+        max_size=6,
+        unique=True,
+    )
+)
 def test_any_string_is_a_name(names):
     dims = {name: index + 1 for index, name in enumerate(names)}
     encoders = ModalityEncoders.linear(dims, 2)
@@ -36,7 +64,9 @@ def test_any_string_is_a_name(names):
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.booleans())
-def test_z_stacks_what_the_modules_say_and_is_zero_where_masked(generator, num_rows, num_modalities, masked):
+def test_z_stacks_what_the_modules_say_and_is_zero_where_masked(
+    generator, num_rows, num_modalities, masked
+):
     dims = {f"m{index}": index + 1 for index in range(num_modalities)}
     encoders, features = draw(generator, dims, num_rows)
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
@@ -67,7 +97,9 @@ def test_a_mapping_is_a_mask_whatever_its_order(generator, num_rows, order):
     mask = random_mask(generator, num_rows, 3)
     columns = dict(zip(encoders.modalities, mask.unbind(1), strict=True))
     shuffled = {name: columns[name] for name in order}
-    assert torch.equal(encoders({name: features[name] for name in order}, shuffled), encoders(features, mask))
+    assert torch.equal(
+        encoders({name: features[name] for name in order}, shuffled), encoders(features, mask)
+    )
 
 
 def test_the_builders_make_what_they_say():
@@ -81,7 +113,9 @@ def test_the_builders_make_what_they_say():
     assert mlp({"a": torch.zeros(2, 4)}).shape == (2, 1, 3)
     shallow = ModalityEncoders.mlp({"a": 4}, 3, hidden_dims=())
     assert [type(module) for module in shallow.encoders[0]] == [nn.Linear]
-    assert not any(isinstance(module, nn.Dropout) for module in ModalityEncoders.mlp({"a": 4}, 3).modules())
+    assert not any(
+        isinstance(module, nn.Dropout) for module in ModalityEncoders.mlp({"a": 4}, 3).modules()
+    )
 
 
 def test_modules_of_ones_own_may_take_features_of_any_shape():
@@ -96,7 +130,10 @@ def test_modules_of_ones_own_may_take_features_of_any_shape():
     z = encoders(features, mask)
     assert torch.equal(z[:, 0], torch.zeros(3, 2))
     assert torch.equal(
-        z[:, 1], torch.stack([encoders.encoders[1].weight[4], torch.zeros(2), encoders.encoders[1].weight[0]])
+        z[:, 1],
+        torch.stack(
+            [encoders.encoders[1].weight[4], torch.zeros(2), encoders.encoders[1].weight[0]]
+        ),
     )
 
 
@@ -128,13 +165,19 @@ def draw_images_and_words(generator, num_rows, *, skip_missing):
     """Encoders, features with NaN or an id out of range in masked cells, and the mask."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        conv = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        conv = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
         modules = {"image": Seen(conv.double()), "words": Seen(Words().double())}
     mask = random_mask(generator, num_rows, 2)
     ids = torch.randint(1, 9, (num_rows, 5), generator=generator)
     image = normal(generator, num_rows, 2, 5, 5)
     image[~mask[:, 0]], ids[~mask[:, 1]] = NAN, -7
-    return ModalityEncoders(modules, skip_missing=skip_missing), {"image": image.requires_grad_(), "words": ids}, mask
+    return (
+        ModalityEncoders(modules, skip_missing=skip_missing),
+        {"image": image.requires_grad_(), "words": ids},
+        mask,
+    )
 
 
 class Words(nn.Module):
@@ -166,13 +209,17 @@ def test_neither_nan_nor_an_id_out_of_range_reaches_a_module_and_no_gradient_lea
             assert (came[~there] == 0).all()
         expected = encoder.module(features[name][there])
         torch.testing.assert_close(z[there, m], expected)
-    gradient, *parameters = torch.autograd.grad(z.square().sum(), [features["image"], *encoders.parameters()])
+    gradient, *parameters = torch.autograd.grad(
+        z.square().sum(), [features["image"], *encoders.parameters()]
+    )
     assert (gradient[~mask[:, 0]] == 0).all()
     assert all(g.isfinite().all() for g in parameters)
     alone = encoders.encoders[1].module(features["words"][mask[:, 1]]).square().sum()
     table = encoders.encoders[1].module.table.weight
     expected = torch.autograd.grad(alone, table)[0]
-    torch.testing.assert_close(torch.autograd.grad(encoders(features, mask)[:, 1].square().sum(), table)[0], expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(encoders(features, mask)[:, 1].square().sum(), table)[0], expected
+    )
 
 
 def test_a_module_that_is_not_finite_on_zeros_needs_missing_rows_left_out():
@@ -188,13 +235,20 @@ def test_a_module_that_is_not_finite_on_zeros_needs_missing_rows_left_out():
 
 
 @pytest.mark.parametrize("skip_missing", [False, True])
-def test_batch_statistics_are_those_of_the_available_rows_where_missing_ones_are_left_out(skip_missing):
+def test_batch_statistics_are_those_of_the_available_rows_where_missing_ones_are_left_out(
+    skip_missing,
+):
     x, mask = normal(seeded(0), 8, 2), torch.tensor([True, False] * 4)[:, None]
-    encoders = ModalityEncoders({"a": nn.BatchNorm1d(2, dtype=torch.float64)}, skip_missing=skip_missing)
+    encoders = ModalityEncoders(
+        {"a": nn.BatchNorm1d(2, dtype=torch.float64)}, skip_missing=skip_missing
+    )
     z = encoders({"a": x}, mask)
     available = nn.BatchNorm1d(2, dtype=torch.float64)(x[mask[:, 0]])
     assert torch.allclose(z[mask[:, 0], 0], available) == skip_missing
-    assert torch.allclose(encoders.encoders[0].running_mean, 0.1 * x[mask[:, 0]].mean(dim=0)) == skip_missing
+    assert (
+        torch.allclose(encoders.encoders[0].running_mean, 0.1 * x[mask[:, 0]].mean(dim=0))
+        == skip_missing
+    )
 
 
 def test_leaving_out_changes_no_number_of_modules_that_see_rows_one_by_one():
@@ -215,23 +269,73 @@ GOOD = {"text": torch.zeros(3, 4), "image": torch.zeros(3, 6)}
     ("features", "mask", "error", "message"),
     [
         ({**GOOD, "audio": torch.zeros(3, 1)}, None, KeyError, "unknown: ['audio'], absent: []"),
-        ({"text": GOOD["text"]}, None, KeyError, "unknown: [], absent: ['image']. Impute an absent modality first"),
-        ({**GOOD, "image": None}, None, TypeError, "the feature of 'image' must be a tensor, got NoneType."),
-        ({**GOOD, "image": torch.tensor(1.0)}, None, ValueError, "the feature of 'image' must have shape (N, ...)"),
+        (
+            {"text": GOOD["text"]},
+            None,
+            KeyError,
+            "unknown: [], absent: ['image']. Impute an absent modality first",
+        ),
+        (
+            {**GOOD, "image": None},
+            None,
+            TypeError,
+            "the feature of 'image' must be a tensor, got NoneType.",
+        ),
+        (
+            {**GOOD, "image": torch.tensor(1.0)},
+            None,
+            ValueError,
+            "the feature of 'image' must have shape (N, ...)",
+        ),
         (
             {**GOOD, "image": torch.zeros(3, 5)},
             None,
             ValueError,
             "feature of 'image' must have shape (N, 6), got (3, 5).",
         ),
-        ({**GOOD, "image": torch.zeros(3)}, None, ValueError, "feature of 'image' must have shape (N, 6), got (3,)."),
-        ({**GOOD, "image": torch.zeros(2, 6)}, None, ValueError, "numbers of rows, got {'text': 3, 'image': 2}."),
-        (GOOD, torch.ones(3, 2), TypeError, "`mask` must have dtype torch.bool, got torch.float32."),
-        (GOOD, torch.ones(2, 3).bool(), ValueError, "`mask` must have shape (N, M) = (3, 2), got (2, 3)."),
+        (
+            {**GOOD, "image": torch.zeros(3)},
+            None,
+            ValueError,
+            "feature of 'image' must have shape (N, 6), got (3,).",
+        ),
+        (
+            {**GOOD, "image": torch.zeros(2, 6)},
+            None,
+            ValueError,
+            "numbers of rows, got {'text': 3, 'image': 2}.",
+        ),
+        (
+            GOOD,
+            torch.ones(3, 2),
+            TypeError,
+            "`mask` must have dtype torch.bool, got torch.float32.",
+        ),
+        (
+            GOOD,
+            torch.ones(2, 3).bool(),
+            ValueError,
+            "`mask` must have shape (N, M) = (3, 2), got (2, 3).",
+        ),
         (GOOD, {"text": torch.ones(3).bool()}, KeyError, "unknown: [], absent: ['image']"),
-        (GOOD, dict.fromkeys(["text", "image", "x"], torch.ones(3).bool()), KeyError, "unknown: ['x'], absent: []"),
-        (GOOD, {"text": torch.ones(3), "image": torch.ones(3).bool()}, TypeError, "modality 'text': `mask` must have"),
-        (GOOD, {"text": [True], "image": [True]}, TypeError, "modality 'text': `mask` must be a tensor, got list."),
+        (
+            GOOD,
+            dict.fromkeys(["text", "image", "x"], torch.ones(3).bool()),
+            KeyError,
+            "unknown: ['x'], absent: []",
+        ),
+        (
+            GOOD,
+            {"text": torch.ones(3), "image": torch.ones(3).bool()},
+            TypeError,
+            "modality 'text': `mask` must have",
+        ),
+        (
+            GOOD,
+            {"text": [True], "image": [True]},
+            TypeError,
+            "modality 'text': `mask` must be a tensor, got list.",
+        ),
         (
             GOOD,
             {"text": torch.ones(3).bool(), "image": torch.ones(2).bool()},
@@ -267,7 +371,8 @@ class Strange(Exception):
 
 
 @pytest.mark.parametrize(
-    ("raised", "caught"), [(ValueError("too hot"), ValueError), (Strange("too", "hot"), RuntimeError)]
+    ("raised", "caught"),
+    [(ValueError("too hot"), ValueError), (Strange("too", "hot"), RuntimeError)],
 )
 def test_a_modules_own_error_is_raised_again_with_the_name(raised, caught):
     encoders = ModalityEncoders({"audio.v2": Raises(raised)})
@@ -287,7 +392,10 @@ def test_a_wrong_width_in_a_module_of_ones_own_names_the_modality():
     ("modules", "message"),
     [
         ({"a": nn.Flatten(0)}, "the module of 'a' must return (N, D) with N = 3, got (6,)."),
-        ({"a": nn.Identity(), "b": nn.Linear(2, 5)}, "must return the same width D, got {'a': 2, 'b': 5}."),
+        (
+            {"a": nn.Identity(), "b": nn.Linear(2, 5)},
+            "must return the same width D, got {'a': 2, 'b': 5}.",
+        ),
     ],
 )
 def test_modules_must_return_rows_of_one_width(modules, message):
@@ -300,10 +408,26 @@ def test_modules_must_return_rows_of_one_width(modules, message):
     ("build", "error", "message"),
     [
         (lambda: ModalityEncoders({}), ValueError, "must name at least one modality, got none."),
-        (lambda: ModalityEncoders({1: nn.Identity()}), TypeError, "modality names must be strings, got 1."),
-        (lambda: ModalityEncoders({"a": 3}), TypeError, "the encoder of 'a' must be an nn.Module, got int."),
-        (lambda: ModalityEncoders.linear({"a": 0}, 3), ValueError, "the dimension of 'a' must be at least 1, got 0."),
-        (lambda: ModalityEncoders.linear({"a": 2}, 0), ValueError, "of 'embedding_dim' must be at least 1, got 0."),
+        (
+            lambda: ModalityEncoders({1: nn.Identity()}),
+            TypeError,
+            "modality names must be strings, got 1.",
+        ),
+        (
+            lambda: ModalityEncoders({"a": 3}),
+            TypeError,
+            "the encoder of 'a' must be an nn.Module, got int.",
+        ),
+        (
+            lambda: ModalityEncoders.linear({"a": 0}, 3),
+            ValueError,
+            "the dimension of 'a' must be at least 1, got 0.",
+        ),
+        (
+            lambda: ModalityEncoders.linear({"a": 2}, 0),
+            ValueError,
+            "of 'embedding_dim' must be at least 1, got 0.",
+        ),
         (
             lambda: ModalityEncoders.mlp({"a": 2}, 3, hidden_dims=(0,)),
             ValueError,
@@ -321,7 +445,11 @@ def test_a_subclass_builds_itself():
         pass
 
     assert type(Mine.linear({"a": 1}, 1)) is Mine
-    assert Mine.linear({"a": 1}, 1)({"a": normal(seeded(0), 2, 1, dtype=torch.float32)}).shape == (2, 1, 1)
+    assert Mine.linear({"a": 1}, 1)({"a": normal(seeded(0), 2, 1, dtype=torch.float32)}).shape == (
+        2,
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("build", [ModalityEncoders.linear, ModalityEncoders.mlp])
@@ -334,6 +462,8 @@ def test_a_subclass_builds_itself():
         ({"text": -3}, 2, ValueError, "the dimension of 'text' must be at least 1, got -3."),
     ],
 )
-def test_a_dimension_that_does_not_fit_is_named_with_what_came(build, dims, embedding_dim, error, message):
+def test_a_dimension_that_does_not_fit_is_named_with_what_came(
+    build, dims, embedding_dim, error, message
+):
     with pytest.raises(error, match=re.escape(f"ModalityEncoders: {message}")):
         build(dims, embedding_dim)

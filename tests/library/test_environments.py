@@ -22,8 +22,12 @@ DTYPES = st.sampled_from([torch.float32, torch.float64])
 
 @laws
 @given(generators(), st.integers(1, 64), ALPHAS, st.integers(1, 3), st.booleans(), DTYPES)
-def test_rows_lie_on_the_simplex(generator, num_modalities, alpha, num_draws, include_uniform, dtype):
-    envs = CyclicMixupEnvs(num_modalities, alpha, num_draws=num_draws, include_uniform=include_uniform)
+def test_rows_lie_on_the_simplex(
+    generator, num_modalities, alpha, num_draws, include_uniform, dtype
+):
+    envs = CyclicMixupEnvs(
+        num_modalities, alpha, num_draws=num_draws, include_uniform=include_uniform
+    )
     weights = envs.sample((4, 2), generator=generator, dtype=dtype)
     assert weights.dtype == dtype
     assert weights.shape == (4, 2, envs.num_envs, num_modalities)
@@ -36,7 +40,9 @@ def test_rows_lie_on_the_simplex(generator, num_modalities, alpha, num_draws, in
 @pytest.mark.parametrize("num_modalities", [1, 2, 3, 64])
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.01, 1e6])
 def test_many_draws_at_the_ends_of_alpha_are_never_nan(alpha, num_modalities, dtype):
-    weights = CyclicMixupEnvs(num_modalities, alpha).sample((500,), generator=seeded(1), dtype=dtype)
+    weights = CyclicMixupEnvs(num_modalities, alpha).sample(
+        (500,), generator=seeded(1), dtype=dtype
+    )
     assert_on_simplex(weights)
 
 
@@ -44,14 +50,18 @@ def test_many_draws_at_the_ends_of_alpha_are_never_nan(alpha, num_modalities, dt
 @given(generators(), st.integers(1, 64), ALPHAS, st.integers(1, 3))
 def test_the_mean_of_a_cycle_is_uniform(generator, num_modalities, alpha, num_draws):
     envs = CyclicMixupEnvs(num_modalities, alpha, num_draws=num_draws, include_uniform=False)
-    cycles = envs.sample(generator=generator, dtype=torch.float64).unflatten(0, (num_draws, num_modalities))
+    cycles = envs.sample(generator=generator, dtype=torch.float64).unflatten(
+        0, (num_draws, num_modalities)
+    )
     expected = torch.full((num_draws, num_modalities), 1 / num_modalities, dtype=torch.float64)
     torch.testing.assert_close(cycles.mean(dim=1), expected, rtol=0, atol=1e-12)
 
 
 @laws
 @given(generators(), st.integers(1, 8), st.integers(1, 3), st.booleans())
-def test_each_row_is_the_one_before_moved_one_place_to_the_right(generator, num_modalities, num_draws, uniform):
+def test_each_row_is_the_one_before_moved_one_place_to_the_right(
+    generator, num_modalities, num_draws, uniform
+):
     envs = CyclicMixupEnvs(num_modalities, 1.0, num_draws=num_draws, include_uniform=uniform)
     weights = envs.sample(generator=generator)
     if uniform:
@@ -68,7 +78,9 @@ def test_no_weight_lies_below_the_floor(generator, num_modalities, alpha, share)
     floor = share / num_modalities
     if floor >= 1 / num_modalities:
         return
-    weights = CyclicMixupEnvs(num_modalities, alpha, min_weight=floor).sample(generator=generator, dtype=torch.float64)
+    weights = CyclicMixupEnvs(num_modalities, alpha, min_weight=floor).sample(
+        generator=generator, dtype=torch.float64
+    )
     assert (weights >= floor).all()
     assert_on_simplex(weights, atol=1e-12)
 
@@ -77,13 +89,23 @@ def test_no_weight_lies_below_the_floor(generator, num_modalities, alpha, share)
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.3))
 def test_the_floor_is_an_affine_map_of_the_same_draw(seed, floor):
     plain = CyclicMixupEnvs(3, 0.5).sample(generator=seeded(seed), dtype=torch.float64)
-    floored = CyclicMixupEnvs(3, 0.5, min_weight=floor).sample(generator=seeded(seed), dtype=torch.float64)
+    floored = CyclicMixupEnvs(3, 0.5, min_weight=floor).sample(
+        generator=seeded(seed), dtype=torch.float64
+    )
     torch.testing.assert_close(floored, floor + (1 - 3 * floor) * plain)
 
 
 @pytest.mark.parametrize(
     "alpha",
-    [(0.01, 0.01, 0.01), (0.1, 0.1, 0.1), (1.0, 1.0), (5.0, 5.0, 5.0, 5.0), (0.01, 0.5, 2.0), (1e-3, 3.0), (1e3, 2e3)],
+    [
+        (0.01, 0.01, 0.01),
+        (0.1, 0.1, 0.1),
+        (1.0, 1.0),
+        (5.0, 5.0, 5.0, 5.0),
+        (0.01, 0.5, 2.0),
+        (1e-3, 3.0),
+        (1e3, 2e3),
+    ],
 )
 def test_the_draw_is_dirichlet(alpha):
     """Marginals against scipy's beta within the bound of Dvoretzky, Kiefer and Wolfowitz; then mean and covariance.
@@ -97,7 +119,9 @@ def test_the_draw_is_dirichlet(alpha):
     first = envs.sample((n,), generator=seeded(7), dtype=torch.float64)[:, 0].numpy()
     for column, concentration in zip(first.T, alpha, strict=True):
         marginal = stats.beta(concentration, a0 - concentration)
-        thresholds = np.concatenate([[1e-100, 1e-30, 1e-10, 1e-3, 0.5, 0.9], marginal.ppf(np.linspace(0.05, 0.95, 19))])
+        thresholds = np.concatenate(
+            [[1e-100, 1e-30, 1e-10, 1e-3, 0.5, 0.9], marginal.ppf(np.linspace(0.05, 0.95, 19))]
+        )
         thresholds = thresholds[(thresholds > 1e-300) & (thresholds < 1 - 1e-9)]
         empirical = (column[:, None] <= thresholds).mean(axis=0)
         assert np.abs(empirical - marginal.cdf(thresholds)).max() < bound
@@ -197,11 +221,36 @@ def test_repr_can_be_read_back():
         ((3, math.nan), {}, ValueError, "`alpha` must be finite and positive, got nan."),
         ((3, math.inf), {}, ValueError, "`alpha` must be finite and positive, got inf."),
         ((2, [1.0, 0.0]), {}, ValueError, "`alpha` must be finite and positive, got [1.0, 0.0]."),
-        ((3, [1.0, 2.0]), {}, ValueError, "`alpha` must be one number or 3 of them, got [1.0, 2.0]."),
-        ((2, [[1.0, 2.0]]), {}, ValueError, "`alpha` must be one number or 2 of them, got [[1.0, 2.0]]."),
-        ((4,), {"min_weight": 0.25}, ValueError, "`min_weight` must lie in [0, 1/M) = [0, 0.25), got 0.25."),
-        ((4,), {"min_weight": -0.1}, ValueError, "`min_weight` must lie in [0, 1/M) = [0, 0.25), got -0.1."),
-        ((4,), {"min_weight": math.nan}, ValueError, "`min_weight` must lie in [0, 1/M) = [0, 0.25), got nan."),
+        (
+            (3, [1.0, 2.0]),
+            {},
+            ValueError,
+            "`alpha` must be one number or 3 of them, got [1.0, 2.0].",
+        ),
+        (
+            (2, [[1.0, 2.0]]),
+            {},
+            ValueError,
+            "`alpha` must be one number or 2 of them, got [[1.0, 2.0]].",
+        ),
+        (
+            (4,),
+            {"min_weight": 0.25},
+            ValueError,
+            "`min_weight` must lie in [0, 1/M) = [0, 0.25), got 0.25.",
+        ),
+        (
+            (4,),
+            {"min_weight": -0.1},
+            ValueError,
+            "`min_weight` must lie in [0, 1/M) = [0, 0.25), got -0.1.",
+        ),
+        (
+            (4,),
+            {"min_weight": math.nan},
+            ValueError,
+            "`min_weight` must lie in [0, 1/M) = [0, 0.25), got nan.",
+        ),
     ],
 )
 def test_arguments_out_of_range_say_so(arguments, options, error, message):
@@ -210,11 +259,15 @@ def test_arguments_out_of_range_say_so(arguments, options, error, message):
 
 
 def test_an_integer_type_is_refused():
-    with pytest.raises(TypeError, match=r"CyclicMixupEnvs.sample: `dtype` must be floating point, got torch.int64"):
+    with pytest.raises(
+        TypeError, match=r"CyclicMixupEnvs.sample: `dtype` must be floating point, got torch.int64"
+    ):
         CyclicMixupEnvs(2).sample(dtype=torch.int64)
 
 
-@pytest.mark.parametrize("alpha", ["0.1", None, True, [True, False], [[1.0], [1.0, 2.0]], {"a": 1.0}])
+@pytest.mark.parametrize(
+    "alpha", ["0.1", None, True, [True, False], [[1.0], [1.0, 2.0]], {"a": 1.0}]
+)
 def test_an_alpha_that_is_not_a_number_is_an_error(alpha):
     message = f"CyclicMixupEnvs: `alpha` must be a number or a sequence of them, got {alpha!r}."
     with pytest.raises(TypeError, match=re.escape(message)):
@@ -223,7 +276,9 @@ def test_an_alpha_that_is_not_a_number_is_an_error(alpha):
 
 @pytest.mark.parametrize("min_weight", ["0.1", None, False])
 def test_a_floor_that_is_not_a_number_is_an_error(min_weight):
-    with pytest.raises(TypeError, match=f"CyclicMixupEnvs: `min_weight` must be a number, got {min_weight!r}."):
+    with pytest.raises(
+        TypeError, match=f"CyclicMixupEnvs: `min_weight` must be a number, got {min_weight!r}."
+    ):
         CyclicMixupEnvs(2, min_weight=min_weight)
 
 

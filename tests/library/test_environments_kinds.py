@@ -24,8 +24,22 @@ from invmod import (
     dominance,
     fuse,
 )
-from invmod.testing import assert_on_simplex, assert_permutation_equivariant, assert_permutation_invariant
-from tests.strategies import NAN, NUM_MODALITIES, NUM_ROWS, generators, laws, normal, random_mask, seeded, simplex_rows
+from invmod.testing import (
+    assert_on_simplex,
+    assert_permutation_equivariant,
+    assert_permutation_invariant,
+)
+from tests.strategies import (
+    NAN,
+    NUM_MODALITIES,
+    NUM_ROWS,
+    generators,
+    laws,
+    normal,
+    random_mask,
+    seeded,
+    simplex_rows,
+)
 
 SHAPES = st.sampled_from([(), (0,), (3,), (2, 3)])
 SUBSETS = {
@@ -104,12 +118,16 @@ def test_a_sample_is_on_the_device_asked_for_and_its_own(kind):
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_wrong_shapes_and_dtypes_are_refused_by_every_kind(kind):
     envs = KINDS[kind](3)
-    with pytest.raises(TypeError, match=r"\.sample: `dtype` must be floating point, got torch.int64"):
+    with pytest.raises(
+        TypeError, match=r"\.sample: `dtype` must be floating point, got torch.int64"
+    ):
         envs.sample(dtype=torch.int64)
     with pytest.raises(ValueError, match=r"\.sample: `sample_shape` must not be negative"):
         envs.sample((2, -1))
     if kind in SUBSETS and kind != "fixed":
-        with pytest.raises(ValueError, match=r"\.sample_masks: `sample_shape` must not be negative"):
+        with pytest.raises(
+            ValueError, match=r"\.sample_masks: `sample_shape` must not be negative"
+        ):
             envs.sample_masks((-1,))
 
 
@@ -120,7 +138,10 @@ def test_every_kind_says_what_it_is():
     assert shown["uniform"] == "UniformEnvs(3)"
     assert shown["k of available"] == "KOfAvailableEnvs(3, k=2, num_envs=2)"
     assert shown["fixed"] == "FixedEnvs(RandomSubsetEnvs(3, rates=(0.5, 0.5, 0.5), num_envs=4))"
-    assert shown["union"] == "UnionEnvs(OneHotEnvs(3), RandomSubsetEnvs(3, rates=(0.5, 0.5, 0.5), num_envs=2))"
+    assert (
+        shown["union"]
+        == "UnionEnvs(OneHotEnvs(3), RandomSubsetEnvs(3, rates=(0.5, 0.5, 0.5), num_envs=2))"
+    )
     assert shown["dirichlet"].startswith("DirichletEnvs(3, alpha=0.3, num_draws=2")
     assert repr(GivenEnvs([[0.5, 0.5]])) == "GivenEnvs([[0.5, 0.5]])"
 
@@ -154,12 +175,19 @@ def test_independent_draws_have_the_moments_of_a_dirichlet_with_the_floor():
 @pytest.mark.parametrize("num_modalities", [1, 3, 8])
 def test_the_uniform_row_is_exact(num_modalities):
     rows = UniformEnvs(num_modalities).sample((2,), dtype=torch.float64)
-    assert torch.equal(rows, torch.full((2, 1, num_modalities), 1 / num_modalities, dtype=torch.float64))
+    assert torch.equal(
+        rows, torch.full((2, 1, num_modalities), 1 / num_modalities, dtype=torch.float64)
+    )
 
 
 def test_given_rows_come_back():
     rows = [[0.25, 0.75], [1.0, 0.0]]
-    for weights in (rows, torch.tensor(rows), np.array(rows), torch.tensor(rows, dtype=torch.bfloat16)):
+    for weights in (
+        rows,
+        torch.tensor(rows),
+        np.array(rows),
+        torch.tensor(rows, dtype=torch.bfloat16),
+    ):
         assert torch.equal(GivenEnvs(weights).sample(), torch.tensor(rows))
     thirds = torch.full((1, 3), 1 / 3, dtype=torch.bfloat16)  # sums to 1.002
     with pytest.raises(ValueError, match=r"rows \[0\] do not"):
@@ -193,14 +221,20 @@ def test_given_rows_off_the_simplex_are_refused(weights, error, message):
 def test_a_fixed_draw_is_that_of_its_seed_and_can_be_given_again():
     source = CyclicMixupEnvs(3, 0.2)
     envs = FixedEnvs(source, generator=seeded(4))
-    assert torch.equal(envs.weights, GivenEnvs(source.sample(generator=seeded(4), dtype=torch.float64)).weights)
+    assert torch.equal(
+        envs.weights, GivenEnvs(source.sample(generator=seeded(4), dtype=torch.float64)).weights
+    )
     assert torch.equal(envs.sample((5,))[3], envs.sample())
     again = FixedEnvs(source, generator=seeded(4))
     assert torch.equal(again.sample(), envs.sample())
     assert torch.equal(GivenEnvs(envs.weights).sample(), envs.sample())
-    with pytest.raises(TypeError, match=r"FixedEnvs: `generator` must be a torch.Generator, got NoneType"):
+    with pytest.raises(
+        TypeError, match=r"FixedEnvs: `generator` must be a torch.Generator, got NoneType"
+    ):
         FixedEnvs(source, generator=None)
-    with pytest.raises(TypeError, match=r"FixedEnvs.sample_masks: CyclicMixupEnvs\(3, .* has weights only"):
+    with pytest.raises(
+        TypeError, match=r"FixedEnvs.sample_masks: CyclicMixupEnvs\(3, .* has weights only"
+    ):
         envs.sample_masks()
 
 
@@ -224,12 +258,22 @@ def test_the_ends_of_the_number_of_modalities():
 
 @pytest.mark.parametrize(
     "rates",
-    [(0.5, 0.5, 0.5), (0.9, 0.8, 0.95), (1.0, 0.3, 1.0), (0.0, 0.7, 0.2), (0.999, 1.0, 1.0), (0.3,), (1.0, 0.9)],
+    [
+        (0.5, 0.5, 0.5),
+        (0.9, 0.8, 0.95),
+        (1.0, 0.3, 1.0),
+        (0.0, 0.7, 0.2),
+        (0.999, 1.0, 1.0),
+        (0.3,),
+        (1.0, 0.9),
+    ],
 )
 def test_random_subsets_are_bernoulli_draws_given_that_something_is_left(rates):
     """The frequency of every pattern against its exact probability, within five standard deviations."""
     n = 40_000
-    masks = RandomSubsetEnvs(len(rates), rates=rates, num_envs=2).sample_masks((n // 2,), generator=seeded(11))
+    masks = RandomSubsetEnvs(len(rates), rates=rates, num_envs=2).sample_masks(
+        (n // 2,), generator=seeded(11)
+    )
     counts = dict.fromkeys(itertools.product((False, True), repeat=len(rates)), 0)
     for pattern in map(tuple, masks.flatten(0, 1).tolist()):
         counts[pattern] += 1
@@ -263,7 +307,9 @@ def test_k_of_available_keeps_k_of_what_a_sample_has(generator, num_modalities, 
     weights = envs.sample(mask=mask, generator=generator, dtype=torch.float64)
     assert weights.shape == (num_rows, 3, num_modalities)
     assert_on_simplex(weights, atol=1e-12)
-    assert torch.equal((weights > 0) & mask.any(dim=1)[:, None, None], weights.bool() & mask[:, None])
+    assert torch.equal(
+        (weights > 0) & mask.any(dim=1)[:, None, None], weights.bool() & mask[:, None]
+    )
     assert (weights[~mask.any(dim=1)] == 1 / num_modalities).all()
 
 
@@ -287,20 +333,64 @@ def test_k_of_available_is_on_the_device_of_its_mask():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: OneHotEnvs(0), ValueError, "OneHotEnvs: `num_modalities` must be at least 1, got 0"),
-        (lambda: UniformEnvs(2.0), TypeError, "UniformEnvs: `num_modalities` must be an int, got 2.0"),
-        (lambda: LeaveOneOutEnvs(True), TypeError, "LeaveOneOutEnvs: `num_modalities` must be an int, got True"),
-        (lambda: DirichletEnvs(3, -1.0), ValueError, "DirichletEnvs: `alpha` must be finite and positive, got -1.0"),
-        (lambda: DirichletEnvs(3, min_weight=0.4), ValueError, "DirichletEnvs: `min_weight` must lie in [0, 1/M)"),
-        (lambda: RandomSubsetEnvs(2, num_envs=0), ValueError, "RandomSubsetEnvs: `num_envs` must be at least 1"),
-        (lambda: RandomSubsetEnvs(2, rates=[0.5]), ValueError, "`rates` must be one number or 2 of them, got 1"),
+        (
+            lambda: OneHotEnvs(0),
+            ValueError,
+            "OneHotEnvs: `num_modalities` must be at least 1, got 0",
+        ),
+        (
+            lambda: UniformEnvs(2.0),
+            TypeError,
+            "UniformEnvs: `num_modalities` must be an int, got 2.0",
+        ),
+        (
+            lambda: LeaveOneOutEnvs(True),
+            TypeError,
+            "LeaveOneOutEnvs: `num_modalities` must be an int, got True",
+        ),
+        (
+            lambda: DirichletEnvs(3, -1.0),
+            ValueError,
+            "DirichletEnvs: `alpha` must be finite and positive, got -1.0",
+        ),
+        (
+            lambda: DirichletEnvs(3, min_weight=0.4),
+            ValueError,
+            "DirichletEnvs: `min_weight` must lie in [0, 1/M)",
+        ),
+        (
+            lambda: RandomSubsetEnvs(2, num_envs=0),
+            ValueError,
+            "RandomSubsetEnvs: `num_envs` must be at least 1",
+        ),
+        (
+            lambda: RandomSubsetEnvs(2, rates=[0.5]),
+            ValueError,
+            "`rates` must be one number or 2 of them, got 1",
+        ),
         (lambda: RandomSubsetEnvs(2, rates=1.5), ValueError, "`rates` must lie in [0, 1], got 1.5"),
         (lambda: RandomSubsetEnvs(2, rates=NAN), ValueError, "`rates` must lie in [0, 1], got nan"),
         (lambda: RandomSubsetEnvs(2, rates="ab"), TypeError, "`rates` must be numbers, got 'a'"),
-        (lambda: RandomSubsetEnvs(2, rates=1.0), ValueError, "all `rates` are 1, so no modality would ever be there"),
-        (lambda: RandomSubsetEnvs(2, keep=(2,)), ValueError, "`keep` must have positions in [0, 2), got 2"),
-        (lambda: RandomSubsetEnvs(2, keep=("a",)), TypeError, "`keep` must have positions of modalities, got 'a'"),
-        (lambda: KOfAvailableEnvs(2, k=3), ValueError, "`k` must be at most `num_modalities` = 2, got 3"),
+        (
+            lambda: RandomSubsetEnvs(2, rates=1.0),
+            ValueError,
+            "all `rates` are 1, so no modality would ever be there",
+        ),
+        (
+            lambda: RandomSubsetEnvs(2, keep=(2,)),
+            ValueError,
+            "`keep` must have positions in [0, 2), got 2",
+        ),
+        (
+            lambda: RandomSubsetEnvs(2, keep=("a",)),
+            TypeError,
+            "`keep` must have positions of modalities, got 'a'",
+        ),
+        (
+            lambda: KOfAvailableEnvs(2, k=3),
+            ValueError,
+            "`k` must be at most `num_modalities` = 2, got 3",
+        ),
         (lambda: KOfAvailableEnvs(2, k=0), ValueError, "`k` must be at least 1, got 0"),
         (
             lambda: KOfAvailableEnvs(2, k=1).sample(mask=torch.ones(3, 2)),
@@ -336,7 +426,11 @@ def test_wrong_arguments_are_refused_with_what_is_wrong(make, error, message):
 @laws
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), SHAPES)
 def test_a_union_is_its_parts_one_after_the_other(seed, num_modalities, shape):
-    parts = (CyclicMixupEnvs(num_modalities), OneHotEnvs(num_modalities), RandomSubsetEnvs(num_modalities, num_envs=2))
+    parts = (
+        CyclicMixupEnvs(num_modalities),
+        OneHotEnvs(num_modalities),
+        RandomSubsetEnvs(num_modalities, num_envs=2),
+    )
     generator = seeded(seed)
     expected = torch.cat([part.sample(shape, generator=generator) for part in parts], dim=-2)
     union = UnionEnvs(*parts)
@@ -348,7 +442,9 @@ def test_a_union_is_its_parts_one_after_the_other(seed, num_modalities, shape):
 
 @laws
 @given(generators(), st.sampled_from(sorted(KINDS)), st.integers(2, 5), NUM_ROWS)
-def test_environments_of_each_sample_fuse_as_that_sample_alone(generator, kind, num_modalities, num_rows):
+def test_environments_of_each_sample_fuse_as_that_sample_alone(
+    generator, kind, num_modalities, num_rows
+):
     envs = KINDS[kind](num_modalities)
     z = normal(generator, num_rows, num_modalities, 3)
     mask = random_mask(generator, num_rows, num_modalities)
@@ -356,7 +452,9 @@ def test_environments_of_each_sample_fuse_as_that_sample_alone(generator, kind, 
     h = fuse(z, weights, mask)
     assert h.shape == (envs.num_envs, num_rows, 3)
     for n in range(num_rows):
-        torch.testing.assert_close(h[:, n], fuse(z[n : n + 1], weights[n], mask[n : n + 1])[:, 0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            h[:, n], fuse(z[n : n + 1], weights[n], mask[n : n + 1])[:, 0], rtol=0, atol=1e-12
+        )
 
 
 # --- dominance
@@ -382,7 +480,9 @@ def test_dominance_against_a_loop(generator, num_modalities, num_rows):
 
 
 def test_what_dominance_says_of_the_kinds():
-    cyclic = dominance(CyclicMixupEnvs(4, 0.1, include_uniform=False).sample((20,), generator=seeded(0)))
+    cyclic = dominance(
+        CyclicMixupEnvs(4, 0.1, include_uniform=False).sample((20,), generator=seeded(0))
+    )
     torch.testing.assert_close(cyclic.share, torch.full((4,), 0.25, dtype=torch.float64))
     one_hot = dominance(OneHotEnvs(4).sample())
     assert one_hot.largest == 1
@@ -394,7 +494,11 @@ def test_what_dominance_says_of_the_kinds():
 @pytest.mark.parametrize(
     ("weights", "error", "message"),
     [
-        (torch.ones(2, 2, dtype=torch.int64), TypeError, "must be a floating-point tensor, got torch.int64"),
+        (
+            torch.ones(2, 2, dtype=torch.int64),
+            TypeError,
+            "must be a floating-point tensor, got torch.int64",
+        ),
         ([[1.0]], TypeError, "must be a floating-point tensor, got list"),
         (torch.zeros(0, 3), ValueError, "with at least one row, got (0, 3)"),
         (torch.tensor(1.0), ValueError, "with at least one row, got ()"),

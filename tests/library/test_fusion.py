@@ -63,7 +63,9 @@ def test_it_is_the_weighted_sum(generator, num_envs, num_rows, num_modalities, t
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, TRAILING)
-def test_with_a_mask_it_is_the_reference_loop(generator, num_envs, num_rows, num_modalities, trailing):
+def test_with_a_mask_it_is_the_reference_loop(
+    generator, num_envs, num_rows, num_modalities, trailing
+):
     z = normal(generator, num_rows, num_modalities, *trailing)
     weights = 3 * simplex_rows(generator, num_envs, num_modalities)
     mask = random_mask(generator, num_rows, num_modalities, 0.4)
@@ -74,8 +76,13 @@ def test_with_a_mask_it_is_the_reference_loop(generator, num_envs, num_rows, num
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES)
-def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(generator, num_envs, num_rows, num_modalities):
-    z, mask = normal(generator, num_rows, num_modalities, 2), random_mask(generator, num_rows, num_modalities)
+def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
+    generator, num_envs, num_rows, num_modalities
+):
+    z, mask = (
+        normal(generator, num_rows, num_modalities, 2),
+        random_mask(generator, num_rows, num_modalities),
+    )
     weights = simplex_rows(generator, num_envs, num_modalities).requires_grad_()
     assert_mask_honoured(lambda z, mask: fuse(z, weights, mask), z, mask, parameters=[weights])
 
@@ -103,7 +110,10 @@ def test_a_constant_comes_out_as_it_went_in(generator, num_envs, num_rows, num_m
 @laws
 @given(generators(), NUM_ENVS, st.integers(1, 6), NUM_MODALITIES)
 def test_a_row_keeps_its_total(generator, num_envs, num_rows, num_modalities):
-    weights = simplex_rows(generator, num_envs, num_modalities) * torch.linspace(0.1, 4.0, num_envs)[:, None]
+    weights = (
+        simplex_rows(generator, num_envs, num_modalities)
+        * torch.linspace(0.1, 4.0, num_envs)[:, None]
+    )
     mask = random_mask(generator, num_rows, num_modalities, 0.5)
     total = fuse(torch.ones(num_rows, num_modalities, dtype=torch.float64), weights, mask)
     expected = weights.sum(dim=1)[:, None] * mask.any(dim=1)
@@ -122,7 +132,10 @@ def test_the_order_of_modalities_does_not_matter(generator, num_envs, num_rows, 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES)
 def test_samples_keep_their_order(generator, num_envs, num_rows, num_modalities):
-    z, mask = normal(generator, num_rows, num_modalities, 3), random_mask(generator, num_rows, num_modalities)
+    z, mask = (
+        normal(generator, num_rows, num_modalities, 3),
+        random_mask(generator, num_rows, num_modalities),
+    )
     weights = simplex_rows(generator, num_envs, num_modalities)
     assert_permutation_equivariant(
         lambda z, mask: fuse(z, weights, mask), z, mask, dim=0, output_dim=1, rtol=0, atol=1e-12
@@ -135,7 +148,9 @@ def test_it_commutes_with_a_linear_head(generator, num_envs, num_rows, num_modal
     z, head = normal(generator, num_rows, num_modalities, 4), normal(generator, 4, 3)
     weights = simplex_rows(generator, num_envs, num_modalities)
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
-    torch.testing.assert_close(fuse(z @ head, weights, mask), fuse(z, weights, mask) @ head, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        fuse(z @ head, weights, mask), fuse(z, weights, mask) @ head, rtol=0, atol=1e-12
+    )
 
 
 def test_fallback_values_are_the_documented_ones():
@@ -153,7 +168,9 @@ def test_fallback_values_are_the_documented_ones():
 def test_tiny_sums_of_weights_give_finite_gradients(dtype, exponent):
     """A subnormal sum of available weights counts as 0: no infinity or NaN reaches learned weights."""
     tiny = torch.finfo(dtype).tiny ** exponent
-    weights = torch.tensor([[1.0, tiny, tiny], [1.0, 0.0, tiny / 8]], dtype=dtype, requires_grad=True)
+    weights = torch.tensor(
+        [[1.0, tiny, tiny], [1.0, 0.0, tiny / 8]], dtype=dtype, requires_grad=True
+    )
     z = torch.tensor([[5.0, 1.0, 3.0], [9.0, 2.0, -4.0]], dtype=dtype, requires_grad=True)
     mask = torch.tensor([[False, True, True], [True, False, True]])
     h = fuse(z, weights, mask)
@@ -184,7 +201,9 @@ def test_environments_at_small_alpha_fuse_to_finite_values_and_gradients():
 
 @laws
 @given(generators(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
-def test_gradients_agree_with_finite_differences(generator, num_envs, num_rows, num_modalities, masked):
+def test_gradients_agree_with_finite_differences(
+    generator, num_envs, num_rows, num_modalities, masked
+):
     z = normal(generator, num_rows, num_modalities, 2).requires_grad_()
     weights = (simplex_rows(generator, num_envs, num_modalities) + 0.1).requires_grad_()
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
@@ -199,7 +218,9 @@ def test_half_precision_in_half_precision_out_with_sums_in_float32(dtype):
     for chosen in (None, mask):
         h = fuse(z, weights, chosen)
         assert h.dtype == dtype
-        torch.testing.assert_close(h.float(), fuse(z.float(), weights, chosen), rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(
+            h.float(), fuse(z.float(), weights, chosen), rtol=2e-2, atol=2e-2
+        )
     # 4096 ones: a sum in bfloat16 would stop at 256.
     many = torch.ones(1, 4096, dtype=dtype)
     everything = torch.ones(1, 4096, dtype=torch.bool)
@@ -232,17 +253,77 @@ def test_no_rows_and_no_environments_give_empty_results(masked):
             TypeError,
             "`z` must be a floating-point tensor, got",
         ),
-        (torch.ones(2, 3), torch.ones(1, 3).long(), None, TypeError, "`weights` must be a floating-point tensor"),
-        (torch.ones(3), torch.ones(1, 3), None, ValueError, "`z` must have shape (N, M, ...) with at least one"),
-        (torch.ones(2, 0), torch.ones(1, 0), None, ValueError, "at least one modality, got (2, 0)."),
-        (torch.ones(2, 3), torch.ones(3), None, ValueError, "`weights` must have shape (E, M), or (N, E, M) with"),
+        (
+            torch.ones(2, 3),
+            torch.ones(1, 3).long(),
+            None,
+            TypeError,
+            "`weights` must be a floating-point tensor",
+        ),
+        (
+            torch.ones(3),
+            torch.ones(1, 3),
+            None,
+            ValueError,
+            "`z` must have shape (N, M, ...) with at least one",
+        ),
+        (
+            torch.ones(2, 0),
+            torch.ones(1, 0),
+            None,
+            ValueError,
+            "at least one modality, got (2, 0).",
+        ),
+        (
+            torch.ones(2, 3),
+            torch.ones(3),
+            None,
+            ValueError,
+            "`weights` must have shape (E, M), or (N, E, M) with",
+        ),
         (torch.ones(2, 3), torch.ones(1, 2), None, ValueError, "M = 3 as in `z`, got (1, 2)."),
-        (torch.ones(2, 3), torch.ones(3, 1, 3), None, ValueError, "with N = 2, and M = 3 as in `z`, got (3, 1, 3)."),
-        (torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 3), TypeError, "`mask` must have dtype torch.bool, got"),
-        (torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 3), TypeError, "Use `mask.bool()` (True means available)."),
-        (torch.ones(2, 3), torch.ones(1, 3), torch.ones(3, 2).bool(), ValueError, "shape (N, M) = (2, 3), got (3, 2)."),
-        (torch.ones(2, 3), torch.ones(1, 3), torch.ones(3).bool(), ValueError, "`mask` must have shape (N, M), got (3"),
-        (torch.ones(2, 3), torch.ones(1, 3), [[True]], TypeError, "`mask` must be a tensor, got list."),
+        (
+            torch.ones(2, 3),
+            torch.ones(3, 1, 3),
+            None,
+            ValueError,
+            "with N = 2, and M = 3 as in `z`, got (3, 1, 3).",
+        ),
+        (
+            torch.ones(2, 3),
+            torch.ones(1, 3),
+            torch.ones(2, 3),
+            TypeError,
+            "`mask` must have dtype torch.bool, got",
+        ),
+        (
+            torch.ones(2, 3),
+            torch.ones(1, 3),
+            torch.ones(2, 3),
+            TypeError,
+            "Use `mask.bool()` (True means available).",
+        ),
+        (
+            torch.ones(2, 3),
+            torch.ones(1, 3),
+            torch.ones(3, 2).bool(),
+            ValueError,
+            "shape (N, M) = (2, 3), got (3, 2).",
+        ),
+        (
+            torch.ones(2, 3),
+            torch.ones(1, 3),
+            torch.ones(3).bool(),
+            ValueError,
+            "`mask` must have shape (N, M), got (3",
+        ),
+        (
+            torch.ones(2, 3),
+            torch.ones(1, 3),
+            [[True]],
+            TypeError,
+            "`mask` must be a tensor, got list.",
+        ),
     ],
 )
 def test_what_does_not_fit_is_an_error(z, weights, mask, error, message):
@@ -258,14 +339,19 @@ def test_half_precision_is_summed_in_float32_with_and_without_a_mask(dtype):
     assert without.dtype == dtype
     assert torch.equal(without, fuse(z.float(), weights).to(dtype))
     ulp = torch.finfo(dtype).eps
-    torch.testing.assert_close(fuse(z, weights, torch.ones(50, 4).bool()), without, rtol=ulp, atol=1e-7)
+    torch.testing.assert_close(
+        fuse(z, weights, torch.ones(50, 4).bool()), without, rtol=ulp, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize(
-    ("z", "weights", "name"), [([[1.0]], torch.ones(1, 1), "z"), (torch.ones(1, 1), [[1.0]], "weights")]
+    ("z", "weights", "name"),
+    [([[1.0]], torch.ones(1, 1), "z"), (torch.ones(1, 1), [[1.0]], "weights")],
 )
 def test_what_is_not_a_tensor_is_an_error(z, weights, name):
-    with pytest.raises(TypeError, match=f"fuse: `{name}` must be a floating-point tensor, got list."):
+    with pytest.raises(
+        TypeError, match=f"fuse: `{name}` must be a floating-point tensor, got list."
+    ):
         fuse(z, weights)
 
 
@@ -274,7 +360,9 @@ def test_what_is_not_a_tensor_is_an_error(z, weights, name):
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, TRAILING)
-def test_weights_repeated_for_every_sample_are_shared_weights(generator, num_envs, num_rows, num_modalities, trailing):
+def test_weights_repeated_for_every_sample_are_shared_weights(
+    generator, num_envs, num_rows, num_modalities, trailing
+):
     z = normal(generator, num_rows, num_modalities, *trailing)
     weights = 3 * simplex_rows(generator, num_envs, num_modalities)
     own = weights.expand(num_rows, num_envs, num_modalities)
@@ -285,13 +373,18 @@ def test_weights_repeated_for_every_sample_are_shared_weights(generator, num_env
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, st.sampled_from([NAN, 1e9]))
-def test_own_weights_of_samples_against_the_reference_loop(generator, num_envs, num_rows, num_modalities, value):
+def test_own_weights_of_samples_against_the_reference_loop(
+    generator, num_envs, num_rows, num_modalities, value
+):
     z = normal(generator, num_rows, num_modalities, 2)
     weights = 2 * simplex_rows(generator, num_rows, num_envs, num_modalities)
     mask = random_mask(generator, num_rows, num_modalities, 0.4)
     dirty = poison(z, mask, value).requires_grad_()
     h = fuse(dirty, weights, mask)
-    expected = [reference(z[[n]].numpy(), weights[n].numpy(), mask[[n]].numpy())[:, 0] for n in range(num_rows)]
+    expected = [
+        reference(z[[n]].numpy(), weights[n].numpy(), mask[[n]].numpy())[:, 0]
+        for n in range(num_rows)
+    ]
     expected = np.stack(expected, axis=1) if num_rows else np.zeros((num_envs, 0, 2))
     np.testing.assert_allclose(h.detach(), expected, atol=1e-12)
     assert (gradients(h, dirty)[0][~mask] == 0).all()

@@ -35,20 +35,32 @@ def shaken(module, generator):
 
 def experts(prior):
     """As a function of one tensor: its halves are means and log variances."""
-    return lambda z, mask=None: torch.cat(list(product_of_experts(*z.chunk(2, dim=-1), mask, prior=prior)), dim=-1)
+    return lambda z, mask=None: torch.cat(
+        list(product_of_experts(*z.chunk(2, dim=-1), mask, prior=prior)), dim=-1
+    )
 
 
 KINDS = {
     "mean": lambda m, generator: masked_mean,
-    "uniform environment": lambda m, generator: lambda z, mask=None: fuse(z, torch.full((1, m), 1 / m), mask)[0],
+    "uniform environment": lambda m, generator: (
+        lambda z, mask=None: fuse(z, torch.full((1, m), 1 / m), mask)[0]
+    ),
     "gates": lambda m, generator: shaken(GatedFusion(m, D), generator),
     "attention": lambda m, generator: shaken(AttentionFusion(m, D), generator),
     "two heads": lambda m, generator: shaken(AttentionFusion(m, D, num_heads=2), generator),
-    "three queries": lambda m, generator: shaken(AttentionFusion(m, D, num_heads=2, num_queries=3), generator),
+    "three queries": lambda m, generator: shaken(
+        AttentionFusion(m, D, num_heads=2, num_queries=3), generator
+    ),
     "experts": lambda m, generator: experts(False),
     "experts with a prior": lambda m, generator: experts(True),
 }
-PLAIN = ["mean", "uniform environment", "gates at first", "attention at first", "experts of equal variance"]
+PLAIN = [
+    "mean",
+    "uniform environment",
+    "gates at first",
+    "attention at first",
+    "experts of equal variance",
+]
 
 
 def plain(kind, m):
@@ -56,9 +68,13 @@ def plain(kind, m):
         "mean": lambda: masked_mean,
         "uniform environment": lambda: KINDS["uniform environment"](m, None),
         "gates at first": lambda: GatedFusion(m, D).double(),
-        "attention at first": lambda: AttentionFusion(m, D, num_heads=2, generator=seeded(0)).double(),
+        "attention at first": lambda: AttentionFusion(
+            m, D, num_heads=2, generator=seeded(0)
+        ).double(),
         "experts of equal variance": lambda: (
-            lambda z, mask=None: product_of_experts(z, torch.full_like(z, 0.7), mask, prior=False).mean
+            lambda z, mask=None: (
+                product_of_experts(z, torch.full_like(z, 0.7), mask, prior=False).mean
+            )
         ),
     }[kind]()
 
@@ -69,7 +85,10 @@ def plain(kind, m):
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([(), (3,), (2, 3)]))
 def test_the_mean_is_the_mean_of_what_is_there(generator, num_rows, num_modalities, trailing):
-    z, mask = normal(generator, num_rows, num_modalities, *trailing), random_mask(generator, num_rows, num_modalities)
+    z, mask = (
+        normal(generator, num_rows, num_modalities, *trailing),
+        random_mask(generator, num_rows, num_modalities),
+    )
     expected = [
         row[there].mean(axis=0) if there.any() else np.zeros(trailing)
         for row, there in zip(z.numpy(), mask.numpy(), strict=True)
@@ -83,7 +102,10 @@ def test_the_mean_is_the_mean_of_what_is_there(generator, num_rows, num_modaliti
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
 def test_gates_against_a_loop(generator, num_rows, num_modalities):
     fusion = shaken(GatedFusion(num_modalities, D), generator)
-    z, mask = normal(generator, num_rows, num_modalities, D), random_mask(generator, num_rows, num_modalities)
+    z, mask = (
+        normal(generator, num_rows, num_modalities, D),
+        random_mask(generator, num_rows, num_modalities),
+    )
     v, b = fusion.weight.detach().numpy(), fusion.bias.detach().numpy()
     expected, gates = np.zeros((num_rows, D)), np.zeros((num_rows, num_modalities))
     for n, (row, there) in enumerate(zip(z.numpy(), mask.numpy(), strict=True)):
@@ -102,8 +124,13 @@ def test_gates_against_a_loop(generator, num_rows, num_modalities):
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([1, 2, 4]), st.integers(1, 3))
 def test_attention_against_a_loop(generator, num_rows, num_modalities, num_heads, num_queries):
-    fusion = shaken(AttentionFusion(num_modalities, D, num_heads=num_heads, num_queries=num_queries), generator)
-    z, mask = normal(generator, num_rows, num_modalities, D), random_mask(generator, num_rows, num_modalities)
+    fusion = shaken(
+        AttentionFusion(num_modalities, D, num_heads=num_heads, num_queries=num_queries), generator
+    )
+    z, mask = (
+        normal(generator, num_rows, num_modalities, D),
+        random_mask(generator, num_rows, num_modalities),
+    )
     query, key, modality = (p.detach().numpy() for p in (fusion.query, fusion.key, fusion.modality))
     d = D // num_heads
     expected = np.zeros((num_rows, num_queries, D))
@@ -112,7 +139,10 @@ def test_attention_against_a_loop(generator, num_rows, num_modalities, num_heads
         for q in range(num_queries):
             for head in range(num_heads):
                 part = slice(head * d, (head + 1) * d)
-                weights = np.exp([query[q, part] @ keys[m, part] / d**0.5 for m in range(num_modalities)]) * there
+                weights = (
+                    np.exp([query[q, part] @ keys[m, part] / d**0.5 for m in range(num_modalities)])
+                    * there
+                )
                 if there.any():
                     expected[n, q, part] = weights / weights.sum() @ row[:, part]
     h = fusion(z, mask).detach()
@@ -124,13 +154,20 @@ def test_attention_against_a_loop(generator, num_rows, num_modalities, num_heads
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.booleans())
-def test_the_product_of_experts_against_products_of_densities(generator, num_rows, num_modalities, prior):
-    mean, log_variance = normal(generator, num_rows, num_modalities, 2), normal(generator, num_rows, num_modalities, 2)
+def test_the_product_of_experts_against_products_of_densities(
+    generator, num_rows, num_modalities, prior
+):
+    mean, log_variance = (
+        normal(generator, num_rows, num_modalities, 2),
+        normal(generator, num_rows, num_modalities, 2),
+    )
     mask = random_mask(generator, num_rows, num_modalities)
     fused = product_of_experts(mean, log_variance, mask, prior=prior)
     for n in range(num_rows):
         precision = float(prior) + np.exp(-log_variance[n][mask[n]].numpy()).sum(axis=0)
-        weighted = (mean[n][mask[n]].numpy() * np.exp(-log_variance[n][mask[n]].numpy())).sum(axis=0)
+        weighted = (mean[n][mask[n]].numpy() * np.exp(-log_variance[n][mask[n]].numpy())).sum(
+            axis=0
+        )
         if not prior and not mask[n].any():
             assert (fused.mean[n] == 0).all()
             assert (fused.log_variance[n] == torch.inf).all()
@@ -143,15 +180,21 @@ def test_the_product_of_experts_against_products_of_densities(generator, num_row
         for n in range(num_rows):  # equal to the product up to a constant
             product = standard.log_prob(x) + sum(
                 (
-                    torch.distributions.Normal(mean[n, m], (log_variance[n, m] / 2).exp()).log_prob(x)
+                    torch.distributions.Normal(mean[n, m], (log_variance[n, m] / 2).exp()).log_prob(
+                        x
+                    )
                     for m in range(num_modalities)
                     if mask[n, m]
                 ),
                 torch.zeros_like(x),
             )
-            whole = torch.distributions.Normal(fused.mean[n], (fused.log_variance[n] / 2).exp()).log_prob(x)
+            whole = torch.distributions.Normal(
+                fused.mean[n], (fused.log_variance[n] / 2).exp()
+            ).log_prob(x)
             constant = product - whole
-            torch.testing.assert_close(constant, constant[:1].expand_as(constant), atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(
+                constant, constant[:1].expand_as(constant), atol=1e-9, rtol=1e-9
+            )
 
 
 # --- the plain mean
@@ -163,7 +206,9 @@ def test_the_product_of_experts_against_products_of_densities(generator, num_row
 def test_it_is_the_plain_mean_where_it_should_be(kind, generator, num_rows, num_modalities, masked):
     z = normal(generator, num_rows, num_modalities, D)
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
-    torch.testing.assert_close(plain(kind, num_modalities)(z, mask).double(), masked_mean(z, mask), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        plain(kind, num_modalities)(z, mask).double(), masked_mean(z, mask), rtol=0, atol=1e-7
+    )
 
 
 # --- masks
@@ -172,9 +217,14 @@ def test_it_is_the_plain_mean_where_it_should_be(kind, generator, num_rows, num_
 @pytest.mark.parametrize("kind", KINDS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(kind, generator, num_rows, num_modalities):
+def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
+    kind, generator, num_rows, num_modalities
+):
     fusion = KINDS[kind](num_modalities, generator)
-    z, mask = normal(generator, num_rows, num_modalities, D), random_mask(generator, num_rows, num_modalities)
+    z, mask = (
+        normal(generator, num_rows, num_modalities, D),
+        random_mask(generator, num_rows, num_modalities),
+    )
     mask[:1] = False  # a row with nothing
     assert_mask_honoured(fusion, z, mask)
 
@@ -182,9 +232,14 @@ def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(kind, ge
 @pytest.mark.parametrize("kind", KINDS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_an_all_true_mask_equals_none_and_samples_keep_their_order(kind, generator, num_rows, num_modalities):
+def test_an_all_true_mask_equals_none_and_samples_keep_their_order(
+    kind, generator, num_rows, num_modalities
+):
     fusion = KINDS[kind](num_modalities, generator)
-    z, mask = normal(generator, num_rows, num_modalities, D), random_mask(generator, num_rows, num_modalities)
+    z, mask = (
+        normal(generator, num_rows, num_modalities, D),
+        random_mask(generator, num_rows, num_modalities),
+    )
     assert_full_mask_equals_no_mask(fusion, z)
     assert_permutation_equivariant(fusion, z, mask, dim=0)
 
@@ -193,14 +248,21 @@ def test_an_all_true_mask_equals_none_and_samples_keep_their_order(kind, generat
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
 def test_a_constant_comes_out_as_it_went_in(kind, generator, num_rows, num_modalities):
-    constant, mask = normal(generator, num_rows, D), random_mask(generator, num_rows, num_modalities)
-    assert_constant_preserved(KINDS[kind](num_modalities, generator), constant, num_modalities, mask, rtol=0, atol=1e-6)
+    constant, mask = (
+        normal(generator, num_rows, D),
+        random_mask(generator, num_rows, num_modalities),
+    )
+    assert_constant_preserved(
+        KINDS[kind](num_modalities, generator), constant, num_modalities, mask, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @laws
 @given(generators(), st.integers(1, 6), NUM_MODALITIES)
-def test_a_missing_modality_is_one_that_is_not_there_at_all(kind, generator, num_rows, num_modalities):
+def test_a_missing_modality_is_one_that_is_not_there_at_all(
+    kind, generator, num_rows, num_modalities
+):
     """Hiding the last of M + 1 modalities gives what the first M give."""
     fusion = KINDS[kind](num_modalities + 1, generator)
     z = normal(generator, num_rows, num_modalities + 1, D)
@@ -239,11 +301,18 @@ def test_gradients_agree_with_finite_differences(kind):
         parameters = [p.detach().clone().requires_grad_() for p in fusion.parameters()]
 
         def call(z, *values):
-            return torch.func.functional_call(fusion, dict(zip(names, values, strict=True)), (z, mask))
+            return torch.func.functional_call(
+                fusion, dict(zip(names, values, strict=True)), (z, mask)
+            )
 
         assert gradcheck(call, (z, *parameters))
     else:
-        assert gradcheck(lambda z: torch.where((h := fusion(z, mask)).isfinite(), h, 0.0), (z,), atol=1e-4, eps=1e-4)
+        assert gradcheck(
+            lambda z: torch.where((h := fusion(z, mask)).isfinite(), h, 0.0),
+            (z,),
+            atol=1e-4,
+            eps=1e-4,
+        )
 
 
 @pytest.mark.parametrize("kind", ["mean", "experts", "experts with a prior"])
@@ -275,7 +344,11 @@ def test_variances_beyond_the_range_of_a_float_do_not_overflow(size):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda g: GatedFusion(3, D), lambda g: AttentionFusion(3, D, num_heads=2, num_queries=2, generator=g)]
+    "make",
+    [
+        lambda g: GatedFusion(3, D),
+        lambda g: AttentionFusion(3, D, num_heads=2, num_queries=2, generator=g),
+    ],
 )
 def test_a_module_is_saved_and_starts_where_its_seed_says(make):
     state = torch.get_rng_state()
@@ -292,7 +365,10 @@ def test_a_module_is_saved_and_starts_where_its_seed_says(make):
 
 
 def test_the_first_steps_of_training_change_the_fusion():
-    z, targets = normal(seeded(0), 64, 3, D, dtype=torch.float32), normal(seeded(1), 64, D, dtype=torch.float32)
+    z, targets = (
+        normal(seeded(0), 64, 3, D, dtype=torch.float32),
+        normal(seeded(1), 64, D, dtype=torch.float32),
+    )
     targets = z[:, 1] + 0.1 * targets  # the second modality is all that counts
     for fusion in (GatedFusion(3, D), AttentionFusion(3, D, generator=seeded(0))):
         optimiser = torch.optim.Adam(fusion.parameters(), lr=0.1)
@@ -326,23 +402,51 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
             TypeError,
             "masked_mean: `z` must be a floating-point tensor, got torch.int64",
         ),
-        (lambda: masked_mean([1.0]), TypeError, "masked_mean: `z` must be a floating-point tensor, got list"),
+        (
+            lambda: masked_mean([1.0]),
+            TypeError,
+            "masked_mean: `z` must be a floating-point tensor, got list",
+        ),
         (
             lambda: masked_mean(torch.ones(2)),
             ValueError,
             "masked_mean: `z` must have shape (N, M, ...) with at least one",
         ),
-        (lambda: masked_mean(torch.ones(2, 0)), ValueError, "with at least one modality, got (2, 0)"),
+        (
+            lambda: masked_mean(torch.ones(2, 0)),
+            ValueError,
+            "with at least one modality, got (2, 0)",
+        ),
         (
             lambda: masked_mean(torch.ones(2, 3), torch.ones(2, 4).bool()),
             ValueError,
             "masked_mean: `mask` must have shape",
         ),
-        (lambda: GatedFusion(0, 3), ValueError, "GatedFusion: `num_modalities` must be at least 1, got 0"),
-        (lambda: GatedFusion(2, 3.0), TypeError, "GatedFusion: `embedding_dim` must be an int, got 3.0"),
-        (lambda: AttentionFusion(2, 3, num_heads=2), ValueError, "`num_heads` must divide `embedding_dim` = 3, got 2"),
-        (lambda: AttentionFusion(2, 3, num_queries=0), ValueError, "AttentionFusion: `num_queries` must be at least 1"),
-        (lambda: AttentionFusion(2, True), TypeError, "AttentionFusion: `embedding_dim` must be an int, got True"),
+        (
+            lambda: GatedFusion(0, 3),
+            ValueError,
+            "GatedFusion: `num_modalities` must be at least 1, got 0",
+        ),
+        (
+            lambda: GatedFusion(2, 3.0),
+            TypeError,
+            "GatedFusion: `embedding_dim` must be an int, got 3.0",
+        ),
+        (
+            lambda: AttentionFusion(2, 3, num_heads=2),
+            ValueError,
+            "`num_heads` must divide `embedding_dim` = 3, got 2",
+        ),
+        (
+            lambda: AttentionFusion(2, 3, num_queries=0),
+            ValueError,
+            "AttentionFusion: `num_queries` must be at least 1",
+        ),
+        (
+            lambda: AttentionFusion(2, True),
+            TypeError,
+            "AttentionFusion: `embedding_dim` must be an int, got True",
+        ),
         (
             lambda: GatedFusion(2, 3)(torch.ones(4, 3, 3)),
             ValueError,

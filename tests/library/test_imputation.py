@@ -22,7 +22,9 @@ def draw(generator, num_rows, dtype=torch.float64, share=0.6):
     """Features with NaN where the mask says so; the first row is complete."""
     mask = random_mask(generator, num_rows, 2, share)
     mask[0] = True
-    features = {name: normal(generator, num_rows, *dims, dtype=dtype) for name, dims in DIMS.items()}
+    features = {
+        name: normal(generator, num_rows, *dims, dtype=dtype) for name, dims in DIMS.items()
+    }
     for index, name in enumerate(NAMES):
         features[name][~mask[:, index]] = NAN
     return features, mask
@@ -32,7 +34,9 @@ def draw(generator, num_rows, dtype=torch.float64, share=0.6):
 @given(generators(), st.integers(1, 12))
 def test_the_mean_is_that_of_observed_given_rows(generator, num_rows):
     features, mask = draw(generator, num_rows)
-    rows = torch.cat([torch.tensor([0]), 1 + torch.randperm(num_rows - 1, generator=generator)[: num_rows // 2]])
+    rows = torch.cat(
+        [torch.tensor([0]), 1 + torch.randperm(num_rows - 1, generator=generator)[: num_rows // 2]]
+    )
     filled, usable = MeanImputer(NAMES).fit(features, mask, rows)(features, mask)
     assert usable.shape == mask.shape
     assert usable.dtype == torch.bool
@@ -77,13 +81,17 @@ def test_it_returns_new_tables_and_leaves_the_given_ones(imputer):
 
 def test_zeros_fill_whatever_the_type():
     features = {"text": torch.tensor([[5], [7]])}
-    filled, _ = ZeroImputer(["text"]).fit(features, torch.ones(2, 1).bool())(features, torch.tensor([[True], [False]]))
+    filled, _ = ZeroImputer(["text"]).fit(features, torch.ones(2, 1).bool())(
+        features, torch.tensor([[True], [False]])
+    )
     assert filled["text"].tolist() == [[5], [0]]
 
 
 @laws
 @given(generators(), st.integers(1, 12), st.integers(1, 4), st.booleans())
-def test_any_partition_of_the_rows_gives_what_the_whole_gives(generator, num_rows, num_parts, by_rows):
+def test_any_partition_of_the_rows_gives_what_the_whole_gives(
+    generator, num_rows, num_parts, by_rows
+):
     features, mask = draw(generator, num_rows)
     part = torch.randint(num_parts, (num_rows,), generator=generator)
     whole, parts = MeanImputer(NAMES).fit(features, mask), MeanImputer(NAMES)
@@ -113,7 +121,10 @@ def test_a_modality_that_no_row_has_had_so_far_has_no_mean():
     features, mask = draw(seeded(0), 5)
     mask[:, 1] = False
     imputer = MeanImputer(NAMES).partial_fit(features, mask)
-    with pytest.raises(RuntimeError, match=re.escape("MeanImputer: not fitted yet for ['image']: no row so far had")):
+    with pytest.raises(
+        RuntimeError,
+        match=re.escape("MeanImputer: not fitted yet for ['image']: no row so far had"),
+    ):
         imputer(features, mask)
     features["image"][0], mask[0, 1] = 7.0, True
     imputer.partial_fit(features, mask, torch.tensor([0]))
@@ -135,8 +146,16 @@ def test_nothing_is_left_of_a_block_that_fails():
 @pytest.mark.parametrize(
     ("features", "error", "message"),
     [
-        ({"text": torch.ones(3, 5)}, ValueError, "modality 'text' must have shape (N, 2) as in the rows before, got"),
-        ({"text": torch.ones(3, 2).long()}, TypeError, "modality 'text' must be floating point to have a mean"),
+        (
+            {"text": torch.ones(3, 5)},
+            ValueError,
+            "modality 'text' must have shape (N, 2) as in the rows before, got",
+        ),
+        (
+            {"text": torch.ones(3, 2).long()},
+            TypeError,
+            "modality 'text' must be floating point to have a mean",
+        ),
         ({}, KeyError, "`features` lacks the modalities ['text']."),
     ],
 )
@@ -149,9 +168,14 @@ def test_a_block_that_does_not_fit_is_an_error(features, error, message):
 def test_loaded_means_cannot_go_on_but_can_be_fitted_anew():
     features, mask = draw(seeded(2), 9)
     saved = MeanImputer(NAMES).fit(features, mask).state_dict()
-    for imputer in (MeanImputer(NAMES), MeanImputer(NAMES).fit({k: x + 1 for k, x in features.items()}, mask)):
+    for imputer in (
+        MeanImputer(NAMES),
+        MeanImputer(NAMES).fit({k: x + 1 for k, x in features.items()}, mask),
+    ):
         imputer.load_state_dict(saved)
-        with pytest.raises(RuntimeError, match=r"MeanImputer.partial_fit: the means were loaded, and the sums"):
+        with pytest.raises(
+            RuntimeError, match=r"MeanImputer.partial_fit: the means were loaded, and the sums"
+        ):
             imputer.partial_fit(features, mask)
         assert torch.equal(imputer.fill_0, saved["fill_0"])
         imputer.fit(features, mask).partial_fit(features, mask)
@@ -245,7 +269,11 @@ def test_a_restored_imputer_does_not_share_memory_with_what_it_was_restored_from
 def test_a_fitted_imputer_keeps_its_dtype_and_device_on_loading():
     features, mask = draw(seeded(2), 9)
     saved = MeanImputer(NAMES).fit(features, mask).state_dict()
-    other = MeanImputer(NAMES).fit({name: x[:, :1] for name, x in features.items()}, mask).to(torch.float32)
+    other = (
+        MeanImputer(NAMES)
+        .fit({name: x[:, :1] for name, x in features.items()}, mask)
+        .to(torch.float32)
+    )
     other.load_state_dict(saved)  # shapes are those of what is loaded
     assert other.fill_0.dtype == torch.float32
     assert torch.equal(other.fill_0, saved["fill_0"].float())
@@ -253,7 +281,9 @@ def test_a_fitted_imputer_keeps_its_dtype_and_device_on_loading():
     unfitted.load_state_dict(saved)
     assert unfitted.fill_0.dtype == torch.float64
     away = MeanImputer(NAMES).fit(features, mask).to("meta")
-    with pytest.warns(UserWarning, match="non-meta parameter in the checkpoint to a meta parameter"):
+    with pytest.warns(
+        UserWarning, match="non-meta parameter in the checkpoint to a meta parameter"
+    ):
         away.load_state_dict(saved)
     assert away.fill_0.device.type == "meta"
 
@@ -308,7 +338,9 @@ def test_an_unfitted_imputer_has_an_empty_state_and_a_refit_replaces_the_old_one
     assert MeanImputer(NAMES).state_dict() == {}
     features, mask = draw(seeded(4), 9)
     imputer = MeanImputer(NAMES).fit(features, mask)
-    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"fill_0\", \"fill_1\""):
+    with pytest.raises(
+        RuntimeError, match=r"Missing key\(s\) in state_dict: \"fill_0\", \"fill_1\""
+    ):
         imputer.load_state_dict({})
     before = imputer.fill_0.clone()
     imputer.fit({name: x + 1 for name, x in features.items()}, mask)
@@ -322,7 +354,9 @@ def test_a_fit_that_fails_changes_nothing(wrong):
     before = {key: value.clone() for key, value in imputer.state_dict().items()}
     broken = {name: x + 1 for name, x in features.items()}
     broken[wrong] = torch.full_like(broken[wrong], NAN)
-    with pytest.raises(ValueError, match=f"modality '{wrong}' has NaN or an infinity in a row that the mask calls"):
+    with pytest.raises(
+        ValueError, match=f"modality '{wrong}' has NaN or an infinity in a row that the mask calls"
+    ):
         imputer.fit(broken, mask)
     assert all(torch.equal(before[key], value) for key, value in imputer.state_dict().items())
 
@@ -342,17 +376,71 @@ def test_a_column_of_a_mapping_must_be_a_vector():
     [
         ({}, HERE, None, KeyError, "`features` lacks the modalities ['text']."),
         ({"text": None}, HERE, None, KeyError, "`features` lacks the modalities ['text']."),
-        ({**ONE, "x": torch.ones(3)}, HERE, None, KeyError, "has modalities ['x'] that are not among ('text',)."),
-        ({"text": torch.ones(3, 2).long()}, HERE, None, TypeError, "modality 'text' must be floating point"),
-        ({"text": [[1.0]] * 3}, HERE, None, TypeError, "the feature of 'text' must be a tensor, got list."),
-        ({"text": torch.tensor(1.0)}, HERE, None, ValueError, "of 'text' must have shape (N, ...), got a scalar."),
-        (ONE, HERE, [0, 1], TypeError, "`rows` must be row numbers, an int64 tensor of shape (n,), got list."),
+        (
+            {**ONE, "x": torch.ones(3)},
+            HERE,
+            None,
+            KeyError,
+            "has modalities ['x'] that are not among ('text',).",
+        ),
+        (
+            {"text": torch.ones(3, 2).long()},
+            HERE,
+            None,
+            TypeError,
+            "modality 'text' must be floating point",
+        ),
+        (
+            {"text": [[1.0]] * 3},
+            HERE,
+            None,
+            TypeError,
+            "the feature of 'text' must be a tensor, got list.",
+        ),
+        (
+            {"text": torch.tensor(1.0)},
+            HERE,
+            None,
+            ValueError,
+            "of 'text' must have shape (N, ...), got a scalar.",
+        ),
+        (
+            ONE,
+            HERE,
+            [0, 1],
+            TypeError,
+            "`rows` must be row numbers, an int64 tensor of shape (n,), got list.",
+        ),
         (ONE, ~HERE, None, ValueError, "modality 'text' is observed in none of the given rows"),
-        (ONE, HERE, torch.zeros(0).long(), ValueError, "modality 'text' is observed in none of the given rows"),
-        ({"text": torch.full((3, 2), torch.inf)}, HERE, None, ValueError, "has NaN or an infinity in a row that"),
-        (ONE, HERE, torch.tensor([3]), ValueError, "`rows` must lie in [0, 3), got values from 3 to 3."),
+        (
+            ONE,
+            HERE,
+            torch.zeros(0).long(),
+            ValueError,
+            "modality 'text' is observed in none of the given rows",
+        ),
+        (
+            {"text": torch.full((3, 2), torch.inf)},
+            HERE,
+            None,
+            ValueError,
+            "has NaN or an infinity in a row that",
+        ),
+        (
+            ONE,
+            HERE,
+            torch.tensor([3]),
+            ValueError,
+            "`rows` must lie in [0, 3), got values from 3 to 3.",
+        ),
         (ONE, HERE, torch.tensor([0, 0]), ValueError, "`rows` must be distinct, got some twice."),
-        (ONE, HERE.float(), None, TypeError, "`mask` must have dtype torch.bool, got torch.float32."),
+        (
+            ONE,
+            HERE.float(),
+            None,
+            TypeError,
+            "`mask` must have dtype torch.bool, got torch.float32.",
+        ),
         (ONE, [[True]] * 3, None, TypeError, "`mask` must be a tensor, got list."),
         (ONE, HERE[:2], None, ValueError, "`mask` must have shape (N, M) = (3, 1), got (2, 1)."),
         (ONE, {"x": HERE[:, 0]}, None, KeyError, "unknown: ['x'], absent: ['text']."),
@@ -368,7 +456,12 @@ def test_what_cannot_be_fitted_is_an_error(features, mask, rows, error, message)
     [
         ({**ONE, "x": None}, HERE, KeyError, "has modalities ['x'] that are not among ('text',)."),
         (ONE, HERE[:2], ValueError, "equal numbers of rows, got {'text': 3, 'mask': 2}."),
-        (ONE, {"text": HERE[:2, 0]}, ValueError, "equal numbers of rows, got {'text': 3, 'mask': 2}."),
+        (
+            ONE,
+            {"text": HERE[:2, 0]},
+            ValueError,
+            "equal numbers of rows, got {'text': 3, 'mask': 2}.",
+        ),
         ({}, {}, KeyError, "unknown: [], absent: ['text']."),
         ({}, torch.tensor(True), ValueError, "`mask` must have shape (N, M), got ()."),
         ({"text": [1.0]}, HERE, TypeError, "the feature of 'text' must be a tensor, got list."),
@@ -391,9 +484,13 @@ def test_what_cannot_be_filled_is_an_error(features, mask, error, message):
 
 @pytest.mark.parametrize("imputer", IMPUTERS)
 def test_an_unfitted_imputer_says_so(imputer):
-    with pytest.raises(RuntimeError, match=f"{imputer.__name__}: not fitted yet. Call `fit` with training rows first."):
+    with pytest.raises(
+        RuntimeError,
+        match=f"{imputer.__name__}: not fitted yet. Call `fit` with training rows first.",
+    ):
         imputer(["text"])(ONE, HERE)
     with pytest.raises(
-        TypeError, match=f"{imputer.__name__}: `modalities` must be a sequence of names, got the string"
+        TypeError,
+        match=f"{imputer.__name__}: `modalities` must be a sequence of names, got the string",
     ):
         imputer("text")

@@ -14,7 +14,15 @@ from sklearn import impute
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from invmod import KNNImputer, LearnedTokens, MeanImputer, PPCAImputer, RidgeImputer, ZeroImputer, imputation
+from invmod import (
+    KNNImputer,
+    LearnedTokens,
+    MeanImputer,
+    PPCAImputer,
+    RidgeImputer,
+    ZeroImputer,
+    imputation,
+)
 from tests.strategies import NAN, generators, gradients, laws, normal, random_mask, seeded
 
 NAMES = ("text", "image", "audio")
@@ -23,7 +31,9 @@ JOINT = {
     "knn": lambda **o: KNNImputer(NAMES, num_neighbours=3, **o),
     "ridge": lambda **o: RidgeImputer(NAMES, ridge=0.5, **o),
     "ppca": lambda **o: PPCAImputer(NAMES, num_components=2, max_iterations=8, **o),
-    "ppca of shared noise": lambda **o: PPCAImputer(NAMES, num_components=2, noise="shared", max_iterations=8, **o),
+    "ppca of shared noise": lambda **o: PPCAImputer(
+        NAMES, num_components=2, noise="shared", max_iterations=8, **o
+    ),
 }
 ALL = JOINT | {"zero": lambda: ZeroImputer(NAMES), "mean": lambda: MeanImputer(NAMES)}
 
@@ -35,7 +45,11 @@ def draw(generator, num_rows, share=0.6, dtype=torch.float64):
     mask[:3] = True
     features = {}
     for index, (name, dims) in enumerate(DIMS.items()):
-        flat = hidden @ normal(generator, 2, math.prod(dims)) + 0.3 * normal(generator, num_rows, math.prod(dims)) + 2
+        flat = (
+            hidden @ normal(generator, 2, math.prod(dims))
+            + 0.3 * normal(generator, num_rows, math.prod(dims))
+            + 2
+        )
         features[name] = flat.reshape(num_rows, *dims).to(dtype)
         features[name][~mask[:, index]] = NAN
     return features, mask
@@ -49,7 +63,9 @@ def table(features, mask):
 
 
 def flat(filled):
-    return np.concatenate([filled[name].detach().reshape(len(filled[name]), -1).numpy() for name in NAMES], axis=1)
+    return np.concatenate(
+        [filled[name].detach().reshape(len(filled[name]), -1).numpy() for name in NAMES], axis=1
+    )
 
 
 # --- what all have in common
@@ -59,7 +75,9 @@ def flat(filled):
 @pytest.mark.parametrize("standardize", [False, True])
 @laws
 @given(generators(), st.integers(3, 10))
-def test_it_fills_what_is_missing_and_leaves_the_rest_bit_for_bit(kind, standardize, generator, num_rows):
+def test_it_fills_what_is_missing_and_leaves_the_rest_bit_for_bit(
+    kind, standardize, generator, num_rows
+):
     features, mask = draw(generator, num_rows)
     kept = {name: x.clone() for name, x in features.items()}
     filled, usable = JOINT[kind](standardize=standardize).fit(features, mask)(features, mask)
@@ -94,7 +112,9 @@ def test_a_row_that_has_nothing_gets_the_mean_of_the_training_rows(kind):
     features, mask = draw(seeded(1), 12)
     imputer = JOINT[kind]().fit(features, mask)
     filled, _ = imputer(dict.fromkeys(NAMES), torch.zeros(2, 3, dtype=torch.bool))
-    nothing, _ = imputer({name: x[:2] for name, x in features.items()}, torch.zeros(2, 3, dtype=torch.bool))
+    nothing, _ = imputer(
+        {name: x[:2] for name, x in features.items()}, torch.zeros(2, 3, dtype=torch.bool)
+    )
     for index, name in enumerate(NAMES):
         assert filled[name].dtype == torch.get_default_dtype()
         torch.testing.assert_close(filled[name].double(), nothing[name], rtol=1e-6, atol=1e-6)
@@ -120,12 +140,18 @@ def test_an_empty_batch_and_one_row(kind):
 @pytest.mark.parametrize("kind", JOINT)
 def test_units_do_not_matter_where_entries_are_standardized(kind):
     features, mask = draw(seeded(2), 14)
-    factor = {"text": torch.tensor([1e3, 1.0, 1e-3], dtype=torch.float64), "image": 50.0, "audio": 1.0}
+    factor = {
+        "text": torch.tensor([1e3, 1.0, 1e-3], dtype=torch.float64),
+        "image": 50.0,
+        "audio": 1.0,
+    }
     scaled = {name: x * factor[name] + 5 for name, x in features.items()}
     plain, _ = JOINT[kind](standardize=True).fit(features, mask)(features, mask)
     other, _ = JOINT[kind](standardize=True).fit(scaled, mask)(scaled, mask)
     for name in NAMES:
-        torch.testing.assert_close(other[name], plain[name] * factor[name] + 5, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            other[name], plain[name] * factor[name] + 5, rtol=1e-6, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("kind", JOINT)
@@ -141,7 +167,9 @@ def test_standardizing_is_that_of_observed_training_rows_and_nothing_else(kind):
         by_hand[name] = (features[name] - centre[name]) / scale[name]
     outside, _ = JOINT[kind](standardize=False).fit(by_hand, mask, rows)(by_hand, mask)
     for name in NAMES:
-        torch.testing.assert_close(inside[name], outside[name] * scale[name] + centre[name], rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(
+            inside[name], outside[name] * scale[name] + centre[name], rtol=1e-7, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize("kind", JOINT)
@@ -149,7 +177,9 @@ def test_standardizing_is_that_of_observed_training_rows_and_nothing_else(kind):
 def test_the_inside_is_float64_whatever_the_features_are(kind, dtype):
     features, mask = draw(seeded(4), 12, dtype=dtype)
     imputer = JOINT[kind]().fit(features, mask)
-    assert all(value.dtype in (torch.float64, torch.bool) for value in imputer.state_dict().values())
+    assert all(
+        value.dtype in (torch.float64, torch.bool) for value in imputer.state_dict().values()
+    )
     filled, _ = imputer(features, mask)
     wide = {name: x.double() for name, x in features.items()}
     expected, _ = JOINT[kind]().fit(wide, mask)(wide, mask)
@@ -174,7 +204,9 @@ def test_a_constant_entry_is_filled_with_its_constant(kind):
     features, mask = draw(seeded(5), 10)
     features["audio"] = torch.where(mask[:, 2:], 4.0, NAN).double()
     filled, _ = JOINT[kind]().fit(features, mask)(features, mask)
-    torch.testing.assert_close(filled["audio"], torch.full((10, 1), 4.0).double(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        filled["audio"], torch.full((10, 1), 4.0).double(), rtol=1e-6, atol=1e-6
+    )
 
 
 # --- nearest neighbours
@@ -190,9 +222,13 @@ def knn_reference(x, modality, donors, k):
                 continue
             near = []
             for r in donors:
-                shared = np.isin(modality, [j for j in range(3) if observed[n, j] and observed[r, j]])
+                shared = np.isin(
+                    modality, [j for j in range(3) if observed[n, j] and observed[r, j]]
+                )
                 if observed[r, m] and shared.any():
-                    near.append((len(modality) / shared.sum() * ((row - x[r])[shared] ** 2).sum(), r))
+                    near.append(
+                        (len(modality) / shared.sum() * ((row - x[r])[shared] ** 2).sum(), r)
+                    )
             chosen = [r for _, r in sorted(near)[:k]] or [r for r in donors if observed[r, m]]
             filled[n, modality == m] = x[chosen][:, modality == m].mean(axis=0)
     return filled
@@ -218,11 +254,16 @@ def test_neighbours_are_those_of_scikit_learn():
     ours = KNNImputer(NAMES, num_neighbours=4, standardize=False).fit(features, mask)
     theirs = impute.KNNImputer(n_neighbors=4).fit(x)
     rows = ~mask.all(dim=1).numpy()
-    np.testing.assert_allclose(flat(ours(features, mask)[0])[rows], theirs.transform(x)[rows], atol=1e-9)
+    np.testing.assert_allclose(
+        flat(ours(features, mask)[0])[rows], theirs.transform(x)[rows], atol=1e-9
+    )
 
 
 def test_of_equal_distances_the_lower_row_counts_and_blocks_change_nothing(monkeypatch):
-    features = {"a": torch.tensor([[0.0], [2.0], [1.0], [1.0]]), "b": torch.tensor([[10.0], [20.0], [NAN], [NAN]])}
+    features = {
+        "a": torch.tensor([[0.0], [2.0], [1.0], [1.0]]),
+        "b": torch.tensor([[10.0], [20.0], [NAN], [NAN]]),
+    }
     mask = torch.tensor([[True, True], [True, True], [True, False], [True, False]])
     imputer = KNNImputer(["a", "b"], num_neighbours=1).fit(features, mask)
     assert imputer(features, mask)[0]["b"][2:].tolist() == [[10.0], [10.0]]
@@ -241,14 +282,18 @@ def test_of_equal_distances_the_lower_row_counts_and_blocks_change_nothing(monke
 def test_ridge_is_that_of_scikit_learn_on_the_rows_that_have_all(ridge):
     features, mask = draw(seeded(0), 60)
     x, modality = table(features, mask)
-    filled = flat(RidgeImputer(NAMES, ridge=ridge, standardize=False).fit(features, mask)(features, mask)[0])
+    filled = flat(
+        RidgeImputer(NAMES, ridge=ridge, standardize=False).fit(features, mask)(features, mask)[0]
+    )
     observed = mask.numpy()
     tried = 0
     for n in np.flatnonzero(~observed.all(axis=1) & observed.any(axis=1)):
         sources = np.isin(modality, np.flatnonzero(observed[n]))
         for m in np.flatnonzero(~observed[n]):
             rows = observed[:, m] & observed[:, observed[n]].all(axis=1)
-            model = Ridge(alpha=ridge, solver="svd").fit(x[rows][:, sources], x[rows][:, modality == m])
+            model = Ridge(alpha=ridge, solver="svd").fit(
+                x[rows][:, sources], x[rows][:, modality == m]
+            )
             expected = model.predict(x[n : n + 1, sources]).reshape(-1)
             np.testing.assert_allclose(filled[n, modality == m], expected, atol=1e-7)
             tried += 1
@@ -260,22 +305,30 @@ def test_sources_that_no_training_row_has_together_are_left_out_the_rarest_first
     a = torch.tensor([[0.0], [1.0], [2.0], [NAN], [NAN], [3.0]])
     c = torch.tensor([[NAN], [NAN], [NAN], [0.0], [1.0], [5.0]])
     b = torch.tensor([[1.0], [3.0], [5.0], [10.0], [20.0], [NAN]])
-    features, mask = {"a": a, "b": b, "c": c}, torch.cat([~a.isnan(), ~b.isnan(), ~c.isnan()], dim=1)
+    features, mask = (
+        {"a": a, "b": b, "c": c},
+        torch.cat([~a.isnan(), ~b.isnan(), ~c.isnan()], dim=1),
+    )
     imputer = RidgeImputer(["a", "b", "c"], ridge=0.0, standardize=False).fit(features, mask)
     torch.testing.assert_close(imputer(features, mask)[0]["b"][5], torch.tensor([7.0]))
     alone = mask.clone()
     alone[5, 0] = False
     torch.testing.assert_close(imputer(features, alone)[0]["b"][5], torch.tensor([60.0]))
     apart = RidgeImputer(["a", "b"], ridge=1.0).fit(
-        {"a": a[[0, 1, 3]], "b": b[[0, 1, 3]]}, torch.tensor([[True, False], [True, False], [False, True]])
+        {"a": a[[0, 1, 3]], "b": b[[0, 1, 3]]},
+        torch.tensor([[True, False], [True, False], [False, True]]),
     )
-    filled, _ = apart({"a": torch.tensor([[5.0]]), "b": torch.tensor([[NAN]])}, torch.tensor([[True, False]]))
+    filled, _ = apart(
+        {"a": torch.tensor([[5.0]]), "b": torch.tensor([[NAN]])}, torch.tensor([[True, False]])
+    )
     assert filled["b"].item() == 10.0  # no training row has both: the mean
 
 
 def test_what_two_modalities_say_twice_does_not_count_twice():
     features, mask = draw(seeded(3), 40, 1.0)
-    features["image"] = torch.cat([features["text"], features["text"][:, :1]], dim=1).reshape(-1, 2, 2)
+    features["image"] = torch.cat([features["text"], features["text"][:, :1]], dim=1).reshape(
+        -1, 2, 2
+    )
     hidden = mask.clone()
     hidden[:, 2] = False
     one = hidden.clone()
@@ -314,9 +367,13 @@ def parameters(imputer):
 @given(generators(), st.integers(4, 15))
 def test_the_likelihood_of_what_is_observed_never_falls(noise, generator, num_rows):
     features, mask = draw(generator, num_rows)
-    imputer = PPCAImputer(NAMES, num_components=2, noise=noise, tolerance=0.0, max_iterations=15).fit(features, mask)
+    imputer = PPCAImputer(
+        NAMES, num_components=2, noise=noise, tolerance=0.0, max_iterations=15
+    ).fit(features, mask)
     steps = imputer.log_likelihoods
-    assert all(b >= a - 1e-6 * (1 + abs(a)) for a, b in itertools.pairwise(steps))  # rounding, at the least noise
+    assert all(
+        b >= a - 1e-6 * (1 + abs(a)) for a, b in itertools.pairwise(steps)
+    )  # rounding, at the least noise
 
 
 @pytest.mark.parametrize("noise", ["modality", "shared"])
@@ -324,9 +381,9 @@ def test_the_likelihood_and_the_fills_are_those_of_the_gaussian(noise):
     """Against the conditional mean of the joint covariance, row by row."""
     features, mask = draw(seeded(0), 20)
     x, modality = table(features, mask)
-    imputer = PPCAImputer(NAMES, num_components=2, noise=noise, standardize=False, max_iterations=7, tolerance=0.0).fit(
-        features, mask
-    )
+    imputer = PPCAImputer(
+        NAMES, num_components=2, noise=noise, standardize=False, max_iterations=7, tolerance=0.0
+    ).fit(features, mask)
     assert len(imputer.log_likelihoods) == 8
     loadings, mean, variances = parameters(imputer)
     centre = np.concatenate([getattr(imputer, f"centre_{m}").reshape(-1).numpy() for m in range(3)])
@@ -348,12 +405,16 @@ def test_the_likelihood_and_the_fills_are_those_of_the_gaussian(noise):
 def test_on_complete_rows_it_is_probabilistic_pca():
     features, mask = draw(seeded(1), 50, 1.0)
     x, _ = table(features, mask)
-    imputer = PPCAImputer(NAMES, num_components=3, noise="shared", standardize=False).fit(features, mask)
+    imputer = PPCAImputer(NAMES, num_components=3, noise="shared", standardize=False).fit(
+        features, mask
+    )
     pca = PCA(n_components=3).fit(x)
     loadings, _, variances = parameters(imputer)
     n = len(x)
     np.testing.assert_allclose(
-        loadings @ loadings.T + variances[0] * np.eye(8), pca.get_covariance() * (n - 1) / n, atol=1e-8
+        loadings @ loadings.T + variances[0] * np.eye(8),
+        pca.get_covariance() * (n - 1) / n,
+        atol=1e-8,
     )
     assert len(imputer.log_likelihoods) <= 3
     assert imputer.log_likelihoods[0] == pytest.approx(
@@ -366,7 +427,10 @@ def test_it_finds_the_factors_that_made_the_data():
     generator = seeded(6)
     hidden, mask = normal(generator, 400, 2), random_mask(generator, 400, 3, 0.6)
     mask[~mask.any(dim=1), 0] = True
-    truth = {name: (hidden @ normal(generator, 2, math.prod(dims))).reshape(400, *dims) for name, dims in DIMS.items()}
+    truth = {
+        name: (hidden @ normal(generator, 2, math.prod(dims))).reshape(400, *dims)
+        for name, dims in DIMS.items()
+    }
     features = {name: x + 0.05 * normal(generator, *x.shape) for name, x in truth.items()}
     imputers = {
         "ppca": PPCAImputer(NAMES, num_components=2),
@@ -378,7 +442,8 @@ def test_it_finds_the_factors_that_made_the_data():
     for kind, imputer in imputers.items():
         filled, _ = imputer.fit(features, mask)(features, mask)
         errors[kind] = sum(
-            float((filled[name] - truth[name])[~mask[:, m]].square().sum()) for m, name in enumerate(NAMES)
+            float((filled[name] - truth[name])[~mask[:, m]].square().sum())
+            for m, name in enumerate(NAMES)
         )
     assert errors["ppca"] < 0.35 * errors["mean"]
     assert errors["ridge"] < 0.5 * errors["mean"]
@@ -425,7 +490,9 @@ def test_a_damaged_state_says_what_is_wrong(kind):
         if name.startswith("centre"):
             continue
         with pytest.raises(RuntimeError, match=f"{name}|of the state must have"):
-            JOINT[kind]().load_state_dict({**state, name: torch.zeros(*value.shape, 2, dtype=value.dtype)})
+            JOINT[kind]().load_state_dict(
+                {**state, name: torch.zeros(*value.shape, 2, dtype=value.dtype)}
+            )
         with pytest.raises(RuntimeError, match=rf"Missing key\(s\) in state_dict: \"{name}\""):
             JOINT[kind]().load_state_dict({key: v for key, v in state.items() if key != name})
 
@@ -433,13 +500,19 @@ def test_a_damaged_state_says_what_is_wrong(kind):
 def test_a_file_that_is_no_state_says_so(tmp_path):
     features, mask = draw(seeded(2), 9)
     path = tmp_path / "imputer.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"MeanImputer.load: there is no file .*imputer.safetensors"):
+    with pytest.raises(
+        FileNotFoundError, match=r"MeanImputer.load: there is no file .*imputer.safetensors"
+    ):
         MeanImputer(NAMES).load(path)
     path.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"MeanImputer.load: .*imputer.safetensors is not a file that `save` wrote"):
+    with pytest.raises(
+        ValueError, match=r"MeanImputer.load: .*imputer.safetensors is not a file that `save` wrote"
+    ):
         MeanImputer(NAMES).load(path)
     MeanImputer(NAMES).fit(features, mask).save(path)
-    with pytest.raises(ValueError, match=r"is of the modalities \['text', 'image', 'audio'\], not \['a'\]"):
+    with pytest.raises(
+        ValueError, match=r"is of the modalities \['text', 'image', 'audio'\], not \['a'\]"
+    ):
         MeanImputer(["a"]).load(path)
     with pytest.raises(ValueError, match=r"(?s)KNNImputer.load: .* does not fit: .*fill_0"):
         KNNImputer(NAMES).load(path)
@@ -478,7 +551,9 @@ def test_tokens_against_a_loop_with_gradients_where_they_were_used(per, generato
     for index, name in enumerate(NAMES):
         token, used = getattr(tokens, f"token_{index}"), set()
         for n in range(num_rows):
-            code = sum(int(there) << m for m, there in enumerate(mask[n])) if per == "pattern" else 0
+            code = (
+                sum(int(there) << m for m, there in enumerate(mask[n])) if per == "pattern" else 0
+            )
             if mask[n, index]:
                 assert torch.equal(filled[name][n], features[name][n])
             else:
@@ -492,11 +567,15 @@ def test_tokens_against_a_loop_with_gradients_where_they_were_used(per, generato
 def test_tokens_of_absent_modalities_and_other_dtypes(tmp_path):
     tokens = LearnedTokens({"a": (2,), "b": (1, 1)})
     torch.nn.init.constant_(tokens.token_1, 3.0)
-    filled, _ = tokens({"a": torch.ones(2, 2, dtype=torch.float16)}, torch.tensor([[True, False], [False, False]]))
+    filled, _ = tokens(
+        {"a": torch.ones(2, 2, dtype=torch.float16)}, torch.tensor([[True, False], [False, False]])
+    )
     assert filled["a"].dtype == torch.float16
     assert filled["b"].tolist() == [[[3.0]], [[3.0]]]
     tokens.save(tmp_path / "tokens.safetensors")
-    assert (LearnedTokens({"a": (2,), "b": (1, 1)}).load(tmp_path / "tokens.safetensors").token_1 == 3).all()
+    assert (
+        LearnedTokens({"a": (2,), "b": (1, 1)}).load(tmp_path / "tokens.safetensors").token_1 == 3
+    ).all()
 
 
 def test_a_token_is_learned():
@@ -532,8 +611,16 @@ ONE = {"a": torch.ones(3, 2)}
             TypeError,
             "KNNImputer: `num_neighbours` must be an int, got 1.5",
         ),
-        (lambda: RidgeImputer(["a"], ridge=-1.0), ValueError, "RidgeImputer: `ridge` must not be negative, got -1.0"),
-        (lambda: PPCAImputer(["a"], num_components=0), ValueError, "PPCAImputer: `num_components` must be at least 1"),
+        (
+            lambda: RidgeImputer(["a"], ridge=-1.0),
+            ValueError,
+            "RidgeImputer: `ridge` must not be negative, got -1.0",
+        ),
+        (
+            lambda: PPCAImputer(["a"], num_components=0),
+            ValueError,
+            "PPCAImputer: `num_components` must be at least 1",
+        ),
         (
             lambda: PPCAImputer(["a"], num_components=1, noise="none"),
             ValueError,
@@ -564,7 +651,11 @@ ONE = {"a": torch.ones(3, 2)}
             ValueError,
             "KNNImputer.fit: modality 'a' has NaN or an infinity in a row that the mask calls observed",
         ),
-        (lambda: KNNImputer(["a"]).fit({}, HERE), KeyError, "KNNImputer.fit: `features` lacks the modalities ['a']"),
+        (
+            lambda: KNNImputer(["a"]).fit({}, HERE),
+            KeyError,
+            "KNNImputer.fit: `features` lacks the modalities ['a']",
+        ),
         (
             lambda: KNNImputer(["a"]).fit(ONE, HERE)({"a": torch.ones(3, 4)}, HERE),
             ValueError,

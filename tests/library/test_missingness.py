@@ -23,7 +23,12 @@ RATES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 
 
 @laws
-@given(generators(), st.integers(0, 9), NUM_MODALITIES, st.sampled_from([torch.float16, torch.float32, torch.float64]))
+@given(
+    generators(),
+    st.integers(0, 9),
+    NUM_MODALITIES,
+    st.sampled_from([torch.float16, torch.float32, torch.float64]),
+)
 def test_a_mask_is_read_off_whole_nan_rows(generator, num_rows, num_modalities, dtype):
     mask = random_mask(generator, num_rows, num_modalities)
     names = [f"m{index}" for index in range(num_modalities)]
@@ -40,19 +45,27 @@ def test_none_and_absent_names_are_missing_everywhere_and_integers_are_all_there
     features = {"a": None, "b": torch.tensor([1.0, NAN]), "c": torch.tensor([[1], [0]])}
     expected = [[False, True, False, True], [False, False, False, True]]
     assert mask_from_features(features, ["a", "b", "absent", "c"]).tolist() == expected
-    assert mask_from_features({}, ["a", "b"], num_rows=2).tolist() == [[False, False], [False, False]]
+    assert mask_from_features({}, ["a", "b"], num_rows=2).tolist() == [
+        [False, False],
+        [False, False],
+    ]
     assert mask_from_features({"a": None}, ["a"], num_rows=0).shape == (0, 1)
     assert mask_from_features({"a": torch.zeros(2, 0)}, ["a"]).tolist() == [[True], [True]]
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 100])
-def test_blocks_of_rows_change_nothing_and_errors_name_the_row_of_the_table(monkeypatch, rows_at_once):
+def test_blocks_of_rows_change_nothing_and_errors_name_the_row_of_the_table(
+    monkeypatch, rows_at_once
+):
     monkeypatch.setattr(missingness.features, "ROWS_AT_ONCE", rows_at_once)
     x = normal(seeded(0), 5, 2)
     x[[1, 4]] = NAN
     assert mask_from_features({"a": x}, ["a"])[:, 0].tolist() == [True, False, True, True, False]
     x[3, 1] = NAN
-    with pytest.raises(ValueError, match=r"modality 'a' has NaN in part of a row, first in row 3\. A missing modality"):
+    with pytest.raises(
+        ValueError,
+        match=r"modality 'a' has NaN in part of a row, first in row 3\. A missing modality",
+    ):
         mask_from_features({"a": x}, ["a"])
 
 
@@ -60,20 +73,64 @@ def test_blocks_of_rows_change_nothing_and_errors_name_the_row_of_the_table(monk
 def test_an_infinity_is_an_error(value):
     x = torch.zeros(4, 2)
     x[2, 0] = value
-    with pytest.raises(ValueError, match=r"modality 'a' has an infinity, first in row 2\. Clip or drop it before\."):
+    with pytest.raises(
+        ValueError, match=r"modality 'a' has an infinity, first in row 2\. Clip or drop it before\."
+    ):
         mask_from_features({"a": x}, ["a"])
 
 
 @pytest.mark.parametrize(
     ("features", "modalities", "options", "error", "message"),
     [
-        ({"x": None}, ["a"], {}, KeyError, "`features` has modalities ['x'] that are not among ('a',). Add them"),
-        ({"a": None}, ["a"], {}, ValueError, "no modality is given, so the number of rows is unknown. Pass `num_rows`"),
-        ({"a": torch.ones(2), "b": torch.ones(3)}, ["a", "b"], {}, ValueError, "rows, got {'a': 2, 'b': 3}."),
-        ({"a": torch.ones(2)}, ["a"], {"num_rows": 3}, ValueError, "rows, got {'a': 2} (num_rows=3)."),
-        ({"a": [1.0]}, ["a"], {}, TypeError, "the feature of 'a' must be a tensor (N, ...) or None, got list."),
-        ({"a": torch.tensor(1.0)}, ["a"], {}, TypeError, "must be a tensor (N, ...) or None, got a scalar."),
-        ({}, "text", {}, TypeError, "must be a sequence of names, got the string 'text'. Use `['text']` for one"),
+        (
+            {"x": None},
+            ["a"],
+            {},
+            KeyError,
+            "`features` has modalities ['x'] that are not among ('a',). Add them",
+        ),
+        (
+            {"a": None},
+            ["a"],
+            {},
+            ValueError,
+            "no modality is given, so the number of rows is unknown. Pass `num_rows`",
+        ),
+        (
+            {"a": torch.ones(2), "b": torch.ones(3)},
+            ["a", "b"],
+            {},
+            ValueError,
+            "rows, got {'a': 2, 'b': 3}.",
+        ),
+        (
+            {"a": torch.ones(2)},
+            ["a"],
+            {"num_rows": 3},
+            ValueError,
+            "rows, got {'a': 2} (num_rows=3).",
+        ),
+        (
+            {"a": [1.0]},
+            ["a"],
+            {},
+            TypeError,
+            "the feature of 'a' must be a tensor (N, ...) or None, got list.",
+        ),
+        (
+            {"a": torch.tensor(1.0)},
+            ["a"],
+            {},
+            TypeError,
+            "must be a tensor (N, ...) or None, got a scalar.",
+        ),
+        (
+            {},
+            "text",
+            {},
+            TypeError,
+            "must be a sequence of names, got the string 'text'. Use `['text']` for one",
+        ),
         ({}, [], {}, ValueError, "`modalities` must name at least one modality, got none."),
         ({}, [3], {}, TypeError, "modality names must be strings, got 3."),
         ({}, ["a", "a"], {}, ValueError, "modality names must be distinct, got ('a', 'a')."),
@@ -86,12 +143,18 @@ def test_features_that_make_no_mask_are_an_error(features, modalities, options, 
 
 @laws
 @given(st.data(), generators(), st.integers(0, 12), NUM_MODALITIES, RATES, st.integers(1, 4))
-def test_simulated_missingness_is_exact(data, generator, num_rows, num_modalities, rate, num_missing):
+def test_simulated_missingness_is_exact(
+    data, generator, num_rows, num_modalities, rate, num_missing
+):
     before = random_mask(generator, num_rows, num_modalities, 0.7)
-    chosen = data.draw(st.one_of(st.none(), st.permutations(range(num_rows)).map(lambda p: p[: num_rows // 2 + 1])))
+    chosen = data.draw(
+        st.one_of(st.none(), st.permutations(range(num_rows)).map(lambda p: p[: num_rows // 2 + 1]))
+    )
     rows = None if chosen is None else torch.tensor(chosen, dtype=torch.int64)
     kept = before.clone()
-    after, shortfall = simulate_missing(before, rate, rows=rows, num_missing=num_missing, generator=generator)
+    after, shortfall = simulate_missing(
+        before, rate, rows=rows, num_missing=num_missing, generator=generator
+    )
     assert torch.equal(before, kept)
     assert not (after & ~before).any()
 
@@ -118,7 +181,9 @@ def test_half_a_row_is_rounded_up(num_rows, rate, count):
 
 def test_which_rows_and_which_modalities_are_lost_is_uniform():
     """Each of 4 eligible rows is drawn with probability 1/2; a drawn row loses a uniform one of its own."""
-    before = torch.tensor([[True, True, True], [True, True, False], [False, True, True], [True, True, True]])
+    before = torch.tensor(
+        [[True, True, True], [True, True, False], [False, True, True], [True, True, True]]
+    )
     before = torch.cat([before, torch.tensor([[True, False, False]])])
     generator, trials = seeded(0), 4000
     lost = Counter()
@@ -171,16 +236,52 @@ FULL = torch.ones(4, 3, dtype=torch.bool)
     [
         ([[True]], 0.5, {}, TypeError, "`mask` must be a tensor, got list."),
         (FULL[0], 0.5, {}, ValueError, "`mask` must have shape (N, M), got (3,)."),
-        (FULL.float(), 0.5, {}, TypeError, "`mask` must have dtype torch.bool, got torch.float32. Use `mask.bool()`"),
+        (
+            FULL.float(),
+            0.5,
+            {},
+            TypeError,
+            "`mask` must have dtype torch.bool, got torch.float32. Use `mask.bool()`",
+        ),
         (FULL, 1.5, {}, ValueError, "`rate` must lie in [0, 1], got 1.5."),
         (FULL, -0.1, {}, ValueError, "`rate` must lie in [0, 1], got -0.1."),
         (FULL, NAN, {}, ValueError, "`rate` must lie in [0, 1], got nan."),
         (FULL, 0.5, {"num_missing": 0}, ValueError, "`num_missing` must be at least 1, got 0."),
-        (FULL, 0.5, {"rows": torch.tensor([0.0])}, TypeError, "int64 of shape (n,), got torch.float32 of shape (1,)."),
-        (FULL, 0.5, {"rows": torch.tensor([[0]])}, TypeError, "int64 of shape (n,), got torch.int64 of shape (1, 1)."),
-        (FULL, 0.5, {"rows": torch.tensor([0, 4])}, ValueError, "must lie in [0, 4), got values from 0 to 4."),
-        (FULL, 0.5, {"rows": torch.tensor([-1, 2])}, ValueError, "must lie in [0, 4), got values from -1 to 2."),
-        (FULL, 0.5, {"rows": torch.tensor([1, 1])}, ValueError, "`rows` must be distinct, got some twice."),
+        (
+            FULL,
+            0.5,
+            {"rows": torch.tensor([0.0])},
+            TypeError,
+            "int64 of shape (n,), got torch.float32 of shape (1,).",
+        ),
+        (
+            FULL,
+            0.5,
+            {"rows": torch.tensor([[0]])},
+            TypeError,
+            "int64 of shape (n,), got torch.int64 of shape (1, 1).",
+        ),
+        (
+            FULL,
+            0.5,
+            {"rows": torch.tensor([0, 4])},
+            ValueError,
+            "must lie in [0, 4), got values from 0 to 4.",
+        ),
+        (
+            FULL,
+            0.5,
+            {"rows": torch.tensor([-1, 2])},
+            ValueError,
+            "must lie in [0, 4), got values from -1 to 2.",
+        ),
+        (
+            FULL,
+            0.5,
+            {"rows": torch.tensor([1, 1])},
+            ValueError,
+            "`rows` must be distinct, got some twice.",
+        ),
     ],
 )
 def test_what_cannot_be_simulated_is_an_error(mask, rate, options, error, message):
@@ -205,8 +306,15 @@ def test_patterns_partition_the_rows(generator, num_rows, num_modalities):
 
 def test_patterns_come_richest_first_then_by_the_earlier_modality():
     mask = torch.tensor([[False, False], [False, True], [True, False], [True, True]])
-    assert list(rows_by_pattern(mask)) == [(True, True), (True, False), (False, True), (False, False)]
-    with pytest.raises(ValueError, match=r"rows_by_pattern: `mask` must have shape \(N, M\), got \(2,\)\."):
+    assert list(rows_by_pattern(mask)) == [
+        (True, True),
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+    with pytest.raises(
+        ValueError, match=r"rows_by_pattern: `mask` must have shape \(N, M\), got \(2,\)\."
+    ):
         rows_by_pattern(mask[0])
     with pytest.raises(TypeError, match=r"rows_by_pattern: `mask` must have dtype torch\.bool"):
         rows_by_pattern(mask.int())
@@ -217,7 +325,9 @@ def test_a_pattern_is_named_by_what_is_there():
     assert pattern_name((True, True, True), names) == "text+image+audio"
     assert pattern_name((False, True, False), names) == "image"
     assert pattern_name((False, False, False), names) == "none"
-    with pytest.raises(ValueError, match=r"pattern_name: `pattern` has 2 entries for 3 modalities\."):
+    with pytest.raises(
+        ValueError, match=r"pattern_name: `pattern` has 2 entries for 3 modalities\."
+    ):
         pattern_name((True, False), names)
 
 

@@ -8,11 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invmod import hide_features, mask_from_features, missingness
-from tests.strategies import NAN, NUM_MODALITIES, generators, gradients, laws, normal, random_mask, seeded
+from tests.strategies import (
+    NAN,
+    NUM_MODALITIES,
+    generators,
+    gradients,
+    laws,
+    normal,
+    random_mask,
+    seeded,
+)
 
 SHAPES = st.sampled_from([(), (3,), (2, 3), (1, 4, 4), (2, 1, 3, 2)])
 DTYPES = st.sampled_from(
-    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.int64, torch.int8]
+    [
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.complex64,
+        torch.int64,
+        torch.int8,
+    ]
 )
 
 
@@ -20,13 +37,17 @@ def draw_features(generator, shapes, dtypes, num_rows):
     """Features without NaN and without the value -1."""
     features = {}
     for index, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
-        features[f"m{index}"] = normal(generator, num_rows, *shape).abs().mul(10).clamp(max=100).to(dtype)
+        features[f"m{index}"] = (
+            normal(generator, num_rows, *shape).abs().mul(10).clamp(max=100).to(dtype)
+        )
     return features
 
 
 @laws
 @given(st.data(), generators(), st.integers(0, 6), NUM_MODALITIES)
-def test_hiding_and_reading_off_are_inverse_for_any_shape_and_dtype(data, generator, num_rows, num_modalities):
+def test_hiding_and_reading_off_are_inverse_for_any_shape_and_dtype(
+    data, generator, num_rows, num_modalities
+):
     shapes = data.draw(st.lists(SHAPES, min_size=num_modalities, max_size=num_modalities))
     dtypes = data.draw(st.lists(DTYPES, min_size=num_modalities, max_size=num_modalities))
     features = draw_features(generator, shapes, dtypes, num_rows)
@@ -43,25 +64,54 @@ def test_hiding_and_reading_off_are_inverse_for_any_shape_and_dtype(data, genera
         assert (gone.isnan() if gone.is_floating_point() or gone.is_complex() else gone == -1).all()
     columns = dict(zip(names[::-1], mask.flip(1).unbind(1), strict=True))
     again = hide_features(features, columns, names, integer_fill=dict.fromkeys(names, -1))
-    assert all(torch.equal(again[name].nan_to_num(7.0), hidden[name].nan_to_num(7.0)) for name in names)
+    assert all(
+        torch.equal(again[name].nan_to_num(7.0), hidden[name].nan_to_num(7.0)) for name in names
+    )
 
 
 def test_without_a_fill_value_integers_are_all_there_and_with_one_only_whole_rows_of_it_are_missing():
     ids = torch.tensor([[-1, -1], [3, -1], [0, 0]])
     assert mask_from_features({"a": ids}, ["a"])[:, 0].tolist() == [True, True, True]
-    assert mask_from_features({"a": ids}, ["a"], integer_fill=-1)[:, 0].tolist() == [False, True, True]
-    assert mask_from_features({"a": ids}, ["a"], integer_fill=0)[:, 0].tolist() == [True, True, False]
+    assert mask_from_features({"a": ids}, ["a"], integer_fill=-1)[:, 0].tolist() == [
+        False,
+        True,
+        True,
+    ]
+    assert mask_from_features({"a": ids}, ["a"], integer_fill=0)[:, 0].tolist() == [
+        True,
+        True,
+        False,
+    ]
     both = mask_from_features({"a": ids, "b": ids}, ["a", "b"], integer_fill={"b": -1})
     assert both.tolist() == [[True, False], [True, True], [True, True]]
-    assert mask_from_features({"a": torch.zeros(2, 0).long()}, ["a"], integer_fill=0).tolist() == [[True], [True]]
-    assert mask_from_features({"a": torch.zeros(0, 2).long()}, ["a"], integer_fill=0).shape == (0, 1)
-    assert mask_from_features({"a": torch.tensor([7.0])}, ["a"], integer_fill=7).tolist() == [[True]]
+    assert mask_from_features({"a": torch.zeros(2, 0).long()}, ["a"], integer_fill=0).tolist() == [
+        [True],
+        [True],
+    ]
+    assert mask_from_features({"a": torch.zeros(0, 2).long()}, ["a"], integer_fill=0).shape == (
+        0,
+        1,
+    )
+    assert mask_from_features({"a": torch.tensor([7.0])}, ["a"], integer_fill=7).tolist() == [
+        [True]
+    ]
 
 
 def test_a_name_without_a_fill_value_is_hidden_by_zeros_and_absent_names_stay_absent():
-    features = {"a": torch.tensor([5, 6]), "b": torch.tensor([5, 6]), "c": None, "d": torch.tensor([True, True])}
-    hidden = hide_features(features, torch.zeros(2, 5).bool(), [*features, "e"], integer_fill={"a": 9})
-    assert {name: x.tolist() for name, x in hidden.items()} == {"a": [9, 9], "b": [0, 0], "d": [False, False]}
+    features = {
+        "a": torch.tensor([5, 6]),
+        "b": torch.tensor([5, 6]),
+        "c": None,
+        "d": torch.tensor([True, True]),
+    }
+    hidden = hide_features(
+        features, torch.zeros(2, 5).bool(), [*features, "e"], integer_fill={"a": 9}
+    )
+    assert {name: x.tolist() for name, x in hidden.items()} == {
+        "a": [9, 9],
+        "b": [0, 0],
+        "d": [False, False],
+    }
 
 
 @laws
@@ -98,17 +148,41 @@ M = torch.ones(2, 2).bool()
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: hide_features({**X, "c": X["a"]}, M, ["a", "b"]), KeyError, "`features` has modalities ['c'] that"),
-        (lambda: hide_features({"a": [1.0]}, M, ["a", "b"]), TypeError, "the feature of 'a' must be a tensor (N, ...)"),
-        (lambda: hide_features({}, M, ["a", "b"]), ValueError, "equal numbers of rows, at least one given, got {}."),
-        (lambda: hide_features({**X, "b": torch.ones(3)}, M, ["a", "b"]), ValueError, "got {'a': 2, 'b': 3}."),
+        (
+            lambda: hide_features({**X, "c": X["a"]}, M, ["a", "b"]),
+            KeyError,
+            "`features` has modalities ['c'] that",
+        ),
+        (
+            lambda: hide_features({"a": [1.0]}, M, ["a", "b"]),
+            TypeError,
+            "the feature of 'a' must be a tensor (N, ...)",
+        ),
+        (
+            lambda: hide_features({}, M, ["a", "b"]),
+            ValueError,
+            "equal numbers of rows, at least one given, got {}.",
+        ),
+        (
+            lambda: hide_features({**X, "b": torch.ones(3)}, M, ["a", "b"]),
+            ValueError,
+            "got {'a': 2, 'b': 3}.",
+        ),
         (
             lambda: hide_features(X, M[:1], ["a", "b"]),
             ValueError,
             "`mask` must have shape (N, M) = (2, 2), got (1, 2).",
         ),
-        (lambda: hide_features(X, M.int(), ["a", "b"]), TypeError, "`mask` must have dtype torch.bool"),
-        (lambda: hide_features(X, {"a": M[:, 0]}, ["a", "b"]), KeyError, "unknown: [], absent: ['b']."),
+        (
+            lambda: hide_features(X, M.int(), ["a", "b"]),
+            TypeError,
+            "`mask` must have dtype torch.bool",
+        ),
+        (
+            lambda: hide_features(X, {"a": M[:, 0]}, ["a", "b"]),
+            KeyError,
+            "unknown: [], absent: ['b'].",
+        ),
         (
             lambda: hide_features(X, M, ["a", "b"], integer_fill=0.5),
             TypeError,

@@ -19,7 +19,16 @@ from invmod import (
     simulate_missing,
     simulate_mnar,
 )
-from tests.strategies import NAN, NUM_MODALITIES, generators, laws, normal, poison, random_mask, seeded
+from tests.strategies import (
+    NAN,
+    NUM_MODALITIES,
+    generators,
+    laws,
+    normal,
+    poison,
+    random_mask,
+    seeded,
+)
 
 NAMES = ("a", "b", "c")
 STRENGTHS = st.sampled_from([-40.0, -1.5, 0.0, 1e-6, 0.7, 3.0])
@@ -50,7 +59,9 @@ def oracle_probabilities(scores, mask, rates, strength):
         if rate == 0 or not there.any():
             continue
         logits = strength * scores[:, m]
-        b = brentq(lambda b, x=logits[there], r=rate: sigmoid(b + x).mean() - r, -400, 400, xtol=1e-13)
+        b = brentq(
+            lambda b, x=logits[there], r=rate: sigmoid(b + x).mean() - r, -400, 400, xtol=1e-13
+        )
         p[:, m], q[:, m] = sigmoid(b + logits), sigmoid(-b - logits)
     return p, q
 
@@ -69,7 +80,9 @@ def patterns_given_something(p, q, there):
     chances = {}
     for lost in itertools.product([False, True], repeat=len(p)):
         if all(not (gone and not has) for gone, has in zip(lost, there, strict=True)):
-            own = [(x if gone else y) for x, y, gone, has in zip(p, q, lost, there, strict=True) if has]
+            own = [
+                (x if gone else y) for x, y, gone, has in zip(p, q, lost, there, strict=True) if has
+            ]
             if any(has and not gone for gone, has in zip(lost, there, strict=True)):
                 chances[lost] = math.prod(own)
     total = sum(chances.values())
@@ -99,21 +112,34 @@ def every_simulator(features, mask, generator, **options):
     yield simulate_missing(mask, 0.6, generator=generator, **options)
     yield simulate_k_available(mask, 1, generator=generator, **options)
     yield simulate_mcar(mask, 0.4, generator=generator, **options)
-    yield simulate_mnar(features, mask, 0.4, modalities=names, strength=2.0, generator=generator, **options)
+    yield simulate_mnar(
+        features, mask, 0.4, modalities=names, strength=2.0, generator=generator, **options
+    )
     if others:
         yield simulate_mar(
-            features, mask, others, modalities=names, driver=names[0], strength=2.0, generator=generator, **options
+            features,
+            mask,
+            others,
+            modalities=names,
+            driver=names[0],
+            strength=2.0,
+            generator=generator,
+            **options,
         )
 
 
 @laws
 @given(st.data(), generators(), st.integers(0, 12), NUM_MODALITIES)
-def test_what_the_simulation_hides_is_kept_apart_from_what_nature_lacks(data, generator, num_rows, num_modalities):
+def test_what_the_simulation_hides_is_kept_apart_from_what_nature_lacks(
+    data, generator, num_rows, num_modalities
+):
     features, mask = (
         draw_features(generator, num_rows, num_modalities),
         random_mask(generator, num_rows, num_modalities),
     )
-    chosen = data.draw(st.one_of(st.none(), st.permutations(range(num_rows)).map(lambda p: p[: num_rows // 2 + 1])))
+    chosen = data.draw(
+        st.one_of(st.none(), st.permutations(range(num_rows)).map(lambda p: p[: num_rows // 2 + 1]))
+    )
     rows = None if chosen is None else torch.tensor(chosen, dtype=torch.int64)
     before, state = mask.clone(), torch.get_rng_state()
     for result in every_simulator(features, mask, generator, rows=rows):
@@ -145,7 +171,9 @@ def test_what_the_simulation_hides_is_kept_apart_from_what_nature_lacks(data, ge
 
 def test_a_generator_gives_the_same_masks_again_and_none_takes_the_global_one():
     features, mask = draw_features(seeded(0), 40, 3), random_mask(seeded(1), 40, 3, 0.8)
-    first, again, other = (list(every_simulator(features, mask, seeded(seed))) for seed in (1, 1, 2))
+    first, again, other = (
+        list(every_simulator(features, mask, seeded(seed))) for seed in (1, 1, 2)
+    )
     for x, y, z in zip(first, again, other, strict=True):
         assert torch.equal(x.mask, y.mask)
         assert not torch.equal(x.mask, z.mask)
@@ -161,21 +189,33 @@ def test_a_generator_gives_the_same_masks_again_and_none_takes_the_global_one():
 
 
 @laws
-@given(generators(), st.integers(2, 12), st.integers(2, 6), st.sampled_from([NAN, 1e9, float("inf")]))
-def test_what_lies_in_an_unavailable_cell_changes_nothing(generator, num_rows, num_modalities, value):
+@given(
+    generators(), st.integers(2, 12), st.integers(2, 6), st.sampled_from([NAN, 1e9, float("inf")])
+)
+def test_what_lies_in_an_unavailable_cell_changes_nothing(
+    generator, num_rows, num_modalities, value
+):
     features, mask = (
         draw_features(generator, num_rows, num_modalities),
         random_mask(generator, num_rows, num_modalities),
     )
-    dirty = {name: poison(x, mask[:, index], value) for index, (name, x) in enumerate(features.items())}
-    for x, y in zip(every_simulator(features, mask, seeded(0)), every_simulator(dirty, mask, seeded(0)), strict=True):
+    dirty = {
+        name: poison(x, mask[:, index], value) for index, (name, x) in enumerate(features.items())
+    }
+    for x, y in zip(
+        every_simulator(features, mask, seeded(0)),
+        every_simulator(dirty, mask, seeded(0)),
+        strict=True,
+    ):
         assert torch.equal(x.mask, y.mask)
         assert torch.equal(x.expected_rates.nan_to_num(2.0), y.expected_rates.nan_to_num(2.0))
 
 
 @laws
 @given(st.data(), generators(), st.integers(1, 10), st.integers(2, 6), STRENGTHS)
-def test_expected_rates_follow_a_permutation_of_the_modalities(data, generator, num_rows, num_modalities, strength):
+def test_expected_rates_follow_a_permutation_of_the_modalities(
+    data, generator, num_rows, num_modalities, strength
+):
     features, mask = (
         draw_features(generator, num_rows, num_modalities),
         random_mask(generator, num_rows, num_modalities),
@@ -188,8 +228,12 @@ def test_expected_rates_follow_a_permutation_of_the_modalities(data, generator, 
         (simulate_mnar, {}),
         (simulate_mar, {"driver": names[0]}),
     ):
-        given_rates = {name: rate for name, rate in by_name.items() if name != options.get("driver")}
-        kept = simulate(features, mask, given_rates, modalities=names, strength=strength, **options).expected_rates
+        given_rates = {
+            name: rate for name, rate in by_name.items() if name != options.get("driver")
+        }
+        kept = simulate(
+            features, mask, given_rates, modalities=names, strength=strength, **options
+        ).expected_rates
         moved = simulate(
             dict(reversed(features.items())),
             mask[:, order],
@@ -236,7 +280,13 @@ def test_the_kept_k_are_uniform_among_those_of_a_row():
 
 @laws
 @given(generators(), st.integers(1, 10), st.integers(1, 6), st.floats(0, 1), st.integers(1, 3))
-def test_the_expected_rates_of_an_exact_share_are_those_of_its_definition(generator, num_rows, M, rate, num_missing):
+def test_the_expected_rates_of_an_exact_share_are_those_of_its_definition(
+    generator,
+    num_rows,
+    M,
+    rate,
+    num_missing,
+):
     mask = random_mask(generator, num_rows, M, 0.8)
     eligible = [n for n in range(num_rows) if mask[n].sum() > num_missing]
     drawn = min(math.floor(rate * num_rows + 0.5), len(eligible))
@@ -253,14 +303,21 @@ def test_the_expected_rates_of_an_exact_share_are_those_of_its_definition(genera
 
 @laws
 @given(generators(), st.integers(0, 10), st.integers(1, 4), STRENGTHS, st.booleans(), st.booleans())
-def test_rates_are_those_of_the_oracle(generator, num_rows, num_modalities, strength, allow_empty, mnar):
+def test_rates_are_those_of_the_oracle(
+    generator, num_rows, num_modalities, strength, allow_empty, mnar
+):
     features, mask = (
         draw_features(generator, num_rows, num_modalities),
         random_mask(generator, num_rows, num_modalities),
     )
     names, rates = list(features), draw_rates(generator, num_modalities)
     own = [oracle_scores(x.numpy(), mask[:, m].numpy()) for m, x in enumerate(features.values())]
-    options = {"strength": strength, "allow_empty": allow_empty, "modalities": names, "generator": seeded(5)}
+    options = {
+        "strength": strength,
+        "allow_empty": allow_empty,
+        "modalities": names,
+        "generator": seeded(5),
+    }
     if mnar or num_modalities == 1:
         result, scores = simulate_mnar(features, mask, rates, **options), np.stack(own, axis=1)
     else:
@@ -272,7 +329,9 @@ def test_rates_are_those_of_the_oracle(generator, num_rows, num_modalities, stre
     np.testing.assert_allclose(result.expected_rates, expected, rtol=1e-7, atol=1e-9)
     if allow_empty:
         asked = torch.where(mask.any(dim=0), rates, NAN)
-        torch.testing.assert_close(result.expected_rates, asked, equal_nan=True, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(
+            result.expected_rates, asked, equal_nan=True, rtol=1e-12, atol=1e-14
+        )
         u = torch.rand(mask.shape, generator=seeded(5), dtype=torch.float64).numpy()
         clear = np.abs(u - p) > 1e-9
         assert ((~result.simulated.numpy() == ((u < p) & mask.numpy())) | ~clear).all()
@@ -281,7 +340,10 @@ def test_rates_are_those_of_the_oracle(generator, num_rows, num_modalities, stre
 @laws
 @given(generators(), st.integers(0, 8), st.integers(1, 5), st.booleans())
 def test_constant_rates_are_those_of_the_oracle(generator, num_rows, num_modalities, allow_empty):
-    mask, rates = random_mask(generator, num_rows, num_modalities), draw_rates(generator, num_modalities)
+    mask, rates = (
+        random_mask(generator, num_rows, num_modalities),
+        draw_rates(generator, num_modalities),
+    )
     result = simulate_mcar(mask, rates, allow_empty=allow_empty, generator=generator)
     p = np.broadcast_to(rates.numpy(), mask.shape)
     expected = oracle_expected(p, 1 - p, mask.numpy(), allow_empty)
@@ -291,7 +353,10 @@ def test_constant_rates_are_those_of_the_oracle(generator, num_rows, num_modalit
 @pytest.mark.parametrize("simulate", ["mcar", "mnar"])
 def test_a_row_follows_the_distribution_given_that_it_keeps_something(simulate):
     """Every pattern of loss as often as its probability given that not everything is lost, within five sigma."""
-    draws, kinds = 6000, torch.tensor([[True, True, True], [True, False, True], [False, True, False]])
+    draws, kinds = (
+        6000,
+        torch.tensor([[True, True, True], [True, False, True], [False, True, False]]),
+    )
     mask, rates = kinds.repeat(draws, 1), (0.7, 0.4, 0.9)
     if simulate == "mcar":
         result, p = simulate_mcar(mask, rates, generator=seeded(0)), np.tile(rates, (3, 1))
@@ -299,12 +364,16 @@ def test_a_row_follows_the_distribution_given_that_it_keeps_something(simulate):
     else:
         values = torch.tensor([[1.0, 5.0, 2.0], [3.0, 0.0, 4.0], [0.0, 9.0, 0.0]]).repeat(draws, 1)
         features = dict(zip(NAMES, values.unbind(1), strict=True))
-        result = simulate_mnar(features, mask, rates, modalities=NAMES, strength=1.5, generator=seeded(0))
+        result = simulate_mnar(
+            features, mask, rates, modalities=NAMES, strength=1.5, generator=seeded(0)
+        )
         own = [oracle_scores(values[:, m].numpy(), mask[:, m].numpy()) for m in range(3)]
         p, q = oracle_probabilities(np.stack(own, 1), mask.numpy(), rates, 1.5)
     lost = ~result.simulated
     for kind in range(3):
-        for pattern, chance in patterns_given_something(p[kind], q[kind], kinds[kind].tolist()).items():
+        for pattern, chance in patterns_given_something(
+            p[kind], q[kind], kinds[kind].tolist()
+        ).items():
             share = (lost[kind::3] == torch.tensor(pattern)).all(dim=1).double().mean()
             assert abs(share - chance) <= 5 * math.sqrt(chance * (1 - chance) / draws)
     assert (result.rates - result.expected_rates).abs().max() < 5 * math.sqrt(0.25 / (2 * draws))
@@ -356,10 +425,14 @@ def test_all_may_be_lost_only_where_it_is_asked_for():
     features = {"a": normal(seeded(0), 3), "b": normal(seeded(1), 3)}
     for simulate in (
         lambda **options: simulate_mcar(mask, 1.0, **options),
-        lambda **options: simulate_mnar(features, mask, 1.0, modalities=["a", "b"], strength=1.0, **options),
+        lambda **options: simulate_mnar(
+            features, mask, 1.0, modalities=["a", "b"], strength=1.0, **options
+        ),
     ):
         assert not simulate(allow_empty=True).mask.any()
-        with pytest.raises(ValueError, match="row 0 loses all it has for certain, but a row must keep something"):
+        with pytest.raises(
+            ValueError, match="row 0 loses all it has for certain, but a row must keep something"
+        ):
             simulate()
         with pytest.raises(ValueError, match="row 1 loses all"):
             simulate(rows=torch.tensor([2, 1, 0]))
@@ -385,7 +458,12 @@ def test_mar_depends_on_the_driver_mnar_on_itself_and_mcar_on_nothing(strength):
     sign = math.copysign(1.0, strength)
 
     mcar = simulate_mcar(mask, 0.3, generator=generator)
-    options = {"modalities": NAMES, "strength": strength, "generator": generator, "allow_empty": True}
+    options = {
+        "modalities": NAMES,
+        "strength": strength,
+        "generator": generator,
+        "allow_empty": True,
+    }
     mar = simulate_mar(features, mask, {"b": 0.3}, driver="a", **options)
     mnar = simulate_mnar(features, mask, 0.3, **options)
     for driver in NAMES:
@@ -412,15 +490,27 @@ def test_mar_depends_on_the_driver_mnar_on_itself_and_mcar_on_nothing(strength):
 def test_strength_0_is_completely_at_random(generator, num_rows):
     features, mask = draw_features(generator, num_rows, 3), random_mask(generator, num_rows, 3)
     constant = simulate_mcar(mask, 0.4, generator=seeded(1))
-    own = simulate_mnar(features, mask, 0.4, modalities=list(features), strength=0.0, generator=seeded(1))
+    own = simulate_mnar(
+        features, mask, 0.4, modalities=list(features), strength=0.0, generator=seeded(1)
+    )
     assert torch.equal(own.mask, constant.mask)
     constant = simulate_mcar(mask, (0.0, 0.4, 0.4), generator=seeded(1))
-    other = simulate_mar(features, mask, 0.4, modalities=list(features), driver="m0", strength=0.0, generator=seeded(1))
+    other = simulate_mar(
+        features,
+        mask,
+        0.4,
+        modalities=list(features),
+        driver="m0",
+        strength=0.0,
+        generator=seeded(1),
+    )
     assert torch.equal(other.mask, constant.mask)
 
 
 @laws
-@given(generators(), st.integers(2, 10), st.sampled_from([1e-150, 1e-3, 1e5, 1e150]), st.floats(-5, 5))
+@given(
+    generators(), st.integers(2, 10), st.sampled_from([1e-150, 1e-3, 1e5, 1e150]), st.floats(-5, 5)
+)
 def test_scores_are_free_of_scale_and_shift(generator, num_rows, scale, shift):
     """The same draw for x and for scale * (x + shift); values of 1e150 do not overflow."""
     features = {"a": normal(generator, num_rows), "b": normal(generator, num_rows)}
@@ -428,12 +518,17 @@ def test_scores_are_free_of_scale_and_shift(generator, num_rows, scale, shift):
     options = {"modalities": ["a", "b"], "strength": 1.5, "allow_empty": True}
     first = simulate_mnar(features, mask, 0.5, generator=seeded(2), **options)
     moved = {name: scale * (x + shift) for name, x in features.items()}
-    assert torch.equal(first.mask, simulate_mnar(moved, mask, 0.5, generator=seeded(2), **options).mask)
+    assert torch.equal(
+        first.mask, simulate_mnar(moved, mask, 0.5, generator=seeded(2), **options).mask
+    )
 
 
 def test_a_score_of_ones_own_is_used_for_integers_and_by_name():
     ids = torch.tensor([[1, 0, 0], [1, 2, 0], [1, 2, 3], [3, 2, 1]])
-    features, mask = {"words": ids, "x": torch.tensor([4.0, 3.0, 2.0, 1.0])}, torch.ones(4, 2, dtype=torch.bool)
+    features, mask = (
+        {"words": ids, "x": torch.tensor([4.0, 3.0, 2.0, 1.0])},
+        torch.ones(4, 2, dtype=torch.bool),
+    )
     seen = []
 
     def length(rows):
@@ -454,7 +549,13 @@ def test_a_row_without_the_driver_counts_as_average():
     draws = 2000
     values = torch.tensor([-1.0, 1.0, NAN, NAN]).repeat(draws)
     mask = torch.stack([~values.isnan(), torch.ones(4 * draws).bool()], dim=1)
-    options = {"modalities": ["a", "b"], "driver": "a", "strength": 3.0, "allow_empty": True, "generator": seeded(0)}
+    options = {
+        "modalities": ["a", "b"],
+        "driver": "a",
+        "strength": 3.0,
+        "allow_empty": True,
+        "generator": seeded(0),
+    }
     hidden = ~simulate_mar({"a": values}, mask, 0.5, **options).simulated[:, 1]
     expected = torch.tensor([sigmoid(-3.0), sigmoid(3.0), 0.5, 0.5])
     shares = hidden.reshape(draws, 4).double().mean(dim=0)
@@ -467,19 +568,27 @@ def test_half_precision_features_that_overflow_in_sums_are_scored_in_float64(dty
     x[3:] *= 2
     mask = torch.ones(6, 1, dtype=torch.bool)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = simulate_mnar({"a": x}, mask, 0.5, modalities=["a"], strength=1e3, allow_empty=True)
+        result = simulate_mnar(
+            {"a": x}, mask, 0.5, modalities=["a"], strength=1e3, allow_empty=True
+        )
     assert result.mask[:, 0].tolist() == [True, True, True, False, False, False]
 
 
 # --- what does not fit
 
 
-FEATURES = {"a": torch.tensor([1.0, 2.0, 4.0]), "b": torch.tensor([[3, 1], [2, 2], [1, 1]]), "c": torch.ones(3)}
+FEATURES = {
+    "a": torch.tensor([1.0, 2.0, 4.0]),
+    "b": torch.tensor([[3, 1], [2, 2], [1, 1]]),
+    "c": torch.ones(3),
+}
 FULL = torch.ones(3, 3, dtype=torch.bool)
 
 
 def mar(rates=0.5, features=FEATURES, mask=FULL, **options):
-    return simulate_mar(features, mask, rates, **{"modalities": NAMES, "driver": "a", "strength": 1.0, **options})
+    return simulate_mar(
+        features, mask, rates, **{"modalities": NAMES, "driver": "a", "strength": 1.0, **options}
+    )
 
 
 def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
@@ -489,10 +598,26 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: simulate_k_available(FULL, 0), ValueError, "simulate_k_available: `k` must be at least 1, got 0."),
-        (lambda: simulate_k_available(FULL, 4), ValueError, "simulate_k_available: `k` must be at most M = 3, got 4."),
-        (lambda: simulate_k_available(FULL, 1.0), TypeError, "simulate_k_available: `k` must be an int, got 1.0."),
-        (lambda: simulate_k_available(FULL, True), TypeError, "simulate_k_available: `k` must be an int, got True."),
+        (
+            lambda: simulate_k_available(FULL, 0),
+            ValueError,
+            "simulate_k_available: `k` must be at least 1, got 0.",
+        ),
+        (
+            lambda: simulate_k_available(FULL, 4),
+            ValueError,
+            "simulate_k_available: `k` must be at most M = 3, got 4.",
+        ),
+        (
+            lambda: simulate_k_available(FULL, 1.0),
+            TypeError,
+            "simulate_k_available: `k` must be an int, got 1.0.",
+        ),
+        (
+            lambda: simulate_k_available(FULL, True),
+            TypeError,
+            "simulate_k_available: `k` must be an int, got True.",
+        ),
         (
             lambda: simulate_k_available(FULL.int(), 1),
             TypeError,
@@ -503,40 +628,116 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
             TypeError,
             "simulate_k_available: `rows` must be row numbers",
         ),
-        (lambda: simulate_mcar(FULL[0], 0.5), ValueError, "simulate_mcar: `mask` must have shape (N, M), got (3,)."),
-        (lambda: simulate_mcar(FULL, 1.5), ValueError, "simulate_mcar: `rates` must lie in [0, 1], got 1.5."),
+        (
+            lambda: simulate_mcar(FULL[0], 0.5),
+            ValueError,
+            "simulate_mcar: `mask` must have shape (N, M), got (3,).",
+        ),
+        (
+            lambda: simulate_mcar(FULL, 1.5),
+            ValueError,
+            "simulate_mcar: `rates` must lie in [0, 1], got 1.5.",
+        ),
         (
             lambda: simulate_mcar(FULL, (0.1, NAN, 0.1)),
             ValueError,
             "simulate_mcar: `rates` must lie in [0, 1], got nan.",
         ),
-        (lambda: simulate_mcar(FULL, (0.1, 0.2)), ValueError, "one for each of the 3 modalities, got 2."),
-        (lambda: simulate_mcar(FULL, ("x", 0, 0)), TypeError, "simulate_mcar: `rates` must be numbers, got 'x'."),
-        (lambda: simulate_mcar(FULL, None), TypeError, "simulate_mcar: `rates` must be numbers, got None."),
-        (lambda: simulate_mcar(FULL, True), TypeError, "simulate_mcar: `rates` must be numbers, got True."),
-        (lambda: simulate_mcar(FULL, {"a": 0.5}), TypeError, "simulate_mcar: `rates` by name need `modalities`"),
-        (lambda: simulate_mcar(FULL, 0.5, modalities=["a"]), ValueError, "name the 3 columns of `mask`, got 1 names."),
-        (lambda: simulate_mcar(FULL, {"z": 0.5}, modalities=NAMES), KeyError, "`rates` has modalities ['z'] that are"),
-        (lambda: simulate_mcar(FULL, 0.5, rows=torch.tensor([3])), ValueError, "`rows` must lie in [0, 3), got values"),
-        (lambda: mar(driver="z"), KeyError, "simulate_mar: `driver` must be one of ('a', 'b', 'c'), got 'z'."),
-        (lambda: mar(modalities=["a"]), ValueError, "must name the driver and at least one other, got ('a',)."),
-        (lambda: mar({"a": 0.2}), ValueError, "simulate_mar: the rate of the driver 'a' must be 0, got 0.2. A driver"),
+        (
+            lambda: simulate_mcar(FULL, (0.1, 0.2)),
+            ValueError,
+            "one for each of the 3 modalities, got 2.",
+        ),
+        (
+            lambda: simulate_mcar(FULL, ("x", 0, 0)),
+            TypeError,
+            "simulate_mcar: `rates` must be numbers, got 'x'.",
+        ),
+        (
+            lambda: simulate_mcar(FULL, None),
+            TypeError,
+            "simulate_mcar: `rates` must be numbers, got None.",
+        ),
+        (
+            lambda: simulate_mcar(FULL, True),
+            TypeError,
+            "simulate_mcar: `rates` must be numbers, got True.",
+        ),
+        (
+            lambda: simulate_mcar(FULL, {"a": 0.5}),
+            TypeError,
+            "simulate_mcar: `rates` by name need `modalities`",
+        ),
+        (
+            lambda: simulate_mcar(FULL, 0.5, modalities=["a"]),
+            ValueError,
+            "name the 3 columns of `mask`, got 1 names.",
+        ),
+        (
+            lambda: simulate_mcar(FULL, {"z": 0.5}, modalities=NAMES),
+            KeyError,
+            "`rates` has modalities ['z'] that are",
+        ),
+        (
+            lambda: simulate_mcar(FULL, 0.5, rows=torch.tensor([3])),
+            ValueError,
+            "`rows` must lie in [0, 3), got values",
+        ),
+        (
+            lambda: mar(driver="z"),
+            KeyError,
+            "simulate_mar: `driver` must be one of ('a', 'b', 'c'), got 'z'.",
+        ),
+        (
+            lambda: mar(modalities=["a"]),
+            ValueError,
+            "must name the driver and at least one other, got ('a',).",
+        ),
+        (
+            lambda: mar({"a": 0.2}),
+            ValueError,
+            "simulate_mar: the rate of the driver 'a' must be 0, got 0.2. A driver",
+        ),
         (
             lambda: mar(driver="b"),
             TypeError,
             "simulate_mar, modality 'b': features of dtype torch.int64 need a `score`",
         ),
-        (lambda: mar(driver="c"), ValueError, "modality 'c': the scores are all 1.0, so no rate can depend on them."),
+        (
+            lambda: mar(driver="c"),
+            ValueError,
+            "modality 'c': the scores are all 1.0, so no rate can depend on them.",
+        ),
         (
             lambda: mar(features={**FEATURES, "a": None}),
             KeyError,
             "simulate_mar: `features` lacks 'a', on whose values",
         ),
-        (lambda: mar(strength="x"), TypeError, "simulate_mar: `strength` must be a number, got 'x'."),
-        (lambda: mnar(strength=True), TypeError, "simulate_mnar: `strength` must be a number, got True."),
-        (lambda: mnar(strength=math.inf), ValueError, "simulate_mnar: `strength` must be finite, got inf."),
-        (lambda: mnar(score=3), TypeError, "`score` must be a function or name -> function, got int."),
-        (lambda: mnar(score={"z": len}), KeyError, "`score` has modalities ['z'] that are not among"),
+        (
+            lambda: mar(strength="x"),
+            TypeError,
+            "simulate_mar: `strength` must be a number, got 'x'.",
+        ),
+        (
+            lambda: mnar(strength=True),
+            TypeError,
+            "simulate_mnar: `strength` must be a number, got True.",
+        ),
+        (
+            lambda: mnar(strength=math.inf),
+            ValueError,
+            "simulate_mnar: `strength` must be finite, got inf.",
+        ),
+        (
+            lambda: mnar(score=3),
+            TypeError,
+            "`score` must be a function or name -> function, got int.",
+        ),
+        (
+            lambda: mnar(score={"z": len}),
+            KeyError,
+            "`score` has modalities ['z'] that are not among",
+        ),
         (
             lambda: mnar(score=lambda x: x),
             ValueError,
@@ -548,11 +749,17 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
             "modality 'a': `score` must return a tensor of shape (3,), got int",
         ),
         (
-            lambda: mnar({"a": 0.5}, {"a": torch.tensor([1.0, NAN, 2.0])}, rows=torch.tensor([2, 1])),
+            lambda: mnar(
+                {"a": 0.5}, {"a": torch.tensor([1.0, NAN, 2.0])}, rows=torch.tensor([2, 1])
+            ),
             ValueError,
             "simulate_mnar, modality 'a': the scores must be finite, got nan first in row 1.",
         ),
-        (lambda: mnar(features={"z": FULL}), KeyError, "simulate_mnar: `features` has modalities ['z'] that are not"),
+        (
+            lambda: mnar(features={"z": FULL}),
+            KeyError,
+            "simulate_mnar: `features` has modalities ['z'] that are not",
+        ),
         (
             lambda: mnar(features={"a": [1]}),
             TypeError,
@@ -563,8 +770,16 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
             ValueError,
             "simulate_mnar: modalities must have equal numbers of rows, at least one",
         ),
-        (lambda: mnar(mask=FULL[:2]), ValueError, "simulate_mnar: `mask` must have shape (N, M) = (3, 3), got (2, 3)."),
-        (lambda: mnar(modalities="abc"), TypeError, "simulate_mnar: `modalities` must be a sequence of names"),
+        (
+            lambda: mnar(mask=FULL[:2]),
+            ValueError,
+            "simulate_mnar: `mask` must have shape (N, M) = (3, 3), got (2, 3).",
+        ),
+        (
+            lambda: mnar(modalities="abc"),
+            TypeError,
+            "simulate_mnar: `modalities` must be a sequence of names",
+        ),
     ],
 )
 def test_what_cannot_be_simulated_is_an_error_that_says_what_came(call, error, message):
@@ -577,7 +792,9 @@ def test_a_mapping_is_a_mask_whatever_its_order():
     mask = random_mask(seeded(2), 6, 2)
     columns = {"b": mask[:, 1], "a": mask[:, 0]}
     results = [
-        simulate_mnar(features, given_mask, 0.5, modalities=["a", "b"], strength=1.0, generator=seeded(3)).mask
+        simulate_mnar(
+            features, given_mask, 0.5, modalities=["a", "b"], strength=1.0, generator=seeded(3)
+        ).mask
         for given_mask in (mask, columns)
     ]
     assert torch.equal(*results)

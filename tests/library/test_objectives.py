@@ -46,14 +46,20 @@ def test_the_objective_is_risk_plus_weighted_penalty(generator, num_envs, penalt
     torch.testing.assert_close(
         value, risks.mean() + penalty_weight * risks.var(correction=0) if num_envs > 1 else risks[0]
     )
-    summed = invariant_objective(risks, penalty=penalty, penalty_weight=penalty_weight, risk_reduction="sum")
+    summed = invariant_objective(
+        risks, penalty=penalty, penalty_weight=penalty_weight, risk_reduction="sum"
+    )
     torch.testing.assert_close(summed - value, risks.sum() - risks.mean())
 
 
 @laws
 @given(generators(), SIZES, st.floats(0, 100), st.sampled_from(["mean", "sum"]))
-def test_gradients_agree_with_finite_differences(generator, num_envs, penalty_weight, risk_reduction):
-    assert gradcheck(vrex(penalty_weight, risk_reduction), (normal(generator, num_envs).requires_grad_(),))
+def test_gradients_agree_with_finite_differences(
+    generator, num_envs, penalty_weight, risk_reduction
+):
+    assert gradcheck(
+        vrex(penalty_weight, risk_reduction), (normal(generator, num_envs).requires_grad_(),)
+    )
 
 
 def test_a_sum_over_envs_is_the_mean_with_weights_divided_by_their_number():
@@ -79,7 +85,9 @@ def test_half_precision_risks_are_reduced_in_float32():
 
 @laws
 @given(generators(), SIZES, st.floats(0, 50), st.sampled_from(["mean", "sum"]))
-def test_coefficients_are_the_closed_form_of_vrex(generator, num_envs, penalty_weight, risk_reduction):
+def test_coefficients_are_the_closed_form_of_vrex(
+    generator, num_envs, penalty_weight, risk_reduction
+):
     risks = normal(generator, num_envs)
     coefficients = risk_coefficients(risks, vrex(penalty_weight, risk_reduction))
     base = 1 / num_envs if risk_reduction == "mean" else 1.0
@@ -100,7 +108,9 @@ def test_vrex_coefficients_are_the_gradient_of_the_objective(
     num_envs = max(num_envs, correction + 1)
     risks = normal(generator, num_envs).requires_grad_()
     objective = vrex(penalty_weight, reduction, correction)
-    closed = vrex_coefficients(risks, penalty_weight=penalty_weight, correction=correction, risk_reduction=reduction)
+    closed = vrex_coefficients(
+        risks, penalty_weight=penalty_weight, correction=correction, risk_reduction=reduction
+    )
     torch.testing.assert_close(closed, risk_coefficients(risks, objective), rtol=1e-12, atol=1e-12)
     assert not closed.requires_grad
     step = 1e-3  # the objective is quadratic, so central differences are exact but for rounding
@@ -230,7 +240,9 @@ def test_any_partition_accumulates_the_gradient_of_the_whole_batch(
             coefficients = risk_coefficients(risks, objective)
         for rows, state in zip(parts, states, strict=True):
             torch.set_rng_state(state)
-            (coefficients * model(rows, features, mask, weights).sum(dim=1) / num_rows).sum().backward()
+            (
+                coefficients * model(rows, features, mask, weights).sum(dim=1) / num_rows
+            ).sum().backward()
         accumulated = torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters()])
 
         kept = []
@@ -259,12 +271,42 @@ RISKS = torch.ones(3)
     [
         (RISKS.long(), {}, TypeError, "`risks` must be a floating-point tensor, got torch.int64."),
         (torch.ones(()), {}, ValueError, "`risks` must have shape (E,)"),
-        (RISKS, {"penalty_weight": -1.0}, ValueError, "`penalty_weight` must not be negative, got -1.0."),
-        (RISKS, {"penalty_weight": float("nan")}, ValueError, "`penalty_weight` must not be negative, got nan."),
-        (RISKS, {"risk_reduction": "max"}, ValueError, "`risk_reduction` must be 'mean' or 'sum', got 'max'."),
-        (RISKS, {"penalty": 1.0}, TypeError, "a callable of the risks or a scalar tensor, got float."),
-        (RISKS, {"penalty": lambda r: 1.0}, TypeError, "a callable of the risks or a scalar tensor, got float."),
-        (RISKS, {"penalty": lambda r: r}, ValueError, "scalar tensor, got shape (3,). Reduce it over environments"),
+        (
+            RISKS,
+            {"penalty_weight": -1.0},
+            ValueError,
+            "`penalty_weight` must not be negative, got -1.0.",
+        ),
+        (
+            RISKS,
+            {"penalty_weight": float("nan")},
+            ValueError,
+            "`penalty_weight` must not be negative, got nan.",
+        ),
+        (
+            RISKS,
+            {"risk_reduction": "max"},
+            ValueError,
+            "`risk_reduction` must be 'mean' or 'sum', got 'max'.",
+        ),
+        (
+            RISKS,
+            {"penalty": 1.0},
+            TypeError,
+            "a callable of the risks or a scalar tensor, got float.",
+        ),
+        (
+            RISKS,
+            {"penalty": lambda r: 1.0},
+            TypeError,
+            "a callable of the risks or a scalar tensor, got float.",
+        ),
+        (
+            RISKS,
+            {"penalty": lambda r: r},
+            ValueError,
+            "scalar tensor, got shape (3,). Reduce it over environments",
+        ),
     ],
 )
 def test_an_objective_that_does_not_fit_is_an_error(risks, options, error, message):
@@ -275,12 +317,37 @@ def test_an_objective_that_does_not_fit_is_an_error(risks, options, error, messa
 @pytest.mark.parametrize(
     ("risks", "objective", "error", "message"),
     [
-        (RISKS.long(), torch.sum, TypeError, "`risks` must be a floating-point tensor, got torch.int64."),
+        (
+            RISKS.long(),
+            torch.sum,
+            TypeError,
+            "`risks` must be a floating-point tensor, got torch.int64.",
+        ),
         (torch.ones(0), torch.sum, ValueError, "and at least one, got (0,)."),
-        (RISKS, lambda r: r, ValueError, "`objective` must return a scalar tensor that depends on the risks"),
-        (RISKS, lambda r: 1.0, ValueError, "`objective` must return a scalar tensor that depends on the risks"),
-        (RISKS, lambda r: r.detach().sum(), ValueError, "`objective` must return a scalar tensor that depends"),
-        (RISKS, lambda r: torch.ones((), requires_grad=True) * 2, ValueError, "`objective` does not depend on the"),
+        (
+            RISKS,
+            lambda r: r,
+            ValueError,
+            "`objective` must return a scalar tensor that depends on the risks",
+        ),
+        (
+            RISKS,
+            lambda r: 1.0,
+            ValueError,
+            "`objective` must return a scalar tensor that depends on the risks",
+        ),
+        (
+            RISKS,
+            lambda r: r.detach().sum(),
+            ValueError,
+            "`objective` must return a scalar tensor that depends",
+        ),
+        (
+            RISKS,
+            lambda r: torch.ones((), requires_grad=True) * 2,
+            ValueError,
+            "`objective` does not depend on the",
+        ),
     ],
 )
 def test_coefficients_of_what_is_no_objective_are_an_error(risks, objective, error, message):
@@ -294,13 +361,35 @@ def test_coefficients_of_what_is_no_objective_are_an_error(risks, objective, err
         (RISKS.long(), {}, TypeError, "`risks` must be a floating-point tensor, got torch.int64."),
         (torch.ones(2, 2), {}, ValueError, "at least one, got (2, 2)."),
         (torch.ones(0), {}, ValueError, "and at least one, got (0,)."),
-        (RISKS, {"penalty_weight": -1.0}, ValueError, "`penalty_weight` must not be negative, got -1.0."),
-        (RISKS, {"penalty_weight": NAN}, ValueError, "`penalty_weight` must not be negative, got nan."),
+        (
+            RISKS,
+            {"penalty_weight": -1.0},
+            ValueError,
+            "`penalty_weight` must not be negative, got -1.0.",
+        ),
+        (
+            RISKS,
+            {"penalty_weight": NAN},
+            ValueError,
+            "`penalty_weight` must not be negative, got nan.",
+        ),
         (RISKS, {"correction": -1}, ValueError, "`correction` must not be negative, got -1."),
-        (RISKS, {"correction": 3}, ValueError, "needs more than `correction` = 3 environments, got 3."),
-        (RISKS, {"risk_reduction": "max"}, ValueError, "`risk_reduction` must be 'mean' or 'sum', got 'max'."),
+        (
+            RISKS,
+            {"correction": 3},
+            ValueError,
+            "needs more than `correction` = 3 environments, got 3.",
+        ),
+        (
+            RISKS,
+            {"risk_reduction": "max"},
+            ValueError,
+            "`risk_reduction` must be 'mean' or 'sum', got 'max'.",
+        ),
     ],
 )
-def test_vrex_coefficients_of_arguments_that_do_not_fit_are_an_error(risks, options, error, message):
+def test_vrex_coefficients_of_arguments_that_do_not_fit_are_an_error(
+    risks, options, error, message
+):
     with pytest.raises(error, match=f"vrex_coefficients: .*{re.escape(message)}"):
         vrex_coefficients(risks, **{"penalty_weight": 1.0} | options)

@@ -43,10 +43,15 @@ def spread(generator, num_envs):
 def test_mmrex_is_the_worst_mixture_of_the_risks(generator, num_envs, share):
     risks, lambda_min = normal(generator, num_envs), share / num_envs
     corners = [
-        sum((1 - (num_envs - 1) * lambda_min if f == e else lambda_min) * float(r) for f, r in enumerate(risks))
+        sum(
+            (1 - (num_envs - 1) * lambda_min if f == e else lambda_min) * float(r)
+            for f, r in enumerate(risks)
+        )
         for e in range(num_envs)
     ]
-    assert mmrex_objective(risks, lambda_min=lambda_min).item() == pytest.approx(max(corners), abs=1e-12)
+    assert mmrex_objective(risks, lambda_min=lambda_min).item() == pytest.approx(
+        max(corners), abs=1e-12
+    )
 
 
 @laws
@@ -70,7 +75,10 @@ def test_minimax_gradients_agree_with_finite_differences_and_ties_share(generato
 
 @pytest.mark.parametrize("lambda_min", [0.34, NAN, -INF, INF])
 def test_mmrex_refuses_a_weight_that_is_no_mixture(lambda_min):
-    with pytest.raises(ValueError, match=re.escape("mmrex_objective: `lambda_min` must be finite and at most 1 / E =")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape("mmrex_objective: `lambda_min` must be finite and at most 1 / E ="),
+    ):
         mmrex_objective(torch.ones(3), lambda_min=lambda_min)
 
 
@@ -88,18 +96,24 @@ def cvar_loop(losses, fraction):
 
 @laws
 @given(generators(), SIZES, st.floats(0.001, 1))
-def test_cvar_is_the_mean_of_the_worst_and_the_minimum_over_thresholds(generator, num_samples, fraction):
+def test_cvar_is_the_mean_of_the_worst_and_the_minimum_over_thresholds(
+    generator, num_samples, fraction
+):
     losses = normal(generator, num_samples)
     value = cvar_objective(losses, tail_fraction=fraction)
     assert value.item() == pytest.approx(cvar_loop(losses, fraction), abs=1e-12)
     over = [eta + np.maximum(losses.numpy() - eta, 0).mean() / fraction for eta in losses.numpy()]
     assert value.item() == pytest.approx(min(over), abs=1e-9)  # the minimum lies at a loss
-    assert cvar_objective(losses.flip(0), tail_fraction=fraction).item() == pytest.approx(value.item(), abs=1e-12)
+    assert cvar_objective(losses.flip(0), tail_fraction=fraction).item() == pytest.approx(
+        value.item(), abs=1e-12
+    )
 
 
 @laws
 @given(generators(), SIZES, st.floats(0.05, 1))
-def test_cvar_gradients_agree_with_finite_differences_and_sum_to_one(generator, num_samples, fraction):
+def test_cvar_gradients_agree_with_finite_differences_and_sum_to_one(
+    generator, num_samples, fraction
+):
     losses = spread(generator, num_samples).requires_grad_()
     assert gradcheck(lambda x: cvar_objective(x, tail_fraction=fraction), (losses,))
     (gradient,) = torch.autograd.grad(cvar_objective(losses, tail_fraction=fraction), losses)
@@ -172,17 +186,27 @@ def test_eqrm_gradients_agree_with_finite_differences_twice(p):
 
 
 @laws
-@given(generators(), st.integers(2, 8), st.floats(0.01, 0.99), st.floats(-100, 100), st.floats(1e-3, 1e3))
+@given(
+    generators(),
+    st.integers(2, 8),
+    st.floats(0.01, 0.99),
+    st.floats(-100, 100),
+    st.floats(1e-3, 1e3),
+)
 def test_eqrm_moves_with_shift_and_scale_and_ignores_order(generator, num_envs, p, shift, scale):
     risks = normal(generator, num_envs)
     value = eqrm_objective(risks, quantile=p)
-    torch.testing.assert_close(eqrm_objective(scale * risks.flip(0) + shift, quantile=p), scale * value + shift)
+    torch.testing.assert_close(
+        eqrm_objective(scale * risks.flip(0) + shift, quantile=p), scale * value + shift
+    )
     assert eqrm_objective(risks, quantile=min(p + 0.005, 0.995)) >= value
 
 
 @pytest.mark.parametrize("risk", [0.1, 0.0, -3.0, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equal_risks_have_that_risk_as_every_quantile_and_gradient_one_over_their_number(risk, dtype):
+def test_equal_risks_have_that_risk_as_every_quantile_and_gradient_one_over_their_number(
+    risk, dtype
+):
     risks = torch.full((3,), risk, dtype=dtype, requires_grad=True)
     value = eqrm_objective(risks, quantile=0.99)
     value.backward()
@@ -207,7 +231,9 @@ def test_eqrm_of_a_risk_that_is_not_finite_is_nan(bad):
 
 @pytest.mark.parametrize("p", [0.0, 1.0, NAN])
 def test_eqrm_refuses_a_quantile_that_is_none(p):
-    with pytest.raises(ValueError, match="eqrm_objective: `quantile` must be strictly between 0 and 1"):
+    with pytest.raises(
+        ValueError, match="eqrm_objective: `quantile` must be strictly between 0 and 1"
+    ):
         eqrm_objective(torch.ones(3), quantile=p)
 
 
@@ -233,15 +259,23 @@ def test_group_dro_follows_the_loop_step_after_step(generator, num_envs, step_si
     dro, q = GroupDRO(num_envs, step_size=step_size), [1 / num_envs] * num_envs
     for _ in range(4):
         risks = normal(generator, num_envs).requires_grad_()
-        present = torch.rand(num_envs, generator=generator) < 0.6 if some_absent else torch.ones(num_envs).bool()
+        present = (
+            torch.rand(num_envs, generator=generator) < 0.6
+            if some_absent
+            else torch.ones(num_envs).bool()
+        )
         present[0] = True
         q = dro_loop(q, risks.tolist(), present.tolist(), step_size)
-        seen = torch.where(present, risks, NAN) if some_absent else risks  # what an absent one holds does not matter
+        seen = (
+            torch.where(present, risks, NAN) if some_absent else risks
+        )  # what an absent one holds does not matter
         loss = dro(seen, present=present if some_absent else None)
         np.testing.assert_allclose(dro.weights, q, atol=1e-12)
         here = present.double() * torch.tensor(q, dtype=torch.float64)
         torch.testing.assert_close(loss, (here * risks).sum())
-        torch.testing.assert_close(torch.autograd.grad(loss, risks)[0], here)  # no gradient through q
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, risks)[0], here
+        )  # no gradient through q
         assert dro.weights.sum().item() == pytest.approx(1, abs=1e-12)
 
 
@@ -287,7 +321,10 @@ def test_a_risk_that_is_not_finite_leaves_the_weights_as_they_were(bad):
 
 
 def test_two_steps_before_one_backward_pass_work():
-    dro, risks = GroupDRO(2, step_size=1.0), torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    dro, risks = (
+        GroupDRO(2, step_size=1.0),
+        torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True),
+    )
     total = dro(risks) + dro(risks)
     total.backward()
     first = torch.tensor(dro_loop([0.5, 0.5], [0, 1], [1, 1], 1.0))
@@ -300,8 +337,18 @@ def test_two_steps_before_one_backward_pass_work():
     [
         (torch.ones(3), None, ValueError, "`risks` must have E = 2 entries, got 3."),
         (torch.ones(2).long(), None, TypeError, "`risks` must be a floating-point tensor"),
-        (torch.ones(2), torch.ones(2), TypeError, "`present` must have dtype torch.bool, got torch.float32."),
-        (torch.ones(2), torch.ones(3).bool(), ValueError, "`present` must have shape (E,) = (2,), got (3,)."),
+        (
+            torch.ones(2),
+            torch.ones(2),
+            TypeError,
+            "`present` must have dtype torch.bool, got torch.float32.",
+        ),
+        (
+            torch.ones(2),
+            torch.ones(3).bool(),
+            ValueError,
+            "`present` must have shape (E,) = (2,), got (3,).",
+        ),
         (torch.ones(2), torch.zeros(2).bool(), ValueError, "no environment is present."),
     ],
 )
@@ -329,34 +376,68 @@ def test_group_dro_needs_a_step_size(step_size):
 
 
 @laws
-@given(st.integers(0, 60), st.floats(1e-6, 1e6), st.floats(1e-6, 1e6), st.integers(1, 20), st.integers(0, 20))
-def test_schedules_begin_and_end_where_they_should_and_are_monotone(step, first, last, num_steps, begin):
+@given(
+    st.integers(0, 60),
+    st.floats(1e-6, 1e6),
+    st.floats(1e-6, 1e6),
+    st.integers(1, 20),
+    st.integers(0, 20),
+)
+def test_schedules_begin_and_end_where_they_should_and_are_monotone(
+    step, first, last, num_steps, begin
+):
     options = {"first": first, "last": last, "num_steps": num_steps, "begin": begin}
     for schedule in (linear_schedule, exponential_schedule):
         value, following = schedule(step, **options), schedule(step + 1, **options)
         assert min(first, last) * (1 - 1e-12) <= value <= max(first, last) * (1 + 1e-12)
         assert (following - value) * (last - first) >= -1e-9 * max(first, last) ** 2
         assert schedule(begin, **options) == first
-        assert schedule(begin + num_steps, **options) == schedule(begin + num_steps + 9, **options) == last
+        assert (
+            schedule(begin + num_steps, **options)
+            == schedule(begin + num_steps + 9, **options)
+            == last
+        )
     x = min(max((step - begin) / num_steps, 0), 1)
-    assert linear_schedule(step, **options) == pytest.approx(first + x * (last - first), rel=1e-9, abs=1e-9)
+    assert linear_schedule(step, **options) == pytest.approx(
+        first + x * (last - first), rel=1e-9, abs=1e-9
+    )
     assert math.log(exponential_schedule(step, **options)) == pytest.approx(
         math.log(first) + x * (math.log(last) - math.log(first))
     )
     assert constant_schedule(step, value=first) == first
-    assert step_schedule(step, first=first, last=last, at=begin) == (first if step < begin else last)
+    assert step_schedule(step, first=first, last=last, at=begin) == (
+        first if step < begin else last
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: constant_schedule(-1, value=1.0), "constant_schedule: `step` must be finite and not negative"),
+        (
+            lambda: constant_schedule(-1, value=1.0),
+            "constant_schedule: `step` must be finite and not negative",
+        ),
         (lambda: constant_schedule(1, value=NAN), "constant_schedule: `value` must be finite"),
-        (lambda: step_schedule(1, first=-1.0, last=1.0, at=2), "step_schedule: `first` must be finite"),
-        (lambda: step_schedule(1, first=1.0, last=1.0, at=-2), "step_schedule: `at` must be finite"),
-        (lambda: linear_schedule(1, first=0, last=INF, num_steps=1), "linear_schedule: `last` must be finite"),
-        (lambda: linear_schedule(1, first=0, last=1, num_steps=0), "linear_schedule: `num_steps` must be at least 1"),
-        (lambda: linear_schedule(1, first=0, last=1, num_steps=1, begin=-1), "linear_schedule: `begin` must be"),
+        (
+            lambda: step_schedule(1, first=-1.0, last=1.0, at=2),
+            "step_schedule: `first` must be finite",
+        ),
+        (
+            lambda: step_schedule(1, first=1.0, last=1.0, at=-2),
+            "step_schedule: `at` must be finite",
+        ),
+        (
+            lambda: linear_schedule(1, first=0, last=INF, num_steps=1),
+            "linear_schedule: `last` must be finite",
+        ),
+        (
+            lambda: linear_schedule(1, first=0, last=1, num_steps=0),
+            "linear_schedule: `num_steps` must be at least 1",
+        ),
+        (
+            lambda: linear_schedule(1, first=0, last=1, num_steps=1, begin=-1),
+            "linear_schedule: `begin` must be",
+        ),
         (
             lambda: exponential_schedule(1, first=0, last=1, num_steps=1),
             "exponential_schedule: weights must be above 0",

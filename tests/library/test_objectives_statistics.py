@@ -47,7 +47,9 @@ def loop(losses, env, num_envs, h, halves, mask, weights):
         if not mask[i]:
             continue
         w, x, d = float(weights[i]), float(losses[i]), float(h[i])
-        for name, value in zip(names, (w, w * w, w * x, (w * x) ** 2, w * d, (w * d) ** 2), strict=True):
+        for name, value in zip(
+            names, (w, w * w, w * x, (w * x) ** 2, w * d, (w * d) ** 2), strict=True
+        ):
             sums[name][e] += value
         if halves[i]:
             sums["half_weight"][e] += w
@@ -73,7 +75,9 @@ def sample(generator, num_samples, num_envs):
 @given(generators(), SIZES, st.integers(1, 5))
 def test_sums_of_samples_with_an_index_are_those_of_the_loop(generator, num_samples, num_envs):
     losses, env, options = sample(generator, num_samples, num_envs)
-    expected = loop(losses, env, num_envs, *(options[k] for k in ("derivatives", "halves", "mask", "weights")))
+    expected = loop(
+        losses, env, num_envs, *(options[k] for k in ("derivatives", "halves", "mask", "weights"))
+    )
     got = environment_statistics(losses, env, **options)
     assert list(got) == list(expected)
     for name, entry in got.items():
@@ -83,7 +87,9 @@ def test_sums_of_samples_with_an_index_are_those_of_the_loop(generator, num_samp
 
 @laws
 @given(generators(), SIZES, st.integers(1, 5), st.booleans())
-def test_losses_of_every_environment_are_samples_with_an_index(generator, num_samples, num_envs, own_mask):
+def test_losses_of_every_environment_are_samples_with_an_index(
+    generator, num_samples, num_envs, own_mask
+):
     losses, h = normal(generator, num_envs, num_samples), normal(generator, num_envs, num_samples)
     shape = (num_envs, num_samples) if own_mask else (num_samples,)
     mask = torch.rand(shape, generator=generator) < 0.7
@@ -110,7 +116,9 @@ def test_losses_of_every_environment_are_samples_with_an_index(generator, num_sa
 
 @laws
 @given(generators(), st.integers(1, 8), st.integers(1, 4))
-def test_masked_cells_have_no_gradient_and_what_is_there_the_right_one(generator, num_samples, num_envs):
+def test_masked_cells_have_no_gradient_and_what_is_there_the_right_one(
+    generator, num_samples, num_envs
+):
     losses, env, options = sample(generator, num_samples, num_envs)
     losses.requires_grad_()
     options["derivatives"].requires_grad_()
@@ -122,7 +130,9 @@ def test_masked_cells_have_no_gradient_and_what_is_there_the_right_one(generator
     clean = [torch.where(options["mask"], x.detach(), 0.5).requires_grad_() for x in inputs]
     fixed = {name: value for name, value in options.items() if name != "derivatives"}
     fixed["weights"] = torch.where(options["mask"], options["weights"], 1.0)
-    assert gradcheck(lambda x, h: tuple(environment_statistics(x, env, derivatives=h, **fixed).values()), clean)
+    assert gradcheck(
+        lambda x, h: tuple(environment_statistics(x, env, derivatives=h, **fixed).values()), clean
+    )
 
 
 # --- what is made of them
@@ -132,21 +142,29 @@ def test_masked_cells_have_no_gradient_and_what_is_there_the_right_one(generator
 @given(generators(), st.integers(1, 4), st.integers(2, 7))
 def test_estimates_from_statistics_are_those_from_the_samples(generator, num_envs, num_samples):
     losses, h = normal(generator, num_envs, num_samples), normal(generator, num_envs, num_samples)
-    statistics = environment_statistics(losses, derivatives=h, halves=torch.arange(num_samples) % 2 == 0)
+    statistics = environment_statistics(
+        losses, derivatives=h, halves=torch.arange(num_samples) % 2 == 0
+    )
     torch.testing.assert_close(risks_from_statistics(statistics), losses.mean(dim=1), **EXACT)
     for estimator in ("square", "split", "ustat"):
         got = irm_penalty_from_statistics(statistics, estimator=estimator)
-        torch.testing.assert_close(got, irm_penalty_from_derivatives(h, estimator=estimator), **EXACT)
+        torch.testing.assert_close(
+            got, irm_penalty_from_derivatives(h, estimator=estimator), **EXACT
+        )
     if num_envs > 1:
         for paired in (False, True):
-            got = vrex_penalty_debiased_from_statistics(environment_statistics(losses, paired=paired))
+            got = vrex_penalty_debiased_from_statistics(
+                environment_statistics(losses, paired=paired)
+            )
             torch.testing.assert_close(got, vrex_penalty_debiased(losses, paired=paired), **EXACT)
 
 
 def test_environments_of_unequal_size_are_those_of_the_list():
     rows = [normal(seeded(e), n) for e, n in enumerate((2, 5, 3))]
     env = torch.tensor([0] * 2 + [1] * 5 + [2] * 3)
-    got = vrex_penalty_debiased_from_statistics(environment_statistics(torch.cat(rows), env, num_envs=3))
+    got = vrex_penalty_debiased_from_statistics(
+        environment_statistics(torch.cat(rows), env, num_envs=3)
+    )
     torch.testing.assert_close(got, vrex_penalty_debiased(rows, paired=False), **EXACT)
 
 
@@ -184,7 +202,9 @@ def test_weighted_debiased_variances_are_unbiased_over_every_sample_of_a_small_p
         samples = [risks[:, None] + torch.tensor(x).double().reshape(2, 3) for x in signs]
 
     def estimate(x):
-        return vrex_penalty_debiased_from_statistics(environment_statistics(x, paired=paired, weights=WEIGHTS))
+        return vrex_penalty_debiased_from_statistics(
+            environment_statistics(x, paired=paired, weights=WEIGHTS)
+        )
 
     assert mean_over(samples, estimate) == pytest.approx(0.08, abs=1e-12)
 
@@ -192,7 +212,9 @@ def test_weighted_debiased_variances_are_unbiased_over_every_sample_of_a_small_p
 # --- pieces and ranks
 
 OBJECTIVES = {
-    "vrex": lambda s: invariant_objective(risks_from_statistics(s), penalty=vrex_penalty, penalty_weight=50.0),
+    "vrex": lambda s: invariant_objective(
+        risks_from_statistics(s), penalty=vrex_penalty, penalty_weight=50.0
+    ),
     "mmrex": lambda s: mmrex_objective(risks_from_statistics(s), lambda_min=-1.0),
     "worst case": lambda s: worst_case_objective(risks_from_statistics(s)),
     "cvar of environments": lambda s: cvar_objective(risks_from_statistics(s), tail_fraction=0.5),
@@ -203,12 +225,17 @@ OBJECTIVES = {
     "irm ustat": lambda s: irm_penalty_from_statistics(s, estimator="ustat"),
     "debiased": lambda s: vrex_penalty_debiased_from_statistics(s),
     "vrex and irm": lambda s: invariant_objective(
-        risks_from_statistics(s), penalty=irm_penalty_from_statistics(s, estimator="ustat"), penalty_weight=20.0
+        risks_from_statistics(s),
+        penalty=irm_penalty_from_statistics(s, estimator="ustat"),
+        penalty_weight=20.0,
     ),
 }
 X, Y = normal(seeded(0), 24, 4), (normal(seeded(1), 24) > 0).double()
 ENV, HALVES = torch.arange(24) % 3, torch.arange(24) // 3 % 2 == 0
-KEPT, IMPORTANCE = torch.arange(24) != 5, torch.rand(24, generator=seeded(2), dtype=torch.float64) + 0.1
+KEPT, IMPORTANCE = (
+    torch.arange(24) != 5,
+    torch.rand(24, generator=seeded(2), dtype=torch.float64) + 0.1,
+)
 
 
 def statistics_of(theta, rows, paired=False):
@@ -297,7 +324,9 @@ def test_without_a_process_group_it_says_so():
 @given(generators(), st.integers(1, 6))
 def test_risk_coefficients_are_the_case_of_one_entry(generator, num_envs):
     risks = normal(generator, num_envs)
-    value, coefficients = statistics_coefficients({"risks": risks}, lambda s: vrex_penalty(s["risks"]))
+    value, coefficients = statistics_coefficients(
+        {"risks": risks}, lambda s: vrex_penalty(s["risks"])
+    )
     assert torch.equal(coefficients["risks"], risk_coefficients(risks, vrex_penalty))
     assert torch.equal(value, vrex_penalty(risks))
 
@@ -328,7 +357,9 @@ def test_an_absent_environment_is_zero_in_the_sums_and_an_error_or_nan_in_the_ri
     losses = torch.tensor([1.0, 3.0], requires_grad=True)
     statistics = environment_statistics(losses, torch.tensor([0, 2]), num_envs=3)
     assert statistics["weight"].tolist() == [1, 0, 1]
-    with pytest.raises(ValueError, match=re.escape("each environment needs a sample, environments [1] have not.")):
+    with pytest.raises(
+        ValueError, match=re.escape("each environment needs a sample, environments [1] have not.")
+    ):
         risks_from_statistics(statistics)
     risks = risks_from_statistics(statistics, absent="nan")
     assert risks.isnan().tolist() == [False, True, False]
@@ -346,19 +377,25 @@ def test_one_sample_in_effect_is_too_few_for_an_unbiased_estimate(weights):
             lambda s: irm_penalty_from_statistics(s, estimator="ustat"),
             vrex_penalty_debiased_from_statistics,
         ):
-            with pytest.raises(ValueError, match=re.escape("at least two samples, environments [0, 1] have not.")):
+            with pytest.raises(
+                ValueError, match=re.escape("at least two samples, environments [0, 1] have not.")
+            ):
                 estimate(statistics)
 
 
 @pytest.mark.parametrize("halves", [[True, True, True], [False, False, False]])
 def test_an_empty_half_is_an_error(halves):
-    statistics = environment_statistics(torch.ones(1, 3), derivatives=torch.ones(1, 3), halves=torch.tensor(halves))
+    statistics = environment_statistics(
+        torch.ones(1, 3), derivatives=torch.ones(1, 3), halves=torch.tensor(halves)
+    )
     with pytest.raises(ValueError, match="each environment needs a sample in each half"):
         irm_penalty_from_statistics(statistics, estimator="split")
 
 
 def test_all_masked_and_an_empty_batch_are_sums_of_zero():
-    masked = environment_statistics(torch.full((2, 3), NAN), mask=torch.zeros(3).bool(), paired=True)
+    masked = environment_statistics(
+        torch.full((2, 3), NAN), mask=torch.zeros(3).bool(), paired=True
+    )
     empty = environment_statistics(torch.ones(2, 0), paired=True)
     for statistics in (masked, empty):
         assert all((entry == 0).all() for entry in statistics.values())
@@ -368,7 +405,9 @@ def test_all_masked_and_an_empty_batch_are_sums_of_zero():
 
 def test_a_sample_of_weight_zero_is_as_good_as_masked():
     losses = torch.tensor([[1.0, NAN], [3.0, 1e9]], requires_grad=True)
-    statistics = environment_statistics(losses, derivatives=losses, weights=torch.tensor([1.0, 0.0]))
+    statistics = environment_statistics(
+        losses, derivatives=losses, weights=torch.tensor([1.0, 0.0])
+    )
     assert risks_from_statistics(statistics).tolist() == [1, 3]
     (gradient,) = torch.autograd.grad(sum(entry.sum() for entry in statistics.values()), losses)
     assert (gradient[:, 1] == 0).all()
@@ -378,7 +417,8 @@ def test_one_environment_has_a_risk_and_no_debiased_variance():
     statistics = environment_statistics(torch.tensor([1.0, 3.0]), torch.zeros(2).long())
     assert risks_from_statistics(statistics).tolist() == [2]
     with pytest.raises(
-        ValueError, match="vrex_penalty_debiased_from_statistics: needs at least two environments, got 1"
+        ValueError,
+        match="vrex_penalty_debiased_from_statistics: needs at least two environments, got 1",
     ):
         vrex_penalty_debiased_from_statistics(statistics)
 
@@ -386,7 +426,9 @@ def test_one_environment_has_a_risk_and_no_debiased_variance():
 def test_large_float32_losses_keep_their_variance():
     losses = 1000 + normal(seeded(0), 3, 50, dtype=torch.float32)
     got = vrex_penalty_debiased_from_statistics(environment_statistics(losses))
-    torch.testing.assert_close(got, vrex_penalty_debiased(losses.double(), paired=False), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        got, vrex_penalty_debiased(losses.double(), paired=False), rtol=1e-7, atol=1e-9
+    )
 
 
 L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
@@ -395,46 +437,166 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: environment_statistics([1.0]), TypeError, "`losses` must be a floating-point tensor, got list."),
+        (
+            lambda: environment_statistics([1.0]),
+            TypeError,
+            "`losses` must be a floating-point tensor, got list.",
+        ),
         (lambda: environment_statistics(L.long()), TypeError, "got torch.int64."),
-        (lambda: environment_statistics(V), ValueError, "without `env`, `losses` must have shape (E, N)"),
+        (
+            lambda: environment_statistics(V),
+            ValueError,
+            "without `env`, `losses` must have shape (E, N)",
+        ),
         (lambda: environment_statistics(torch.ones(0, 3)), ValueError, "E >= 1"),
         (lambda: environment_statistics(L, num_envs=3), ValueError, "got (2, 3) and 3."),
-        (lambda: environment_statistics(V, V), TypeError, "`env` must be a tensor of integers, got torch.float32."),
+        (
+            lambda: environment_statistics(V, V),
+            TypeError,
+            "`env` must be a tensor of integers, got torch.float32.",
+        ),
         (lambda: environment_statistics(V, V > 0), TypeError, "integers, got torch.bool."),
         (lambda: environment_statistics(V, [0, 1, 2]), TypeError, "integers, got list."),
         (lambda: environment_statistics(V, I3[:2]), ValueError, "got losses (3,) and env (2,)."),
-        (lambda: environment_statistics(L, I3), ValueError, "both must have shape (n,), got losses (2, 3)"),
-        (lambda: environment_statistics(V[:0], I3[:0]), ValueError, "needs an environment, got 0 samples"),
+        (
+            lambda: environment_statistics(L, I3),
+            ValueError,
+            "both must have shape (n,), got losses (2, 3)",
+        ),
+        (
+            lambda: environment_statistics(V[:0], I3[:0]),
+            ValueError,
+            "needs an environment, got 0 samples",
+        ),
         (lambda: environment_statistics(V, I3, num_envs=0), ValueError, "and `num_envs` = 0."),
-        (lambda: environment_statistics(V, I3 + 2, num_envs=2), ValueError, "`env` must be in 0..1, but 3 entries"),
-        (lambda: environment_statistics(V, I3 - 1, num_envs=2), ValueError, "`env` must be in 0..1, but 3 entries"),
-        (lambda: environment_statistics(V, I3, paired=True), ValueError, "give losses (E, N) without `env`."),
-        (lambda: environment_statistics(L, mask=V), TypeError, "`mask` must be a tensor of torch.bool, got torch.flo"),
-        (lambda: environment_statistics(L, mask=V[:2] > 0), ValueError, "must have shape (2, 3) or (3,), got (2,)."),
-        (lambda: environment_statistics(L, mask=L > 0, paired=True), ValueError, "must have shape (3,), got (2, 3)."),
-        (lambda: environment_statistics(L, weights=I3), TypeError, "`weights` must be a tensor of floating-point"),
-        (lambda: environment_statistics(L, weights=[1.0]), TypeError, "floating-point numbers, got list."),
-        (lambda: environment_statistics(L, weights=-V), ValueError, "`weights` must be finite and not negative"),
-        (lambda: environment_statistics(L, weights=V / 0), ValueError, "`weights` must be finite and not negative"),
-        (lambda: environment_statistics(L, derivatives=V), ValueError, "`derivatives` must have shape (2, 3)"),
-        (lambda: environment_statistics(L, halves=V > 0), ValueError, "`halves` split the `derivatives`"),
-        (lambda: environment_statistics(L, derivatives=L, halves=V), TypeError, "`halves` must be a tensor of torch.b"),
-        (lambda: risks_from_statistics({"weight": V}), KeyError, "`statistics` has no entry 'loss', only ['weight']."),
-        (lambda: risks_from_statistics({}, absent="skip"), ValueError, "`absent` must be 'raise' or 'nan', got 'skip'"),
-        (lambda: irm_penalty_from_statistics(environment_statistics(L)), KeyError, "has no entry 'derivative'"),
-        (lambda: irm_penalty_from_statistics({}, estimator="half"), ValueError, "'split' or 'ustat', got 'half'."),
+        (
+            lambda: environment_statistics(V, I3 + 2, num_envs=2),
+            ValueError,
+            "`env` must be in 0..1, but 3 entries",
+        ),
+        (
+            lambda: environment_statistics(V, I3 - 1, num_envs=2),
+            ValueError,
+            "`env` must be in 0..1, but 3 entries",
+        ),
+        (
+            lambda: environment_statistics(V, I3, paired=True),
+            ValueError,
+            "give losses (E, N) without `env`.",
+        ),
+        (
+            lambda: environment_statistics(L, mask=V),
+            TypeError,
+            "`mask` must be a tensor of torch.bool, got torch.flo",
+        ),
+        (
+            lambda: environment_statistics(L, mask=V[:2] > 0),
+            ValueError,
+            "must have shape (2, 3) or (3,), got (2,).",
+        ),
+        (
+            lambda: environment_statistics(L, mask=L > 0, paired=True),
+            ValueError,
+            "must have shape (3,), got (2, 3).",
+        ),
+        (
+            lambda: environment_statistics(L, weights=I3),
+            TypeError,
+            "`weights` must be a tensor of floating-point",
+        ),
+        (
+            lambda: environment_statistics(L, weights=[1.0]),
+            TypeError,
+            "floating-point numbers, got list.",
+        ),
+        (
+            lambda: environment_statistics(L, weights=-V),
+            ValueError,
+            "`weights` must be finite and not negative",
+        ),
+        (
+            lambda: environment_statistics(L, weights=V / 0),
+            ValueError,
+            "`weights` must be finite and not negative",
+        ),
+        (
+            lambda: environment_statistics(L, derivatives=V),
+            ValueError,
+            "`derivatives` must have shape (2, 3)",
+        ),
+        (
+            lambda: environment_statistics(L, halves=V > 0),
+            ValueError,
+            "`halves` split the `derivatives`",
+        ),
+        (
+            lambda: environment_statistics(L, derivatives=L, halves=V),
+            TypeError,
+            "`halves` must be a tensor of torch.b",
+        ),
+        (
+            lambda: risks_from_statistics({"weight": V}),
+            KeyError,
+            "`statistics` has no entry 'loss', only ['weight'].",
+        ),
+        (
+            lambda: risks_from_statistics({}, absent="skip"),
+            ValueError,
+            "`absent` must be 'raise' or 'nan', got 'skip'",
+        ),
+        (
+            lambda: irm_penalty_from_statistics(environment_statistics(L)),
+            KeyError,
+            "has no entry 'derivative'",
+        ),
+        (
+            lambda: irm_penalty_from_statistics({}, estimator="half"),
+            ValueError,
+            "'split' or 'ustat', got 'half'.",
+        ),
         (lambda: vrex_penalty_debiased_from_statistics({}), KeyError, "has no entry 'weight'"),
-        (lambda: merge_statistics(), ValueError, "needs one or more parts of the same entries and shapes, got []"),
-        (lambda: merge_statistics({"loss": V}, {"weight": V}), ValueError, "Give `num_envs` to every part."),
-        (lambda: merge_statistics({"loss": V}, {"loss": V[:2]}), ValueError, "Give `num_envs` to every part."),
-        (lambda: statistics_coefficients({}, lambda s: V.sum()), ValueError, "`statistics` has no entry."),
-        (lambda: statistics_coefficients({"a": I3}, lambda s: V), TypeError, "got torch.int64 for 'a'."),
+        (
+            lambda: merge_statistics(),
+            ValueError,
+            "needs one or more parts of the same entries and shapes, got []",
+        ),
+        (
+            lambda: merge_statistics({"loss": V}, {"weight": V}),
+            ValueError,
+            "Give `num_envs` to every part.",
+        ),
+        (
+            lambda: merge_statistics({"loss": V}, {"loss": V[:2]}),
+            ValueError,
+            "Give `num_envs` to every part.",
+        ),
+        (
+            lambda: statistics_coefficients({}, lambda s: V.sum()),
+            ValueError,
+            "`statistics` has no entry.",
+        ),
+        (
+            lambda: statistics_coefficients({"a": I3}, lambda s: V),
+            TypeError,
+            "got torch.int64 for 'a'.",
+        ),
         (lambda: statistics_coefficients({"a": 1.0}, lambda s: V), TypeError, "got float for 'a'."),
-        (lambda: statistics_coefficients({"a": V}, lambda s: s["a"]), ValueError, "depends on the statistics it is"),
-        (lambda: statistics_surrogate({}, {}), ValueError, "must have the same names, at least one, got [] and []."),
+        (
+            lambda: statistics_coefficients({"a": V}, lambda s: s["a"]),
+            ValueError,
+            "depends on the statistics it is",
+        ),
+        (
+            lambda: statistics_surrogate({}, {}),
+            ValueError,
+            "must have the same names, at least one, got [] and [].",
+        ),
         (lambda: statistics_surrogate({"a": V}, {"b": V}), ValueError, "got ['a'] and ['b']."),
-        (lambda: statistics_surrogate({"a": V}, {"a": L}), ValueError, "'a' must have one shape, got (3,)"),
+        (
+            lambda: statistics_surrogate({"a": V}, {"a": L}),
+            ValueError,
+            "'a' must have one shape, got (3,)",
+        ),
     ],
 )
 def test_statistics_say_what_does_not_fit(call, error, message):

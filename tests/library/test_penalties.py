@@ -25,7 +25,9 @@ def test_vrex_is_the_variance(generator, num_envs, correction):
             vrex_penalty(risks, correction=correction)
         return
     np.testing.assert_allclose(
-        vrex_penalty(risks, correction=correction), np.var(risks.numpy(), ddof=correction), atol=1e-12
+        vrex_penalty(risks, correction=correction),
+        np.var(risks.numpy(), ddof=correction),
+        atol=1e-12,
     )
 
 
@@ -46,7 +48,10 @@ def test_vrex_gradients_agree_with_finite_differences(generator, num_envs):
 
 
 def test_equal_risks_and_one_environment_have_zero_penalty_and_zero_gradient():
-    for risks in (torch.full((4,), 0.75, requires_grad=True), torch.tensor([3.0], requires_grad=True)):
+    for risks in (
+        torch.full((4,), 0.75, requires_grad=True),
+        torch.tensor([3.0], requires_grad=True),
+    ):
         penalty = vrex_penalty(risks)
         penalty.backward()
         assert penalty == 0
@@ -64,12 +69,32 @@ def test_statistics_of_half_precision_are_float32(dtype):
 @pytest.mark.parametrize(
     ("risks", "options", "error", "message"),
     [
-        (torch.tensor([1, 2]), {}, TypeError, "`risks` must be a floating-point tensor, got torch.int64."),
+        (
+            torch.tensor([1, 2]),
+            {},
+            TypeError,
+            "`risks` must be a floating-point tensor, got torch.int64.",
+        ),
         ([1.0, 2.0], {}, TypeError, "`risks` must be a floating-point tensor, got list."),
-        (torch.ones(2, 2), {}, ValueError, "`risks` must have shape (E,), one risk per environment"),
+        (
+            torch.ones(2, 2),
+            {},
+            ValueError,
+            "`risks` must have shape (E,), one risk per environment",
+        ),
         (torch.ones(0), {}, ValueError, "and at least one, got (0,)."),
-        (torch.ones(3), {"correction": -1}, ValueError, "`correction` must not be negative, got -1."),
-        (torch.ones(1), {"correction": 1}, ValueError, "more than `correction` = 1 environments, got 1."),
+        (
+            torch.ones(3),
+            {"correction": -1},
+            ValueError,
+            "`correction` must not be negative, got -1.",
+        ),
+        (
+            torch.ones(1),
+            {"correction": 1},
+            ValueError,
+            "more than `correction` = 1 environments, got 1.",
+        ),
     ],
 )
 def test_risks_that_do_not_fit_are_an_error(risks, options, error, message):
@@ -107,14 +132,19 @@ def double_backward(logits, targets, loss):
 @pytest.mark.parametrize("loss", LOSSES)
 @laws
 @given(generators(), SIZES, st.booleans())
-def test_irm_closed_forms_and_callables_agree_with_a_double_backward(loss, generator, num_samples, as_callable):
+def test_irm_closed_forms_and_callables_agree_with_a_double_backward(
+    loss, generator, num_samples, as_callable
+):
     logits, targets = draw(loss, generator, num_samples)
     logits.requires_grad_()
     expected = double_backward(logits, targets, LOSSES[loss])
     penalty = irm_penalty(logits, targets, loss=LOSSES[loss] if as_callable else loss)
     torch.testing.assert_close(penalty, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(
-        torch.autograd.grad(penalty, logits), torch.autograd.grad(expected, logits), rtol=1e-9, atol=1e-12
+        torch.autograd.grad(penalty, logits),
+        torch.autograd.grad(expected, logits),
+        rtol=1e-9,
+        atol=1e-12,
     )
 
 
@@ -172,20 +202,68 @@ OUTSIDE = torch.ones(3, requires_grad=True)
 @pytest.mark.parametrize(
     ("logits", "targets", "loss", "error", "message"),
     [
-        (ONES.long(), ONES, "bce", TypeError, "`logits` must be a floating-point tensor, got torch.int64."),
-        (torch.ones(0), torch.ones(0), "bce", ValueError, "`logits` is empty; an environment needs a sample."),
-        (ONES, ONES, "bpr", ValueError, "with loss='bpr' the logits are margins and `targets` must be None."),
-        (ONES, ONES, "hinge", ValueError, "`loss` must be 'bce', 'ce', 'mse', 'bpr' or a callable, got 'hinge'."),
+        (
+            ONES.long(),
+            ONES,
+            "bce",
+            TypeError,
+            "`logits` must be a floating-point tensor, got torch.int64.",
+        ),
+        (
+            torch.ones(0),
+            torch.ones(0),
+            "bce",
+            ValueError,
+            "`logits` is empty; an environment needs a sample.",
+        ),
+        (
+            ONES,
+            ONES,
+            "bpr",
+            ValueError,
+            "with loss='bpr' the logits are margins and `targets` must be None.",
+        ),
+        (
+            ONES,
+            ONES,
+            "hinge",
+            ValueError,
+            "`loss` must be 'bce', 'ce', 'mse', 'bpr' or a callable, got 'hinge'.",
+        ),
         (ONES, None, "bce", ValueError, "loss='bce' needs `targets`, got None."),
         (ONES, None, "ce", ValueError, "loss='ce' needs `targets`, got None."),
         (ONES, torch.ones(2), "mse", ValueError, "the shape of `logits` (3,), got (2,)."),
         (ONES, torch.ones(3, 1), "bce", ValueError, "the shape of `logits` (3,), got (3, 1)."),
-        (ONES, ONES.long(), "ce", ValueError, "must be (n, K) and `targets` (n,), got (3,) and (3,)."),
+        (
+            ONES,
+            ONES.long(),
+            "ce",
+            ValueError,
+            "must be (n, K) and `targets` (n,), got (3,) and (3,).",
+        ),
         (torch.ones(3, 2), ONES[:2].long(), "ce", ValueError, "got (3, 2) and (2,)."),
-        (torch.ones(3, 2), ONES, "ce", TypeError, "`targets` must be classes in int64, got torch.float32."),
+        (
+            torch.ones(3, 2),
+            ONES,
+            "ce",
+            TypeError,
+            "`targets` must be classes in int64, got torch.float32.",
+        ),
         (ONES, None, lambda z, y: z, ValueError, "the mean over samples, got shape (3,)."),
-        (ONES, None, lambda z, y: torch.tensor(1.0), ValueError, "got shape () without a gradient."),
-        (ONES, None, lambda z, y: OUTSIDE.mean(), ValueError, "depends on the logits it is given. Use its argument"),
+        (
+            ONES,
+            None,
+            lambda z, y: torch.tensor(1.0),
+            ValueError,
+            "got shape () without a gradient.",
+        ),
+        (
+            ONES,
+            None,
+            lambda z, y: OUTSIDE.mean(),
+            ValueError,
+            "depends on the logits it is given. Use its argument",
+        ),
         (ONES, None, lambda z, y: 1.0, TypeError, "must return a scalar tensor, got float."),
     ],
 )

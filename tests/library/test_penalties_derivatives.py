@@ -47,7 +47,9 @@ LOSSES = {"bce": bce, "ce": ce, "mse": mse}
 def draw(loss, generator, *shape):
     if loss == "ce":
         return 2 * normal(generator, *shape, 4), torch.randint(4, shape, generator=generator)
-    return 2 * normal(generator, *shape), torch.rand(shape, generator=generator, dtype=torch.float64)
+    return 2 * normal(generator, *shape), torch.rand(
+        shape, generator=generator, dtype=torch.float64
+    )
 
 
 def one_by_one(z, y, loss):
@@ -63,7 +65,9 @@ def one_by_one(z, y, loss):
 @pytest.mark.parametrize("loss", LOSSES)
 @laws
 @given(generators(), SIZES, st.booleans())
-def test_closed_forms_and_callables_are_the_derivative_of_each_sample(loss, generator, num_samples, several):
+def test_closed_forms_and_callables_are_the_derivative_of_each_sample(
+    loss, generator, num_samples, several
+):
     z, y = draw(loss, generator, *((2, num_samples) if several else (num_samples,)))
     z.requires_grad_()
     expected = one_by_one(z, y, LOSSES[loss])
@@ -73,7 +77,8 @@ def test_closed_forms_and_callables_are_the_derivative_of_each_sample(loss, gene
         if num_samples:
             scale = torch.linspace(0.5, 2, h.numel(), dtype=h.dtype).reshape(h.shape)
             (got,), (want,) = (
-                torch.autograd.grad((x * scale).sum(), z, allow_unused=True, retain_graph=True) for x in (h, expected)
+                torch.autograd.grad((x * scale).sum(), z, allow_unused=True, retain_graph=True)
+                for x in (h, expected)
             )
             torch.testing.assert_close(got, want)
 
@@ -126,13 +131,19 @@ def loop(h, estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @laws
 @given(generators(), st.integers(1, 4), st.integers(2, 7))
-def test_estimators_are_those_of_the_loop_averaged_over_environments(estimator, generator, num_envs, num_samples):
+def test_estimators_are_those_of_the_loop_averaged_over_environments(
+    estimator, generator, num_envs, num_samples
+):
     h = normal(generator, num_envs, num_samples)
     per_env = [loop(row.tolist(), estimator) for row in h]
-    assert irm_penalty_from_derivatives(h, estimator=estimator).item() == pytest.approx(np.mean(per_env), abs=1e-12)
+    assert irm_penalty_from_derivatives(h, estimator=estimator).item() == pytest.approx(
+        np.mean(per_env), abs=1e-12
+    )
     one = irm_penalty_from_derivatives(h[0], estimator=estimator)
     assert one.item() == pytest.approx(per_env[0], abs=1e-12)
-    assert gradcheck(lambda h: irm_penalty_from_derivatives(h, estimator=estimator), (h.requires_grad_(),))
+    assert gradcheck(
+        lambda h: irm_penalty_from_derivatives(h, estimator=estimator), (h.requires_grad_(),)
+    )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -142,14 +153,20 @@ def test_expectations_over_every_sample_of_a_small_population(estimator):
     samples = [torch.stack(x) for x in itertools.product(population, repeat=n)]
     values = torch.stack([irm_penalty_from_derivatives(h, estimator=estimator) for h in samples])
     bias = population.var(correction=0) / n if estimator == "square" else 0.0
-    assert values.mean().item() == pytest.approx(float(population.mean().square() + bias), abs=1e-12)
+    assert values.mean().item() == pytest.approx(
+        float(population.mean().square() + bias), abs=1e-12
+    )
     assert (values.min() < 0) == (estimator != "square")  # the unbiased ones are not clamped
 
 
 def test_the_ustatistic_has_half_the_variance_of_the_split_at_mean_zero():
-    samples = [torch.stack(x) for x in itertools.product(torch.tensor([-1.0, 1.0]).double(), repeat=8)]
+    samples = [
+        torch.stack(x) for x in itertools.product(torch.tensor([-1.0, 1.0]).double(), repeat=8)
+    ]
     variance = {
-        e: torch.stack([irm_penalty_from_derivatives(h, estimator=e) for h in samples]).var(correction=0)
+        e: torch.stack([irm_penalty_from_derivatives(h, estimator=e) for h in samples]).var(
+            correction=0
+        )
         for e in ("split", "ustat")
     }
     # products of pairs: 16 independent ones, or all 28
@@ -172,16 +189,22 @@ def test_debiased_of_independent_samples_is_unbiased():
     samples = [torch.from_numpy(RISKS)[:, None] + x.reshape(3, 2) for x in noise]
     assert expectation(samples, paired=False) == pytest.approx(RISKS.var(ddof=1), abs=1e-12)
     plain = float(torch.stack([vrex_penalty(x.mean(dim=1), correction=1) for x in samples]).mean())
-    assert plain == pytest.approx(RISKS.var(ddof=1) + 1 / 2, abs=1e-12)  # the noise of a mean of two
+    assert plain == pytest.approx(
+        RISKS.var(ddof=1) + 1 / 2, abs=1e-12
+    )  # the noise of a mean of two
 
 
 def test_debiased_of_paired_samples_is_unbiased_and_the_other_correction_is_not():
     """Each sample draws its losses in all environments together: one of four columns, two samples, 16 outcomes."""
-    columns = torch.tensor([[3.0, 3.0, 3.2], [-3.0, -3.2, -3.0], [1.0, 1.3, 0.9], [-1.0, -1.1, -1.1]]).double()
+    columns = torch.tensor(
+        [[3.0, 3.0, 3.2], [-3.0, -3.2, -3.0], [1.0, 1.3, 0.9], [-1.0, -1.1, -1.1]]
+    ).double()
     columns = columns - columns.mean(dim=0) + torch.from_numpy(RISKS)
     samples = [torch.stack(x, dim=1) for x in itertools.product(columns, repeat=2)]
     assert expectation(samples, paired=True) == pytest.approx(RISKS.var(ddof=1), abs=1e-12)
-    assert expectation(samples, paired=False) < -1  # what is shared is subtracted although it does no harm
+    assert (
+        expectation(samples, paired=False) < -1
+    )  # what is shared is subtracted although it does no harm
 
 
 @laws
@@ -194,7 +217,9 @@ def test_debiased_is_that_of_numpy(generator, num_envs, num_samples):
     d = x - x.mean(axis=0)
     shared = variance - sum(row.var(ddof=1) for row in d) / (num_samples * (num_envs - 1))
     assert vrex_penalty_debiased(losses, paired=False).item() == pytest.approx(free, abs=1e-12)
-    assert vrex_penalty_debiased(list(losses), paired=False).item() == pytest.approx(free, abs=1e-12)
+    assert vrex_penalty_debiased(list(losses), paired=False).item() == pytest.approx(
+        free, abs=1e-12
+    )
     assert vrex_penalty_debiased(losses, paired=True).item() == pytest.approx(shared, abs=1e-12)
 
 
@@ -204,20 +229,30 @@ def test_debiased_of_environments_of_unequal_size(generator, sizes):
     rows = [normal(generator, n).requires_grad_() for n in sizes]
     means = np.array([row.detach().numpy().mean() for row in rows])
     noise = np.mean([row.detach().numpy().var(ddof=1) / len(row) for row in rows])
-    assert vrex_penalty_debiased(rows, paired=False).item() == pytest.approx(means.var(ddof=1) - noise, abs=1e-12)
+    assert vrex_penalty_debiased(rows, paired=False).item() == pytest.approx(
+        means.var(ddof=1) - noise, abs=1e-12
+    )
     assert gradcheck(lambda *rows: vrex_penalty_debiased(rows, paired=False), rows)
 
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_debiased_gradients_agree_with_finite_differences(paired):
-    assert gradcheck(lambda x: vrex_penalty_debiased(x, paired=paired), (normal(seeded(0), 3, 4).requires_grad_(),))
+    assert gradcheck(
+        lambda x: vrex_penalty_debiased(x, paired=paired),
+        (normal(seeded(0), 3, 4).requires_grad_(),),
+    )
 
 
 def test_the_noise_that_paired_samples_share_changes_nothing():
     losses, shared = normal(seeded(0), 3, 5), 100 * normal(seeded(1), 5)
     shared = shared - shared.mean()
-    for penalty in (vrex_penalty_debiased(losses + shared, paired=True), vrex_penalty_debiased(losses, paired=True)):
-        assert penalty.item() == pytest.approx(vrex_penalty_debiased(losses, paired=True).item(), abs=1e-9)
+    for penalty in (
+        vrex_penalty_debiased(losses + shared, paired=True),
+        vrex_penalty_debiased(losses, paired=True),
+    ):
+        assert penalty.item() == pytest.approx(
+            vrex_penalty_debiased(losses, paired=True).item(), abs=1e-9
+        )
     assert vrex_penalty_debiased(losses + shared, paired=False) < -100
 
 
@@ -227,7 +262,9 @@ def test_half_precision_is_reduced_in_float32(dtype):
     for function in (
         lambda x: vrex_penalty_debiased(x, paired=True),
         lambda x: vrex_penalty_debiased(list(x), paired=False),
-        lambda x: irm_penalty_from_derivatives(irm_derivatives(x, x, loss="bce"), estimator="ustat"),
+        lambda x: irm_penalty_from_derivatives(
+            irm_derivatives(x, x, loss="bce"), estimator="ustat"
+        ),
         lambda x: irm_penalty_from_derivatives(irm_derivatives_bpr(x)),
     ):
         assert function(x).dtype == torch.float32
@@ -241,17 +278,47 @@ OUTSIDE = torch.ones(3, requires_grad=True)
 @pytest.mark.parametrize(
     ("logits", "targets", "loss", "error", "message"),
     [
-        (ONES.long(), ONES, "bce", TypeError, "`logits` must be a floating-point tensor, got torch.int64."),
-        (ONES, None, "bpr", ValueError, "`loss` must be 'bce', 'ce', 'mse' or a callable, got 'bpr'."),
+        (
+            ONES.long(),
+            ONES,
+            "bce",
+            TypeError,
+            "`logits` must be a floating-point tensor, got torch.int64.",
+        ),
+        (
+            ONES,
+            None,
+            "bpr",
+            ValueError,
+            "`loss` must be 'bce', 'ce', 'mse' or a callable, got 'bpr'.",
+        ),
         (ONES, None, "bce", ValueError, "loss='bce' needs `targets`, got None."),
         (ONES, torch.ones(2), "mse", ValueError, "the shape of `logits` (3,), got (2,)."),
-        (ONES, ONES.long(), "ce", ValueError, "must be (n, K) and `targets` (n,), got (3,) and (3,)."),
-        (torch.ones(3, 2), ONES, "ce", TypeError, "`targets` must be classes in int64, got torch.float32."),
+        (
+            ONES,
+            ONES.long(),
+            "ce",
+            ValueError,
+            "must be (n, K) and `targets` (n,), got (3,) and (3,).",
+        ),
+        (
+            torch.ones(3, 2),
+            ONES,
+            "ce",
+            TypeError,
+            "`targets` must be classes in int64, got torch.float32.",
+        ),
         (ONES, None, lambda z, y: 1.0, TypeError, "must return a tensor, got float."),
         (ONES, None, lambda z, y: z.mean(), ValueError, "without a reduction, got shape ()."),
         (ONES, None, lambda z, y: z[:2], ValueError, "without a reduction, got shape (2,)."),
         (ONES, None, lambda z, y: torch.ones(3), ValueError, "got shape (3,) without a gradient."),
-        (ONES, None, lambda z, y: OUTSIDE * 2, ValueError, "depend on the logits it is given. Use its argument"),
+        (
+            ONES,
+            None,
+            lambda z, y: OUTSIDE * 2,
+            ValueError,
+            "depend on the logits it is given. Use its argument",
+        ),
     ],
 )
 def test_derivatives_say_what_does_not_fit(logits, targets, loss, error, message):
@@ -261,10 +328,13 @@ def test_derivatives_say_what_does_not_fit(logits, targets, loss, error, message
 
 def test_cross_entropy_of_several_environments_at_once_is_not_one_environment():
     with pytest.raises(
-        ValueError, match=re.escape("irm_penalty: with loss='ce' `logits` must be (n, K), got (2, 3, 4)")
+        ValueError,
+        match=re.escape("irm_penalty: with loss='ce' `logits` must be (n, K), got (2, 3, 4)"),
     ):
         irm_penalty(torch.ones(2, 3, 4), torch.ones(2, 3).long(), loss="ce")
-    with pytest.raises(TypeError, match="irm_derivatives_bpr: `margins` must be a floating-point tensor"):
+    with pytest.raises(
+        TypeError, match="irm_derivatives_bpr: `margins` must be a floating-point tensor"
+    ):
         irm_derivatives_bpr(ONES.long())
 
 

@@ -33,7 +33,10 @@ def numpy_covariance(f):
     mean = f.sum(axis=0) / n
     return np.array(
         [
-            [sum((f[i, j] - mean[j]) * (f[i, k] - mean[k]) for i in range(n)) / (n - 1) for k in range(width)]
+            [
+                sum((f[i, j] - mean[j]) * (f[i, k] - mean[k]) for i in range(n)) / (n - 1)
+                for k in range(width)
+            ]
             for j in range(width)
         ]
     )
@@ -138,20 +141,33 @@ def test_a_common_offset_costs_no_precision_in_float32():
 
 
 @laws
-@given(generators(), st.integers(1, 4), st.integers(0, 4), st.sampled_from([0, 1, 2]), st.booleans())
-def test_the_bottleneck_is_the_mean_of_numpys_variances(generator, num_envs, width, correction, given_envs):
+@given(
+    generators(), st.integers(1, 4), st.integers(0, 4), st.sampled_from([0, 1, 2]), st.booleans()
+)
+def test_the_bottleneck_is_the_mean_of_numpys_variances(
+    generator, num_envs, width, correction, given_envs
+):
     """Width 0 stands for a vector (n,)."""
-    env = torch.cat([torch.arange(num_envs).repeat(3), torch.randint(num_envs, (4,), generator=generator)])
+    env = torch.cat(
+        [torch.arange(num_envs).repeat(3), torch.randint(num_envs, (4,), generator=generator)]
+    )
     values = normal(generator, len(env), *((width,) if width else ()))
     value = information_bottleneck_penalty(
         values, env, num_envs=num_envs if given_envs else None, correction=correction
     )
-    each = [values.numpy()[env.numpy() == e].var(axis=0, ddof=correction).mean() for e in range(num_envs)]
+    each = [
+        values.numpy()[env.numpy() == e].var(axis=0, ddof=correction).mean()
+        for e in range(num_envs)
+    ]
     np.testing.assert_allclose(value, np.mean(each), rtol=1e-12)
     order = torch.randperm(len(env), generator=generator)
     shifted = values[order] + env[order].reshape(-1, *(1 for _ in range(values.ndim - 1)))
-    torch.testing.assert_close(information_bottleneck_penalty(shifted, env[order], correction=correction), value)
-    torch.testing.assert_close(information_bottleneck_penalty(-3 * values, env, correction=correction), 9 * value)
+    torch.testing.assert_close(
+        information_bottleneck_penalty(shifted, env[order], correction=correction), value
+    )
+    torch.testing.assert_close(
+        information_bottleneck_penalty(-3 * values, env, correction=correction), 9 * value
+    )
 
 
 def test_constant_values_have_no_variance_and_no_gradient():
@@ -169,7 +185,9 @@ def test_constant_values_have_no_variance_and_no_gradient():
 @given(generators(), st.lists(st.integers(1, 4), max_size=3))
 def test_spectral_decoupling_is_the_mean_square(generator, shape):
     logits = normal(generator, *shape)
-    np.testing.assert_allclose(spectral_decoupling_penalty(logits), (logits.numpy() ** 2).mean(), rtol=1e-12)
+    np.testing.assert_allclose(
+        spectral_decoupling_penalty(logits), (logits.numpy() ** 2).mean(), rtol=1e-12
+    )
 
 
 # --- gradients and precision
@@ -179,7 +197,10 @@ def test_gradients_agree_with_finite_differences():
     a, b = (x.requires_grad_() for x in pair(seeded(0), 4, 3, 2))
     env = torch.tensor([0, 1, 1, 0])
     for means, normalisation in itertools.product([False, True], ["paper", "mean"]):
-        assert gradcheck(lambda a, b, m=means, n=normalisation: coral_penalty(a, b, means=m, normalisation=n), (a, b))
+        assert gradcheck(
+            lambda a, b, m=means, n=normalisation: coral_penalty(a, b, means=m, normalisation=n),
+            (a, b),
+        )
     assert gradcheck(lambda a, b: mmd_penalty(a, b, gammas=GAMMAS), (a, b))
     assert gradgradcheck(lambda a, b: mmd_penalty(a, b, gammas=[0.5]), (a, b))
     assert gradcheck(lambda a: information_bottleneck_penalty(a, env), (a,))
@@ -228,7 +249,9 @@ def test_inferred_environments_are_the_best_of_all_labellings(generator, num_sam
         best = max(objective(q) for q in labellings)
         torch.testing.assert_close(objective(found), best)
         torch.testing.assert_close(objective(1 - found), best)  # the swapped one is as good
-        assert objective(torch.rand(num_samples, generator=generator, dtype=h.dtype)) <= best + 1e-12
+        assert (
+            objective(torch.rand(num_samples, generator=generator, dtype=h.dtype)) <= best + 1e-12
+        )
 
 
 def test_environments_are_inferred_from_a_spurious_feature():

@@ -41,7 +41,9 @@ def numpy_fishr(g, env, reduction):
 
 def draw_env(generator, num_envs, extra=4):
     """At least two samples in each environment, in any order."""
-    env = torch.cat([torch.arange(num_envs).repeat(2), torch.randint(num_envs, (extra,), generator=generator)])
+    env = torch.cat(
+        [torch.arange(num_envs).repeat(2), torch.randint(num_envs, (extra,), generator=generator)]
+    )
     return env[torch.randperm(len(env), generator=generator)]
 
 
@@ -50,10 +52,14 @@ def draw_env(generator, num_envs, extra=4):
 
 @laws
 @given(generators(), SIZES, SIZES, REDUCTIONS)
-def test_iga_is_the_mean_squared_distance_to_the_mean_gradient(generator, num_envs, width, reduction):
+def test_iga_is_the_mean_squared_distance_to_the_mean_gradient(
+    generator, num_envs, width, reduction
+):
     g = normal(generator, num_envs, width)
     expected = numpy_spread(list(g.numpy()), reduction)
-    np.testing.assert_allclose(iga_penalty(g, reduction=reduction), expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        iga_penalty(g, reduction=reduction), expected, rtol=1e-12, atol=1e-15
+    )
 
 
 @laws
@@ -64,16 +70,23 @@ def test_iga_ignores_order_and_a_common_shift_and_squares_scale(generator, num_e
     torch.testing.assert_close(iga_penalty(g.flip(0) + 7.0, reduction=reduction), penalty)
     torch.testing.assert_close(iga_penalty(-2 * g, reduction=reduction), 4 * penalty)
     torch.testing.assert_close(iga_penalty(torch.cat([g, g]), reduction=reduction), penalty)
-    torch.testing.assert_close(iga_penalty(torch.cat([g, g], dim=1), reduction="mean"), iga_penalty(g))
+    torch.testing.assert_close(
+        iga_penalty(torch.cat([g, g], dim=1), reduction="mean"), iga_penalty(g)
+    )
 
 
 def test_iga_trains_through_gradients_of_a_graph():
     """Quadratic risks of unlike curvature: the penalty is a function of theta, and so has a gradient."""
-    theta, curvature = torch.tensor([3.0, -1.0], requires_grad=True), torch.tensor([[1.0, 2.0], [3.0, 2.0]])
+    theta, curvature = (
+        torch.tensor([3.0, -1.0], requires_grad=True),
+        torch.tensor([[1.0, 2.0], [3.0, 2.0]]),
+    )
     risks = [0.5 * (k * theta.square()).sum() for k in curvature]
     g = torch.stack([torch.autograd.grad(risk, theta, create_graph=True)[0] for risk in risks])
     penalty = iga_penalty(g, reduction="sum")
-    torch.testing.assert_close(penalty, theta[0].square())  # gradients k theta: (1 - 2)^2 and (3 - 2)^2 times theta^2
+    torch.testing.assert_close(
+        penalty, theta[0].square()
+    )  # gradients k theta: (1 - 2)^2 and (3 - 2)^2 times theta^2
     torch.testing.assert_close(torch.autograd.grad(penalty, theta)[0], torch.tensor([6.0, 0.0]))
 
 
@@ -97,9 +110,13 @@ def test_fishr_ignores_order_names_of_environments_copies_and_their_own_shifts(g
     penalty = fishr_penalty(g, env)
     order = torch.randperm(len(env), generator=generator)
     torch.testing.assert_close(fishr_penalty(g[order], env[order]), penalty)
-    torch.testing.assert_close(fishr_penalty(g, torch.randperm(num_envs, generator=generator)[env]), penalty)
+    torch.testing.assert_close(
+        fishr_penalty(g, torch.randperm(num_envs, generator=generator)[env]), penalty
+    )
     torch.testing.assert_close(fishr_penalty(torch.cat([g, g]), torch.cat([env, env])), penalty)
-    torch.testing.assert_close(fishr_penalty(g + 10 * normal(generator, num_envs, 3)[env], env), penalty)
+    torch.testing.assert_close(
+        fishr_penalty(g + 10 * normal(generator, num_envs, 3)[env], env), penalty
+    )
     torch.testing.assert_close(fishr_penalty(-2 * g, env), 16 * penalty)
 
 
@@ -118,7 +135,14 @@ def loop_gradients(head, features, targets):
     rows = []
     for x, y in zip(features, targets, strict=True):
         loss = F.cross_entropy(head(x[None]), y[None])
-        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, head.parameters(), create_graph=True)]))
+        rows.append(
+            torch.cat(
+                [
+                    g.flatten()
+                    for g in torch.autograd.grad(loss, head.parameters(), create_graph=True)
+                ]
+            )
+        )
     return torch.stack(rows)
 
 
@@ -152,7 +176,9 @@ def test_closed_form_per_sample_gradients_and_a_loop_agree_with_their_gradients(
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_gradients_agree_with_finite_differences(reduction):
-    assert gradcheck(lambda g: iga_penalty(g, reduction=reduction), (normal(seeded(0), 3, 2).requires_grad_(),))
+    assert gradcheck(
+        lambda g: iga_penalty(g, reduction=reduction), (normal(seeded(0), 3, 2).requires_grad_(),)
+    )
     g = normal(seeded(1), 7, 2).requires_grad_()
     assert gradcheck(lambda g: fishr_penalty(g, ENV, reduction=reduction), (g,))
     assert gradgradcheck(lambda g: fishr_penalty(g, ENV, reduction=reduction), (g,))
@@ -169,22 +195,34 @@ def test_nearly_constant_gradients_do_not_cancel_in_float32():
     """Features with a mean of 30, logits that hardly vary: E[g^2] - E[g]^2 in float32 is off by more than ten times."""
     env = torch.arange(4).repeat(50)
     features = (30 + 3e-3 * normal(seeded(0), 200, 5)).float().double()
-    logits, targets = (1e-4 * normal(seeded(1), 200, 3)).float().double(), torch.zeros(200, dtype=torch.int64)
+    logits, targets = (
+        (1e-4 * normal(seeded(1), 200, 3)).float().double(),
+        torch.zeros(200, dtype=torch.int64),
+    )
     a = F.softmax(logits, dim=1) - F.one_hot(targets, 3)
     g = torch.cat([(a[:, :, None] * features[:, None]).flatten(1), a], dim=1)
     expected = numpy_fishr(g, env, "sum")
-    naive = [g[env == e].float().square().mean(0) - g[env == e].float().mean(0).square() for e in range(4)]
+    naive = [
+        g[env == e].float().square().mean(0) - g[env == e].float().mean(0).square()
+        for e in range(4)
+    ]
     assert abs(numpy_spread([v.numpy() for v in naive], "sum") / expected - 1) > 10
     closed = fishr_penalty_linear(features.float(), logits.float(), targets, env, reduction="sum")
     general = fishr_penalty(g.float(), env, reduction="sum")
     assert closed.item() == pytest.approx(expected, rel=1e-6)
-    assert general.item() == pytest.approx(expected, rel=5e-3)  # the rows themselves are rounded, by 1e-6 of 30
+    assert general.item() == pytest.approx(
+        expected, rel=5e-3
+    )  # the rows themselves are rounded, by 1e-6 of 30
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_statistics_of_half_precision_are_float32(dtype):
     g = normal(seeded(0), 7, 3).to(dtype)
-    for function in (iga_penalty, lambda g: fishr_penalty(g, ENV), lambda g: fishr_penalty_linear(g, g, ENV, ENV)):
+    for function in (
+        iga_penalty,
+        lambda g: fishr_penalty(g, ENV),
+        lambda g: fishr_penalty_linear(g, g, ENV, ENV),
+    ):
         assert function(g).dtype == torch.float32
         torch.testing.assert_close(function(g), function(g.float()))
     big = torch.full((7, 3), 3e4, dtype=torch.float16)  # its square overflows in float16
@@ -216,9 +254,17 @@ def test_any_integer_index_will_do():
 
 @pytest.mark.parametrize(
     ("env", "num_envs", "expected"),
-    [(ENV, 3, None), (ENV, 4, math.nan), (ENV, 2, math.nan), (ENV - 1, 3, math.nan), (ENV.clamp(min=1) - 1, 2, None)],
+    [
+        (ENV, 3, None),
+        (ENV, 4, math.nan),
+        (ENV, 2, math.nan),
+        (ENV - 1, 3, math.nan),
+        (ENV.clamp(min=1) - 1, 2, None),
+    ],
 )
-def test_while_a_compiler_traces_an_edge_is_nan_and_all_else_is_the_same(monkeypatch, env, num_envs, expected):
+def test_while_a_compiler_traces_an_edge_is_nan_and_all_else_is_the_same(
+    monkeypatch, env, num_envs, expected
+):
     g = normal(seeded(0), 7, 2)
     functions = (
         lambda: fishr_penalty(g, env, num_envs=num_envs),
@@ -229,7 +275,9 @@ def test_while_a_compiler_traces_an_edge_is_nan_and_all_else_is_the_same(monkeyp
         value = torch.tensor(expected, dtype=g.dtype) if expected else function()
         with monkeypatch.context() as patch:
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
-            patch.setattr(Tensor, "index_select", lambda x, dim, index: x[index % len(x)])  # as a compiled kernel may
+            patch.setattr(
+                Tensor, "index_select", lambda x, dim, index: x[index % len(x)]
+            )  # as a compiled kernel may
             torch.testing.assert_close(function(), value, rtol=0, atol=0, equal_nan=True)
 
 
@@ -241,7 +289,9 @@ def test_per_sample_gradients_come_in_the_order_of_the_parameters_in_chunks_too(
     head, features, targets = linear_case(seeded(0), ENV)
     parameters = dict(reversed(list(head.named_parameters())))
     assert list(parameters) == ["bias", "weight"]
-    rows = per_sample_gradients(head_loss(head), parameters, features, targets, chunk_size=chunk_size)
+    rows = per_sample_gradients(
+        head_loss(head), parameters, features, targets, chunk_size=chunk_size
+    )
     loop = loop_gradients(head, features, targets)
     torch.testing.assert_close(rows, torch.cat([loop[:, -3:], loop[:, :-3]], dim=1))
     assert rows.requires_grad
@@ -257,7 +307,9 @@ def test_per_sample_gradients_work_without_a_graph_and_for_some_of_the_parameter
 
 def test_an_empty_batch_has_no_rows_and_all_columns():
     head, features, targets = linear_case(seeded(0), ENV)
-    rows = per_sample_gradients(head_loss(head), dict(head.named_parameters()), features[:0], targets[:0])
+    rows = per_sample_gradients(
+        head_loss(head), dict(head.named_parameters()), features[:0], targets[:0]
+    )
     assert rows.shape == (0, 15)
     rows.sum().backward()
     assert (head.weight.grad == 0).all()

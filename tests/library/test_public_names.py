@@ -40,7 +40,9 @@ def imports(path):
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     ]
     lazy = {
         inner
@@ -60,7 +62,9 @@ def imports(path):
 
 
 def module_name(path):
-    return ".".join(("invmod", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    return ".".join(("invmod", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
 
 
 def imported_modules(path):
@@ -90,7 +94,10 @@ def test_the_version_is_that_of_the_project():
     assert re.fullmatch(r"\d+\.\d+\.\d+", invmod.__version__)
     project = ROOT.parent / "pyproject.toml"
     if project.exists():
-        assert tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"] == invmod.__version__
+        assert (
+            tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
+            == invmod.__version__
+        )
 
 
 def test_the_package_is_typed():
@@ -124,7 +131,15 @@ def test_options_are_keyword_only(name):
         routines = [getattr(thing, method) for method in methods if hasattr(thing, method)]
     for routine in routines:
         for parameter in inspect.signature(routine).parameters.values():
-            if parameter.name in ("generator", "device", "dtype", "reduction", "correction", "loss", "penalty_weight"):
+            if parameter.name in (
+                "generator",
+                "device",
+                "dtype",
+                "reduction",
+                "correction",
+                "loss",
+                "penalty_weight",
+            ):
                 assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
 
 
@@ -133,7 +148,12 @@ def test_a_file_imports_nothing_but_the_core_dependencies_until_it_is_asked_for_
     core = {"torch", "numpy", "einops", "typing_extensions", "invmod"} | sys.stdlib_module_names
     at_once, later = imports(path)
     assert {name.split(".")[0] for name in at_once} <= core
-    assert {name.split(".")[0] for name in later} <= core | {"matplotlib", "polars", "jinja2", "safetensors"}
+    assert {name.split(".")[0] for name in later} <= core | {
+        "matplotlib",
+        "polars",
+        "jinja2",
+        "safetensors",
+    }
 
 
 def test_every_room_has_its_place_in_the_order():

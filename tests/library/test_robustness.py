@@ -62,7 +62,10 @@ def by_first(features, mask):  # knows nothing of the mask
 
 def quick(predict=by_mean, features=None, targets=None, metric=accuracy, **options):
     made, truth = made_up()
-    features, targets = made if features is None else features, truth if targets is None else targets
+    features, targets = (
+        made if features is None else features,
+        truth if targets is None else targets,
+    )
     options = {"rates": (), "num_resamples": 0, "generator": seeded(0)} | options
     return robustness_report(predict, features, targets, metric, **options)
 
@@ -72,7 +75,9 @@ def quick(predict=by_mean, features=None, targets=None, metric=accuracy, **optio
 
 @laws
 @given(generators(), st.integers(1, 4), st.integers(1, 6))
-def test_a_pattern_is_imposed_on_all_rows_besides_what_is_missing_already(generator, num_modalities, num_rows):
+def test_a_pattern_is_imposed_on_all_rows_besides_what_is_missing_already(
+    generator, num_modalities, num_rows
+):
     names = [f"m{index}" for index in range(num_modalities)]
     features = {name: normal(generator, num_rows, 2, 3) for name in names}
     natural = random_mask(generator, num_rows, num_modalities)
@@ -117,7 +122,9 @@ def test_the_drop_of_a_model_that_ignores_the_mask_is_reported():
             assert result.drop > 0.3
     original, _ = made_up()
     peeking = quick(lambda features, mask: by_first(original, mask))
-    assert len({result.value for result in peeking.patterns}) == 1  # this one is not blinded, and it shows
+    assert (
+        len({result.value for result in peeking.patterns}) == 1
+    )  # this one is not blinded, and it shows
 
 
 def test_integers_and_bools_are_hidden_by_a_stated_value():
@@ -190,12 +197,16 @@ def test_along_rates_no_row_is_emptied_and_the_axis_is_the_share_that_is_hidden(
         assert point.value == pytest.approx(1 - point.effective_rate)
         empty = point.rate**num_modalities
         expected = (point.rate - empty) / (1 - empty)
-        assert point.effective_rate == pytest.approx(expected, abs=5 * (0.25 / 800 / num_modalities) ** 0.5)
+        assert point.effective_rate == pytest.approx(
+            expected, abs=5 * (0.25 / 800 / num_modalities) ** 0.5
+        )
     if num_modalities > 1:
         for name in names:
             for point in report.curve(name):
                 assert point.value == pytest.approx(1 - point.effective_rate / num_modalities)
-                assert point.effective_rate == pytest.approx(point.rate, abs=5 * (0.25 / 800) ** 0.5)
+                assert point.effective_rate == pytest.approx(
+                    point.rate, abs=5 * (0.25 / 800) ** 0.5
+                )
     else:
         assert {point.modality for point in report.rates} == {None}
         assert {point.effective_rate for point in report.rates} == {0.0}
@@ -278,7 +289,9 @@ def test_the_summary_against_plain_python():
         values = {result.pattern: result.value for result in report.results(model)}
         assert report.worst(model).value == min(values.values())
         for count, value in report.by_num_missing(model).items():
-            assert value == pytest.approx(np.mean([v for p, v in values.items() if p.count(False) == count]))
+            assert value == pytest.approx(
+                np.mean([v for p, v in values.items() if p.count(False) == count])
+            )
         complete = values[True, True, True]
         for result in report.results(model):
             assert result.drop == pytest.approx((complete - result.value) / complete)
@@ -322,7 +335,9 @@ def test_intervals_are_percentiles_of_the_bootstrap_over_units():
         z = torch.stack([x.mean(dim=1) for x in features.values()], dim=1)
         scores = (z * torch.tensor(result.pattern)).sum(dim=1)
         rng = np.random.default_rng(0)
-        values = [auc(scores[i], targets[i]) for i in (rng.integers(60, size=60) for _ in range(2000))]
+        values = [
+            auc(scores[i], targets[i]) for i in (rng.integers(60, size=60) for _ in range(2000))
+        ]
         low, high = result.interval
         assert low <= result.value <= high
         np.testing.assert_allclose([low, high], np.quantile(values, [0.1, 0.9]), atol=0.02)
@@ -357,7 +372,10 @@ def test_the_units_need_not_be_the_rows_of_the_features():
 @laws
 @given(generators(), st.integers(1, 5), st.integers(1, 12))
 def test_max_t_against_its_definition(generator, num_tests, count):
-    observed, permuted = normal(generator, num_tests).numpy(), normal(generator, count, num_tests).numpy()
+    observed, permuted = (
+        normal(generator, num_tests).numpy(),
+        normal(generator, count, num_tests).numpy(),
+    )
     scale = np.sqrt((permuted**2).mean(axis=0))
     t, null = abs(observed) / scale, abs(permuted) / scale
     plain, adjusted = adjusted_p_values(observed, permuted)
@@ -384,8 +402,13 @@ def test_the_test_keeps_its_level_on_models_that_differ_by_chance():
 
 
 def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
-    report = quick({"first": by_first, "mean": by_mean, "again": by_first}, num_resamples=300, per_unit=right)
-    assert {(d.model, d.baseline) for d in report.differences} == {("mean", "first"), ("again", "first")}
+    report = quick(
+        {"first": by_first, "mean": by_mean, "again": by_first}, num_resamples=300, per_unit=right
+    )
+    assert {(d.model, d.baseline) for d in report.differences} == {
+        ("mean", "first"),
+        ("again", "first"),
+    }
     values = {(r.model, r.name): r.value for r in report.patterns}
     for difference in report.differences:
         assert difference.value == pytest.approx(
@@ -402,7 +425,9 @@ def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
 
 def test_the_correction_counts_the_comparisons():
     two = quick({"first": by_first, "mean": by_mean}, num_resamples=99, per_unit=right)
-    three = quick({"first": by_first, "mean": by_mean, "again": by_first}, num_resamples=99, per_unit=right)
+    three = quick(
+        {"first": by_first, "mean": by_mean, "again": by_first}, num_resamples=99, per_unit=right
+    )
     for a, b in zip(two.differences, three.differences, strict=False):
         assert b.adjusted_p_value == min(1.0, 2 * a.adjusted_p_value)
 
@@ -457,7 +482,9 @@ def _no_figures_left():
 
 @pytest.fixture(scope="module")
 def report():
-    return quick({"ours": by_mean, "<b>theirs</b>": by_first}, rates=(0.0, 0.5, 0.9), num_resamples=40)
+    return quick(
+        {"ours": by_mean, "<b>theirs</b>": by_first}, rates=(0.0, 0.5, 0.9), num_resamples=40
+    )
 
 
 def test_the_table_has_every_figure(report):
@@ -465,12 +492,16 @@ def test_the_table_has_every_figure(report):
     assert text == text_table(report)
     for result in report.patterns:
         assert re.search(
-            rf"^{re.escape(result.name)} +.*{result.value:.4f} \[{result.interval[0]:.4f}", text, re.MULTILINE
+            rf"^{re.escape(result.name)} +.*{result.value:.4f} \[{result.interval[0]:.4f}",
+            text,
+            re.MULTILINE,
         )
     for model in report.models:
         assert f"{report.area(None, model):.4f}" in text
     assert "(higher is better), 60 units, 95% intervals from 40 resamples" in text
-    assert len({line.find("[") for line in text.split("\n\n")[1].splitlines()[2:9]}) == 1  # the columns are aligned
+    assert (
+        len({line.find("[") for line in text.split("\n\n")[1].splitlines()[2:9]}) == 1
+    )  # the columns are aligned
     assert "no intervals" in str(quick())
 
 
@@ -512,8 +543,14 @@ def test_a_file_that_is_there_survives_a_write_that_fails(report, tmp_path, monk
     [
         (lambda text: text[: len(text) // 2], "this is not JSON"),
         (lambda text: "[]", "this is JSON, but not a robustness report"),
-        (lambda text: text.replace('"version": 1', '"version": 9'), "the report has version 9, this invmod reads 1"),
-        (lambda text: text.replace('"patterns":', '"pattens":'), "the report is damaged: 'patterns'"),
+        (
+            lambda text: text.replace('"version": 1', '"version": 9'),
+            "the report has version 9, this invmod reads 1",
+        ),
+        (
+            lambda text: text.replace('"patterns":', '"pattens":'),
+            "the report is damaged: 'patterns'",
+        ),
         (lambda text: text.replace('"drop":', '"fall":', 1), "the report is damaged: .*'fall'"),
         (lambda text: text.replace('"metric":', '"metrik":'), "the report is damaged: .*'metrik'"),
     ],
@@ -531,7 +568,9 @@ def test_the_frame_has_a_row_for_every_model_and_condition(report):
     frame = to_frame(report)
     assert len(frame) == len(report.patterns) + len(report.rates)
     row = frame.row(
-        by_predicate=(pl.col("name") == "image") & (pl.col("model") == "ours") & (pl.col("condition") == "pattern"),
+        by_predicate=(pl.col("name") == "image")
+        & (pl.col("model") == "ours")
+        & (pl.col("condition") == "pattern"),
         named=True,
     )
     expected = next(r for r in report.results("ours") if r.name == "image")
@@ -548,7 +587,10 @@ def test_the_frame_has_a_row_for_every_model_and_condition(report):
 def test_the_curves_show_every_point(report):
     figure = plot_rates(report)
     shown = [panel for panel in figure.axes if panel.get_visible()]
-    assert [panel.get_title() for panel in shown] == ["any modality hidden", *(f"{name} hidden" for name in NAMES)]
+    assert [panel.get_title() for panel in shown] == [
+        "any modality hidden",
+        *(f"{name} hidden" for name in NAMES),
+    ]
     for panel, modality in zip(shown, (None, *NAMES), strict=True):
         for line, model in zip(panel.get_lines(), report.models, strict=True):
             points = report.curve(modality, model)
@@ -565,8 +607,12 @@ def test_the_curves_show_every_point(report):
 @pytest.mark.parametrize("num_modalities", [1, 2, 5, 7])
 def test_every_number_of_panels_fits(num_modalities):
     features, targets = made_up(20, [f"m{index}" for index in range(num_modalities)])
-    figure = plot_rates(quick(by_mean, features, targets, rates=(0.0, 0.5), num_draws=1, patterns=[]))
-    assert sum(panel.get_visible() for panel in figure.axes) == (num_modalities + 1 if num_modalities > 1 else 1)
+    figure = plot_rates(
+        quick(by_mean, features, targets, rates=(0.0, 0.5), num_draws=1, patterns=[])
+    )
+    assert sum(panel.get_visible() for panel in figure.axes) == (
+        num_modalities + 1 if num_modalities > 1 else 1
+    )
 
 
 def test_the_heat_map_shows_every_value_and_which_modalities_are_there(report):
@@ -584,7 +630,9 @@ def test_the_heat_map_shows_every_value_and_which_modalities_are_there(report):
     }
     for row, result in enumerate(report.results()):
         assert [filled[column, row] for column in range(3)] == list(result.pattern)
-    dark = plot_patterns(quick(by_mean, metric=lambda p, t: 0.5, higher_is_better=False))  # one value everywhere
+    dark = plot_patterns(
+        quick(by_mean, metric=lambda p, t: 0.5, higher_is_better=False)
+    )  # one value everywhere
     assert len(dark.axes[1].texts) == 7
 
 
@@ -618,9 +666,16 @@ def test_the_page_needs_nothing_else_and_escapes_names(report, tmp_path):
 
 @pytest.mark.parametrize(
     ("function", "module"),
-    [(plot_rates, "matplotlib"), (plot_patterns, "matplotlib"), (to_frame, "polars"), (write_page, "jinja2")],
+    [
+        (plot_rates, "matplotlib"),
+        (plot_patterns, "matplotlib"),
+        (to_frame, "polars"),
+        (write_page, "jinja2"),
+    ],
 )
-def test_what_is_not_installed_is_named_with_the_extra(report, tmp_path, monkeypatch, function, module):
+def test_what_is_not_installed_is_named_with_the_extra(
+    report, tmp_path, monkeypatch, function, module
+):
     import importlib
 
     real = importlib.import_module
@@ -639,10 +694,14 @@ def test_what_is_not_installed_is_named_with_the_extra(report, tmp_path, monkeyp
 
 def test_the_deprecated_methods_call_the_functions_and_warn(report, tmp_path):
     for name, function in (("plot_rates", plot_rates), ("plot_patterns", plot_patterns)):
-        with pytest.warns(DeprecationWarning, match=rf"RobustnessReport.{name}` .*invmod.robustness.{name}"):
+        with pytest.warns(
+            DeprecationWarning, match=rf"RobustnessReport.{name}` .*invmod.robustness.{name}"
+        ):
             figure = getattr(report, name)()
         assert figure_png(figure) == figure_png(function(report))
-    with pytest.warns(DeprecationWarning, match=r"RobustnessReport.to_frame` .*invmod.robustness.to_frame"):
+    with pytest.warns(
+        DeprecationWarning, match=r"RobustnessReport.to_frame` .*invmod.robustness.to_frame"
+    ):
         assert report.to_frame().equals(to_frame(report))
     with pytest.warns(
         DeprecationWarning, match=r"RobustnessReport.save_html` .*invmod.robustness.write_page"
@@ -704,7 +763,11 @@ def failing(features, mask):
     [
         ({"predict": {}}, ValueError, "`predict` must have at least one model"),
         ({"predict": {"a": 3}}, TypeError, "the model 'a' must be callable, got int"),
-        ({"predict": Trained()}, ValueError, "the model 'model' is in training mode. Call its `eval()` first"),
+        (
+            {"predict": Trained()},
+            ValueError,
+            "the model 'model' is in training mode. Call its `eval()` first",
+        ),
         (
             {"predict": lambda x, m: x["image"][:, 0]},
             ValueError,
@@ -726,10 +789,18 @@ def failing(features, mask):
             "must have the first axis of `targets`, 60 units, got shape (3,)",
         ),
         ({"features": {}}, TypeError, "`features` must be all tensors or all NumPy arrays, got {}"),
-        ({"features": {"a": torch.zeros(2), "b": np.zeros(2)}}, TypeError, "got {'a': 'Tensor', 'b': 'ndarray'}"),
+        (
+            {"features": {"a": torch.zeros(2), "b": np.zeros(2)}},
+            TypeError,
+            "got {'a': 'Tensor', 'b': 'ndarray'}",
+        ),
         ({"features": {"a": [0.0]}}, TypeError, "got {'a': 'list'}"),
         ({"targets": [0, 1]}, TypeError, "`targets` must be a tensor or an array, got list"),
-        ({"targets": torch.zeros(0)}, ValueError, "`targets` must have at least one unit, got (0,)"),
+        (
+            {"targets": torch.zeros(0)},
+            ValueError,
+            "`targets` must have at least one unit, got (0,)",
+        ),
         ({"mask": [[True]]}, TypeError, "`mask` must be a tensor or an array, got list"),
         ({"mask": torch.ones(60, 2, dtype=torch.bool)}, ValueError, "(60, 3)"),
         ({"mask": torch.ones(60, 3)}, TypeError, "bool"),
@@ -738,7 +809,11 @@ def failing(features, mask):
         ({"num_draws": 0}, ValueError, "`num_draws` must be at least 1, got 0"),
         ({"num_resamples": -1}, ValueError, "`num_resamples` must not be negative, got -1"),
         ({"confidence": 1.0}, ValueError, "`confidence` must lie in (0, 1), got 1.0"),
-        ({"patterns": "some"}, ValueError, "`patterns` must be 'all', 'one_missing', 'one_left' or"),
+        (
+            {"patterns": "some"},
+            ValueError,
+            "`patterns` must be 'all', 'one_missing', 'one_left' or",
+        ),
         ({"patterns": ["text"]}, TypeError, "got the string 'text'. Write ('text',)"),
         ({"patterns": [("video",)]}, ValueError, "`patterns` names ['video'], which are not among"),
         ({"patterns": [()]}, ValueError, "each of `patterns` must leave at least one modality"),
@@ -763,7 +838,9 @@ def test_bad_input_is_refused_with_what_is_wrong(options, error, message):
 def test_an_error_of_a_model_says_which_and_where():
     with pytest.raises(RuntimeError, match="index out of range") as caught:
         quick({"good": by_mean, "bad": failing})
-    assert caught.value.__notes__ == ["robustness_report: raised by the model 'bad' under the pattern text+audio."]
+    assert caught.value.__notes__ == [
+        "robustness_report: raised by the model 'bad' under the pattern text+audio."
+    ]
 
 
 def test_the_table_says_how_many_rows_a_pattern_empties_and_shows_figures_of_any_size():

@@ -19,7 +19,10 @@ from invmod.testing import (
 )
 from tests.strategies import NAN, normal, random_mask, seeded
 
-Z, MASK = normal(seeded(0), 4, 3, 2), torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 0]]).bool()
+Z, MASK = (
+    normal(seeded(0), 4, 3, 2),
+    torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 0]]).bool(),
+)
 
 
 def fails(message):
@@ -37,7 +40,9 @@ def test_parts_that_honour_their_mask_pass():
     assert_mask_honoured(masked_mean, Z, MASK)
     assert_mask_honoured(GatedFusion(3, 2).double(), Z, MASK)
     features = {"text": Z[:, 0], "image": normal(seeded(1), 4, 5)}
-    assert_mask_honoured(ModalityEncoders.linear({"text": 2, "image": 5}, 3).double(), features, MASK[:, :2])
+    assert_mask_honoured(
+        ModalityEncoders.linear({"text": 2, "image": 5}, 3).double(), features, MASK[:, :2]
+    )
     assert_mask_honoured(lambda z, mask: mask.sum(dim=1), Z, MASK)  # no gradient at all
     assert_mask_honoured(masked_mean, Z[:0], MASK[:0])
 
@@ -51,7 +56,9 @@ def test_z_and_the_mask_stay_as_they_are():
 
 
 def test_a_product_with_the_mask_is_caught_by_nan():
-    with fails("the output changes when the unavailable cell of row 1 and modality 1 holds nan. Select the available"):
+    with fails(
+        "the output changes when the unavailable cell of row 1 and modality 1 holds nan. Select the available"
+    ):
         assert_mask_honoured(lambda z, mask: (mask[..., None] * z).sum(dim=1), Z, MASK)
 
 
@@ -68,10 +75,15 @@ def test_the_cell_that_is_read_is_named(row):
             assert_mask_honoured(part, Z, MASK)
 
 
-@pytest.mark.parametrize(("replaced", "caught"), [({}, "1000000000.0"), ({"posinf": torch.inf}, "inf")])
+@pytest.mark.parametrize(
+    ("replaced", "caught"), [({}, "1000000000.0"), ({"posinf": torch.inf}, "inf")]
+)
 def test_a_part_that_only_replaces_nan_is_caught_by_another_content(replaced, caught):
     def part(z, mask):  # adds large contents of unavailable cells
-        return selected(z, mask).sum() + z.nan_to_num(0.0, **{"posinf": 0.0} | replaced).clamp(min=1e6).sum()
+        return (
+            selected(z, mask).sum()
+            + z.nan_to_num(0.0, **{"posinf": 0.0} | replaced).clamp(min=1e6).sum()
+        )
 
     with fails(f"the unavailable cell of row 1 and modality 1 holds {caught}"):
         assert_mask_honoured(part, Z, MASK)
@@ -96,14 +108,18 @@ def test_a_gradient_into_an_unavailable_cell_is_caught():
         def backward(ctx, gradient):
             return gradient * torch.ones_like(Z), None
 
-    with fails("the gradient with respect to z is not 0 in the unavailable cell of row 1 and modality 1"):
+    with fails(
+        "the gradient with respect to z is not 0 in the unavailable cell of row 1 and modality 1"
+    ):
         assert_mask_honoured(Leaks.apply, Z, MASK)
 
     def part(features, mask):
         return Leaks.apply(torch.stack(list(features.values()), dim=1), mask)
 
     features = dict(zip(("text", "image", "audio"), Z.unbind(1), strict=True))
-    with fails("with respect to the feature of 'text' is not 0 in the unavailable cell of row 2 and modality 0"):
+    with fails(
+        "with respect to the feature of 'text' is not 0 in the unavailable cell of row 2 and modality 0"
+    ):
         assert_mask_honoured(part, features, MASK)
 
 
@@ -118,13 +134,17 @@ def test_a_selection_after_the_layer_lets_nan_into_its_weights():
         def forward(self, z, mask):
             return torch.where(mask[..., None], self.layer(z), 0.0)
 
-    with fails("with nan in the unavailable cells, the gradient with respect to parameter 0 is not finite"):
+    with fails(
+        "with nan in the unavailable cells, the gradient with respect to parameter 0 is not finite"
+    ):
         assert_mask_honoured(Late(), Z, MASK)
     layer = Late()
     with fails("with respect to parameter 0 is not finite"):
         assert_mask_honoured(lambda z, mask: layer(z, mask), Z, MASK, parameters=layer.parameters())
     with fails("with respect to z is not finite"):
-        assert_mask_honoured(lambda z, mask: torch.where(mask[..., None], 0 * z.sqrt(), 0.0), -Z.abs(), MASK)
+        assert_mask_honoured(
+            lambda z, mask: torch.where(mask[..., None], 0 * z.sqrt(), 0.0), -Z.abs(), MASK
+        )
 
 
 def test_a_gradient_that_depends_on_unavailable_cells_is_caught():
@@ -144,20 +164,33 @@ def test_a_gradient_that_depends_on_unavailable_cells_is_caught():
 
 
 def test_arguments_of_the_mask_law_that_do_not_fit_are_refused():
-    with pytest.raises(TypeError, match=r"assert_mask_honoured: `z` must be floating point, got torch.int64"):
+    with pytest.raises(
+        TypeError, match=r"assert_mask_honoured: `z` must be floating point, got torch.int64"
+    ):
         assert_mask_honoured(masked_mean, Z.long(), MASK)
-    with pytest.raises(TypeError, match=r"`mask` must have dtype torch.bool, got torch.float32. Use `mask.bool\(\)`"):
+    with pytest.raises(
+        TypeError,
+        match=r"`mask` must have dtype torch.bool, got torch.float32. Use `mask.bool\(\)`",
+    ):
         assert_mask_honoured(masked_mean, Z, MASK.float())
-    with pytest.raises(ValueError, match=r"`mask` must have shape \(N, M\) = \(4, 3\), got \(4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"`mask` must have shape \(N, M\) = \(4, 3\), got \(4, 2\)"
+    ):
         assert_mask_honoured(masked_mean, Z, MASK[:, :2])
-    with pytest.raises(ValueError, match=r"`mask` must have shape \(N, M\) = \(4, 1\), got \(4, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"`mask` must have shape \(N, M\) = \(4, 1\), got \(4, 3\)"
+    ):
         assert_mask_honoured(lambda z, mask: z["a"], {"a": Z[:, 0]}, MASK)
 
 
 def test_a_full_mask_that_changes_the_output_is_caught():
     assert_full_mask_equals_no_mask(masked_mean, Z)
-    with fails("assert_full_mask_equals_no_mask: a mask with every cell available changes the output. Tensor-likes"):
-        assert_full_mask_equals_no_mask(lambda z, mask: z.sum(dim=1) if mask is None else masked_mean(z, mask), Z)
+    with fails(
+        "assert_full_mask_equals_no_mask: a mask with every cell available changes the output. Tensor-likes"
+    ):
+        assert_full_mask_equals_no_mask(
+            lambda z, mask: z.sum(dim=1) if mask is None else masked_mean(z, mask), Z
+        )
     assert_full_mask_equals_no_mask(lambda z, mask: z + 1e-3 * (mask is None), Z, rtol=0, atol=1e-2)
 
 
@@ -168,8 +201,12 @@ def test_parts_that_do_not_look_at_the_order_pass():
     weights = torch.tensor([[0.5, 0.2, 0.3]], dtype=torch.float64)
     assert_permutation_invariant(fuse, Z, weights, MASK, dim=1)
     assert_permutation_invariant(fuse, Z, weights, None, dim=1)
-    assert_permutation_invariant(lambda z, w: (w @ z).sum(), Z[0], weights, dim=(0, 1), rtol=0, atol=1e-12)
-    assert_permutation_equivariant(lambda z, mask: fuse(z, weights, mask), Z, MASK, dim=0, output_dim=1)
+    assert_permutation_invariant(
+        lambda z, w: (w @ z).sum(), Z[0], weights, dim=(0, 1), rtol=0, atol=1e-12
+    )
+    assert_permutation_equivariant(
+        lambda z, mask: fuse(z, weights, mask), Z, MASK, dim=0, output_dim=1
+    )
     assert_permutation_invariant(masked_mean, Z[:0], MASK[:0], dim=0)
 
 
@@ -183,25 +220,35 @@ def last_is_special(z):
     return z[:-1].sum() + 2 * z[-1]
 
 
-@pytest.mark.parametrize(("part", "order"), [(cyclic, "[1, 0, 2, 3]"), (last_is_special, "[3, 0, 1, 2]")])
+@pytest.mark.parametrize(
+    ("part", "order"), [(cyclic, "[1, 0, 2, 3]"), (last_is_special, "[3, 0, 1, 2]")]
+)
 def test_a_part_that_looks_at_the_order_is_caught_by_one_of_the_two(part, order):
     z = torch.tensor([1.0, 2.0, 4.0, 8.0])
-    with fails(f"assert_permutation_invariant: the permutation {order} of dim 0 changes the output. Scalars are"):
+    with fails(
+        f"assert_permutation_invariant: the permutation {order} of dim 0 changes the output. Scalars are"
+    ):
         assert_permutation_invariant(part, z, dim=0)
 
 
 @pytest.mark.parametrize(
     ("part", "order"),
-    [(lambda z: z.cumsum(dim=0), "[1, 0, 2]"), (lambda z: torch.cat([z[:2], 2 * z[2:]]), "[2, 0, 1]")],
+    [
+        (lambda z: z.cumsum(dim=0), "[1, 0, 2]"),
+        (lambda z: torch.cat([z[:2], 2 * z[2:]]), "[2, 0, 1]"),
+    ],
 )
 def test_an_output_that_does_not_follow_its_input_is_caught(part, order):
-    with fails(f"assert_permutation_equivariant: the permutation {order} of dim 0 does not permute the output alike"):
+    with fails(
+        f"assert_permutation_equivariant: the permutation {order} of dim 0 does not permute the output alike"
+    ):
         assert_permutation_equivariant(part, torch.tensor([1.0, 2.0, 4.0]), dim=0)
 
 
 def test_inputs_of_different_sizes_cannot_be_permuted_alike():
     with pytest.raises(
-        ValueError, match=r"assert_permutation_invariant: the inputs must have one size along `dim`, got \[3, 4\]"
+        ValueError,
+        match=r"assert_permutation_invariant: the inputs must have one size along `dim`, got \[3, 4\]",
     ):
         assert_permutation_invariant(fuse, Z, torch.ones(1, 4), dim=1)
 
@@ -241,14 +288,18 @@ def test_a_fusion_that_changes_a_constant_is_caught():
     with fails("assert_constant_preserved: row 1 does not keep its constant"):
         assert_constant_preserved(mean_over_all, constant, 3, MASK)
     with fails("row 0 does not keep its constant"):  # in the second environment alone
-        assert_constant_preserved(lambda z, mask: fuse(z, weights * torch.tensor([[1.0], [2.0]]), mask), constant, 3)
+        assert_constant_preserved(
+            lambda z, mask: fuse(z, weights * torch.tensor([[1.0], [2.0]]), mask), constant, 3
+        )
 
 
 # --- the module
 
 
 def test_every_name_of_the_module_is_public_and_documented():
-    functions = {name for name, x in vars(testing).items() if callable(x) and name.startswith("assert_")}
+    functions = {
+        name for name, x in vars(testing).items() if callable(x) and name.startswith("assert_")
+    }
     assert functions == set(testing.__all__)
     assert list(testing.__all__) == sorted(testing.__all__)
     for name in testing.__all__:
@@ -264,4 +315,6 @@ def test_the_module_needs_neither_pytest_nor_hypothesis():
 
 def test_random_masks_of_every_kind_pass():
     for seed in range(20):
-        assert_mask_honoured(masked_mean, normal(seeded(seed), 5, 4), random_mask(seeded(seed), 5, 4))
+        assert_mask_honoured(
+            masked_mean, normal(seeded(seed), 5, 4), random_mask(seeded(seed), 5, 4)
+        )

@@ -34,9 +34,13 @@ def _write_dataset(
     rng = np.random.default_rng(seed)
     (folder / "features").mkdir(parents=True)
     taste, kind = rng.standard_normal((users, 2)), rng.standard_normal((items, 2))
-    liked = np.argsort(-(taste @ kind.T + rng.gumbel(size=(users, items))), axis=1)[:, :pairs_per_user]
+    liked = np.argsort(-(taste @ kind.T + rng.gumbel(size=(users, items))), axis=1)[
+        :, :pairs_per_user
+    ]
     lines = [f"{u}\t{i}" for u in range(users - idle_users) for i in sorted(liked[u])]
-    (folder / "interactions.tsv").write_text("\n".join(["user\titem", *lines]) + "\n", encoding="utf-8")
+    (folder / "interactions.tsv").write_text(
+        "\n".join(["user\titem", *lines]) + "\n", encoding="utf-8"
+    )
     for place, (name, dim) in enumerate(dims.items()):
         x = kind @ rng.standard_normal((2, dim)) + 0.3 * rng.standard_normal((items, dim))
         if missing and place == 1:
@@ -48,7 +52,9 @@ def _write_dataset(
     if names:
         for one, count in (("user", users), ("item", items)):
             rows = [f'{k}\t{one} "{k}", né' for k in range(count)]
-            (folder / f"{one}s.tsv").write_text("\n".join([f"{one}\tname", *rows]) + "\n", encoding="utf-8")
+            (folder / f"{one}s.tsv").write_text(
+                "\n".join([f"{one}\tname", *rows]) + "\n", encoding="utf-8"
+            )
     return folder
 
 
@@ -65,7 +71,9 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     from milk_recsys.train import run
 
     root = tmp_path_factory.mktemp("trained")
-    data = _write_dataset(root / "data", items=120, pairs_per_user=20)  # 12 test items, more than the least K
+    data = _write_dataset(
+        root / "data", items=120, pairs_per_user=20
+    )  # 12 test items, more than the least K
     options, dataset = begin.open_run(
         Options.of(
             model="milk",
@@ -81,4 +89,6 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         )
     )
     metrics = run(options, dataset, Progress(quiet=True))
-    return SimpleNamespace(folder=root / "run", data=data, dataset=dataset, options=options, metrics=metrics)
+    return SimpleNamespace(
+        folder=root / "run", data=data, dataset=dataset, options=options, metrics=metrics
+    )

@@ -16,15 +16,27 @@ from milk_recsys import train
 from milk_recsys.base.extras import PACKAGES, extra_needed
 
 FOLDER = Path(milk_recsys.__file__).parent
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-MODULES = {"scikit-learn": "sklearn", "typing-extensions": "typing_extensions"}  # where a package has another name
-GUARDED = {"numba", "sentence_transformers"}  # of the extras `fast` and `text`; their users say so where they lack
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]
+MODULES = {
+    "scikit-learn": "sklearn",
+    "typing-extensions": "typing_extensions",
+}  # where a package has another name
+GUARDED = {
+    "numba",
+    "sentence_transformers",
+}  # of the extras `fast` and `text`; their users say so where they lack
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "100"}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -35,11 +47,11 @@ def modules_of(requirements: list[str]) -> set[str]:
 
 def test_help_lists_the_commands(capsys):
     assert command.main(["--help"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("train", "recommend", "prepare", "reproduce"):
-        assert re.search(rf"^  {name} +[A-Z].*\.$", said, flags=re.MULTILINE)
+        assert re.search(rf"^  {name} +[A-Z].*\.$", output, flags=re.MULTILINE)
         assert (FOLDER / f"{name}.py").exists()
-    assert max(map(len, said.splitlines())) <= 100
+    assert max(map(len, output.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce"])
@@ -60,17 +72,27 @@ def test_the_help_of_a_command_has_its_name(name, capsys):
 )
 def test_an_unknown_command_ends_with_one_line_and_status_2(words, message, capsys):
     assert command.main(words) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(message)
-    assert said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(message)
+    assert output.err.count("\n") == 1
 
 
 def test_the_command_trains_and_recommends(trained_run, tmp_path, capsys):
-    arguments = ["--data", str(trained_run.data), "--out", str(tmp_path / "run"), "--device", "cpu", "--compare=none"]
+    arguments = [
+        "--data",
+        str(trained_run.data),
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--compare=none",
+    ]
     assert command.main(["train", *arguments]) == 0
     assert f"report: {tmp_path / 'run/report.html'}" in capsys.readouterr().out
-    found = command.main(["recommend", "--run", str(tmp_path / "run"), "--items", str(trained_run.data)])
+    found = command.main(
+        ["recommend", "--run", str(tmp_path / "run"), "--items", str(trained_run.data)]
+    )
     assert found == 0
     assert (tmp_path / "run/recommendations/users.parquet").exists()
 
@@ -104,8 +126,13 @@ sys.meta_path.insert(0, Hidden())
 
 def test_load_run_without_the_extra_says_what_to_install():
     without = WITHOUT.format(hidden={"safetensors"})
-    ran = python(without + "import milk_recsys\ntry: milk_recsys.load_run\nexcept ImportError as e: print(e)")
-    assert ran.stdout == 'load_run needs safetensors, which is not installed: pip install "invmod[recsys]"\n'
+    ran = python(
+        without + "import milk_recsys\ntry: milk_recsys.load_run\nexcept ImportError as e: print(e)"
+    )
+    assert (
+        ran.stdout
+        == 'load_run needs safetensors, which is not installed: pip install "invmod[recsys]"\n'
+    )
     other = python(WITHOUT.format(hidden={"torch"}) + "from milk_recsys import load_run")
     assert "No module named 'torch'" in other.stderr  # not of the extra: the error as it is
 
@@ -114,9 +141,7 @@ def test_a_command_without_the_extra_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(command, "missing_packages", lambda: ["rich", "tyro"])
     for name in command.COMMANDS:
         assert command.main([name, "--help"]) == 2
-        expected = (
-            f'error: milk-recsys {name} needs rich, tyro, which are not installed: pip install "invmod[recsys]"\n'
-        )
+        expected = f'error: milk-recsys {name} needs rich, tyro, which are not installed: pip install "invmod[recsys]"\n'
         assert capsys.readouterr().err == expected
     assert extra_needed("x", ["rich"]).startswith("x needs rich, which is not installed")
     assert command.main(["--help"]) == 0
@@ -149,7 +174,9 @@ def test_every_package_that_is_imported_is_of_the_extra_or_of_the_core():
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.partition(".")[0])
     core = modules_of(PROJECT["dependencies"]) | {"invmod", "milk_recsys"} | sys.stdlib_module_names
-    assert imported - core - GUARDED - {"threadpoolctl"} == set(PACKAGES)  # scikit-learn requires threadpoolctl
+    assert imported - core - GUARDED - {"threadpoolctl"} == set(
+        PACKAGES
+    )  # scikit-learn requires threadpoolctl
 
 
 def test_the_core_needs_four_packages():

@@ -43,11 +43,18 @@ def write_amazon(folder, *, items=40, users=30):
     reviews = []
     for u in range(users):
         for i in rng.choice(items, 5, replace=False):
-            reviews.append({"reviewerID": f"A{u}", "asin": codes(items)[i], "overall": 5.0, "reviewText": "né"})
+            reviews.append(
+                {"reviewerID": f"A{u}", "asin": codes(items)[i], "overall": 5.0, "reviewText": "né"}
+            )
     reviews.append(reviews[0])  # a second review of the same item
     gz(folder / "reviews_Toys_5.json.gz", map(json.dumps, reviews))
     products = [
-        {"asin": c, "title": f"the {text_of(k)}", "categories": [["Baby", text_of(k)]], "price": 3.5}
+        {
+            "asin": c,
+            "title": f"the {text_of(k)}",
+            "categories": [["Baby", text_of(k)]],
+            "price": 3.5,
+        }
         for k, c in enumerate(codes(items))
         if k != 3
     ]
@@ -56,8 +63,14 @@ def write_amazon(folder, *, items=40, users=30):
     gz(folder / "meta_Toys.json.gz", map(repr, products))  # Python's literals, as published
     pictures = rng.random((items, 4096)).astype("<f4")
     pictures[[20, 21]] = 0
-    records = [c.encode() + x.tobytes() for k, (c, x) in enumerate(zip(codes(items), pictures, strict=True)) if k != 5]
-    (folder / "image_features_Toys.b").write_bytes(b"".join([*records, b"B999999999" + pictures[0].tobytes()]))
+    records = [
+        c.encode() + x.tobytes()
+        for k, (c, x) in enumerate(zip(codes(items), pictures, strict=True))
+        if k != 5
+    ]
+    (folder / "image_features_Toys.b").write_bytes(
+        b"".join([*records, b"B999999999" + pictures[0].tobytes()])
+    )
     return pictures
 
 
@@ -67,7 +80,9 @@ def amazon(folder, out="out", **values):
         "metadata": folder / "meta_Toys.json.gz",
         "images": folder / "image_features_Toys.b",
     }
-    return prepare.run_command(prepare.Amazon(**{**files, "out": folder / out, "text_dim": 6, **values}))
+    return prepare.run_command(
+        prepare.Amazon(**{**files, "out": folder / out, "text_dim": 6, **values})
+    )
 
 
 def place_of(dataset_folder, code):
@@ -117,7 +132,10 @@ def test_amazon_texts_are_fitted_on_warm_items_alone(tmp_path):
     import ast
 
     products = [ast.literal_eval(line) for line in lines]
-    changed = [{**p, "categories": [["quite other words entirely"]]} if p["title"] in cold else p for p in products]
+    changed = [
+        {**p, "categories": [["quite other words entirely"]]} if p["title"] in cold else p
+        for p in products
+    ]
     gz(tmp_path / "meta_Toys.json.gz", map(repr, changed))
     assert amazon(tmp_path, "again") == 0
     again = read_dataset(tmp_path / "again")
@@ -139,7 +157,10 @@ def test_amazon_metadata_may_be_json(tmp_path):
 
 
 def break_reviews(folder):
-    gz(folder / "reviews_Toys_5.json.gz", ['{"reviewerID": "A", "asin": "B000000000"}', '{"reviewerID": "A", "as'])
+    gz(
+        folder / "reviews_Toys_5.json.gz",
+        ['{"reviewerID": "A", "asin": "B000000000"}', '{"reviewerID": "A", "as'],
+    )
 
 
 def cut_gzip(folder):
@@ -169,11 +190,15 @@ def cut_record(folder):
 
 
 def nan_in_picture(folder):
-    (folder / "image_features_Toys.b").write_bytes(b"B000000001" + struct.pack("<4096f", *([1.0] * 4095), float("nan")))
+    (folder / "image_features_Toys.b").write_bytes(
+        b"B000000001" + struct.pack("<4096f", *([1.0] * 4095), float("nan"))
+    )
 
 
 def other_category(folder):
-    (folder / "image_features_Toys.b").write_bytes(b"B999999999" + struct.pack("<4096f", *([1.0] * 4096)))
+    (folder / "image_features_Toys.b").write_bytes(
+        b"B999999999" + struct.pack("<4096f", *([1.0] * 4096))
+    )
 
 
 def no_images(folder):
@@ -220,10 +245,19 @@ def test_a_local_sentence_encoder(tmp_path):
     transformers = pytest.importorskip("transformers")
     folder = tmp_path / "bert"
     folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n"
+    )
     transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    transformers.BertModel(transformers.BertConfig(vocab_size=5 + len(WORDS), **sizes)).save_pretrained(folder)
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    transformers.BertModel(
+        transformers.BertConfig(vocab_size=5 + len(WORDS), **sizes)
+    ).save_pretrained(folder)
     write_amazon(tmp_path)
     assert amazon(tmp_path, encoder=folder) == 0
     assert read_dataset(tmp_path / "out").features["text"].shape[1] == 8
@@ -237,7 +271,9 @@ def write_mmrec(folder, lines=None, *, items=12):
     rng = np.random.default_rng(1)
     folder.mkdir()
     rows = [f"{u}\t{i}\t{(u + i) % 3}\t5.0" for u in range(8) for i in range(u % 3, items, 3)]
-    (folder / "baby.inter").write_text("\n".join(["userID\titemID\tx_label\trating", *(lines or rows)]) + "\n")
+    (folder / "baby.inter").write_text(
+        "\n".join(["userID\titemID\tx_label\trating", *(lines or rows)]) + "\n"
+    )
     image, text = rng.random((items, 5)), rng.random((items, 3)).astype(np.float32)
     np.save(folder / "image_feat.npy", image)
     np.save(folder / "text_feat.npy", text)
@@ -292,8 +328,12 @@ def test_other_broken_mmrec_files(tmp_path, capsys):
     np.save(tmp_path / "in" / "image_feat.npy", image)
     assert mmrec(tmp_path) == 2
     assert "row 3 holds an infinity" in capsys.readouterr().err
-    with (tmp_path / "in" / "image_feat.npy").open("wb") as file:  # Python objects, which only a pickle could hold
-        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    with (tmp_path / "in" / "image_feat.npy").open(
+        "wb"
+    ) as file:  # Python objects, which only a pickle could hold
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|O", "fortran_order": False, "shape": (1,)}
+        )
     assert mmrec(tmp_path) == 2
     assert "is not a .npy file of numbers" in capsys.readouterr().err
     (tmp_path / "in" / "other.inter").write_text("")
@@ -319,7 +359,10 @@ def write_text(folder, **parts):
     for name, text in given.items():
         (folder / f"{name}.txt").write_text(text)
     for name, dim in (("image", 4), ("text", 3)):
-        np.save(folder / f"{name}_feat.npy", np.random.default_rng(dim).random((10, dim)).astype(np.float32))
+        np.save(
+            folder / f"{name}_feat.npy",
+            np.random.default_rng(dim).random((10, dim)).astype(np.float32),
+        )
 
 
 def text(folder, **values):
@@ -331,7 +374,11 @@ def test_text_keeps_its_split(tmp_path, capsys):
     assert text(tmp_path, expect="baby") == 0
     dataset = read_dataset(tmp_path / "out")
     split, notes = read_split(tmp_path / "out" / "split.npz", dataset, "ftft")
-    assert [part.tolist() for part in (split.warm, split.validation, split.test)] == [[*range(6)], [6, 7], [8, 9]]
+    assert [part.tolist() for part in (split.warm, split.validation, split.test)] == [
+        [*range(6)],
+        [6, 7],
+        [8, 9],
+    ]
     assert dataset.interactions.tolist() == [
         [0, 0],
         [0, 1],
@@ -388,10 +435,23 @@ def test_text_needs_its_files(tmp_path, capsys):
 
 
 def write_tables(folder):
-    pairs = pl.DataFrame({"who": ["ann", "bob", "ann", "cy"], "sku": ["x-1", "x-1", "y 2", "z"], "price": [1, 2, 3, 4]})
+    pairs = pl.DataFrame(
+        {
+            "who": ["ann", "bob", "ann", "cy"],
+            "sku": ["x-1", "x-1", "y 2", "z"],
+            "price": [1, 2, 3, 4],
+        }
+    )
     pairs.write_csv(folder / "pairs.csv")
     pairs.write_parquet(folder / "pairs.parquet")
-    image = pl.DataFrame({"sku": ["z", "x-1", "other"], "a": [1.0, 2.0, 9.0], "b": [3, 4, 9], "note": ["p", "q", "r"]})
+    image = pl.DataFrame(
+        {
+            "sku": ["z", "x-1", "other"],
+            "a": [1.0, 2.0, 9.0],
+            "b": [3, 4, 9],
+            "note": ["p", "q", "r"],
+        }
+    )
     image.write_parquet(folder / "image.parquet")
     np.save(folder / "text.npy", np.array([[0, 1], [2, 3], [4, 5], [6, 9]], np.float16))
     (folder / "ids.txt").write_text("nothing\nz\ny 2\nx-1\n")
@@ -399,7 +459,12 @@ def write_tables(folder):
 
 def table(folder, pairs="pairs.csv", features=None, **values):
     given = features or (f"image={folder / 'image.parquet'}", f"text={folder / 'text.npy'}")
-    fixed = {"user_column": "who", "item_column": "sku", "item_ids": folder / "ids.txt", "out": folder / "out"}
+    fixed = {
+        "user_column": "who",
+        "item_column": "sku",
+        "item_ids": folder / "ids.txt",
+        "out": folder / "out",
+    }
     return prepare.run_command(prepare.Table(folder / pairs, given, **{**fixed, **values}))
 
 
@@ -464,7 +529,11 @@ def test_filled_rows_are_found_by_kind(dtype):
     kept = np.setdiff1d(np.arange(400), [3, 50, 200, *fill])
     x[fill] = x[kept].astype(np.float64).mean(axis=0).astype(dtype)
     found = {kind: places.tolist() for kind, places in find_filled(x).items()}
-    assert found == {"of zeros": [3, 50], "equal to the mean": fill, "repeated": list(range(100, 112))}
+    assert found == {
+        "of zeros": [3, 50],
+        "equal to the mean": fill,
+        "repeated": list(range(100, 112)),
+    }
 
 
 def test_nine_alike_are_no_placeholder_and_nothing_is_found_in_plain_rows():
@@ -508,7 +577,10 @@ def test_the_command_line(tmp_path, capsys):
     import tyro
 
     write_mmrec(tmp_path / "in")
-    source = tyro.cli(prepare.Source, args=["mmrec", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    source = tyro.cli(
+        prepare.Source,
+        args=["mmrec", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out")],
+    )
     assert prepare.run_command(source) == 0
     assert "8 users, 12 items, 32 pairs" in capsys.readouterr().out
     assert isinstance(source, prepare.Mmrec)

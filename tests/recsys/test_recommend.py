@@ -22,19 +22,25 @@ SCRIPT = Path(__file__).parents[2] / "examples/milk_recsys/recommend.py"
 DIMS = {"text": 6, "image": 4, "audio": 3}
 
 
-def write_items(folder: Path, features: dict[str, np.ndarray], names: list[str] | None = None) -> Path:
+def write_items(
+    folder: Path, features: dict[str, np.ndarray], names: list[str] | None = None
+) -> Path:
     (folder / "features").mkdir(parents=True)
     for name, x in features.items():
         np.save(folder / f"features/{name}.npy", x)
     if names:
         lines = [f"{k}\t{name}" for k, name in enumerate(names)]
-        (folder / "items.tsv").write_text("\n".join(["item\tname", *lines]) + "\n", encoding="utf-8")
+        (folder / "items.tsv").write_text(
+            "\n".join(["item\tname", *lines]) + "\n", encoding="utf-8"
+        )
     return folder
 
 
 def some_features(count: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal((count, dim)).astype(np.float32) for name, dim in DIMS.items()}
+    return {
+        name: rng.standard_normal((count, dim)).astype(np.float32) for name, dim in DIMS.items()
+    }
 
 
 @pytest.fixture
@@ -46,13 +52,15 @@ def items(tmp_path: Path) -> Path:
     return write_items(tmp_path / "new", features, [f'song "{k}"' for k in range(7)])
 
 
-def run(trained_run, items: Path, out: Path, **options) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """Both tables, and what was said."""
-    said: list[str] = []
+def run(
+    trained_run, items: Path, out: Path, **options
+) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
+    """Both tables, and the printed lines."""
+    output: list[str] = []
     asked = RecommendOptions(run=trained_run.folder, items=items, out=out, device="cpu", **options)
-    recommend(asked, said.append)
+    recommend(asked, output.append)
     kind = options.get("format", "parquet")
-    return *(read(out / f"{name}.{kind}") for name in ("users", "items")), said  # type: ignore[return-value]
+    return *(read(out / f"{name}.{kind}") for name in ("users", "items")), output  # type: ignore[return-value]
 
 
 def read(path: Path) -> pl.DataFrame:
@@ -72,8 +80,13 @@ def test_lists_rank_the_test_items_as_evaluation_did(trained_run, tmp_path):
     features = {}
     for column, (name, x) in enumerate(trained_run.dataset.features.items()):
         features[name] = np.where(mask[test, column, None], x[test], np.float32(np.nan))
-    users, _, _ = run(trained_run, write_items(tmp_path / "new", features), tmp_path / "out", top=len(test))
-    place = {(user, test[item]): rank - 1 for user, rank, item in users.select("user", "rank", "item").rows()}
+    users, _, _ = run(
+        trained_run, write_items(tmp_path / "new", features), tmp_path / "out", top=len(test)
+    )
+    place = {
+        (user, test[item]): rank - 1
+        for user, rank, item in users.select("user", "rank", "item").rows()
+    }
     pairs = trained_run.dataset.interactions
     pairs = pairs[np.isin(pairs[:, 1], test)]
     ranks = torch.tensor([place[int(user), item] for user, item in pairs])
@@ -83,7 +96,7 @@ def test_lists_rank_the_test_items_as_evaluation_did(trained_run, tmp_path):
 
 
 def test_the_tables(trained_run, items, tmp_path):
-    users, new, said = run(trained_run, items, tmp_path / "out", top=3)
+    users, new, output = run(trained_run, items, tmp_path / "out", top=3)
     features = {name: np.load(items / f"features/{name}.npy") for name in DIMS}
     scores = load_run(trained_run.folder, device="cpu").score(None, features).numpy()
 
@@ -99,24 +112,37 @@ def test_the_tables(trained_run, items, tmp_path):
     assert new.columns == ["item", "item_name", "rank", "user", "user_name", "score"]
     assert users["user"].to_list() == np.repeat(np.arange(30), 3).tolist()
     assert users["rank"].to_list() == [1, 2, 3] * 30
-    assert users["item"].to_list() == np.argsort(-scores, axis=1, kind="stable")[:, :3].ravel().tolist()
+    assert (
+        users["item"].to_list()
+        == np.argsort(-scores, axis=1, kind="stable")[:, :3].ravel().tolist()
+    )
     assert users.select(pl.col("trained") == (pl.col("user") < 28)).to_series().all()
     assert new["item"].to_list() == np.repeat(np.arange(7), 3).tolist()
-    assert new["user"].to_list() == np.argsort(-scores[:28].T, axis=1, kind="stable")[:, :3].ravel().tolist()
+    assert (
+        new["user"].to_list()
+        == np.argsort(-scores[:28].T, axis=1, kind="stable")[:, :3].ravel().tolist()
+    )
     for table in (users, new):
-        assert (table["score"].to_numpy() == scores[table["user"].to_numpy(), table["item"].to_numpy()]).all()
+        assert (
+            table["score"].to_numpy() == scores[table["user"].to_numpy(), table["item"].to_numpy()]
+        ).all()
         assert table["user_name"].to_list() == [f'user "{user}", né' for user in table["user"]]
         assert table["item_name"].to_list() == [f'song "{item}"' for item in table["item"]]
-    assert "2 of 30 users have no training pair" in said[0]
-    assert said[-1].startswith("30 users and 7 new items: ")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["items.parquet", "users.parquet"]
+    assert "2 of 30 users have no training pair" in output[0]
+    assert output[-1].startswith("30 users and 7 new items: ")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "items.parquet",
+        "users.parquet",
+    ]
 
 
 def test_tsv_holds_the_same(trained_run, items, tmp_path):
     parquet = run(trained_run, items, tmp_path / "parquet")[:2]
     tsv = run(trained_run, items, tmp_path / "tsv", format="tsv")[:2]
     for one, other in zip(parquet, tsv, strict=True):
-        assert other.with_columns(pl.col("rank").cast(pl.Int32), pl.col("score").cast(pl.Float32)).equals(one)
+        assert other.with_columns(
+            pl.col("rank").cast(pl.Int32), pl.col("score").cast(pl.Float32)
+        ).equals(one)
     first = (tmp_path / "tsv/users.tsv").read_text(encoding="utf-8").splitlines()[:2]
     assert first[0] == "user\tuser_name\ttrained\trank\titem\titem_name\tscore"
     assert first[1].startswith('0\tuser "0", né\ttrue\t1\t')
@@ -135,11 +161,11 @@ def test_tables_written_in_parts_are_the_same(trained_run, items, tmp_path, monk
 
 
 def test_a_longer_list_than_there_are_items_or_users(trained_run, items, tmp_path):
-    users, new, said = run(trained_run, items, tmp_path / "out", top=29)
+    users, new, output = run(trained_run, items, tmp_path / "out", top=29)
     assert len(users) == 30 * 7
     assert len(new) == 7 * 28
-    assert any("--top 29: there are only 7 new items" in line for line in said)
-    assert any("--top 29: only 28 users have a training pair" in line for line in said)
+    assert any("--top 29: there are only 7 new items" in line for line in output)
+    assert any("--top 29: only 28 users have a training pair" in line for line in output)
 
 
 def test_a_modality_without_a_file_is_missing_for_all(trained_run, tmp_path):
@@ -149,7 +175,9 @@ def test_a_modality_without_a_file_is_missing_for_all(trained_run, tmp_path):
     expected = run(trained_run, write_items(tmp_path / "a", holes), tmp_path / "out-a")
     found = run(trained_run, write_items(tmp_path / "b", fewer), tmp_path / "out-b")
     assert all(found[k].equals(expected[k]) for k in (0, 1))
-    assert any("audio: no file" in line and "missing for all new items" in line for line in found[2])
+    assert any(
+        "audio: no file" in line and "missing for all new items" in line for line in found[2]
+    )
     assert "item_name" not in found[0].columns
 
 
@@ -175,12 +203,14 @@ def test_items_without_any_modality(trained_run, items, tmp_path):
         x = np.load(items / f"features/{name}.npy")
         x[[0, 4]] = np.nan
         np.save(items / f"features/{name}.npy", x)
-    with pytest.raises(DataError, match=r"item 0 has no modality at all \(2 such items\).*--empty-items drop"):
+    with pytest.raises(
+        DataError, match=r"item 0 has no modality at all \(2 such items\).*--empty-items drop"
+    ):
         run(trained_run, items, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    users, new, said = run(trained_run, items, tmp_path / "out", empty_items="drop")
+    users, new, output = run(trained_run, items, tmp_path / "out", empty_items="drop")
     assert set(users["item"]) == set(new["item"]) == {1, 2, 3, 5, 6}
-    assert any("2 items without any modality are left out" in line for line in said)
+    assert any("2 items without any modality are left out" in line for line in output)
     assert users["item_name"].to_list() == [f'song "{item}"' for item in users["item"]]
     features = {name: np.load(items / f"features/{name}.npy")[[1, 2, 3, 5, 6]] for name in DIMS}
     scores = load_run(trained_run.folder, device="cpu").score([0], features)[0].numpy()
@@ -191,9 +221,13 @@ def test_items_without_any_modality(trained_run, items, tmp_path):
 def test_tables_that_are_there_are_kept_unless_told(trained_run, items, tmp_path):
     out = tmp_path / "out"
     run(trained_run, items, out, top=2)
-    with pytest.raises(DataError, match=r"users.parquet, .*items.parquet: there already. Give --overwrite"):
+    with pytest.raises(
+        DataError, match=r"users.parquet, .*items.parquet: there already. Give --overwrite"
+    ):
         run(trained_run, items, out, top=3)
-    with pytest.raises(DataError, match="no such folder"):  # told of first: it is wrong whatever is in --out
+    with pytest.raises(
+        DataError, match="no such folder"
+    ):  # told of first: it is wrong whatever is in --out
         run(trained_run, items.parent / "nothing", out, top=3)
     assert len(read(out / "users.parquet")) == 60
     users, _, _ = run(trained_run, items, out, top=3, overwrite=True)
@@ -238,7 +272,9 @@ def at(place, value):
 
 def manifest(content) -> object:
     def apply(folder: Path) -> None:
-        (folder / "dataset.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        (folder / "dataset.json").write_text(
+            content if isinstance(content, str) else json.dumps(content)
+        )
 
     return apply
 
@@ -251,19 +287,37 @@ def manifest(content) -> object:
         (spoil(lambda x: x[:, :5]), r"\(modality 'text'\): has 5 columns, expected 6"),
         (spoil(lambda x: x[:6]), r"\(modality 'text'\): has 6 rows, but there are 7 items"),
         (spoil(lambda x: np.ones(x.shape, int)), r"the dtype must be float16"),
-        (lambda folder: (folder / "features/text.npy").write_bytes(b"\x80\x04abc"), r"pickled Python objects"),
-        (lambda folder: (folder / "features/text.npy").rename(folder / "features/smell.npy"), r"'smell' is unknown"),
-        (lambda folder: (folder / "items.tsv").write_text("item\tname\n0\ta\n"), r"items.tsv: 6 items have no name"),
+        (
+            lambda folder: (folder / "features/text.npy").write_bytes(b"\x80\x04abc"),
+            r"pickled Python objects",
+        ),
+        (
+            lambda folder: (folder / "features/text.npy").rename(folder / "features/smell.npy"),
+            r"'smell' is unknown",
+        ),
+        (
+            lambda folder: (folder / "items.tsv").write_text("item\tname\n0\ta\n"),
+            r"items.tsv: 6 items have no name",
+        ),
         (manifest("{"), r"dataset.json: must be JSON"),
         (manifest({"num_items": 7}), r"dataset.json: must be JSON with `modalities`"),
         (manifest({"modalities": {"text": {"file": 3}}}), r"`file` must be a string"),
         (manifest({"modalities": {}, "num_items": True}), r"`num_items` must be a whole number"),
-        (manifest({"modalities": {"text": {"file": "features/text.npy", "dim": 5}}}), r"`dim` of .* is 5, .* on 6\."),
-        (manifest({"modalities": {"text": {"file": "features/text.npy", "dim": "6"}}}), r"`dim` must be a whole"),
+        (
+            manifest({"modalities": {"text": {"file": "features/text.npy", "dim": 5}}}),
+            r"`dim` of .* is 5, .* on 6\.",
+        ),
+        (
+            manifest({"modalities": {"text": {"file": "features/text.npy", "dim": "6"}}}),
+            r"`dim` must be a whole",
+        ),
         (manifest({"modalities": {}, "num_items": 7}), r"there are no new items"),
         (manifest({"modalities": {"text": {"file": "../text.npy"}}}), r"leads outside"),
         (manifest({"modalities": {"text": {"file": "none.npy"}}}), r"no such file"),
-        (manifest({"modalities": {"text": {"file": "features/text.npy"}}, "num_items": 8}), r"7 rows, but there are 8"),
+        (
+            manifest({"modalities": {"text": {"file": "features/text.npy"}}, "num_items": 8}),
+            r"7 rows, but there are 8",
+        ),
     ],
 )
 def test_bad_items(items, change, match):
@@ -300,15 +354,19 @@ def test_no_items(tmp_path):
 def test_bad_options_end_with_status_2(trained_run, items, capsys, arguments, match):
     given = [text.format(items=items, run=trained_run.folder) for text in arguments]
     assert main(["--run", str(trained_run.folder), "--items", str(items), *given]) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("error: ")
-    assert match in said.err
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert match in output.err
     assert not (trained_run.folder / "recommendations").exists()
     assert not list(items.glob("*.parquet"))
 
 
 def test_options_that_cannot_be_read_end_with_status_2(capsys):
-    for arguments in ([], ["--run", "a", "--items", "b", "--format", "xlsx"], ["--run", "a", "--items", "b", "--best"]):
+    for arguments in (
+        [],
+        ["--run", "a", "--items", "b", "--format", "xlsx"],
+        ["--run", "a", "--items", "b", "--best"],
+    ):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2
@@ -325,11 +383,24 @@ def test_help_says_what_an_untrained_user_gets(capsys):
 def test_as_a_command_without_the_training_data(trained_run, items, tmp_path):
     """From another folder, from a copy of the run with nothing beside it."""
     copy = shutil.copytree(trained_run.folder, tmp_path / "elsewhere/run")
-    command = [sys.executable, str(SCRIPT), "--run", str(copy), "--items", str(items), "--device", "cpu"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--run",
+        str(copy),
+        "--items",
+        str(items),
+        "--device",
+        "cpu",
+    ]
 
     def start() -> subprocess.CompletedProcess[str]:
-        found = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}  # invmod, where it is not installed
-        return subprocess.run(command, cwd=tmp_path, env=found, capture_output=True, text=True, timeout=120)
+        found = os.environ | {
+            "PYTHONPATH": str(SCRIPT.parents[2])
+        }  # invmod, where it is not installed
+        return subprocess.run(
+            command, cwd=tmp_path, env=found, capture_output=True, text=True, timeout=120
+        )
 
     done = start()
     assert done.returncode == 0, done.stderr
@@ -350,4 +421,7 @@ def test_options_are_read_without_torch_or_polars():
         "except SystemExit: pass\n"
         "sys.exit(bool({'torch', 'polars'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode
+        == 0
+    )

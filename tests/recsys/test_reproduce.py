@@ -67,7 +67,11 @@ def write_store(folder, lines):
 
 def table_of(path):
     """The rows of a table in Markdown."""
-    lines = [line[2:-2] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    lines = [
+        line[2:-2]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
     names, _, *rows = (line.split(" | ") for line in lines)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -87,7 +91,9 @@ def test_every_planned_run_is_made_once(finished):
     assert not list(make_plan().with_factors(finished).ready(finished))
     for method in FEW:
         assert len(finished.of("trial", method)) == (2 if SPACES[method] else 0)
-        deciding = method in ("milk", "erm") or method == strongest(finished, ("duif", "gorec"), 2)[0]
+        deciding = (
+            method in ("milk", "erm") or method == strongest(finished, ("duif", "gorec"), 2)[0]
+        )
         assert len(finished.of("repeat", method)) == (4 if deciding else 2)
 
 
@@ -102,7 +108,10 @@ def test_a_trial_sees_nothing_of_the_test_set_and_has_a_split_of_its_own(finishe
 
 def test_a_line_says_everything_that_a_figure_depends_on(finished):
     line = finished.of("repeat", "gorec")[0]
-    assert line["options"]["method"]["factor_lr"] == finished.of("repeat", "gorec")[1]["options"]["method"]["factor_lr"]
+    assert (
+        line["options"]["method"]["factor_lr"]
+        == finished.of("repeat", "gorec")[1]["options"]["method"]["factor_lr"]
+    )
     assert line["options"]["split_seed"] == line["options"]["seed"] == 0
     assert line["audit"]["compared"] > 20
     assert {"torch", "numpy", "invmod", "python", "device"} <= set(line["versions"])
@@ -162,7 +171,9 @@ def test_tables_share_their_runs(finished, tmp_path):
 def test_a_run_is_capped_in_epochs_alone():
     assert {m for m in FIELD if find_method(m).limits} == set(FIELD) - UNTRAINED
     assert all(
-        "seconds" not in limit and limit["epochs"] >= 1 for limit in (find_method(m).limits for m in FIELD) if limit
+        "seconds" not in limit and limit["epochs"] >= 1
+        for limit in (find_method(m).limits for m in FIELD)
+        if limit
     )
 
 
@@ -192,7 +203,9 @@ def test_a_method_that_lacks_repeats_is_not_the_strongest(finished, tmp_path):
         for x in finished.lines
         if (x["phase"], x["method"], x["number"]) not in {("repeat", best, k) for k in (1, 2, 3)}
     ]
-    assert strongest(write_store(tmp_path, kept), ("duif", "gorec"), 2) == [m for m in ("duif", "gorec") if m != best]
+    assert strongest(write_store(tmp_path, kept), ("duif", "gorec"), 2) == [
+        m for m in ("duif", "gorec") if m != best
+    ]
 
 
 def test_nothing_of_a_run_that_leaks_is_stored(tmp_path, monkeypatch, capsys):
@@ -235,9 +248,13 @@ def test_a_proposal_depends_on_the_trials_before_it_alone():
         assert tuned == propose(space, (3, number), list(before), "validation")
         assert set(tuned) == set(space)
         assert tuned["cluster_items"] in (4, 8, 20)
-        before.append({"tuned": tuned, "validation": {"ndcg@20": -abs(math.log(tuned["lr"] / 1e-3))}})
+        before.append(
+            {"tuned": tuned, "validation": {"ndcg@20": -abs(math.log(tuned["lr"] / 1e-3))}}
+        )
     assert len({x["tuned"]["lr"] for x in before}) == 8
-    assert best_trial([*before, before[0]])["validation"]["ndcg@20"] == max(x["validation"]["ndcg@20"] for x in before)
+    assert best_trial([*before, before[0]])["validation"]["ndcg@20"] == max(
+        x["validation"]["ndcg@20"] for x in before
+    )
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
@@ -275,7 +292,10 @@ def test_a_verdict_follows_the_t_test(values, expected):
 def test_users_decide_a_split_or_do_not():
     rng = np.random.default_rng(0)
     base = rng.random(400)
-    lines = [{"per_user": v.astype(np.float32)} for v in (base + 0.2, base - 0.2, base + rng.normal(0, 1, 400) * 0.01)]
+    lines = [
+        {"per_user": v.astype(np.float32)}
+        for v in (base + 0.2, base - 0.2, base + rng.normal(0, 1, 400) * 0.01)
+    ]
     same = [{"per_user": base.astype(np.float32)}] * 3
     above, below = claims.users_agree(lines, same)
     assert above in (1, 2)
@@ -293,7 +313,9 @@ def test_claims_are_made_of_what_the_store_has(finished):
     assert not any("MTMT" in text for text in found)
     both = next(c for c in claims.claims_of(make_plan(), finished) if "Both modules" in c.text)
     a, b = (finished.of("repeat", m) for m in ("milk", "erm"))
-    expected = [math.log(x["test"]["ndcg@20"] / y["test"]["ndcg@20"]) for x, y in zip(a, b, strict=True)]
+    expected = [
+        math.log(x["test"]["ndcg@20"] / y["test"]["ndcg@20"]) for x, y in zip(a, b, strict=True)
+    ]
     assert both.values.tolist() == pytest.approx(expected)
 
 
@@ -320,12 +342,18 @@ def test_the_papers_numbers():
     assert len(paper.TABLE_2) == 9 * 2 * 3 * 4
 
     def gain(data, setting, rival):
-        return paper.TABLE_2["milk", setting, data, "ndcg@20"] / paper.TABLE_2[rival, setting, data, "ndcg@20"] - 1
+        return (
+            paper.TABLE_2["milk", setting, data, "ndcg@20"]
+            / paper.TABLE_2[rival, setting, data, "ndcg@20"]
+            - 1
+        )
 
     assert gain("baby", "ftmt", "gorec") == pytest.approx(0.112, abs=6e-4)
     assert gain("baby", "ftmt", "duif") == pytest.approx(0.699, abs=6e-4)
     assert gain("baby", "mtmt", "duif") == pytest.approx(0.872, abs=6e-4)
-    assert gain("clothing", "ftmt", "gorec") == pytest.approx(0.175, abs=6e-4)  # where the text says 14.0%
+    assert gain("clothing", "ftmt", "gorec") == pytest.approx(
+        0.175, abs=6e-4
+    )  # where the text says 14.0%
     assert paper.in_paper("TikTok (no titles)") == "tiktok"
     assert paper.in_paper("lfm2k") is None
 
@@ -344,7 +372,7 @@ def test_a_table_is_the_same_in_three_formats(tmp_path):
 def test_the_users_of_the_most_popular_item_are_apart(finished, tmp_path):
     """Their values are 3, all others' 1, in every split: by the pairs alone, without what the table does."""
     store = Store(tmp_path)
-    for line in finished.of("repeat", "milk", most=2):
+    for line in finished.of("repeat", "milk", limit=2):
         test = set(draw_split(DATASET, DataOptions(split_seed=line["number"]))[0].test.tolist())
         users_of: dict[int, list[int]] = {}
         for user, item in DATASET.interactions.tolist():
@@ -368,7 +396,7 @@ def test_results_are_written_from_the_store(finished, tmp_path):
     assert {p.name for p in paths} == {p.name for p in tmp_path.iterdir()}
     table = list(csv.DictReader((tmp_path / "table2.csv").read_text().splitlines()))
     assert [row["method"] for row in table] == list(FEW)
-    mean = np.mean([x["test"]["ndcg@20"] for x in finished.of("repeat", "milk", most=2)])
+    mean = np.mean([x["test"]["ndcg@20"] for x in finished.of("repeat", "milk", limit=2)])
     assert table[0]["ftmt ndcg@20"].startswith(f"{mean:.4f} ±")
     assert (tmp_path / "figure5.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "figure5.pdf").read_bytes()[:4] == b"%PDF"
@@ -413,15 +441,20 @@ def test_committed_tables_are_those_of_their_store(name):
     """Means, spreads and verdicts in the pages follow from the lines that lie beside them."""
     store = Store(RESULTS / name)
     assert not any("leaky" in line for line in store.lines)
-    assert all(line["phase"] == "factors" or "audit" in line or "diverged" in line for line in store.lines)
+    assert all(
+        line["phase"] == "factors" or "audit" in line or "diverged" in line for line in store.lines
+    )
     table = table_of(RESULTS / name / "table2.md")
     assert [row["method"] for row in table] == store.methods(METHODS)
     for row in table:
-        lines = store.ranked("repeat", row["method"], most=5)
+        lines = store.ranked("repeat", row["method"], limit=5)
         assert row["ftmt ndcg@20"] == records.mean_sd([line["test"]["ndcg@20"] for line in lines])
     stated = {row["claim"]: row for row in table_of(RESULTS / name / "verdicts.md")}
     both = next(text for text in stated if "Both modules improve on neither" in text)
-    a, b = ({x["number"]: x["test"]["ndcg@20"] for x in store.ranked("repeat", m)} for m in ("milk", "erm"))
+    a, b = (
+        {x["number"]: x["test"]["ndcg@20"] for x in store.ranked("repeat", m)}
+        for m in ("milk", "erm")
+    )
     ratios = [math.log(a[k] / b[k]) for k in sorted(set(a) & set(b))]
     assert stated[both]["repeats"] == str(len(ratios))
     assert stated[both]["mean log ratio [95%]"].startswith(f"{np.mean(ratios):+.3f}")
@@ -432,7 +465,9 @@ def test_without_running_what_is_there_is_written(finished, tmp_path):
     command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=FEW, run=False)
     assert reproduce.run_command(command) == 0
     assert [untimed(x) for x in Store(tmp_path).lines] == before
-    assert {path.name for path in tmp_path.glob("runs.*")} == {"runs.parquet"}  # the command compacts the journal
+    assert {path.name for path in tmp_path.glob("runs.*")} == {
+        "runs.parquet"
+    }  # the command compacts the journal
     assert (tmp_path / "search.png").exists()
     for row in csv.DictReader((tmp_path / "search.csv").read_text("utf-8").splitlines()):
         best = best_trial(Store(tmp_path).of("trial", row["method"]))

@@ -42,7 +42,9 @@ def upward(file, source):
 def test_every_folder_is_a_room():
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert folders == set(ROOMS)
-    assert {path.parent.name for path in ROOT.glob("*/*.py")} == folders  # no folder is without an __init__.py
+    assert {
+        path.parent.name for path in ROOT.glob("*/*.py")
+    } == folders  # no folder is without an __init__.py
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if "/" in file])
@@ -52,7 +54,9 @@ def test_a_room_imports_from_itself_and_from_rooms_below(file):
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_file_imports_tests_or_another_example(file):
-    others = {"tests", "benchmarks", *(path.stem for path in ROOT.parent.iterdir())} - {"milk_recsys"}
+    others = {"tests", "benchmarks", *(path.stem for path in ROOT.parent.iterdir())} - {
+        "milk_recsys"
+    }
     assert not others & {parts[0] for parts in imported((ROOT / file).read_text(encoding="utf-8"))}
 
 

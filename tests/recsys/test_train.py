@@ -31,7 +31,13 @@ SECTIONS = ("validation", "test", "test_complete", "test_all_cold")
 
 
 def small(**values: Any) -> Options:
-    fixed: dict[str, Any] = {"epochs": 6, "eval_every": 2, "batch_size": 64, "embedding_dim": 8, "lr": 0.02}
+    fixed: dict[str, Any] = {
+        "epochs": 6,
+        "eval_every": 2,
+        "batch_size": 64,
+        "embedding_dim": 8,
+        "lr": 0.02,
+    }
     return Options.of(**{"model": "milk", **fixed, "device": "cpu", "compare": "none", **values})
 
 
@@ -42,7 +48,11 @@ def train_in(folder: Path, /, **values: Any) -> dict[str, Any]:
 
 def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
     """The figures without times."""
-    return {k: v for k, v in metrics.items() if k not in ("seconds_per_epoch", "compare", "versions", "split_seed")}
+    return {
+        k: v
+        for k, v in metrics.items()
+        if k not in ("seconds_per_epoch", "compare", "versions", "split_seed")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +70,15 @@ def test_a_run_with_compressed_features_can_be_loaded(data: Path, tmp_path: Path
     metrics = train_in(tmp_path / "run", data=data, compress=2)
     scorer = load_run(tmp_path / "run")
     dataset = begin.read_dataset(data)
-    assert scorer.score([0], {name: np.array(x[:3]) for name, x in dataset.features.items()}).shape == (1, 3)
+    assert scorer.score(
+        [0], {name: np.array(x[:3]) for name, x in dataset.features.items()}
+    ).shape == (1, 3)
     assert metrics["test"]["users"] > 0
 
 
-def test_the_same_split_by_file_and_by_seed_gives_the_same_metrics(tmp_path: Path, data: Path) -> None:
+def test_the_same_split_by_file_and_by_seed_gives_the_same_metrics(
+    tmp_path: Path, data: Path
+) -> None:
     drawn = train_in(tmp_path / "drawn", data=data, split_seed=3)
     given = train_in(tmp_path / "given", data=data, split=tmp_path / "drawn" / "split.npz")
     assert comparable(drawn) == comparable(given)
@@ -81,10 +95,22 @@ def test_metrics_and_files_of_a_run(tmp_path: Path, data: Path) -> None:
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     for part in (metrics, metrics["compare"]):
         for section in SECTIONS:
-            assert {"users", "untrained_users", "recall@10", "recall@20", "ndcg@10", "ndcg@20"} <= set(part[section])
+            assert {
+                "users",
+                "untrained_users",
+                "recall@10",
+                "recall@20",
+                "ndcg@10",
+                "ndcg@20",
+            } <= set(part[section])
         assert set(part["imposed"]) == {"text", "image", "audio"}
-        assert sum(found["items"] for found in part["by_pattern"].values()) == metrics["missingness"]["items"]["test"]
-    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+        assert (
+            sum(found["items"] for found in part["by_pattern"].values())
+            == metrics["missingness"]["items"]["test"]
+        )
+    history = [
+        json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()
+    ]
     assert [line["epoch"] for line in history] == list(range(6))
     assert [line["epoch"] for line in history if "validation" in line] == [0, 2, 4, 5]
     config = json.loads((tmp_path / "run/config.json").read_text())
@@ -127,7 +153,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
     tmp_path: Path, data: Path, whole: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     """Kill at some write of a tensor file or at some batch, in the model or in the ablation, and go on."""
-    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())  # slow, not in question
+    monkeypatch.setattr(
+        train, "write_report", lambda folder: (folder / "report.html").touch()
+    )  # slow, not in question
     count = 0
 
     def dying(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,7 +181,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
         a, _ = load_state(whole.folder / folder / "model.safetensors")
         b, _ = load_state(tmp_path / "killed" / folder / "model.safetensors")
         assert all(torch.equal(a[name], b[name]) for name in a)
-        histories = [(run / folder / "history.jsonl").read_text() for run in (whole.folder, tmp_path / "killed")]
+        histories = [
+            (run / folder / "history.jsonl").read_text()
+            for run in (whole.folder, tmp_path / "killed")
+        ]
         losses = [[json.loads(line)["loss"] for line in text.splitlines()] for text in histories]
         assert losses[0] == losses[1]
 
@@ -174,11 +205,15 @@ def test_a_folder_that_holds_a_run_is_refused(trained_run: SimpleNamespace) -> N
     before = {path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()}
     with pytest.raises(OptionError, match=r"holds a run .* never overwritten"):
         begin.open_run(trained_run.options.but(resume=False))
-    assert before == {path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()}
+    assert before == {
+        path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("name", ["report.html", "compare", "model.safetensors"])
-def test_what_another_run_left_is_neither_used_nor_overwritten(tmp_path: Path, data: Path, name: str) -> None:
+def test_what_another_run_left_is_neither_used_nor_overwritten(
+    tmp_path: Path, data: Path, name: str
+) -> None:
     (tmp_path / "run" / name).mkdir(parents=True)
     with pytest.raises(OptionError, match=f"holds a run .{name}"):
         train_in(tmp_path / "run", data=data)
@@ -196,7 +231,9 @@ def test_bad_input_leaves_no_half_run_behind(tmp_path: Path, data: Path) -> None
 
 
 @pytest.mark.usefixtures("no_report")
-def test_other_data_on_resume_is_refused_and_leftovers_go(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+def test_other_data_on_resume_is_refused_and_leftovers_go(
+    tmp_path: Path, write_dataset: Callable[..., Path]
+) -> None:
     data = write_dataset(tmp_path / "data", items=120, pairs_per_user=20)
     train_in(tmp_path / "run", data=data)
     (tmp_path / "run/report.html").unlink()  # as if killed before the report
@@ -210,7 +247,9 @@ def test_other_data_on_resume_is_refused_and_leftovers_go(tmp_path: Path, write_
         train_in(tmp_path / "run", data=data, resume=True)
 
 
-def test_features_that_overflow_are_an_error(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+def test_features_that_overflow_are_an_error(
+    tmp_path: Path, write_dataset: Callable[..., Path]
+) -> None:
     folder = write_dataset(tmp_path / "data", items=120, pairs_per_user=20)
     np.save(folder / "features/audio.npy", np.full((120, 3), 1e300))
     with pytest.raises(DataError, match="modality 'audio' has values up to 1e"):
@@ -234,8 +273,16 @@ def test_resume_takes_the_options_of_the_run(trained_run: SimpleNamespace) -> No
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("preset", ["paper", "authors_code"])
 @pytest.mark.parametrize("model", ["milk", "align", "envs", "erm"])
-def test_every_preset_trains_every_model(tmp_path: Path, data: Path, preset: str, model: str) -> None:
-    metrics = train_in(tmp_path / "run", data=data, preset=preset, model=model, **{**PRESETS[preset], "eval_every": 2})
+def test_every_preset_trains_every_model(
+    tmp_path: Path, data: Path, preset: str, model: str
+) -> None:
+    metrics = train_in(
+        tmp_path / "run",
+        data=data,
+        preset=preset,
+        model=model,
+        **{**PRESETS[preset], "eval_every": 2},
+    )
     assert 0 < metrics["test"]["ndcg@20"] <= 1
     assert metrics["candidates"] == ("all_cold" if preset == "authors_code" else "test")
     if preset == "authors_code":
@@ -243,9 +290,15 @@ def test_every_preset_trains_every_model(tmp_path: Path, data: Path, preset: str
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("values", [{"dtype": "float64"}, {"dtype": "bfloat16"}, {"inference": "available_mean"}])
-def test_precisions_and_inference_agree_within_noise(tmp_path: Path, data: Path, values: dict[str, Any]) -> None:
-    found = train_in(tmp_path / "a", data=data, setting="ftft", **values)["test_all_cold"]["ndcg@20"]
+@pytest.mark.parametrize(
+    "values", [{"dtype": "float64"}, {"dtype": "bfloat16"}, {"inference": "available_mean"}]
+)
+def test_precisions_and_inference_agree_within_noise(
+    tmp_path: Path, data: Path, values: dict[str, Any]
+) -> None:
+    found = train_in(tmp_path / "a", data=data, setting="ftft", **values)["test_all_cold"][
+        "ndcg@20"
+    ]
     assert found == pytest.approx(
         train_in(tmp_path / "b", data=data, setting="ftft")["test_all_cold"]["ndcg@20"], abs=0.15
     )
@@ -258,7 +311,9 @@ def test_one_modality_alone(tmp_path: Path, write_dataset: Callable[..., Path]) 
     assert metrics["test"]["users"] > 0
 
 
-def test_a_modality_that_no_training_item_has_is_an_error(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+def test_a_modality_that_no_training_item_has_is_an_error(
+    tmp_path: Path, write_dataset: Callable[..., Path]
+) -> None:
     folder = write_dataset(tmp_path / "data", items=120, pairs_per_user=20)
     np.save(folder / "features/audio.npy", np.full((120, 3), np.nan, np.float32))
     with pytest.raises(DataError, match="no training item has the modality 'audio'"):
@@ -277,7 +332,12 @@ def start(*arguments: str, **kwargs: Any) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(SCRIPT), *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **kwargs,
     )
 
 
@@ -313,7 +373,10 @@ def test_the_command_survives_sigkill(tmp_path: Path, data: Path) -> None:
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "error: nowhere: no such folder"),
-        (["--model", "milk", "--min-weight", "0.5"], "error: --min-weight must be below 1 / 3 modalities"),
+        (
+            ["--model", "milk", "--min-weight", "0.5"],
+            "error: --min-weight must be below 1 / 3 modalities",
+        ),
     ],
 )
 def test_bad_input_ends_with_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -326,7 +389,12 @@ def test_bad_input_ends_with_status_2(tmp_path: Path, arguments: list[str], mess
 
 @pytest.mark.slow
 def test_the_bad_split_ends_with_status_2(tmp_path: Path, data: Path) -> None:
-    np.savez(tmp_path / "split.npz", warm=np.arange(50), validation=np.arange(40, 60), test=np.arange(60, 70))
+    np.savez(
+        tmp_path / "split.npz",
+        warm=np.arange(50),
+        validation=np.arange(40, 60),
+        test=np.arange(60, 70),
+    )
     arguments = ["--data", str(data), "--split", str(tmp_path / "split.npz"), "--device", "cpu"]
     process = start(*arguments, "--out", str(tmp_path / "run"))
     _, err = process.communicate(timeout=120)

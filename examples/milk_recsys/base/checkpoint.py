@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing
 
-__all__ = ["Rows", "Streamed", "load_into", "load_state", "pack", "save_state", "unpack"]
+__all__ = ["Destination", "Streamed", "load_into", "load_state", "pack", "save_state", "unpack"]
 
 BYTES_AT_ONCE = 1 << 24
 
@@ -45,14 +45,16 @@ class Streamed(NamedTuple):
     blocks: Iterable[Tensor]
 
 
-class Rows(NamedTuple):
+class Destination(NamedTuple):
     """Where some rows of a stored tensor go: into `tensor`, from the row `start` on."""
 
     tensor: Tensor
     start: int
 
 
-def save_state(path: Path, tensors: Mapping[str, Tensor | Streamed], facts: Mapping[str, Any]) -> None:
+def save_state(
+    path: Path, tensors: Mapping[str, Tensor | Streamed], facts: Mapping[str, Any]
+) -> None:
     """Write tensors and JSON-able facts into one safetensors file, whole or not at all.
 
     Raises:
@@ -61,7 +63,11 @@ def save_state(path: Path, tensors: Mapping[str, Tensor | Streamed], facts: Mapp
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     order = list(DTYPES.values())
-    absent = [f"{name!r} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in names]
+    absent = [
+        f"{name!r} ({tensor.dtype})"
+        for name, tensor in tensors.items()
+        if tensor.dtype not in names
+    ]
     if absent:
         raise ValueError(f"save_state: a file cannot hold the dtype of {', '.join(absent)}.")
     chosen = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
@@ -83,7 +89,11 @@ def _write(file: BinaryIO, name: str, tensor: Tensor | Streamed) -> None:
     blocks = [tensor.detach()] if isinstance(tensor, Tensor) else tensor.blocks
     rows, shape = 0, tuple(tensor.shape)
     for block in blocks:
-        if tuple(block.shape[1:]) != shape[1:] or block.dtype != tensor.dtype or block.ndim != len(shape):
+        if (
+            tuple(block.shape[1:]) != shape[1:]
+            or block.dtype != tensor.dtype
+            or block.ndim != len(shape)
+        ):
             raise ValueError(
                 f"save_state: a block of {name!r} must be {tensor.dtype} rows of shape {shape[1:]}, got {block.dtype} "
                 f"{tuple(block.shape)}."
@@ -103,7 +113,9 @@ def _parts(tensor: Tensor) -> Iterator[Tensor]:
     yield from torch.split(tensor, max(1, BYTES_AT_ONCE * len(tensor) // tensor.nbytes))
 
 
-def load_state(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_state(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_state` wrote into new tensors.
 
     Raises:
@@ -119,7 +131,9 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str
         raise _damaged(path, error) from None
 
 
-def load_into(path: Path, tensors: Mapping[str, Tensor | Rows], *, partial: bool = False) -> dict[str, Any]:
+def load_into(
+    path: Path, tensors: Mapping[str, Tensor | Destination], *, partial: bool = False
+) -> dict[str, Any]:
     """Copy what `save_state` wrote into tensors that are there already, on any device, some rows at a time.
 
     Arguments:
@@ -133,14 +147,19 @@ def load_into(path: Path, tensors: Mapping[str, Tensor | Rows], *, partial: bool
         DataError: the file is absent, damaged or of another kind; it lacks a tensor, holds one more, or one of another
             shape or dtype.
     """
-    places = {name: place if isinstance(place, Rows) else Rows(place, 0) for name, place in tensors.items()}
+    places = {
+        name: place if isinstance(place, Destination) else Destination(place, 0)
+        for name, place in tensors.items()
+    }
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
             stored = set(file.keys())
             problem = _misfit(file, stored, tensors, partial)
             if problem:
-                raise DataError(f"{path}: {problem}. Was it written by another run, or another version?")
+                raise DataError(
+                    f"{path}: {problem}. Was it written by another run, or another version?"
+                )
             for name, place in places.items():
                 target, start = place.tensor.detach(), place.start
                 if target.ndim == 0:
@@ -159,7 +178,9 @@ def load_into(path: Path, tensors: Mapping[str, Tensor | Rows], *, partial: bool
         raise _damaged(path, error) from None
 
 
-def _misfit(file: Any, stored: set[str], tensors: Mapping[str, Tensor | Rows], partial: bool) -> str | None:
+def _misfit(
+    file: Any, stored: set[str], tensors: Mapping[str, Tensor | Destination], partial: bool
+) -> str | None:
     """Say what does not fit."""
     absent, further = sorted(set(tensors) - stored), sorted(stored - set(tensors))
     if absent:
@@ -167,11 +188,13 @@ def _misfit(file: Any, stored: set[str], tensors: Mapping[str, Tensor | Rows], p
     if further and not partial:
         return f"holds the tensor {further[0]!r}, which there is no place for"
     for name, place in tensors.items():
-        tensor = place.tensor if isinstance(place, Rows) else place
+        tensor = place.tensor if isinstance(place, Destination) else place
         part = file.get_slice(name)
         shape, dtype = tuple(part.get_shape()), DTYPES.get(part.get_dtype())
-        if isinstance(place, Rows):
-            fits = shape[1:] == tuple(tensor.shape[1:]) and 0 <= place.start <= shape[0] - len(tensor)
+        if isinstance(place, Destination):
+            fits = shape[1:] == tuple(tensor.shape[1:]) and 0 <= place.start <= shape[0] - len(
+                tensor
+            )
             wanted = f"rows {place.start} to {place.start + len(tensor)} of (N, {str(tuple(tensor.shape[1:]))[1:]}"
         else:
             fits, wanted = shape == tuple(tensor.shape), str(tuple(tensor.shape))
@@ -199,9 +222,13 @@ def pack(net: nn.Module, *optimisers: torch.optim.Optimizer, **numbers: int) -> 
     return state | {f"number.{name}": torch.tensor(value) for name, value in numbers.items()}
 
 
-def unpack(state: Mapping[str, Tensor], net: nn.Module, *optimisers: torch.optim.Optimizer) -> dict[str, int]:
+def unpack(
+    state: Mapping[str, Tensor], net: nn.Module, *optimisers: torch.optim.Optimizer
+) -> dict[str, int]:
     """Take back what `pack` gave; return the counters."""
-    net.load_state_dict({name.removeprefix("net."): x for name, x in state.items() if name.startswith("net.")})
+    net.load_state_dict(
+        {name.removeprefix("net."): x for name, x in state.items() if name.startswith("net.")}
+    )
     for place, optimiser in enumerate(optimisers):
         head = f"optimiser.{place}."
         values: dict[int, dict[str, Tensor]] = {}
@@ -210,4 +237,8 @@ def unpack(state: Mapping[str, Tensor], net: nn.Module, *optimisers: torch.optim
                 index, key = name.removeprefix(head).split(".")
                 values.setdefault(int(index), {})[key] = x.clone()
         optimiser.load_state_dict({**optimiser.state_dict(), "state": values})
-    return {name.removeprefix("number."): int(x) for name, x in state.items() if name.startswith("number.")}
+    return {
+        name.removeprefix("number."): int(x)
+        for name, x in state.items()
+        if name.startswith("number.")
+    }

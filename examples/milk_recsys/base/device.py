@@ -20,8 +20,12 @@ def choose_device(device: torch.device | str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)
-    if place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ:  # of torchrun: a GPU a process
+    if (
+        place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ
+    ):  # of torchrun: a GPU a process
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise DataError(f"device {place}: this machine has no GPU that torch can use. Use auto or cpu.")
+        raise DataError(
+            f"device {place}: this machine has no GPU that torch can use. Use auto or cpu."
+        )
     return place

@@ -1,6 +1,6 @@
 """Processes that train together: which part is whose, and what is summed or joined over all of them.
 
-One process is `ALONE`: everything is its own part, and nothing is sent. Under ``torchrun`` there are several; gloo
+One process is `SINGLE_PROCESS`: everything is its own part, and nothing is sent. Under ``torchrun`` there are several; gloo
 carries what CPUs send, NCCL what GPUs send.
 """
 
@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-__all__ = ["ALONE", "World", "joined_world"]
+__all__ = ["SINGLE_PROCESS", "World", "joined_world"]
 
 
 @contextmanager
 def joined_world(device: torch.device) -> Iterator[World]:
     """Join the processes that ``torchrun`` started, and leave them in the end; without it this one is alone."""
     if "WORLD_SIZE" not in os.environ:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     # An optimiser's first step imports modules whose default arguments would keep the process group for ever. Its
     # threads would then outlive the interpreter, and abort the process at its end now and then. So they come first.
@@ -34,7 +34,9 @@ def joined_world(device: torch.device) -> Iterator[World]:
     store, rank, size = next(rendezvous("env://"))
     # The launcher's store outlives a restart: what the processes before have left there would be mistaken for ours.
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size
+    )
     try:
         yield World(rank, size)
     finally:
@@ -49,11 +51,11 @@ class World:
     size: int = 1
 
     @property
-    def writes(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
-    def part(self, count: int) -> slice:
+    def shard(self, count: int) -> slice:
         """Return this rank's part of `count` things: contiguous, in the order of ranks, equal but for one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
@@ -75,10 +77,12 @@ class World:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = self.sum(torch.cat([g.flatten() for g in gradients]))
-        for gradient, total in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        for gradient, total in zip(
+            gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(total.view_as(gradient))
 
-    def join(self, x: Tensor, sizes: list[int]) -> Tensor:
+    def all_gather(self, x: Tensor, sizes: list[int]) -> Tensor:
         """Join the rows of all ranks in order, on every rank: (sum of sizes, ...) from (sizes[rank], ...)."""
         if self.size == 1:
             return x.detach()
@@ -88,7 +92,7 @@ class World:
         dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return rank 0's value of something that JSON could hold, on every rank."""
         if self.size == 1:
             return value
@@ -96,10 +100,10 @@ class World:
         dist.broadcast_object_list(box)
         return box[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until every rank has come here."""
         if self.size > 1:
             dist.barrier()
 
 
-ALONE = World()
+SINGLE_PROCESS = World()

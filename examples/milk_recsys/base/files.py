@@ -54,7 +54,9 @@ class Journal:
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         with replacing(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            temporary.write_text(
+                "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+            )
 
     def append(self, line: dict[str, Any]) -> None:
         """Append a line."""
@@ -65,7 +67,9 @@ class Journal:
         """Read the whole lines; one that a kill has cut is left out."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         try:
-            return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            return [
+                json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")
+            ]
         except ValueError as error:
             raise DataError(
                 f"{self.path}: has a damaged line ({error}). Remove it, or start in another --out."

@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["let_rank_0_end_first", "only_one_speaks", "rank_of_environment"]
+__all__ = ["delay_nonzero_exit", "rank_of_environment", "silence_other_ranks"]
 
 SECONDS_FOR_RANK_0 = 30.0
 Status = TypeVar("Status", bound=int | str | None)
@@ -19,7 +19,7 @@ def rank_of_environment() -> tuple[int, int]:
 
 
 @contextmanager
-def only_one_speaks() -> Iterator[None]:
+def silence_other_ranks() -> Iterator[None]:
     """Silence what is printed, but on rank 0: every process would say the same. Exceptions pass."""
     if rank_of_environment()[0] == 0:
         yield
@@ -28,7 +28,7 @@ def only_one_speaks() -> Iterator[None]:
         yield
 
 
-def let_rank_0_end_first(status: Status) -> Status:
+def delay_nonzero_exit(status: Status) -> Status:
     """Return an exit status; on another rank than 0, and where it is not 0, only after a while.
 
     ``torchrun`` ends all processes once one has failed: what rank 0 has to say would be lost if another failed first.

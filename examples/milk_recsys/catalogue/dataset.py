@@ -50,7 +50,7 @@ class Dataset:
         natural_mask: (num_items, M) bool, which modalities each item has; columns as `modalities`.
         user_names, item_names: one name per id, or None.
         notes: what the user should be told: columns ignored, pairs merged, items dropped.
-        scanned: modality -> an array and the largest magnitude in it; see `largest`.
+        abs_max: modality -> an array and the largest magnitude in it; see `largest`.
     """
 
     name: str
@@ -64,7 +64,9 @@ class Dataset:
     notes: tuple[str, ...] = ()
     description: str = ""
     source: str = ""
-    scanned: Mapping[str, tuple[Features, float]] = dataclasses.field(default_factory=dict, repr=False)
+    abs_max: Mapping[str, tuple[Features, float]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -93,8 +95,12 @@ class Dataset:
 
     def largest(self, modality: str) -> float:
         """The largest magnitude among a modality's features: known from reading, or sought now."""
-        x, found = self.scanned.get(modality, (None, 0.0))
-        return found if x is self.features[modality] else scan_features(self.features[modality], modality)[1]
+        x, found = self.abs_max.get(modality, (None, 0.0))
+        return (
+            found
+            if x is self.features[modality]
+            else scan_features(self.features[modality], modality)[1]
+        )
 
 
 def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error") -> Dataset:
@@ -120,16 +126,22 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
     file, pairs = _read_interactions(folder, num_users, num_items, notes)
     stated = manifest.get("num_interactions", len(pairs))
     if stated != len(pairs):
-        notes.append(f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}.")
+        notes.append(
+            f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}."
+        )
     features: dict[str, Features] = {}
-    scanned: dict[str, tuple[Features, float]] = {}
+    abs_max: dict[str, tuple[Features, float]] = {}
     natural_mask = np.empty((num_items, len(manifest["modalities"])), dtype=np.bool_)
     for column, (modality, entry) in enumerate(manifest["modalities"].items()):
         where = folder / entry["file"]
-        features[modality] = open_features(where, root=folder, num_rows=num_items, dim=entry["dim"], modality=modality)
+        features[modality] = open_features(
+            where, root=folder, num_rows=num_items, dim=entry["dim"], modality=modality
+        )
         natural_mask[:, column], largest = scan_features(features[modality], where)
-        scanned[modality] = features[modality], largest
-        notes += _compare_with_manifest(modality, entry, features[modality], natural_mask[:, column])
+        abs_max[modality] = features[modality], largest
+        notes += _compare_with_manifest(
+            modality, entry, features[modality], natural_mask[:, column]
+        )
     pairs = _settle_empty_items(folder, pairs, natural_mask, empty_items, notes)
     return Dataset(
         name=str(manifest.get("name") or folder.resolve().name),
@@ -143,11 +155,13 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
         notes=tuple(notes),
         description=str(manifest.get("description", "")),
         source=str(manifest.get("source", "")),
-        scanned=scanned,
+        abs_max=abs_max,
     )
 
 
-def _read_interactions(folder: Path, num_users: int, num_items: int, notes: list[str]) -> tuple[str, Pairs]:
+def _read_interactions(
+    folder: Path, num_users: int, num_items: int, notes: list[str]
+) -> tuple[str, Pairs]:
     """The name of the file that holds the pairs, and the pairs."""
     text, binary = folder / "interactions.tsv", folder / "interactions.npy"
     if not binary.exists():
@@ -218,10 +232,14 @@ def _expect_unicode(path: Path, text: str, label: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{path}: {label} is not valid Unicode: {text!a:.60}. Correct it there.") from None
+        raise DataError(
+            f"{path}: {label} is not valid Unicode: {text!a:.60}. Correct it there."
+        ) from None
 
 
-def _count(path: Path, entry: Mapping[str, Any], key: str, *, least: int, label: str = "the file") -> None:
+def _count(
+    path: Path, entry: Mapping[str, Any], key: str, *, least: int, label: str = "the file"
+) -> None:
     value = _key(path, entry, key, label)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
         raise DataError(
@@ -262,5 +280,7 @@ def _settle_empty_items(
     dropped = plural(count, "item without any modality was", "items without any modality were")
     notes.append(f"{dropped} dropped, with {plural(lost, 'interaction', 'interactions')}.")
     if len(kept) == 0:
-        raise DataError(f"{folder}: there are no interactions at all once items without modality are dropped.")
+        raise DataError(
+            f"{folder}: there are no interactions at all once items without modality are dropped."
+        )
     return pairs if lost == 0 else kept

@@ -30,13 +30,16 @@ class ItemFeatures:
         dims: modality -> width.
     """
 
-    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device, *, mapped: bool = False) -> None:
+    def __init__(
+        self, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device, *, mapped: bool = False
+    ) -> None:
         self.device, self.mapped = device, mapped
         self._places: Tensor | None = None
         self.dims = {name: x.shape[1] for name, x in arrays.items()}
         self.num_items = len(next(iter(arrays.values())))
         self._tensors = {
-            name: _as_tensor(x) if mapped else torch.from_numpy(np.array(x)).to(device) for name, x in arrays.items()
+            name: _as_tensor(x) if mapped else torch.from_numpy(np.array(x)).to(device)
+            for name, x in arrays.items()
         }
 
     def only(self, items: Tensor) -> ItemFeatures:
@@ -47,7 +50,9 @@ class ItemFeatures:
         """
         found = copy.copy(self)
         found._places = torch.full((self.num_items,), -1, dtype=torch.int64, device=self.device)
-        found._places[items] = items if self.mapped else torch.arange(len(items), device=self.device)
+        found._places[items] = (
+            items if self.mapped else torch.arange(len(items), device=self.device)
+        )
         if not self.mapped:
             found._tensors = self.rows(items)
         return found
@@ -68,7 +73,9 @@ class ItemFeatures:
         if not self.mapped:
             return {name: x.index_select(0, items) for name, x in self._tensors.items()}
         places = items.cpu()
-        return {name: x.index_select(0, places).to(self.device) for name, x in self._tensors.items()}
+        return {
+            name: x.index_select(0, places).to(self.device) for name, x in self._tensors.items()
+        }
 
     def blocks(self, items: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yield the items and their rows, some at a time."""

@@ -39,7 +39,9 @@ class Items:
     notes: tuple[str, ...]
 
 
-def read_items(folder: Path, dims: Mapping[str, int], *, empty_items: Literal["error", "drop"] = "error") -> Items:
+def read_items(
+    folder: Path, dims: Mapping[str, int], *, empty_items: Literal["error", "drop"] = "error"
+) -> Items:
     """Read and check a folder of new items.
 
     Arguments:
@@ -51,10 +53,16 @@ def read_items(folder: Path, dims: Mapping[str, int], *, empty_items: Literal["e
         DataError: for anything wrong in the folder.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. Name the folder that holds the features of new items.")
+        raise DataError(
+            f"{folder}: no such folder. Name the folder that holds the features of new items."
+        )
     manifest = folder / "dataset.json"
     files, count = _read_manifest(manifest, dims) if manifest.exists() else _find_files(folder)
-    notes = [f"{name}: no file in {folder}; missing for all new items." for name in dims if name not in files]
+    notes = [
+        f"{name}: no file in {folder}; missing for all new items."
+        for name in dims
+        if name not in files
+    ]
     features: dict[str, npt.NDArray[Any]] = {}
     columns = []
     for name, file in files.items():
@@ -64,7 +72,9 @@ def read_items(folder: Path, dims: Mapping[str, int], *, empty_items: Literal["e
                 "file, or leave it out."
             )
         where = folder / file
-        features[name] = open_features(where, root=folder, num_rows=count, dim=dims[name], modality=name)
+        features[name] = open_features(
+            where, root=folder, num_rows=count, dim=dims[name], modality=name
+        )
         count = len(features[name])
         columns.append(find_observed(features[name], where))
     if not features or not count:
@@ -72,11 +82,15 @@ def read_items(folder: Path, dims: Mapping[str, int], *, empty_items: Literal["e
             f"{folder}: there are no new items. Give a feature file of one of {', '.join(dims)}, with rows."
         )
     names = read_names(folder / "items.tsv", "item", count, notes)
-    return Items(features, _kept(folder, np.stack(columns, axis=1), empty_items, notes), names, tuple(notes))
+    return Items(
+        features, _kept(folder, np.stack(columns, axis=1), empty_items, notes), names, tuple(notes)
+    )
 
 
 def _find_files(folder: Path) -> tuple[dict[str, str], None]:
-    return {path.stem: f"features/{path.name}" for path in sorted(folder.glob("features/*.npy"))}, None
+    return {
+        path.stem: f"features/{path.name}" for path in sorted(folder.glob("features/*.npy"))
+    }, None
 
 
 def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str], int | None]:
@@ -85,7 +99,9 @@ def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str],
         manifest = json.loads(path.read_text(encoding="utf-8-sig"))
         files = {name: entry["file"] for name, entry in manifest["modalities"].items()}
         count = manifest.get("num_items")
-        stated = {name: entry["dim"] for name, entry in manifest["modalities"].items() if "dim" in entry}
+        stated = {
+            name: entry["dim"] for name, entry in manifest["modalities"].items() if "dim" in entry
+        }
         if not all(isinstance(file, str) for file in files.values()):
             raise TypeError("`file` must be a string")
         if "num_items" in manifest and not (type(count) is int and count >= 0):
@@ -106,7 +122,9 @@ def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str],
     return files, count
 
 
-def _kept(folder: Path, observed: npt.NDArray[np.bool_], empty_items: str, notes: list[str]) -> npt.NDArray[np.int64]:
+def _kept(
+    folder: Path, observed: npt.NDArray[np.bool_], empty_items: str, notes: list[str]
+) -> npt.NDArray[np.int64]:
     """Return the ids of the items that have a modality; adds to `notes`."""
     some = observed.any(axis=1)
     kept, lost = np.flatnonzero(some), int((~some).sum())
@@ -118,5 +136,7 @@ def _kept(folder: Path, observed: npt.NDArray[np.bool_], empty_items: str, notes
     if not len(kept):
         raise DataError(f"{folder}: none of the new items has any modality ({lost} in all).")
     if lost:
-        notes.append(f"{plural(lost, 'item without any modality is', 'items without any modality are')} left out.")
+        notes.append(
+            f"{plural(lost, 'item without any modality is', 'items without any modality are')} left out."
+        )
     return kept

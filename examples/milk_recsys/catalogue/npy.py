@@ -29,7 +29,9 @@ BAD_NPY = (
 """What numpy may raise for the bytes of a npy file that is damaged, or none at all."""
 
 
-def open_features(path: Path, *, root: Path, num_rows: int | None, dim: int | None, modality: str) -> Features:
+def open_features(
+    path: Path, *, root: Path, num_rows: int | None, dim: int | None, modality: str
+) -> Features:
     """Memory-maps a feature file after checking its place, dtype and shape (None: any)."""
     where = f"{path} (modality {modality!r})"
     try:
@@ -48,7 +50,9 @@ def open_features(path: Path, *, root: Path, num_rows: int | None, dim: int | No
             f"{array.dtype.str!r}. Save it with .astype(numpy.float32)."
         )
     if array.ndim != 2:
-        raise DataError(f"{where}: must have two dimensions (items, dim), got the shape {array.shape}.")
+        raise DataError(
+            f"{where}: must have two dimensions (items, dim), got the shape {array.shape}."
+        )
     if num_rows is not None and array.shape[0] != num_rows:
         raise DataError(
             f"{where}: has {plural(array.shape[0], 'row', 'rows')}, but there {'is' if num_rows == 1 else 'are'} "
@@ -80,7 +84,9 @@ def map_npy(path: Path, where: str, content: str, absent: str) -> Any:
     with path.open("rb") as file:
         start = file.read(6)
     if "Python objects" in message or start[:1] == b"\x80":
-        raise DataError(f"{where}: holds pickled Python objects, which are not opened. Save {content} with numpy.save.")
+        raise DataError(
+            f"{where}: holds pickled Python objects, which are not opened. Save {content} with numpy.save."
+        )
     if start != b"\x93NUMPY":
         raise DataError(f"{where}: is not a npy file. Save {content} with numpy.save.")
     raise DataError(f"{where}: is truncated or damaged ({message}). Write it again.")

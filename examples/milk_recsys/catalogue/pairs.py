@@ -10,7 +10,7 @@ import numpy.typing as npt
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.npy import map_npy
 
-__all__ = ["PAIRS_AT_ONCE", "Pairs", "pair_blocks", "read_pairs", "settle_pairs"]
+__all__ = ["PAIRS_AT_ONCE", "Pairs", "pair_blocks", "read_pairs", "sort_unique_pairs"]
 
 PAIRS_AT_ONCE = 1 << 21
 
@@ -27,7 +27,12 @@ def read_pairs(path: Path, num_users: int, num_items: int, notes: list[str]) -> 
         DataError: for anything wrong in the file.
     """
     pairs = map_npy(path, str(path), "whole numbers", "Add it to the folder.")
-    if pairs.dtype.kind not in "iu" or not pairs.dtype.isnative or pairs.ndim != 2 or pairs.shape[1] != 2:
+    if (
+        pairs.dtype.kind not in "iu"
+        or not pairs.dtype.isnative
+        or pairs.ndim != 2
+        or pairs.shape[1] != 2
+    ):
         raise DataError(
             f"{path}: must hold whole numbers in native byte order, of shape (pairs, 2): a user and an item each; got "
             f"{pairs.dtype.str!r} {pairs.shape}. Save it with .astype(numpy.int32)."
@@ -43,10 +48,10 @@ def read_pairs(path: Path, num_users: int, num_items: int, notes: list[str]) -> 
                     f"{path}, row {start + row}: the {kind} id {block[row, column]} is out of range. Ids go from 0 to "
                     f"{limit - 1}, as num_{kind}s in dataset.json is {limit}."
                 )
-    return settle_pairs(pairs, num_items, path.name, notes)
+    return sort_unique_pairs(pairs, num_items, path.name, notes)
 
 
-def settle_pairs(pairs: Pairs, num_items: int, name: str, notes: list[str]) -> Pairs:
+def sort_unique_pairs(pairs: Pairs, num_items: int, name: str, notes: list[str]) -> Pairs:
     """Return the pairs sorted by user, then item, each once: the array itself where it is so, else an int32 copy.
 
     Arguments:
@@ -65,7 +70,9 @@ def settle_pairs(pairs: Pairs, num_items: int, name: str, notes: list[str]) -> P
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
     repeated = len(keys) - int(np.count_nonzero(first))
     if repeated:
-        notes.append(f"{name}: {plural(repeated, 'repeated pair was', 'repeated pairs were')} merged.")
+        notes.append(
+            f"{name}: {plural(repeated, 'repeated pair was', 'repeated pairs were')} merged."
+        )
         keys = keys[first]
     settled = np.empty((len(keys), 2), dtype=np.int32)
     for start in range(0, len(keys), PAIRS_AT_ONCE):
@@ -88,7 +95,9 @@ def _in_order(pairs: Pairs) -> bool:
         if not (last < tuple(block[0].tolist())):
             return False
         users, items = block[:, 0], block[:, 1]
-        if not ((users[1:] > users[:-1]) | ((users[1:] == users[:-1]) & (items[1:] > items[:-1]))).all():
+        if not (
+            (users[1:] > users[:-1]) | ((users[1:] == users[:-1]) & (items[1:] > items[:-1]))
+        ).all():
             return False
         last = tuple(block[-1].tolist())
     return True

@@ -14,22 +14,36 @@ __all__ = ["leading_directions", "prepare_scale", "scale_and_impute", "scale_row
 Imputer = Callable[[Mapping[str, Tensor], Tensor], tuple[dict[str, Tensor], Tensor]]
 
 
-def scale_rows(features: Mapping[str, Tensor], norm_floor: float, dtype: torch.dtype) -> dict[str, Tensor]:
+def scale_rows(
+    features: Mapping[str, Tensor], norm_floor: float, dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Scale rows to unit length in a precision, but for those shorter than the floor, which would become noise."""
     scaled = {}
     for name, x in features.items():
-        norm = torch.linalg.vector_norm(x.to(dtype), dim=1, keepdim=True)  # float16 rows overflow in their norms
+        norm = torch.linalg.vector_norm(
+            x.to(dtype), dim=1, keepdim=True
+        )  # float16 rows overflow in their norms
         scaled[name] = x.to(dtype) / torch.where(norm < norm_floor, 1.0, norm)
     return scaled
 
 
-def prepare_scale(features: Mapping[str, Tensor], options: PreparationOptions, dtype: torch.dtype) -> dict[str, Tensor]:
+def prepare_scale(
+    features: Mapping[str, Tensor], options: PreparationOptions, dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Scale rows as the options say; without scaling they are returned as they are."""
-    return scale_rows(features, options.norm_floor, dtype) if options.scale_features else dict(features)
+    return (
+        scale_rows(features, options.norm_floor, dtype)
+        if options.scale_features
+        else dict(features)
+    )
 
 
 def scale_and_impute(
-    features: Mapping[str, Tensor], mask: Tensor, imputer: Imputer, options: PreparationOptions, dtype: torch.dtype
+    features: Mapping[str, Tensor],
+    mask: Tensor,
+    imputer: Imputer,
+    options: PreparationOptions,
+    dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """Scale and impute rows (N, d), in the order that the options say.
 
@@ -50,7 +64,9 @@ def leading_directions(gram: Tensor, count: int) -> Tensor:
         Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4: nearly exact where eigenvalues fall off.
     """
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(gram), min(count + 16, len(gram)), generator=generator, dtype=gram.dtype)
+    start = torch.randn(
+        len(gram), min(count + 16, len(gram)), generator=generator, dtype=gram.dtype
+    )
     space = torch.linalg.qr(start.to(gram.device)).Q
     for _ in range(8):
         space = torch.linalg.qr(gram @ space).Q

@@ -78,7 +78,9 @@ def draw_split(dataset: Dataset, options: DataOptions) -> tuple[Split, list[str]
         for name, part in parts:
             mask = _hide(mask, part, options.missing_rate, generator, name, notes)
     if options.setting == "mtmt":
-        mask = _hide(mask, warm, options.train_missing_rate, _generator(streams[2]), "training", notes)
+        mask = _hide(
+            mask, warm, options.train_missing_rate, _generator(streams[2]), "training", notes
+        )
     return Split(warm, validation, test, mask), notes
 
 
@@ -87,19 +89,30 @@ def _generator(stream: np.random.SeedSequence) -> torch.Generator:
 
 
 def _hide(
-    mask: npt.NDArray[np.bool_], rows: Items, rate: float, generator: torch.Generator, name: str, notes: list[str]
+    mask: npt.NDArray[np.bool_],
+    rows: Items,
+    rate: float,
+    generator: torch.Generator,
+    name: str,
+    notes: list[str],
 ) -> npt.NDArray[np.bool_]:
-    result = simulate_missing(torch.from_numpy(mask), rate, rows=torch.from_numpy(rows), generator=generator)
+    result = simulate_missing(
+        torch.from_numpy(mask), rate, rows=torch.from_numpy(rows), generator=generator
+    )
     if result.shortfall:
         fewer = plural(result.shortfall, f"fewer {name} item", f"fewer {name} items")
-        notes.append(f"{fewer} than {rate:.0%} lost a modality: the others have only one to begin with.")
+        notes.append(
+            f"{fewer} than {rate:.0%} lost a modality: the others have only one to begin with."
+        )
     return result.mask.numpy()
 
 
 def write_split(path: Path, split: Split) -> None:
     """Write the four arrays as an npz file."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, warm=split.warm, validation=split.validation, test=split.test, mask=split.mask)
+        np.savez(
+            file, warm=split.warm, validation=split.validation, test=split.test, mask=split.mask
+        )
 
 
 def read_split(path: Path, dataset: Dataset, setting: str) -> tuple[Split, list[str]]:
@@ -114,12 +127,17 @@ def read_split(path: Path, dataset: Dataset, setting: str) -> tuple[Split, list[
             takes what the setting keeps.
     """
     arrays = _read_arrays(path)
-    parts = {name: _checked_items(path, name, arrays[name], dataset) for name in ("warm", "validation", "test")}
+    parts = {
+        name: _checked_items(path, name, arrays[name], dataset)
+        for name in ("warm", "validation", "test")
+    }
     everything = np.concatenate(list(parts.values()))
     values, counts = np.unique(everything, return_counts=True)
     if counts.max() > 1:
         where = [name for name, items in parts.items() if values[counts.argmax()] in items]
-        raise DataError(f"{path}: the split overlaps: item {values[counts.argmax()]} is in {' and '.join(where)}.")
+        raise DataError(
+            f"{path}: the split overlaps: item {values[counts.argmax()]} is in {' and '.join(where)}."
+        )
     mask = _checked_mask(path, arrays["mask"], parts, dataset, setting)
     left_out = len(np.setdiff1d(np.flatnonzero(dataset.item_counts), everything))
     words = plural(left_out, "item with interactions is", "items with interactions are")
@@ -131,23 +149,38 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     names = ("warm", "validation", "test", "mask")
     try:
         with path.open("rb") as file:
-            if file.read(2) != b"PK":  # what a zip file begins with; np.load would try others, pickles too
-                raise DataError(f"{path}: is not an npz file. Take a split.npz that a run has written.")
+            if (
+                file.read(2) != b"PK"
+            ):  # what a zip file begins with; np.load would try others, pickles too
+                raise DataError(
+                    f"{path}: is not an npz file. Take a split.npz that a run has written."
+                )
             file.seek(0)
             archive = np.load(file, allow_pickle=False)
             absent = [name for name in names if name not in archive]
             if absent:
-                raise DataError(f"{path}: lacks the arrays {absent}; a split has {', '.join(names)}.")
+                raise DataError(
+                    f"{path}: lacks the arrays {absent}; a split has {', '.join(names)}."
+                )
             arrays = {name: archive[name] for name in names}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Name the split.npz of a run.") from None
     except DataError:
         raise
-    except (OSError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error, *BAD_NPY) as error:
+    except (
+        OSError,
+        AttributeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        *BAD_NPY,
+    ) as error:
         raise DataError(f"{path}: is not a readable npz file without pickles ({error}).") from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # bytes, where a member is no npy file
-            raise DataError(f"{path}: `{name}` is not an array. Take a split.npz that a run has written.")
+            raise DataError(
+                f"{path}: `{name}` is not an array. Take a split.npz that a run has written."
+            )
     return arrays
 
 
@@ -179,12 +212,16 @@ def _checked_mask(
         )
     given = (mask & ~dataset.natural_mask).any(axis=1)
     if given.any():
-        raise DataError(f"{path}: `mask` gives item {given.argmax()} a modality that the data set lacks.")
+        raise DataError(
+            f"{path}: `mask` gives item {given.argmax()} a modality that the data set lacks."
+        )
     full = {"ftft": tuple(parts), "ftmt": ("warm",), "mtmt": ()}[setting]
     for name, items in parts.items():
         empty = ~mask[items].any(axis=1)
         if empty.any():
-            raise DataError(f"{path}: `mask` leaves item {items[empty.argmax()]} ({name}) no modality at all.")
+            raise DataError(
+                f"{path}: `mask` leaves item {items[empty.argmax()]} ({name}) no modality at all."
+            )
         lacking = (mask[items] != dataset.natural_mask[items]).any(axis=1)
         if name in full and lacking.any():
             raise DataError(

@@ -90,14 +90,18 @@ def _interactions(
     return np.argwhere(chosen).astype(np.int64, copy=False)
 
 
-def _features(name: str, semantics: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _features(
+    name: str, semantics: npt.NDArray[np.float64], rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
     """Features (num_items, d_m) of a modality: shared part, private part and noise."""
     dim = DIMS[name]
     shared_map = rng.normal(scale=SHARED_DIM**-0.5, size=(dim, SHARED_DIM))
     private_map = rng.normal(scale=PRIVATE_DIM**-0.5, size=(dim, PRIVATE_DIM))
     private = rng.standard_normal((len(semantics), PRIVATE_DIM))
     noise = rng.normal(scale=NOISE_STD, size=(len(semantics), dim))
-    return (SIGNAL[name] * (semantics @ shared_map.T) + private @ private_map.T + noise).astype(np.float32)
+    return (SIGNAL[name] * (semantics @ shared_map.T) + private @ private_map.T + noise).astype(
+        np.float32
+    )
 
 
 def tiny_dataset(seed: int = 0) -> Dataset:

@@ -88,7 +88,9 @@ class Tables:
 
         What remains are the items that negatives are drawn from, which are the warm ones but for a leak by option.
         """
-        known = torch.zeros(len(self.mask), dtype=torch.bool, device=self.device).index_fill_(0, self.pool, True)
+        known = torch.zeros(len(self.mask), dtype=torch.bool, device=self.device).index_fill_(
+            0, self.pool, True
+        )
         nothing = Group(*(self.warm.new_empty(0) for _ in range(3)))
         return replace(
             self,
@@ -113,7 +115,9 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         DataError: a modality that no warm item has, features too large to be squared, or a user who has every item
             that negatives are drawn from.
     """
-    absent = [name for k, name in enumerate(dataset.modalities) if not split.mask[split.warm, k].any()]
+    absent = [
+        name for k, name in enumerate(dataset.modalities) if not split.mask[split.warm, k].any()
+    ]
     if absent:
         raise DataError(
             f"no training item has the modality {absent[0]!r}, so nothing can be learnt about it. Leave it out."
@@ -126,12 +130,16 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         else torch.from_numpy(np.sort(np.concatenate([split.warm, split.cold])))
     )
     rows = build_user_rows(dataset.interactions, dataset.num_users, pool, only=warm)
-    validation, test = (_positives(dataset, items, options) for items in (split.validation, split.test))
+    validation, test = (
+        _positives(dataset, items, options) for items in (split.validation, split.test)
+    )
     all_cold = _group(test, split.cold, device)
     return Tables(
         modalities=dataset.modalities,
         num_users=dataset.num_users,
-        features=ItemFeatures(dataset.features, device, mapped=keep_features_on_disk(dataset, options, device)),
+        features=ItemFeatures(
+            dataset.features, device, mapped=keep_features_on_disk(dataset, options, device)
+        ),
         natural_mask=torch.from_numpy(dataset.natural_mask).to(device),
         mask=torch.from_numpy(split.mask).to(device),
         warm=warm.to(device),
@@ -146,7 +154,9 @@ def keep_features_on_disk(dataset: Dataset, options: Options, device: torch.devi
     """Whether features stay in their files: as the option says, or where a prepared copy would take much memory."""
     if options.data.features != "auto":
         return options.data.features == "mapped"
-    size = sum(x.size for x in dataset.features.values()) * (8 if options.run.dtype == "float64" else 4)
+    size = sum(x.size for x in dataset.features.values()) * (
+        8 if options.run.dtype == "float64" else 4
+    )
     if device.type == "cuda":
         return size > torch.cuda.get_device_properties(device).total_memory // 4
     return size > CPU_FEATURE_BYTES
@@ -156,10 +166,14 @@ def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: Options)
     """Return the pairs of some items: of all users, or of those who are evaluated."""
     wanted = np.zeros(dataset.num_items, dtype=np.bool_)
     wanted[items] = True
-    pairs: Pairs = np.concatenate([block[wanted[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)])
+    pairs: Pairs = np.concatenate(
+        [block[wanted[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)]
+    )
     if options.data.eval_users is None:
         return pairs
-    seed = np.random.SeedSequence(options.data.split_seed, spawn_key=(3,))  # beside the three streams of `draw_split`
+    seed = np.random.SeedSequence(
+        options.data.split_seed, spawn_key=(3,)
+    )  # beside the three streams of `draw_split`
     order = np.random.default_rng(seed).permutation(dataset.num_users)
     user_wanted = np.zeros(dataset.num_users, dtype=np.bool_)
     user_wanted[pairs[:, 0]] = True
@@ -170,12 +184,20 @@ def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: Options)
 
 def _group(pairs: Pairs, candidates: npt.NDArray[np.int64], device: torch.device) -> Group:
     positions = np.searchsorted(candidates, pairs[:, 1])
-    return Group(*(torch.from_numpy(a.astype(np.int64)).to(device) for a in (candidates, pairs[:, 0], positions)))
+    return Group(
+        *(
+            torch.from_numpy(a.astype(np.int64)).to(device)
+            for a in (candidates, pairs[:, 0], positions)
+        )
+    )
 
 
 def _check_size(dataset: Dataset, options: Options) -> None:
     """Refuse features whose squares overflow in the model's precision."""
-    limit = float(np.finfo(np.float64 if options.run.dtype == "float64" else np.float32).max) ** 0.5 / 1e3
+    limit = (
+        float(np.finfo(np.float64 if options.run.dtype == "float64" else np.float32).max) ** 0.5
+        / 1e3
+    )
     for name in dataset.modalities:
         largest = dataset.largest(name)
         if largest > limit:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
 
 from milk_recsys.base.errors import DataError, plural
-from milk_recsys.catalogue.pairs import settle_pairs
+from milk_recsys.catalogue.pairs import sort_unique_pairs
 
 __all__ = ["read_interactions", "read_lines", "read_names"]
 
@@ -20,7 +20,9 @@ INTEGER = re.compile(r"-?[0-9]+")
 BLOCK_BYTES = 1 << 24  # of text that is parsed at a time
 
 
-def read_interactions(path: Path, num_users: int, num_items: int, notes: list[str]) -> npt.NDArray[np.int32]:
+def read_interactions(
+    path: Path, num_users: int, num_items: int, notes: list[str]
+) -> npt.NDArray[np.int32]:
     """Distinct pairs (P, 2), sorted. Read by blocks of columns; only a bad file is gone through by lines."""
     header = _read_header(path, ("user", "item"), notes)
     limits = {"user": num_users, "item": num_items}
@@ -36,10 +38,14 @@ def read_interactions(path: Path, num_users: int, num_items: int, notes: list[st
         _blame_a_line(path, header, limits)
     if pairs is None or len(pairs) == 0:
         raise _no_interactions(path)
-    return settle_pairs(pairs, num_items, "interactions.tsv", notes).astype(np.int32, copy=False)
+    return sort_unique_pairs(pairs, num_items, "interactions.tsv", notes).astype(
+        np.int32, copy=False
+    )
 
 
-def _read_pairs(path: Path, names: list[str], limits: Mapping[str, int]) -> npt.NDArray[np.int32] | None:
+def _read_pairs(
+    path: Path, names: list[str], limits: Mapping[str, int]
+) -> npt.NDArray[np.int32] | None:
     """The pairs (P, 2) in the order of the file, or None where an id is out of range."""
     blocks = []
     for batch in _read_ids(path, names, pa.int64()):
@@ -59,7 +65,9 @@ def _read_ids(path: Path, names: list[str], kind: Any) -> Iterator[Any]:
         read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK_BYTES),
         parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
         convert_options=pa_csv.ConvertOptions(
-            column_types={"user": kind, "item": kind}, include_columns=["user", "item"], null_values=[]
+            column_types={"user": kind, "item": kind},
+            include_columns=["user", "item"],
+            null_values=[],
         ),
     ) as reader:
         yield from reader
@@ -69,7 +77,9 @@ def _has_hexadecimal(path: Path, names: list[str]) -> bool:
     """Whether an id is like 0x1f, which arrow takes for a number. Only a file with an x is read again."""
     with path.open("rb") as file:
         file.readline()
-        if not any(b"x" in block or b"X" in block for block in iter(lambda: file.read(1 << 24), b"")):
+        if not any(
+            b"x" in block or b"X" in block for block in iter(lambda: file.read(1 << 24), b"")
+        ):
             return False
     return any(
         pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py()
@@ -135,7 +145,9 @@ def _check_id(where: str, kind: str, cell: str, limit: int) -> int:
     return int(cell)
 
 
-def read_names(path: Path, kind: Literal["user", "item"], count: int, notes: list[str]) -> tuple[str, ...] | None:
+def read_names(
+    path: Path, kind: Literal["user", "item"], count: int, notes: list[str]
+) -> tuple[str, ...] | None:
     """Names for the ids 0 .. count - 1, or None where the file is absent; adds to `notes`."""
     if not path.exists():
         return None
@@ -147,7 +159,9 @@ def read_names(path: Path, kind: Literal["user", "item"], count: int, notes: lis
             continue
         where = f"{path}, line {number}"
         if len(cells) != len(header):
-            raise DataError(f"{where}: has {plural(len(cells), 'column', 'columns')}, the header has {len(header)}.")
+            raise DataError(
+                f"{where}: has {plural(len(cells), 'column', 'columns')}, the header has {len(header)}."
+            )
         index = _check_id(where, kind, cells[header.index(kind)].strip(), count)
         name = cells[header.index("name")].strip()
         if not name:

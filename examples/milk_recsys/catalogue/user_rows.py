@@ -82,7 +82,11 @@ class UserRows:
 
 
 def build_user_rows(
-    pairs: Tensor | npt.NDArray[np.integer[Any]], num_users: int, pool: Tensor, *, only: Tensor | None = None
+    pairs: Tensor | npt.NDArray[np.integer[Any]],
+    num_users: int,
+    pool: Tensor,
+    *,
+    only: Tensor | None = None,
 ) -> UserRows:
     """Sort the users' items into rows over a pool.
 
@@ -123,23 +127,33 @@ def build_user_rows(
     offsets = torch.searchsorted(cells[:-1], edges)
     free = size - offsets.diff()
     _check_free(free, size)
-    for start in range(0, len(cells) - 1, PAIRS_AT_ONCE):  # in place: u n + r becomes u (n + 1) + r - i
+    for start in range(
+        0, len(cells) - 1, PAIRS_AT_ONCE
+    ):  # in place: u n + r becomes u (n + 1) + r - i
         block = cells[start : min(start + PAIRS_AT_ONCE, len(cells) - 1)]
         users = block // size
         block += users + offsets[users] - torch.arange(start, start + len(block), device=device)
     return UserRows(offsets, free, cells, pool, size - int(free.min()) if num_users else 0)
 
 
-def _cells(pairs: Tensor | npt.NDArray[Any], num_users: int, pool: Tensor, wanted: Tensor) -> Tensor:
+def _cells(
+    pairs: Tensor | npt.NDArray[Any], num_users: int, pool: Tensor, wanted: Tensor
+) -> Tensor:
     """u * pool_size + r of the wanted pairs, increasing and distinct; and a last number above them all."""
     end = max(int(pool[-1]) + 1, 1)
-    places = torch.full((end,), -1, dtype=torch.int32, device=pool.device)  # faster than a search in the pool
+    places = torch.full(
+        (end,), -1, dtype=torch.int32, device=pool.device
+    )  # faster than a search in the pool
     places[pool[wanted]] = torch.arange(len(pool), dtype=torch.int32, device=pool.device)[wanted]
 
     def blocks() -> Iterator[Tensor]:
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             some = pairs[start : start + PAIRS_AT_ONCE]
-            users, items = (some if isinstance(some, Tensor) else torch.from_numpy(np.array(some))).long().unbind(1)
+            users, items = (
+                (some if isinstance(some, Tensor) else torch.from_numpy(np.array(some)))
+                .long()
+                .unbind(1)
+            )
             _check_users(users, num_users)
             place = places[items.clamp(0, end - 1)]
             inside = (place >= 0) & (items >= 0) & (items < end)
@@ -153,25 +167,33 @@ def _cells(pairs: Tensor | npt.NDArray[Any], num_users: int, pool: Tensor, wante
         cells[filled : filled + len(block)] = block
         begin = max(filled - 1, 0)
         filled += len(block)
-        in_order = in_order and bool((cells[begin + 1 : filled] > cells[begin : max(filled - 1, 0)]).all())
+        in_order = in_order and bool(
+            (cells[begin + 1 : filled] > cells[begin : max(filled - 1, 0)]).all()
+        )
     return cells if in_order else torch.unique(cells)
 
 
 def _check_rows(pairs: Tensor | npt.NDArray[Any], pool: Tensor) -> None:
     if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise ValueError(f"build_user_rows: `pairs` must have shape (P, 2), got {tuple(pairs.shape)}.")
+        raise ValueError(
+            f"build_user_rows: `pairs` must have shape (P, 2), got {tuple(pairs.shape)}."
+        )
     if pool.ndim != 1 or pool.numel() == 0:
         raise ValueError(
             f"build_user_rows: `pool` must hold at least one item and have shape (n,), got {tuple(pool.shape)}."
         )
     if bool((pool[1:] <= pool[:-1]).any()) or int(pool[0]) < 0:
-        raise ValueError("build_user_rows: `pool` must be item ids, strictly increasing. Use `torch.unique(pool)`.")
+        raise ValueError(
+            "build_user_rows: `pool` must be item ids, strictly increasing. Use `torch.unique(pool)`."
+        )
 
 
 def _check_users(users: Tensor, num_users: int) -> None:
     low, high = (int(bound) for bound in users.aminmax())
     if not 0 <= low <= high < num_users:
-        raise ValueError(f"build_user_rows: user ids must lie in 0 to {num_users - 1}, got {low} to {high}.")
+        raise ValueError(
+            f"build_user_rows: user ids must lie in 0 to {num_users - 1}, got {low} to {high}."
+        )
 
 
 def _check_free(free: Tensor, size: int) -> None:

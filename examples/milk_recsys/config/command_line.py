@@ -14,7 +14,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from milk_recsys.config.method import BUILT_IN, DEFAULT_METHOD, Method, find_method, flag, method_names
+from milk_recsys.config.method import (
+    BUILT_IN,
+    DEFAULT_METHOD,
+    Method,
+    find_method,
+    flag,
+    method_names,
+)
 from milk_recsys.config.options import (
     GROUPS,
     OptionError,
@@ -52,7 +59,9 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
             "modalities, and write a report. Options differ: --model NAME --help shows those of another model.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
-        values = {name: value for part in vars(parsed).values() for name, value in vars(part).items()}
+        values = {
+            name: value for part in vars(parsed).values() for name, value in vars(part).items()
+        }
         options = Options.of(**(defaults | values))
         validate(options)
         if saved is not None:
@@ -68,7 +77,11 @@ def given_options(argv: Sequence[str]) -> frozenset[str]:
 
     Those of all methods that the package brings count.
     """
-    typed = {str(word)[2:].partition("=")[0].replace("-", "_") for word in argv if str(word).startswith("--")}
+    typed = {
+        str(word)[2:].partition("=")[0].replace("-", "_")
+        for word in argv
+        if str(word).startswith("--")
+    }
     own = {name for model in BUILT_IN for name in find_method(model).fields}
     return frozenset(name for name in {*common_fields(), *own} if {name, f"no_{name}"} & typed)
 
@@ -107,7 +120,9 @@ def _check_known(args: Sequence[str], method: Method) -> None:
             for name in ("milk", *BUILT_IN)
             if odd[0] in {*find_method(name).fields, *common_names(find_method(name))}
         ]
-        has = f"Add --model {others[0]}, which has it, or leave it out" if others else "Leave it out"
+        has = (
+            f"Add --model {others[0]}, which has it, or leave it out" if others else "Leave it out"
+        )
         raise OptionError(
             f"{flag(odd[0])} is not an option of {method.name}. {has}: --model {method.name} --help lists those of "
             f"{method.name}."
@@ -132,7 +147,11 @@ _MAY_CHANGE = ("resume", "out", "device", "threads", "data", "features", "user_t
 
 
 def _check_unchanged(options: Options, saved: Options) -> None:
-    names = ["model"] if options.run.model != saved.run.model else [*common_fields(), *saved.card.fields]
+    names = (
+        ["model"]
+        if options.run.model != saved.run.model
+        else [*common_fields(), *saved.card.fields]
+    )
     for name in names:
         if name not in _MAY_CHANGE and options.value(name) != saved.value(name):
             raise OptionError(
@@ -152,7 +171,9 @@ def _command_line(defaults: Mapping[str, Any], method: Method) -> Any:
     made: list[Any] = []
     for group, description, named in groups:
         if named:
-            typed: list[Any] = [(name, _annotated(name, field, method), defaults[name]) for name, field in named]
+            typed: list[Any] = [
+                (name, _annotated(name, field, method), defaults[name]) for name, field in named
+            ]
             part = dataclasses.make_dataclass(f"{group.title()}Options", typed, frozen=True)
             part.__doc__ = description
             made.append((group, part, dataclasses.field(default_factory=part)))

@@ -210,13 +210,19 @@ def register(method: Method) -> None:
         ValueError: there is a method of that name.
     """
     if method.name in BUILT_IN or method.name in _REGISTERED:
-        raise ValueError(f"register: there is a method {method.name!r} already. Choose another name.")
+        raise ValueError(
+            f"register: there is a method {method.name!r} already. Choose another name."
+        )
     _REGISTERED[method.name] = method
 
 
 def method_names() -> tuple[str, ...]:
     """Return the names of all methods; none of them is imported."""
-    return (*BUILT_IN, *_REGISTERED, *(point.name for point in _entry_points() if point.name not in BUILT_IN))
+    return (
+        *BUILT_IN,
+        *_REGISTERED,
+        *(point.name for point in _entry_points() if point.name not in BUILT_IN),
+    )
 
 
 def find_method(name: str) -> Method:
@@ -234,11 +240,15 @@ def find_method(name: str) -> Method:
         if point.name == name:
             method = point.load()
             if not isinstance(method, Method):
-                raise OptionError(f"--model {name}: {point.value} must be a Method, got {type(method).__name__}.")
+                raise OptionError(
+                    f"--model {name}: {point.value} must be a Method, got {type(method).__name__}."
+                )
             return method
     near = difflib.get_close_matches(name, method_names(), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    raise OptionError(f"--model {name}: there is no such method.{hint} Choose from {', '.join(method_names())}.")
+    raise OptionError(
+        f"--model {name}: there is no such method.{hint} Choose from {', '.join(method_names())}."
+    )
 
 
 def _entry_points() -> Iterator[importlib.metadata.EntryPoint]:
@@ -277,9 +287,15 @@ def _problem(field: "dataclasses.Field[Any]", value: Any) -> str | None:
     optional = type(None) in get_args(kind)
     if optional and value is None:
         return None
-    kind = next((one for one in get_args(kind) if one is not type(None)), kind) if optional else kind
+    kind = (
+        next((one for one in get_args(kind) if one is not type(None)), kind) if optional else kind
+    )
     if kind is bool:
-        return None if type(value) is bool else f"{flag(field.name)} must be true or false, got {value!r}."
+        return (
+            None
+            if type(value) is bool
+            else f"{flag(field.name)} must be true or false, got {value!r}."
+        )
     if kind not in (int, float):
         return None
     return _out_of_range(field, kind, value)

@@ -34,7 +34,9 @@ __all__ = [
     "validate_method",
 ]
 
-Metric = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20"]
+Metric = Literal[
+    "recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,8 @@ class DataOptions:
         shown="(default: the embedded synthetic set)",
     )
     setting: Literal["ftft", "ftmt", "mtmt"] = option(
-        "ftmt", "Who misses modalities: nobody (ftft), new items (ftmt), or training items too (mtmt)."
+        "ftmt",
+        "Who misses modalities: nobody (ftft), new items (ftmt), or training items too (mtmt).",
     )
     missing_rate: float = option(
         0.5, "Share of the validation and of the test items that lose one modality each.", high=1
@@ -55,7 +58,9 @@ class DataOptions:
     train_missing_rate: float = option(
         0.3, "Share of the training items that lose one modality each (mtmt only).", high=1
     )
-    missing_in_validation: bool = option(True, "Whether validation items miss modalities as test items do.")
+    missing_in_validation: bool = option(
+        True, "Whether validation items miss modalities as test items do."
+    )
     split_seed: int = option(0, "Seed of the split and of both masks.", high=2**63 - 1)
     split: Path | None = option(
         None,
@@ -100,16 +105,23 @@ class RunOptions:
         shown="(default: erm on the embedded data, none with --data or for KEEP)",
     )
     seed: int = option(0, "Seed of everything random in training.", high=2**63 - 1)
-    out: Path | None = option(None, "Folder for the results.", shown="(default: runs/<time>-<model>)")
+    out: Path | None = option(
+        None, "Folder for the results.", shown="(default: runs/<time>-<model>)"
+    )
     resume: bool = option(False, "Go on with the run in --out; start afresh if none.")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to train; auto takes a GPU where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "Where to train; auto takes a GPU where there is one."
+    )
     dtype: Literal["float32", "float64", "bfloat16"] = option(
         "float32", "Precision; bfloat16 is autocast, with weights and risks in float32."
     )
     tf32: bool = option(
-        False, "On a GPU, multiply float32 matrices with TF32's 10 bits of mantissa: faster, and coarser."
+        False,
+        "On a GPU, multiply float32 matrices with TF32's 10 bits of mantissa: faster, and coarser.",
     )
-    threads: int | None = option(None, "Number of CPU threads.", low=1, shown="(default: torch's choice)")
+    threads: int | None = option(
+        None, "Number of CPU threads.", low=1, shown="(default: torch's choice)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +129,12 @@ class LoopOptions:
     """Epochs and early stopping."""
 
     epochs: int = option(1000, "Most epochs.", low=1)
-    eval_every: int = option(10, "Evaluate after epochs 0, N, 2N, ... and after the last one.", low=1)
-    patience: int = option(3, "Stop at this many evaluations in a row without a strict gain.", low=1)
+    eval_every: int = option(
+        10, "Evaluate after epochs 0, N, 2N, ... and after the last one.", low=1
+    )
+    patience: int = option(
+        3, "Stop at this many evaluations in a row without a strict gain.", low=1
+    )
     monitor: Metric = option("ndcg@20", "Validation metric that picks the epoch.")
 
 
@@ -127,7 +143,9 @@ class PreparationOptions:
     """Scaling of the features."""
 
     scale_features: bool = option(True, "Scale each feature row to unit length.")
-    scale_before_impute: bool = option(True, "Scale observed rows and then impute, or impute and then scale all rows.")
+    scale_before_impute: bool = option(
+        True, "Scale observed rows and then impute, or impute and then scale all rows."
+    )
     norm_floor: float = option(1e-3, "Rows with a smaller norm are left unscaled.")
 
 
@@ -147,7 +165,11 @@ def flat_name(field: "dataclasses.Field[Any]") -> str:
 
 def common_fields() -> dict[str, tuple[str, "dataclasses.Field[Any]"]]:
     """Return the group and the field of every common option by its name on the command line."""
-    return {flat_name(field): (group, field) for group, kind in GROUPS.items() for field in dataclasses.fields(kind)}
+    return {
+        flat_name(field): (group, field)
+        for group, kind in GROUPS.items()
+        for field in dataclasses.fields(kind)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +236,10 @@ class Options:
         for name in set(values) - set(method.fields):
             group, field = common[name]
             changed[group][field.name] = values[name]
-        groups = {group: dataclasses.replace(getattr(self, group), **fields) for group, fields in changed.items()}
+        groups = {
+            group: dataclasses.replace(getattr(self, group), **fields)
+            for group, fields in changed.items()
+        }
         mine = {name: value for name, value in values.items() if name in method.fields}
         return Options(**groups, method=dataclasses.replace(own, **mine))
 
@@ -240,12 +265,15 @@ class Options:
             notes.append("--resume starts a new run: no --out names the run to resume.")
         fields = common_fields().items()
         changed = given | {name for name, (_, field) in fields if self.value(name) != field.default}
-        in_validation = flag("missing_in_validation" if data.missing_in_validation else "no_missing_in_validation")
+        in_validation = flag(
+            "missing_in_validation" if data.missing_in_validation else "no_missing_in_validation"
+        )
         if data.split is not None:
             notes += [
                 f"{flag(name)} is ignored: --split gives the split and its mask."
                 for name in ("split_seed", "missing_rate", "train_missing_rate")
-                if name in changed and not (name == "split_seed" and data.eval_users)  # which it draws
+                if name in changed
+                and not (name == "split_seed" and data.eval_users)  # which it draws
             ]
             if "missing_in_validation" in changed:
                 notes.append(f"{in_validation} is ignored: --split gives the split and its mask.")
@@ -254,7 +282,10 @@ class Options:
         if data.split is None and data.setting == "ftft":
             notes += [
                 f"{flag} is ignored: under --setting ftft nothing goes missing."
-                for name, flag in (("missing_rate", "--missing-rate"), ("missing_in_validation", in_validation))
+                for name, flag in (
+                    ("missing_rate", "--missing-rate"),
+                    ("missing_in_validation", in_validation),
+                )
                 if name in changed
             ]
         return tuple(notes)
@@ -320,7 +351,9 @@ def validate(options: Options) -> None:
     taken = common_names(method)
     for name, (_, field) in common_fields().items():
         if name not in taken and name not in method.fields and options.value(name) != field.default:
-            raise OptionError(f"--model {method.name} has no use for {flag(name)} {options.value(name)}. Leave it out.")
+            raise OptionError(
+                f"--model {method.name} has no use for {flag(name)} {options.value(name)}. Leave it out."
+            )
     out = options.run.out
     if out is not None and out.exists() and not out.is_dir():
         raise OptionError(f"--out: {out} is a file. Name a folder.")
@@ -333,7 +366,9 @@ def to_json(options: Options) -> dict[str, Any]:
     """Return the options as JSON can hold them: common ones by name, the method's own under ``method``."""
     common = common_fields().items()
     values = {name: getattr(getattr(options, group), field.name) for name, (group, field) in common}
-    texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    texts = {
+        name: str(value) if isinstance(value, Path) else value for name, value in values.items()
+    }
     return texts | {"method": dataclasses.asdict(options.method)}
 
 
@@ -349,8 +384,12 @@ def from_json(values: Mapping[str, Any]) -> Options:
     own = values["method"]
     if own is not None and not isinstance(own, Mapping):
         raise OptionError(f"--method cannot be {own!r:.60}.")
-    own = {name: values[name] for name in method.fields if name in values and name not in common} | dict(own or {})
-    older = set(find_method("milk").fields)  # which files of version 0.1.0 have beside the common ones
+    own = {
+        name: values[name] for name in method.fields if name in values and name not in common
+    } | dict(own or {})
+    older = set(
+        find_method("milk").fields
+    )  # which files of version 0.1.0 have beside the common ones
     odd = sorted((set(values) - set(common) - older - {"method"}) | (set(common) - set(values)))
     odd += sorted(set(own) ^ set(method.fields))
     if odd:

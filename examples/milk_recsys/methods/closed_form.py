@@ -21,29 +21,32 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.preparation import prepare_scale
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.graphs import sparse_product, stretches
+from milk_recsys.methods.graphs import ragged_ranges, sparse_product
 from milk_recsys.methods.warm import WarmData
 
 __all__ = [
-    "Rows",
+    "ContentRows",
+    "NeighbourScores",
     "Smoother",
-    "Votes",
     "centred",
     "check_cells",
     "interactions",
     "modality_weights",
     "patterns",
-    "profiles",
     "similar",
     "similar_to_others",
+    "user_profile_scorer",
 ]
 
 DENSE = 25_000  # rows of a system that is factorised: 2.5 GB in float32
-CELLS = 2**32  # of what the warm items say for the new ones: 16 GB in float32
-SAMPLED, ABSENT = 400, 0.2  # warm items that weights are fitted on; what a pair that is not there counts
+MAX_SCORES = 2**32  # of what the warm items say for the new ones: 16 GB in float32
+SAMPLED, ABSENT = (
+    400,
+    0.2,
+)  # warm items that weights are fitted on; what a pair that is not there counts
 
 
-class Rows:
+class ContentRows:
     """Content as closed forms read it: centred on the warm rows that have the modality, 0 where it is missing.
 
     Arguments:
@@ -89,7 +92,10 @@ def patterns(observed: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
 def interactions(data: WarmData, dtype: torch.dtype) -> Tensor:
     """Return R (U, n), sparse: 1 for a training pair."""
     users, items = data.pairs
-    size, ones = (data.num_users, data.num_items), torch.ones(data.num_pairs, dtype=dtype, device=data.device)
+    size, ones = (
+        (data.num_users, data.num_items),
+        torch.ones(data.num_pairs, dtype=dtype, device=data.device),
+    )
     cells = torch.stack([users, items])
     return torch.sparse_coo_tensor(cells, ones, size, check_invariants=False, is_coalesced=True)
 
@@ -117,7 +123,7 @@ def largest(cells: Tensor, k: int) -> Tensor:
     return torch.zeros_like(cells).scatter_(0, places, values)
 
 
-class Votes:
+class NeighbourScores:
     """T = sum_m mu_m G_m / sum_m mu_m a_m (n, C): what each warm item says for a new one, as near as its content is.
 
     Where a new item has only modalities with mu = 0, they count alike.
@@ -130,7 +136,7 @@ class Votes:
     """
 
     def __init__(self, data: WarmData, k: int, seed: int) -> None:
-        self.rows, self._k = Rows(data, unit=True), k
+        self.rows, self._k = ContentRows(data, unit=True), k
         with seeded(seed, device=data.device) as generator:
             self.weights = modality_weights(data, self.rows, k, generator)
 
@@ -142,12 +148,16 @@ class Votes:
         shares = torch.where(shares.any(dim=1, keepdim=True), shares, known)
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
         total = shares.new_zeros(len(self.rows.warm[0]), len(observed))
-        for share, warm, new in zip(shares.T, self.rows.warm, self.rows(features, observed), strict=True):
+        for share, warm, new in zip(
+            shares.T, self.rows.warm, self.rows(features, observed), strict=True
+        ):
             total += similar(warm, new, self._k).mul_(share)
         return total
 
 
-def modality_weights(data: WarmData, rows: Rows, k: int, generator: torch.Generator) -> Tensor:
+def modality_weights(
+    data: WarmData, rows: ContentRows, k: int, generator: torch.Generator
+) -> Tensor:
     """Fit mu >= 0: what each modality's neighbours say of a warm item's own pairs.
 
     min over mu of sum_j sum_u w_uj (R_uj - sum_m mu_m (R G_m)_uj)^2, w 1 on pairs and .2 elsewhere, over sampled warm
@@ -156,32 +166,39 @@ def modality_weights(data: WarmData, rows: Rows, k: int, generator: torch.Genera
     few = torch.randperm(data.num_items, generator=generator)[:SAMPLED].to(data.device)
     pairs = interactions(data, rows.dtype)
     target = pairs.index_select(1, few).to_dense()
-    said = [torch.sparse.mm(pairs, similar_to_others(x, few, k)) for x in rows.warm]
+    predicted = [torch.sparse.mm(pairs, similar_to_others(x, few, k)) for x in rows.warm]
     root = torch.where(target > 0, target, ABSENT**0.5)
-    columns = torch.stack([(root * s).flatten() for s in said]).double()
-    found = nnls((columns @ columns.T).cpu().numpy(), (columns @ (root * target).flatten().double()).cpu().numpy())
+    columns = torch.stack([(root * s).flatten() for s in predicted]).double()
+    found = nnls(
+        (columns @ columns.T).cpu().numpy(),
+        (columns @ (root * target).flatten().double()).cpu().numpy(),
+    )
     weights = torch.from_numpy(found).to(target)
     return weights if weights.any() else torch.ones_like(weights)
 
 
-def nnls(products: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def nnls(
+    products: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """Minimise x'Px - 2 r'x over x >= 0, P = A'A and r = A'b of a tall A that is not held."""
     values, vectors = np.linalg.eigh(products)
     kept = values > max(values[-1], 0) * 1e-12
     root = np.sqrt(values[kept])
     if not kept.any():
         return np.zeros(len(right))
-    return np.asarray(optimize.nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ right) / root)[0])
+    return np.asarray(
+        optimize.nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ right) / root)[0]
+    )
 
 
 # --- users ------------------------------------------------------------------------------------------------------------
 
 
-def profiles(data: WarmData, z: Tensor) -> ScoreBlock:
+def user_profile_scorer(data: WarmData, z: Tensor) -> ScoreBlock:
     """Return what scores (u, C): the sum of the rows (n, C) of the items that a user has."""
 
     def score(users: Tensor) -> Tensor:
-        places, begin = stretches(data.rows.offsets, users)
+        places, begin = ragged_ranges(data.rows.offsets, users)
         return F.embedding_bag(data.rows.pairs_at(places)[1], z, begin, mode="sum")
 
     return score
@@ -193,10 +210,10 @@ def check_cells(num_warm: int, num_new: int) -> None:
     Raises:
         DataError: what the warm items say for the new ones would not fit.
     """
-    if num_warm * num_new > CELLS:
+    if num_warm * num_new > MAX_SCORES:
         raise DataError(
             f"{num_warm:,} training items times {num_new:,} new ones are too many for a closed form. Score at most "
-            f"{CELLS // num_warm:,} new items at once, or train a model with vectors (--model milk)."
+            f"{MAX_SCORES // num_warm:,} new items at once, or train a model with vectors (--model milk)."
         )
 
 
@@ -212,7 +229,9 @@ class Smoother:
         self._by_items = pairs.shape[1] <= pairs.shape[0]
         self._factor: Tensor | None = None
         if min(pairs.shape) <= DENSE:
-            one, other = (self._taken, self._pairs) if self._by_items else (self._pairs, self._taken)
+            one, other = (
+                (self._taken, self._pairs) if self._by_items else (self._pairs, self._taken)
+            )
             gram = sparse_product(one, other).to_dense()
             gram.diagonal().add_(strength)
             self._factor = torch.linalg.cholesky(gram)
@@ -223,14 +242,16 @@ class Smoother:
             return t - self._strength * conjugate_gradients(self._shifted, t)
         if self._by_items:
             return t - self._strength * torch.cholesky_solve(t, self._factor)
-        said = torch.sparse.mm(self._pairs, t)
-        return torch.sparse.mm(self._taken, torch.cholesky_solve(said, self._factor))
+        predicted = torch.sparse.mm(self._pairs, t)
+        return torch.sparse.mm(self._taken, torch.cholesky_solve(predicted, self._factor))
 
     def _shifted(self, t: Tensor) -> Tensor:
         return torch.sparse.mm(self._taken, torch.sparse.mm(self._pairs, t)) + self._strength * t
 
 
-def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, *, tol: float = 1e-5, most: int = 1000) -> Tensor:
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], b: Tensor, *, tol: float = 1e-5, max_iterations: int = 1000
+) -> Tensor:
     """Solve A x = b (n, C) for a positive definite A that is given as what it makes of (n, C); each column by itself.
 
     Raises:
@@ -239,7 +260,7 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, *, tol: fl
     x, residual, direction = torch.zeros_like(b), b, b
     squares = b.square().sum(dim=0)
     goal = squares * tol**2
-    for _ in range(most):
+    for _ in range(max_iterations):
         if bool((squares <= goal).all()):
             return x
         image = apply(direction)
@@ -247,4 +268,6 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, *, tol: fl
         x, residual = x + step * direction, residual - step * image
         before, squares = squares, residual.square().sum(dim=0)
         direction = residual + torch.where(before > goal, squares / before, 0.0) * direction
-    raise DataError(f"conjugate gradients did not converge in {most} steps. Raise --smoothing.")
+    raise DataError(
+        f"conjugate gradients did not converge in {max_iterations} steps. Raise --smoothing."
+    )

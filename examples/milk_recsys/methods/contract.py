@@ -45,7 +45,9 @@ class Learner(Protocol):
         """
         ...
 
-    def train_epoch(self, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def train_epoch(
+        self, epoch: int, on_step: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         """Train for an epoch; all randomness depends on the seed and the number of the epoch alone.
 
         A method that is fitted in closed form is never asked to (`Method.loop` is None).
@@ -55,7 +57,9 @@ class Learner(Protocol):
         """
         ...
 
-    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:
+    def scorer(
+        self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0
+    ) -> ScoreBlock:
         """Return a function from users (u,) to their scores of the items (u, C).
 
         Arguments:

@@ -13,6 +13,8 @@ class FactorOptions:
 
     factor_lr: float = learning_rate(5e-3, "Learning rate of the matrix factorisation (Adam).")
     factor_l2: float = option(1e-3, "Weight of its squared norms, mean over triples.")
-    factor_epochs: int = count(200, "Its most epochs; 5% of the training pairs, held out, stop it early.")
+    factor_epochs: int = count(
+        200, "Its most epochs; 5% of the training pairs, held out, stop it early."
+    )
     factor_batch_size: int = count(2048, "Training pairs in one of its batches.")
     embedding_dim: int = count(64, "Width of user and item vectors.")

@@ -49,10 +49,16 @@ class Factorisation:
         self._data, self._own, self._seed, dtype = data, options, seed, data.dtype
         with seeded(seed, 0, 0, device=data.device) as generator:
             order = torch.randperm(data.num_pairs, generator=generator).to(data.device)
-            users, items = (torch.empty(n, options.embedding_dim).normal_(std=0.1) for n in self._sizes())
-        held, kept = torch.split(order, [int(HELD_OUT * len(order)), len(order) - int(HELD_OUT * len(order))])
+            users, items = (
+                torch.empty(n, options.embedding_dim).normal_(std=0.1) for n in self._sizes()
+            )
+        held, kept = torch.split(
+            order, [int(HELD_OUT * len(order)), len(order) - int(HELD_OUT * len(order))]
+        )
         self._held, self._kept = data.rows.pairs_at(held.sort().values), kept.sort().values
-        self.net: Any = nn.ParameterDict({"user": users.to(data.device, dtype), "item": items.to(data.device, dtype)})
+        self.net: Any = nn.ParameterDict(
+            {"user": users.to(data.device, dtype), "item": items.to(data.device, dtype)}
+        )
         self._best = {name: p.detach().clone() for name, p in self.net.items()}
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.factor_lr, fused=True)
         self.epoch, self._stale, self.best, self.done = 0, 0, -1.0, False
@@ -67,7 +73,10 @@ class Factorisation:
             order = torch.randperm(len(self._kept), generator=generator).to(self._data.device)
             for numbers in torch.split(self._kept[order], self._own.factor_batch_size):
                 users, items = self._data.rows.pairs_at(numbers)
-                total += len(users) * self._step(users, items, self._data.negatives(users, generator)).item()
+                total += (
+                    len(users)
+                    * self._step(users, items, self._data.negatives(users, generator)).item()
+                )
         self.epoch += 1
         last = self.epoch >= self._own.factor_epochs
         if self.epoch % EVAL_EVERY == 0 or last:
@@ -76,7 +85,10 @@ class Factorisation:
         return total / len(self._kept)
 
     def _step(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
-        p, both = F.embedding(users, self.net["user"]), F.embedding(torch.stack([items, negatives]), self.net["item"])
+        p, both = (
+            F.embedding(users, self.net["user"]),
+            F.embedding(torch.stack([items, negatives]), self.net["item"]),
+        )
         norms = p.square().sum() + both.square().sum()
         loss = bpr_loss(*(p * both).sum(dim=2)) + self._own.factor_l2 * norms / len(users)
         self._adam.zero_grad()
@@ -107,10 +119,14 @@ class Factorisation:
         def score(block: Tensor) -> Tensor:
             scores = self.net["user"][block] @ self.net["item"].T
             mine = torch.isin(known_users, block)
-            scores[torch.searchsorted(block, known_users[mine]), known_items[mine]] = scores.min() - 1
+            scores[torch.searchsorted(block, known_users[mine]), known_items[mine]] = (
+                scores.min() - 1
+            )
             return scores
 
-        ranks = positive_ranks(score, users[chosen], items[chosen], num_candidates=self._data.num_items)
+        ranks = positive_ranks(
+            score, users[chosen], items[chosen], num_candidates=self._data.num_items
+        )
         return float(mean_metrics(per_user_metrics(users[chosen], ranks))["ndcg@20"])
 
     def result(self) -> Factors:
@@ -118,7 +134,9 @@ class Factorisation:
         users, items = self._data.rows.pairs_at(self._kept)
         found = []
         for name, mine in (("user", users), ("item", items)):
-            known = torch.zeros(len(self._best[name]), dtype=torch.bool, device=mine.device).index_fill_(0, mine, True)
+            known = torch.zeros(
+                len(self._best[name]), dtype=torch.bool, device=mine.device
+            ).index_fill_(0, mine, True)
             found.append(self._best[name].masked_fill(~known[:, None], 0))
         return Factors(*found)
 
@@ -131,7 +149,11 @@ class Factorisation:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         numbers = unpack(state, self.net, self._adam)
-        self.epoch, self._stale, self.done = numbers["epoch"], numbers["stale"], bool(numbers["done"])
+        self.epoch, self._stale, self.done = (
+            numbers["epoch"],
+            numbers["stale"],
+            bool(numbers["done"]),
+        )
         self.best = float(state["score"])
         for name, x in self._best.items():
             x.copy_(state[f"best.{name}"])

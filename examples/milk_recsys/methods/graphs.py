@@ -12,7 +12,7 @@ from torch import Tensor
 
 from milk_recsys.methods.warm import WarmData
 
-__all__ = ["Product", "both_ways", "sparse_product", "stretches", "symmetric_walk"]
+__all__ = ["Product", "csr_and_transpose", "ragged_ranges", "sparse_product", "symmetric_walk"]
 
 
 @contextmanager
@@ -41,13 +41,13 @@ def sparse_product(a: Tensor, b: Tensor) -> Tensor:
         return torch.sparse.mm(a, b)
 
 
-def both_ways(a: Tensor) -> tuple[Tensor, Tensor]:
+def csr_and_transpose(a: Tensor) -> tuple[Tensor, Tensor]:
     """Return a sparse matrix and its transpose in compressed rows."""
     with _quiet():
         return a.coalesce().to_sparse_csr(), a.t().coalesce().to_sparse_csr()
 
 
-def stretches(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def ragged_ranges(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the places from offsets[row] to offsets[row + 1], of one row after another, and where each row's begin."""
     counts = offsets[rows + 1] - offsets[rows]
     begin = counts.cumsum(0) - counts
@@ -59,7 +59,12 @@ def symmetric_walk(data: WarmData, dtype: torch.dtype) -> Tensor:
     """D^-1/2 A D^-1/2 over users and items, sparse; A without self-loops."""
     users, items = data.pairs
     size = data.num_users + data.num_items
-    rows, columns = torch.cat([users, items + data.num_users]), torch.cat([items + data.num_users, users])
+    rows, columns = (
+        torch.cat([users, items + data.num_users]),
+        torch.cat([items + data.num_users, users]),
+    )
     scale = torch.bincount(rows, minlength=size).to(dtype).clamp(min=1).rsqrt()
     cells = torch.stack([rows, columns])
-    return torch.sparse_coo_tensor(cells, scale[rows] * scale[columns], (size, size), check_invariants=False).coalesce()
+    return torch.sparse_coo_tensor(
+        cells, scale[rows] * scale[columns], (size, size), check_invariants=False
+    ).coalesce()

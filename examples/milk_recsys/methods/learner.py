@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from milk_recsys.base.checkpoint import load_state, save_state
-from milk_recsys.base.distributed import ALONE, World
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.tables import Tables
@@ -23,21 +23,25 @@ from milk_recsys.methods.warm import WarmData
 __all__ = ["ClosedFormLearner", "TrainedLearner", "build", "closed_form", "make_learner", "trained"]
 
 
-def make_learner(options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None) -> Learner:
+def make_learner(
+    options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
+) -> Learner:
     """Build the learner of the method that the options name."""
     learner: Learner = load(options.card.learner)(options, tables, world, factors)
     return learner
 
 
 def closed_form(
-    options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None
+    options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
 ) -> ClosedFormLearner:
     """Build the learner of a closed form."""
     del world, factors  # it is fitted in one process, from the pairs themselves
     return ClosedFormLearner(WarmData.of_tables(tables, options), options)
 
 
-def trained(options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None) -> TrainedLearner:
+def trained(
+    options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
+) -> TrainedLearner:
     """Build the learner of a model that is trained by epochs in one process."""
     del world
     return TrainedLearner(WarmData.of_tables(tables, options), options, factors)
@@ -56,7 +60,9 @@ def build(data: WarmData, options: Options, factors: Factors | None = None) -> A
     if not card.needs_factors:
         return make(data, options.method, options.run.seed)
     if factors is None:
-        raise ValueError(f"build: {card.name} needs `factors`. Train a `Factorisation` on the same data first.")
+        raise ValueError(
+            f"build: {card.name} needs `factors`. Train a `Factorisation` on the same data first."
+        )
     return make(data, options.method, options.run.seed, factors)
 
 
@@ -82,11 +88,20 @@ class _WarmLearner:
 
     def _ready(self) -> Any:
         if self.model is None:
-            raise RuntimeError(f"{type(self).__name__}: the model is not there yet. Call `prepare` first.")
+            raise RuntimeError(
+                f"{type(self).__name__}: the model is not there yet. Call `prepare` first."
+            )
         return self.model
 
     @torch.no_grad()
-    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:  # noqa: ARG002
+    def scorer(
+        self,
+        features: ItemFeatures,
+        items: Tensor,
+        mask: Tensor,
+        *,
+        max_users: int = 0,  # noqa: ARG002
+    ) -> ScoreBlock:
         """Return a function from users (u,) to scores (u, C)."""
         score: ScoreBlock = self._ready().scorer(features.rows(items), mask[items])
         return score
@@ -101,7 +116,9 @@ class _WarmLearner:
         try:
             take_back(state)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise DataError(f"{path}: does not fit the run ({error}). Was it written by another version?") from None
+            raise DataError(
+                f"{path}: does not fit the run ({error}). Was it written by another version?"
+            ) from None
         return facts
 
 
@@ -113,7 +130,11 @@ class ClosedFormLearner(_WarmLearner):
         if self.model is None:
             self.model = build(self.data, self.options)
 
-    def train_epoch(self, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, float]:  # noqa: ARG002
+    def train_epoch(
+        self,
+        epoch: int,  # noqa: ARG002
+        on_step: Callable[[], None] = lambda: None,  # noqa: ARG002
+    ) -> dict[str, float]:
         """Raise: there is nothing to train.
 
         Raises:
@@ -164,7 +185,11 @@ class TrainedLearner(_WarmLearner):
         self.model = build(self.data, self.options, self.factorisation.result())
         self.factorisation = None
 
-    def train_epoch(self, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, float]:  # noqa: ARG002
+    def train_epoch(
+        self,
+        epoch: int,
+        on_step: Callable[[], None] = lambda: None,  # noqa: ARG002
+    ) -> dict[str, float]:
         """Train the model for an epoch."""
         means: dict[str, float] = self._ready().train_epoch(epoch)
         return means
@@ -180,7 +205,9 @@ class TrainedLearner(_WarmLearner):
         """Take back the tensors of `state_dict`."""
         if any(name.startswith("factors.") for name in state):
             if self.factorisation is None:
-                raise ValueError("TrainedLearner: the state is of the factors, which are trained already.")
+                raise ValueError(
+                    "TrainedLearner: the state is of the factors, which are trained already."
+                )
             self.factorisation.load_state_dict(_part(state, "factors."))
             return
         if self.factorisation is not None:  # its frozen factors are in the state
@@ -195,7 +222,11 @@ class TrainedLearner(_WarmLearner):
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
         """Take back a file of `save`; return its facts."""
-        take_back = (lambda state: self._ready().net.load_state_dict(state)) if weights_only else self.load_state_dict
+        take_back = (
+            (lambda state: self._ready().net.load_state_dict(state))
+            if weights_only
+            else self.load_state_dict
+        )
         return self._restore(path, take_back)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "zero_kept"]
+__all__ = ["Columns", "standardise_nonzero_rows"]
 
 TINY = 1e-5
 
@@ -30,7 +30,7 @@ class Columns:
         return scaled.clamp(-self.clip, self.clip)
 
 
-def zero_kept(factors: Tensor, *, clip: float, tiny: float = 0.0) -> Tensor:
+def standardise_nonzero_rows(factors: Tensor, *, clip: float, tiny: float = 0.0) -> Tensor:
     """Standardise factors (n, D) by column over the rows that are not 0; a zero row stays 0.
 
     Arguments:

@@ -44,7 +44,10 @@ class WarmData:
         """Take the warm items of a data set and its split, renumbered in order."""
         observed = tables.mask[tables.warm]
         features = tables.features.rows(tables.warm)
-        hidden = {name: x.masked_fill(~observed[:, m, None], torch.nan) for m, (name, x) in enumerate(features.items())}
+        hidden = {
+            name: x.masked_fill(~observed[:, m, None], torch.nan)
+            for m, (name, x) in enumerate(features.items())
+        }
         numbers = torch.arange(len(tables.warm), device=tables.device)
         if torch.equal(tables.pool, tables.warm):
             rows = dataclasses.replace(tables.rows, pool=numbers)
@@ -53,7 +56,9 @@ class WarmData:
             places = torch.searchsorted(tables.warm, items)
             rows = build_user_rows(torch.stack([users, places], dim=1), tables.num_users, numbers)
         dtype = torch.float64 if options.run.dtype == "float64" else torch.float32
-        return cls(tables.modalities, tables.num_users, hidden, observed, rows, options.preparation, dtype)
+        return cls(
+            tables.modalities, tables.num_users, hidden, observed, rows, options.preparation, dtype
+        )
 
     @property
     def num_items(self) -> int:
@@ -85,7 +90,9 @@ class WarmData:
         """Draw a warm item that each user does not have, (B,)."""
         return sample_negatives(users, self.rows, self.rows.pool, generator=generator)
 
-    def triples(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def triples(
+        self, size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield users, items and negatives: every training pair once, each with a fresh negative."""
         for users, items in self.shuffled(size, generator):
             yield users, items, self.negatives(users, generator)
@@ -101,7 +108,11 @@ class Content:
     """
 
     def __init__(self, data: WarmData) -> None:
-        self._preparation, self._modalities, self.dtype = data.preparation, data.modalities, data.dtype
+        self._preparation, self._modalities, self.dtype = (
+            data.preparation,
+            data.modalities,
+            data.dtype,
+        )
         imputer = MeanImputer(data.modalities)
         features = {name: x.to(self.dtype) for name, x in data.features.items()}
         if self._preparation.scale_before_impute:
@@ -124,7 +135,9 @@ def bpr_loss(better: Tensor, worse: Tensor) -> Tensor:
     return F.softplus(worse - better).mean()
 
 
-def nearest(similarity: Callable[[slice], Tensor], count: int, k: int, *, at_once: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    similarity: Callable[[slice], Tensor], count: int, k: int, *, at_once: int
+) -> tuple[Tensor, Tensor]:
     """Find the k largest similarities of each of `count` rows, some at a time; return values and places (count, k)."""
     found = [similarity(slice(i, i + at_once)).topk(k, dim=1) for i in range(0, count, at_once)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])

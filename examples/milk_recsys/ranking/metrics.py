@@ -59,10 +59,16 @@ def positive_ranks(
     """
     _check_positives(users, items, num_candidates)
     step = max(1, max_elements // max(1, num_candidates))
-    few = max(1, min(max_elements, CPU_COMPARED) // max(1, num_candidates)) if users.device.type == "cpu" else step
+    few = (
+        max(1, min(max_elements, CPU_COMPARED) // max(1, num_candidates))
+        if users.device.type == "cpu"
+        else step
+    )
     order = torch.argsort(users, stable=True)
     sorted_items = items[order]
-    distinct, row, counts = torch.unique_consecutive(users[order], return_inverse=True, return_counts=True)
+    distinct, row, counts = torch.unique_consecutive(
+        users[order], return_inverse=True, return_counts=True
+    )
     ends = [0, *counts.cumsum(0).tolist()]
     first_of_user = torch.ones_like(row, dtype=torch.bool)
     torch.ne(row[1:], row[:-1], out=first_of_user[1:])
@@ -75,15 +81,22 @@ def positive_ranks(
         if not work:
             work = [scores.new_empty(min(few, len(users)), num_candidates) for _ in range(2)]
         begin, end = ends[first], ends[first + len(block)]
-        heads, others = leading[first : first + len(block)], following[begin - first : end - first - len(block)]
-        for rows, part in zip(_parts(scores, few), _parts(heads, few), strict=True):  # one of each user: no copy
+        heads, others = (
+            leading[first : first + len(block)],
+            following[begin - first : end - first - len(block)],
+        )
+        for rows, part in zip(
+            _parts(scores, few), _parts(heads, few), strict=True
+        ):  # one of each user: no copy
             ranks[order[part]] = _ranks(rows, None, sorted_items[part], work)
         for part in _parts(others, few):
             ranks[order[part]] = _ranks(scores, row[part] - first, sorted_items[part], work)
     return ranks
 
 
-def per_user_metrics(users: Tensor, ranks: Tensor, ks: Sequence[int] = (10, 20)) -> dict[str, Tensor]:
+def per_user_metrics(
+    users: Tensor, ranks: Tensor, ks: Sequence[int] = (10, 20)
+) -> dict[str, Tensor]:
     """Recall, NDCG, hit rate and MRR at each K, for every user with a positive among those given.
 
     With n the positives given for a user, and r their ranks (from 0):

@@ -51,7 +51,9 @@ def sample_negatives(
         [20, 10, 20]
     """
     if users.ndim != 1:
-        raise ValueError(f"sample_negatives: `users` must have shape (B,), got {tuple(users.shape)}.")
+        raise ValueError(
+            f"sample_negatives: `users` must have shape (B,), got {tuple(users.shape)}."
+        )
     if pool.shape != (rows.pool_size,):
         raise ValueError(
             f"sample_negatives: `pool` must be the pool of `rows`, of shape ({rows.pool_size},), "
@@ -76,6 +78,8 @@ def _count_before(k: Tensor, users: Tensor, rows: UserRows) -> Tensor:
     count = torch.zeros_like(users)
     before = rows.offsets[users] - 1
     for step in (1 << bit for bit in reversed(range(rows.longest.bit_length()))):
-        place = (before + count).add_(step).clamp_(max=rows.num_pairs)  # beyond the row all keys are larger
+        place = (
+            (before + count).add_(step).clamp_(max=rows.num_pairs)
+        )  # beyond the row all keys are larger
         count += (rows.keys.index_select(0, place) <= wanted).long().mul_(step)
     return count

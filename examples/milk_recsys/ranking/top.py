@@ -23,13 +23,18 @@ from milk_recsys.base.errors import DataError
 
 __all__ = ["Candidates", "Top", "best_columns", "top_items"]
 
-CPU_ROWS, GPU_ROWS = 2**20, 2**26  # scores in a block of rows that is wanted: a CPU's cache, a GPU's parallelism
-LEAST_ROWS = 256  # rows in a block where memory allows: fewer, and the product reads the items too often
+CPU_ROWS, GPU_ROWS = (
+    2**20,
+    2**26,
+)  # scores in a block of rows that is wanted: a CPU's cache, a GPU's parallelism
+LEAST_ROWS = (
+    256  # rows in a block where memory allows: fewer, and the product reads the items too often
+)
 CPU_SCORES, GPU_SCORES = 2**25, 2**28  # scores held at once
 COLUMNS = 2048  # items in one product, so that its result stays in a CPU's cache
 LARGEST_GROUP = 32
 SPARE = 8  # items kept beyond those asked for
-CELLS = 2**20  # numbers in a work array beside the scores
+WORK_ARRAY_SIZE = 2**20  # numbers in a work array beside the scores
 
 
 class Top(NamedTuple):
@@ -114,11 +119,21 @@ class Candidates:
         ValueError, TypeError, DataError: as in `top_items`.
     """
 
-    def __init__(self, items: Tensor, *, dtype: torch.dtype = torch.float32, scores_at_once: int | None = None) -> None:
+    def __init__(
+        self,
+        items: Tensor,
+        *,
+        dtype: torch.dtype = torch.float32,
+        scores_at_once: int | None = None,
+    ) -> None:
         if items.ndim != 2 or items.shape[1] < 1:
-            raise ValueError(f"ranking: `items` must have shape (C, D), D at least 1, got {tuple(items.shape)}.")
+            raise ValueError(
+                f"ranking: `items` must have shape (C, D), D at least 1, got {tuple(items.shape)}."
+            )
         if dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"ranking: `dtype` must be torch.float32 or torch.float64, got {dtype}.")
+            raise TypeError(
+                f"ranking: `dtype` must be torch.float32 or torch.float64, got {dtype}."
+            )
         cpu = items.device.type == "cpu"
         self.dtype = dtype
         self.items = items.detach().double().contiguous()
@@ -126,7 +141,9 @@ class Candidates:
         held = scores_at_once or (CPU_SCORES if cpu else GPU_SCORES)
         wanted = max(LEAST_ROWS, (CPU_ROWS if cpu else GPU_ROWS) // max(1, count))
         self.rows_at_once = max(1, min(wanted, math.isqrt(held)))
-        self.span = max(1, min(held // self.rows_at_once, count))  # items among which a block is ranked at once
+        self.span = max(
+            1, min(held // self.rows_at_once, count)
+        )  # items among which a block is ranked at once
         self.columns = min(COLUMNS if cpu else self.span, self.span)
         self.columns += -self.columns % LARGEST_GROUP
         precise = torch.get_float32_matmul_precision() == "highest"
@@ -147,7 +164,9 @@ class Candidates:
                 found = self._best(rows, low, min(low + self.span, len(self.items)), length)
                 if low:  # what was found before stands first: its positions are lower
                     columns = torch.cat([positions[part, :held], found[0]], dim=1)
-                    found = _sorted(columns, torch.cat([scores[part, :held], found[1]], dim=1), length)
+                    found = _sorted(
+                        columns, torch.cat([scores[part, :held], found[1]], dim=1), length
+                    )
                 held = found[0].shape[1]
                 positions[part, :held], scores[part, :held] = found
         positions.masked_fill_(scores == -torch.inf, -1)
@@ -156,7 +175,7 @@ class Candidates:
     def _prepare(self, dtype: torch.dtype) -> None:
         """Scale all items by one power of two, so that neither products nor norms leave the filter's range."""
         self.scaled = torch.empty(self.items.shape, dtype=dtype, device=self.items.device)
-        step = max(1, CELLS // self.dim)
+        step = max(1, WORK_ARRAY_SIZE // self.dim)
         largest = torch.zeros((), dtype=torch.float64, device=self.items.device)
         for start in range(0, len(self.items), step):
             block = self.items[start : start + step].abs().amax(dim=1)  # NaN wins
@@ -184,14 +203,24 @@ class Candidates:
         bad = ~torch.isfinite(largest) | (norms * unit > limits.max / 4)
         if bool(bad.any()):
             first = int(bad[:, 0].nonzero()[0])
-            what = "too large to be multiplied" if bool(torch.isfinite(largest[first])) else "not finite"
+            what = (
+                "too large to be multiplied"
+                if bool(torch.isfinite(largest[first]))
+                else "not finite"
+            )
             raise DataError(f"ranking: the vector of user {start + first} is {what}.")
         # The filter's sum of rounded factors in any order, and the score's; its rounding; what is below normal range.
-        error = (self._relative(kind) + limits.eps) * norms + 4 * self.dim * kind.tiny + limits.tiny / unit
+        error = (
+            (self._relative(kind) + limits.eps) * norms
+            + 4 * self.dim * kind.tiny
+            + limits.tiny / unit
+        )
         kept_out = None
         if exclude is not None:
             offsets = exclude[0][start : start + len(users) + 1]
-            row = torch.repeat_interleave(torch.arange(len(users), device=offsets.device), offsets.diff())
+            row = torch.repeat_interleave(
+                torch.arange(len(users), device=offsets.device), offsets.diff()
+            )
             kept_out = row, exclude[1][int(offsets[0]) : int(offsets[-1])]
         return _Rows(vectors, scaled.to(self.scaled.dtype), error, norms * unit, kept_out)
 
@@ -219,7 +248,7 @@ class Candidates:
         exact = self._score_lists(rows.vectors, columns + low)
         positions, found = _sorted(columns + low, exact.masked_fill_(~allowed, -torch.inf), length)
         unsure = (~sure).nonzero()[:, 0]
-        step = max(1, 2 * CELLS // (high - low))
+        step = max(1, 2 * WORK_ARRAY_SIZE // (high - low))
         for start in range(0, len(unsure), step):
             some = unsure[start : start + step]
             allowed = scores[:, some].transpose(0, 1).flatten(1)[:, : high - low] != -torch.inf
@@ -264,7 +293,9 @@ class Candidates:
         ends = torch.searchsorted(places, torch.arange(tiles + 1, device=places.device) * size)
         return places, ends.tolist()
 
-    def _best_slowly(self, rows: _Rows, some: Tensor, allowed: Tensor, low: int, length: int) -> tuple[Tensor, Tensor]:
+    def _best_slowly(
+        self, rows: _Rows, some: Tensor, allowed: Tensor, low: int, length: int
+    ) -> tuple[Tensor, Tensor]:
         """Find what `_best` finds, for some rows, by all scores: a product in float64 settles nearly all of them."""
         vectors = rows.vectors[some]
         scores = vectors @ self.items[low : low + allowed.shape[1]].T
@@ -275,7 +306,7 @@ class Candidates:
         most = (scores + error).to(self.dtype).masked_fill_(~allowed, -torch.inf)
         last = least.topk(length, dim=1).values[:, -1:]
         row, column = ((least != most) & (most >= last)).nonzero().unbind(1)
-        step = max(1, CELLS // self.dim)
+        step = max(1, WORK_ARRAY_SIZE // self.dim)
         for start in range(0, len(row), step):
             r, c = row[start : start + step], column[start : start + step]
             least[r, c] = self._score_lists(vectors[r], c[:, None] + low)[:, 0]
@@ -284,7 +315,9 @@ class Candidates:
 
     def _score_lists(self, vectors: Tensor, positions: Tensor) -> Tensor:
         """Return the scores (R, K) of each row's own items, (R, K)."""
-        products = self.items.index_select(0, positions.reshape(-1)).view(*positions.shape, self.dim)
+        products = self.items.index_select(0, positions.reshape(-1)).view(
+            *positions.shape, self.dim
+        )
         products *= vectors[:, None]
         width = self.dim
         while width > 1:  # the same order of sums, whatever the shapes
@@ -297,7 +330,9 @@ class Candidates:
         if top < 1:
             raise ValueError(f"ranking: `top` must be at least 1, got {top}.")
         if users.ndim != 2 or users.shape[1] != self.dim:
-            raise ValueError(f"ranking: `users` must have shape (U, {self.dim}), got {tuple(users.shape)}.")
+            raise ValueError(
+                f"ranking: `users` must have shape (U, {self.dim}), got {tuple(users.shape)}."
+            )
         if exclude is None:
             return
         offsets, positions = exclude
@@ -306,9 +341,17 @@ class Candidates:
                 f"ranking: `exclude` must be offsets ({len(users) + 1},) and positions (P,), got "
                 f"{tuple(offsets.shape)} and {tuple(positions.shape)}."
             )
-        if int(offsets[0]) < 0 or int(offsets[-1]) > len(positions) or bool((offsets.diff() < 0).any()):
-            raise ValueError(f"ranking: offsets of `exclude` must increase from 0 to at most {len(positions)}.")
-        if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < len(self.items):
+        if (
+            int(offsets[0]) < 0
+            or int(offsets[-1]) > len(positions)
+            or bool((offsets.diff() < 0).any())
+        ):
+            raise ValueError(
+                f"ranking: offsets of `exclude` must increase from 0 to at most {len(positions)}."
+            )
+        if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < len(
+            self.items
+        ):
             raise ValueError(
                 f"ranking: positions of `exclude` must be in 0 to {len(self.items) - 1}, got {int(positions.min())} "
                 f"to {int(positions.max())}."
@@ -333,7 +376,9 @@ def best_columns(scores: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """
     top = min(top, scores.shape[1])
     values, columns = scores.topk(min(top + 1, scores.shape[1]), dim=1)
-    if values.shape[1] > top > 0:  # where the last place is tied, topk has picked any of the tied columns
+    if (
+        values.shape[1] > top > 0
+    ):  # where the last place is tied, topk has picked any of the tied columns
         tied = (values[:, top] == values[:, top - 1]).nonzero()[:, 0]
         columns = columns[:, :top].contiguous()
         if len(tied):

@@ -17,7 +17,10 @@ __all__ = ["curves_png", "robustness_png"]
 
 DPI = 150
 WIDTH = 9.0  # inches
-MODEL_COLOUR, RIVAL_COLOUR = "#0072B2", "#E69F00"  # blue and orange: apart to every eye, and in grey
+MODEL_COLOUR, RIVAL_COLOUR = (
+    "#0072B2",
+    "#E69F00",
+)  # blue and orange: apart to every eye, and in grey
 PART_STYLES = {  # colours of Okabe and Ito, and a dash each, so that colour is never needed
     "loss": ("#000000", "-"),
     "risk": ("#0072B2", "--"),
@@ -40,7 +43,9 @@ STYLE = {
     "hatch.linewidth": 0.6,
 }
 
-Row = tuple[str, tuple[float | None, float | None]]  # label, the figures of the model and of the ablation
+Row = tuple[
+    str, tuple[float | None, float | None]
+]  # label, the figures of the model and of the ablation
 
 
 def curves_png(
@@ -50,7 +55,11 @@ def curves_png(
     findings: Findings,
 ) -> bytes:
     """Training loss and its parts, and the validation metric with the best epoch marked; the ablation beside it."""
-    losses = [value for line in [*history, *rival_history] if (value := finite(line.get("loss"))) is not None]
+    losses = [
+        value
+        for line in [*history, *rival_history]
+        if (value := finite(line.get("loss"))) is not None
+    ]
     plain = min(losses, default=1.0) <= 0
     with matplotlib.style.context(["default", STYLE]):
         if not rival_history:
@@ -63,7 +72,9 @@ def curves_png(
             parts, validation = axes["model"], axes["validation"]
             axes["rival"].sharey(parts)
             _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
-            _draw_parts(axes["rival"], rival_history, f"Training loss, {findings.rival}", plain=plain)
+            _draw_parts(
+                axes["rival"], rival_history, f"Training loss, {findings.rival}", plain=plain
+            )
             axes["rival"].set_ylabel("")
         if parts.has_data():
             low, high = parts.get_ylim()
@@ -72,11 +83,26 @@ def curves_png(
         monitor = str(metrics["monitor"])
         best = [(history, metrics, findings.name, MODEL_COLOUR, "o", "-")]
         if rival_history:
-            best.append((rival_history, metrics.get("compare") or {}, str(findings.rival), RIVAL_COLOUR, "s", "--"))
+            best.append(
+                (
+                    rival_history,
+                    metrics.get("compare") or {},
+                    str(findings.rival),
+                    RIVAL_COLOUR,
+                    "s",
+                    "--",
+                )
+            )
         for lines, part, name, colour, marker, dash in best:
-            _draw_validation(validation, lines, part.get("best_epoch"), monitor, name, colour, marker, dash)
-        validation.set(xlabel="epoch", ylabel=f"{metric_name(monitor)} (0 to 1)", title="Validation")
-        validation.set_ylim(0, 1.1 * max(validation.dataLim.y1, 0.01) if validation.has_data() else 1)
+            _draw_validation(
+                validation, lines, part.get("best_epoch"), monitor, name, colour, marker, dash
+            )
+        validation.set(
+            xlabel="epoch", ylabel=f"{metric_name(monitor)} (0 to 1)", title="Validation"
+        )
+        validation.set_ylim(
+            0, 1.1 * max(validation.dataLim.y1, 0.01) if validation.has_data() else 1
+        )
         validation.grid(True)
         if validation.has_data():
             validation.legend(loc="lower right")
@@ -101,7 +127,9 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
         _draw_bars(axes["level"], hidden, findings)
         axes["level"].set(title="All test items", xlabel=f"{label}, mean over users (0 to 1)")
         _draw_losses(axes["loss"], [row[0] for row in hidden], findings)
-        axes["loss"].set(title="What it costs, 95% intervals", xlabel=f"{label} lost against complete")
+        axes["loss"].set(
+            title="What it costs, 95% intervals", xlabel=f"{label} lost against complete"
+        )
         if patterns:
             _draw_bars(axes["pattern"], patterns, findings, _pattern_intervals(metrics, findings))
             axes["pattern"].set(
@@ -114,20 +142,33 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
 # ------------------------------------------------------------------------------------- curves
 
 
-def _draw_parts(axes: Axes, history: Sequence[Mapping[str, Any]], title: str, *, plain: bool) -> None:
+def _draw_parts(
+    axes: Axes, history: Sequence[Mapping[str, Any]], title: str, *, plain: bool
+) -> None:
     """Loss and its parts on a log axis, without parts that are 0; on a plain one where the loss is not above 0."""
     for name, (colour, dash) in PART_STYLES.items():
         points = [(line["epoch"], finite(line.get(name))) for line in history]
-        drawn = [(epoch, value) for epoch, value in points if value is not None and (plain or value > 0)]
+        drawn = [
+            (epoch, value) for epoch, value in points if value is not None and (plain or value > 0)
+        ]
         if drawn:
             marker = "o" if len(drawn) == 1 else None
-            axes.plot(*zip(*drawn, strict=True), label=name, color=colour, linestyle=dash, marker=marker, linewidth=1.8)
+            axes.plot(
+                *zip(*drawn, strict=True),
+                label=name,
+                color=colour,
+                linestyle=dash,
+                marker=marker,
+                linewidth=1.8,
+            )
     if axes.has_data():
         if not plain:
             axes.set_yscale("log")
             axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper right", fontsize=9, ncols=2, handlelength=3)
-    axes.set(title=title, xlabel="epoch", ylabel="mean over an epoch" + ("" if plain else " (log scale)"))
+    axes.set(
+        title=title, xlabel="epoch", ylabel="mean over an epoch" + ("" if plain else " (log scale)")
+    )
     axes.grid(True)
     _whole_epochs(axes, history)
 
@@ -143,7 +184,9 @@ def _draw_validation(
     dash: str,
 ) -> None:
     """A model's validation metric where it was evaluated, its best epoch ringed and written beside the name."""
-    points = [(line["epoch"], finite((line.get("validation") or {}).get(monitor))) for line in history]
+    points = [
+        (line["epoch"], finite((line.get("validation") or {}).get(monitor))) for line in history
+    ]
     known = {epoch: value for epoch, value in points if value is not None}
     if not known:
         return
@@ -152,7 +195,15 @@ def _draw_validation(
         label = f"{name}: best {number(known[best_epoch])}, epoch {best_epoch}"
         ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none", "markeredgewidth": 2}
         axes.plot([best_epoch], [known[best_epoch]], marker, color=colour, **ring)
-    axes.plot([*known], [*known.values()], color=colour, marker=marker, markersize=4, linestyle=dash, label=label)
+    axes.plot(
+        [*known],
+        [*known.values()],
+        color=colour,
+        marker=marker,
+        markersize=4,
+        linestyle=dash,
+        label=label,
+    )
 
 
 def _whole_epochs(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
@@ -170,12 +221,17 @@ def _hidden_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
     """Complete, the setting, and each modality hidden, the costliest first."""
     metric, compare = findings.metric, metrics.get("compare") or {}
     rows: list[Row] = []
-    for key, label in (("test_complete", "complete"), ("test", f"setting {str(metrics['setting']).upper()}")):
+    for key, label in (
+        ("test_complete", "complete"),
+        ("test", f"setting {str(metrics['setting']).upper()}"),
+    ):
         figures = [finite((part.get(key) or {}).get(metric)) for part in (metrics, compare)]
         rows.append((label, (figures[0], figures[1])))
     for loss in findings.losses[:MOST_ROWS]:
         theirs = findings.rival_losses.get(loss.modality)
-        rows.append((f"{_short(loss.modality)} hidden", (loss.hidden, theirs.hidden if theirs else None)))
+        rows.append(
+            (f"{_short(loss.modality)} hidden", (loss.hidden, theirs.hidden if theirs else None))
+        )
     return rows
 
 
@@ -194,7 +250,10 @@ def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
         items, users = (part.get(name) or 0 for name in ("items", "users"))
         few = " (few)" if users < FEW_USERS else ""
         label = f"{_short(pattern(key, modalities))}\n{_counted(items, 'item')}, {_counted(users, 'user')}{few}"
-        figures = (finite(part.get(findings.metric)), finite((rivals.get(key) or {}).get(findings.metric)))
+        figures = (
+            finite(part.get(findings.metric)),
+            finite((rivals.get(key) or {}).get(findings.metric)),
+        )
         rows.append((label, figures))
     return rows
 
@@ -203,12 +262,17 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _pattern_intervals(metrics: Mapping[str, Any], findings: Findings) -> list[list[Mapping[str, Any]]]:
+def _pattern_intervals(
+    metrics: Mapping[str, Any], findings: Findings
+) -> list[list[Mapping[str, Any]]]:
     """For the model and the ablation, each pattern's own interval ({} where there is none)."""
     parts = [metrics, metrics.get("compare") or {}]
     return [
         [
-            (((part.get("by_pattern") or {}).get(key) or {}).get("intervals") or {}).get(findings.metric) or {}
+            (((part.get("by_pattern") or {}).get(key) or {}).get("intervals") or {}).get(
+                findings.metric
+            )
+            or {}
             for key in _pattern_keys(metrics)
         ]
         for part in parts
@@ -231,9 +295,27 @@ def _draw_bars(
             if value is None:
                 axes.text(0, place, " no figure", va="center", fontsize=9, color="#555555")
                 continue
-            axes.barh(place, value, thickness * 0.92, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
-            end = max(value, _whisker(axes, intervals[which][at], value, place) if intervals[which] else value)
-            axes.annotate(number(value), (end, place), (3, 0), textcoords="offset points", va="center", fontsize=9)
+            axes.barh(
+                place,
+                value,
+                thickness * 0.92,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0,
+            )
+            end = max(
+                value,
+                _whisker(axes, intervals[which][at], value, place) if intervals[which] else value,
+            )
+            axes.annotate(
+                number(value),
+                (end, place),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
     axes.set_yticks(range(len(rows)), [_plain(row[0]) for row in rows])
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
@@ -261,8 +343,17 @@ def _draw_losses(axes: Axes, rows: Sequence[str], findings: Findings) -> None:
             if loss is None:
                 continue
             if loss.loss.low is not None and loss.loss.high is not None:
-                axes.plot([loss.loss.low, loss.loss.high], [at + shift] * 2, color=colour, linewidth=2.2)
-            axes.plot([loss.loss.value], [at + shift], marker, color=colour, markersize=8, markeredgecolor="white")
+                axes.plot(
+                    [loss.loss.low, loss.loss.high], [at + shift] * 2, color=colour, linewidth=2.2
+                )
+            axes.plot(
+                [loss.loss.value],
+                [at + shift],
+                marker,
+                color=colour,
+                markersize=8,
+                markeredgecolor="white",
+            )
         axes.plot([], [], marker, linestyle="-", color=colour, markersize=8, label=_plain(name))
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_yticks(range(len(rows)), [""] * len(rows))
@@ -285,8 +376,8 @@ def _layout() -> ConstrainedLayoutEngine:
     return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
 
 
-def _short(name: str, most: int = 32) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _short(name: str, max_length: int = 32) -> str:
+    return name if len(name) <= max_length else f"{name[: max_length - 1]}…"
 
 
 def _plain(text: str) -> str:

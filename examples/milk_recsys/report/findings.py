@@ -7,7 +7,18 @@ from typing import Any
 
 from milk_recsys.config.method import find_method, method_names
 
-__all__ = ["FEW_USERS", "Answer", "Estimate", "Findings", "Loss", "find", "finite", "metric_name", "number", "pattern"]
+__all__ = [
+    "FEW_USERS",
+    "Answer",
+    "Estimate",
+    "Findings",
+    "Loss",
+    "find",
+    "finite",
+    "metric_name",
+    "number",
+    "pattern",
+]
 
 FEW_USERS = 30
 """A mean over fewer users than this is pointed out as uncertain."""
@@ -99,7 +110,9 @@ def find(metrics: Mapping[str, Any]) -> Findings:
     losses = sorted(_losses(metrics, metric), key=lambda loss: -loss.loss.value)
     rival_losses = {loss.modality: loss for loss in _losses(compare, metric)} if compare else {}
     less = {
-        loss.modality: _loses_less(loss, rival_losses[loss.modality], (compare or {}).get("difference") or {}, metric)
+        loss.modality: _loses_less(
+            loss, rival_losses[loss.modality], (compare or {}).get("difference") or {}, metric
+        )
         for loss in losses
         if loss.modality in rival_losses
     }
@@ -107,21 +120,29 @@ def find(metrics: Mapping[str, Any]) -> Findings:
     answers = [_floor_answer(metrics, floor, name, metric)] if floor else []
     answers.append(_hurts_most(losses, name, metric, metrics))
     if compare and rival:
-        answers.append(_robustness_answer(losses, rival_losses, less, (name, rival), metric, compare))
+        answers.append(
+            _robustness_answer(losses, rival_losses, less, (name, rival), metric, compare)
+        )
         answers.append(_level_answer(metrics, compare, (name, rival), metric))
     answers.append(_setting_answer(metrics, name, metric))
-    return Findings(metric, name, rival, losses, rival_losses, less, answers, _caveats(metrics, bool(less)))
+    return Findings(
+        metric, name, rival, losses, rival_losses, less, answers, _caveats(metrics, bool(less))
+    )
 
 
 # ---------------------------------------------------------------------------------- the answers
 
 
-def _hurts_most(losses: Sequence[Loss], name: str, metric: str, metrics: Mapping[str, Any]) -> Answer:
+def _hurts_most(
+    losses: Sequence[Loss], name: str, metric: str, metrics: Mapping[str, Any]
+) -> Answer:
     """Which modality costs most, by how much, and whether that is more than noise."""
     question = "Which modality hurts most when it is missing, and by how much?"
     if not losses and len(_modalities(metrics)) == 1:
         only = _modalities(metrics)[0]
-        return Answer(question, f"There is one modality, “{only}”: with it hidden nothing is left to rank by.")
+        return Answer(
+            question, f"There is one modality, “{only}”: with it hidden nothing is left to rank by."
+        )
     if not losses:
         return Answer(question, "This run does not tell: it has no figures with a modality hidden.")
     worst, label = losses[0], metric_name(metric)
@@ -132,7 +153,9 @@ def _hurts_most(losses: Sequence[Loss], name: str, metric: str, metrics: Mapping
     elif len(losses) == 1:
         headline = f"There is one modality, “{worst.modality}”, so nothing to rank. Without it {_falls(worst, label)}."
     elif worst.loss.excludes_zero is False:
-        headline = f"“{worst.modality}” costs most, but even its loss cannot be told apart from noise."
+        headline = (
+            f"“{worst.modality}” costs most, but even its loss cannot be told apart from noise."
+        )
     elif _overlap(worst, losses[1]):
         headline = (
             f"“{worst.modality}” by the figures, where {_falls(worst, label)}, but the order of "
@@ -154,7 +177,9 @@ def _loss_sentence(loss: Loss, name: str, label: str, users: int | None) -> str:
     lost = loss.loss.value > 0
     change = loss.loss if lost else -loss.loss
     word = "loss" if lost else "gain"
-    share = "" if loss.relative is None else f" ({percent(abs(loss.relative))} of the complete figure)"
+    share = (
+        "" if loss.relative is None else f" ({percent(abs(loss.relative))} of the complete figure)"
+    )
     text = (
         f"Hidden from every test item, “{loss.modality}” takes {name}’s {label} from {number(loss.complete)} to "
         f"{number(loss.hidden)}: a {word} of {number(change.value)}{share}"
@@ -163,7 +188,9 @@ def _loss_sentence(loss: Loss, name: str, label: str, users: int | None) -> str:
         return f"{text}. No interval over users was computed, so chance is not ruled out."
     over = "over users" if users is None else f"over {users:,} {'user' if users == 1 else 'users'}"
     verdict = (
-        "which excludes 0" if change.excludes_zero else f"which includes 0: the {word} cannot be told apart from noise"
+        "which excludes 0"
+        if change.excludes_zero
+        else f"which includes 0: the {word} cannot be told apart from noise"
     )
     return f"{text}, with a 95% interval {over} of {change.interval}, {verdict}."
 
@@ -178,7 +205,9 @@ def _against_next(losses: Sequence[Loss]) -> list[str]:
     if second.loss.low is None or worst.loss.low is None:
         return [f"{text}."]
     if _overlap(worst, second):
-        return [f"{text}. The two intervals overlap, so which of the two costs more cannot be told from this run."]
+        return [
+            f"{text}. The two intervals overlap, so which of the two costs more cannot be told from this run."
+        ]
     return [f"{text}. The two intervals do not overlap."]
 
 
@@ -196,13 +225,18 @@ def _robustness_answer(
     if not losses and not rival_losses:
         return Answer(question, "This run does not tell: no modality was hidden.")
     if not losses or losses[0].modality not in less:
-        return Answer(question, "This run does not tell: the two have no figures with the same modality hidden.")
+        return Answer(
+            question,
+            "This run does not tell: the two have no figures with the same modality hidden.",
+        )
     worst = losses[0]
     modality = worst.modality
     theirs, gap = rival_losses[modality], less[modality]
     amount = f"{number(abs(gap.value))} {'less' if gap.value >= 0 else 'more'}"
     if gap.excludes_zero is None:
-        headline = f"By the figures {name} loses {amount}; without an interval chance is not ruled out."
+        headline = (
+            f"By the figures {name} loses {amount}; without an interval chance is not ruled out."
+        )
     elif not gap.excludes_zero:
         headline = f"It cannot be told: with “{modality}” hidden the two losses cannot be told apart from equal ones."
     else:
@@ -218,7 +252,9 @@ def _robustness_answer(
         f"{rival}, a difference of {signed(left)}{_verdict(left)}."
     )
     if gap.value > 0 and worst.hidden < theirs.hidden:
-        details.append(f"Losing less is no gain here: {name} starts lower and still ends lower than {rival}.")
+        details.append(
+            f"Losing less is no gain here: {name} starts lower and still ends lower than {rival}."
+        )
     return Answer(question, headline, details + _other_modalities(less, modality, name))
 
 
@@ -228,8 +264,14 @@ def _other_modalities(less: Mapping[str, Estimate], worst: str, name: str) -> li
     for modality, gap in less.items():
         if modality != worst:
             clear = gap.excludes_zero
-            verdict = f"{name} loses {'less' if gap.value > 0 else 'more'}" if clear else "cannot be told apart"
-            groups.setdefault("no interval" if clear is None else verdict, []).append(f"“{modality}”")
+            verdict = (
+                f"{name} loses {'less' if gap.value > 0 else 'more'}"
+                if clear
+                else "cannot be told apart"
+            )
+            groups.setdefault("no interval" if clear is None else verdict, []).append(
+                f"“{modality}”"
+            )
     if not groups:
         return []
     parts = [f"{verdict} for {_listed(group)}" for verdict, group in groups.items()]
@@ -244,7 +286,10 @@ def _level_answer(
     question = f"Which of the two ranks new items better under the setting {str(metrics['setting']).upper()}?"
     gaps: dict[str, Estimate] = {}
     details = []
-    for part, words in (("test", "Under the setting"), ("test_complete", "With nothing removed from the test items")):
+    for part, words in (
+        ("test", "Under the setting"),
+        ("test_complete", "With nothing removed from the test items"),
+    ):
         ours, theirs = _value(metrics, part, metric), _value(compare, part, metric)
         if ours is None or theirs is None:
             continue
@@ -260,19 +305,25 @@ def _level_answer(
     if gap_here.excludes_zero:
         headline = f"{ahead}, by {amount} on {metric_name(metric)}."
     elif gap_here.excludes_zero is None:
-        headline = f"{ahead} by the figures, by {amount}; without an interval chance is not ruled out."
+        headline = (
+            f"{ahead} by the figures, by {amount}; without an interval chance is not ruled out."
+        )
     else:
         headline = f"It cannot be told: the difference of {amount} cannot be told apart from 0."
     return Answer(question, headline, details)
 
 
-def _floor_answer(metrics: Mapping[str, Any], floor: Mapping[str, Any], name: str, metric: str) -> Answer:
+def _floor_answer(
+    metrics: Mapping[str, Any], floor: Mapping[str, Any], name: str, metric: str
+) -> Answer:
     """Whether the model is better than what trains nothing."""
     rival, label = _title(floor["model"]), metric_name(metric)
     question = f"Is {name} better than {rival}, which trains nothing?"
     ours, theirs = _value(metrics, "test", metric), _value(floor, "test", metric)
     if ours is None or theirs is None:
-        return Answer(question, "This run does not tell: a figure is missing.", [floor.get("left_out", "")])
+        return Answer(
+            question, "This run does not tell: a figure is missing.", [floor.get("left_out", "")]
+        )
     gap = _difference(floor, ("test",), metric, ours - theirs)
     amount = number(abs(gap.value))
     if not gap.excludes_zero:
@@ -280,7 +331,9 @@ def _floor_answer(metrics: Mapping[str, Any], floor: Mapping[str, Any], name: st
     elif gap.value > 0:
         headline = f"Yes, by {amount} on {label}."
     else:
-        headline = f"No: {rival} is better, by {amount} on {label}. Use that, or find out what is wrong."
+        headline = (
+            f"No: {rival} is better, by {amount} on {label}. Use that, or find out what is wrong."
+        )
     side = "higher" if gap.value > 0 else "lower"
     share = f" ({percent(abs(gap.value) / theirs)} {side})" if theirs > 0 else ""
     return Answer(
@@ -300,7 +353,9 @@ def _setting_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answe
     setting = str(metrics["setting"]).upper()
     question = f"What does the missingness of the setting {setting} cost {name}?"
     here, complete = _value(metrics, "test", metric), _value(metrics, "test_complete", metric)
-    removed = sum((((metrics.get("missingness") or {}).get("removed") or {}).get("test") or {}).values())
+    removed = sum(
+        (((metrics.get("missingness") or {}).get("removed") or {}).get("test") or {}).values()
+    )
     if not removed:
         return Answer(question, "Nothing: it removes no modality from a test item.")
     if here is None or complete is None:
@@ -310,7 +365,9 @@ def _setting_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answe
         question,
         f"{metric_name(metric)} is {number(here)} under it and {number(complete)} with nothing removed: "
         f"{number(abs(complete - here))} {'lower' if here <= complete else 'higher'}{share}.",
-        [f"It takes {removed:,} of the modality entries of the test items; hiding a modality takes it from every one."],
+        [
+            f"It takes {removed:,} of the modality entries of the test items; hiding a modality takes it from every one."
+        ],
     )
 
 
@@ -384,14 +441,18 @@ def _loses_less(mine: Loss, theirs: Loss, difference: Mapping[str, Any], metric:
     paired = ((difference.get("drops") or {}).get(mine.modality) or {}).get(metric)
     if paired:  # model minus ablation: what it loses more
         return -_estimate(-value, paired)
-    hidden = _estimate(0.0, ((difference.get("imposed") or {}).get(mine.modality) or {}).get(metric))
+    hidden = _estimate(
+        0.0, ((difference.get("imposed") or {}).get(mine.modality) or {}).get(metric)
+    )
     complete = _estimate(0.0, (difference.get("test_complete") or {}).get(metric))
     if hidden.low is None or hidden.high is None or complete.low is None or complete.high is None:
         return Estimate(value)
     return Estimate(value, hidden.low - complete.high, hidden.high - complete.low)
 
 
-def _difference(compare: Mapping[str, Any], path: Sequence[str], metric: str, value: float) -> Estimate:
+def _difference(
+    compare: Mapping[str, Any], path: Sequence[str], metric: str, value: float
+) -> Estimate:
     """Model minus ablation at `path` of the differences, with its interval where there is one."""
     found: Any = compare.get("difference")
     for key in (*path, metric):
@@ -425,7 +486,11 @@ def finite(value: Any) -> float | None:
 
 
 def _overlap(first: Loss, second: Loss) -> bool:
-    return first.loss.low is not None and second.loss.high is not None and first.loss.low <= second.loss.high
+    return (
+        first.loss.low is not None
+        and second.loss.high is not None
+        and first.loss.low <= second.loss.high
+    )
 
 
 # --------------------------------------------------------------------------------------- words
@@ -458,7 +523,9 @@ def pattern(key: str, modalities: Sequence[str]) -> str:
 def metric_name(metric: str) -> str:
     """A metric as it is written in prose: NDCG@20, Recall@10, hit rate@10, MRR@20."""
     kind, _, k = metric.partition("@")
-    return {"ndcg": "NDCG", "recall": "Recall", "hit": "hit rate", "mrr": "MRR"}.get(kind, kind) + f"@{k}"
+    return {"ndcg": "NDCG", "recall": "Recall", "hit": "hit rate", "mrr": "MRR"}.get(
+        kind, kind
+    ) + f"@{k}"
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -479,13 +546,19 @@ def signed(estimate: Estimate) -> str:
 
 
 def _amount(loss: Loss) -> str:
-    return number(loss.loss.value) + ("" if loss.relative is None else f" ({percent(loss.relative)})")
+    return number(loss.loss.value) + (
+        "" if loss.relative is None else f" ({percent(loss.relative)})"
+    )
 
 
 def _verdict(estimate: Estimate) -> str:
     if estimate.excludes_zero is None:
         return "; no interval, so chance is not ruled out"
-    return ", which excludes 0" if estimate.excludes_zero else ", which includes 0: cannot be told apart from noise"
+    return (
+        ", which excludes 0"
+        if estimate.excludes_zero
+        else ", which includes 0: cannot be told apart from noise"
+    )
 
 
 def _listed(words: Sequence[str]) -> str:

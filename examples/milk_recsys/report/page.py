@@ -12,11 +12,20 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing
 from milk_recsys.config.method import find_method
 from milk_recsys.report.figures import curves_png, robustness_png
-from milk_recsys.report.findings import FEW_USERS, Findings, find, finite, metric_name, number, pattern, percent
+from milk_recsys.report.findings import (
+    FEW_USERS,
+    Findings,
+    find,
+    finite,
+    metric_name,
+    number,
+    pattern,
+    percent,
+)
 
 __all__ = ["write_report"]
 
-PARTS = {
+SECTION_TITLES = {
     "validation": "Validation",
     "test": "Test, under the setting",
     "test_complete": "Test, nothing removed",
@@ -44,7 +53,9 @@ def write_report(run: Path) -> Path:
     config, metrics = _read_json(run / "config.json"), _read_json(run / "metrics.json")
     lacking = [key for key in ("model", "data", "setting", "monitor", "test") if key not in metrics]
     if lacking:
-        raise DataError(f"{run / 'metrics.json'}: no {', '.join(lacking)}. Is this the folder of a finished run?")
+        raise DataError(
+            f"{run / 'metrics.json'}: no {', '.join(lacking)}. Is this the folder of a finished run?"
+        )
     history = _read_lines(run / "history.jsonl")
     rival_history = _read_lines(run / "compare" / "history.jsonl") if metrics.get("compare") else []
     findings = find(metrics)
@@ -60,7 +71,10 @@ def write_report(run: Path) -> Path:
 
 
 def _render(
-    config: Mapping[str, Any], metrics: Mapping[str, Any], findings: Findings, pictures: Mapping[str, bytes]
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    findings: Findings,
+    pictures: Mapping[str, bytes],
 ) -> str:
     """The page as HTML, every text in it escaped."""
     environment = Environment(
@@ -79,7 +93,9 @@ def _render(
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
         robustness_alt=_robustness_alt(findings),
         columns=[key for key in metrics["test"] if "@" in key],
-        main_rows=_rows(metrics, findings, {key: (label, (key,)) for key, label in PARTS.items()}),
+        main_rows=_rows(
+            metrics, findings, {key: (label, (key,)) for key, label in SECTION_TITLES.items()}
+        ),
         pattern_rows=_rows(metrics, findings, _nested(metrics, "by_pattern")),
         imposed_rows=_rows(metrics, findings, _nested(metrics, "imposed")),
         few_users=FEW_USERS,
@@ -100,12 +116,17 @@ def _nested(metrics: Mapping[str, Any], key: str) -> dict[str, tuple[str, tuple[
     entries = metrics.get(key) or {}
     if key == "by_pattern":
         entries = sorted(entries, key=lambda name: -(entries[name].get("items") or 0))
-    labels = {name: pattern(name, modalities) if key == "by_pattern" else f"{name} hidden" for name in entries}
+    labels = {
+        name: pattern(name, modalities) if key == "by_pattern" else f"{name} hidden"
+        for name in entries
+    }
     return {name: (label, (key, name)) for name, label in labels.items()}
 
 
 def _rows(
-    metrics: Mapping[str, Any], findings: Findings, places: Mapping[str, tuple[str, tuple[str, ...]]]
+    metrics: Mapping[str, Any],
+    findings: Findings,
+    places: Mapping[str, tuple[str, tuple[str, ...]]],
 ) -> list[dict[str, Any]]:
     """A table's rows: for each place the model's figures and, where there is one, the ablation's."""
     models = [(findings.name, metrics)]
@@ -129,9 +150,14 @@ def _missingness(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]
     """For each modality: how many items miss it in nature and by the setting, for each part of the split."""
     missingness = metrics.get("missingness") or {}
     sources = [
-        (missingness.get(source) or {}).get(part) or {} for part in SPLIT_PARTS for source in ("nature", "removed")
+        (missingness.get(source) or {}).get(part) or {}
+        for part in SPLIT_PARTS
+        for source in ("nature", "removed")
     ]
-    return [(name, [source.get(name) for source in sources]) for name in missingness.get("modalities") or ()]
+    return [
+        (name, [source.get(name) for source in sources])
+        for name in missingness.get("modalities") or ()
+    ]
 
 
 def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
@@ -184,7 +210,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. A report is made from the folder of a finished run.") from None
+        raise DataError(
+            f"{path}: no such file. A report is made from the folder of a finished run."
+        ) from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}).") from None
     if not isinstance(value, dict):
@@ -197,7 +225,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. A report is made from the folder of a finished run.") from None
+        raise DataError(
+            f"{path}: no such file. A report is made from the folder of a finished run."
+        ) from None
     entries = []
     for at, line in enumerate(lines, start=1):
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json, replacing, write_json
-from milk_recsys.base.launch import let_rank_0_end_first, only_one_speaks
+from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import embedded_dataset
 from milk_recsys.config.command_line import given_options, parse_options
@@ -30,7 +30,10 @@ RUN_FILES = (
     "robustness.png",
     "compare",
 )
-BEFORE_CONFIG = {"users.tsv", "split.npz"}  # what is written before config.json, which makes a folder a run's
+BEFORE_CONFIG = {
+    "users.tsv",
+    "split.npz",
+}  # what is written before config.json, which makes a folder a run's
 
 
 def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Dataset]:
@@ -39,11 +42,11 @@ def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Data
     Prints what is wrong and exits with status 2 where something is; exits with 0 where the run to go on with is
     finished already.
     """
-    with only_one_speaks():
+    with silence_other_ranks():
         try:
             return _begin(argv, prog)
         except SystemExit as ends:
-            let_rank_0_end_first(ends.code)
+            delay_nonzero_exit(ends.code)
             raise
 
 
@@ -51,7 +54,9 @@ def _begin(argv: Sequence[str], prog: str) -> tuple[Options, Dataset]:
     options = parse_options(argv, prog=prog)
     try:
         out = options.run.out or _new_folder(options.run.model)
-        if options.run.resume and all((out / name).exists() for name in ("config.json", "metrics.json", "report.html")):
+        if options.run.resume and all(
+            (out / name).exists() for name in ("config.json", "metrics.json", "report.html")
+        ):
             print(f"The run in {out} is finished; its report is {out / 'report.html'}.")
             raise SystemExit(0)
         options, dataset = open_run(options.but(out=out).resolved())
@@ -111,7 +116,9 @@ def start_folder(out: Path, dataset: Dataset) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"--out: {out} cannot be made ({error.strerror}). Name another folder.") from None
+        raise OptionError(
+            f"--out: {out} cannot be made ({error.strerror}). Name another folder."
+        ) from None
     for leftover in (*out.glob(".*.tmp"), *out.glob("compare/.*.tmp")):
         leftover.unlink()
     if dataset.user_names is not None:
@@ -121,7 +128,9 @@ def start_folder(out: Path, dataset: Dataset) -> None:
 def write_config(options: Options, dataset: Dataset) -> None:
     """Write config.json: from now on the folder holds a run."""
     if options.run.out is not None:
-        write_json(options.run.out / "config.json", {**to_json(options), "dataset": dataset_facts(dataset)})
+        write_json(
+            options.run.out / "config.json", {**to_json(options), "dataset": dataset_facts(dataset)}
+        )
 
 
 def _write_user_names(path: Path, names: Sequence[str]) -> None:
@@ -151,7 +160,9 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "modalities": {name: x.shape[1] for name, x in dataset.features.items()},
         "missing_in_nature": {
             name: int(count)
-            for name, count in zip(dataset.modalities, (~dataset.natural_mask).sum(axis=0), strict=True)
+            for name, count in zip(
+                dataset.modalities, (~dataset.natural_mask).sum(axis=0), strict=True
+            )
         },
         "fingerprint": dataset.fingerprint,
     }

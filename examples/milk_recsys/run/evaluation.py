@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invmod import pattern_name, robustness_report, rows_by_pattern
-from milk_recsys.base.distributed import ALONE, World
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.statistics import paired_difference
 from milk_recsys.catalogue.tables import Group, Tables
 from milk_recsys.methods.contract import Learner
@@ -28,7 +28,9 @@ CPU_ROWS, MOST_CPU_SCORES = 256, 2**25
 
 
 @torch.no_grad()
-def rank_group(model: Learner, tables: Tables, group: Group, mask: Tensor, world: World = ALONE) -> Tensor:
+def rank_group(
+    model: Learner, tables: Tables, group: Group, mask: Tensor, world: World = SINGLE_PROCESS
+) -> Tensor:
     """Rank the positives (P,) of a group among its candidates.
 
     Arguments:
@@ -42,17 +44,25 @@ def rank_group(model: Learner, tables: Tables, group: Group, mask: Tensor, world
     begin = sum(sizes[: world.rank])
     part = slice(begin, begin + sizes[world.rank])
     at_once = GPU_SCORES
-    if rows.device.type == "cpu":  # a cache's, but no fewer than the rows that a matrix product is fast with
+    if (
+        rows.device.type == "cpu"
+    ):  # a cache's, but no fewer than the rows that a matrix product is fast with
         at_once = max(CPU_SCORES, min(CPU_ROWS * len(rows), MOST_CPU_SCORES))
-    score = model.scorer(tables.features, rows, mask, max_users=max(1, at_once // max(1, len(rows))))
-    mine = positive_ranks(
-        score, group.users[part], group.positions[part], num_candidates=len(rows), max_elements=at_once
+    score = model.scorer(
+        tables.features, rows, mask, max_users=max(1, at_once // max(1, len(rows)))
     )
-    return world.join(mine, sizes)
+    mine = positive_ranks(
+        score,
+        group.users[part],
+        group.positions[part],
+        num_candidates=len(rows),
+        max_elements=at_once,
+    )
+    return world.all_gather(mine, sizes)
 
 
 def evaluate_group(
-    model: Learner, tables: Tables, group: Group, mask: Tensor, world: World = ALONE
+    model: Learner, tables: Tables, group: Group, mask: Tensor, world: World = SINGLE_PROCESS
 ) -> tuple[dict[str, Any], PerUser]:
     """Rank a group and measure it: means for a report, and each user's values."""
     per_user = per_user_metrics(group.users, rank_group(model, tables, group, mask, world))
@@ -66,7 +76,7 @@ def _section(model: Learner, per_user: PerUser) -> dict[str, Any]:
 
 
 def evaluate_test(
-    model: Learner, tables: Tables, monitor: str, world: World = ALONE
+    model: Learner, tables: Tables, monitor: str, world: World = SINGLE_PROCESS
 ) -> tuple[dict[str, Any], dict[str, PerUser]]:
     """Measure the validation and the test set in every way that a report shows.
 
@@ -86,15 +96,21 @@ def evaluate_test(
     imposed = _imposed(model, tables, monitor, world)
     per_user["test_complete"] = imposed.pop(None)
     sections["test_complete"] = _section(model, per_user["test_complete"])
-    sections["test_all_cold"], _ = evaluate_group(model, tables, tables.all_cold, tables.mask, world)
+    sections["test_all_cold"], _ = evaluate_group(
+        model, tables, tables.all_cold, tables.mask, world
+    )
     sections["by_pattern"] = _by_pattern(model, tables, ranks)
-    sections["imposed"] = {name: _section(model, imposed[name]) for name in tables.modalities if name in imposed}
+    sections["imposed"] = {
+        name: _section(model, imposed[name]) for name in tables.modalities if name in imposed
+    }
     per_user |= {f"imposed/{name}": imposed[name] for name in sections["imposed"]}
     sections["drops"] = drop_intervals(per_user, tables.modalities, monitor)
     return sections, per_user
 
 
-def _imposed(model: Learner, tables: Tables, monitor: str, world: World) -> dict[str | None, PerUser]:
+def _imposed(
+    model: Learner, tables: Tables, monitor: str, world: World
+) -> dict[str | None, PerUser]:
     """Hide nothing (None) and each modality in turn from all candidates, by the library's robustness report.
 
     Its features are the rows of the items, since the model knows the features themselves; its units are the users.
@@ -102,7 +118,9 @@ def _imposed(model: Learner, tables: Tables, monitor: str, world: World) -> dict
     measured: list[PerUser] = []
 
     def predict(_features: dict[str, Tensor], mask: Tensor) -> Tensor:
-        measured.append(per_user_metrics(tables.test.users, rank_group(model, tables, tables.test, mask, world)))
+        measured.append(
+            per_user_metrics(tables.test.users, rank_group(model, tables, tables.test, mask, world))
+        )
         return measured[-1][monitor]
 
     rows = torch.arange(len(tables.natural_mask), device=tables.natural_mask.device)
@@ -149,11 +167,15 @@ def grouped_metrics(model: Learner, tables: Tables, mask: Tensor) -> dict[str, A
     found = {"overall": _section(model, per_user_metrics(group.users, ranks))}
     for count in torch.unique(missing).tolist():
         chosen = missing == count
-        found[f"missing {count}"] = _section(model, per_user_metrics(group.users[chosen], ranks[chosen]))
+        found[f"missing {count}"] = _section(
+            model, per_user_metrics(group.users[chosen], ranks[chosen])
+        )
     return found
 
 
-def drop_intervals(per_user: Mapping[str, PerUser], modalities: tuple[str, ...], monitor: str) -> dict[str, Any]:
+def drop_intervals(
+    per_user: Mapping[str, PerUser], modalities: tuple[str, ...], monitor: str
+) -> dict[str, Any]:
     """Say what hiding each modality from all candidates costs, with an interval over users."""
     drops: dict[str, Any] = {}
     complete = per_user["test_complete"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import invmod
-from milk_recsys.base.distributed import ALONE, World
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.files import Journal
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.method import load
@@ -40,7 +40,7 @@ def train_model(
     tables: Tables,
     folder: Path,
     progress: Progress,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     factors: Factors | None = None,
 ) -> tuple[Learner, dict[str, Any]]:
     """Train one model to its best validation score, going on from the folder's checkpoint where there is one.
@@ -57,26 +57,37 @@ def train_model(
     learner, card = make_learner(options, tables, world, factors), options.card
     history = Journal(folder / "history.jsonl")
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
-    state: dict[str, Any] = {"epoch": -1, "best_epoch": -1, "best": -math.inf, "stale": 0, "done": False}
+    state: dict[str, Any] = {
+        "epoch": -1,
+        "best_epoch": -1,
+        "best": -math.inf,
+        "stale": 0,
+        "done": False,
+    }
     if checkpoint.exists() and card.trains:
         state = learner.load(checkpoint)
         state["best"] = -math.inf if state["best"] is None else state["best"]
-    world.wait()
-    if world.writes:
+    world.barrier()
+    if world.is_main:
         history.truncate_after(state["epoch"])
     if card.trains:
         _train(learner, options, tables, state, history, folder, progress, world)
     else:
         learner.prepare()
         validation, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
-        line = {"epoch": 0, "validation": validation, "best": True, "seconds": time.perf_counter() - begun}
+        line = {
+            "epoch": 0,
+            "validation": validation,
+            "best": True,
+            "seconds": time.perf_counter() - begun,
+        }
         learner.save(best_file, {"epoch": 0, "model": card.name}, weights_only=True)
-        if world.writes:
+        if world.is_main:
             history.append(line)
         with progress.training(card.name, 1, 0) as bar:
             bar.epoch(line, validation[options.loop.monitor], options.loop.monitor)
 
-    world.wait()  # for the files of rank 0
+    world.barrier()  # for the files of rank 0
     facts = learner.load(best_file, weights_only=True)
     seconds = [line["seconds"] for line in history.read()]
     return learner, {
@@ -117,14 +128,16 @@ def _train(
             evaluates = epoch % loop.eval_every == 0 or epoch == loop.epochs - 1
             state["epoch"] = epoch
             if evaluates:
-                line["validation"], _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
+                line["validation"], _ = evaluate_group(
+                    learner, tables, tables.validation, tables.mask, world
+                )
                 line["best"] = judge(state, line["validation"][loop.monitor], loop.patience)
                 if line["best"]:
                     learner.save(best_file, {"epoch": epoch, "model": name}, weights_only=True)
-            if world.writes:
+            if world.is_main:
                 history.append(line)
             bar.epoch(line, state["best"], loop.monitor)
-            if world.tell(evaluates or time.monotonic() - saved > SAVE_SECONDS):
+            if world.broadcast(evaluates or time.monotonic() - saved > SAVE_SECONDS):
                 learner.save(checkpoint, state)
                 saved = time.monotonic()
 
@@ -143,7 +156,9 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
         load(card.check)(options, device, world)
 
 
-def train_epoch(learner: Learner, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def train_epoch(
+    learner: Learner, epoch: int, on_step: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Train for an epoch.
 
     Returns:
@@ -160,7 +175,12 @@ def train_epoch(learner: Learner, epoch: int, on_step: Callable[[], None] = lamb
             "loss's other terms."
         )
     seconds = time.perf_counter() - begun
-    return {"epoch": epoch, **means, "seconds": seconds, "triples_per_second": learner.num_pairs / seconds}
+    return {
+        "epoch": epoch,
+        **means,
+        "seconds": seconds,
+        "triples_per_second": learner.num_pairs / seconds,
+    }
 
 
 def judge(state: dict[str, Any], score: float, patience: int) -> bool:
@@ -181,5 +201,7 @@ def versions(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
     }

@@ -43,7 +43,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
 
@@ -79,7 +82,11 @@ class TrainingBar:
 
     def epoch(self, line: dict[str, Any], best: float, monitor: str) -> None:
         """Show the line of an epoch that has ended."""
-        found = f"validation {monitor} {line['validation'][monitor]:.4f}" if "validation" in line else ""
+        found = (
+            f"validation {monitor} {line['validation'][monitor]:.4f}"
+            if "validation" in line
+            else ""
+        )
         if "loss" not in line:
             self._progress.say(f"{self._model}: solved in {line['seconds']:.3g} s, {found}")
             return
@@ -88,7 +95,9 @@ class TrainingBar:
         self._bars.update(self._task, completed=line["epoch"] + 1, figures=figures)
         if found:
             mark = " *" if line["best"] else ""
-            self._progress.say(f"{self._model} epoch {line['epoch']}: loss {line['loss']:.4f}, {speed}, {found}{mark}")
+            self._progress.say(
+                f"{self._model} epoch {line['epoch']}: loss {line['loss']:.4f}, {speed}, {found}{mark}"
+            )
 
     def close(self) -> None:
         """Take the bar away."""

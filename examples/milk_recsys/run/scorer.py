@@ -51,7 +51,9 @@ class Best(NamedTuple):
     scores: Tensor
 
 
-def load_run(folder: Path | str, *, device: torch.device | str = "auto", scores_at_once: int | None = None) -> Scorer:
+def load_run(
+    folder: Path | str, *, device: torch.device | str = "auto", scores_at_once: int | None = None
+) -> Scorer:
     """Open a finished run for scoring.
 
     Arguments:
@@ -66,7 +68,9 @@ def load_run(folder: Path | str, *, device: torch.device | str = "auto", scores_
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder of a finished run.")
     if not (folder / "config.json").exists():
-        raise DataError(f"{folder}: is not the folder of a run: it has no config.json. Name what train.py calls --out.")
+        raise DataError(
+            f"{folder}: is not the folder of a run: it has no config.json. Name what train.py calls --out."
+        )
     if not (folder / "metrics.json").exists():
         raise DataError(
             f"{folder}: the run has not ended. Go on with it first: train.py --resume --out {folder}, with the "
@@ -181,7 +185,10 @@ class Scorer:
 
     @torch.no_grad()
     def embed(
-        self, features: Mapping[str, ArrayLike | None], *, empty_items: Literal["error", "impute"] = "error"
+        self,
+        features: Mapping[str, ArrayLike | None],
+        *,
+        empty_items: Literal["error", "impute"] = "error",
     ) -> Tensor:
         """Encode items for `best_items` and `best_users`; arguments and errors are those of `score`.
 
@@ -190,7 +197,9 @@ class Scorer:
         """
         given = {name: self._rows(name, x) for name, x in features.items() if x is not None}
         if not given:
-            raise ValueError(f"scorer: `features` gives no modality. Give at least one of {self.modalities}.")
+            raise ValueError(
+                f"scorer: `features` gives no modality. Give at least one of {self.modalities}."
+            )
         mask = mask_from_features(given, self.modalities)
         empty = ~mask.any(dim=1)
         if empty_items == "error" and empty.any():
@@ -198,17 +207,23 @@ class Scorer:
                 f"scorer: item {int(empty.nonzero()[0])} has no modality at all ({int(empty.sum())} such items). "
                 'Leave such items out, or score them by imputed values alone: empty_items="impute".'
             )
-        vectors = torch.empty(len(mask), self.model.users.embedding_dim, dtype=torch.float64, device=self.device)
+        vectors = torch.empty(
+            len(mask), self.model.users.embedding_dim, dtype=torch.float64, device=self.device
+        )
         for start in range(0, len(mask), ITEMS_AT_ONCE):
             rows = slice(start, start + ITEMS_AT_ONCE)
             block = {name: x[rows].to(self.device) for name, x in given.items()}
             vectors[rows] = self.model.embed_items(block, mask[rows].to(self.device))
         finite = torch.isfinite(vectors).all(dim=1)
         if not finite.all():
-            raise DataError(f"scorer: the features of item {int(finite.long().argmin())} are too large to be summed.")
+            raise DataError(
+                f"scorer: the features of item {int(finite.long().argmin())} are too large to be summed."
+            )
         return vectors
 
-    def best_items(self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None) -> Iterator[Best]:
+    def best_items(
+        self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None
+    ) -> Iterator[Best]:
         """Find the best items of each user, block by block, in bounded memory.
 
         Arguments:
@@ -227,7 +242,9 @@ class Scorer:
             found = items.top(self._user_vectors(block), top)
             yield Best(block, found.positions.cpu(), found.scores.cpu())
 
-    def best_users(self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None) -> Iterator[Best]:
+    def best_users(
+        self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None
+    ) -> Iterator[Best]:
         """Find the best users of each item, block by block, in bounded memory.
 
         Arguments:
@@ -246,7 +263,9 @@ class Scorer:
         )
         if len(vectors) == 0:
             return
-        candidates = Candidates(self._user_vectors(chosen), dtype=self.dtype, scores_at_once=self.scores_at_once)
+        candidates = Candidates(
+            self._user_vectors(chosen), dtype=self.dtype, scores_at_once=self.scores_at_once
+        )
         for start in range(0, len(vectors), LISTS_AT_ONCE):
             found = candidates.top(vectors[start : start + LISTS_AT_ONCE], top)
             rows = torch.arange(start, start + len(found.positions))
@@ -265,7 +284,9 @@ class Scorer:
             vectors = vectors[users.to(self.device)]
         finite = torch.isfinite(vectors).all(dim=1)
         if not finite.all():
-            raise DataError(f"scorer: the vector of user {int(users[finite.long().argmin()])} is not finite.")
+            raise DataError(
+                f"scorer: the vector of user {int(users[finite.long().argmin()])} is not finite."
+            )
         return vectors
 
     def _blocks(self, users: Tensor, num_items: int) -> Iterator[tuple[Tensor, slice]]:
@@ -281,18 +302,24 @@ class Scorer:
             return torch.arange(self.num_users)
         ids = np.asarray(users.cpu() if isinstance(users, Tensor) else users)
         if ids.ndim != 1:
-            raise ValueError(f"scorer: `users` must be ids of shape (U,), got the shape {ids.shape}.")
+            raise ValueError(
+                f"scorer: `users` must be ids of shape (U,), got the shape {ids.shape}."
+            )
         if ids.size and ids.dtype.kind not in "iu":
             raise TypeError(f"scorer: `users` must be whole numbers, got {ids.dtype}.")
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_users:
             wrong = next(int(i) for i in ids if not 0 <= i < self.num_users)
-            raise ValueError(f"scorer: user {wrong} is out of range: ids go from 0 to {self.num_users - 1}.")
+            raise ValueError(
+                f"scorer: user {wrong} is out of range: ids go from 0 to {self.num_users - 1}."
+            )
         return torch.from_numpy(ids.astype(np.int64))
 
     def _rows(self, name: str, x: ArrayLike) -> Tensor:
         """Return a modality's features as a tensor (n, d) of checked width; the values are not looked at."""
         if name not in self.dims:
-            raise KeyError(f"scorer: unknown modality {name!r}. The run was trained on {self.modalities}.")
+            raise KeyError(
+                f"scorer: unknown modality {name!r}. The run was trained on {self.modalities}."
+            )
         if not isinstance(x, Tensor):
             array = np.asarray(x)
             if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:

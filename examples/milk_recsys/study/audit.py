@@ -52,7 +52,9 @@ def leaks_by_option(options: Options) -> str | None:
     return None
 
 
-def audit(options: Options, dataset: Dataset, split: Split, *, make: Make = make_learner) -> tuple[str, ...]:
+def audit(
+    options: Options, dataset: Dataset, split: Split, *, make: Make = make_learner
+) -> tuple[str, ...]:
     """Fit everything with and without the test items, and compare.
 
     Arguments:
@@ -71,7 +73,9 @@ def audit(options: Options, dataset: Dataset, split: Split, *, make: Make = make
     given = build_tables(few, split, options, device)
     unseen = split.mask.copy()
     unseen[split.test] = False
-    blind = build_tables(without_test(few, split), dataclasses.replace(split, mask=unseen), options, device)
+    blind = build_tables(
+        without_test(few, split), dataclasses.replace(split, mask=unseen), options, device
+    )
     _check_negatives(given, split)
     learners = [make(options, tables) for tables in (given, blind)]
     for learner in learners:
@@ -96,7 +100,11 @@ def without_test(dataset: Dataset, split: Split) -> Dataset:
         features[name][test] = np.nan
     natural_mask = dataset.natural_mask & ~test[:, None]
     return dataclasses.replace(
-        dataset, interactions=pairs[~test[pairs[:, 1]]], features=features, natural_mask=natural_mask, scanned={}
+        dataset,
+        interactions=pairs[~test[pairs[:, 1]]],
+        features=features,
+        natural_mask=natural_mask,
+        abs_max={},
     )
 
 
@@ -129,7 +137,11 @@ def compare(given: Mapping[str, Tensor], blind: Mapping[str, Tensor]) -> tuple[s
         raise Leak(f"leak: `{odd[0]}` is there only with the test items, or only without them.")
     for name, x in given.items():
         y = blind[name]
-        same = x.shape == y.shape and x.dtype == y.dtype and bool(((x == y) | ((x != x) & (y != y))).all())
+        same = (
+            x.shape == y.shape
+            and x.dtype == y.dtype
+            and bool(((x == y) | ((x != x) & (y != y))).all())
+        )
         if not same:
             raise Leak(
                 f"leak: `{name}` is another one where the test items' interactions and features are taken away, so it "
@@ -138,12 +150,16 @@ def compare(given: Mapping[str, Tensor], blind: Mapping[str, Tensor]) -> tuple[s
     return tuple(given)
 
 
-def tensors_of(thing: Any, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(
+    thing: Any, name: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors that can be reached from an object, by their path: through attributes, containers, closures."""
     seen = set() if seen is None else seen
     if isinstance(thing, np.ndarray) and thing.dtype.kind in "biuf":
         thing = torch.from_numpy(np.array(thing))
-    elif id(thing) in seen or isinstance(thing, (str, bytes, int, float, bool, type(None), Options, Method)):
+    elif id(thing) in seen or isinstance(
+        thing, (str, bytes, int, float, bool, type(None), Options, Method)
+    ):
         return
     seen.add(id(thing))
     if isinstance(thing, Tensor):
@@ -163,7 +179,9 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """Yield what an object holds, by name."""
     if isinstance(thing, Mapping):
         yield from ((str(key), thing[key]) for key in thing if isinstance(key, (str, int)))
-        yield from ((f"state {n}", v) for n, (k, v) in enumerate(thing.items()) if isinstance(k, Tensor))
+        yield from (
+            (f"state {n}", v) for n, (k, v) in enumerate(thing.items()) if isinstance(k, Tensor)
+        )
     elif isinstance(thing, (list, tuple)):
         yield from ((str(place), part) for place, part in enumerate(thing))
     elif isinstance(thing, types.FunctionType):
@@ -171,7 +189,9 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from ((key, cell.cell_contents) for key, cell in cells)
     elif isinstance(thing, types.MethodType):
         yield "self", thing.__self__
-    elif hasattr(thing, "__dict__") and not isinstance(thing, (type, types.ModuleType, torch.Generator)):
+    elif hasattr(thing, "__dict__") and not isinstance(
+        thing, (type, types.ModuleType, torch.Generator)
+    ):
         yield from vars(thing).items()
 
 
@@ -181,14 +201,22 @@ def _check_negatives(tables: Tables, split: Split) -> None:
     drawn = sample_negatives(users, tables.rows, tables.pool, generator=generator)
     cold = drawn[torch.isin(drawn, torch.from_numpy(split.cold))]
     if len(cold):
-        raise Leak(f"leak: item {int(cold[0])} is a negative of training, but it is new. Draw from warm items alone.")
+        raise Leak(
+            f"leak: item {int(cold[0])} is a negative of training, but it is new. Draw from warm items alone."
+        )
 
 
-def _check_validation(models: list[Learner], tables: tuple[Tables, Tables], options: Options) -> None:
+def _check_validation(
+    models: list[Learner], tables: tuple[Tables, Tables], options: Options
+) -> None:
     """Validation, which picks the epoch and the options, may not know of the test items."""
-    if options.data.candidates != "test":  # by option, new items compete with those of the other half
+    if (
+        options.data.candidates != "test"
+    ):  # by option, new items compete with those of the other half
         return
-    found = [evaluate_group(m, t, t.validation, t.mask)[0] for m, t in zip(models, tables, strict=True)]
+    found = [
+        evaluate_group(m, t, t.validation, t.mask)[0] for m, t in zip(models, tables, strict=True)
+    ]
     if found[0] != found[1]:
         name = next(key for key in found[0] if found[0][key] != found[1][key])
         raise Leak(
@@ -204,5 +232,9 @@ def _check_company(model: Learner, tables: Tables) -> None:
     half = torch.arange(0, len(items), 2)
     together = model.scorer(tables.features, items, tables.mask)(users)[:, half].clone()
     apart = model.scorer(tables.features, items[half], tables.mask)(users)
-    if not torch.allclose(together, apart, rtol=1e-3, atol=1e-5 * float(together.abs().max()) + 1e-12):
-        raise Leak("leak: an item's score changes with the other new items that are scored. Score each by itself.")
+    if not torch.allclose(
+        together, apart, rtol=1e-3, atol=1e-5 * float(together.abs().max()) + 1e-12
+    ):
+        raise Leak(
+            "leak: an item's score changes with the other new items that are scored. Score each by itself."
+        )

@@ -20,7 +20,18 @@ from milk_recsys.study.records import MONITOR
 from milk_recsys.study.spaces import ABLATIONS, SWEEPS, VARIANTS
 from milk_recsys.study.store import Line, Store, user_values
 
-__all__ = ["OVERLAP", "Claim", "better", "claims_of", "holm", "log_ratio", "pairs_of", "rows", "users_agree", "verdict"]
+__all__ = [
+    "OVERLAP",
+    "Claim",
+    "better",
+    "claims_of",
+    "holm",
+    "log_ratio",
+    "pairs_of",
+    "rows",
+    "users_agree",
+    "verdict",
+]
 
 LEVEL = 0.05
 OVERLAP = 0.1 / 0.8
@@ -103,7 +114,12 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
         if len(difference) < 2 or (difference == difference[0]).all():
             continue
         found = stats.bootstrap(
-            (difference,), np.mean, n_resamples=RESAMPLES, batch=50, method="percentile", rng=np.random.default_rng(0)
+            (difference,),
+            np.mean,
+            n_resamples=RESAMPLES,
+            batch=50,
+            method="percentile",
+            rng=np.random.default_rng(0),
         ).confidence_interval
         above, below = above + bool(found.low > 0), below + bool(found.high < 0)
     return above, below
@@ -115,7 +131,9 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
 def claims_of(plan: Plan, store: Store) -> list[Claim]:
     """Make the claims that the store has the runs for, in the paper's order."""
     found: list[Claim | None] = []
-    baselines = [m for m in plan.methods if m not in ABLATIONS and m not in ("content_knn", "random")]
+    baselines = [
+        m for m in plan.methods if m not in ABLATIONS and m not in ("content_knn", "random")
+    ]
     for setting in plan.settings:
         best = strongest(store, baselines, plan.repeats, setting)
         if best and "milk" in plan.methods:
@@ -136,7 +154,13 @@ def claims_of(plan: Plan, store: Store) -> list[Claim]:
     found += [_imputation(store, one) for one in ("align", "envs")]
     for name in VARIANTS:
         found.append(
-            better(store, f"MILK's environments are better than those {name}", "5.3.3", ("milk", name), "ftmt")
+            better(
+                store,
+                f"MILK's environments are better than those {name}",
+                "5.3.3",
+                ("milk", name),
+                "ftmt",
+            )
         )
     found += [_more_where_more_is_missing(store, strongest(store, baselines, plan.repeats))]
     found += [_missing_hurts(store, "duif")]
@@ -144,10 +168,16 @@ def claims_of(plan: Plan, store: Store) -> list[Claim]:
 
 
 def pairs_of(
-    store: Store, methods: tuple[str, str], setting: str = "ftmt", phase: str = "repeat", most: int | None = None
+    store: Store,
+    methods: tuple[str, str],
+    setting: str = "ftmt",
+    phase: str = "repeat",
+    limit: int | None = None,
 ) -> tuple[list[Line], list[Line]]:
-    """Return both methods' repeats that have the same number, of the first `most`."""
-    one, other = ({x["number"]: x for x in store.ranked(phase, m, setting, most=most)} for m in methods)
+    """Return both methods' repeats that have the same number, of the first `limit`."""
+    one, other = (
+        {x["number"]: x for x in store.ranked(phase, m, setting, limit=limit)} for m in methods
+    )
     numbers = sorted(set(one) & set(other))
     return [one[n] for n in numbers], [other[n] for n in numbers]
 
@@ -208,11 +238,15 @@ def _more_where_more_is_missing(store: Store, rivals: Sequence[str]) -> Claim | 
         return None
     a, b = pairs_of(store, ("milk", rivals[0]))
     groups = ("missing 0", "missing 2")
-    both = [(x, y) for x, y in zip(a, b, strict=True) if all(g in x.get("groups", {}) for g in groups)]
+    both = [
+        (x, y) for x, y in zip(a, b, strict=True) if all(g in x.get("groups", {}) for g in groups)
+    ]
     if not both:
         return None
     few, many = (
-        log_ratio([x["groups"][g][MONITOR] for x, _ in both], [y["groups"][g][MONITOR] for _, y in both])
+        log_ratio(
+            [x["groups"][g][MONITOR] for x, _ in both], [y["groups"][g][MONITOR] for _, y in both]
+        )
         for g in groups
     )
     text = f"MILK's gain over {rivals[0]} is larger on items that miss two modalities than on complete ones"
@@ -231,14 +265,14 @@ def _missing_hurts(store: Store, method: str) -> Claim | None:
 
 def small_alpha(store: Store) -> str | None:
     """Say which alpha is best on validation: the claim that it is a small one rests on one repeat a point."""
-    points = {value: store.of(f"sweep alpha={value:g}", "milk", most=1) for value in SWEEPS["alpha"]}
+    points = {
+        value: store.of(f"sweep alpha={value:g}", "milk", limit=1) for value in SWEEPS["alpha"]
+    }
     if not all(points.values()):
         return None
     best = max(points, key=lambda value: points[value][0]["validation"][MONITOR])
     tuned = best_trial(store.of("trial", "milk"))["tuned"]["alpha"]
-    return (
-        f"The best alpha of the sweep is {best:g} on validation (the paper: .01 and .1); the tuned one is {tuned:.3g}."
-    )
+    return f"The best alpha of the sweep is {best:g} on validation (the paper: .01 and .1); the tuned one is {tuned:.3g}."
 
 
 def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
@@ -248,7 +282,11 @@ def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     found = []
     for claim, p, independent in zip(claims, corrected, plain, strict=True):
         low, high = claim.interval
-        users = "" if claim.users is None else f"{claim.users[0]} for, {claim.users[1]} against of {len(claim.values)}"
+        users = (
+            ""
+            if claim.users is None
+            else f"{claim.users[0]} for, {claim.users[1]} against of {len(claim.values)}"
+        )
         found.append(
             {
                 "claim": claim.text,

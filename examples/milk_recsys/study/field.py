@@ -17,7 +17,7 @@ from milk_recsys.study.store import Line, Store
 
 __all__ = ["FIGURES", "table_field", "table_fresh", "table_patterns", "table_without"]
 
-Rows = list[dict[str, str]]
+TableRows = list[dict[str, str]]
 KINDS = {"tab:blue": (*ABLATIONS,), "tab:green": CLOSED, "tab:red": (WINNER,)}
 OTHERS = "0.45"
 
@@ -25,7 +25,9 @@ OTHERS = "0.45"
 def worst_drop(line: Line) -> float:
     """Return the share of NDCG@20 that it costs to hide the most useful modality from all test items; NaN without."""
     complete = max(line["test_complete"][MONITOR], 1e-12)
-    return max((1 - found[MONITOR] / complete for found in line["imposed"].values()), default=np.nan)
+    return max(
+        (1 - found[MONITOR] / complete for found in line["imposed"].values()), default=np.nan
+    )
 
 
 def percent_lost(lines: Sequence[Line]) -> str:
@@ -43,7 +45,7 @@ def with_interval(values: Sequence[float]) -> str:
     return f"{mean} ± {(high - low) / 2:.4f}"
 
 
-def table_field(plan: Plan, store: Store) -> Rows:
+def table_field(plan: Plan, store: Store) -> TableRows:
     """All systems, the best first, with Holm's p against the best closed form that others found and against MILK."""
     order = strongest(store, plan.methods, plan.repeats)
     closed = next((m for m in order if m in CLOSED), None)
@@ -51,19 +53,28 @@ def table_field(plan: Plan, store: Store) -> Rows:
     against = {name: _p_against(plan, store, order, name) for name in rivals}
     rows = []
     for method in order:
-        lines = store.ranked("repeat", method, most=plan.repeats)
-        row = {"method": method if len(lines) == plan.repeats else f"{method} ({len(lines)} of {plan.repeats})"}
+        lines = store.ranked("repeat", method, limit=plan.repeats)
+        row = {
+            "method": method
+            if len(lines) == plan.repeats
+            else f"{method} ({len(lines)} of {plan.repeats})"
+        }
         for title, part in (("FTFT", "test_complete"), ("FTMT", "test")):
             row[f"{title} {MONITOR}"] = with_interval([x[part][MONITOR] for x in lines])
             row[f"{title} recall@20"] = with_interval([x[part]["recall@20"] for x in lines])
-        missing = store.ranked("repeat", method, "mtmt", most=plan.repeats)
+        missing = store.ranked("repeat", method, "mtmt", limit=plan.repeats)
         for metric in (MONITOR, "recall@20"):
-            row[f"MTMT {metric}"] = with_interval([x["test"][metric] for x in missing]) if missing else ""
+            row[f"MTMT {metric}"] = (
+                with_interval([x["test"][metric] for x in missing]) if missing else ""
+            )
         row["worst modality missing"] = percent_lost(lines)
         row["seconds"] = f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.3g}"
         timed = store.of("timing", method)
         row["seconds to rank"] = f"{timed[0]['score_seconds']:.2g}" if timed else ""
-        row |= {f"p against {name}": f"{p[method]:.2g}" if method in p else "" for name, p in against.items()}
+        row |= {
+            f"p against {name}": f"{p[method]:.2g}" if method in p else ""
+            for name, p in against.items()
+        }
         rows.append(row)
     return rows
 
@@ -76,54 +87,70 @@ def _p_against(plan: Plan, store: Store, methods: Sequence[str], rival: str) -> 
 
 def _ratios(plan: Plan, store: Store, method: str, rival: str) -> claims.Claim:
     """Return the log ratios of two methods' NDCG@20 under FTMT, over the table's repeats."""
-    pairs = claims.pairs_of(store, (method, rival), most=plan.repeats)
+    pairs = claims.pairs_of(store, (method, rival), limit=plan.repeats)
     ours, theirs = ([x["test"][MONITOR] for x in lines] for lines in pairs)
     return claims.Claim("", "", claims.log_ratio(ours, theirs), overlap=claims.OVERLAP)
 
 
-def table_patterns(plan: Plan, store: Store) -> Rows:
+def table_patterns(plan: Plan, store: Store) -> TableRows:
     """NDCG@20 of FTMT's test items by the modalities that they have, and with a modality hidden from all of them."""
     rows = []
     for method in strongest(store, plan.methods, plan.repeats):
-        lines = store.ranked("repeat", method, most=plan.repeats)
+        lines = store.ranked("repeat", method, limit=plan.repeats)
         row = {"method": method, "complete": mean_sd([x["test_complete"][MONITOR] for x in lines])}
         for title, key in (("has", "by_pattern"), ("all without", "imposed")):
             names = dict.fromkeys(name for x in lines for name in x[key])
-            row |= {f"{title} {n}": mean_sd([x[key][n][MONITOR] for x in lines if n in x[key]]) for n in names}
+            row |= {
+                f"{title} {n}": mean_sd([x[key][n][MONITOR] for x in lines if n in x[key]])
+                for n in names
+            }
         rows.append(row)
     return rows
 
 
-def table_fresh(plan: Plan, store: Store) -> Rows:
+def table_fresh(plan: Plan, store: Store) -> TableRows:
     """Whether the winner beats each finalist on splits that no search has seen, and needs its modalities less."""
     others = [m for m in plan.methods if m != WINNER and store.ranked("fresh", m)]
     found: list[claims.Claim | None] = []
     for other in others:
         text = f"{WINNER} ranks new items better than {other}"
-        found.append(claims.better(store, text, "NDCG@20, FTMT", (WINNER, other), "ftmt", "fresh", claims.OVERLAP))
+        found.append(
+            claims.better(
+                store, text, "NDCG@20, FTMT", (WINNER, other), "ftmt", "fresh", claims.OVERLAP
+            )
+        )
     for other in others:
         pairs = claims.pairs_of(store, (WINNER, other), "ftmt", "fresh")
         kept = [[1 - worst_drop(x) for x in lines] for lines in pairs]
         if not kept[0] or np.isnan(kept[0]).any():
             continue
         text = f"Without its most useful modality {WINNER} keeps a larger share than {other}"
-        note = f"loses {100 * (1 - np.mean(kept[0])):.1f}% against {100 * (1 - np.mean(kept[1])):.1f}%"
-        found.append(claims.Claim(text, "worst imposed", claims.log_ratio(*kept), None, note, claims.OVERLAP))
+        note = (
+            f"loses {100 * (1 - np.mean(kept[0])):.1f}% against {100 * (1 - np.mean(kept[1])):.1f}%"
+        )
+        found.append(
+            claims.Claim(text, "worst imposed", claims.log_ratio(*kept), None, note, claims.OVERLAP)
+        )
     return claims.rows([claim for claim in found if claim is not None])
 
 
-def table_without(plan: Plan, store: Store) -> Rows:
+def table_without(plan: Plan, store: Store) -> TableRows:
     """The winner without one of its parts, all else as tuned, paired with it."""
     rows = []
     for name in (WINNER, *WITHOUT):
-        lines = store.ranked("repeat", name, most=plan.repeats)
+        lines = store.ranked("repeat", name, limit=plan.repeats)
         if not lines:
             continue
-        row = {"variant": name, f"FTMT {MONITOR}": with_interval([x["test"][MONITOR] for x in lines])}
+        row = {
+            "variant": name,
+            f"FTMT {MONITOR}": with_interval([x["test"][MONITOR] for x in lines]),
+        }
         row[f"complete {MONITOR}"] = with_interval([x["test_complete"][MONITOR] for x in lines])
         row["worst modality missing"] = percent_lost(lines)
         ratios = _ratios(plan, store, name, WINNER)
-        row["FTMT, against it"] = "" if name == WINNER else f"{100 * np.expm1(ratios.values.mean()):+.1f}%"
+        row["FTMT, against it"] = (
+            "" if name == WINNER else f"{100 * np.expm1(ratios.values.mean()):+.1f}%"
+        )
         row["p"] = "" if name == WINNER else f"{ratios.p:.2g}"
         row["seconds"] = f"{np.mean([x['seconds'] for x in lines]):.3g}"
         rows.append(row)
@@ -139,10 +166,14 @@ def _colour(method: str) -> str:
 
 def _legend(axes: Axes) -> None:
     for colour, name in zip(
-        (*KINDS, OTHERS), ("MILK and ablations", "closed forms", WINNER, "other baselines"), strict=True
+        (*KINDS, OTHERS),
+        ("MILK and ablations", "closed forms", WINNER, "other baselines"),
+        strict=True,
     ):
         axes.scatter([], [], color=colour, label=name)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(KINDS) + 1, frameon=False, fontsize=8)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=len(KINDS) + 1, frameon=False, fontsize=8
+    )
 
 
 def figure_time(plan: Plan, store: Store) -> Figure | None:
@@ -152,18 +183,32 @@ def figure_time(plan: Plan, store: Store) -> Figure | None:
         return None
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
-    axes.set(xscale="log", xlabel="seconds of a run: training, validation, test", ylabel="test NDCG@20, FTMT")
+    axes.set(
+        xscale="log",
+        xlabel="seconds of a run: training, validation, test",
+        ylabel="test NDCG@20, FTMT",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     places, names = [], []
     for method in methods:
-        lines = store.ranked("repeat", method, most=plan.repeats)
-        at = np.mean([x["seconds"] + x["factor_seconds"] for x in lines]), np.mean([x["test"][MONITOR] for x in lines])
+        lines = store.ranked("repeat", method, limit=plan.repeats)
+        at = (
+            np.mean([x["seconds"] + x["factor_seconds"] for x in lines]),
+            np.mean([x["test"][MONITOR] for x in lines]),
+        )
         axes.scatter(*at, color=_colour(method), s=25)
         places.append(at)
         names.append(axes.text(*at, method, fontsize=7))
     _legend(axes)
     x, y = zip(*places, strict=True)
-    adjust_text(names, x=x, y=y, ax=axes, expand=(1.2, 1.4), arrowprops={"arrowstyle": "-", "color": "0.7", "lw": 0.5})
+    adjust_text(
+        names,
+        x=x,
+        y=y,
+        ax=axes,
+        expand=(1.2, 1.4),
+        arrowprops={"arrowstyle": "-", "color": "0.7", "lw": 0.5},
+    )
     return figure
 
 
@@ -175,13 +220,19 @@ def figure_drop(plan: Plan, store: Store) -> Figure | None:
     figure = Figure(figsize=(7.5, 0.27 * len(methods) + 1.2), layout="constrained")
     axes = figure.subplots()
     for place, method in enumerate(methods):
-        lines = store.ranked("repeat", method, most=plan.repeats)
+        lines = store.ranked("repeat", method, limit=plan.repeats)
         complete = np.mean([x["test_complete"][MONITOR] for x in lines])
         left = np.mean([x["test_complete"][MONITOR] * (1 - worst_drop(x)) for x in lines])
         axes.plot([left, complete], [place, place], color=_colour(method), linewidth=1.5)
         axes.scatter([complete], [place], color=_colour(method), s=25)
         axes.scatter([left], [place], facecolor="white", edgecolor=_colour(method), s=25, zorder=3)
-        axes.annotate(percent_lost(lines), (complete, place), xytext=(6, -3), textcoords="offset points", fontsize=7)
+        axes.annotate(
+            percent_lost(lines),
+            (complete, place),
+            xytext=(6, -3),
+            textcoords="offset points",
+            fontsize=7,
+        )
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     axes.set_xlabel("NDCG@20: full with all modalities, hollow without the most useful one")
     axes.spines[["top", "right"]].set_visible(False)
@@ -189,4 +240,7 @@ def figure_drop(plan: Plan, store: Store) -> Figure | None:
     return figure
 
 
-FIGURES: Mapping[str, Callable[[Plan, Store], Figure | None]] = {"field": figure_time, "field_drop": figure_drop}
+FIGURES: Mapping[str, Callable[[Plan, Store], Figure | None]] = {
+    "field": figure_time,
+    "field_drop": figure_drop,
+}

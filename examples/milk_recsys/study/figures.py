@@ -19,12 +19,19 @@ from milk_recsys.study.store import Line, Store
 
 __all__ = ["FIGURES", "write_figure"]
 
-LABELS = {"milk": "MILK", "align": "w/o CEIM\n(align)", "envs": "w/o CMAM\n(envs)", "erm": "w/o both\n(erm)"}
+LABELS = {
+    "milk": "MILK",
+    "align": "w/o CEIM\n(align)",
+    "envs": "w/o CMAM\n(envs)",
+    "erm": "w/o both\n(erm)",
+}
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 TINTS = ("0.75", "tab:blue", "tab:orange", "tab:green")
 
 
-def write_figure(draw: Callable[[Plan, Store], Figure | None], plan: Plan, store: Store, path: Path) -> list[Path]:
+def write_figure(
+    draw: Callable[[Plan, Store], Figure | None], plan: Plan, store: Store, path: Path
+) -> list[Path]:
     """Write a figure as path.png and path.pdf; nothing where the store lacks what it shows."""
     figure = draw(plan, store)
     if figure is None:
@@ -37,17 +44,27 @@ def write_figure(draw: Callable[[Plan, Store], Figure | None], plan: Plan, store
 
 
 def _repeats(plan: Plan, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
-    return store.ranked("repeat", method, setting, most=plan.repeats)
+    return store.ranked("repeat", method, setting, limit=plan.repeats)
 
 
-def _bars(axes: Axes, groups: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[str]) -> None:
+def _bars(
+    axes: Axes, groups: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[str]
+) -> None:
     """Draw groups of bars of means, with standard deviations over repeats."""
     width = 0.8 / len(groups)
     for place, (name, columns) in enumerate(groups.items()):
         x = [k + (place - (len(groups) - 1) / 2) * width for k in range(len(columns))]
         means = [float(np.mean(c)) if len(c) else np.nan for c in columns]
         spread = [np.std(c, ddof=1) if len(c) > 1 else 0.0 for c in columns]
-        axes.bar(x, means, width * 0.92, yerr=spread, label=name, color=(*TINTS, *COLOURS)[place], capsize=2)
+        axes.bar(
+            x,
+            means,
+            width * 0.92,
+            yerr=spread,
+            label=name,
+            color=(*TINTS, *COLOURS)[place],
+            capsize=2,
+        )
     axes.set_xticks(range(len(labels)), labels)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -57,15 +74,24 @@ def figure_1(plan: Plan, store: Store) -> Figure | None:
     missing, both = _repeats(plan, store, "duif"), _repeats(plan, store, "duif", "mtmt")
     if not missing:
         return None
-    columns = {"complete": [x["test_complete"] for x in missing], "only test missing": [x["test"] for x in missing]}
+    columns = {
+        "complete": [x["test_complete"] for x in missing],
+        "only test missing": [x["test"] for x in missing],
+    }
     if both:
         columns["training and test missing"] = [x["test"] for x in both]
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    for ax, metric, label in zip(axes, ("recall@20", MONITOR), ("Recall@20", "NDCG@20"), strict=True):
-        _bars(ax, {name: [[s[metric] for s in sections]] for name, sections in columns.items()}, [""])
+    for ax, metric, label in zip(
+        axes, ("recall@20", MONITOR), ("Recall@20", "NDCG@20"), strict=True
+    ):
+        _bars(
+            ax, {name: [[s[metric] for s in sections]] for name, sections in columns.items()}, [""]
+        )
         ax.set_ylabel(label)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+    )
     return figure
 
 
@@ -76,8 +102,15 @@ def figure_3(plan: Plan, store: Store) -> Figure | None:
     lines = {m: [x for x in _repeats(plan, store, m) if "groups" in x] for m in methods}
     if not all(lines.values()) or len(methods) < 2:
         return None
-    groups = [g for g in ("overall", "missing 0", "missing 1", "missing 2") if g in lines["milk"][0]["groups"]]
-    values = {m: [[x["groups"][g][MONITOR] for x in lines[m] if g in x["groups"]] for g in groups] for m in methods}
+    groups = [
+        g
+        for g in ("overall", "missing 0", "missing 1", "missing 2")
+        if g in lines["milk"][0]["groups"]
+    ]
+    values = {
+        m: [[x["groups"][g][MONITOR] for x in lines[m] if g in x["groups"]] for g in groups]
+        for m in methods
+    }
     figure = Figure(figsize=(6.5, 3.4), layout="constrained")
     axes = figure.subplots()
     _bars(
@@ -104,13 +137,18 @@ def figure_4(plan: Plan, store: Store) -> Figure | None:
     settings = [s for s in plan.settings if _repeats(plan, store, "milk", s)]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    for ax, metric, label in zip(axes, ("recall@20", MONITOR), ("Recall@20", "NDCG@20"), strict=True):
+    for ax, metric, label in zip(
+        axes, ("recall@20", MONITOR), ("Recall@20", "NDCG@20"), strict=True
+    ):
         found = {
-            LABELS[m]: [[x["test"][metric] for x in _repeats(plan, store, m, s)] for s in settings] for m in methods
+            LABELS[m]: [[x["test"][metric] for x in _repeats(plan, store, m, s)] for s in settings]
+            for m in methods
         }
         _bars(ax, found, [s.upper() for s in settings])
         ax.set_ylabel(label)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
+    )
     return figure
 
 
@@ -123,10 +161,16 @@ def figure_5(plan: Plan, store: Store) -> Figure | None:
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     parts = {"FTFT": "test_complete", "FTMT": "test"}
-    found = {name: [[x[part][MONITOR] for x in lines[m]] for m in methods] for name, part in parts.items()}
+    found = {
+        name: [[x[part][MONITOR] for x in lines[m]] for m in methods]
+        for name, part in parts.items()
+    }
     _bars(axes, found, [LABELS[m] for m in methods])
     axes.set_ylabel("NDCG@20")
-    lost = [100 * np.mean([1 - x["test"][MONITOR] / x["test_complete"][MONITOR] for x in lines[m]]) for m in methods]
+    lost = [
+        100 * np.mean([1 - x["test"][MONITOR] / x["test_complete"][MONITOR] for x in lines[m]])
+        for m in methods
+    ]
     line = axes.twinx()
     line.plot(range(len(methods)), lost, "k-o", markersize=4)
     line.set_ylabel("lost from FTFT to FTMT, %")
@@ -138,12 +182,20 @@ def figure_5(plan: Plan, store: Store) -> Figure | None:
 
 def figure_6(_plan: Plan, store: Store) -> Figure | None:
     """MILK's three options, one at a time: one repeat a point, three at the best."""
-    names = {"alpha": "alpha", "alignment_weight": "weight of the alignment", "penalty_weight": "weight of the penalty"}
-    points = {o: {v: store.of(f"sweep {o}={v:g}", "milk") for v in values} for o, values in SWEEPS.items()}
+    names = {
+        "alpha": "alpha",
+        "alignment_weight": "weight of the alignment",
+        "penalty_weight": "weight of the penalty",
+    }
+    points = {
+        o: {v: store.of(f"sweep {o}={v:g}", "milk") for v in values} for o, values in SWEEPS.items()
+    }
     if not all(lines for by_value in points.values() for lines in by_value.values()):
         return None
     figure = Figure(figsize=(9.5, 3.1), layout="constrained")
-    for ax, (option, by_value) in zip(figure.subplots(1, 3, sharey=True), points.items(), strict=True):
+    for ax, (option, by_value) in zip(
+        figure.subplots(1, 3, sharey=True), points.items(), strict=True
+    ):
         x = range(len(by_value))
         for part, style in (("test", "-o"), ("validation", "--s")):
             first = [lines[0][part][MONITOR] for lines in by_value.values()]
@@ -168,25 +220,35 @@ def figure_6(_plan: Plan, store: Store) -> Figure | None:
 def figure_why(plan: Plan, store: Store) -> Figure | None:
     """What the penalty does to each modality: how good it is alone, and its share of the score."""
     points = {v: store.ranked(f"sweep penalty_weight={v:g}", "milk") for v in WHY_PENALTIES}
-    if not all(points.values()) or not all("alone" in x for lines in points.values() for x in lines):
+    if not all(points.values()) or not all(
+        "alone" in x for lines in points.values() for x in lines
+    ):
         return None
     names = list(points[0][0]["alone"])
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     x = range(len(points))
     for part, label, style in (("test_complete", "complete", "k-o"), ("test", "FTMT", "k--s")):
-        left.plot(x, [np.mean([y[part][MONITOR] for y in lines]) for lines in points.values()], style, label=label)
+        left.plot(
+            x,
+            [np.mean([y[part][MONITOR] for y in lines]) for lines in points.values()],
+            style,
+            label=label,
+        )
     for place, name in enumerate(names):
         colour = COLOURS[place % len(COLOURS)]
         alone = [[y["alone"][name] for y in lines] for lines in points.values()]
         left.plot(x, [np.mean(a) for a in alone], "-^", color=colour, label=f"{name} alone")
         shares = [np.mean([y["share"][name] for y in lines]) for lines in points.values()]
         right.plot(x, shares, "-^", color=colour, label=name)
-    erm = [y for y in store.ranked("repeat", "erm", most=plan.top_repeats()) if "alone" in y]
+    erm = [y for y in store.ranked("repeat", "erm", limit=plan.top_repeats()) if "alone" in y]
     for place, name in enumerate(names if erm else ()):
         at = float(np.mean([y["alone"][name] for y in erm]))
         left.axhline(at, color=COLOURS[place % len(COLOURS)], linestyle=":", linewidth=1)
-    for axes, label in ((left, "NDCG@20 (dotted: erm, each alone)"), (right, "share of the score's variance")):
+    for axes, label in (
+        (left, "NDCG@20 (dotted: erm, each alone)"),
+        (right, "share of the score's variance"),
+    ):
         axes.set_xticks(x, [f"{v:g}" for v in points])
         axes.set(xlabel="weight of the penalty", ylabel=label)
         axes.spines[["top", "right"]].set_visible(False)
@@ -196,7 +258,9 @@ def figure_why(plan: Plan, store: Store) -> Figure | None:
 
 def figure_search(plan: Plan, store: Store) -> Figure | None:
     """The best validation score so far against trials, of every method."""
-    found: dict[str, Any] = {m: [x["validation"][MONITOR] for x in store.of("trial", m)] for m in plan.methods}
+    found: dict[str, Any] = {
+        m: [x["validation"][MONITOR] for x in store.of("trial", m)] for m in plan.methods
+    }
     found = {m: scores for m, scores in found.items() if scores}
     if not found:
         return None

@@ -11,15 +11,26 @@ from collections.abc import Mapping
 __all__ = ["TABLE_1", "TABLE_2", "TABLE_3", "TABLE_4", "in_paper"]
 
 TABLE_1: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
-    "baby": {"train": (19442, 5640, 128963), "validation": (10342, 705, 0), "test": (10474, 705, 0)},
-    "clothing": {"train": (39384, 18427, 222759), "validation": (19801, 2303, 0), "test": (19858, 2303, 0)},
+    "baby": {
+        "train": (19442, 5640, 128963),
+        "validation": (10342, 705, 0),
+        "test": (10474, 705, 0),
+    },
+    "clothing": {
+        "train": (39384, 18427, 222759),
+        "validation": (19801, 2303, 0),
+        "test": (19858, 2303, 0),
+    },
     "tiktok": {"train": (9319, 5368, 55126), "validation": (2380, 671, 0), "test": (2960, 671, 0)},
 }
 """Set -> part -> users, items, interactions (which it states for the training part alone)."""
 
 _MODELS = ("duif", "dropoutnet", "mtpr", "heater", "clcrec", "ccfcrec", "gar", "gorec", "milk")
 _COLUMNS = [
-    (setting, data, k) for setting in ("ftmt", "mtmt") for data in ("baby", "clothing", "tiktok") for k in (10, 20)
+    (setting, data, k)
+    for setting in ("ftmt", "mtmt")
+    for data in ("baby", "clothing", "tiktok")
+    for k in (10, 20)
 ]
 _RECALL = """
 .0217 .0381 .0189 .0318 .1814 .1921 .0172 .0308 .0188 .0323 .1706 .1804

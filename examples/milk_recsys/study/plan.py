@@ -30,7 +30,18 @@ from milk_recsys.study.store import Line, Store
 
 __all__ = ["NAMES", "Plan", "best_trial", "propose"]
 
-NAMES = ("table1", "table2", "table3", "table4", "figure1", "figure3", "figure4", "figure5", "figure6", "why")
+NAMES = (
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "figure1",
+    "figure3",
+    "figure4",
+    "figure5",
+    "figure6",
+    "why",
+)
 TUNING_SEED = 1000  # split and training seed of all trials; not one of the repeats'
 FACTOR_TRIALS, FACTORS_SEED = 8, 15
 STARTUP = 6  # trials before the sampler looks at those made
@@ -89,13 +100,17 @@ class Plan:
         for method, settings in self._wanted().items():
             if self._tuned(store, method):
                 for setting in settings:
-                    yield from (self._repeat(store, method, setting, k) for k in range(self.repeats))
+                    yield from (
+                        self._repeat(store, method, setting, k) for k in range(self.repeats)
+                    )
             elif not find_method(method).needs_factors or self._factors(store) is not None:
                 yield self._trial(method, store.of("trial", method))
         if "milk" in self.methods and self._tuned(store, "milk"):
             if "table4" in self.names:
                 for variant in VARIANTS:
-                    yield from (self._repeat(store, "milk", "ftmt", k, variant) for k in range(self.repeats))
+                    yield from (
+                        self._repeat(store, "milk", "ftmt", k, variant) for k in range(self.repeats)
+                    )
             if "figure6" in self.names:
                 yield from self._sweeps(store)
             if "why" in self.names:
@@ -108,7 +123,9 @@ class Plan:
             yield from (self._timing(store, m) for m in self._wanted() if self._tuned(store, m))
             if WINNER in self._wanted() and self._tuned(store, WINNER):
                 for without in WITHOUT:
-                    yield from (self._repeat(store, WINNER, "ftmt", k, without) for k in range(self.repeats))
+                    yield from (
+                        self._repeat(store, WINNER, "ftmt", k, without) for k in range(self.repeats)
+                    )
             for method in self.finalists(store):
                 yield from (self._fresh(store, method, k) for k in range(self.fresh()))
 
@@ -117,32 +134,48 @@ class Plan:
         plan = self.with_factors(store)
         trials = sum(min(len(store.of("trial", m)), self._num_trials(m)) for m in self._wanted())
         factors = min(len(store.of("factors", "factors")), self._factor_trials())
-        found = {run.key for run in plan._ready(store) if run.phase not in ("trial", "factors") and store.has(run)}
+        found = {
+            run.key
+            for run in plan._ready(store)
+            if run.phase not in ("trial", "factors") and store.has(run)
+        }
         return trials + factors + len(found)
 
     def total(self) -> int:
         """How many runs the whole plan has."""
         wanted = self._wanted()
-        count = self._factor_trials() + sum(self._num_trials(m) + self.repeats * len(s) for m, s in wanted.items())
+        count = self._factor_trials() + sum(
+            self._num_trials(m) + self.repeats * len(s) for m, s in wanted.items()
+        )
         if "milk" in self.methods:
             count += len(VARIANTS) * self.repeats * ("table4" in self.names)
-            count += sum(len(v) + self.top_repeats() - 1 for v in SWEEPS.values()) * ("figure6" in self.names)
+            count += sum(len(v) + self.top_repeats() - 1 for v in SWEEPS.values()) * (
+                "figure6" in self.names
+            )
             if "why" in self.names:
-                count += sum(number > 0 or "figure6" not in self.names for *_, number in self._why())
+                count += sum(
+                    number > 0 or "figure6" not in self.names for *_, number in self._why()
+                )
         if self.decide and "table2" in self.names and "ftmt" in self.settings:
-            count += self.repeats * (len(set(ABLATIONS) & set(self.methods)) + bool(self._baselines()))
+            count += self.repeats * (
+                len(set(ABLATIONS) & set(self.methods)) + bool(self._baselines())
+            )
         if "field" in self.names:
             count += len(wanted) + len(WITHOUT) * self.repeats * (WINNER in wanted)
             if self.decide and WINNER in wanted:
                 own = {WINNER, *ABLATIONS} & set(wanted)
-                count += self.fresh() * (len(own) + min(RIVALS, len(set(wanted) - own - {"random"})))
+                count += self.fresh() * (
+                    len(own) + min(RIVALS, len(set(wanted) - own - {"random"}))
+                )
         return count
 
     def _wanted(self) -> dict[str, tuple[str, ...]]:
         """The methods that are needed, in order, and their settings."""
         found: dict[str, tuple[str, ...]] = {}
         for method in self.methods:
-            settings = {s for name in self.names if method in NEEDS[name][0] for s in NEEDS[name][1]}
+            settings = {
+                s for name in self.names if method in NEEDS[name][0] for s in NEEDS[name][1]
+            }
             kept = tuple(s for s in self.settings if s in settings)
             if kept:
                 found[method] = kept
@@ -155,7 +188,11 @@ class Plan:
         return self.trials if SPACES[method] else 0
 
     def _factor_trials(self) -> int:
-        return min(self.trials, FACTOR_TRIALS) if any(find_method(m).needs_factors for m in self._wanted()) else 0
+        return (
+            min(self.trials, FACTOR_TRIALS)
+            if any(find_method(m).needs_factors for m in self._wanted())
+            else 0
+        )
 
     def top_repeats(self) -> int:
         """How many repeats the points that decide something get."""
@@ -169,7 +206,9 @@ class Plan:
         wanted = [m for m, settings in self._wanted().items() if "ftmt" in settings]
         if "milk" not in wanted or any(len(store.of("repeat", m)) < self.repeats for m in wanted):
             return []
-        return [m for m in ABLATIONS if m in wanted] + strongest(store, self._baselines(), self.repeats)[:1]
+        return [m for m in ABLATIONS if m in wanted] + strongest(
+            store, self._baselines(), self.repeats
+        )[:1]
 
     def fresh(self) -> int:
         """How many repeats on fresh splits the finalists get."""
@@ -178,7 +217,11 @@ class Plan:
     def finalists(self, store: Store) -> list[str]:
         """Return the winner, MILK, its ablations and the strongest others, once all have repeats; else nothing."""
         wanted = [m for m, settings in self._wanted().items() if "ftmt" in settings]
-        if not self.decide or WINNER not in wanted or any(len(store.of("repeat", m)) < self.repeats for m in wanted):
+        if (
+            not self.decide
+            or WINNER not in wanted
+            or any(len(store.of("repeat", m)) < self.repeats for m in wanted)
+        ):
             return []
         own = [WINNER, *(m for m in ABLATIONS if m in wanted)]
         others = [m for m in wanted if m not in own and m != "random"]
@@ -200,17 +243,23 @@ class Plan:
     def _factor_trial(self, before: Sequence[Line]) -> Run:
         number = len(before)
         tuned = propose(FACTORS, (FACTORS_SEED, number), before, "held_out")
-        return Run("factors", "factors", number, self._options("gorec", "ftmt", TUNING_SEED, tuned), tuned)
+        return Run(
+            "factors", "factors", number, self._options("gorec", "ftmt", TUNING_SEED, tuned), tuned
+        )
 
     def _factors(self, store: Store) -> dict[str, Any] | None:
         lines = store.of("factors", "factors")
         if len(lines) < self._factor_trials():
             return None
-        return dict(max(lines, key=lambda line: line["held_out"][MONITOR])["tuned"]) if lines else {}
+        return (
+            dict(max(lines, key=lambda line: line["held_out"][MONITOR])["tuned"]) if lines else {}
+        )
 
     def _trial(self, method: str, before: Sequence[Line]) -> Run:
         number = len(before)
-        tuned = propose(SPACES[method], (find_method(method).search_seed, number), before, "validation")
+        tuned = propose(
+            SPACES[method], (find_method(method).search_seed, number), before, "validation"
+        )
         return self._run("trial", method, method, "ftmt", number, TUNING_SEED, tuned)
 
     def _chosen(self, store: Store, method: str) -> dict[str, Any]:
@@ -219,7 +268,15 @@ class Plan:
 
     def _fresh(self, store: Store, method: str, number: int) -> Run:
         """A repeat on a split that no search has seen."""
-        return self._run("fresh", method, method, "ftmt", number, FRESH_SEED + number, self._chosen(store, method))
+        return self._run(
+            "fresh",
+            method,
+            method,
+            "ftmt",
+            number,
+            FRESH_SEED + number,
+            self._chosen(store, method),
+        )
 
     def _timing(self, store: Store, method: str) -> Run:
         """One epoch, where it has any, and the test items scored."""
@@ -227,7 +284,9 @@ class Plan:
         once: dict[str, Any] = {"epochs": 1} if find_method(method).trains else {}
         return dataclasses.replace(run, options=run.options.but(**once))
 
-    def _repeat(self, store: Store, method: str, setting: str, number: int, variant: str | None = None) -> Run:
+    def _repeat(
+        self, store: Store, method: str, setting: str, number: int, variant: str | None = None
+    ) -> Run:
         tuned = self._chosen(store, method)
         if variant:
             change = {**VARIANTS, **WITHOUT}[variant]
@@ -238,10 +297,15 @@ class Plan:
         """Yield one repeat of each point, and then further ones of the best by validation."""
         for option, values in SWEEPS.items():
             yield from (self._point(store, option, value, 0) for value in values)
-            first = {value: store.of(f"sweep {option}={value:g}", "milk", most=1) for value in values}
+            first = {
+                value: store.of(f"sweep {option}={value:g}", "milk", limit=1) for value in values
+            }
             if all(first.values()):
                 best = max(first, key=lambda value: first[value][0]["validation"][MONITOR])
-                yield from (self._point(store, option, best, number) for number in range(1, self.top_repeats()))
+                yield from (
+                    self._point(store, option, best, number)
+                    for number in range(1, self.top_repeats())
+                )
 
     def _why(self) -> Iterator[tuple[str, float, int]]:
         """Yield the points that say what the penalty does to each modality, several repeats of each."""
@@ -251,10 +315,19 @@ class Plan:
     def _point(self, store: Store, option: str, value: float, number: int) -> Run:
         """MILK as tuned, but for one option."""
         chosen = {**self._chosen(store, "milk"), option: float(value)}
-        return self._run(f"sweep {option}={value:g}", "milk", "milk", "ftmt", number, number, chosen)
+        return self._run(
+            f"sweep {option}={value:g}", "milk", "milk", "ftmt", number, number, chosen
+        )
 
     def _run(
-        self, phase: str, method: str, model: str, setting: str, number: int, seed: int, tuned: Mapping[str, Any]
+        self,
+        phase: str,
+        method: str,
+        model: str,
+        setting: str,
+        number: int,
+        seed: int,
+        tuned: Mapping[str, Any],
     ) -> Run:
         values = dict(tuned)
         if find_method(model).needs_factors:
@@ -268,14 +341,22 @@ class Plan:
         return dataclasses.replace(self, _frozen=self._factors(store) or {})
 
 
-def strongest(store: Store, methods: Sequence[str], repeats: int, setting: str = "ftmt") -> list[str]:
+def strongest(
+    store: Store, methods: Sequence[str], repeats: int, setting: str = "ftmt"
+) -> list[str]:
     """Sort methods that have their repeats by mean test NDCG@20, the best first."""
 
     def mean(method: str) -> float:
-        return float(np.mean([x["test"][MONITOR] for x in store.ranked("repeat", method, setting, most=repeats)]))
+        return float(
+            np.mean(
+                [x["test"][MONITOR] for x in store.ranked("repeat", method, setting, limit=repeats)]
+            )
+        )
 
     ready = [
-        m for m in methods if len(store.of("repeat", m, setting)) >= repeats and store.ranked("repeat", m, setting)
+        m
+        for m in methods
+        if len(store.of("repeat", m, setting)) >= repeats and store.ranked("repeat", m, setting)
     ]
     return sorted(ready, key=mean, reverse=True)
 
@@ -293,7 +374,9 @@ def propose(
     search = optuna.create_study(direction="maximize", sampler=sampler)
     for line in before:
         value = line[judged_by][MONITOR]
-        made = optuna.trial.create_trial(params=line["tuned"], distributions=distributions, value=value)
+        made = optuna.trial.create_trial(
+            params=line["tuned"], distributions=distributions, value=value
+        )
         search.add_trial(made)
     return dict(search.ask(distributions).params)
 

@@ -39,16 +39,23 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
             found += write_figure(FIGURES[name], plan, store, out / name)
             found += tables.write_table(numbers(name, plan, store), out / name, captions["figure"])
     if "table2" in plan.names:
-        found += tables.write_table(tables.table_popular(plan, store, dataset), out / "popular", captions["popular"])
+        found += tables.write_table(
+            tables.table_popular(plan, store, dataset), out / "popular", captions["popular"]
+        )
     if store.lines:
         found += write_figure(FIGURES["search"], plan, store, out / "search")
-        found += tables.write_table(tables.table_search(plan, store), out / "search", captions["search"])
+        found += tables.write_table(
+            tables.table_search(plan, store), out / "search", captions["search"]
+        )
     made_claims = [] if plan.names == ("field",) else claims.claims_of(plan, store)
     if made_claims:
         rows = claims.rows(made_claims)
         found += tables.write_table(rows, out / "verdicts", captions["verdicts"])
         found.append(out / "verdicts.txt")
-        lines = [f"{row['claim']} ({row['section']}): {row['verdict']}. {row['figures']}." for row in rows]
+        lines = [
+            f"{row['claim']} ({row['section']}): {row['verdict']}. {row['figures']}."
+            for row in rows
+        ]
         lines += [text for text in (claims.small_alpha(store),) if text]
         with replacing(found[-1]) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -58,9 +65,15 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
 def _field(plan: Plan, store: Store, out: Path, captions: Mapping[str, str]) -> list[Path]:
     """Write the field's tables and figures."""
     found = tables.write_table(field.table_field(plan, store), out / "field", captions["field"])
-    found += tables.write_table(field.table_patterns(plan, store), out / "field_patterns", captions["patterns"])
-    found += tables.write_table(field.table_without(plan, store), out / "field_without", captions["without"])
-    found += tables.write_table(field.table_fresh(plan, store), out / "field_fresh", captions["fresh"])
+    found += tables.write_table(
+        field.table_patterns(plan, store), out / "field_patterns", captions["patterns"]
+    )
+    found += tables.write_table(
+        field.table_without(plan, store), out / "field_without", captions["without"]
+    )
+    found += tables.write_table(
+        field.table_fresh(plan, store), out / "field_fresh", captions["fresh"]
+    )
     for name, draw in field.FIGURES.items():
         found += write_figure(draw, plan, store, out / name)
     return found
@@ -80,7 +93,9 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         last = store.lines[-1]
         versions = last["versions"]
         where = f" {last['date']}, {platform.machine()}, {versions['device']}, torch {versions['torch']}."
-    paper = [x for x in store.lines if x["method"] in PAPERS and x["phase"] not in ("fresh", "timing")]
+    paper = [
+        x for x in store.lines if x["method"] in PAPERS and x["phase"] not in ("fresh", "timing")
+    ]
     return {
         "table1": f"Split 0 of {dataset.name}: 20% of the items with an interaction are new, half of them for test.",
         "table2": f"{what}; {how}. The paper's study took {_hours(paper):.1f} hours of runs.{where}",
@@ -126,7 +141,7 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
     }
 
 
-def numbers(name: str, plan: Plan, store: Store) -> tables.Rows:
+def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
     """Return the numbers that a figure shows."""
     mean, metric = mean_sd, MONITOR
     if name == "figure6":
@@ -144,47 +159,65 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.Rows:
         return worth(plan, store)
     baselines = [m for m in plan.methods if m not in ABLATIONS and SPACES[m]]
     top = strongest(store, baselines, plan.repeats)[:2]
-    methods = {"figure1": ["duif"], "figure3": ["milk", *top, "content_knn"]}.get(name, list(ABLATIONS))
+    methods = {"figure1": ["duif"], "figure3": ["milk", *top, "content_knn"]}.get(
+        name, list(ABLATIONS)
+    )
     rows = []
     for method in methods:
-        lines = store.ranked("repeat", method, most=plan.repeats)
+        lines = store.ranked("repeat", method, limit=plan.repeats)
         if not lines:
             continue
         row = {"method": method}
         if name == "figure3":
-            groups = [g for g in ("overall", "missing 0", "missing 1", "missing 2") if g in lines[0].get("groups", {})]
-            row |= {g: mean([x["groups"][g][metric] for x in lines if g in x["groups"]]) for g in groups}
+            groups = [
+                g
+                for g in ("overall", "missing 0", "missing 1", "missing 2")
+                if g in lines[0].get("groups", {})
+            ]
+            row |= {
+                g: mean([x["groups"][g][metric] for x in lines if g in x["groups"]]) for g in groups
+            }
             if not groups:
                 continue
         else:
             row["complete"] = mean([x["test_complete"][metric] for x in lines])
             row["FTMT"] = mean([x["test"][metric] for x in lines])
             if name != "figure5":
-                missing = store.ranked("repeat", method, "mtmt", most=plan.repeats)
+                missing = store.ranked("repeat", method, "mtmt", limit=plan.repeats)
                 row["MTMT"] = mean([x["test"][metric] for x in missing]) if missing else ""
-            row["lost, FTMT"] = mean([1 - x["test"][metric] / max(x["test_complete"][metric], 1e-12) for x in lines])
+            row["lost, FTMT"] = mean(
+                [1 - x["test"][metric] / max(x["test_complete"][metric], 1e-12) for x in lines]
+            )
         rows.append(row)
     return rows
 
 
-def worth(plan: Plan, store: Store) -> tables.Rows:
+def worth(plan: Plan, store: Store) -> tables.TableRows:
     """Return what each modality is worth: to the ablation without modules, to MILK, and to it at several penalties."""
     few = plan.top_repeats()  # the splits that the points have
-    found = {name: store.ranked("repeat", method, most=few) for name, method in WORTH.items()}
-    found |= {f"milk, penalty {v:g}": store.ranked(f"sweep penalty_weight={v:g}", "milk") for v in WHY_PENALTIES}
+    found = {name: store.ranked("repeat", method, limit=few) for name, method in WORTH.items()}
+    found |= {
+        f"milk, penalty {v:g}": store.ranked(f"sweep penalty_weight={v:g}", "milk")
+        for v in WHY_PENALTIES
+    }
     rows = []
     for name, lines in found.items():
         lines = [line for line in lines if "alone" in line]
         if not lines:
             continue
         row = {"model": name, "repeats": str(len(lines))}
-        row |= {part: mean_sd([x[key][MONITOR] for x in lines]) for part, key in PARTS.items()}
+        row |= {
+            part: mean_sd([x[key][MONITOR] for x in lines])
+            for part, key in SECTIONS_OF_WORTH.items()
+        }
         for modality in lines[0]["alone"]:
             row[f"{modality} alone"] = mean_sd([x["alone"][modality] for x in lines])
-            row[f"{modality}, share"] = f"{sum(x['share'][modality] for x in lines) / len(lines):.2f}"
+            row[f"{modality}, share"] = (
+                f"{sum(x['share'][modality] for x in lines) / len(lines):.2f}"
+            )
         rows.append(row)
     return rows
 
 
 WORTH = {"erm": "erm", "milk, as tuned": "milk"}
-PARTS = {"complete": "test_complete", "FTMT": "test"}
+SECTIONS_OF_WORTH = {"complete": "test_complete", "FTMT": "test"}

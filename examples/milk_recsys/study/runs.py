@@ -56,7 +56,9 @@ def train_once(
     return record, sections, _facts(begun, device)
 
 
-def _train(options: Options, tables: Tables, factors: Factors | None = None) -> tuple[Learner, dict[str, Any]]:
+def _train(
+    options: Options, tables: Tables, factors: Factors | None = None
+) -> tuple[Learner, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         given = (options, tables, Path(folder), Progress(quiet=True))
         return train_model(*given) if factors is None else train_model(*given, factors=factors)
@@ -89,14 +91,24 @@ def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
         "setting": options.data.setting,
         "number": run.number,
         "tuned": dict(run.tuned),
-        "options": {k: v for k, v in to_json(options).items() if k not in ("data", "out", "resume", "threads")},
+        "options": {
+            k: v
+            for k, v in to_json(options).items()
+            if k not in ("data", "out", "resume", "threads")
+        },
         "split": _digest(split.warm, split.validation, split.test, split.mask),
-        "candidates": _digest(*(x.cpu().numpy() for x in (*_arrays(tables.test), *_arrays(tables.validation)))),
+        "candidates": _digest(
+            *(x.cpu().numpy() for x in (*_arrays(tables.test), *_arrays(tables.validation)))
+        ),
     }
     begun = time.perf_counter()
     if run.phase == "factors":
         found = _factorise(options, tables)
-        return line | {"held_out": {MONITOR: found.best}, "epochs": found.epoch} | _facts(begun, device)
+        return (
+            line
+            | {"held_out": {MONITOR: found.best}, "epochs": found.epoch}
+            | _facts(begun, device)
+        )
     try:
         line |= _audited(options, dataset, split)
         factors, spent = _shared_factors(options, tables, line["split"], cache)
@@ -135,7 +147,9 @@ def _factorise(options: Options, tables: Tables) -> Factorisation:
     return found
 
 
-def _shared_factors(options: Options, tables: Tables, split: str, cache: Path) -> tuple[Factors | None, float]:
+def _shared_factors(
+    options: Options, tables: Tables, split: str, cache: Path
+) -> tuple[Factors | None, float]:
     """Take the factors of this split, seed and options from the cache, or train them; and how long that took, once."""
     if not options.card.needs_factors:
         return None, 0.0
@@ -156,7 +170,9 @@ def _shared_factors(options: Options, tables: Tables, split: str, cache: Path) -
 # --- after training ---------------------------------------------------------------------------------------------------
 
 
-def _evaluate(run: Run, model: Learner, tables: Tables, dataset: Dataset, split: Split) -> dict[str, Any]:
+def _evaluate(
+    run: Run, model: Learner, tables: Tables, dataset: Dataset, split: Split
+) -> dict[str, Any]:
     if not run.tested:
         return {"validation": evaluate_group(model, tables, tables.validation, tables.mask)[0]}
     if run.phase == "timing":
@@ -197,7 +213,9 @@ def _modalities(learner: Any, tables: Tables) -> dict[str, Any]:
         alone[name] = evaluate_group(learner, tables, tables.test, only)[0][MONITOR]
     model: Recommender = learner.model
     items, users = tables.test.candidates, torch.unique(tables.test.users)
-    z = model.encoders(model.prepare(tables.features.rows(items), tables.natural_mask[items]))  # (C, M, D)
+    z = model.encoders(
+        model.prepare(tables.features.rows(items), tables.natural_mask[items])
+    )  # (C, M, D)
     parts = torch.einsum("ud,cmd->ucm", model.users.weight[users], z).var(dim=1)
     shares = (parts / parts.sum(dim=1, keepdim=True)).mean(dim=0)
     return {"alone": alone, "share": dict(zip(tables.modalities, shares.tolist(), strict=True))}
@@ -209,7 +227,10 @@ def _other_imputers(learner: Any, tables: Tables) -> dict[str, Any]:
     kept: Any = model.imputer
     found = {}
     rows = model.scaled(tables.features.rows(tables.warm))
-    for name, imputer in (("zero", ZeroImputer(model.modalities)), ("map", RidgeImputer(model.modalities))):
+    for name, imputer in (
+        ("zero", ZeroImputer(model.modalities)),
+        ("map", RidgeImputer(model.modalities)),
+    ):
         model.imputer = imputer.fit(rows, tables.mask[tables.warm]).to(model.users.weight.dtype)
         found[name] = evaluate_group(learner, tables, tables.test, tables.mask)[0]
     model.imputer = kept
@@ -218,7 +239,9 @@ def _other_imputers(learner: Any, tables: Tables) -> dict[str, Any]:
 
 def missing_none_one_two(dataset: Dataset, split: Split, seed: int) -> npt.NDArray[np.bool_]:
     """Draw the mask of Figure 3: 10% of the test items miss nothing, 45% one modality, 45% two, but never the last."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))  # beside the streams of `draw_split`
+    rng = np.random.default_rng(
+        np.random.SeedSequence(seed, spawn_key=(4,))
+    )  # beside the streams of `draw_split`
     mask = dataset.natural_mask.copy()
     items = rng.permutation(split.test)
     ends = np.cumsum(np.floor(np.array(MISSING_SHARES) * len(items) + 0.5).astype(int))[:-1]

@@ -36,7 +36,9 @@ _BY_SEED = sorted((find_method(name) for name in BUILT_IN), key=lambda method: m
 SPACES: Mapping[str, Space] = MappingProxyType({method.name: method.space for method in _BY_SEED})
 """Method -> option -> the values that a study may try. Methods without a space have nothing to tune."""
 
-FACTORS: Space = MappingProxyType({"factor_lr": log_range(2e-3, 2e-2), "factor_l2": log_range(3e-4, 1e-1)})
+FACTORS: Space = MappingProxyType(
+    {"factor_lr": log_range(2e-3, 2e-2), "factor_l2": log_range(3e-4, 1e-1)}
+)
 """Of the matrix factorisation that several methods start from: tuned once a set, on its own held-out pairs."""
 
 ABLATIONS = ("milk", "align", "envs", "erm")
@@ -66,15 +68,17 @@ def _linear(tuned: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"width": LINEAR, "ridge": tuned["ridge"] * LINEAR / tuned["width"]}
 
 
-WITHOUT: Mapping[str, Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]] = MappingProxyType(
-    {
-        "one regression for all patterns": {"per_pattern": False},
-        "all modalities alike": {"fit_weights": False},
-        "counts not damped": {"popularity": 0.0},
-        "not shrunk": {"shrinkage": 0.0},
-        "linear kernel": _linear,
-        "64 vectors": {"rank": 64},
-    }
+WITHOUT: Mapping[str, Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]] = (
+    MappingProxyType(
+        {
+            "one regression for all patterns": {"per_pattern": False},
+            "all modalities alike": {"fit_weights": False},
+            "counts not damped": {"popularity": 0.0},
+            "not shrunk": {"shrinkage": 0.0},
+            "linear kernel": _linear,
+            "64 vectors": {"rank": 64},
+        }
+    )
 )
 """The winner without one of its parts: what is other than as tuned, or how that follows from what is."""
 

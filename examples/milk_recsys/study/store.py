@@ -118,8 +118,15 @@ class Store:
             )
         where = (line["options"]["split_seed"], line["setting"], line["options"]["candidates"])
         for other in self.lines:
-            same = (other["options"]["split_seed"], other["setting"], other["options"]["candidates"]) == where
-            if same and (other["candidates"], other["split"]) != (line["candidates"], line["split"]):
+            same = (
+                other["options"]["split_seed"],
+                other["setting"],
+                other["options"]["candidates"],
+            ) == where
+            if same and (other["candidates"], other["split"]) != (
+                line["candidates"],
+                line["split"],
+            ):
                 raise DataError(
                     f"{path}: {line['method']} and {other['method']} were not measured on the same candidates and "
                     f"users of split {where[0]}, {where[1]}: the data or the code changed. Start in another --out."
@@ -134,14 +141,26 @@ class Store:
         """Whether a run is done."""
         return run.key in self._places
 
-    def of(self, phase: str, method: str, setting: str = "ftmt", *, most: int | None = None) -> list[Line]:
-        """Return a method's lines of a phase by number, at most so many."""
-        found = [x for x in self.lines if (x["phase"], x["method"], x["setting"]) == (phase, method, setting)]
-        return sorted(found, key=lambda line: line["number"])[:most]
+    def of(
+        self, phase: str, method: str, setting: str = "ftmt", *, limit: int | None = None
+    ) -> list[Line]:
+        """Return a method's lines of a phase by number, the first `limit` of them where it is given."""
+        found = [
+            x
+            for x in self.lines
+            if (x["phase"], x["method"], x["setting"]) == (phase, method, setting)
+        ]
+        return sorted(found, key=lambda line: line["number"])[:limit]
 
-    def ranked(self, phase: str, method: str, setting: str = "ftmt", *, most: int | None = None) -> list[Line]:
+    def ranked(
+        self, phase: str, method: str, setting: str = "ftmt", *, limit: int | None = None
+    ) -> list[Line]:
         """Return those of `of` that may be compared: neither leaky by option nor diverged."""
-        return [x for x in self.of(phase, method, setting, most=most) if "leaky" not in x and "diverged" not in x]
+        return [
+            x
+            for x in self.of(phase, method, setting, limit=limit)
+            if "leaky" not in x and "diverged" not in x
+        ]
 
     def methods(self, among: Iterable[str], setting: str = "ftmt") -> list[str]:
         """Return the methods among those given that have a repeat to compare."""
@@ -161,7 +180,9 @@ def _locked(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: one process at a time is the user's part
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without locks: one process at a time is the user's part
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -183,7 +204,10 @@ def _from_json(line: Line) -> Line:
     """Invert `_to_json`."""
     if "per_user" not in line:
         return line
-    return {**line, "per_user": np.frombuffer(zlib.decompress(base64.b64decode(line["per_user"])), "<f4")}
+    return {
+        **line,
+        "per_user": np.frombuffer(zlib.decompress(base64.b64decode(line["per_user"])), "<f4"),
+    }
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -194,7 +218,9 @@ def _write_table(lines: Sequence[Line], path: Path) -> None:
     columns["options"] = [_dumps(line["options"]) for line in lines]
     columns["per_user"] = [line.get("per_user") for line in lines]
     apart = set(SCHEMA.names)
-    columns["fields"] = [_dumps({k: v for k, v in line.items() if k not in apart}) for line in lines]
+    columns["fields"] = [
+        _dumps({k: v for k, v in line.items() if k not in apart}) for line in lines
+    ]
     # One row group and large pages: runs on the same split have many values in common, which zstd then finds.
     pq.write_table(
         pa.table(columns, schema=SCHEMA),
@@ -216,14 +242,20 @@ def _read_table(path: Path) -> list[Line]:
         # `ParquetFile`, because `read_table` gives a path such as split=3/runs.parquet a column `split`.
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error}). Restore it, or name another --out.") from None
+        raise DataError(
+            f"{path}: cannot be read as Parquet ({error}). Restore it, or name another --out."
+        ) from None
     if table.schema != SCHEMA:
-        raise DataError(f"{path}: its columns are not those of a study's results file. Name another --out.")
+        raise DataError(
+            f"{path}: its columns are not those of a study's results file. Name another --out."
+        )
     columns = [table.column(name).to_pylist() for name in (*KEY, "options", "fields")]
     users = table.column("per_user").combine_chunks()
     lines = []
     for place, (*key, options, fields) in enumerate(zip(*columns, strict=True)):
-        line = dict(zip(KEY, key, strict=True)) | {"options": json.loads(options)} | json.loads(fields)
+        line = (
+            dict(zip(KEY, key, strict=True)) | {"options": json.loads(options)} | json.loads(fields)
+        )
         if users[place].is_valid:
             line["per_user"] = users[place].values.to_numpy(zero_copy_only=False)
         lines.append(line)
@@ -235,15 +267,21 @@ def _read_table(path: Path) -> list[Line]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compact a folder's results; return the exit status, 2 where a file is damaged or absent."""
-    parser = argparse.ArgumentParser(prog="python -m milk_recsys.study.store", description="Compact a study's results.")
+    parser = argparse.ArgumentParser(
+        prog="python -m milk_recsys.study.store", description="Compact a study's results."
+    )
     parser.add_argument("folder", type=Path, help="folder of runs.parquet and runs.jsonl")
-    parser.add_argument("--add", type=Path, nargs="+", default=[], help="folders whose runs are added to it")
+    parser.add_argument(
+        "--add", type=Path, nargs="+", default=[], help="folders whose runs are added to it"
+    )
     given = parser.parse_args(arguments)
     try:
         stores = [Store(folder) for folder in (given.folder, *given.add)]
         for store in stores:
             if not store.lines:
-                raise DataError(f"{store.folder}: holds no runs. Name a folder with runs.parquet or runs.jsonl.")
+                raise DataError(
+                    f"{store.folder}: holds no runs. Name a folder with runs.parquet or runs.jsonl."
+                )
         for line in (line for store in stores[1:] for line in store.lines):
             stores[0].add(line)
         stores[0].compact()

@@ -19,9 +19,17 @@ from milk_recsys.study.records import MONITOR, mean_sd
 from milk_recsys.study.spaces import VARIANTS
 from milk_recsys.study.store import Store, user_values
 
-__all__ = ["table_1", "table_2", "table_3", "table_4", "table_popular", "table_search", "write_table"]
+__all__ = [
+    "table_1",
+    "table_2",
+    "table_3",
+    "table_4",
+    "table_popular",
+    "table_search",
+    "write_table",
+]
 
-Rows = list[dict[str, str]]
+TableRows = list[dict[str, str]]
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
 
@@ -51,7 +59,8 @@ def _markdown(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
 def _latex(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
     names = list(rows[0])
     lines = [
-        " & ".join(_escaped(str(cell)) for cell in cells) + r" \\" for cells in [names, *(r.values() for r in rows)]
+        " & ".join(_escaped(str(cell)) for cell in cells) + r" \\"
+        for cells in [names, *(r.values() for r in rows)]
     ]
     head = [
         r"\begin{table}",
@@ -72,14 +81,20 @@ def _escaped(text: str) -> str:
 # --- the paper's tables -----------------------------------------------------------------------------------------------
 
 
-def table_1(dataset: Dataset) -> Rows:
+def table_1(dataset: Dataset) -> TableRows:
     """Counts of a split of the data, the paper's beside them where it has the set."""
-    from milk_recsys.catalogue.split import draw_split  # it imports torch, which other tables do not need
+    from milk_recsys.catalogue.split import (
+        draw_split,
+    )  # it imports torch, which other tables do not need
 
     split, _ = draw_split(dataset, DataOptions())
     known, rows = in_paper(dataset.name), []
     pairs = np.asarray(dataset.interactions)
-    for name, items in (("train", split.warm), ("validation", split.validation), ("test", split.test)):
+    for name, items in (
+        ("train", split.warm),
+        ("validation", split.validation),
+        ("test", split.test),
+    ):
         mine = pairs[np.isin(pairs[:, 1], items)]
         users = len(np.unique(mine[:, 0]))
         row = {
@@ -91,42 +106,56 @@ def table_1(dataset: Dataset) -> Rows:
         }
         if known:
             u, i, p = TABLE_1[known][name]
-            row |= {"paper: users": f"{u:,}", "paper: items": f"{i:,}", "paper: interactions": f"{p:,}" if p else ""}
+            row |= {
+                "paper: users": f"{u:,}",
+                "paper: items": f"{i:,}",
+                "paper: interactions": f"{p:,}" if p else "",
+            }
         rows.append(row)
     return rows
 
 
-def table_2(plan: Plan, store: Store, dataset: Dataset) -> Rows:
+def table_2(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     """All methods: means with standard deviations over the repeats, and how long one takes."""
     known, rows = in_paper(dataset.name), []
     for method in store.methods(plan.methods):
         row = {"method": method}
         for setting in plan.settings:
-            lines = store.ranked("repeat", method, setting, most=plan.repeats)
+            lines = store.ranked("repeat", method, setting, limit=plan.repeats)
             for metric in METRICS:
-                row[f"{setting} {metric}"] = mean_sd([x["test"][metric] for x in lines]) if lines else ""
+                row[f"{setting} {metric}"] = (
+                    mean_sd([x["test"][metric] for x in lines]) if lines else ""
+                )
             if known:
                 value = TABLE_2.get((method, setting, known, MONITOR))
                 row[f"paper: {setting} {MONITOR}"] = "" if value is None else f"{value:.4f}"
-        lines = store.ranked("repeat", method, most=plan.repeats)
-        row["seconds"] = f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.0f}" if lines else ""
+        lines = store.ranked("repeat", method, limit=plan.repeats)
+        row["seconds"] = (
+            f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.0f}" if lines else ""
+        )
         rows.append(row)
     return rows
 
 
-def table_popular(plan: Plan, store: Store, dataset: Dataset) -> Rows:
+def table_popular(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     """Table 2's FTMT over two groups of users: those who have the split's most popular test item, and all others.
 
     One item that a large part of the users have can decide a split: a method that ranks it first for everybody gains
     what it need not gain on another split.
     """
-    ranked = {method: store.ranked("repeat", method, most=plan.repeats) for method in store.methods(plan.methods)}
+    ranked = {
+        method: store.ranked("repeat", method, limit=plan.repeats)
+        for method in store.methods(plan.methods)
+    }
     seeds = {line["options"]["split_seed"] for lines in ranked.values() for line in lines}
     has, rows = {seed: _have_the_most_popular(dataset, seed) for seed in seeds}, []
     for method, lines in ranked.items():
         users = [(user_values(x), has[x["options"]["split_seed"]]) for x in lines]
         having = [values[mine].mean() for values, mine in users]
-        row = {"method": method, f"all users {MONITOR}": mean_sd([x["test"][MONITOR] for x in lines])}
+        row = {
+            "method": method,
+            f"all users {MONITOR}": mean_sd([x["test"][MONITOR] for x in lines]),
+        }
         row["users who have it"] = mean_sd(having)
         row["highest of a split"] = f"{max(having):.4f}"
         row["all others"] = mean_sd([values[~mine].mean() for values, mine in users])
@@ -136,55 +165,76 @@ def table_popular(plan: Plan, store: Store, dataset: Dataset) -> Rows:
 
 def _have_the_most_popular(dataset: Dataset, seed: int) -> npt.NDArray[np.bool_]:
     """Say of each user with a test item, in order, whether they have the one with the most pairs."""
-    from milk_recsys.catalogue.split import draw_split  # it imports torch, which other tables do not need
+    from milk_recsys.catalogue.split import (
+        draw_split,
+    )  # it imports torch, which other tables do not need
 
-    test, pairs = draw_split(dataset, DataOptions(split_seed=seed))[0].test, np.asarray(dataset.interactions)
+    test, pairs = (
+        draw_split(dataset, DataOptions(split_seed=seed))[0].test,
+        np.asarray(dataset.interactions),
+    )
     mine = pairs[np.isin(pairs[:, 1], test)]
     popular = np.bincount(mine[:, 1]).argmax()
     return np.isin(np.unique(mine[:, 0]), mine[mine[:, 1] == popular, 0])
 
 
-def table_search(plan: Plan, store: Store) -> Rows:
+def table_search(plan: Plan, store: Store) -> TableRows:
     """What was chosen on validation for each method, and how good it was there."""
     rows = []
     for method in plan.methods:
         trials = store.of("trial", method)
         if trials:
             best = best_trial(trials)
-            row = {"method": method, "trials": str(len(trials)), "the best": str(best["number"] + 1)}
+            row = {
+                "method": method,
+                "trials": str(len(trials)),
+                "the best": str(best["number"] + 1),
+            }
             row[f"validation {MONITOR}"] = f"{best['validation'][MONITOR]:.4f}"
-            row["chosen"] = ", ".join(f"{name} {value:.3g}" for name, value in best["tuned"].items())
+            row["chosen"] = ", ".join(
+                f"{name} {value:.3g}" for name, value in best["tuned"].items()
+            )
             rows.append(row)
     return rows
 
 
-def table_3(plan: Plan, store: Store, dataset: Dataset) -> Rows:
+def table_3(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     """Imputations of one training without modules, the modules alone, and both."""
-    erm = [x for x in store.ranked("repeat", "erm", most=plan.repeats) if "imputed" in x]
+    erm = [x for x in store.ranked("repeat", "erm", limit=plan.repeats) if "imputed" in x]
     found = {
         "zero": [x["imputed"]["zero"] for x in erm],
         "mean": [x["test"] for x in erm],
         "map": [x["imputed"]["map"] for x in erm],
     }
-    found |= {m: [x["test"] for x in store.ranked("repeat", m, most=plan.repeats)] for m in ("align", "envs", "milk")}
+    found |= {
+        m: [x["test"] for x in store.ranked("repeat", m, limit=plan.repeats)]
+        for m in ("align", "envs", "milk")
+    }
     return _two_metrics(found, TABLE_3, dataset)
 
 
-def table_4(plan: Plan, store: Store, dataset: Dataset) -> Rows:
+def table_4(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     """MILK and the variants of its environments."""
     names = ("milk", *VARIANTS)
-    found = {name: [x["test"] for x in store.ranked("repeat", name, most=plan.repeats)] for name in names}
+    found = {
+        name: [x["test"] for x in store.ranked("repeat", name, limit=plan.repeats)]
+        for name in names
+    }
     return _two_metrics(found, TABLE_4, dataset)
 
 
 def _two_metrics(
-    found: Mapping[str, list[Any]], paper: Mapping[str, Mapping[str, tuple[float, float]]], dataset: Dataset
-) -> Rows:
+    found: Mapping[str, list[Any]],
+    paper: Mapping[str, Mapping[str, tuple[float, float]]],
+    dataset: Dataset,
+) -> TableRows:
     known, rows = in_paper(dataset.name), []
     for name, sections in found.items():
         if not sections:
             continue
-        row = {"method": name} | {m: mean_sd([s[m] for s in sections]) for m in ("recall@20", "ndcg@20")}
+        row = {"method": name} | {
+            m: mean_sd([s[m] for s in sections]) for m in ("recall@20", "ndcg@20")
+        }
         stated = paper[name].get(known or "")
         if stated:
             row |= {"paper: recall@20": f"{stated[0]:.4f}", "paper: ndcg@20": f"{stated[1]:.4f}"}

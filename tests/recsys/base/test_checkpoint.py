@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from milk_recsys.base import checkpoint
-from milk_recsys.base.checkpoint import Rows, Streamed, load_into, load_state, save_state
+from milk_recsys.base.checkpoint import Destination, Streamed, load_into, load_state, save_state
 from milk_recsys.base.errors import DataError
 
 FACTS = {"epoch": 3, "best": 0.25, "name": 'é "quoted"'}
@@ -47,7 +47,11 @@ def test_a_file_is_that_of_safetensors_byte_for_byte(tmp_path: Path) -> None:
     tensors = some_tensors()
     save_state(tmp_path / "ours", tensors, FACTS)
     text = checkpoint.json.dumps(FACTS)
-    save_file({name: x.contiguous() for name, x in tensors.items()}, tmp_path / "theirs", metadata={"facts": text})
+    save_file(
+        {name: x.contiguous() for name, x in tensors.items()},
+        tmp_path / "theirs",
+        metadata={"facts": text},
+    )
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     for name, x in load_file(tmp_path / "ours").items():
         assert x.dtype == tensors[name].dtype
@@ -71,12 +75,14 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 def test_blocks_are_joined_and_rows_are_taken_apart(tmp_path: Path) -> None:
     whole = torch.arange(30.0).view(10, 3)
-    save_state(tmp_path / "file", {"w": Streamed((10, 3), torch.float32, iter(torch.split(whole, 4)))}, {})
+    save_state(
+        tmp_path / "file", {"w": Streamed((10, 3), torch.float32, iter(torch.split(whole, 4)))}, {}
+    )
     save_state(tmp_path / "same", {"w": whole}, {})
     assert (tmp_path / "file").read_bytes() == (tmp_path / "same").read_bytes()
     parts = [torch.zeros(3, 3), torch.zeros(7, 3), torch.zeros(0, 3)]
     for part, start in zip(parts, (0, 3, 10), strict=True):
-        load_into(tmp_path / "file", {"w": Rows(part, start)})
+        load_into(tmp_path / "file", {"w": Destination(part, start)})
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -85,11 +91,16 @@ def test_blocks_are_joined_and_rows_are_taken_apart(tmp_path: Path) -> None:
     [
         ([torch.ones(2, 3)], r"the blocks of 'w' have 2 rows, not 4"),
         ([torch.ones(2, 3)] * 3, r"have 6 rows, not 4"),
-        ([torch.ones(4, 2)], r"a block of 'w' must be torch.float32 rows of shape \(3,\), got torch.float32 \(4, 2\)"),
+        (
+            [torch.ones(4, 2)],
+            r"a block of 'w' must be torch.float32 rows of shape \(3,\), got torch.float32 \(4, 2\)",
+        ),
         ([torch.ones(4, 3).double()], r"got torch.float64 \(4, 3\)"),
     ],
 )
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, blocks: list[Tensor], message: str) -> None:
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, blocks: list[Tensor], message: str
+) -> None:
     save_state(tmp_path / "file", {"w": torch.zeros(2)}, {"epoch": 1})
     before = (tmp_path / "file").read_bytes()
     with pytest.raises(ValueError, match=message):
@@ -100,7 +111,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, blocks: list[Ten
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        save_state(tmp_path / "file", {"w": Streamed((4, 3), torch.float32, killed())}, {"epoch": 2})
+        save_state(
+            tmp_path / "file", {"w": Streamed((4, 3), torch.float32, killed())}, {"epoch": 2}
+        )
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_state(tmp_path / "file", {"w": torch.zeros(2)}, {"best": float("nan")})
     with pytest.raises(ValueError, match=r"cannot hold the dtype of 'w' \(torch.complex64\)"):
@@ -113,21 +126,32 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, blocks: list[Ten
     ("places", "message"),
     [
         ({"a": torch.zeros(4, 2)}, "holds the tensor 'b', which there is no place for"),
-        ({"a": torch.zeros(4, 2), "b": torch.zeros(3), "c": torch.zeros(1)}, "lacks the tensor 'c'"),
+        (
+            {"a": torch.zeros(4, 2), "b": torch.zeros(3), "c": torch.zeros(1)},
+            "lacks the tensor 'c'",
+        ),
         (
             {"a": torch.zeros(4, 2), "b": torch.zeros(2)},
             r"'b' is torch.float32 \(3,\), where torch.float32 \(2,\) is wanted",
         ),
-        ({"a": torch.zeros(4, 2), "b": torch.zeros(3).double()}, r"where torch.float64 \(3,\) is wanted"),
-        ({"a": Rows(torch.zeros(3, 2), 2), "b": torch.zeros(3)}, r"where torch.float32 rows 2 to 5 of \(N, 2,\)"),
-        ({"a": Rows(torch.zeros(3, 1), 0), "b": torch.zeros(3)}, "'a' is torch.float32"),
+        (
+            {"a": torch.zeros(4, 2), "b": torch.zeros(3).double()},
+            r"where torch.float64 \(3,\) is wanted",
+        ),
+        (
+            {"a": Destination(torch.zeros(3, 2), 2), "b": torch.zeros(3)},
+            r"where torch.float32 rows 2 to 5 of \(N, 2,\)",
+        ),
+        ({"a": Destination(torch.zeros(3, 1), 0), "b": torch.zeros(3)}, "'a' is torch.float32"),
     ],
 )
-def test_what_does_not_fit_changes_nothing(tmp_path: Path, places: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_changes_nothing(
+    tmp_path: Path, places: dict[str, Any], message: str
+) -> None:
     save_state(tmp_path / "file", {"a": torch.ones(4, 2), "b": torch.ones(3)}, {})
     with pytest.raises(DataError, match=message):
         load_into(tmp_path / "file", places)
-    assert not any((x.tensor if isinstance(x, Rows) else x).any() for x in places.values())
+    assert not any((x.tensor if isinstance(x, Destination) else x).any() for x in places.values())
 
 
 def test_a_part_may_be_asked_for(tmp_path: Path) -> None:

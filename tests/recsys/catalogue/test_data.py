@@ -109,7 +109,9 @@ def test_statements_of_the_manifest_that_differ_are_noted(folder):
 
 def test_names(folder):
     (folder / "users.tsv").write_text("user\tname\n2\tCarla\n0\tAda\n1\tBo b\n")
-    (folder / "items.tsv").write_text("item\tname\tyear\n" + "".join(f"{i}\tsong {i % 4}\t1999\n" for i in range(5)))
+    (folder / "items.tsv").write_text(
+        "item\tname\tyear\n" + "".join(f"{i}\tsong {i % 4}\t1999\n" for i in range(5))
+    )
     read = read_dataset(folder)
     assert read.user_names == ("Ada", "Bo b", "Carla")
     assert read.item_names == ("song 0", "song 1", "song 2", "song 3", "song 0")
@@ -160,14 +162,18 @@ def test_pairs_in_a_npy_file_stay_there(folder, kind):
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_pairs_of_a_npy_file_are_sorted_and_merged_like_those_of_a_text(folder, at_once, order, monkeypatch):
+def test_pairs_of_a_npy_file_are_sorted_and_merged_like_those_of_a_text(
+    folder, at_once, order, monkeypatch
+):
     monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
     given = np.array([(2, 3), (0, 2), (1, 1), (0, 0), (0, 2), (2, 3)])
     write_interactions(folder, [f"{u}\t{i}" for u, i in given])
     text = read_dataset(folder)
     as_npy(folder, np.asarray(given, order=order))
     read = read_dataset(folder)
-    assert read.interactions.tolist() == text.interactions.tolist() == [list(pair) for pair in PAIRS]
+    assert (
+        read.interactions.tolist() == text.interactions.tolist() == [list(pair) for pair in PAIRS]
+    )
     assert read.interactions.dtype == np.int32
     assert text.notes == ("interactions.tsv: 2 repeated pairs were merged.",)
     assert read.notes == ("interactions.npy: 2 repeated pairs were merged.",)
@@ -190,17 +196,29 @@ def test_disorder_is_seen_wherever_it_is(folder, at_once, place, monkeypatch):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((4, 3), dtype=np.int32), r"must hold whole numbers .* \(pairs, 2\).*; got '<i4' \(4, 3\)"),
+        (
+            np.zeros((4, 3), dtype=np.int32),
+            r"must hold whole numbers .* \(pairs, 2\).*; got '<i4' \(4, 3\)",
+        ),
         (np.zeros(4, dtype=np.int32), r"got '<i4' \(4,\)"),
         (np.zeros((4, 2)), r"got '<f8' \(4, 2\)"),
         (np.zeros((4, 2), dtype=">i4"), "got '>i4'"),
         (np.zeros((4, 2), dtype=np.bool_), r"got '\|b1'"),
         (np.zeros((0, 2), dtype=np.int32), "there are no interactions at all"),
-        (np.array([(0, 0), (3, 0)]), "row 1: the user id 3 is out of range. Ids go from 0 to 2, as num_users"),
-        (np.array([(0, 0), (1, 0), (1, 5)]), "row 2: the item id 5 is out of range. Ids go from 0 to 4, as num_items"),
+        (
+            np.array([(0, 0), (3, 0)]),
+            "row 1: the user id 3 is out of range. Ids go from 0 to 2, as num_users",
+        ),
+        (
+            np.array([(0, 0), (1, 0), (1, 5)]),
+            "row 2: the item id 5 is out of range. Ids go from 0 to 4, as num_items",
+        ),
         (np.array([(0, 0), (0, -1)]), "row 1: the item id -1 is out of range"),
         (np.array([(0, 0), (2**40, 0)]), "row 1: the user id 1099511627776 is out of range"),
-        (np.array([(0, 0), (0, 2**64 - 1)], dtype=np.uint64), "row 1: the item id 18446744073709551615 is out of"),
+        (
+            np.array([(0, 0), (0, 2**64 - 1)], dtype=np.uint64),
+            "row 1: the item id 18446744073709551615 is out of",
+        ),
         (np.array([[None, 1]]), "holds pickled Python objects"),
     ],
 )
@@ -218,7 +236,10 @@ def test_a_damaged_npy_file_of_pairs_or_two_files(folder):
         read_dataset(folder)
     (folder / "interactions.tsv").unlink()
     content = (folder / "interactions.npy").read_bytes()
-    for cut, message in ((content[:-1], "is truncated or damaged"), (b"0\t0\n", "is not a npy file")):
+    for cut, message in (
+        (content[:-1], "is truncated or damaged"),
+        (b"0\t0\n", "is not a npy file"),
+    ):
         (folder / "interactions.npy").write_bytes(cut)
         with pytest.raises(DataError, match=f"interactions.npy: {message}"):
             read_dataset(folder)
@@ -237,7 +258,10 @@ def test_a_text_of_many_blocks(folder, monkeypatch):
     write_interactions(folder, [f"{u}\t{i}" for u, i in reversed(every)])
     monkeypatch.setattr(tsv, "BLOCK_BYTES", 64)
     assert read_dataset(folder).interactions.tolist() == [list(pair) for pair in every]
-    for last, message in (("0\t5", "the item id 5 is out of range"), ("0\tx", "must be a whole number, got 'x'")):
+    for last, message in (
+        ("0\t5", "the item id 5 is out of range"),
+        ("0\tx", "must be a whole number, got 'x'"),
+    ):
         write_interactions(folder, [*(f"{u}\t{i}" for u, i in every), last])
         with pytest.raises(DataError, match=f"interactions.tsv, line 252: .*{message}"):
             read_dataset(folder)
@@ -268,11 +292,15 @@ def test_an_x_beside_the_ids_is_fine(folder):
 # ----------------------------------------------------------------------------- what is wrong
 
 
-@pytest.mark.parametrize(("cell", "header"), [("0x1", "user\titem"), ("0X1\tx", "user\titem\tnote")])
+@pytest.mark.parametrize(
+    ("cell", "header"), [("0x1", "user\titem"), ("0X1\tx", "user\titem\tnote")]
+)
 def test_a_hexadecimal_id_is_refused(folder, cell, header):
     more = "\t" * header.count("note")
     write_interactions(folder, [f"0\t0{more}", f"1\t{cell}"], header)
-    with pytest.raises(DataError, match=r"line 3: the item id must be a whole number, got '0[xX]1'"):
+    with pytest.raises(
+        DataError, match=r"line 3: the item id must be a whole number, got '0[xX]1'"
+    ):
         read_dataset(folder)
 
 
@@ -296,7 +324,9 @@ def test_half_a_surrogate_pair_is_refused(folder, key):
 
 def test_an_unreadable_npy_header(folder):
     text = b"{'descr': '<f4', 'shape': (5, 4\n"
-    (folder / "features/text.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    (folder / "features/text.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    )
     with pytest.raises(DataError, match="is truncated or damaged"):
         read_dataset(folder)
 
@@ -524,7 +554,9 @@ def test_item_without_any_modality(folder, item, lost):
         change_features(folder, lambda x: x[item].__setitem__(slice(None), np.nan), modality)
     if item == 4:
         change_features(folder, lambda x: x[2].__setitem__(slice(None), 0.0))
-    with pytest.raises(DataError, match=f"item {item} has no modality at all .*with {lost} .*--empty-items drop"):
+    with pytest.raises(
+        DataError, match=f"item {item} has no modality at all .*with {lost} .*--empty-items drop"
+    ):
         read_dataset(folder)
     read = read_dataset(folder, empty_items="drop")
     assert read.num_items == 5

@@ -30,8 +30,12 @@ def dataset() -> Dataset:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**40), rate=st.floats(0, 1), train_rate=st.floats(0, 1))
-def test_shares_and_rates_are_exact(dataset: Dataset, seed: int, rate: float, train_rate: float) -> None:
-    options = DataOptions(setting="mtmt", split_seed=seed, missing_rate=rate, train_missing_rate=train_rate)
+def test_shares_and_rates_are_exact(
+    dataset: Dataset, seed: int, rate: float, train_rate: float
+) -> None:
+    options = DataOptions(
+        setting="mtmt", split_seed=seed, missing_rate=rate, train_missing_rate=train_rate
+    )
     split, notes = draw_split(dataset, options)
     items = np.unique(dataset.interactions[:, 1])
     cold = math.floor(0.2 * len(items) + 0.5)
@@ -48,7 +52,10 @@ def test_shares_and_rates_are_exact(dataset: Dataset, seed: int, rate: float, tr
 
 
 def test_settings_share_items_and_test_masks(dataset: Dataset) -> None:
-    ftft, ftmt, mtmt = (draw_split(dataset, DataOptions(setting=s, split_seed=5))[0] for s in ("ftft", "ftmt", "mtmt"))
+    ftft, ftmt, mtmt = (
+        draw_split(dataset, DataOptions(setting=s, split_seed=5))[0]
+        for s in ("ftft", "ftmt", "mtmt")
+    )
     for other in (ftmt, mtmt):
         for part in ("warm", "validation", "test"):
             assert np.array_equal(getattr(ftft, part), getattr(other, part))
@@ -58,7 +65,9 @@ def test_settings_share_items_and_test_masks(dataset: Dataset) -> None:
     assert not np.array_equal(ftmt.mask, mtmt.mask)
     complete = draw_split(dataset, DataOptions(split_seed=5, missing_in_validation=False))[0]
     assert np.array_equal(complete.mask[complete.test], ftmt.mask[ftmt.test])
-    assert np.array_equal(complete.mask[complete.validation], dataset.natural_mask[complete.validation])
+    assert np.array_equal(
+        complete.mask[complete.validation], dataset.natural_mask[complete.validation]
+    )
 
 
 def test_shortfall_is_told(dataset: Dataset) -> None:
@@ -70,7 +79,9 @@ def test_shortfall_is_told(dataset: Dataset) -> None:
 
 
 def test_too_few_items_is_an_error(dataset: Dataset) -> None:
-    few = dataclasses.replace(dataset, interactions=dataset.interactions[dataset.interactions[:, 1] < 4])
+    few = dataclasses.replace(
+        dataset, interactions=dataset.interactions[dataset.interactions[:, 1] < 4]
+    )
     with pytest.raises(DataError, match="validation set is empty"):
         draw_split(few, DataOptions())
 
@@ -121,12 +132,24 @@ def _take_from(part: str) -> Change:
 @pytest.mark.parametrize(
     ("change", "setting", "message"),
     [
-        (_put("test", lambda a: a["warm"][:5]), "ftmt", r"the split overlaps: item \d+ is in warm and test"),
+        (
+            _put("test", lambda a: a["warm"][:5]),
+            "ftmt",
+            r"the split overlaps: item \d+ is in warm and test",
+        ),
         (_put("test", lambda a: a["test"][:0]), "ftmt", "the test set is empty"),
-        (_put("warm", lambda a: np.append(a["warm"], a["warm"][0])), "ftmt", r"`warm` has item \d+ twice"),
+        (
+            _put("warm", lambda a: np.append(a["warm"], a["warm"][0])),
+            "ftmt",
+            r"`warm` has item \d+ twice",
+        ),
         (_set("warm", 0, 10**6), "ftmt", "`warm` has item ids outside 0 to 599"),
         (_set("warm", 0, 599), "ftmt", "item 599, which has no interaction"),
-        (_put("warm", lambda a: a["warm"].astype(float)), "ftmt", "must be item ids, whole numbers"),
+        (
+            _put("warm", lambda a: a["warm"].astype(float)),
+            "ftmt",
+            "must be item ids, whole numbers",
+        ),
         (_put("mask", lambda a: a["mask"].astype(np.int8)), "ftmt", "`mask` must be bool"),
         (_put("mask", lambda a: a["mask"][:, :2]), "ftmt", "`mask` must be bool of shape"),
         (_set("mask", slice(None), True), "ftmt", "a modality that the data set lacks"),
@@ -136,9 +159,13 @@ def _take_from(part: str) -> Change:
         (_put("mask", lambda a: np.array([None] * 3)), "ftmt", "without pickles"),
     ],
 )
-def test_bad_files_are_named(tmp_path: Path, dataset: Dataset, change: Change, setting: str, message: str) -> None:
+def test_bad_files_are_named(
+    tmp_path: Path, dataset: Dataset, change: Change, setting: str, message: str
+) -> None:
     split: Split = draw_split(dataset, DataOptions(setting=setting))[0]
-    arrays = {name: np.array(getattr(split, name)) for name in ("warm", "validation", "test", "mask")}
+    arrays = {
+        name: np.array(getattr(split, name)) for name in ("warm", "validation", "test", "mask")
+    }
     change(arrays)
     np.savez(tmp_path / "split.npz", **arrays)
     with pytest.raises(DataError, match=message):
@@ -164,12 +191,20 @@ HEADER = b"{'descr': '<i8', 'shape': (5,\n"
     ("member", "message"),
     [
         (b"no array", "`warm` is not an array"),
-        (b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER, "is not a readable npz file"),
+        (
+            b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER,
+            "is not a readable npz file",
+        ),
     ],
 )
-def test_members_that_are_no_arrays_are_named(tmp_path: Path, dataset: Dataset, member: bytes, message: str) -> None:
+def test_members_that_are_no_arrays_are_named(
+    tmp_path: Path, dataset: Dataset, member: bytes, message: str
+) -> None:
     write_split(tmp_path / "split.npz", draw_split(dataset, DataOptions())[0])
-    with zipfile.ZipFile(tmp_path / "split.npz") as good, zipfile.ZipFile(tmp_path / "bad.npz", "w") as bad:
+    with (
+        zipfile.ZipFile(tmp_path / "split.npz") as good,
+        zipfile.ZipFile(tmp_path / "bad.npz", "w") as bad,
+    ):
         for name in good.namelist():
             bad.writestr(name, member if name == "warm.npy" else good.read(name))
     with pytest.raises(DataError, match=message):
@@ -179,7 +214,9 @@ def test_members_that_are_no_arrays_are_named(tmp_path: Path, dataset: Dataset, 
 def test_a_damaged_compressed_file_is_named(tmp_path: Path, dataset: Dataset) -> None:
     split = draw_split(dataset, DataOptions())[0]
     path = tmp_path / "split.npz"
-    np.savez_compressed(path, warm=split.warm, validation=split.validation, test=split.test, mask=split.mask)
+    np.savez_compressed(
+        path, warm=split.warm, validation=split.validation, test=split.test, mask=split.mask
+    )
     content = bytearray(path.read_bytes())
     start = 30 + int.from_bytes(content[26:28], "little") + int.from_bytes(content[28:30], "little")
     content[start : start + 8] = b"\xff" * 8

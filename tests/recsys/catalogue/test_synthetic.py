@@ -66,7 +66,9 @@ def test_modalities_share_semantics_and_are_unequally_informative():
     explained = []
     for name in data.modalities:
         x = data.features[name].astype(np.float64)
-        solved = np.linalg.solve(x[train].T @ x[train] + 10.0 * np.eye(x.shape[1]), x[train].T @ taste[train])
+        solved = np.linalg.solve(
+            x[train].T @ x[train] + 10.0 * np.eye(x.shape[1]), x[train].T @ taste[train]
+        )
         error = ((taste[test] - x[test] @ solved) ** 2).sum()
         explained.append(1 - error / (taste[test] ** 2).sum())
     text, image, audio = explained

@@ -32,7 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[...
 
 
 @pytest.fixture(scope="module")
-def binary(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path], folder: Path) -> Path:
+def binary(
+    tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path], folder: Path
+) -> Path:
     """The same data with interactions.npy."""
     made = tmp_path_factory.mktemp("data") / "tiny"
     write_dataset(made, users=40, items=120, pairs_per_user=20, dtype=np.float16)
@@ -68,7 +70,9 @@ def test_mapped_rows_are_the_rows_in_memory(folder: Path) -> None:
     assert dataset.features["text"][3].all()
 
 
-def test_auto_leaves_large_features_in_their_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_leaves_large_features_in_their_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = read_dataset(folder)
     values = 120 * 13
     for dtype, size in (("float32", 4), ("float64", 8)):
@@ -81,13 +85,25 @@ def test_auto_leaves_large_features_in_their_files(folder: Path, monkeypatch: py
             assert tables_of(dataset, dtype=dtype).features.mapped is leaves
 
 
-@pytest.mark.parametrize("values", [{}, {"scale_before_impute": False}, {"optimiser": "lazy_adam", "setting": "mtmt"}])
+@pytest.mark.parametrize(
+    "values", [{}, {"scale_before_impute": False}, {"optimiser": "lazy_adam", "setting": "mtmt"}]
+)
 def test_training_is_the_same_from_files_and_from_memory(
-    tmp_path: Path, folder: Path, binary: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    folder: Path,
+    binary: Path,
+    values: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(train, "write_report", lambda folder: None)
     monkeypatch.setattr(features, "ROWS_AT_ONCE", 17)
-    fixed: dict[str, Any] = {"compare": "none", "epochs": 3, "eval_every": 1, "batch_size": 64, "device": "cpu"}
+    fixed: dict[str, Any] = {
+        "compare": "none",
+        "epochs": 3,
+        "eval_every": 1,
+        "batch_size": 64,
+        "device": "cpu",
+    }
     found = []
     for data, where in ((folder, "memory"), (folder, "mapped"), (binary, "mapped")):
         out = tmp_path / f"{len(found)}"
@@ -95,7 +111,13 @@ def test_training_is_the_same_from_files_and_from_memory(
             Options.of(model="milk", data=data, out=out, features=where, lr=0.02, **fixed, **values)
         )  # type: ignore[arg-type]
         metrics = train.run(options, dataset, Progress(quiet=True))
-        found.append((load_state(out / "checkpoint.safetensors"), metrics["test"], begin.dataset_facts(dataset)))
+        found.append(
+            (
+                load_state(out / "checkpoint.safetensors"),
+                metrics["test"],
+                begin.dataset_facts(dataset),
+            )
+        )
     (tensors, state), test, facts = found[0]
     for (other_tensors, other_state), other_test, other_facts in found[1:]:
         assert other_state == state
@@ -121,13 +143,22 @@ def test_tables_hold_the_pairs_of_the_split(binary: Path, negatives: str, candid
     numbers = torch.tensor([5, 0, tables.num_pairs - 1])
     assert torch.equal(torch.stack(tables.pairs_at(numbers), dim=1), tables.pairs[numbers])
     assert tables.trained_users.nonzero()[:, 0].tolist() == tables.pairs[:, 0].unique().tolist()
-    assert tables.pool.tolist() == sorted({*split.warm, *(split.cold if negatives == "all" else ())})
-    for name, items in (("validation", split.validation), ("test", split.test), ("all_cold", split.test)):
+    assert tables.pool.tolist() == sorted(
+        {*split.warm, *(split.cold if negatives == "all" else ())}
+    )
+    for name, items in (
+        ("validation", split.validation),
+        ("test", split.test),
+        ("all_cold", split.test),
+    ):
         group = getattr(tables, name)
         wide = candidates == "all_cold" or name == "all_cold"
         assert group.candidates.tolist() == (split.cold if wide else items).tolist()
         expected = dataset.interactions[np.isin(item, items)].tolist()
-        assert torch.stack([group.users, group.candidates[group.positions]], dim=1).tolist() == expected
+        assert (
+            torch.stack([group.users, group.candidates[group.positions]], dim=1).tolist()
+            == expected
+        )
         assert group.users.dtype == group.positions.dtype == torch.int64
 
 
@@ -150,7 +181,9 @@ def test_evaluation_on_some_users(binary: Path) -> None:
         assert pairs_of(some.test) == pairs_of(some.all_cold)
         assert torch.equal(some.pairs, whole.pairs)
         split = draw_split(dataset, DataOptions())[0]
-        other = build_tables(dataset, split, Options.of(model="milk", split_seed=seed, eval_users=7), CPU)
+        other = build_tables(
+            dataset, split, Options.of(model="milk", split_seed=seed, eval_users=7), CPU
+        )
         drawn.append(tuple(other.test.users.unique().tolist()))
     assert drawn[0] == tuple(some.test.users.unique().tolist())
     assert len(set(drawn)) == 3
@@ -163,8 +196,16 @@ def test_a_run_says_on_how_many_users_it_was_measured(
     monkeypatch.setattr(train, "write_report", lambda folder: None)
     options, dataset = begin.open_run(
         Options.of(
-            model="milk", data=binary, out=tmp_path / "run", compare="none", epochs=1, eval_users=5, device="cpu"
+            model="milk",
+            data=binary,
+            out=tmp_path / "run",
+            compare="none",
+            epochs=1,
+            eval_users=5,
+            device="cpu",
         )
     )
     metrics = train.run(options, dataset, Progress(quiet=True))
-    assert [metrics[name]["users"] for name in ("validation", "test", "test_complete", "test_all_cold")] == [5] * 4
+    assert [
+        metrics[name]["users"] for name in ("validation", "test", "test_complete", "test_all_cold")
+    ] == [5] * 4

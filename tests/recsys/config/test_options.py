@@ -14,7 +14,15 @@ import pytest
 
 from milk_recsys.config.command_line import given_options, parse_options
 from milk_recsys.config.method import find_method
-from milk_recsys.config.options import GROUPS, OptionError, Options, common_fields, flag, from_json, to_json
+from milk_recsys.config.options import (
+    GROUPS,
+    OptionError,
+    Options,
+    common_fields,
+    flag,
+    from_json,
+    to_json,
+)
 from milk_recsys.methods.milk import PRESETS
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -22,7 +30,9 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES), "COLUMNS": "100"}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def changed(values, change):
@@ -48,7 +58,10 @@ def test_a_preset_of_milks_is_milks():
 
 
 def test_milks_options_are_not_those_of_other_models(capsys):
-    for argv, model in ((["--alpha", "1"], "keep"), (["--model", "duif", "--no-tf32", "--alpha=1"], "duif")):
+    for argv, model in (
+        (["--alpha", "1"], "keep"),
+        (["--model", "duif", "--no-tf32", "--alpha=1"], "duif"),
+    ):
         with pytest.raises(SystemExit) as caught:
             parse_options(argv)
         assert caught.value.code == 2
@@ -101,7 +114,9 @@ def test_every_option_can_be_given():
         "--eval-users 4 --features mapped --optimiser adam --kernels torch --tf32 --compress 9 --preset paper"
     )
     options = parse_options(argv)
-    fields = {name: field for name, (_, field) in common_fields().items()} | dict(options.card.fields)
+    fields = {name: field for name, (_, field) in common_fields().items()} | dict(
+        options.card.fields
+    )
     for name, field in fields.items():
         if name != "user_table":  # with float32 alone
             assert options.value(name) != field.default, name
@@ -123,17 +138,31 @@ def test_preset_sets_milks_options_only(preset):
 
 def test_preset_paper():
     options = parse_options(["--preset", "paper"])
-    assert (options.method.penalty_weight, options.method.alignment_weight, options.method.alpha) == (50, 0.5, 0.1)
+    assert (
+        options.method.penalty_weight,
+        options.method.alignment_weight,
+        options.method.alpha,
+    ) == (50, 0.5, 0.1)
     assert (options.method.risk_reduction, options.method.variance_correction) == ("mean", 0)
-    assert (options.method.alignment_reduction, options.method.alignment_mask) == ("element_mean", "pair")
+    assert (options.method.alignment_reduction, options.method.alignment_mask) == (
+        "element_mean",
+        "pair",
+    )
     assert (options.method.regulariser, options.method.regulariser_weight) == ("batch", 1e-4)
 
 
 def test_preset_authors_code():
     options = parse_options(["--preset", "authors_code"])
-    assert (options.method.penalty_weight, options.method.alignment_weight, options.method.alpha) == (50, 0.05, 0.1)
+    assert (
+        options.method.penalty_weight,
+        options.method.alignment_weight,
+        options.method.alpha,
+    ) == (50, 0.05, 0.1)
     assert (options.method.risk_reduction, options.method.variance_correction) == ("sum", 1)
-    assert (options.method.alignment_mask, options.preparation.scale_before_impute) == ("complete", False)
+    assert (options.method.alignment_mask, options.preparation.scale_before_impute) == (
+        "complete",
+        False,
+    )
     assert (options.data.candidates, options.data.negatives) == ("all_cold", "all")
     assert options.loop.monitor == "ndcg@10"
 
@@ -148,7 +177,11 @@ def test_preset_authors_code():
 )
 def test_option_given_wins_over_preset(argv):
     options = parse_options(argv)
-    assert (options.method.preset, options.method.alpha, options.method.penalty_weight) == ("paper", 3.0, 50.0)
+    assert (options.method.preset, options.method.alpha, options.method.penalty_weight) == (
+        "paper",
+        3.0,
+        50.0,
+    )
 
 
 def test_option_given_wins_even_with_the_recommended_value():
@@ -162,8 +195,14 @@ def test_option_given_wins_even_with_the_recommended_value():
         (["--alpha", "-1"], "--alpha must be finite, above 0"),
         (["--alpha", "inf"], "--alpha must be finite"),
         (["--lr", "nan"], "--lr must be finite, above 0, got nan"),
-        (["--missing-rate", "1.5"], "--missing-rate must be finite, at least 0 and at most 1, got 1.5"),
-        (["--train-missing-rate", "-.1"], "--train-missing-rate must be finite, at least 0 and at most 1"),
+        (
+            ["--missing-rate", "1.5"],
+            "--missing-rate must be finite, at least 0 and at most 1, got 1.5",
+        ),
+        (
+            ["--train-missing-rate", "-.1"],
+            "--train-missing-rate must be finite, at least 0 and at most 1",
+        ),
         (["--batch-size", "0"], "--batch-size must be finite, at least 1, got 0"),
         (["--epochs", "0"], "--epochs must be finite, at least 1"),
         (["--eval-every", "0"], "--eval-every must be finite, at least 1"),
@@ -208,7 +247,9 @@ def test_notes_name_options_without_effect():
     assert Options.of(model="milk", setting="mtmt", train_missing_rate=0.1).notes() == ()
     split = Options.of(model="milk", split=Path("s.npz"), split_seed=3, missing_rate=0.2).notes()
     assert [note.split()[0] for note in split] == ["--split-seed", "--missing-rate"]
-    split = Options.of(model="milk", split=Path("s.npz"), split_seed=3, eval_users=5).notes()  # whom the seed draws
+    split = Options.of(
+        model="milk", split=Path("s.npz"), split_seed=3, eval_users=5
+    ).notes()  # whom the seed draws
     assert not any("--split-seed" in note for note in split)
     assert "not mtmt" in Options.of(model="milk", train_missing_rate=0.1).notes()[0]
     assert "ftft" in Options.of(model="milk", setting="ftft", missing_rate=0.1).notes()[0]
@@ -220,9 +261,17 @@ def test_notes_name_options_that_were_typed_with_their_default():
     given = given_options(argv)
     assert given == {"split", "split_seed", "missing_rate", "missing_in_validation"}
     notes = parse_options(argv).notes(given)
-    assert [note.split()[0] for note in notes] == ["--split-seed", "--missing-rate", "--missing-in-validation"]
+    assert [note.split()[0] for note in notes] == [
+        "--split-seed",
+        "--missing-rate",
+        "--missing-in-validation",
+    ]
     argv[-1] = "--no-missing-in-validation"
-    assert parse_options(argv).notes(given_options(argv))[-1].startswith("--no-missing-in-validation is ignored")
+    assert (
+        parse_options(argv)
+        .notes(given_options(argv))[-1]
+        .startswith("--no-missing-in-validation is ignored")
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +289,9 @@ def test_notes_name_options_that_were_typed_with_their_default():
     ],
 )
 def test_a_wrong_value_in_the_config_of_a_run_is_named(tmp_path, capsys, change, message):
-    (tmp_path / "config.json").write_text(json.dumps(changed(to_json(Options.of(model="milk")), change)))
+    (tmp_path / "config.json").write_text(
+        json.dumps(changed(to_json(Options.of(model="milk")), change))
+    )
     with pytest.raises(SystemExit) as caught:
         parse_options(["--resume", "--out", str(tmp_path)])
     assert caught.value.code == 2
@@ -266,7 +317,9 @@ def test_help_explains_every_option_in_groups_within_a_second():
         seconds.append(time.perf_counter() - start)
     assert shown.returncode == 0
     assert min(seconds) < 1.0
-    fields = {name: field for name, (_, field) in common_fields().items()} | dict(find_method("milk").fields)
+    fields = {name: field for name, (_, field) in common_fields().items()} | dict(
+        find_method("milk").fields
+    )
     for name, field in fields.items():
         assert f"{flag(name)} " in shown.stdout.replace(",", " ")
         assert len(field.metadata["help"]) > 10
@@ -327,10 +380,23 @@ def test_a_config_of_version_0_1_0_opens(model):
     values = to_json(now)
     if model == "milk":
         values |= values["method"] | {"method": None}
-        for name in ("optimiser", "kernels", "compress", "user_table", "envs", "tf32", "eval_users", "features"):
+        for name in (
+            "optimiser",
+            "kernels",
+            "compress",
+            "user_table",
+            "envs",
+            "tf32",
+            "eval_users",
+            "features",
+        ):
             del values[name]
         found = from_json(values)
-        assert (found.method.optimiser, found.method.kernels, found.data.features) == ("adam", "torch", "memory")
+        assert (found.method.optimiser, found.method.kernels, found.data.features) == (
+            "adam",
+            "torch",
+            "memory",
+        )
         assert found.method.lr == 0.25
         return
     assert from_json({**older, **values}) == now

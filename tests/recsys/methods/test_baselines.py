@@ -23,7 +23,7 @@ from milk_recsys.methods.factors import Factorisation
 from milk_recsys.methods.gorec import model as gorec
 from milk_recsys.methods.learner import ClosedFormLearner, TrainedLearner
 from milk_recsys.methods.micro import model as micro
-from milk_recsys.methods.scaling import Columns, zero_kept
+from milk_recsys.methods.scaling import Columns, standardise_nonzero_rows
 from milk_recsys.methods.warm import Content, WarmData
 from milk_recsys.run.loop import check_learner
 from tests.recsys.methods.tiny_baselines import (
@@ -62,7 +62,9 @@ def test_content_is_scaled_and_imputed_from_warm_rows():
     np.testing.assert_allclose(content.warm.numpy(), content_by_hand(data), rtol=1e-12)
     other = {name: torch.full((2, d), 1e9, dtype=torch.float64) for name, d in DIMS.items()}
     hidden = content(other, torch.zeros(2, 2, dtype=torch.bool))
-    np.testing.assert_allclose(hidden[0].numpy(), content_by_hand(data)[0, :0].tolist() + hidden[1].tolist())
+    np.testing.assert_allclose(
+        hidden[0].numpy(), content_by_hand(data)[0, :0].tolist() + hidden[1].tolist()
+    )
 
 
 def test_duif():
@@ -110,7 +112,10 @@ def test_clcrec(dense, monkeypatch):
     for u, row, new in zip(U, candidates.numpy(), replaced.numpy(), strict=True):
         p, q = a["vectors.weight"][u], a["vectors.weight"][USERS + row]
         first = np.array([unit(q[0]) @ unit(encoded[c]) for c in row]) / 0.7
-        second = np.array([p @ (encoded[c] if r else v) for c, v, r in zip(row, q, new, strict=True)]) / 0.7
+        second = (
+            np.array([p @ (encoded[c] if r else v) for c, v, r in zip(row, q, new, strict=True)])
+            / 0.7
+        )
         for scores, share in ((first, 0.3), (second, 0.7)):
             total += share * (np.log(np.exp(scores).sum()) - scores[0]) / 4
         total += 0.2 * np.linalg.norm(p) / 2 / 4
@@ -123,9 +128,16 @@ def test_ccfcrec():
     data, b = make_data(), make("ccfcrec", tau=0.4, contrast_share=0.6)
     a, x = arrays(b), content_by_hand(data)
     k = torch.tensor([1, 2, 4, 5])
-    positives, negatives = torch.tensor([[2, 6], [5, 1], [8, 8], [0, 2]]), torch.randint(ITEMS, (4, 3, 5))
+    positives, negatives = (
+        torch.tensor([[2, 6], [5, 1], [8, 8], [0, 2]]),
+        torch.randint(ITEMS, (4, 3, 5)),
+    )
     parts = np.split(x, [7], axis=1)
-    hidden = linear(a, "head.0", np.concatenate([part @ a[f"maps.{m}.weight"].T for m, part in enumerate(parts)], 1))
+    hidden = linear(
+        a,
+        "head.0",
+        np.concatenate([part @ a[f"maps.{m}.weight"].T for m, part in enumerate(parts)], 1),
+    )
     q = linear(a, "head.2", np.where(hidden > 0, hidden, 0.01 * hidden))
 
     def e(one, other):
@@ -166,7 +178,9 @@ def test_heater():
     q[[0, 2]] = c[items[[0, 2]]]
 
     def tower(side, v):
-        return linear(a, f"{side}.3", np.tanh(batch_norm(a, f"{side}.1", linear(a, f"{side}.0", v))))
+        return linear(
+            a, f"{side}.3", np.tanh(batch_norm(a, f"{side}.1", linear(a, f"{side}.0", v)))
+        )
 
     labels = np.array([1.0, 0, 1, 0])
     scores = (tower("user", a["P"][U]) * tower("item", q)).sum(1)
@@ -177,7 +191,11 @@ def test_heater():
         or n[-8:] in ("0.weight", "3.weight")
         or n[-6:] in ("0.bias", "3.bias")
     )
-    expected = ((scores - labels) ** 2).mean() + 0.2 * ((c[items] - a["Q"][items]) ** 2).sum(1).mean() + 0.01 * squares
+    expected = (
+        ((scores - labels) ** 2).mean()
+        + 0.2 * ((c[items] - a["Q"][items]) ** 2).sum(1).mean()
+        + 0.01 * squares
+    )
     found = b.loss(U, items, torch.from_numpy(labels), torch.tensor([0, 2]))
     assert found.item() == pytest.approx(expected, rel=1e-10)
 
@@ -194,7 +212,9 @@ def test_dropoutnet():
     q[[1, 3]], p[[0, 3]] = 0, 0
 
     def tower(side, v):
-        return linear(a, f"{side}.3", np.tanh(batch_norm(a, f"{side}.1", linear(a, f"{side}.0", v))))
+        return linear(
+            a, f"{side}.3", np.tanh(batch_norm(a, f"{side}.1", linear(a, f"{side}.0", v)))
+        )
 
     scores = (tower("user", p) * tower("item", np.concatenate([q, x[POS]], 1))).sum(1)
     targets = (factors.users[U] * factors.items[POS]).sum(1).numpy()  # of the unscaled factors
@@ -213,7 +233,9 @@ def test_dropoutnet_trains_on_the_best_items_and_as_many_at_random():
 
 
 def test_gar(monkeypatch):
-    monkeypatch.setattr(F, "dropout", lambda x, *_, **__: x)  # dropout is random; the rest is the formula
+    monkeypatch.setattr(
+        F, "dropout", lambda x, *_, **__: x
+    )  # dropout is random; the rest is the formula
     data, b = make_data(), make("gar", similarity_share=0.3, real_share=0.2, l2=0.05, hidden=8)
     factors = make_factors(data)
     b.train_epoch(0)  # so that running statistics and weights are not those of the start
@@ -228,11 +250,15 @@ def test_gar(monkeypatch):
         return linear(a, f"{side}.5", hidden)
 
     kernels = {"d": ("user.1", "user.5", "item.1", "item.5"), "g": ("generator.0", "generator.4")}
-    half = {k: 0.5 * sum((a[f"{n}.weight"] ** 2).sum() for n in names) for k, names in kernels.items()}
+    half = {
+        k: 0.5 * sum((a[f"{n}.weight"] ** 2).sum() for n in names) for k, names in kernels.items()
+    }
     p, q = factors.users.numpy(), factors.items.numpy()
     made = layers("generator", x[POS], running_norm)
     u = tower("user", p[U], batch_norm)
-    real, other, fake = np.split(tower("item", np.concatenate([q[POS], q[NEG], made]), batch_norm), 3)
+    real, other, fake = np.split(
+        tower("item", np.concatenate([q[POS], q[NEG], made]), batch_norm), 3
+    )
     margin = (u * (real - 0.8 * fake - 0.2 * other)).sum(1)
     state = {k: v.clone() for k, v in b.net.state_dict().items()}
     assert b.recommender_loss(U, POS, NEG).item() == pytest.approx(
@@ -255,11 +281,15 @@ def test_gorec():
     def hidden(name, v):
         return np.tanh(batch_norm(a, f"{name}.1", v @ a[f"{name}.0.weight"].T, eps=1e-5))
 
-    mu, log_var = np.split(linear(a, "posterior", hidden("encoder", np.concatenate([x, q], 1))), 2, axis=1)
+    mu, log_var = np.split(
+        linear(a, "posterior", hidden("encoder", np.concatenate([x, q], 1))), 2, axis=1
+    )
     prior_mu, prior_log_var = np.split(linear(a, "prior", x), 2, axis=1)
     z = mu + np.exp(log_var / 2) * noise.numpy()
     decoded = linear(a, "head.1", linear(a, "head.0", hidden("decoder", np.concatenate([x, z], 1))))
-    pairs = [np.exp(-2 * ((unit(mu)[i] - unit(mu)[j]) ** 2).sum()) for i in range(5) for j in range(i)]
+    pairs = [
+        np.exp(-2 * ((unit(mu)[i] - unit(mu)[j]) ** 2).sum()) for i in range(5) for j in range(i)
+    ]
     one, other = (
         torch.distributions.Normal(torch.from_numpy(m), torch.from_numpy(np.exp(v / 2)))
         for m, v in ((mu, log_var), (prior_mu, prior_log_var))
@@ -276,12 +306,18 @@ def test_gorec_gives_a_new_item_the_mean_factors_of_its_cluster():
     labels = ((x[:, None] - a["centres"][None]) ** 2).sum(2).argmin(1)
     for k in range(len(a["centres"])):
         np.testing.assert_allclose(a["centres"][k], x[labels == k].mean(0), atol=1e-9)
-        np.testing.assert_allclose(a["means"][k], make_factors(data).items.numpy()[labels == k].mean(0), atol=1e-9)
+        np.testing.assert_allclose(
+            a["means"][k], make_factors(data).items.numpy()[labels == k].mean(0), atol=1e-9
+        )
 
     def hidden(name, v):
         return np.tanh(running_norm(a, f"{name}.1", v @ a[f"{name}.0.weight"].T, eps=1e-5))
 
-    mu = np.split(linear(a, "posterior", hidden("encoder", np.concatenate([x, a["means"][labels]], 1))), 2, axis=1)[0]
+    mu = np.split(
+        linear(a, "posterior", hidden("encoder", np.concatenate([x, a["means"][labels]], 1))),
+        2,
+        axis=1,
+    )[0]
     v = linear(a, "head.1", linear(a, "head.0", hidden("decoder", np.concatenate([x, mu], 1))))
     with torch.no_grad():
         found = b.scorer(data.features, data.observed)(torch.arange(USERS))
@@ -295,7 +331,9 @@ def test_micro():
     single = []
     for m, part in enumerate(parts):
         learned = linear(a, f"maps.{m}", part)
-        fixed, other = (symmetric(graph_by_hand(v, v, known[:, m], known[:, m], 4)) for v in (part, learned))
+        fixed, other = (
+            symmetric(graph_by_hand(v, v, known[:, m], known[:, m], 4)) for v in (part, learned)
+        )
         single.append((0.9 * fixed + 0.1 * other) @ a["item.weight"])
     h = np.stack(single, 1)
     query = np.tanh(h @ a["query.0.weight"].T + a["query.0.bias"]) @ a["query.2.weight"].T
@@ -327,11 +365,18 @@ def test_micro_gives_a_new_item_the_vectors_of_its_nearest_warm_items():
     rng = np.random.default_rng(5)
     new = {name: torch.from_numpy(rng.standard_normal((4, d))) for name, d in DIMS.items()}
     observed = torch.tensor([[True, True], [False, True], [True, False], [True, True]])
-    y, known, parts = b.content(new, observed).numpy(), data.observed.numpy(), np.split(x, [7], axis=1)
+    y, known, parts = (
+        b.content(new, observed).numpy(),
+        data.observed.numpy(),
+        np.split(x, [7], axis=1),
+    )
     single = []
     for m, (part, mine) in enumerate(zip(parts, np.split(y, [7], axis=1), strict=True)):
         sides = []
-        for one, other in ((mine, part), (linear(a, f"maps.{m}", mine), linear(a, f"maps.{m}", part))):
+        for one, other in (
+            (mine, part),
+            (linear(a, f"maps.{m}", mine), linear(a, f"maps.{m}", part)),
+        ):
             graph = graph_by_hand(one, other, observed[:, m].numpy(), known[:, m], 3)
             s = graph.sum(1, keepdims=True)
             sides.append(np.where(s > 0, graph / np.where(s > 0, s, 1), 0) @ a["item.weight"])
@@ -363,7 +408,9 @@ def test_content_knn():
     data, b = make_data(), make("content_knn")
     rng = np.random.default_rng(3)
     new = {name: torch.from_numpy(rng.standard_normal((5, d))) for name, d in DIMS.items()}
-    observed = torch.tensor([[True, True], [True, False], [False, True], [True, True], [True, True]])
+    observed = torch.tensor(
+        [[True, True], [True, False], [False, True], [True, True], [True, True]]
+    )
     new["image"][1] = torch.nan
     scores = np.zeros((USERS, 5))
     users, items = (t.numpy() for t in data.pairs)
@@ -390,7 +437,7 @@ def test_random_scores_do_not_depend_on_the_block():
 
 def test_scaling_is_fitted_on_rows_that_are_not_zero():
     x = torch.tensor([[1.0, 2.0], [3.0, 2.0], [0.0, 0.0]])
-    assert zero_kept(x, clip=5.0).tolist() == [[-1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
+    assert standardise_nonzero_rows(x, clip=5.0).tolist() == [[-1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
     assert Columns(x[:2], clip=0.5)(torch.tensor([[9.0, 9.0]])).tolist() == [[0.5, 0.0]]
 
 
@@ -402,7 +449,9 @@ def test_factors_have_zero_rows_where_there_was_nothing_to_learn_from():
     pairs = torch.stack(data.pairs, dim=1)
     pairs = pairs[(pairs[:, 0] != 5) & (pairs[:, 1] != 6)]
     data = dataclasses.replace(data, rows=build_user_rows(pairs, 40, torch.arange(30)))
-    f = Factorisation(data, make_options("gar", factor_epochs=7, factor_batch_size=64, factor_lr=0.05).method, 0)
+    f = Factorisation(
+        data, make_options("gar", factor_epochs=7, factor_batch_size=64, factor_lr=0.05).method, 0
+    )
     before = f.train_epoch()
     while not f.done:
         after = f.train_epoch()
@@ -432,7 +481,12 @@ def quick(name):
     if find_method(name).needs_factors:
         sizes |= {"factor_epochs": 3, "factor_batch_size": 32}
     return make_options(
-        name, **{k: v for k, v in sizes.items() if k in {f.name for f in dataclasses.fields(find_method(name).options)}}
+        name,
+        **{
+            k: v
+            for k, v in sizes.items()
+            if k in {f.name for f in dataclasses.fields(find_method(name).options)}
+        },
     )
 
 
@@ -474,7 +528,9 @@ def test_frozen_factors_stay_as_they_are(name):
     learner = TrainedLearner(make_data(), quick(name))
     learner.prepare()
     before = {
-        k: x.clone() for k, x in learner.model.net.named_buffers() if "running" not in k and "num_batches" not in k
+        k: x.clone()
+        for k, x in learner.model.net.named_buffers()
+        if "running" not in k and "num_batches" not in k
     }
     assert {"P", "Q"} <= set(before)
     learner.train_epoch(0)
@@ -487,7 +543,9 @@ def test_frozen_factors_stay_as_they_are(name):
 def test_every_parameter_learns(name):
     learner = TrainedLearner(make_data(), quick(name))
     learner.prepare()
-    before = {k: p.detach().clone() for k, p in learner.model.net.named_parameters() if p.requires_grad}
+    before = {
+        k: p.detach().clone() for k, p in learner.model.net.named_parameters() if p.requires_grad
+    }
     for epoch in range(2):
         learner.train_epoch(epoch)
     for k, p in learner.model.net.named_parameters():
@@ -508,12 +566,17 @@ def test_a_new_item_is_scored_without_a_vector_of_its_own(name):
     learner.train_epoch(0)
     net = learner.model.net
     sizes = {x.shape[0] for k, x in net.state_dict().items() if x.ndim == 2}
-    assert max(sizes & {ITEMS, USERS + ITEMS}, default=ITEMS) in (ITEMS, USERS + ITEMS)  # no row beyond the warm items
+    assert max(sizes & {ITEMS, USERS + ITEMS}, default=ITEMS) in (
+        ITEMS,
+        USERS + ITEMS,
+    )  # no row beyond the warm items
     new = {k: x[:6] + 0.1 for k, x in data.features.items()}
     with torch.no_grad():
         expected = learner.model.scorer(new, data.observed[:6])(torch.arange(USERS)).clone()
         for k, x in net.state_dict().items():  # warm items' own vectors: NaN would be seen
-            per_item = k in ("Q", "target_Q") or (k in ("item", "item.weight") and x.shape[0] == ITEMS)
+            per_item = k in ("Q", "target_Q") or (
+                k in ("item", "item.weight") and x.shape[0] == ITEMS
+            )
             if per_item and k not in READ_BY_NEW_ITEMS.get(name, ()):
                 x.fill_(torch.nan)
             if k == "vectors.weight":
@@ -535,9 +598,13 @@ def test_what_an_item_misses_is_not_read_and_company_changes_nothing(name):
     with torch.no_grad():
         expected = learner.model.scorer(new, observed)(torch.arange(USERS)).clone()
         for fill in (torch.nan, 1e9):
-            other = {k: x.masked_fill(~observed[:, [m]], fill) for m, (k, x) in enumerate(new.items())}
+            other = {
+                k: x.masked_fill(~observed[:, [m]], fill) for m, (k, x) in enumerate(new.items())
+            }
             assert torch.equal(learner.model.scorer(other, observed)(torch.arange(USERS)), expected)
-        few = learner.model.scorer({k: x[1:6] for k, x in new.items()}, observed[1:6])(torch.tensor([2, 9]))
+        few = learner.model.scorer({k: x[1:6] for k, x in new.items()}, observed[1:6])(
+            torch.tensor([2, 9])
+        )
     torch.testing.assert_close(few, expected[[2, 9], 1:6], rtol=1e-9, atol=1e-12)
 
 
@@ -554,7 +621,16 @@ OVERFITS = {
     "i3mrec": (60, {"lr": 0.03, "l2": 0.0, "dropout": 0.0, "penalty_weight": 1.0}),
     "dgmrec": (60, {"lr": 0.02, "neighbours": 4, "fused_l2": 0.0}),
     "aldi": (80, {"lr": 0.01, "hidden": 16}),
-    "gorec": (200, {"lr": 0.01, "uniformity_weight": 0.0, "kl_weight": 0.01, "dropout": 0.0, "cluster_items": 8}),
+    "gorec": (
+        200,
+        {
+            "lr": 0.01,
+            "uniformity_weight": 0.0,
+            "kl_weight": 0.01,
+            "dropout": 0.0,
+            "cluster_items": 8,
+        },
+    ),
 }
 
 
@@ -565,7 +641,10 @@ def test_it_overfits_a_tiny_set(name):
     rng = np.random.default_rng(0)
     kinds = np.arange(items) % 2
     features = {
-        k: torch.from_numpy(np.eye(2)[kinds].repeat(2, axis=1) + 0.1 * rng.standard_normal((items, 4))) for k in DIMS
+        k: torch.from_numpy(
+            np.eye(2)[kinds].repeat(2, axis=1) + 0.1 * rng.standard_normal((items, 4))
+        )
+        for k in DIMS
     }
     liked = (kinds[None] == (np.arange(users) % 2)[:, None]) & (rng.random((users, items)) < 0.8)
     rows = build_user_rows(torch.from_numpy(np.argwhere(liked)), users, torch.arange(items))
@@ -610,7 +689,7 @@ def test_as_many_negatives_as_there_are_may_be_asked_for():
 def test_micros_product_has_the_gradient_of_the_matrix():
     a = torch.rand(5, 5, dtype=torch.float64).mul(torch.rand(5, 5) < 0.5)
     x = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
-    pair = graphs.both_ways(a.to_sparse())
+    pair = graphs.csr_and_transpose(a.to_sparse())
     assert torch.autograd.gradcheck(lambda v: graphs.Product.apply(v, *pair), (x,))
     torch.testing.assert_close(graphs.Product.apply(x, *pair), a @ x)
 
@@ -630,7 +709,9 @@ def test_gorecs_clusters_hold_warm_items_each():
 def test_defaults_are_within_their_ranges_and_every_baseline_has_a_class_and_a_loop(name):
     validate(Options.of(model=name, compare="none"))
     assert problem_of(Options.of(model=name).method) is None
-    assert find_method(name).trains == (name not in {"content_knn", "random", "knn", "marec", "ridge", "keep"})
+    assert find_method(name).trains == (
+        name not in {"content_knn", "random", "knn", "marec", "ridge", "keep"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -681,5 +762,7 @@ def test_empty_memory_is_not_filled_in_an_epoch_and_the_setting_is_given_back():
         assert not deterministic.fill_uninitialized_memory
     assert deterministic.fill_uninitialized_memory == before
     assert not torch.are_deterministic_algorithms_enabled()
-    with seeded(0, device=torch.device("cuda")):  # where it would cost time, and some sums have no such order
+    with seeded(
+        0, device=torch.device("cuda")
+    ):  # where it would cost time, and some sums have no such order
         assert not torch.are_deterministic_algorithms_enabled()

@@ -103,7 +103,9 @@ def test_keep_with_all_items_as_landmarks_is_exact_and_few_are_near(monkeypatch)
     assert len(make("keep", data, landmarks=15).net.landmarks) == 60  # few enough for all
     monkeypatch.setattr(keep, "JITTER", 0)
     weights, direct = exact.net.solved((0, 1))
-    projected = exact.net.projected((0, 1), weights, exact.net.among((0, 1), weights, torch.arange(60)))
+    projected = exact.net.projected(
+        (0, 1), weights, exact.net.among((0, 1), weights, torch.arange(60))
+    )
     np.testing.assert_allclose(projected.numpy(), direct.numpy(), rtol=1e-5, atol=1e-7)
 
 
@@ -112,10 +114,14 @@ def test_keep_without_its_parts():
     alike = make("keep", fit_weights=False)
     assert alike.net.weights((0, 1)).tolist() == [0.5, 0.5]
     one, each = make("keep", per_pattern=False), make("keep")
-    np.testing.assert_allclose(scores(one, new, observed)[:, 0], scores(each, new, observed)[:, 0])  # item 0 has both
+    np.testing.assert_allclose(
+        scores(one, new, observed)[:, 0], scores(each, new, observed)[:, 0]
+    )  # item 0 has both
     net, (weights, map_) = one.net, one.net.solved((0, 1))
     k = net.kernel((0, 1), weights, net.rows(new, observed), observed)
-    np.testing.assert_allclose(scores(one, new, observed), (net.users.weight @ (k @ map_).T).numpy(), rtol=1e-9)
+    np.testing.assert_allclose(
+        scores(one, new, observed), (net.users.weight @ (k @ map_).T).numpy(), rtol=1e-9
+    )
     assert set(net._maps) == {(0, 1)}
     assert data.num_items == len(map_)
 
@@ -131,7 +137,9 @@ def test_keeps_weights_are_least_squares_on_items_that_have_the_whole_pattern():
             g[np.argsort(-g[:, c])[keep.NEIGHBOURS :], c] = 0
         columns.append((g.T @ e).ravel())
     expected = optimize.nnls(np.stack(columns, 1), e[whole].ravel())[0]
-    np.testing.assert_allclose(b.net.weights((0, 1)).numpy(), expected / expected.sum(), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        b.net.weights((0, 1)).numpy(), expected / expected.sum(), rtol=1e-6, atol=1e-9
+    )
     assert b.net.weights((1,)).tolist() == [1.0]
 
 
@@ -168,8 +176,9 @@ def test_keep_stays_solved_when_it_takes_back_the_same_state_and_only_then():
 
 
 def test_keep_refuses_what_would_not_fit(monkeypatch):
-    monkeypatch.setattr(keep, "CELLS", 100)
+    monkeypatch.setattr(keep, "MAX_SCORES", 100)
     with pytest.raises(
-        DataError, match=r"12 users and 20 training items are too many for 12 .* Choose --rank 3 or less"
+        DataError,
+        match=r"12 users and 20 training items are too many for 12 .* Choose --rank 3 or less",
     ):
         make("keep")

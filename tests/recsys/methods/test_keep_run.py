@@ -49,11 +49,11 @@ def test_a_loaded_run_scores_what_the_run_scored(ran):
 
 def test_the_terminal_speaks_of_no_loss_and_no_epoch(ran, tmp_path, capsys):
     assert run_command(ran[0].but(out=tmp_path / "run"), ran[1]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"keep: solved in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", said)
-    assert "content_knn beside it" in said
-    assert "loss" not in said
-    assert "epoch" not in said
+    output = capsys.readouterr().out
+    assert re.search(r"keep: solved in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", output)
+    assert "content_knn beside it" in output
+    assert "loss" not in output
+    assert "epoch" not in output
 
 
 def test_recommend_lists_new_items(ran, tmp_path):
@@ -65,7 +65,17 @@ def test_recommend_lists_new_items(ran, tmp_path):
         rows[2:4] = np.nan if name == dataset.modalities[0] else rows[2:4]
         np.save(tmp_path / "new" / "features" / f"{name}.npy", rows)
     assert (
-        recommend.main(["--run", str(options.run.out), "--items", str(tmp_path / "new"), "--out", str(tmp_path)]) == 0
+        recommend.main(
+            [
+                "--run",
+                str(options.run.out),
+                "--items",
+                str(tmp_path / "new"),
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
     )
     lists = pl.read_parquet(tmp_path / "users.parquet")
     assert set(lists["user"].unique()) == set(range(dataset.num_users))
@@ -77,7 +87,9 @@ def test_a_damaged_model_is_refused_by_name(ran, tmp_path):
     tensors, facts = load_state(options.run.out / "model.safetensors")
     for name in ("config.json", "metrics.json"):
         (tmp_path / name).write_bytes((options.run.out / name).read_bytes())
-    save_state(tmp_path / "model.safetensors", {k: x for k, x in tensors.items() if k != "items"}, facts)
+    save_state(
+        tmp_path / "model.safetensors", {k: x for k, x in tensors.items() if k != "items"}, facts
+    )
     with pytest.raises(DataError, match=r"model.safetensors: does not fit config.json .* items"):
         load_run(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

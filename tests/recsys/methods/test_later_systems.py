@@ -10,7 +10,13 @@ from scipy import optimize
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods import closed_form as closed
-from milk_recsys.methods.closed_form import Smoother, conjugate_gradients, interactions, nnls, patterns
+from milk_recsys.methods.closed_form import (
+    Smoother,
+    conjugate_gradients,
+    interactions,
+    nnls,
+    patterns,
+)
 from milk_recsys.methods.learner import build
 from tests.recsys.methods.tiny_baselines import (
     ITEMS,
@@ -48,7 +54,7 @@ CLOSED = ("knn", "marec", "ridge", "keep")
 def test_knn():
     data, b = make_data(), make("knn", neighbours=6)
     new, observed = new_items()
-    mu = b.votes.weights.numpy()
+    mu = b.neighbour_scores.weights.numpy()
     assert (mu >= 0).all()
     expected = matrix(data) @ votes_by_hand(data, new, observed, mu, 6)
     np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-9, atol=1e-12)
@@ -65,7 +71,7 @@ def test_knns_weights_are_the_least_squares_of_warm_items_without_themselves():
         columns.append((r @ g).ravel())
     root = np.where(r.ravel() > 0, 1, 0.2**0.5)
     expected = optimize.nnls(root[:, None] * np.stack(columns, 1), root * r.ravel())[0]
-    np.testing.assert_allclose(b.votes.weights.numpy(), expected, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(b.neighbour_scores.weights.numpy(), expected, rtol=1e-8, atol=1e-12)
 
 
 def test_marec_is_the_column_of_least_squares():
@@ -73,7 +79,7 @@ def test_marec_is_the_column_of_least_squares():
     data, new, observed = make_data(), *new_items()
     l1, d, alpha = 3.0, 4.0, 0.7
     b = make("marec", neighbours=6, smoothing=l1 / (1 + d))
-    r, t = matrix(data), votes_by_hand(data, new, observed, b.votes.weights.numpy(), 6)
+    r, t = matrix(data), votes_by_hand(data, new, observed, b.neighbour_scores.weights.numpy(), 6)
     tall = np.concatenate([r, l1**0.5 * np.eye(ITEMS), d**0.5 * r])
     right = np.concatenate([np.zeros((USERS + ITEMS, 5)), d**0.5 * alpha * r @ t])
     expected = r @ np.linalg.lstsq(tall, right, rcond=None)[0] * (1 + d) / (alpha * d)
@@ -87,7 +93,9 @@ def test_ridge_is_one_regression_a_pattern(smoothing):
     scaled = dataclasses.replace(
         data, features={k: torch.from_numpy(unit(x.numpy())) for k, x in data.features.items()}
     )
-    parts = centred_by_hand(scaled, {k: torch.from_numpy(unit(x.numpy())) for k, x in new.items()}, observed)
+    parts = centred_by_hand(
+        scaled, {k: torch.from_numpy(unit(x.numpy())) for k, x in new.items()}, observed
+    )
     r, expected = matrix(data), np.zeros((USERS, 5))
     for c in range(5):
         have = np.flatnonzero(observed[c].numpy())
@@ -106,7 +114,10 @@ def test_with_one_pattern_ridge_is_multi_output_ridge():
     data = make_data(missing=False)
     b, new = make("ridge", data, ridge=0.7, smoothing=0.0), new_items()[0]
     new = {k: x.nan_to_num(0.5) for k, x in new.items()}
-    parts = [np.concatenate([unit(x.numpy()) for x in rows.values()], axis=1) for rows in (data.features, new)]
+    parts = [
+        np.concatenate([unit(x.numpy()) for x in rows.values()], axis=1)
+        for rows in (data.features, new)
+    ]
     mean = parts[0].mean(0)
     model = Ridge(alpha=0.7, fit_intercept=False).fit(parts[0] - mean, matrix(data).T)
     found = scores(b, new, torch.ones(5, 2, dtype=torch.bool))
@@ -118,14 +129,19 @@ def test_ridge_solves_on_either_side(monkeypatch):
     few, many = make_data(items=8), make_data(items=40)  # fewer and more rows than columns
     for data in (few, many):
         b = make("ridge", data, ridge=0.5, smoothing=0.0)
-        x = [torch.cat([b.rows.warm[m] for m in (0, 1)], dim=1), torch.cat(b.rows(new, observed), dim=1)[[0, 3]]]
+        x = [
+            torch.cat([b.rows.warm[m] for m in (0, 1)], dim=1),
+            torch.cat(b.rows(new, observed), dim=1)[[0, 3]],
+        ]
         gram = x[0].T @ x[0] + 0.5 * torch.eye(x[0].shape[1])
         expected = x[0] @ torch.linalg.solve(gram, x[1].T)
         torch.testing.assert_close(b.regress(new, observed)[:, [0, 3]], expected)
 
 
 @pytest.mark.parametrize(("users", "items"), [(12, 20), (30, 9)])
-def test_the_smoother_is_kernel_ridge_over_users_on_either_side_and_by_conjugate_gradients(users, items, monkeypatch):
+def test_the_smoother_is_kernel_ridge_over_users_on_either_side_and_by_conjugate_gradients(
+    users, items, monkeypatch
+):
     data = make_data(1, users=users, items=items)
     r, t = matrix(data), np.random.default_rng(0).standard_normal((items, 4))
     k = r @ r.T
@@ -133,13 +149,17 @@ def test_the_smoother_is_kernel_ridge_over_users_on_either_side_and_by_conjugate
     for limit in (closed.DENSE, 0):
         monkeypatch.setattr(closed, "DENSE", limit)
         z = Smoother(interactions(data, torch.float64), 1.5)(torch.from_numpy(t))
-        np.testing.assert_allclose(r @ z.numpy(), expected, rtol=1e-4 if limit == 0 else 1e-9, atol=1e-4)
+        np.testing.assert_allclose(
+            r @ z.numpy(), expected, rtol=1e-4 if limit == 0 else 1e-9, atol=1e-4
+        )
 
 
 def test_conjugate_gradients_that_do_not_converge_are_an_error():
     a = torch.diag(torch.logspace(-8, 8, 20, dtype=torch.float64))
     with pytest.raises(DataError, match="did not converge"):
-        conjugate_gradients(lambda x: a @ x, torch.ones(20, 1, dtype=torch.float64), most=3)
+        conjugate_gradients(
+            lambda x: a @ x, torch.ones(20, 1, dtype=torch.float64), max_iterations=3
+        )
 
 
 def test_non_negative_least_squares_from_products():
@@ -162,16 +182,18 @@ def test_patterns_are_all_rows_but_the_empty_ones():
 def test_modalities_that_do_not_count_count_alike_where_an_item_has_no_other(name):
     data, b = make_data(), make(name, neighbours=6)
     new, observed = new_items()
-    b.votes.weights = torch.tensor([0.3, 0.0], dtype=torch.float64)
-    found = b.votes(new, observed).numpy()
+    b.neighbour_scores.weights = torch.tensor([0.3, 0.0], dtype=torch.float64)
+    found = b.neighbour_scores(new, observed).numpy()
     graphs = graphs_by_hand(data, new, observed, 6)
     only_image = 2
     assert observed[only_image].tolist() == [False, True]
     np.testing.assert_allclose(found[:, only_image], graphs[1][:, only_image], rtol=1e-9)
     np.testing.assert_allclose(found[:, [0, 1]], graphs[0][:, [0, 1]], rtol=1e-9)
-    b.votes.weights = torch.zeros(2, dtype=torch.float64)
-    np.testing.assert_allclose(b.votes(new, observed)[:, 0], (graphs[0] + graphs[1])[:, 0] / 2, rtol=1e-9)
-    assert b.votes(new, torch.zeros_like(observed)).abs().max() == 0
+    b.neighbour_scores.weights = torch.zeros(2, dtype=torch.float64)
+    np.testing.assert_allclose(
+        b.neighbour_scores(new, observed)[:, 0], (graphs[0] + graphs[1])[:, 0] / 2, rtol=1e-9
+    )
+    assert b.neighbour_scores(new, torch.zeros_like(observed)).abs().max() == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -201,7 +223,10 @@ def test_the_order_of_modalities_changes_nothing(name):
     data, new, observed = make_data(), *new_items()
     names = ("image", "text")
     turned = dataclasses.replace(
-        data, modalities=names, features={n: data.features[n] for n in names}, observed=data.observed[:, [1, 0]]
+        data,
+        modalities=names,
+        features={n: data.features[n] for n in names},
+        observed=data.observed[:, [1, 0]],
     )
     expected = scores(make(name), new, observed)
     found = scores(make(name, turned), {n: new[n] for n in names}, observed[:, [1, 0]])
@@ -209,7 +234,7 @@ def test_the_order_of_modalities_changes_nothing(name):
 
 
 def test_too_many_items_at_once_are_refused(monkeypatch):
-    monkeypatch.setattr(closed, "CELLS", 50)
+    monkeypatch.setattr(closed, "MAX_SCORES", 50)
     for name in ("knn", "marec", "ridge"):
         with pytest.raises(DataError, match="too many for a closed form"):
             scores(make(name), *new_items())
@@ -220,12 +245,16 @@ def test_too_many_items_at_once_are_refused(monkeypatch):
 
 def test_aldi():
     data = make_data()
-    b = make("aldi", ranking_weight=0.6, identification_weight=0.3, rating_weight=0.2, l2=0.01, hidden=9)
+    b = make(
+        "aldi", ranking_weight=0.6, identification_weight=0.3, rating_weight=0.2, l2=0.01, hidden=9
+    )
     factors, a, x = make_factors(data), arrays(b), content_by_hand(data)
     p, q = factors.users.numpy(), factors.items.numpy()
 
     def tower(side, v):
-        return linear(a, f"{side}.3", np.tanh(batch_norm(a, f"{side}.1", linear(a, f"{side}.0", v), eps=1e-5)))
+        return linear(
+            a, f"{side}.3", np.tanh(batch_norm(a, f"{side}.1", linear(a, f"{side}.0", v), eps=1e-5))
+        )
 
     u, (g_i, g_j) = tower("user", p[U]), np.split(tower("item", x[np.concatenate([POS, NEG])]), 2)
 
@@ -233,14 +262,18 @@ def test_aldi():
         chance = 1 / (1 + np.exp(-target))
         return (softplus(logit) - chance * logit).mean()
 
-    s_i, s_j, t_i, t_j = ((v * w).sum(1) for v, w in ((u, g_i), (u, g_j), (p[U], q[POS]), (p[U], q[NEG])))
+    s_i, s_j, t_i, t_j = (
+        (v * w).sum(1) for v, w in ((u, g_i), (u, g_j), (p[U], q[POS]), (p[U], q[NEG]))
+    )
     place = [
         (v * v).sum(1) - np.mean([[one @ other for other in w] for one in v], axis=1)
         for v, w in ((g_i, g_j), (q[POS], q[NEG]))
     ]
     expected = softplus(s_j - s_i).mean() + 0.6 * bce(s_i - s_j, t_i - t_j) + 0.3 * bce(*place)
     expected += 0.2 * (np.abs(t_i - s_i) + np.abs(t_j - s_j)).mean()
-    expected += 0.005 * sum((a[f"{n}.weight"] ** 2).sum() for n in ("user.0", "user.3", "item.0", "item.3"))
+    expected += 0.005 * sum(
+        (a[f"{n}.weight"] ** 2).sum() for n in ("user.0", "user.3", "item.0", "item.3")
+    )
     assert b.loss(U, POS, NEG).item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -252,20 +285,34 @@ def test_a_new_item_of_aldi_is_the_student_on_its_content_for_every_user():
     rows = b.content({name: x.clone() for name, x in new.items()}, observed).numpy()
 
     def tower(side, v):
-        return linear(a, f"{side}.3", np.tanh(running_norm(a, f"{side}.1", linear(a, f"{side}.0", v), eps=1e-5)))
+        return linear(
+            a,
+            f"{side}.3",
+            np.tanh(running_norm(a, f"{side}.1", linear(a, f"{side}.0", v), eps=1e-5)),
+        )
 
-    np.testing.assert_allclose(scores(b, new, observed), tower("user", p) @ tower("item", rows).T, rtol=1e-8)
+    np.testing.assert_allclose(
+        scores(b, new, observed), tower("user", p) @ tower("item", rows).T, rtol=1e-8
+    )
     assert make("aldi", batch_size=1).train_epoch(0) == {"loss": 0.0}
 
 
 def test_sibrar():
-    data, b = make_data(), make("sibrar", contrast_weight=0.2, tau=0.7, width=5, layers=2, num_negatives=2)
+    data, b = (
+        make_data(),
+        make("sibrar", contrast_weight=0.2, tau=0.7, width=5, layers=2, num_negatives=2),
+    )
     a, x = arrays(b), content_by_hand(data)
     parts, r = np.split(x, [7], axis=1), matrix(data)
     users, items = (t[:4] for t in data.pairs)
     candidates = torch.stack([items, (items + 3) % ITEMS, (items + 7) % ITEMS], dim=1)
     drawn = torch.tensor(
-        [[[0, 2], [2, 0], [0, 1]], [[2, 1], [0, 2], [1, 2]], [[1, 0], [2, 1], [0, 2]], [[2, 0], [1, 0], [2, 1]]]
+        [
+            [[0, 2], [2, 0], [0, 1]],
+            [[2, 1], [0, 2], [1, 2]],
+            [[1, 0], [2, 1], [0, 2]],
+            [[2, 0], [1, 0], [2, 1]],
+        ]
     )
     before = np.zeros((4, 3, 2, 5))
     for row in range(4):
@@ -280,13 +327,17 @@ def test_sibrar():
                     who[users[row]] *= slot > 0  # a pair is not its own input
                     before[row, slot, place] = linear(a, "takers", who)
     h = linear(a, "branch.0", np.maximum(before, 0).reshape(24, 5))
-    e = linear(a, "branch.3", np.maximum(batch_norm(a, "branch.1", h, eps=1e-5), 0)).reshape(4, 3, 2, -1)
+    e = linear(a, "branch.3", np.maximum(batch_norm(a, "branch.1", h, eps=1e-5), 0)).reshape(
+        4, 3, 2, -1
+    )
     s = (a["user.weight"][users][:, None] * e.mean(2)).sum(2)
     expected = softplus(s[:, 1:] - s[:, :1]).mean()
     for row in range(4):
         products = e[row, :, 0] @ e[row, :, 1].T / 0.7
         for one in (products, products.T):
-            expected += 0.2 * np.mean([np.log(np.exp(one[k]).sum()) - one[k, k] for k in range(3)]) / 4
+            expected += (
+                0.2 * np.mean([np.log(np.exp(one[k]).sum()) - one[k, k] for k in range(3)]) / 4
+            )
     assert b.loss(users, candidates, drawn).item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -298,9 +349,16 @@ def test_a_new_item_of_sibrar_is_the_mean_over_the_content_that_it_has(contrast_
     a = arrays(b)
     parts = []
     for m, x in enumerate(new.values()):
-        h = linear(a, "branch.0", np.maximum(linear(a, f"maps.{m}", unit(x.nan_to_num(1).numpy())), 0))
+        h = linear(
+            a, "branch.0", np.maximum(linear(a, f"maps.{m}", unit(x.nan_to_num(1).numpy())), 0)
+        )
         parts.append(linear(a, "branch.3", np.maximum(running_norm(a, "branch.1", h, eps=1e-5), 0)))
-    v = np.stack([np.mean([parts[m][c] for m in np.flatnonzero(observed[c].numpy())], axis=0) for c in range(5)])
+    v = np.stack(
+        [
+            np.mean([parts[m][c] for m in np.flatnonzero(observed[c].numpy())], axis=0)
+            for c in range(5)
+        ]
+    )
     np.testing.assert_allclose(scores(b, new, observed), a["user.weight"] @ v.T, rtol=1e-8)
 
 
@@ -396,9 +454,16 @@ def test_i3mrec():
             gaps.append(log_q(t[i]) - np.mean([log_q(t[j]) for j in POS.tolist()]))
         bounds.append(np.mean(gaps))
     expected += 0.3 * np.mean(bounds)
-    expected += 0.05 * ((a["user.weight"][U] ** 2).sum() + (t[POS] ** 2).sum() + (t[NEG] ** 2).sum()) / 2 / 4
+    expected += (
+        0.05
+        * ((a["user.weight"][U] ** 2).sum() + (t[POS] ** 2).sum() + (t[NEG] ** 2).sum())
+        / 2
+        / 4
+    )
     b.net.eval()
-    assert b.loss(U, POS, NEG, torch.from_numpy(anchors)).item() == pytest.approx(expected, rel=1e-9)
+    assert b.loss(U, POS, NEG, torch.from_numpy(anchors)).item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_an_environment_of_i3mrec_without_a_triple_has_no_risk():
@@ -407,7 +472,10 @@ def test_an_environment_of_i3mrec_without_a_triple_has_no_risk():
     known[1:, 1] = False
     data = dataclasses.replace(data, observed=known)
     common = {"contrast_weight": 0.0, "bottleneck_weight": 0.0, "dropout": 0.0}
-    losses = [make("i3mrec", data, penalty_weight=w, **common).loss(U, POS, NEG, POS).item() for w in (0.0, 100.0)]
+    losses = [
+        make("i3mrec", data, penalty_weight=w, **common).loss(U, POS, NEG, POS).item()
+        for w in (0.0, 100.0)
+    ]
     assert losses[0] == losses[1] > 0
 
 
@@ -415,11 +483,15 @@ def test_a_new_item_of_i3mrec_that_lacks_a_modality_is_the_view_of_the_others():
     data, b = make_data(), make("i3mrec")
     new, _ = new_items()
     a = arrays(b)
-    full = scores(b, {k: x.nan_to_num(0.1) for k, x in new.items()}, torch.tensor([[False, True]] * 5))
+    full = scores(
+        b, {k: x.nan_to_num(0.1) for k, x in new.items()}, torch.tensor([[False, True]] * 5)
+    )
     rows = unit({k: x.nan_to_num(0.1) for k, x in new.items()}["image"].numpy())
     v = np.tanh(unit(linear(a, "maps.1", rows)) @ a["mix.weight"].T)
     known = data.observed[:, :, None]
-    u = b.users([f(x) * known[:, m] for m, (f, x) in enumerate(zip(b.net["maps"], b._x, strict=True))])
+    u = b.users(
+        [f(x) * known[:, m] for m, (f, x) in enumerate(zip(b.net["maps"], b._x, strict=True))]
+    )
     np.testing.assert_allclose(full, u.detach().numpy() @ v.T, rtol=1e-9)
 
 
@@ -458,10 +530,15 @@ def test_dgmrec():
         return linear(a, f"translate.{m}.2", np.tanh(linear(a, f"translate.{m}.0", one)))
 
     translations = [translated(m, shared) for m in range(2)]
-    shared = [np.where(known[:, [m]], s, t) for m, (s, t) in enumerate(zip(shared, translations, strict=True))]
+    shared = [
+        np.where(known[:, [m]], s, t)
+        for m, (s, t) in enumerate(zip(shared, translations, strict=True))
+    ]
     of_users = r / r.sum(1, keepdims=True)
     shared_u, specific_u = ([of_users @ v for v in part] for part in (shared, specific))
-    fused_i, fused_u = ((sum(s) / 2 + sum(q)) / 3 for s, q in ((shared, specific), (shared_u, specific_u)))
+    fused_i, fused_u = (
+        (sum(s) / 2 + sum(q)) / 3 for s, q in ((shared, specific), (shared_u, specific_u))
+    )
     u, v = ids_u + fused_u, ids_i + fused_i
     expected = softplus((u[U] * (v[NEG] - v[POS])).sum(1)).mean()
     few = np.array([0, 2, 3])
@@ -470,13 +547,29 @@ def test_dgmrec():
     contrasts = info_nce(general[1][complete], general[0][complete], 0.7) + info_nce(
         shared_u[1][who], shared_u[0][who], 0.7
     )
-    for p, q in ((ids_u, ids_i), (sum(shared_u), sum(shared)), *zip(specific_u, specific, strict=True)):
+    for p, q in (
+        (ids_u, ids_i),
+        (sum(shared_u), sum(shared)),
+        *zip(specific_u, specific, strict=True),
+    ):
         contrasts += info_nce(p[U.numpy()[few]], q[POS.numpy()[few]], 0.4)
-    contrasts += info_nce(ids_i[what], sum(shared)[what], 0.4) + info_nce(ids_u[who], sum(shared_u)[who], 0.4)
+    contrasts += info_nce(ids_i[what], sum(shared)[what], 0.4) + info_nce(
+        ids_u[who], sum(shared_u)[who], 0.4
+    )
     expected += 0.2 * contrasts
-    expected += 0.3 * sum(((t - s)[complete] ** 2).mean() for t, s in zip(translations, shared, strict=True))
-    for weight, left, right in ((0.05, a["user.weight"], a["item.weight"]), (0.07, fused_u, fused_i)):
-        expected += weight * ((left[U] ** 2).sum() + (right[POS] ** 2).sum() + (right[NEG] ** 2).sum()) / 2 / 4
+    expected += 0.3 * sum(
+        ((t - s)[complete] ** 2).mean() for t, s in zip(translations, shared, strict=True)
+    )
+    for weight, left, right in (
+        (0.05, a["user.weight"], a["item.weight"]),
+        (0.07, fused_u, fused_i),
+    ):
+        expected += (
+            weight
+            * ((left[U] ** 2).sum() + (right[POS] ** 2).sum() + (right[NEG] ** 2).sum())
+            / 2
+            / 4
+        )
     assert b.loss(U, POS, NEG, torch.from_numpy(few)).item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -487,7 +580,9 @@ def test_a_new_item_of_dgmrec_lives_on_its_nearest_warm_items():
     with torch.no_grad():
         _, shared, specific = b._items()
     near: list[list[np.ndarray]] = [[], []]
-    for m, (mine, part) in enumerate(zip(np.split(y, [7], axis=1), np.split(x, [7], axis=1), strict=True)):
+    for m, (mine, part) in enumerate(
+        zip(np.split(y, [7], axis=1), np.split(x, [7], axis=1), strict=True)
+    ):
         graph = graph_by_hand(mine, part, observed[:, m].numpy(), known[:, m], 3)
         total = graph.sum(1, keepdims=True)
         graph = np.where(total > 0, graph / np.where(total > 0, total, 1), 0)
@@ -495,12 +590,16 @@ def test_a_new_item_of_dgmrec_lives_on_its_nearest_warm_items():
             found.append(graph @ rows[m].numpy())
     a = arrays(b)
     for m in range(2):  # shared parts that are missing are translated from those that are there
-        other = linear(a, f"translate.{m}.2", np.tanh(linear(a, f"translate.{m}.0", near[0][1 - m])))
+        other = linear(
+            a, f"translate.{m}.2", np.tanh(linear(a, f"translate.{m}.0", near[0][1 - m]))
+        )
         near[0][m] = np.where(observed[:, [m]].numpy(), near[0][m], other)
     v = ((near[0][0] + near[0][1]) / 2 + near[1][0] + near[1][1]) / 3
     r = matrix(data)
     of_users = r / r.sum(1, keepdims=True)
-    fused = (sum(of_users @ s.numpy() for s in shared) / 2 + sum(of_users @ s.numpy() for s in specific)) / 3
+    fused = (
+        sum(of_users @ s.numpy() for s in shared) / 2 + sum(of_users @ s.numpy() for s in specific)
+    ) / 3
     with torch.no_grad():
         u = b._ids()[0].numpy() + fused
     np.testing.assert_allclose(scores(b, new, observed), u @ v.T, rtol=1e-8, atol=1e-10)

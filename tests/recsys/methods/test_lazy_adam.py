@@ -60,10 +60,14 @@ def test_a_step_differs_from_adam_in_rows_that_rest() -> None:
     dense = start.clone().requires_grad_()
     adam, lazy = torch.optim.Adam([dense], lr=0.1), LazyAdam(start.clone(), 0.1)
     for rows in (torch.tensor([0, 1]), torch.tensor([1])):
-        dense.grad = torch.zeros_like(start).index_add_(0, rows, torch.ones(len(rows), 1, dtype=torch.float64))
+        dense.grad = torch.zeros_like(start).index_add_(
+            0, rows, torch.ones(len(rows), 1, dtype=torch.float64)
+        )
         adam.step()
         lazy.update(rows, torch.ones(len(rows), 1, dtype=torch.float64))
-    assert lazy.weight[1].item() == pytest.approx(dense[1].item(), rel=1e-6)  # but for where epsilon stands
+    assert lazy.weight[1].item() == pytest.approx(
+        dense[1].item(), rel=1e-6
+    )  # but for where epsilon stands
     assert lazy.weight[0].item() == pytest.approx(-0.1, rel=1e-6)
     assert dense[0].item() < -0.16
 

@@ -17,11 +17,23 @@ from milk_recsys.catalogue.split import draw_split
 from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.config.options import Options
 from milk_recsys.methods.milk import MilkOptions
-from milk_recsys.methods.milk.batches import Batch, CompiledGather, gather_batch, gather_static, prepared_rows
+from milk_recsys.methods.milk.batches import (
+    CompiledGather,
+    TripleBatch,
+    gather_batch,
+    gather_static,
+    prepared_rows,
+)
 from milk_recsys.methods.milk.fused import compiles, fused_sums
 from milk_recsys.methods.milk.learner import Learner
 from milk_recsys.methods.milk.model import build_model
-from milk_recsys.methods.milk.objective import batch_sums, coefficients, environments, objective, scores
+from milk_recsys.methods.milk.objective import (
+    batch_sums,
+    coefficients,
+    environments,
+    objective,
+    scores,
+)
 from milk_recsys.ranking.negatives import sample_negatives
 from milk_recsys.run import begin
 
@@ -100,16 +112,25 @@ def numpy_terms(it: SimpleNamespace) -> dict[str, float]:
                 total += ((c[j, there[a]] - c[j, there[b]]) ** 2).sum()
                 pairs += 1
     width = c.shape[2]
-    scale = {"sum": 1, "item_mean": len(aligned), "mean": pairs, "element_mean": pairs * width}[own.alignment_reduction]
+    scale = {"sum": 1, "item_mean": len(aligned), "mean": pairs, "element_mean": pairs * width}[
+        own.alignment_reduction
+    ]
     alignment = total / scale if own.aligns else 0.0
     h = fused(np.full(len(names), 1 / len(names)))
     if own.regulariser == "batch":
-        regulariser = ((u**2).sum(1) + (h[positives] ** 2).sum(1) + (h[negatives] ** 2).sum(1)).mean()
+        regulariser = (
+            (u**2).sum(1) + (h[positives] ** 2).sum(1) + (h[negatives] ** 2).sum(1)
+        ).mean()
     elif own.regulariser == "parameters":
         regulariser = sum((p**2).sum() for p in parameters.values())
     else:
         regulariser = 0.0
-    loss = risk + own.penalty_weight * penalty + own.alignment_weight * alignment + own.regulariser_weight * regulariser
+    loss = (
+        risk
+        + own.penalty_weight * penalty
+        + own.alignment_weight * alignment
+        + own.regulariser_weight * regulariser
+    )
     return {
         "loss": loss, "risk": float(np.mean(risks)), "penalty": penalty, "alignment": alignment,
         "regulariser": regulariser,
@@ -124,23 +145,35 @@ OBJECTIVES: list[dict[str, Any]] = [
     {"risk_reduction": "sum", "variance_correction": 1, "alignment_mask": "complete"},
     {"setting": "mtmt", "alignment_reduction": "mean"},
     {"alignment_reduction": "item_mean", "regulariser": "parameters", "optimiser": "adam"},
-    {"alignment_reduction": "sum", "training_fusion": "available", "setting": "mtmt", "min_weight": 0.1},
+    {
+        "alignment_reduction": "sum",
+        "training_fusion": "available",
+        "setting": "mtmt",
+        "min_weight": 0.1,
+    },
 ]
-each_objective = pytest.mark.parametrize("values", OBJECTIVES, ids=lambda values: "-".join(values) or "default")
+each_objective = pytest.mark.parametrize(
+    "values", OBJECTIVES, ids=lambda values: "-".join(values) or "default"
+)
 
 
 @each_objective
-def test_objective_equals_its_formula(first_step: Callable[..., SimpleNamespace], values: dict[str, Any]) -> None:
+def test_objective_equals_its_formula(
+    first_step: Callable[..., SimpleNamespace], values: dict[str, Any]
+) -> None:
     it = first_step(**values)
     found = objective(
-        batch_sums(it.model, it.u, it.batch, it.weights, it.options.method), 40, it.model, it.options.method
+        batch_sums(it.model, it.u, it.batch, it.weights, it.options.method),
+        40,
+        it.model,
+        it.options.method,
     )
     expected = numpy_terms(it)
     for name, value in found._asdict().items():
         assert value.item() == pytest.approx(expected[name], rel=1e-10, abs=1e-12), name
 
 
-def gather_compiled(tables: Tables, *arguments: Any) -> Batch:
+def gather_compiled(tables: Tables, *arguments: Any) -> TripleBatch:
     gather = CompiledGather(tables.features.num_items)
     batch = gather(tables, *arguments)
     assert (gather.place == -1).all()  # ready for the next one
@@ -159,7 +192,8 @@ def test_the_closed_form_equals_the_composition(
     users, positives, negatives = it.triples
     batch = gather(it.tables, it.gather, positives, negatives)
     fused, composed = (
-        sums(it.model, it.model.users(users), batch, it.weights, it.options.method) for sums in (fused_sums, batch_sums)
+        sums(it.model, it.model.users(users), batch, it.weights, it.options.method)
+        for sums in (fused_sums, batch_sums)
     )
     assert torch.allclose(fused, composed, rtol=1e-12, atol=0)
     if it.options.method.regulariser != "parameters":
@@ -212,7 +246,9 @@ def test_sums_add_up_over_parts_and_ways_to_gather(
 @pytest.mark.parametrize("subtracts", [True, False])
 def test_scores_and_their_gradient(subtracts: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    u, z = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((5, 3), (4, 2, 3)))
+    u, z = (
+        torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((5, 3), (4, 2, 3))
+    )
     rows, less = torch.tensor([0, 1, 1, 3, 0]), torch.tensor([2, 2, 1, 0, 0]) if subtracts else None
     c = z[rows] - z[less] if less is not None else z[rows]
     assert torch.allclose(scores(u, z, rows, less), torch.einsum("bd,bmd->bm", u, c))
@@ -220,7 +256,9 @@ def test_scores_and_their_gradient(subtracts: bool) -> None:
     assert torch.autograd.gradcheck(lambda u, z: scores(u, z, rows, less), (u, z))
 
 
-def test_a_batch_encodes_each_distinct_item_once(first_step: Callable[..., SimpleNamespace]) -> None:
+def test_a_batch_encodes_each_distinct_item_once(
+    first_step: Callable[..., SimpleNamespace],
+) -> None:
     it = first_step()
     _, positives, negatives = it.triples
     distinct = len(torch.unique(torch.cat([positives, negatives])))
@@ -252,7 +290,9 @@ def test_rows_near_zero_are_not_scaled_up(first_step: Callable[..., SimpleNamesp
     model = first_step(norm_floor=1e-3).model
     width = dict.fromkeys(model.modalities, 3)
     features = {name: torch.full((2, w), 1e-5).double() for name, w in width.items()}
-    features = {name: torch.cat([x, torch.ones(1, x.shape[1]).double()]) for name, x in features.items()}
+    features = {
+        name: torch.cat([x, torch.ones(1, x.shape[1]).double()]) for name, x in features.items()
+    }
     for x in model.scaled(features).values():
         assert torch.allclose(x[:2], torch.full_like(x[:2], 1e-5))
         assert x[2].norm().item() == pytest.approx(1)
@@ -262,7 +302,11 @@ def test_compressed_features_keep_the_leading_directions(
     data: Path, first_step: Callable[..., SimpleNamespace]
 ) -> None:
     plain, compressed = first_step(setting="mtmt"), first_step(setting="mtmt", compress=4)
-    assert {name: x.shape[1] for name, x in compressed.prepared.items()} == {"text": 4, "image": 4, "audio": 3}
+    assert {name: x.shape[1] for name, x in compressed.prepared.items()} == {
+        "text": 4,
+        "image": 4,
+        "audio": 3,
+    }
     for name in ("image", "audio"):  # not wider
         assert torch.equal(compressed.prepared[name], plain.prepared[name])
     x = plain.prepared["text"]
@@ -276,7 +320,9 @@ def test_compressed_features_keep_the_leading_directions(
 
 @pytest.mark.parametrize("num_modalities", [2, 3, 4])
 @pytest.mark.parametrize("draws", [1, 3])
-def test_every_variant_of_the_environments_has_the_rows_of_cyclic_mixup(num_modalities: int, draws: int) -> None:
+def test_every_variant_of_the_environments_has_the_rows_of_cyclic_mixup(
+    num_modalities: int, draws: int
+) -> None:
     expected = CyclicMixupEnvs(num_modalities, 1.0, num_draws=draws).num_envs
     assert expected == draws * num_modalities + 1
     counts = {}

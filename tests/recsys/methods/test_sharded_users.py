@@ -21,7 +21,8 @@ from milk_recsys.methods.milk import sharded_users
 from milk_recsys.methods.milk.sharded_users import MOMENTS, ShardedUsers, fill_rows, shard_rows
 
 needs_torchrec = pytest.mark.skipif(
-    importlib.util.find_spec("torchrec") is None, reason="TorchRec is not installed: make distributed"
+    importlib.util.find_spec("torchrec") is None,
+    reason="TorchRec is not installed: make distributed",
 )
 NUM_USERS, DIM, LR, STD, SEED, STEPS, HALF = 101, 8, 0.05, 0.1, 7, 20, 10
 NAMES = ("weight", *MOMENTS)
@@ -38,7 +39,9 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 
 def slices(step: int, world_size: int) -> list[slice]:
     """Unequal slices of a batch; now and then one rank has nothing, or one has all."""
-    bounds = sorted(torch.randint(41, (world_size - 1,), generator=torch.Generator().manual_seed(step)).tolist())
+    bounds = sorted(
+        torch.randint(41, (world_size - 1,), generator=torch.Generator().manual_seed(step)).tolist()
+    )
     if step % 5 == 3:
         bounds = [0] * (world_size - 1)
     if step % 5 == 4:
@@ -69,7 +72,9 @@ def state_of(table: ShardedUsers) -> dict[str, Tensor]:
 
 def load_file(table: ShardedUsers, path: Path, block_rows: int) -> None:
     with safe_open(path, framework="pt") as file:
-        table.load_rows(lambda name, start, stop: file.get_slice(name)[start:stop], HALF, block_rows)
+        table.load_rows(
+            lambda name, start, stop: file.get_slice(name)[start:stop], HALF, block_rows
+        )
 
 
 def rank_saves_and_resumes(folder: Path) -> dict[str, object]:
@@ -80,7 +85,11 @@ def rank_saves_and_resumes(folder: Path) -> dict[str, object]:
     half = state_of(table)
     whole = {name: list(map(torch.clone, table.stream_rows(name, block_rows=17))) for name in NAMES}
     if dist.get_rank() == 0:
-        save_state(folder / "half.safetensors", {name: torch.cat(blocks) for name, blocks in whole.items()}, {})
+        save_state(
+            folder / "half.safetensors",
+            {name: torch.cat(blocks) for name, blocks in whole.items()},
+            {},
+        )
     else:
         assert not any(whole.values())
     dist.barrier()
@@ -111,17 +120,23 @@ def rank_loads(folder: Path) -> dict[str, object]:
 def rank_of_few_users(_: Path) -> dict[str, object]:
     """Five users on four ranks, in a group of their own: the last one has no rows."""
     generator = torch.Generator().manual_seed(SEED)
-    table = ShardedUsers(5, DIM, lr=LR, init_std=STD, generator=generator, process_group=dist.new_group())
+    table = ShardedUsers(
+        5, DIM, lr=LR, init_std=STD, generator=generator, process_group=dist.new_group()
+    )
     u = table(torch.tensor([4, 0, 4]))
     u.sum().backward()
     return {"rows": table.rows, "found": u.detach().clone(), "final": state_of(table)}
 
 
-def rank_main(rank: int, world_size: int, folder: Path, jobs: list[Callable[[Path], dict[str, object]]]) -> None:
+def rank_main(
+    rank: int, world_size: int, folder: Path, jobs: list[Callable[[Path], dict[str, object]]]
+) -> None:
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     meeting, timeout = f"file://{folder}/meet-{world_size}", timedelta(seconds=120)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size, timeout=timeout)
+    dist.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=world_size, timeout=timeout
+    )
     for job in jobs:
         torch.save(job(folder), folder / f"{job.__name__}-{world_size}-{rank}.pt")
     dist.destroy_process_group()
@@ -134,13 +149,20 @@ Ranks = Callable[[Callable[[Path], dict[str, object]], int], list[dict[str, obje
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """`ranks(job, world_size)`: what each rank returned; the processes are started once."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.set_forkserver_preload(["torchrec", __name__])  # imports both once: they take seconds
-    for world_size, jobs in {2: [rank_saves_and_resumes], 4: [rank_loads, rank_of_few_users]}.items():
+    multiprocessing.set_forkserver_preload(
+        ["torchrec", __name__]
+    )  # imports both once: they take seconds
+    for world_size, jobs in {
+        2: [rank_saves_and_resumes],
+        4: [rank_loads, rank_of_few_users],
+    }.items():
         multiprocessing.start_processes(
             rank_main, (world_size, folder, jobs), nprocs=world_size, start_method="forkserver"
         )
 
-    def results(job: Callable[[Path], dict[str, object]], world_size: int) -> list[dict[str, object]]:
+    def results(
+        job: Callable[[Path], dict[str, object]], world_size: int
+    ) -> list[dict[str, object]]:
         paths = [folder / f"{job.__name__}-{world_size}-{rank}.pt" for rank in range(world_size)]
         return [torch.load(path) for path in paths]
 
@@ -173,8 +195,14 @@ def one_process() -> dict[str, object]:
         optimiser.step()
         if step + 1 in (HALF, STEPS):
             state = optimiser.state[embedding.weight]
-            now = {"weight": embedding.weight.detach().clone(), **{name: state[name].clone() for name in MOMENTS}}
-            result["half" if step + 1 == HALF else "final"] = {**now, "step": torch.tensor(state["step"])}
+            now = {
+                "weight": embedding.weight.detach().clone(),
+                **{name: state[name].clone() for name in MOMENTS},
+            }
+            result["half" if step + 1 == HALF else "final"] = {
+                **now,
+                "step": torch.tensor(state["step"]),
+            }
     return {**result, "found": found}
 
 
@@ -189,7 +217,9 @@ def whole(results: list[dict], when: str) -> dict[str, Tensor]:
 def assert_same_training(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert int(ours["step"]) == int(theirs["step"])
     for name in NAMES:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5 * theirs[name].abs().mean().item())
+        torch.testing.assert_close(
+            ours[name], theirs[name], rtol=1e-5, atol=1e-5 * theirs[name].abs().mean().item()
+        )
 
 
 def assert_identical(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -212,7 +242,9 @@ def test_shards_are_the_rows_in_order(num_rows: int, world_size: int) -> None:
     at=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 9),
 )
-def test_filled_rows_are_those_of_the_whole_table(num_rows: int, dim: int, at: tuple[float, float], seed: int) -> None:
+def test_filled_rows_are_those_of_the_whole_table(
+    num_rows: int, dim: int, at: tuple[float, float], seed: int
+) -> None:
     start, stop = sorted(round(x * num_rows) for x in at)
     one, other = (torch.Generator().manual_seed(seed) for _ in range(2))
     table = nn.init.normal_(torch.empty(num_rows, dim), std=0.3, generator=one)
@@ -224,8 +256,12 @@ def test_filled_rows_are_those_of_the_whole_table(num_rows: int, dim: int, at: t
 
 
 def test_filled_rows_with_blocks_as_large_as_they_are() -> None:
-    table = nn.init.normal_(torch.empty(50_001, 64), std=0.3, generator=torch.Generator().manual_seed(0))
-    rows = fill_rows(torch.empty(30_000, 64), 20_001, 50_001, std=0.3, generator=torch.Generator().manual_seed(0))
+    table = nn.init.normal_(
+        torch.empty(50_001, 64), std=0.3, generator=torch.Generator().manual_seed(0)
+    )
+    rows = fill_rows(
+        torch.empty(30_000, 64), 20_001, 50_001, std=0.3, generator=torch.Generator().manual_seed(0)
+    )
     assert torch.equal(rows, table[20_001:])
 
 
@@ -238,7 +274,9 @@ def test_fill_rows_refuses_other_rows() -> None:
 
 def test_torchrec_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, milk_recsys.methods.milk.sharded_users; sys.exit('torchrec' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(sharded_users.__file__).parents[1], check=True)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(sharded_users.__file__).parents[1], check=True
+    )
 
 
 def test_errors_before_a_table_is_made(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +286,9 @@ def test_errors_before_a_table_is_made(alone: None, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="at least one user"):
         ShardedUsers(0, 2, **options)
     monkeypatch.setitem(sys.modules, "torchrec", None)
-    with pytest.raises(ImportError, match=r"make distributed.*pip install --no-deps torchrec==1\.8\.0"):
+    with pytest.raises(
+        ImportError, match=r"make distributed.*pip install --no-deps torchrec==1\.8\.0"
+    ):
         ShardedUsers(4, 2, **options)
 
 
@@ -266,7 +306,9 @@ class TestRanks:
     def test_initial_rows_are_those_of_one_process(self, ranks: Ranks, one_process: dict) -> None:
         results = ranks(rank_saves_and_resumes, 2)
         assert [result["rows"] for result in results] == [(0, 51), (51, 101)]
-        assert torch.equal(torch.cat([result["initial"] for result in results]), one_process["initial"])
+        assert torch.equal(
+            torch.cat([result["initial"] for result in results]), one_process["initial"]
+        )
 
     def test_every_lookup_is_that_of_one_process(self, ranks: Ranks, one_process: dict) -> None:
         results = ranks(rank_saves_and_resumes, 2)
@@ -302,7 +344,9 @@ class TestRanks:
         assert torch.equal(torch.cat(results[0]["streamed"]), whole(results, "half")["exp_avg"])
         assert not any(result["streamed"] for result in results[1:])
 
-    def test_one_rank_goes_on_from_the_file_of_two(self, ranks: Ranks, one_process: dict, alone: None) -> None:
+    def test_one_rank_goes_on_from_the_file_of_two(
+        self, ranks: Ranks, one_process: dict, alone: None
+    ) -> None:
         result = rank_loads(ranks.folder)
         assert_identical(whole([result], "half"), whole(ranks(rank_saves_and_resumes, 2), "half"))
         assert_same_training(whole([result], "final"), one_process["final"])
@@ -320,7 +364,10 @@ class TestRanks:
             assert torch.equal(result["found"], u)
         torch.testing.assert_close(whole(results, "final")["weight"], embedding.weight.detach())
         torch.testing.assert_close(
-            whole(results, "final")["exp_avg"], optimiser.state[embedding.weight]["exp_avg"], rtol=1e-5, atol=0.0
+            whole(results, "final")["exp_avg"],
+            optimiser.state[embedding.weight]["exp_avg"],
+            rtol=1e-5,
+            atol=0.0,
         )
 
 
@@ -382,9 +429,13 @@ class TestOneRank:
         table = make_table()
         before = state_of(table)
         with pytest.raises(KeyError, match="exp_avg_sq"):
-            table.load_local_state({name: before[name] + 1 for name in ("weight", "exp_avg", "step")})
+            table.load_local_state(
+                {name: before[name] + 1 for name in ("weight", "exp_avg", "step")}
+            )
         with pytest.raises(ValueError, match="load_rows"):
-            table.load_local_state({**before, "weight": before["weight"] + 1, "exp_avg": before["exp_avg"][1:]})
+            table.load_local_state(
+                {**before, "weight": before["weight"] + 1, "exp_avg": before["exp_avg"][1:]}
+            )
         assert_identical(state_of(table), before)
         with pytest.raises(ValueError, match=r"rows 0 to 101 of 'weight'"):
             table.load_rows(lambda name, start, stop: before[name][start : stop - 1], 0)

@@ -35,7 +35,8 @@ def make_data(seed=0, *, missing=True, users=USERS, items=ITEMS):
 def make_factors(data, seed=1):
     generator = torch.Generator().manual_seed(seed)
     users, items = (
-        torch.randn(n, D, generator=generator, dtype=torch.float64) for n in (data.num_users, data.num_items)
+        torch.randn(n, D, generator=generator, dtype=torch.float64)
+        for n in (data.num_users, data.num_items)
     )
     items[3] = 0
     return Factors(users, items)
@@ -48,7 +49,9 @@ def make_options(name, **method):
 
 def make(name, data=None, **method):
     data = make_data() if data is None else data
-    return build(data, make_options(name, **method), make_factors(data) if name in NEEDS_FACTORS else None)
+    return build(
+        data, make_options(name, **method), make_factors(data) if name in NEEDS_FACTORS else None
+    )
 
 
 def arrays(baseline):
@@ -118,7 +121,9 @@ def symmetric(a):
 def new_items(count=5, seed=3):
     rng = np.random.default_rng(seed)
     new = {name: torch.from_numpy(rng.standard_normal((count, d))) for name, d in DIMS.items()}
-    observed = torch.tensor([[True, True], [True, False], [False, True], [True, True], [True, True]])[:count]
+    observed = torch.tensor(
+        [[True, True], [True, False], [False, True], [True, True], [True, True]]
+    )[:count]
     for m, x in enumerate(new.values()):
         x[~observed[:, m]] = torch.nan
     return new, observed

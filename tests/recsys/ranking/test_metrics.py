@@ -48,7 +48,9 @@ def random_case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return scores, users[order], items[order]
 
 
-def brute_force(scores: Tensor, users: Tensor, items: Tensor, k: int) -> dict[int, tuple[float, float, float, float]]:
+def brute_force(
+    scores: Tensor, users: Tensor, items: Tensor, k: int
+) -> dict[int, tuple[float, float, float, float]]:
     found = {}
     for user in sorted(set(users.tolist())):
         positives = {i for u, i in zip(users.tolist(), items.tolist(), strict=True) if u == user}
@@ -78,7 +80,9 @@ def test_metrics_equal_a_loop(case: tuple[Tensor, Tensor, Tensor], k: int) -> No
 
 @settings(deadline=None)
 @given(cases(), st.integers(1, 60), st.integers(1, 60))
-def test_chunks_change_nothing(case: tuple[Tensor, Tensor, Tensor], max_elements: int, compared: int) -> None:
+def test_chunks_change_nothing(
+    case: tuple[Tensor, Tensor, Tensor], max_elements: int, compared: int
+) -> None:
     scores, users, items = case
     whole = ranks_of(scores, users, items)
     assert torch.equal(ranks_of(scores, users, items, max_elements), whole)
@@ -112,7 +116,9 @@ def test_all_ranks_of_a_user_are_a_permutation(case: tuple[Tensor, Tensor, Tenso
 
 @settings(deadline=None)
 @given(cases(), st.integers(0, 2**32))
-def test_a_group_is_ranked_among_all_candidates(case: tuple[Tensor, Tensor, Tensor], seed: int) -> None:
+def test_a_group_is_ranked_among_all_candidates(
+    case: tuple[Tensor, Tensor, Tensor], seed: int
+) -> None:
     scores, users, items = case
     whole = ranks_of(scores, users, items)
     group = torch.rand(len(users), generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -133,7 +139,8 @@ def test_metrics_equal_ir_measures(seed: int) -> None:
     scores, users, items = random_case(seed)
     assert all(len(row.unique()) == 60 for row in scores)  # no ties, which that library breaks anew
     qrels = [
-        ir_measures.Qrel(str(user), str(item), 1) for user, item in zip(users.tolist(), items.tolist(), strict=True)
+        ir_measures.Qrel(str(user), str(item), 1)
+        for user, item in zip(users.tolist(), items.tolist(), strict=True)
     ]
     run = [
         ir_measures.ScoredDoc(str(user), str(item), score)
@@ -162,7 +169,9 @@ def test_metrics_equal_ir_measures(seed: int) -> None:
     assert checked == len(theirs) * len(place)
     means = ir_measures.calc_aggregate(list(theirs.values()), qrels, run)
     ours_mean = mean_metrics(found)
-    assert ours_mean == pytest.approx({"users": len(place), **{names[m]: v for m, v in means.items()}})
+    assert ours_mean == pytest.approx(
+        {"users": len(place), **{names[m]: v for m, v in means.items()}}
+    )
 
 
 def test_worked_example() -> None:

@@ -21,7 +21,9 @@ def all_scores(users, items, dtype=torch.float32) -> np.ndarray:
     return terms[:, :, 0].astype(str(dtype).removeprefix("torch."))
 
 
-def reference(users, items, top, exclude=None, dtype=torch.float32) -> tuple[np.ndarray, np.ndarray]:
+def reference(
+    users, items, top, exclude=None, dtype=torch.float32
+) -> tuple[np.ndarray, np.ndarray]:
     scores = all_scores(users, items, dtype)
     for user in range(len(users) if exclude else 0):
         scores[user, exclude[1][exclude[0][user] : exclude[0][user + 1]].numpy()] = -np.inf
@@ -50,13 +52,23 @@ def random_vectors(*shape, seed=0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-SCALES = [1.0, 0.0, 1e-30, 1e-42, 1e12]  # the fourth and its products are below the normal range of float32
+SCALES = [
+    1.0,
+    0.0,
+    1e-30,
+    1e-42,
+    1e12,
+]  # the fourth and its products are below the normal range of float32
 
 
 @st.composite
 def cases(draw):
     """Few distinct vectors, so that ties abound; some users must not get some items, or any."""
-    num_users, num_items, dim = draw(st.integers(0, 5)), draw(st.integers(0, 40)), draw(st.integers(1, 5))
+    num_users, num_items, dim = (
+        draw(st.integers(0, 5)),
+        draw(st.integers(0, 40)),
+        draw(st.integers(1, 5)),
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     level = draw(st.integers(0, 3))
     scales = draw(st.lists(st.sampled_from(SCALES), min_size=2, max_size=2))
@@ -65,18 +77,27 @@ def cases(draw):
         for count, scale in zip((num_users, num_items), scales, strict=True)
     )
     share = draw(st.sampled_from([None, 0.0, 0.3, 1.0]))
-    lists = [rng.permutation(num_items)[: rng.binomial(num_items, share or 0)] for _ in range(num_users)]
+    lists = [
+        rng.permutation(num_items)[: rng.binomial(num_items, share or 0)] for _ in range(num_users)
+    ]
     return users, items, None if share is None else rows_of(lists)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(deadline=None, max_examples=200)
-@given(case=cases(), top=st.integers(1, 45), held=st.one_of(st.none(), st.integers(1, 300)), spare=st.integers(0, 3))
+@given(
+    case=cases(),
+    top=st.integers(1, 45),
+    held=st.one_of(st.none(), st.integers(1, 300)),
+    spare=st.integers(0, 3),
+)
 def test_lists_are_those_of_all_scores(dtype, case, top, held, spare):
     users, items, exclude = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "SPARE", spare)
-        check(users, items, top, exclude, dtype, Candidates(items, dtype=dtype, scores_at_once=held))
+        check(
+            users, items, top, exclude, dtype, Candidates(items, dtype=dtype, scores_at_once=held)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -93,7 +114,9 @@ def test_many_items(dtype, top):
     check(users, items, top, rows_of(lists), dtype)
 
 
-@pytest.mark.parametrize(("rows", "span", "columns"), [(1, 5000, 32), (7, 100, 64), (20, 33, 2048), (3, 4999, 2048)])
+@pytest.mark.parametrize(
+    ("rows", "span", "columns"), [(1, 5000, 32), (7, 100, 64), (20, 33, 2048), (3, 4999, 2048)]
+)
 def test_lists_do_not_depend_on_blocks(rows, span, columns):
     """Not in a bit of a float64 score, either."""
     users, items = random_vectors(20, 33).double(), random_vectors(5000, 33, seed=1).double()
@@ -102,7 +125,9 @@ def test_lists_do_not_depend_on_blocks(rows, span, columns):
     parts = Candidates(items, dtype=torch.float64)
     parts.rows_at_once, parts.span, parts.columns = rows, span, columns
     exclude = rows_of([range(user, 2500, 3) for user in range(20)])
-    for one, other in zip(parts.top(users, 50, exclude=exclude), whole.top(users, 50, exclude=exclude), strict=True):
+    for one, other in zip(
+        parts.top(users, 50, exclude=exclude), whole.top(users, 50, exclude=exclude), strict=True
+    ):
         assert torch.equal(one, other)
     alone = whole.top(users[7:8], 50, exclude=(exclude[0][7:9], exclude[1]))
     assert torch.equal(alone.scores, whole.top(users, 50, exclude=exclude).scores[7:8])
@@ -120,11 +145,17 @@ def test_memory_is_used_again():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_near_ties_are_settled_as_in_float64(copies, dtype):
     """Items that differ by less than a product in float32 can tell, by tens and by thousands."""
-    users, kinds = random_vectors(30, 64).double(), random_vectors(4000 // copies, 64, seed=1).double()
+    users, kinds = (
+        random_vectors(30, 64).double(),
+        random_vectors(4000 // copies, 64, seed=1).double(),
+    )
     items = kinds.repeat(copies, 1)
     items *= 1 + 3e-7 * random_vectors(len(items), 1, seed=2).double()
     plain = (users.float() @ items.float().T).numpy()
-    assert (np.argsort(-plain, axis=1, kind="stable")[:, :10] != reference(users, items, 10, dtype=dtype)[0]).any()
+    assert (
+        np.argsort(-plain, axis=1, kind="stable")[:, :10]
+        != reference(users, items, 10, dtype=dtype)[0]
+    ).any()
     check(users, items, 10, None, dtype)
 
 
@@ -141,7 +172,10 @@ def test_users_and_items_without_direction(dtype):
 @pytest.mark.parametrize("scale", [1e-320, 1e-160, 1e-30, 1e30, 1e160])
 def test_vectors_of_any_size(scale):
     """The filter works on scaled vectors: what matters is that the scores themselves can be written."""
-    users, items = random_vectors(10, 16).double() * scale, random_vectors(3000, 16, seed=1).double()
+    users, items = (
+        random_vectors(10, 16).double() * scale,
+        random_vectors(3000, 16, seed=1).double(),
+    )
     items *= torch.exp(4 * random_vectors(3000, 1, seed=2).double())
     check(users, items / max(scale, 1e-300), 10)
     if scale < 1:
@@ -161,7 +195,10 @@ def test_less_precise_products_are_not_used():
 
 
 def test_gradients_are_not_followed():
-    users, items = random_vectors(3, 4).double().requires_grad_(), random_vectors(50, 4).double().requires_grad_()
+    users, items = (
+        random_vectors(3, 4).double().requires_grad_(),
+        random_vectors(50, 4).double().requires_grad_(),
+    )
     assert not top_items(users, items, 5).scores.requires_grad
 
 
@@ -171,11 +208,15 @@ def test_bad_arguments_are_refused():
         top_items(users, items, 0)
     with pytest.raises(ValueError, match=r"`users` must have shape \(U, 3\), got \(2, 4\)"):
         top_items(torch.zeros(2, 4), items, 1)
-    with pytest.raises(ValueError, match=r"`items` must have shape \(C, D\), D at least 1, got \(4, 0\)"):
+    with pytest.raises(
+        ValueError, match=r"`items` must have shape \(C, D\), D at least 1, got \(4, 0\)"
+    ):
         top_items(users, items[:, :0], 1)
     with pytest.raises(TypeError, match=r"float32 or torch.float64, got torch.float16"):
         top_items(users, items, 1, dtype=torch.float16)
-    with pytest.raises(ValueError, match=r"offsets \(3,\) and positions \(P,\), got \(2,\) and \(0,\)"):
+    with pytest.raises(
+        ValueError, match=r"offsets \(3,\) and positions \(P,\), got \(2,\) and \(0,\)"
+    ):
         top_items(users, items, 1, exclude=(torch.tensor([0, 0]), none))
     for offsets in ([0, 2, 1], [-1, 0, 1], [0, 1, 3]):
         with pytest.raises(ValueError, match="must increase from 0 to at most 2"):
@@ -197,7 +238,10 @@ def test_vectors_that_are_not_finite_are_refused(bad):
 
 
 def test_scores_that_cannot_be_written_are_refused():
-    users, items = torch.ones(3, 4, dtype=torch.float64), torch.full((9, 4), 1e30, dtype=torch.float64)
+    users, items = (
+        torch.ones(3, 4, dtype=torch.float64),
+        torch.full((9, 4), 1e30, dtype=torch.float64),
+    )
     users[1] *= 1e20
     with pytest.raises(DataError, match="vector of user 1 is too large to be multiplied"):
         top_items(users, items, 2)

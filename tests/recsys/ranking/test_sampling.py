@@ -72,7 +72,9 @@ def test_kth_draw_is_the_kth_item_of_the_complement(case: tuple[Tensor, int, Ten
 
 @settings(deadline=None)
 @given(cases(), st.integers(1, 5), st.integers(0, 2**32))
-def test_blocks_arrays_and_bisection_change_nothing(case: tuple[Tensor, int, Tensor], at_once: int, seed: int) -> None:
+def test_blocks_arrays_and_bisection_change_nothing(
+    case: tuple[Tensor, int, Tensor], at_once: int, seed: int
+) -> None:
     pairs, num_users, pool = case
     rows = build_user_rows(pairs, num_users, pool)
     users = torch.randint(num_users, (64,), generator=generator(seed))
@@ -83,7 +85,9 @@ def test_blocks_arrays_and_bisection_change_nothing(case: tuple[Tensor, int, Ten
         other = build_user_rows(pairs.int().numpy(), num_users, pool)
         again = sample_negatives(users, other, pool, generator=generator(seed))
         source = generator(seed)
-        parts = [sample_negatives(some, other, pool, generator=source) for some in torch.split(users, 13)]
+        parts = [
+            sample_negatives(some, other, pool, generator=source) for some in torch.split(users, 13)
+        ]
     for name in ("offsets", "free", "keys", "pool"):
         assert torch.equal(getattr(rows, name), getattr(other, name))
     assert rows.longest == other.longest == int(rows.offsets.diff().max())
@@ -108,7 +112,9 @@ def test_pairs_come_back_by_number(case: tuple[Tensor, int, Tensor], narrow: boo
 
 @settings(deadline=None)
 @given(cases(), st.integers(0, 2**32))
-def test_no_positive_and_nothing_outside_the_pool(case: tuple[Tensor, int, Tensor], seed: int) -> None:
+def test_no_positive_and_nothing_outside_the_pool(
+    case: tuple[Tensor, int, Tensor], seed: int
+) -> None:
     pairs, num_users, pool = case
     rows = build_user_rows(pairs, num_users, pool)
     users = torch.randint(num_users, (64,), generator=generator(seed))
@@ -123,7 +129,9 @@ def test_extreme_uniform_draws_stay_inside(extreme: float, monkeypatch: pytest.M
     lengths = range(999)
     pairs = as_pairs([(user, item) for user in range(0, 999, 37) for item in range(user)])
     rows = build_user_rows(pairs, len(lengths), pool)
-    monkeypatch.setattr(torch, "rand", lambda n, **kwargs: torch.full((n,), extreme, dtype=torch.float64))
+    monkeypatch.setattr(
+        torch, "rand", lambda n, **kwargs: torch.full((n,), extreme, dtype=torch.float64)
+    )
     drawn = sample_negatives(torch.arange(0, 999, 37), rows, pool)
     first = torch.arange(0, 999, 37)
     assert torch.equal(drawn, first if extreme == 0.0 else torch.full_like(first, 999))
@@ -250,4 +258,6 @@ def test_cuda_draws_without_reading_a_value_back() -> None:
     for user in (0, 1):
         assert drawn[there == user].unique().tolist() == complement(pairs, user, pool)
     here = sample_negatives(users, rows.to("cpu"), pool, generator=generator(1))
-    assert torch.equal(sample_negatives(there, rows, pool_there, generator=generator(1)).cpu(), here)
+    assert torch.equal(
+        sample_negatives(there, rows, pool_there, generator=generator(1)).cpu(), here
+    )

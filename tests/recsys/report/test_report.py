@@ -35,7 +35,13 @@ def drop(complete: float, hidden: float, half: float | None) -> dict[str, Any]:
     lost = complete - hidden
     ends = (None, None) if half is None else (lost - half, lost + half)
     relative = lost / complete if complete else None
-    figures = {"complete": complete, "hidden": hidden, "difference": lost, "low": ends[0], "high": ends[1]}
+    figures = {
+        "complete": complete,
+        "hidden": hidden,
+        "difference": lost,
+        "low": ends[0],
+        "high": ends[1],
+    }
     return {"ndcg@20": {**figures, "relative": relative}}
 
 
@@ -43,7 +49,9 @@ def gap(value: float, half: float = 0.01) -> dict[str, Any]:
     return {"ndcg@20": {"difference": value, "low": value - half, "high": value + half}}
 
 
-def model_part(complete: float, here: float, hidden: dict[str, float], half: float | None = 0.012) -> dict[str, Any]:
+def model_part(
+    complete: float, here: float, hidden: dict[str, float], half: float | None = 0.012
+) -> dict[str, Any]:
     names = tuple(hidden)
     by_pattern = {"+".join(names): section(complete, 640, items=61)}
     if len(names) > 1:
@@ -60,7 +68,9 @@ def model_part(complete: float, here: float, hidden: dict[str, float], half: flo
         "test_all_cold": section(here * 0.7),
         "by_pattern": by_pattern,
         "imposed": {name: section(left) for name, left in hidden.items()} if len(names) > 1 else {},
-        "drops": {name: drop(complete, left, half) for name, left in hidden.items()} if len(names) > 1 else {},
+        "drops": {name: drop(complete, left, half) for name, left in hidden.items()}
+        if len(names) > 1
+        else {},
     }
 
 
@@ -86,7 +96,9 @@ def plausible(hidden: dict[str, float] | None = None, **changes: Any) -> dict[st
             "items": {"warm": 480, "validation": 60, "test": 60},
             "pairs": {"warm": 15200, "validation": 1900, "test": 1872},
             "nature": {part: dict.fromkeys(hidden, 0) for part in parts},
-            "removed": {part: dict.fromkeys(hidden, 0) if part == "warm" else counts for part in parts},
+            "removed": {
+                part: dict.fromkeys(hidden, 0) if part == "warm" else counts for part in parts
+            },
         },
         **model_part(0.483, 0.452, hidden),
         "compare": None,
@@ -94,7 +106,9 @@ def plausible(hidden: dict[str, float] | None = None, **changes: Any) -> dict[st
     }
 
 
-def compared(hidden: dict[str, float] | None = None, half: float = 0.01, **changes: Any) -> dict[str, Any]:
+def compared(
+    hidden: dict[str, float] | None = None, half: float = 0.01, **changes: Any
+) -> dict[str, Any]:
     """The same with an ablation beside it that begins equal; `hidden` is what it has left."""
     theirs = {"text": 0.24, "image": 0.425, "audio": 0.474} if hidden is None else hidden
     metrics = plausible(**changes)
@@ -106,7 +120,10 @@ def compared(hidden: dict[str, float] | None = None, half: float = 0.01, **chang
             "test": gap(metrics["test"]["ndcg@20"] - part["test"]["ndcg@20"], half),
             "test_complete": gap(metrics["test_complete"]["ndcg@20"] - 0.484, half),
             "imposed": {name: gap(HIDDEN[name] - left, half) for name, left in theirs.items()},
-            "drops": {name: gap((0.483 - HIDDEN[name]) - (0.484 - left), half) for name, left in theirs.items()},
+            "drops": {
+                name: gap((0.483 - HIDDEN[name]) - (0.484 - left), half)
+                for name, left in theirs.items()
+            },
         },
     }
     return metrics
@@ -122,7 +139,11 @@ def history(epochs: int, erm: bool = False) -> list[dict[str, Any]]:
             "alignment": 0.0 if erm else 0.03 * 0.95**epoch + 0.002,
             "regulariser": 0.3 + 0.05 * epoch,
         }
-        line = {"epoch": epoch, "loss": risk + 1e-4 * parts["regulariser"] + parts["penalty"], **parts}
+        line = {
+            "epoch": epoch,
+            "loss": risk + 1e-4 * parts["regulariser"] + parts["penalty"],
+            **parts,
+        }
         line |= {"seconds": 0.18, "triples_per_second": 83000.0}
         if epoch % 10 == 0 or epoch == epochs - 1:
             ndcg = 0.46 - 0.25 * 0.9**epoch - (0.02 if erm else 0) - 0.0004 * max(0, epoch - 40)
@@ -134,11 +155,23 @@ def history(epochs: int, erm: bool = False) -> list[dict[str, Any]]:
 def write_run(folder: Path, metrics: dict[str, Any], epochs: int = 71, **config: Any) -> Path:
     folder.mkdir(exist_ok=True)
     dataset = {"name": metrics["data"], "users": 812, "items": 600, "pairs": 18972}
-    dataset |= {"modalities": dict.fromkeys(metrics["missingness"]["modalities"], 64), "fingerprint": "0123abcd"}
-    options = {"model": "milk", "lr": 0.001, "data": None, "resume": False, "penalty_weight": 1.0, **config}
+    dataset |= {
+        "modalities": dict.fromkeys(metrics["missingness"]["modalities"], 64),
+        "fingerprint": "0123abcd",
+    }
+    options = {
+        "model": "milk",
+        "lr": 0.001,
+        "data": None,
+        "resume": False,
+        "penalty_weight": 1.0,
+        **config,
+    }
     (folder / "config.json").write_text(json.dumps({**options, "dataset": dataset}))
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history(epochs)))
+    (folder / "history.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in history(epochs))
+    )
     if metrics["compare"]:
         (folder / "compare").mkdir(exist_ok=True)
         lines = (json.dumps(line) + "\n" for line in history(epochs, erm=True))
@@ -159,7 +192,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes.append((tag, dict(attrs)))
-        self.addresses += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        self.addresses += [
+            str(value)
+            for name, value in attrs
+            if name in ("src", "href", "srcset", "action", "data")
+        ]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -196,7 +233,10 @@ def page(run: Path) -> Page:
 def test_the_modality_that_hurts_most_is_named_with_its_loss_and_interval() -> None:
     answer = find(plausible()).answers[0]
     assert answer.headline == "“text”: without it NDCG@20 falls by 0.1730 (35.8%)."
-    assert "from 0.4830 to 0.3100: a loss of 0.1730 (35.8% of the complete figure)" in answer.details[0]
+    assert (
+        "from 0.4830 to 0.3100: a loss of 0.1730 (35.8% of the complete figure)"
+        in answer.details[0]
+    )
     assert "95% interval over 812 users of 0.1610 to 0.1850, which excludes 0" in answer.details[0]
     assert "“image” (0.0530, 11.0%" in answer.details[1]
     assert "do not overlap" in answer.details[1]
@@ -240,7 +280,10 @@ def test_without_intervals_chance_is_not_ruled_out() -> None:
 
 def test_one_modality_has_no_rank() -> None:
     answers = find(plausible({"text": 0.0})).answers
-    assert answers[0].headline == "There is one modality, “text”: with it hidden nothing is left to rank by."
+    assert (
+        answers[0].headline
+        == "There is one modality, “text”: with it hidden nothing is left to rank by."
+    )
 
 
 def test_losing_less_than_the_ablation() -> None:
@@ -255,7 +298,10 @@ def test_losing_more_than_the_ablation_is_said_plainly() -> None:
     metrics = compared({"text": 0.40, "image": 0.46, "audio": 0.476})
     answer = find(metrics).answers[1]
     assert answer.headline == "No: with “text” hidden MILK loses 0.0890 more than ERM."
-    assert "MILK loses 0.0890 more (95% interval 0.0790 to 0.0990, which excludes 0)" in answer.details[0]
+    assert (
+        "MILK loses 0.0890 more (95% interval 0.0790 to 0.0990, which excludes 0)"
+        in answer.details[0]
+    )
     assert "MILK loses more for “image”" in answer.details[-1]
 
 
@@ -296,7 +342,9 @@ def test_without_the_paired_difference_of_losses_a_cautious_interval_is_made() -
         (0.455, 0.01, "It cannot be told: the difference of 0.0030 cannot be told apart from 0."),
     ],
 )
-def test_the_better_of_the_two_is_named_whichever_it_is(ablation: float, half: float, headline: str) -> None:
+def test_the_better_of_the_two_is_named_whichever_it_is(
+    ablation: float, half: float, headline: str
+) -> None:
     metrics = compared()
     metrics["compare"]["test"] = section(ablation)
     metrics["compare"]["difference"]["test"] = gap(0.452 - ablation, half)
@@ -305,7 +353,10 @@ def test_the_better_of_the_two_is_named_whichever_it_is(ablation: float, half: f
 
 def test_the_cost_of_the_setting() -> None:
     answer = find(plausible()).answers[-1]
-    assert answer.headline == "NDCG@20 is 0.4520 under it and 0.4830 with nothing removed: 0.0310 lower (6.4%)."
+    assert (
+        answer.headline
+        == "NDCG@20 is 0.4520 under it and 0.4830 with nothing removed: 0.0310 lower (6.4%)."
+    )
     metrics = plausible(setting="ftft")
     metrics["missingness"]["removed"]["test"] = dict.fromkeys(HIDDEN, 0)
     assert find(metrics).answers[-1].headline == "Nothing: it removes no modality from a test item."
@@ -315,15 +366,21 @@ def test_the_cost_of_the_setting() -> None:
     ("floor", "half", "headline"),
     [
         (0.331, 0.01, "Yes, by 0.1210 on NDCG@20."),
-        (0.480, 0.01, "No: content kNN is better, by 0.0280 on NDCG@20. Use that, or find out what is wrong."),
+        (
+            0.480,
+            0.01,
+            "No: content kNN is better, by 0.0280 on NDCG@20. Use that, or find out what is wrong.",
+        ),
         (0.455, 0.01, "It cannot be told: the difference of 0.0030 cannot be told apart from 0."),
     ],
 )
-def test_a_model_is_held_against_what_trains_nothing(floor: float, half: float, headline: str) -> None:
+def test_a_model_is_held_against_what_trains_nothing(
+    floor: float, half: float, headline: str
+) -> None:
     difference = {"test": gap(0.452 - floor, half)}
-    answer = find(plausible(floor={"model": "content_knn", "test": section(floor), "difference": difference})).answers[
-        0
-    ]
+    answer = find(
+        plausible(floor={"model": "content_knn", "test": section(floor), "difference": difference})
+    ).answers[0]
     assert answer.question == "Is MILK better than content kNN, which trains nothing?"
     assert answer.headline == headline
     assert f"content kNN {floor:.4f}" in answer.details[0]
@@ -362,7 +419,11 @@ def test_the_monitored_metric_is_the_one_reported_where_drops_have_it() -> None:
 
 def test_patterns_in_words() -> None:
     names = ("text", "image", "audio")
-    keys = {"text+image+audio": "all modalities", "text+audio": "without image", "audio": "only audio"}
+    keys = {
+        "text+image+audio": "all modalities",
+        "text+audio": "without image",
+        "audio": "only audio",
+    }
     assert {key: pattern(key, names) for key in keys} == keys
     assert pattern("none", names) == "no modality"
     assert pattern("a+b", ("a+b", "c")) == "without c"
@@ -376,7 +437,11 @@ def test_patterns_in_words() -> None:
 
 def test_the_files_are_whole_and_nothing_else_is_left(run: Path) -> None:
     given = {"config.json", "metrics.json", "history.jsonl", "compare"}
-    assert {path.name for path in run.iterdir()} - given == {"curves.png", "robustness.png", "report.html"}
+    assert {path.name for path in run.iterdir()} - given == {
+        "curves.png",
+        "robustness.png",
+        "report.html",
+    }
     assert png_size(run / "curves.png") == (1350, 1080)
     width, height = png_size(run / "robustness.png")
     assert width == 1350
@@ -408,11 +473,15 @@ def test_the_page_can_be_read_by_everybody(page: Page) -> None:
     assert all((attributes.get("alt") or "") for tag, attributes in page.attributes if tag == "img")
     assert all(attributes.get("scope") for tag, attributes in page.attributes if tag == "th")
     assert page.tags.count("caption") == page.tags.count("table") > 6
-    assert any(attributes.get("name") == "viewport" for tag, attributes in page.attributes if tag == "meta")
+    assert any(
+        attributes.get("name") == "viewport" for tag, attributes in page.attributes if tag == "meta"
+    )
     assert page.tags.count("h1") == 1
 
 
-def test_the_page_says_the_findings_before_any_picture_and_holds_every_figure(run: Path, page: Page) -> None:
+def test_the_page_says_the_findings_before_any_picture_and_holds_every_figure(
+    run: Path, page: Page
+) -> None:
     metrics = compared()
     html = (run / "report.html").read_text(encoding="utf-8")
     findings = find(metrics)
@@ -440,20 +509,28 @@ def test_names_with_special_characters_are_text(tmp_path: Path) -> None:
     assert "MILK on a<b>&'\"" in page.text
 
 
-@pytest.mark.parametrize("case", ["alone", "one modality", "one epoch", "nulls", "no drops", "bare", "many"])
+@pytest.mark.parametrize(
+    "case", ["alone", "one modality", "one epoch", "nulls", "no drops", "bare", "many"]
+)
 def test_every_kind_of_run_has_a_report(tmp_path: Path, case: str) -> None:
     metrics, epochs = compared(), 71
     if case == "alone":
         metrics = plausible()
     elif case == "one modality":
         metrics = plausible({"text": 0.0})
-        metrics["compare"] = {"model": "erm", **model_part(0.4, 0.4, {"text": 0.0}), "difference": {}}
+        metrics["compare"] = {
+            "model": "erm",
+            **model_part(0.4, 0.4, {"text": 0.0}),
+            "difference": {},
+        }
     elif case == "one epoch":
         epochs = 1
         metrics |= {"epochs": 1, "best_epoch": 0}
     elif case == "nulls":
         for part in (metrics, metrics["compare"]):
-            part["test"] = {name: value if name == "users" else None for name, value in part["test"].items()}
+            part["test"] = {
+                name: value if name == "users" else None for name, value in part["test"].items()
+            }
             part["by_pattern"]["text+image"] |= dict.fromkeys(METRICS)
             part["seconds_per_epoch"] = part["best_epoch"] = None
     elif case == "no drops":
@@ -463,7 +540,9 @@ def test_every_kind_of_run_has_a_report(tmp_path: Path, case: str) -> None:
         for name in ("by_pattern", "imposed", "drops", "versions", "test_all_cold", "compare"):
             metrics[name] = None
     elif case == "many":
-        metrics = plausible({f"a modality with quite a long name {at}": 0.01 * at + 0.1 for at in range(30)})
+        metrics = plausible(
+            {f"a modality with quite a long name {at}": 0.01 * at + 0.1 for at in range(30)}
+        )
     page = page_of(tmp_path / "run", metrics, epochs=epochs)
     assert "None" not in page.text.replace("None: hiding", "")
     assert "nan" not in page.text.split()
@@ -485,7 +564,9 @@ def test_intervals_of_patterns_are_drawn_where_there_are_any() -> None:
     metrics = plausible()
     plain = robustness_png(metrics, find(metrics))
     for part in metrics["by_pattern"].values():
-        part["intervals"] = {"ndcg@20": {"low": part["ndcg@20"] - 0.03, "high": part["ndcg@20"] + 0.03}}
+        part["intervals"] = {
+            "ndcg@20": {"low": part["ndcg@20"] - 0.03, "high": part["ndcg@20"] + 0.03}
+        }
     assert robustness_png(metrics, find(metrics)) != plain
 
 
@@ -517,10 +598,17 @@ def test_a_broken_run_is_named_and_leaves_no_report(
 def test_importing_the_report_imports_no_torch() -> None:
     code = "import sys, milk_recsys.report.page; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     path = str(Path(__file__).parents[3] / "examples")
-    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONPATH": path}, check=False
+        ).returncode
+        == 0
+    )
 
 
-@pytest.mark.parametrize(("losses", "scale"), [([0.7, 0.2], "log"), ([-0.1, -0.2], "linear"), ([0.0], "linear")])
+@pytest.mark.parametrize(
+    ("losses", "scale"), [([0.7, 0.2], "log"), ([-0.1, -0.2], "linear"), ([0.0], "linear")]
+)
 @pytest.mark.parametrize("rival", [False, True])
 def test_a_loss_below_0_is_drawn_on_a_plain_axis(
     losses: list[float], scale: str, rival: bool, monkeypatch: pytest.MonkeyPatch

@@ -25,11 +25,19 @@ from tests.recsys.methods.tiny_baselines import BASELINES, NEEDS_FACTORS
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, write_dataset):
-    return write_dataset(tmp_path_factory.mktemp("data") / "set", users=60, items=80, pairs_per_user=12)
+    return write_dataset(
+        tmp_path_factory.mktemp("data") / "set", users=60, items=80, pairs_per_user=12
+    )
 
 
 def make_options(name, data, out, **values):
-    sizes = {"batch_size": 64, "factor_epochs": 4, "factor_batch_size": 64, "num_negatives": 5, "embedding_dim": 8}
+    sizes = {
+        "batch_size": 64,
+        "factor_epochs": 4,
+        "factor_batch_size": 64,
+        "num_negatives": 5,
+        "embedding_dim": 8,
+    }
     own = {k: v for k, v in sizes.items() if k in find_method(name).fields}
     loop = {"epochs": 3, "eval_every": 1} if find_method(name).trains else {}
     fixed = {"compare": "none", "device": "cpu", "resume": True}
@@ -46,7 +54,9 @@ SAME = ("validation", "test", "test_complete", "test_all_cold", "by_pattern", "i
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))
-def test_a_run_has_all_that_milks_has_and_goes_on_where_it_was_killed(name, data, tmp_path, monkeypatch):
+def test_a_run_has_all_that_milks_has_and_goes_on_where_it_was_killed(
+    name, data, tmp_path, monkeypatch
+):
     whole = start(make_options(name, data, tmp_path / "whole"))
     assert whole["model"] == name
     assert set(SAME) <= set(whole)
@@ -69,7 +79,9 @@ def test_a_run_has_all_that_milks_has_and_goes_on_where_it_was_killed(name, data
     monkeypatch.setattr(TrainedLearner, "train_epoch", real)
     again = start(make_options(name, data, tmp_path / "killed"))
     assert {k: again[k] for k in SAME} == {k: whole[k] for k in SAME}
-    files = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("whole", "killed")]
+    files = [
+        (tmp_path / folder / "model.safetensors").read_bytes() for folder in ("whole", "killed")
+    ]
     assert files[0] == files[1]
 
 
@@ -90,7 +102,9 @@ def test_a_run_killed_while_its_factors_are_trained_goes_on(data, tmp_path, monk
         start(make_options("gar", data, tmp_path / "killed"))
     assert (tmp_path / "killed" / "checkpoint.safetensors").exists()
     counted = []
-    monkeypatch.setattr(Factorisation, "train_epoch", lambda self: counted.append(self.epoch) or real(self))
+    monkeypatch.setattr(
+        Factorisation, "train_epoch", lambda self: counted.append(self.epoch) or real(self)
+    )
     again = start(make_options("gar", data, tmp_path / "killed"))
     assert counted == [2, 3]
     assert again["test"] == whole["test"]
@@ -99,7 +113,13 @@ def test_a_run_killed_while_its_factors_are_trained_goes_on(data, tmp_path, monk
 def test_a_baseline_has_the_split_and_the_candidates_of_milk(data, tmp_path):
     options, dataset = begin.open_run(
         Options.of(
-            model="milk", data=data, out=tmp_path / "milk", compare="none", epochs=1, embedding_dim=8, device="cpu"
+            model="milk",
+            data=data,
+            out=tmp_path / "milk",
+            compare="none",
+            epochs=1,
+            embedding_dim=8,
+            device="cpu",
         )
     )
     milk = run(options, dataset, Progress(quiet=True))
@@ -117,7 +137,9 @@ def test_the_ablation_can_be_trained_beside_a_baseline(data, tmp_path):
 
 def test_duif_with_the_mean_of_the_maps_ranks_as_erm_does(data):
     dataset = read_dataset(data)
-    options = Options.of(data=data, model="erm", compare="none", epochs=3, embedding_dim=8, dtype="float64", lr=0.05)
+    options = Options.of(
+        data=data, model="erm", compare="none", epochs=3, embedding_dim=8, dtype="float64", lr=0.05
+    )
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
     learner_options = Options.of(model="duif", embedding_dim=8, dtype="float64")
@@ -135,7 +157,9 @@ def test_duif_with_the_mean_of_the_maps_ranks_as_erm_does(data):
         one = erm.scorer(tables.features, items, tables.mask)(users)
         other = duif.scorer(tables.features, items, tables.mask)(users)
     assert not torch.allclose(one, other)
-    torch.testing.assert_close(one - one.mean(dim=1, keepdim=True), other - other.mean(dim=1, keepdim=True))
+    torch.testing.assert_close(
+        one - one.mean(dim=1, keepdim=True), other - other.mean(dim=1, keepdim=True)
+    )
     assert torch.equal(one.argsort(dim=1), other.argsort(dim=1))
 
 
@@ -170,7 +194,9 @@ def test_mapped_features_leave_new_items_out_as_well(data):
 
 
 def test_own_options_are_given_on_the_command_line():
-    options = parse_options(["--model", "gar", "--similarity-share", "0.25", "--hidden", "32", "--lr", "0.002"])
+    options = parse_options(
+        ["--model", "gar", "--similarity-share", "0.25", "--hidden", "32", "--lr", "0.002"]
+    )
     assert options.method.similarity_share == 0.25
     assert options.method.hidden == 32
     assert options.method.lr == 0.002
@@ -180,18 +206,18 @@ def test_own_options_are_given_on_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["--model", "gar", "--alpha", "1"], "--alpha is not an option of gar"),
         (["--model", "gar", "--preset", "paper"], "--preset is not an option of gar"),
         (["--tau", "1"], "--tau is not an option of keep. Add --model micro, which has it"),
     ],
 )
-def test_an_option_of_another_model_is_refused(argv, said, capsys):
+def test_an_option_of_another_model_is_refused(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         parse_options(argv)
     assert caught.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_resumed_run_keeps_its_own_options(data, tmp_path):
@@ -217,7 +243,11 @@ def test_several_processes_end_with_status_2(data, tmp_path, monkeypatch, capsys
 
     @contextmanager
     def two(_device):
-        yield type("Two", (World,), {"wait": lambda _self: None, "tell": lambda _self, value: value})(0, 2)
+        yield type(
+            "Two",
+            (World,),
+            {"barrier": lambda _self: None, "broadcast": lambda _self, value: value},
+        )(0, 2)
 
     monkeypatch.setattr(train, "joined_world", two)
     options, dataset = begin.open_run(make_options("gar", data, tmp_path / "run"))
@@ -241,7 +271,10 @@ def test_shared_factors_give_the_run_that_trains_them_itself(data, tmp_path):
         (tmp_path / folder).mkdir()
         train_model(options, tables, tmp_path / folder, Progress(quiet=True), factors=factors)
         histories.append(
-            [json.loads(line)["validation"] for line in (tmp_path / folder / "history.jsonl").read_text().splitlines()]
+            [
+                json.loads(line)["validation"]
+                for line in (tmp_path / folder / "history.jsonl").read_text().splitlines()
+            ]
         )
     assert histories[0] == histories[1]
     assert "heater" in NEEDS_FACTORS

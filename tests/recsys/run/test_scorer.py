@@ -48,7 +48,9 @@ def build_model(folder, dataset, options) -> Recommender:
 
 @pytest.fixture(scope="module")
 def tables(trained_run):
-    split, _ = read_split(trained_run.folder / "split.npz", trained_run.dataset, trained_run.options.data.setting)
+    split, _ = read_split(
+        trained_run.folder / "split.npz", trained_run.dataset, trained_run.options.data.setting
+    )
     return build_tables(trained_run.dataset, split, trained_run.options, torch.device("cpu"))
 
 
@@ -90,9 +92,14 @@ def test_scores_are_the_models_inner_products(scorer, model, tables, trained_run
 
 def test_scores_rank_as_evaluation_does(scorer, model, tables, trained_run):
     assert not tables.mask[tables.test.candidates].all()
-    scores = scorer.score(None, holed(trained_run.dataset, tables.mask, tables.test.candidates.numpy()))
+    scores = scorer.score(
+        None, holed(trained_run.dataset, tables.mask, tables.test.candidates.numpy())
+    )
     ranks = positive_ranks(
-        lambda users: scores[users], tables.test.users, tables.test.positions, num_candidates=scores.shape[1]
+        lambda users: scores[users],
+        tables.test.users,
+        tables.test.positions,
+        num_candidates=scores.shape[1],
     )
     learner = SimpleNamespace(scorer=model.scorer, user_starts=None)
     assert ranks.tolist() == rank_group(learner, tables, tables.test, tables.mask).tolist()
@@ -101,7 +108,12 @@ def test_scores_rank_as_evaluation_does(scorer, model, tables, trained_run):
 def test_users_come_in_the_order_asked_for(scorer, trained_run):
     features = holed(trained_run.dataset, trained_run.dataset.natural_mask, [1, 2, 3])
     everyone = scorer.score(None, features)
-    for users in ([5, 0, 5], (5, 0, 5), np.array([5, 0, 5], dtype=np.uint8), torch.tensor([5, 0, 5])):
+    for users in (
+        [5, 0, 5],
+        (5, 0, 5),
+        np.array([5, 0, 5], dtype=np.uint8),
+        torch.tensor([5, 0, 5]),
+    ):
         assert torch.equal(scorer.score(users, features), everyone[[5, 0, 5]])
     assert scorer.score([], features).shape == (0, 3)
 
@@ -111,7 +123,9 @@ def test_an_absent_modality_is_missing_for_all(scorer, trained_run):
     holes = features | {"audio": np.full((3, 3), np.nan), "image": np.full((3, 4), np.nan)}
     expected = scorer.score(None, holes)
     assert torch.equal(scorer.score(None, {"text": features["text"]}), expected)
-    assert torch.equal(scorer.score(None, {"audio": None, "text": features["text"], "image": None}), expected)
+    assert torch.equal(
+        scorer.score(None, {"audio": None, "text": features["text"], "image": None}), expected
+    )
 
 
 def test_features_of_every_kind_are_taken(scorer):
@@ -152,12 +166,17 @@ def test_other_runs_score_as_they_were_evaluated(trained_run, tmp_path, changes,
     asked = trained_run.options.but(out=tmp_path / "run", epochs=1, **changes)
     options, dataset = begin.open_run(asked)
     run(options, dataset, Progress(quiet=True))
-    opened, own = load_run(tmp_path / "run", device="cpu"), build_model(tmp_path / "run", dataset, options)
+    opened, own = (
+        load_run(tmp_path / "run", device="cpu"),
+        build_model(tmp_path / "run", dataset, options),
+    )
     split, _ = read_split(tmp_path / "run/split.npz", dataset, options.data.setting)
     rows = split.cold
     with torch.no_grad():
         features = {name: torch.from_numpy(x[rows]) for name, x in dataset.features.items()}
-        expected = own.users.weight @ own.embed_items(features, torch.from_numpy(split.mask[rows])).T
+        expected = (
+            own.users.weight @ own.embed_items(features, torch.from_numpy(split.mask[rows])).T
+        )
     scores = opened.score(None, holed(dataset, split.mask, rows))
     assert scores.dtype == dtype
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-7)
@@ -191,18 +210,48 @@ def with_value(value) -> np.ndarray:
 @pytest.mark.parametrize(
     ("users", "features", "error", "match"),
     [
-        ([0], {"text": with_value(np.nan)}, ValueError, r"'text' has NaN in part of a row, first in row 2"),
+        (
+            [0],
+            {"text": with_value(np.nan)},
+            ValueError,
+            r"'text' has NaN in part of a row, first in row 2",
+        ),
         ([0], {"text": with_value(-np.inf)}, ValueError, r"'text' has an infinity, first in row 2"),
-        ([0], {"smell": np.ones((3, 6))}, KeyError, r"unknown modality 'smell'.*'text', 'image', 'audio'"),
-        ([0], {"text": np.ones((3, 5))}, ValueError, r"'text' must have shape \(n, 6\).* got \(3, 5\)"),
+        (
+            [0],
+            {"smell": np.ones((3, 6))},
+            KeyError,
+            r"unknown modality 'smell'.*'text', 'image', 'audio'",
+        ),
+        (
+            [0],
+            {"text": np.ones((3, 5))},
+            ValueError,
+            r"'text' must have shape \(n, 6\).* got \(3, 5\)",
+        ),
         ([0], {"text": np.ones(6)}, ValueError, r"'text' must have shape \(n, 6\).* got \(6,\)"),
         ([0], {"text": np.full((3, 6), "a")}, TypeError, r"'text' must be numbers"),
-        ([0], {"text": np.ones((3, 6)), "audio": np.ones((2, 3))}, ValueError, r"equal numbers of rows"),
+        (
+            [0],
+            {"text": np.ones((3, 6)), "audio": np.ones((2, 3))},
+            ValueError,
+            r"equal numbers of rows",
+        ),
         ([0], {}, ValueError, r"gives no modality"),
         ([0], {"text": None}, ValueError, r"gives no modality"),
-        ([3, 30], {"text": np.ones((3, 6))}, ValueError, r"user 30 is out of range: ids go from 0 to 29"),
+        (
+            [3, 30],
+            {"text": np.ones((3, 6))},
+            ValueError,
+            r"user 30 is out of range: ids go from 0 to 29",
+        ),
         ([-1], {"text": np.ones((3, 6))}, ValueError, r"user -1 is out of range"),
-        ([0.5], {"text": np.ones((3, 6))}, TypeError, r"`users` must be whole numbers, got float64"),
+        (
+            [0.5],
+            {"text": np.ones((3, 6))},
+            TypeError,
+            r"`users` must be whole numbers, got float64",
+        ),
         ([True], {"text": np.ones((3, 6))}, TypeError, r"`users` must be whole numbers, got bool"),
         (3, {"text": np.ones((3, 6))}, ValueError, r"`users` must be ids of shape \(U,\)"),
     ],
@@ -296,7 +345,9 @@ def test_lists_do_not_depend_on_the_size_of_blocks(trained_run, monkeypatch, blo
     monkeypatch.setattr("milk_recsys.run.scorer.ITEMS_AT_ONCE", max(1, block // 4))
     monkeypatch.setattr("milk_recsys.run.scorer.LISTS_AT_ONCE", max(1, block // 4))
     opened = load_run(trained_run.folder, device="cpu", scores_at_once=block)
-    features = holed(trained_run.dataset, trained_run.dataset.natural_mask, np.tile(np.arange(0, 40, 4), 3))
+    features = holed(
+        trained_run.dataset, trained_run.dataset.natural_mask, np.tile(np.arange(0, 40, 4), 3)
+    )
     vectors, scores = opened.embed(features), opened.score(None, features).numpy()
     assert (scores[:, :10] == scores[:, 10:20]).all()
     for top in (4, 50):
@@ -304,13 +355,19 @@ def test_lists_do_not_depend_on_the_size_of_blocks(trained_run, monkeypatch, blo
         assert torch.cat([best.rows for best in lists]).tolist() == list(range(30))
         found = torch.cat([best.found for best in lists]).numpy()
         assert found.tolist() == reference_best(scores, top).tolist()
-        assert np.array_equal(torch.cat([best.scores for best in lists]), np.take_along_axis(scores, found, 1))
+        assert np.array_equal(
+            torch.cat([best.scores for best in lists]), np.take_along_axis(scores, found, 1)
+        )
 
         lists = list(opened.best_users(vectors, top))
         assert torch.cat([best.rows for best in lists]).tolist() == list(range(30))
         found = torch.cat([best.found for best in lists]).numpy()
-        assert found.tolist() == reference_best(scores[:28].T, top).tolist()  # 28 and 29 have no training pair
-        assert np.array_equal(torch.cat([best.scores for best in lists]), np.take_along_axis(scores.T, found, 1))
+        assert (
+            found.tolist() == reference_best(scores[:28].T, top).tolist()
+        )  # 28 and 29 have no training pair
+        assert np.array_equal(
+            torch.cat([best.scores for best in lists]), np.take_along_axis(scores.T, found, 1)
+        )
 
 
 def test_users_with_the_same_vector_tie(trained_run):
@@ -337,5 +394,9 @@ def test_on_a_gpu(scorer, trained_run):
     opened = load_run(trained_run.folder, device="cuda", scores_at_once=64)
     features = holed(trained_run.dataset, trained_run.dataset.natural_mask, np.arange(40))
     torch.testing.assert_close(opened.score(None, features), scorer.score(None, features))
-    pairs = zip(opened.best_users(opened.embed(features), 7), scorer.best_users(scorer.embed(features), 7), strict=True)
+    pairs = zip(
+        opened.best_users(opened.embed(features), 7),
+        scorer.best_users(scorer.embed(features), 7),
+        strict=True,
+    )
     assert all(torch.equal(one.found, other.found) for one, other in pairs)

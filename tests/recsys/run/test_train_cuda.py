@@ -20,7 +20,9 @@ from milk_recsys.run.progress import Progress
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU: torch.cuda.is_available() is False"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="there is no GPU: torch.cuda.is_available() is False"
+    ),
 ]
 
 VARIANTS: list[dict[str, Any]] = [
@@ -30,12 +32,16 @@ VARIANTS: list[dict[str, Any]] = [
     {"model": "erm", "dtype": "bfloat16"},
     {"model": "align", "regulariser": "parameters", "optimiser": "adam"},
 ]
-each_variant = pytest.mark.parametrize("values", VARIANTS, ids=lambda values: "-".join(values) or "default")
+each_variant = pytest.mark.parametrize(
+    "values", VARIANTS, ids=lambda values: "-".join(values) or "default"
+)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "tiny", users=200, items=300, pairs_per_user=20)
+    return write_dataset(
+        tmp_path_factory.mktemp("data") / "tiny", users=200, items=300, pairs_per_user=20
+    )
 
 
 @pytest.fixture
@@ -86,9 +92,13 @@ def test_one_batch_has_the_same_terms_and_gradient_on_both(data: Path) -> None:
         for device in ("cpu", "cuda"):
             learner, options = learner_on(device, data, **{**values, "dtype": "float64"})
             users, positives = learner.tables.pairs_at(torch.arange(128, device=device))
-            negatives = learner.tables.pool[torch.arange(128, device=device) % len(learner.tables.pool)]
+            negatives = learner.tables.pool[
+                torch.arange(128, device=device) % len(learner.tables.pool)
+            ]
             generator = torch.Generator().manual_seed(0)
-            environments = loop.epoch_weights(learner.tables, options, 1, generator, learner.model.uniform)[0]
+            environments = loop.epoch_weights(
+                learner.tables, options, 1, generator, learner.model.uniform
+            )[0]
             terms.append(learner.step_on(users, positives, negatives, environments).cpu())
             weights.append({name: p.detach().cpu() for name, p in learner.model.named_parameters()})
         assert torch.allclose(terms[0], terms[1], rtol=1e-9), values
@@ -125,14 +135,25 @@ def test_a_killed_run_goes_on_to_the_same_loss(data: Path, tmp_path: Path) -> No
 def test_evaluation_agrees_with_the_cpu(data: Path) -> None:
     gpu, _ = learner_on("cuda", data)
     cpu, _ = learner_on("cpu", data)
-    found = [evaluate_group(one.model, one.tables, one.tables.test, one.tables.mask)[0] for one in (gpu, cpu)]
+    found = [
+        evaluate_group(one.model, one.tables, one.tables.test, one.tables.mask)[0]
+        for one in (gpu, cpu)
+    ]
     assert found[0]["ndcg@20"] == pytest.approx(found[1]["ndcg@20"], abs=1e-3)
 
 
 def test_tf32_is_set_for_the_run_alone(data: Path, tmp_path: Path) -> None:
     before = torch.get_float32_matmul_precision()
     options, dataset = begin.open_run(
-        Options.of(model="milk", data=data, out=tmp_path / "run", compare="none", epochs=1, device="cuda", tf32=True)
+        Options.of(
+            model="milk",
+            data=data,
+            out=tmp_path / "run",
+            compare="none",
+            epochs=1,
+            device="cuda",
+            tf32=True,
+        )
     )
     train.run(options, dataset, Progress(quiet=True))
     assert torch.get_float32_matmul_precision() == before

@@ -26,9 +26,25 @@ ROOT = Path(__file__).resolve().parents[3]
 CASES: list[dict[str, Any]] = [
     {"dtype": "float64"},
     {"dtype": "float64", "optimiser": "adam", "num_draws": 2},
-    {"dtype": "float64", "setting": "mtmt", "alignment_reduction": "item_mean", "training_fusion": "available"},
-    {"dtype": "float64", "model": "align", "alignment_reduction": "sum", "alignment_weight": 1e-3, "kernels": "torch"},
-    {"dtype": "float64", "alignment_mask": "complete", "alignment_reduction": "mean", "risk_reduction": "sum"},
+    {
+        "dtype": "float64",
+        "setting": "mtmt",
+        "alignment_reduction": "item_mean",
+        "training_fusion": "available",
+    },
+    {
+        "dtype": "float64",
+        "model": "align",
+        "alignment_reduction": "sum",
+        "alignment_weight": 1e-3,
+        "kernels": "torch",
+    },
+    {
+        "dtype": "float64",
+        "alignment_mask": "complete",
+        "alignment_reduction": "mean",
+        "risk_reduction": "sum",
+    },
     {"dtype": "float64", "model": "erm", "regulariser": "none"},
     {"dtype": "float32"},
     {"dtype": "float32", "setting": "mtmt", "training_fusion": "available"},
@@ -37,9 +53,20 @@ CASES: list[dict[str, Any]] = [
 
 def torchrun(size: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script in `size` processes of one thread each."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={size}",
+        *arguments,
+    ]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment
+        command,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
 
 
@@ -49,9 +76,13 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., 
 
 
 @pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 3)])
-def test_ranks_give_the_losses_of_one_process(data: Path, tmp_path: Path, size: int, step: int) -> None:
+def test_ranks_give_the_losses_of_one_process(
+    data: Path, tmp_path: Path, size: int, step: int
+) -> None:
     out, cases = tmp_path / "found.json", CASES[::step]
-    done = torchrun(size, "tests/recsys/run/world_worker.py", str(data), str(out), json.dumps(cases))
+    done = torchrun(
+        size, "tests/recsys/run/world_worker.py", str(data), str(out), json.dumps(cases)
+    )
     assert done.returncode == 0, done.stderr[-9000:]
     found = json.loads(out.read_text())
     assert found["size"] == size
@@ -60,7 +91,9 @@ def test_ranks_give_the_losses_of_one_process(data: Path, tmp_path: Path, size: 
         alone = losses(data, values, World())
         rel = 1e-12 if values["dtype"] == "float64" else 1e-5
         assert theirs["losses"] == pytest.approx(alone["losses"], rel=rel), values
-        if values.get("regulariser") != "none":  # without it biases have a gradient of 0, whose rounding Adam enlarges
+        if (
+            values.get("regulariser") != "none"
+        ):  # without it biases have a gradient of 0, whose rounding Adam enlarges
             assert theirs["weights"] == pytest.approx(alone["weights"], rel=10 * rel), values
         if values["dtype"] == "float64":
             assert theirs["validation"] == alone["validation"], values
@@ -95,7 +128,15 @@ def test_a_killed_rank_is_restarted_and_nothing_is_lost(data: Path, tmp_path: Pa
     whole = alone(data, tmp_path / "whole", *options)
     found = json.loads((tmp_path / "killed/metrics.json").read_text())
     assert found["versions"]["ranks"] == 2
-    for section in ("validation", "test", "test_complete", "by_pattern", "imposed", "best_epoch", "epochs"):
+    for section in (
+        "validation",
+        "test",
+        "test_complete",
+        "by_pattern",
+        "imposed",
+        "best_epoch",
+        "epochs",
+    ):
         assert found[section] == whole[section]
     for name in ("model", "checkpoint"):
         mine, _ = load_state(tmp_path / f"killed/{name}.safetensors")
@@ -106,8 +147,12 @@ def test_a_killed_rank_is_restarted_and_nothing_is_lost(data: Path, tmp_path: Pa
     assert len((tmp_path / "killed/history.jsonl").read_text().splitlines()) == 5
 
 
-@pytest.mark.skipif(find_spec("torchrec") is None, reason="TorchRec is not installed: make distributed")
-def test_a_sharded_table_of_users_gives_the_run_of_a_replicated_one(data: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    find_spec("torchrec") is None, reason="TorchRec is not installed: make distributed"
+)
+def test_a_sharded_table_of_users_gives_the_run_of_a_replicated_one(
+    data: Path, tmp_path: Path
+) -> None:
     arguments = (f"--data={data}", *RUN, "--optimiser=lazy_adam")
     options = ("--resume", "--user-table=sharded", f"--out={tmp_path / 'sharded'}")
     done = torchrun(2, "examples/milk_recsys/train.py", *arguments, *options)
@@ -118,7 +163,9 @@ def test_a_sharded_table_of_users_gives_the_run_of_a_replicated_one(data: Path, 
     for name in ("model", "checkpoint"):
         mine, _ = load_state(tmp_path / f"sharded/{name}.safetensors")
         theirs, _ = load_state(tmp_path / f"whole/{name}.safetensors")
-        assert {key: x.shape for key, x in mine.items()} == {key: x.shape for key, x in theirs.items()}
+        assert {key: x.shape for key, x in mine.items()} == {
+            key: x.shape for key, x in theirs.items()
+        }
         for key, tensor in mine.items():
             assert torch.allclose(tensor.double(), theirs[key].double(), rtol=1e-3, atol=1e-4), key
     # The same folder on another number of processes: from the checkpoint of two to the end on one.
@@ -132,7 +179,10 @@ def test_a_sharded_table_of_users_gives_the_run_of_a_replicated_one(data: Path, 
 def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     for further, error in (
         ("--user-table=sharded", "start with torchrun"),
-        ("--kernels=numba --training-fusion=available", "does not know --training-fusion available"),
+        (
+            "--kernels=numba --training-fusion=available",
+            "does not know --training-fusion available",
+        ),
     ):
         with pytest.raises((DataError, OptionError), match=error):
             alone(data, tmp_path / "run", *further.split())
@@ -143,7 +193,12 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
 
 
 def test_bad_input_is_told_once_and_ends_every_process(data: Path, tmp_path: Path) -> None:
-    done = torchrun(2, "examples/milk_recsys/train.py", f"--data={data / 'nowhere'}", f"--out={tmp_path / 'run'}")
+    done = torchrun(
+        2,
+        "examples/milk_recsys/train.py",
+        f"--data={data / 'nowhere'}",
+        f"--out={tmp_path / 'run'}",
+    )
     assert done.stderr.count("error: ") == 1
     assert "no such folder" in done.stderr
     assert "exitcode  : 2" in done.stderr

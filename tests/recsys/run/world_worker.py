@@ -25,7 +25,16 @@ from milk_recsys.run.evaluation import evaluate_group
 
 def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) -> dict[str, Any]:
     """Train for some epochs; the loss of every step, and what the model is worth in the end."""
-    options = Options.of(**{"model": "milk", "data": data, "batch_size": 32, "embedding_dim": 8, "lr": 0.02, **values})
+    options = Options.of(
+        **{
+            "model": "milk",
+            "data": data,
+            "batch_size": 32,
+            "embedding_dim": 8,
+            "lr": 0.02,
+            **values,
+        }
+    )
     dataset = read_dataset(data)
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
@@ -41,7 +50,10 @@ def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) ->
     for epoch in range(epochs):
         loop.train_epoch(learner, epoch)
     section, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
-    weights = {name: p.detach().double().square().sum().item() for name, p in learner.model.named_parameters()}
+    weights = {
+        name: p.detach().double().square().sum().item()
+        for name, p in learner.model.named_parameters()
+    }
     return {"losses": found, "weights": weights, "validation": section}
 
 
@@ -51,8 +63,10 @@ def main() -> None:
     with joined_world(torch.device("cpu")) as world:
         found = [losses(data, values, world) for values in cases]
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    left = [name for name in threads if "gloo" in name]  # they would abort the process at its end now and then
-    if world.writes:
+    left = [
+        name for name in threads if "gloo" in name
+    ]  # they would abort the process at its end now and then
+    if world.is_main:
         out.write_text(json.dumps({"size": world.size, "cases": found, "threads_left": left}))
 
 

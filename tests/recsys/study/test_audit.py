@@ -47,7 +47,9 @@ def test_what_is_sound_passes(model):
     names = run_audit(make_options(model))
     assert len(names) > 5
     if find_method(model).needs_factors:
-        assert any(name.endswith("_buffers.P") for name in names)  # the pre-trained vectors are among what is compared
+        assert any(
+            name.endswith("_buffers.P") for name in names
+        )  # the pre-trained vectors are among what is compared
     if model == "milk":
         assert any("imputer" in name for name in names)
         assert any("exp_avg" in name for name in names)
@@ -61,9 +63,14 @@ def test_without_test_deletes_pairs_and_features():
     split, _ = draw_split(DATASET, DataOptions())
     blind = without_test(DATASET, split)
     assert not np.isin(blind.interactions[:, 1], split.test).any()
-    assert len(blind.interactions) == len(DATASET.interactions) - DATASET.item_counts[split.test].sum()
+    assert (
+        len(blind.interactions) == len(DATASET.interactions) - DATASET.item_counts[split.test].sum()
+    )
     assert all(np.isnan(x[split.test]).all() for x in blind.features.values())
-    assert all(np.array_equal(x[split.warm], DATASET.features[k][split.warm]) for k, x in blind.features.items())
+    assert all(
+        np.array_equal(x[split.warm], DATASET.features[k][split.warm])
+        for k, x in blind.features.items()
+    )
     assert not np.isnan(DATASET.features["text"]).any()
 
 
@@ -122,7 +129,9 @@ def factors_of_all(baseline, tables, options):
 
 
 def targets_of_new_items(baseline, tables, _options):
-    baseline.target_counts = torch.bincount(all_pairs(tables)[:, 1], minlength=tables.features.num_items)
+    baseline.target_counts = torch.bincount(
+        all_pairs(tables)[:, 1], minlength=tables.features.num_items
+    )
 
 
 def exclusions_of_all(baseline, tables, _options):
@@ -183,7 +192,11 @@ def validation_reads_test(learner, tables):
 
         def changed(users):
             scores = score(users).clone()
-            return scores if busy is None else scores * torch.where(busy[users] > 0, -1.0, 1.0)[:, None]
+            return (
+                scores
+                if busy is None
+                else scores * torch.where(busy[users] > 0, -1.0, 1.0)[:, None]
+            )
 
         return changed
 
@@ -198,7 +211,9 @@ def test_validation_that_depends_on_test_pairs_is_named(monkeypatch):
 
     # what the scorer's closure holds is found already; hide it to see that behaviour is looked at as well
     monkeypatch.setattr("milk_recsys.study.audit.tensors_of", lambda thing: iter(()))
-    with pytest.raises(Leak, match="on the validation items changes where the test items are taken away"):
+    with pytest.raises(
+        Leak, match="on the validation items changes where the test items are taken away"
+    ):
         run_audit(make_options("content_knn"), make)
 
 
@@ -209,7 +224,9 @@ def test_a_score_that_depends_on_company_is_named():
 
         def scorer(features, items, mask, *, max_users=0):
             score = whole(features, items, mask)
-            return lambda users: score(users) - score(users).mean(dim=1, keepdim=True)  # centred over candidates
+            return lambda users: (
+                score(users) - score(users).mean(dim=1, keepdim=True)
+            )  # centred over candidates
 
         learner.scorer = scorer
         return learner

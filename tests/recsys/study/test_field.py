@@ -58,7 +58,17 @@ def test_finalists_meet_on_splits_of_their_own(plan, store):
 
 def test_the_papers_study_has_nothing_of_the_field():
     assert "field" not in NAMES
-    assert (*METHODS, "knn", "marec", "ridge", "sibrar", "i3mrec", "dgmrec", "aldi", "keep") == FIELD
+    assert (
+        *METHODS,
+        "knn",
+        "marec",
+        "ridge",
+        "sibrar",
+        "i3mrec",
+        "dgmrec",
+        "aldi",
+        "keep",
+    ) == FIELD
     assert set(CLOSED) | {WINNER} <= set(FIELD) - set(METHODS)
     assert set(SPACES) == set(FIELD)
     assert {m for m in FIELD if find_method(m).limits} == set(FIELD) - UNTRAINED
@@ -79,7 +89,9 @@ def test_the_table(plan, store, tmp_path):
     t = stats.ttest_rel(*np.log(np.maximum(values, 1e-12))).statistic / (2**0.5 * wider)
     assert p["erm"] == pytest.approx(2 * stats.t.sf(abs(t), 1))
     corrected = dict(zip(p, claims.holm(list(p.values())), strict=True))
-    assert {m: rows[m]["p against milk"] for m in p} == {m: f"{v:.2g}" for m, v in corrected.items()}
+    assert {m: rows[m]["p against milk"] for m in p} == {
+        m: f"{v:.2g}" for m, v in corrected.items()
+    }
     assert rows["milk"]["p against milk"] == ""
     best = next(m for m in rows if m in CLOSED)
     assert rows[best][f"p against {best}"] == ""
@@ -97,7 +109,9 @@ def test_the_winner_without_its_parts(plan, store):
         chosen = plan._chosen(store, WINNER)
         other = change(chosen) if callable(change) else change
         assert all(line["tuned"] == chosen | other for line in store.of("repeat", name))
-        mine, whole = (np.log([x["test"]["ndcg@20"] for x in store.of("repeat", m)]) for m in (name, WINNER))
+        mine, whole = (
+            np.log([x["test"]["ndcg@20"] for x in store.of("repeat", m)]) for m in (name, WINNER)
+        )
         assert rows[name]["FTMT, against it"] == f"{100 * np.expm1((mine - whole).mean()):+.1f}%"
     assert rows[WINNER]["FTMT, against it"] == ""
 
@@ -108,7 +122,12 @@ def test_the_verdicts_on_fresh_splits(plan, store):
     assert rows[0]["claim"] == "keep ranks new items better than milk"
     mine, theirs = claims.pairs_of(store, ("keep", "milk"), "ftmt", "fresh")
     assert [x["number"] for x in mine] == [x["number"] for x in theirs] == [0, 1]
-    ratio = np.mean([np.log(a["test"]["ndcg@20"] / b["test"]["ndcg@20"]) for a, b in zip(mine, theirs, strict=True)])
+    ratio = np.mean(
+        [
+            np.log(a["test"]["ndcg@20"] / b["test"]["ndcg@20"])
+            for a, b in zip(mine, theirs, strict=True)
+        ]
+    )
     assert rows[0]["mean log ratio [95%]"].startswith(f"{ratio:+.3f}")
 
 
@@ -124,29 +143,44 @@ def test_the_worst_drop_is_that_of_the_modality_that_is_missed_most():
 
 def test_one_modality_has_a_table_without_drops(tmp_path):
     features = dict(list(DATASET.features.items())[:1])
-    dataset = dataclasses.replace(DATASET, features=features, natural_mask=DATASET.natural_mask[:, :1])
+    dataset = dataclasses.replace(
+        DATASET, features=features, natural_mask=DATASET.natural_mask[:, :1]
+    )
     plan = make_plan(("field",), methods=("milk", "knn", "keep"), settings=("ftmt",))
     store = run_plan(plan, tmp_path / "runs", dataset)
     write_results(plan, store, dataset, tmp_path)
     assert {row["worst modality missing"] for row in table(tmp_path / "field.csv").values()} == {""}
-    assert all("Without its most useful" not in row["claim"] for row in field.table_fresh(plan, store))
+    assert all(
+        "Without its most useful" not in row["claim"] for row in field.table_fresh(plan, store)
+    )
     assert (tmp_path / "field.png").exists()
     assert not (tmp_path / "field_drop.png").exists()
 
 
 def test_means_and_p_are_of_the_same_repeats(plan, store):
-    more = [{**x, "number": 7, "test": {**x["test"], "ndcg@20": 0.9}} for x in store.of("repeat", "milk", most=1)]
+    more = [
+        {**x, "number": 7, "test": {**x["test"], "ndcg@20": 0.9}}
+        for x in store.of("repeat", "milk", limit=1)
+    ]
     wider = dataclasses.replace(plan, repeats=2)
     store_with = type("More", (), {"__getattr__": lambda self, name: getattr(store, name)})()
-    store_with.ranked = lambda *args, most=None, **kw: (
-        store.ranked(*args, most=most, **kw) + (more if args[1] == "milk" and most is None else [])
+    store_with.ranked = lambda *args, limit=None, **kw: (
+        store.ranked(*args, limit=limit, **kw)
+        + (more if args[1] == "milk" and limit is None else [])
     )
     assert len(field._ratios(wider, store_with, "erm", "milk").values) == 2
-    assert field._ratios(wider, store_with, "erm", "milk").p == field._ratios(plan, store, "erm", "milk").p
+    assert (
+        field._ratios(wider, store_with, "erm", "milk").p
+        == field._ratios(plan, store, "erm", "milk").p
+    )
 
 
-def test_nothing_is_decided_before_all_have_their_repeats_or_where_it_is_not_asked_for(plan, store, tmp_path):
-    some = run_plan(make_plan(("table2",), methods=("keep", "knn"), decide=False), tmp_path / "some")
+def test_nothing_is_decided_before_all_have_their_repeats_or_where_it_is_not_asked_for(
+    plan, store, tmp_path
+):
+    some = run_plan(
+        make_plan(("table2",), methods=("keep", "knn"), decide=False), tmp_path / "some"
+    )
     assert make_plan(("field",), methods=FEW).finalists(some) == []
     assert make_plan(("field",), methods=FEW, decide=False).finalists(store) == []
     assert set(ABLATIONS) & set(plan.finalists(store)) == {"milk", "erm"}

@@ -23,17 +23,38 @@ ODD = [0.1, -0.0, 1e-45, float(np.float32(1 / 3)), float("inf"), 0.0, 1.0]
 
 
 def make_line(number=0, **values):
-    options = {"split_seed": 0, "candidates": "test", "lr": 0.1 + 0.2, "method": None, "tf32": False, "epochs": 300}
-    line = {"phase": "repeat", "method": "milk", "setting": "ftmt", "number": number, "options": options}
+    options = {
+        "split_seed": 0,
+        "candidates": "test",
+        "lr": 0.1 + 0.2,
+        "method": None,
+        "tf32": False,
+        "epochs": 300,
+    }
+    line = {
+        "phase": "repeat",
+        "method": "milk",
+        "setting": "ftmt",
+        "number": number,
+        "options": options,
+    }
     return {**line, "split": "a1", "candidates": "b2", **values}
 
 
 LINES = [
     make_line(0, tuned={}, seconds=1e-7, epochs=3, triples=2**40),
     make_line(
-        1, per_user=np.array(ODD, dtype=np.float32), test={"ndcg@20": 1 / 3, "users": 7, "deep": {"a": [1, 2.0]}}
+        1,
+        per_user=np.array(ODD, dtype=np.float32),
+        test={"ndcg@20": 1 / 3, "users": 7, "deep": {"a": [1, 2.0]}},
     ),
-    make_line(2, per_user=np.zeros(0, dtype=np.float32), diverged="loss is ± infinite", best=None, early=True),
+    make_line(
+        2,
+        per_user=np.zeros(0, dtype=np.float32),
+        diverged="loss is ± infinite",
+        best=None,
+        early=True,
+    ),
     make_line(3, tuned={"width": 1, "ridge": 1.0, "lr": 5e-324}),
 ]
 
@@ -59,7 +80,9 @@ def write(folder, lines=LINES):
 def assert_same(lines, expected=LINES):
     assert len(lines) == len(expected)
     for line, other in zip(lines, expected, strict=True):
-        assert {key: typed(value) for key, value in line.items()} == {key: typed(x) for key, x in other.items()}
+        assert {key: typed(value) for key, value in line.items()} == {
+            key: typed(x) for key, x in other.items()
+        }
 
 
 def test_every_value_survives_the_journal_and_compaction(tmp_path):
@@ -125,13 +148,19 @@ def test_a_kill_during_compaction_loses_nothing(step, tmp_path, monkeypatch):
         }[step]
         if step == "rename":
             real = files.Path.replace
-            patch.setattr(owner, name, lambda path, to: killed() if to.suffix == ".parquet" else real(path, to))
+            patch.setattr(
+                owner,
+                name,
+                lambda path, to: killed() if to.suffix == ".parquet" else real(path, to),
+            )
         elif step == "remove":
             real_unlink = files.Path.unlink
             patch.setattr(
                 owner,
                 name,
-                lambda path, **given: killed() if path.name == "runs.jsonl" else real_unlink(path, **given),
+                lambda path, **given: (
+                    killed() if path.name == "runs.jsonl" else real_unlink(path, **given)
+                ),
             )
         else:
             patch.setattr(owner, name, killed)
@@ -155,7 +184,9 @@ def _add_and_compact(folder, first):
 def test_processes_that_share_a_folder_lose_nothing(tmp_path):
     """One compacts what another is adding to, from a state that is older than the other's runs."""
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_add_and_compact, args=(tmp_path, first)) for first in (0, 100)]
+    workers = [
+        context.Process(target=_add_and_compact, args=(tmp_path, first)) for first in (0, 100)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -208,7 +239,9 @@ def test_the_command_compacts_and_joins(tmp_path, capsys):
 # --- what importing costs, and what is committed ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["store", "records", "plan", "claims", "tables", "figures", "field", "results"])
+@pytest.mark.parametrize(
+    "name", ["store", "records", "plan", "claims", "tables", "figures", "field", "results"]
+)
 def test_reading_results_imports_no_torch(name):
     code = f"import sys; import milk_recsys.study.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
@@ -218,8 +251,14 @@ def test_the_committed_tree_is_small():
     """Runs are committed as one compacted table for each data set, and files that a command makes are not."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
     paths = [ROOT / name for name in listed.split("\0") if name]
     assert sum(path.stat().st_size for path in paths if path.exists()) < LIMIT
     unwanted = {".csv", ".pdf", ".tex"}
-    assert not [path for path in paths if (ROOT / "docs/results") in path.parents and path.suffix in unwanted]
+    assert not [
+        path
+        for path in paths
+        if (ROOT / "docs/results") in path.parents and path.suffix in unwanted
+    ]

@@ -78,7 +78,10 @@ def prepare_amazon(
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a gzip file, with a bar over its bytes."""
     try:
-        with rich.progress.open(path, "rb", description=path.name, transient=True) as raw, gzip.open(raw, "rb") as file:
+        with (
+            rich.progress.open(path, "rb", description=path.name, transient=True) as raw,
+            gzip.open(raw, "rb") as file,
+        ):
             for number, line in enumerate(file, 1):
                 yield number, line.decode("utf-8", errors="replace")
     except FileNotFoundError:
@@ -102,7 +105,9 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"{path}, line {number}: is neither JSON nor a Python literal. Remove it, or download again."
                 ) from None
         if not isinstance(found, dict):
-            raise DataError(f"{path}, line {number}: must be an object, got {type(found).__name__}.")
+            raise DataError(
+                f"{path}, line {number}: must be an object, got {type(found).__name__}."
+            )
         yield number, found
 
 
@@ -112,7 +117,9 @@ def _read_reviews(path: Path) -> tuple[Ids, Ids, npt.NDArray[np.int64]]:
         try:
             user, item = review["reviewerID"], review["asin"]
         except KeyError as error:
-            raise DataError(f"{path}, line {number}: lacks {error.args[0]!r}. Is it a file of reviews?") from None
+            raise DataError(
+                f"{path}, line {number}: lacks {error.args[0]!r}. Is it a file of reviews?"
+            ) from None
         flat.extend((users.number(str(user)), items.number(str(item))))
     return users, items, np.array(flat, dtype=np.int64).reshape(-1, 2)
 
@@ -130,7 +137,9 @@ def _read_texts(path: Path, items: Ids, draft: Draft) -> tuple[list[str], list[s
         texts[place] = " ".join(word for key in TEXT_KEYS for word in _words(product.get(key)))
     without = sum(not text for text in texts)
     if without:
-        draft.notes.append(f"text: {plural(without, 'item has', 'items have')} no text in {path.name}.")
+        draft.notes.append(
+            f"text: {plural(without, 'item has', 'items have')} no text in {path.name}."
+        )
     return texts, titles
 
 
@@ -150,21 +159,29 @@ def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -
             while record := file.read(RECORD_BYTES):
                 number += 1
                 if len(record) < RECORD_BYTES:
-                    raise DataError(f"{path}: record {number} is cut short. Download the file again.")
+                    raise DataError(
+                        f"{path}: record {number} is cut short. Download the file again."
+                    )
                 place = items.find(record[:CODE_BYTES].decode("ascii", errors="replace").strip())
                 if place is None:
                     continue
                 values = np.frombuffer(record, "<f4", offset=CODE_BYTES)
                 if not np.isfinite(values).all():
-                    raise DataError(f"{path}: record {number}, item {items.names[place]}, holds NaN or an infinity.")
+                    raise DataError(
+                        f"{path}: record {number}, item {items.names[place]}, holds NaN or an infinity."
+                    )
                 rows[place] = values
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     without = int(np.isnan(rows[:, 0]).sum())
     if without == len(rows):
-        raise DataError(f"{path}: has no record of any of the {len(rows)} items. Is it of another category?")
+        raise DataError(
+            f"{path}: has no record of any of the {len(rows)} items. Is it of another category?"
+        )
     if without:
-        draft.notes.append(f"visual: {plural(without, 'item has', 'items have')} no record in {path.name}.")
+        draft.notes.append(
+            f"visual: {plural(without, 'item has', 'items have')} no record in {path.name}."
+        )
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -187,12 +204,18 @@ def _draw(draft: Draft, texts: list[str], options: DataOptions, metadata: Path) 
 def _fit_svd(texts: list[str], dim: int) -> Encode:
     """Fit TF-IDF and a truncated SVD on texts."""
     if len(texts) < 2:
-        raise DataError("text: fewer than two warm items have a text, so nothing can be fitted. Give an --encoder.")
-    words = TfidfVectorizer(sublinear_tf=True, min_df=min(2, len(texts)), max_features=50_000, stop_words="english")
+        raise DataError(
+            "text: fewer than two warm items have a text, so nothing can be fitted. Give an --encoder."
+        )
+    words = TfidfVectorizer(
+        sublinear_tf=True, min_df=min(2, len(texts)), max_features=50_000, stop_words="english"
+    )
     try:
         weighted = words.fit_transform(texts)
     except ValueError as error:
-        raise DataError(f"text: nothing to count in the warm items' texts ({error}). Give an --encoder.") from None
+        raise DataError(
+            f"text: nothing to count in the warm items' texts ({error}). Give an --encoder."
+        ) from None
     width = max(1, min(dim, weighted.shape[1] - 1, len(texts) - 1))
     svd = TruncatedSVD(width, random_state=0).fit(weighted)
     return lambda some: svd.transform(words.transform(some))
@@ -201,7 +224,9 @@ def _fit_svd(texts: list[str], dim: int) -> Encode:
 def _encode(folder: Path) -> Encode:
     """Open a local sentence encoder; nothing is downloaded."""
     if not folder.is_dir():
-        raise DataError(f"--encoder: {folder} is no folder. Name that of a sentence encoder on this machine.")
+        raise DataError(
+            f"--encoder: {folder} is no folder. Name that of a sentence encoder on this machine."
+        )
     try:
         from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
@@ -210,7 +235,9 @@ def _encode(folder: Path) -> Encode:
             "--encoder, TF-IDF and an SVD are fitted."
         ) from None
     model = SentenceTransformer(str(folder), local_files_only=True, device="cpu")
-    return lambda some: np.asarray(model.encode(some, show_progress_bar=False, convert_to_numpy=True))
+    return lambda some: np.asarray(
+        model.encode(some, show_progress_bar=False, convert_to_numpy=True)
+    )
 
 
 def _write_text(draft: Draft, texts: list[str], encode: Encode, where: Path) -> None:

@@ -46,7 +46,9 @@ def find_filled(rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.int64]]:
         mean = total / count
         close = 2 * np.finfo(np.float16 if rows.dtype == np.float16 else np.float32).eps
         for start, block in _blocks(rows):
-            near = np.abs(block.astype(np.float64) - mean).max(axis=1) <= 4 * close * max(np.abs(mean).max(), 1e-12)
+            near = np.abs(block.astype(np.float64) - mean).max(axis=1) <= 4 * close * max(
+                np.abs(mean).max(), 1e-12
+            )
             means[start : start + len(block)] = near
         means &= known & ~zeros
         varied = known & ~zeros & ~means

@@ -18,7 +18,7 @@ from milk_recsys.catalogue.split import Split
 __all__ = ["prepare_mmrec", "prepare_text"]
 
 Pairs = npt.NDArray[np.int64]
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 
 
 def prepare_mmrec(draft: Draft, folder: Path) -> None:
@@ -29,7 +29,9 @@ def prepare_mmrec(draft: Draft, folder: Path) -> None:
     pairs = _read_inter(files[0])
     _write(draft, folder, {"visual": "image_feat.npy", "text": "text_feat.npy"}, pairs)
     draft.write_manifest()
-    draft.notes.append("x_label, a split of warm interactions, is not used: new items are drawn by train.py.")
+    draft.notes.append(
+        "x_label, a split of warm interactions, is not used: new items are drawn by train.py."
+    )
 
 
 def _read_inter(path: Path) -> Pairs:
@@ -48,9 +50,13 @@ def _read_inter(path: Path) -> Pairs:
             try:
                 user, item, label = (int(row[k]) for k in columns)
             except (ValueError, IndexError):
-                raise DataError(f"{path}, line {number}: must hold whole numbers, got {row!r:.80}.") from None
+                raise DataError(
+                    f"{path}, line {number}: must hold whole numbers, got {row!r:.80}."
+                ) from None
             if user < 0 or item < 0 or label not in (0, 1, 2):
-                raise DataError(f"{path}, line {number}: ids start at 0 and x_label is 0, 1 or 2, got {row!r:.80}.")
+                raise DataError(
+                    f"{path}, line {number}: ids start at 0 and x_label is 0, 1 or 2, got {row!r:.80}."
+                )
             flat.extend((user, item))
     return np.array(flat, dtype=np.int64).reshape(-1, 2)
 
@@ -61,10 +67,14 @@ def prepare_text(draft: Draft, folder: Path, *, keep_split: bool) -> None:
     Arguments:
         keep_split: take their split; else it is drawn by train.py.
     """
-    parts = {name: _read_lines(folder / f"{name}.txt") for name in PARTS}
-    files = {path.name.removesuffix("_feat.npy"): path.name for path in sorted(folder.glob("*_feat.npy"))}
+    parts = {name: _read_lines(folder / f"{name}.txt") for name in SPLITS}
+    files = {
+        path.name.removesuffix("_feat.npy"): path.name for path in sorted(folder.glob("*_feat.npy"))
+    }
     if not files:
-        raise DataError(f"{folder}: holds no *_feat.npy. Give the features of at least one modality.")
+        raise DataError(
+            f"{folder}: holds no *_feat.npy. Give the features of at least one modality."
+        )
     _write(draft, folder, files, np.concatenate(list(parts.values())))
     draft.write_manifest()
     if not keep_split:
@@ -81,7 +91,9 @@ def prepare_text(draft: Draft, folder: Path, *, keep_split: bool) -> None:
     used = np.flatnonzero(dataset.item_counts)
     kept = {name: np.intersect1d(ids, used) for name, ids in items.items()}
     draft.write_split(Split(kept["train"], kept["val"], kept["test"], dataset.natural_mask))
-    draft.notes.append("their split is in split.npz: train with --split OUT/split.npz --setting ftft.")
+    draft.notes.append(
+        "their split is in split.npz: train with --split OUT/split.npz --setting ftft."
+    )
 
 
 def _read_lines(path: Path) -> Pairs:
@@ -94,7 +106,9 @@ def _read_lines(path: Path) -> Pairs:
             try:
                 user, *items = map(int, words)
             except ValueError:
-                raise DataError(f"{path}, line {number}: must be whole numbers `user item item ...`.") from None
+                raise DataError(
+                    f"{path}, line {number}: must be whole numbers `user item item ...`."
+                ) from None
             if user < 0 or any(item < 0 for item in items):
                 raise DataError(f"{path}, line {number}: ids start at 0.")
             for item in items:
@@ -105,7 +119,9 @@ def _read_lines(path: Path) -> Pairs:
 def _opened(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
-    return rich.progress.open(path, "r", encoding="utf-8", errors="replace", description=path.name, transient=True)
+    return rich.progress.open(
+        path, "r", encoding="utf-8", errors="replace", description=path.name, transient=True
+    )
 
 
 def _write(draft: Draft, folder: Path, files: dict[str, str], pairs: Pairs) -> None:
@@ -115,7 +131,9 @@ def _write(draft: Draft, folder: Path, files: dict[str, str], pairs: Pairs) -> N
     for file in files.values():
         read_features(folder / file, count)
         if len(pairs) and pairs[:, 1].max() >= count:
-            raise DataError(f"{folder / file}: has {count} rows, but there is an item {pairs[:, 1].max()}.")
+            raise DataError(
+                f"{folder / file}: has {count} rows, but there is an item {pairs[:, 1].max()}."
+            )
     draft.write_pairs(pairs, int(pairs[:, 0].max(initial=-1)) + 1, count)
     for name, source in rows.items():
         made = draft.new_features(name, source.shape[1], source.dtype)

@@ -36,7 +36,9 @@ def prepare_table(
     users, items, flat = Ids(), Ids(), []
     for table in _batches(pairs, [user_column, item_column]):
         names = [(users, table[user_column]), (items, table[item_column])]
-        flat.append(np.stack([[ids.number(x) for x in _texts(pairs, c)] for ids, c in names], axis=1))
+        flat.append(
+            np.stack([[ids.number(x) for x in _texts(pairs, c)] for ids, c in names], axis=1)
+        )
     if not flat:
         raise DataError(f"{pairs}: there are no interactions at all.")
     draft.write_pairs(np.concatenate(flat).astype(np.int64), len(users), len(items))
@@ -55,7 +57,9 @@ def _scan(path: Path) -> pl.LazyFrame:
     if path.suffix in (".parquet", ".pq"):
         return pl.scan_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
-        return pl.scan_csv(path, separator="," if path.suffix == ".csv" else "\t", infer_schema_length=None)
+        return pl.scan_csv(
+            path, separator="," if path.suffix == ".csv" else "\t", infer_schema_length=None
+        )
     raise DataError(f"{path}: must end in .csv, .tsv or .parquet.")
 
 
@@ -84,7 +88,9 @@ def _texts(path: Path, column: pl.Series) -> list[str]:
 
 def _from_array(draft: Draft, name: str, path: Path, items: Ids, item_ids: Path | None) -> None:
     if item_ids is None:
-        raise DataError(f"{path}: rows of a .npy file need --item-ids, a text file with the id of each row.")
+        raise DataError(
+            f"{path}: rows of a .npy file need --item-ids, a text file with the id of each row."
+        )
     try:
         ids = item_ids.read_text(encoding="utf-8").split("\n")
     except OSError as error:
@@ -94,7 +100,9 @@ def _from_array(draft: Draft, name: str, path: Path, items: Ids, item_ids: Path 
     if len(set(ids)) < len(ids):
         raise DataError(f"{item_ids}: an id is there twice.")
     made = draft.new_features(name, source.shape[1], source.dtype)
-    places = [(row, place) for row, text in enumerate(ids) if (place := items.find(text)) is not None]
+    places = [
+        (row, place) for row, text in enumerate(ids) if (place := items.find(text)) is not None
+    ]
     _tell_unused(draft, name, len(ids) - len(places))
     for start in range(0, len(places), ROWS_AT_ONCE):
         rows, into = (list(x) for x in zip(*places[start : start + ROWS_AT_ONCE], strict=True))
@@ -107,8 +115,12 @@ def _from_array(draft: Draft, name: str, path: Path, items: Ids, item_ids: Path 
 def _from_table(draft: Draft, name: str, path: Path, items: Ids, item_column: str) -> None:
     schema = _scan(path).collect_schema()
     if item_column not in schema:
-        raise DataError(f"{path}: has no column {item_column!r}; it has {', '.join(schema.names())}.")
-    numbers = [column for column, kind in schema.items() if column != item_column and kind.is_numeric()]
+        raise DataError(
+            f"{path}: has no column {item_column!r}; it has {', '.join(schema.names())}."
+        )
+    numbers = [
+        column for column, kind in schema.items() if column != item_column and kind.is_numeric()
+    ]
     if not numbers:
         raise DataError(f"{path}: has no column of numbers beside {item_column!r}.")
     left = [column for column in schema if column not in (item_column, *numbers)]

@@ -77,17 +77,28 @@ class Draft:
             raise DataError(f"{self.source}: there are no interactions at all.")
         keys = np.unique(pairs[:, 0] * num_items + pairs[:, 1])
         if len(keys) < len(pairs):
-            self.notes.append(f"{plural(len(pairs) - len(keys), 'repeated pair was', 'repeated pairs were')} merged.")
+            self.notes.append(
+                f"{plural(len(pairs) - len(keys), 'repeated pair was', 'repeated pairs were')} merged."
+            )
         distinct = np.stack([keys // num_items, keys % num_items], axis=1)
         np.save(self.folder / "interactions.npy", distinct, allow_pickle=False)
-        self.counts = {"num_users": num_users, "num_items": num_items, "num_interactions": len(distinct)}
+        self.counts = {
+            "num_users": num_users,
+            "num_items": num_items,
+            "num_interactions": len(distinct),
+        }
 
     def write_names(self, users: Sequence[str] | None, items: Sequence[str] | None) -> None:
         """Write users.tsv and items.tsv."""
         for one, names in (("user", users), ("item", items)):
             if names is not None:
-                lines = [f"{one}\tname", *(f"{k}\t{_one_line(name)}" for k, name in enumerate(names))]
-                (self.folder / f"{one}s.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+                lines = [
+                    f"{one}\tname",
+                    *(f"{k}\t{_one_line(name)}" for k, name in enumerate(names)),
+                ]
+                (self.folder / f"{one}s.tsv").write_text(
+                    "\n".join(lines) + "\n", encoding="utf-8", newline="\n"
+                )
 
     def new_features(self, modality: str, dim: int, dtype: Any = np.float32) -> np.memmap[Any, Any]:
         """Make a modality's file (num_items, dim), all rows missing; rows are written into what is returned."""
@@ -101,7 +112,9 @@ class Draft:
         self._modalities[modality] = {"file": f"features/{modality}.npy", "dim": dim}
         return made
 
-    def finish_features(self, modality: str, rows: np.memmap[Any, Any], where: object, *, checked: bool = True) -> None:
+    def finish_features(
+        self, modality: str, rows: np.memmap[Any, Any], where: object, *, checked: bool = True
+    ) -> None:
         """Check a modality's rows; those that seem filled in become missing, and are counted.
 
         Arguments:
@@ -111,17 +124,27 @@ class Draft:
             for kind, places in find_filled(rows).items():
                 if len(places) and not self.keep_filled:
                     rows[places] = np.nan
-                what = "left as they are (--keep-filled)" if self.keep_filled else "written as missing"
+                what = (
+                    "left as they are (--keep-filled)" if self.keep_filled else "written as missing"
+                )
                 if len(places):
                     rows_are = plural(len(places), f"row {kind} is", f"rows {kind} are")
-                    self.notes.append(f"{modality}: {rows_are} {what}; first item {places[0]}, {where}.")
+                    self.notes.append(
+                        f"{modality}: {rows_are} {what}; first item {places[0]}, {where}."
+                    )
         missing = int(sum(np.isnan(b).all(axis=1).sum() for b in _blocks(rows)))
         self._modalities[modality] |= {"dtype": rows.dtype.name, "missing_rows": missing}
         rows.flush()
 
     def write_manifest(self, **further: Any) -> None:
         """Write dataset.json: the set can be read from now on."""
-        manifest = {"name": self.name, "source": self.source, **self.counts, "modalities": self._modalities, **further}
+        manifest = {
+            "name": self.name,
+            "source": self.source,
+            **self.counts,
+            "modalities": self._modalities,
+            **further,
+        }
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         (self.folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
 
@@ -142,14 +165,18 @@ def drafting(out: Path, name: str, source: str, *, keep_filled: bool = False) ->
         DataError: `out` is there already, or cannot be made.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"--out: {out} is there already, and is never overwritten. Name another folder.")
+        raise DataError(
+            f"--out: {out} is there already, and is never overwritten. Name another folder."
+        )
     folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         try:
             folder.mkdir(parents=True)
         except OSError as error:
-            raise DataError(f"--out: {out} cannot be made ({error.strerror}). Name another folder.") from None
+            raise DataError(
+                f"--out: {out} cannot be made ({error.strerror}). Name another folder."
+            ) from None
         yield Draft(folder, name, source, keep_filled=keep_filled)
         if out.exists():
             out.rmdir()  # empty
@@ -169,9 +196,13 @@ def read_features(path: Path, num_rows: int | None = None) -> np.memmap[Any, Any
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: is not a .npy file of numbers ({error}).") from None
     if not isinstance(rows, np.memmap) or rows.ndim != 2 or rows.dtype.kind not in "fiu":
-        raise DataError(f"{path}: must hold numbers of shape (items, width), got {getattr(rows, 'dtype', '?')}.")
+        raise DataError(
+            f"{path}: must hold numbers of shape (items, width), got {getattr(rows, 'dtype', '?')}."
+        )
     if num_rows is not None and len(rows) != num_rows:
-        raise DataError(f"{path}: has {len(rows)} rows, but there are {num_rows} items. Give a row for each.")
+        raise DataError(
+            f"{path}: has {len(rows)} rows, but there are {num_rows} items. Give a row for each."
+        )
     return rows
 
 

@@ -12,8 +12,12 @@ class AldiOptions(FactorOptions):
 
     lr: float = learning_rate(1e-3)
     ranking_weight: float = option(0.9, "Weight of the teacher's rankings (the paper's alpha).")
-    identification_weight: float = option(0.05, "Weight of the teacher's placing of items (its beta).")
-    rating_weight: float = option(0.1, "Weight of the distance to the teacher's scores (its gamma).")
+    identification_weight: float = option(
+        0.05, "Weight of the teacher's placing of items (its beta)."
+    )
+    rating_weight: float = option(
+        0.1, "Weight of the distance to the teacher's scores (its gamma)."
+    )
     l2: float = option(1e-4, "Weight of half the sum of squares of the kernels.")
     hidden: int = count(200, "Width of the hidden layers.")
     batch_size: int = count(1024, "Triples in a batch.")

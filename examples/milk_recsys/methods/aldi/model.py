@@ -38,7 +38,10 @@ class Aldi:
         self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
-                {"user": _tower(d, hidden, d), "item": _tower(self.content.warm.shape[1], hidden, d)}
+                {
+                    "user": _tower(d, hidden, d),
+                    "item": _tower(self.content.warm.shape[1], hidden, d),
+                }
             )
             for p in self.net.parameters():
                 if p.ndim > 1:
@@ -70,9 +73,13 @@ class Aldi:
         rows = torch.cat([items, negatives])
         u, (g_i, g_j) = net["user"](net.P[users]), net["item"](self.content.warm[rows]).chunk(2)
         p, q_i, q_j = net.P[users], net.Q[items], net.Q[negatives]
-        s_i, s_j, t_i, t_j = ((a * b).sum(dim=1) for a, b in ((u, g_i), (u, g_j), (p, q_i), (p, q_j)))
+        s_i, s_j, t_i, t_j = (
+            (a * b).sum(dim=1) for a, b in ((u, g_i), (u, g_j), (p, q_i), (p, q_j))
+        )
         ranking = F.binary_cross_entropy_with_logits(s_i - s_j, (t_i - t_j).sigmoid())
-        identification = F.binary_cross_entropy_with_logits(_contrast(g_i, g_j), _contrast(q_i, q_j).sigmoid())
+        identification = F.binary_cross_entropy_with_logits(
+            _contrast(g_i, g_j), _contrast(q_i, q_j).sigmoid()
+        )
         rating = (t_i - s_i).abs().mean() + (t_j - s_j).abs().mean()
         kernels = torch.stack([x.square().sum() for x in net.parameters() if x.ndim > 1]).sum() / 2
         distilled = own.ranking_weight * ranking + own.identification_weight * identification
@@ -99,4 +106,6 @@ def _contrast(positives: Tensor, negatives: Tensor) -> Tensor:
 
 
 def _tower(width: int, hidden: int, d: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.Tanh(), nn.Linear(hidden, d))
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.Tanh(), nn.Linear(hidden, d)
+    )

@@ -10,7 +10,9 @@ class CcfcrecOptions:
     """Options of CCFCRec."""
 
     lr: float = learning_rate(1e-3)
-    contrast_share: float = option(0.6, "Share of the contrasts; the rest is that of the two rankings.", 0, 1)
+    contrast_share: float = option(
+        0.6, "Share of the contrasts; the rest is that of the two rankings.", 0, 1
+    )
     tau: float = option(0.1, "Temperature of the contrasts.", above=True)
     num_positives: int = count(5, "Items of the user that an item is contrasted with.")
     num_negatives: int = count(40, "Negatives of each of them.")

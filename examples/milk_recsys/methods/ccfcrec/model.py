@@ -41,9 +41,13 @@ class Ccfcrec:
                 {
                     "user": nn.Embedding(data.num_users, d),
                     "item": nn.Embedding(data.num_items, d),
-                    "maps": nn.ModuleList(nn.Linear(width, d, bias=False) for width in self.content.widths),
+                    "maps": nn.ModuleList(
+                        nn.Linear(width, d, bias=False) for width in self.content.widths
+                    ),
                     "head": nn.Sequential(
-                        nn.Linear(d * len(self.content.widths), d), nn.LeakyReLU(0.01), nn.Linear(d, d)
+                        nn.Linear(d * len(self.content.widths), d),
+                        nn.LeakyReLU(0.01),
+                        nn.Linear(d, d),
                     ),
                 }
             )
@@ -62,7 +66,9 @@ class Ccfcrec:
         total, own = 0.0, self._own
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items in self._data.shuffled(own.batch_size, generator):
-                others = sample_negatives(items, self._takers, self._takers.pool, generator=generator)
+                others = sample_negatives(
+                    items, self._takers, self._takers.pool, generator=generator
+                )
                 positives = self._own_items(users, generator)
                 repeated = users.repeat_interleave((own.num_positives + 1) * own.num_negatives)
                 negatives = self._data.negatives(repeated, generator)
@@ -78,11 +84,15 @@ class Ccfcrec:
         """Draw items that the users have, with replacement, (B, num_positives)."""
         rows = self._data.rows
         first, counts = rows.offsets[users], (rows.offsets[users + 1] - rows.offsets[users])
-        uniform = torch.rand(len(users), self._own.num_positives, generator=generator, dtype=torch.float64)
+        uniform = torch.rand(
+            len(users), self._own.num_positives, generator=generator, dtype=torch.float64
+        )
         numbers = first[:, None] + (uniform.to(users.device) * counts[:, None]).long()
         return rows.pairs_at(numbers.flatten())[1].view(numbers.shape)
 
-    def loss(self, users: Tensor, items: Tensor, others: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    def loss(
+        self, users: Tensor, items: Tensor, others: Tensor, positives: Tensor, negatives: Tensor
+    ) -> Tensor:
         """The loss of a batch.
 
         Arguments:
@@ -93,7 +103,9 @@ class Ccfcrec:
         own, table = self._own, self.net["item"].weight
         distinct, places = torch.unique(items, return_inverse=True)
         content = self.embed(self.content.warm[distinct])
-        cosines = (F.normalize(content, dim=1) @ F.normalize(table, dim=1).T)[places] / own.tau  # (B, items)
+        cosines = (F.normalize(content, dim=1) @ F.normalize(table, dim=1).T)[
+            places
+        ] / own.tau  # (B, items)
         anchors = torch.cat([positives, items[:, None]], dim=1)
         scores = cosines.gather(1, torch.cat([anchors, negatives.flatten(1)], dim=1))
         better, worse = scores.split([anchors.shape[1], negatives[0].numel()], dim=1)
@@ -101,9 +113,9 @@ class Ccfcrec:
         losses = every.logsumexp(dim=2) - better
         contrast = losses[:, :-1].mean(dim=1) + losses[:, -1]
         u, k = self.net["user"](users), self.net["user"](others)
-        ranking = torch.stack([F.softplus((v * (k - u)).sum(dim=1)) for v in (table[items], content[places])]).sum(
-            dim=0
-        )
+        ranking = torch.stack(
+            [F.softplus((v * (k - u)).sum(dim=1)) for v in (table[items], content[places])]
+        ).sum(dim=0)
         return (own.contrast_share * contrast + (1 - own.contrast_share) * ranking).mean()
 
     def embed(self, x: Tensor) -> Tensor:

@@ -2,7 +2,15 @@
 
 import dataclasses
 
-from milk_recsys.config.method import Method, choice, count, interval, learning_rate, log_range, option
+from milk_recsys.config.method import (
+    Method,
+    choice,
+    count,
+    interval,
+    learning_rate,
+    log_range,
+    option,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +21,10 @@ class ClcrecOptions:
     num_negatives: int = count(128, "Negatives of each positive.")
     tau: float = option(0.5, "Temperature of both contrasts.", above=True)
     content_share: float = option(
-        0.5, "Share of the contrast between items and content; the rest is that between users and items.", 0, 1
+        0.5,
+        "Share of the contrast between items and content; the rest is that between users and items.",
+        0,
+        1,
     )
     replaced: float = option(
         0.5, "Candidate rows drawn to take content for their vector, as a share of a batch's.", 0, 1

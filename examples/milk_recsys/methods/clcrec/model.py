@@ -56,12 +56,16 @@ class Clcrec:
         total = 0.0
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items in self._data.shuffled(self._own.batch_size, generator):
-                negatives = distinct_negatives(self._data.rows, users, self._num_negatives, generator)
+                negatives = distinct_negatives(
+                    self._data.rows, users, self._num_negatives, generator
+                )
                 candidates = torch.cat([items[:, None], negatives], dim=1)
                 drawn = int(self._own.replaced * candidates.numel())
                 replaced = torch.zeros(candidates.numel(), dtype=torch.bool)
                 replaced[torch.randint(len(replaced), (drawn,), generator=generator)] = True
-                loss = self.loss(users, candidates, replaced.view(candidates.shape).to(candidates.device))
+                loss = self.loss(
+                    users, candidates, replaced.view(candidates.shape).to(candidates.device)
+                )
                 self._adam.zero_grad()
                 loss.backward()
                 self._adam.step()
@@ -85,7 +89,9 @@ class Clcrec:
         target = torch.zeros_like(users)
         first, second = (F.cross_entropy(s / own.tau, target) for s in (by_content, by_user))
         norms = (p.norm(dim=1).mean() + q.norm(dim=1)[places].mean()) / 2
-        return own.content_share * first + (1 - own.content_share) * second + own.norm_weight * norms
+        return (
+            own.content_share * first + (1 - own.content_share) * second + own.norm_weight * norms
+        )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items: <p_u, enc(x)>."""
@@ -108,14 +114,18 @@ def _scores_of(anchors: Tensor, rows: Tensor, places: Tensor) -> Tensor:
     return torch.bmm(F.embedding(places, rows), anchors[:, :, None])[:, :, 0]
 
 
-def distinct_negatives(rows: UserRows, users: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def distinct_negatives(
+    rows: UserRows, users: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
     """Draw `count` different items for each user that the user does not have, (B, count), uniformly.
 
     Places among the items that a user does not have are drawn without replacement: of `free` places, the k-th draw
     takes one of the first free - count + k + 1; where that is taken already, it takes the last of them (Floyd).
     """
     free = rows.free[users]
-    uniform = torch.rand(len(users), count, generator=generator, dtype=torch.float64).to(users.device)
+    uniform = torch.rand(len(users), count, generator=generator, dtype=torch.float64).to(
+        users.device
+    )
     last = free[:, None] - count + torch.arange(count, device=users.device)
     drawn = (uniform * (last + 1)).long()
     taken = torch.zeros(len(users), rows.pool_size, dtype=torch.bool, device=users.device)

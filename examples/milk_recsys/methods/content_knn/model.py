@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from milk_recsys.methods.closed_form import Rows, check_cells, profiles, similar
+from milk_recsys.methods.closed_form import ContentRows, check_cells, similar, user_profile_scorer
 from milk_recsys.methods.content_knn import ContentKnnOptions
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.warm import WarmData
@@ -26,12 +26,14 @@ class ContentKnn:
 
     def __init__(self, data: WarmData, options: ContentKnnOptions, seed: int) -> None:  # noqa: ARG002
         self._data = data
-        self.rows = Rows(data, unit=True)
+        self.rows = ContentRows(data, unit=True)
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items by the profiles of users."""
         check_cells(self._data.num_items, len(observed))
-        total = torch.zeros(self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device)
+        total = torch.zeros(
+            self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device
+        )
         for warm, new in zip(self.rows.warm, self.rows(features, observed), strict=True):
             total += similar(warm, new, 0)
-        return profiles(self._data, total / observed.sum(dim=1).clamp(min=1))
+        return user_profile_scorer(self._data, total / observed.sum(dim=1).clamp(min=1))

@@ -2,7 +2,15 @@
 
 import dataclasses
 
-from milk_recsys.config.method import Method, choice, count, interval, learning_rate, log_range, option
+from milk_recsys.config.method import (
+    Method,
+    choice,
+    count,
+    interval,
+    learning_rate,
+    log_range,
+    option,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,8 +21,12 @@ class DgmrecOptions:
     contrast_weight: float = option(1e-2, "Weight of the contrasts.")
     tau_general: float = option(0.3, "Temperature between modalities' shared parts.", above=True)
     tau: float = option(0.15, "Temperature of the other contrasts.", above=True)
-    translation_weight: float = option(0.5, "Weight of translating one modality's shared part from the others'.")
-    l2: float = option(1e-5, "Weight of half the squared norms of a batch's vectors, mean over triples.")
+    translation_weight: float = option(
+        0.5, "Weight of translating one modality's shared part from the others'."
+    )
+    l2: float = option(
+        1e-5, "Weight of half the squared norms of a batch's vectors, mean over triples."
+    )
     fused_l2: float = option(1e-1, "The same of their content.")
     neighbours: int = count(10, "Edges of each item in a modality's graph, itself included.")
     layers: int = count(1, "Hops on these graphs.")

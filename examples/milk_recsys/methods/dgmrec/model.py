@@ -28,7 +28,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.closed_form import interactions
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.dgmrec import DgmrecOptions
-from milk_recsys.methods.graphs import Product, both_ways, symmetric_walk
+from milk_recsys.methods.graphs import Product, csr_and_transpose, symmetric_walk
 from milk_recsys.methods.micro.model import average, neighbours, normalised
 from milk_recsys.methods.warm import Content, WarmData, bpr_loss
 
@@ -64,12 +64,14 @@ class Dgmrec:
         self._x = torch.split(self.content.warm, list(widths), dim=1)
         k = self._own.neighbours
         self.graphs = [
-            both_ways(_with_loops(normalised(*neighbours(x, x, known, known, k)), known))
+            csr_and_transpose(_with_loops(normalised(*neighbours(x, x, known, known, k)), known))
             for x, known in zip(self._x, data.observed.T, strict=True)
         ]
-        self._walk = both_ways(symmetric_walk(data, self.content.dtype))
+        self._walk = csr_and_transpose(symmetric_walk(data, self.content.dtype))
         pairs = interactions(data, self.content.dtype)
-        self._of_users, self._of_items = (both_ways(_row_means(x)) for x in (pairs, pairs.t().coalesce()))
+        self._of_users, self._of_items = (
+            csr_and_transpose(_row_means(x)) for x in (pairs, pairs.t().coalesce())
+        )
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -79,7 +81,9 @@ class Dgmrec:
             group["lr"] = own.lr * 0.96 ** (epoch / 50)
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items, negatives in self._data.triples(own.batch_size, generator):
-                few = torch.randperm(len(users), generator=generator)[: own.contrast_pairs].to(users.device)
+                few = torch.randperm(len(users), generator=generator)[: own.contrast_pairs].to(
+                    users.device
+                )
                 loss = self.loss(users, items, negatives, few)
                 self._adam.zero_grad()
                 loss.backward()
@@ -92,7 +96,9 @@ class Dgmrec:
         own, net = self._own, self.net
         ids_u, ids_i = self._ids()
         general, shared, specific = self._items()
-        shared_u, specific_u = ([Product.apply(x, *self._of_users) for x in part] for part in (shared, specific))
+        shared_u, specific_u = (
+            [Product.apply(x, *self._of_users) for x in part] for part in (shared, specific)
+        )
         fused_i, fused_u = _fused(shared, specific), _fused(shared_u, specific_u)
         u, v = ids_u + fused_u, ids_i + fused_i
         loss = bpr_loss((u[users] * v[items]).sum(dim=1), (u[users] * v[negatives]).sum(dim=1))
@@ -114,17 +120,23 @@ class Dgmrec:
         ]
         loss = loss + own.contrast_weight * torch.stack(contrasts).sum()
         translated = [
-            (self._translated(m, shared, self._data.observed) - x.detach())[complete] for m, x in enumerate(shared)
+            (self._translated(m, shared, self._data.observed) - x.detach())[complete]
+            for m, x in enumerate(shared)
         ]
         if len(translated) > 1:
-            loss = loss + own.translation_weight * torch.stack([x.square().sum() for x in translated]).sum() / max(
-                1, translated[0].numel()
-            )
+            loss = loss + own.translation_weight * torch.stack(
+                [x.square().sum() for x in translated]
+            ).sum() / max(1, translated[0].numel())
         rows = (users, items, negatives)
         ids = torch.stack(
-            [net[n].weight[r].square().sum() for n, r in zip(("user", "item", "item"), rows, strict=True)]
+            [
+                net[n].weight[r].square().sum()
+                for n, r in zip(("user", "item", "item"), rows, strict=True)
+            ]
         )
-        fused = torch.stack([x[r].square().sum() for x, r in zip((fused_u, fused_i, fused_i), rows, strict=True)])
+        fused = torch.stack(
+            [x[r].square().sum() for x, r in zip((fused_u, fused_i, fused_i), rows, strict=True)]
+        )
         return loss + (own.l2 * ids.sum() + own.fused_l2 * fused.sum()) / 2 / len(users)
 
     def _ids(self) -> tuple[Tensor, Tensor]:
@@ -160,7 +172,10 @@ class Dgmrec:
 
     def _filled(self, shared: list[Tensor], known: Tensor) -> list[Tensor]:
         """Translate gt where a modality is missing."""
-        return [torch.where(known[:, m, None], x, self._translated(m, shared, known)) for m, x in enumerate(shared)]
+        return [
+            torch.where(known[:, m, None], x, self._translated(m, shared, known))
+            for m, x in enumerate(shared)
+        ]
 
     def _translated(self, m: int, shared: list[Tensor], known: Tensor) -> Tensor:
         """gt_m from the mean of the other modalities' gt that an item has."""
@@ -180,7 +195,9 @@ class Dgmrec:
         )
         near: tuple[list[Tensor], list[Tensor]] = ([], [])
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
-            edges = neighbours(x, y, observed[:, m], self._data.observed[:, m], self._own.neighbours)
+            edges = neighbours(
+                x, y, observed[:, m], self._data.observed[:, m], self._own.neighbours
+            )
             for part, found in zip((shared, specific), near, strict=True):
                 found.append(average(edges, part[m]))
         v = _fused(self._filled(near[0], observed), near[1])
@@ -212,12 +229,16 @@ def _row_means(pairs: Tensor) -> Tensor:
     """Scale each row of a sparse matrix of ones to a sum of 1."""
     counts = torch.bincount(pairs.indices()[0], minlength=len(pairs)).to(pairs.dtype)
     values = 1 / counts[pairs.indices()[0]]
-    return torch.sparse_coo_tensor(pairs.indices(), values, pairs.shape, check_invariants=False, is_coalesced=True)
+    return torch.sparse_coo_tensor(
+        pairs.indices(), values, pairs.shape, check_invariants=False, is_coalesced=True
+    )
 
 
 def _with_loops(graph: Tensor, known: Tensor) -> Tensor:
     """Give items without the modality an edge to themselves."""
     alone = (~known).nonzero()[:, 0]
     ones = torch.ones(len(alone), dtype=graph.dtype, device=graph.device)
-    loops = torch.sparse_coo_tensor(torch.stack([alone, alone]), ones, graph.shape, check_invariants=False)
+    loops = torch.sparse_coo_tensor(
+        torch.stack([alone, alone]), ones, graph.shape, check_invariants=False
+    )
     return (graph + loops).coalesce()

@@ -23,7 +23,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.dropoutnet import DropoutNetOptions
 from milk_recsys.methods.factors import Factors
-from milk_recsys.methods.scaling import zero_kept
+from milk_recsys.methods.scaling import standardise_nonzero_rows
 from milk_recsys.methods.warm import Content, WarmData
 
 __all__ = ["DropoutNet"]
@@ -36,7 +36,9 @@ BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}
 class DropoutNet:
     """The baseline; see the module."""
 
-    def __init__(self, data: WarmData, options: DropoutNetOptions, seed: int, factors: Factors) -> None:
+    def __init__(
+        self, data: WarmData, options: DropoutNetOptions, seed: int, factors: Factors
+    ) -> None:
         self._data, self._own, self._seed = data, options, seed
         self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
         with seeded(seed, device=data.device):
@@ -51,7 +53,7 @@ class DropoutNet:
                     nn.init.trunc_normal_(module.weight, std=STD, a=-2 * STD, b=2 * STD)
                     nn.init.zeros_(module.bias)
         for name, x in zip("PQ", factors, strict=True):
-            self.net.register_buffer(name, zero_kept(x, clip=5.0, tiny=TINY))
+            self.net.register_buffer(name, standardise_nonzero_rows(x, clip=5.0, tiny=TINY))
             self.net.register_buffer(f"target_{name}", x.clone())
         self.net.to(data.device, self.content.dtype)
         self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._own.lr, momentum=0.9)
@@ -74,7 +76,8 @@ class DropoutNet:
                         continue
                     lost = int(own.dropout * len(batch))
                     no_item, no_user = (
-                        torch.randperm(len(batch), generator=generator)[:lost].to(group.device) for _ in range(2)
+                        torch.randperm(len(batch), generator=generator)[:lost].to(group.device)
+                        for _ in range(2)
                     )
                     loss = self.loss(pairs[0][batch], pairs[1][batch], no_item, no_user)
                     self._sgd.zero_grad()
@@ -98,7 +101,9 @@ class DropoutNet:
         """The loss of a batch of pairs (B,); the last two are places that lose the item's, or the user's, factors."""
         net = self.net
         p, q = net.P[users].index_fill(0, no_user, 0), net.Q[items].index_fill(0, no_item, 0)
-        scores = (net["user"](p) * net["item"](torch.cat([q, self.content.warm[items]], dim=1))).sum(dim=1)
+        scores = (
+            net["user"](p) * net["item"](torch.cat([q, self.content.warm[items]], dim=1))
+        ).sum(dim=1)
         return (scores - (net.target_P[users] * net.target_Q[items]).sum(dim=1)).square().mean()
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
@@ -117,4 +122,6 @@ class DropoutNet:
 
 
 def _tower(width: int, hidden: int, d: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden, **BN), nn.Tanh(), nn.Linear(hidden, d))
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.BatchNorm1d(hidden, **BN), nn.Tanh(), nn.Linear(hidden, d)
+    )

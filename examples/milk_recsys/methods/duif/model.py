@@ -34,7 +34,9 @@ class Duif:
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, options.embedding_dim),
-                    "item": nn.Linear(self.content.warm.shape[1], options.embedding_dim, bias=False),
+                    "item": nn.Linear(
+                        self.content.warm.shape[1], options.embedding_dim, bias=False
+                    ),
                 }
             )
             nn.init.normal_(self.net["user"].weight, std=0.1)  # type: ignore[arg-type]

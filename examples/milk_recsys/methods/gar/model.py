@@ -55,9 +55,14 @@ class Gar:
         self.net.register_buffer("Q", factors.items.clone())
         self.net.to(data.device, self.content.dtype)
         self._generator: Any
-        self._generator, self._towers = self.net["generator"], nn.ModuleList([self.net["user"], self.net["item"]])
+        self._generator, self._towers = (
+            self.net["generator"],
+            nn.ModuleList([self.net["user"], self.net["item"]]),
+        )
         self._adams = [
-            torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=self._own.lr, fused=True)
+            torch.optim.Adam(
+                [p for p in part.parameters() if p.requires_grad], lr=self._own.lr, fused=True
+            )
             for part in (self._towers, self._generator)
         ]
         has = data.rows.offsets.diff() > 0
@@ -83,7 +88,9 @@ class Gar:
     def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw users uniformly among those with a pair, and one of each one's items."""
         rows, device = self._data.rows, self._data.device
-        users = self._users[torch.randint(len(self._users), (count,), generator=generator).to(device)]
+        users = self._users[
+            torch.randint(len(self._users), (count,), generator=generator).to(device)
+        ]
         first = rows.offsets[users]
         uniform = torch.rand(count, generator=generator, dtype=torch.float64).to(device)
         return users, rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[1]
@@ -113,9 +120,9 @@ class Gar:
         rows = self.net["item"](torch.cat([self.net.Q[items], self.net.Q[negatives], made]))
         real, negative, fake = ((u * v).sum(dim=1) for v in rows.chunk(3))
         beta = self._own.real_share
-        return F.softplus((1 - beta) * fake + beta * negative - real).mean() + self._own.l2 * _half_squares(
-            self._towers
-        )
+        return F.softplus(
+            (1 - beta) * fake + beta * negative - real
+        ).mean() + self._own.l2 * _half_squares(self._towers)
 
     def generator_loss(self, users: Tensor, items: Tensor) -> Tensor:
         """The generator's loss on pairs (B,): towers as they are, the generator in training mode."""
@@ -127,7 +134,9 @@ class Gar:
         gap = (u * real).sum(dim=1) - (u * self.net["item"](made)).sum(dim=1)
         distance = (made - self.net.Q[items]).abs().mean()
         ranking = F.softplus(gap).mean()
-        return (1 - alpha) * ranking + alpha * distance + self._own.l2 * _half_squares(self._generator)
+        return (
+            (1 - alpha) * ranking + alpha * distance + self._own.l2 * _half_squares(self._generator)
+        )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items: what the generator makes of them, through the recommender."""

@@ -50,7 +50,12 @@ class Gorec:
                 }
             )
         centres, means = cluster_means(self.x, factors.items, self._own.cluster_items, seed)
-        for name, x in (("P", factors.users), ("Q", factors.items), ("centres", centres), ("means", means)):
+        for name, x in (
+            ("P", factors.users),
+            ("Q", factors.items),
+            ("centres", centres),
+            ("means", means),
+        ):
             self.net.register_buffer(name, x.clone())
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
@@ -78,14 +83,22 @@ class Gorec:
         own, x, q = self._own, self.x[items], self.net.Q[items]
         mu, log_variance = self._posterior(x, q)
         prior_mu, prior_log_variance = self.net["prior"](x).chunk(2, dim=1)
-        decoded = self._decode(F.dropout(x, own.dropout, self.net.training), mu + (log_variance / 2).exp() * noise)
+        decoded = self._decode(
+            F.dropout(x, own.dropout, self.net.training), mu + (log_variance / 2).exp() * noise
+        )
         ratio = log_variance - prior_log_variance
-        kl = ((mu - prior_mu).square() * (-prior_log_variance).exp() + ratio.exp() - 1 - ratio).sum(dim=1) / 2
+        kl = ((mu - prior_mu).square() * (-prior_log_variance).exp() + ratio.exp() - 1 - ratio).sum(
+            dim=1
+        ) / 2
         uniformity = (-2 * torch.pdist(F.normalize(mu, dim=1)).square()).exp().mean().log()
-        return F.mse_loss(decoded, q) + own.uniformity_weight * uniformity + own.kl_weight * kl.mean()
+        return (
+            F.mse_loss(decoded, q) + own.uniformity_weight * uniformity + own.kl_weight * kl.mean()
+        )
 
     def _posterior(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_variance = self.net["posterior"](self.net["encoder"](torch.cat([x, q], dim=1))).chunk(2, dim=1)
+        mu, log_variance = self.net["posterior"](
+            self.net["encoder"](torch.cat([x, q], dim=1))
+        ).chunk(2, dim=1)
         return mu, log_variance
 
     def _decode(self, x: Tensor, z: Tensor) -> Tensor:
@@ -120,8 +133,13 @@ def cluster_means(x: Tensor, q: Tensor, size: int, seed: int) -> tuple[Tensor, T
         size: items in a cluster, on average.
     """
     count = max(1, len(x) // size)
-    with threadpool_limits(1), warnings.catch_warnings():  # one thread: sums in one order, so always the same centres
-        warnings.filterwarnings("ignore", "Number of distinct clusters")  # then there are fewer clusters
+    with (
+        threadpool_limits(1),
+        warnings.catch_warnings(),
+    ):  # one thread: sums in one order, so always the same centres
+        warnings.filterwarnings(
+            "ignore", "Number of distinct clusters"
+        )  # then there are fewer clusters
         found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(x.cpu().numpy())
     labels = torch.from_numpy(found.labels_).long().to(x.device)
     used = torch.unique(labels)

@@ -31,7 +31,11 @@ HEATER = Method(
     model="milk_recsys.methods.heater.model:Heater",
     loop={"epochs": 20, "eval_every": 1, "patience": 5},
     without=("negatives", "features"),
-    space={"lr": log_range(1e-3, 2e-2), "similarity_weight": log_range(1e-2, 1.0), "l2": log_range(1e-5, 1e-3)},
+    space={
+        "lr": log_range(1e-3, 2e-2),
+        "similarity_weight": log_range(1e-2, 1.0),
+        "l2": log_range(1e-5, 1e-3),
+    },
     limits={"epochs": 10, "eval_every": 1, "patience": 3},
     paper=True,
     search_seed=8,

@@ -23,7 +23,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.heater import HeaterOptions
-from milk_recsys.methods.scaling import Columns, zero_kept
+from milk_recsys.methods.scaling import Columns, standardise_nonzero_rows
 from milk_recsys.methods.warm import Content, WarmData
 
 __all__ = ["Heater"]
@@ -54,8 +54,8 @@ class Heater:
                 if isinstance(module, nn.Linear):
                     nn.init.trunc_normal_(module.weight, std=STD, a=-2 * STD, b=2 * STD)
                     nn.init.zeros_(module.bias)
-        self.net.register_buffer("P", zero_kept(factors.users, clip=5.0))
-        self.net.register_buffer("Q", zero_kept(factors.items, clip=1.0))
+        self.net.register_buffer("P", standardise_nonzero_rows(factors.users, clip=5.0))
+        self.net.register_buffer("Q", standardise_nonzero_rows(factors.items, clip=1.0))
         self.net.to(data.device, self.content.dtype)
         self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._own.lr, momentum=0.9)
 
@@ -76,7 +76,12 @@ class Heater:
                 if len(batch) < 2:  # nothing to normalise over
                     continue
                 replaced = torch.randperm(len(batch), generator=generator).to(users.device)
-                loss = self.loss(users[batch], items[batch], labels[batch], replaced[: int(own.dropout * len(batch))])
+                loss = self.loss(
+                    users[batch],
+                    items[batch],
+                    labels[batch],
+                    replaced[: int(own.dropout * len(batch))],
+                )
                 self._sgd.zero_grad()
                 loss.backward()
                 self._sgd.step()
@@ -93,7 +98,9 @@ class Heater:
         scores = (self.net["user"](self.net.P[users]) * self.net["item"](q)).sum(dim=1)
         distance = (c - self.net.Q[items]).square().sum(dim=1).mean()
         squares = torch.stack([p.square().sum() for p in self._linear_parameters()]).sum()
-        return (scores - labels).square().mean() + own.similarity_weight * distance + own.l2 * squares
+        return (
+            (scores - labels).square().mean() + own.similarity_weight * distance + own.l2 * squares
+        )
 
     def embed(self, x: Tensor) -> Tensor:
         """Mix the experts' views of content: (n, F) -> (n, d)."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.graphs import Product, both_ways, symmetric_walk
+from milk_recsys.methods.graphs import Product, csr_and_transpose, symmetric_walk
 from milk_recsys.methods.i3mrec import I3mrecOptions
 from milk_recsys.methods.warm import Content, WarmData, bpr_loss
 
@@ -49,7 +49,8 @@ class I3mrec:
                     "maps": nn.ModuleList(nn.Linear(width, d) for width in widths),
                     "mix": nn.Linear(d, d, bias=False),
                     "estimators": nn.ModuleList(
-                        nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * d)) for width in widths
+                        nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * d))
+                        for width in widths
                     ),
                 }
             )
@@ -57,12 +58,14 @@ class I3mrec:
             nn.init.eye_(self.net["mix"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._x = torch.split(self.content.warm, list(widths), dim=1)
-        self._walk = both_ways(symmetric_walk(data, self.content.dtype))
+        self._walk = csr_and_transpose(symmetric_walk(data, self.content.dtype))
         estimators = set(self.net["estimators"].parameters())
         learned = [p for p in self.net.parameters() if p not in estimators]
         self._adams = [
             torch.optim.Adam(learned, lr=self._own.lr, fused=True),
-            torch.optim.Adam(list(self.net["estimators"].parameters()), lr=ESTIMATOR_LR, fused=True),
+            torch.optim.Adam(
+                list(self.net["estimators"].parameters()), lr=ESTIMATOR_LR, fused=True
+            ),
         ]
         self._masks = [
             torch.tensor(mask, device=data.device)
@@ -79,8 +82,12 @@ class I3mrec:
                 few = torch.randperm(self._data.num_items, generator=generator)[: own.batch_size]
                 self._minimise(1, self.estimator_loss(few.to(self._data.device)))
             for users, items, negatives in self._data.triples(own.batch_size, generator):
-                few = torch.randperm(len(items), generator=generator)[: own.contrast_items].to(items.device)
-                total += len(users) * self._minimise(0, self.loss(users, items, negatives, torch.unique(items[few])))
+                few = torch.randperm(len(items), generator=generator)[: own.contrast_items].to(
+                    items.device
+                )
+                total += len(users) * self._minimise(
+                    0, self.loss(users, items, negatives, torch.unique(items[few]))
+                )
         self.net.eval()
         return {"loss": total / self._data.num_pairs}
 
@@ -93,7 +100,10 @@ class I3mrec:
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor, anchors: Tensor) -> Tensor:
         """The loss of a batch of triples (B,); `anchors` are the items that are contrasted under masks."""
         own, known = self._own, self._data.observed
-        mapped = [f(x) * known[:, m, None] for m, (f, x) in enumerate(zip(self.net["maps"], self._x, strict=True))]
+        mapped = [
+            f(x) * known[:, m, None]
+            for m, (f, x) in enumerate(zip(self.net["maps"], self._x, strict=True))
+        ]
         single = [F.normalize(z, dim=1) for z in mapped]
         u = self.users(mapped)[users]
         fixed = torch.stack(single, dim=1).detach()
@@ -107,12 +117,20 @@ class I3mrec:
                 risks.append((F.softplus(gap) * both).sum() / both.sum())
         if risks:
             environments = torch.stack(risks)
-            loss = loss + environments.sum() + (own.penalty_weight * environments.var() if len(risks) > 1 else 0)
+            loss = (
+                loss
+                + environments.sum()
+                + (own.penalty_weight * environments.var() if len(risks) > 1 else 0)
+            )
         if own.contrast_weight:
             loss = loss + own.contrast_weight * self.contrast(fixed[anchors], known[anchors])
         if own.bottleneck_weight:
             loss = loss + own.bottleneck_weight * self.bottleneck(t, items)
-        squares = (self.net["user"](users).square().sum() + t[items].square().sum() + t[negatives].square().sum()) / 2
+        squares = (
+            self.net["user"](users).square().sum()
+            + t[items].square().sum()
+            + t[negatives].square().sum()
+        ) / 2
         return loss + own.l2 * squares / len(users)
 
     def users(self, mapped: list[Tensor]) -> Tensor:
@@ -128,7 +146,11 @@ class I3mrec:
     def fuse(self, single: Tensor, kept: Tensor, *, by_all: bool = False) -> Tensor:
         """T of items (n, M, d) from the modalities that are kept (n, M); their sum over M where `by_all`."""
         weights = kept.to(single.dtype)
-        count = single.new_tensor(single.shape[1]) if by_all else weights.sum(dim=1, keepdim=True).clamp(min=1)
+        count = (
+            single.new_tensor(single.shape[1])
+            if by_all
+            else weights.sum(dim=1, keepdim=True).clamp(min=1)
+        )
         mean = (weights[:, :, None] * single).sum(dim=1) / count
         return torch.tanh(self.net["mix"](F.dropout(mean, self._own.dropout, self.net.training)))
 
@@ -137,12 +159,16 @@ class I3mrec:
         views = []
         for mask in self._masks:
             kept = known & mask
-            views.append((kept.any(dim=1), F.normalize(self.fuse(single, kept, by_all=True), dim=1)))
+            views.append(
+                (kept.any(dim=1), F.normalize(self.fuse(single, kept, by_all=True), dim=1))
+            )
         total = single.new_zeros(())
         for (has_a, a), (has_b, b) in itertools.permutations(views, 2):
             rows = (has_a & has_b).nonzero()[:, 0]
             if len(rows):
-                total = total + F.cross_entropy(a[rows] @ b[rows].T / self._own.tau, torch.arange(len(rows)).to(rows))
+                total = total + F.cross_entropy(
+                    a[rows] @ b[rows].T / self._own.tau, torch.arange(len(rows)).to(rows)
+                )
         return total
 
     def bottleneck(self, t: Tensor, items: Tensor) -> Tensor:
@@ -152,9 +178,13 @@ class I3mrec:
             rows = items[self._data.observed[items, m]]
             mean, precision, _ = self._gaussian(m, rows)
             own, every = t[rows], t[items]
-            apart = mean.square() - 2 * mean * every.mean(dim=0) + every.square().mean(dim=0)  # mean of (mean - T_j)^2
+            apart = (
+                mean.square() - 2 * mean * every.mean(dim=0) + every.square().mean(dim=0)
+            )  # mean of (mean - T_j)^2
             bounds.append(
-                ((apart - (mean - own).square()) * precision / 2).sum(dim=1).mean() if len(rows) else own.sum()
+                ((apart - (mean - own).square()) * precision / 2).sum(dim=1).mean()
+                if len(rows)
+                else own.sum()
             )
         return torch.stack(bounds).mean()
 
@@ -162,7 +192,11 @@ class I3mrec:
         """Mean negative log-likelihood of T given x_m, less constants, summed over modalities."""
         with torch.no_grad():
             single = torch.stack(
-                [F.normalize(f(x[items]), dim=1) for f, x in zip(self.net["maps"], self._x, strict=True)], dim=1
+                [
+                    F.normalize(f(x[items]), dim=1)
+                    for f, x in zip(self.net["maps"], self._x, strict=True)
+                ],
+                dim=1,
             )
             t = self.fuse(single, self._data.observed[items])
         losses = []
@@ -185,7 +219,9 @@ class I3mrec:
         pairs = list(zip(self.net["maps"], rows, self._x, strict=True))
         single = torch.stack([F.normalize(f(x), dim=1) for f, x, _ in pairs], dim=1)
         v = self.fuse(single, observed)
-        u = self.users([f(x) * self._data.observed[:, m, None] for m, (f, _, x) in enumerate(pairs)])
+        u = self.users(
+            [f(x) * self._data.observed[:, m, None] for m, (f, _, x) in enumerate(pairs)]
+        )
         return lambda users: u[users] @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

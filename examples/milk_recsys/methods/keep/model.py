@@ -19,12 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from milk_recsys.base.checkpoint import save_state
-from milk_recsys.base.distributed import ALONE, World
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.options import Options
-from milk_recsys.methods.closed_form import CELLS, Rows, centred, interactions, nnls, patterns, similar_to_others
+from milk_recsys.methods.closed_form import (
+    MAX_SCORES,
+    ContentRows,
+    centred,
+    interactions,
+    nnls,
+    patterns,
+    similar_to_others,
+)
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.keep import KeepOptions
@@ -38,7 +46,7 @@ SAMPLED, NEIGHBOURS = 1000, 20  # warm items that mu is fitted on, and how many 
 BLOCK = 4096  # rows of a kernel at once
 MAPS = 8  # patterns that are held solved
 JITTER = 1e-3  # on the diagonal of the kernel between landmarks
-PARTS = ("trained_users", "items", "observed", "sampled", "landmarks")
+STATE_NAMES = ("trained_users", "items", "observed", "sampled", "landmarks")
 ITERATIONS = 5  # of the subspace, where not all singular vectors are kept
 LEADING = 50  # squared singular values whose mean is the unit of the shrinkage
 
@@ -51,12 +59,12 @@ class Keep:
     """
 
     def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
-        own, rows = options, Rows(data, unit=True)
+        own, rows = options, ContentRows(data, unit=True)
         rank = min(own.rank, data.num_users, data.num_items)
-        if rank * (data.num_users + data.num_items) > CELLS:
+        if rank * (data.num_users + data.num_items) > MAX_SCORES:
             raise DataError(
                 f"{data.num_users:,} users and {data.num_items:,} training items are too many for {rank} singular "
-                f"vectors each. Choose --rank {CELLS // (data.num_users + data.num_items)} or less."
+                f"vectors each. Choose --rank {MAX_SCORES // (data.num_users + data.num_items)} or less."
             )
         pairs = interactions(data, rows.dtype)
         with seeded(seed, device=data.device) as generator:
@@ -84,10 +92,16 @@ def vectors(pairs: Tensor, rank: int, popularity: float, shrinkage: float) -> tu
     """Return A (U, r) and E (n, r) of the sparse R (U, n)."""
     scales = [torch.bincount(at)[at].to(pairs.dtype) ** -popularity for at in pairs.indices()]
     x = torch.sparse_coo_tensor(
-        pairs.indices(), scales[0] * scales[1], pairs.shape, is_coalesced=True, check_invariants=False
+        pairs.indices(),
+        scales[0] * scales[1],
+        pairs.shape,
+        is_coalesced=True,
+        check_invariants=False,
     )
     a, s, b = leading(x, rank)
-    a[torch.bincount(pairs.indices()[0], minlength=len(a)) == 0] = 0  # to the last digit, where it is rounding
+    a[torch.bincount(pairs.indices()[0], minlength=len(a)) == 0] = (
+        0  # to the last digit, where it is rounding
+    )
     squares = s.square()
     shrunk = squares + shrinkage * squares[:LEADING].mean()
     return a, b * (s * squares / shrunk.clamp(min=torch.finfo(s.dtype).tiny))
@@ -137,7 +151,7 @@ class KeepModel(nn.Module):
     def __init__(self, modalities: Sequence[str], own: Any, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         of_modalities = {f"{part}_{m}" for part in ("mean", "warm") for m in range(len(modalities))}
-        odd = sorted(set(state) ^ {"users.weight", *PARTS, *of_modalities})
+        odd = sorted(set(state) ^ {"users.weight", *STATE_NAMES, *of_modalities})
         if odd:
             raise KeyError(f"KeepModel: `state` lacks, or should not have, {', '.join(odd)}.")
         self.modalities, self._own = tuple(modalities), own
@@ -151,10 +165,16 @@ class KeepModel(nn.Module):
         self._maps.clear()  # they are of the precision and the device before
         return super()._apply(fn, recurse)
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Take back a state; what was solved from the same one stays solved. See `torch.nn.Module.load_state_dict`."""
         held = self.state_dict()
-        if any(not torch.equal(x.to(held[name]), held[name]) for name, x in state_dict.items() if name in held):
+        if any(
+            not torch.equal(x.to(held[name]), held[name])
+            for name, x in state_dict.items()
+            if name in held
+        ):
             self._maps.clear()
         return super().load_state_dict(state_dict, strict, assign)
 
@@ -180,23 +200,36 @@ class KeepModel(nn.Module):
         e, warm = self.items, self.warm
         if not self._own.fit_weights:
             return e.new_full((len(pattern),), 1 / len(pattern))
-        products, right = torch.zeros(len(pattern), len(pattern)).double(), torch.zeros(len(pattern)).double()
+        products, right = (
+            torch.zeros(len(pattern), len(pattern)).double(),
+            torch.zeros(len(pattern)).double(),
+        )
         whole = self.observed[self.sampled][:, list(pattern)].all(dim=1)
         for few in (self.sampled[whole] if whole.any() else self.sampled).split(100):
-            said = [(similar_to_others(warm[m], few, NEIGHBOURS).T @ e).flatten() for m in pattern]
-            columns, target = torch.stack(said).double(), e[few].flatten().double()
+            predicted = [
+                (similar_to_others(warm[m], few, NEIGHBOURS).T @ e).flatten() for m in pattern
+            ]
+            columns, target = torch.stack(predicted).double(), e[few].flatten().double()
             products += (columns @ columns.T).cpu()
             right += (columns @ target).cpu()
         weights = torch.from_numpy(nnls(products.numpy(), right.numpy()))
-        return (weights / weights.sum() if weights.any() else torch.full_like(weights, 1 / len(weights))).to(e)
+        return (
+            weights / weights.sum() if weights.any() else torch.full_like(weights, 1 / len(weights))
+        ).to(e)
 
-    def kernel(self, pattern: tuple[int, ...], weights: Tensor, rows: Sequence[Tensor], known: Tensor) -> Tensor:
+    def kernel(
+        self, pattern: tuple[int, ...], weights: Tensor, rows: Sequence[Tensor], known: Tensor
+    ) -> Tensor:
         """k_p between rows, (N, d_m) of each modality, and the landmarks, (N, L)."""
-        total = torch.zeros(len(known), len(self.landmarks), dtype=self.items.dtype, device=known.device)
+        total = torch.zeros(
+            len(known), len(self.landmarks), dtype=self.items.dtype, device=known.device
+        )
         for m, weight in zip(pattern, weights.tolist(), strict=True):
             if weight:
                 near = rows[m] @ self.warm[m][self.landmarks].T
-                near.sub_(1).mul_(self._own.width).exp_().mul_(known[:, m, None]).mul_(self.observed[self.landmarks, m])
+                near.sub_(1).mul_(self._own.width).exp_().mul_(known[:, m, None]).mul_(
+                    self.observed[self.landmarks, m]
+                )
                 total.add_(near, alpha=weight)
         return total
 
@@ -226,7 +259,9 @@ class KeepModel(nn.Module):
         system = self._own.ridge * torch.eye(len(root), dtype=e.dtype, device=e.device)
         right = torch.zeros(len(root), e.shape[1], dtype=e.dtype, device=e.device)
         for places in torch.arange(len(e), device=e.device).split(BLOCK):
-            features = torch.linalg.solve_triangular(root, self.among(pattern, weights, places).T, upper=False)
+            features = torch.linalg.solve_triangular(
+                root, self.among(pattern, weights, places).T, upper=False
+            )
             system.addmm_(features, features.T)
             right.addmm_(features, e[places])
         found = torch.cholesky_solve(right, torch.linalg.cholesky(system))
@@ -240,7 +275,9 @@ class KeepModel(nn.Module):
             used = pattern if self._own.per_pattern else tuple(range(len(self.modalities)))
             weights, map_ = self.solved(used)
             for places in items.split(BLOCK):
-                found[places] = self.kernel(used, weights, [x[places] for x in rows], observed[places]) @ map_
+                found[places] = (
+                    self.kernel(used, weights, [x[places] for x in rows], observed[places]) @ map_
+                )
         return found
 
 
@@ -256,7 +293,9 @@ class KeepLearner(ClosedFormLearner):
         return self._restore(path, lambda state: self._ready().net.load_state_dict(state))
 
 
-def keep_learner(options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None) -> KeepLearner:
+def keep_learner(
+    options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
+) -> KeepLearner:
     """Build the learner of KEEP."""
     del world, factors  # it is fitted in one process, from the pairs themselves
     return KeepLearner(WarmData.of_tables(tables, options), options)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from milk_recsys.methods.closed_form import Votes, profiles
+from milk_recsys.methods.closed_form import NeighbourScores, user_profile_scorer
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.knn import KnnOptions
 from milk_recsys.methods.warm import WarmData
@@ -26,8 +26,8 @@ class Knn:
 
     def __init__(self, data: WarmData, options: KnnOptions, seed: int) -> None:
         self._data = data
-        self.votes = Votes(data, options.neighbours, seed)
+        self.neighbour_scores = NeighbourScores(data, options.neighbours, seed)
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items by the profiles of users."""
-        return profiles(self._data, self.votes(features, observed))
+        return user_profile_scorer(self._data, self.neighbour_scores(features, observed))

@@ -10,7 +10,9 @@ class MarecOptions:
     """Options of MARec's closed form."""
 
     neighbours: int = option(50, "Warm items that a new one is near to, of each modality; 0: all.")
-    smoothing: float = option(100.0, "Strength of the kernel ridge over users (lambda).", above=True)
+    smoothing: float = option(
+        100.0, "Strength of the kernel ridge over users (lambda).", above=True
+    )
 
 
 MAREC = Method(

@@ -17,7 +17,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from milk_recsys.methods.closed_form import Smoother, Votes, interactions, profiles
+from milk_recsys.methods.closed_form import (
+    NeighbourScores,
+    Smoother,
+    interactions,
+    user_profile_scorer,
+)
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.marec import MarecOptions
 from milk_recsys.methods.warm import WarmData
@@ -30,9 +35,11 @@ class Marec:
 
     def __init__(self, data: WarmData, options: MarecOptions, seed: int) -> None:
         self._data, own = data, options
-        self.votes = Votes(data, own.neighbours, seed)
-        self.smooth = Smoother(interactions(data, self.votes.rows.dtype), own.smoothing)
+        self.neighbour_scores = NeighbourScores(data, own.neighbours, seed)
+        self.smooth = Smoother(interactions(data, self.neighbour_scores.rows.dtype), own.smoothing)
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items by the smoothed profiles of users."""
-        return profiles(self._data, self.smooth(self.votes(features, observed)))
+        return user_profile_scorer(
+            self._data, self.smooth(self.neighbour_scores(features, observed))
+        )

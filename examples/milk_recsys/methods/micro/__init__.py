@@ -10,13 +10,21 @@ class MicroOptions:
     """Options of MICRO."""
 
     lr: float = learning_rate(5e-4)
-    l2: float = option(1e-5, "Weight of half the squared norms of a batch's vectors, mean over triples.")
-    contrast_weight: float = option(0.03, "Weight of the contrast between fused and single modalities.")
+    l2: float = option(
+        1e-5, "Weight of half the squared norms of a batch's vectors, mean over triples."
+    )
+    contrast_weight: float = option(
+        0.03, "Weight of the contrast between fused and single modalities."
+    )
     tau: float = option(0.5, "Temperature of the contrast.", above=True)
     neighbours: int = count(10, "Edges of each item in a modality's graph, itself included.")
-    fixed_share: float = option(0.9, "Share of the fixed graph; the rest is the learned one's.", 0, 1)
+    fixed_share: float = option(
+        0.9, "Share of the fixed graph; the rest is the learned one's.", 0, 1
+    )
     layers: int = option(2, "Hops on the graph of users and items.")
-    contrast_items: int = count(128, "Items contrasted in a step, drawn anew; all where there are no more.")
+    contrast_items: int = count(
+        128, "Items contrasted in a step, drawn anew; all where there are no more."
+    )
     batch_size: int = count(1024, "Distinct users in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
 

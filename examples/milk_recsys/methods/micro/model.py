@@ -24,15 +24,17 @@ from torch import Tensor, nn
 from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.graphs import Product, both_ways
+from milk_recsys.methods.graphs import Product, csr_and_transpose
 from milk_recsys.methods.micro import MicroOptions
 from milk_recsys.methods.warm import Content, WarmData, bpr_loss, nearest
 
 __all__ = ["Micro", "average", "neighbours", "normalised"]
 
-CELLS = 2**24  # of a similarity that are held at once
+SIMILARITIES_AT_ONCE = 2**24  # of a similarity that are held at once
 ATTENTION, LEARNED = 64, 64
-Edges = tuple[Tensor, Tensor]  # of each row: similarities (n, k), 0 where there is no edge, and places (n, k)
+Edges = tuple[
+    Tensor, Tensor
+]  # of each row: similarities (n, k), 0 where there is no edge, and places (n, k)
 
 
 class Micro:
@@ -46,8 +48,12 @@ class Micro:
                 {
                     "user": nn.Embedding(data.num_users, d),
                     "item": nn.Embedding(data.num_items, d),
-                    "maps": nn.ModuleList(nn.Linear(width, LEARNED) for width in self.content.widths),
-                    "query": nn.Sequential(nn.Linear(d, ATTENTION), nn.Tanh(), nn.Linear(ATTENTION, 1, bias=False)),
+                    "maps": nn.ModuleList(
+                        nn.Linear(width, LEARNED) for width in self.content.widths
+                    ),
+                    "query": nn.Sequential(
+                        nn.Linear(d, ATTENTION), nn.Tanh(), nn.Linear(ATTENTION, 1, bias=False)
+                    ),
                 }
             )
             nn.init.xavier_uniform_(self.net["user"].weight)  # type: ignore[arg-type]
@@ -56,7 +62,7 @@ class Micro:
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         self.fixed = [self._graph(x, data.observed[:, m]) for m, x in enumerate(self._x)]
-        self._walk = both_ways(_walk_matrix(data, self.content.dtype))
+        self._walk = csr_and_transpose(_walk_matrix(data, self.content.dtype))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch of pairs // batch_size + 1 batches, each of distinct users with one pair."""
@@ -67,27 +73,50 @@ class Micro:
         rows = self._data.rows
         active = (rows.offsets.diff() > 0).nonzero()[:, 0]
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            graphs: list[Any] = self._graphs()  # its gradient reaches the maps in the first batch alone
+            graphs: list[Any] = (
+                self._graphs()
+            )  # its gradient reaches the maps in the first batch alone
             for number in range(batches):
-                users = active[torch.randperm(len(active), generator=generator)[: own.batch_size].to(active.device)]
+                users = active[
+                    torch.randperm(len(active), generator=generator)[: own.batch_size].to(
+                        active.device
+                    )
+                ]
                 first = rows.offsets[users]
-                uniform = torch.rand(len(users), generator=generator, dtype=torch.float64).to(active.device)
-                items = rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[1]
-                few = torch.randperm(self._data.num_items, generator=generator)[: own.contrast_items]
-                loss = self.loss(users, items, self._data.negatives(users, generator), graphs, few.to(active.device))
+                uniform = torch.rand(len(users), generator=generator, dtype=torch.float64).to(
+                    active.device
+                )
+                items = rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[
+                    1
+                ]
+                few = torch.randperm(self._data.num_items, generator=generator)[
+                    : own.contrast_items
+                ]
+                loss = self.loss(
+                    users,
+                    items,
+                    self._data.negatives(users, generator),
+                    graphs,
+                    few.to(active.device),
+                )
                 self._adam.zero_grad()
                 loss.backward()
                 self._adam.step()
                 total += loss.item()
                 if number == 0:
-                    graphs = [both_ways(graph.detach()) for graph in graphs]
+                    graphs = [csr_and_transpose(graph.detach()) for graph in graphs]
         return {"loss": total / batches}
 
-    def loss(self, users: Tensor, items: Tensor, negatives: Tensor, graphs: list[Any], anchors: Tensor) -> Tensor:
+    def loss(
+        self, users: Tensor, items: Tensor, negatives: Tensor, graphs: list[Any], anchors: Tensor
+    ) -> Tensor:
         """The loss of a batch of triples (B,); `anchors` are the items that are contrasted."""
         own, table = self._own, self.net["item"].weight
         single, fused = self.fuse(
-            [Product.apply(table, *g) if isinstance(g, tuple) else torch.sparse.mm(g, table) for g in graphs]
+            [
+                Product.apply(table, *g) if isinstance(g, tuple) else torch.sparse.mm(g, table)
+                for g in graphs
+            ]
         )
         u, v = self._propagate(fused)
         u, v, w = u[users], v[items], v[negatives]
@@ -136,12 +165,16 @@ class Micro:
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
             known, here, share = self._data.observed[:, m], observed[:, m], self._own.fixed_share
             weights = [
-                average(neighbours(a, b, here, known, self._own.neighbours), self.net["item"].weight)
+                average(
+                    neighbours(a, b, here, known, self._own.neighbours), self.net["item"].weight
+                )
                 for a, b in ((x, y), (self.net["maps"][m](x), self.net["maps"][m](y)))
             ]
             single.append(share * weights[0] + (1 - share) * weights[1])
         v = F.normalize(self.fuse(single)[1], dim=1)
-        fused = self.fuse([torch.sparse.mm(graph, self.net["item"].weight) for graph in self._graphs()])[1]
+        fused = self.fuse(
+            [torch.sparse.mm(graph, self.net["item"].weight) for graph in self._graphs()]
+        )[1]
         u = self._propagate(fused)[0]
         return lambda users: u[users] @ v.T
 
@@ -166,7 +199,9 @@ def neighbours(x: Tensor, y: Tensor, here: Tensor, known: Tensor, k: int) -> Edg
     def similarity(part: slice) -> Tensor:
         return (target[part] @ source.T).masked_fill(~usable, -torch.inf)
 
-    values, places = nearest(similarity, len(x), min(k, len(y)), at_once=max(1, CELLS // max(1, len(y))))
+    values, places = nearest(
+        similarity, len(x), min(k, len(y)), at_once=max(1, SIMILARITIES_AT_ONCE // max(1, len(y)))
+    )
     edge = torch.isfinite(values) & here[:, None] & (x.detach().abs().amax(dim=1) > 0)[:, None]
     return torch.where(edge, values, 0.0), places
 
@@ -184,7 +219,9 @@ def average(edges: Edges, table: Tensor) -> Tensor:
     """What a new row takes of the table (n, d): its edges, weighted to a sum of 1; 0 without edges."""
     values, places = edges
     total = values.sum(dim=1, keepdim=True)
-    return (torch.where(total > 0, values / total.clamp(min=1e-12), 0.0)[:, :, None] * table[places]).sum(dim=1)
+    return (
+        torch.where(total > 0, values / total.clamp(min=1e-12), 0.0)[:, :, None] * table[places]
+    ).sum(dim=1)
 
 
 def _inverse_root(sums: Tensor) -> Tensor:
@@ -200,4 +237,6 @@ def _walk_matrix(data: WarmData, dtype: torch.dtype) -> Tensor:
     rows, columns = torch.cat([users, items, itself]), torch.cat([items, users, itself])
     weights = 1 / torch.bincount(rows, minlength=size).to(dtype)
     cells = torch.stack([rows, columns])
-    return torch.sparse_coo_tensor(cells, weights[rows], (size, size), check_invariants=False).coalesce()
+    return torch.sparse_coo_tensor(
+        cells, weights[rows], (size, size), check_invariants=False
+    ).coalesce()

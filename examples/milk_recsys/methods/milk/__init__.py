@@ -53,17 +53,23 @@ class MilkOptions:
         "Published: .01 to 100 searched; Baby .01, Clothing .1.",
         above=True,
     )
-    num_draws: int = option(1, "Dirichlet draws a batch, each giving one environment per modality.", low=1)
+    num_draws: int = option(
+        1, "Dirichlet draws a batch, each giving one environment per modality.", low=1
+    )
     envs: Literal["cyclic_mixup", "without_uniform", "independent", "fixed"] = option(
         "cyclic_mixup",
         "MILK's environments (cyclic_mixup); or a variant of the paper's Table 4: without the uniform one (w/o e=0), "
         "independent draws in place of cyclic shifts (w/o cs), or one draw kept for the run (w/o random).",
     )
-    min_weight: float = option(0.0, "Least weight of a modality in an environment; below 1 / modalities.")
+    min_weight: float = option(
+        0.0, "Least weight of a modality in an environment; below 1 / modalities."
+    )
     risk_reduction: Literal["mean", "sum"] = option(
         "mean", "How the risks of the environments are put together (Eq. 14)."
     )
-    variance_correction: Literal[0, 1] = option(0, "Variance of the risks: biased (0) or unbiased (1).")
+    variance_correction: Literal[0, 1] = option(
+        0, "Variance of the risks: biased (0) or unbiased (1)."
+    )
     alignment_reduction: Literal["element_mean", "mean", "item_mean", "sum"] = option(
         "element_mean",
         "Eq. 6 over the batch's distinct items: mean over pairs and dimensions (element_mean), "
@@ -73,14 +79,16 @@ class MilkOptions:
         "pair", "Align each observed pair, or only items that miss nothing."
     )
     regulariser: Literal["batch", "parameters", "none"] = option(
-        "batch", "Squared norms of a batch's user and item embeddings, of all parameters, or nothing."
+        "batch",
+        "Squared norms of a batch's user and item embeddings, of all parameters, or nothing.",
     )
     regulariser_weight: float = option(1e-4, "Weight of the regulariser.")
     training_fusion: Literal["imputed", "available"] = option(
         "imputed", "What training fuses: imputed modalities too, or observed ones."
     )
     inference: Literal["imputed", "available_mean"] = option(
-        "imputed", "What a score averages (Eq. 18): all modalities with imputed ones, or observed ones."
+        "imputed",
+        "What a score averages (Eq. 18): all modalities with imputed ones, or observed ones.",
     )
     compress: int | None = option(
         None,
@@ -123,11 +131,17 @@ def _problem(run: Options, num_modalities: int | None) -> str | None:
     """Return what is wrong with the options together, or None."""
     options: MilkOptions = run.method
     if options.min_weight >= 1:
-        return f"--min-weight must be at least 0 and below 1 / modalities, got {options.min_weight}."
+        return (
+            f"--min-weight must be at least 0 and below 1 / modalities, got {options.min_weight}."
+        )
     if num_modalities is not None and options.min_weight * num_modalities >= 1:
-        return f"--min-weight must be below 1 / {num_modalities} modalities, got {options.min_weight}."
+        return (
+            f"--min-weight must be below 1 / {num_modalities} modalities, got {options.min_weight}."
+        )
     if options.regulariser == "parameters" and options.optimiser != "adam":
-        return "--regulariser parameters changes all users at every step: it needs --optimiser adam."
+        return (
+            "--regulariser parameters changes all users at every step: it needs --optimiser adam."
+        )
     if options.user_table == "sharded" and options.optimiser != "lazy_adam":
         return f"--user-table sharded needs --optimiser lazy_adam, got {options.optimiser}."
     if options.user_table == "sharded" and run.run.dtype != "float32":
@@ -140,7 +154,16 @@ _RECOMMENDED: Mapping[str, Any] = {
         name: field.default
         for name, field in {f.name: f for f in dataclasses.fields(MilkOptions)}.items()
         if name
-        not in ("preset", "batch_size", "lr", "optimiser", "embedding_dim", "user_init_std", "kernels", "user_table")
+        not in (
+            "preset",
+            "batch_size",
+            "lr",
+            "optimiser",
+            "embedding_dim",
+            "user_init_std",
+            "kernels",
+            "user_table",
+        )
     },
     "missing_in_validation": True,
     "candidates": "test",
@@ -211,4 +234,6 @@ ENVS = dataclasses.replace(
     search_seed=2,
 )
 
-ERM = dataclasses.replace(MILK, name="erm", title="ERM", options=ErmOptions, space={"lr": LR}, search_seed=3)
+ERM = dataclasses.replace(
+    MILK, name="erm", title="ERM", options=ErmOptions, space={"lr": LR}, search_seed=3
+)

@@ -12,10 +12,17 @@ from torch import Tensor
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.methods.milk.model import Recommender
 
-__all__ = ["Batch", "CompiledGather", "PreparedRows", "gather_batch", "gather_static", "prepared_rows"]
+__all__ = [
+    "CompiledGather",
+    "PreparedRows",
+    "TripleBatch",
+    "gather_batch",
+    "gather_static",
+    "prepared_rows",
+]
 
 
-class Batch(NamedTuple):
+class TripleBatch(NamedTuple):
     """A part of a batch: b triples of a user, an item they have and one they have not, over rows of items.
 
     Rows are distinct items, so that each is encoded once (`gather_batch`), or one row for every place, which needs no
@@ -41,11 +48,11 @@ class Batch(NamedTuple):
 PreparedRows = Callable[[Tensor], dict[str, Tensor]]
 
 
-def prepared_rows(model: Recommender, tables: Tables, *, most: int = 0) -> PreparedRows:
+def prepared_rows(model: Recommender, tables: Tables, *, buffer_rows: int = 0) -> PreparedRows:
     """Return what gives prepared rows of items (n,): all scaled and imputed once, or as they are read from files.
 
     Arguments:
-        most: where above 0, rows are given in memory that is used again at the next call, room for so many: large
+        buffer_rows: where above 0, rows are given in memory that is used again at the next call, room for so many: large
             memory is costly to come by anew in every step.
     """
     features, observed = tables.features, tables.mask
@@ -53,26 +60,39 @@ def prepared_rows(model: Recommender, tables: Tables, *, most: int = 0) -> Prepa
         return lambda items: model.prepare(features.rows(items), observed[items])
     items = features.items
     prepared = model.prepare(features.rows(items), observed[items])
-    whole, widths = torch.cat(list(prepared.values()), dim=1), [x.shape[1] for x in prepared.values()]
+    whole, widths = (
+        torch.cat(list(prepared.values()), dim=1),
+        [x.shape[1] for x in prepared.values()],
+    )
     places = None
     if len(items) < features.num_items:
         places = torch.full((features.num_items,), -1, dtype=torch.int64, device=features.device)
         places[items] = torch.arange(len(items), device=features.device)
-    memory = whole.new_zeros(most, whole.shape[1])
+    memory = whole.new_zeros(buffer_rows, whole.shape[1])
 
     def rows(items: Tensor) -> dict[str, Tensor]:  # of all modalities at once
-        items = items if places is None else places.index_select(0, items)  # -1, an item left out, raises
-        out = memory[: len(items)] if len(items) <= most else None
+        items = (
+            items if places is None else places.index_select(0, items)
+        )  # -1, an item left out, raises
+        out = memory[: len(items)] if len(items) <= buffer_rows else None
         return dict(
-            zip(prepared, torch.split(torch.index_select(whole, 0, items, out=out), widths, dim=1), strict=True)
+            zip(
+                prepared,
+                torch.split(torch.index_select(whole, 0, items, out=out), widths, dim=1),
+                strict=True,
+            )
         )
 
     return rows
 
 
 def gather_batch(
-    tables: Tables, prepared: PreparedRows, positives: Tensor, negatives: Tensor, whole: Tensor | None = None
-) -> Batch:
+    tables: Tables,
+    prepared: PreparedRows,
+    positives: Tensor,
+    negatives: Tensor,
+    whole: Tensor | None = None,
+) -> TripleBatch:
     """Collect the rows of the distinct items of a part of a batch: each is encoded once.
 
     Arguments:
@@ -80,11 +100,15 @@ def gather_batch(
         whole: the positives of the whole batch, where other ranks have the rest of it.
     """
     items, rows, counts = torch.unique(positives, return_inverse=True, return_counts=True)
-    further, others, further_counts = torch.unique(negatives, return_inverse=True, return_counts=True)
+    further, others, further_counts = torch.unique(
+        negatives, return_inverse=True, return_counts=True
+    )
     place = torch.searchsorted(items, further).clamp_(max=max(len(items) - 1, 0))
     known = items[place] == further if len(items) else torch.zeros_like(further, dtype=torch.bool)
     new = known.logical_not()
-    copies = torch.cat([counts.index_add(0, place[known], further_counts[known]), further_counts[new]])
+    copies = torch.cat(
+        [counts.index_add(0, place[known], further_counts[known]), further_counts[new]]
+    )
     others = torch.where(known, place, new.cumsum(0) + (len(items) - 1))[others]
     shares = torch.ones(len(items))
     if whole is not None:
@@ -109,24 +133,33 @@ class CompiledGather:
         positives: Tensor,
         negatives: Tensor,
         whole: Tensor | None = None,
-    ) -> Batch:
+    ) -> TripleBatch:
         """Collect the rows; arguments are those of `gather_batch`."""
         from milk_recsys.methods.milk.kernels import find_rows
 
         size = len(positives)
         rows, others = torch.empty_like(positives), torch.empty_like(positives)
         items, copies = positives.new_empty(2 * size), torch.empty(2 * size, dtype=torch.float64)
-        arrays = [x.numpy() for x in (positives, negatives)], [x.numpy() for x in (items, rows, others, copies)]
+        arrays = (
+            [x.numpy() for x in (positives, negatives)],
+            [x.numpy() for x in (items, rows, others, copies)],
+        )
         num_positive, count = find_rows(*arrays[0], self.place, *arrays[1])  # type: ignore[call-arg]
         items, copies, shares = items[:count], copies[:count], torch.ones(num_positive)
         if whole is not None:
-            shares = _shares(items[:num_positive], torch.bincount(rows, minlength=num_positive), whole)
+            shares = _shares(
+                items[:num_positive], torch.bincount(rows, minlength=num_positive), whole
+            )
         return _batch(tables, prepared, items, rows, others, copies, shares)
 
 
 def gather_static(
-    tables: Tables, prepared: PreparedRows, positives: Tensor, negatives: Tensor, whole: Tensor | None = None
-) -> Batch:
+    tables: Tables,
+    prepared: PreparedRows,
+    positives: Tensor,
+    negatives: Tensor,
+    whole: Tensor | None = None,
+) -> TripleBatch:
     """Collect one row for every place: more to encode, but shapes do not depend on values, so a GPU never waits.
 
     Arguments are those of `gather_batch`.
@@ -137,7 +170,9 @@ def gather_static(
     whole = positives if whole is None else whole
     counts = torch.zeros(len(tables.mask), dtype=torch.float64, device=items.device)
     counts.index_add_(0, whole, counts.new_ones(()).expand(len(whole)))
-    return _batch(tables, prepared, items, rows, others, torch.ones_like(items), 1 / counts[positives])
+    return _batch(
+        tables, prepared, items, rows, others, torch.ones_like(items), 1 / counts[positives]
+    )
 
 
 def _shares(items: Tensor, counts: Tensor, whole: Tensor) -> Tensor:
@@ -155,8 +190,8 @@ def _batch(
     others: Tensor,
     copies: Tensor,
     shares: Tensor,
-) -> Batch:
+) -> TripleBatch:
     features = prepared(items)
     dtype = next(iter(features.values())).dtype
     copies, shares = copies.to(dtype), shares.to(dtype)
-    return Batch(rows, others, features, tables.mask[items], copies, shares)
+    return TripleBatch(rows, others, features, tables.mask[items], copies, shares)

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.methods.milk import MilkOptions
-from milk_recsys.methods.milk.batches import Batch
+from milk_recsys.methods.milk.batches import TripleBatch
 from milk_recsys.methods.milk.model import Recommender
 from milk_recsys.methods.milk.objective import alignment_pairs
 
@@ -33,7 +33,8 @@ def compiles(options: MilkOptions, dtype: str, device: torch.device) -> bool:
     problems = {
         "Numba is not installed (pip install 'invmod[fast]')": find_spec("numba") is None,
         f"it compiles for the CPU, and the device is {device.type}": device.type != "cpu",
-        f"it does not know --training-fusion {options.training_fusion}": options.training_fusion != "imputed",
+        f"it does not know --training-fusion {options.training_fusion}": options.training_fusion
+        != "imputed",
         "it does not know --dtype bfloat16": dtype == "bfloat16",
     }
     found = [problem for problem, holds in problems.items() if holds]
@@ -42,20 +43,27 @@ def compiles(options: MilkOptions, dtype: str, device: torch.device) -> bool:
     return not found
 
 
-def fused_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: MilkOptions) -> Tensor:
+def fused_sums(
+    model: Recommender, u: Tensor, batch: TripleBatch, weights: Tensor, options: MilkOptions
+) -> Tensor:
     """Return `batch_sums` of the same arguments, (E + 3,), in float64."""
     parameters = [p for encoder in model.encoders.encoders for p in (encoder.weight, encoder.bias)]
-    return _Sums.apply(u, batch, weights, options, *parameters)  # type: ignore[no-any-return,no-untyped-call]
+    return _SumsFunction.apply(u, batch, weights, options, *parameters)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class _Sums(torch.autograd.Function):
+class _SumsFunction(torch.autograd.Function):
     """Encode rows; go through them and the triples once to add up, and once more for the gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, batch: Batch, weights: Tensor, options: MilkOptions, *parameters: Tensor
+        ctx: Any,
+        u: Tensor,
+        batch: TripleBatch,
+        weights: Tensor,
+        options: MilkOptions,
+        *parameters: Tensor,
     ) -> Tensor:
-        from milk_recsys.methods.milk.kernels import add_up
+        from milk_recsys.methods.milk.kernels import forward_sums
 
         features = list(batch.features.values())
         c = u.new_empty(len(batch.observed), len(features), u.shape[1])
@@ -69,23 +77,34 @@ class _Sums(torch.autograd.Function):
         scores = u.new_empty(len(u), len(features))
         inputs = (u.detach(), c, batch.positives, batch.negatives, mask, batch.shares, copies)
         arrays = [x.numpy() for x in inputs]
-        distances, squares = add_up(*arrays, scores.numpy())  # type: ignore[call-arg]
+        distances, squares = forward_sums(*arrays, scores.numpy())  # type: ignore[call-arg]
         margins = weights @ scores.t()
         losses = F.softplus(-margins).sum(dim=1, dtype=torch.float64)
-        ctx.arrays, ctx.features, ctx.c, ctx.margins, ctx.weights = arrays, features, c, margins, weights
+        ctx.arrays, ctx.features, ctx.c, ctx.margins, ctx.weights = (
+            arrays,
+            features,
+            c,
+            margins,
+            weights,
+        )
         return torch.cat([losses, torch.tensor([distances, pairs, squares], dtype=torch.float64)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        from milk_recsys.methods.milk.kernels import go_back
+        from milk_recsys.methods.milk.kernels import backward_sums
 
         by_c, by_losses = torch.empty_like(ctx.c), grad[:-3].to(ctx.c.dtype)
-        by_u, by_bias = by_c.new_empty(ctx.arrays[0].shape), torch.zeros(by_c.shape[1:], dtype=torch.float64)
+        by_u, by_bias = (
+            by_c.new_empty(ctx.arrays[0].shape),
+            torch.zeros(by_c.shape[1:], dtype=torch.float64),
+        )
         by_score = (torch.sigmoid(-ctx.margins) * -by_losses[:, None]).t() @ ctx.weights
         by_sums = grad[-3::2].to(by_c.dtype)  # of distances and squares
         outputs = by_u.numpy(), by_c.numpy(), by_bias.numpy()
-        go_back(*ctx.arrays, by_score.numpy(), by_sums.numpy(), *outputs)  # type: ignore[call-arg]
+        backward_sums(*ctx.arrays, by_score.numpy(), by_sums.numpy(), *outputs)  # type: ignore[call-arg]
         biases = by_bias.to(by_c.dtype)
-        by_parameters = [g for m, x in enumerate(ctx.features) for g in (by_c[:, m].t() @ x, biases[m])]
+        by_parameters = [
+            g for m, x in enumerate(ctx.features) for g in (by_c[:, m].t() @ x, biases[m])
+        ]
         return by_u, None, None, None, *by_parameters

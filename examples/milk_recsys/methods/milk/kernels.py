@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["add_up", "find_rows", "go_back", "step_rows"]
+__all__ = ["backward_sums", "find_rows", "forward_sums", "step_rows"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -27,13 +27,21 @@ def compiled(function: Function) -> Function:
 
     Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
     """
-    made = njit(cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True)(function)
+    made = njit(
+        cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True
+    )(function)
     return cast(Function, made)
 
 
 @compiled
 def find_rows(
-    positives: Ints, negatives: Ints, place: NDArray[np.int32], items: Ints, rows: Ints, others: Ints, copies: Floats
+    positives: Ints,
+    negatives: Ints,
+    place: NDArray[np.int32],
+    items: Ints,
+    rows: Ints,
+    others: Ints,
+    copies: Floats,
 ) -> tuple[int, int]:
     """Number the distinct items of a batch in the order of their first place, those of positives first.
 
@@ -54,7 +62,7 @@ def find_rows(
 
 
 @compiled
-def add_up(
+def forward_sums(
     u: Floats, c: Floats, rows: Ints, others: Ints, mask: Bools, shares: Floats, copies: Floats, scores: Floats
 ) -> tuple[float, float]:  # fmt: skip
     """Score the triples, and add up the distances and squares of `fused.fused_sums`, from encoded items c (n, M, D).
@@ -100,11 +108,11 @@ def add_up(
 
 
 @compiled
-def go_back(
+def backward_sums(
     u: Floats, c: Floats, rows: Ints, others: Ints, mask: Bools, shares: Floats, copies: Floats, by_score: Floats,
     by_sums: Floats, by_u: Floats, by_c: Floats, by_bias: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Write the gradient of `add_up`, given by_score (b, M) and by_sums (2,), to by_u (b, D), by_c (n, M, D).
+    """Write the gradient of `forward_sums`, given by_score (b, M) and by_sums (2,), to by_u (b, D), by_c (n, M, D).
 
     by_bias (M, D), of 0, gets the sum of by_c over its rows.
     """
@@ -179,7 +187,9 @@ def step_rows(
 
 
 @compiled
-def _number(ids: Ints, n: int, place: NDArray[np.int32], items: Ints, rows: Ints, copies: Floats) -> int:
+def _number(
+    ids: Ints, n: int, place: NDArray[np.int32], items: Ints, rows: Ints, copies: Floats
+) -> int:
     """Number the ids that have no place yet from n on, and count all; return the next number."""
     for b in range(len(ids)):
         item = ids[b]

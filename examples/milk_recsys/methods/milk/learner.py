@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from milk_recsys.base.checkpoint import Rows, Streamed, load_into, save_state
-from milk_recsys.base.distributed import ALONE, World
+from milk_recsys.base.checkpoint import Destination, Streamed, load_into, save_state
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import epoch_seed
 from milk_recsys.catalogue.features import ItemFeatures
@@ -21,12 +21,24 @@ from milk_recsys.config.options import OptionError, Options
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.milk import MilkOptions
-from milk_recsys.methods.milk.batches import Batch, CompiledGather, gather_batch, gather_static, prepared_rows
+from milk_recsys.methods.milk.batches import (
+    CompiledGather,
+    TripleBatch,
+    gather_batch,
+    gather_static,
+    prepared_rows,
+)
 from milk_recsys.methods.milk.captured import CapturedStep
 from milk_recsys.methods.milk.fused import compiles, fused_sums
 from milk_recsys.methods.milk.lazy_adam import LazyAdam
 from milk_recsys.methods.milk.model import Recommender, build_model
-from milk_recsys.methods.milk.objective import Terms, batch_sums, coefficients, environments, objective
+from milk_recsys.methods.milk.objective import (
+    Terms,
+    batch_sums,
+    coefficients,
+    environments,
+    objective,
+)
 from milk_recsys.ranking.negatives import sample_negatives
 
 __all__ = ["Learner", "check_learner", "milk_learner"]
@@ -44,12 +56,18 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
     own: MilkOptions = options.method
     compiles(own, options.run.dtype, device)
     if world.size > 1 and own.regulariser == "parameters":
-        raise OptionError("--regulariser parameters works in one process only; batch and none work in several.")
+        raise OptionError(
+            "--regulariser parameters works in one process only; batch and none work in several."
+        )
     if own.user_table == "sharded":
         if not dist.is_initialized():
-            raise OptionError("--user-table sharded spreads the table over processes: start with torchrun.")
+            raise OptionError(
+                "--user-table sharded spreads the table over processes: start with torchrun."
+            )
         if find_spec("torchrec") is None:
-            raise DataError("--user-table sharded needs TorchRec, which is not installed. Run `make distributed`.")
+            raise DataError(
+                "--user-table sharded needs TorchRec, which is not installed. Run `make distributed`."
+            )
 
 
 class Learner:
@@ -62,15 +80,19 @@ class Learner:
         world: the processes that share a batch; all have the same weights.
     """
 
-    def __init__(self, model: Recommender, tables: Tables, options: Options, world: World = ALONE) -> None:
+    def __init__(
+        self, model: Recommender, tables: Tables, options: Options, world: World = SINGLE_PROCESS
+    ) -> None:
         own: MilkOptions = options.method
         self.model, self.tables, self.options, self.world = model, tables, own, world
         self.seed, self.autocast = options.run.seed, options.run.dtype == "bfloat16"
-        self.prepared = prepared_rows(model, tables, most=2 * own.batch_size)
+        self.prepared = prepared_rows(model, tables, buffer_rows=2 * own.batch_size)
         self.device = model.users.weight.device
         compiled = compiles(own, options.run.dtype, self.device)
         self.sums = fused_sums if compiled else batch_sums
-        self.gather: Callable[..., Batch] = gather_batch if self.device.type == "cpu" else gather_static
+        self.gather: Callable[..., TripleBatch] = (
+            gather_batch if self.device.type == "cpu" else gather_static
+        )
         if compiled:
             self.gather = CompiledGather(tables.features.num_items)
         self.lazy = None
@@ -80,10 +102,19 @@ class Learner:
             self.lazy = LazyAdam(model.users.weight, own.lr, compiled=compiled)
         self.encoders = list(model.encoders.parameters())
         dense = self.encoders if self.lazy else [model.users.weight, *self.encoders]
-        self.adam = torch.optim.Adam(dense, lr=own.lr, fused=True, capturable=self.device.type == "cuda")
-        for p in dense:  # what Adam makes at its first step, so that a checkpoint has somewhere to go
-            zeros = {name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
-            self.adam.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device), **zeros}
+        self.adam = torch.optim.Adam(
+            dense, lr=own.lr, fused=True, capturable=self.device.type == "cuda"
+        )
+        for (
+            p
+        ) in dense:  # what Adam makes at its first step, so that a checkpoint has somewhere to go
+            zeros = {
+                name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")
+            }
+            self.adam.state[p] = {
+                "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                **zeros,
+            }
         captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
         self.step: Callable[..., Tensor] = CapturedStep(self.step_on) if captures else self.step_on
 
@@ -107,11 +138,15 @@ class Learner:
     def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
         """Do nothing: MILK starts from random vectors."""
 
-    def scorer(self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0) -> ScoreBlock:
+    def scorer(
+        self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0
+    ) -> ScoreBlock:
         """Return a function from users (u,) to scores (u, C); see `Recommender.scorer`."""
         return self.model.scorer(features, items, mask, max_users=max_users)
 
-    def train_epoch(self, epoch: int, on_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def train_epoch(
+        self, epoch: int, on_step: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         """Train on every pair once, each with a fresh negative; the last batch is kept.
 
         Returns:
@@ -146,15 +181,24 @@ class Learner:
 
     def epoch_weights(self, steps: int, generator: torch.Generator) -> Tensor:
         """Draw an epoch's environments at once, (steps, E, M); the uniform row alone for a model without."""
-        envs, like = environments(len(self.tables.modalities), self.options, self.seed), self.model.uniform
+        envs, like = (
+            environments(len(self.tables.modalities), self.options, self.seed),
+            self.model.uniform,
+        )
         if envs is None:
             return like.expand(steps, *like.shape)
         weights = envs.sample((steps,), generator=generator, dtype=like.dtype)
-        return weights if like.device.type == "cpu" else weights.pin_memory().to(like.device, non_blocking=True)
+        return (
+            weights
+            if like.device.type == "cpu"
+            else weights.pin_memory().to(like.device, non_blocking=True)
+        )
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
-    def step_on(self, users: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
+    def step_on(
+        self, users: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor
+    ) -> Tensor:
         """Learn from a batch.
 
         Arguments:
@@ -164,7 +208,7 @@ class Learner:
         Returns:
             the whole batch's `Terms` as one tensor (5,), float64, detached and on the device.
         """
-        part, size, options = self.world.part(len(users)), len(users), self.options
+        part, size, options = self.world.shard(len(users)), len(users), self.options
         whole = None if self.world.size == 1 else positives
         batch = self.gather(self.tables, self.prepared, positives[part], negatives[part], whole)
         u = self._look_up(users[part])
@@ -178,7 +222,7 @@ class Learner:
         if self.model.shards is None:
             self._update_users(users, u)
         self.adam.step()
-        self._forget(users)
+        self._zero_user_grad(users)
         return terms.double()
 
     def _look_up(self, users: Tensor) -> Tensor:
@@ -195,13 +239,18 @@ class Learner:
         leaf = sums.detach().requires_grad_()
         terms = objective(leaf, size, self.model, self.options)
         terms.loss.backward()  # type: ignore[no-untyped-call]
-        return torch.stack(terms).detach(), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+        return torch.stack(
+            terms
+        ).detach(), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
     def _update_users(self, users: Tensor, u: Tensor) -> None:
         """Hand the gradient of the looked-up rows to the optimiser of the table."""
         if u.grad is None:
             raise RuntimeError("Learner: the objective does not depend on the users.")
-        grad, weight = self.world.join(u.grad, self.world.sizes(len(users))), self.model.users.weight
+        grad, weight = (
+            self.world.all_gather(u.grad, self.world.sizes(len(users))),
+            self.model.users.weight,
+        )
         if self.lazy:
             self.lazy.update(users, grad)
             return
@@ -209,11 +258,13 @@ class Learner:
             weight.grad = torch.zeros_like(weight)
         weight.grad.index_add_(0, users, grad)
 
-    def _forget(self, users: Tensor) -> None:
+    def _zero_user_grad(self, users: Tensor) -> None:
         """Set the table's gradient back to 0, only where it is not, if nothing but look-ups has made it."""
         grad = self.model.users.weight.grad
         if grad is not None:
-            grad.index_fill_(0, users, 0) if self.options.regulariser != "parameters" else grad.zero_()
+            grad.index_fill_(
+                0, users, 0
+            ) if self.options.regulariser != "parameters" else grad.zero_()
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -225,7 +276,7 @@ class Learner:
             if shards is not None:
                 shape = (shards.num_users, *local.shape[1:])
                 tensors[name] = Streamed(shape, local.dtype, shards.stream_rows(key))
-        if self.world.writes:
+        if self.world.is_main:
             save_state(path, tensors, facts)
             return
         for name in sorted(tensors):  # as rank 0 writes them, those of one dtype by name
@@ -235,9 +286,9 @@ class Learner:
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
         """Take back what `save` wrote, on however many ranks; return its facts."""
-        tensors: dict[str, Tensor | Rows] = {**self._tensors(weights_only)}
+        tensors: dict[str, Tensor | Destination] = {**self._tensors(weights_only)}
         for name in self._sharded(tensors):
-            tensors[name] = Rows(cast(Tensor, tensors[name]), self.model.first_user)
+            tensors[name] = Destination(cast(Tensor, tensors[name]), self.model.first_user)
         return load_into(path, tensors)
 
     def _tensors(self, weights_only: bool) -> dict[str, Tensor]:
@@ -247,7 +298,13 @@ class Learner:
             return weights
         found = {f"model.{name}": tensor for name, tensor in weights.items()}
         for name, p in self.model.named_parameters():
-            state = self.adam.state[p] if p in self.adam.state else self.lazy.tensors() if self.lazy else {}
+            state = (
+                self.adam.state[p]
+                if p in self.adam.state
+                else self.lazy.tensors()
+                if self.lazy
+                else {}
+            )
             found |= {f"optimiser.{name}.{key}": value for key, value in state.items()}
         return found
 
@@ -263,7 +320,9 @@ class Learner:
         return {name: known[name] for name in names if name in known}
 
 
-def milk_learner(options: Options, tables: Tables, world: World = ALONE, factors: Factors | None = None) -> Learner:
+def milk_learner(
+    options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
+) -> Learner:
     """Build MILK or an ablation, from tables without a row of the items that training must not see."""
     del factors  # of methods that start from frozen vectors
     view = tables.training_view()

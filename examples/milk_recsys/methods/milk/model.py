@@ -59,8 +59,12 @@ class Recommender(nn.Module):
             self.users = nn.Embedding(num_users, options.embedding_dim)
             nn.init.normal_(self.users.weight, std=options.user_init_std)
         most = options.compress or max(dims.values())
-        self.encoders = ModalityEncoders.linear({name: min(d, most) for name, d in dims.items()}, options.embedding_dim)
-        for index, d in enumerate(dims.values()):  # of modalities that are wider, the directions that are kept
+        self.encoders = ModalityEncoders.linear(
+            {name: min(d, most) for name, d in dims.items()}, options.embedding_dim
+        )
+        for index, d in enumerate(
+            dims.values()
+        ):  # of modalities that are wider, the directions that are kept
             self.register_buffer(f"basis_{index}", torch.zeros(d, most) if d > most else None)
         self.imputer: Any = MeanImputer(self.modalities)
         self.register_buffer("trained_users", torch.zeros(num_users, dtype=torch.bool))
@@ -68,11 +72,15 @@ class Recommender(nn.Module):
     trained_users: Tensor
     shards: ShardedUsers | None
 
-    def _shard_users(self, num_users: int, options: MilkOptions, device: torch.device) -> nn.Embedding:
+    def _shard_users(
+        self, num_users: int, options: MilkOptions, device: torch.device
+    ) -> nn.Embedding:
         """Make a sharded table with the values of a whole one; return this rank's rows, in the same memory."""
         from milk_recsys.methods.milk.sharded_users import ShardedUsers, fill_rows
 
-        fill_rows(torch.empty(0, options.embedding_dim), 0, num_users, std=1.0)  # what nn.Embedding would draw first
+        fill_rows(
+            torch.empty(0, options.embedding_dim), 0, num_users, std=1.0
+        )  # what nn.Embedding would draw first
         shards = ShardedUsers(
             num_users,
             options.embedding_dim,
@@ -81,7 +89,12 @@ class Recommender(nn.Module):
             device=device,
         )
         self.shards, self.first_user = shards, shards.rows[0]
-        return nn.Embedding(len(shards.local_weight), options.embedding_dim, _weight=shards.local_weight, _freeze=True)
+        return nn.Embedding(
+            len(shards.local_weight),
+            options.embedding_dim,
+            _weight=shards.local_weight,
+            _freeze=True,
+        )
 
     @property
     def uniform(self) -> Tensor:
@@ -99,7 +112,10 @@ class Recommender(nn.Module):
         """
         imputer = MeanImputer(self.modalities)
         for some, block in features.blocks(rows):
-            imputer.partial_fit(self.scaled(block) if self.preparation.scale_before_impute else block, observed[some])
+            imputer.partial_fit(
+                self.scaled(block) if self.preparation.scale_before_impute else block,
+                observed[some],
+            )
         self.imputer = imputer.to(self.users.weight.dtype)
         for index, name in enumerate(self.modalities):
             basis: Tensor | None = getattr(self, f"basis_{index}")
@@ -120,7 +136,9 @@ class Recommender(nn.Module):
         }
 
     def _filled(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
-        return scale_and_impute(features, observed, self.imputer, self.preparation, self.users.weight.dtype)
+        return scale_and_impute(
+            features, observed, self.imputer, self.preparation, self.users.weight.dtype
+        )
 
     def scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scale rows to unit length, but for those that are nearly 0 and would become noise."""
@@ -141,7 +159,9 @@ class Recommender(nn.Module):
 
         def score(users: Tensor) -> Tensor:
             rows = self.users.weight.index_select(0, users - self.first_user)
-            return torch.mm(rows, vectors.T, out=memory[: len(users)] if len(users) <= max_users else None)
+            return torch.mm(
+                rows, vectors.T, out=memory[: len(users)] if len(users) <= max_users else None
+            )
 
         return score
 
@@ -165,7 +185,9 @@ def build_model(options: Options, tables: Tables) -> Recommender:
     shard_on = choose_device(options.run.device) if own.user_table == "sharded" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.run.seed)
-        model = Recommender(tables.features.dims, tables.num_users, own, options.preparation, shard_on=shard_on)
+        model = Recommender(
+            tables.features.dims, tables.num_users, own, options.preparation, shard_on=shard_on
+        )
     model.to(tables.device, torch.float64 if options.run.dtype == "float64" else torch.float32)
     model.fit_preparation(tables.features, tables.mask, tables.warm)
     model.trained_users.copy_(tables.trained_users)
@@ -180,7 +202,9 @@ def scoring_model(
     Raises:
         RuntimeError: the weights are of another model.
     """
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+    with torch.device(
+        "meta"
+    ):  # no memory and no random numbers for weights that are replaced at once
         model = Recommender(dims, num_users, options.method, options.preparation)
     model.load_state_dict(tensors, assign=True)
     return model

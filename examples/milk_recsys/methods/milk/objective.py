@@ -20,7 +20,7 @@ from invmod import (
     vrex_penalty,
 )
 from milk_recsys.methods.milk import MilkOptions
-from milk_recsys.methods.milk.batches import Batch
+from milk_recsys.methods.milk.batches import TripleBatch
 from milk_recsys.methods.milk.model import Recommender
 
 __all__ = [
@@ -55,13 +55,17 @@ def environments(
     if options.envs == "independent":  # a sample has draws x M rows, as many as with cyclic shifts
         return DirichletEnvs(num_modalities, alpha, num_draws=draws, min_weight=least)
     uniform = options.envs != "without_uniform"
-    cyclic = CyclicMixupEnvs(num_modalities, alpha, num_draws=draws, min_weight=least, include_uniform=uniform)
+    cyclic = CyclicMixupEnvs(
+        num_modalities, alpha, num_draws=draws, min_weight=least, include_uniform=uniform
+    )
     if options.envs == "fixed":
         return FixedEnvs(cyclic, generator=torch.Generator().manual_seed(seed))
     return cyclic
 
 
-def batch_sums(model: Recommender, u: Tensor, batch: Batch, weights: Tensor, options: MilkOptions) -> Tensor:
+def batch_sums(
+    model: Recommender, u: Tensor, batch: TripleBatch, weights: Tensor, options: MilkOptions
+) -> Tensor:
     r"""Everything that the objective needs to know of a part of a batch, as sums that add up over parts and ranks.
 
     .. math::
@@ -132,7 +136,9 @@ def coefficients(sums: Tensor, size: int, options: MilkOptions) -> tuple[Tensor,
     return terms, torch.cat([by_risks / size, others])
 
 
-def bpr_losses(u: Tensor, z: Tensor, batch: Batch, weights: Tensor, options: MilkOptions) -> Tensor:
+def bpr_losses(
+    u: Tensor, z: Tensor, batch: TripleBatch, weights: Tensor, options: MilkOptions
+) -> Tensor:
     r"""Eq. 15 in every environment, summed over the triples.
 
     .. math::
@@ -180,7 +186,9 @@ class _Scores(torch.autograd.Function):
         else:  # differences of two rows each, in one pass
             one = flat.new_ones(len(rows))
             signs = torch.stack([one, -one], dim=1)
-            c = F.embedding_bag(torch.stack([rows, less], dim=1), flat, per_sample_weights=signs, mode="sum")
+            c = F.embedding_bag(
+                torch.stack([rows, less], dim=1), flat, per_sample_weights=signs, mode="sum"
+            )
         c = c.view(len(rows), *z.shape[1:])
         ctx.save_for_backward(u, c, rows, less)
         ctx.num_rows = len(z)
@@ -198,7 +206,7 @@ class _Scores(torch.autograd.Function):
         return grad_u, grad_z.view(ctx.num_rows, *c.shape[1:]), None, None
 
 
-def alignment_pairs(batch: Batch, options: MilkOptions) -> tuple[Tensor, Tensor]:
+def alignment_pairs(batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, Tensor]:
     """Return what is aligned, the mask (p, M) of the rows of positive items, and what the reduction divides by."""
     mask = batch.observed[: len(batch.shares)]
     if options.alignment_mask == "complete":
@@ -210,16 +218,23 @@ def alignment_pairs(batch: Batch, options: MilkOptions) -> tuple[Tensor, Tensor]
             return mask, batch.shares.sum()
     n = mask.sum(dim=1)
     pairs = (batch.shares * (n * (n - 1) / 2)).sum()
-    return mask, pairs * options.embedding_dim if options.alignment_reduction == "element_mean" else pairs
+    return (
+        mask,
+        pairs * options.embedding_dim if options.alignment_reduction == "element_mean" else pairs,
+    )
 
 
-def _alignment(z: Tensor, batch: Batch, options: MilkOptions) -> tuple[Tensor, Tensor]:
+def _alignment(z: Tensor, batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, Tensor]:
     """Eq. 6 over the positive items, between observed modalities: what is summed, and what divides it."""
     mask, pairs = alignment_pairs(batch, options)
-    return pairwise_alignment_loss(z[: len(mask)], mask, weights=batch.shares, reduction="sum"), pairs
+    return pairwise_alignment_loss(
+        z[: len(mask)], mask, weights=batch.shares, reduction="sum"
+    ), pairs
 
 
-def _squares(model: Recommender, u: Tensor, z: Tensor, batch: Batch, options: MilkOptions) -> Tensor:
+def _squares(
+    model: Recommender, u: Tensor, z: Tensor, batch: TripleBatch, options: MilkOptions
+) -> Tensor:
     """Squared norms of the users and of the uniformly fused items of all triples."""
     available = options.training_fusion == "available"
     h = fuse(z, model.uniform, batch.observed)[0] if available else z.mean(dim=1)

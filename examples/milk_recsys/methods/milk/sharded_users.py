@@ -60,10 +60,14 @@ def fill_rows(
         ValueError: the rows do not lie within the table.
     """
     if rows.dtype != torch.float32:
-        raise TypeError(f"fill_rows: `rows` must have dtype torch.float32, got {rows.dtype}. Fill, then convert.")
+        raise TypeError(
+            f"fill_rows: `rows` must have dtype torch.float32, got {rows.dtype}. Fill, then convert."
+        )
     stop, dim = start + len(rows), rows.shape[1]
     if not 0 <= start <= stop <= num_rows:
-        raise ValueError(f"fill_rows: rows {start} to {stop} do not lie within a table of {num_rows} rows.")
+        raise ValueError(
+            f"fill_rows: rows {start} to {stop} do not lie within a table of {num_rows} rows."
+        )
     # A CPU draws a float32 table in groups of 16 values, and draws the last 16 again where they are no whole group.
     block = max(16, DRAWN_VALUES // dim // 16 * 16)
     begin = 0
@@ -141,7 +145,9 @@ class ShardedUsers(nn.Module):
                 f"ShardedUsers: a sharded table is float32, got dtype {dtype}. Use float32, or a replicated table."
             )
         if num_users < 1 or dim < 1:
-            raise ValueError(f"ShardedUsers: needs at least one user and a width of 1, got {num_users} and {dim}.")
+            raise ValueError(
+                f"ShardedUsers: needs at least one user and a width of 1, got {num_users} and {dim}."
+            )
         if not (dist.is_available() and dist.is_initialized()):
             raise RuntimeError(
                 "ShardedUsers: there is no process group. Start with torchrun, and call "
@@ -157,7 +163,10 @@ class ShardedUsers(nn.Module):
         self.optimiser = LazyAdam(weight, lr, betas=betas, eps=eps)
         local = _LocalRows(weight, self.optimiser)
         collection._lookups[0] = local
-        self._parts = (torchrec.KeyedJaggedTensor, collection)  # in a tuple nn.Module does not register them
+        self._parts = (
+            torchrec.KeyedJaggedTensor,
+            collection,
+        )  # in a tuple nn.Module does not register them
 
     rows: tuple[int, int]
     """The rank's first row and the one after its last."""
@@ -165,7 +174,10 @@ class ShardedUsers(nn.Module):
     @property
     def starts(self) -> list[int]:
         """The first row of each rank, and last the number of rows."""
-        return [shard_rows(self.num_users, rank, self._world_size)[0] for rank in range(self._world_size + 1)]
+        return [
+            shard_rows(self.num_users, rank, self._world_size)[0]
+            for rank in range(self._world_size + 1)
+        ]
 
     @property
     def local_weight(self) -> Tensor:
@@ -187,17 +199,29 @@ class ShardedUsers(nn.Module):
             IndexError: a user that is not in the table (checked on a CPU).
         """
         if users.dtype != torch.int64:
-            raise TypeError(f"ShardedUsers: `users` must have dtype torch.int64, got {users.dtype}.")
+            raise TypeError(
+                f"ShardedUsers: `users` must have dtype torch.int64, got {users.dtype}."
+            )
         if users.dim() != 1:
-            raise ValueError(f"ShardedUsers: `users` must have the shape (B,), got {tuple(users.shape)}.")
-        if users.device.type == "cpu" and len(users) and not 0 <= users.min() <= users.max() < self.num_users:
+            raise ValueError(
+                f"ShardedUsers: `users` must have the shape (B,), got {tuple(users.shape)}."
+            )
+        if (
+            users.device.type == "cpu"
+            and len(users)
+            and not 0 <= users.min() <= users.max() < self.num_users
+        ):
             raise IndexError(
                 f"ShardedUsers: users must lie in 0 to {self.num_users - 1}, got {int(users.min())} to "
                 f"{int(users.max())}."
             )
         jagged, collection = self._parts
-        length = torch.tensor([len(users)], dtype=torch.int64, device=users.device)  # one bag, in its order
-        found: Tensor = collection(jagged(keys=["users"], values=users, lengths=length))["users"].values()
+        length = torch.tensor(
+            [len(users)], dtype=torch.int64, device=users.device
+        )  # one bag, in its order
+        found: Tensor = collection(jagged(keys=["users"], values=users, lengths=length))[
+            "users"
+        ].values()
         return found
 
     # --- state --------------------------------------------------------------------------------------------------------
@@ -265,7 +289,9 @@ class ShardedUsers(nn.Module):
                     yield block.cpu()
 
     @torch.no_grad()
-    def load_rows(self, read: Callable[[str, int, int], Tensor], step: int, block_rows: int = 2**16) -> None:
+    def load_rows(
+        self, read: Callable[[str, int, int], Tensor], step: int, block_rows: int = 2**16
+    ) -> None:
         """Fill the rank's own rows from whole tensors, whatever the number of ranks that wrote them.
 
         No rank waits for another. With a file's slices, at most a block is in memory beside the table:
@@ -296,7 +322,9 @@ class ShardedUsers(nn.Module):
 
     def _local(self, name: str) -> Tensor:
         if name != "weight" and name not in MOMENTS:
-            raise KeyError(f"ShardedUsers: no tensor {name!r}; there are weight, exp_avg and exp_avg_sq.")
+            raise KeyError(
+                f"ShardedUsers: no tensor {name!r}; there are weight, exp_avg and exp_avg_sq."
+            )
         return self.local_state()[name]
 
     def extra_repr(self) -> str:
@@ -353,7 +381,9 @@ def _import_torchrec(device: torch.device) -> Any:
     return torchrec
 
 
-def _shard(torchrec: Any, num_users: int, dim: int, group: Any, device: torch.device) -> tuple[Any, Tensor]:
+def _shard(
+    torchrec: Any, num_users: int, dim: int, group: Any, device: torch.device
+) -> tuple[Any, Tensor]:
     """Make the sharded table.
 
     Returns:
@@ -377,12 +407,16 @@ def _shard(torchrec: Any, num_users: int, dim: int, group: Any, device: torch.de
     local_size = torch.cuda.device_count() if device.type == "cuda" else world_size
     plan = plans.construct_module_sharding_plan(
         whole,
-        {"users": plans.row_wise(compute_kernel="fused")},  # allocates the rows alone, without a gradient beside them
+        {
+            "users": plans.row_wise(compute_kernel="fused")
+        },  # allocates the rows alone, without a gradient beside them
         sharder,
         local_size=min(world_size, local_size),
         world_size=world_size,
         device_type=device.type,
     )
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # it draws values of its own
+    with torch.random.fork_rng(
+        devices=[device] if device.type == "cuda" else []
+    ):  # it draws values of its own
         collection = sharder.shard(whole, plan, types.ShardingEnv.from_process_group(group), device)
     return collection, collection.embeddings["users"].weight.detach()

@@ -11,7 +11,9 @@ class MtprOptions:
 
     embedding_lr: float = learning_rate(1e-2, "Learning rate of users and items (Adagrad).")
     lr: float = learning_rate(1e-2, "Learning rate of the maps (Adam).")
-    embedding_decay: float = option(0.0, "Weight of squared norms of a batch's users and items, sum of a batch.")
+    embedding_decay: float = option(
+        0.0, "Weight of squared norms of a batch's users and items, sum of a batch."
+    )
     decay: float = option(1e-2, "Weight of the squared norms of the maps, sum of a batch.")
     batch_size: int = count(512, "Training pairs in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
@@ -25,7 +27,11 @@ MTPR = Method(
     model="milk_recsys.methods.mtpr.model:Mtpr",
     loop={"epochs": 100, "eval_every": 5, "patience": 3},
     without=("negatives", "features"),
-    space={"lr": log_range(1e-3, 5e-2), "embedding_lr": log_range(1e-3, 1e-1), "decay": log_range(1e-4, 5e-2)},
+    space={
+        "lr": log_range(1e-3, 5e-2),
+        "embedding_lr": log_range(1e-3, 1e-1),
+        "decay": log_range(1e-4, 5e-2),
+    },
     limits={"epochs": 40, "eval_every": 5, "patience": 3},
     paper=True,
     search_seed=7,

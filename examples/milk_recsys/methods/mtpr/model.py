@@ -44,8 +44,13 @@ class Mtpr:
         }
         with seeded(seed, device=data.device):
             made = {name: torch.empty(shape).normal_(std=STD) for name, shape in shapes.items()}
-        self.net: Any = nn.ParameterDict({name: x.to(data.device, self.content.dtype) for name, x in made.items()})
-        vectors, maps = [self.net[n] for n in ("user", "item")], [self.net[n] for n in list(shapes)[2:]]
+        self.net: Any = nn.ParameterDict(
+            {name: x.to(data.device, self.content.dtype) for name, x in made.items()}
+        )
+        vectors, maps = (
+            [self.net[n] for n in ("user", "item")],
+            [self.net[n] for n in list(shapes)[2:]],
+        )
         self._adagrad = torch.optim.Adagrad(vectors, lr=self._own.embedding_lr)
         self._adam = torch.optim.Adam(maps, lr=self._own.lr, fused=True)
 
@@ -70,11 +75,17 @@ class Mtpr:
         u, c = p @ net["user_map"], self.content.warm[distinct] @ net["content"]
         normal = torch.cat([q, c], dim=1) @ net["item_map"]
         counterfactual = c @ net["item_map"][q.shape[1] :]
-        (n_better, n_worse), (c_better, c_worse) = ((u * v[places]).sum(dim=2) for v in (normal, counterfactual))
+        (n_better, n_worse), (c_better, c_worse) = (
+            (u * v[places]).sum(dim=2) for v in (normal, counterfactual)
+        )
         pairs = ((n_better, n_worse), (c_better, c_worse), (n_better, c_worse), (c_better, n_worse))
-        ranking = torch.stack([F.softplus(worse - better) for better, worse in pairs]).sum(dim=0).mean()
+        ranking = (
+            torch.stack([F.softplus(worse - better) for better, worse in pairs]).sum(dim=0).mean()
+        )
         vectors = p.square().sum() + q.square().sum(dim=1)[places].sum()
-        maps = torch.stack([net[name].square().sum() for name in ("content", "user_map", "item_map")]).sum()
+        maps = torch.stack(
+            [net[name].square().sum() for name in ("content", "user_map", "item_map")]
+        ).sum()
         return ranking + (own.embedding_decay * vectors + own.decay * maps) / own.batch_size
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:

@@ -36,6 +36,8 @@ class RandomOrder:
                 x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
                 x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
                 x ^= x >> np.uint64(31)
-            return torch.from_numpy((x >> np.uint64(11)).astype(np.float64) / 2.0**53).to(users.device)
+            return torch.from_numpy((x >> np.uint64(11)).astype(np.float64) / 2.0**53).to(
+                users.device
+            )
 
         return score

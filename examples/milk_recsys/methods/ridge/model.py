@@ -13,7 +13,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from milk_recsys.methods.closed_form import Rows, Smoother, check_cells, interactions, patterns, profiles
+from milk_recsys.methods.closed_form import (
+    ContentRows,
+    Smoother,
+    check_cells,
+    interactions,
+    patterns,
+    user_profile_scorer,
+)
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.ridge import RidgeOptions
 from milk_recsys.methods.warm import WarmData
@@ -26,7 +33,7 @@ class Ridge:
 
     def __init__(self, data: WarmData, options: RidgeOptions, seed: int) -> None:  # noqa: ARG002
         self._data, self._own = data, options
-        self.rows = Rows(data, unit=False)
+        self.rows = ContentRows(data, unit=False)
         strength = self._own.smoothing
         self.smooth = Smoother(interactions(data, self.rows.dtype), strength) if strength else None
 
@@ -34,7 +41,9 @@ class Ridge:
         """Return T (n, C), each pattern by its own regression, in float64 on the smaller side."""
         check_cells(self._data.num_items, len(observed))
         rows = self.rows(features, observed)
-        found = torch.zeros(self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device)
+        found = torch.zeros(
+            self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device
+        )
         for pattern, places in patterns(observed):
             warm = torch.cat([self.rows.warm[m] for m in pattern], dim=1).double()
             new = torch.cat([rows[m][places] for m in pattern], dim=1).double()
@@ -44,7 +53,7 @@ class Ridge:
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items by the profiles of users."""
         found = self.regress(features, observed)
-        return profiles(self._data, self.smooth(found) if self.smooth else found)
+        return user_profile_scorer(self._data, self.smooth(found) if self.smooth else found)
 
 
 def _ridge(warm: Tensor, new: Tensor, strength: float) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.graphs import stretches
+from milk_recsys.methods.graphs import ragged_ranges
 from milk_recsys.methods.sibrar import SibrarOptions
 from milk_recsys.methods.warm import Content, WarmData
 
@@ -64,10 +64,18 @@ class Sibrar:
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items in self._data.shuffled(own.batch_size, generator):
-                negatives = self._data.negatives(users.repeat_interleave(own.num_negatives), generator)
+                negatives = self._data.negatives(
+                    users.repeat_interleave(own.num_negatives), generator
+                )
                 items = torch.cat([items[:, None], negatives.view(len(users), -1)], dim=1)
-                keys = torch.rand(*items.shape, self._has.shape[1], generator=generator).to(items.device)
-                drawn = keys.masked_fill(~self._has[items], -1).topk(2 if own.contrast_weight else 1, dim=2).indices
+                keys = torch.rand(*items.shape, self._has.shape[1], generator=generator).to(
+                    items.device
+                )
+                drawn = (
+                    keys.masked_fill(~self._has[items], -1)
+                    .topk(2 if own.contrast_weight else 1, dim=2)
+                    .indices
+                )
                 loss = self.loss(users, items, drawn)
                 self._adam.zero_grad()
                 loss.backward()
@@ -85,15 +93,21 @@ class Sibrar:
         """
         own, net = self._own, self.net
         n, last = self._has.shape[0], self._has.shape[1] - 1
-        cells, places = torch.unique(drawn * n + items[:, :, None], return_inverse=True)  # sorted by modality
+        cells, places = torch.unique(
+            drawn * n + items[:, :, None], return_inverse=True
+        )  # sorted by modality
         rows = [cells[cells // n == m] % n for m in range(last + 1)]
         before = [f(x[at]) for f, x, at in zip(net["maps"], self._x, rows[:-1], strict=True)]
-        places_of, begin = stretches(self._offsets, rows[-1])
+        places_of, begin = ragged_ranges(self._offsets, rows[-1])
         table = net["takers"].weight.T.contiguous()
-        before.append(F.embedding_bag(self._takers[places_of], table, begin, mode="sum") + net["takers"].bias)
+        before.append(
+            F.embedding_bag(self._takers[places_of], table, begin, mode="sum") + net["takers"].bias
+        )
         h = torch.cat(before)[places]  # (B, 1 + K, 1 or 2, width)
         is_taken = (drawn[:, 0] == last).to(h.dtype)[:, :, None]
-        positive = h[:, 0] - is_taken * F.embedding(users, table)[:, None]  # a pair is not its own input
+        positive = (
+            h[:, 0] - is_taken * F.embedding(users, table)[:, None]
+        )  # a pair is not its own input
         h = torch.cat([positive[:, None], h[:, 1:]], dim=1).relu()
         e = net["branch"](h.flatten(0, 2)).view(*h.shape[:3], -1)
         scores = (net["user"](users)[:, None] * e.mean(dim=2)).sum(dim=2)
@@ -103,7 +117,9 @@ class Sibrar:
         products = e[:, :, 0] @ e[:, :, 1].transpose(1, 2) / own.tau
         itself = torch.arange(items.shape[1], device=items.device).expand(items.shape)
         contrast = F.cross_entropy(products.flatten(0, 1), itself.flatten())
-        contrast = contrast + F.cross_entropy(products.transpose(1, 2).flatten(0, 1), itself.flatten())
+        contrast = contrast + F.cross_entropy(
+            products.transpose(1, 2).flatten(0, 1), itself.flatten()
+        )
         return loss + own.contrast_weight * contrast
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
@@ -111,7 +127,8 @@ class Sibrar:
         self.net.eval()
         rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
         every = torch.stack(
-            [self.net["branch"](f(x).relu()) for f, x in zip(self.net["maps"], rows, strict=True)], dim=1
+            [self.net["branch"](f(x).relu()) for f, x in zip(self.net["maps"], rows, strict=True)],
+            dim=1,
         )
         known = observed[:, :, None].to(every.dtype)
         v = (known * every).sum(dim=1) / known.sum(dim=1).clamp(min=1)
@@ -128,5 +145,7 @@ class Sibrar:
 
 def _branch(width: int, d: int, layers: int) -> nn.Sequential:
     """g: `layers` linear layers, BatchNorm before each activation between them."""
-    between = [(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()) for _ in range(layers - 1)]
+    between = [
+        (nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()) for _ in range(layers - 1)
+    ]
     return nn.Sequential(*(layer for group in between for layer in group), nn.Linear(width, d))
