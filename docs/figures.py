@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 import invmod
+from invmod.robustness.document import figure_png
 
 ALPHAS = (0.1, 1.0, 10.0)
 PENALTY_WEIGHTS = (0.0, 1.0, 5.0, 20.0, 50.0)
@@ -24,7 +25,7 @@ STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "savefig.facecolor": "white",
+    "savefig.bbox": "tight",
 }
 
 
@@ -34,9 +35,7 @@ def draw_all(folder: Path) -> None:
     with mpl.rc_context(STYLE):
         for name, draw in PICTURES.items():
             figure = draw()
-            figure.savefig(
-                folder / f"{name}.png", dpi=144, bbox_inches="tight", metadata={"Software": None}
-            )
+            (folder / f"{name}.png").write_bytes(figure_png(figure))
             plt.close(figure)
 
 

@@ -28,6 +28,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import invmod
+from invmod.robustness.document import figure_png
 
 HERE = Path(__file__).parent
 ALPHAS_AND_BETAS = ((0.25, (0.1, 0.2)), (0.1, (0.11, 0.4)), (0.05, (0.1, 0.2)))
@@ -256,7 +257,7 @@ STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "savefig.facecolor": "white",
+    "savefig.bbox": "tight",
 }
 
 
@@ -390,12 +391,7 @@ def main() -> None:
     with mpl.rc_context(STYLE):
         for name, draw in PICTURES.items():
             figure = draw(figures)
-            figure.savefig(
-                HERE / "images" / f"{name}.png",
-                dpi=144,
-                bbox_inches="tight",
-                metadata={"Software": None},
-            )
+            (HERE / "images" / f"{name}.png").write_bytes(figure_png(figure))
             plt.close(figure)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from missing_study import Problem, Study, accuracy, summary, table  # isort: skip
 
 import invmod
+from invmod.robustness.document import figure_png
 
 QUADRANTS = {
     "top left": (slice(0, 4), slice(0, 4)),
@@ -130,9 +131,8 @@ def draw(found: dict[str, dict[str, Any]], problem: Problem, path: Path) -> None
                     fontsize=9,
                 )
     figure.subplots_adjust(left=0.14, right=0.99, bottom=0.4, top=0.93, wspace=0.12)
-    figure.savefig(
-        path, dpi=144, facecolor="white", bbox_inches="tight", metadata={"Software": None}
-    )
+    with mpl.rc_context({"savefig.bbox": "tight"}):
+        path.write_bytes(figure_png(figure))
     plt.close(figure)
 
 

@@ -36,11 +36,14 @@ def write_figure(
     figure = draw(plan, store)
     if figure is None:
         return []
-    for suffix in (".png", ".pdf"):
-        facts = {"CreationDate": None} if suffix == ".pdf" else {"Software": None}
-        with replacing(path.with_suffix(suffix)) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=facts)
-    return [path.with_suffix(suffix) for suffix in (".png", ".pdf")]
+    from invmod.robustness.document import figure_png  # imports torch, which reading results avoids
+
+    png, pdf = path.with_suffix(".png"), path.with_suffix(".pdf")
+    with replacing(png) as temporary:
+        temporary.write_bytes(figure_png(figure, dpi=150))
+    with replacing(pdf) as temporary:
+        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+    return [png, pdf]
 
 
 def _repeats(plan: Plan, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
