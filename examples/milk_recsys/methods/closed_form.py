@@ -38,9 +38,9 @@ __all__ = [
     "user_profile_scorer",
 ]
 
-DENSE = 25_000  # rows of a system that is factorised: 2.5 GB in float32
+MAX_DENSE_ROWS = 25_000  # rows of a system that is factorised: 2.5 GB in float32
 MAX_SCORES = 2**32  # of what the warm items say for the new ones: 16 GB in float32
-SAMPLED, ABSENT = (
+SAMPLED_ITEMS, ABSENT_WEIGHT = (
     400,
     0.2,
 )  # warm items that weights are fitted on; what a pair that is not there counts
@@ -83,10 +83,10 @@ def centred(x: Tensor, mean: Tensor, known: Tensor, *, unit: bool) -> Tensor:
 
 def patterns(observed: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Yield each pattern of modalities that occurs, as the places of those there, and its rows; not the empty one."""
-    distinct, which = torch.unique(observed, dim=0, return_inverse=True)
+    distinct, inverse = torch.unique(observed, dim=0, return_inverse=True)
     for number, pattern in enumerate(distinct):
         if pattern.any():
-            yield tuple(pattern.nonzero()[:, 0].tolist()), (which == number).nonzero()[:, 0]
+            yield tuple(pattern.nonzero()[:, 0].tolist()), (inverse == number).nonzero()[:, 0]
 
 
 def interactions(data: WarmData, dtype: torch.dtype) -> Tensor:
@@ -100,22 +100,22 @@ def interactions(data: WarmData, dtype: torch.dtype) -> Tensor:
     return torch.sparse_coo_tensor(cells, ones, size, check_invariants=False, is_coalesced=True)
 
 
-# --- neighbours -------------------------------------------------------------------------------------------------------
+# --- neighbours -----------------------------------------------------------------------------------
 
 
 def similar(warm: Tensor, rows: Tensor, k: int) -> Tensor:
     """Return max(cos, 0) of unit rows (n, d) and (C, d) as (n, C): the k largest of a column, or all where k is 0."""
-    return largest((warm @ rows.T).clamp_(min=0), k)
+    return _keep_largest((warm @ rows.T).clamp_(min=0), k)
 
 
-def similar_to_others(warm: Tensor, few: Tensor, k: int) -> Tensor:
+def similar_to_others(warm: Tensor, sampled: Tensor, k: int) -> Tensor:
     """Return `similar` of unit rows (n, d) and those at the places `few`, none of them its own neighbour."""
-    cosines = (warm @ warm[few].T).clamp_(min=0)
-    cosines[few, torch.arange(len(few), device=few.device)] = 0
-    return largest(cosines, k)
+    cosines = (warm @ warm[sampled].T).clamp_(min=0)
+    cosines[sampled, torch.arange(len(sampled), device=sampled.device)] = 0
+    return _keep_largest(cosines, k)
 
 
-def largest(cells: Tensor, k: int) -> Tensor:
+def _keep_largest(cells: Tensor, k: int) -> Tensor:
     """Keep the k largest of each column, the others 0; all where k is 0."""
     if k == 0 or k >= len(cells):
         return cells
@@ -163,17 +163,17 @@ def modality_weights(
     min over mu of sum_j sum_u w_uj (R_uj - sum_m mu_m (R G_m)_uj)^2, w 1 on pairs and .2 elsewhere, over sampled warm
     items j, none of them its own neighbour. Equal weights where nothing says anything.
     """
-    few = torch.randperm(data.num_items, generator=generator)[:SAMPLED].to(data.device)
+    sampled = torch.randperm(data.num_items, generator=generator)[:SAMPLED_ITEMS].to(data.device)
     pairs = interactions(data, rows.dtype)
-    target = pairs.index_select(1, few).to_dense()
-    predicted = [torch.sparse.mm(pairs, similar_to_others(x, few, k)) for x in rows.warm]
-    root = torch.where(target > 0, target, ABSENT**0.5)
+    target = pairs.index_select(1, sampled).to_dense()
+    predicted = [torch.sparse.mm(pairs, similar_to_others(x, sampled, k)) for x in rows.warm]
+    root = torch.where(target > 0, target, ABSENT_WEIGHT**0.5)
     columns = torch.stack([(root * s).flatten() for s in predicted]).double()
-    found = nnls(
+    solution = nnls(
         (columns @ columns.T).cpu().numpy(),
         (columns @ (root * target).flatten().double()).cpu().numpy(),
     )
-    weights = torch.from_numpy(found).to(target)
+    weights = torch.from_numpy(solution).to(target)
     return weights if weights.any() else torch.ones_like(weights)
 
 
@@ -182,24 +182,26 @@ def nnls(
 ) -> npt.NDArray[np.float64]:
     """Minimise x'Px - 2 r'x over x >= 0, P = A'A and r = A'b of a tall A that is not held."""
     values, vectors = np.linalg.eigh(products)
-    kept = values > max(values[-1], 0) * 1e-12
-    root = np.sqrt(values[kept])
-    if not kept.any():
+    nonzero = values > max(values[-1], 0) * 1e-12
+    root = np.sqrt(values[nonzero])
+    if not nonzero.any():
         return np.zeros(len(right))
     return np.asarray(
-        optimize.nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ right) / root)[0]
+        optimize.nnls(
+            root[:, None] * vectors[:, nonzero].T, (vectors[:, nonzero].T @ right) / root
+        )[0]
     )
 
 
-# --- users ------------------------------------------------------------------------------------------------------------
+# --- users ----------------------------------------------------------------------------------------
 
 
 def user_profile_scorer(data: WarmData, z: Tensor) -> ScoreBlock:
     """Return what scores (u, C): the sum of the rows (n, C) of the items that a user has."""
 
     def score(users: Tensor) -> Tensor:
-        places, begin = ragged_ranges(data.rows.offsets, users)
-        return F.embedding_bag(data.rows.pairs_at(places)[1], z, begin, mode="sum")
+        places, starts = ragged_ranges(data.rows.offsets, users)
+        return F.embedding_bag(data.rows.pairs_at(places)[1], z, starts, mode="sum")
 
     return score
 
@@ -225,14 +227,14 @@ class Smoother:
     """
 
     def __init__(self, pairs: Tensor, strength: float) -> None:
-        self._pairs, self._taken, self._strength = pairs, pairs.t().coalesce(), strength
+        self._pairs, self._pairs_t, self._strength = pairs, pairs.t().coalesce(), strength
         self._by_items = pairs.shape[1] <= pairs.shape[0]
         self._factor: Tensor | None = None
-        if min(pairs.shape) <= DENSE:
-            one, other = (
-                (self._taken, self._pairs) if self._by_items else (self._pairs, self._taken)
+        if min(pairs.shape) <= MAX_DENSE_ROWS:
+            left, right = (
+                (self._pairs_t, self._pairs) if self._by_items else (self._pairs, self._pairs_t)
             )
-            gram = sparse_product(one, other).to_dense()
+            gram = sparse_product(left, right).to_dense()
             gram.diagonal().add_(strength)
             self._factor = torch.linalg.cholesky(gram)
 
@@ -243,10 +245,10 @@ class Smoother:
         if self._by_items:
             return t - self._strength * torch.cholesky_solve(t, self._factor)
         predicted = torch.sparse.mm(self._pairs, t)
-        return torch.sparse.mm(self._taken, torch.cholesky_solve(predicted, self._factor))
+        return torch.sparse.mm(self._pairs_t, torch.cholesky_solve(predicted, self._factor))
 
     def _shifted(self, t: Tensor) -> Tensor:
-        return torch.sparse.mm(self._taken, torch.sparse.mm(self._pairs, t)) + self._strength * t
+        return torch.sparse.mm(self._pairs_t, torch.sparse.mm(self._pairs, t)) + self._strength * t
 
 
 def conjugate_gradients(
@@ -259,15 +261,17 @@ def conjugate_gradients(
     """
     x, residual, direction = torch.zeros_like(b), b, b
     squares = b.square().sum(dim=0)
-    goal = squares * tol**2
+    threshold = squares * tol**2
     for _ in range(max_iterations):
-        if bool((squares <= goal).all()):
+        if bool((squares <= threshold).all()):
             return x
-        image = apply(direction)
-        step = torch.where(squares > goal, squares / (direction * image).sum(dim=0), 0.0)
-        x, residual = x + step * direction, residual - step * image
-        before, squares = squares, residual.square().sum(dim=0)
-        direction = residual + torch.where(before > goal, squares / before, 0.0) * direction
+        product = apply(direction)
+        step = torch.where(squares > threshold, squares / (direction * product).sum(dim=0), 0.0)
+        x, residual = x + step * direction, residual - step * product
+        previous, squares = squares, residual.square().sum(dim=0)
+        direction = (
+            residual + torch.where(previous > threshold, squares / previous, 0.0) * direction
+        )
     raise DataError(
         f"conjugate gradients did not converge in {max_iterations} steps. Raise --smoothing."
     )

@@ -28,7 +28,7 @@ __all__ = ["Factorisation", "Factors"]
 
 HELD_OUT = 0.05
 EVAL_EVERY, PATIENCE = 5, 3
-MOST_USERS = 2000  # that the held-out pairs are ranked for
+MAX_EVAL_USERS = 2000  # that the held-out pairs are ranked for
 
 
 class Factors(NamedTuple):
@@ -46,7 +46,7 @@ class Factorisation:
     """
 
     def __init__(self, data: WarmData, options: FactorOptions, seed: int) -> None:
-        self._data, self._own, self._seed, dtype = data, options, seed, data.dtype
+        self._data, self._options, self._seed, dtype = data, options, seed, data.dtype
         with seeded(seed, 0, 0, device=data.device) as generator:
             order = torch.randperm(data.num_pairs, generator=generator).to(data.device)
             users, items = (
@@ -60,8 +60,8 @@ class Factorisation:
             {"user": users.to(data.device, dtype), "item": items.to(data.device, dtype)}
         )
         self._best = {name: p.detach().clone() for name, p in self.net.items()}
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.factor_lr, fused=True)
-        self.epoch, self._stale, self.best, self.done = 0, 0, -1.0, False
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.factor_lr, fused=True)
+        self.epoch, self._num_stale, self.best, self.done = 0, 0, -1.0, False
 
     def _sizes(self) -> tuple[int, int]:
         return self._data.num_users, self._data.num_items
@@ -71,16 +71,16 @@ class Factorisation:
         total = 0.0
         with seeded(self._seed, 0, 1 + self.epoch, device=self._data.device) as generator:
             order = torch.randperm(len(self._kept), generator=generator).to(self._data.device)
-            for numbers in torch.split(self._kept[order], self._own.factor_batch_size):
+            for numbers in torch.split(self._kept[order], self._options.factor_batch_size):
                 users, items = self._data.rows.pairs_at(numbers)
                 total += (
                     len(users)
                     * self._step(users, items, self._data.negatives(users, generator)).item()
                 )
         self.epoch += 1
-        last = self.epoch >= self._own.factor_epochs
+        last = self.epoch >= self._options.factor_epochs
         if self.epoch % EVAL_EVERY == 0 or last:
-            self._judge()
+            self._evaluate()
         self.done = self.done or last
         return total / len(self._kept)
 
@@ -90,21 +90,21 @@ class Factorisation:
             F.embedding(torch.stack([items, negatives]), self.net["item"]),
         )
         norms = p.square().sum() + both.square().sum()
-        loss = bpr_loss(*(p * both).sum(dim=2)) + self._own.factor_l2 * norms / len(users)
+        loss = bpr_loss(*(p * both).sum(dim=2)) + self._options.factor_l2 * norms / len(users)
         self._adam.zero_grad()
         loss.backward()
         self._adam.step()
         return loss.detach()
 
-    def _judge(self) -> None:
+    def _evaluate(self) -> None:
         score = self.held_out_ndcg()
         if score > self.best:
-            self.best, self._stale = score, 0
+            self.best, self._num_stale = score, 0
             for name, p in self.net.items():
                 self._best[name].copy_(p.detach())
         else:
-            self._stale += 1
-            self.done = self._stale >= PATIENCE
+            self._num_stale += 1
+            self.done = self._num_stale >= PATIENCE
 
     @torch.no_grad()
     def held_out_ndcg(self) -> float:
@@ -112,8 +112,8 @@ class Factorisation:
         users, items = self._held
         if len(users) == 0:
             return 0.0
-        few = torch.unique(users)[:MOST_USERS]
-        chosen = torch.isin(users, few)
+        ranked_users = torch.unique(users)[:MAX_EVAL_USERS]
+        chosen = torch.isin(users, ranked_users)
         known_users, known_items = self._data.rows.pairs_at(self._kept)
 
         def score(block: Tensor) -> Tensor:
@@ -132,24 +132,26 @@ class Factorisation:
     def result(self) -> Factors:
         """Return the best epoch's vectors; those of users and items without a pair it was trained on are 0."""
         users, items = self._data.rows.pairs_at(self._kept)
-        found = []
+        vectors = []
         for name, mine in (("user", users), ("item", items)):
             known = torch.zeros(
                 len(self._best[name]), dtype=torch.bool, device=mine.device
             ).index_fill_(0, mine, True)
-            found.append(self._best[name].masked_fill(~known[:, None], 0))
-        return Factors(*found)
+            vectors.append(self._best[name].masked_fill(~known[:, None], 0))
+        return Factors(*vectors)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that a later epoch, or the result, depends on."""
-        state = pack(self.net, self._adam, epoch=self.epoch, stale=self._stale, done=int(self.done))
+        state = pack(
+            self.net, self._adam, epoch=self.epoch, stale=self._num_stale, done=int(self.done)
+        )
         best = {f"best.{name}": x for name, x in self._best.items()}
         return state | best | {"score": torch.tensor(self.best, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         numbers = unpack(state, self.net, self._adam)
-        self.epoch, self._stale, self.done = (
+        self.epoch, self._num_stale, self.done = (
             numbers["epoch"],
             numbers["stale"],
             bool(numbers["done"]),

@@ -16,7 +16,7 @@ __all__ = ["Product", "csr_and_transpose", "ragged_ranges", "sparse_product", "s
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _ignore_beta_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
         yield
@@ -37,25 +37,25 @@ class Product(torch.autograd.Function):
 
 def sparse_product(a: Tensor, b: Tensor) -> Tensor:
     """Multiply two sparse matrices."""
-    with _quiet():
+    with _ignore_beta_warning():
         return torch.sparse.mm(a, b)
 
 
 def csr_and_transpose(a: Tensor) -> tuple[Tensor, Tensor]:
     """Return a sparse matrix and its transpose in compressed rows."""
-    with _quiet():
+    with _ignore_beta_warning():
         return a.coalesce().to_sparse_csr(), a.t().coalesce().to_sparse_csr()
 
 
 def ragged_ranges(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the places from offsets[row] to offsets[row + 1], of one row after another, and where each row's begin."""
     counts = offsets[rows + 1] - offsets[rows]
-    begin = counts.cumsum(0) - counts
-    first = torch.repeat_interleave(offsets[rows] - begin, counts)
-    return first + torch.arange(len(first), device=rows.device), begin
+    starts = counts.cumsum(0) - counts
+    first = torch.repeat_interleave(offsets[rows] - starts, counts)
+    return first + torch.arange(len(first), device=rows.device), starts
 
 
-def symmetric_walk(data: WarmData, dtype: torch.dtype) -> Tensor:
+def normalised_adjacency(data: WarmData, dtype: torch.dtype) -> Tensor:
     """D^-1/2 A D^-1/2 over users and items, sparse; A without self-loops."""
     users, items = data.pairs
     size = data.num_users + data.num_items
@@ -64,7 +64,7 @@ def symmetric_walk(data: WarmData, dtype: torch.dtype) -> Tensor:
         torch.cat([items + data.num_users, users]),
     )
     scale = torch.bincount(rows, minlength=size).to(dtype).clamp(min=1).rsqrt()
-    cells = torch.stack([rows, columns])
+    indices = torch.stack([rows, columns])
     return torch.sparse_coo_tensor(
-        cells, scale[rows] * scale[columns], (size, size), check_invariants=False
+        indices, scale[rows] * scale[columns], (size, size), check_invariants=False
     ).coalesce()

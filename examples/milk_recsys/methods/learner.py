@@ -106,7 +106,9 @@ class _WarmLearner:
         score: ScoreBlock = self._ready().scorer(features.rows(items), mask[items])
         return score
 
-    def _restore(self, path: Path, take_back: Callable[[dict[str, Tensor]], Any]) -> dict[str, Any]:
+    def _restore(
+        self, path: Path, load_tensors: Callable[[dict[str, Tensor]], Any]
+    ) -> dict[str, Any]:
         """Hand the tensors of a file to a function; return the file's facts.
 
         Raises:
@@ -114,7 +116,7 @@ class _WarmLearner:
         """
         state, facts = load_state(path, self.data.device)
         try:
-            take_back(state)
+            load_tensors(state)
         except (RuntimeError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path}: does not fit the run ({error}). Was it written by another version?"
@@ -194,12 +196,12 @@ class TrainedLearner(_WarmLearner):
         means: dict[str, float] = self._ready().train_epoch(epoch)
         return means
 
-    # --- files --------------------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the stage and everything that a later epoch depends on."""
-        part: Any = self.factorisation if self.model is None else self.model
-        return {f"{self.stage}.{name}": x for name, x in part.state_dict().items()}
+        trained_part: Any = self.factorisation if self.model is None else self.model
+        return {f"{self.stage}.{name}": x for name, x in trained_part.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back the tensors of `state_dict`."""
@@ -208,12 +210,12 @@ class TrainedLearner(_WarmLearner):
                 raise ValueError(
                     "TrainedLearner: the state is of the factors, which are trained already."
                 )
-            self.factorisation.load_state_dict(_part(state, "factors."))
+            self.factorisation.load_state_dict(_strip_prefix(state, "factors."))
             return
         if self.factorisation is not None:  # its frozen factors are in the state
             empty = Factors(*(self.factorisation.net[name].detach() for name in ("user", "item")))
             self.model, self.factorisation = build(self.data, self.options, empty), None
-        self._ready().load_state_dict(_part(state, "model."))
+        self._ready().load_state_dict(_strip_prefix(state, "model."))
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:
         """Write the weights, or everything that a later epoch depends on."""
@@ -222,13 +224,13 @@ class TrainedLearner(_WarmLearner):
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
         """Take back a file of `save`; return its facts."""
-        take_back = (
+        load_tensors = (
             (lambda state: self._ready().net.load_state_dict(state))
             if weights_only
             else self.load_state_dict
         )
-        return self._restore(path, take_back)
+        return self._restore(path, load_tensors)
 
 
-def _part(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:
-    return {name.removeprefix(head): x for name, x in state.items() if name.startswith(head)}
+def _strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}

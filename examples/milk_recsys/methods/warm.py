@@ -44,7 +44,7 @@ class WarmData:
         """Take the warm items of a data set and its split, renumbered in order."""
         observed = tables.mask[tables.warm]
         features = tables.features.rows(tables.warm)
-        hidden = {
+        masked = {
             name: x.masked_fill(~observed[:, m, None], torch.nan)
             for m, (name, x) in enumerate(features.items())
         }
@@ -53,11 +53,13 @@ class WarmData:
             rows = dataclasses.replace(tables.rows, pool=numbers)
         else:  # negatives are drawn from warm items here, whatever the pool of the tables
             users, items = (x.contiguous() for x in tables.pairs.unbind(1))
-            places = torch.searchsorted(tables.warm, items)
-            rows = build_user_rows(torch.stack([users, places], dim=1), tables.num_users, numbers)
+            positions = torch.searchsorted(tables.warm, items)
+            rows = build_user_rows(
+                torch.stack([users, positions], dim=1), tables.num_users, numbers
+            )
         dtype = torch.float64 if options.run.dtype == "float64" else torch.float32
         return cls(
-            tables.modalities, tables.num_users, hidden, observed, rows, options.preparation, dtype
+            tables.modalities, tables.num_users, masked, observed, rows, options.preparation, dtype
         )
 
     @property
@@ -130,17 +132,19 @@ class Content:
         return torch.cat([filled[name] for name in self._modalities], dim=1)
 
 
-def bpr_loss(better: Tensor, worse: Tensor) -> Tensor:
+def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
     """Mean of -ln sigma(better - worse)."""
-    return F.softplus(worse - better).mean()
+    return F.softplus(negative - positive).mean()
 
 
 def nearest(
-    similarity: Callable[[slice], Tensor], count: int, k: int, *, at_once: int
+    similarity: Callable[[slice], Tensor], count: int, k: int, *, block_rows: int
 ) -> tuple[Tensor, Tensor]:
     """Find the k largest similarities of each of `count` rows, some at a time; return values and places (count, k)."""
-    found = [similarity(slice(i, i + at_once)).topk(k, dim=1) for i in range(0, count, at_once)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    blocks = [
+        similarity(slice(i, i + block_rows)).topk(k, dim=1) for i in range(0, count, block_rows)
+    ]
+    return torch.cat([f.values for f in blocks]), torch.cat([f.indices for f in blocks])
 
 
-# --- randomness and state ---------------------------------------------------------------------------------------------
+# --- randomness and state -------------------------------------------------------------------------

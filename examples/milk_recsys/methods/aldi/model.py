@@ -34,8 +34,8 @@ class Aldi:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: AldiOptions, seed: int, factors: Factors) -> None:
-        self._data, self._own, self._seed = data, options, seed
-        self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
+        self._data, self._options, self._seed = data, options, seed
+        self.content, d, hidden = Content(data), factors.items.shape[1], self._options.hidden
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
@@ -49,15 +49,15 @@ class Aldi:
         self.net.register_buffer("P", factors.users.clone())
         self.net.register_buffer("Q", factors.items.clone())
         self.net.to(data.device, self.content.dtype)
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
         total, count = 0.0, 0
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items, negatives in self._data.triples(self._own.batch_size, generator):
-                if len(users) < 2:  # nothing to normalise over
+            for users, items, negatives in self._data.triples(self._options.batch_size, generator):
+                if len(users) < 2:  # Batch normalisation needs two rows.
                     continue
                 loss = self.loss(users, items, negatives)
                 self._adam.zero_grad()
@@ -69,7 +69,7 @@ class Aldi:
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
         """The loss of a batch of triples (B,)."""
-        own, net = self._own, self.net
+        options, net = self._options, self.net
         rows = torch.cat([items, negatives])
         u, (g_i, g_j) = net["user"](net.P[users]), net["item"](self.content.warm[rows]).chunk(2)
         p, q_i, q_j = net.P[users], net.Q[items], net.Q[negatives]
@@ -78,12 +78,16 @@ class Aldi:
         )
         ranking = F.binary_cross_entropy_with_logits(s_i - s_j, (t_i - t_j).sigmoid())
         identification = F.binary_cross_entropy_with_logits(
-            _contrast(g_i, g_j), _contrast(q_i, q_j).sigmoid()
+            _identification_logits(g_i, g_j), _identification_logits(q_i, q_j).sigmoid()
         )
         rating = (t_i - s_i).abs().mean() + (t_j - s_j).abs().mean()
         kernels = torch.stack([x.square().sum() for x in net.parameters() if x.ndim > 1]).sum() / 2
-        distilled = own.ranking_weight * ranking + own.identification_weight * identification
-        return bpr_loss(s_i, s_j) + distilled + own.rating_weight * rating + own.l2 * kernels
+        distilled = (
+            options.ranking_weight * ranking + options.identification_weight * identification
+        )
+        return (
+            bpr_loss(s_i, s_j) + distilled + options.rating_weight * rating + options.l2 * kernels
+        )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items: the student on their content."""
@@ -96,11 +100,11 @@ class Aldi:
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)
 
 
-def _contrast(positives: Tensor, negatives: Tensor) -> Tensor:
+def _identification_logits(positives: Tensor, negatives: Tensor) -> Tensor:
     """|v_i|^2 less the mean of v_i . v_j over all negatives of the batch, (B,)."""
     return positives.square().sum(dim=1) - positives @ negatives.mean(dim=0)
 

@@ -1,4 +1,4 @@
-"""CCFCRec: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of CCFCRec and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 

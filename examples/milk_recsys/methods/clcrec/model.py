@@ -26,41 +26,41 @@ from milk_recsys.methods.warm import Content, WarmData
 
 __all__ = ["Clcrec", "distinct_negatives"]
 
-DENSE = 8192  # candidates of a batch up to which a product with all of them costs less than to gather each one's
+MAX_DENSE_ROWS = 8192  # candidates of a batch up to which a product with all of them costs less than to gather each one's
 
 
 class Clcrec:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: ClcrecOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), options.embedding_dim
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "vectors": nn.Embedding(data.num_users + data.num_items, d),
                     "encoder": nn.Sequential(
-                        nn.Linear(self.content.warm.shape[1], self._own.hidden),
+                        nn.Linear(self.content.warm.shape[1], self._options.hidden),
                         nn.LeakyReLU(0.01),
-                        nn.Linear(self._own.hidden, d),
+                        nn.Linear(self._options.hidden, d),
                     ),
                 }
             )
             nn.init.xavier_normal_(self.net["vectors"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
-        self._num_negatives = min(self._own.num_negatives, int(data.rows.free.min()))
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
+        self._num_negatives = min(self._options.num_negatives, int(data.rows.free.min()))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
         total = 0.0
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items in self._data.shuffled(self._own.batch_size, generator):
+            for users, items in self._data.shuffled(self._options.batch_size, generator):
                 negatives = distinct_negatives(
                     self._data.rows, users, self._num_negatives, generator
                 )
                 candidates = torch.cat([items[:, None], negatives], dim=1)
-                drawn = int(self._own.replaced * candidates.numel())
+                drawn = int(self._options.replaced * candidates.numel())
                 replaced = torch.zeros(candidates.numel(), dtype=torch.bool)
                 replaced[torch.randint(len(replaced), (drawn,), generator=generator)] = True
                 loss = self.loss(
@@ -79,18 +79,22 @@ class Clcrec:
             users: (B,); candidates: (B, 1 + K) items, the positive first.
             replaced: (B, 1 + K) bool, rows that take their content in the second contrast.
         """
-        own = self._own
-        distinct, places = torch.unique(candidates, return_inverse=True)
+        options = self._options
+        distinct, inverse = torch.unique(candidates, return_inverse=True)
         p, q = self.net["vectors"](users), self.net["vectors"](self._data.num_users + distinct)
         content = self.net["encoder"](self.content.warm[distinct])
-        anchors = F.normalize(q, dim=1)[places[:, 0]]
-        by_content = _scores_of(anchors, F.normalize(content, dim=1), places)
-        by_user = torch.where(replaced, _scores_of(p, content, places), _scores_of(p, q, places))
+        anchors = F.normalize(q, dim=1)[inverse[:, 0]]
+        by_content = _candidate_scores(anchors, F.normalize(content, dim=1), inverse)
+        by_user = torch.where(
+            replaced, _candidate_scores(p, content, inverse), _candidate_scores(p, q, inverse)
+        )
         target = torch.zeros_like(users)
-        first, second = (F.cross_entropy(s / own.tau, target) for s in (by_content, by_user))
-        norms = (p.norm(dim=1).mean() + q.norm(dim=1)[places].mean()) / 2
+        first, second = (F.cross_entropy(s / options.tau, target) for s in (by_content, by_user))
+        norms = (p.norm(dim=1).mean() + q.norm(dim=1)[inverse].mean()) / 2
         return (
-            own.content_share * first + (1 - own.content_share) * second + own.norm_weight * norms
+            options.content_share * first
+            + (1 - options.content_share) * second
+            + options.norm_weight * norms
         )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
@@ -103,15 +107,15 @@ class Clcrec:
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)
 
 
-def _scores_of(anchors: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+def _candidate_scores(anchors: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
     """Return the inner products of anchors (B, d) with their candidates (B, C), places in rows (n, d)."""
-    if len(rows) <= DENSE:
-        return (anchors @ rows.T).gather(1, places)
-    return torch.bmm(F.embedding(places, rows), anchors[:, :, None])[:, :, 0]
+    if len(rows) <= MAX_DENSE_ROWS:
+        return (anchors @ rows.T).gather(1, inverse)
+    return torch.bmm(F.embedding(inverse, rows), anchors[:, :, None])[:, :, 0]
 
 
 def distinct_negatives(
@@ -134,6 +138,8 @@ def distinct_negatives(
         columns.append(torch.where(taken.gather(1, draw), end, draw))
         taken.scatter_(1, columns[-1], True)
     chosen = torch.cat(columns, dim=1)
-    wanted = (users * (rows.pool_size + 1))[:, None] + chosen
-    before = torch.searchsorted(rows.keys[:-1], wanted, right=True) - rows.offsets[users][:, None]
-    return rows.pool[chosen + before]
+    keys = (users * (rows.pool_size + 1))[:, None] + chosen
+    num_owned_before = (
+        torch.searchsorted(rows.keys[:-1], keys, right=True) - rows.offsets[users][:, None]
+    )
+    return rows.pool[chosen + num_owned_before]

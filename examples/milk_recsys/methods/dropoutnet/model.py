@@ -39,8 +39,8 @@ class DropoutNet:
     def __init__(
         self, data: WarmData, options: DropoutNetOptions, seed: int, factors: Factors
     ) -> None:
-        self._data, self._own, self._seed = data, options, seed
-        self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
+        self._data, self._options, self._seed = data, options, seed
+        self.content, d, hidden = Content(data), factors.items.shape[1], self._options.hidden
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
@@ -56,30 +56,32 @@ class DropoutNet:
             self.net.register_buffer(name, standardise_nonzero_rows(x, clip=5.0, tiny=TINY))
             self.net.register_buffer(f"target_{name}", x.clone())
         self.net.to(data.device, self.content.dtype)
-        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._own.lr, momentum=0.9)
+        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._options.lr, momentum=0.9)
         self._groups = 0
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch: every user with a training pair in one group."""
-        own, total, count = self._own, 0.0, 0
+        options, total, count = self._options, 0.0, 0
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             users = (self._data.rows.offsets.diff() > 0).nonzero()[:, 0]
             order = torch.randperm(len(users), generator=generator).to(users.device)
-            for group in torch.split(users[order], own.group_size):
+            for group in torch.split(users[order], options.group_size):
                 for param_group in self._sgd.param_groups:
-                    param_group["lr"] = own.lr * 0.1 ** (self._groups // own.decay_groups)
+                    param_group["lr"] = options.lr * 0.1 ** (self._groups // options.decay_groups)
                 pairs = self.targets(group, generator)
                 order = torch.randperm(len(pairs[0]), generator=generator).to(group.device)
-                for batch in torch.split(order, own.batch_size):
-                    if len(batch) < 2:  # nothing to normalise over
+                for batch in torch.split(order, options.batch_size):
+                    if len(batch) < 2:  # Batch normalisation needs two rows.
                         continue
-                    lost = int(own.dropout * len(batch))
-                    no_item, no_user = (
-                        torch.randperm(len(batch), generator=generator)[:lost].to(group.device)
+                    num_dropped = int(options.dropout * len(batch))
+                    dropped_items, dropped_users = (
+                        torch.randperm(len(batch), generator=generator)[:num_dropped].to(
+                            group.device
+                        )
                         for _ in range(2)
                     )
-                    loss = self.loss(pairs[0][batch], pairs[1][batch], no_item, no_user)
+                    loss = self.loss(pairs[0][batch], pairs[1][batch], dropped_items, dropped_users)
                     self._sgd.zero_grad()
                     loss.backward()
                     self._sgd.step()
@@ -91,16 +93,21 @@ class DropoutNet:
     def targets(self, users: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw what users are trained on: the items that factors rank best, and as many at random; (T,) each."""
         n = self._data.num_items
-        count = min(self._own.targets, n)
+        count = min(self._options.targets, n)
         best = (self.net.target_P[users] @ self.net.target_Q.T).topk(count, dim=1).indices
-        other = torch.randint(n, best.shape, generator=generator).to(users.device)
-        items = torch.cat([best, other], dim=1)
+        sampled = torch.randint(n, best.shape, generator=generator).to(users.device)
+        items = torch.cat([best, sampled], dim=1)
         return users[:, None].expand_as(items).flatten(), items.flatten()
 
-    def loss(self, users: Tensor, items: Tensor, no_item: Tensor, no_user: Tensor) -> Tensor:
+    def loss(
+        self, users: Tensor, items: Tensor, dropped_items: Tensor, dropped_users: Tensor
+    ) -> Tensor:
         """The loss of a batch of pairs (B,); the last two are places that lose the item's, or the user's, factors."""
         net = self.net
-        p, q = net.P[users].index_fill(0, no_user, 0), net.Q[items].index_fill(0, no_item, 0)
+        p, q = (
+            net.P[users].index_fill(0, dropped_users, 0),
+            net.Q[items].index_fill(0, dropped_items, 0),
+        )
         scores = (
             net["user"](p) * net["item"](torch.cat([q, self.content.warm[items]], dim=1))
         ).sum(dim=1)
@@ -117,7 +124,7 @@ class DropoutNet:
         return pack(self.net, self._sgd, groups=self._groups)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         self._groups = unpack(state, self.net, self._sgd)["groups"]
 
 

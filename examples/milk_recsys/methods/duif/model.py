@@ -28,7 +28,7 @@ class Duif:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: DuifOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content = Content(data)
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
@@ -41,13 +41,13 @@ class Duif:
             )
             nn.init.normal_(self.net["user"].weight, std=0.1)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
         total = 0.0
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items, negatives in self._data.triples(self._own.batch_size, generator):
+            for users, items, negatives in self._data.triples(self._options.batch_size, generator):
                 loss = self.loss(users, items, negatives)
                 self._adam.zero_grad()
                 loss.backward()
@@ -57,10 +57,10 @@ class Duif:
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
         """The loss of a batch of triples (B,)."""
-        distinct, places = torch.unique(torch.stack([items, negatives]), return_inverse=True)
-        u, (v, w) = self.net["user"](users), self.net["item"](self.content.warm[distinct])[places]
+        distinct, inverse = torch.unique(torch.stack([items, negatives]), return_inverse=True)
+        u, (v, w) = self.net["user"](users), self.net["item"](self.content.warm[distinct])[inverse]
         norms = (u.square() + v.square() + w.square()).sum(dim=1).mean()
-        return bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1)) + self._own.l2 * norms
+        return bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1)) + self._options.l2 * norms
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items: <u, W x>."""
@@ -72,5 +72,5 @@ class Duif:
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)

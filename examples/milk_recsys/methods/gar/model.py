@@ -36,8 +36,8 @@ class Gar:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: GarOptions, seed: int, factors: Factors) -> None:
-        self._data, self._own, self._seed = data, options, seed
-        self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
+        self._data, self._options, self._seed = data, options, seed
+        self.content, d, hidden = Content(data), factors.items.shape[1], self._options.hidden
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
@@ -61,20 +61,20 @@ class Gar:
         )
         self._adams = [
             torch.optim.Adam(
-                [p for p in part.parameters() if p.requires_grad], lr=self._own.lr, fused=True
+                [p for p in part.parameters() if p.requires_grad], lr=self._options.lr, fused=True
             )
             for part in (self._towers, self._generator)
         ]
-        has = data.rows.offsets.diff() > 0
-        self._users = has.nonzero()[:, 0]
+        has_pair = data.rows.offsets.diff() > 0
+        self._users = has_pair.nonzero()[:, 0]
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch: as many triples as there are training pairs, users drawn uniformly."""
-        totals, count, size = torch.zeros(2, dtype=torch.float64), 0, self._own.batch_size
+        totals, count, size = torch.zeros(2, dtype=torch.float64), 0, self._options.batch_size
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for start in range(0, self._data.num_pairs, size):
                 users, items = self._draw(min(size, self._data.num_pairs - start), generator)
-                if len(users) < 2:  # nothing to normalise over
+                if len(users) < 2:  # Batch normalisation needs two rows.
                     continue
                 negatives = self._data.negatives(users, generator)
                 recommender = self._minimise(0, self.recommender_loss(users, items, negatives))
@@ -103,10 +103,10 @@ class Gar:
 
     def generate(self, items: Tensor) -> Tensor:
         """Make factors of warm items (B,) from their content: (B, d)."""
-        distinct, places = torch.unique(items, return_inverse=True)
-        first, *others = self._generator
-        x: Tensor = first(self.content.warm[distinct])[places]
-        for layer in others:
+        distinct, inverse = torch.unique(items, return_inverse=True)
+        first, *layers = self._generator
+        x: Tensor = first(self.content.warm[distinct])[inverse]
+        for layer in layers:
             x = layer(x)
         return x
 
@@ -119,23 +119,25 @@ class Gar:
         u = self.net["user"](self.net.P[users])
         rows = self.net["item"](torch.cat([self.net.Q[items], self.net.Q[negatives], made]))
         real, negative, fake = ((u * v).sum(dim=1) for v in rows.chunk(3))
-        beta = self._own.real_share
+        beta = self._options.real_share
         return F.softplus(
             (1 - beta) * fake + beta * negative - real
-        ).mean() + self._own.l2 * _half_squares(self._towers)
+        ).mean() + self._options.l2 * _half_squares(self._towers)
 
     def generator_loss(self, users: Tensor, items: Tensor) -> Tensor:
         """The generator's loss on pairs (B,): towers as they are, the generator in training mode."""
         self._towers.eval()
         self._generator.train()
-        made, alpha = self.generate(items), self._own.similarity_share
+        made, alpha = self.generate(items), self._options.similarity_share
         with torch.no_grad():
             u, real = self.net["user"](self.net.P[users]), self.net["item"](self.net.Q[items])
         gap = (u * real).sum(dim=1) - (u * self.net["item"](made)).sum(dim=1)
         distance = (made - self.net.Q[items]).abs().mean()
         ranking = F.softplus(gap).mean()
         return (
-            (1 - alpha) * ranking + alpha * distance + self._own.l2 * _half_squares(self._generator)
+            (1 - alpha) * ranking
+            + alpha * distance
+            + self._options.l2 * _half_squares(self._generator)
         )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
@@ -149,7 +151,7 @@ class Gar:
         return pack(self.net, *self._adams)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, *self._adams)
 
 

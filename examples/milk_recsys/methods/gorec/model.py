@@ -35,7 +35,7 @@ class Gorec:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: GorecOptions, seed: int, factors: Factors) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), factors.items.shape[1]
         self.x = F.normalize(self.content.warm, dim=1)
         width = self.x.shape[1]
@@ -49,7 +49,7 @@ class Gorec:
                     "head": nn.Sequential(nn.Linear(d, d), nn.Linear(d, d)),
                 }
             )
-        centres, means = cluster_means(self.x, factors.items, self._own.cluster_items, seed)
+        centres, means = cluster_means(self.x, factors.items, self._options.cluster_items, seed)
         for name, x in (
             ("P", factors.users),
             ("Q", factors.items),
@@ -58,7 +58,7 @@ class Gorec:
         ):
             self.net.register_buffer(name, x.clone())
         self.net.to(data.device, self.content.dtype)
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch: every warm item once."""
@@ -66,8 +66,8 @@ class Gorec:
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             order = torch.randperm(self._data.num_items, generator=generator).to(self._data.device)
-            for items in torch.split(order, self._own.batch_size):
-                if len(items) < 2:  # nothing to normalise over
+            for items in torch.split(order, self._options.batch_size):
+                if len(items) < 2:  # Batch normalisation needs two rows.
                     continue
                 noise = torch.randn(len(items), self.net.Q.shape[1], generator=generator)
                 loss = self.loss(items, noise.to(self.x))
@@ -80,11 +80,11 @@ class Gorec:
 
     def loss(self, items: Tensor, noise: Tensor) -> Tensor:
         """The loss of a batch of items (B,) with the noise (B, d) of z."""
-        own, x, q = self._own, self.x[items], self.net.Q[items]
+        options, x, q = self._options, self.x[items], self.net.Q[items]
         mu, log_variance = self._posterior(x, q)
         prior_mu, prior_log_variance = self.net["prior"](x).chunk(2, dim=1)
         decoded = self._decode(
-            F.dropout(x, own.dropout, self.net.training), mu + (log_variance / 2).exp() * noise
+            F.dropout(x, options.dropout, self.net.training), mu + (log_variance / 2).exp() * noise
         )
         ratio = log_variance - prior_log_variance
         kl = ((mu - prior_mu).square() * (-prior_log_variance).exp() + ratio.exp() - 1 - ratio).sum(
@@ -92,7 +92,9 @@ class Gorec:
         ) / 2
         uniformity = (-2 * torch.pdist(F.normalize(mu, dim=1)).square()).exp().mean().log()
         return (
-            F.mse_loss(decoded, q) + own.uniformity_weight * uniformity + own.kl_weight * kl.mean()
+            F.mse_loss(decoded, q)
+            + options.uniformity_weight * uniformity
+            + options.kl_weight * kl.mean()
         )
 
     def _posterior(self, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +119,7 @@ class Gorec:
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)
 
 
@@ -142,7 +144,7 @@ def cluster_means(x: Tensor, q: Tensor, size: int, seed: int) -> tuple[Tensor, T
         )  # then there are fewer clusters
         found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(x.cpu().numpy())
     labels = torch.from_numpy(found.labels_).long().to(x.device)
-    used = torch.unique(labels)
+    nonempty = torch.unique(labels)
     means = torch.zeros(count, q.shape[1], dtype=q.dtype, device=q.device).index_add_(0, labels, q)
     means /= torch.bincount(labels, minlength=count).clamp(min=1)[:, None]
-    return torch.from_numpy(found.cluster_centers_).to(x)[used], means[used]
+    return torch.from_numpy(found.cluster_centers_).to(x)[nonempty], means[nonempty]

@@ -36,11 +36,11 @@ class Heater:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: HeaterOptions, seed: int, factors: Factors) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), factors.items.shape[1]
         self.columns = Columns(self.content.warm, clip=5.0)
         self.x = self.columns(self.content.warm)
-        width, experts = self.x.shape[1], self._own.experts
+        width, experts = self.x.shape[1], self._options.experts
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
@@ -57,30 +57,30 @@ class Heater:
         self.net.register_buffer("P", standardise_nonzero_rows(factors.users, clip=5.0))
         self.net.register_buffer("Q", standardise_nonzero_rows(factors.items, clip=1.0))
         self.net.to(data.device, self.content.dtype)
-        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._own.lr, momentum=0.9)
+        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._options.lr, momentum=0.9)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch: every training pair, and its negatives, once."""
-        own, total, count = self._own, 0.0, 0
+        options, total, count = self._options, 0.0, 0
         for group in self._sgd.param_groups:
-            group["lr"] = own.lr * own.lr_decay ** (epoch // own.decay_epochs)
+            group["lr"] = options.lr * options.lr_decay ** (epoch // options.decay_epochs)
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             users, items = self._data.pairs
-            repeated = users.repeat(own.num_negatives)
+            repeated = users.repeat(options.num_negatives)
             items = torch.cat([items, self._data.negatives(repeated, generator)])
             labels = (torch.arange(len(items), device=items.device) < len(users)).to(self.x.dtype)
             users = torch.cat([users, repeated])
             order = torch.randperm(len(users), generator=generator).to(users.device)
-            for batch in torch.split(order, own.batch_size):
-                if len(batch) < 2:  # nothing to normalise over
+            for batch in torch.split(order, options.batch_size):
+                if len(batch) < 2:  # Batch normalisation needs two rows.
                     continue
                 replaced = torch.randperm(len(batch), generator=generator).to(users.device)
                 loss = self.loss(
                     users[batch],
                     items[batch],
                     labels[batch],
-                    replaced[: int(own.dropout * len(batch))],
+                    replaced[: int(options.dropout * len(batch))],
                 )
                 self._sgd.zero_grad()
                 loss.backward()
@@ -91,20 +91,22 @@ class Heater:
 
     def loss(self, users: Tensor, items: Tensor, labels: Tensor, replaced: Tensor) -> Tensor:
         """The loss of a batch of pairs (B,); `replaced` are the places of those whose item is its content."""
-        own = self._own
-        distinct, places = torch.unique(items, return_inverse=True)
-        c = self.embed(self.x[distinct])[places]
+        options = self._options
+        distinct, inverse = torch.unique(items, return_inverse=True)
+        c = self.embed(self.x[distinct])[inverse]
         q = self.net.Q[items].index_copy(0, replaced, c[replaced])
         scores = (self.net["user"](self.net.P[users]) * self.net["item"](q)).sum(dim=1)
         distance = (c - self.net.Q[items]).square().sum(dim=1).mean()
         squares = torch.stack([p.square().sum() for p in self._linear_parameters()]).sum()
         return (
-            (scores - labels).square().mean() + own.similarity_weight * distance + own.l2 * squares
+            (scores - labels).square().mean()
+            + options.similarity_weight * distance
+            + options.l2 * squares
         )
 
     def embed(self, x: Tensor) -> Tensor:
         """Mix the experts' views of content: (n, F) -> (n, d)."""
-        experts = torch.tanh(self.net["experts"](x)).view(len(x), self._own.experts, -1)
+        experts = torch.tanh(self.net["experts"](x)).view(len(x), self._options.experts, -1)
         gates = torch.tanh(self.net["gate"](x))
         return torch.tanh((gates[:, :, None] * experts).sum(dim=1))
 
@@ -121,7 +123,7 @@ class Heater:
         return pack(self.net, self._sgd)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._sgd)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.graphs import Product, csr_and_transpose, symmetric_walk
+from milk_recsys.methods.graphs import Product, csr_and_transpose, normalised_adjacency
 from milk_recsys.methods.i3mrec import I3mrecOptions
 from milk_recsys.methods.warm import Content, WarmData, bpr_loss
 
@@ -39,7 +39,7 @@ class I3mrec:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: I3mrecOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), options.embedding_dim
         widths = self.content.widths
         with seeded(seed, device=data.device):
@@ -58,11 +58,11 @@ class I3mrec:
             nn.init.eye_(self.net["mix"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._x = torch.split(self.content.warm, list(widths), dim=1)
-        self._walk = csr_and_transpose(symmetric_walk(data, self.content.dtype))
+        self._adjacency = csr_and_transpose(normalised_adjacency(data, self.content.dtype))
         estimators = set(self.net["estimators"].parameters())
         learned = [p for p in self.net.parameters() if p not in estimators]
         self._adams = [
-            torch.optim.Adam(learned, lr=self._own.lr, fused=True),
+            torch.optim.Adam(learned, lr=self._options.lr, fused=True),
             torch.optim.Adam(
                 list(self.net["estimators"].parameters()), lr=ESTIMATOR_LR, fused=True
             ),
@@ -75,18 +75,20 @@ class I3mrec:
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch, after some steps of the estimators."""
-        total, own = 0.0, self._own
+        total, options = 0.0, self._options
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for _ in range(ESTIMATOR_STEPS if own.bottleneck_weight else 0):
-                few = torch.randperm(self._data.num_items, generator=generator)[: own.batch_size]
-                self._minimise(1, self.estimator_loss(few.to(self._data.device)))
-            for users, items, negatives in self._data.triples(own.batch_size, generator):
-                few = torch.randperm(len(items), generator=generator)[: own.contrast_items].to(
-                    items.device
-                )
+            for _ in range(ESTIMATOR_STEPS if options.bottleneck_weight else 0):
+                sampled = torch.randperm(self._data.num_items, generator=generator)[
+                    : options.batch_size
+                ]
+                self._minimise(1, self.estimator_loss(sampled.to(self._data.device)))
+            for users, items, negatives in self._data.triples(options.batch_size, generator):
+                sampled = torch.randperm(len(items), generator=generator)[
+                    : options.contrast_items
+                ].to(items.device)
                 total += len(users) * self._minimise(
-                    0, self.loss(users, items, negatives, torch.unique(items[few]))
+                    0, self.loss(users, items, negatives, torch.unique(items[sampled]))
                 )
         self.net.eval()
         return {"loss": total / self._data.num_pairs}
@@ -99,7 +101,7 @@ class I3mrec:
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor, anchors: Tensor) -> Tensor:
         """The loss of a batch of triples (B,); `anchors` are the items that are contrasted under masks."""
-        own, known = self._own, self._data.observed
+        options, known = self._options, self._data.observed
         mapped = [
             f(x) * known[:, m, None]
             for m, (f, x) in enumerate(zip(self.net["maps"], self._x, strict=True))
@@ -111,48 +113,50 @@ class I3mrec:
         loss = bpr_loss((u * t[items]).sum(dim=1), (u * t[negatives]).sum(dim=1))
         risks = []
         for m, v in enumerate(single):
-            both = known[items, m] & known[negatives, m]
+            both_known = known[items, m] & known[negatives, m]
             gap = (u * (v[negatives] - v[items])).sum(dim=1)
-            if both.any():  # an environment without a triple has no risk
-                risks.append((F.softplus(gap) * both).sum() / both.sum())
+            if both_known.any():  # an environment without a triple has no risk
+                risks.append((F.softplus(gap) * both_known).sum() / both_known.sum())
         if risks:
             environments = torch.stack(risks)
             loss = (
                 loss
                 + environments.sum()
-                + (own.penalty_weight * environments.var() if len(risks) > 1 else 0)
+                + (options.penalty_weight * environments.var() if len(risks) > 1 else 0)
             )
-        if own.contrast_weight:
-            loss = loss + own.contrast_weight * self.contrast(fixed[anchors], known[anchors])
-        if own.bottleneck_weight:
-            loss = loss + own.bottleneck_weight * self.bottleneck(t, items)
+        if options.contrast_weight:
+            loss = loss + options.contrast_weight * self.contrast(fixed[anchors], known[anchors])
+        if options.bottleneck_weight:
+            loss = loss + options.bottleneck_weight * self.bottleneck(t, items)
         squares = (
             self.net["user"](users).square().sum()
             + t[items].square().sum()
             + t[negatives].square().sum()
         ) / 2
-        return loss + own.l2 * squares / len(users)
+        return loss + options.l2 * squares / len(users)
 
     def users(self, mapped: list[Tensor]) -> Tensor:
         """Users (U, d): their vectors, and the mean over modalities of what the graph brings them."""
-        table, brought = self.net["user"].weight, []
+        table, propagated = self.net["user"].weight, []
         for z in mapped:
             layers = [F.normalize(torch.cat([table, z]), dim=1)]
             for _ in range(HOPS):
-                layers.append(Product.apply(layers[-1], *self._walk))
-            brought.append(torch.stack(layers).mean(dim=0)[: len(table)])
-        return table + torch.stack(brought).mean(dim=0)
+                layers.append(Product.apply(layers[-1], *self._adjacency))
+            propagated.append(torch.stack(layers).mean(dim=0)[: len(table)])
+        return table + torch.stack(propagated).mean(dim=0)
 
-    def fuse(self, single: Tensor, kept: Tensor, *, by_all: bool = False) -> Tensor:
+    def fuse(self, single: Tensor, kept: Tensor, *, divide_by_all: bool = False) -> Tensor:
         """T of items (n, M, d) from the modalities that are kept (n, M); their sum over M where `by_all`."""
         weights = kept.to(single.dtype)
         count = (
             single.new_tensor(single.shape[1])
-            if by_all
+            if divide_by_all
             else weights.sum(dim=1, keepdim=True).clamp(min=1)
         )
         mean = (weights[:, :, None] * single).sum(dim=1) / count
-        return torch.tanh(self.net["mix"](F.dropout(mean, self._own.dropout, self.net.training)))
+        return torch.tanh(
+            self.net["mix"](F.dropout(mean, self._options.dropout, self.net.training))
+        )
 
     def contrast(self, single: Tensor, known: Tensor) -> Tensor:
         """Sum over ordered pairs of masks of InfoNCE between T of the same items under both, by cosines."""
@@ -160,14 +164,14 @@ class I3mrec:
         for mask in self._masks:
             kept = known & mask
             views.append(
-                (kept.any(dim=1), F.normalize(self.fuse(single, kept, by_all=True), dim=1))
+                (kept.any(dim=1), F.normalize(self.fuse(single, kept, divide_by_all=True), dim=1))
             )
         total = single.new_zeros(())
         for (has_a, a), (has_b, b) in itertools.permutations(views, 2):
             rows = (has_a & has_b).nonzero()[:, 0]
             if len(rows):
                 total = total + F.cross_entropy(
-                    a[rows] @ b[rows].T / self._own.tau, torch.arange(len(rows)).to(rows)
+                    a[rows] @ b[rows].T / self._options.tau, torch.arange(len(rows)).to(rows)
                 )
         return total
 
@@ -177,14 +181,14 @@ class I3mrec:
         for m in range(len(self._x)):
             rows = items[self._data.observed[items, m]]
             mean, precision, _ = self._gaussian(m, rows)
-            own, every = t[rows], t[items]
-            apart = (
-                mean.square() - 2 * mean * every.mean(dim=0) + every.square().mean(dim=0)
+            own_views, all_views = t[rows], t[items]
+            mean_squared_gap = (
+                mean.square() - 2 * mean * all_views.mean(dim=0) + all_views.square().mean(dim=0)
             )  # mean of (mean - T_j)^2
             bounds.append(
-                ((apart - (mean - own).square()) * precision / 2).sum(dim=1).mean()
+                ((mean_squared_gap - (mean - own_views).square()) * precision / 2).sum(dim=1).mean()
                 if len(rows)
-                else own.sum()
+                else own_views.sum()
             )
         return torch.stack(bounds).mean()
 
@@ -229,5 +233,5 @@ class I3mrec:
         return pack(self.net, *self._adams)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, *self._adams)

@@ -30,7 +30,7 @@ from milk_recsys.methods.warm import Content, WarmData, bpr_loss, nearest
 
 __all__ = ["Micro", "average", "neighbours", "normalised"]
 
-SIMILARITIES_AT_ONCE = 2**24  # of a similarity that are held at once
+MAX_SIMILARITIES = 2**24  # of a similarity that are held at once
 ATTENTION, LEARNED = 64, 64
 Edges = tuple[
     Tensor, Tensor
@@ -41,7 +41,7 @@ class Micro:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: MicroOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), options.embedding_dim
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
@@ -59,26 +59,26 @@ class Micro:
             nn.init.xavier_uniform_(self.net["user"].weight)  # type: ignore[arg-type]
             nn.init.xavier_uniform_(self.net["item"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         self.fixed = [self._graph(x, data.observed[:, m]) for m, x in enumerate(self._x)]
         self._walk = csr_and_transpose(_walk_matrix(data, self.content.dtype))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch of pairs // batch_size + 1 batches, each of distinct users with one pair."""
-        own, total = self._own, 0.0
-        batches = self._data.num_pairs // own.batch_size + 1
+        options, total = self._options, 0.0
+        batches = self._data.num_pairs // options.batch_size + 1
         for group in self._adam.param_groups:
-            group["lr"] = own.lr * 0.96 ** (epoch / 50)
+            group["lr"] = options.lr * 0.96 ** (epoch / 50)
         rows = self._data.rows
         active = (rows.offsets.diff() > 0).nonzero()[:, 0]
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             graphs: list[Any] = (
                 self._graphs()
             )  # its gradient reaches the maps in the first batch alone
-            for number in range(batches):
+            for batch in range(batches):
                 users = active[
-                    torch.randperm(len(active), generator=generator)[: own.batch_size].to(
+                    torch.randperm(len(active), generator=generator)[: options.batch_size].to(
                         active.device
                     )
                 ]
@@ -89,21 +89,21 @@ class Micro:
                 items = rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[
                     1
                 ]
-                few = torch.randperm(self._data.num_items, generator=generator)[
-                    : own.contrast_items
+                anchors = torch.randperm(self._data.num_items, generator=generator)[
+                    : options.contrast_items
                 ]
                 loss = self.loss(
                     users,
                     items,
                     self._data.negatives(users, generator),
                     graphs,
-                    few.to(active.device),
+                    anchors.to(active.device),
                 )
                 self._adam.zero_grad()
                 loss.backward()
                 self._adam.step()
                 total += loss.item()
-                if number == 0:
+                if batch == 0:
                     graphs = [csr_and_transpose(graph.detach()) for graph in graphs]
         return {"loss": total / batches}
 
@@ -111,7 +111,7 @@ class Micro:
         self, users: Tensor, items: Tensor, negatives: Tensor, graphs: list[Any], anchors: Tensor
     ) -> Tensor:
         """The loss of a batch of triples (B,); `anchors` are the items that are contrasted."""
-        own, table = self._own, self.net["item"].weight
+        options, table = self._options, self.net["item"].weight
         single, fused = self.fuse(
             [
                 Product.apply(table, *g) if isinstance(g, tuple) else torch.sparse.mm(g, table)
@@ -123,7 +123,7 @@ class Micro:
         squares = (u.square() + v.square() + w.square()).sum() / 2 / len(users)
         contrast = torch.stack([self.contrast(h, fused, anchors) for h in single]).sum()
         ranking = bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1))
-        return ranking + own.l2 * squares + own.contrast_weight * contrast
+        return ranking + options.l2 * squares + options.contrast_weight * contrast
 
     def fuse(self, single: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Weigh the modalities' views (n, d) of items by attention; return them, and their sum."""
@@ -133,22 +133,22 @@ class Micro:
     def contrast(self, h: Tensor, fused: Tensor, anchors: Tensor) -> Tensor:
         """InfoNCE of single views of some items: the positive is h, the others all h and all other single views."""
         h, fused = F.normalize(h, dim=1), F.normalize(fused, dim=1)
-        scores = (h[anchors] / self._own.tau) @ torch.cat([fused, h]).T
+        scores = (h[anchors] / self._options.tau) @ torch.cat([fused, h]).T
         rows = torch.arange(len(anchors), device=anchors.device)
-        others = scores.index_put((rows, len(h) + anchors), scores.new_tensor(-torch.inf))
-        return (others.logsumexp(dim=1) - scores[rows, anchors]).mean()
+        candidates = scores.index_put((rows, len(h) + anchors), scores.new_tensor(-torch.inf))
+        return (candidates.logsumexp(dim=1) - scores[rows, anchors]).mean()
 
     def _propagate(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """Two hops over users and items; return users (U, d) and items (n, d)."""
         layers = [torch.cat([self.net["user"].weight, self.net["item"].weight])]
-        for _ in range(self._own.layers):
+        for _ in range(self._options.layers):
             layers.append(Product.apply(layers[-1], *self._walk))
         u, v = torch.stack(layers).mean(dim=0).split([self._data.num_users, self._data.num_items])
         return u, v + F.normalize(fused, dim=1)
 
     def _graphs(self) -> list[Tensor]:
         """The graph of each modality, the learned part anew from the maps: sparse (n, n)."""
-        share = self._own.fixed_share
+        share = self._options.fixed_share
         graphs = []
         for m, (x, fixed) in enumerate(zip(self._x, self.fixed, strict=True)):
             learned = self._graph(self.net["maps"][m](x), self._data.observed[:, m])
@@ -156,17 +156,22 @@ class Micro:
         return graphs
 
     def _graph(self, x: Tensor, known: Tensor) -> Tensor:
-        return normalised(*neighbours(x, x, known, known, self._own.neighbours))
+        return normalised_graph(*neighbours(x, x, known, known, self._options.neighbours))
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items: h / |h| of their nearest warm items, on the propagated users."""
         rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
         single = []
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
-            known, here, share = self._data.observed[:, m], observed[:, m], self._own.fixed_share
+            known, x_known, share = (
+                self._data.observed[:, m],
+                observed[:, m],
+                self._options.fixed_share,
+            )
             weights = [
-                average(
-                    neighbours(a, b, here, known, self._own.neighbours), self.net["item"].weight
+                average_neighbours(
+                    neighbours(a, b, x_known, known, self._options.neighbours),
+                    self.net["item"].weight,
                 )
                 for a, b in ((x, y), (self.net["maps"][m](x), self.net["maps"][m](y)))
             ]
@@ -183,11 +188,11 @@ class Micro:
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)
 
 
-def neighbours(x: Tensor, y: Tensor, here: Tensor, known: Tensor, k: int) -> Edges:
+def neighbours(x: Tensor, y: Tensor, x_known: Tensor, known: Tensor, k: int) -> Edges:
     """Find the k rows of y (n, F) with the largest cosines for each row of x (c, F).
 
     A row that is imputed (`here`, `known` False) or 0 has no edge: imputed rows would be one another's neighbours at a
@@ -200,13 +205,13 @@ def neighbours(x: Tensor, y: Tensor, here: Tensor, known: Tensor, k: int) -> Edg
         return (target[part] @ source.T).masked_fill(~usable, -torch.inf)
 
     values, places = nearest(
-        similarity, len(x), min(k, len(y)), at_once=max(1, SIMILARITIES_AT_ONCE // max(1, len(y)))
+        similarity, len(x), min(k, len(y)), block_rows=max(1, MAX_SIMILARITIES // max(1, len(y)))
     )
-    edge = torch.isfinite(values) & here[:, None] & (x.detach().abs().amax(dim=1) > 0)[:, None]
+    edge = torch.isfinite(values) & x_known[:, None] & (x.detach().abs().amax(dim=1) > 0)[:, None]
     return torch.where(edge, values, 0.0), places
 
 
-def normalised(values: Tensor, places: Tensor) -> Tensor:
+def normalised_graph(values: Tensor, places: Tensor) -> Tensor:
     """Return D^-1/2 A D^-1/2 as a sparse (n, n); D the row sums of A; without edges, or below 0, a row gives 0."""
     scale = _inverse_root(values.sum(dim=1))
     rows = torch.arange(len(values), device=values.device)[:, None].expand_as(places)
@@ -215,7 +220,7 @@ def normalised(values: Tensor, places: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(cells, weights, (len(values),) * 2, check_invariants=False)
 
 
-def average(edges: Edges, table: Tensor) -> Tensor:
+def average_neighbours(edges: Edges, table: Tensor) -> Tensor:
     """What a new row takes of the table (n, d): its edges, weighted to a sum of 1; 0 without edges."""
     values, places = edges
     total = values.sum(dim=1, keepdim=True)

@@ -33,7 +33,7 @@ class Mtpr:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: MtprOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), options.embedding_dim
         shapes = {
             "user": (data.num_users, 2 * d),
@@ -43,22 +43,22 @@ class Mtpr:
             "item_map": (2 * d, d),
         }
         with seeded(seed, device=data.device):
-            made = {name: torch.empty(shape).normal_(std=STD) for name, shape in shapes.items()}
+            initial = {name: torch.empty(shape).normal_(std=STD) for name, shape in shapes.items()}
         self.net: Any = nn.ParameterDict(
-            {name: x.to(data.device, self.content.dtype) for name, x in made.items()}
+            {name: x.to(data.device, self.content.dtype) for name, x in initial.items()}
         )
         vectors, maps = (
             [self.net[n] for n in ("user", "item")],
             [self.net[n] for n in list(shapes)[2:]],
         )
-        self._adagrad = torch.optim.Adagrad(vectors, lr=self._own.embedding_lr)
-        self._adam = torch.optim.Adam(maps, lr=self._own.lr, fused=True)
+        self._adagrad = torch.optim.Adagrad(vectors, lr=self._options.embedding_lr)
+        self._adam = torch.optim.Adam(maps, lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
         total = 0.0
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items, negatives in self._data.triples(self._own.batch_size, generator):
+            for users, items, negatives in self._data.triples(self._options.batch_size, generator):
                 loss = self.loss(users, items, negatives)
                 self.net.zero_grad()
                 loss.backward()
@@ -69,24 +69,34 @@ class Mtpr:
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
         """The loss of a batch of triples (B,)."""
-        net, own = self.net, self._own
-        distinct, places = torch.unique(torch.stack([items, negatives]), return_inverse=True)
+        net, options = self.net, self._options
+        distinct, inverse = torch.unique(torch.stack([items, negatives]), return_inverse=True)
         p, q = F.embedding(users, net["user"]), F.embedding(distinct, net["item"])
         u, c = p @ net["user_map"], self.content.warm[distinct] @ net["content"]
         normal = torch.cat([q, c], dim=1) @ net["item_map"]
         counterfactual = c @ net["item_map"][q.shape[1] :]
-        (n_better, n_worse), (c_better, c_worse) = (
-            (u * v[places]).sum(dim=2) for v in (normal, counterfactual)
+        (normal_pos, normal_neg), (counter_pos, counter_neg) = (
+            (u * v[inverse]).sum(dim=2) for v in (normal, counterfactual)
         )
-        pairs = ((n_better, n_worse), (c_better, c_worse), (n_better, c_worse), (c_better, n_worse))
+        pairs = (
+            (normal_pos, normal_neg),
+            (counter_pos, counter_neg),
+            (normal_pos, counter_neg),
+            (counter_pos, normal_neg),
+        )
         ranking = (
-            torch.stack([F.softplus(worse - better) for better, worse in pairs]).sum(dim=0).mean()
+            torch.stack([F.softplus(negative - positive) for positive, negative in pairs])
+            .sum(dim=0)
+            .mean()
         )
-        vectors = p.square().sum() + q.square().sum(dim=1)[places].sum()
+        vectors = p.square().sum() + q.square().sum(dim=1)[inverse].sum()
         maps = torch.stack(
             [net[name].square().sum() for name in ("content", "user_map", "item_map")]
         ).sum()
-        return ranking + (own.embedding_decay * vectors + own.decay * maps) / own.batch_size
+        return (
+            ranking
+            + (options.embedding_decay * vectors + options.decay * maps) / options.batch_size
+        )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items: the counterfactual item, which has no vector."""
@@ -100,5 +110,5 @@ class Mtpr:
         return pack(self.net, self._adagrad, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adagrad, self._adam)

@@ -32,28 +32,30 @@ class Ridge:
     """The closed form; see the module."""
 
     def __init__(self, data: WarmData, options: RidgeOptions, seed: int) -> None:  # noqa: ARG002
-        self._data, self._own = data, options
+        self._data, self._options = data, options
         self.rows = ContentRows(data, unit=False)
-        strength = self._own.smoothing
+        strength = self._options.smoothing
         self.smooth = Smoother(interactions(data, self.rows.dtype), strength) if strength else None
 
     def regress(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
         """Return T (n, C), each pattern by its own regression, in float64 on the smaller side."""
         check_cells(self._data.num_items, len(observed))
         rows = self.rows(features, observed)
-        found = torch.zeros(
+        item_scores = torch.zeros(
             self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device
         )
-        for pattern, places in patterns(observed):
+        for pattern, positions in patterns(observed):
             warm = torch.cat([self.rows.warm[m] for m in pattern], dim=1).double()
-            new = torch.cat([rows[m][places] for m in pattern], dim=1).double()
-            found[:, places] = _ridge(warm, new, self._own.ridge).to(found.dtype)
-        return found
+            new = torch.cat([rows[m][positions] for m in pattern], dim=1).double()
+            item_scores[:, positions] = _ridge(warm, new, self._options.ridge).to(item_scores.dtype)
+        return item_scores
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items by the profiles of users."""
-        found = self.regress(features, observed)
-        return user_profile_scorer(self._data, self.smooth(found) if self.smooth else found)
+        item_scores = self.regress(features, observed)
+        return user_profile_scorer(
+            self._data, self.smooth(item_scores) if self.smooth else item_scores
+        )
 
 
 def _ridge(warm: Tensor, new: Tensor, strength: float) -> Tensor:

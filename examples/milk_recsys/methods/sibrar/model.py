@@ -35,37 +35,40 @@ class Sibrar:
     """The baseline; see the module."""
 
     def __init__(self, data: WarmData, options: SibrarOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
-        self.content, width = Content(data), self._own.width
+        self._data, self._options, self._seed = data, options, seed
+        self.content, width = Content(data), self._options.width
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, options.embedding_dim),
                     "maps": nn.ModuleList(nn.Linear(dim, width) for dim in self.content.widths),
                     "takers": nn.Linear(data.num_users, width),
-                    "branch": _branch(width, options.embedding_dim, self._own.layers),
+                    "branch": _branch(width, options.embedding_dim, self._options.layers),
                 }
             )
             nn.init.xavier_normal_(self.net["user"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         users, items = data.pairs
-        self._takers = users[items.argsort(stable=True)]  # of item after item
+        self._item_users = users[items.argsort(stable=True)]  # of item after item
         self._offsets = F.pad(torch.bincount(items, minlength=data.num_items).cumsum(0), (1, 0))
         itself = torch.ones(len(data.observed), 1, dtype=torch.bool, device=data.device)
         self._has = torch.cat([data.observed, itself], dim=1)  # (n, M + 1), who has it last
         self._adam = torch.optim.AdamW(
-            self.net.parameters(), lr=self._own.lr, weight_decay=self._own.weight_decay, fused=True
+            self.net.parameters(),
+            lr=self._options.lr,
+            weight_decay=self._options.weight_decay,
+            fused=True,
         )
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for an epoch."""
-        own, total = self._own, 0.0
+        options, total = self._options, 0.0
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items in self._data.shuffled(own.batch_size, generator):
+            for users, items in self._data.shuffled(options.batch_size, generator):
                 negatives = self._data.negatives(
-                    users.repeat_interleave(own.num_negatives), generator
+                    users.repeat_interleave(options.num_negatives), generator
                 )
                 items = torch.cat([items[:, None], negatives.view(len(users), -1)], dim=1)
                 keys = torch.rand(*items.shape, self._has.shape[1], generator=generator).to(
@@ -73,7 +76,7 @@ class Sibrar:
                 )
                 drawn = (
                     keys.masked_fill(~self._has[items], -1)
-                    .topk(2 if own.contrast_weight else 1, dim=2)
+                    .topk(2 if options.contrast_weight else 1, dim=2)
                     .indices
                 )
                 loss = self.loss(users, items, drawn)
@@ -91,22 +94,25 @@ class Sibrar:
             users: (B,); items: (B, 1 + K), the positive first.
             drawn: (B, 1 + K, 1 or 2) which modalities stand for each item, M for who has it.
         """
-        own, net = self._own, self.net
-        n, last = self._has.shape[0], self._has.shape[1] - 1
-        cells, places = torch.unique(
+        options, net = self._options, self.net
+        n, users_index = self._has.shape[0], self._has.shape[1] - 1
+        cells, inverse = torch.unique(
             drawn * n + items[:, :, None], return_inverse=True
         )  # sorted by modality
-        rows = [cells[cells // n == m] % n for m in range(last + 1)]
-        before = [f(x[at]) for f, x, at in zip(net["maps"], self._x, rows[:-1], strict=True)]
-        places_of, begin = ragged_ranges(self._offsets, rows[-1])
+        rows = [cells[cells // n == m] % n for m in range(users_index + 1)]
+        pre_activations = [
+            f(x[at]) for f, x, at in zip(net["maps"], self._x, rows[:-1], strict=True)
+        ]
+        positions, starts = ragged_ranges(self._offsets, rows[-1])
         table = net["takers"].weight.T.contiguous()
-        before.append(
-            F.embedding_bag(self._takers[places_of], table, begin, mode="sum") + net["takers"].bias
+        pre_activations.append(
+            F.embedding_bag(self._item_users[positions], table, starts, mode="sum")
+            + net["takers"].bias
         )
-        h = torch.cat(before)[places]  # (B, 1 + K, 1 or 2, width)
-        is_taken = (drawn[:, 0] == last).to(h.dtype)[:, :, None]
+        h = torch.cat(pre_activations)[inverse]  # (B, 1 + K, 1 or 2, width)
+        uses_users = (drawn[:, 0] == users_index).to(h.dtype)[:, :, None]
         positive = (
-            h[:, 0] - is_taken * F.embedding(users, table)[:, None]
+            h[:, 0] - uses_users * F.embedding(users, table)[:, None]
         )  # a pair is not its own input
         h = torch.cat([positive[:, None], h[:, 1:]], dim=1).relu()
         e = net["branch"](h.flatten(0, 2)).view(*h.shape[:3], -1)
@@ -114,24 +120,24 @@ class Sibrar:
         loss = F.softplus(scores[:, 1:] - scores[:, :1]).mean()
         if drawn.shape[2] == 1:
             return loss
-        products = e[:, :, 0] @ e[:, :, 1].transpose(1, 2) / own.tau
+        products = e[:, :, 0] @ e[:, :, 1].transpose(1, 2) / options.tau
         itself = torch.arange(items.shape[1], device=items.device).expand(items.shape)
         contrast = F.cross_entropy(products.flatten(0, 1), itself.flatten())
         contrast = contrast + F.cross_entropy(
             products.transpose(1, 2).flatten(0, 1), itself.flatten()
         )
-        return loss + own.contrast_weight * contrast
+        return loss + options.contrast_weight * contrast
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return what scores new items: the mean of e over the content that they have."""
         self.net.eval()
         rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
-        every = torch.stack(
+        encoded = torch.stack(
             [self.net["branch"](f(x).relu()) for f, x in zip(self.net["maps"], rows, strict=True)],
             dim=1,
         )
-        known = observed[:, :, None].to(every.dtype)
-        v = (known * every).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+        known = observed[:, :, None].to(encoded.dtype)
+        v = (known * encoded).sum(dim=1) / known.sum(dim=1).clamp(min=1)
         return lambda users: self.net["user"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -139,7 +145,7 @@ class Sibrar:
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)
 
 
