@@ -7,7 +7,7 @@ from milk_recsys.config.method import Method
 
 @dataclasses.dataclass(frozen=True)
 class ContentKnnOptions:
-    """There is nothing to choose."""
+    """Content kNN has no options."""
 
 
 CONTENT_KNN = Method(
