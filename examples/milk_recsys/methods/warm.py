@@ -104,7 +104,7 @@ class WarmData:
     def triples(
         self, size: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield users, items and negatives: each training pair once, with a newly drawn negative."""
+        """Yield users, items and negatives: each training pair once, with a new negative."""
         for users, items in self.shuffled(size, generator):
             yield users, items, self.negatives(users, generator)
 

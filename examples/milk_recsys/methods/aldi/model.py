@@ -1,14 +1,22 @@
-"""ALDI: a student that reads content learns to score, to rank and to place items as frozen factors do.
+"""ALDI: a student network on content is distilled from a teacher, the frozen factors.
 
-    teacher t_uj = <P_u, Q_j>;   student s_uj = <user(P_u), item(x_j)>, a side Linear-BatchNorm-tanh-Linear
-    loss of (u, i, j): softplus(s_uj - s_ui)
-        + ranking BCE(s_ui - s_uj, sigmoid(t_ui - t_uj)) + identification BCE(c_i(g), sigmoid(c_i(Q)))
-        + rating (|t_ui - s_ui| + |t_uj - s_uj|) + l2 half squares of the kernels
+    teacher  t_uj = <P_u, Q_j>
+    student  s_uj = <user(P_u), g_j>,  g_j = item(x_j)
+    loss of a triple (u, i, j):
+        softplus(s_uj - s_ui)
+        + alpha BCE(s_ui - s_uj, sigmoid(t_ui - t_uj))          ranking
+        + beta  BCE(c_i(g), sigmoid(c_i(Q)))                    identification
+        + gamma (|t_ui - s_ui| + |t_uj - s_uj|)                 rating
+        + l2 / 2 (sum of squares of the weight matrices)
+    c_i(v) = |v_i|^2 - mean over the negatives j of the batch of <v_i, v_j>
 
-g are the student's items; c_i(v) = |v_i|^2 - mean over the batch's negatives of v_i . v_j.
+where P_u and Q_j are the frozen factors of user u and item j, x_j is the content of item j, i is an
+item of the user and j a negative; `user` and `item` are networks Linear-BatchNorm-tanh-Linear; and
+BCE(a, b) is the binary cross-entropy of the logit a for the target b.
 
 References:
-    Huang, Wang, Huang, Zheng, Chen and Chen, Aligning distillation for cold-start item recommendation, SIGIR 2023.
+    Huang, Wang, Huang, Zheng, Chen and Chen, Aligning distillation for cold-start item
+    recommendation, SIGIR 2023.
 """
 
 from __future__ import annotations
@@ -31,7 +39,7 @@ __all__ = ["Aldi"]
 
 
 class Aldi:
-    """The baseline; see the module."""
+    """The model of the module's docstring."""
 
     def __init__(self, data: WarmData, options: AldiOptions, seed: int, factors: Factors) -> None:
         self._data, self._options, self._seed = data, options, seed
@@ -52,7 +60,7 @@ class Aldi:
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch."""
+        """Train for one epoch."""
         total, count = 0.0, 0
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
@@ -68,11 +76,13 @@ class Aldi:
         return {"loss": total / max(1, count)}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of a batch of triples (B,)."""
+        """Return the loss of a batch of triples (B,)."""
         options, net = self._options, self.net
+        # One pass over positives and negatives, so that batch normalisation sees both together.
         rows = torch.cat([items, negatives])
         u, (g_i, g_j) = net["user"](net.P[users]), net["item"](self.content.warm[rows]).chunk(2)
         p, q_i, q_j = net.P[users], net.Q[items], net.Q[negatives]
+        # Scores of the student (s) and the teacher (t) for the positive i and the negative j.
         s_i, s_j, t_i, t_j = (
             (a * b).sum(dim=1) for a, b in ((u, g_i), (u, g_j), (p, q_i), (p, q_j))
         )
@@ -90,13 +100,13 @@ class Aldi:
         )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: the student on their content."""
+        """Return a function that scores new items: the student network on their content."""
         self.net.eval()
         v = self.net["item"](self.content(features, observed))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -105,7 +115,7 @@ class Aldi:
 
 
 def _identification_logits(positives: Tensor, negatives: Tensor) -> Tensor:
-    """|v_i|^2 less the mean of v_i . v_j over all negatives of the batch, (B,)."""
+    """Return c_i (B,) of the module's docstring for positives and negatives (B, d)."""
     return positives.square().sum(dim=1) - positives @ negatives.mean(dim=0)
 
 

@@ -1,17 +1,25 @@
-"""DGMRec: what modalities share and what each has of its own, filtered by taste and spread over graphs of content.
+"""DGMRec: splits each modality of an item into a shared and a specific part.
 
-    users and items U, E by three hops of LightGCN on ids
-    general g_m = sigmoid(W tanh(A_m x_m)), specific q_m = sigmoid(B_m x_m);   taste f_m = mean of its tanh(C_m u)
-    shared gt_m = S_m^L (f_m g_m), own qt_m = S_m^L (f_m q_m);   a user's gt, qt are the means over their items
-    item = E + (mean_m gt_m + sum_m qt_m) / (M + 1);   s = <user, item>
-    loss: BPR + c (contrasts) + translation_weight sum_m |trans_m(other gt) - gt_m|^2 + norms
+    [U; E] = mean over k = 0..3 of  N^k [ids of users; ids of items]       LightGCN
+    g_m = sigmoid(W tanh(A_m x_m)),   q_m = sigmoid(B_m x_m)              shared, specific part
+    f_m = mean over the item's users of tanh(C_m u)                       taste
+    gt_m = S_m^L (f_m g_m),   qt_m = S_m^L (f_m q_m)
+    v = E + (mean_m gt_m + sum_m qt_m) / (M + 1)                          item; a user likewise
+    s = <user, item>
+    loss = BPR + c (sum of the contrasts) + t sum_m |trans_m(other gt) - gt_m|^2 + squared norms
 
-S_m joins each item to its k nearest by content, symmetrically normalised. Where an item lacks a modality, its gt_m is
-translated from those that it has, and it has no qt_m. A new item has no E and no f: its gt and qt are means over its
-nearest warm items.
+where x_m is the content in modality m; W, A_m, B_m and C_m are linear layers; u is the vector of a
+user; N is the normalised adjacency matrix of users and items; S_m is the normalised graph that
+joins each item to its k nearest items by content in modality m; L is the number of hops; the
+products f_m g_m and f_m q_m are elementwise; trans_m is a network; and c and t are weights. The
+gt_m and qt_m of a user are means over the user's items.
+
+If an item lacks modality m, gt_m is translated from the modalities that it has, and qt_m is 0. A
+new item has no E and no f_m: its gt_m and qt_m are means over its nearest warm items.
 
 References:
-    DGMRec: disentangling and generating modalities for recommendation in missing modality scenarios, SIGIR 2025.
+    DGMRec: disentangling and generating modalities for recommendation in missing modality
+    scenarios, SIGIR 2025.
 """
 
 from __future__ import annotations
@@ -34,11 +42,12 @@ from milk_recsys.methods.warm import Content, WarmData, bpr_loss
 
 __all__ = ["Dgmrec"]
 
+# Number of hops on the graph of users and items.
 HOPS = 3
 
 
 class Dgmrec:
-    """The baseline; see the module."""
+    """The model of the module's docstring."""
 
     def __init__(self, data: WarmData, options: DgmrecOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed
@@ -77,7 +86,7 @@ class Dgmrec:
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch."""
+        """Train for one epoch."""
         total, options = 0.0, self._options
         for group in self._adam.param_groups:
             group["lr"] = options.lr * 0.96 ** (epoch / 50)
@@ -94,7 +103,12 @@ class Dgmrec:
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor, contrasted: Tensor) -> Tensor:
-        """The loss of a batch of triples (B,); `few` are the places of the pairs that are contrasted."""
+        """Return the loss of a batch of triples.
+
+        Arguments:
+            users, items, negatives: (B,).
+            contrasted: positions in the batch of the pairs that are contrasted.
+        """
         options, net = self._options, self.net
         ids_u, ids_i = self._ids()
         general, shared, specific = self._items()
@@ -104,10 +118,9 @@ class Dgmrec:
         fused_i, fused_u = _fused(shared, specific), _fused(shared_u, specific_u)
         u, v = ids_u + fused_u, ids_i + fused_i
         loss = bpr_loss((u[users] * v[items]).sum(dim=1), (u[users] * v[negatives]).sum(dim=1))
-        distinct_users, distinct_items = (
-            torch.unique(users[contrasted]),
-            torch.unique(items[contrasted]),
-        )
+        # In a contrast of users alone, or of items alone, a repeated row would be its own negative.
+        distinct_users = torch.unique(users[contrasted])
+        distinct_items = torch.unique(items[contrasted])
         complete = distinct_items[self._data.observed[distinct_items].all(dim=1)]
         contrasts = []
         for m, (a, p) in enumerate(zip(general, shared_u, strict=True)):
@@ -127,6 +140,8 @@ class Dgmrec:
             _info_nce(ids_u[distinct_users], all_u[distinct_users], options.tau),
         ]
         loss = loss + options.contrast_weight * torch.stack(contrasts).sum()
+        # Only complete items have a target for the translation. The target is detached, so that the
+        # translation learns to match the shared part and not the reverse.
         translated = [
             (self._translated(m, shared, self._data.observed) - x.detach())[complete]
             for m, x in enumerate(shared)
@@ -148,14 +163,14 @@ class Dgmrec:
         return loss + (options.l2 * ids.sum() + options.fused_l2 * fused.sum()) / 2 / len(users)
 
     def _ids(self) -> tuple[Tensor, Tensor]:
-        """Users and items by three hops of their vectors, mean of the layers."""
+        """Return [U; E]: users (U, d) and items (n, d) after LightGCN on their vectors."""
         layers = [torch.cat([self.net["user"].weight, self.net["item"].weight])]
         for _ in range(HOPS):
             layers.append(Product.apply(layers[-1], *self._adjacency))
         return torch.stack(layers).mean(dim=0).split([self._data.num_users, self._data.num_items])
 
     def _filtered(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Of warm items and each modality: g, and g and q filtered by taste; 0 where it is missing."""
+        """Return g, f g and f q of the warm items, one (n, d) per modality; 0 where missing."""
         net = self.net
         general: list[Tensor] = []
         shared: list[Tensor] = []
@@ -171,7 +186,10 @@ class Dgmrec:
         return general, shared, specific
 
     def _items(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Of warm items and each modality: g; gt, translated where it is missing; qt."""
+        """Return g, gt and qt of the warm items, one (n, d) per modality.
+
+        Missing gt are translated from the other modalities.
+        """
         general, shared, specific = self._filtered()
         for _ in range(self._options.layers):
             shared, specific = (
@@ -181,14 +199,14 @@ class Dgmrec:
         return general, self._filled(shared, self._data.observed), specific
 
     def _filled(self, shared: list[Tensor], known: Tensor) -> list[Tensor]:
-        """Translate gt where a modality is missing."""
+        """Return gt per modality, translated from the other modalities where it is missing."""
         return [
             torch.where(known[:, m, None], x, self._translated(m, shared, known))
             for m, x in enumerate(shared)
         ]
 
     def _translated(self, m: int, shared: list[Tensor], known: Tensor) -> Tensor:
-        """gt_m from the mean of the other modalities' gt that an item has."""
+        """Return trans_m of the mean of the other modalities' gt that an item has, (n, d)."""
         others = [o for o in range(len(shared)) if o != m]
         if not others:
             return torch.zeros_like(shared[m])
@@ -197,7 +215,7 @@ class Dgmrec:
         return self.net["translate"][m](mean / weights.sum(dim=1, keepdim=True).clamp(min=1))
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: gt and qt of their nearest warm items, on users' vectors and tastes."""
+        """Return a function that scores new items by gt and qt of their nearest warm items."""
         rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
         _, shared, specific = self._items()
         users = self._ids()[0] + _fused(
@@ -217,7 +235,7 @@ class Dgmrec:
         return lambda block: users[block] @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -226,12 +244,12 @@ class Dgmrec:
 
 
 def _fused(shared: list[Tensor], specific: list[Tensor]) -> Tensor:
-    """(mean_m gt_m + sum_m qt_m) / (M + 1)."""
+    """Return (mean_m gt_m + sum_m qt_m) / (M + 1)."""
     return (torch.stack(shared).mean(dim=0) + torch.stack(specific).sum(dim=0)) / (len(shared) + 1)
 
 
 def _info_nce(a: Tensor, b: Tensor, tau: float) -> Tensor:
-    """InfoNCE of rows (n, d) by cosines: a's own row of b against all of b's."""
+    """Return the InfoNCE loss of rows a and b (n, d), by cosines: row k of a and of b match."""
     if not len(a):
         return a.sum()
     products = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / tau
@@ -239,7 +257,7 @@ def _info_nce(a: Tensor, b: Tensor, tau: float) -> Tensor:
 
 
 def _row_normalised(pairs: Tensor) -> Tensor:
-    """Scale each row of a sparse matrix of ones to a sum of 1."""
+    """Scale the rows of a sparse 0/1 matrix to a sum of 1; its product then takes means."""
     counts = torch.bincount(pairs.indices()[0], minlength=len(pairs)).to(pairs.dtype)
     values = 1 / counts[pairs.indices()[0]]
     return torch.sparse_coo_tensor(
@@ -248,7 +266,7 @@ def _row_normalised(pairs: Tensor) -> Tensor:
 
 
 def _with_loops(graph: Tensor, known: Tensor) -> Tensor:
-    """Give items without the modality an edge to themselves."""
+    """Add an edge from each item without the modality to itself, which keeps its row as it is."""
     missing = (~known).nonzero()[:, 0]
     ones = torch.ones(len(missing), dtype=graph.dtype, device=graph.device)
     loops = torch.sparse_coo_tensor(

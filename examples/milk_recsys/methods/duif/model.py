@@ -1,10 +1,15 @@
-"""DUIF: users and a linear map of items' content, ranked by inner products.
+"""DUIF: inner products of user vectors and a linear map of items' content.
 
-    s_uj = <u, W x_j>
-    loss: mean of -ln sigma(s_ui - s_uj) + l2 (|u|^2 + |W x_i|^2 + |W x_j|^2)
+    s_uj = <p_u, W x_j>
+    loss = mean over triples (u, i, j) of -ln sigma(s_ui - s_uj)
+               + l2 (|p_u|^2 + |W x_i|^2 + |W x_j|^2)
+
+where p_u is the vector of user u, x_j the content of item j, W a matrix, i an item of the user, j a
+negative, sigma the logistic function, and l2 a weight.
 
 References:
-    Geng, Zhang, Bian and Chua, Learning image and user features for recommendation in social networks, ICCV 2015.
+    Geng, Zhang, Bian and Chua, Learning image and user features for recommendation in social
+    networks, ICCV 2015.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ __all__ = ["Duif"]
 
 
 class Duif:
-    """The baseline; see the module."""
+    """The model of the module's docstring."""
 
     def __init__(self, data: WarmData, options: DuifOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed
@@ -44,7 +49,7 @@ class Duif:
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch."""
+        """Train for one epoch."""
         total = 0.0
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items, negatives in self._data.triples(self._options.batch_size, generator):
@@ -56,19 +61,19 @@ class Duif:
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of a batch of triples (B,)."""
+        """Return the loss of a batch of triples (B,)."""
         distinct, inverse = torch.unique(torch.stack([items, negatives]), return_inverse=True)
         u, (v, w) = self.net["user"](users), self.net["item"](self.content.warm[distinct])[inverse]
         norms = (u.square() + v.square() + w.square()).sum(dim=1).mean()
         return bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1)) + self._options.l2 * norms
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: <u, W x>."""
+        """Return a function that scores new items: <p_u, W x_j>."""
         v = self.net["item"](self.content(features, observed))
         return lambda users: self.net["user"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

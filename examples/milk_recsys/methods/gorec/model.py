@@ -1,12 +1,21 @@
 """GoRec: a conditional variational autoencoder of item factors given content.
 
-    posterior [x, Q_j] -> mu, sigma;   prior x -> mu_p, sigma_p;   z = mu + sigma eps;   decoder [dropout(x), z] -> Q_j
-    loss: mean (decoded - Q_j)^2 + uni ln mean over pairs of exp(-2 |a - b|^2) + kl KL(posterior, prior)
+    posterior  N(mu, sigma^2)      from [x_j, Q_j]
+    prior      N(mu_p, sigma_p^2)  from x_j
+    decoded_j = decoder([dropout(x_j), z_j]),   z_j = mu + sigma eps,   eps ~ N(0, 1)
+    loss = mean over items and dimensions of (decoded_j - Q_j)^2
+           + w_u ln (mean over pairs a, b of exp(-2 |a - b|^2)) + w_kl KL(posterior, prior)
 
-a, b are the batch's mu at unit length. A new item takes the mean factors of its content's cluster in place of Q_j.
+where x_j is the content of item j at unit length, Q_j are its frozen factors, [a, b] is the
+concatenation, the pairs a, b are latent means mu of two items of the batch at unit length, and w_u
+and w_kl are weights.
+
+A new item has no Q_j. It uses the mean factors of the warm items in the cluster of its content
+instead, and z = mu.
 
 References:
-    Bai, Hou, Wu, Yang, Zhang, Hong and Wang, GoRec: a generative cold-start recommendation framework, MM 2023.
+    Bai, Hou, Wu, Yang, Zhang, Hong and Wang, GoRec: a generative cold-start recommendation
+    framework, MM 2023.
 """
 
 from __future__ import annotations
@@ -32,7 +41,7 @@ __all__ = ["Gorec", "cluster_means"]
 
 
 class Gorec:
-    """The baseline; see the module."""
+    """The model of the module's docstring."""
 
     def __init__(self, data: WarmData, options: GorecOptions, seed: int, factors: Factors) -> None:
         self._data, self._options, self._seed = data, options, seed
@@ -61,7 +70,7 @@ class Gorec:
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch: every warm item once."""
+        """Train for one epoch: every warm item once."""
         total, count = 0.0, 0
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
@@ -79,7 +88,7 @@ class Gorec:
         return {"loss": total / count}
 
     def loss(self, items: Tensor, noise: Tensor) -> Tensor:
-        """The loss of a batch of items (B,) with the noise (B, d) of z."""
+        """Return the loss of a batch of items (B,) with the noise eps (B, d)."""
         options, x, q = self._options, self.x[items], self.net.Q[items]
         mu, log_variance = self._posterior(x, q)
         prior_mu, prior_log_variance = self.net["prior"](x).chunk(2, dim=1)
@@ -87,6 +96,7 @@ class Gorec:
             F.dropout(x, options.dropout, self.net.training), mu + (log_variance / 2).exp() * noise
         )
         ratio = log_variance - prior_log_variance
+        # KL divergence of two diagonal Gaussians in closed form, summed over the dimensions.
         kl = ((mu - prior_mu).square() * (-prior_log_variance).exp() + ratio.exp() - 1 - ratio).sum(
             dim=1
         ) / 2
@@ -104,18 +114,18 @@ class Gorec:
         return mu, log_variance
 
     def _decode(self, x: Tensor, z: Tensor) -> Tensor:
-        found: Tensor = self.net["head"](self.net["decoder"](torch.cat([x, z], dim=1)))
-        return found
+        decoded: Tensor = self.net["head"](self.net["decoder"](torch.cat([x, z], dim=1)))
+        return decoded
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: decoded from their cluster's mean factors, without noise."""
+        """Return a function that scores new items: inner products of P and the decoded factors."""
         x = F.normalize(self.content(features, observed), dim=1)
         cluster = torch.cdist(x, self.net.centres).argmin(dim=1)
         v = self._decode(x, self._posterior(x, self.net.means[cluster])[0])
         return lambda users: self.net.P[users] @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -128,23 +138,26 @@ def _hidden(width: int, d: int) -> nn.Sequential:
 
 
 def cluster_means(x: Tensor, q: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Cluster warm items by content; return the centres (K, F) and the mean factors (K, D) of each cluster.
+    """Cluster warm items by content.
 
     Arguments:
-        x: (n, F) content; q: (n, D) factors of the same items.
-        size: items in a cluster, on average.
+        x: (n, F), content.
+        q: (n, D), factors of the same items.
+        size: average number of items in a cluster.
+        seed: seed of the initial centres.
+
+    Returns:
+        Centres (K, F) and mean factors (K, D) of the nonempty clusters.
     """
     count = max(1, len(x) // size)
-    with (
-        threadpool_limits(1),
-        warnings.catch_warnings(),
-    ):  # one thread: sums in one order, so always the same centres
-        warnings.filterwarnings(
-            "ignore", "Number of distinct clusters"
-        )  # then there are fewer clusters
-        found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(x.cpu().numpy())
-    labels = torch.from_numpy(found.labels_).long().to(x.device)
+    # With one thread the sums have a fixed order, so that the same data always give the same
+    # centres.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # Fewer distinct rows than clusters leave some clusters empty, which are removed below.
+        warnings.filterwarnings("ignore", "Number of distinct clusters")
+        kmeans = KMeans(count, n_init=1, random_state=seed % 2**32).fit(x.cpu().numpy())
+    labels = torch.from_numpy(kmeans.labels_).long().to(x.device)
     nonempty = torch.unique(labels)
     means = torch.zeros(count, q.shape[1], dtype=q.dtype, device=q.device).index_add_(0, labels, q)
     means /= torch.bincount(labels, minlength=count).clamp(min=1)[:, None]
-    return torch.from_numpy(found.cluster_centers_).to(x)[nonempty], means[nonempty]
+    return torch.from_numpy(kmeans.cluster_centers_).to(x)[nonempty], means[nonempty]

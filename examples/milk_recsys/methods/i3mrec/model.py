@@ -1,16 +1,27 @@
-"""I3-MRec: preferences that hold whichever modality an item is seen through, and little else of the modalities.
+"""I3-MRec: invariant learning over modalities with an information bottleneck.
 
-    v_m = L2norm(A_m x_m + c_m), 0 where missing;   u_m three hops over [user table; v_m before the norm], layers' mean
-    T = tanh(dropout(W mean_m v_m)), v_m held fixed;   s = <u + mean_m u_m, T>
-    loss: BPR(T) + sum_e BPR_e + penalty_weight Var_e BPR_e, in environment e an item is v_e alone
-        + contrast_weight sum over ordered pairs of masks of InfoNCE(T under one, T under the other)
-        + bottleneck_weight mean_m CLUB(x_m; T) + l2 half squares
+    z_m = A_m x_m + c_m,   v_m = z_m / |z_m|;   both 0 where an item lacks modality m
+    u_m = mean over k = 0..3 of  N^k [p; z_m], rows at unit length, users' part
+    T = tanh(dropout(W mean_m v_m))
+    s = <p_u + mean_m u_m, T>
+    loss = BPR(T) + sum_e R_e + penalty_weight Var_e R_e
+           + contrast_weight sum over ordered pairs (a, b) of masks of InfoNCE(T^a, T^b)
+           + bottleneck_weight mean_m CLUB(x_m; T)
+           + l2 / 2 (squared norms)
 
-CLUB bounds what T tells of x_m, by Gaussians T | x_m that are trained beside it. Under a mask the sum over what is left
-is divided by M all the same. A new item is T of the mean over what it has.
+where x_m is the content in modality m; A_m, c_m and W are learned; p are the vectors of the users;
+N is the normalised adjacency matrix of users and items; the mean in T runs over the modalities that
+an item has, and no gradient flows from T into v_m. R_e is the BPR risk of environment e, in which
+an item is represented by v_e alone. A mask a is a nonempty set of modalities; T^a
+uses the v_m in a only, and divides their sum by M, the number of all modalities. CLUB is an upper
+bound on the mutual information of x_m and T; it needs estimators, networks for Gaussians T | x_m,
+which are trained alternately.
+
+A new item is T of the modalities that it has.
 
 References:
-    I3-MRec: invariant learning with information bottleneck for incomplete modality recommendation, MM 2025.
+    I3-MRec: invariant learning with information bottleneck for incomplete modality recommendation,
+    MM 2025.
 """
 
 from __future__ import annotations
@@ -32,11 +43,14 @@ from milk_recsys.methods.warm import Content, WarmData, bpr_loss
 
 __all__ = ["I3mrec"]
 
-HOPS, HIDDEN, ESTIMATOR_STEPS, ESTIMATOR_LR = 3, 32, 10, 1e-4
+# Number of hops on the graph of users and items.
+HOPS = 3
+# Hidden width of the estimators, their steps per epoch, and their learning rate.
+HIDDEN, ESTIMATOR_STEPS, ESTIMATOR_LR = 32, 10, 1e-4
 
 
 class I3mrec:
-    """The baseline; see the module."""
+    """The model of the module's docstring."""
 
     def __init__(self, data: WarmData, options: I3mrecOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed
@@ -74,7 +88,7 @@ class I3mrec:
         ]
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch, after some steps of the estimators."""
+        """Train for one epoch, after some steps of the estimators."""
         total, options = 0.0, self._options
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
@@ -94,13 +108,19 @@ class I3mrec:
         return {"loss": total / self._data.num_pairs}
 
     def _minimise(self, which: int, loss: Tensor) -> float:
+        """Take a step of optimiser 0 (the model) or 1 (the estimators); return the loss."""
         self.net.zero_grad()
         loss.backward()
         self._adams[which].step()
         return loss.item()
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor, anchors: Tensor) -> Tensor:
-        """The loss of a batch of triples (B,); `anchors` are the items that are contrasted under masks."""
+        """Return the loss of a batch of triples.
+
+        Arguments:
+            users, items, negatives: (B,).
+            anchors: distinct items that are contrasted under the masks.
+        """
         options, known = self._options, self._data.observed
         mapped = [
             f(x) * known[:, m, None]
@@ -108,6 +128,7 @@ class I3mrec:
         ]
         single = [F.normalize(z, dim=1) for z in mapped]
         u = self.users(mapped)[users]
+        # The losses of T do not change v_m: they see it as a constant, and the risks R_e train it.
         fixed = torch.stack(single, dim=1).detach()
         t = self.fuse(fixed, known)
         loss = bpr_loss((u * t[items]).sum(dim=1), (u * t[negatives]).sum(dim=1))
@@ -115,7 +136,8 @@ class I3mrec:
         for m, v in enumerate(single):
             both_known = known[items, m] & known[negatives, m]
             gap = (u * (v[negatives] - v[items])).sum(dim=1)
-            if both_known.any():  # an environment without a triple has no risk
+            # An environment without a triple has no risk. A risk of 0 would change the variance.
+            if both_known.any():
                 risks.append((F.softplus(gap) * both_known).sum() / both_known.sum())
         if risks:
             environments = torch.stack(risks)
@@ -136,7 +158,7 @@ class I3mrec:
         return loss + options.l2 * squares / len(users)
 
     def users(self, mapped: list[Tensor]) -> Tensor:
-        """Users (U, d): their vectors, and the mean over modalities of what the graph brings them."""
+        """Return users (U, d): p + mean_m u_m, from the items' z_m (n, d) of each modality."""
         table, propagated = self.net["user"].weight, []
         for z in mapped:
             layers = [F.normalize(torch.cat([table, z]), dim=1)]
@@ -146,7 +168,13 @@ class I3mrec:
         return table + torch.stack(propagated).mean(dim=0)
 
     def fuse(self, single: Tensor, kept: Tensor, *, divide_by_all: bool = False) -> Tensor:
-        """T of items (n, M, d) from the modalities that are kept (n, M); their sum over M where `by_all`."""
+        """Return T (n, d) of items from their kept modalities.
+
+        Arguments:
+            single: (n, M, d), v_m of each modality.
+            kept: (n, M) bool.
+            divide_by_all: divide the sum of the kept v_m by M instead of by their number.
+        """
         weights = kept.to(single.dtype)
         count = (
             single.new_tensor(single.shape[1])
@@ -159,7 +187,11 @@ class I3mrec:
         )
 
     def contrast(self, single: Tensor, known: Tensor) -> Tensor:
-        """Sum over ordered pairs of masks of InfoNCE between T of the same items under both, by cosines."""
+        """Return the sum of InfoNCE, by cosines, over ordered pairs of masks.
+
+        An item matches itself under the other mask. Items without a modality under one of the two
+        masks are left out.
+        """
         views = []
         for mask in self._masks:
             kept = known & mask
@@ -176,15 +208,21 @@ class I3mrec:
         return total
 
     def bottleneck(self, t: Tensor, items: Tensor) -> Tensor:
-        """Mean over modalities of CLUB(x_m; T): log q of an item's own T less that of all T of the batch."""
+        """Return the mean over modalities m of CLUB(x_m; T).
+
+        CLUB is the mean over items of log q(T_i | x_i) minus the mean over all T_j of the batch of
+        log q(T_j | x_i), q being the estimator of modality m.
+        """
         bounds = []
         for m in range(len(self._x)):
             rows = items[self._data.observed[items, m]]
             mean, precision, _ = self._gaussian(m, rows)
             own_views, all_views = t[rows], t[items]
+            # The mean over j of (mean - T_j)^2, expanded to avoid a tensor with an axis for j. The
+            # log normalisers of the two log-likelihoods are equal and cancel.
             mean_squared_gap = (
                 mean.square() - 2 * mean * all_views.mean(dim=0) + all_views.square().mean(dim=0)
-            )  # mean of (mean - T_j)^2
+            )
             bounds.append(
                 ((mean_squared_gap - (mean - own_views).square()) * precision / 2).sum(dim=1).mean()
                 if len(rows)
@@ -193,7 +231,10 @@ class I3mrec:
         return torch.stack(bounds).mean()
 
     def estimator_loss(self, items: Tensor) -> Tensor:
-        """Mean negative log-likelihood of T given x_m, less constants, summed over modalities."""
+        """Return the negative log-likelihood of T given x_m, up to a constant.
+
+        It is a mean over items, summed over modalities.
+        """
         with torch.no_grad():
             single = torch.stack(
                 [
@@ -212,12 +253,13 @@ class I3mrec:
         return torch.stack(losses).sum()
 
     def _gaussian(self, m: int, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean, precision and log-variance (n, d) of T given x_m of items (n,)."""
         mean, log_variance = self.net["estimators"][m](self._x[m][items]).chunk(2, dim=1)
         log_variance = torch.tanh(log_variance)
         return mean, (-log_variance).exp(), log_variance
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: T of the mean over what they have."""
+        """Return a function that scores new items: T of the modalities that they have."""
         self.net.eval()
         rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
         pairs = list(zip(self.net["maps"], rows, self._x, strict=True))
@@ -229,7 +271,7 @@ class I3mrec:
         return lambda users: u[users] @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, *self._adams)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Options of the ridge regression and their search space in a study. `model.py` has the equations."""
+"""Options of ridge regression and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 

@@ -57,7 +57,7 @@ class Ridge:
         return item_scores
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return a function that sums the columns of T over a user's items."""
+        """Return a function that sums the rows of T over a user's items."""
         item_scores = self.regress(features, observed)
         return user_profile_scorer(
             self._data, self.smooth(item_scores) if self.smooth else item_scores
@@ -67,8 +67,8 @@ class Ridge:
 def _ridge(warm: Tensor, new: Tensor, strength: float) -> Tensor:
     """Return F_w (F_w'F_w + l I)^-1 F_c' (n, C) of rows F_w (n, d) and F_c (C, d)."""
     n, d = warm.shape
-    # F_w (F_w'F_w + l I)^-1 = (F_w F_w' + l I)^-1 F_w, so the system has the smaller of d and n
-    # rows.
+    # F_w (F_w'F_w + l I)^-1 = (F_w F_w' + l I)^-1 F_w, so solve the
+    # smaller system, of d or of n rows.
     gram = warm.T @ warm if d <= n else warm @ warm.T
     gram.diagonal().add_(strength)
     factor = torch.linalg.cholesky(gram)
