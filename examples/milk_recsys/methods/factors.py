@@ -108,8 +108,7 @@ class Factorisation:
             F.embedding(torch.stack([items, negatives]), self.net["item"]),
         )
         norms = user_rows.square().sum() + item_rows.square().sum()
-        # The product broadcasts over positives and negatives, (2, B, D), and the sum gives both
-        # scores.
+        # (B, D) times (2, B, D) broadcasts, so that the sum holds both scores of each triple.
         loss = bpr_loss(
             *(user_rows * item_rows).sum(dim=2)
         ) + self._options.factor_l2 * norms / len(users)

@@ -128,8 +128,8 @@ class Ccfcrec:
         options, table = self._options, self.net["item"].weight
         distinct, inverse = torch.unique(items, return_inverse=True)
         content = self.embed(self.content.warm[distinct])
-        # Cosines with all items, (B, n items), are one matrix product, cheaper than gathering
-        # vectors.
+        # One matrix product gives the cosines with all items, (B, n). Gathering a vector for each
+        # anchor and negative would take more memory.
         cosines = F.normalize(content, dim=1) @ F.normalize(table, dim=1).T
         cosines = cosines[inverse] / options.tau
         anchors = torch.cat([positives, items[:, None]], dim=1)

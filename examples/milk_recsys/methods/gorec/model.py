@@ -150,8 +150,7 @@ def cluster_means(x: Tensor, q: Tensor, size: int, seed: int) -> tuple[Tensor, T
         Centres (K, F) and mean factors (K, D) of the nonempty clusters.
     """
     count = max(1, len(x) // size)
-    # With one thread the sums have a fixed order, so that the same data always give the same
-    # centres.
+    # One thread fixes the order of the sums, so that the same data always give the same centres.
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct rows than clusters leave some clusters empty, which are removed below.
         warnings.filterwarnings("ignore", "Number of distinct clusters")

@@ -60,13 +60,11 @@ class Sibrar:
         self.net.to(data.device, self.content.dtype)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         users, items = data.pairs
-        # CSR layout of the users of each item: item j has _item_users[_offsets[j] : _offsets[j +
-        # 1]].
+        # The users of each item in CSR layout: those of item j start at _item_users[_offsets[j]].
         self._item_users = users[items.argsort(stable=True)]
         self._offsets = F.pad(torch.bincount(items, minlength=data.num_items).cumsum(0), (1, 0))
         always = torch.ones(len(data.observed), 1, dtype=torch.bool, device=data.device)
-        # (n, M + 1); the last column is the modality "users who have the item", which every item
-        # has.
+        # (n, M + 1). The last column, always True, is the modality "users who have the item".
         self._has = torch.cat([data.observed, always], dim=1)
         self._adam = torch.optim.AdamW(
             self.net.parameters(),
@@ -128,8 +126,8 @@ class Sibrar:
             + net["takers"].bias
         )
         h = torch.cat(pre_activations)[inverse]  # (B, 1 + K, 1 or 2, width)
-        # The positive's users include the user of the pair, which would reveal the pair: subtract
-        # them.
+        # The users of the positive include the user of the pair, which would reveal the pair.
+        # Subtract this user's column.
         uses_users = (drawn[:, 0] == users_index).to(h.dtype)[:, :, None]
         positive = h[:, 0] - uses_users * F.embedding(users, table)[:, None]
         h = torch.cat([positive[:, None], h[:, 1:]], dim=1).relu()
