@@ -180,6 +180,7 @@ class NeighbourScores:
         shares = known * self.weights
         # A new item whose modalities all have weight 0 would divide by 0: weight them equally.
         shares = torch.where(shares.any(dim=1, keepdim=True), shares, known)
+        # `tiny` keeps 0 / 0 from giving NaN for an item without any modality; its shares stay 0.
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
         total = shares.new_zeros(len(self.rows.warm[0]), len(observed))
         for share, warm, new in zip(
@@ -203,6 +204,8 @@ def modality_weights(
     sampled = torch.randperm(data.num_items, generator=generator)[:SAMPLED_ITEMS].to(data.device)
     pairs = interactions(data, rows.dtype)
     target = pairs.index_select(1, sampled).to_dense()
+    # R G_m of the sampled items, (U, samples) for each modality: the score that a user would have
+    # if only modality m counted.
     predicted = [torch.sparse.mm(pairs, similar_to_others(x, sampled, k)) for x in rows.warm]
     # Least squares with weights w is ordinary least squares after scaling both sides by sqrt(w).
     # Only the (M, M) normal equations leave the device; the tall system of all cells does not.
@@ -229,10 +232,10 @@ def nnls(
         x (M,).
     """
     values, vectors = np.linalg.eigh(products)
-    # SciPy's solver takes a matrix, not its normal equations. With P = V diag(l) V', the small
-    # matrix B = diag(sqrt(l)) V' and c = diag(1 / sqrt(l)) V'r have B'B = P and B'c = r: the same
-    # problem. Eigenvalues near 0 come from a rank-deficient A; they are left out, since 1 / sqrt(l)
-    # would blow up.
+    # SciPy's solver takes a matrix, not the normal equations. With P = V diag(l) V', the small
+    # matrix B = diag(sqrt(l)) V' and c = diag(1 / sqrt(l)) V'r satisfy B'B = P and B'c = r, so min
+    # |B x - c| is the same problem. Eigenvalues near 0 come from a rank-deficient A. They are left
+    # out, since 1 / sqrt(l) would be huge.
     nonzero = values > max(values[-1], 0) * 1e-12
     root = np.sqrt(values[nonzero])
     if not nonzero.any():
@@ -254,6 +257,7 @@ def user_profile_scorer(data: WarmData, z: Tensor) -> ScoreBlock:
     """
 
     def score(users: Tensor) -> Tensor:
+        # embedding_bag adds up the rows of Z of each user without a dense (u, n) matrix.
         positions, starts = ragged_ranges(data.rows.offsets, users)
         return F.embedding_bag(data.rows.pairs_at(positions)[1], z, starts, mode="sum")
 
@@ -292,6 +296,8 @@ class Smoother:
 
     def __init__(self, pairs: Tensor, strength: float) -> None:
         self._pairs, self._pairs_t, self._strength = pairs, pairs.t().coalesce(), strength
+        # Factorise R'R + lambda I (n, n) if there are fewer
+        # items than users, else R R' + lambda I (U, U).
         self._by_items = pairs.shape[1] <= pairs.shape[0]
         self._factor: Tensor | None = None
         if min(pairs.shape) <= MAX_DENSE_ROWS:
@@ -333,6 +339,7 @@ def conjugate_gradients(
     Raises:
         DataError: a column has not converged after `max_iterations` iterations.
     """
+    # `squares` are the squared residuals of the columns, compared with tol^2 |b|^2.
     x, residual, direction = torch.zeros_like(b), b, b
     squares = b.square().sum(dim=0)
     threshold = squares * tol**2

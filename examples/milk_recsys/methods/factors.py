@@ -70,6 +70,7 @@ class Factorisation:
             users, items = (
                 torch.empty(n, options.embedding_dim).normal_(std=0.1) for n in self._sizes()
             )
+        # The held-out pairs are the first 5% of a random order. Sorting restores the order by user.
         held, kept = torch.split(
             order, [int(HELD_OUT * len(order)), len(order) - int(HELD_OUT * len(order))]
         )
@@ -77,8 +78,10 @@ class Factorisation:
         self.net: Any = nn.ParameterDict(
             {"user": users.to(data.device, dtype), "item": items.to(data.device, dtype)}
         )
+        # The vectors of the best epoch so far.
         self._best = {name: p.detach().clone() for name, p in self.net.items()}
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.factor_lr, fused=True)
+        # `_num_stale` counts the evaluations in a row without a gain.
         self.epoch, self._num_stale, self.best, self.done = 0, 0, -1.0, False
 
     def _sizes(self) -> tuple[int, int]:
@@ -160,6 +163,8 @@ class Factorisation:
         users, items = self._data.rows.pairs_at(self._kept)
         vectors = []
         for name, trained in (("user", users), ("item", items)):
+            # Users and items whose pairs were all held out,
+            # or who have none, still have their random start.
             known = torch.zeros(
                 len(self._best[name]), dtype=torch.bool, device=trained.device
             ).index_fill_(0, trained, True)

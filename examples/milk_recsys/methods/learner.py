@@ -178,6 +178,7 @@ class TrainedLearner(_WarmLearner):
 
     def __init__(self, data: WarmData, options: Options, factors: Factors | None = None) -> None:
         super().__init__(data, options)
+        # The factorisation exists only while it trains, and the model only after it.
         self.factorisation: Factorisation | None = None
         if options.card.needs_factors and factors is None:
             self.factorisation = Factorisation(data, options.method, options.run.seed)
@@ -246,6 +247,7 @@ class TrainedLearner(_WarmLearner):
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
         """Load a file that `save` wrote; return its facts."""
+        # The weights alone are loaded into the network; a full state also restores the optimiser.
         load_tensors = (
             (lambda state: self._ready().net.load_state_dict(state))
             if weights_only

@@ -28,6 +28,7 @@ class Columns:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the standardised rows (n, F)."""
+        # Dividing by infinity turns a constant column into 0, without a branch.
         scaled = (rows - self.mean) / torch.where(self.std > TINY, self.std, torch.inf)
         return scaled.clamp(-self.clip, self.clip)
 

@@ -55,16 +55,18 @@ class WarmData:
             name: x.masked_fill(~observed[:, m, None], torch.nan)
             for m, (name, x) in enumerate(features.items())
         }
-        numbers = torch.arange(len(tables.warm), device=tables.device)
+        item_numbers = torch.arange(len(tables.warm), device=tables.device)
+        # The rows of the tables number items within their pool, so for equal pools the pairs stay
+        # as they are and only the names of the items change.
         if torch.equal(tables.pool, tables.warm):
-            rows = dataclasses.replace(tables.rows, pool=numbers)
+            rows = dataclasses.replace(tables.rows, pool=item_numbers)
         else:
             # The pool of the tables may contain new items, but a baseline draws its negatives from
             # warm items only. Build the rows again with that pool.
             users, items = (x.contiguous() for x in tables.pairs.unbind(1))
             positions = torch.searchsorted(tables.warm, items)
             rows = build_user_rows(
-                torch.stack([users, positions], dim=1), tables.num_users, numbers
+                torch.stack([users, positions], dim=1), tables.num_users, item_numbers
             )
         dtype = torch.float64 if options.run.dtype == "float64" else torch.float32
         return cls(
@@ -94,8 +96,8 @@ class WarmData:
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of users and items: each training pair once, in random order."""
         order = torch.randperm(self.num_pairs, generator=generator).to(self.device)
-        for numbers in torch.split(order, size):
-            yield self.rows.pairs_at(numbers)
+        for pair_numbers in torch.split(order, size):
+            yield self.rows.pairs_at(pair_numbers)
 
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
         """Draw for each user (B,) a warm item that the user does not have, (B,)."""
@@ -128,6 +130,7 @@ class Content:
         )
         imputer = MeanImputer(data.modalities)
         features = {name: x.to(self.dtype) for name, x in data.features.items()}
+        # Fit the means on what `scale_and_impute` will impute: scaled rows if it scales first.
         if self._preparation.scale_before_impute:
             features = prepare_scale(features, self._preparation, self.dtype)
         imputer.fit(features, data.observed)

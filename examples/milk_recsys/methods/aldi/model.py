@@ -86,6 +86,7 @@ class Aldi:
         s_i, s_j, t_i, t_j = (
             (a * b).sum(dim=1) for a, b in ((u, g_i), (u, g_j), (p, q_i), (p, q_j))
         )
+        # The teacher gives soft targets: its probabilities, not 0 or 1.
         ranking = F.binary_cross_entropy_with_logits(s_i - s_j, (t_i - t_j).sigmoid())
         identification = F.binary_cross_entropy_with_logits(
             _identification_logits(g_i, g_j), _identification_logits(q_i, q_j).sigmoid()

@@ -84,6 +84,7 @@ class Ccfcrec:
                     items, self._item_users, self._item_users.pool, generator=generator
                 )
                 positives = self._sample_user_items(users, generator)
+                # n negatives for each of the p positives, and n for the item itself.
                 repeated = users.repeat_interleave(
                     (options.num_positives + 1) * options.num_negatives
                 )
@@ -105,6 +106,7 @@ class Ccfcrec:
         uniform = torch.rand(
             len(users), self._options.num_positives, generator=generator, dtype=torch.float64
         )
+        # The pairs of a user are numbered consecutively, from `first` on.
         numbers = first[:, None] + (uniform.to(users.device) * counts[:, None]).long()
         return rows.pairs_at(numbers.flatten())[1].view(numbers.shape)
 
@@ -132,6 +134,7 @@ class Ccfcrec:
         # anchor and negative would take more memory.
         cosines = F.normalize(content, dim=1) @ F.normalize(table, dim=1).T
         cosines = cosines[inverse] / options.tau
+        # Column k of `anchors` is a positive, with the n negatives of row k of `negatives`.
         anchors = torch.cat([positives, items[:, None]], dim=1)
         scores = cosines.gather(1, torch.cat([anchors, negatives.flatten(1)], dim=1))
         positive_logits, negative_logits = scores.split(
@@ -140,9 +143,12 @@ class Ccfcrec:
         logits = torch.cat(
             [positive_logits[:, :, None], negative_logits.view(negatives.shape)], dim=2
         )
+        # -ln of a softmax is logsumexp minus the logit of the positive.
         losses = logits.logsumexp(dim=2) - positive_logits
         contrast = losses[:, :-1].mean(dim=1) + losses[:, -1]
         u, k = self.net["user"](users), self.net["user"](other_users)
+        # Both rankings have the same form, once with the
+        # item vector and once with its encoded content.
         ranking = torch.stack(
             [F.softplus((v * (k - u)).sum(dim=1)) for v in (table[items], content[inverse])]
         ).sum(dim=0)

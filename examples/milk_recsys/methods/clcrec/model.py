@@ -59,6 +59,8 @@ class Clcrec:
             nn.init.xavier_normal_(self.net["vectors"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
+        # Negatives are distinct, so there can be no more
+        # than the items that the busiest user lacks.
         self._num_negatives = min(self._options.num_negatives, int(data.rows.free.min()))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -71,6 +73,8 @@ class Clcrec:
                 )
                 candidates = torch.cat([items[:, None], negatives], dim=1)
                 drawn = int(self._options.replaced * candidates.numel())
+                # Positions are drawn with replacement, so the share
+                # of replaced candidates is at most `replaced`.
                 replaced = torch.zeros(candidates.numel(), dtype=torch.bool)
                 replaced[torch.randint(len(replaced), (drawn,), generator=generator)] = True
                 loss = self.loss(
@@ -91,6 +95,7 @@ class Clcrec:
             replaced: (B, 1 + K) bool, True where L2 uses the encoded content instead of the vector.
         """
         options = self._options
+        # Embed and encode each distinct candidate once; `inverse` (B, 1 + K) are its row numbers.
         distinct, inverse = torch.unique(candidates, return_inverse=True)
         p, q = self.net["vectors"](users), self.net["vectors"](self._data.num_users + distinct)
         content = self.net["encoder"](self.content.warm[distinct])
@@ -99,6 +104,7 @@ class Clcrec:
         by_user = torch.where(
             replaced, _candidate_scores(p, content, inverse), _candidate_scores(p, q, inverse)
         )
+        # The positive is candidate 0.
         target = torch.zeros_like(users)
         first, second = (F.cross_entropy(s / options.tau, target) for s in (by_content, by_user))
         norms = (p.norm(dim=1).mean() + q.norm(dim=1)[inverse].mean()) / 2
@@ -159,6 +165,7 @@ def distinct_negatives(
     taken = torch.zeros(len(users), rows.pool_size, dtype=torch.bool, device=users.device)
     columns = []
     for draw, end in zip(drawn.t()[:, :, None], last.t()[:, :, None], strict=True):
+        # One draw of all users per iteration, (B, 1).
         columns.append(torch.where(taken.gather(1, draw), end, draw))
         taken.scatter_(1, columns[-1], True)
     chosen = torch.cat(columns, dim=1)

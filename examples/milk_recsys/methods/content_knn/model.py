@@ -40,4 +40,5 @@ class ContentKnn:
         )
         for warm, new in zip(self.rows.warm, self.rows(features, observed), strict=True):
             total += similar(warm, new, 0)
+        # Divide by M_c; an item without any modality has a total of 0 anyway.
         return user_profile_scorer(self._data, total / observed.sum(dim=1).clamp(min=1))

@@ -80,6 +80,8 @@ class Dgmrec:
         ]
         self._adjacency = csr_and_transpose(normalised_adjacency(data, self.content.dtype))
         pairs = interactions(data, self.content.dtype)
+        # Row-normalised R averages over the items of a
+        # user, and its transpose over the users of an item.
         self._user_means, self._item_means = (
             csr_and_transpose(_row_normalised(x)) for x in (pairs, pairs.t().coalesce())
         )
@@ -115,12 +117,14 @@ class Dgmrec:
         shared_u, specific_u = (
             [Product.apply(x, *self._user_means) for x in part] for part in (shared, specific)
         )
+        # The content part of users and items is added to their vectors from LightGCN.
         fused_i, fused_u = _fused(shared, specific), _fused(shared_u, specific_u)
         u, v = ids_u + fused_u, ids_i + fused_i
         loss = bpr_loss((u[users] * v[items]).sum(dim=1), (u[users] * v[negatives]).sum(dim=1))
         # In a contrast of users alone, or of items alone, a repeated row would be its own negative.
         distinct_users = torch.unique(users[contrasted])
         distinct_items = torch.unique(items[contrasted])
+        # The general parts of two modalities are contrasted on items that have every modality.
         complete = distinct_items[self._data.observed[distinct_items].all(dim=1)]
         contrasts = []
         for m, (a, p) in enumerate(zip(general, shared_u, strict=True)):
@@ -210,6 +214,7 @@ class Dgmrec:
         others = [o for o in range(len(shared)) if o != m]
         if not others:
             return torch.zeros_like(shared[m])
+        # Mean over the other modalities that the item has; 0 if it has none.
         weights = known[:, others].to(shared[m].dtype)
         mean = torch.einsum("nm,mnd->nd", weights, torch.stack([shared[o] for o in others]))
         return self.net["translate"][m](mean / weights.sum(dim=1, keepdim=True).clamp(min=1))
@@ -226,6 +231,8 @@ class Dgmrec:
         )
         neighbour_means: tuple[list[Tensor], list[Tensor]] = ([], [])
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
+            # A new item has no users and hence no taste. It
+            # averages gt and qt of warm items, which have both.
             edges = neighbours(
                 x, y, observed[:, m], self._data.observed[:, m], self._options.neighbours
             )

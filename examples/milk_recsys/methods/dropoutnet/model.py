@@ -34,6 +34,7 @@ from milk_recsys.methods.warm import Content, WarmData
 
 __all__ = ["DropoutNet"]
 
+# Standard deviation of the initial weights of linear layers.
 STD = 0.01
 # Standardised factors with a smaller magnitude are set to 0.
 TINY = 1e-5
@@ -75,6 +76,8 @@ class DropoutNet:
             order = torch.randperm(len(users), generator=generator).to(users.device)
             for group in torch.split(users[order], options.group_size):
                 for param_group in self._sgd.param_groups:
+                    # The decay counts groups over all epochs,
+                    # so `_groups` is part of the saved state.
                     param_group["lr"] = options.lr * 0.1 ** (self._groups // options.decay_groups)
                 pairs = self.targets(group, generator)
                 order = torch.randperm(len(pairs[0]), generator=generator).to(group.device)
@@ -82,6 +85,8 @@ class DropoutNet:
                     if len(batch) < 2:  # Batch normalisation needs two rows.
                         continue
                     num_dropped = int(options.dropout * len(batch))
+                    # Two independent draws: a pair can lose the
+                    # factors of its item, of its user, or of both.
                     dropped_items, dropped_users = (
                         torch.randperm(len(batch), generator=generator)[:num_dropped].to(
                             group.device
@@ -124,6 +129,7 @@ class DropoutNet:
                 user factors, are set to 0.
         """
         net = self.net
+        # Drop the inputs only. The target below is the score of the complete factors.
         p, q = (
             net.P[users].index_fill(0, dropped_users, 0),
             net.Q[items].index_fill(0, dropped_items, 0),

@@ -62,6 +62,8 @@ class Duif:
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
         """Return the loss of a batch of triples (B,)."""
+        # Map each distinct item of the batch once; `inverse`
+        # (2, B) expands to positives and negatives.
         distinct, inverse = torch.unique(torch.stack([items, negatives]), return_inverse=True)
         u, (v, w) = self.net["user"](users), self.net["item"](self.content.warm[distinct])[inverse]
         norms = (u.square() + v.square() + w.square()).sum(dim=1).mean()

@@ -59,6 +59,7 @@ class Gar:
         self.net.register_buffer("Q", factors.items.clone())
         self.net.to(data.device, self.content.dtype)
         self._generator: Any = self.net["generator"]
+        # Two optimisers: a step of one network must leave the other one as it is.
         self._towers = nn.ModuleList([self.net["user"], self.net["item"]])
         self._adams = [
             torch.optim.Adam(
@@ -96,6 +97,8 @@ class Gar:
             torch.randint(len(self._users), (count,), generator=generator).to(device)
         ]
         first = rows.offsets[users]
+        # The pairs of a user are numbered consecutively, so a uniform number in this range is a
+        # uniform item of the user.
         uniform = torch.rand(count, generator=generator, dtype=torch.float64).to(device)
         return users, rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[1]
 
@@ -109,8 +112,8 @@ class Gar:
     def generate(self, items: Tensor) -> Tensor:
         """Generate the factors (B, d) of warm items (B,) from their content."""
         distinct, inverse = torch.unique(items, return_inverse=True)
-        # An item can occur several times in a batch. The first layer is the widest and has no batch
-        # statistics, so it runs once per distinct item; the following layers need all B rows.
+        # The first layer reads the wide content and has no batch statistics, so it runs once per
+        # distinct item. The batch normalisation after it must count repeated items, as B rows.
         first, *layers = self._generator
         x: Tensor = first(self.content.warm[distinct])[inverse]
         for layer in layers:
@@ -124,6 +127,8 @@ class Gar:
         with torch.no_grad():
             generated = self.generate(items)
         u = self.net["user"](self.net.P[users])
+        # One pass of the item tower, so that real, negative
+        # and generated items share batch statistics.
         rows = self.net["item"](torch.cat([self.net.Q[items], self.net.Q[negatives], generated]))
         real, negative, fake = ((u * v).sum(dim=1) for v in rows.chunk(3))
         beta = self._options.real_share
@@ -136,6 +141,8 @@ class Gar:
         self._towers.eval()
         self._generator.train()
         generated, alpha = self.generate(items), self._options.similarity_share
+        # Only the generated score depends on the generator.
+        # Its gradient passes through the item tower.
         with torch.no_grad():
             u, real = self.net["user"](self.net.P[users]), self.net["item"](self.net.Q[items])
         gap = (u * real).sum(dim=1) - (u * self.net["item"](generated)).sum(dim=1)

@@ -100,6 +100,7 @@ class Gorec:
         kl = ((mu - prior_mu).square() * (-prior_log_variance).exp() + ratio.exp() - 1 - ratio).sum(
             dim=1
         ) / 2
+        # Uniformity: small when the latent means spread evenly over the unit sphere.
         uniformity = (-2 * torch.pdist(F.normalize(mu, dim=1)).square()).exp().mean().log()
         return (
             F.mse_loss(decoded, q)
@@ -120,6 +121,7 @@ class Gorec:
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
         """Return a function that scores new items: inner products of P and the decoded factors."""
         x = F.normalize(self.content(features, observed), dim=1)
+        # A new item belongs to the cluster with the nearest centre.
         cluster = torch.cdist(x, self.net.centres).argmin(dim=1)
         v = self._decode(x, self._posterior(x, self.net.means[cluster])[0])
         return lambda users: self.net.P[users] @ v.T

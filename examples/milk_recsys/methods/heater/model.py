@@ -36,6 +36,7 @@ from milk_recsys.methods.warm import Content, WarmData
 
 __all__ = ["Heater"]
 
+# Standard deviation of the initial weights of linear layers.
 STD = 0.01
 BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
 
@@ -75,6 +76,8 @@ class Heater:
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             users, items = self._data.pairs
+            # The pairs of the epoch: all training pairs, then `num_negatives` negatives of each.
+            # They are shuffled together, so that a batch has both kinds.
             repeated = users.repeat(options.num_negatives)
             items = torch.cat([items, self._data.negatives(repeated, generator)])
             labels = (torch.arange(len(items), device=items.device) < len(users)).to(self.x.dtype)
@@ -106,10 +109,12 @@ class Heater:
             replaced: positions in the batch of the pairs whose item vector is the encoded content.
         """
         options = self._options
+        # Encode each distinct item of the batch once.
         distinct, inverse = torch.unique(items, return_inverse=True)
         c = self.embed(self.x[distinct])[inverse]
         q = self.net.Q[items].index_copy(0, replaced, c[replaced])
         scores = (self.net["user"](self.net.P[users]) * self.net["item"](q)).sum(dim=1)
+        # The distance covers all pairs, not only those whose item vector is replaced.
         distance = (c - self.net.Q[items]).square().sum(dim=1).mean()
         squares = torch.stack([p.square().sum() for p in self._linear_parameters()]).sum()
         return (
@@ -120,6 +125,7 @@ class Heater:
 
     def embed(self, x: Tensor) -> Tensor:
         """Encode content (n, F) to c (n, d) by the mixture of experts."""
+        # One linear layer holds all experts, (n, experts * d), viewed as (n, experts, d).
         experts = torch.tanh(self.net["experts"](x)).view(len(x), self._options.experts, -1)
         gates = torch.tanh(self.net["gate"](x))
         return torch.tanh((gates[:, :, None] * experts).sum(dim=1))

@@ -74,6 +74,8 @@ class I3mrec:
         self._x = torch.split(self.content.warm, list(widths), dim=1)
         self._adjacency = csr_and_transpose(normalised_adjacency(data, self.content.dtype))
         estimators = set(self.net["estimators"].parameters())
+        # The estimators have their own optimiser: they maximise a likelihood, and the model must
+        # not lower the bound by making them worse.
         learned = [p for p in self.net.parameters() if p not in estimators]
         self._adams = [
             torch.optim.Adam(learned, lr=self._options.lr, fused=True),
@@ -81,6 +83,7 @@ class I3mrec:
                 list(self.net["estimators"].parameters()), lr=ESTIMATOR_LR, fused=True
             ),
         ]
+        # All nonempty sets of modalities, 2^M - 1 masks (M,).
         self._masks = [
             torch.tensor(mask, device=data.device)
             for mask in itertools.product([False, True], repeat=len(widths))
@@ -195,6 +198,7 @@ class I3mrec:
         views = []
         for mask in self._masks:
             kept = known & mask
+            # T^a of the items that have a modality in mask a.
             views.append(
                 (kept.any(dim=1), F.normalize(self.fuse(single, kept, divide_by_all=True), dim=1))
             )
@@ -255,6 +259,7 @@ class I3mrec:
     def _gaussian(self, m: int, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean, precision and log-variance (n, d) of T given x_m of items (n,)."""
         mean, log_variance = self.net["estimators"][m](self._x[m][items]).chunk(2, dim=1)
+        # tanh bounds the log-variance to [-1, 1], so that the precision stays finite.
         log_variance = torch.tanh(log_variance)
         return mean, (-log_variance).exp(), log_variance
 

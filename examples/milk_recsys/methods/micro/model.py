@@ -95,6 +95,8 @@ class Micro:
                         active.device
                     )
                 ]
+                # The pairs of a user are numbered consecutively
+                # from `first`; draw one of them uniformly.
                 first = rows.offsets[users]
                 uniform = torch.rand(len(users), generator=generator, dtype=torch.float64).to(
                     active.device
@@ -158,6 +160,8 @@ class Micro:
         h, fused = F.normalize(h, dim=1), F.normalize(fused, dim=1)
         scores = (h[anchors] / self._options.tau) @ torch.cat([fused, h]).T
         rows = torch.arange(len(anchors), device=anchors.device)
+        # Columns 0 to n - 1 are rows of h, columns n to 2 n - 1 rows of h_m. Remove the anchor's
+        # own row of h_m, whose cosine with itself is 1.
         candidates = scores.index_put((rows, len(h) + anchors), scores.new_tensor(-torch.inf))
         return (candidates.logsumexp(dim=1) - scores[rows, anchors]).mean()
 
@@ -179,6 +183,7 @@ class Micro:
         return graphs
 
     def _graph(self, x: Tensor, known: Tensor) -> Tensor:
+        """Return N(x), sparse (n, n)."""
         return normalised_graph(*neighbours(x, x, known, known, self._options.neighbours))
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
@@ -191,6 +196,8 @@ class Micro:
                 observed[:, m],
                 self._options.fixed_share,
             )
+            # A new item has no row sum in D, so its neighbours are averaged instead of normalised
+            # on both sides. The fixed and the learned graph are mixed as in S_m.
             weights = [
                 average_neighbours(
                     neighbours(a, b, x_known, known, self._options.neighbours),
@@ -231,23 +238,24 @@ def neighbours(x: Tensor, y: Tensor, x_known: Tensor, known: Tensor, k: int) -> 
     def similarity(part: slice) -> Tensor:
         return (target[part] @ source.T).masked_fill(~usable, -torch.inf)
 
-    values, places = nearest(
+    values, columns = nearest(
         similarity, len(x), min(k, len(y)), block_rows=max(1, MAX_SIMILARITIES // max(1, len(y)))
     )
+    # Fewer than k usable rows leave values of -inf, which are no edges.
     edge = torch.isfinite(values) & x_known[:, None] & (x.detach().abs().amax(dim=1) > 0)[:, None]
-    return torch.where(edge, values, 0.0), places
+    return torch.where(edge, values, 0.0), columns
 
 
-def normalised_graph(values: Tensor, places: Tensor) -> Tensor:
+def normalised_graph(values: Tensor, columns: Tensor) -> Tensor:
     """Return D^-1/2 A D^-1/2 as a sparse matrix (n, n).
 
     A holds the edges, and D its row sums. A row whose sum is not positive becomes 0.
     """
     scale = _inverse_root(values.sum(dim=1))
-    rows = torch.arange(len(values), device=values.device)[:, None].expand_as(places)
-    cells = torch.stack([rows.flatten(), places.flatten()])
-    weights = (scale[:, None] * values * scale[places]).flatten()
-    return torch.sparse_coo_tensor(cells, weights, (len(values),) * 2, check_invariants=False)
+    rows = torch.arange(len(values), device=values.device)[:, None].expand_as(columns)
+    indices = torch.stack([rows.flatten(), columns.flatten()])
+    weights = (scale[:, None] * values * scale[columns]).flatten()
+    return torch.sparse_coo_tensor(indices, weights, (len(values),) * 2, check_invariants=False)
 
 
 def average_neighbours(edges: Edges, table: Tensor) -> Tensor:
@@ -255,10 +263,10 @@ def average_neighbours(edges: Edges, table: Tensor) -> Tensor:
 
     The weights of a row are divided by their sum. A row without edges is 0.
     """
-    values, places = edges
+    values, columns = edges
     total = values.sum(dim=1, keepdim=True)
     return (
-        torch.where(total > 0, values / total.clamp(min=1e-12), 0.0)[:, :, None] * table[places]
+        torch.where(total > 0, values / total.clamp(min=1e-12), 0.0)[:, :, None] * table[columns]
     ).sum(dim=1)
 
 
@@ -275,7 +283,7 @@ def _random_walk_matrix(data: WarmData, dtype: torch.dtype) -> Tensor:
     itself = torch.arange(size, device=data.device)
     rows, columns = torch.cat([users, items, itself]), torch.cat([items, users, itself])
     weights = 1 / torch.bincount(rows, minlength=size).to(dtype)
-    cells = torch.stack([rows, columns])
+    indices = torch.stack([rows, columns])
     return torch.sparse_coo_tensor(
-        cells, weights[rows], (size, size), check_invariants=False
+        indices, weights[rows], (size, size), check_invariants=False
     ).coalesce()

@@ -78,8 +78,11 @@ class Mtpr:
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
         """Return the loss of a batch of triples (B,)."""
         net, options = self.net, self._options
+        # Map each distinct item of the batch once; `inverse`
+        # (2, B) expands to positives and negatives.
         distinct, inverse = torch.unique(torch.stack([items, negatives]), return_inverse=True)
         p, q = F.embedding(users, net["user"]), F.embedding(distinct, net["item"])
+        # c is the content part x W; normal and counterfactual items share it.
         u, c = p @ net["user_map"], self.content.warm[distinct] @ net["content"]
         normal = torch.cat([q, c], dim=1) @ net["item_map"]
         # The first rows of W_i multiply the item's vector, which is 0 here.

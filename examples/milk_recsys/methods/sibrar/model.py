@@ -120,6 +120,7 @@ class Sibrar:
         ]
         # The product of W_m with a 0/1 vector of users is the sum of the users' columns of W_m.
         positions, starts = ragged_ranges(self._offsets, rows[-1])
+        # embedding_bag needs one row per user, so W_m is transposed.
         table = net["takers"].weight.T.contiguous()
         pre_activations.append(
             F.embedding_bag(self._item_users[positions], table, starts, mode="sum")
@@ -136,6 +137,7 @@ class Sibrar:
         loss = F.softplus(scores[:, 1:] - scores[:, :1]).mean()
         if drawn.shape[2] == 1:
             return loss
+        # S of each pair, (B, 1 + K, 1 + K); its rows and its columns are classified.
         products = e[:, :, 0] @ e[:, :, 1].transpose(1, 2) / options.tau
         diagonal = torch.arange(items.shape[1], device=items.device).expand(items.shape)
         contrast = F.cross_entropy(products.flatten(0, 1), diagonal.flatten())
@@ -152,6 +154,7 @@ class Sibrar:
             [self.net["branch"](f(x).relu()) for f, x in zip(self.net["maps"], rows, strict=True)],
             dim=1,
         )
+        # Missing modalities were imputed before encoding; the mean leaves them out.
         known = observed[:, :, None].to(encoded.dtype)
         v = (known * encoded).sum(dim=1) / known.sum(dim=1).clamp(min=1)
         return lambda users: self.net["user"](users) @ v.T
