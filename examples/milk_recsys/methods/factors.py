@@ -11,7 +11,8 @@ so they cannot decide when to stop. Instead, 5% of the training pairs are held o
 with the best ranking of these pairs among all warm items is kept.
 
 References:
-    Rendle, Freudenthaler, Gantner and Schmidt-Thieme, UAI 2009.
+    Rendle, Freudenthaler, Gantner and Schmidt-Thieme, BPR: Bayesian personalized ranking from
+    implicit feedback, UAI 2009.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive
 
 __all__ = ["Factorisation", "Factors"]
 
+# Share of the training pairs that is held out.
 HELD_OUT = 0.05
 # Evaluate every EVAL_EVERY epochs; stop after PATIENCE evaluations in a row without a gain.
 EVAL_EVERY, PATIENCE = 5, 3
@@ -78,7 +80,6 @@ class Factorisation:
         self.net: Any = nn.ParameterDict(
             {"user": users.to(data.device, dtype), "item": items.to(data.device, dtype)}
         )
-        # The vectors of the best epoch so far.
         self._best = {name: p.detach().clone() for name, p in self.net.items()}
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.factor_lr, fused=True)
         # `_num_stale` counts the evaluations in a row without a gain.
@@ -163,8 +164,7 @@ class Factorisation:
         users, items = self._data.rows.pairs_at(self._kept)
         vectors = []
         for name, trained in (("user", users), ("item", items)):
-            # Users and items whose pairs were all held out,
-            # or who have none, still have their random start.
+            # Users and items without a pair to train on have no meaningful vector. Set it to 0.
             known = torch.zeros(
                 len(self._best[name]), dtype=torch.bool, device=trained.device
             ).index_fill_(0, trained, True)

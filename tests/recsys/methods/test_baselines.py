@@ -79,6 +79,7 @@ def test_duif_loss_matches_numpy():
 
 def test_mtpr_loss_matches_numpy():
     data, b = make_data(), make("mtpr", decay=0.05, embedding_decay=0.02, batch_size=4)
+    # Initial weights are so small that all scores are near 0. Scale them up.
     with torch.no_grad():
         for p in b.net.parameters():
             p.mul_(30)
@@ -87,6 +88,7 @@ def test_mtpr_loss_matches_numpy():
     for u, i, j in zip(U, POS, NEG, strict=True):
         p, q, r = a["user"][u], a["item"][i], a["item"][j]
         user, zero = p @ a["user_map"], np.zeros(D)
+        # Normal (n) and counterfactual (c) scores of the positive (+) and the negative (-).
         n, c = {}, {}
         for k, item, vector in (("+", i, q), ("-", j, r)):
             content = x[item] @ a["content"]
@@ -112,6 +114,7 @@ def test_clcrec_loss_matches_numpy(max_dense_rows, monkeypatch):
     total, q_norms = 0.0, []
     for u, row, takes_content in zip(U, candidates.numpy(), replaced.numpy(), strict=True):
         p, q = a["vectors.weight"][u], a["vectors.weight"][USERS + row]
+        # L1 contrasts the item vector with content, L2 the user with vectors or content.
         first = np.array([unit(q[0]) @ unit(encoded[c]) for c in row]) / 0.7
         second = (
             np.array(
@@ -152,6 +155,7 @@ def test_ccfcrec_loss_matches_numpy():
     total, items, users = 0.0, a["item.weight"], a["user.weight"]
     for row in range(4):
         u, i = int(U[row]), int(POS[row])
+        # The last row of negatives belongs to the item itself.
         contrasts = []
         for place, p in enumerate([*positives[row].tolist(), i]):
             negative_sum = sum(e(q[i], items[n]) for n in negatives[row, place].tolist())
@@ -170,6 +174,7 @@ def scaled_factors(x, clip):
 def test_heater_loss_matches_numpy():
     data, b = make_data(), make("heater", similarity_weight=0.2, l2=0.01, experts=3)
     factors = make_factors(data)
+    # Initial weights are so small that all scores are near 0. Scale them up.
     with torch.no_grad():
         for p in b.net.parameters():
             p.mul_(20)
@@ -209,6 +214,7 @@ def test_heater_loss_matches_numpy():
 def test_dropoutnet_loss_matches_numpy():
     data, b = make_data(), make("dropoutnet", hidden=9)
     factors = make_factors(data)
+    # Initial weights are so small that all scores are near 0. Scale them up.
     with torch.no_grad():
         for p in b.net.parameters():
             p.mul_(20)
@@ -266,6 +272,7 @@ def test_gar_losses_match_numpy(monkeypatch):
         tower("item", np.concatenate([q[POS], q[NEG], generated]), batch_norm), 3
     )
     margin = (u * (real - 0.8 * fake - 0.2 * negative)).sum(1)
+    # The first loss updates running statistics. Restore them before the second loss.
     state = {k: v.clone() for k, v in b.net.state_dict().items()}
     assert b.recommender_loss(U, POS, NEG).item() == pytest.approx(
         softplus(-margin).mean() + 0.05 * half["d"], rel=1e-9
@@ -352,6 +359,7 @@ def test_micro_loss_matches_numpy():
     users, items = (t.numpy() for t in data.pairs)
     adjacency = np.eye(USERS + ITEMS)
     adjacency[users, USERS + items] = adjacency[USERS + items, users] = 1
+    # D^-1 (B + I): the diagonal of the adjacency matrix is 1.
     walk = adjacency / adjacency.sum(1, keepdims=True)
     start = np.concatenate([a["user.weight"], a["item.weight"]])
     mean = (start + walk @ start + walk @ walk @ start) / 3
@@ -363,6 +371,7 @@ def test_micro_loss_matches_numpy():
     anchors = torch.tensor([1, 7, 9])
     for h_m in single:
         for n in anchors:
+            # Candidates: all rows of h, and all rows of h_m except the anchor itself.
             across, within = unit(h_m)[n] @ unit(fused).T / 0.6, unit(h_m)[n] @ unit(h_m).T / 0.6
             below = np.exp(across).sum() + np.exp(np.delete(within, n)).sum()
             total += 0.2 * (np.log(below) - across[n]) / 3

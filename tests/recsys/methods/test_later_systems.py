@@ -68,6 +68,7 @@ def test_knn_weights_solve_least_squares_on_warm_items_without_self_similarity()
     r, columns = matrix(data), []
     for x, _ in centred_by_hand(data, *new_items()):
         g = np.maximum(unit(x) @ unit(x).T, 0)
+        # An item must not be its own neighbour.
         np.fill_diagonal(g, 0)
         for c in range(ITEMS):
             g[np.argsort(-g[:, c])[6:], c] = 0
@@ -91,6 +92,7 @@ def test_marec_solves_the_least_squares_problem_of_a_new_item():
         matrix(data),
         neighbour_scores_by_hand(data, new, observed, b.neighbour_scores.weights.numpy(), 6),
     )
+    # Stack the three squared terms into one ordinary least squares problem.
     tall = np.concatenate([r, l1**0.5 * np.eye(ITEMS), d**0.5 * r])
     target = np.concatenate([np.zeros((USERS + ITEMS, 5)), d**0.5 * alpha * r @ t])
     expected = r @ np.linalg.lstsq(tall, target, rcond=None)[0] * (1 + d) / (alpha * d)
@@ -319,6 +321,7 @@ def test_sibrar_loss_matches_numpy():
     parts, r = np.split(x, [7], axis=1), matrix(data)
     users, items = (t[:4] for t in data.pairs)
     candidates = torch.stack([items, (items + 3) % ITEMS, (items + 7) % ITEMS], dim=1)
+    # Modality 2 stands for the users who have the item.
     drawn = torch.tensor(
         [
             [[0, 2], [2, 0], [0, 1]],
@@ -432,6 +435,7 @@ def test_i3mrec_loss_matches_numpy():
     adjacency[users, USERS + items] = adjacency[USERS + items, users] = 1
     root = 1 / np.sqrt(np.maximum(adjacency.sum(1), 1))
     walk = root[:, None] * adjacency * root
+    # Users: p + mean over the two modalities of the propagated vectors u_m.
     u = a["user.weight"].copy()
     for z in mapped:
         layers = [unit(np.concatenate([a["user.weight"], z]))]
@@ -444,6 +448,7 @@ def test_i3mrec_loss_matches_numpy():
 
     t = view(known, np.maximum(known.sum(1, keepdims=True), 1))
     expected = softplus((u[U] * (t[NEG] - t[POS])).sum(1)).mean()
+    # One BPR risk per environment, over the triples whose items both have the modality.
     risks = []
     for m in range(2):
         both_known = known[POS, m] & known[NEG, m]
@@ -456,6 +461,7 @@ def test_i3mrec_loss_matches_numpy():
             rows = [i for i in anchors if kept[0][i].any() and kept[1][i].any()]
             if mask_a != mask_b:
                 expected += 0.2 * info_nce(view(kept[0], 2)[rows], view(kept[1], 2)[rows], 0.6)
+    # CLUB: log-likelihood of an item's own T minus the mean over all T of the batch.
     bounds = []
     for m, part in enumerate(parts):
         out = linear(a, f"estimators.{m}.2", np.maximum(linear(a, f"estimators.{m}.0", part), 0))
@@ -534,6 +540,7 @@ def test_dgmrec_loss_matches_numpy():
         taste = (r / r.sum(0)).T @ np.tanh(linear(a, f"taste.{m}", a["user.weight"]))
         g = sigmoid(linear(a, "shared", np.tanh(linear(a, f"maps.{m}", part)))) * known[:, [m]]
         q = sigmoid(linear(a, f"own.{m}", part)) * known[:, [m]]
+        # S_m, with an edge to itself for each item that lacks the modality.
         graph = symmetric(graph_by_hand(part, part, known[:, m], known[:, m], 4))
         graph += np.diag((~known[:, m]).astype(float))
         general.append(g)
@@ -557,6 +564,7 @@ def test_dgmrec_loss_matches_numpy():
     u, v = ids_u + fused_u, ids_i + fused_i
     expected = softplus((u[U] * (v[NEG] - v[POS])).sum(1)).mean()
     contrasted = np.array([0, 2, 3])
+    # Contrasts of users alone, or items alone, use distinct rows; those of pairs use all pairs.
     distinct_users, distinct_items = (
         np.unique(U.numpy()[contrasted]),
         np.unique(POS.numpy()[contrasted]),

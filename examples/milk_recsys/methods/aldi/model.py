@@ -39,7 +39,7 @@ __all__ = ["Aldi"]
 
 
 class Aldi:
-    """The model of the module's docstring."""
+    """The ALDI model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: AldiOptions, seed: int, factors: Factors) -> None:
         self._data, self._options, self._seed = data, options, seed

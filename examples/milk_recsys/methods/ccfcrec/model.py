@@ -39,7 +39,7 @@ __all__ = ["Ccfcrec"]
 
 
 class Ccfcrec:
-    """The model of the module's docstring."""
+    """The CCFCRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: CcfcrecOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed

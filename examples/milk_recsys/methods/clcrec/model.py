@@ -40,7 +40,7 @@ MAX_DENSE_ROWS = 8192
 
 
 class Clcrec:
-    """The model of the module's docstring."""
+    """The CLCRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: ClcrecOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed

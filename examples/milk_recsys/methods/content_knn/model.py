@@ -26,7 +26,7 @@ __all__ = ["ContentKnn"]
 
 
 class ContentKnn:
-    """The untrained baseline of the module's docstring."""
+    """Content kNN; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: ContentKnnOptions, seed: int) -> None:  # noqa: ARG002
         self._data = data

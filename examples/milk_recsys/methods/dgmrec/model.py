@@ -47,7 +47,7 @@ HOPS = 3
 
 
 class Dgmrec:
-    """The model of the module's docstring."""
+    """The DGMRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: DgmrecOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed

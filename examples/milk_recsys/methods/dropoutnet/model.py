@@ -42,7 +42,7 @@ BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}
 
 
 class DropoutNet:
-    """The model of the module's docstring."""
+    """The DropoutNet model; the docstring of the module states its equations."""
 
     def __init__(
         self, data: WarmData, options: DropoutNetOptions, seed: int, factors: Factors

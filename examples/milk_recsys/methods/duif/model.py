@@ -30,7 +30,7 @@ __all__ = ["Duif"]
 
 
 class Duif:
-    """The model of the module's docstring."""
+    """The DUIF model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: DuifOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed

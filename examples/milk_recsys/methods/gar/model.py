@@ -37,7 +37,7 @@ BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
 
 
 class Gar:
-    """The model of the module's docstring."""
+    """The GAR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: GarOptions, seed: int, factors: Factors) -> None:
         self._data, self._options, self._seed = data, options, seed

@@ -41,7 +41,7 @@ __all__ = ["Gorec", "cluster_means"]
 
 
 class Gorec:
-    """The model of the module's docstring."""
+    """The GoRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: GorecOptions, seed: int, factors: Factors) -> None:
         self._data, self._options, self._seed = data, options, seed

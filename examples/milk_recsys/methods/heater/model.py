@@ -42,7 +42,7 @@ BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
 
 
 class Heater:
-    """The model of the module's docstring."""
+    """The Heater model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: HeaterOptions, seed: int, factors: Factors) -> None:
         self._data, self._options, self._seed = data, options, seed

@@ -50,7 +50,7 @@ HIDDEN, ESTIMATOR_STEPS, ESTIMATOR_LR = 32, 10, 1e-4
 
 
 class I3mrec:
-    """The model of the module's docstring."""
+    """The I3-MRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: I3mrecOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed

@@ -28,7 +28,7 @@ __all__ = ["Knn"]
 
 
 class Knn:
-    """The model of the module's docstring; the constructor fits mu."""
+    """The kNN model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: KnnOptions, seed: int) -> None:
         self._data = data

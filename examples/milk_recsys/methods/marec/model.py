@@ -37,7 +37,7 @@ __all__ = ["Marec"]
 
 
 class Marec:
-    """The model of the module's docstring; the constructor fits it."""
+    """The MARec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: MarecOptions, seed: int) -> None:
         self._data = data

@@ -48,7 +48,7 @@ Edges = tuple[Tensor, Tensor]
 
 
 class Micro:
-    """The model of the module's docstring."""
+    """The MICRO model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: MicroOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed

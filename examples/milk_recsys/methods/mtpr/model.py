@@ -40,7 +40,7 @@ STD = 0.01
 
 
 class Mtpr:
-    """The model of the module's docstring."""
+    """The MTPR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: MtprOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed

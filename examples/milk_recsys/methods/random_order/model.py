@@ -20,7 +20,7 @@ __all__ = ["RandomOrder"]
 
 
 class RandomOrder:
-    """The untrained baseline of the module's docstring."""
+    """A random order of new items; see the docstring of the module."""
 
     def __init__(self, data: WarmData, options: RandomOptions, seed: int) -> None:  # noqa: ARG002
         self._seed = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]

@@ -35,7 +35,7 @@ __all__ = ["Ridge"]
 
 
 class Ridge:
-    """The model of the module's docstring."""
+    """The ridge regressions; the docstring of the module states their equations."""
 
     def __init__(self, data: WarmData, options: RidgeOptions, seed: int) -> None:  # noqa: ARG002
         self._data, self._options = data, options

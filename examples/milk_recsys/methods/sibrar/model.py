@@ -42,7 +42,7 @@ __all__ = ["Sibrar"]
 
 
 class Sibrar:
-    """The model of the module's docstring."""
+    """The SiBraR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: SibrarOptions, seed: int) -> None:
         self._data, self._options, self._seed = data, options, seed
