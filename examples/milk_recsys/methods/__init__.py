@@ -1,1 +1,1 @@
-"""Recommenders of new items, one file or folder each."""
+"""Methods that recommend new items, one folder per method."""

@@ -1,9 +1,19 @@
-"""What closed forms share: content without imputation, and users as the items that they have.
+"""Parts shared by the methods that are fitted in closed form.
 
-    T (n, C): what each warm item says for each new one;   R (U, n): the training pairs
-    s = R T;   smoothed s = K (K + lambda I)^-1 R T, K = R R', which is R Z with Z = (R'R + lambda I)^-1 R'R T
+A closed form scores new items with a matrix T of similarities, and represents a user by the warm
+items that the user has:
 
-Nothing of a modality that is missing is read: means are over the warm items that have it, and rows without it are 0.
+    s = R T                                      without smoothing
+    s = K (K + lambda I)^-1 R T = R Z            with smoothing, K = R R',
+                                                 Z = (R'R + lambda I)^-1 R'R T
+
+where R (U, n) is the 0/1 matrix of training pairs, T (n, C) has a column per new item, s (U, C) are
+the scores, K is a linear kernel over users, and lambda is the strength of the smoothing. The two
+sides of the last line agree because (R R' + lambda I)^-1 R = R (R'R + lambda I)^-1, so the system
+is solved on the smaller of its two sides.
+
+Nothing is imputed. Means are over the warm items that have the modality, and the row of an item
+that lacks it is 0.
 """
 
 from __future__ import annotations
@@ -38,22 +48,29 @@ __all__ = [
     "user_profile_scorer",
 ]
 
-DENSE = 25_000  # rows of a system that is factorised: 2.5 GB in float32
-MAX_SCORES = 2**32  # of what the warm items say for the new ones: 16 GB in float32
-SAMPLED, ABSENT = (
-    400,
-    0.2,
-)  # warm items that weights are fitted on; what a pair that is not there counts
+# A system with more rows is solved by conjugate gradients: its factor would take 2.5 GB in float32.
+MAX_DENSE_ROWS = 25_000
+# Largest number of entries of T: 16 GB in float32.
+MAX_SCORES = 2**32
+# Modality weights are fitted on this many sampled warm items, which is enough for a few unknowns.
+SAMPLED_ITEMS = 400
+# Weight of a user-item cell without a training pair in that fit; a cell with a pair has weight 1.
+ABSENT_WEIGHT = 0.2
 
 
 class ContentRows:
-    """Content as closed forms read it: centred on the warm rows that have the modality, 0 where it is missing.
+    """Content rows for closed forms: centred, and 0 where an item lacks the modality.
+
+    The mean of a modality is taken over the warm items that have it.
 
     Arguments:
-        unit: scale the centred rows to length 1; else rows are scaled before they are centred, as the options say.
+        data: the warm items.
+        unit: True: scale the centred rows to length 1. False: scale the rows before centring, by
+            the preparation options of the data.
 
     Attributes:
-        warm: of each modality (n, d_m).
+        means: mean row of each modality, (d_m,).
+        warm: rows of the warm items, one tensor (n, d_m) per modality.
     """
 
     def __init__(self, data: WarmData, *, unit: bool) -> None:
@@ -66,7 +83,7 @@ class ContentRows:
         self.warm = self(data.features, data.observed)
 
     def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> list[Tensor]:
-        """Return the rows of each modality, (N, d_m)."""
+        """Return the rows of N items, one tensor (N, d_m) per modality."""
         parts = zip(self._scaled(features).values(), self.means, observed.T, strict=True)
         return [centred(x, mean, known, unit=self._unit) for x, mean, known in parts]
 
@@ -76,62 +93,78 @@ class ContentRows:
 
 
 def centred(x: Tensor, mean: Tensor, known: Tensor, *, unit: bool) -> Tensor:
-    """Centre rows (N, d) and, as asked for, scale them to length 1; 0 where they are not known."""
+    """Centre rows (N, d), scale them to length 1 if `unit`, and zero rows that are not known."""
     rows = F.normalize(x - mean, dim=1) if unit else x - mean
     return torch.where(known[:, None], rows, 0.0)
 
 
 def patterns(observed: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Yield each pattern of modalities that occurs, as the places of those there, and its rows; not the empty one."""
-    distinct, which = torch.unique(observed, dim=0, return_inverse=True)
+    """Yield each pattern of observed modalities with its rows, except the empty pattern.
+
+    A pattern is a tuple of the column numbers of the modalities that its items have; the rows are
+    the positions of these items in `observed` (N, M).
+    """
+    distinct, inverse = torch.unique(observed, dim=0, return_inverse=True)
     for number, pattern in enumerate(distinct):
         if pattern.any():
-            yield tuple(pattern.nonzero()[:, 0].tolist()), (which == number).nonzero()[:, 0]
+            yield tuple(pattern.nonzero()[:, 0].tolist()), (inverse == number).nonzero()[:, 0]
 
 
 def interactions(data: WarmData, dtype: torch.dtype) -> Tensor:
-    """Return R (U, n), sparse: 1 for a training pair."""
+    """Return the sparse matrix R (U, n), 1 for each training pair."""
     users, items = data.pairs
-    size, ones = (
-        (data.num_users, data.num_items),
-        torch.ones(data.num_pairs, dtype=dtype, device=data.device),
-    )
-    cells = torch.stack([users, items])
-    return torch.sparse_coo_tensor(cells, ones, size, check_invariants=False, is_coalesced=True)
+    size = (data.num_users, data.num_items)
+    ones = torch.ones(data.num_pairs, dtype=dtype, device=data.device)
+    indices = torch.stack([users, items])
+    # The pairs are unique and sorted by user, so the tensor is coalesced without another sort.
+    return torch.sparse_coo_tensor(indices, ones, size, check_invariants=False, is_coalesced=True)
 
 
-# --- neighbours -------------------------------------------------------------------------------------------------------
+# --- neighbours -----------------------------------------------------------------------------------
 
 
 def similar(warm: Tensor, rows: Tensor, k: int) -> Tensor:
-    """Return max(cos, 0) of unit rows (n, d) and (C, d) as (n, C): the k largest of a column, or all where k is 0."""
-    return largest((warm @ rows.T).clamp_(min=0), k)
+    """Return the cosine similarities max(cos, 0) of unit rows (n, d) and (C, d), (n, C).
+
+    Only the k largest values of each column are kept, the others are 0; k = 0 keeps all.
+    """
+    return _keep_largest((warm @ rows.T).clamp_(min=0), k)
 
 
-def similar_to_others(warm: Tensor, few: Tensor, k: int) -> Tensor:
-    """Return `similar` of unit rows (n, d) and those at the places `few`, none of them its own neighbour."""
-    cosines = (warm @ warm[few].T).clamp_(min=0)
-    cosines[few, torch.arange(len(few), device=few.device)] = 0
-    return largest(cosines, k)
+def similar_to_others(warm: Tensor, sampled: Tensor, k: int) -> Tensor:
+    """Return `similar` of unit rows (n, d) and their subset `sampled`, (n, len(sampled)).
+
+    The similarity of a row with itself is set to 0, so that no row is its own neighbour.
+    """
+    cosines = (warm @ warm[sampled].T).clamp_(min=0)
+    cosines[sampled, torch.arange(len(sampled), device=sampled.device)] = 0
+    return _keep_largest(cosines, k)
 
 
-def largest(cells: Tensor, k: int) -> Tensor:
-    """Keep the k largest of each column, the others 0; all where k is 0."""
-    if k == 0 or k >= len(cells):
-        return cells
-    values, places = cells.topk(k, dim=0)
-    return torch.zeros_like(cells).scatter_(0, places, values)
+def _keep_largest(similarities: Tensor, k: int) -> Tensor:
+    """Set all values except the k largest of each column to 0; k = 0 keeps all."""
+    if k == 0 or k >= len(similarities):
+        return similarities
+    values, rows = similarities.topk(k, dim=0)
+    return torch.zeros_like(similarities).scatter_(0, rows, values)
 
 
 class NeighbourScores:
-    """T = sum_m mu_m G_m / sum_m mu_m a_m (n, C): what each warm item says for a new one, as near as its content is.
+    """Weighted mean over modalities of the similarities of warm and new items, (n, C).
 
-    Where a new item has only modalities with mu = 0, they count alike.
+        T = sum_m mu_m G_m / sum_m mu_m a_m
+
+    where G_m (n, C) are the similarities in modality m (`similar`), a_m (C,) is 1 if the new item
+    has the modality and 0 otherwise, and mu_m >= 0 are weights. If a new item has only modalities
+    with mu_m = 0, these count equally.
 
     Arguments:
-        k: neighbours of each new item and modality; 0: all warm items.
+        data: the warm items.
+        k: number of neighbours of each new item per modality; 0: all warm items.
+        seed: seed of the sample of items that the weights are fitted on.
 
     Attributes:
+        rows: the content rows.
         weights: mu (M,), see `modality_weights`.
     """
 
@@ -141,11 +174,13 @@ class NeighbourScores:
             self.weights = modality_weights(data, self.rows, k, generator)
 
     def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
-        """Return (n, C); 0 for an item without any modality."""
+        """Return T (n, C) of C new items; the column of an item without any modality is 0."""
         check_cells(len(self.rows.warm[0]), len(observed))
         known = observed.to(self.weights.dtype)
         shares = known * self.weights
+        # A new item whose modalities all have weight 0 would divide by 0: weight them equally.
         shares = torch.where(shares.any(dim=1, keepdim=True), shares, known)
+        # `tiny` keeps 0 / 0 from giving NaN for an item without any modality; its shares stay 0.
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
         total = shares.new_zeros(len(self.rows.warm[0]), len(observed))
         for share, warm, new in zip(
@@ -158,116 +193,167 @@ class NeighbourScores:
 def modality_weights(
     data: WarmData, rows: ContentRows, k: int, generator: torch.Generator
 ) -> Tensor:
-    """Fit mu >= 0: what each modality's neighbours say of a warm item's own pairs.
+    """Fit the non-negative weights mu (M,) of the modalities by least squares on warm items.
 
-    min over mu of sum_j sum_u w_uj (R_uj - sum_m mu_m (R G_m)_uj)^2, w 1 on pairs and .2 elsewhere, over sampled warm
-    items j, none of them its own neighbour. Equal weights where nothing says anything.
+        min over mu >= 0 of  sum_j sum_u w_uj (R_uj - sum_m mu_m (R G_m)_uj)^2
+
+    where j runs over sampled warm items, u over users, R is the matrix of training pairs, G_m are
+    the similarities in modality m without those of an item with itself, and w_uj is 1 for a
+    training pair and 0.2 otherwise. If all fitted weights are 0, the result is 1 for each modality.
     """
-    few = torch.randperm(data.num_items, generator=generator)[:SAMPLED].to(data.device)
+    sampled = torch.randperm(data.num_items, generator=generator)[:SAMPLED_ITEMS].to(data.device)
     pairs = interactions(data, rows.dtype)
-    target = pairs.index_select(1, few).to_dense()
-    predicted = [torch.sparse.mm(pairs, similar_to_others(x, few, k)) for x in rows.warm]
-    root = torch.where(target > 0, target, ABSENT**0.5)
+    target = pairs.index_select(1, sampled).to_dense()
+    # R G_m of the sampled items, (U, samples) for each modality: the score that a user would have
+    # if only modality m counted.
+    predicted = [torch.sparse.mm(pairs, similar_to_others(x, sampled, k)) for x in rows.warm]
+    # Least squares with weights w is ordinary least squares after scaling both sides by sqrt(w).
+    # Only the (M, M) normal equations leave the device; the tall system of all cells does not.
+    root = torch.where(target > 0, target, ABSENT_WEIGHT**0.5)
     columns = torch.stack([(root * s).flatten() for s in predicted]).double()
-    found = nnls(
+    solution = nnls(
         (columns @ columns.T).cpu().numpy(),
         (columns @ (root * target).flatten().double()).cpu().numpy(),
     )
-    weights = torch.from_numpy(found).to(target)
+    weights = torch.from_numpy(solution).to(target)
     return weights if weights.any() else torch.ones_like(weights)
 
 
 def nnls(
     products: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Minimise x'Px - 2 r'x over x >= 0, P = A'A and r = A'b of a tall A that is not held."""
+    """Solve min over x >= 0 of |A x - b|^2 from P = A'A and r = A'b, without the tall matrix A.
+
+    Arguments:
+        products: P (M, M); it may be singular.
+        right: r (M,).
+
+    Returns:
+        x (M,).
+    """
     values, vectors = np.linalg.eigh(products)
-    kept = values > max(values[-1], 0) * 1e-12
-    root = np.sqrt(values[kept])
-    if not kept.any():
+    # SciPy's solver takes a matrix, not the normal equations. With P = V diag(l) V', the small
+    # matrix B = diag(sqrt(l)) V' and c = diag(1 / sqrt(l)) V'r satisfy B'B = P and B'c = r, so min
+    # |B x - c| is the same problem. Eigenvalues near 0 come from a rank-deficient A. They are left
+    # out, since 1 / sqrt(l) would be huge.
+    nonzero = values > max(values[-1], 0) * 1e-12
+    root = np.sqrt(values[nonzero])
+    if not nonzero.any():
         return np.zeros(len(right))
     return np.asarray(
-        optimize.nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ right) / root)[0]
+        optimize.nnls(
+            root[:, None] * vectors[:, nonzero].T, (vectors[:, nonzero].T @ right) / root
+        )[0]
     )
 
 
-# --- users ------------------------------------------------------------------------------------------------------------
+# --- users ----------------------------------------------------------------------------------------
 
 
 def user_profile_scorer(data: WarmData, z: Tensor) -> ScoreBlock:
-    """Return what scores (u, C): the sum of the rows (n, C) of the items that a user has."""
+    """Return a function from users (u,) to R Z (u, C).
+
+    The score of a user is the sum of the rows of Z (n, C) over the warm items that the user has.
+    """
 
     def score(users: Tensor) -> Tensor:
-        places, begin = ragged_ranges(data.rows.offsets, users)
-        return F.embedding_bag(data.rows.pairs_at(places)[1], z, begin, mode="sum")
+        # embedding_bag adds up the rows of Z of each user without a dense (u, n) matrix.
+        positions, starts = ragged_ranges(data.rows.offsets, users)
+        return F.embedding_bag(data.rows.pairs_at(positions)[1], z, starts, mode="sum")
 
     return score
 
 
 def check_cells(num_warm: int, num_new: int) -> None:
-    """Refuse more new items at once than fit beside the warm ones.
+    """Check that the matrix T (n, C) of warm and new items fits into memory.
 
     Raises:
-        DataError: what the warm items say for the new ones would not fit.
+        DataError: T would have more than `MAX_SCORES` entries.
     """
     if num_warm * num_new > MAX_SCORES:
         raise DataError(
-            f"{num_warm:,} training items times {num_new:,} new ones are too many for a closed form. Score at most "
-            f"{MAX_SCORES // num_warm:,} new items at once, or train a model with vectors (--model milk)."
+            f"{num_warm:,} training items times {num_new:,} new items are too many for a closed "
+            f"form. Score at most {MAX_SCORES // num_warm:,} new items at once, or train a model "
+            f"with vectors (--model milk)."
         )
 
 
 class Smoother:
-    """T -> Z with R Z = K (K + lambda I)^-1 R T, K = R R': what users with items in common say, by kernel ridge.
+    """Kernel ridge regression over users: maps T (n, C) to Z (n, C).
 
-    One Cholesky factorisation on the smaller side, of users or of warm items. Where that has more than `DENSE` rows,
-    conjugate gradients on the sparse matrix, all columns at once, to a relative residual of 1e-5.
+        R Z = K (K + lambda I)^-1 R T,   K = R R'
+
+    where R (U, n) are the training pairs and lambda is the strength. Users with items in common get
+    similar scores. The constructor computes one Cholesky factorisation, on the smaller side, of
+    users or of warm items. If that side has more than `MAX_DENSE_ROWS` rows, each call uses
+    conjugate gradients with sparse products instead, for all columns at once, to a relative
+    residual of 1e-5.
+
+    Arguments:
+        pairs: R (U, n), sparse.
+        strength: lambda, above 0.
     """
 
     def __init__(self, pairs: Tensor, strength: float) -> None:
-        self._pairs, self._taken, self._strength = pairs, pairs.t().coalesce(), strength
+        self._pairs, self._pairs_t, self._strength = pairs, pairs.t().coalesce(), strength
+        # Factorise R'R + lambda I (n, n) if there are fewer
+        # items than users, else R R' + lambda I (U, U).
         self._by_items = pairs.shape[1] <= pairs.shape[0]
         self._factor: Tensor | None = None
-        if min(pairs.shape) <= DENSE:
-            one, other = (
-                (self._taken, self._pairs) if self._by_items else (self._pairs, self._taken)
+        if min(pairs.shape) <= MAX_DENSE_ROWS:
+            left, right = (
+                (self._pairs_t, self._pairs) if self._by_items else (self._pairs, self._pairs_t)
             )
-            gram = sparse_product(one, other).to_dense()
+            gram = sparse_product(left, right).to_dense()
             gram.diagonal().add_(strength)
             self._factor = torch.linalg.cholesky(gram)
 
     def __call__(self, t: Tensor) -> Tensor:
-        """Smooth (n, C)."""
+        """Return Z (n, C)."""
+        # Z = (R'R + lambda I)^-1 R'R T = T - lambda (R'R + lambda I)^-1 T needs only a solve with
+        # the shifted matrix; on the side of users, Z = R'(R R' + lambda I)^-1 R T.
         if self._factor is None:
             return t - self._strength * conjugate_gradients(self._shifted, t)
         if self._by_items:
             return t - self._strength * torch.cholesky_solve(t, self._factor)
         predicted = torch.sparse.mm(self._pairs, t)
-        return torch.sparse.mm(self._taken, torch.cholesky_solve(predicted, self._factor))
+        return torch.sparse.mm(self._pairs_t, torch.cholesky_solve(predicted, self._factor))
 
     def _shifted(self, t: Tensor) -> Tensor:
-        return torch.sparse.mm(self._taken, torch.sparse.mm(self._pairs, t)) + self._strength * t
+        return torch.sparse.mm(self._pairs_t, torch.sparse.mm(self._pairs, t)) + self._strength * t
 
 
 def conjugate_gradients(
     apply: Callable[[Tensor], Tensor], b: Tensor, *, tol: float = 1e-5, max_iterations: int = 1000
 ) -> Tensor:
-    """Solve A x = b (n, C) for a positive definite A that is given as what it makes of (n, C); each column by itself.
+    """Solve A x = b (n, C) for a positive definite matrix A by conjugate gradients.
+
+    Each column is a system of its own, with its own step sizes.
+
+    Arguments:
+        apply: function that returns A v (n, C) for v (n, C).
+        b: (n, C).
+        tol: relative residual |b - A x| / |b| at which a column has converged.
+        max_iterations: number of iterations after which the solver fails.
 
     Raises:
-        DataError: no convergence.
+        DataError: a column has not converged after `max_iterations` iterations.
     """
+    # `squares` are the squared residuals of the columns, compared with tol^2 |b|^2.
     x, residual, direction = torch.zeros_like(b), b, b
     squares = b.square().sum(dim=0)
-    goal = squares * tol**2
+    threshold = squares * tol**2
     for _ in range(max_iterations):
-        if bool((squares <= goal).all()):
+        if bool((squares <= threshold).all()):
             return x
-        image = apply(direction)
-        step = torch.where(squares > goal, squares / (direction * image).sum(dim=0), 0.0)
-        x, residual = x + step * direction, residual - step * image
-        before, squares = squares, residual.square().sum(dim=0)
-        direction = residual + torch.where(before > goal, squares / before, 0.0) * direction
+        product = apply(direction)
+        # Converged columns take steps of 0, since their ratios could be 0 / 0.
+        step = torch.where(squares > threshold, squares / (direction * product).sum(dim=0), 0.0)
+        x, residual = x + step * direction, residual - step * product
+        previous, squares = squares, residual.square().sum(dim=0)
+        direction = (
+            residual + torch.where(previous > threshold, squares / previous, 0.0) * direction
+        )
     raise DataError(
-        f"conjugate gradients did not converge in {max_iterations} steps. Raise --smoothing."
+        f"conjugate gradients did not converge in {max_iterations} iterations. Raise --smoothing."
     )

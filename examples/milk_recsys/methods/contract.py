@@ -1,4 +1,8 @@
-"""The contract between a method and the rest of the package: `Learner`, and the two shapes that most methods have."""
+"""Protocols that a method implements.
+
+`Learner` is what the rest of the package calls. Most methods implement `ClosedForm` or
+`TrainedModel` instead, and a class of `learner.py` makes a `Learner` of them.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,14 @@ from milk_recsys.catalogue.features import ItemFeatures
 __all__ = ["ClosedForm", "Learner", "ScoreBlock", "TrainedModel"]
 
 ScoreBlock = Callable[[Tensor], Tensor]
-"""From users (u,) to their scores of the items (u, C)."""
+"""Function from user ids (u,) to the scores of C items for these users, (u, C)."""
 
 
 class Learner(Protocol):
-    """A method in a run: MILK, an ablation, KEEP or a baseline. The loop, the evaluation and the audit take no other.
+    """A method in a run: MILK, an ablation, KEEP or a baseline.
 
-    It never sees an item that is not warm except in `scorer`, and there only the item's features.
+    The loop, the evaluation and the audit call every method through this protocol. A learner
+    receives warm items only; `scorer` alone receives new items, and of them only the features.
     """
 
     @property
@@ -29,28 +34,40 @@ class Learner(Protocol):
 
     @property
     def trained_users(self) -> Tensor:
-        """Which users have a training pair, (num_users,) bool."""
+        """True for each user who has a training pair, (num_users,) bool."""
         ...
 
     @property
     def user_starts(self) -> Sequence[int] | None:
-        """The first user of each rank and the number of users, where users are sharded over ranks; else None."""
+        """Boundaries of the ranks' shards of users; None if users are not sharded.
+
+        The first user of each rank, in rank order, followed by the number of users.
+        """
         ...
 
     def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
-        """Do what comes before the first epoch: fit a closed form, or train the frozen vectors to start from.
+        """Fit a closed form, or train the frozen vectors that the method starts from.
+
+        The loop calls it once, before the first epoch.
 
         Arguments:
-            after_epoch: called with the number of epochs and the loss after each epoch of this.
+            after_epoch: called after each epoch that this preparation takes, with the number of
+                epochs so far and the loss of the epoch.
         """
         ...
 
     def train_epoch(
         self, epoch: int, on_step: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Train for an epoch; all randomness depends on the seed and the number of the epoch alone.
+        """Train for one epoch.
 
-        A method that is fitted in closed form is never asked to (`Method.loop` is None).
+        All randomness depends only on the seed and the number of the epoch, so that a resumed run
+        repeats the one that was interrupted. The loop does not call this for a method that is
+        fitted in closed form (`Method.loop` is None).
+
+        Arguments:
+            epoch: number of the epoch, from 0.
+            on_step: may be called after each step.
 
         Returns:
             ``loss`` and its terms, means over the epoch.
@@ -60,54 +77,68 @@ class Learner(Protocol):
     def scorer(
         self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0
     ) -> ScoreBlock:
-        """Return a function from users (u,) to their scores of the items (u, C).
+        """Return a function from user ids (u,) to the scores of the items for these users, (u, C).
 
         Arguments:
-            items: (C,) ids.
-            mask: (num_items, M) bool, the modalities that may be used.
-            max_users: scores of up to this many users may lie in memory that the next call uses again.
+            features: features of all items.
+            items: (C,) ids of the items to score.
+            mask: (num_items, M) bool, True where a modality may be used.
+            max_users: for calls with up to this many users the scores may be written to a buffer
+                that the next call overwrites; 0: every call returns a new tensor.
         """
         ...
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:
-        """Write the weights, or everything that a later epoch depends on. Every rank calls it; rank 0 writes."""
+        """Write the weights, or everything that later epochs depend on, to a file.
+
+        Every rank calls it; rank 0 writes.
+
+        Arguments:
+            path: the file.
+            facts: values to store with the tensors.
+            weights_only: write only the tensors that scoring needs.
+        """
         ...
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
-        """Take back a file of `save`; return its facts."""
+        """Load a file that `save` wrote; return its facts."""
         ...
 
 
 class ClosedForm(Protocol):
-    """A model that is fitted when it is built, as ``Name(data, options, seed)``."""
+    """A model whose constructor ``Name(data, options, seed)`` fits it."""
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return a function from users (u,) to their scores of new items (u, C).
+        """Return a function from user ids (u,) to their scores of C new items, (u, C).
 
         Arguments:
             features: modality -> (C, d_m), as stored; values in unobserved rows are not read.
-            observed: (C, M) bool.
+            observed: (C, M) bool, True where an item has the modality.
         """
         ...
 
 
 class TrainedModel(ClosedForm, Protocol):
-    """A model that is trained by epochs; built as ``Name(data, options, seed)``, some with factors besides.
+    """A model that is trained by epochs.
+
+    Its constructor is ``Name(data, options, seed)``, or ``Name(data, options, seed, factors)`` if
+    the method starts from frozen factors (`Method.needs_factors`).
 
     Attributes:
-        net: all its tensors, so that weights of another epoch can be put into it.
+        net: module with all tensors of the model, so that the weights of the best epoch can be
+            loaded into it.
     """
 
     net: nn.Module
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch; return ``loss`` and its terms, means over the epoch."""
+        """Train for one epoch; return ``loss`` and its terms, means over the epoch."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back the tensors of `state_dict`."""
+        """Load the tensors that `state_dict` returned."""
         ...

@@ -1,4 +1,7 @@
-"""Learners of the methods whose models are built from the warm items: closed forms, and models trained by epochs."""
+"""Learners for models that are built from the warm items.
+
+`ClosedFormLearner` runs a `ClosedForm`, `TrainedLearner` a `TrainedModel` (see `contract.py`).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ __all__ = ["ClosedFormLearner", "TrainedLearner", "build", "closed_form", "make_
 def make_learner(
     options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
 ) -> Learner:
-    """Build the learner of the method that the options name."""
+    """Build the learner of the method that the options select."""
     learner: Learner = load(options.card.learner)(options, tables, world, factors)
     return learner
 
@@ -34,28 +37,35 @@ def make_learner(
 def closed_form(
     options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
 ) -> ClosedFormLearner:
-    """Build the learner of a closed form."""
-    del world, factors  # it is fitted in one process, from the pairs themselves
+    """Build the learner of a method that is fitted in closed form."""
+    del world, factors  # A closed form is fitted in one process and needs no factors.
     return ClosedFormLearner(WarmData.of_tables(tables, options), options)
 
 
 def trained(
     options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
 ) -> TrainedLearner:
-    """Build the learner of a model that is trained by epochs in one process."""
+    """Build the learner of a method that is trained by epochs, in one process."""
     del world
     return TrainedLearner(WarmData.of_tables(tables, options), options, factors)
 
 
 def build(data: WarmData, options: Options, factors: Factors | None = None) -> Any:
-    """Build the model of a method.
+    """Build the model of the method that the options select.
 
     Arguments:
-        factors: the frozen vectors that a method starts from; needed where ``Method.needs_factors``.
+        data: the warm items.
+        options: options of the run.
+        factors: frozen vectors that the model starts from; required if ``Method.needs_factors``.
+
+    Raises:
+        ValueError: the method declares no model, or the factors are missing.
     """
     card = options.card
     if card.model is None:
-        raise ValueError(f"build: {card.name} names no `model`.")
+        raise ValueError(
+            f"build: the method {card.name} declares no `model`. Call `make_learner` instead."
+        )
     make = load(card.model)
     if not card.needs_factors:
         return make(data, options.method, options.run.seed)
@@ -67,11 +77,11 @@ def build(data: WarmData, options: Options, factors: Factors | None = None) -> A
 
 
 class _WarmLearner:
-    """What both kinds share: a model built from the warm items, in one process.
+    """Common part of both learners: a model built from the warm items, in one process.
 
     Arguments:
         data: the warm items.
-        options: of the run.
+        options: options of the run.
     """
 
     user_starts = None
@@ -89,7 +99,7 @@ class _WarmLearner:
     def _ready(self) -> Any:
         if self.model is None:
             raise RuntimeError(
-                f"{type(self).__name__}: the model is not there yet. Call `prepare` first."
+                f"{type(self).__name__}: the model is not built yet. Call `prepare` first."
             )
         return self.model
 
@@ -102,19 +112,21 @@ class _WarmLearner:
         *,
         max_users: int = 0,  # noqa: ARG002
     ) -> ScoreBlock:
-        """Return a function from users (u,) to scores (u, C)."""
+        """Return a function from user ids (u,) to the scores of the items, (u, C)."""
         score: ScoreBlock = self._ready().scorer(features.rows(items), mask[items])
         return score
 
-    def _restore(self, path: Path, take_back: Callable[[dict[str, Tensor]], Any]) -> dict[str, Any]:
-        """Hand the tensors of a file to a function; return the file's facts.
+    def _restore(
+        self, path: Path, load_tensors: Callable[[dict[str, Tensor]], Any]
+    ) -> dict[str, Any]:
+        """Pass the tensors of a file to `load_tensors`; return the file's facts.
 
         Raises:
-            DataError: the tensors do not fit the run.
+            DataError: `load_tensors` rejects the tensors.
         """
         state, facts = load_state(path, self.data.device)
         try:
-            take_back(state)
+            load_tensors(state)
         except (RuntimeError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path}: does not fit the run ({error}). Was it written by another version?"
@@ -123,7 +135,7 @@ class _WarmLearner:
 
 
 class ClosedFormLearner(_WarmLearner):
-    """A closed form in a run: fitted by `prepare`."""
+    """Learner of a closed form, which `prepare` fits."""
 
     def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:  # noqa: ARG002
         """Fit the model."""
@@ -135,7 +147,7 @@ class ClosedFormLearner(_WarmLearner):
         epoch: int,  # noqa: ARG002
         on_step: Callable[[], None] = lambda: None,  # noqa: ARG002
     ) -> dict[str, float]:
-        """Raise: there is nothing to train.
+        """Raise an error, since a closed form has no epochs.
 
         Raises:
             RuntimeError: always.
@@ -143,26 +155,30 @@ class ClosedFormLearner(_WarmLearner):
         raise RuntimeError(f"{self.options.run.model} is fitted in closed form: it has no epochs.")
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
-        """Write the facts; the model follows from the data."""
+        """Write only the facts: the model is fitted again when it is needed."""
         save_state(path, {}, facts)
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:  # noqa: ARG002
-        """Return the facts of a file; the model is fitted from the data again."""
+        """Return the facts of a file; `prepare` fits the model from the data again."""
         return load_state(path, self.data.device)[1]
 
 
 class TrainedLearner(_WarmLearner):
-    """A model trained by epochs, with the stage that it is in: its factors in training, and then itself.
+    """Learner of a model that is trained by epochs.
+
+    A method that needs frozen factors has two stages: first `prepare` trains the factors, then the
+    model is built on them and trained. A saved file holds the tensors of the current stage.
 
     Arguments:
-        factors: trained already, where another run on the same data has done so; None trains them.
-
-    Attributes:
-        stage: "factors" or "model".
+        data: the warm items.
+        options: options of the run.
+        factors: factors that another run trained on the same data; None: `prepare` trains them if
+            the method needs any.
     """
 
     def __init__(self, data: WarmData, options: Options, factors: Factors | None = None) -> None:
         super().__init__(data, options)
+        # The factorisation exists only while it trains, and the model only after it.
         self.factorisation: Factorisation | None = None
         if options.card.needs_factors and factors is None:
             self.factorisation = Factorisation(data, options.method, options.run.seed)
@@ -171,11 +187,11 @@ class TrainedLearner(_WarmLearner):
 
     @property
     def stage(self) -> str:
-        """What is trained now."""
+        """The part that is in training, "factors" or "model"."""
         return "factors" if self.model is None else "model"
 
     def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
-        """Train the factors to their end, where there are any, and build the model on them."""
+        """Train the factors, if the method needs any, and build the model on them."""
         if self.factorisation is None or self.model is not None:
             return
         while not self.factorisation.done:
@@ -190,45 +206,56 @@ class TrainedLearner(_WarmLearner):
         epoch: int,
         on_step: Callable[[], None] = lambda: None,  # noqa: ARG002
     ) -> dict[str, float]:
-        """Train the model for an epoch."""
+        """Train the model for one epoch."""
         means: dict[str, float] = self._ready().train_epoch(epoch)
         return means
 
-    # --- files --------------------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the stage and everything that a later epoch depends on."""
-        part: Any = self.factorisation if self.model is None else self.model
-        return {f"{self.stage}.{name}": x for name, x in part.state_dict().items()}
+        """Return every tensor that later epochs depend on, named "<stage>.<tensor>"."""
+        trained_part: Any = self.factorisation if self.model is None else self.model
+        return {f"{self.stage}.{name}": x for name, x in trained_part.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take back the tensors of `state_dict`."""
+        """Load the tensors that `state_dict` returned.
+
+        Raises:
+            ValueError: the state is of the factors, but the model is built already.
+        """
         if any(name.startswith("factors.") for name in state):
             if self.factorisation is None:
                 raise ValueError(
-                    "TrainedLearner: the state is of the factors, which are trained already."
+                    "TrainedLearner: the state is of factors in training, but this learner has its "
+                    "factors already. Load the state into a learner built without `factors`."
                 )
-            self.factorisation.load_state_dict(_part(state, "factors."))
+            self.factorisation.load_state_dict(_strip_prefix(state, "factors."))
             return
-        if self.factorisation is not None:  # its frozen factors are in the state
-            empty = Factors(*(self.factorisation.net[name].detach() for name in ("user", "item")))
-            self.model, self.factorisation = build(self.data, self.options, empty), None
-        self._ready().load_state_dict(_part(state, "model."))
+        if self.factorisation is not None:
+            # The state is of the model, and the frozen factors are among its tensors. Build the
+            # model on placeholders of the right shape, which the state then overwrites.
+            placeholders = Factors(
+                *(self.factorisation.net[name].detach() for name in ("user", "item"))
+            )
+            self.model, self.factorisation = build(self.data, self.options, placeholders), None
+        self._ready().load_state_dict(_strip_prefix(state, "model."))
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:
-        """Write the weights, or everything that a later epoch depends on."""
+        """Write the weights, or everything that later epochs depend on, to a file."""
         state = dict(self._ready().net.state_dict()) if weights_only else self.state_dict()
         save_state(path, state, facts)
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
-        """Take back a file of `save`; return its facts."""
-        take_back = (
+        """Load a file that `save` wrote; return its facts."""
+        # The weights alone are loaded into the network; a full state also restores the optimiser.
+        load_tensors = (
             (lambda state: self._ready().net.load_state_dict(state))
             if weights_only
             else self.load_state_dict
         )
-        return self._restore(path, take_back)
+        return self._restore(path, load_tensors)
 
 
-def _part(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:
-    return {name.removeprefix(head): x for name, x in state.items() if name.startswith(head)}
+def _strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with the prefix, named without it."""
+    return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}

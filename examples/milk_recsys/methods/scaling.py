@@ -1,4 +1,4 @@
-"""Scaling by column, fitted on warm rows: content, and frozen factors whose zero rows stay zero."""
+"""Column-wise standardisation of content and of frozen factors, fitted on warm rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from torch import Tensor
 
 __all__ = ["Columns", "standardise_nonzero_rows"]
 
+# Standard deviations up to this value are rounding errors of a constant column.
 TINY = 1e-5
 
 
 class Columns:
-    """Standardise columns by the mean and the standard deviation of the rows given first, and clip.
+    """Standardise columns and clip the result to [-clip, clip].
 
-    A column that is the same in all rows becomes 0.
+    The constructor computes the mean and the standard deviation of each column of its rows. A
+    column that is constant in these rows becomes 0.
 
     Example:
         >>> columns = Columns(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), clip=2.0)
@@ -25,17 +27,22 @@ class Columns:
         self.mean, self.std, self.clip = rows.mean(dim=0), rows.std(dim=0, correction=0), clip
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the rows (n, F) scaled."""
+        """Return the standardised rows (n, F)."""
+        # Dividing by infinity turns a constant column into 0, without a branch.
         scaled = (rows - self.mean) / torch.where(self.std > TINY, self.std, torch.inf)
         return scaled.clamp(-self.clip, self.clip)
 
 
 def standardise_nonzero_rows(factors: Tensor, *, clip: float, tiny: float = 0.0) -> Tensor:
-    """Standardise factors (n, D) by column over the rows that are not 0; a zero row stays 0.
+    """Standardise the columns of factors (n, D) over the nonzero rows; a zero row stays 0.
+
+    A zero row belongs to a user or an item without training pairs. It must not move the mean, and
+    it must stay recognisable as "no factors".
 
     Arguments:
-        clip: largest magnitude.
-        tiny: smaller magnitudes become 0.
+        factors: (n, D).
+        clip: largest magnitude of the result.
+        tiny: magnitudes below this become 0.
     """
     known = (factors != 0).any(dim=1)
     scaled = Columns(factors[known], clip=clip)(factors)

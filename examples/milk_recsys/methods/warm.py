@@ -1,4 +1,4 @@
-"""The data that methods other than MILK learn from, and the few helpers that they share."""
+"""Training data of all methods except MILK, and helpers that these methods share."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ __all__ = ["Content", "WarmData", "bpr_loss", "nearest"]
 
 @dataclasses.dataclass(frozen=True)
 class WarmData:
-    """What there is to learn from: warm items, numbered from 0, and nothing of any other item.
+    """Training pairs and features of the warm items, renumbered from 0 to n - 1.
+
+    It holds nothing about any other item, so a baseline cannot use new items in training.
 
     Attributes:
-        features: modality -> (n, d_m), as stored; NaN where `observed` is False, whatever it was before.
-        observed: (n, M) bool, the modalities that may be used.
-        rows: the training pairs, over items 0 to n - 1.
-        preparation: scaling of the features.
-        dtype: of what is computed, float32 or float64.
+        modalities: names, in the order of the columns of `observed`.
+        num_users: number of users, U.
+        features: modality -> (n, d_m), as stored, except that rows are NaN where `observed` is
+            False.
+        observed: (n, M) bool, True where an item has a modality that may be used.
+        rows: the training pairs, with the new item numbers.
+        preparation: options for the scaling of the features.
+        dtype: dtype of all computations, float32 or float64.
     """
 
     modalities: tuple[str, ...]
@@ -41,70 +46,80 @@ class WarmData:
 
     @classmethod
     def of_tables(cls, tables: Tables, options: Options) -> WarmData:
-        """Take the warm items of a data set and its split, renumbered in order."""
+        """Take the warm items of a data set and its split and renumber them in order."""
         observed = tables.mask[tables.warm]
         features = tables.features.rows(tables.warm)
-        hidden = {
+        # NaN overwrites features that the run may not use, so that a method which reads one by
+        # mistake produces NaN scores and is noticed.
+        masked = {
             name: x.masked_fill(~observed[:, m, None], torch.nan)
             for m, (name, x) in enumerate(features.items())
         }
-        numbers = torch.arange(len(tables.warm), device=tables.device)
+        item_numbers = torch.arange(len(tables.warm), device=tables.device)
+        # The rows of the tables number items within their pool, so for equal pools the pairs stay
+        # as they are and only the names of the items change.
         if torch.equal(tables.pool, tables.warm):
-            rows = dataclasses.replace(tables.rows, pool=numbers)
-        else:  # negatives are drawn from warm items here, whatever the pool of the tables
+            rows = dataclasses.replace(tables.rows, pool=item_numbers)
+        else:
+            # The pool of the tables may contain new items, but a baseline draws its negatives from
+            # warm items only. Build the rows again with that pool.
             users, items = (x.contiguous() for x in tables.pairs.unbind(1))
-            places = torch.searchsorted(tables.warm, items)
-            rows = build_user_rows(torch.stack([users, places], dim=1), tables.num_users, numbers)
+            positions = torch.searchsorted(tables.warm, items)
+            rows = build_user_rows(
+                torch.stack([users, positions], dim=1), tables.num_users, item_numbers
+            )
         dtype = torch.float64 if options.run.dtype == "float64" else torch.float32
         return cls(
-            tables.modalities, tables.num_users, hidden, observed, rows, options.preparation, dtype
+            tables.modalities, tables.num_users, masked, observed, rows, options.preparation, dtype
         )
 
     @property
     def num_items(self) -> int:
-        """How many warm items there are, n."""
+        """The number of warm items, n."""
         return len(self.observed)
 
     @property
     def num_pairs(self) -> int:
-        """How many training pairs there are, P."""
+        """The number of training pairs, P."""
         return self.rows.num_pairs
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.observed.device
 
     @property
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """Users and items (P,) of all training pairs, by user."""
+        """Users and items of all training pairs, (P,) each, sorted by user."""
         return self.rows.pairs_at(torch.arange(self.num_pairs, device=self.device))
 
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield users and items of all training pairs once, in random order, `size` at a time."""
+        """Yield batches of users and items: each training pair once, in random order."""
         order = torch.randperm(self.num_pairs, generator=generator).to(self.device)
-        for numbers in torch.split(order, size):
-            yield self.rows.pairs_at(numbers)
+        for pair_numbers in torch.split(order, size):
+            yield self.rows.pairs_at(pair_numbers)
 
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw a warm item that each user does not have, (B,)."""
+        """Draw for each user (B,) a warm item that the user does not have, (B,)."""
         return sample_negatives(users, self.rows, self.rows.pool, generator=generator)
 
     def triples(
         self, size: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield users, items and negatives: every training pair once, each with a fresh negative."""
+        """Yield users, items and negatives: each training pair once, with a new negative."""
         for users, items in self.shuffled(size, generator):
             yield users, items, self.negatives(users, generator)
 
 
 class Content:
-    """Features as a baseline takes them: rows scaled and imputed by what warm items show, modalities side by side.
+    """Features as the input of a baseline: scaled, imputed, and concatenated over modalities.
+
+    The imputer fills a missing modality with the mean of the warm items that have it.
 
     Attributes:
-        warm: (n, F), of the warm items.
-        widths: of the modalities; F is their sum.
-        fitted: what was fitted, by name.
+        warm: (n, F), the content of the warm items.
+        widths: widths of the modalities; F is their sum.
+        fitted: tensors of the imputer, by name.
     """
 
     def __init__(self, data: WarmData) -> None:
@@ -115,6 +130,7 @@ class Content:
         )
         imputer = MeanImputer(data.modalities)
         features = {name: x.to(self.dtype) for name, x in data.features.items()}
+        # Fit the means on what `scale_and_impute` will impute: scaled rows if it scales first.
         if self._preparation.scale_before_impute:
             features = prepare_scale(features, self._preparation, self.dtype)
         imputer.fit(features, data.observed)
@@ -124,23 +140,33 @@ class Content:
         self.fitted: dict[str, Tensor] = dict(self._imputer.state_dict())
 
     def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
-        """Return (N, F)."""
+        """Scale, impute and concatenate the features of N items, warm or new, to (N, F)."""
         rows = {name: features[name] for name in self._modalities}
         filled = scale_and_impute(rows, observed, self._imputer, self._preparation, self.dtype)
         return torch.cat([filled[name] for name in self._modalities], dim=1)
 
 
-def bpr_loss(better: Tensor, worse: Tensor) -> Tensor:
-    """Mean of -ln sigma(better - worse)."""
-    return F.softplus(worse - better).mean()
+def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return the mean of -ln sigma(positive - negative), sigma being the logistic function."""
+    return F.softplus(negative - positive).mean()
 
 
 def nearest(
-    similarity: Callable[[slice], Tensor], count: int, k: int, *, at_once: int
+    similarity: Callable[[slice], Tensor], count: int, k: int, *, block_rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Find the k largest similarities of each of `count` rows, some at a time; return values and places (count, k)."""
-    found = [similarity(slice(i, i + at_once)).topk(k, dim=1) for i in range(0, count, at_once)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    """Find the k largest similarities of each of `count` rows.
 
+    Arguments:
+        similarity: maps a slice of rows to their similarities with all candidates, (rows,
+            candidates).
+        count: number of rows.
+        k: number of similarities to return per row.
+        block_rows: number of rows per call of `similarity`, which bounds the memory.
 
-# --- randomness and state ---------------------------------------------------------------------------------------------
+    Returns:
+        Values and column indices, (count, k) each.
+    """
+    blocks = [
+        similarity(slice(i, i + block_rows)).topk(k, dim=1) for i in range(0, count, block_rows)
+    ]
+    return torch.cat([f.values for f in blocks]), torch.cat([f.indices for f in blocks])

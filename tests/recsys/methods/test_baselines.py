@@ -1,4 +1,4 @@
-"""Each baseline against a rendering of its formulas in NumPy, and the laws that all of them keep."""
+"""Compare each baseline with its equations in NumPy, and test what all baselines share."""
 
 import dataclasses
 import math
@@ -60,14 +60,14 @@ def test_content_is_scaled_and_imputed_from_warm_rows():
     data = make_data()
     content = Content(data)
     np.testing.assert_allclose(content.warm.numpy(), content_by_hand(data), rtol=1e-12)
-    other = {name: torch.full((2, d), 1e9, dtype=torch.float64) for name, d in DIMS.items()}
-    hidden = content(other, torch.zeros(2, 2, dtype=torch.bool))
+    new = {name: torch.full((2, d), 1e9, dtype=torch.float64) for name, d in DIMS.items()}
+    imputed = content(new, torch.zeros(2, 2, dtype=torch.bool))
     np.testing.assert_allclose(
-        hidden[0].numpy(), content_by_hand(data)[0, :0].tolist() + hidden[1].tolist()
+        imputed[0].numpy(), content_by_hand(data)[0, :0].tolist() + imputed[1].tolist()
     )
 
 
-def test_duif():
+def test_duif_loss_matches_numpy():
     data, b = make_data(), make("duif", l2=0.03)
     a, x = arrays(b), content_by_hand(data)
     total = 0.0
@@ -77,8 +77,9 @@ def test_duif():
     assert b.loss(U, POS, NEG).item() == pytest.approx(total / 4, rel=1e-10)
 
 
-def test_mtpr():
+def test_mtpr_loss_matches_numpy():
     data, b = make_data(), make("mtpr", decay=0.05, embedding_decay=0.02, batch_size=4)
+    # Initial weights are so small that all scores are near 0. Scale them up.
     with torch.no_grad():
         for p in b.net.parameters():
             p.mul_(30)
@@ -86,22 +87,24 @@ def test_mtpr():
     total = 0.0
     for u, i, j in zip(U, POS, NEG, strict=True):
         p, q, r = a["user"][u], a["item"][i], a["item"][j]
-        mine, zero = p @ a["user_map"], np.zeros(D)
+        user, zero = p @ a["user_map"], np.zeros(D)
+        # Normal (n) and counterfactual (c) scores of the positive (+) and the negative (-).
         n, c = {}, {}
         for k, item, vector in (("+", i, q), ("-", j, r)):
-            seen = x[item] @ a["content"]
-            n[k] = mine @ (np.concatenate([vector, seen]) @ a["item_map"])
-            c[k] = mine @ (np.concatenate([zero, seen]) @ a["item_map"])
-        for better, worse in ((n, n), (c, c), (n, c), (c, n)):
-            total += softplus(worse["-"] - better["+"])
+            content = x[item] @ a["content"]
+            n[k] = user @ (np.concatenate([vector, content]) @ a["item_map"])
+            c[k] = user @ (np.concatenate([zero, content]) @ a["item_map"])
+        for positive, negative in ((n, n), (c, c), (n, c), (c, n)):
+            total += softplus(negative["-"] - positive["+"])
         total += 0.02 * (p @ p + q @ q + r @ r)
     total += 0.05 * sum((a[name] ** 2).sum() for name in ("content", "user_map", "item_map"))
     assert b.loss(U, POS, NEG).item() == pytest.approx(total / 4, rel=1e-10)
 
 
-@pytest.mark.parametrize("dense", [0, clcrec.DENSE])
-def test_clcrec(dense, monkeypatch):
-    monkeypatch.setattr(clcrec, "DENSE", dense)  # both ways to the scores
+@pytest.mark.parametrize("max_dense_rows", [0, clcrec.MAX_DENSE_ROWS])
+def test_clcrec_loss_matches_numpy(max_dense_rows, monkeypatch):
+    # 0 gathers the candidates of each row; the default takes products with all candidates.
+    monkeypatch.setattr(clcrec, "MAX_DENSE_ROWS", max_dense_rows)
     data, b = make_data(), make("clcrec", tau=0.7, content_share=0.3, norm_weight=0.2, hidden=5)
     a, x = arrays(b), content_by_hand(data)
     candidates = torch.tensor([[2, 4, 9], [5, 9, 0], [1, 2, 3], [2, 0, 19]])
@@ -109,11 +112,17 @@ def test_clcrec(dense, monkeypatch):
     hidden = linear(a, "encoder.0", x)
     encoded = linear(a, "encoder.2", np.where(hidden > 0, hidden, 0.01 * hidden))
     total, q_norms = 0.0, []
-    for u, row, new in zip(U, candidates.numpy(), replaced.numpy(), strict=True):
+    for u, row, takes_content in zip(U, candidates.numpy(), replaced.numpy(), strict=True):
         p, q = a["vectors.weight"][u], a["vectors.weight"][USERS + row]
+        # L1 contrasts the item vector with content, L2 the user with vectors or content.
         first = np.array([unit(q[0]) @ unit(encoded[c]) for c in row]) / 0.7
         second = (
-            np.array([p @ (encoded[c] if r else v) for c, v, r in zip(row, q, new, strict=True)])
+            np.array(
+                [
+                    p @ (encoded[c] if r else v)
+                    for c, v, r in zip(row, q, takes_content, strict=True)
+                ]
+            )
             / 0.7
         )
         for scores, share in ((first, 0.3), (second, 0.7)):
@@ -124,7 +133,7 @@ def test_clcrec(dense, monkeypatch):
     assert b.loss(U, candidates, replaced).item() == pytest.approx(total, rel=1e-10)
 
 
-def test_ccfcrec():
+def test_ccfcrec_loss_matches_numpy():
     data, b = make_data(), make("ccfcrec", tau=0.4, contrast_share=0.6)
     a, x = arrays(b), content_by_hand(data)
     k = torch.tensor([1, 2, 4, 5])
@@ -140,16 +149,17 @@ def test_ccfcrec():
     )
     q = linear(a, "head.2", np.where(hidden > 0, hidden, 0.01 * hidden))
 
-    def e(one, other):
-        return math.exp(unit(one) @ unit(other) / 0.4)
+    def e(a_row, b_row):
+        return math.exp(unit(a_row) @ unit(b_row) / 0.4)
 
     total, items, users = 0.0, a["item.weight"], a["user.weight"]
     for row in range(4):
         u, i = int(U[row]), int(POS[row])
+        # The last row of negatives belongs to the item itself.
         contrasts = []
         for place, p in enumerate([*positives[row].tolist(), i]):
-            others = sum(e(q[i], items[n]) for n in negatives[row, place].tolist())
-            contrasts.append(-math.log(e(q[i], items[p]) / (e(q[i], items[p]) + others)))
+            negative_sum = sum(e(q[i], items[n]) for n in negatives[row, place].tolist())
+            contrasts.append(-math.log(e(q[i], items[p]) / (e(q[i], items[p]) + negative_sum)))
         ranking = sum(softplus(v @ users[k[row]] - v @ users[u]) for v in (items[i], q[i]))
         total += 0.6 * (np.mean(contrasts[:-1]) + contrasts[-1]) + 0.4 * ranking
     assert b.loss(U, POS, k, positives, negatives).item() == pytest.approx(total / 4, rel=1e-10)
@@ -161,9 +171,10 @@ def scaled_factors(x, clip):
     return np.where(known[:, None], scaled, 0)
 
 
-def test_heater():
+def test_heater_loss_matches_numpy():
     data, b = make_data(), make("heater", similarity_weight=0.2, l2=0.01, experts=3)
     factors = make_factors(data)
+    # Initial weights are so small that all scores are near 0. Scale them up.
     with torch.no_grad():
         for p in b.net.parameters():
             p.mul_(20)
@@ -196,13 +207,14 @@ def test_heater():
         + 0.2 * ((c[items] - a["Q"][items]) ** 2).sum(1).mean()
         + 0.01 * squares
     )
-    found = b.loss(U, items, torch.from_numpy(labels), torch.tensor([0, 2]))
-    assert found.item() == pytest.approx(expected, rel=1e-10)
+    loss = b.loss(U, items, torch.from_numpy(labels), torch.tensor([0, 2]))
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
 
 
-def test_dropoutnet():
+def test_dropoutnet_loss_matches_numpy():
     data, b = make_data(), make("dropoutnet", hidden=9)
     factors = make_factors(data)
+    # Initial weights are so small that all scores are near 0. Scale them up.
     with torch.no_grad():
         for p in b.net.parameters():
             p.mul_(20)
@@ -217,12 +229,13 @@ def test_dropoutnet():
         )
 
     scores = (tower("user", p) * tower("item", np.concatenate([q, x[POS]], 1))).sum(1)
-    targets = (factors.users[U] * factors.items[POS]).sum(1).numpy()  # of the unscaled factors
-    found = b.loss(U, POS, torch.tensor([1, 3]), torch.tensor([0, 3]))
-    assert found.item() == pytest.approx(((scores - targets) ** 2).mean(), rel=1e-10)
+    # The inputs of the towers are scaled factors, but the targets use the unscaled ones.
+    targets = (factors.users[U] * factors.items[POS]).sum(1).numpy()
+    loss = b.loss(U, POS, torch.tensor([1, 3]), torch.tensor([0, 3]))
+    assert loss.item() == pytest.approx(((scores - targets) ** 2).mean(), rel=1e-10)
 
 
-def test_dropoutnet_trains_on_the_best_items_and_as_many_at_random():
+def test_dropoutnet_trains_on_the_best_items_and_the_same_number_of_random_items():
     b = make("dropoutnet", targets=4)
     users, items = b.targets(torch.tensor([5, 2]), torch.Generator().manual_seed(0))
     factors = make_factors(make_data())
@@ -232,13 +245,12 @@ def test_dropoutnet_trains_on_the_best_items_and_as_many_at_random():
         assert items[start : start + 4].tolist() == best.tolist()
 
 
-def test_gar(monkeypatch):
-    monkeypatch.setattr(
-        F, "dropout", lambda x, *_, **__: x
-    )  # dropout is random; the rest is the formula
+def test_gar_losses_match_numpy(monkeypatch):
+    # Without dropout the losses are deterministic functions of the weights.
+    monkeypatch.setattr(F, "dropout", lambda x, *_, **__: x)
     data, b = make_data(), make("gar", similarity_share=0.3, real_share=0.2, l2=0.05, hidden=8)
     factors = make_factors(data)
-    b.train_epoch(0)  # so that running statistics and weights are not those of the start
+    b.train_epoch(0)  # Otherwise running means are 0 and running variances 1.
     a, x = arrays(b), content_by_hand(data)
 
     def layers(name, v, norm):
@@ -254,25 +266,30 @@ def test_gar(monkeypatch):
         k: 0.5 * sum((a[f"{n}.weight"] ** 2).sum() for n in names) for k, names in kernels.items()
     }
     p, q = factors.users.numpy(), factors.items.numpy()
-    made = layers("generator", x[POS], running_norm)
+    generated = layers("generator", x[POS], running_norm)
     u = tower("user", p[U], batch_norm)
-    real, other, fake = np.split(
-        tower("item", np.concatenate([q[POS], q[NEG], made]), batch_norm), 3
+    real, negative, fake = np.split(
+        tower("item", np.concatenate([q[POS], q[NEG], generated]), batch_norm), 3
     )
-    margin = (u * (real - 0.8 * fake - 0.2 * other)).sum(1)
+    margin = (u * (real - 0.8 * fake - 0.2 * negative)).sum(1)
+    # The first loss updates running statistics. Restore them before the second loss.
     state = {k: v.clone() for k, v in b.net.state_dict().items()}
     assert b.recommender_loss(U, POS, NEG).item() == pytest.approx(
         softplus(-margin).mean() + 0.05 * half["d"], rel=1e-9
     )
     b.net.load_state_dict(state)
-    made = layers("generator", x[POS], batch_norm)
+    generated = layers("generator", x[POS], batch_norm)
     u = tower("user", p[U], running_norm)
-    gap = (u * (tower("item", q[POS], running_norm) - tower("item", made, running_norm))).sum(1)
-    expected = 0.7 * softplus(gap).mean() + 0.3 * np.abs(made - q[POS]).mean() + 0.05 * half["g"]
+    gap = (u * (tower("item", q[POS], running_norm) - tower("item", generated, running_norm))).sum(
+        1
+    )
+    expected = (
+        0.7 * softplus(gap).mean() + 0.3 * np.abs(generated - q[POS]).mean() + 0.05 * half["g"]
+    )
     assert b.generator_loss(U, POS).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_gorec():
+def test_gorec_loss_matches_numpy():
     data, b = make_data(), make("gorec", uniformity_weight=0.3, kl_weight=0.2, dropout=0.0)
     a, x = arrays(b), unit(content_by_hand(data))
     items, noise = torch.tensor([2, 5, 1, 9, 0]), torch.randn(5, D, dtype=torch.float64)
@@ -290,11 +307,11 @@ def test_gorec():
     pairs = [
         np.exp(-2 * ((unit(mu)[i] - unit(mu)[j]) ** 2).sum()) for i in range(5) for j in range(i)
     ]
-    one, other = (
+    posterior, prior = (
         torch.distributions.Normal(torch.from_numpy(m), torch.from_numpy(np.exp(v / 2)))
         for m, v in ((mu, log_var), (prior_mu, prior_log_var))
     )
-    kl = torch.distributions.kl_divergence(one, other).sum(1).mean().item()
+    kl = torch.distributions.kl_divergence(posterior, prior).sum(1).mean().item()
     expected = ((decoded - q) ** 2).mean() + 0.3 * np.log(np.mean(pairs)) + 0.2 * kl
     assert b.loss(items, noise).item() == pytest.approx(expected, rel=1e-9)
 
@@ -320,21 +337,21 @@ def test_gorec_gives_a_new_item_the_mean_factors_of_its_cluster():
     )[0]
     v = linear(a, "head.1", linear(a, "head.0", hidden("decoder", np.concatenate([x, mu], 1))))
     with torch.no_grad():
-        found = b.scorer(data.features, data.observed)(torch.arange(USERS))
-    np.testing.assert_allclose(found.numpy(), a["P"] @ v.T, rtol=1e-8, atol=1e-10)
+        scores = b.scorer(data.features, data.observed)(torch.arange(USERS))
+    np.testing.assert_allclose(scores.numpy(), a["P"] @ v.T, rtol=1e-8, atol=1e-10)
 
 
-def test_micro():
+def test_micro_loss_matches_numpy():
     data, b = make_data(), make("micro", neighbours=4, l2=0.1, contrast_weight=0.2, tau=0.6)
     a, x = arrays(b), content_by_hand(data)
     known, parts = data.observed.numpy(), np.split(x, [7], axis=1)
     single = []
     for m, part in enumerate(parts):
         learned = linear(a, f"maps.{m}", part)
-        fixed, other = (
+        fixed, learned_graph = (
             symmetric(graph_by_hand(v, v, known[:, m], known[:, m], 4)) for v in (part, learned)
         )
-        single.append((0.9 * fixed + 0.1 * other) @ a["item.weight"])
+        single.append((0.9 * fixed + 0.1 * learned_graph) @ a["item.weight"])
     h = np.stack(single, 1)
     query = np.tanh(h @ a["query.0.weight"].T + a["query.0.bias"]) @ a["query.2.weight"].T
     weights = np.exp(query) / np.exp(query).sum(1, keepdims=True)
@@ -342,6 +359,7 @@ def test_micro():
     users, items = (t.numpy() for t in data.pairs)
     adjacency = np.eye(USERS + ITEMS)
     adjacency[users, USERS + items] = adjacency[USERS + items, users] = 1
+    # D^-1 (B + I): the diagonal of the adjacency matrix is 1.
     walk = adjacency / adjacency.sum(1, keepdims=True)
     start = np.concatenate([a["user.weight"], a["item.weight"]])
     mean = (start + walk @ start + walk @ walk @ start) / 3
@@ -351,9 +369,10 @@ def test_micro():
         total += softplus(p[u] @ v[j] - p[u] @ v[i]) / 4
         total += 0.1 * (p[u] @ p[u] + v[i] @ v[i] + v[j] @ v[j]) / 2 / 4
     anchors = torch.tensor([1, 7, 9])
-    for one in single:
+    for h_m in single:
         for n in anchors:
-            across, within = unit(one)[n] @ unit(fused).T / 0.6, unit(one)[n] @ unit(one).T / 0.6
+            # Candidates: all rows of h, and all rows of h_m except the anchor itself.
+            across, within = unit(h_m)[n] @ unit(fused).T / 0.6, unit(h_m)[n] @ unit(h_m).T / 0.6
             below = np.exp(across).sum() + np.exp(np.delete(within, n)).sum()
             total += 0.2 * (np.log(below) - across[n]) / 3
     assert b.loss(U, POS, NEG, b._graphs(), anchors).item() == pytest.approx(total, rel=1e-9)
@@ -371,13 +390,13 @@ def test_micro_gives_a_new_item_the_vectors_of_its_nearest_warm_items():
         np.split(x, [7], axis=1),
     )
     single = []
-    for m, (part, mine) in enumerate(zip(parts, np.split(y, [7], axis=1), strict=True)):
+    for m, (warm_part, new_part) in enumerate(zip(parts, np.split(y, [7], axis=1), strict=True)):
         sides = []
-        for one, other in (
-            (mine, part),
-            (linear(a, f"maps.{m}", mine), linear(a, f"maps.{m}", part)),
+        for x_new, x_warm in (
+            (new_part, warm_part),
+            (linear(a, f"maps.{m}", new_part), linear(a, f"maps.{m}", warm_part)),
         ):
-            graph = graph_by_hand(one, other, observed[:, m].numpy(), known[:, m], 3)
+            graph = graph_by_hand(x_new, x_warm, observed[:, m].numpy(), known[:, m], 3)
             s = graph.sum(1, keepdims=True)
             sides.append(np.where(s > 0, graph / np.where(s > 0, s, 1), 0) @ a["item.weight"])
         single.append(0.9 * sides[0] + 0.1 * sides[1])
@@ -391,20 +410,20 @@ def test_micro_gives_a_new_item_the_vectors_of_its_nearest_warm_items():
     start = np.concatenate([a["user.weight"], a["item.weight"]])
     p = ((start + walk @ start + walk @ walk @ start) / 3)[:USERS]
     with torch.no_grad():
-        found = b.scorer(new, observed)(torch.arange(USERS))
-    np.testing.assert_allclose(found.numpy(), p @ v.T, rtol=1e-8, atol=1e-10)
+        scores = b.scorer(new, observed)(torch.arange(USERS))
+    np.testing.assert_allclose(scores.numpy(), p @ v.T, rtol=1e-8, atol=1e-10)
 
 
-def test_micros_imputed_and_zero_rows_have_no_edges_and_no_nan():
+def test_micro_gives_imputed_and_zero_rows_no_edges_and_no_nan():
     x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 0.0], [0.5, 0.5]])
     known = torch.tensor([True, True, True, False])
     values, places = micro.neighbours(x, x, known, known, 3)
     assert (values[2:] == 0).all()
     assert {int(p) for p, v in zip(places[0], values[0], strict=True) if v > 0} == {0, 1}
-    assert torch.isfinite(micro.normalised(values, places).to_dense()).all()
+    assert torch.isfinite(micro.normalised_graph(values, places).to_dense()).all()
 
 
-def test_content_knn():
+def test_content_knn_scores_match_numpy():
     data, b = make_data(), make("content_knn")
     rng = np.random.default_rng(3)
     new = {name: torch.from_numpy(rng.standard_normal((5, d))) for name, d in DIMS.items()}
@@ -412,7 +431,7 @@ def test_content_knn():
         [[True, True], [True, False], [False, True], [True, True], [True, True]]
     )
     new["image"][1] = torch.nan
-    scores = np.zeros((USERS, 5))
+    expected = np.zeros((USERS, 5))
     users, items = (t.numpy() for t in data.pairs)
     for c in range(5):
         for m, (name, x) in enumerate(data.features.items()):
@@ -420,31 +439,33 @@ def test_content_knn():
             mean = x.numpy()[known].mean(0)
             for u, i in zip(users, items, strict=True):
                 if observed[c, m] and known[i]:
-                    near = max(unit(x.numpy()[i] - mean) @ unit(new[name][c].numpy() - mean), 0)
-                    scores[u, c] += near / observed[c].sum().item()
-    found = b.scorer(new, observed)(torch.tensor([11, 0, 4]))
-    np.testing.assert_allclose(found.numpy(), scores[[11, 0, 4]], rtol=1e-9, atol=1e-12)
+                    similarity = max(
+                        unit(x.numpy()[i] - mean) @ unit(new[name][c].numpy() - mean), 0
+                    )
+                    expected[u, c] += similarity / observed[c].sum().item()
+    scores = b.scorer(new, observed)(torch.tensor([11, 0, 4]))
+    np.testing.assert_allclose(scores.numpy(), expected[[11, 0, 4]], rtol=1e-9, atol=1e-12)
 
 
-def test_random_scores_do_not_depend_on_the_block():
+def test_random_scores_do_not_depend_on_the_other_users_in_the_call():
     data, b = make_data(), make("random")
     score = b.scorer(data.features, data.observed)
-    whole = score(torch.arange(USERS))
-    assert torch.equal(whole[[3, 7]], score(torch.tensor([3, 7])))
-    assert 0.4 < whole.mean() < 0.6
-    assert len(torch.unique(whole)) == whole.numel()
+    all_scores = score(torch.arange(USERS))
+    assert torch.equal(all_scores[[3, 7]], score(torch.tensor([3, 7])))
+    assert 0.4 < all_scores.mean() < 0.6
+    assert len(torch.unique(all_scores)) == all_scores.numel()
 
 
-def test_scaling_is_fitted_on_rows_that_are_not_zero():
+def test_scaling_is_fitted_on_nonzero_rows():
     x = torch.tensor([[1.0, 2.0], [3.0, 2.0], [0.0, 0.0]])
     assert standardise_nonzero_rows(x, clip=5.0).tolist() == [[-1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
     assert Columns(x[:2], clip=0.5)(torch.tensor([[9.0, 9.0]])).tolist() == [[0.5, 0.0]]
 
 
-# --- the factorisation ------------------------------------------------------------------------------------------------
+# --- the factorisation ----------------------------------------------------------------------------
 
 
-def test_factors_have_zero_rows_where_there_was_nothing_to_learn_from():
+def test_factors_are_zero_for_users_and_items_without_training_pairs():
     data = make_data(2, users=40, items=30)
     pairs = torch.stack(data.pairs, dim=1)
     pairs = pairs[(pairs[:, 0] != 5) & (pairs[:, 1] != 6)]
@@ -452,11 +473,11 @@ def test_factors_have_zero_rows_where_there_was_nothing_to_learn_from():
     f = Factorisation(
         data, make_options("gar", factor_epochs=7, factor_batch_size=64, factor_lr=0.05).method, 0
     )
-    before = f.train_epoch()
+    first_loss = f.train_epoch()
     while not f.done:
-        after = f.train_epoch()
+        last_loss = f.train_epoch()
     users, items = f.result()
-    assert after < before
+    assert last_loss < first_loss
     assert (users[5] == 0).all()
     assert (items[6] == 0).all()
     assert (users != 0).any(dim=1).sum() == 39
@@ -473,7 +494,7 @@ def test_the_held_out_pairs_are_not_trained_on():
     assert len(held | kept) == data.num_pairs
 
 
-# --- laws of all ------------------------------------------------------------------------------------------------------
+# --- properties of all baselines ------------------------------------------------------------------
 
 
 def quick(name):
@@ -491,40 +512,40 @@ def quick(name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_it_goes_on_bit_for_bit_from_a_file(name, tmp_path):
+def test_training_resumes_bit_for_bit_from_a_file(name, tmp_path):
     data = make_data()
-    whole = TrainedLearner(data, quick(name))
-    whole.prepare()
-    losses = [whole.train_epoch(epoch)["loss"] for epoch in range(3)]
-    first = TrainedLearner(data, quick(name))
-    first.prepare()
-    assert first.train_epoch(0)["loss"] == losses[0]
-    first.save(tmp_path / "state.safetensors", {"epoch": 0})
-    torch.rand(7)  # the global stream plays no part
-    second = TrainedLearner(data, quick(name))
-    assert second.load(tmp_path / "state.safetensors") == {"epoch": 0}
-    assert [second.train_epoch(epoch)["loss"] for epoch in (1, 2)] == losses[1:]
-    for key, x in whole.state_dict().items():
-        assert torch.equal(second.state_dict()[key], x), key
+    uninterrupted = TrainedLearner(data, quick(name))
+    uninterrupted.prepare()
+    losses = [uninterrupted.train_epoch(epoch)["loss"] for epoch in range(3)]
+    interrupted = TrainedLearner(data, quick(name))
+    interrupted.prepare()
+    assert interrupted.train_epoch(0)["loss"] == losses[0]
+    interrupted.save(tmp_path / "state.safetensors", {"epoch": 0})
+    torch.rand(7)  # The state of the global generator must not matter.
+    resumed = TrainedLearner(data, quick(name))
+    assert resumed.load(tmp_path / "state.safetensors") == {"epoch": 0}
+    assert [resumed.train_epoch(epoch)["loss"] for epoch in (1, 2)] == losses[1:]
+    for key, x in uninterrupted.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], x), key
 
 
-def test_it_goes_on_in_the_stage_of_the_factors(tmp_path):
+def test_training_resumes_in_the_stage_of_the_factors(tmp_path):
     data, options = make_data(), quick("heater")
-    whole, half = TrainedLearner(data, options), TrainedLearner(data, options)
-    whole.prepare()
-    half.factorisation.train_epoch()
-    assert half.stage == "factors"
-    half.save(tmp_path / "state.safetensors", {})
-    again = TrainedLearner(data, options)
-    again.load(tmp_path / "state.safetensors")
-    assert again.factorisation.epoch == 1
-    again.prepare()
-    assert again.stage == whole.stage == "model"
-    assert again.train_epoch(0) == whole.train_epoch(0)
+    uninterrupted, interrupted = TrainedLearner(data, options), TrainedLearner(data, options)
+    uninterrupted.prepare()
+    interrupted.factorisation.train_epoch()
+    assert interrupted.stage == "factors"
+    interrupted.save(tmp_path / "state.safetensors", {})
+    resumed = TrainedLearner(data, options)
+    resumed.load(tmp_path / "state.safetensors")
+    assert resumed.factorisation.epoch == 1
+    resumed.prepare()
+    assert resumed.stage == uninterrupted.stage == "model"
+    assert resumed.train_epoch(0) == uninterrupted.train_epoch(0)
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS_FACTORS))
-def test_frozen_factors_stay_as_they_are(name):
+def test_training_does_not_change_frozen_factors(name):
     learner = TrainedLearner(make_data(), quick(name))
     learner.prepare()
     before = {
@@ -540,7 +561,7 @@ def test_frozen_factors_stay_as_they_are(name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_parameter_learns(name):
+def test_training_changes_every_parameter(name):
     learner = TrainedLearner(make_data(), quick(name))
     learner.prepare()
     before = {
@@ -552,10 +573,11 @@ def test_every_parameter_learns(name):
         assert not p.requires_grad or not torch.equal(before[k], p), k
 
 
+# Tensors with a row per warm item, or of that shape, that scores of new items depend on by design.
 READ_BY_NEW_ITEMS = {
-    "micro": {"item.weight"},  # of warm neighbours
-    "duif": {"item.weight"},  # the map itself
-    "dgmrec": {"item.weight"},  # users are propagated over warm items
+    "micro": {"item.weight"},  # A new item averages the vectors of its nearest warm items.
+    "duif": {"item.weight"},  # This is the linear map of content, not a table of items.
+    "dgmrec": {"item.weight"},  # Users are propagated over warm items.
 }
 
 
@@ -566,14 +588,13 @@ def test_a_new_item_is_scored_without_a_vector_of_its_own(name):
     learner.train_epoch(0)
     net = learner.model.net
     sizes = {x.shape[0] for k, x in net.state_dict().items() if x.ndim == 2}
-    assert max(sizes & {ITEMS, USERS + ITEMS}, default=ITEMS) in (
-        ITEMS,
-        USERS + ITEMS,
-    )  # no row beyond the warm items
+    # No table has a row for anything except users and warm items.
+    assert max(sizes & {ITEMS, USERS + ITEMS}, default=ITEMS) in (ITEMS, USERS + ITEMS)
     new = {k: x[:6] + 0.1 for k, x in data.features.items()}
     with torch.no_grad():
         expected = learner.model.scorer(new, data.observed[:6])(torch.arange(USERS)).clone()
-        for k, x in net.state_dict().items():  # warm items' own vectors: NaN would be seen
+        # If a score read a warm item's own vector, it would become NaN.
+        for k, x in net.state_dict().items():
             per_item = k in ("Q", "target_Q") or (
                 k in ("item", "item.weight") and x.shape[0] == ITEMS
             )
@@ -581,14 +602,14 @@ def test_a_new_item_is_scored_without_a_vector_of_its_own(name):
                 x.fill_(torch.nan)
             if k == "vectors.weight":
                 x[USERS:] = torch.nan
-        found = learner.model.scorer(new, data.observed[:6])(torch.arange(USERS))
-    assert torch.equal(found, expected)
+        scores = learner.model.scorer(new, data.observed[:6])(torch.arange(USERS))
+    assert torch.equal(scores, expected)
 
 
 @pytest.mark.parametrize("name", sorted(set(BASELINES) - {"random"}))
-def test_what_an_item_misses_is_not_read_and_company_changes_nothing(name):
-    kind = TrainedLearner if name in TRAINED else ClosedFormLearner
-    data, learner = make_data(), kind(make_data(), quick(name))
+def test_scores_depend_neither_on_missing_features_nor_on_the_other_items_in_the_call(name):
+    learner_class = TrainedLearner if name in TRAINED else ClosedFormLearner
+    data, learner = make_data(), learner_class(make_data(), quick(name))
     learner.prepare()
     if name in TRAINED:
         learner.train_epoch(0)
@@ -598,14 +619,16 @@ def test_what_an_item_misses_is_not_read_and_company_changes_nothing(name):
     with torch.no_grad():
         expected = learner.model.scorer(new, observed)(torch.arange(USERS)).clone()
         for fill in (torch.nan, 1e9):
-            other = {
+            filled = {
                 k: x.masked_fill(~observed[:, [m]], fill) for m, (k, x) in enumerate(new.items())
             }
-            assert torch.equal(learner.model.scorer(other, observed)(torch.arange(USERS)), expected)
-        few = learner.model.scorer({k: x[1:6] for k, x in new.items()}, observed[1:6])(
+            assert torch.equal(
+                learner.model.scorer(filled, observed)(torch.arange(USERS)), expected
+            )
+        subset = learner.model.scorer({k: x[1:6] for k, x in new.items()}, observed[1:6])(
             torch.tensor([2, 9])
         )
-    torch.testing.assert_close(few, expected[[2, 9], 1:6], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(subset, expected[[2, 9], 1:6], rtol=1e-9, atol=1e-12)
 
 
 OVERFITS = {
@@ -635,8 +658,11 @@ OVERFITS = {
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_it_overfits_a_tiny_set(name):
-    """Two tastes, items told apart by content: everybody's own kind comes first among rows like the warm ones."""
+def test_each_trained_method_overfits_a_tiny_set(name):
+    """Rank the preferred kind first, if users like one of two kinds of items.
+
+    Content shows the kind of an item, and user u likes kind u % 2.
+    """
     users, items = 12, 16
     rng = np.random.default_rng(0)
     kinds = np.arange(items) % 2
@@ -658,12 +684,14 @@ def test_it_overfits_a_tiny_set(name):
         learner.train_epoch(epoch)
     with torch.no_grad():
         scores = learner.model.scorer(features, data.observed)(torch.arange(users))
-    own = torch.from_numpy(kinds[None] == (np.arange(users) % 2)[:, None])
-    right = (scores[:, :, None] > scores[:, None, :])[own[:, :, None] & ~own[:, None, :]]
-    assert right.double().mean() > 0.97
+    preferred = torch.from_numpy(kinds[None] == (np.arange(users) % 2)[:, None])
+    correct = (scores[:, :, None] > scores[:, None, :])[
+        preferred[:, :, None] & ~preferred[:, None, :]
+    ]
+    assert correct.double().mean() > 0.97
 
 
-def test_distinct_negatives_are_uniform_and_never_the_users():
+def test_distinct_negatives_are_uniform_and_exclude_the_items_of_the_user():
     data = make_data()
     users = torch.arange(USERS).repeat(4000)
     drawn = distinct_negatives(data.rows, users, 3, torch.Generator().manual_seed(0))
@@ -678,23 +706,23 @@ def test_distinct_negatives_are_uniform_and_never_the_users():
     assert ((counts - expected[:, None]).abs()[~owned] < 6 * expected.max() ** 0.5).all()
 
 
-def test_as_many_negatives_as_there_are_may_be_asked_for():
+def test_distinct_negatives_may_be_all_items_that_a_user_does_not_have():
     data = make_data()
-    few = int(data.rows.free.min())
+    count = int(data.rows.free.min())
     user = data.rows.free.argmin()
-    drawn = distinct_negatives(data.rows, user[None], few, torch.Generator().manual_seed(1))
-    assert len(torch.unique(drawn)) == few
+    drawn = distinct_negatives(data.rows, user[None], count, torch.Generator().manual_seed(1))
+    assert len(torch.unique(drawn)) == count
 
 
-def test_micros_product_has_the_gradient_of_the_matrix():
+def test_the_sparse_product_has_the_gradient_of_the_dense_product():
     a = torch.rand(5, 5, dtype=torch.float64).mul(torch.rand(5, 5) < 0.5)
     x = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
-    pair = graphs.csr_and_transpose(a.to_sparse())
-    assert torch.autograd.gradcheck(lambda v: graphs.Product.apply(v, *pair), (x,))
-    torch.testing.assert_close(graphs.Product.apply(x, *pair), a @ x)
+    csr_pair = graphs.csr_and_transpose(a.to_sparse())
+    assert torch.autograd.gradcheck(lambda v: graphs.Product.apply(v, *csr_pair), (x,))
+    torch.testing.assert_close(graphs.Product.apply(x, *csr_pair), a @ x)
 
 
-def test_gorecs_clusters_hold_warm_items_each():
+def test_each_gorec_cluster_contains_warm_items():
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((30, 4)))
     q = torch.from_numpy(np.random.default_rng(1).standard_normal((30, 3)))
     centres, means = gorec.cluster_means(torch.cat([x, x]), torch.cat([q, q]), 2, 0)
@@ -702,11 +730,11 @@ def test_gorecs_clusters_hold_warm_items_each():
     assert not (means == 0).all(dim=1).any()
 
 
-# --- options ----------------------------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))
-def test_defaults_are_within_their_ranges_and_every_baseline_has_a_class_and_a_loop(name):
+def test_defaults_are_valid_and_only_trained_methods_have_a_loop(name):
     validate(Options.of(model=name, compare="none"))
     assert problem_of(Options.of(model=name).method) is None
     assert find_method(name).trains == (
@@ -728,7 +756,7 @@ def test_defaults_are_within_their_ranges_and_every_baseline_has_a_class_and_a_l
         ("gorek", {}, "there is no such method. Did you mean gorec?"),
     ],
 )
-def test_an_option_without_meaning_is_an_error(model, values, message):
+def test_an_invalid_option_is_an_error(model, values, message):
     with pytest.raises(OptionError, match=re.escape(message)):
         validate(Options.of(model, **values))
 
@@ -747,22 +775,21 @@ def test_a_file_of_another_model_is_an_error(tmp_path):
         TrainedLearner(data, quick("mtpr")).load(tmp_path / "state.safetensors")
 
 
-def test_seeds_and_epochs_have_streams_of_their_own():
+def test_each_seed_and_epoch_has_its_own_random_stream():
     draws = []
-    for place in ((0,), (0, 1), (0, 1, 0), (0, 1, 1), (1, 1, 0)):
-        with seeded(*place, device=CPU) as generator:
+    for key in ((0,), (0, 1), (0, 1, 0), (0, 1, 1), (1, 1, 0)):
+        with seeded(*key, device=CPU) as generator:
             draws.append((torch.rand(1).item(), torch.rand(1, generator=generator).item()))
     assert len(set(draws)) == 5
 
 
-def test_empty_memory_is_not_filled_in_an_epoch_and_the_setting_is_given_back():
+def test_seeded_does_not_fill_empty_memory_and_restores_the_setting():
     before = deterministic.fill_uninitialized_memory
     with seeded(0, device=CPU):
         assert torch.are_deterministic_algorithms_enabled()
         assert not deterministic.fill_uninitialized_memory
     assert deterministic.fill_uninitialized_memory == before
     assert not torch.are_deterministic_algorithms_enabled()
-    with seeded(
-        0, device=torch.device("cuda")
-    ):  # where it would cost time, and some sums have no such order
+    # On a GPU deterministic algorithms cost time, and some sums have none.
+    with seeded(0, device=torch.device("cuda")):
         assert not torch.are_deterministic_algorithms_enabled()

@@ -1,4 +1,7 @@
-"""What came after the paper: each system against a rendering of its formulas in NumPy, its laws and its traps."""
+"""Compare methods that are newer than MILK, or contemporary with it, with NumPy.
+
+Properties and past errors of these methods are tested too.
+"""
 
 import dataclasses
 
@@ -36,58 +39,68 @@ from tests.recsys.methods.tiny_baselines import (
     make_factors,
     make_options,
     matrix,
+    neighbour_scores_by_hand,
     new_items,
     running_norm,
     scores,
     softplus,
     symmetric,
     unit,
-    votes_by_hand,
 )
 
 CLOSED = ("knn", "marec", "ridge", "keep")
 
 
-# --- closed forms -----------------------------------------------------------------------------------------------------
+# --- closed forms ---------------------------------------------------------------------------------
 
 
-def test_knn():
+def test_knn_scores_match_numpy():
     data, b = make_data(), make("knn", neighbours=6)
     new, observed = new_items()
     mu = b.neighbour_scores.weights.numpy()
     assert (mu >= 0).all()
-    expected = matrix(data) @ votes_by_hand(data, new, observed, mu, 6)
+    expected = matrix(data) @ neighbour_scores_by_hand(data, new, observed, mu, 6)
     np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_knns_weights_are_the_least_squares_of_warm_items_without_themselves():
+def test_knn_weights_solve_least_squares_on_warm_items_without_self_similarity():
     data, b = make_data(), make("knn", neighbours=6)
     r, columns = matrix(data), []
     for x, _ in centred_by_hand(data, *new_items()):
         g = np.maximum(unit(x) @ unit(x).T, 0)
+        # An item must not be its own neighbour.
         np.fill_diagonal(g, 0)
         for c in range(ITEMS):
             g[np.argsort(-g[:, c])[6:], c] = 0
         columns.append((r @ g).ravel())
-    root = np.where(r.ravel() > 0, 1, 0.2**0.5)
-    expected = optimize.nnls(root[:, None] * np.stack(columns, 1), root * r.ravel())[0]
+    root_weights = np.where(r.ravel() > 0, 1, 0.2**0.5)
+    expected = optimize.nnls(
+        root_weights[:, None] * np.stack(columns, 1), root_weights * r.ravel()
+    )[0]
     np.testing.assert_allclose(b.neighbour_scores.weights.numpy(), expected, rtol=1e-8, atol=1e-12)
 
 
-def test_marec_is_the_column_of_least_squares():
-    """min |R b|^2 + l1 |b|^2 + d |R b - alpha t|^2 for a new item, whose own column is empty: scores up to scale."""
+def test_marec_solves_the_least_squares_problem_of_a_new_item():
+    """Minimise |R b|^2 + l1 |b|^2 + d |R b - alpha t|^2 and compare scores up to a factor.
+
+    The column of a new item in R is 0, so that |r - R b|^2 is |R b|^2.
+    """
     data, new, observed = make_data(), *new_items()
     l1, d, alpha = 3.0, 4.0, 0.7
     b = make("marec", neighbours=6, smoothing=l1 / (1 + d))
-    r, t = matrix(data), votes_by_hand(data, new, observed, b.neighbour_scores.weights.numpy(), 6)
+    r, t = (
+        matrix(data),
+        neighbour_scores_by_hand(data, new, observed, b.neighbour_scores.weights.numpy(), 6),
+    )
+    # Stack the three squared terms into one ordinary least squares problem.
     tall = np.concatenate([r, l1**0.5 * np.eye(ITEMS), d**0.5 * r])
-    right = np.concatenate([np.zeros((USERS + ITEMS, 5)), d**0.5 * alpha * r @ t])
-    expected = r @ np.linalg.lstsq(tall, right, rcond=None)[0] * (1 + d) / (alpha * d)
+    target = np.concatenate([np.zeros((USERS + ITEMS, 5)), d**0.5 * alpha * r @ t])
+    expected = r @ np.linalg.lstsq(tall, target, rcond=None)[0] * (1 + d) / (alpha * d)
     np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 2.0])
-def test_ridge_is_one_regression_a_pattern(smoothing):
+def test_ridge_is_one_regression_per_pattern(smoothing):
     data, new, observed = make_data(), *new_items()
     b = make("ridge", ridge=0.7, smoothing=smoothing)
     scaled = dataclasses.replace(
@@ -98,8 +111,8 @@ def test_ridge_is_one_regression_a_pattern(smoothing):
     )
     r, expected = matrix(data), np.zeros((USERS, 5))
     for c in range(5):
-        have = np.flatnonzero(observed[c].numpy())
-        warm, row = (np.concatenate([parts[m][side] for m in have], axis=1) for side in (0, 1))
+        available = np.flatnonzero(observed[c].numpy())
+        warm, row = (np.concatenate([parts[m][side] for m in available], axis=1) for side in (0, 1))
         weights = np.linalg.solve(warm.T @ warm + 0.7 * np.eye(warm.shape[1]), warm.T @ r.T)
         expected[:, c] = row[c] @ weights
     if smoothing:
@@ -120,13 +133,13 @@ def test_with_one_pattern_ridge_is_multi_output_ridge():
     ]
     mean = parts[0].mean(0)
     model = Ridge(alpha=0.7, fit_intercept=False).fit(parts[0] - mean, matrix(data).T)
-    found = scores(b, new, torch.ones(5, 2, dtype=torch.bool))
-    np.testing.assert_allclose(found, model.predict(parts[1] - mean).T, rtol=1e-8, atol=1e-10)
+    predicted = scores(b, new, torch.ones(5, 2, dtype=torch.bool))
+    np.testing.assert_allclose(predicted, model.predict(parts[1] - mean).T, rtol=1e-8, atol=1e-10)
 
 
-def test_ridge_solves_on_either_side(monkeypatch):
+def test_ridge_solves_the_smaller_system(monkeypatch):
     new, observed = new_items()
-    few, many = make_data(items=8), make_data(items=40)  # fewer and more rows than columns
+    few, many = make_data(items=8), make_data(items=40)  # Fewer and more rows than columns.
     for data in (few, many):
         b = make("ridge", data, ridge=0.5, smoothing=0.0)
         x = [
@@ -139,15 +152,13 @@ def test_ridge_solves_on_either_side(monkeypatch):
 
 
 @pytest.mark.parametrize(("users", "items"), [(12, 20), (30, 9)])
-def test_the_smoother_is_kernel_ridge_over_users_on_either_side_and_by_conjugate_gradients(
-    users, items, monkeypatch
-):
+def test_the_smoother_is_kernel_ridge_over_users_for_every_solver(users, items, monkeypatch):
     data = make_data(1, users=users, items=items)
     r, t = matrix(data), np.random.default_rng(0).standard_normal((items, 4))
     k = r @ r.T
     expected = k @ np.linalg.solve(k + 1.5 * np.eye(users), r @ t)
-    for limit in (closed.DENSE, 0):
-        monkeypatch.setattr(closed, "DENSE", limit)
+    for limit in (closed.MAX_DENSE_ROWS, 0):
+        monkeypatch.setattr(closed, "MAX_DENSE_ROWS", limit)
         z = Smoother(interactions(data, torch.float64), 1.5)(torch.from_numpy(t))
         np.testing.assert_allclose(
             r @ z.numpy(), expected, rtol=1e-4 if limit == 0 else 1e-9, atol=1e-4
@@ -165,30 +176,30 @@ def test_conjugate_gradients_that_do_not_converge_are_an_error():
 def test_non_negative_least_squares_from_products():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((50, 4)), rng.standard_normal(50)
-    a[:, 3] = a[:, 2]  # of less than full rank
+    a[:, 3] = a[:, 2]  # Rank-deficient.
     expected = a @ optimize.nnls(a, b)[0]
-    found = nnls(a.T @ a, a.T @ b)
-    assert (found >= 0).all()
-    np.testing.assert_allclose(a @ found, expected, atol=1e-6)
+    solution = nnls(a.T @ a, a.T @ b)
+    assert (solution >= 0).all()
+    np.testing.assert_allclose(a @ solution, expected, atol=1e-6)
     assert nnls(np.zeros((2, 2)), np.zeros(2)).tolist() == [0, 0]
 
 
-def test_patterns_are_all_rows_but_the_empty_ones():
+def test_patterns_contain_all_rows_except_the_empty_ones():
     observed = torch.tensor([[True, False], [False, False], [True, True], [True, False]])
     assert {p: rows.tolist() for p, rows in patterns(observed)} == {(0,): [0, 3], (0, 1): [2]}
 
 
 @pytest.mark.parametrize("name", ["knn", "marec"])
-def test_modalities_that_do_not_count_count_alike_where_an_item_has_no_other(name):
+def test_modalities_of_weight_0_count_equally_if_an_item_has_no_other(name):
     data, b = make_data(), make(name, neighbours=6)
     new, observed = new_items()
     b.neighbour_scores.weights = torch.tensor([0.3, 0.0], dtype=torch.float64)
-    found = b.neighbour_scores(new, observed).numpy()
+    similarities = b.neighbour_scores(new, observed).numpy()
     graphs = graphs_by_hand(data, new, observed, 6)
     only_image = 2
     assert observed[only_image].tolist() == [False, True]
-    np.testing.assert_allclose(found[:, only_image], graphs[1][:, only_image], rtol=1e-9)
-    np.testing.assert_allclose(found[:, [0, 1]], graphs[0][:, [0, 1]], rtol=1e-9)
+    np.testing.assert_allclose(similarities[:, only_image], graphs[1][:, only_image], rtol=1e-9)
+    np.testing.assert_allclose(similarities[:, [0, 1]], graphs[0][:, [0, 1]], rtol=1e-9)
     b.neighbour_scores.weights = torch.zeros(2, dtype=torch.float64)
     np.testing.assert_allclose(
         b.neighbour_scores(new, observed)[:, 0], (graphs[0] + graphs[1])[:, 0] / 2, rtol=1e-9
@@ -198,7 +209,7 @@ def test_modalities_that_do_not_count_count_alike_where_an_item_has_no_other(nam
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CLOSED)
-def test_few_items_with_a_modality_are_enough(name, dtype):
+def test_scores_are_finite_if_one_item_has_a_modality(name, dtype):
     data, new, observed = make_data(), *new_items()
     known = data.observed.clone()
     known[1:, 1] = False
@@ -208,29 +219,31 @@ def test_few_items_with_a_modality_are_enough(name, dtype):
 
 
 @pytest.mark.parametrize("name", CLOSED)
-def test_a_user_without_a_pair_scores_nothing(name):
+def test_scores_of_a_user_without_a_pair_are_0(name):
     data = make_data()
     pairs = torch.stack(data.pairs, dim=1)
     pairs = pairs[pairs[:, 0] != 4]
     data = dataclasses.replace(data, rows=build_user_rows(pairs, USERS, torch.arange(ITEMS)))
-    found = scores(make(name, data), *new_items())
-    assert (found[4] == 0).all()
-    assert (np.abs(found[[0, 1, 2]]).max(axis=1) > 1e-6).all()
+    all_scores = scores(make(name, data), *new_items())
+    assert (all_scores[4] == 0).all()
+    assert (np.abs(all_scores[[0, 1, 2]]).max(axis=1) > 1e-6).all()
 
 
 @pytest.mark.parametrize("name", CLOSED)
-def test_the_order_of_modalities_changes_nothing(name):
+def test_scores_do_not_depend_on_the_order_of_modalities(name):
     data, new, observed = make_data(), *new_items()
     names = ("image", "text")
-    turned = dataclasses.replace(
+    reordered = dataclasses.replace(
         data,
         modalities=names,
         features={n: data.features[n] for n in names},
         observed=data.observed[:, [1, 0]],
     )
     expected = scores(make(name), new, observed)
-    found = scores(make(name, turned), {n: new[n] for n in names}, observed[:, [1, 0]])
-    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
+    reordered_scores = scores(
+        make(name, reordered), {n: new[n] for n in names}, observed[:, [1, 0]]
+    )
+    np.testing.assert_allclose(reordered_scores, expected, rtol=1e-7, atol=1e-9)
 
 
 def test_too_many_items_at_once_are_refused(monkeypatch):
@@ -240,10 +253,10 @@ def test_too_many_items_at_once_are_refused(monkeypatch):
             scores(make(name), *new_items())
 
 
-# --- networks ---------------------------------------------------------------------------------------------------------
+# --- networks -------------------------------------------------------------------------------------
 
 
-def test_aldi():
+def test_aldi_loss_matches_numpy():
     data = make_data()
     b = make(
         "aldi", ranking_weight=0.6, identification_weight=0.3, rating_weight=0.2, l2=0.01, hidden=9
@@ -265,11 +278,13 @@ def test_aldi():
     s_i, s_j, t_i, t_j = (
         (v * w).sum(1) for v, w in ((u, g_i), (u, g_j), (p[U], q[POS]), (p[U], q[NEG]))
     )
-    place = [
+    identification = [
         (v * v).sum(1) - np.mean([[one @ other for other in w] for one in v], axis=1)
         for v, w in ((g_i, g_j), (q[POS], q[NEG]))
     ]
-    expected = softplus(s_j - s_i).mean() + 0.6 * bce(s_i - s_j, t_i - t_j) + 0.3 * bce(*place)
+    expected = (
+        softplus(s_j - s_i).mean() + 0.6 * bce(s_i - s_j, t_i - t_j) + 0.3 * bce(*identification)
+    )
     expected += 0.2 * (np.abs(t_i - s_i) + np.abs(t_j - s_j)).mean()
     expected += 0.005 * sum(
         (a[f"{n}.weight"] ** 2).sum() for n in ("user.0", "user.3", "item.0", "item.3")
@@ -277,9 +292,9 @@ def test_aldi():
     assert b.loss(U, POS, NEG).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_new_item_of_aldi_is_the_student_on_its_content_for_every_user():
+def test_aldi_scores_a_new_item_by_the_student_network():
     data, b = make_data(), make("aldi", hidden=9, batch_size=7)
-    assert b.train_epoch(0)["loss"] > 0  # a last batch of a few pairs
+    assert b.train_epoch(0)["loss"] > 0  # The last batch is smaller.
     new, observed = new_items()
     a, p = arrays(b), make_factors(data).users.numpy()
     rows = b.content({name: x.clone() for name, x in new.items()}, observed).numpy()
@@ -297,7 +312,7 @@ def test_a_new_item_of_aldi_is_the_student_on_its_content_for_every_user():
     assert make("aldi", batch_size=1).train_epoch(0) == {"loss": 0.0}
 
 
-def test_sibrar():
+def test_sibrar_loss_matches_numpy():
     data, b = (
         make_data(),
         make("sibrar", contrast_weight=0.2, tau=0.7, width=5, layers=2, num_negatives=2),
@@ -306,6 +321,7 @@ def test_sibrar():
     parts, r = np.split(x, [7], axis=1), matrix(data)
     users, items = (t[:4] for t in data.pairs)
     candidates = torch.stack([items, (items + 3) % ITEMS, (items + 7) % ITEMS], dim=1)
+    # Modality 2 stands for the users who have the item.
     drawn = torch.tensor(
         [
             [[0, 2], [2, 0], [0, 1]],
@@ -314,19 +330,19 @@ def test_sibrar():
             [[2, 0], [1, 0], [2, 1]],
         ]
     )
-    before = np.zeros((4, 3, 2, 5))
+    pre_activations = np.zeros((4, 3, 2, 5))
     for row in range(4):
         for slot in range(3):
             i = candidates[row, slot]
-            for place in range(2):
-                m = int(drawn[row, slot, place])
+            for draw in range(2):
+                m = int(drawn[row, slot, draw])
                 if m < 2:
-                    before[row, slot, place] = linear(a, f"maps.{m}", parts[m][i])
+                    pre_activations[row, slot, draw] = linear(a, f"maps.{m}", parts[m][i])
                 else:
-                    who = r[:, i].copy()
-                    who[users[row]] *= slot > 0  # a pair is not its own input
-                    before[row, slot, place] = linear(a, "takers", who)
-    h = linear(a, "branch.0", np.maximum(before, 0).reshape(24, 5))
+                    item_users = r[:, i].copy()
+                    item_users[users[row]] *= slot > 0  # Remove the user of the pair.
+                    pre_activations[row, slot, draw] = linear(a, "takers", item_users)
+    h = linear(a, "branch.0", np.maximum(pre_activations, 0).reshape(24, 5))
     e = linear(a, "branch.3", np.maximum(batch_norm(a, "branch.1", h, eps=1e-5), 0)).reshape(
         4, 3, 2, -1
     )
@@ -334,15 +350,17 @@ def test_sibrar():
     expected = softplus(s[:, 1:] - s[:, :1]).mean()
     for row in range(4):
         products = e[row, :, 0] @ e[row, :, 1].T / 0.7
-        for one in (products, products.T):
+        for logits in (products, products.T):
             expected += (
-                0.2 * np.mean([np.log(np.exp(one[k]).sum()) - one[k, k] for k in range(3)]) / 4
+                0.2
+                * np.mean([np.log(np.exp(logits[k]).sum()) - logits[k, k] for k in range(3)])
+                / 4
             )
     assert b.loss(users, candidates, drawn).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("contrast_weight", [0.0, 0.1])
-def test_a_new_item_of_sibrar_is_the_mean_over_the_content_that_it_has(contrast_weight):
+def test_sibrar_scores_a_new_item_by_the_mean_over_its_modalities(contrast_weight):
     b = make("sibrar", contrast_weight=contrast_weight, width=5)
     b.train_epoch(0)
     new, observed = new_items()
@@ -362,29 +380,29 @@ def test_a_new_item_of_sibrar_is_the_mean_over_the_content_that_it_has(contrast_
     np.testing.assert_allclose(scores(b, new, observed), a["user.weight"] @ v.T, rtol=1e-8)
 
 
-def test_sibrar_without_the_contrast_draws_one_part(monkeypatch):
+def test_sibrar_without_the_contrast_samples_one_modality(monkeypatch):
     b = make("sibrar", num_negatives=3, batch_size=16, contrast_weight=0.0)
-    seen, real = set(), type(b).loss
+    seen, original = set(), type(b).loss
 
-    def look(self, users, items, drawn):
+    def record(self, users, items, drawn):
         seen.add((drawn.shape[2], *drawn.unique().tolist()))
-        return real(self, users, items, drawn)
+        return original(self, users, items, drawn)
 
-    monkeypatch.setattr(type(b), "loss", look)
+    monkeypatch.setattr(type(b), "loss", record)
     b.train_epoch(0)
     assert {shape[0] for shape in seen} == {1}
     assert {m for shape in seen for m in shape[1:]} == {0, 1, 2}
 
 
-def test_sibrar_draws_two_different_parts_that_an_item_has(monkeypatch):
+def test_sibrar_samples_two_different_modalities_that_an_item_has(monkeypatch):
     data, b = make_data(), make("sibrar", num_negatives=3, batch_size=16, contrast_weight=0.1)
-    seen, real = [], type(b).loss
+    seen, original = [], type(b).loss
 
-    def look(self, users, items, drawn):
+    def record(self, users, items, drawn):
         seen.append((items, drawn))
-        return real(self, users, items, drawn)
+        return original(self, users, items, drawn)
 
-    monkeypatch.setattr(type(b), "loss", look)
+    monkeypatch.setattr(type(b), "loss", record)
     b.train_epoch(0)
     has = torch.cat([data.observed, torch.ones(ITEMS, 1, dtype=torch.bool)], dim=1)
     for items, drawn in seen:
@@ -393,13 +411,13 @@ def test_sibrar_draws_two_different_parts_that_an_item_has(monkeypatch):
     assert {int(v) for _, drawn in seen for v in drawn.unique()} == {0, 1, 2}
 
 
-def info_nce(one, other, tau):
-    products = unit(one) @ unit(other).T / tau
+def info_nce(a, b, tau):
+    products = unit(a) @ unit(b).T / tau
     return np.mean([np.log(np.exp(row).sum()) - row[k] for k, row in enumerate(products)])
 
 
-def test_i3mrec():
-    own = {
+def test_i3mrec_loss_matches_numpy():
+    options = {
         "penalty_weight": 3.0,
         "contrast_weight": 0.2,
         "bottleneck_weight": 0.3,
@@ -407,7 +425,7 @@ def test_i3mrec():
         "l2": 0.05,
         "dropout": 0.0,
     }
-    data, b = make_data(), make("i3mrec", **own)
+    data, b = make_data(), make("i3mrec", **options)
     a, x, known = arrays(b), content_by_hand(data), data.observed.numpy()
     parts, d = np.split(x, [7], axis=1), a["user.weight"].shape[1]
     mapped = [linear(a, f"maps.{m}", part) * known[:, [m]] for m, part in enumerate(parts)]
@@ -417,6 +435,7 @@ def test_i3mrec():
     adjacency[users, USERS + items] = adjacency[USERS + items, users] = 1
     root = 1 / np.sqrt(np.maximum(adjacency.sum(1), 1))
     walk = root[:, None] * adjacency * root
+    # Users: p + mean over the two modalities of the propagated vectors u_m.
     u = a["user.weight"].copy()
     for z in mapped:
         layers = [unit(np.concatenate([a["user.weight"], z]))]
@@ -429,18 +448,20 @@ def test_i3mrec():
 
     t = view(known, np.maximum(known.sum(1, keepdims=True), 1))
     expected = softplus((u[U] * (t[NEG] - t[POS])).sum(1)).mean()
+    # One BPR risk per environment, over the triples whose items both have the modality.
     risks = []
     for m in range(2):
-        both = known[POS, m] & known[NEG, m]
-        risks.append(softplus((u[U] * (single[NEG, m] - single[POS, m])).sum(1))[both].mean())
+        both_known = known[POS, m] & known[NEG, m]
+        risks.append(softplus((u[U] * (single[NEG, m] - single[POS, m])).sum(1))[both_known].mean())
     expected += sum(risks) + 3.0 * np.var(risks, ddof=1)
     anchors = np.unique(POS)
-    for one in ([1, 0], [0, 1], [1, 1]):
-        for other in ([1, 0], [0, 1], [1, 1]):
-            kept = [known & np.array(mask, dtype=bool) for mask in (one, other)]
+    for mask_a in ([1, 0], [0, 1], [1, 1]):
+        for mask_b in ([1, 0], [0, 1], [1, 1]):
+            kept = [known & np.array(mask, dtype=bool) for mask in (mask_a, mask_b)]
             rows = [i for i in anchors if kept[0][i].any() and kept[1][i].any()]
-            if one != other:
+            if mask_a != mask_b:
                 expected += 0.2 * info_nce(view(kept[0], 2)[rows], view(kept[1], 2)[rows], 0.6)
+    # CLUB: log-likelihood of an item's own T minus the mean over all T of the batch.
     bounds = []
     for m, part in enumerate(parts):
         out = linear(a, f"estimators.{m}.2", np.maximum(linear(a, f"estimators.{m}.0", part), 0))
@@ -479,11 +500,11 @@ def test_an_environment_of_i3mrec_without_a_triple_has_no_risk():
     assert losses[0] == losses[1] > 0
 
 
-def test_a_new_item_of_i3mrec_that_lacks_a_modality_is_the_view_of_the_others():
+def test_i3mrec_scores_a_new_item_by_the_modalities_that_it_has():
     data, b = make_data(), make("i3mrec")
     new, _ = new_items()
     a = arrays(b)
-    full = scores(
+    image_scores = scores(
         b, {k: x.nan_to_num(0.1) for k, x in new.items()}, torch.tensor([[False, True]] * 5)
     )
     rows = unit({k: x.nan_to_num(0.1) for k, x in new.items()}["image"].numpy())
@@ -492,13 +513,13 @@ def test_a_new_item_of_i3mrec_that_lacks_a_modality_is_the_view_of_the_others():
     u = b.users(
         [f(x) * known[:, m] for m, (f, x) in enumerate(zip(b.net["maps"], b._x, strict=True))]
     )
-    np.testing.assert_allclose(full, u.detach().numpy() @ v.T, rtol=1e-9)
+    np.testing.assert_allclose(image_scores, u.detach().numpy() @ v.T, rtol=1e-9)
 
 
-def test_dgmrec():
-    own = {"contrast_weight": 0.2, "tau_general": 0.7, "tau": 0.4, "translation_weight": 0.3}
-    own |= {"l2": 0.05, "fused_l2": 0.07, "neighbours": 4, "layers": 2}
-    data, b = make_data(), make("dgmrec", **own)
+def test_dgmrec_loss_matches_numpy():
+    options = {"contrast_weight": 0.2, "tau_general": 0.7, "tau": 0.4, "translation_weight": 0.3}
+    options |= {"l2": 0.05, "fused_l2": 0.07, "neighbours": 4, "layers": 2}
+    data, b = make_data(), make("dgmrec", **options)
     a, x, known = arrays(b), content_by_hand(data), data.observed.numpy()
     parts, r = np.split(x, [7], axis=1), matrix(data)
     size, users, items = USERS + ITEMS, *(t.numpy() for t in data.pairs)
@@ -519,6 +540,7 @@ def test_dgmrec():
         taste = (r / r.sum(0)).T @ np.tanh(linear(a, f"taste.{m}", a["user.weight"]))
         g = sigmoid(linear(a, "shared", np.tanh(linear(a, f"maps.{m}", part)))) * known[:, [m]]
         q = sigmoid(linear(a, f"own.{m}", part)) * known[:, [m]]
+        # S_m, with an edge to itself for each item that lacks the modality.
         graph = symmetric(graph_by_hand(part, part, known[:, m], known[:, m], 4))
         graph += np.diag((~known[:, m]).astype(float))
         general.append(g)
@@ -526,8 +548,8 @@ def test_dgmrec():
         specific.append(graph @ graph @ (taste * q))
 
     def translated(m, rows):
-        one = np.where(known[:, [1 - m]], rows[1 - m], 0)
-        return linear(a, f"translate.{m}.2", np.tanh(linear(a, f"translate.{m}.0", one)))
+        other_part = np.where(known[:, [1 - m]], rows[1 - m], 0)
+        return linear(a, f"translate.{m}.2", np.tanh(linear(a, f"translate.{m}.0", other_part)))
 
     translations = [translated(m, shared) for m in range(2)]
     shared = [
@@ -541,20 +563,24 @@ def test_dgmrec():
     )
     u, v = ids_u + fused_u, ids_i + fused_i
     expected = softplus((u[U] * (v[NEG] - v[POS])).sum(1)).mean()
-    few = np.array([0, 2, 3])
-    who, what = np.unique(U.numpy()[few]), np.unique(POS.numpy()[few])
-    complete = [i for i in what if known[i].all()]
+    contrasted = np.array([0, 2, 3])
+    # Contrasts of users alone, or items alone, use distinct rows; those of pairs use all pairs.
+    distinct_users, distinct_items = (
+        np.unique(U.numpy()[contrasted]),
+        np.unique(POS.numpy()[contrasted]),
+    )
+    complete = [i for i in distinct_items if known[i].all()]
     contrasts = info_nce(general[1][complete], general[0][complete], 0.7) + info_nce(
-        shared_u[1][who], shared_u[0][who], 0.7
+        shared_u[1][distinct_users], shared_u[0][distinct_users], 0.7
     )
     for p, q in (
         (ids_u, ids_i),
         (sum(shared_u), sum(shared)),
         *zip(specific_u, specific, strict=True),
     ):
-        contrasts += info_nce(p[U.numpy()[few]], q[POS.numpy()[few]], 0.4)
-    contrasts += info_nce(ids_i[what], sum(shared)[what], 0.4) + info_nce(
-        ids_u[who], sum(shared_u)[who], 0.4
+        contrasts += info_nce(p[U.numpy()[contrasted]], q[POS.numpy()[contrasted]], 0.4)
+    contrasts += info_nce(ids_i[distinct_items], sum(shared)[distinct_items], 0.4) + info_nce(
+        ids_u[distinct_users], sum(shared_u)[distinct_users], 0.4
     )
     expected += 0.2 * contrasts
     expected += 0.3 * sum(
@@ -570,31 +596,38 @@ def test_dgmrec():
             / 2
             / 4
         )
-    assert b.loss(U, POS, NEG, torch.from_numpy(few)).item() == pytest.approx(expected, rel=1e-9)
+    assert b.loss(U, POS, NEG, torch.from_numpy(contrasted)).item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
-def test_a_new_item_of_dgmrec_lives_on_its_nearest_warm_items():
+def test_dgmrec_scores_a_new_item_by_its_nearest_warm_items():
     data, b = make_data(), make("dgmrec", neighbours=3)
     new, observed = new_items()
     y, x, known = b.content(new, observed).numpy(), content_by_hand(data), data.observed.numpy()
     with torch.no_grad():
         _, shared, specific = b._items()
-    near: list[list[np.ndarray]] = [[], []]
-    for m, (mine, part) in enumerate(
+    neighbour_means: list[list[np.ndarray]] = [[], []]
+    for m, (new_part, warm_part) in enumerate(
         zip(np.split(y, [7], axis=1), np.split(x, [7], axis=1), strict=True)
     ):
-        graph = graph_by_hand(mine, part, observed[:, m].numpy(), known[:, m], 3)
+        graph = graph_by_hand(new_part, warm_part, observed[:, m].numpy(), known[:, m], 3)
         total = graph.sum(1, keepdims=True)
         graph = np.where(total > 0, graph / np.where(total > 0, total, 1), 0)
-        for rows, found in zip((shared, specific), near, strict=True):
-            found.append(graph @ rows[m].numpy())
+        for rows, means in zip((shared, specific), neighbour_means, strict=True):
+            means.append(graph @ rows[m].numpy())
     a = arrays(b)
-    for m in range(2):  # shared parts that are missing are translated from those that are there
+    # Missing shared parts are translated from the other modality.
+    for m in range(2):
         other = linear(
-            a, f"translate.{m}.2", np.tanh(linear(a, f"translate.{m}.0", near[0][1 - m]))
+            a, f"translate.{m}.2", np.tanh(linear(a, f"translate.{m}.0", neighbour_means[0][1 - m]))
         )
-        near[0][m] = np.where(observed[:, [m]].numpy(), near[0][m], other)
-    v = ((near[0][0] + near[0][1]) / 2 + near[1][0] + near[1][1]) / 3
+        neighbour_means[0][m] = np.where(observed[:, [m]].numpy(), neighbour_means[0][m], other)
+    v = (
+        (neighbour_means[0][0] + neighbour_means[0][1]) / 2
+        + neighbour_means[1][0]
+        + neighbour_means[1][1]
+    ) / 3
     r = matrix(data)
     of_users = r / r.sum(1, keepdims=True)
     fused = (
@@ -608,14 +641,18 @@ def test_a_new_item_of_dgmrec_lives_on_its_nearest_warm_items():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", CLOSED)
-def test_a_closed_form_is_that_of_the_cpu_on_a_gpu(name):
+def test_closed_forms_give_the_same_scores_on_cpu_and_gpu(name):
     data, (new, observed) = make_data(), new_items()
-    there = dataclasses.replace(
+    gpu_data = dataclasses.replace(
         data,
         features={name: x.cuda() for name, x in data.features.items()},
         observed=data.observed.cuda(),
         rows=data.rows.to("cuda"),
     )
-    score = make(name, there).scorer({name: x.cuda() for name, x in new.items()}, observed.cuda())
-    found = score(torch.arange(USERS, device="cuda")).cpu().numpy()
-    np.testing.assert_allclose(found, scores(make(name, data), new, observed), rtol=1e-7, atol=1e-9)
+    score = make(name, gpu_data).scorer(
+        {name: x.cuda() for name, x in new.items()}, observed.cuda()
+    )
+    gpu_scores = score(torch.arange(USERS, device="cuda")).cpu().numpy()
+    np.testing.assert_allclose(
+        gpu_scores, scores(make(name, data), new, observed), rtol=1e-7, atol=1e-9
+    )

@@ -1,4 +1,4 @@
-"""A tiny set of warm items, baselines on it, and their parts in NumPy."""
+"""A tiny data set, baselines fitted on it, and parts of their equations in NumPy."""
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def arrays(baseline):
     return {name: x.detach().numpy() for name, x in baseline.net.state_dict().items()}
 
 
-# --- NumPy ------------------------------------------------------------------------------------------------------------
+# --- NumPy ----------------------------------------------------------------------------------------
 
 
 def softplus(x):
@@ -83,7 +83,7 @@ def unit(x):
 
 
 def content_by_hand(data):
-    """Rows at unit length, missing ones the mean of those, side by side."""
+    """Unit rows of each modality, missing rows filled with the mean row, concatenated."""
     parts = []
     for m, x in enumerate(data.features.values()):
         known = data.observed[:, m].numpy()
@@ -94,13 +94,14 @@ def content_by_hand(data):
     return np.concatenate(parts, axis=1)
 
 
+# A batch of triples: users, positives and negatives. User 3 and item 2 occur twice.
 U = torch.tensor([0, 3, 3, 7])
 POS = torch.tensor([2, 5, 1, 2])
 NEG = torch.tensor([4, 9, 12, 0])
 
 
 def graph_by_hand(x, y, here, known, k):
-    """The k largest cosines of each row, itself included; none of rows that are imputed."""
+    """Keep the k largest cosines of each row, including itself; imputed rows have no edge."""
     cosines = unit(x) @ unit(y).T
     a = np.zeros_like(cosines)
     for i in np.flatnonzero(here):
@@ -110,12 +111,13 @@ def graph_by_hand(x, y, here, known, k):
 
 
 def symmetric(a):
+    """Return D^-1/2 A D^-1/2, with 0 for rows whose sum is not positive."""
     s = a.sum(1)
     root = np.where(s > 1e-12, 1 / np.sqrt(np.maximum(s, 1e-12)), 0)
     return root[:, None] * a * root
 
 
-# --- new items and the scores that they get ---------------------------------------------------------------------------
+# --- new items and their scores ------------------------------------------------------------------
 
 
 def new_items(count=5, seed=3):
@@ -130,20 +132,24 @@ def new_items(count=5, seed=3):
 
 
 def matrix(data):
+    """Return the 0/1 matrix R (U, n) of training pairs."""
     r = np.zeros((data.num_users, data.num_items))
     r[tuple(t.numpy() for t in data.pairs)] = 1
     return r
 
 
 def centred_by_hand(data, new, observed):
-    """Of each modality: warm rows and new rows, centred on the observed warm ones, 0 where missing."""
-    found = []
+    """Return per modality the warm and the new rows, centred, and 0 where missing.
+
+    The mean is over the warm items that have the modality.
+    """
+    parts = []
     for m, (name, x) in enumerate(data.features.items()):
         known = data.observed[:, m].numpy()
         mean = x.numpy()[known].mean(0)
         warm = np.where(known[:, None], x.numpy() - mean, 0)
-        found.append((warm, np.where(observed[:, [m]].numpy(), new[name].numpy() - mean, 0)))
-    return found
+        parts.append((warm, np.where(observed[:, [m]].numpy(), new[name].numpy() - mean, 0)))
+    return parts
 
 
 def graphs_by_hand(data, new, observed, k):
@@ -156,7 +162,7 @@ def graphs_by_hand(data, new, observed, k):
     return graphs
 
 
-def votes_by_hand(data, new, observed, mu, k):
+def neighbour_scores_by_hand(data, new, observed, mu, k):
     graphs = graphs_by_hand(data, new, observed, k)
     t = sum(w * g for w, g in zip(mu, graphs, strict=True))
     return t / (observed.numpy() @ mu)

@@ -1,4 +1,4 @@
-"""ALDI: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of ALDI and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -11,14 +11,17 @@ class AldiOptions(FactorOptions):
     """Options of ALDI."""
 
     lr: float = learning_rate(1e-3)
-    ranking_weight: float = option(0.9, "Weight of the teacher's rankings (the paper's alpha).")
+    ranking_weight: float = option(
+        0.9, "Weight of the distance to the teacher's rankings (the paper's alpha)."
+    )
     identification_weight: float = option(
-        0.05, "Weight of the teacher's placing of items (its beta)."
+        0.05,
+        "Weight of the distance to the teacher's identification of positives (the paper's beta).",
     )
     rating_weight: float = option(
-        0.1, "Weight of the distance to the teacher's scores (its gamma)."
+        0.1, "Weight of the distance to the teacher's scores (the paper's gamma)."
     )
-    l2: float = option(1e-4, "Weight of half the sum of squares of the kernels.")
+    l2: float = option(1e-4, "Weight of half the sum of squares of the weight matrices.")
     hidden: int = count(200, "Width of the hidden layers.")
     batch_size: int = count(1024, "Triples in a batch.")
 

@@ -1,4 +1,4 @@
-"""CCFCRec: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of CCFCRec and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -11,12 +11,16 @@ class CcfcrecOptions:
 
     lr: float = learning_rate(1e-3)
     contrast_share: float = option(
-        0.6, "Share of the contrasts; the rest is that of the two rankings.", 0, 1
+        0.6, "Share of the contrasts in the loss; the two rankings have the rest.", 0, 1
     )
     tau: float = option(0.1, "Temperature of the contrasts.", above=True)
-    num_positives: int = count(5, "Items of the user that an item is contrasted with.")
-    num_negatives: int = count(40, "Negatives of each of them.")
-    weight_decay: float = option(1e-4, "Coupled weight decay, beside a mean over the batch.")
+    num_positives: int = count(
+        5, "Number of other items of the user that are positives in the contrast."
+    )
+    num_negatives: int = count(40, "Number of negatives per positive.")
+    weight_decay: float = option(
+        1e-4, "Weight decay (Adam, L2 penalty), for a loss that is a mean over the batch."
+    )
     batch_size: int = count(1024, "Training pairs in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
 

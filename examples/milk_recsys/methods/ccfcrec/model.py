@@ -1,13 +1,21 @@
-"""CCFCRec: an item's content is contrasted with the vectors of the items that its users have too.
+"""CCFCRec: contrasts an item's content with the vectors of items that share users with it.
 
-    q_c: one linear map a modality, Linear-LeakyReLU-Linear;   e(a, b) = exp(cos(a, b) / tau)
-    for each (u, i): positives p among u's items, negatives n for each; I the items' vectors, U the users'
-    contrast: mean_p -ln e(q_c, I_p) / (e(q_c, I_p) + sum_n e(q_c, I_n));   the same with I_i in place of I_p
-    ranking: softplus(I_i . U_k - I_i . U_u) + softplus(q_c . U_k - q_c . U_u), k a user who has not i
-    loss: mean of share (both contrasts) + (1 - share) (ranking)
+For each training pair (u, i):
+
+    l(p) = -ln e(q_i, I_p) / (e(q_i, I_p) + sum over negatives n of p of e(q_i, I_n))
+    e(a, b) = exp(cos(a, b) / tau)
+    contrast = (mean over positives p of l(p)) + l(i)
+    ranking = softplus(<I_i, U_k> - <I_i, U_u>) + softplus(<q_i, U_k> - <q_i, U_u>)
+    loss = mean over pairs of  share contrast + (1 - share) ranking
+
+where q_i is the encoded content of item i (one linear map per modality, then
+Linear-LeakyReLU-Linear); I and U are the vectors of items and users; the positives p are random
+items of user u; the negatives n, drawn for each positive, are items that u does not have; k is a
+random user who does not have i; tau is a temperature; and share is a weight.
 
 References:
-    Zhou, Zhang and Yang, Contrastive collaborative filtering for cold-start item recommendation, WWW 2023.
+    Zhou, Zhang and Yang, Contrastive collaborative filtering for cold-start item recommendation,
+    WWW 2023.
 """
 
 from __future__ import annotations
@@ -31,10 +39,10 @@ __all__ = ["Ccfcrec"]
 
 
 class Ccfcrec:
-    """The baseline; see the module."""
+    """The CCFCRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: CcfcrecOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), options.embedding_dim
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
@@ -55,85 +63,113 @@ class Ccfcrec:
                 nn.init.xavier_normal_(p) if p.ndim > 1 else nn.init.zeros_(p)
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(
-            self.net.parameters(), lr=self._own.lr, weight_decay=self._own.weight_decay, fused=True
+            self.net.parameters(),
+            lr=self._options.lr,
+            weight_decay=self._options.weight_decay,
+            fused=True,
         )
         users, items = data.pairs
         everyone = torch.arange(data.num_users, device=data.device)
-        self._takers = build_user_rows(torch.stack([items, users], dim=1), data.num_items, everyone)
+        # The training pairs by item, to draw users who do not have an item.
+        self._item_users = build_user_rows(
+            torch.stack([items, users], dim=1), data.num_items, everyone
+        )
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch."""
-        total, own = 0.0, self._own
+        """Train for one epoch."""
+        total, options = 0.0, self._options
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items in self._data.shuffled(own.batch_size, generator):
-                others = sample_negatives(
-                    items, self._takers, self._takers.pool, generator=generator
+            for users, items in self._data.shuffled(options.batch_size, generator):
+                other_users = sample_negatives(
+                    items, self._item_users, self._item_users.pool, generator=generator
                 )
-                positives = self._own_items(users, generator)
-                repeated = users.repeat_interleave((own.num_positives + 1) * own.num_negatives)
+                positives = self._sample_user_items(users, generator)
+                # n negatives for each of the p positives, and n for the item itself.
+                repeated = users.repeat_interleave(
+                    (options.num_positives + 1) * options.num_negatives
+                )
                 negatives = self._data.negatives(repeated, generator)
-                negatives = negatives.view(len(users), own.num_positives + 1, own.num_negatives)
-                loss = self.loss(users, items, others, positives, negatives)
+                negatives = negatives.view(
+                    len(users), options.num_positives + 1, options.num_negatives
+                )
+                loss = self.loss(users, items, other_users, positives, negatives)
                 self._adam.zero_grad()
                 loss.backward()
                 self._adam.step()
                 total += len(users) * loss.item()
         return {"loss": total / self._data.num_pairs}
 
-    def _own_items(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw items that the users have, with replacement, (B, num_positives)."""
+    def _sample_user_items(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw items that the users (B,) have, with replacement, (B, num_positives)."""
         rows = self._data.rows
         first, counts = rows.offsets[users], (rows.offsets[users + 1] - rows.offsets[users])
         uniform = torch.rand(
-            len(users), self._own.num_positives, generator=generator, dtype=torch.float64
+            len(users), self._options.num_positives, generator=generator, dtype=torch.float64
         )
+        # The pairs of a user are numbered consecutively, from `first` on.
         numbers = first[:, None] + (uniform.to(users.device) * counts[:, None]).long()
         return rows.pairs_at(numbers.flatten())[1].view(numbers.shape)
 
     def loss(
-        self, users: Tensor, items: Tensor, others: Tensor, positives: Tensor, negatives: Tensor
+        self,
+        users: Tensor,
+        items: Tensor,
+        other_users: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
     ) -> Tensor:
-        """The loss of a batch.
+        """Return the loss of a batch of training pairs.
 
         Arguments:
-            users, items: (B,) training pairs; others: (B,) users who have not the item.
-            positives: (B, p) items of the user; negatives: (B, p + 1, n) items that the user has not, for each of
-                them, and last for the item itself.
+            users, items: (B,), the training pairs.
+            other_users: (B,), users who do not have the item.
+            positives: (B, p), items of the user.
+            negatives: (B, p + 1, n), items that the user does not have: n for each positive, and
+                the last n for the item itself.
         """
-        own, table = self._own, self.net["item"].weight
-        distinct, places = torch.unique(items, return_inverse=True)
+        options, table = self._options, self.net["item"].weight
+        distinct, inverse = torch.unique(items, return_inverse=True)
         content = self.embed(self.content.warm[distinct])
-        cosines = (F.normalize(content, dim=1) @ F.normalize(table, dim=1).T)[
-            places
-        ] / own.tau  # (B, items)
+        # One matrix product gives the cosines with all items, (B, n). Gathering a vector for each
+        # anchor and negative would take more memory.
+        cosines = F.normalize(content, dim=1) @ F.normalize(table, dim=1).T
+        cosines = cosines[inverse] / options.tau
+        # Column k of `anchors` is a positive, with the n negatives of row k of `negatives`.
         anchors = torch.cat([positives, items[:, None]], dim=1)
         scores = cosines.gather(1, torch.cat([anchors, negatives.flatten(1)], dim=1))
-        better, worse = scores.split([anchors.shape[1], negatives[0].numel()], dim=1)
-        every = torch.cat([better[:, :, None], worse.view(negatives.shape)], dim=2)
-        losses = every.logsumexp(dim=2) - better
+        positive_logits, negative_logits = scores.split(
+            [anchors.shape[1], negatives[0].numel()], dim=1
+        )
+        logits = torch.cat(
+            [positive_logits[:, :, None], negative_logits.view(negatives.shape)], dim=2
+        )
+        # -ln of a softmax is logsumexp minus the logit of the positive.
+        losses = logits.logsumexp(dim=2) - positive_logits
         contrast = losses[:, :-1].mean(dim=1) + losses[:, -1]
-        u, k = self.net["user"](users), self.net["user"](others)
+        u, k = self.net["user"](users), self.net["user"](other_users)
+        # Both rankings have the same form, once with the
+        # item vector and once with its encoded content.
         ranking = torch.stack(
-            [F.softplus((v * (k - u)).sum(dim=1)) for v in (table[items], content[places])]
+            [F.softplus((v * (k - u)).sum(dim=1)) for v in (table[items], content[inverse])]
         ).sum(dim=0)
-        return (own.contrast_share * contrast + (1 - own.contrast_share) * ranking).mean()
+        return (options.contrast_share * contrast + (1 - options.contrast_share) * ranking).mean()
 
     def embed(self, x: Tensor) -> Tensor:
-        """Encode content: (n, F) -> (n, d)."""
+        """Encode content (n, F) to q (n, d)."""
         parts = torch.split(x, list(self.content.widths), dim=1)
         mapped = [layer(part) for layer, part in zip(self.net["maps"], parts, strict=True)]
-        found: Tensor = self.net["head"](torch.cat(mapped, dim=1))
-        return found
+        encoded: Tensor = self.net["head"](torch.cat(mapped, dim=1))
+        return encoded
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: q_c . U_u."""
+        """Return a function that scores new items: <q_c, U_u>, q_c their encoded content."""
         v = self.embed(self.content(features, observed))
         return lambda users: self.net["user"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)

@@ -1,4 +1,4 @@
-"""CLCRec: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of CLCRec and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -18,16 +18,19 @@ class ClcrecOptions:
     """Options of CLCRec."""
 
     lr: float = learning_rate(2e-3)
-    num_negatives: int = count(128, "Negatives of each positive.")
+    num_negatives: int = count(128, "Number of negatives per positive.")
     tau: float = option(0.5, "Temperature of both contrasts.", above=True)
     content_share: float = option(
         0.5,
-        "Share of the contrast between items and content; the rest is that between users and items.",
+        "Share of the item-content contrast; the user-item contrast has the rest.",
         0,
         1,
     )
     replaced: float = option(
-        0.5, "Candidate rows drawn to take content for their vector, as a share of a batch's.", 0, 1
+        0.5,
+        "Share of candidates drawn, with replacement, to use content instead of their vector.",
+        0,
+        1,
     )
     norm_weight: float = option(0.1, "Weight of the norms of a batch's vectors.")
     hidden: int = count(256, "Width of the encoder's hidden layer.")

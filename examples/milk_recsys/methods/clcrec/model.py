@@ -1,11 +1,19 @@
-"""CLCRec: two contrasts, between an item's vector and its content, and between a user and the items they have.
+"""CLCRec: contrasts items with their content, and users with their items.
 
-    of each pair (u, i): i and K negatives of u are candidates
-    L1: anchor q_i, candidates enc(x); cosines.   L2: anchor p_u, candidates q; inner products, some rows take enc(x)
-    loss: share L1 + (1 - share) L2 + w (mean |p_u| + mean |q|) / 2, both softmax cross-entropies at temperature tau
+For each training pair (u, i) the candidates are i and K negatives of u:
+
+    L1 = CE over the candidates j of cos(q_i, enc(x_j)) / tau
+    L2 = CE over the candidates j of <p_u, v_j> / tau
+    v_j = enc(x_j) for random candidates, q_j for the others
+    loss = mean over pairs of share L1 + (1 - share) L2 + w (mean |p_u| + mean |q_j|) / 2
+
+where p_u, q_j and x_j are the vector of user u, and the vector and the content of item j; enc is
+the encoder of content; CE is the softmax cross-entropy with i as the target; tau is a temperature;
+and share and w are weights.
 
 References:
-    Wei, Wang, Li, Nie, Li, Li and Chua, Contrastive learning for cold-start recommendation, MM 2021.
+    Wei, Wang, Li, Nie, Li, Li and Chua, Contrastive learning for cold-start recommendation, MM
+    2021.
 """
 
 from __future__ import annotations
@@ -26,41 +34,47 @@ from milk_recsys.methods.warm import Content, WarmData
 
 __all__ = ["Clcrec", "distinct_negatives"]
 
-DENSE = 8192  # candidates of a batch up to which a product with all of them costs less than to gather each one's
+# Up to this number of distinct candidates, one matrix product with all of them is faster than
+# gathering the candidates of each row.
+MAX_DENSE_ROWS = 8192
 
 
 class Clcrec:
-    """The baseline; see the module."""
+    """The CLCRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: ClcrecOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), options.embedding_dim
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "vectors": nn.Embedding(data.num_users + data.num_items, d),
                     "encoder": nn.Sequential(
-                        nn.Linear(self.content.warm.shape[1], self._own.hidden),
+                        nn.Linear(self.content.warm.shape[1], self._options.hidden),
                         nn.LeakyReLU(0.01),
-                        nn.Linear(self._own.hidden, d),
+                        nn.Linear(self._options.hidden, d),
                     ),
                 }
             )
             nn.init.xavier_normal_(self.net["vectors"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
-        self._num_negatives = min(self._own.num_negatives, int(data.rows.free.min()))
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
+        # Negatives are distinct, so there can be no more
+        # than the items that the busiest user lacks.
+        self._num_negatives = min(self._options.num_negatives, int(data.rows.free.min()))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch."""
+        """Train for one epoch."""
         total = 0.0
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items in self._data.shuffled(self._own.batch_size, generator):
+            for users, items in self._data.shuffled(self._options.batch_size, generator):
                 negatives = distinct_negatives(
                     self._data.rows, users, self._num_negatives, generator
                 )
                 candidates = torch.cat([items[:, None], negatives], dim=1)
-                drawn = int(self._own.replaced * candidates.numel())
+                drawn = int(self._options.replaced * candidates.numel())
+                # Positions are drawn with replacement, so the share
+                # of replaced candidates is at most `replaced`.
                 replaced = torch.zeros(candidates.numel(), dtype=torch.bool)
                 replaced[torch.randint(len(replaced), (drawn,), generator=generator)] = True
                 loss = self.loss(
@@ -73,54 +87,74 @@ class Clcrec:
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, candidates: Tensor, replaced: Tensor) -> Tensor:
-        """The loss of a batch.
+        """Return the loss of a batch.
 
         Arguments:
-            users: (B,); candidates: (B, 1 + K) items, the positive first.
-            replaced: (B, 1 + K) bool, rows that take their content in the second contrast.
+            users: (B,).
+            candidates: (B, 1 + K), items, the positive first.
+            replaced: (B, 1 + K) bool, True where L2 uses the encoded content instead of the vector.
         """
-        own = self._own
-        distinct, places = torch.unique(candidates, return_inverse=True)
+        options = self._options
+        # Embed and encode each distinct candidate once; `inverse` (B, 1 + K) are its row numbers.
+        distinct, inverse = torch.unique(candidates, return_inverse=True)
         p, q = self.net["vectors"](users), self.net["vectors"](self._data.num_users + distinct)
         content = self.net["encoder"](self.content.warm[distinct])
-        anchors = F.normalize(q, dim=1)[places[:, 0]]
-        by_content = _scores_of(anchors, F.normalize(content, dim=1), places)
-        by_user = torch.where(replaced, _scores_of(p, content, places), _scores_of(p, q, places))
+        anchors = F.normalize(q, dim=1)[inverse[:, 0]]
+        by_content = _candidate_scores(anchors, F.normalize(content, dim=1), inverse)
+        by_user = torch.where(
+            replaced, _candidate_scores(p, content, inverse), _candidate_scores(p, q, inverse)
+        )
+        # The positive is candidate 0.
         target = torch.zeros_like(users)
-        first, second = (F.cross_entropy(s / own.tau, target) for s in (by_content, by_user))
-        norms = (p.norm(dim=1).mean() + q.norm(dim=1)[places].mean()) / 2
+        first, second = (F.cross_entropy(s / options.tau, target) for s in (by_content, by_user))
+        norms = (p.norm(dim=1).mean() + q.norm(dim=1)[inverse].mean()) / 2
         return (
-            own.content_share * first + (1 - own.content_share) * second + own.norm_weight * norms
+            options.content_share * first
+            + (1 - options.content_share) * second
+            + options.norm_weight * norms
         )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: <p_u, enc(x)>."""
+        """Return a function that scores new items: <p_u, enc(x)>."""
         v = self.net["encoder"](self.content(features, observed))
         return lambda users: self.net["vectors"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)
 
 
-def _scores_of(anchors: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    """Return the inner products of anchors (B, d) with their candidates (B, C), places in rows (n, d)."""
-    if len(rows) <= DENSE:
-        return (anchors @ rows.T).gather(1, places)
-    return torch.bmm(F.embedding(places, rows), anchors[:, :, None])[:, :, 0]
+def _candidate_scores(anchors: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    """Return the inner products of anchors with their candidates, (B, C).
+
+    Arguments:
+        anchors: (B, d).
+        rows: (n, d), the vectors of all distinct candidates.
+        positions: (B, C), row numbers of the candidates of each anchor.
+    """
+    if len(rows) <= MAX_DENSE_ROWS:
+        return (anchors @ rows.T).gather(1, positions)
+    return torch.bmm(F.embedding(positions, rows), anchors[:, :, None])[:, :, 0]
 
 
 def distinct_negatives(
     rows: UserRows, users: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw `count` different items for each user that the user does not have, (B, count), uniformly.
+    """Draw for each user (B,) `count` different items that the user does not have, (B, count).
 
-    Places among the items that a user does not have are drawn without replacement: of `free` places, the k-th draw
-    takes one of the first free - count + k + 1; where that is taken already, it takes the last of them (Floyd).
+    Every set of `count` such items is equally likely. Floyd's algorithm draws from `free` positions
+    without replacement: draw number k (from 0) takes a uniform position up to last = free - count +
+    k; if this position is taken already, it takes `last` itself, which no earlier draw could take.
+
+    Arguments:
+        rows: the training pairs.
+        users: (B,).
+        count: number of items per user, at most `rows.free` of each user.
+        generator: source of randomness.
     """
     free = rows.free[users]
     uniform = torch.rand(len(users), count, generator=generator, dtype=torch.float64).to(
@@ -131,9 +165,15 @@ def distinct_negatives(
     taken = torch.zeros(len(users), rows.pool_size, dtype=torch.bool, device=users.device)
     columns = []
     for draw, end in zip(drawn.t()[:, :, None], last.t()[:, :, None], strict=True):
+        # One draw of all users per iteration, (B, 1).
         columns.append(torch.where(taken.gather(1, draw), end, draw))
         taken.scatter_(1, columns[-1], True)
     chosen = torch.cat(columns, dim=1)
-    wanted = (users * (rows.pool_size + 1))[:, None] + chosen
-    before = torch.searchsorted(rows.keys[:-1], wanted, right=True) - rows.offsets[users][:, None]
-    return rows.pool[chosen + before]
+    # `chosen` counts only items that the user does not have. The key of a pair is u (n + 1) plus
+    # the number of such items before it (see `UserRows`), so the number of the user's keys up to
+    # u (n + 1) + chosen is the number of the user's own items before the chosen one.
+    keys = (users * (rows.pool_size + 1))[:, None] + chosen
+    num_owned_before = (
+        torch.searchsorted(rows.keys[:-1], keys, right=True) - rows.offsets[users][:, None]
+    )
+    return rows.pool[chosen + num_owned_before]

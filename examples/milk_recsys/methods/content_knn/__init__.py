@@ -1,4 +1,4 @@
-"""Content kNN: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of Content kNN and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from milk_recsys.config.method import Method
 
 @dataclasses.dataclass(frozen=True)
 class ContentKnnOptions:
-    """There is nothing to choose."""
+    """Content kNN has no options."""
 
 
 CONTENT_KNN = Method(

@@ -1,4 +1,4 @@
-"""DGMRec: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of DGMRec and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -18,19 +18,25 @@ class DgmrecOptions:
     """Options of DGMRec."""
 
     lr: float = learning_rate(1e-3)
-    contrast_weight: float = option(1e-2, "Weight of the contrasts.")
-    tau_general: float = option(0.3, "Temperature between modalities' shared parts.", above=True)
-    tau: float = option(0.15, "Temperature of the other contrasts.", above=True)
+    contrast_weight: float = option(1e-2, "Weight of the contrastive losses.")
+    tau_general: float = option(
+        0.3, "Temperature of the contrasts between the shared parts of modalities.", above=True
+    )
+    tau: float = option(0.15, "Temperature of all other contrasts.", above=True)
     translation_weight: float = option(
-        0.5, "Weight of translating one modality's shared part from the others'."
+        0.5, "Weight of the translation of a modality's shared part from the other modalities."
     )
     l2: float = option(
         1e-5, "Weight of half the squared norms of a batch's vectors, mean over triples."
     )
-    fused_l2: float = option(1e-1, "The same of their content.")
-    neighbours: int = count(10, "Edges of each item in a modality's graph, itself included.")
-    layers: int = count(1, "Hops on these graphs.")
-    contrast_pairs: int = count(512, "Pairs of a batch that are contrasted.")
+    fused_l2: float = option(
+        1e-1, "Weight of half the squared norms of the content parts, mean over triples."
+    )
+    neighbours: int = count(
+        10, "Number of edges of an item in the graph of a modality, including one to itself."
+    )
+    layers: int = count(1, "Number of hops on the graphs of the modalities.")
+    contrast_pairs: int = count(512, "Number of pairs of a batch that are contrasted.")
     batch_size: int = count(2048, "Training pairs in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
 

@@ -1,4 +1,4 @@
-"""DropoutNet: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of DropoutNet and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -10,19 +10,19 @@ from milk_recsys.methods.factor_options import FactorOptions
 class DropoutNetOptions(FactorOptions):
     """Options of DropoutNet."""
 
-    lr: float = learning_rate(1e-3, "Learning rate of SGD with momentum .9.")
+    lr: float = learning_rate(1e-3, "Learning rate of SGD with momentum 0.9.")
     dropout: float = option(
         0.5,
-        "Share of a batch's pairs that lose their item's vector, and of those that lose their user's.",
+        "Share of a batch's pairs whose item factors are set to 0, and likewise for user factors.",
         0,
         1,
     )
-    hidden: int = count(200, "Width of the one hidden layer of each tower.")
-    targets: int = count(
-        25, "Items a user is trained on in an epoch: so many of the best, and so many at random."
+    hidden: int = count(200, "Width of the hidden layer of each tower.")
+    targets: int = count(25, "Number of best items and number of random items per user and epoch.")
+    group_size: int = count(100, "Number of users whose pairs are shuffled together.")
+    decay_groups: int = count(
+        400, "Number of groups of users after which the learning rate is divided by 10."
     )
-    group_size: int = count(100, "Users whose pairs are shuffled together.")
-    decay_groups: int = count(400, "Groups after which the learning rate falls to a tenth.")
     batch_size: int = count(250, "Pairs in a batch.")
 
 

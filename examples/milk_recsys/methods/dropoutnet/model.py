@@ -1,13 +1,19 @@
-"""DropoutNet: two towers learn the scores of frozen factors while inputs of either side are dropped at random.
+"""DropoutNet: two towers reproduce the scores of frozen factors, with input dropout on both sides.
 
-    item tower [Q_j, x_j] -> tanh layer -> d;   user tower P_u -> tanh layer -> d;   s their inner product
-    loss: mean (s - P_u . Q_j)^2 over a user's best items and as many at random; in each batch a share of the pairs
-    loses Q_j, and a share of its own loses P_u
+    s_uj = <user(P_u), item([Q_j, x_j])>
+    loss = mean over pairs of (s_uj - <P_u, Q_j>)^2
 
-Inputs P and Q are scaled by column and clipped to 5; the target is of the unscaled ones.
+where P_u and Q_j are the frozen factors of user u and item j, x_j is the content of item j, [a, b]
+is the concatenation, and `user` and `item` are towers with one hidden tanh layer. The pairs of a
+user are the items with the largest <P_u, Q_j> and the same number of random items. In each batch
+Q_j is set to 0 for a random share of the pairs, and P_u for an independent share of the same size.
+
+The inputs P and Q are standardised by column and clipped to [-5, 5]; the targets use the unscaled
+factors.
 
 References:
-    Volkovs, Yu and Poutanen, DropoutNet: addressing cold start in recommender systems, NeurIPS 2017.
+    Volkovs, Yu and Poutanen, DropoutNet: addressing cold start in recommender systems, NeurIPS
+    2017.
 """
 
 from __future__ import annotations
@@ -28,19 +34,21 @@ from milk_recsys.methods.warm import Content, WarmData
 
 __all__ = ["DropoutNet"]
 
+# Standard deviation of the initial weights of linear layers.
 STD = 0.01
+# Standardised factors with a smaller magnitude are set to 0.
 TINY = 1e-5
 BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}
 
 
 class DropoutNet:
-    """The baseline; see the module."""
+    """The DropoutNet model; the docstring of the module states its equations."""
 
     def __init__(
         self, data: WarmData, options: DropoutNetOptions, seed: int, factors: Factors
     ) -> None:
-        self._data, self._own, self._seed = data, options, seed
-        self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
+        self._data, self._options, self._seed = data, options, seed
+        self.content, d, hidden = Content(data), factors.items.shape[1], self._options.hidden
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
@@ -56,30 +64,36 @@ class DropoutNet:
             self.net.register_buffer(name, standardise_nonzero_rows(x, clip=5.0, tiny=TINY))
             self.net.register_buffer(f"target_{name}", x.clone())
         self.net.to(data.device, self.content.dtype)
-        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._own.lr, momentum=0.9)
+        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._options.lr, momentum=0.9)
         self._groups = 0
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch: every user with a training pair in one group."""
-        own, total, count = self._own, 0.0, 0
+        """Train for one epoch: every user with a training pair once, in groups of users."""
+        options, total, count = self._options, 0.0, 0
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             users = (self._data.rows.offsets.diff() > 0).nonzero()[:, 0]
             order = torch.randperm(len(users), generator=generator).to(users.device)
-            for group in torch.split(users[order], own.group_size):
+            for group in torch.split(users[order], options.group_size):
                 for param_group in self._sgd.param_groups:
-                    param_group["lr"] = own.lr * 0.1 ** (self._groups // own.decay_groups)
+                    # The decay counts groups over all epochs,
+                    # so `_groups` is part of the saved state.
+                    param_group["lr"] = options.lr * 0.1 ** (self._groups // options.decay_groups)
                 pairs = self.targets(group, generator)
                 order = torch.randperm(len(pairs[0]), generator=generator).to(group.device)
-                for batch in torch.split(order, own.batch_size):
-                    if len(batch) < 2:  # nothing to normalise over
+                for batch in torch.split(order, options.batch_size):
+                    if len(batch) < 2:  # Batch normalisation needs two rows.
                         continue
-                    lost = int(own.dropout * len(batch))
-                    no_item, no_user = (
-                        torch.randperm(len(batch), generator=generator)[:lost].to(group.device)
+                    num_dropped = int(options.dropout * len(batch))
+                    # Two independent draws: a pair can lose the
+                    # factors of its item, of its user, or of both.
+                    dropped_items, dropped_users = (
+                        torch.randperm(len(batch), generator=generator)[:num_dropped].to(
+                            group.device
+                        )
                         for _ in range(2)
                     )
-                    loss = self.loss(pairs[0][batch], pairs[1][batch], no_item, no_user)
+                    loss = self.loss(pairs[0][batch], pairs[1][batch], dropped_items, dropped_users)
                     self._sgd.zero_grad()
                     loss.backward()
                     self._sgd.step()
@@ -89,35 +103,54 @@ class DropoutNet:
         return {"loss": total / count}
 
     def targets(self, users: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw what users are trained on: the items that factors rank best, and as many at random; (T,) each."""
+        """Draw the pairs that users (u,) are trained on.
+
+        Each user gets the items with the highest scores of the factors, and the same number of
+        items drawn uniformly with replacement.
+
+        Returns:
+            Users and items of the T pairs, (T,) each, sorted by user.
+        """
         n = self._data.num_items
-        count = min(self._own.targets, n)
+        count = min(self._options.targets, n)
         best = (self.net.target_P[users] @ self.net.target_Q.T).topk(count, dim=1).indices
-        other = torch.randint(n, best.shape, generator=generator).to(users.device)
-        items = torch.cat([best, other], dim=1)
+        sampled = torch.randint(n, best.shape, generator=generator).to(users.device)
+        items = torch.cat([best, sampled], dim=1)
         return users[:, None].expand_as(items).flatten(), items.flatten()
 
-    def loss(self, users: Tensor, items: Tensor, no_item: Tensor, no_user: Tensor) -> Tensor:
-        """The loss of a batch of pairs (B,); the last two are places that lose the item's, or the user's, factors."""
+    def loss(
+        self, users: Tensor, items: Tensor, dropped_items: Tensor, dropped_users: Tensor
+    ) -> Tensor:
+        """Return the loss of a batch of pairs (B,).
+
+        Arguments:
+            users, items: (B,).
+            dropped_items, dropped_users: positions in the batch of the pairs whose item factors, or
+                user factors, are set to 0.
+        """
         net = self.net
-        p, q = net.P[users].index_fill(0, no_user, 0), net.Q[items].index_fill(0, no_item, 0)
+        # Drop the inputs only. The target below is the score of the complete factors.
+        p, q = (
+            net.P[users].index_fill(0, dropped_users, 0),
+            net.Q[items].index_fill(0, dropped_items, 0),
+        )
         scores = (
             net["user"](p) * net["item"](torch.cat([q, self.content.warm[items]], dim=1))
         ).sum(dim=1)
         return (scores - (net.target_P[users] * net.target_Q[items]).sum(dim=1)).square().mean()
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: the item tower without factors."""
+        """Return a function that scores new items: the item tower with item factors of 0."""
         x = self.content(features, observed)
         v = self.net["item"](torch.cat([x.new_zeros(len(x), self.net.Q.shape[1]), x], dim=1))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._sgd, groups=self._groups)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         self._groups = unpack(state, self.net, self._sgd)["groups"]
 
 

@@ -1,4 +1,4 @@
-"""DUIF: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of DUIF and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 

@@ -1,10 +1,15 @@
-"""DUIF: users and a linear map of items' content, ranked by inner products.
+"""DUIF: inner products of user vectors and a linear map of items' content.
 
-    s_uj = <u, W x_j>
-    loss: mean of -ln sigma(s_ui - s_uj) + l2 (|u|^2 + |W x_i|^2 + |W x_j|^2)
+    s_uj = <p_u, W x_j>
+    loss = mean over triples (u, i, j) of -ln sigma(s_ui - s_uj)
+               + l2 (|p_u|^2 + |W x_i|^2 + |W x_j|^2)
+
+where p_u is the vector of user u, x_j the content of item j, W a matrix, i an item of the user, j a
+negative, sigma the logistic function, and l2 a weight.
 
 References:
-    Geng, Zhang, Bian and Chua, Learning image and user features for recommendation in social networks, ICCV 2015.
+    Geng, Zhang, Bian and Chua, Learning image and user features for recommendation in social
+    networks, ICCV 2015.
 """
 
 from __future__ import annotations
@@ -25,10 +30,10 @@ __all__ = ["Duif"]
 
 
 class Duif:
-    """The baseline; see the module."""
+    """The DUIF model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: DuifOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content = Content(data)
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
@@ -41,13 +46,13 @@ class Duif:
             )
             nn.init.normal_(self.net["user"].weight, std=0.1)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr, fused=True)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch."""
+        """Train for one epoch."""
         total = 0.0
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items, negatives in self._data.triples(self._own.batch_size, generator):
+            for users, items, negatives in self._data.triples(self._options.batch_size, generator):
                 loss = self.loss(users, items, negatives)
                 self._adam.zero_grad()
                 loss.backward()
@@ -56,21 +61,23 @@ class Duif:
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of a batch of triples (B,)."""
-        distinct, places = torch.unique(torch.stack([items, negatives]), return_inverse=True)
-        u, (v, w) = self.net["user"](users), self.net["item"](self.content.warm[distinct])[places]
+        """Return the loss of a batch of triples (B,)."""
+        # Map each distinct item of the batch once; `inverse`
+        # (2, B) expands to positives and negatives.
+        distinct, inverse = torch.unique(torch.stack([items, negatives]), return_inverse=True)
+        u, (v, w) = self.net["user"](users), self.net["item"](self.content.warm[distinct])[inverse]
         norms = (u.square() + v.square() + w.square()).sum(dim=1).mean()
-        return bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1)) + self._own.l2 * norms
+        return bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1)) + self._options.l2 * norms
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: <u, W x>."""
+        """Return a function that scores new items: <p_u, W x_j>."""
         v = self.net["item"](self.content(features, observed))
         return lambda users: self.net["user"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)

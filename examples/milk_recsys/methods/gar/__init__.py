@@ -1,4 +1,4 @@
-"""GAR: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of GAR and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -13,14 +13,14 @@ class GarOptions(FactorOptions):
     lr: float = learning_rate(1e-3, "Learning rate of both networks (Adam).")
     similarity_share: float = option(
         0.5,
-        "Share of the generator's loss that is the distance to the item vectors (the paper's alpha).",
+        "Share of the distance to the item vectors in the generator's loss (the paper's alpha).",
         0,
         1,
     )
     real_share: float = option(
-        0.9, "Weight of real negatives in the discriminator's loss (the paper's beta).", 0, 1
+        0.9, "Weight of real negatives in the recommender's loss (the paper's beta).", 0, 1
     )
-    l2: float = option(1e-3, "Weight of half the sum of squares of the kernels.")
+    l2: float = option(1e-3, "Weight of half the sum of squares of the weight matrices.")
     hidden: int = count(200, "Width of the hidden layers.")
     batch_size: int = count(1024, "Triples in a batch.")
 

@@ -1,14 +1,18 @@
-"""GAR: a generator makes item factors from content, a recommender tells them from those of warm items, and both rank.
+"""GAR: adversarial training of a generator of item factors and a recommender.
 
-    generator G(x): Linear-BatchNorm-tanh-dropout-Linear;   recommender D: a tower a side, D(u, v) their inner product
-    D minimises mean -ln sigma(D(u, i) - (1 - beta) D(u, G(x_i)) - beta D(u, j))
-    G minimises (1 - alpha) mean -ln sigma(D(u, G(x_i)) - D(u, i)) + alpha mean |G(x_i) - Q_i|
+    D minimises  mean -ln sigma(D(u, Q_i) - (1 - beta) D(u, G(x_i)) - beta D(u, Q_j))
+    G minimises  (1 - alpha) mean -ln sigma(D(u, G(x_i)) - D(u, Q_i)) + alpha mean |G(x_i) - Q_i|
 
-each with half the sum of squares of its kernels. P and Q are frozen.
+each plus l2 / 2 times the sum of squares of its own weight matrices, where the generator G
+(Linear-BatchNorm-tanh-dropout-Linear) maps the content x_i of item i to item factors; the
+recommender D(u, v) is the inner product of a user tower on P_u and an item tower on v; P_u and Q_i
+are the frozen factors of user u and item i; j is a negative; sigma is the logistic function; and
+alpha and beta are shares. D learns to score real items above generated ones, G to generate items
+that D scores as high.
 
 References:
-    Chen, Wang, Huang, Huang, Xu, Lin, He and Li, Generative adversarial framework for cold-start item recommendation,
-    SIGIR 2022.
+    Chen, Wang, Huang, Huang, Xu, Lin, He and Li, Generative adversarial framework for cold-start
+    item recommendation, SIGIR 2022.
 """
 
 from __future__ import annotations
@@ -33,11 +37,11 @@ BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
 
 
 class Gar:
-    """The baseline; see the module."""
+    """The GAR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: GarOptions, seed: int, factors: Factors) -> None:
-        self._data, self._own, self._seed = data, options, seed
-        self.content, d, hidden = Content(data), factors.items.shape[1], self._own.hidden
+        self._data, self._options, self._seed = data, options, seed
+        self.content, d, hidden = Content(data), factors.items.shape[1], self._options.hidden
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
@@ -54,27 +58,28 @@ class Gar:
         self.net.register_buffer("P", factors.users.clone())
         self.net.register_buffer("Q", factors.items.clone())
         self.net.to(data.device, self.content.dtype)
-        self._generator: Any
-        self._generator, self._towers = (
-            self.net["generator"],
-            nn.ModuleList([self.net["user"], self.net["item"]]),
-        )
+        self._generator: Any = self.net["generator"]
+        # Two optimisers: a step of one network must leave the other one as it is.
+        self._towers = nn.ModuleList([self.net["user"], self.net["item"]])
         self._adams = [
             torch.optim.Adam(
-                [p for p in part.parameters() if p.requires_grad], lr=self._own.lr, fused=True
+                [p for p in part.parameters() if p.requires_grad], lr=self._options.lr, fused=True
             )
             for part in (self._towers, self._generator)
         ]
-        has = data.rows.offsets.diff() > 0
-        self._users = has.nonzero()[:, 0]
+        has_pair = data.rows.offsets.diff() > 0
+        self._users = has_pair.nonzero()[:, 0]
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch: as many triples as there are training pairs, users drawn uniformly."""
-        totals, count, size = torch.zeros(2, dtype=torch.float64), 0, self._own.batch_size
+        """Train for one epoch, with the same number of triples as training pairs.
+
+        Users are drawn uniformly. Each batch updates the recommender, then the generator.
+        """
+        totals, count, size = torch.zeros(2, dtype=torch.float64), 0, self._options.batch_size
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for start in range(0, self._data.num_pairs, size):
                 users, items = self._draw(min(size, self._data.num_pairs - start), generator)
-                if len(users) < 2:  # nothing to normalise over
+                if len(users) < 2:  # Batch normalisation needs two rows.
                     continue
                 negatives = self._data.negatives(users, generator)
                 recommender = self._minimise(0, self.recommender_loss(users, items, negatives))
@@ -86,70 +91,81 @@ class Gar:
         return {"loss": recommender + generated, "recommender": recommender, "generator": generated}
 
     def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw users uniformly among those with a pair, and one of each one's items."""
+        """Draw `count` users uniformly among those with a training pair, and an item of each."""
         rows, device = self._data.rows, self._data.device
         users = self._users[
             torch.randint(len(self._users), (count,), generator=generator).to(device)
         ]
         first = rows.offsets[users]
+        # The pairs of a user are numbered consecutively, so a uniform number in this range is a
+        # uniform item of the user.
         uniform = torch.rand(count, generator=generator, dtype=torch.float64).to(device)
         return users, rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[1]
 
     def _minimise(self, which: int, loss: Tensor) -> float:
+        """Take a step of optimiser 0 (the recommender) or 1 (the generator); return the loss."""
         self.net.zero_grad()
         loss.backward()
         self._adams[which].step()
         return loss.item()
 
     def generate(self, items: Tensor) -> Tensor:
-        """Make factors of warm items (B,) from their content: (B, d)."""
-        distinct, places = torch.unique(items, return_inverse=True)
-        first, *others = self._generator
-        x: Tensor = first(self.content.warm[distinct])[places]
-        for layer in others:
+        """Generate the factors (B, d) of warm items (B,) from their content."""
+        distinct, inverse = torch.unique(items, return_inverse=True)
+        # The first layer reads the wide content and has no batch statistics, so it runs once per
+        # distinct item. The batch normalisation after it must count repeated items, as B rows.
+        first, *layers = self._generator
+        x: Tensor = first(self.content.warm[distinct])[inverse]
+        for layer in layers:
             x = layer(x)
         return x
 
     def recommender_loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
-        """The recommender's loss on triples (B,): towers in training mode, the generator as it is."""
+        """Return the recommender's loss on triples (B,), with the generator in evaluation mode."""
         self._towers.train()
         self._generator.eval()
         with torch.no_grad():
-            made = self.generate(items)
+            generated = self.generate(items)
         u = self.net["user"](self.net.P[users])
-        rows = self.net["item"](torch.cat([self.net.Q[items], self.net.Q[negatives], made]))
+        # One pass of the item tower, so that real, negative
+        # and generated items share batch statistics.
+        rows = self.net["item"](torch.cat([self.net.Q[items], self.net.Q[negatives], generated]))
         real, negative, fake = ((u * v).sum(dim=1) for v in rows.chunk(3))
-        beta = self._own.real_share
+        beta = self._options.real_share
         return F.softplus(
             (1 - beta) * fake + beta * negative - real
-        ).mean() + self._own.l2 * _half_squares(self._towers)
+        ).mean() + self._options.l2 * _half_squares(self._towers)
 
     def generator_loss(self, users: Tensor, items: Tensor) -> Tensor:
-        """The generator's loss on pairs (B,): towers as they are, the generator in training mode."""
+        """Return the generator's loss on pairs (B,), with the towers in evaluation mode."""
         self._towers.eval()
         self._generator.train()
-        made, alpha = self.generate(items), self._own.similarity_share
+        generated, alpha = self.generate(items), self._options.similarity_share
+        # Only the generated score depends on the generator.
+        # Its gradient passes through the item tower.
         with torch.no_grad():
             u, real = self.net["user"](self.net.P[users]), self.net["item"](self.net.Q[items])
-        gap = (u * real).sum(dim=1) - (u * self.net["item"](made)).sum(dim=1)
-        distance = (made - self.net.Q[items]).abs().mean()
+        gap = (u * real).sum(dim=1) - (u * self.net["item"](generated)).sum(dim=1)
+        distance = (generated - self.net.Q[items]).abs().mean()
         ranking = F.softplus(gap).mean()
         return (
-            (1 - alpha) * ranking + alpha * distance + self._own.l2 * _half_squares(self._generator)
+            (1 - alpha) * ranking
+            + alpha * distance
+            + self._options.l2 * _half_squares(self._generator)
         )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: what the generator makes of them, through the recommender."""
+        """Return a function that scores new items: the recommender on their generated factors."""
         self.net.eval()
         v = self.net["item"](self._generator(self.content(features, observed)))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, *self._adams)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, *self._adams)
 
 
@@ -164,11 +180,12 @@ def _layers(width: int, hidden: int, out: int, *, dropout: float) -> nn.Sequenti
 
 
 def _shift_only(d: int) -> nn.BatchNorm1d:
-    """A BatchNorm whose scale stays 1."""
+    """Return a batch normalisation whose scale is fixed at 1."""
     norm = nn.BatchNorm1d(d, **BN)
     norm.weight.requires_grad_(False)
     return norm
 
 
 def _half_squares(part: nn.Module) -> Tensor:
+    """Return half the sum of squares of the weight matrices of a module."""
     return 0.5 * torch.stack([p.square().sum() for p in part.parameters() if p.ndim > 1]).sum()

@@ -1,4 +1,4 @@
-"""GoRec: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of GoRec and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -11,10 +11,10 @@ class GorecOptions(FactorOptions):
     """Options of GoRec."""
 
     lr: float = learning_rate(1e-3)
-    uniformity_weight: float = option(0.1, "Weight of the uniformity of the latent means.")
-    kl_weight: float = option(1e-2, "Weight of the divergence from the prior.")
-    cluster_items: int = count(10, "Items in a cluster, on average.")
-    dropout: float = option(0.3, "Dropout of the decoder's content.", 0, 1)
+    uniformity_weight: float = option(0.1, "Weight of the uniformity loss of the latent means.")
+    kl_weight: float = option(1e-2, "Weight of the KL divergence of the posterior from the prior.")
+    cluster_items: int = count(10, "Average number of items in a cluster.")
+    dropout: float = option(0.3, "Dropout rate of the content that the decoder receives.", 0, 1)
     batch_size: int = count(256, "Items in a batch.")
 
 

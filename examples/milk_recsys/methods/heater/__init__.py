@@ -1,4 +1,4 @@
-"""Heater: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of Heater and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -10,16 +10,24 @@ from milk_recsys.methods.factor_options import FactorOptions
 class HeaterOptions(FactorOptions):
     """Options of Heater."""
 
-    lr: float = learning_rate(5e-3, "Learning rate of SGD with momentum .9.")
-    lr_decay: float = option(0.8, "What the learning rate is multiplied with ...", 0, 1, above=True)
-    decay_epochs: int = count(10, "... after so many epochs.")
+    lr: float = learning_rate(5e-3, "Learning rate of SGD with momentum 0.9.")
+    lr_decay: float = option(
+        0.8, "Factor on the learning rate after every --decay-epochs epochs.", 0, 1, above=True
+    )
+    decay_epochs: int = count(10, "Number of epochs between two decays of the learning rate.")
     similarity_weight: float = option(
-        0.1, "Weight of the squared distance of content and item vector, mean over pairs."
+        0.1,
+        "Weight of the squared distance between encoded content and item vector, mean over pairs.",
     )
     l2: float = option(1e-4, "Weight of the sum of squares of all weights and biases.")
-    dropout: float = option(0.5, "Share of a batch's pairs whose item is its content.", 0, 1)
-    experts: int = count(5, "Experts.")
-    num_negatives: int = count(5, "Negatives of each positive.")
+    dropout: float = option(
+        0.5,
+        "Share of a batch's pairs that use the encoded content instead of the item vector.",
+        0,
+        1,
+    )
+    experts: int = count(5, "Number of experts.")
+    num_negatives: int = count(5, "Number of negatives per positive.")
     batch_size: int = count(1024, "Pairs in a batch, positive and negative.")
 
 

@@ -1,13 +1,21 @@
-"""Heater: experts turn content into an item's factors; a random half of the pairs trains with it in their place.
+"""Heater: a mixture of experts maps content to item factors, which replace them in random pairs.
 
-    c = tanh(sum_e g_e tanh(W_e x + b_e)), g = tanh(G x + b);   tower: Linear-BatchNorm-tanh-Linear, one a side
-    s = <tower(P_u), tower(q)>, q = c or Q_j;   loss: mean (s - y)^2 + w mean |c_j - Q_j|^2 + l2 sum of squares
+    c_j = tanh(sum_e g_e tanh(W_e x_j + b_e)),   g = tanh(G x_j + b)
+    s_uj = <user(P_u), item(q_j)>,   q_j = c_j for a random share of the pairs, Q_j for the others
+    loss = mean over pairs of (s_uj - y_uj)^2 + w mean over pairs of |c_j - Q_j|^2 + l2 sum of
+    squares
 
-P and Q are frozen, P scaled by column and clipped to 5, Q to 1, content to 5.
+where x_j is the content of item j, W_e and b_e belong to expert e, and g_e is the gate of expert e;
+P_u and Q_j are the frozen factors of user u and item j; `user` and `item` are towers
+Linear-BatchNorm-tanh-Linear; y_uj is 1 for a training pair and 0 for a negative; w and l2 are
+weights; and the sum of squares runs over all weights and biases of linear layers.
+
+The factors and the content are standardised by column. P and the content are clipped to [-5, 5], Q
+to [-1, 1].
 
 References:
-    Zhu, Sun, Wu and Caverlee, Recommendation for new users and new items via randomized training and mixture-of-experts
-    transformation, SIGIR 2020.
+    Zhu, Sun, Wu and Caverlee, Recommendation for new users and new items via randomized training
+    and mixture-of-experts transformation, SIGIR 2020.
 """
 
 from __future__ import annotations
@@ -28,19 +36,20 @@ from milk_recsys.methods.warm import Content, WarmData
 
 __all__ = ["Heater"]
 
+# Standard deviation of the initial weights of linear layers.
 STD = 0.01
 BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
 
 
 class Heater:
-    """The baseline; see the module."""
+    """The Heater model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: HeaterOptions, seed: int, factors: Factors) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), factors.items.shape[1]
         self.columns = Columns(self.content.warm, clip=5.0)
         self.x = self.columns(self.content.warm)
-        width, experts = self.x.shape[1], self._own.experts
+        width, experts = self.x.shape[1], self._options.experts
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
@@ -57,30 +66,32 @@ class Heater:
         self.net.register_buffer("P", standardise_nonzero_rows(factors.users, clip=5.0))
         self.net.register_buffer("Q", standardise_nonzero_rows(factors.items, clip=1.0))
         self.net.to(data.device, self.content.dtype)
-        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._own.lr, momentum=0.9)
+        self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._options.lr, momentum=0.9)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch: every training pair, and its negatives, once."""
-        own, total, count = self._own, 0.0, 0
+        """Train for one epoch: every training pair once, and its negatives."""
+        options, total, count = self._options, 0.0, 0
         for group in self._sgd.param_groups:
-            group["lr"] = own.lr * own.lr_decay ** (epoch // own.decay_epochs)
+            group["lr"] = options.lr * options.lr_decay ** (epoch // options.decay_epochs)
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             users, items = self._data.pairs
-            repeated = users.repeat(own.num_negatives)
+            # The pairs of the epoch: all training pairs, then `num_negatives` negatives of each.
+            # They are shuffled together, so that a batch has both kinds.
+            repeated = users.repeat(options.num_negatives)
             items = torch.cat([items, self._data.negatives(repeated, generator)])
             labels = (torch.arange(len(items), device=items.device) < len(users)).to(self.x.dtype)
             users = torch.cat([users, repeated])
             order = torch.randperm(len(users), generator=generator).to(users.device)
-            for batch in torch.split(order, own.batch_size):
-                if len(batch) < 2:  # nothing to normalise over
+            for batch in torch.split(order, options.batch_size):
+                if len(batch) < 2:  # Batch normalisation needs two rows.
                     continue
                 replaced = torch.randperm(len(batch), generator=generator).to(users.device)
                 loss = self.loss(
                     users[batch],
                     items[batch],
                     labels[batch],
-                    replaced[: int(own.dropout * len(batch))],
+                    replaced[: int(options.dropout * len(batch))],
                 )
                 self._sgd.zero_grad()
                 loss.backward()
@@ -90,21 +101,32 @@ class Heater:
         return {"loss": total / max(1, count)}
 
     def loss(self, users: Tensor, items: Tensor, labels: Tensor, replaced: Tensor) -> Tensor:
-        """The loss of a batch of pairs (B,); `replaced` are the places of those whose item is its content."""
-        own = self._own
-        distinct, places = torch.unique(items, return_inverse=True)
-        c = self.embed(self.x[distinct])[places]
+        """Return the loss of a batch of pairs (B,).
+
+        Arguments:
+            users, items: (B,).
+            labels: (B,), 1 for training pairs and 0 for negatives.
+            replaced: positions in the batch of the pairs whose item vector is the encoded content.
+        """
+        options = self._options
+        # Encode each distinct item of the batch once.
+        distinct, inverse = torch.unique(items, return_inverse=True)
+        c = self.embed(self.x[distinct])[inverse]
         q = self.net.Q[items].index_copy(0, replaced, c[replaced])
         scores = (self.net["user"](self.net.P[users]) * self.net["item"](q)).sum(dim=1)
+        # The distance covers all pairs, not only those whose item vector is replaced.
         distance = (c - self.net.Q[items]).square().sum(dim=1).mean()
         squares = torch.stack([p.square().sum() for p in self._linear_parameters()]).sum()
         return (
-            (scores - labels).square().mean() + own.similarity_weight * distance + own.l2 * squares
+            (scores - labels).square().mean()
+            + options.similarity_weight * distance
+            + options.l2 * squares
         )
 
     def embed(self, x: Tensor) -> Tensor:
-        """Mix the experts' views of content: (n, F) -> (n, d)."""
-        experts = torch.tanh(self.net["experts"](x)).view(len(x), self._own.experts, -1)
+        """Encode content (n, F) to c (n, d) by the mixture of experts."""
+        # One linear layer holds all experts, (n, experts * d), viewed as (n, experts, d).
+        experts = torch.tanh(self.net["experts"](x)).view(len(x), self._options.experts, -1)
         gates = torch.tanh(self.net["gate"](x))
         return torch.tanh((gates[:, :, None] * experts).sum(dim=1))
 
@@ -112,16 +134,16 @@ class Heater:
         return [p for m in self.net.modules() if isinstance(m, nn.Linear) for p in m.parameters()]
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: their content through the item tower."""
+        """Return a function that scores new items: the item tower on their encoded content."""
         v = self.net["item"](self.embed(self.columns(self.content(features, observed))))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._sgd)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._sgd)
 
 

@@ -1,4 +1,4 @@
-"""I3-MRec: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of I3-MRec and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -13,14 +13,14 @@ class I3mrecOptions:
     penalty_weight: float = option(100.0, "Weight of the variance of the modalities' risks.")
     contrast_weight: float = option(1e-3, "Weight of the contrast between views under two masks.")
     bottleneck_weight: float = option(
-        1e-5, "Weight of the bound on what a view tells of its modalities."
+        1e-5, "Weight of the bound on the mutual information of a view and its modalities."
     )
     tau: float = option(0.4, "Temperature of the contrast.", above=True)
-    dropout: float = option(0.1, "Dropout before the mixing matrix.", 0, 1)
+    dropout: float = option(0.1, "Dropout rate before the mixing matrix.", 0, 1)
     l2: float = option(
         1e-3, "Weight of half the squared norms of a batch's vectors, mean over triples."
     )
-    contrast_items: int = count(256, "Items of a batch that are contrasted.")
+    contrast_items: int = count(256, "Number of items of a batch that are contrasted.")
     batch_size: int = count(2048, "Training pairs in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
 

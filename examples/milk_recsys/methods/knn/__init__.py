@@ -1,4 +1,4 @@
-"""KNN: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of KNN and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -9,7 +9,9 @@ from milk_recsys.config.method import Method, choice, option
 class KnnOptions:
     """Options of kNN."""
 
-    neighbours: int = option(50, "Warm items that a new one is near to, of each modality; 0: all.")
+    neighbours: int = option(
+        50, "Number of neighbours of a new item per modality; 0: all warm items."
+    )
 
 
 KNN = Method(

@@ -1,10 +1,16 @@
-"""kNN: new items whose content is near to what a user has; modalities count as they do for warm items.
+"""kNN on content with fitted modality weights.
 
-    G_m[i, c] = max(cos(x_im, x_cm), 0) of rows centred on the observed warm ones, the k largest of each column
-    s = R sum_m mu_m G_m / sum_m mu_m a_m;   a_m whether the new item has the modality (mu = 1 where all it has are 0)
-    mu >= 0 by least squares, so that R G_m of warm items' neighbours, themselves left out, gives their own pairs
+    G_m[i, c] = max(cos(x_im, x_cm), 0), the k largest values of each column
+    s = R (sum_m mu_m G_m) / (sum_m mu_m a_m)
 
-Nothing is imputed, and there is nothing to train but mu.
+where x_im and x_cm are the features in modality m of warm item i and new item c, centred on the
+mean of the warm items that have the modality; R (U, n) is the 0/1 matrix of training pairs; a_m is
+1 if the new item has the modality and 0 otherwise; and s (U, C) are the scores. The weights mu_m >=
+0 are fitted by least squares so that sum_m mu_m R G_m, with G_m between warm items and without an
+item's similarity to itself, predicts R. A new item whose modalities all have weight 0 takes them
+with equal weight.
+
+Nothing is imputed, and nothing except mu is fitted.
 """
 
 from __future__ import annotations
@@ -22,12 +28,12 @@ __all__ = ["Knn"]
 
 
 class Knn:
-    """The closed form; see the module."""
+    """The kNN model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: KnnOptions, seed: int) -> None:
         self._data = data
         self.neighbour_scores = NeighbourScores(data, options.neighbours, seed)
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items by the profiles of users."""
+        """Return a function that sums the similarities of new items over a user's items."""
         return user_profile_scorer(self._data, self.neighbour_scores(features, observed))

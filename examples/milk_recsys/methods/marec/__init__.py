@@ -1,4 +1,4 @@
-"""MARec: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of MARec and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -9,7 +9,9 @@ from milk_recsys.config.method import Method, choice, log_range, option
 class MarecOptions:
     """Options of MARec's closed form."""
 
-    neighbours: int = option(50, "Warm items that a new one is near to, of each modality; 0: all.")
+    neighbours: int = option(
+        50, "Number of neighbours of a new item per modality; 0: all warm items."
+    )
     smoothing: float = option(
         100.0, "Strength of the kernel ridge over users (lambda).", above=True
     )

@@ -1,14 +1,20 @@
-"""MARec, a reading of its closed form: content says what is similar, interactions smooth it.
+"""MARec in closed form, for new items: kNN on content, smoothed over users.
 
-    B minimises |R - R B|^2 + l1 |B|^2 + sum_j d_j |R b_j - alpha t_j|^2 with a zero diagonal;   t = R T, T as in kNN
+MARec fits an item-item matrix B (n, n) with a zero diagonal that minimises
 
-A new item has no column in R, and all have the same d_j, so that with K = R R' its scores are, up to scale,
+    |R - R B|^2 + l1 |B|^2 + sum_j d_j |R b_j - alpha t_j|^2,   t = R T
 
-    s = K (K + lambda I)^-1 R T
+where R (U, n) is the 0/1 matrix of training pairs, b_j and t_j are columns of B and t, T are the
+similarities of `knn`, and l1, d_j and alpha are weights. The column of R of a new item is 0 and all
+new items have the same d_j, so that the scores of new items are, up to a common factor,
+
+    s = K (K + lambda I)^-1 R T,   K = R R',   lambda = l1 / (1 + d)
+
+where T (n, C) are the similarities of warm and new items and d is the common value of d_j.
 
 References:
-    Monteil, Vaskovych, Lu, Majumder and van den Hengel, MARec: metadata alignment for cold-start recommendation,
-    RecSys 2024.
+    Monteil, Vaskovych, Lu, Majumder and van den Hengel, MARec: metadata alignment for cold-start
+    recommendation, RecSys 2024.
 """
 
 from __future__ import annotations
@@ -31,15 +37,17 @@ __all__ = ["Marec"]
 
 
 class Marec:
-    """The closed form; see the module."""
+    """The MARec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: MarecOptions, seed: int) -> None:
-        self._data, own = data, options
-        self.neighbour_scores = NeighbourScores(data, own.neighbours, seed)
-        self.smooth = Smoother(interactions(data, self.neighbour_scores.rows.dtype), own.smoothing)
+        self._data = data
+        self.neighbour_scores = NeighbourScores(data, options.neighbours, seed)
+        self.smooth = Smoother(
+            interactions(data, self.neighbour_scores.rows.dtype), options.smoothing
+        )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items by the smoothed profiles of users."""
+        """Return a function that sums the smoothed similarities over a user's items."""
         return user_profile_scorer(
             self._data, self.smooth(self.neighbour_scores(features, observed))
         )

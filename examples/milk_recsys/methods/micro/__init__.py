@@ -1,4 +1,4 @@
-"""MICRO: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of MICRO and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -17,15 +17,17 @@ class MicroOptions:
         0.03, "Weight of the contrast between fused and single modalities."
     )
     tau: float = option(0.5, "Temperature of the contrast.", above=True)
-    neighbours: int = count(10, "Edges of each item in a modality's graph, itself included.")
+    neighbours: int = count(
+        10, "Number of edges of an item in the graph of a modality, including one to itself."
+    )
     fixed_share: float = option(
-        0.9, "Share of the fixed graph; the rest is the learned one's.", 0, 1
+        0.9, "Share of the fixed graph; the learned graph has the rest.", 0, 1
     )
-    layers: int = option(2, "Hops on the graph of users and items.")
+    layers: int = option(2, "Number of hops on the graph of users and items.")
     contrast_items: int = count(
-        128, "Items contrasted in a step, drawn anew; all where there are no more."
+        128, "Number of items contrasted in a step, sampled in each step; at most all items."
     )
-    batch_size: int = count(1024, "Distinct users in a batch.")
+    batch_size: int = count(1024, "Number of distinct users in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
 
 

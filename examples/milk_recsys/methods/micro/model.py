@@ -1,15 +1,24 @@
-"""MICRO: item vectors smoothed over graphs of similar content, one a modality, fused by attention and contrasted.
+"""MICRO: item vectors smoothed over a graph of similar content per modality, fused by attention.
 
-    graph A_m: of each item the k largest cosines, itself included, as D^-1/2 A D^-1/2;  .9 of the features', .1 learned
-    h_m = A_m E;   h = sum_m a_m h_m,  a = softmax over m of w . tanh(W h_m + b)
-    users and items of [U; E] take two hops of D^-1 (A + I), mean of the layers;   item = that + h / |h|
-    loss: BPR + l2 half squares + contrast_weight sum_m InfoNCE(anchor h_m, positive h)
+    S_m = share N(x_m) + (1 - share) N(x_m W_m + c_m),   N(x) = D^-1/2 A D^-1/2
+    h_m = S_m E
+    h = sum_m a_m h_m,   a = softmax over m of w . tanh(W h_m + b)
+    [u; v] = mean over the layers of  L^k [U; E],  k = 0, 1, ...,   L = D^-1 (B + I)
+    s_uj = <u, v_j + h_j / |h_j|>
+    loss = BPR + l2 / 2 (squared norms of users and items)
+           + contrast_weight sum_m InfoNCE(anchor h_m, positive h)
 
-A new item has no vector E: it is h / |h| of its nearest warm items.
+where U and E are the vectors of users and warm items; x_m is the content in modality m; W_m, c_m,
+W, w and b are learned; A holds the k largest cosines of each row of x, including the one of an item
+with itself; B is the adjacency matrix of users and items; and D holds the row sums of A or of B +
+I. The fixed share of the graph S_m uses the content itself, the rest a learned map of the content.
+
+A new item has no vector E and no edge in B. Its vector is h / |h|, where h_m is a weighted mean of
+E over its nearest warm items.
 
 References:
-    Zhang, Zhu, Liu, Zhang, Wu and Wang, Latent structure mining with contrastive modality fusion for multimedia
-    recommendation, TKDE 2023.
+    Zhang, Zhu, Liu, Zhang, Wu and Wang, Latent structure mining with contrastive modality fusion
+    for multimedia recommendation, TKDE 2023.
 """
 
 from __future__ import annotations
@@ -28,20 +37,21 @@ from milk_recsys.methods.graphs import Product, csr_and_transpose
 from milk_recsys.methods.micro import MicroOptions
 from milk_recsys.methods.warm import Content, WarmData, bpr_loss, nearest
 
-__all__ = ["Micro", "average", "neighbours", "normalised"]
+__all__ = ["Micro", "average_neighbours", "neighbours", "normalised_graph"]
 
-SIMILARITIES_AT_ONCE = 2**24  # of a similarity that are held at once
+# Similarities are computed in blocks of at most this many values, which bounds the memory.
+MAX_SIMILARITIES = 2**24
+# Widths of the attention layer and of the learned maps of content.
 ATTENTION, LEARNED = 64, 64
-Edges = tuple[
-    Tensor, Tensor
-]  # of each row: similarities (n, k), 0 where there is no edge, and places (n, k)
+Edges = tuple[Tensor, Tensor]
+"""Edges of each row: similarities (n, k), 0 where there is no edge, and column indices (n, k)."""
 
 
 class Micro:
-    """The baseline; see the module."""
+    """The MICRO model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: MicroOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), options.embedding_dim
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
@@ -59,29 +69,34 @@ class Micro:
             nn.init.xavier_uniform_(self.net["user"].weight)  # type: ignore[arg-type]
             nn.init.xavier_uniform_(self.net["item"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
-        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._own.lr)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         self.fixed = [self._graph(x, data.observed[:, m]) for m, x in enumerate(self._x)]
-        self._walk = csr_and_transpose(_walk_matrix(data, self.content.dtype))
+        self._walk = csr_and_transpose(_random_walk_matrix(data, self.content.dtype))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch of pairs // batch_size + 1 batches, each of distinct users with one pair."""
-        own, total = self._own, 0.0
-        batches = self._data.num_pairs // own.batch_size + 1
+        """Train for one epoch of (number of pairs // batch_size) + 1 batches.
+
+        A batch has distinct users, with one training pair each.
+        """
+        options, total = self._options, 0.0
+        batches = self._data.num_pairs // options.batch_size + 1
         for group in self._adam.param_groups:
-            group["lr"] = own.lr * 0.96 ** (epoch / 50)
+            group["lr"] = options.lr * 0.96 ** (epoch / 50)
         rows = self._data.rows
         active = (rows.offsets.diff() > 0).nonzero()[:, 0]
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            graphs: list[Any] = (
-                self._graphs()
-            )  # its gradient reaches the maps in the first batch alone
-            for number in range(batches):
+            # The graphs are built once per epoch. Their gradient reaches the learned maps only in
+            # the first batch; after it they are constants.
+            graphs: list[Any] = self._graphs()
+            for batch in range(batches):
                 users = active[
-                    torch.randperm(len(active), generator=generator)[: own.batch_size].to(
+                    torch.randperm(len(active), generator=generator)[: options.batch_size].to(
                         active.device
                     )
                 ]
+                # The pairs of a user are numbered consecutively
+                # from `first`; draw one of them uniformly.
                 first = rows.offsets[users]
                 uniform = torch.rand(len(users), generator=generator, dtype=torch.float64).to(
                     active.device
@@ -89,29 +104,35 @@ class Micro:
                 items = rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[
                     1
                 ]
-                few = torch.randperm(self._data.num_items, generator=generator)[
-                    : own.contrast_items
+                anchors = torch.randperm(self._data.num_items, generator=generator)[
+                    : options.contrast_items
                 ]
                 loss = self.loss(
                     users,
                     items,
                     self._data.negatives(users, generator),
                     graphs,
-                    few.to(active.device),
+                    anchors.to(active.device),
                 )
                 self._adam.zero_grad()
                 loss.backward()
                 self._adam.step()
                 total += loss.item()
-                if number == 0:
+                if batch == 0:
                     graphs = [csr_and_transpose(graph.detach()) for graph in graphs]
         return {"loss": total / batches}
 
     def loss(
         self, users: Tensor, items: Tensor, negatives: Tensor, graphs: list[Any], anchors: Tensor
     ) -> Tensor:
-        """The loss of a batch of triples (B,); `anchors` are the items that are contrasted."""
-        own, table = self._own, self.net["item"].weight
+        """Return the loss of a batch of triples.
+
+        Arguments:
+            users, items, negatives: (B,).
+            graphs: S_m of each modality, a sparse tensor or the pair of `csr_and_transpose`.
+            anchors: items that are contrasted.
+        """
+        options, table = self._options, self.net["item"].weight
         single, fused = self.fuse(
             [
                 Product.apply(table, *g) if isinstance(g, tuple) else torch.sparse.mm(g, table)
@@ -123,32 +144,38 @@ class Micro:
         squares = (u.square() + v.square() + w.square()).sum() / 2 / len(users)
         contrast = torch.stack([self.contrast(h, fused, anchors) for h in single]).sum()
         ranking = bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1))
-        return ranking + own.l2 * squares + own.contrast_weight * contrast
+        return ranking + options.l2 * squares + options.contrast_weight * contrast
 
     def fuse(self, single: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Weigh the modalities' views (n, d) of items by attention; return them, and their sum."""
+        """Fuse the modalities' h_m (n, d) by attention; return h_m, and h (n, d)."""
         h = torch.stack(single, dim=1)
         return single, (self.net["query"](h).softmax(dim=1) * h).sum(dim=1)
 
     def contrast(self, h: Tensor, fused: Tensor, anchors: Tensor) -> Tensor:
-        """InfoNCE of single views of some items: the positive is h, the others all h and all other single views."""
+        """Return the InfoNCE loss of a modality's h_m (n, d) against the fused h (n, d).
+
+        The positive of an anchor is its own row of h. The negatives are all other rows of h, and
+        all rows of h_m except the anchor itself.
+        """
         h, fused = F.normalize(h, dim=1), F.normalize(fused, dim=1)
-        scores = (h[anchors] / self._own.tau) @ torch.cat([fused, h]).T
+        scores = (h[anchors] / self._options.tau) @ torch.cat([fused, h]).T
         rows = torch.arange(len(anchors), device=anchors.device)
-        others = scores.index_put((rows, len(h) + anchors), scores.new_tensor(-torch.inf))
-        return (others.logsumexp(dim=1) - scores[rows, anchors]).mean()
+        # Columns 0 to n - 1 are rows of h, columns n to 2 n - 1 rows of h_m. Remove the anchor's
+        # own row of h_m, whose cosine with itself is 1.
+        candidates = scores.index_put((rows, len(h) + anchors), scores.new_tensor(-torch.inf))
+        return (candidates.logsumexp(dim=1) - scores[rows, anchors]).mean()
 
     def _propagate(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        """Two hops over users and items; return users (U, d) and items (n, d)."""
+        """Propagate the vectors over the graph; return users (U, d) and items (n, d)."""
         layers = [torch.cat([self.net["user"].weight, self.net["item"].weight])]
-        for _ in range(self._own.layers):
+        for _ in range(self._options.layers):
             layers.append(Product.apply(layers[-1], *self._walk))
         u, v = torch.stack(layers).mean(dim=0).split([self._data.num_users, self._data.num_items])
         return u, v + F.normalize(fused, dim=1)
 
     def _graphs(self) -> list[Tensor]:
-        """The graph of each modality, the learned part anew from the maps: sparse (n, n)."""
-        share = self._own.fixed_share
+        """Return S_m of each modality, sparse (n, n), with the current learned maps."""
+        share = self._options.fixed_share
         graphs = []
         for m, (x, fixed) in enumerate(zip(self._x, self.fixed, strict=True)):
             learned = self._graph(self.net["maps"][m](x), self._data.observed[:, m])
@@ -156,17 +183,25 @@ class Micro:
         return graphs
 
     def _graph(self, x: Tensor, known: Tensor) -> Tensor:
-        return normalised(*neighbours(x, x, known, known, self._own.neighbours))
+        """Return N(x), sparse (n, n)."""
+        return normalised_graph(*neighbours(x, x, known, known, self._options.neighbours))
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: h / |h| of their nearest warm items, on the propagated users."""
+        """Return a function that scores new items: h / |h| of their nearest warm items."""
         rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
         single = []
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
-            known, here, share = self._data.observed[:, m], observed[:, m], self._own.fixed_share
+            known, x_known, share = (
+                self._data.observed[:, m],
+                observed[:, m],
+                self._options.fixed_share,
+            )
+            # A new item has no row sum in D, so its neighbours are averaged instead of normalised
+            # on both sides. The fixed and the learned graph are mixed as in S_m.
             weights = [
-                average(
-                    neighbours(a, b, here, known, self._own.neighbours), self.net["item"].weight
+                average_neighbours(
+                    neighbours(a, b, x_known, known, self._options.neighbours),
+                    self.net["item"].weight,
                 )
                 for a, b in ((x, y), (self.net["maps"][m](x), self.net["maps"][m](y)))
             ]
@@ -179,19 +214,23 @@ class Micro:
         return lambda users: u[users] @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)
 
 
-def neighbours(x: Tensor, y: Tensor, here: Tensor, known: Tensor, k: int) -> Edges:
-    """Find the k rows of y (n, F) with the largest cosines for each row of x (c, F).
+def neighbours(x: Tensor, y: Tensor, x_known: Tensor, known: Tensor, k: int) -> Edges:
+    """Find for each row of x (c, F) the k rows of y (n, F) with the largest cosines.
 
-    A row that is imputed (`here`, `known` False) or 0 has no edge: imputed rows would be one another's neighbours at a
-    cosine of 1, and a zero row has no cosine.
+    An imputed row has no edge: all imputed rows are equal, so they would be neighbours of each
+    other with a cosine of 1. A zero row has no edge either, since its cosine is undefined.
+
+    Arguments:
+        x_known: (c,) bool, False where a row of x is imputed.
+        known: (n,) bool, False where a row of y is imputed.
     """
     usable = known & (y.detach().abs().amax(dim=1) > 0)
     target, source = F.normalize(x, dim=1), F.normalize(y, dim=1)
@@ -199,44 +238,52 @@ def neighbours(x: Tensor, y: Tensor, here: Tensor, known: Tensor, k: int) -> Edg
     def similarity(part: slice) -> Tensor:
         return (target[part] @ source.T).masked_fill(~usable, -torch.inf)
 
-    values, places = nearest(
-        similarity, len(x), min(k, len(y)), at_once=max(1, SIMILARITIES_AT_ONCE // max(1, len(y)))
+    values, columns = nearest(
+        similarity, len(x), min(k, len(y)), block_rows=max(1, MAX_SIMILARITIES // max(1, len(y)))
     )
-    edge = torch.isfinite(values) & here[:, None] & (x.detach().abs().amax(dim=1) > 0)[:, None]
-    return torch.where(edge, values, 0.0), places
+    # Fewer than k usable rows leave values of -inf, which are no edges.
+    edge = torch.isfinite(values) & x_known[:, None] & (x.detach().abs().amax(dim=1) > 0)[:, None]
+    return torch.where(edge, values, 0.0), columns
 
 
-def normalised(values: Tensor, places: Tensor) -> Tensor:
-    """Return D^-1/2 A D^-1/2 as a sparse (n, n); D the row sums of A; without edges, or below 0, a row gives 0."""
+def normalised_graph(values: Tensor, columns: Tensor) -> Tensor:
+    """Return D^-1/2 A D^-1/2 as a sparse matrix (n, n).
+
+    A holds the edges, and D its row sums. A row whose sum is not positive becomes 0.
+    """
     scale = _inverse_root(values.sum(dim=1))
-    rows = torch.arange(len(values), device=values.device)[:, None].expand_as(places)
-    cells = torch.stack([rows.flatten(), places.flatten()])
-    weights = (scale[:, None] * values * scale[places]).flatten()
-    return torch.sparse_coo_tensor(cells, weights, (len(values),) * 2, check_invariants=False)
+    rows = torch.arange(len(values), device=values.device)[:, None].expand_as(columns)
+    indices = torch.stack([rows.flatten(), columns.flatten()])
+    weights = (scale[:, None] * values * scale[columns]).flatten()
+    return torch.sparse_coo_tensor(indices, weights, (len(values),) * 2, check_invariants=False)
 
 
-def average(edges: Edges, table: Tensor) -> Tensor:
-    """What a new row takes of the table (n, d): its edges, weighted to a sum of 1; 0 without edges."""
-    values, places = edges
+def average_neighbours(edges: Edges, table: Tensor) -> Tensor:
+    """Return for each row the mean of the table (n, d) over its edges, weighted by similarity.
+
+    The weights of a row are divided by their sum. A row without edges is 0.
+    """
+    values, columns = edges
     total = values.sum(dim=1, keepdim=True)
     return (
-        torch.where(total > 0, values / total.clamp(min=1e-12), 0.0)[:, :, None] * table[places]
+        torch.where(total > 0, values / total.clamp(min=1e-12), 0.0)[:, :, None] * table[columns]
     ).sum(dim=1)
 
 
 def _inverse_root(sums: Tensor) -> Tensor:
+    # Rows without edges, and rows with negative cosines only, would give inf or NaN.
     return torch.where(sums > 1e-12, sums.clamp(min=1e-12).rsqrt(), 0.0)
 
 
-def _walk_matrix(data: WarmData, dtype: torch.dtype) -> Tensor:
-    """D^-1 (A + I) over users and items, sparse."""
+def _random_walk_matrix(data: WarmData, dtype: torch.dtype) -> Tensor:
+    """Return D^-1 (B + I) over users and items, sparse, D the row sums of B + I."""
     users, items = data.pairs
     items = items + data.num_users
     size = data.num_users + data.num_items
     itself = torch.arange(size, device=data.device)
     rows, columns = torch.cat([users, items, itself]), torch.cat([items, users, itself])
     weights = 1 / torch.bincount(rows, minlength=size).to(dtype)
-    cells = torch.stack([rows, columns])
+    indices = torch.stack([rows, columns])
     return torch.sparse_coo_tensor(
-        cells, weights[rows], (size, size), check_invariants=False
+        indices, weights[rows], (size, size), check_invariants=False
     ).coalesce()

@@ -1,4 +1,4 @@
-"""MTPR: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of MTPR and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -9,12 +9,12 @@ from milk_recsys.config.method import Method, count, learning_rate, log_range, o
 class MtprOptions:
     """Options of MTPR."""
 
-    embedding_lr: float = learning_rate(1e-2, "Learning rate of users and items (Adagrad).")
+    embedding_lr: float = learning_rate(1e-2, "Learning rate of user and item vectors (Adagrad).")
     lr: float = learning_rate(1e-2, "Learning rate of the maps (Adam).")
     embedding_decay: float = option(
-        0.0, "Weight of squared norms of a batch's users and items, sum of a batch."
+        0.0, "Weight of the squared norms of the user and item vectors, summed over a batch."
     )
-    decay: float = option(1e-2, "Weight of the squared norms of the maps, sum of a batch.")
+    decay: float = option(1e-2, "Weight of the squared norms of the maps, added once per batch.")
     batch_size: int = count(512, "Training pairs in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
 

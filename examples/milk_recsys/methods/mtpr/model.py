@@ -1,12 +1,22 @@
-"""MTPR: items with their vector (normal) and with zeros in its place (counterfactual), ranked against each other.
+"""MTPR: ranks items with their vector (normal) and without it (counterfactual) against each other.
 
-    user p W_u;   normal item [q, x W] W_i;   counterfactual item [0, x W] W_i;   s their inner product
-    loss: mean over triples of softplus(s- - s+), summed over (N+, N-), (C+, C-), (N+, C-), (C+, N-)
-          + (wd_e (|p|^2 + |q_i|^2 + |q_j|^2 over the batch) + wd (|W|^2 + |W_u|^2 + |W_i|^2)) / batch size
+    user                 p_u W_u
+    normal item          [q_i, x_i W] W_i
+    counterfactual item  [0, x_i W] W_i
+    loss = mean over triples of the sum over (s+, s-) of softplus(s- - s+)
+           + (wd_e sum over triples (|p_u|^2 + |q_i|^2 + |q_j|^2)
+              + wd (|W|^2 + |W_u|^2 + |W_i|^2)) / B
+
+where p_u, q_i and x_i are the vector of user u, and the vector and the content of item i; [a, b] is
+the concatenation; the
+scores s are inner products of user and item; the pairs (s+, s-) are (N+, N-), (C+, C-), (N+, C-)
+and (C+, N-), where N and C are scores of the normal and the counterfactual form, + and - of the
+positive i and the negative j of a triple (u, i, j); wd_e and wd are weight decays; and B is the
+batch size.
 
 References:
-    Du, Wang, He, Li, Tang and Chua, How to learn item representation for cold-start multimedia recommendation?,
-    MM 2020.
+    Du, Wang, He, Li, Tang and Chua, How to learn item representation for cold-start multimedia
+    recommendation?, MM 2020.
 """
 
 from __future__ import annotations
@@ -30,10 +40,10 @@ STD = 0.01
 
 
 class Mtpr:
-    """The baseline; see the module."""
+    """The MTPR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: MtprOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
+        self._data, self._options, self._seed = data, options, seed
         self.content, d = Content(data), options.embedding_dim
         shapes = {
             "user": (data.num_users, 2 * d),
@@ -43,22 +53,20 @@ class Mtpr:
             "item_map": (2 * d, d),
         }
         with seeded(seed, device=data.device):
-            made = {name: torch.empty(shape).normal_(std=STD) for name, shape in shapes.items()}
+            initial = {name: torch.empty(shape).normal_(std=STD) for name, shape in shapes.items()}
         self.net: Any = nn.ParameterDict(
-            {name: x.to(data.device, self.content.dtype) for name, x in made.items()}
+            {name: x.to(data.device, self.content.dtype) for name, x in initial.items()}
         )
-        vectors, maps = (
-            [self.net[n] for n in ("user", "item")],
-            [self.net[n] for n in list(shapes)[2:]],
-        )
-        self._adagrad = torch.optim.Adagrad(vectors, lr=self._own.embedding_lr)
-        self._adam = torch.optim.Adam(maps, lr=self._own.lr, fused=True)
+        vectors = [self.net[name] for name in ("user", "item")]
+        maps = [self.net[name] for name in ("content", "user_map", "item_map")]
+        self._adagrad = torch.optim.Adagrad(vectors, lr=self._options.embedding_lr)
+        self._adam = torch.optim.Adam(maps, lr=self._options.lr, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch."""
+        """Train for one epoch."""
         total = 0.0
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items, negatives in self._data.triples(self._own.batch_size, generator):
+            for users, items, negatives in self._data.triples(self._options.batch_size, generator):
                 loss = self.loss(users, items, negatives)
                 self.net.zero_grad()
                 loss.backward()
@@ -68,37 +76,51 @@ class Mtpr:
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of a batch of triples (B,)."""
-        net, own = self.net, self._own
-        distinct, places = torch.unique(torch.stack([items, negatives]), return_inverse=True)
+        """Return the loss of a batch of triples (B,)."""
+        net, options = self.net, self._options
+        # Map each distinct item of the batch once; `inverse`
+        # (2, B) expands to positives and negatives.
+        distinct, inverse = torch.unique(torch.stack([items, negatives]), return_inverse=True)
         p, q = F.embedding(users, net["user"]), F.embedding(distinct, net["item"])
+        # c is the content part x W; normal and counterfactual items share it.
         u, c = p @ net["user_map"], self.content.warm[distinct] @ net["content"]
         normal = torch.cat([q, c], dim=1) @ net["item_map"]
+        # The first rows of W_i multiply the item's vector, which is 0 here.
         counterfactual = c @ net["item_map"][q.shape[1] :]
-        (n_better, n_worse), (c_better, c_worse) = (
-            (u * v[places]).sum(dim=2) for v in (normal, counterfactual)
+        (normal_pos, normal_neg), (counter_pos, counter_neg) = (
+            (u * v[inverse]).sum(dim=2) for v in (normal, counterfactual)
         )
-        pairs = ((n_better, n_worse), (c_better, c_worse), (n_better, c_worse), (c_better, n_worse))
+        pairs = (
+            (normal_pos, normal_neg),
+            (counter_pos, counter_neg),
+            (normal_pos, counter_neg),
+            (counter_pos, normal_neg),
+        )
         ranking = (
-            torch.stack([F.softplus(worse - better) for better, worse in pairs]).sum(dim=0).mean()
+            torch.stack([F.softplus(negative - positive) for positive, negative in pairs])
+            .sum(dim=0)
+            .mean()
         )
-        vectors = p.square().sum() + q.square().sum(dim=1)[places].sum()
+        vectors = p.square().sum() + q.square().sum(dim=1)[inverse].sum()
         maps = torch.stack(
             [net[name].square().sum() for name in ("content", "user_map", "item_map")]
         ).sum()
-        return ranking + (own.embedding_decay * vectors + own.decay * maps) / own.batch_size
+        return (
+            ranking
+            + (options.embedding_decay * vectors + options.decay * maps) / options.batch_size
+        )
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: the counterfactual item, which has no vector."""
+        """Return a function that scores new items in their counterfactual form."""
         d = self.net["item"].shape[1]
         v = self.content(features, observed) @ self.net["content"] @ self.net["item_map"][d:]
         u = self.net["user"] @ self.net["user_map"]
         return lambda users: u[users] @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adagrad, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adagrad, self._adam)

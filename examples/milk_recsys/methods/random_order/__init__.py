@@ -1,4 +1,4 @@
-"""Random order: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of the random order and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from milk_recsys.config.method import Method
 
 @dataclasses.dataclass(frozen=True)
 class RandomOptions:
-    """There is nothing to choose."""
+    """The random order has no options."""
 
 
 RANDOM = Method(

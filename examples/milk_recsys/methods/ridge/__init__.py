@@ -1,4 +1,4 @@
-"""Ridge regression: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of ridge regression and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -7,10 +7,14 @@ from milk_recsys.config.method import Method, choice, log_range, option
 
 @dataclasses.dataclass(frozen=True)
 class RidgeOptions:
-    """Options of the ridge regression for each pattern of modalities."""
+    """Options of the ridge regression, one for each pattern of modalities."""
 
-    ridge: float = option(3.0, "Strength of the regression on content (l).", above=True)
-    smoothing: float = option(100.0, "Strength of the kernel ridge over users (lambda); 0: none.")
+    ridge: float = option(
+        3.0, "Strength of the ridge penalty of the regression on content (l).", above=True
+    )
+    smoothing: float = option(
+        100.0, "Strength of the kernel ridge over users (lambda); 0: no smoothing."
+    )
 
 
 RIDGE = Method(

@@ -1,9 +1,15 @@
-"""Ridge: from the content of warm items to who has them, one regression for each pattern of modalities.
+"""Ridge regression from the content of items to their users, one for each pattern of modalities.
 
-    F (n, d): the modalities that a pattern has side by side, centred on the warm rows that have it, 0 where missing
-    s = R T,  T = F_w (F_w'F_w + l I)^-1 f_c;   then, with a smoother, s <- K (K + lambda I)^-1 s,  K = R R'
+    T = F_w (F_w'F_w + l I)^-1 F_c'
+    s = R T                               without smoothing
+    s = K (K + lambda I)^-1 R T           with smoothing, K = R R'
 
-Nothing is imputed: a new item is scored by the regression on what it has.
+where, for one pattern, F_w (n, d) and F_c (C, d) are the features of the warm and of the new items,
+concatenated over the modalities of the pattern. Each modality is centred on the mean of the warm
+items that have it, and is 0 where an item lacks it. R (U, n) is the 0/1 matrix of training pairs, s
+(U, C) are the scores, and l and lambda are the strengths of the two penalties.
+
+Nothing is imputed: a new item is scored by the regression on the modalities that it has.
 """
 
 from __future__ import annotations
@@ -29,36 +35,40 @@ __all__ = ["Ridge"]
 
 
 class Ridge:
-    """The closed form; see the module."""
+    """The ridge regressions; the docstring of the module states their equations."""
 
     def __init__(self, data: WarmData, options: RidgeOptions, seed: int) -> None:  # noqa: ARG002
-        self._data, self._own = data, options
+        self._data, self._options = data, options
         self.rows = ContentRows(data, unit=False)
-        strength = self._own.smoothing
+        strength = self._options.smoothing
         self.smooth = Smoother(interactions(data, self.rows.dtype), strength) if strength else None
 
     def regress(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
-        """Return T (n, C), each pattern by its own regression, in float64 on the smaller side."""
+        """Return T (n, C), with one regression per pattern, each computed in float64."""
         check_cells(self._data.num_items, len(observed))
         rows = self.rows(features, observed)
-        found = torch.zeros(
+        item_scores = torch.zeros(
             self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device
         )
-        for pattern, places in patterns(observed):
+        for pattern, positions in patterns(observed):
             warm = torch.cat([self.rows.warm[m] for m in pattern], dim=1).double()
-            new = torch.cat([rows[m][places] for m in pattern], dim=1).double()
-            found[:, places] = _ridge(warm, new, self._own.ridge).to(found.dtype)
-        return found
+            new = torch.cat([rows[m][positions] for m in pattern], dim=1).double()
+            item_scores[:, positions] = _ridge(warm, new, self._options.ridge).to(item_scores.dtype)
+        return item_scores
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items by the profiles of users."""
-        found = self.regress(features, observed)
-        return user_profile_scorer(self._data, self.smooth(found) if self.smooth else found)
+        """Return a function that sums the rows of T over a user's items."""
+        item_scores = self.regress(features, observed)
+        return user_profile_scorer(
+            self._data, self.smooth(item_scores) if self.smooth else item_scores
+        )
 
 
 def _ridge(warm: Tensor, new: Tensor, strength: float) -> Tensor:
-    """Return F_w (F_w'F_w + l I)^-1 F_c' (n, C) of rows (n, d) and (C, d): solved in d or in n dimensions."""
+    """Return F_w (F_w'F_w + l I)^-1 F_c' (n, C) of rows F_w (n, d) and F_c (C, d)."""
     n, d = warm.shape
+    # F_w (F_w'F_w + l I)^-1 = (F_w F_w' + l I)^-1 F_w, so solve the
+    # smaller system, of d or of n rows.
     gram = warm.T @ warm if d <= n else warm @ warm.T
     gram.diagonal().add_(strength)
     factor = torch.linalg.cholesky(gram)

@@ -1,4 +1,4 @@
-"""SiBraR: its options, and the values that a study may try. The equations are in `model.py`."""
+"""Options of SiBraR and their search space in a study. `model.py` has the equations."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ class SibrarOptions:
 
     lr: float = learning_rate(1e-3)
     weight_decay: float = option(1e-4, "Weight decay (AdamW).")
-    num_negatives: int = count(10, "Negatives of each positive.")
+    num_negatives: int = count(10, "Number of negatives per positive.")
     contrast_weight: float = option(
-        1e-5, "Weight of the contrast between the two modalities drawn; 0: one is drawn."
+        1e-5, "Weight of the contrast between two sampled modalities; 0: sample one modality only."
     )
     tau: float = option(0.5, "Temperature of the contrast.", above=True)
     width: int = count(128, "Width of the maps and of the branch.")
-    layers: int = count(2, "Linear layers of the branch.")
+    layers: int = count(2, "Number of linear layers of the branch.")
     batch_size: int = count(256, "Training pairs in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
 

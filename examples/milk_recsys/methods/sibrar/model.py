@@ -1,15 +1,25 @@
-"""SiBraR: one branch for all that an item has, its interactions among them, so that any part of it can stand in.
+"""SiBraR: one shared network (single branch) encodes every modality of an item.
 
-    h_m = relu(W_m x_m + b_m), x_m a content feature or who has the item;   e_m = g(h_m), one network g for all of them
-    each item of a triple draws two different modalities; item = mean of its two e;   s = <u, item>
-    loss of a pair and K negatives: mean of -ln sigma(s_ui - s_uj)
-        + contrast_weight (CE of rows + CE of columns of the (1 + K) x (1 + K) products of first and second e, over tau)
+    h_m = relu(W_m x_m + b_m)
+    e_m = g(h_m)
+    v = mean of e_m over the sampled modalities m of the item
+    s_uj = <p_u, v_j>
+    loss of a pair (u, i) and its K negatives j:
+        mean over j of -ln sigma(s_ui - s_uj)
+        + w (CE(S) + CE(S')),   S_ab = <e_a, e'_b> / tau,   a and b among the 1 + K items
 
-Without the contrast one modality is drawn. A new item is the mean of e over the content that it has.
+where x_m is a content feature in modality m, or the 0/1 vector of the users who have the item,
+which counts as one more modality; W_m and b_m map modality m to the input of the network g, the
+branch; p_u is the vector of user u; sigma is the logistic function; e_a and e'_a are the encodings
+of item a in its first and its second sampled modality; CE is the mean softmax cross-entropy of the
+rows with the diagonal as the target; tau is a temperature and w a weight.
+
+Each item samples two different modalities of those that it has, or one if w = 0. A new item is the
+mean of e_m over the content features that it has.
 
 References:
-    Ganhör, Moscati, Hausberger, Nawaz and Schedl, A multimodal single-branch embedding network for recommendation in
-    cold-start and missing modality scenarios, RecSys 2024.
+    Ganhör, Moscati, Hausberger, Nawaz and Schedl, A multimodal single-branch embedding network for
+    recommendation in cold-start and missing modality scenarios, RecSys 2024.
 """
 
 from __future__ import annotations
@@ -32,48 +42,55 @@ __all__ = ["Sibrar"]
 
 
 class Sibrar:
-    """The baseline; see the module."""
+    """The SiBraR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: SibrarOptions, seed: int) -> None:
-        self._data, self._own, self._seed = data, options, seed
-        self.content, width = Content(data), self._own.width
+        self._data, self._options, self._seed = data, options, seed
+        self.content, width = Content(data), self._options.width
         with seeded(seed, device=data.device):
             self.net: Any = nn.ModuleDict(
                 {
                     "user": nn.Embedding(data.num_users, options.embedding_dim),
                     "maps": nn.ModuleList(nn.Linear(dim, width) for dim in self.content.widths),
                     "takers": nn.Linear(data.num_users, width),
-                    "branch": _branch(width, options.embedding_dim, self._own.layers),
+                    "branch": _branch(width, options.embedding_dim, self._options.layers),
                 }
             )
             nn.init.xavier_normal_(self.net["user"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         users, items = data.pairs
-        self._takers = users[items.argsort(stable=True)]  # of item after item
+        # The users of each item in CSR layout: those of item j start at _item_users[_offsets[j]].
+        self._item_users = users[items.argsort(stable=True)]
         self._offsets = F.pad(torch.bincount(items, minlength=data.num_items).cumsum(0), (1, 0))
-        itself = torch.ones(len(data.observed), 1, dtype=torch.bool, device=data.device)
-        self._has = torch.cat([data.observed, itself], dim=1)  # (n, M + 1), who has it last
+        always = torch.ones(len(data.observed), 1, dtype=torch.bool, device=data.device)
+        # (n, M + 1). The last column, always True, is the modality "users who have the item".
+        self._has = torch.cat([data.observed, always], dim=1)
         self._adam = torch.optim.AdamW(
-            self.net.parameters(), lr=self._own.lr, weight_decay=self._own.weight_decay, fused=True
+            self.net.parameters(),
+            lr=self._options.lr,
+            weight_decay=self._options.weight_decay,
+            fused=True,
         )
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for an epoch."""
-        own, total = self._own, 0.0
+        """Train for one epoch."""
+        options, total = self._options, 0.0
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            for users, items in self._data.shuffled(own.batch_size, generator):
+            for users, items in self._data.shuffled(options.batch_size, generator):
                 negatives = self._data.negatives(
-                    users.repeat_interleave(own.num_negatives), generator
+                    users.repeat_interleave(options.num_negatives), generator
                 )
                 items = torch.cat([items[:, None], negatives.view(len(users), -1)], dim=1)
+                # Each modality that an item has gets a uniform key, and the largest keys win. This
+                # samples modalities uniformly without replacement.
                 keys = torch.rand(*items.shape, self._has.shape[1], generator=generator).to(
                     items.device
                 )
                 drawn = (
                     keys.masked_fill(~self._has[items], -1)
-                    .topk(2 if own.contrast_weight else 1, dim=2)
+                    .topk(2 if options.contrast_weight else 1, dim=2)
                     .indices
                 )
                 loss = self.loss(users, items, drawn)
@@ -85,66 +102,74 @@ class Sibrar:
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, items: Tensor, drawn: Tensor) -> Tensor:
-        """The loss of a batch.
+        """Return the loss of a batch.
 
         Arguments:
-            users: (B,); items: (B, 1 + K), the positive first.
-            drawn: (B, 1 + K, 1 or 2) which modalities stand for each item, M for who has it.
+            users: (B,).
+            items: (B, 1 + K), the positive first.
+            drawn: (B, 1 + K, 1 or 2), sampled modalities of each item; M stands for its users.
         """
-        own, net = self._own, self.net
-        n, last = self._has.shape[0], self._has.shape[1] - 1
-        cells, places = torch.unique(
-            drawn * n + items[:, :, None], return_inverse=True
-        )  # sorted by modality
-        rows = [cells[cells // n == m] % n for m in range(last + 1)]
-        before = [f(x[at]) for f, x, at in zip(net["maps"], self._x, rows[:-1], strict=True)]
-        places_of, begin = ragged_ranges(self._offsets, rows[-1])
+        options, net = self._options, self.net
+        n, users_index = self._has.shape[0], self._has.shape[1] - 1
+        # Encode each distinct (modality, item) once. The key modality * n + item sorts by modality,
+        # so that concatenating the modalities' rows below restores the order of `cells`.
+        cells, inverse = torch.unique(drawn * n + items[:, :, None], return_inverse=True)
+        rows = [cells[cells // n == m] % n for m in range(users_index + 1)]
+        pre_activations = [
+            f(x[at]) for f, x, at in zip(net["maps"], self._x, rows[:-1], strict=True)
+        ]
+        # The product of W_m with a 0/1 vector of users is the sum of the users' columns of W_m.
+        positions, starts = ragged_ranges(self._offsets, rows[-1])
+        # embedding_bag needs one row per user, so W_m is transposed.
         table = net["takers"].weight.T.contiguous()
-        before.append(
-            F.embedding_bag(self._takers[places_of], table, begin, mode="sum") + net["takers"].bias
+        pre_activations.append(
+            F.embedding_bag(self._item_users[positions], table, starts, mode="sum")
+            + net["takers"].bias
         )
-        h = torch.cat(before)[places]  # (B, 1 + K, 1 or 2, width)
-        is_taken = (drawn[:, 0] == last).to(h.dtype)[:, :, None]
-        positive = (
-            h[:, 0] - is_taken * F.embedding(users, table)[:, None]
-        )  # a pair is not its own input
+        h = torch.cat(pre_activations)[inverse]  # (B, 1 + K, 1 or 2, width)
+        # The users of the positive include the user of the pair, which would reveal the pair.
+        # Subtract this user's column.
+        uses_users = (drawn[:, 0] == users_index).to(h.dtype)[:, :, None]
+        positive = h[:, 0] - uses_users * F.embedding(users, table)[:, None]
         h = torch.cat([positive[:, None], h[:, 1:]], dim=1).relu()
         e = net["branch"](h.flatten(0, 2)).view(*h.shape[:3], -1)
         scores = (net["user"](users)[:, None] * e.mean(dim=2)).sum(dim=2)
         loss = F.softplus(scores[:, 1:] - scores[:, :1]).mean()
         if drawn.shape[2] == 1:
             return loss
-        products = e[:, :, 0] @ e[:, :, 1].transpose(1, 2) / own.tau
-        itself = torch.arange(items.shape[1], device=items.device).expand(items.shape)
-        contrast = F.cross_entropy(products.flatten(0, 1), itself.flatten())
+        # S of each pair, (B, 1 + K, 1 + K); its rows and its columns are classified.
+        products = e[:, :, 0] @ e[:, :, 1].transpose(1, 2) / options.tau
+        diagonal = torch.arange(items.shape[1], device=items.device).expand(items.shape)
+        contrast = F.cross_entropy(products.flatten(0, 1), diagonal.flatten())
         contrast = contrast + F.cross_entropy(
-            products.transpose(1, 2).flatten(0, 1), itself.flatten()
+            products.transpose(1, 2).flatten(0, 1), diagonal.flatten()
         )
-        return loss + own.contrast_weight * contrast
+        return loss + options.contrast_weight * contrast
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: the mean of e over the content that they have."""
+        """Return a function that scores new items: means of e_m over their content."""
         self.net.eval()
         rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
-        every = torch.stack(
+        encoded = torch.stack(
             [self.net["branch"](f(x).relu()) for f, x in zip(self.net["maps"], rows, strict=True)],
             dim=1,
         )
-        known = observed[:, :, None].to(every.dtype)
-        v = (known * every).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+        # Missing modalities were imputed before encoding; the mean leaves them out.
+        known = observed[:, :, None].to(encoded.dtype)
+        v = (known * encoded).sum(dim=1) / known.sum(dim=1).clamp(min=1)
         return lambda users: self.net["user"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that a later epoch depends on."""
+        """Return every tensor that later epochs depend on."""
         return pack(self.net, self._adam)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the tensors that `state_dict` returned."""
         unpack(state, self.net, self._adam)
 
 
 def _branch(width: int, d: int, layers: int) -> nn.Sequential:
-    """g: `layers` linear layers, BatchNorm before each activation between them."""
+    """Return g: `layers` linear layers, with BatchNorm and ReLU between them."""
     between = [
         (nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()) for _ in range(layers - 1)
     ]
