@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from scipy import optimize  # type: ignore[import-untyped]
 from torch import Tensor
 
+from invmod import rows_by_pattern
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.preparation import prepare_scale
@@ -104,10 +105,9 @@ def patterns(observed: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     A pattern is a tuple of the column numbers of the modalities that its items have; the rows are
     the positions of these items in `observed` (N, M).
     """
-    distinct, inverse = torch.unique(observed, dim=0, return_inverse=True)
-    for number, pattern in enumerate(distinct):
-        if pattern.any():
-            yield tuple(pattern.nonzero()[:, 0].tolist()), (inverse == number).nonzero()[:, 0]
+    for pattern, rows in rows_by_pattern(observed).items():
+        if any(pattern):
+            yield tuple(m for m, available in enumerate(pattern) if available), rows
 
 
 def interactions(data: WarmData, dtype: torch.dtype) -> Tensor:

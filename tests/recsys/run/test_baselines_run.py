@@ -211,6 +211,14 @@ def test_own_options_are_given_on_the_command_line():
         (["--model", "gar", "--alpha", "1"], "--alpha is not an option of gar"),
         (["--model", "gar", "--preset", "paper"], "--preset is not an option of gar"),
         (["--tau", "1"], "--tau is not an option of keep. Add --model micro, which has it"),
+        # Batch normalisation needs two rows: batches of one would all be skipped.
+        *(
+            (
+                ["--model", name, "--batch-size", "1"],
+                "--batch-size must be finite, at least 2, got 1",
+            )
+            for name in ("dropoutnet", "heater", "gar", "gorec", "aldi")
+        ),
     ],
 )
 def test_an_option_of_another_model_is_refused(argv, message, capsys):

@@ -23,7 +23,7 @@ class AldiOptions(FactorOptions):
     )
     l2: float = option(1e-4, "Weight of half the sum of squares of the weight matrices.")
     hidden: int = count(200, "Width of the hidden layers.")
-    batch_size: int = count(1024, "Triples in a batch.")
+    batch_size: int = option(1024, "Triples in a batch.", low=2)
 
 
 ALDI = Method(

@@ -23,7 +23,7 @@ class DropoutNetOptions(FactorOptions):
     decay_groups: int = count(
         400, "Number of groups of users after which the learning rate is divided by 10."
     )
-    batch_size: int = count(250, "Pairs in a batch.")
+    batch_size: int = option(250, "Pairs in a batch.", low=2)
 
 
 DROPOUTNET = Method(

@@ -22,7 +22,7 @@ class GarOptions(FactorOptions):
     )
     l2: float = option(1e-3, "Weight of half the sum of squares of the weight matrices.")
     hidden: int = count(200, "Width of the hidden layers.")
-    batch_size: int = count(1024, "Triples in a batch.")
+    batch_size: int = option(1024, "Triples in a batch.", low=2)
 
 
 GAR = Method(

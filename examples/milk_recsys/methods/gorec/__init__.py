@@ -15,7 +15,7 @@ class GorecOptions(FactorOptions):
     kl_weight: float = option(1e-2, "Weight of the KL divergence of the posterior from the prior.")
     cluster_items: int = count(10, "Average number of items in a cluster.")
     dropout: float = option(0.3, "Dropout rate of the content that the decoder receives.", 0, 1)
-    batch_size: int = count(256, "Items in a batch.")
+    batch_size: int = option(256, "Items in a batch.", low=2)
 
 
 GOREC = Method(

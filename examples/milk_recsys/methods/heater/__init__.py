@@ -28,7 +28,7 @@ class HeaterOptions(FactorOptions):
     )
     experts: int = count(5, "Number of experts.")
     num_negatives: int = count(5, "Number of negatives per positive.")
-    batch_size: int = count(1024, "Pairs in a batch, positive and negative.")
+    batch_size: int = option(1024, "Pairs in a batch, positive and negative.", low=2)
 
 
 HEATER = Method(
