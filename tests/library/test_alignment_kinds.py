@@ -377,7 +377,7 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
             torch.ones(2, 3, 4),
             {"stop_gradient": True},
             ValueError,
-            "`stop_gradient` stops that of the `anchor`; give one",
+            "`stop_gradient` detaches the `anchor`; give one",
         ),
         (
             torch.ones(2, 3, 4),
