@@ -98,7 +98,7 @@ class ModalityEncoders(nn.Module):
     ) -> Self:
         """Build one multilayer perceptron per modality.
 
-        Each hidden layer is a linear map, ReLU and dropout. A linear map to `embedding_dim` follows.
+        Each hidden layer is a linear map, ReLU and dropout. The output layer is linear.
 
         Raises:
             TypeError: a dimension is not an int.

@@ -207,8 +207,8 @@ def test_given_rows_are_copied():
         ([[0.5, 0.6]], ValueError, "rows [0] do not, the first is [0.5, 0.6]"),
         ([[0.5, 0.5], [1.5, -0.5]], ValueError, "rows [1] do not"),
         ([[NAN, 1.0]], ValueError, "rows [0] do not"),
-        ([0.5, 0.5], ValueError, "must have shape (E, M), at least one each, got (2,)"),
-        (torch.zeros(0, 2), ValueError, "must have shape (E, M), at least one each, got (0, 2)"),
+        ([0.5, 0.5], ValueError, "shape (E, M) with E and M at least 1, got (2,)"),
+        (torch.zeros(0, 2), ValueError, "shape (E, M) with E and M at least 1, got (0, 2)"),
         ("half", TypeError, "`weights` must be (E, M) numbers"),
         ([[0.5, 0.5], [1.0]], TypeError, "`weights` must be (E, M) numbers"),
     ],
@@ -374,7 +374,7 @@ def test_k_of_available_is_on_the_device_of_its_mask():
         (
             lambda: RandomSubsetEnvs(2, rates=1.0),
             ValueError,
-            "all `rates` are 1, so no modality would ever be there",
+            "all `rates` are 1, so no modality would ever be available",
         ),
         (
             lambda: RandomSubsetEnvs(2, keep=(2,)),
@@ -502,7 +502,7 @@ def test_what_dominance_says_of_the_kinds():
         ([[1.0]], TypeError, "must be a floating-point tensor, got list"),
         (torch.zeros(0, 3), ValueError, "with at least one row, got (0, 3)"),
         (torch.tensor(1.0), ValueError, "with at least one row, got ()"),
-        (torch.tensor([[NAN, 1.0]]), ValueError, "has a row with NaN"),
+        (torch.tensor([[NAN, 1.0]]), ValueError, "contains a row with NaN"),
     ],
 )
 def test_dominance_of_nothing_is_refused(weights, error, message):
