@@ -244,8 +244,8 @@ class RandomSubsetEnvs(_SubsetEnvs):
     @override
     def _masks(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         rates = torch.tensor(self.rates, dtype=torch.float64, device="cpu")
-        # The condition "not all are missing" is applied modality by modality. It holds as soon as one
-        # modality is available, and the rest are plain Bernoulli draws. Before that,
+        # The condition "not all are missing" is applied modality by modality. It holds as soon as
+        # one modality is available, and the rest are plain Bernoulli draws. Before that,
         # P(a_m = 1 | modalities before m are missing) = (1 - r_m) / (1 - r_m r_(m+1) ... r_M),
         # which is 1 for the last modality.
         all_missing_from = rates.flip(0).cumprod(0).flip(0)
@@ -336,8 +336,8 @@ class KOfAvailableEnvs:
             dtype: dtype of the result; None means the default dtype.
 
         Returns:
-            (\\*sample_shape, N, E, M) with rows on the simplex, or (\\*sample_shape, E, M) without a
-            mask.
+            (\\*sample_shape, N, E, M) with rows on the simplex; without a mask
+            (\\*sample_shape, E, M).
 
         Raises:
             TypeError: `dtype` is not floating point, or the mask is not bool.
