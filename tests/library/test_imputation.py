@@ -135,7 +135,10 @@ def test_nothing_is_left_of_a_block_that_fails():
     features, mask = draw(seeded(5), 6)
     imputer = MeanImputer(NAMES).partial_fit(features, mask)
     broken = {**features, "image": torch.full_like(features["image"], NAN)}
-    message = "MeanImputer.partial_fit: modality 'image' has NaN or an infinity in a row that the mask calls observed"
+    message = (
+        "MeanImputer.partial_fit: modality 'image' has NaN or an infinity in a row that the mask "
+        "marks as observed"
+    )
     with pytest.raises(ValueError, match=message):
         imputer.partial_fit(broken, mask)
     imputer.partial_fit(features, mask)
@@ -355,7 +358,7 @@ def test_a_fit_that_fails_changes_nothing(wrong):
     broken = {name: x + 1 for name, x in features.items()}
     broken[wrong] = torch.full_like(broken[wrong], NAN)
     with pytest.raises(
-        ValueError, match=f"modality '{wrong}' has NaN or an infinity in a row that the mask calls"
+        ValueError, match=f"modality '{wrong}' has NaN or an infinity in a row that the mask marks"
     ):
         imputer.fit(broken, mask)
     assert all(torch.equal(before[key], value) for key, value in imputer.state_dict().items())

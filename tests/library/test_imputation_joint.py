@@ -501,7 +501,7 @@ def test_a_file_that_is_no_state_says_so(tmp_path):
     features, mask = draw(seeded(2), 9)
     path = tmp_path / "imputer.safetensors"
     with pytest.raises(
-        FileNotFoundError, match=r"MeanImputer.load: there is no file .*imputer.safetensors"
+        FileNotFoundError, match=r"MeanImputer.load: the file .*imputer.safetensors does not exist"
     ):
         MeanImputer(NAMES).load(path)
     path.write_bytes(b"nonsense")
@@ -511,7 +511,7 @@ def test_a_file_that_is_no_state_says_so(tmp_path):
         MeanImputer(NAMES).load(path)
     MeanImputer(NAMES).fit(features, mask).save(path)
     with pytest.raises(
-        ValueError, match=r"is of the modalities \['text', 'image', 'audio'\], not \['a'\]"
+        ValueError, match=r"a state for the modalities \['text', 'image', 'audio'\], not \['a'\]"
     ):
         MeanImputer(["a"]).load(path)
     with pytest.raises(ValueError, match=r"(?s)KNNImputer.load: .* does not fit: .*fill_0"):
@@ -649,7 +649,8 @@ ONE = {"a": torch.ones(3, 2)}
         (
             lambda: KNNImputer(["a"]).fit({"a": torch.full((3, 2), NAN)}, HERE),
             ValueError,
-            "KNNImputer.fit: modality 'a' has NaN or an infinity in a row that the mask calls observed",
+            "KNNImputer.fit: modality 'a' has NaN or an infinity in a row that the mask marks as "
+            "observed",
         ),
         (
             lambda: KNNImputer(["a"]).fit({}, HERE),
@@ -664,7 +665,7 @@ ONE = {"a": torch.ones(3, 2)}
         (
             lambda: KNNImputer(["a"]).fit(ONE, HERE)({}, HERE),
             ValueError,
-            "KNNImputer: the mask calls 'a' available, but `features` lacks it",
+            "KNNImputer: the mask marks 'a' as available, but `features` lacks it",
         ),
         (
             lambda: KNNImputer(["a"]).fit(ONE, HERE)({"b": torch.ones(3, 2)}, HERE),
@@ -694,7 +695,7 @@ ONE = {"a": torch.ones(3, 2)}
         (
             lambda: LearnedTokens({"a": (2,)})({}, HERE),
             ValueError,
-            "LearnedTokens: the mask calls 'a' available, but `features` lacks it",
+            "LearnedTokens: the mask marks 'a' as available, but `features` lacks it",
         ),
     ],
 )
