@@ -70,6 +70,7 @@ def dominance(weights: Tensor) -> Dominance:
     largest = rows.amax(dim=1, keepdim=True)
     if largest.isnan().any():
         raise ValueError("dominance: `weights` contains a row with NaN.")
+    # Exact equality: only weights that are equal in their own dtype tie.
     ties = (rows == largest).double()
     share = (ties / ties.sum(dim=1, keepdim=True)).mean(dim=0)
     distance = (rows.double() - 1 / rows.shape[1]).abs().sum(dim=1).mean() / 2

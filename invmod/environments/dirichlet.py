@@ -228,21 +228,21 @@ def _concentration(
 ) -> NDArray[np.float64]:
     """Check `alpha`; return it as M numbers."""
     try:
-        given = np.asarray(alpha)
+        values = np.asarray(alpha)
     except (TypeError, ValueError) as error:  # such as lists of unequal lengths
         raise TypeError(
             f"{kind}: `alpha` must be a number or a sequence of them, got {alpha!r}."
         ) from error
-    if given.dtype.kind not in "iuf":
+    if values.dtype.kind not in "iuf":
         raise TypeError(f"{kind}: `alpha` must be a number or a sequence of them, got {alpha!r}.")
-    if given.ndim > 1 or given.size not in (1, num_modalities):
+    if values.ndim > 1 or values.size not in (1, num_modalities):
         raise ValueError(
             f"{kind}: `alpha` must be one number or {num_modalities} of them, got {alpha}."
         )
-    values = given.astype(np.float64).reshape(-1).tolist()
-    if not all(math.isfinite(value) and value > 0 for value in values):
+    numbers = values.astype(np.float64).reshape(-1).tolist()
+    if not all(math.isfinite(number) and number > 0 for number in numbers):
         raise ValueError(f"{kind}: `alpha` must be finite and positive, got {alpha}.")
-    return np.broadcast_to(np.asarray(values), (num_modalities,)).copy()
+    return np.broadcast_to(np.asarray(numbers), (num_modalities,)).copy()
 
 
 def _apply_min_weight(
@@ -266,6 +266,7 @@ def _dirichlet(
     numpy's samplers are vectorised. They use a numpy generator of their own, whose seed is drawn
     from the torch generator.
     """
+    # torch's own Dirichlet takes no generator, so torch only provides the seed.
     device = None if generator is None else generator.device
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
     rng = np.random.default_rng(seed)

@@ -39,12 +39,12 @@ class GivenEnvs:
     def __init__(self, weights: Tensor | Sequence[Sequence[float]]) -> None:
         kind = type(self).__name__
         try:
-            given = (
+            tensor = (
                 weights.detach()
                 if isinstance(weights, Tensor)
                 else torch.from_numpy(np.array(weights, np.float64))
             )
-            rows = given.to("cpu", torch.float64, copy=True)
+            rows = tensor.to("cpu", torch.float64, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{kind}: `weights` must be (E, M) numbers: {error}") from error
         if rows.ndim != 2 or 0 in rows.shape:
@@ -63,6 +63,7 @@ class GivenEnvs:
                 f"{kind}: each row of `weights` must be non-negative and sum to 1; "
                 f"rows {bad_rows} do not, the first is {rows[bad_rows[0]].tolist()}."
             )
+        # Sums within the tolerance are normalised exactly.
         self.weights = rows / rows.sum(dim=1, keepdim=True)
         self.num_envs, self.num_modalities = self.weights.shape
 

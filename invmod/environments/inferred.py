@@ -52,6 +52,7 @@ def infer_environments(h: Tensor) -> Tensor:
             "infer_environments: `h` must have shape (n,), one derivative per sample, "
             f"got {tuple(h.shape)}."
         )
+    # The check reads values, which a compiled graph cannot do.
     if not torch.compiler.is_compiling() and h.isnan().any():
         raise ValueError(
             "infer_environments: `h` has a NaN, which belongs to no environment. "

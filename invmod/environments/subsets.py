@@ -16,6 +16,7 @@ from invmod.environments.protocol import checked_dtype, checked_shape
 
 def even_weights(masks: Tensor, dtype: torch.dtype) -> Tensor:
     """Return weights (..., M): 1/k on the k modalities of a subset; an empty subset gets 1/M."""
+    # An empty subset is replaced by the full one, because weights must lie on the simplex.
     kept = torch.where(masks.any(dim=-1, keepdim=True), masks, True)
     return kept.to(dtype) / kept.sum(dim=-1, keepdim=True).to(dtype)
 
@@ -216,12 +217,13 @@ class RandomSubsetEnvs(_SubsetEnvs):
         kind = "RandomSubsetEnvs"
         self.num_modalities = check_count(kind, "num_modalities", num_modalities)
         self.num_envs = check_count(kind, "num_envs", num_envs)
-        given = list(rates) if isinstance(rates, Sequence) else [rates] * num_modalities
-        if len(given) != num_modalities:
+        rate_list = list(rates) if isinstance(rates, Sequence) else [rates] * num_modalities
+        if len(rate_list) != num_modalities:
             raise ValueError(
-                f"{kind}: `rates` must be one number or {num_modalities} of them, got {len(given)}."
+                f"{kind}: `rates` must be one number or {num_modalities} of them, "
+                f"got {len(rate_list)}."
             )
-        for rate in given:
+        for rate in rate_list:
             if isinstance(rate, bool) or not isinstance(rate, (int, float, Real)):
                 raise TypeError(f"{kind}: `rates` must be numbers, got {rate!r}.")
             if not 0 <= rate <= 1:
@@ -235,7 +237,7 @@ class RandomSubsetEnvs(_SubsetEnvs):
                 raise ValueError(
                     f"{kind}: `keep` must have positions in [0, {num_modalities}), got {position}."
                 )
-        self.rates = tuple(0.0 if m in keep else float(rate) for m, rate in enumerate(given))
+        self.rates = tuple(0.0 if m in keep else float(rate) for m, rate in enumerate(rate_list))
         if all(rate == 1 for rate in self.rates):
             raise ValueError(
                 f"{kind}: all `rates` are 1, so no modality would ever be available. Lower one."
@@ -250,6 +252,7 @@ class RandomSubsetEnvs(_SubsetEnvs):
         # which is 1 for the last modality.
         all_missing_from = rates.flip(0).cumprod(0).flip(0)
         p_first = torch.where(all_missing_from < 1, (1 - rates) / (1 - all_missing_from), 0.0)
+        # One uniform number per modality decides both cases, with two different thresholds.
         drawn = _uniform_numbers((*shape, self.num_envs, self.num_modalities), generator)
         mask = drawn >= rates
         is_first = drawn >= 1 - p_first
@@ -377,8 +380,10 @@ class KOfAvailableEnvs:
         # lie in [0, 1), so a key of 2 sorts unavailable modalities last.
         keys = _uniform_numbers((*shape, rows[0], self.num_envs, self.num_modalities), generator)
         keys = torch.where(available[:, None, :], keys, 2.0)
+        # The second argsort inverts the sorting permutation and gives the rank of each key.
         ranks = keys.argsort(dim=-1).argsort(dim=-1)
         masks = (ranks < self.k) & available[:, None, :]
+        # Without a mask one sample stands for all, and its axis is removed again.
         return masks.squeeze(-3) if mask is None else masks
 
     def _check_mask(self, method: str, mask: Tensor) -> Tensor:
@@ -400,7 +405,7 @@ class KOfAvailableEnvs:
 def _result_device(
     device: torch.device | str | None, mask: Tensor | None
 ) -> torch.device | str | None:
-    """Return `device`, or that of the mask where `device` is None and there is a mask."""
+    """Return `device`; if it is None, return the device of the mask, or None without a mask."""
     return mask.device if device is None and mask is not None else device
 
 

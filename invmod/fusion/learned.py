@@ -64,6 +64,7 @@ class GatedFusion(nn.Module):
         return self._gates(_zero_unavailable(z, mask), mask)
 
     def _gates(self, available: Tensor, mask: Tensor) -> Tensor:
+        # One dot product per modality, written elementwise so that autocast does not lower it.
         scores = reduce(available * self.weight.to(available.dtype), "n m d -> n m", "sum")
         return _masked_softmax(scores + self.bias.to(scores.dtype), mask)
 
@@ -138,6 +139,8 @@ class AttentionFusion(nn.Module):
                 f"got {num_heads}."
             )
         self.num_heads = num_heads
+        # Zero queries give equal scores to all modalities, so training starts at the masked mean.
+        # The keys must be random: with zero keys too, the gradients of both would be 0.
         self.query = nn.Parameter(torch.zeros(num_queries, embedding_dim))
         self.key = nn.Parameter(torch.empty(embedding_dim, embedding_dim))
         self.modality = nn.Parameter(torch.empty(num_modalities, embedding_dim))
@@ -166,6 +169,7 @@ class AttentionFusion(nn.Module):
         with torch.autocast(device_type=available.device.type, enabled=False):
             keys = available @ self.key.to(wide).T + self.modality.to(wide)
             keys, query = self._heads(keys), self._heads(self.query.to(wide))
+            # n sample, m modality, q query, h head, d entry of a head.
             scores = torch.einsum("nmhd,qhd->nqhm", keys, query) / math.sqrt(query.shape[-1])
         return _masked_softmax(scores, mask[:, None, None])
 
@@ -180,6 +184,7 @@ class AttentionFusion(nn.Module):
         with torch.autocast(device_type=z.device.type, enabled=False):
             fused = torch.einsum("nqhm,nmhd->nqhd", weights, values)
         fused = rearrange(fused, "... p d -> ... (p d)")
+        # A single query has no axis Q in the result.
         return (fused[:, 0] if self.query.shape[0] == 1 else fused).to(z.dtype)
 
     @override
@@ -200,7 +205,7 @@ def _zero_unavailable(z: Tensor, mask: Tensor) -> Tensor:
 def _masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Return the softmax over the available entries of the last axis; all 0 if there is none."""
     any_available = mask.any(dim=-1, keepdim=True)
-    # A row of -inf only would give NaN, so a row without any available entry keeps its scores here.
+    # A row of -inf only would give NaN, so a row without any available entry keeps its scores.
     weights = torch.where(mask | ~any_available, scores, -torch.inf).softmax(dim=-1)
     return torch.where(mask, weights, 0.0)
 

@@ -90,13 +90,16 @@ def _fuse_available(z: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     """
     wide = torch.promote_types(z.dtype, torch.float32)
     weights, a = weights.to(wide), mask.to(wide)
+    # Select before the product: NaN in a masked cell would survive a multiplication by 0.
     z_available = torch.where(append_axes(mask, z), z, 0.0).to(wide)
     weighted = _weighted_sums(weights, z_available)
     available = append_axes(_weighted_sums(weights, a), weighted)
+    # Per environment (E, 1, ...), or per environment and sample (E, N, 1, ...).
     total = append_axes(
         weights.sum(dim=-1) if weights.ndim == 2 else weights.sum(dim=-1).T, weighted
     )
     mean = z_available.sum(dim=1) / append_axes(a.sum(dim=1).clamp(min=1), z_available[:, 0])
+    # A subnormal sum of weights would give infinite gradients, so it counts as 0.
     finfo = torch.finfo(wide)
     vanished = available < finfo.tiny / finfo.eps
     # Divide before multiplying by the total, so that neither values nor gradients overflow. The
@@ -106,6 +109,7 @@ def _fuse_available(z: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
 
 
 def _check(z: Tensor, weights: Tensor) -> None:
+    """Raise unless z is (N, M, ...) and the weights are (E, M) or (N, E, M), all floating point."""
     check_z("fuse", z)
     check_floating("fuse", "weights", weights)
     fits = weights.ndim == 2 or (weights.ndim == 3 and weights.shape[0] == z.shape[0])

@@ -100,6 +100,7 @@ class Imputer(nn.Module, ABC):
             with safetensors.safe_open(path, framework="pt") as file:
                 names = json.loads((file.metadata() or {}).get("modalities", "null"))
         except Exception as error:
+            # safetensors raises several types of its own for files that it cannot read.
             raise ValueError(
                 f"{kind}.load: {path} is not a file that `save` wrote: {error}."
             ) from error
@@ -121,18 +122,21 @@ class Imputer(nn.Module, ABC):
         absent = [name for name in self.modalities if features.get(name) is None]
         if absent:
             raise KeyError(f"{function}: `features` lacks the modalities {absent}.")
-        num_rows = self._check(function, features, None)
+        num_rows = self._check_features(function, features, None)
         columns = mask_columns(function, mask, self.modalities, num_rows)
-        chosen = checked_rows(function, rows, num_rows, columns.device)
-        return [chosen[columns[chosen, index]] for index in range(len(self.modalities))]
+        training_rows = checked_rows(function, rows, num_rows, columns.device)
+        # Only row numbers are returned: gathering the rows here would copy the tables.
+        return [
+            training_rows[columns[training_rows, index]] for index in range(len(self.modalities))
+        ]
 
-    def _check(
+    def _check_features(
         self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike | None
     ) -> int:
         """Check names and numbers of rows; return N."""
         check_known(function, "features", features, self.modalities)
-        given = {name: x for name, x in features.items() if x is not None}
-        for name, x in given.items():
+        present = {name: x for name, x in features.items() if x is not None}
+        for name, x in present.items():
             if not isinstance(x, Tensor):
                 raise TypeError(
                     f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}."
@@ -141,7 +145,7 @@ class Imputer(nn.Module, ABC):
                 raise ValueError(
                     f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar."
                 )
-        rows = {name: x.shape[0] for name, x in given.items()}
+        rows = {name: x.shape[0] for name, x in present.items()}
         if mask is not None:
             column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
             # A mask of another type is reported later, by `mask_columns`.
@@ -174,6 +178,7 @@ class Imputer(nn.Module, ABC):
         for name in names:
             saved, existing = state_dict.get(f"{prefix}{name}"), getattr(self, name)
             if isinstance(saved, Tensor):
+                # `new_empty` keeps the dtype and device of a fitted imputer.
                 empty = (
                     torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
                 )
@@ -184,6 +189,7 @@ class Imputer(nn.Module, ABC):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        # The base class checks each buffer alone; this checks that the buffers fit together.
         if not error_msgs and (state_error := self._state_error()):
             error_msgs.append(state_error)
 

@@ -79,7 +79,7 @@ class _ConstantImputer(Imputer):
                 f"{function}: not fitted yet for {without_fill}: no row so far had them. "
                 "Call `partial_fit` with rows that have them."
             )
-        num_rows = self._check(function, features, mask)
+        num_rows = self._check_features(function, features, mask)
         columns = mask_columns(function, mask, self.modalities, num_rows)
         filled = {}
         for index, name in enumerate(self.modalities):
@@ -94,6 +94,7 @@ class _ConstantImputer(Imputer):
                     f"{function}: the feature of {name!r} must have shape (N, "
                     f"{', '.join(map(str, fill.shape))}) as in `fit`, got {tuple(x.shape)}."
                 )
+            # Select instead of multiplying by the mask, because missing rows may hold NaN.
             filled[name] = torch.where(append_axes(columns[:, index], x), x, fill.to(x.dtype))
         return filled, torch.ones_like(columns)
 
@@ -277,8 +278,10 @@ def _add_rows(
     if len(rows) == 0:
         return before
     total = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
+    # Blocks bound the memory: indexing with all rows would copy the table.
     for block in torch.split(rows, ROWS_AT_ONCE):
         total += values[block.to(values.device)].to(torch.float64).sum(dim=0)
+    # One NaN or infinity in any row makes the sum not finite, so checking the sum is enough.
     if not total.isfinite().all():
         raise ValueError(
             f"{where} has NaN or an infinity in a row that the mask marks as observed. Make the "

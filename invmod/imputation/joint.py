@@ -111,30 +111,32 @@ class JointImputer(Imputer):
         function = type(self).__name__
         if getattr(self, self._state_names()[0]) is None:
             raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
-        x, columns = self._table(function, features, mask)
-        fills = torch.zeros_like(x)
+        table, columns = self._table(function, features, mask)
+        fills = torch.zeros_like(table)
         # Rows that have all modalities need no prediction.
         incomplete = (~columns.all(dim=1)).nonzero()[:, 0]
         if len(incomplete):
-            with torch.autocast(device_type=x.device.type, enabled=False):
-                fills[incomplete] = self._predict(x[incomplete], columns[incomplete])
+            with torch.autocast(device_type=table.device.type, enabled=False):
+                fills[incomplete] = self._predict(table[incomplete], columns[incomplete])
         filled = {}
         for index, (name, part) in enumerate(
             zip(self.modalities, torch.split(fills, self._sizes(), dim=1), strict=True)
         ):
             centre, scale = getattr(self, f"centre_{index}"), getattr(self, f"scale_{index}")
             fill = part.reshape(-1, *centre.shape) * scale + centre
-            given = features.get(name)
-            if given is None:
+            x = features.get(name)
+            if x is None:
                 filled[name] = fill.to(torch.get_default_dtype())
             else:
-                available = append_axes(columns[:, index].to(given.device), given)
-                filled[name] = torch.where(available, given, fill.to(given.device, given.dtype))
+                # Select instead of adding, so that observed cells stay identical bit for bit.
+                available = append_axes(columns[:, index].to(x.device), x)
+                filled[name] = torch.where(available, x, fill.to(x.device, x.dtype))
         return filled, torch.ones_like(columns)
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move to another device; the fitted state stays in float64 if the model is cast."""
+        # Apply `fn` to an empty tensor to learn the device that it moves to, and ignore its dtype.
         super()._apply(lambda t: t.to(fn(t.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -162,7 +164,7 @@ class JointImputer(Imputer):
         self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike
     ) -> tuple[Tensor, Tensor]:
         """Return the table (N, D) and its mask (N, M), on the device of the fitted state."""
-        num_rows = self._check(function, features, mask)
+        num_rows = self._check_features(function, features, mask)
         device = self.get_buffer("centre_0").device
         columns = mask_columns(function, mask, self.modalities, num_rows).to(device)
         parts = []

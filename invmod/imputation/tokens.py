@@ -85,7 +85,7 @@ class LearnedTokens(Imputer):
         self, features: Mapping[str, Tensor | None], mask: MaskLike
     ) -> tuple[dict[str, Tensor], Tensor]:
         function = "LearnedTokens"
-        num_rows = self._check(function, features, mask)
+        num_rows = self._check_features(function, features, mask)
         columns = mask_columns(function, mask, self.modalities, num_rows)
         token_index = torch.zeros(num_rows, dtype=torch.int64, device=columns.device)
         if self.per == "pattern":
