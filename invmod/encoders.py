@@ -83,7 +83,7 @@ class ModalityEncoders(nn.Module):
 
         Raises:
             TypeError: a dimension is not an int.
-            ValueError: a dimension below 1.
+            ValueError: a dimension is below 1.
         """
         return cls._from_dims(dims, embedding_dim, lambda d: nn.Linear(d, embedding_dim, bias=bias))
 
@@ -102,7 +102,7 @@ class ModalityEncoders(nn.Module):
 
         Raises:
             TypeError: a dimension is not an int.
-            ValueError: a dimension below 1.
+            ValueError: a dimension is below 1.
         """
         if any(width < 1 for width in hidden_dims):
             raise ValueError(
@@ -123,6 +123,7 @@ class ModalityEncoders(nn.Module):
     def _from_dims(
         cls, dims: Mapping[str, int], embedding_dim: int, build: Callable[[int], nn.Module]
     ) -> Self:
+        """Check all dimensions, then build one module per modality with ``build(dim)``."""
         for name, dim in (*dims.items(), ("embedding_dim", embedding_dim)):
             if isinstance(dim, bool) or not isinstance(dim, (int, Integral)):
                 raise TypeError(
@@ -172,6 +173,7 @@ class ModalityEncoders(nn.Module):
         return torch.stack(encoded, dim=1)
 
     def _named(self) -> Iterator[tuple[str, nn.Module]]:
+        """Iterate over the pairs (name, module)."""
         return zip(self.modalities, self.encoders, strict=True)
 
     def _check(self, features: Mapping[str, Tensor]) -> int:
@@ -209,6 +211,7 @@ class ModalityEncoders(nn.Module):
         return next(iter(rows.values()))
 
     def _encode(self, name: str, encoder: nn.Module, x: Tensor, column: Tensor | None) -> Tensor:
+        """Return the embeddings (N, D) of one modality; `column` (N,) is its column of the mask."""
         if column is not None and self.skip_missing:
             # Encode the available rows only and scatter them into a table of zeros. The recursive
             # call has no mask, so it takes the plain path below.
@@ -216,7 +219,7 @@ class ModalityEncoders(nn.Module):
             encoded = self._encode(name, encoder, x[rows], None)
             return encoded.new_zeros(len(x), encoded.shape[1]).index_copy(0, rows, encoded)
         if column is not None:
-            # Select instead of multiplying: NaN * 0 is NaN, and integer ids have no NaN.
+            # Select instead of multiplying by the mask, because NaN * 0 is NaN.
             x = torch.where(
                 append_axes(column, x), x, torch.zeros((), dtype=x.dtype, device=x.device)
             )

@@ -245,6 +245,7 @@ class MeanImputer(_ConstantImputer):
         ]
 
     def _set_sums(self, sums: list[_RunningSum | None]) -> None:
+        # A modality without a sum has no fill, which `forward` reports.
         self._sums = sums
         self._set_fills(
             [None if running_sum is None else running_sum.mean() for running_sum in sums]
