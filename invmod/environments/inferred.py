@@ -49,7 +49,7 @@ def infer_environments(h: Tensor) -> Tensor:
     check_floating("infer_environments", "h", h)
     if h.ndim != 1:
         raise ValueError(
-            "infer_environments: `h` must have shape (n,), one derivative per sample, "
+            "infer_environments: `h` must have shape (n,), one derivative a sample, "
             f"got {tuple(h.shape)}."
         )
     # The check reads values, which a compiled graph cannot do.
