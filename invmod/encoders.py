@@ -1,4 +1,4 @@
-"""Modality-specific encoders: one module per name, stacked to one tensor."""
+"""Modality-specific encoders: one module per modality, with the results stacked to one tensor."""
 
 from __future__ import annotations
 
@@ -20,36 +20,41 @@ class ModalityEncoders(nn.Module):
     .. math::
         c_{nm} = G_m(x_{nm})
 
-    Any string is the name of a modality, ``"type"`` and ``"audio.v2"`` included: names are kept beside the modules,
-    which sit in a list (``state_dict`` keys are ``encoders.0...`` in the order of `modalities`).
+    where :math:`x_{nm}` is the feature of sample n and modality m, :math:`G_m` is the modality's
+    module, and :math:`c_{nm}` is the embedding, a row of z.
 
-    Features may have any shape and dtype behind the first axis: vectors, images (N, C, H, W), token ids (N, L) of
-    int64. What lies in a cell that `mask` hides, NaN or an id out of range, never reaches a module. In its place a
-    module sees
+    Any string may name a modality, including ``"type"`` and ``"audio.v2"``, which `nn.ModuleDict`
+    refuses: the names are stored separately from the modules, which form a list (``state_dict``
+    keys are ``encoders.0...`` in the order of `modalities`).
 
-    * a row of zeros, of the feature's dtype (False for bools): a valid index of every embedding. This is the default.
-      It keeps shapes fixed, so that it traces under ``torch.compile`` and waits for no device;
-    * nothing, with ``skip_missing=True``: a module is called with the available rows alone, none of them included.
-      Missing cells then cost nothing, batch statistics are those of the available rows, and a module that is not
-      finite on zeros (a mean over tokens other than padding, a division by a norm) does no harm. It must take a batch
-      of any number of rows, 0 included.
+    Features may have any dtype and any shape after the first axis: vectors, images (N, C, H, W),
+    or token ids (N, L) of int64. The content of a cell that `mask` hides (NaN, or an id out of
+    range) never reaches a module. Instead, the module receives
 
-    In both cases the cell's z is 0 and no gradient comes from it.
+    * by default, a row of zeros of the feature's dtype (False for bools), which is a valid index
+      into every embedding. Shapes stay fixed, so this mode works under ``torch.compile`` and does
+      not wait for the device;
+    * with ``skip_missing=True``, only the available rows. Missing cells then cost nothing, batch
+      statistics are those of the available rows, and modules that return NaN for a row of zeros
+      (a mean over the tokens that are not padding, a division by a norm) are safe to use. The
+      module must accept a batch of any number of rows, including 0.
+
+    In both modes, z is 0 in the missing cells and no gradient comes from them.
 
     Arguments:
-        modules: modality name -> module from features (N, ...) to (N, D), the same D for all. The order of this
-            mapping is the order of z's modality axis.
-        skip_missing: whether modules are called with the available rows alone.
+        modules: modality name -> module from features (N, ...) to (N, D), with the same D for all.
+            The order of this mapping is the order of z's modality axis.
+        skip_missing: call the modules with the available rows only.
 
     Attributes:
         modalities: the M names in the order of z's columns.
 
     Raises:
-        ValueError: no module.
-        TypeError: a name is not a string or a value not a module.
+        ValueError: `modules` is empty.
+        TypeError: a name is not a string, or a value is not a module.
 
     References:
-        Bai et al., SIGIR 2024, Eq. 5 (the linear ones).
+        Bai et al., SIGIR 2024, Eq. 5, for linear encoders.
 
     Example:
         >>> encoders = ModalityEncoders.linear({"text": 4, "image": 6}, embedding_dim=2)
@@ -65,10 +70,12 @@ class ModalityEncoders(nn.Module):
         for name, module in modules.items():
             if not isinstance(module, nn.Module):
                 raise TypeError(
-                    f"ModalityEncoders: the encoder of {name!r} must be an nn.Module, got {type(module).__name__}."
+                    f"ModalityEncoders: the encoder of {name!r} must be an nn.Module, "
+                    f"got {type(module).__name__}."
                 )
         self.encoders = nn.ModuleList(modules.values())
-        self._widths: dict[str, int] = {}  # where the constructor knows them
+        # Input widths by name, filled by `linear` and `mlp`; modules of the caller have none here.
+        self._widths: dict[str, int] = {}
 
     @classmethod
     def linear(cls, dims: Mapping[str, int], embedding_dim: int, *, bias: bool = True) -> Self:
@@ -76,7 +83,7 @@ class ModalityEncoders(nn.Module):
 
         Raises:
             TypeError: a dimension is not an int.
-            ValueError: a dimension below 1.
+            ValueError: a dimension is below 1.
         """
         return cls._from_dims(dims, embedding_dim, lambda d: nn.Linear(d, embedding_dim, bias=bias))
 
@@ -89,11 +96,13 @@ class ModalityEncoders(nn.Module):
         hidden_dims: Sequence[int] = (128,),
         dropout: float = 0.0,
     ) -> Self:
-        """Build one multilayer perceptron per modality: linear, ReLU and dropout per hidden layer, then linear.
+        """Build one multilayer perceptron per modality.
+
+        Each hidden layer is a linear map, ReLU and dropout. The output layer is linear.
 
         Raises:
             TypeError: a dimension is not an int.
-            ValueError: a dimension below 1.
+            ValueError: a dimension is below 1.
         """
         if any(width < 1 for width in hidden_dims):
             raise ValueError(
@@ -114,6 +123,7 @@ class ModalityEncoders(nn.Module):
     def _from_dims(
         cls, dims: Mapping[str, int], embedding_dim: int, build: Callable[[int], nn.Module]
     ) -> Self:
+        """Check all dimensions, then build one module per modality with ``build(dim)``."""
         for name, dim in (*dims.items(), ("embedding_dim", embedding_dim)):
             if isinstance(dim, bool) or not isinstance(dim, (int, Integral)):
                 raise TypeError(
@@ -133,9 +143,9 @@ class ModalityEncoders(nn.Module):
 
         Arguments:
             features: modality name -> (N, ...), exactly the names of `modalities`.
-            mask: bool (N, M) or name -> (N,), the cells that may be used. An unavailable row is replaced by zeros
-                before the module, or left out with ``skip_missing=True``, so that what lies there, NaN included,
-                reaches neither z nor a gradient.
+            mask: bool (N, M) or name -> (N,), True for the cells that may be used. An unavailable
+                row is replaced by zeros before the module, or left out with ``skip_missing=True``,
+                so that its content, NaN included, reaches neither z nor a gradient.
 
         Returns:
             (N, M, D); unavailable cells are 0.
@@ -143,8 +153,9 @@ class ModalityEncoders(nn.Module):
         Raises:
             KeyError: a modality is unknown or absent.
             TypeError: a feature is None, or the mask is not bool.
-            ValueError: rows differ, a feature has the wrong width, or a module returns something else than (N, D).
-            Exception: a module's own error, with the name of its modality before it.
+            ValueError: modalities have different numbers of rows, a feature has the wrong width,
+                or a module does not return (N, D).
+            Exception: a module's own error, with the name of its modality prepended.
         """
         num_rows = self._check(features)
         columns: Sequence[Tensor | None] = [None] * len(self.modalities)
@@ -162,10 +173,11 @@ class ModalityEncoders(nn.Module):
         return torch.stack(encoded, dim=1)
 
     def _named(self) -> Iterator[tuple[str, nn.Module]]:
+        """Iterate over the pairs (name, module)."""
         return zip(self.modalities, self.encoders, strict=True)
 
     def _check(self, features: Mapping[str, Tensor]) -> int:
-        """Return N after checking names, types, rows and, where known, widths."""
+        """Check names, types, numbers of rows and known widths; return N."""
         unknown = [name for name in features if name not in self.modalities]
         absent = [name for name in self.modalities if name not in features]
         if unknown or absent:
@@ -177,16 +189,19 @@ class ModalityEncoders(nn.Module):
         for name, x in features.items():
             if not isinstance(x, Tensor):
                 raise TypeError(
-                    f"ModalityEncoders: the feature of {name!r} must be a tensor, got {type(x).__name__}."
+                    f"ModalityEncoders: the feature of {name!r} must be a tensor, "
+                    f"got {type(x).__name__}."
                 )
             if x.ndim == 0:
                 raise ValueError(
-                    f"ModalityEncoders: the feature of {name!r} must have shape (N, ...), got a scalar."
+                    f"ModalityEncoders: the feature of {name!r} must have shape (N, ...), "
+                    "got a scalar."
                 )
             width = self._widths.get(name)
             if width is not None and (x.ndim != 2 or x.shape[1] != width):
                 raise ValueError(
-                    f"ModalityEncoders: the feature of {name!r} must have shape (N, {width}), got {tuple(x.shape)}."
+                    f"ModalityEncoders: the feature of {name!r} must have shape (N, {width}), "
+                    f"got {tuple(x.shape)}."
                 )
         rows = {name: x.shape[0] for name, x in features.items()}
         if len(set(rows.values())) > 1:
@@ -196,28 +211,36 @@ class ModalityEncoders(nn.Module):
         return next(iter(rows.values()))
 
     def _encode(self, name: str, encoder: nn.Module, x: Tensor, column: Tensor | None) -> Tensor:
+        """Return the embeddings (N, D) of one modality; `column` (N,) is its column of the mask."""
         if column is not None and self.skip_missing:
+            # Encode the available rows only and scatter them into a table of zeros. The recursive
+            # call has no mask, so it takes the plain path below.
             (rows,) = column.to(x.device).nonzero(as_tuple=True)
-            some = self._encode(name, encoder, x[rows], None)
-            return some.new_zeros(len(x), some.shape[1]).index_copy(0, rows, some)
+            encoded = self._encode(name, encoder, x[rows], None)
+            return encoded.new_zeros(len(x), encoded.shape[1]).index_copy(0, rows, encoded)
         if column is not None:
+            # Select instead of multiplying by the mask, because NaN * 0 is NaN.
             x = torch.where(
                 append_axes(column, x), x, torch.zeros((), dtype=x.dtype, device=x.device)
             )
         try:
             c: Tensor = encoder(x)
         except Exception as error:
-            raise _with_name(error, name, x) from error
+            raise _prefix_error(error, name, x) from error
         if c.ndim != 2 or c.shape[0] != x.shape[0]:
             raise ValueError(
                 f"ModalityEncoders: the module of {name!r} must return (N, D) with N = "
                 f"{x.shape[0]}, got {tuple(c.shape)}."
             )
+        # A module maps zeros to its bias, so the missing rows of z are set to 0 again.
         return c if column is None else torch.where(column[:, None], c, 0.0)
 
 
-def _with_name(error: Exception, name: str, x: Tensor) -> Exception:
-    """Rebuild a module's error with its modality in front; a type that cannot be rebuilt becomes RuntimeError."""
+def _prefix_error(error: Exception, name: str, x: Tensor) -> Exception:
+    """Return a module's error with the name of its modality prepended to the message.
+
+    The type stays the same, unless it cannot be built from one string: then it is RuntimeError.
+    """
     message = (
         f"ModalityEncoders: the module of {name!r} failed on a feature of shape "
         f"{tuple(x.shape)} and dtype {x.dtype}: {error}"

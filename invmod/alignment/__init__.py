@@ -1,4 +1,4 @@
-"""Alignment: draw what the modalities of a sample say towards each other, or what a model says under several masks."""
+"""Alignment losses: pull the modalities (or masked views) of a sample together."""
 
 from invmod.alignment.contrastive import infonce_alignment_loss
 from invmod.alignment.cosine import cosine_alignment_loss

@@ -1,11 +1,18 @@
-"""Telling a sample's other modality from those of other samples."""
+"""Contrastive alignment: identify a sample's other modality among the samples of the batch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from invmod.alignment.pairs import PairReduction, checked, num_pairs, pairs, reduced, unit_vectors
+from invmod.alignment.pairs import (
+    PairReduction,
+    modality_pairs,
+    num_pairs,
+    prepare_inputs,
+    reduce_losses,
+    unit_vectors,
+)
 
 
 def infonce_alignment_loss(
@@ -18,43 +25,56 @@ def infonce_alignment_loss(
     stop_gradient: bool = False,
     reduction: PairReduction = "mean",
 ) -> Tensor:
-    r"""Find a sample's other modality among those of the batch (InfoNCE, both ways).
+    r"""Symmetric InfoNCE loss between all pairs of available modalities.
 
     .. math::
         \ell_j^{m \to m'} = -\log \frac{\exp(u_{jm}^\top u_{jm'} / \tau)}
             {\sum_i a_{im'} \exp(u_{jm}^\top u_{im'} / \tau)}, \qquad
-        s_j = \sum_{m < m'} a_{jm} a_{jm'} \, \frac{\ell_j^{m \to m'} + \ell_j^{m' \to m}}{2}, \qquad
+        s_j = \sum_{m < m'} a_{jm} a_{jm'} \,
+            \frac{\ell_j^{m \to m'} + \ell_j^{m' \to m}}{2}, \qquad
         u = c / \lVert c \rVert
 
-    A sample is compared where it has both modalities. Its candidates are all samples of the batch that have the other
-    modality, whatever else they lack. Unlike distances and cosines this does not reward one point for all samples:
-    the others push away. A sample that is the only candidate has loss :math:`\log 1 = 0`, with zero gradient: a batch
-    of one teaches nothing. It is not a mean over samples: parts of a batch have other candidates, so gather embeddings
-    before, where a batch is spread over processes.
+    where :math:`c_{jm}` is the row of `z` for sample j and modality m, :math:`a_{jm}` is 1 where
+    the mask is True, and :math:`\tau` is the temperature.
+
+    A sample enters the sum for every pair of modalities that it has. Its candidates are all
+    samples of the batch that have the other modality, whichever further modalities they lack.
+    Unlike losses of distances or cosines, this loss does not reward mapping all samples to one
+    point, because the other candidates push each other away. A sample that is the only candidate
+    has loss :math:`\log 1 = 0` with zero gradient, so a batch of one sample trains nothing. The
+    loss is not a mean of independent samples: parts of a batch have different candidates, so
+    gather the embeddings first if a batch is spread over processes.
 
     Arguments:
         z: (N, M, D) encoded modalities, or (N, V, D) views of a sample.
-        mask: bool (N, M), the modalities that were *observed* (not imputed); all where None.
+        mask: bool (N, M), the modalities that were *observed* (not imputed). None means all.
         temperature: :math:`\tau`, positive.
-        weights: (N,), how much a row counts, by which both :math:`s_j` and :math:`p_j`, the number of its pairs, are
-            multiplied; all 1 where None. Candidates count alike.
-        anchor: compare this modality with each of the others, not all pairs; both ways still.
-        stop_gradient: hold the anchor fixed: it is a teacher, which is not drawn to the others.
+        weights: (N,) weight of each row, which multiplies both :math:`s_j` and :math:`p_j`, the
+            number of the row's available pairs. None means 1 for every row. Weights do not apply
+            to candidates.
+        anchor: compare this modality with each of the others instead of comparing all pairs. The
+            loss stays symmetric.
+        stop_gradient: detach the anchor, so that it acts as a teacher: the other modalities move
+            towards it, and it gets no gradient.
         reduction: ``"none"``: :math:`w s` (N,). ``"sum"``: :math:`\sum_j w_j s_j`.
-            ``"item_mean"``: :math:`\sum_j w_j s_j / \sum_j w_j`. ``"mean"``: :math:`\sum_j w_j s_j / \sum_j w_j p_j`.
+            ``"item_mean"``: :math:`\sum_j w_j s_j / \sum_j w_j`.
+            ``"mean"``: :math:`\sum_j w_j s_j / \sum_j w_j p_j`.
 
     Returns:
-        a scalar, or (N,) for ``"none"``, in float32 or wider. Without an available pair it is a 0 that is attached to
-        the graph, with zero gradient. Costs one matrix (N, N) for each pair of modalities.
+        a scalar, or (N,) for ``"none"``, in float32 or wider. Without an available pair it is a 0
+        that is attached to the graph and has zero gradient. Each pair of modalities needs one
+        (N, N) matrix.
 
     Raises:
-        TypeError: z is not floating point, the mask is not bool, or `anchor` or the weights are of a wrong type.
-        ValueError: shapes do not fit, a temperature that is not positive, an anchor outside the modalities, a stop
-            without an anchor, or an unknown reduction.
+        TypeError: z is not floating point, the mask is not bool, or `anchor` or the weights have
+            a wrong type.
+        ValueError: shapes do not fit, `temperature` is not positive, `anchor` is not the position
+            of a modality, `stop_gradient` is given without `anchor`, or `reduction` is unknown.
 
     References:
-        van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018, Eq. 4; Radford et al.,
-        Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, for both ways.
+        van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018,
+        Eq. 4; Radford et al., Learning Transferable Visual Models From Natural Language
+        Supervision, ICML 2021, for the symmetric form.
 
     Example:
         >>> z = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
@@ -66,21 +86,30 @@ def infonce_alignment_loss(
     function = "infonce_alignment_loss"
     if not temperature > 0:
         raise ValueError(f"{function}: `temperature` must be positive, got {temperature}.")
-    z, mask = checked(function, z, mask, anchor, stop_gradient)
+    z, mask = prepare_inputs(function, z, mask, anchor, stop_gradient)
     u = unit_vectors(z, mask)
+    # Start from a zero that depends on u, so that the result has a graph even without a pair.
     s = (u[..., :1] * 0.0).sum(dim=(1, 2))
     with torch.autocast(device_type=z.device.type, enabled=False):
-        for first, second in pairs(z.shape[1], anchor):
+        for first, second in modality_pairs(z.shape[1], anchor):
+            # logits[j, i] compares modality `first` of sample j with modality `second` of sample i,
+            # so the positives lie on the diagonal and the transpose holds the reverse direction.
             logits = u[:, first] @ u[:, second].T / temperature
             both = mask[:, first] & mask[:, second]
             positive = logits.diagonal()
-            there = _log_sum(logits, mask[:, second]) - positive
-            back = _log_sum(logits.T, mask[:, first]) - positive
-            s = s + torch.where(both, (there + back) / 2, 0.0)
+            loss_forward = _candidate_logsumexp(logits, mask[:, second]) - positive
+            loss_reverse = _candidate_logsumexp(logits.T, mask[:, first]) - positive
+            s = s + torch.where(both, (loss_forward + loss_reverse) / 2, 0.0)
     counts = num_pairs(mask, anchor, z.dtype)
-    return reduced(function, s, counts, weights, reduction, ("none", "sum", "item_mean", "mean"))
+    return reduce_losses(
+        function, s, counts, weights, reduction, ("none", "sum", "item_mean", "mean")
+    )
 
 
-def _log_sum(logits: Tensor, candidates: Tensor) -> Tensor:
-    """Return the log of the sum over candidates, (N,); without a candidate some large negative number."""
+def _candidate_logsumexp(logits: Tensor, candidates: Tensor) -> Tensor:
+    """Return the logsumexp over candidates, (N,).
+
+    Non-candidates have the lowest finite value, not -inf: a row without any candidate then has a
+    finite result and a finite gradient, and the caller discards it.
+    """
     return torch.where(candidates, logits, torch.finfo(logits.dtype).min).logsumexp(dim=1)

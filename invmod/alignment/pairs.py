@@ -1,4 +1,4 @@
-"""What the alignment losses share: which pairs they compare, the checks of their input, and their reductions."""
+"""Helpers of the alignment losses: checks of input, pairs of modalities, and reductions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from invmod.missingness.masks import check_mask
 PairReduction = Literal["none", "sum", "item_mean", "mean"]
 
 
-def checked(
+def prepare_inputs(
     function: str, z: Tensor, mask: Tensor | None, anchor: int | None, stop_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return z in float32 or wider, with the anchor detached where its gradient is stopped, and a mask (N, M)."""
+    """Check the arguments; return z in float32 or wider and a mask (N, M).
+
+    With `stop_gradient` the anchor's column of z is detached.
+    """
     check_z(function, z, ndim=3)
     if anchor is not None and (isinstance(anchor, bool) or not isinstance(anchor, int)):
         raise TypeError(
@@ -26,32 +29,34 @@ def checked(
     if anchor is not None and not 0 <= anchor < z.shape[1]:
         raise ValueError(f"{function}: `anchor` must lie in [0, {z.shape[1]}), got {anchor}.")
     if stop_gradient and anchor is None:
-        raise ValueError(f"{function}: `stop_gradient` stops that of the `anchor`; give one.")
+        raise ValueError(f"{function}: `stop_gradient` detaches the `anchor`; give one.")
     if mask is None:
         mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
     check_mask(function, mask, z.shape[0], z.shape[1])
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     if stop_gradient and anchor is not None:
+        # An assignment into z would change the caller's tensor.
         z = torch.cat(
             [z[:, :anchor], z[:, anchor : anchor + 1].detach(), z[:, anchor + 1 :]], dim=1
         )
     return z, mask
 
 
-def pairs(num_modalities: int, anchor: int | None) -> list[tuple[int, int]]:
-    """Return the pairs to compare: all, or the anchor with each of the others."""
+def modality_pairs(num_modalities: int, anchor: int | None) -> list[tuple[int, int]]:
+    """Return the pairs of modalities to compare: all, or the anchor with each of the others."""
     if anchor is None:
         return list(combinations(range(num_modalities), 2))
     return [(anchor, m) for m in range(num_modalities) if m != anchor]
 
 
 def num_pairs(mask: Tensor, anchor: int | None, dtype: torch.dtype) -> Tensor:
-    """Return (N,), how many pairs of a sample are there."""
+    """Return the number of available pairs of each sample, (N,)."""
     n = mask.sum(dim=1).to(dtype)
+    # A sample without the anchor has no pair, whatever else it has.
     return n * (n - 1) / 2 if anchor is None else mask[:, anchor] * (n - 1)
 
 
-def reduced(
+def reduce_losses(
     function: str,
     s: Tensor,
     counts: Tensor,
@@ -59,7 +64,7 @@ def reduced(
     reduction: str,
     allowed: tuple[str, ...],
 ) -> Tensor:
-    """Reduce losses s (N,) of `counts` (N,) pairs."""
+    """Reduce the samples' losses s (N,), each a sum over `counts` (N,) pairs."""
     if weights is not None:
         check_weights(function, weights, s.shape[0])
         weights = weights.to(s.dtype)
@@ -79,32 +84,38 @@ def reduced(
 
 
 def divisor(weights: Tensor) -> Tensor:
-    """Sum, with 1 in the place of 0: what is divided is 0 then."""
+    """Return the sum of the weights, or 1 if it is 0, because the numerator is 0 as well then."""
     total = weights.sum()
     return torch.where(total == 0, 1.0, total)
 
 
 def check_weights(function: str, weights: Tensor, num_rows: int) -> None:
-    """Check the weights (N,) of rows."""
+    """Raise unless `weights` is a real tensor (N,)."""
     if not isinstance(weights, Tensor) or weights.is_complex():
-        what = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"{function}: `weights` must be a tensor of real numbers, got {what}.")
+        kind = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"{function}: `weights` must be a tensor of real numbers, got {kind}.")
     if weights.shape != (num_rows,):
         raise ValueError(
-            f"{function}: `weights` must have shape (N,) = ({num_rows},), got {tuple(weights.shape)}."
+            f"{function}: `weights` must have shape (N,) = ({num_rows},), "
+            f"got {tuple(weights.shape)}."
         )
 
 
 def unit_vectors(z: Tensor, mask: Tensor) -> Tensor:
-    """Return z / |z| where available and not 0, else 0; no overflow or underflow, and no gradient into other cells."""
+    """Return z / |z| where it is available and not 0, else 0.
+
+    The squares neither overflow nor underflow, and no gradient enters the other cells.
+    """
     available = torch.where(mask[..., None], z, 0.0)
     largest = (
         available.detach().abs().amax(dim=-1, keepdim=True)
         if z.shape[-1]
         else available.sum(-1, keepdim=True)
     )
-    some = largest > 0
-    # A constant scale, since a direction has none; what has length 0 is cut off from the graph.
-    scaled = torch.where(some, available, 0.0) / torch.where(some, largest, 1.0)
+    nonzero = largest > 0
+    # Dividing by the largest entry keeps the squares in range. The scale is detached, because a
+    # direction does not depend on it. Vectors of length 0 are cut off from the graph: the gradient
+    # of their norm would be NaN.
+    scaled = torch.where(nonzero, available, 0.0) / torch.where(nonzero, largest, 1.0)
     squares = scaled.square().sum(dim=-1, keepdim=True)
-    return scaled * torch.where(some, squares, 1.0).rsqrt()
+    return scaled * torch.where(nonzero, squares, 1.0).rsqrt()

@@ -1,7 +1,9 @@
-"""Environments: rows of fusion weights on the simplex over modalities, or subsets of the modalities as masks.
+"""Environments: rows of fusion weights on the simplex over modalities, or subsets as masks.
 
-A generator of environments has ``num_envs``, ``num_modalities`` and ``sample``, as in `torch.distributions`; there is
-no environment class. Its rows go to `invmod.fuse`. Those that are subsets have ``sample_masks`` as well, for any model.
+A generator of environments has ``num_envs``, ``num_modalities`` and ``sample``, as in
+`torch.distributions`; there is no class for a single environment. Pass the sampled rows to
+`invmod.fuse`. Generators whose environments are subsets of the modalities also have
+``sample_masks``, for models that do not fuse linearly.
 """
 
 from invmod.environments.diagnostics import Dominance, dominance

@@ -1,4 +1,4 @@
-"""What a set of environments asks of a model: which modality dominates, how often, and how far from uniform."""
+"""Diagnostics of environments: which modality dominates, how often, and the distance to uniform."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from invmod._checks import check_floating
 
 
 class Dominance(NamedTuple):
-    """What `dominance` returns: the share of rows that each modality dominates, the mean largest weight, the distance.
+    """Result of `dominance`, in float64.
+
+    Attributes:
+        share: (M,) share of the rows in which each modality has the largest weight.
+        largest: () mean of the largest weight of a row.
+        distance: () mean total variation distance between a row and the uniform row.
 
     Example:
         >>> import torch
@@ -26,7 +31,7 @@ class Dominance(NamedTuple):
 
 
 def dominance(weights: Tensor) -> Dominance:
-    r"""Say which modality dominates how often, and how far the environments are from uniform.
+    r"""Measure how often each modality dominates, and how far the environments are from uniform.
 
     .. math::
         \mathrm{share}_m &= \frac{1}{R} \sum_r \frac{\mathbf 1 [w_{rm} = \max_j w_{rj}]}
@@ -34,19 +39,20 @@ def dominance(weights: Tensor) -> Dominance:
         \mathrm{largest} &= \frac{1}{R} \sum_r \max_m w_{rm} \\
         \mathrm{distance} &= \frac{1}{R} \sum_r \frac{1}{2} \sum_m \Big| w_{rm} - \frac{1}{M} \Big|
 
-    over all R rows. Modalities that tie for the largest weight of a row share its count, so the shares sum to 1 and a
-    uniform row counts 1/M for each. The distance is total variation: 0 for uniform rows, :math:`1 - 1/M` for one-hot
-    ones.
+    where :math:`w_{rm}` is the weight of modality m in row r, and R is the number of rows.
+    Modalities that tie for the largest weight of a row share its count equally, so the shares sum
+    to 1 and a uniform row counts 1/M for each modality. The distance is the total variation
+    distance: 0 for uniform rows and :math:`1 - 1/M` for one-hot rows.
 
     Arguments:
-        weights: (..., M), rows on the simplex, such as a long sample of the environments in question.
+        weights: (..., M), rows on the simplex, such as a large sample of the environments.
 
     Returns:
         ``Dominance(share, largest, distance)``: (M,), () and (), in float64.
 
     Raises:
         TypeError: the weights are not floating point.
-        ValueError: there is no row or no modality, or a row has NaN.
+        ValueError: there is no row or no modality, or a row contains NaN.
 
     Example:
         >>> import torch
@@ -57,12 +63,14 @@ def dominance(weights: Tensor) -> Dominance:
     check_floating("dominance", "weights", weights)
     if weights.ndim == 0 or weights.numel() == 0:
         raise ValueError(
-            f"dominance: `weights` must have shape (..., M) with at least one row, got {tuple(weights.shape)}."
+            "dominance: `weights` must have shape (..., M) with at least one row, "
+            f"got {tuple(weights.shape)}."
         )
     rows = weights.detach().flatten(0, -2) if weights.ndim > 1 else weights.detach()[None]
     largest = rows.amax(dim=1, keepdim=True)
     if largest.isnan().any():
-        raise ValueError("dominance: `weights` has a row with NaN.")
+        raise ValueError("dominance: `weights` contains a row with NaN.")
+    # Exact equality: only weights that are equal in their own dtype tie.
     ties = (rows == largest).double()
     share = (ties / ties.sum(dim=1, keepdim=True)).mean(dim=0)
     distance = (rows.double() - 1 / rows.shape[1]).abs().sum(dim=1).mean() / 2

@@ -1,4 +1,4 @@
-"""Environments that are given, fixed, or put together from others."""
+"""Environments that are given by the caller, drawn once, or combined from others."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from invmod.environments.protocol import Environments, checked_dtype, checked_sh
 
 
 class GivenEnvs:
-    """Weights given by hand: every sample has these rows.
+    """Weights given by the caller: every sample has these rows.
 
     Arguments:
-        weights: (E, M), each row on the simplex (its sum within 1e-4 of 1), as a tensor or nested lists. Kept in
-            float64 and on the CPU, divided by their sums.
+        weights: (E, M), each row on the simplex (its sum within 1e-4 of 1), as a tensor or nested
+            lists. They are stored in float64 on the CPU, each row divided by its sum.
 
     Attributes:
         num_envs: E.
@@ -27,7 +27,8 @@ class GivenEnvs:
 
     Raises:
         TypeError: the weights are not numbers.
-        ValueError: not (E, M) with E and M at least 1, or a row is not on the simplex.
+        ValueError: the weights are not (E, M) with E and M at least 1, or a row is not on the
+            simplex.
 
     Example:
         >>> envs = GivenEnvs([[0.5, 0.5], [0.9, 0.1]])
@@ -38,28 +39,31 @@ class GivenEnvs:
     def __init__(self, weights: Tensor | Sequence[Sequence[float]]) -> None:
         kind = type(self).__name__
         try:
-            given = (
+            tensor = (
                 weights.detach()
                 if isinstance(weights, Tensor)
                 else torch.from_numpy(np.array(weights, np.float64))
             )
-            rows = given.to("cpu", torch.float64, copy=True)
+            rows = tensor.to("cpu", torch.float64, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{kind}: `weights` must be (E, M) numbers: {error}") from error
         if rows.ndim != 2 or 0 in rows.shape:
             raise ValueError(
-                f"{kind}: `weights` must have shape (E, M), at least one each, got {tuple(rows.shape)}."
+                f"{kind}: `weights` must have shape (E, M) with E and M at least 1, "
+                f"got {tuple(rows.shape)}."
             )
-        wrong = (
+        # Written as "not (x >= 0)", so that NaN counts as a violation.
+        bad_rows = (
             (~(rows >= 0).all(dim=1) | ~((rows.sum(dim=1) - 1).abs() <= 1e-4))
             .nonzero()[:, 0]
             .tolist()
         )
-        if wrong:
+        if bad_rows:
             raise ValueError(
-                f"{kind}: each row of `weights` must be non-negative and sum to 1; rows {wrong} do not, "
-                f"the first is {rows[wrong[0]].tolist()}."
+                f"{kind}: each row of `weights` must be non-negative and sum to 1; "
+                f"rows {bad_rows} do not, the first is {rows[bad_rows[0]].tolist()}."
             )
+        # Sums within the tolerance are normalised exactly.
         self.weights = rows / rows.sum(dim=1, keepdim=True)
         self.num_envs, self.num_modalities = self.weights.shape
 
@@ -71,7 +75,7 @@ class GivenEnvs:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Return the rows, (\\*sample_shape, E, M), a tensor of its own; nothing is drawn from `generator`."""
+        """Return the rows as a new tensor (\\*sample_shape, E, M); `generator` is not used."""
         kind = type(self).__name__
         dtype, shape = checked_dtype(kind, dtype), checked_shape(kind, sample_shape)
         rows = self.weights.to(torch.get_default_device() if device is None else device, dtype)
@@ -82,7 +86,9 @@ class GivenEnvs:
 
 
 class UniformEnvs(GivenEnvs):
-    r"""The uniform row :math:`w = (1/M, \dots, 1/M)` alone: plain training, the baseline of every comparison.
+    r"""Only the uniform row :math:`w = (1/M, \dots, 1/M)`: training without environments.
+
+    This is the baseline to which other environments are compared.
 
     Arguments:
         num_modalities: M, at least 1.
@@ -109,14 +115,15 @@ class UniformEnvs(GivenEnvs):
 
 
 class FixedEnvs(GivenEnvs):
-    """One draw of other environments, kept for a whole run.
+    """One draw from other environments, fixed for a whole run.
 
-    The draw happens here and once. A run that is resumed makes it again from a generator with the same seed, or takes
-    the `weights` that it kept: ``GivenEnvs(weights)`` gives the same rows.
+    The constructor draws once. To resume a run, either draw again from a generator with the same
+    seed or save `weights`: ``GivenEnvs(weights)`` has the same rows.
 
     Arguments:
-        envs: what to draw from.
-        generator: seeds the draw; it is asked for, so that no run depends on what was drawn before it.
+        envs: the environments to draw from.
+        generator: source of the draw. It is required, so that the draw does not depend on earlier
+            use of the global generator.
 
     Attributes:
         num_envs, num_modalities: those of `envs`.
@@ -151,10 +158,11 @@ class FixedEnvs(GivenEnvs):
         """Return the subsets of the draw as masks, bool (\\*sample_shape, E, M).
 
         Raises:
-            TypeError: the environments drawn from are not subsets of the modalities.
+            TypeError: the environments that were drawn from are not subsets of the modalities.
         """
         if not self._has_masks:
             raise TypeError(f"FixedEnvs.sample_masks: {self._source} has weights only, no masks.")
+        # A subset's weights are 1/k on its k modalities and 0 elsewhere, so the mask is their sign.
         return self.sample(sample_shape, device=device) > 0
 
     @override
@@ -163,17 +171,17 @@ class FixedEnvs(GivenEnvs):
 
 
 class UnionEnvs:
-    """Environments of several kinds, one behind the other.
+    """Environments of several kinds, concatenated along the axis E.
 
     Arguments:
         envs: at least one generator of environments, all of the same number of modalities.
 
     Attributes:
-        num_envs: the sum of theirs.
+        num_envs: E, the sum of the `num_envs` of all generators.
         num_modalities: M.
 
     Raises:
-        ValueError: none is given, or their `num_modalities` differ.
+        ValueError: no generator is given, or their `num_modalities` differ.
 
     Example:
         >>> from invmod import LeaveOneOutEnvs, UniformEnvs
@@ -187,12 +195,14 @@ class UnionEnvs:
     def __init__(self, *envs: Environments) -> None:
         if not envs:
             raise ValueError("UnionEnvs: give at least one generator of environments.")
-        sizes = [each.num_modalities for each in envs]
+        sizes = [env.num_modalities for env in envs]
         if len(set(sizes)) > 1:
-            raise ValueError(f"UnionEnvs: all must have the same `num_modalities`, got {sizes}.")
+            raise ValueError(
+                f"UnionEnvs: all `envs` must have the same `num_modalities`, got {sizes}."
+            )
         self.envs = envs
         self.num_modalities = sizes[0]
-        self.num_envs = sum(each.num_envs for each in envs)
+        self.num_envs = sum(env.num_envs for env in envs)
 
     def sample(
         self,
@@ -202,10 +212,13 @@ class UnionEnvs:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw from each in turn, (\\*sample_shape, E, M); arguments are those of `CyclicMixupEnvs.sample`."""
+        """Draw from each generator in turn: (\\*sample_shape, E, M).
+
+        The arguments are those of `CyclicMixupEnvs.sample`.
+        """
         parts = [
-            e.sample(sample_shape, generator=generator, device=device, dtype=dtype)
-            for e in self.envs
+            env.sample(sample_shape, generator=generator, device=device, dtype=dtype)
+            for env in self.envs
         ]
         return torch.cat(parts, dim=-2)
 
@@ -216,19 +229,21 @@ class UnionEnvs:
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw masks from each in turn, bool (\\*sample_shape, E, M).
+        """Draw masks from each generator in turn: bool (\\*sample_shape, E, M).
 
         Raises:
-            TypeError: one of them has weights only.
+            TypeError: one of the generators has weights only.
         """
-        without = [each for each in self.envs if not hasattr(each, "sample_masks")]
-        if without:
-            raise TypeError(f"UnionEnvs.sample_masks: {without[0]!r} has weights only, no masks.")
+        without_masks = [env for env in self.envs if not hasattr(env, "sample_masks")]
+        if without_masks:
+            raise TypeError(
+                f"UnionEnvs.sample_masks: {without_masks[0]!r} has weights only, no masks."
+            )
         parts = [
-            each.sample_masks(  # type: ignore[attr-defined]
+            env.sample_masks(  # type: ignore[attr-defined]
                 sample_shape, generator=generator, device=device
             )
-            for each in self.envs
+            for env in self.envs
         ]
         return torch.cat(parts, dim=-2)
 

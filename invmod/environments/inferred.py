@@ -1,4 +1,4 @@
-"""Environments that nobody gave: inferred from what a reference model gets wrong."""
+"""Environments inferred from the errors of a reference model, for data without given ones."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ def infer_environments(h: Tensor) -> Tensor:
             + \Big( \frac{1}{n} \sum_i (1 - q_i) h_i \Big)^2,
         \qquad q_i = \mathbf 1 [h_i > 0]
 
-    with h the derivative of each sample's loss by a dummy scale of the reference model's logits. The objective is
-    convex in :math:`\sum_i q_i h_i`, so its maximum lies at an end: all positive h in one environment and all others in
-    the other. The swapped labelling is as good; this one is fixed. Both sums are divided by the number of *all*
-    samples; divided by those of each environment they have another optimum.
+    where :math:`h_i` is the derivative of the loss of sample i with respect to a dummy scale of the
+    reference model's logits, and :math:`q_i` is the probability that sample i belongs to
+    environment 1. The objective is convex in :math:`\sum_i q_i h_i`, so its maximum lies at an end
+    of the range: all positive h form one environment and all others the second one. Swapping the
+    labels gives the same value; this function always returns the labelling above. Both sums are
+    divided by the number of *all* samples. Dividing each by the size of its environment would give
+    a different optimum.
 
     Arguments:
-        h: (n,) derivatives of a reference model (one trained without an invariance penalty), as of
-            `invmod.irm_derivatives`.
+        h: (n,) derivatives of a reference model (one trained without an invariance penalty), for
+            example from `invmod.irm_derivatives`.
 
     Returns:
-        (n,) int64 of 0 and 1, on the device of h; a derivative of exactly 0 belongs to environment 0, and no samples
-        give no labels. Where no h is positive, or all are, there is one environment only: a reference model that
-        fits every sample of its training set can be like that, and then nothing can be inferred from it.
+        (n,) int64 of 0 and 1, on the device of h. A derivative of exactly 0 belongs to
+        environment 0. If no h is positive, or all are, there is only one environment. This happens
+        if the reference model fits every sample of its training set; no environments can be
+        inferred from such a model.
 
     Raises:
         TypeError: h is not floating point.
-        ValueError: h is not (n,), or has a NaN (not checked under `torch.compile`, where a NaN goes to environment 0).
+        ValueError: h is not (n,), or contains NaN (not checked under `torch.compile`, where a NaN
+            goes to environment 0).
 
     References:
         Creager, Jacobsen and Zemel, Environment Inference for Invariant Learning, ICML 2021.
@@ -44,10 +49,13 @@ def infer_environments(h: Tensor) -> Tensor:
     check_floating("infer_environments", "h", h)
     if h.ndim != 1:
         raise ValueError(
-            f"infer_environments: `h` must have shape (n,), one derivative a sample, got {tuple(h.shape)}."
+            "infer_environments: `h` must have shape (n,), one derivative a sample, "
+            f"got {tuple(h.shape)}."
         )
+    # The check reads values, which a compiled graph cannot do.
     if not torch.compiler.is_compiling() and h.isnan().any():
         raise ValueError(
-            "infer_environments: `h` has a NaN, which belongs to no environment. Mend the reference model."
+            "infer_environments: `h` has a NaN, which belongs to no environment. "
+            "Fix the reference model."
         )
     return (h > 0).long()

@@ -1,4 +1,4 @@
-"""What all generators of environments share: their protocol, and the checks of their arguments."""
+"""Protocol of the generators of environments, and checks of the arguments that they share."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Environments(Protocol):
 
     @property
     def num_envs(self) -> int:
-        """E, the rows of a sample."""
+        """E, the number of rows in a sample."""
 
     @property
     def num_modalities(self) -> int:
-        """M, the entries of a row."""
+        """M, the number of entries in a row."""
 
     def sample(
         self,
@@ -44,7 +44,7 @@ def checked_shape(
 
 
 def checked_dtype(kind: str, dtype: torch.dtype | None) -> torch.dtype:
-    """Return a floating-point dtype, the default one where None."""
+    """Return `dtype`, or the default dtype for None; raise unless it is floating point."""
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"{kind}.sample: `dtype` must be floating point, got {dtype}.")
     return dtype or torch.get_default_dtype()

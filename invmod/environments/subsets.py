@@ -1,4 +1,4 @@
-"""Environments that are subsets of the modalities: weights spread evenly over a subset, or the subset as a mask."""
+"""Environments that are subsets of the modalities, as even weights over the subset or as masks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from invmod.environments.protocol import checked_dtype, checked_shape
 
 
 def even_weights(masks: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return weights (..., M): 1/k on the k modalities of a subset, 1/M everywhere for an empty one."""
+    """Return weights (..., M): 1/k on the k modalities of a subset; an empty subset gets 1/M."""
+    # An empty subset is replaced by the full one, because weights must lie on the simplex.
     kept = torch.where(masks.any(dim=-1, keepdim=True), masks, True)
     return kept.to(dtype) / kept.sum(dim=-1, keepdim=True).to(dtype)
 
 
 class _SubsetEnvs(ABC):
-    """Weights follow from masks: one draw gives the same subsets as either."""
+    """Base of environments whose weights are computed from masks.
+
+    With the same seed, `sample` and `sample_masks` describe the same subsets.
+    """
 
     num_envs: int
     num_modalities: int
 
     @abstractmethod
     def _masks(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        """Draw masks (*shape, E, M)."""
+        """Draw masks (*shape, E, M) on the CPU."""
 
     def sample(
         self,
@@ -38,15 +42,18 @@ class _SubsetEnvs(ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw weights, for models that fuse linearly: those of `sample_masks` with the same seed, spread evenly.
+        """Draw weights, for models that fuse linearly.
+
+        With the same seed, the weights are spread evenly over the subsets of `sample_masks`.
 
         Arguments:
-            sample_shape: leading shape of independent samples; ``(N,)`` gives every sample its own environments.
-            generator: seeds the draw; the global generator where None.
-            device, dtype: of the result; the default device and dtype where None.
+            sample_shape: leading shape of independent samples; with ``(N,)`` every sample has its
+                own environments.
+            generator: source of the draw; None means the global generator.
+            device, dtype: device and dtype of the result; None means the defaults of torch.
 
         Returns:
-            (\\*sample_shape, E, M) with rows on the simplex, 1/k on the k modalities that are there.
+            (\\*sample_shape, E, M) with rows on the simplex, 1/k on the k modalities of the subset.
 
         Raises:
             TypeError: `dtype` is not floating point.
@@ -54,7 +61,7 @@ class _SubsetEnvs(ABC):
         """
         kind = type(self).__name__
         dtype, shape = checked_dtype(kind, dtype), checked_shape(kind, sample_shape)
-        return _placed(even_weights(self._masks(shape, generator), dtype), device)
+        return _to_device(even_weights(self._masks(shape, generator), dtype), device)
 
     def sample_masks(
         self,
@@ -63,22 +70,28 @@ class _SubsetEnvs(ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw masks, for any other model: bool (\\*sample_shape, E, M), True where a modality is there.
+        """Draw masks, for models that do not fuse linearly.
 
         Arguments:
-            sample_shape: leading shape of independent samples; ``(N,)`` gives every sample its own environments.
-            generator: seeds the draw; the global generator where None.
-            device: of the result; the default device where None.
+            sample_shape: leading shape of independent samples; with ``(N,)`` every sample has its
+                own environments.
+            generator: source of the draw; None means the global generator.
+            device: device of the result; None means the default device.
+
+        Returns:
+            bool (\\*sample_shape, E, M), True for the modalities of the subset.
 
         Raises:
             ValueError: `sample_shape` is negative.
         """
         shape = checked_shape(type(self).__name__, sample_shape, "sample_masks")
-        return _placed(self._masks(shape, generator), device)
+        return _to_device(self._masks(shape, generator), device)
 
 
 class OneHotEnvs(_SubsetEnvs):
-    r"""Each modality alone: E = M environments, :math:`w_e = (0, \dots, 1, \dots, 0)` with the 1 at m = e.
+    r"""Each modality alone, in E = M environments.
+
+    Environment e has the weights :math:`w_e = (0, \dots, 1, \dots, 0)` with the 1 at m = e.
 
     Arguments:
         num_modalities: M, at least 1.
@@ -113,10 +126,12 @@ class OneHotEnvs(_SubsetEnvs):
 
 
 class LeaveOneOutEnvs(_SubsetEnvs):
-    r"""All modalities but one: E = M environments, :math:`w_{em} = 1 / (M - 1)` where :math:`m \neq e`, else 0.
+    r"""All modalities except one, in E = M environments.
+
+    Environment e has the weights :math:`w_{em} = 1 / (M - 1)` where :math:`m \neq e`, else 0.
 
     Arguments:
-        num_modalities: M, at least 2: without its only modality a sample has nothing.
+        num_modalities: M, at least 2, because leaving out the only modality leaves nothing.
 
     Attributes:
         num_envs: E = M.
@@ -138,7 +153,7 @@ class LeaveOneOutEnvs(_SubsetEnvs):
         )
         if num_modalities < 2:
             raise ValueError(
-                "LeaveOneOutEnvs: `num_modalities` must be at least 2, or nothing is left; got 1."
+                "LeaveOneOutEnvs: `num_modalities` must be at least 2, or nothing is left, got 1."
             )
 
     @override
@@ -150,23 +165,26 @@ class LeaveOneOutEnvs(_SubsetEnvs):
 
 
 class RandomSubsetEnvs(_SubsetEnvs):
-    r"""Modality dropout as environments: each modality is missing by chance, and never are all.
+    r"""Modality dropout as environments: modalities are missing at random, but never all of them.
 
-    With rates :math:`r_m`, and :math:`a_m` = 1 where modality m is there, independently for every environment,
+    Each environment independently draws a subset a with probability
 
     .. math::
         P(a) = \frac{\prod_m (1 - r_m)^{a_m} \, r_m^{1 - a_m}}{1 - \prod_m r_m}, \qquad a \neq 0
 
-    These are Bernoulli draws on the condition that something is left, drawn exactly, with one uniform number a
-    modality. A modality is missing with probability
-    :math:`(r_m - \prod_j r_j) / (1 - \prod_j r_j)`, a little less than its rate. Modalities in `keep` are always there;
-    with one of those the others are plain Bernoulli draws.
+    where :math:`a_m` is 1 if modality m is available and :math:`r_m` is its missing rate. These are
+    independent Bernoulli draws, conditioned on at least one modality being available. The draw is
+    exact, without rejection, and uses one uniform number per modality. A modality is missing with
+    probability :math:`(r_m - \prod_j r_j) / (1 - \prod_j r_j)`, slightly less than its rate.
+    Modalities in `keep` are always available; with at least one of them the condition always holds,
+    and the others are unconditional Bernoulli draws.
 
     Arguments:
         num_modalities: M, at least 1.
-        rates: how often each is missing, in [0, 1]; one number or M of them. What is in `keep` has rate 0.
-        keep: positions of the modalities that are always there.
-        num_envs: E, independent environments in a sample.
+        rates: probability in [0, 1] that a modality is missing, before the condition; one number
+            or M of them. Modalities in `keep` have rate 0.
+        keep: positions of the modalities that are always available.
+        num_envs: E, the number of independent environments in a sample.
 
     Attributes:
         num_envs: E.
@@ -174,8 +192,9 @@ class RandomSubsetEnvs(_SubsetEnvs):
         rates: the M rates, a tuple.
 
     Raises:
-        TypeError: an argument of a wrong type.
-        ValueError: an argument outside its range, or all rates are 1: no modality would ever be there.
+        TypeError: an argument has a wrong type.
+        ValueError: an argument is outside its range, or all rates are 1, so that no modality would
+            ever be available.
 
     References:
         Neverova et al., ModDrop: Adaptive Multi-Modal Gesture Recognition, TPAMI 2016.
@@ -198,12 +217,13 @@ class RandomSubsetEnvs(_SubsetEnvs):
         kind = "RandomSubsetEnvs"
         self.num_modalities = check_count(kind, "num_modalities", num_modalities)
         self.num_envs = check_count(kind, "num_envs", num_envs)
-        given = list(rates) if isinstance(rates, Sequence) else [rates] * num_modalities
-        if len(given) != num_modalities:
+        rate_list = list(rates) if isinstance(rates, Sequence) else [rates] * num_modalities
+        if len(rate_list) != num_modalities:
             raise ValueError(
-                f"{kind}: `rates` must be one number or {num_modalities} of them, got {len(given)}."
+                f"{kind}: `rates` must be one number or {num_modalities} of them, "
+                f"got {len(rate_list)}."
             )
-        for rate in given:
+        for rate in rate_list:
             if isinstance(rate, bool) or not isinstance(rate, (int, float, Real)):
                 raise TypeError(f"{kind}: `rates` must be numbers, got {rate!r}.")
             if not 0 <= rate <= 1:
@@ -217,25 +237,29 @@ class RandomSubsetEnvs(_SubsetEnvs):
                 raise ValueError(
                     f"{kind}: `keep` must have positions in [0, {num_modalities}), got {position}."
                 )
-        self.rates = tuple(0.0 if m in keep else float(rate) for m, rate in enumerate(given))
+        self.rates = tuple(0.0 if m in keep else float(rate) for m, rate in enumerate(rate_list))
         if all(rate == 1 for rate in self.rates):
             raise ValueError(
-                f"{kind}: all `rates` are 1, so no modality would ever be there. Lower one."
+                f"{kind}: all `rates` are 1, so no modality would ever be available. Lower one."
             )
 
     @override
     def _masks(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         rates = torch.tensor(self.rates, dtype=torch.float64, device="cpu")
-        # P(a_m = 1 | nothing is there before m) = (1 - r_m) / (1 - r_m r_(m+1) ... r_M): 1 for the last.
-        missing_from = rates.flip(0).cumprod(0).flip(0)
-        first = torch.where(missing_from < 1, (1 - rates) / (1 - missing_from), 0.0)
-        drawn = _random((*shape, self.num_envs, self.num_modalities), generator)
+        # The condition "not all are missing" is applied modality by modality. It holds as soon as
+        # one modality is available, and the rest are plain Bernoulli draws. Before that,
+        # P(a_m = 1 | modalities before m are missing) = (1 - r_m) / (1 - r_m r_(m+1) ... r_M),
+        # which is 1 for the last modality.
+        all_missing_from = rates.flip(0).cumprod(0).flip(0)
+        p_first = torch.where(all_missing_from < 1, (1 - rates) / (1 - all_missing_from), 0.0)
+        # One uniform number per modality decides both cases, with two different thresholds.
+        drawn = _uniform_numbers((*shape, self.num_envs, self.num_modalities), generator)
         mask = drawn >= rates
-        starts = drawn >= 1 - first
-        nothing = torch.ones(mask.shape[:-1], dtype=torch.bool, device="cpu")
+        is_first = drawn >= 1 - p_first
+        none_so_far = torch.ones(mask.shape[:-1], dtype=torch.bool, device="cpu")
         for m in range(self.num_modalities):
-            mask[..., m] = torch.where(nothing, starts[..., m], mask[..., m])
-            nothing &= ~mask[..., m]
+            mask[..., m] = torch.where(none_so_far, is_first[..., m], mask[..., m])
+            none_so_far &= ~mask[..., m]
         return mask
 
     def __repr__(self) -> str:
@@ -245,30 +269,35 @@ class RandomSubsetEnvs(_SubsetEnvs):
 
 
 class KOfAvailableEnvs:
-    r"""k modalities of those that a sample has: a subset :math:`S_{en}` drawn uniformly for every sample.
+    r"""k of the modalities that a sample has: a subset drawn uniformly for every sample.
 
     .. math::
-        S_{en} \subseteq \{m : a_{nm} = 1\}, \qquad |S_{en}| = \min\Big(k, \sum_m a_{nm}\Big), \qquad
+        S_{en} \subseteq \{m : a_{nm} = 1\}, \qquad
+        |S_{en}| = \min\Big(k, \sum_m a_{nm}\Big), \qquad
         w_{nem} = \frac{\mathbf 1 [m \in S_{en}]}{|S_{en}|}
 
-    A mask that hides modalities without looking at what a sample has may hide all that is left. This one looks: give
-    the data's own mask, and every sample keeps something that it has. Where a sample has fewer than k, it keeps all.
-    Where it has nothing, its masks are all False, and its weights, which must lie somewhere on the simplex, are 1/M
-    (`invmod.fuse` with the mask gives 0 for it).
+    where :math:`S_{en}` is the subset of sample n in environment e, :math:`a_{nm}` is 1 if sample n
+    has modality m, and :math:`w_{nem}` are the fusion weights.
+
+    Environments that ignore the missing modalities of a sample may hide everything that it has.
+    This class takes the mask of the data, so that every sample keeps at least one modality that it
+    has. A sample with fewer than k modalities keeps all of them. For a sample without any modality
+    the masks are all False; its weights must lie on the simplex and are 1/M (`invmod.fuse` with
+    the mask returns 0 for it).
 
     Arguments:
         num_modalities: M, at least 1.
-        k: how many are left, in [1, M].
-        num_envs: E, independent subsets of each sample.
+        k: number of modalities to keep, in [1, M].
+        num_envs: E, the number of independent subsets of each sample.
 
     Attributes:
         num_envs: E.
         num_modalities: M.
-        k: as given.
+        k: the argument `k`.
 
     Raises:
-        TypeError: an argument of a wrong type.
-        ValueError: an argument outside its range.
+        TypeError: an argument has a wrong type.
+        ValueError: an argument is outside its range.
 
     Example:
         >>> mask = torch.tensor([[True, True, True], [False, True, False]])
@@ -297,17 +326,21 @@ class KOfAvailableEnvs:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw weights: those of `sample_masks` with the same seed, spread evenly over each subset.
+        """Draw weights that are spread evenly over the subsets.
+
+        With the same seed the subsets are those of `sample_masks`.
 
         Arguments:
             sample_shape: leading shape of independent samples.
-            mask: bool (N, M), what each sample has; where None, everything.
-            generator: seeds the draw; the global generator where None.
-            device, dtype: of the result; the mask's device (the default one without a mask) and the default dtype where
-                None.
+            mask: bool (N, M), True for the modalities that a sample has. None means all.
+            generator: source of the draw; None means the global generator.
+            device: device of the result. None means the device of the mask, or the default device
+                without a mask.
+            dtype: dtype of the result; None means the default dtype.
 
         Returns:
-            (\\*sample_shape, N, E, M) with rows on the simplex; (\\*sample_shape, E, M) without a mask.
+            (\\*sample_shape, N, E, M) with rows on the simplex; without a mask
+            (\\*sample_shape, E, M).
 
         Raises:
             TypeError: `dtype` is not floating point, or the mask is not bool.
@@ -315,7 +348,7 @@ class KOfAvailableEnvs:
         """
         dtype = checked_dtype("KOfAvailableEnvs", dtype)
         masks = self._masks("sample", sample_shape, mask, generator)
-        return _placed(even_weights(masks, dtype), _device(device, mask))
+        return _to_device(even_weights(masks, dtype), _result_device(device, mask))
 
     def sample_masks(
         self,
@@ -325,12 +358,12 @@ class KOfAvailableEnvs:
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw masks: bool (\\*sample_shape, N, E, M), True where a modality is left; without a mask no axis N.
+        """Draw masks: bool (\\*sample_shape, N, E, M), True for the modalities that are kept.
 
-        Arguments and errors are those of `sample`.
+        Without `mask` the result has no axis N. Arguments and errors are those of `sample`.
         """
-        return _placed(
-            self._masks("sample_masks", sample_shape, mask, generator), _device(device, mask)
+        return _to_device(
+            self._masks("sample_masks", sample_shape, mask, generator), _result_device(device, mask)
         )
 
     def _masks(
@@ -341,22 +374,27 @@ class KOfAvailableEnvs:
         generator: torch.Generator | None,
     ) -> Tensor:
         shape = checked_shape("KOfAvailableEnvs", sample_shape, method)
-        rows = (1, self.num_modalities) if mask is None else self._checked(method, mask).shape
+        rows = (1, self.num_modalities) if mask is None else self._check_mask(method, mask).shape
         available = torch.ones(rows, dtype=torch.bool, device="cpu") if mask is None else mask.cpu()
-        keys = _random((*shape, rows[0], self.num_envs, self.num_modalities), generator)
-        keys = torch.where(available[:, None, :], keys, 2.0)  # behind all that are there
-        places = keys.argsort(dim=-1).argsort(dim=-1)
-        masks = (places < self.k) & available[:, None, :]
+        # A uniform subset of size k: give every modality a random key and keep the k smallest. Keys
+        # lie in [0, 1), so a key of 2 sorts unavailable modalities last.
+        keys = _uniform_numbers((*shape, rows[0], self.num_envs, self.num_modalities), generator)
+        keys = torch.where(available[:, None, :], keys, 2.0)
+        # The second argsort inverts the sorting permutation and gives the rank of each key.
+        ranks = keys.argsort(dim=-1).argsort(dim=-1)
+        masks = (ranks < self.k) & available[:, None, :]
+        # Without a mask one sample stands for all, and its axis is removed again.
         return masks.squeeze(-3) if mask is None else masks
 
-    def _checked(self, method: str, mask: Tensor) -> Tensor:
-        where = f"KOfAvailableEnvs.{method}"
+    def _check_mask(self, method: str, mask: Tensor) -> Tensor:
+        function = f"KOfAvailableEnvs.{method}"
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"{where}: `mask` must be a bool tensor, got {got}.")
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"{function}: `mask` must be a bool tensor, got {kind}.")
         if mask.ndim != 2 or mask.shape[1] != self.num_modalities:
             raise ValueError(
-                f"{where}: `mask` must have shape (N, M) with M = {self.num_modalities}, got {tuple(mask.shape)}."
+                f"{function}: `mask` must have shape (N, M) with M = {self.num_modalities}, "
+                f"got {tuple(mask.shape)}."
             )
         return mask
 
@@ -364,15 +402,22 @@ class KOfAvailableEnvs:
         return f"KOfAvailableEnvs({self.num_modalities}, k={self.k}, num_envs={self.num_envs})"
 
 
-def _device(device: torch.device | str | None, mask: Tensor | None) -> torch.device | str | None:
+def _result_device(
+    device: torch.device | str | None, mask: Tensor | None
+) -> torch.device | str | None:
+    """Return `device`; if it is None, return the device of the mask, or None without a mask."""
     return mask.device if device is None and mask is not None else device
 
 
-def _random(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Uniform numbers in [0, 1) on the CPU, from the given generator: the same for every device of the result."""
+def _uniform_numbers(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Draw uniform numbers in [0, 1) and return them on the CPU.
+
+    They depend on the generator alone, so the result is the same on every device.
+    """
     device = "cpu" if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=device, dtype=torch.float64).cpu()
 
 
-def _placed(x: Tensor, device: torch.device | str | None) -> Tensor:
+def _to_device(x: Tensor, device: torch.device | str | None) -> Tensor:
+    """Move x to `device`, or to the default device where it is None."""
     return x.to(torch.get_default_device() if device is None else device)

@@ -1,4 +1,4 @@
-"""Fusion: from what each modality says to one representation, by what is there."""
+"""Fusion: combine the available modalities of a sample into one representation."""
 
 from invmod.fusion.learned import AttentionFusion, GatedFusion
 from invmod.fusion.linear import fuse

@@ -1,11 +1,13 @@
-"""Imputation: fill what is missing. Fit on training rows, then call on any rows.
+"""Imputation: fill missing features. Fit an imputer on training rows, then call it on any rows.
 
-An imputer returns ``(features, usable)``. `usable` says which cells may be encoded and fused, here all of them; the
-mask of what was observed stays with the caller, for alignment, statistics and reports.
+An imputer returns ``(features, usable)``. The mask `usable` marks the cells that may be encoded and
+fused; after imputation these are all cells. Keep the mask of the observed cells for alignment,
+statistics and reports.
 
-An unfitted imputer has no key in a ``state_dict``, and loading a state without any of its keys leaves it unfitted.
-A state that has some of them only is incomplete: a strict load reports those that are missing. A fitted imputer
-keeps its device and dtype on loading, an unfitted one takes those of what is loaded.
+An unfitted imputer has no key in a ``state_dict``. Loading a state without any of its keys leaves
+it unfitted. A state with only some of the keys is incomplete, and a strict load reports the missing
+ones. On loading, a fitted imputer keeps its device and dtype, and an unfitted one takes those of
+the loaded tensors.
 """
 
 from invmod.imputation.constant import MeanImputer, ZeroImputer

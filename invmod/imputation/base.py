@@ -1,4 +1,4 @@
-"""What all imputers share: the checks of their input, and a state that an unfitted one can be restored from."""
+"""Base of all imputers: checks of input, and a state that an unfitted imputer can load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from invmod.missingness.masks import MaskLike, mask_columns
 
 
 class Imputer(nn.Module, ABC):
-    """A module whose fitted state is buffers, which have no shape before `fit` or a load."""
+    """A module whose fitted state consists of buffers.
+
+    The buffers are None until `fit` or a load, because their shapes depend on the data.
+    """
 
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()
@@ -28,7 +31,7 @@ class Imputer(nn.Module, ABC):
 
     @abstractmethod
     def _state_names(self) -> list[str]:
-        """Return the names of the buffers, all of which a fitted imputer has."""
+        """Return the names of the buffers of a fitted imputer."""
 
     @abstractmethod
     def forward(
@@ -37,24 +40,27 @@ class Imputer(nn.Module, ABC):
         """Fill the unavailable rows.
 
         Arguments:
-            features: modality name -> (N, ...); a name that is absent or None is filled throughout.
-            mask: bool (N, M) or name -> (N,): what is available.
+            features: modality name -> (N, ...). All rows of a modality that is absent or None are
+                filled.
+            mask: bool (N, M) or name -> (N,), True for the available cells.
 
         Returns:
             (features, usable): every modality (N, ...), and an all-True mask (N, M).
 
         Raises:
-            RuntimeError: not fitted.
-            KeyError: an unknown modality.
+            RuntimeError: the imputer is not fitted.
+            KeyError: a modality is unknown.
             TypeError, ValueError: shapes or types do not fit.
         """
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted state as safetensors, under a temporary name first.
+        """Write the fitted state as a safetensors file.
+
+        The file gets a temporary name first and is renamed when it is complete.
 
         Raises:
-            RuntimeError: not fitted yet.
-            ImportError: safetensors is not installed; the message says how to install it.
+            RuntimeError: the imputer is not fitted.
+            ImportError: safetensors is not installed; the message explains how to install it.
         """
         safetensors = _safetensors(type(self).__name__)
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
@@ -63,6 +69,7 @@ class Imputer(nn.Module, ABC):
                 f"{type(self).__name__}.save: not fitted yet. Call `fit` with training rows first."
             )
         path = Path(path)
+        # A process that is killed while writing leaves a temporary file, never half a state.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             safetensors.torch.save_file(
@@ -73,32 +80,34 @@ class Imputer(nn.Module, ABC):
             temporary.unlink(missing_ok=True)
 
     def load(self, path: str | Path) -> Self:
-        """Read a state that `save` wrote, into an imputer made with the same arguments.
+        """Read a state that `save` wrote. The imputer must be built with the same arguments.
 
         Returns:
             itself.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             ImportError: safetensors is not installed.
-            ValueError: the file holds no state of such an imputer, or one of other modalities. The message
-                has the path.
+            ValueError: the file does not contain a state of such an imputer, or the state belongs
+                to other modalities. The message contains the path.
         """
         kind = type(self).__name__
         safetensors = _safetensors(kind)
         if not Path(path).exists():
-            raise FileNotFoundError(f"{kind}.load: there is no file {path}.")
+            raise FileNotFoundError(f"{kind}.load: the file {path} does not exist.")
         try:
             state = safetensors.torch.load_file(path)
             with safetensors.safe_open(path, framework="pt") as file:
                 names = json.loads((file.metadata() or {}).get("modalities", "null"))
         except Exception as error:
+            # safetensors raises several types of its own for files that it cannot read.
             raise ValueError(
                 f"{kind}.load: {path} is not a file that `save` wrote: {error}."
             ) from error
         if names != list(self.modalities):
             raise ValueError(
-                f"{kind}.load: {path} is of the modalities {names}, not {list(self.modalities)}."
+                f"{kind}.load: {path} has a state for the modalities {names}, "
+                f"not {list(self.modalities)}."
             )
         try:
             self.load_state_dict(state)
@@ -106,25 +115,28 @@ class Imputer(nn.Module, ABC):
             raise ValueError(f"{kind}.load: {path} does not fit: {error}.") from error
         return self
 
-    def _observed(
+    def _observed_rows(
         self, function: str, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None
     ) -> list[Tensor]:
-        """Return the given rows that have each modality, after checking all that was given."""
+        """Check all arguments of `fit`; for each modality return those of `rows` that have it."""
         absent = [name for name in self.modalities if features.get(name) is None]
         if absent:
             raise KeyError(f"{function}: `features` lacks the modalities {absent}.")
-        num_rows = self._check(function, features, None)
+        num_rows = self._check_features(function, features, None)
         columns = mask_columns(function, mask, self.modalities, num_rows)
-        chosen = checked_rows(function, rows, num_rows, columns.device)
-        return [chosen[columns[chosen, index]] for index in range(len(self.modalities))]
+        training_rows = checked_rows(function, rows, num_rows, columns.device)
+        # Only row numbers are returned: gathering the rows here would copy the tables.
+        return [
+            training_rows[columns[training_rows, index]] for index in range(len(self.modalities))
+        ]
 
-    def _check(
+    def _check_features(
         self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike | None
     ) -> int:
-        """Return N after checking names and rows."""
+        """Check names and numbers of rows; return N."""
         check_known(function, "features", features, self.modalities)
-        given = {name: x for name, x in features.items() if x is not None}
-        for name, x in given.items():
+        present = {name: x for name, x in features.items() if x is not None}
+        for name, x in present.items():
             if not isinstance(x, Tensor):
                 raise TypeError(
                     f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}."
@@ -133,20 +145,18 @@ class Imputer(nn.Module, ABC):
                 raise ValueError(
                     f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar."
                 )
-        rows = {name: x.shape[0] for name, x in given.items()}
+        rows = {name: x.shape[0] for name, x in present.items()}
         if mask is not None:
             column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
-            if (
-                isinstance(column, Tensor) and column.ndim
-            ):  # else `mask_columns` says what is wrong with it
+            # A mask of another type is reported later, by `mask_columns`.
+            if isinstance(column, Tensor) and column.ndim:
                 rows["mask"] = column.shape[0]
         if len(set(rows.values())) > 1:
             raise ValueError(
                 f"{function}: modalities and mask must have equal numbers of rows, got {rows}."
             )
-        return next(
-            iter(rows.values()), 0
-        )  # without any, `mask_columns` says what is wrong with the mask
+        # Without any tensor N is 0 here, and `mask_columns` reports the bad mask.
+        return next(iter(rows.values()), 0)
 
     @override
     def _load_from_state_dict(
@@ -159,32 +169,37 @@ class Imputer(nn.Module, ABC):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Give the buffers the shapes of what is loaded, so that an unfitted imputer can be restored."""
+        """Give the buffers the shapes of the loaded tensors, then load as usual.
+
+        This makes it possible to load a state into an unfitted imputer.
+        """
         names = self._state_names()
         partial = strict and any(f"{prefix}{name}" in state_dict for name in names)
         for name in names:
             saved, existing = state_dict.get(f"{prefix}{name}"), getattr(self, name)
             if isinstance(saved, Tensor):
+                # `new_empty` keeps the dtype and device of a fitted imputer.
                 empty = (
                     torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
                 )
                 setattr(self, name, empty)
-            elif (
-                partial and existing is None
-            ):  # of buffers that are None, the base class knows nothing
+            elif partial and existing is None:
+                # The base class does not report missing keys of buffers that are None.
                 missing_keys.append(f"{prefix}{name}")
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if not error_msgs and (wrong := self._what_is_wrong()):
-            error_msgs.append(wrong)
+        # The base class checks each buffer alone; this checks that the buffers fit together.
+        if not error_msgs and (state_error := self._state_error()):
+            error_msgs.append(state_error)
 
-    def _what_is_wrong(self) -> str:
-        """Return what is wrong with a state that was loaded, or an empty string."""
+    def _state_error(self) -> str:
+        """Return a message about an inconsistent loaded state, or an empty string."""
         return ""
 
 
 def _safetensors(kind: str) -> Any:
+    """Import safetensors, an optional dependency."""
     try:
         import safetensors
         import safetensors.torch

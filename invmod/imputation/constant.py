@@ -25,23 +25,25 @@ class _ConstantImputer(Imputer):
     def fit(
         self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
     ) -> Self:
-        """Learn the constant of each modality from the given rows alone.
+        """Compute the constant of each modality from the given rows only.
 
         Arguments:
-            features: modality name -> (N, ...), exactly the names of `modalities`; what lies in masked cells is
-                never read.
-            mask: bool (N, M) or name -> (N,): what is observed.
-            rows: int64 (n,), the training rows; all N where None. Read in blocks: no second copy of the table.
+            features: modality name -> (N, ...), exactly the names of `modalities`. The content of
+                masked cells is never read.
+            mask: bool (N, M) or name -> (N,), True for the observed cells.
+            rows: int64 (n,), the training rows; None means all N. They are read in blocks, without
+                a second copy of the table.
 
         Returns:
             itself.
 
         Raises:
             KeyError: a modality is unknown or absent.
-            TypeError, ValueError: shapes or types do not fit; for a mean also: no observed row, or one with NaN.
+            TypeError, ValueError: shapes or types do not fit. For a mean also: a modality has no
+                observed row, or an observed row contains NaN.
         """
 
-    def _keep(self, fills: Sequence[Tensor | None]) -> None:
+    def _set_fills(self, fills: Sequence[Tensor | None]) -> None:
         for index, fill in enumerate(fills):
             setattr(self, f"fill_{index}", fill)
 
@@ -52,45 +54,47 @@ class _ConstantImputer(Imputer):
         """Fill the unavailable rows.
 
         Arguments:
-            features: modality name -> (N, ...); a name that is absent or None is filled throughout.
-            mask: bool (N, M) or name -> (N,): what is available.
+            features: modality name -> (N, ...). All rows of a modality that is absent or None are
+                filled.
+            mask: bool (N, M) or name -> (N,), True for the available cells.
 
         Returns:
             (features, usable): every modality (N, ...), and an all-True mask (N, M).
 
         Raises:
-            RuntimeError: not fitted, or a modality was in no row so far.
-            KeyError: an unknown modality.
+            RuntimeError: the imputer is not fitted, or no row so far had one of the modalities.
+            KeyError: a modality is unknown.
             TypeError, ValueError: shapes or types do not fit.
         """
         function = type(self).__name__
-        unseen = [
+        without_fill = [
             name
             for index, name in enumerate(self.modalities)
             if getattr(self, f"fill_{index}") is None
         ]
-        if len(unseen) == len(self.modalities):
+        if len(without_fill) == len(self.modalities):
             raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
-        if unseen:
+        if without_fill:
             raise RuntimeError(
-                f"{function}: not fitted yet for {unseen}: no row so far had them. Give rows that do."
+                f"{function}: not fitted yet for {without_fill}: no row so far had them. "
+                "Call `partial_fit` with rows that have them."
             )
-        num_rows = self._check(function, features, mask)
+        num_rows = self._check_features(function, features, mask)
         columns = mask_columns(function, mask, self.modalities, num_rows)
         filled = {}
         for index, name in enumerate(self.modalities):
             fill: Tensor = getattr(self, f"fill_{index}")
             x = features.get(name)
             if x is None:
-                filled[name] = fill.expand(
-                    num_rows, *fill.shape
-                ).clone()  # never a view of the buffer
+                # A copy: the caller may change the result without changing the fitted buffer.
+                filled[name] = fill.expand(num_rows, *fill.shape).clone()
                 continue
             if x.shape[1:] != fill.shape:
                 raise ValueError(
                     f"{function}: the feature of {name!r} must have shape (N, "
                     f"{', '.join(map(str, fill.shape))}) as in `fit`, got {tuple(x.shape)}."
                 )
+            # Select instead of multiplying by the mask, because missing rows may hold NaN.
             filled[name] = torch.where(append_axes(columns[:, index], x), x, fill.to(x.dtype))
         return filled, torch.ones_like(columns)
 
@@ -115,32 +119,34 @@ class ZeroImputer(_ConstantImputer):
     def fit(
         self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
     ) -> Self:
-        self._observed("ZeroImputer.fit", features, mask, rows)
-        given = [features[name] for name in self.modalities]
-        self._keep([torch.zeros(x.shape[1:], dtype=x.dtype, device=x.device) for x in given])
+        self._observed_rows("ZeroImputer.fit", features, mask, rows)
+        tables = [features[name] for name in self.modalities]
+        self._set_fills([torch.zeros(x.shape[1:], dtype=x.dtype, device=x.device) for x in tables])
         return self
 
 
-class _Sum(NamedTuple):
-    """The observed rows of a modality so far: their sum in float64, how many, and what dtype their mean has."""
+class _RunningSum(NamedTuple):
+    """Sum in float64 of a modality's observed rows so far, their number, and the mean's dtype."""
 
     total: Tensor
     num_rows: int
     dtype: torch.dtype
 
     def mean(self) -> Tensor:
-        """Return the fill."""
+        """Return the mean, the fill of the modality."""
         return (self.total / self.num_rows).to(self.dtype)
 
 
 class MeanImputer(_ConstantImputer):
-    r"""Fill missing rows with the mean of the observed training rows, the imputation of MILK's Eq. 18.
+    r"""Fill missing rows with the mean of the observed training rows, as MILK does for Eq. 18.
 
     .. math::
         \mu_m = \frac{\sum_{n \in \mathrm{rows}} a_{nm} x_{nm}}{\sum_{n \in \mathrm{rows}} a_{nm}}
 
-    summed in float64 whatever the dtype of the features (float16 sums overflow). Features larger than memory are fitted
-    block by block, with `partial_fit`.
+    where :math:`x_{nm}` is the feature of sample n and modality m, :math:`a_{nm}` is 1 where the
+    mask is True, and rows are the training rows. The sums are in float64 for every dtype of the
+    features, because sums in float16 overflow. For features larger than memory, call `partial_fit`
+    block by block.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
@@ -158,35 +164,38 @@ class MeanImputer(_ConstantImputer):
 
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__(modalities)
-        self._sums: list[_Sum | None] = [None] * len(self.modalities)  # not part of the state
+        # The sums are not part of the state, so `partial_fit` cannot resume from a loaded imputer.
+        self._sums: list[_RunningSum | None] = [None] * len(self.modalities)
 
     @override
     def fit(
         self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
     ) -> Self:
-        sums = self._added("MeanImputer.fit", features, mask, rows, [None] * len(self.modalities))
-        for name, one in zip(self.modalities, sums, strict=True):
-            if one is None:
+        no_sums = [None] * len(self.modalities)
+        sums = self._updated_sums("MeanImputer.fit", features, mask, rows, no_sums)
+        for name, running_sum in zip(self.modalities, sums, strict=True):
+            if running_sum is None:
                 raise ValueError(
-                    f"MeanImputer.fit: modality {name!r} is observed in none of the given rows, so it "
-                    "has no mean. Give rows that have it, or leave the modality out."
+                    f"MeanImputer.fit: modality {name!r} is observed in none of the given rows, so "
+                    "it has no mean. Give rows that have it, or leave the modality out."
                 )
-        self._hold(sums)
+        self._set_sums(sums)
         return self
 
     def partial_fit(
         self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
     ) -> Self:
-        """Add rows to those that the means are taken over, as if all had been given to `fit` at once.
+        """Update the means with further rows, as if all rows had been given to `fit` at once.
 
-        `fit` starts afresh, this goes on. The sums behind the means are no part of a ``state_dict``, so an imputer
-        that was loaded cannot go on. A modality that no row has had so far has no mean yet, and using the imputer then
-        is an error.
+        `fit` discards earlier rows; `partial_fit` keeps them. The sums behind the means are not
+        part of a ``state_dict``, so `partial_fit` does not work on a loaded imputer. Until every
+        modality was observed in some row, calling the imputer is an error.
 
         Arguments:
-            features: modality name -> (N, ...), a block of rows, with exactly the names of `modalities`.
-            mask: bool (N, M) or name -> (N,): what is observed.
-            rows: int64 (n,), the training rows of the block; all N where None.
+            features: modality name -> (N, ...), a block of rows, with exactly the names of
+                `modalities`.
+            mask: bool (N, M) or name -> (N,), True for the observed cells.
+            rows: int64 (n,), the training rows of the block; None means all N.
 
         Returns:
             itself.
@@ -194,77 +203,93 @@ class MeanImputer(_ConstantImputer):
         Raises:
             RuntimeError: the means were loaded.
             KeyError: a modality is unknown or absent.
-            TypeError, ValueError: shapes or types do not fit, those of earlier rows included, or an observed row has
-                NaN.
+            TypeError, ValueError: shapes or types do not fit each other or those of earlier rows,
+                or an observed row contains NaN.
 
         Example:
             >>> imputer = MeanImputer(["text"])
             >>> for block in (torch.tensor([[1.0], [2.0]]), torch.tensor([[6.0]])):
-            ...     imputer = imputer.partial_fit({"text": block}, torch.ones(len(block), 1, dtype=torch.bool))
+            ...     mask = torch.ones(len(block), 1, dtype=torch.bool)
+            ...     imputer = imputer.partial_fit({"text": block}, mask)
             >>> imputer({}, torch.zeros(1, 1, dtype=torch.bool))[0]["text"]
             tensor([[3.]])
         """
+        # A fill without a sum comes from a loaded state.
         if any(
-            one is None and getattr(self, f"fill_{index}") is not None
-            for index, one in enumerate(self._sums)
+            running_sum is None and getattr(self, f"fill_{index}") is not None
+            for index, running_sum in enumerate(self._sums)
         ):
             raise RuntimeError(
-                "MeanImputer.partial_fit: the means were loaded, and the sums behind them are not saved. Call `fit`, "
-                "or begin with a new imputer."
+                "MeanImputer.partial_fit: the means were loaded, and the sums behind them are not "
+                "saved. Call `fit`, or begin with a new imputer."
             )
-        self._hold(self._added("MeanImputer.partial_fit", features, mask, rows, self._sums))
+        function = "MeanImputer.partial_fit"
+        self._set_sums(self._updated_sums(function, features, mask, rows, self._sums))
         return self
 
-    def _added(
+    def _updated_sums(
         self,
         function: str,
         features: Mapping[str, Tensor],
         mask: MaskLike,
         rows: Tensor | None,
-        before: Sequence[_Sum | None],
-    ) -> list[_Sum | None]:
-        """Return the sums with the given rows added to those before."""
-        chosen = self._observed(function, features, mask, rows)
+        before: Sequence[_RunningSum | None],
+    ) -> list[_RunningSum | None]:
+        """Return the sums `before`, one per modality, with the given rows added."""
+        observed_rows = self._observed_rows(function, features, mask, rows)
         return [
-            _add(f"{function}: modality {name!r}", one, features[name], some)
-            for name, one, some in zip(self.modalities, before, chosen, strict=True)
+            _add_rows(f"{function}: modality {name!r}", running_sum, features[name], modality_rows)
+            for name, running_sum, modality_rows in zip(
+                self.modalities, before, observed_rows, strict=True
+            )
         ]
 
-    def _hold(self, sums: list[_Sum | None]) -> None:
+    def _set_sums(self, sums: list[_RunningSum | None]) -> None:
+        # A modality without a sum has no fill, which `forward` reports.
         self._sums = sums
-        self._keep([None if one is None else one.mean() for one in sums])
+        self._set_fills(
+            [None if running_sum is None else running_sum.mean() for running_sum in sums]
+        )
 
     @override
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Forget the sums of the means that are replaced."""
+        """Discard the sums of the means that the loaded state replaces."""
         names = [f"{prefix}fill_{index}" for index in range(len(self.modalities))]
         self._sums = [
-            None if name in state_dict else one for name, one in zip(names, self._sums, strict=True)
+            None if name in state_dict else running_sum
+            for name, running_sum in zip(names, self._sums, strict=True)
         ]
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
-def _add(where: str, before: _Sum | None, values: Tensor, rows: Tensor) -> _Sum | None:
-    """Add the given rows of one modality, block by block, in float64."""
+def _add_rows(
+    where: str, before: _RunningSum | None, values: Tensor, rows: Tensor
+) -> _RunningSum | None:
+    """Add the given rows of one modality to `before`, block by block, in float64.
+
+    `where` is the start of error messages. Nothing is changed before the checks have passed.
+    """
     if not values.is_floating_point():
         raise TypeError(f"{where} must be floating point to have a mean, got {values.dtype}.")
     if before is not None and before.total.shape != values.shape[1:]:
         raise ValueError(
-            f"{where} must have shape (N, {', '.join(map(str, before.total.shape))}) as in the rows before, "
-            f"got {tuple(values.shape)}."
+            f"{where} must have shape (N, {', '.join(map(str, before.total.shape))}) as in the "
+            f"rows before, got {tuple(values.shape)}."
         )
     if len(rows) == 0:
         return before
     total = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
+    # Blocks bound the memory: indexing with all rows would copy the table.
     for block in torch.split(rows, ROWS_AT_ONCE):
         total += values[block.to(values.device)].to(torch.float64).sum(dim=0)
+    # One NaN or infinity in any row makes the sum not finite, so checking the sum is enough.
     if not total.isfinite().all():
         raise ValueError(
-            f"{where} has NaN or an infinity in a row that the mask calls observed. Make the mask with "
-            "`mask_from_features`."
+            f"{where} has NaN or an infinity in a row that the mask marks as observed. Make the "
+            "mask with `mask_from_features`."
         )
     dtype = torch.promote_types(values.dtype, torch.float32)
     if before is None:
-        return _Sum(total, len(rows), dtype)
+        return _RunningSum(total, len(rows), dtype)
     total += before.total.to(total.device)
-    return _Sum(total, before.num_rows + len(rows), torch.promote_types(dtype, before.dtype))
+    return _RunningSum(total, before.num_rows + len(rows), torch.promote_types(dtype, before.dtype))

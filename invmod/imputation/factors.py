@@ -1,4 +1,4 @@
-"""Fill by a few hidden factors that all modalities share: probabilistic PCA, fitted with whatever is missing."""
+"""Fill by latent factors that all modalities share (probabilistic PCA on incomplete rows)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod._checks import check_count
-from invmod.imputation.joint import JointImputer, shapes_differ
+from invmod.imputation.joint import JointImputer, shape_error
 from invmod.missingness import rows_by_pattern
 
-NOISE_FLOOR = 1e-6  # of the mean square entry: where few rows are fitted exactly, the likelihood has no maximum
+# Lower bound of the noise variance, relative to the mean square entry. Without a bound, rows that
+# are fitted exactly have an infinite likelihood, and there is no maximum.
+NOISE_FLOOR = 1e-6
 
 
 class _Model(NamedTuple):
@@ -26,47 +28,59 @@ class _Model(NamedTuple):
 
 
 class PPCAImputer(JointImputer):
-    r"""Fill by probabilistic PCA, fitted with whatever is missing.
+    r"""Fill by probabilistic PCA, fitted on incomplete rows.
 
     .. math::
         x_m = W_m b + \mu_m + \sigma_m \epsilon_m, \qquad b, \epsilon_m \sim \mathcal N(0, I)
 
-    so that, for a row with the modalities S, factors and fills are
+    where :math:`x_m` are the :math:`D_m` entries of modality m, b are the K latent factors of a
+    row, :math:`W_m` are loadings, :math:`\mu_m` is a mean and :math:`\sigma_m` the standard
+    deviation of the noise. For a row with the available modalities S, factors and fills are
 
     .. math::
         V_S = \Big( I + \sum_{m \in S} \frac{W_m^\top W_m}{\sigma_m^2} \Big)^{-1}, \qquad
         \hat b = V_S \sum_{m \in S} \frac{W_m^\top (x_m - \mu_m)}{\sigma_m^2}, \qquad
         \hat x_m = W_m \hat b + \mu_m
 
-    The parameters maximise the likelihood of what is observed, by EM: each step is in closed form, takes every pattern
-    as it is, and never lowers the likelihood. It starts from the principal directions of the training rows with means
-    in the holes; on complete rows with shared noise that is the solution already. The noise is at least 1e-6 of the
-    mean square entry, since few rows can be fitted exactly. A row that has nothing gets the mean.
+    where :math:`V_S` is the posterior covariance of the factors and :math:`\hat b` their posterior
+    mean.
+
+    The parameters maximise the likelihood of the observed entries by expectation maximisation (EM).
+    Each step has a closed form, handles every pattern of missing modalities exactly, and never
+    lowers the likelihood. EM starts from the principal directions of the training rows with means
+    in the missing cells. For complete rows and shared noise this start is already the solution. The
+    noise variance is at least 1e-6 of the mean square entry, because a few rows could be fitted
+    exactly otherwise. A row without any modality is filled with the mean.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
-        num_components: K, at least 1 and below D.
-        noise: ``"modality"``: each modality has its own :math:`\sigma_m`. ``"shared"``: all have one, as in
-            probabilistic PCA to the letter; other scales of entries then matter more.
-        standardize: divide each entry by its standard deviation over the observed training rows. Fills come back in the
-            units of the input either way; do not scale before and here as well.
-        tolerance: stop when the mean log likelihood of a row grows by less.
-        max_iterations: stop after so many steps at the latest.
+        num_components: K, at least 1 and below D, the number of entries of all modalities.
+        noise: ``"modality"``: each modality has its own :math:`\sigma_m`. ``"shared"``: all
+            modalities share one :math:`\sigma`, as in the original probabilistic PCA; the result
+            then depends more on the scales of the entries.
+        standardize: divide each entry by its standard deviation over the observed training rows.
+            Fills are returned in the units of the input in both cases. Do not standardize the
+            features twice.
+        tolerance: stop when the mean log likelihood per row grows by less than this.
+        max_iterations: maximum number of EM steps.
 
     Attributes:
-        log_likelihoods: of the observed entries, per row, before each step and after the last; not part of the state.
+        log_likelihoods: log likelihood of the observed entries per row, before each step and after
+            the last one; not part of the state.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong type or outside its range; in `fit`, a K that is not below D.
+        TypeError, ValueError: an argument has a wrong type or is outside its range. In `fit`: K is
+            not below D.
 
     References:
-        Tipping and Bishop, Probabilistic Principal Component Analysis, JRSS B 61(3), 1999; Roweis, EM Algorithms for
-        PCA and SPCA, NeurIPS 1997, for missing entries.
+        Tipping and Bishop, Probabilistic Principal Component Analysis, JRSS B 61(3), 1999; Roweis,
+        EM Algorithms for PCA and SPCA, NeurIPS 1997, for missing entries.
 
     Example:
         >>> b = torch.tensor([[-2.0], [-1.0], [0.0], [1.0], [2.0]])
         >>> mask = torch.ones(5, 2, dtype=torch.bool)
-        >>> imputer = PPCAImputer(["x", "y"], num_components=1, noise="shared").fit({"x": b, "y": -3 * b}, mask)
+        >>> imputer = PPCAImputer(["x", "y"], num_components=1, noise="shared")
+        >>> imputer = imputer.fit({"x": b, "y": -3 * b}, mask)
         >>> mask[4, 1] = False
         >>> imputer({"x": b, "y": -3 * b}, mask)[0]["y"][4].round(decimals=2)
         tensor([-6.])
@@ -94,84 +108,106 @@ class PPCAImputer(JointImputer):
         self.log_likelihoods: list[float] = []
 
     @override
-    def _more_state(self) -> list[str]:
+    def _model_state_names(self) -> list[str]:
         return ["loadings", "mean", "variances"]
 
     @override
-    def _learn(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
+    def _fit_table(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
         if self.num_components >= x.shape[1]:
             raise ValueError(
-                f"PPCAImputer.fit: `num_components` must be below the {x.shape[1]} entries of a row, "
-                f"got {self.num_components}."
+                f"PPCAImputer.fit: `num_components` must be below the {x.shape[1]} entries of a "
+                f"row, got {self.num_components}."
             )
         groups = list(rows_by_pattern(a).items())
         floor = NOISE_FLOOR * max(float(x.square().mean()), torch.finfo(torch.float64).tiny)
-        model, found = self._start(x, floor), []
+        model, log_likelihoods = self._start(x, floor), []
         for _ in range(self.max_iterations):
-            following, likelihood = self._step(x, groups, model, floor)
-            found.append(likelihood)
-            if len(found) > 1 and found[-1] - found[-2] < self.tolerance:
+            # A step returns the likelihood of the model that it started from, so the loop ends with
+            # the model whose likelihood was measured last.
+            next_model, likelihood = self._step(x, groups, model, floor)
+            log_likelihoods.append(likelihood)
+            if len(log_likelihoods) > 1 and likelihood - log_likelihoods[-2] < self.tolerance:
                 break
-            model = following
+            model = next_model
         else:
-            found.append(self._step(x, groups, model, floor)[1])
-        self.log_likelihoods = found
+            log_likelihoods.append(self._step(x, groups, model, floor)[1])
+        self.log_likelihoods = log_likelihoods
         return model._asdict()
 
     def _start(self, x: Tensor, floor: float) -> _Model:
-        """Return probabilistic PCA of the rows as they are, with means in the holes."""
+        """Return the solution of probabilistic PCA for x, where missing cells hold 0, the mean."""
         mean = x.mean(dim=0)
         _, s, directions = torch.linalg.svd(x - mean, full_matrices=False)
         k, dim = self.num_components, x.shape[1]
+        # The eigenvalues of the covariance; those beyond the number of rows are 0. In the solution
+        # of Tipping and Bishop the noise is the mean of the discarded ones, and the loadings are
+        # the kept directions with the noise subtracted from their eigenvalues.
         spectrum = torch.zeros(dim, dtype=x.dtype, device=x.device)
         spectrum[: len(s)] = s.square() / x.shape[0]
-        rest = spectrum[k:].mean().clamp(min=floor)
+        noise = spectrum[k:].mean().clamp(min=floor)
         loadings = torch.zeros(dim, k, dtype=x.dtype, device=x.device)
         kept = min(k, len(s))
-        loadings[:, :kept] = directions[:kept].T * (spectrum[:kept] - rest).clamp(min=0).sqrt()
-        return _Model(loadings, mean, rest.repeat(len(self.modalities)))
+        loadings[:, :kept] = directions[:kept].T * (spectrum[:kept] - noise).clamp(min=0).sqrt()
+        return _Model(loadings, mean, noise.repeat(len(self.modalities)))
 
     def _step(
         self, x: Tensor, groups: list[tuple[tuple[bool, ...], Tensor]], model: _Model, floor: float
     ) -> tuple[_Model, float]:
-        """Return the parameters after a step of EM, and the log likelihood per row before it."""
+        """Return the parameters after one EM step, and the log likelihood per row before it.
+
+        Given the factors, each modality is a linear regression of x on (b, 1), whose coefficients
+        are its loadings and mean. The E step collects the expected moments of these regressions,
+        pattern by pattern; the M step solves them.
+        """
         k, num = self.num_components, len(self.modalities)
-        parts = torch.split(torch.arange(x.shape[1], device=x.device), self._sizes())
-        inner = x.new_zeros(
-            num, k + 1, k + 1
-        )  # sums of (b, 1)(b, 1)' over the rows that have a modality
-        cross = x.new_zeros(x.shape[1], k + 1)  # of x (b, 1)'
+        columns = torch.split(torch.arange(x.shape[1], device=x.device), self._sizes())
+        # Expectations of (b, 1)(b, 1)^T and x (b, 1)^T, summed over the rows that have a modality.
+        factor_moments = x.new_zeros(num, k + 1, k + 1)
+        cross_moments = x.new_zeros(x.shape[1], k + 1)
         squares, counts, total = x.new_zeros(num), x.new_zeros(num), x.new_zeros(())
         for pattern, rows in groups:
             b, v, likelihood = self._factors(x[rows], pattern, model)
             total = total + likelihood
-            one = torch.cat([b, b.new_ones(len(b), 1)], dim=1)
-            moment = one.T @ one
+            factors_and_one = torch.cat([b, b.new_ones(len(b), 1)], dim=1)
+            # E[b b^T] is the product of the means plus the posterior covariance V_S of each row.
+            moment = factors_and_one.T @ factors_and_one
             moment[:k, :k] += len(b) * v
-            for m, there in enumerate(pattern):
-                if there:
-                    inner[m] += moment
-                    cross[parts[m]] += x[rows][:, parts[m]].T @ one
-                    squares[m] += x[rows][:, parts[m]].square().sum()
-                    counts[m] += len(b) * len(parts[m])
-        solved = [torch.linalg.solve(inner[m], cross[part].T).T for m, part in enumerate(parts)]
+            for m, available in enumerate(pattern):
+                if available:
+                    factor_moments[m] += moment
+                    cross_moments[columns[m]] += x[rows][:, columns[m]].T @ factors_and_one
+                    squares[m] += x[rows][:, columns[m]].square().sum()
+                    counts[m] += len(b) * len(columns[m])
+        coefficients = [
+            torch.linalg.solve(factor_moments[m], cross_moments[part].T).T
+            for m, part in enumerate(columns)
+        ]
+        # At the optimal W and mu the expected squared error simplifies to this difference.
         errors = torch.stack(
-            [squares[m] - (solved[m] * cross[part]).sum() for m, part in enumerate(parts)]
-        )  # at the optimum of W and mu, the expected squared errors are this
+            [
+                squares[m] - (coefficients[m] * cross_moments[part]).sum()
+                for m, part in enumerate(columns)
+            ]
+        )
         if self.noise == "shared":
             errors, counts = errors.sum().expand(num), counts.sum().expand(num)
-        both = torch.cat(solved)
-        return _Model(both[:, :k], both[:, k], (errors / counts).clamp(min=floor)), float(
-            total / len(x)
-        )
+        stacked = torch.cat(coefficients)
+        next_model = _Model(stacked[:, :k], stacked[:, k], (errors / counts).clamp(min=floor))
+        return next_model, float(total / len(x))
 
     def _factors(
         self, x: Tensor, pattern: tuple[bool, ...], model: _Model
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean (n, K) and covariance (K, K) of the factors given what is there, and its log likelihood."""
+        """Return the posterior of the factors for rows x (n, D) of one pattern.
+
+        Returns:
+            the posterior means (n, K), the covariance (K, K) that all rows of the pattern share,
+            and the log likelihood of the observed entries, summed over the rows.
+        """
         sizes = torch.tensor(self._sizes(), dtype=x.dtype, device=x.device)
-        there = torch.tensor(pattern, dtype=x.dtype, device=x.device)
-        precision = self._expanded((there / model.variances)[None])[0]  # (D,), 0 where missing
+        available = torch.tensor(pattern, dtype=x.dtype, device=x.device)
+        # Precisions (D,) of the noise. Missing entries have precision 0 and drop out of all sums.
+        precision = self._expanded((available / model.variances)[None])[0]
         deviations = x - model.mean
         weighted = model.loadings * precision[:, None]
         v_inverse = (
@@ -181,17 +217,19 @@ class PPCAImputer(JointImputer):
         v = torch.linalg.inv(v_inverse)
         projected = deviations @ weighted
         b = projected @ v
+        # Log density of N(0, W W^T + noise) by the lemmas of Sylvester and Woodbury: a determinant
+        # and an inverse of size K instead of D.
         log_det = (
             torch.linalg.slogdet(v_inverse).logabsdet
-            + (there * sizes * model.variances.log()).sum()
+            + (available * sizes * model.variances.log()).sum()
         )
         quadratic = (deviations.square() @ precision).sum() - (projected * b).sum()
-        constant = (there * sizes).sum() * math.log(2 * math.pi)
+        constant = (available * sizes).sum() * math.log(2 * math.pi)
         return b, v, -(len(x) * (constant + log_det) + quadratic) / 2
 
     @override
     def _predict(self, x: Tensor, a: Tensor) -> Tensor:
-        model = _Model(*(self.get_buffer(name) for name in self._more_state()))
+        model = _Model(*(self.get_buffer(name) for name in self._model_state_names()))
         fills = torch.zeros_like(x)
         for pattern, rows in rows_by_pattern(a).items():
             b, _, _ = self._factors(x[rows], pattern, model)
@@ -199,7 +237,7 @@ class PPCAImputer(JointImputer):
         return fills
 
     @override
-    def _what_is_wrong_with(self, sizes: list[int], state: dict[str, Any]) -> str:
+    def _model_state_error(self, sizes: list[int], state: dict[str, Any]) -> str:
         dim, num = sum(sizes), len(sizes)
         shapes = {"loadings": (dim, self.num_components), "mean": (dim,), "variances": (num,)}
-        return shapes_differ("PPCAImputer", state, shapes)
+        return shape_error("PPCAImputer", state, shapes)

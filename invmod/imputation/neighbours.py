@@ -1,4 +1,4 @@
-"""Fill from the nearest rows in the modalities that both have."""
+"""Fill from the nearest training rows, compared in the modalities that both rows have."""
 
 from __future__ import annotations
 
@@ -11,36 +11,45 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod._checks import check_count
-from invmod.imputation.joint import JointImputer, shapes_differ
+from invmod.imputation.joint import JointImputer, shape_error
 
-PAIRS_AT_ONCE = 1 << 24  # distances held at a time: 128 MiB
+PAIRS_AT_ONCE = 1 << 24  # maximum number of distances in memory: 128 MiB in float64
 
 
 class KNNImputer(JointImputer):
     r"""Fill a missing modality with the mean of the k nearest training rows that have it.
 
     .. math::
-        d^2(n, r) = \frac{D}{\sum_m a_{nm} a_{rm} D_m} \sum_m a_{nm} a_{rm} \lVert x_{nm} - x_{rm} \rVert^2
+        d^2(n, r) = \frac{D}{\sum_m a_{nm} a_{rm} D_m}
+            \sum_m a_{nm} a_{rm} \lVert x_{nm} - x_{rm} \rVert^2
 
-    over the modalities that both have, scaled up to all D entries, so that rows which share little do not look near.
-    Each missing modality has its own neighbours, among the training rows that have it. Of equal distances the lower row
-    counts first; fewer than k such rows are all taken; without a row that shares a modality, as for a row that
-    has nothing, the fill is the mean of the training rows.
+    where :math:`x_{nm}` and :math:`x_{rm}` are the features of the row n and of the training row r,
+    :math:`a_{nm}` is 1 where the mask is True, :math:`D_m` is the number of entries of modality m,
+    and D is their sum. The distance runs over the modalities that both rows have and is scaled up
+    to all D entries, so that rows with few shared modalities do not seem near.
+
+    Each missing modality has its own neighbours, among the training rows that have it. Of rows at
+    equal distance, the one with the lower index comes first. If fewer than k rows qualify, all of
+    them are used. If no training row shares a modality, as for a row without any, the fill is the
+    mean of the training rows.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
         num_neighbours: k, at least 1.
-        standardize: divide each entry by its standard deviation over the observed training rows before distances are
-            taken. Fills come back in the units of the input either way; do not scale before and here as well.
+        standardize: divide each entry by its standard deviation over the observed training rows
+            before distances are computed. Fills are returned in the units of the input in both
+            cases. Do not standardize the features twice.
 
     Raises:
         TypeError, ValueError: `num_neighbours` is not an int of at least 1.
 
     References:
-        Troyanskaya et al., Missing Value Estimation Methods for DNA Microarrays, Bioinformatics 17(6), 2001.
+        Troyanskaya et al., Missing Value Estimation Methods for DNA Microarrays,
+        Bioinformatics 17(6), 2001.
 
     Example:
-        >>> a, b = torch.tensor([[0.0], [1.0], [9.0], [0.9]]), torch.tensor([[5.0], [6.0], [7.0], [0.0]])
+        >>> a = torch.tensor([[0.0], [1.0], [9.0], [0.9]])
+        >>> b = torch.tensor([[5.0], [6.0], [7.0], [0.0]])
         >>> mask = torch.tensor([[True, True], [True, True], [True, True], [True, False]])
         >>> imputer = KNNImputer(["a", "b"], num_neighbours=2).fit({"a": a, "b": b}, mask)
         >>> imputer({"a": a, "b": b}, mask)[0]["b"][:, 0]
@@ -55,47 +64,57 @@ class KNNImputer(JointImputer):
         self.num_neighbours = num_neighbours
 
     @override
-    def _more_state(self) -> list[str]:
+    def _model_state_names(self) -> list[str]:
         return ["donors", "donor_mask"]
 
     @override
-    def _learn(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
+    def _fit_table(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
         return {"donors": x, "donor_mask": a}
 
     @override
     def _predict(self, x: Tensor, a: Tensor) -> Tensor:
-        donors, there = self.get_buffer("donors"), self.get_buffer("donor_mask")
+        donors, donor_mask = self.get_buffer("donors"), self.get_buffer("donor_mask")
         fills = torch.zeros_like(x)
         starts = torch.tensor([0, *self._sizes()]).cumsum(0).tolist()
+        # Blocks of rows bound the memory of the table of distances (rows, training rows).
         for block in torch.split(
             torch.arange(len(x), device=x.device), max(1, PAIRS_AT_ONCE // len(donors))
         ):
-            near = self._squared_distances(x[block], a[block])
+            distances = self._squared_distances(x[block], a[block])
             for index, (start, stop) in enumerate(itertools.pairwise(starts)):
                 rows = (~a[block, index]).nonzero()[:, 0]
-                d, order = (
-                    near[rows].masked_fill(~there[:, index], torch.inf).sort(dim=1, stable=True)
-                )
+                # Training rows without this modality sort last. The stable sort keeps equal
+                # distances in the order of rows.
+                candidates = distances[rows].masked_fill(~donor_mask[:, index], torch.inf)
+                d, order = candidates.sort(dim=1, stable=True)
                 d, order = d[:, : self.num_neighbours], order[:, : self.num_neighbours]
-                share = d.isfinite().to(x.dtype)
-                found = (share[..., None] * donors[order, start:stop]).sum(dim=1)
-                fills[block[rows], start:stop] = found / share.sum(dim=1, keepdim=True).clamp(min=1)
+                # A row at distance inf is not a neighbour. Without any neighbour the fill is 0, the
+                # mean of the centred table.
+                is_neighbour = d.isfinite().to(x.dtype)
+                sums = (is_neighbour[..., None] * donors[order, start:stop]).sum(dim=1)
+                counts = is_neighbour.sum(dim=1, keepdim=True)
+                fills[block[rows], start:stop] = sums / counts.clamp(min=1)
         return fills
 
     def _squared_distances(self, x: Tensor, a: Tensor) -> Tensor:
-        """Return d^2 (n, R) to all training rows, inf where no modality is shared: as matrix products."""
-        donors, there = self.get_buffer("donors"), self.get_buffer("donor_mask").to(x.dtype)
+        """Return d^2 (n, R) to all R training rows, inf where no modality is shared.
+
+        The sums are matrix products: |x - y|^2 = |x|^2 + |y|^2 - 2 x y, where the squares are
+        restricted to shared entries and the product is 0 for the others, which hold 0.
+        """
+        donors, donor_mask = self.get_buffer("donors"), self.get_buffer("donor_mask").to(x.dtype)
         sizes = torch.tensor(self._sizes(), dtype=x.dtype, device=x.device)
-        own, theirs = self._expanded(a.to(x.dtype)), self._expanded(there)
-        apart = x.square() @ theirs.T + own @ donors.square().T - 2 * x @ donors.T
-        shared = (a * sizes) @ there.T
+        row_entries, donor_entries = self._expanded(a.to(x.dtype)), self._expanded(donor_mask)
+        squares = x.square() @ donor_entries.T + row_entries @ donors.square().T - 2 * x @ donors.T
+        num_shared = (a * sizes) @ donor_mask.T
+        # Rounding can make the difference of squares slightly negative.
         return torch.where(
-            shared > 0, sizes.sum() / shared.clamp(min=1) * apart.clamp(min=0), torch.inf
+            num_shared > 0, sizes.sum() / num_shared.clamp(min=1) * squares.clamp(min=0), torch.inf
         )
 
     @override
-    def _what_is_wrong_with(self, sizes: list[int], state: dict[str, Any]) -> str:
+    def _model_state_error(self, sizes: list[int], state: dict[str, Any]) -> str:
         rows = state["donors"].shape[0]
-        return shapes_differ(
+        return shape_error(
             "KNNImputer", state, {"donors": (rows, sum(sizes)), "donor_mask": (rows, len(sizes))}
         )

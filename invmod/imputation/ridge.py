@@ -1,4 +1,4 @@
-"""Fill by a ridge regression on what a row has."""
+"""Fill by ridge regression on the available modalities of a row."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from invmod.imputation.joint import JointImputer, shapes_differ
+from invmod.imputation.joint import JointImputer, shape_error
 from invmod.missingness import rows_by_pattern
 
 
 class RidgeImputer(JointImputer):
-    r"""Fill a missing modality by the ridge regression on all that a row has.
+    r"""Fill a missing modality by ridge regression on all available modalities of the row.
 
-    For a target t and the modalities S that a row has, over the training rows that have t and all of S,
+    For a missing modality t and the available modalities S of a row, the regression is fitted on
+    the training rows r that have t and all of S:
 
     .. math::
         \min_{W, w_0} \sum_r \lVert x_{rt} - w_0 - W x_{rS} \rVert^2 + \lambda \lVert W \rVert_F^2
         \qquad\Rightarrow\qquad
         W = C_{tS} (C_{SS} + \lambda I)^{-1}
 
-    with C the centred second moments of these rows, so the intercept is not penalised. There is a map for every
-    pattern that is met, solved when it is met from sums over the training rows, one for each pattern *they* have: S
-    counts as a whole, and what its modalities say twice does not count twice. Where no training row has t and all of S,
-    the modality of S that the fewest training rows have together with t is left out (the later of several), and so on;
-    where none is left, as for a row that has nothing, the fill is the mean of the training rows.
+    where :math:`x_{rS}` are the concatenated entries of S, W and :math:`w_0` are the weights and
+    the intercept, :math:`\lambda` is `ridge`, and C are the centred second moments of these rows.
+    The intercept is not penalised. One joint regression on all of S does not count information
+    twice that several modalities share.
+
+    `fit` stores the sums of the training rows for each of their patterns. The regression for a
+    pattern is solved from these sums when a row with that pattern is filled. If no training row has
+    t and all of S, the modality of S that the fewest training rows have together with t is dropped
+    (the last one of several), until there are such rows. If no modality remains, as for a row
+    without any, the fill is the mean of the training rows.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
-        ridge: :math:`\lambda`, not negative; 0 gives least squares, of least norm where there are several.
-        standardize: divide each entry by its standard deviation over the observed training rows, so that the penalty
-            treats entries alike. Fills come back in the units of the input either way; do not scale before and here as
-            well.
+        ridge: :math:`\lambda`, not negative. 0 gives least squares, and the solution of least norm
+            if there are several.
+        standardize: divide each entry by its standard deviation over the observed training rows, so
+            that the penalty treats all entries equally. Fills are returned in the units of the
+            input in both cases. Do not standardize the features twice.
 
     Raises:
         ValueError: `ridge` is negative.
@@ -59,12 +66,13 @@ class RidgeImputer(JointImputer):
         self.ridge = float(ridge)
 
     @override
-    def _more_state(self) -> list[str]:
+    def _model_state_names(self) -> list[str]:
         return ["patterns", "counts", "sums", "moments"]
 
     @override
-    def _learn(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
+    def _fit_table(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
         groups = rows_by_pattern(a)
+        # The moments of any set of patterns are sums of these, so no training row is stored.
         return {
             "patterns": torch.tensor(list(groups), dtype=torch.bool, device=x.device),
             "counts": torch.tensor(
@@ -78,42 +86,48 @@ class RidgeImputer(JointImputer):
     def _predict(self, x: Tensor, a: Tensor) -> Tensor:
         fills = torch.zeros_like(x)
         for pattern, rows in rows_by_pattern(a).items():
-            for target, there in enumerate(pattern):
+            for target, target_available in enumerate(pattern):
                 sources = (
                     []
-                    if there
-                    else self._sources(target, [m for m, has in enumerate(pattern) if has])
+                    if target_available
+                    else self._fittable_sources(
+                        target, [m for m, available in enumerate(pattern) if available]
+                    )
                 )
+                # Without sources the fill stays 0, the mean of the centred table.
                 if sources:
-                    into = self._columns([target])
-                    fills[rows[:, None], into] = self._map(x[rows], target, sources)
+                    target_columns = self._columns([target])
+                    fills[rows[:, None], target_columns] = self._regress(x[rows], target, sources)
         return fills
 
-    def _sources(self, target: int, sources: list[int]) -> list[int]:
-        """Return the sources with the rarest left out until some training row has the target and all of them."""
+    def _fittable_sources(self, target: int, sources: list[int]) -> list[int]:
+        """Drop the rarest source until some training row has the target and all sources."""
         patterns, counts = self.get_buffer("patterns"), self.get_buffer("counts")
         while sources and not patterns[:, [target, *sources]].all(dim=1).any():
-            together = [float(counts[patterns[:, [target, m]].all(dim=1)].sum()) for m in sources]
-            rarest = min(range(len(sources)), key=lambda place: (together[place], -place))
+            num_rows = [float(counts[patterns[:, [target, m]].all(dim=1)].sum()) for m in sources]
+            # The second key breaks ties in favour of the last position.
+            rarest = min(range(len(sources)), key=lambda index: (num_rows[index], -index))
             sources = sources[:rarest] + sources[rarest + 1 :]
         return sources
 
-    def _map(self, x: Tensor, target: int, sources: list[int]) -> Tensor:
-        """Return the target (n, D_t) as the ridge regression on the sources has it."""
+    def _regress(self, x: Tensor, target: int, sources: list[int]) -> Tensor:
+        """Return the prediction (n, D_t) of the target by ridge regression on the sources."""
         with_all = self.get_buffer("patterns")[:, [target, *sources]].all(dim=1)
         s, t = self._columns(sources), self._columns([target])
         count = self.get_buffer("counts")[with_all].sum()
         mean = self.get_buffer("sums")[with_all].sum(dim=0) / count
         moments = self.get_buffer("moments")[with_all].sum(dim=0)
-        inner = moments[s[:, None], s] - count * mean[s, None] * mean[s]
-        cross = moments[s[:, None], t] - count * mean[s, None] * mean[t]
+        # C_SS and C_St: second moments of these rows, centred at the means of these rows.
+        c_ss = moments[s[:, None], s] - count * mean[s, None] * mean[s]
+        c_st = moments[s[:, None], t] - count * mean[s, None] * mean[t]
         if self.ridge:
-            inner.diagonal().add_(self.ridge)
-            weights = torch.linalg.solve(inner, cross)
+            c_ss.diagonal().add_(self.ridge)
+            weights = torch.linalg.solve(c_ss, c_st)
         else:
-            weights = torch.linalg.pinv(inner, hermitian=True, rtol=1e-10) @ cross
-        filled: Tensor = mean[t] + (x[:, s] - mean[s]) @ weights
-        return filled
+            # The pseudoinverse gives the solution of least norm where C_SS is singular.
+            weights = torch.linalg.pinv(c_ss, hermitian=True, rtol=1e-10) @ c_st
+        predicted: Tensor = mean[t] + (x[:, s] - mean[s]) @ weights
+        return predicted
 
     def _columns(self, modalities: Sequence[int]) -> Tensor:
         """Return the columns of the table that belong to the modalities."""
@@ -123,7 +137,7 @@ class RidgeImputer(JointImputer):
         return torch.cat(parts).to(self.get_buffer("sums").device)
 
     @override
-    def _what_is_wrong_with(self, sizes: list[int], state: dict[str, Any]) -> str:
+    def _model_state_error(self, sizes: list[int], state: dict[str, Any]) -> str:
         groups, dim = state["counts"].shape[0] if state["counts"].ndim else 0, sum(sizes)
         shapes = {"counts": (groups,), "patterns": (groups, len(sizes)), "sums": (groups, dim)}
-        return shapes_differ("RidgeImputer", state, {**shapes, "moments": (groups, dim, dim)})
+        return shape_error("RidgeImputer", state, {**shapes, "moments": (groups, dim, dim)})

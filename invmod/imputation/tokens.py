@@ -1,4 +1,4 @@
-"""Fill with what a model learns to put there."""
+"""Fill missing features with learned tokens."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ from typing_extensions import override
 from invmod.imputation.base import Imputer
 from invmod.missingness.masks import MaskLike, append_axes, mask_columns
 
-MOST_PATTERNS_OF = 10  # modalities: 1024 tokens each
+MAX_PATTERN_MODALITIES = 10  # one token per pattern: 2**10 = 1024 tokens for each modality
 
 
 class LearnedTokens(Imputer):
-    r"""Fill a missing modality with a token that is learned with the model behind it.
+    r"""Fill a missing modality with a token that is trained together with the model.
 
     .. math::
         \hat x_{nm} = a_{nm} x_{nm} + (1 - a_{nm}) \, t_m
         \qquad\text{or}\qquad
         \hat x_{nm} = a_{nm} x_{nm} + (1 - a_{nm}) \, t_{m, a_n}
 
-    with one token a modality, or one for each of the patterns of what else is missing. It needs no fit: the tokens are
-    parameters, start at 0 (where this is `invmod.ZeroImputer`), and get a gradient where they were used, 0 elsewhere.
+    where :math:`x_{nm}` is the feature of sample n and modality m, :math:`a_{nm}` is 1 where the
+    mask is True, and t are the tokens: one per modality, :math:`t_m`, or one per modality and
+    pattern :math:`a_n` of available modalities, :math:`t_{m, a_n}`. There is no `fit`: the tokens
+    are parameters. They start at 0, where the result equals `invmod.ZeroImputer`. Tokens that a
+    batch does not use get a gradient of 0.
 
     Arguments:
-        shapes: modality name -> shape of a feature without its first axis, ``(d,)`` or ``(channels, height, width)``;
-            their order is that of the mask's columns.
+        shapes: modality name -> shape of a feature without its first axis, for example ``(d,)`` or
+            ``(channels, height, width)``, in the order of the mask's columns.
         per: ``"modality"``, or ``"pattern"`` for up to 10 modalities.
 
     Raises:
-        TypeError, ValueError: the names are not distinct strings, a shape is not a sequence of ints, an unknown `per`,
-            or too many modalities for patterns.
+        TypeError, ValueError: the names are not distinct strings, a shape is not a sequence of
+            ints, `per` is unknown, or there are too many modalities for patterns.
 
     References:
-        Lee et al., Multimodal Prompting with Missing Modalities for Visual Recognition, CVPR 2023, for patterns.
+        Lee et al., Multimodal Prompting with Missing Modalities for Visual Recognition, CVPR 2023,
+        for tokens per pattern.
 
     Example:
         >>> tokens = LearnedTokens({"text": (2,)})
-        >>> filled, usable = tokens({"text": torch.tensor([[1.0, 2.0], [9.0, 9.0]])}, torch.tensor([[True], [False]]))
+        >>> features = {"text": torch.tensor([[1.0, 2.0], [9.0, 9.0]])}
+        >>> filled, usable = tokens(features, torch.tensor([[True], [False]]))
         >>> filled["text"].sum().backward()
         >>> filled["text"].tolist(), tokens.token_0.grad.tolist()
         ([[1.0, 2.0], [0.0, 0.0]], [[1.0, 1.0]])
@@ -55,17 +60,19 @@ class LearnedTokens(Imputer):
         super().__init__(list(shapes))
         if per not in ("modality", "pattern"):
             raise ValueError(f"LearnedTokens: `per` must be 'modality' or 'pattern', got {per!r}.")
-        if per == "pattern" and len(shapes) > MOST_PATTERNS_OF:
+        if per == "pattern" and len(shapes) > MAX_PATTERN_MODALITIES:
             raise ValueError(
-                f"LearnedTokens: there are 2^{len(shapes)} patterns of {len(shapes)} modalities, too many for a token "
-                f"each; use per='modality', or at most {MOST_PATTERNS_OF} modalities."
+                f"LearnedTokens: there are 2^{len(shapes)} patterns of {len(shapes)} modalities, "
+                "too many for a token each; use per='modality', or at most "
+                f"{MAX_PATTERN_MODALITIES} modalities."
             )
         self.per = per
         count = 1 if per == "modality" else 2 ** len(shapes)
         for index, (name, shape) in enumerate(shapes.items()):
             if isinstance(shape, str) or not all(isinstance(size, int) for size in shape):
                 raise TypeError(
-                    f"LearnedTokens: the shape of {name!r} must be a sequence of ints, got {shape!r}."
+                    f"LearnedTokens: the shape of {name!r} must be a sequence of ints, "
+                    f"got {shape!r}."
                 )
             self.register_parameter(f"token_{index}", nn.Parameter(torch.zeros(count, *shape)))
 
@@ -78,21 +85,24 @@ class LearnedTokens(Imputer):
         self, features: Mapping[str, Tensor | None], mask: MaskLike
     ) -> tuple[dict[str, Tensor], Tensor]:
         function = "LearnedTokens"
-        num_rows = self._check(function, features, mask)
+        num_rows = self._check_features(function, features, mask)
         columns = mask_columns(function, mask, self.modalities, num_rows)
-        chosen = torch.zeros(num_rows, dtype=torch.int64, device=columns.device)
+        token_index = torch.zeros(num_rows, dtype=torch.int64, device=columns.device)
         if self.per == "pattern":
-            chosen = (columns * 2 ** torch.arange(columns.shape[1], device=columns.device)).sum(
-                dim=1
-            )
+            # Read the mask as a binary number whose lowest digit is the first modality.
+            token_index = (
+                columns * 2 ** torch.arange(columns.shape[1], device=columns.device)
+            ).sum(dim=1)
         filled = {}
         for index, name in enumerate(self.modalities):
             token: Tensor = getattr(self, f"token_{index}")
-            fill, x = token[chosen], features.get(name)
+            fill, x = token[token_index], features.get(name)
             if x is None:
+                # This check depends on values, so a compiled graph cannot contain it.
                 if not torch.compiler.is_compiling() and columns[:, index].any():
                     raise ValueError(
-                        f"{function}: the mask calls {name!r} available, but `features` lacks it."
+                        f"{function}: the mask marks {name!r} as available, but `features` "
+                        "lacks it."
                     )
                 filled[name] = fill
                 continue

@@ -1,4 +1,4 @@
-"""Laws of the alignment loss: sums over pairs, of what is available."""
+"""Laws of the pairwise alignment loss: sums over the pairs of available modalities."""
 
 import re
 from itertools import combinations
@@ -28,7 +28,7 @@ REDUCTIONS = ["none", "sum", "item_mean", "mean", "element_mean"]
 
 
 def reference(z, mask, reduction):
-    """A loop over samples and pairs, to the letter."""
+    """The definition as a loop over samples and pairs."""
     num_rows, num_modalities, num_dims = z.shape
     s, pairs = [], 0
     for c, available in zip(z.tolist(), mask.tolist(), strict=True):
@@ -52,7 +52,7 @@ def reference(z, mask, reduction):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.integers(1, 4), st.booleans())
-def test_it_is_the_loop_over_pairs(
+def test_loss_equals_a_loop_over_pairs(
     reduction, generator, num_rows, num_modalities, num_dims, masked
 ):
     z = normal(generator, num_rows, num_modalities, num_dims)
@@ -67,7 +67,7 @@ def test_it_is_the_loop_over_pairs(
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
+def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     reduction, generator, num_rows, num_modalities
 ):
     z, mask = (
@@ -89,7 +89,7 @@ def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
         ((2, 3, 0), None),
     ],
 )
-def test_without_a_pair_it_is_a_zero_on_the_graph_with_zero_gradient(reduction, shape, mask):
+def test_without_a_pair_the_loss_is_an_attached_zero_with_zero_gradient(reduction, shape, mask):
     z = torch.full(shape, 7.0, requires_grad=True)
     loss = pairwise_alignment_loss(
         z, None if mask is None else torch.tensor(mask), reduction=reduction
@@ -112,10 +112,9 @@ def test_gradients_agree_with_finite_differences(reduction, generator, num_rows,
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize(("num_modalities", "masked"), [(1, True), (2, False), (3, True)])
-@pytest.mark.filterwarnings(
-    "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
-)  # torch's own forward mode
-def test_it_can_be_differentiated_twice_and_in_forward_mode(reduction, num_modalities, masked):
+# torch's forward mode raises this warning itself.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_second_derivatives_and_forward_mode_are_correct(reduction, num_modalities, masked):
     z = normal(seeded(0), 3, num_modalities, 2).requires_grad_()
     mask = random_mask(seeded(1), 3, num_modalities) if masked else None
 
@@ -126,8 +125,8 @@ def test_it_can_be_differentiated_twice_and_in_forward_mode(reduction, num_modal
     assert gradcheck(loss, (z,), check_forward_ad=True)
 
 
-def test_it_can_be_differentiated_by_its_deviations_alone():
-    """The second derivative of a sum does not pass through the first one's gradient by s."""
+def test_gradient_of_the_gradient_norm_is_correct():
+    """The loss is a quadratic form in z, so both derivatives have a closed form."""
     z = normal(seeded(0), 3, 3, 2).requires_grad_()
     mask = random_mask(seeded(1), 3, 3)
     (gradient,) = torch.autograd.grad(
@@ -142,22 +141,24 @@ def test_it_can_be_differentiated_by_its_deviations_alone():
     torch.testing.assert_close(curvature, 8 * laplacian.double() @ laplacian.double() @ z)
 
 
-def test_functional_transforms_pass_through_it():
+def test_functional_transforms_work():
     z, masks = (
         normal(seeded(2), 4, 3, 2),
         torch.stack([random_mask(seeded(seed), 4, 3) for seed in range(5)]),
     )
-    every = torch.func.vmap(torch.func.grad(pairwise_alignment_loss))(
+    vmapped = torch.func.vmap(torch.func.grad(pairwise_alignment_loss))(
         z.expand(5, -1, -1, -1), masks
     )
-    for got, mask in zip(every, masks, strict=True):
+    for got, mask in zip(vmapped, masks, strict=True):
         torch.testing.assert_close(got, torch.func.grad(pairwise_alignment_loss)(z, mask))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @laws
 @given(generators(), st.integers(0, 4), st.integers(1, 4), st.booleans())
-def test_a_weight_is_a_number_of_copies(reduction, generator, num_rows, num_modalities, masked):
+def test_a_row_of_weight_k_counts_as_k_copies(
+    reduction, generator, num_rows, num_modalities, masked
+):
     z = normal(generator, num_rows, num_modalities, 2).requires_grad_()
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
     copies = torch.randint(0, 4, (num_rows,), generator=generator)
@@ -198,25 +199,25 @@ def test_a_mean_does_not_depend_on_the_scale_of_the_weights(
 def test_parts_weighted_by_one_over_the_copies_sum_to_the_whole(
     generator, num_rows, num_modalities
 ):
-    """Two ranks whose batches share rows: each row counts once."""
+    """Two ranks have rows in common; with weights of one over the copies each row counts once."""
     z, mask = (
         normal(generator, num_rows, num_modalities, 2),
         random_mask(generator, num_rows, num_modalities),
     )
-    seen = torch.rand((2, num_rows), generator=generator) < 0.7
-    copies = seen.sum(dim=0)
+    rows_of_ranks = torch.rand((2, num_rows), generator=generator) < 0.7
+    copies = rows_of_ranks.sum(dim=0)
     parts = [
         pairwise_alignment_loss(
             z[rank], mask[rank], weights=1 / copies[rank].double(), reduction="sum"
         )
-        for rank in seen
+        for rank in rows_of_ranks
     ]
     whole = pairwise_alignment_loss(z[copies > 0], mask[copies > 0], reduction="sum")
     torch.testing.assert_close(sum(parts), whole)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_without_a_weight_it_is_a_zero_with_zero_gradient(reduction):
+def test_zero_weights_give_zero_with_zero_gradient(reduction):
     z = normal(seeded(0), 3, 2, 2).requires_grad_()
     loss = pairwise_alignment_loss(z, weights=torch.zeros(3), reduction=reduction)
     assert (loss == 0).all()
@@ -226,7 +227,9 @@ def test_without_a_weight_it_is_a_zero_with_zero_gradient(reduction):
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_order_and_a_common_shift_do_not_matter_and_scale_does(generator, num_rows, num_modalities):
+def test_loss_is_invariant_to_order_and_shift_and_quadratic_in_scale(
+    generator, num_rows, num_modalities
+):
     z = normal(generator, num_rows, num_modalities, 3)
     mask = random_mask(generator, num_rows, num_modalities)
     for dim in (0, 1):  # samples, modalities
@@ -238,7 +241,7 @@ def test_order_and_a_common_shift_do_not_matter_and_scale_does(generator, num_ro
     torch.testing.assert_close(pairwise_alignment_loss(3 * z, mask), 9 * loss)
 
 
-def test_equal_modalities_are_aligned():
+def test_equal_modalities_have_loss_zero():
     assert pairwise_alignment_loss(torch.randn(5, 1, 3).expand(-1, 2, -1)) == 0
 
 
@@ -318,13 +321,13 @@ def test_half_precision_is_summed_in_float32(dtype):
         ),
     ],
 )
-def test_what_does_not_fit_is_an_error(z, mask, options, error, message):
+def test_invalid_input_is_an_error(z, mask, options, error, message):
     with pytest.raises(error, match=f"pairwise_alignment_loss: .*{re.escape(message)}"):
         pairwise_alignment_loss(z, mask, **options)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_one_modality_gives_an_attached_zero_whatever_it_holds(reduction):
+def test_one_modality_gives_an_attached_zero_even_for_nan(reduction):
     z = torch.tensor([[[torch.inf, 1.0]], [[NAN, -torch.inf]]], requires_grad=True)
     loss = pairwise_alignment_loss(z, reduction=reduction)
     assert (loss == 0).all()
@@ -335,7 +338,9 @@ def test_one_modality_gives_an_attached_zero_whatever_it_holds(reduction):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_what_a_compiler_is_given_is_the_same(reduction, generator, num_rows, num_modalities):
+def test_formula_for_compilers_equals_the_autograd_function(
+    reduction, generator, num_rows, num_modalities
+):
     z = normal(generator, num_rows, num_modalities, 3)
     mask = random_mask(generator, num_rows, num_modalities)
     z = poison(z, mask, NAN).requires_grad_()

@@ -1,4 +1,4 @@
-"""Laws of all alignment losses: loops over pairs, masks, anchors, and teachers that are not drawn."""
+"""Laws of all alignment losses: loops over pairs, masks, anchors, and detached anchors."""
 
 import math
 import re
@@ -48,7 +48,7 @@ LOSSES = {
 BY_SAMPLE = ["squared", "cosine", "infonce"]
 
 
-# --- oracles: loops, to the letter
+# --- reference implementations: plain loops
 
 
 def pair_list(num_modalities, anchor):
@@ -68,17 +68,17 @@ def pair_loss(kind, z, mask, j, m, other):
         return ((z[j, m] - z[j, other]) ** 2).sum()
     if kind == "cosine":
         return 1 - unit(z[j, m]) @ unit(z[j, other])
-    ways = []
+    directions = []
     for a, b in ((m, other), (other, m)):
         scores = [unit(z[j, a]) @ unit(z[i, b]) / TEMPERATURE for i in range(len(z)) if mask[i, b]]
-        ways.append(
+        directions.append(
             math.log(sum(map(math.exp, scores))) - unit(z[j, a]) @ unit(z[j, b]) / TEMPERATURE
         )
-    return sum(ways) / 2
+    return sum(directions) / 2
 
 
 def reference(kind, z, mask, anchor, reduction, weights=None):
-    """(N,) losses and numbers of pairs, reduced."""
+    """Reduce the losses (N,) and numbers of pairs (N,) of a plain loop."""
     num_rows, num_modalities, _ = z.shape
     s, p = np.zeros(num_rows), np.zeros(num_rows)
     for j in range(num_rows):
@@ -94,7 +94,7 @@ def reference(kind, z, mask, anchor, reduction, weights=None):
 
 
 def coral_reference(z, mask, anchor, means, normalisation, reduction):
-    dim, found = z.shape[2], []
+    dim, losses = z.shape[2], []
     for m, other in pair_list(z.shape[1], anchor):
         rows = mask[:, m] & mask[:, other]
         if rows.sum() < 2:
@@ -102,14 +102,14 @@ def coral_reference(z, mask, anchor, means, normalisation, reduction):
         a, b = z[rows, m], z[rows, other]
         difference = np.cov(a.T).reshape(dim, dim) - np.cov(b.T).reshape(dim, dim)
         loss = (difference**2).sum() / dim**2 / (4 if normalisation == "paper" else 1)
-        found.append(loss + (means and ((a.mean(axis=0) - b.mean(axis=0)) ** 2).mean()))
-    return sum(found) if reduction == "sum" else sum(found) / max(len(found), 1)
+        losses.append(loss + (means and ((a.mean(axis=0) - b.mean(axis=0)) ** 2).mean()))
+    return sum(losses) if reduction == "sum" else sum(losses) / max(len(losses), 1)
 
 
 @pytest.mark.parametrize("kind", BY_SAMPLE)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.integers(1, 4), st.data())
-def test_it_is_the_loop_over_pairs(kind, generator, num_rows, num_modalities, num_dims, data):
+def test_loss_equals_a_loop_over_pairs(kind, generator, num_rows, num_modalities, num_dims, data):
     z = normal(generator, num_rows, num_modalities, num_dims)
     mask = random_mask(generator, num_rows, num_modalities)
     anchor = data.draw(st.sampled_from([None, *range(num_modalities)]))
@@ -131,7 +131,7 @@ def test_it_is_the_loop_over_pairs(kind, generator, num_rows, num_modalities, nu
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.integers(1, 4), st.data())
-def test_coral_is_the_loop_over_pairs_of_covariances(
+def test_coral_equals_a_loop_over_pairs_of_covariances(
     generator, num_rows, num_modalities, num_dims, data
 ):
     z = normal(generator, num_rows, num_modalities, num_dims) + 3
@@ -155,7 +155,7 @@ def test_coral_is_the_loop_over_pairs_of_covariances(
 @pytest.mark.parametrize("kind", LOSSES)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([None, 0]))
-def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
+def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     kind, generator, num_rows, num_modalities, anchor
 ):
     z, mask = (
@@ -185,7 +185,7 @@ def test_an_all_true_mask_equals_none(kind, generator, num_rows, num_modalities,
         ((3, 3, 2), torch.eye(3, dtype=torch.bool)),
     ],
 )
-def test_without_a_pair_it_is_a_zero_attached_to_the_graph(kind, anchor, shape, mask):
+def test_without_a_pair_the_loss_is_an_attached_zero(kind, anchor, shape, mask):
     z = normal(seeded(0), *shape).requires_grad_()
     loss = LOSSES[kind](z, mask, anchor=anchor)
     assert loss.shape == ()
@@ -207,7 +207,7 @@ def test_one_sample_has_no_candidates_and_no_covariance():
 @pytest.mark.parametrize("kind", LOSSES)
 @laws
 @given(generators(), st.integers(2, 6), st.integers(2, 6))
-def test_neither_the_order_of_modalities_nor_that_of_samples_matters(
+def test_loss_is_invariant_to_the_order_of_modalities_and_samples(
     kind, generator, num_rows, num_modalities
 ):
     z, mask = (
@@ -235,19 +235,19 @@ def test_gradients_agree_with_finite_differences(kind, anchor):
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_a_teacher_is_not_drawn_and_the_others_are_drawn_as_before(kind):
+def test_a_detached_anchor_gets_no_gradient_and_the_others_keep_theirs(kind):
     z, mask = normal(seeded(1), 6, 3, 2).requires_grad_(), random_mask(seeded(2), 6, 3, 0.8)
     free, stopped = (LOSSES[kind](z, mask, anchor=1, stop_gradient=stop) for stop in (False, True))
     assert torch.equal(free, stopped)
-    drawn, held = gradients(free, z)[0], gradients(stopped, z)[0]
-    assert (held[:, 1] == 0).all()
-    assert drawn[:, 1].abs().sum() > 0
-    torch.testing.assert_close(held[:, [0, 2]], drawn[:, [0, 2]])
-    assert held[:, [0, 2]].abs().sum() > 0
+    free_gradient, stopped_gradient = gradients(free, z)[0], gradients(stopped, z)[0]
+    assert (stopped_gradient[:, 1] == 0).all()
+    assert free_gradient[:, 1].abs().sum() > 0
+    torch.testing.assert_close(stopped_gradient[:, [0, 2]], free_gradient[:, [0, 2]])
+    assert stopped_gradient[:, [0, 2]].abs().sum() > 0
 
 
-def test_views_of_one_item_under_masks_go_through_the_same_losses():
-    """A linear model under three masks, the first of which is the full one: its view is the teacher."""
+def test_losses_accept_views_of_an_item_under_masks():
+    """A linear model under three masks. The view under the full mask, the first, is the teacher."""
     x, weight = normal(seeded(0), 8, 4), normal(seeded(1), 4, 2).requires_grad_()
     masks = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1]], dtype=torch.float64)
     for loss in LOSSES.values():
@@ -258,12 +258,12 @@ def test_views_of_one_item_under_masks_go_through_the_same_losses():
         torch.testing.assert_close(gradient, expected)
 
 
-# --- what each is for
+# --- properties that distinguish the losses
 
 
 @laws
 @given(generators(), st.floats(0.1, 10))
-def test_lengths_do_not_count_for_angles(generator, factor):
+def test_angular_losses_ignore_the_lengths_of_vectors(generator, factor):
     z = normal(generator, 4, 3, 2)
     scaled = z * (1 + torch.rand(4, 3, 1, generator=generator, dtype=torch.float64) * factor)
     for kind in ("cosine", "infonce"):
@@ -282,7 +282,7 @@ def test_a_vector_of_length_zero_has_no_direction_and_no_gradient(kind):
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_directions_of_tiny_and_huge_vectors(size):
+def test_angular_losses_are_accurate_for_tiny_and_huge_vectors(size):
     z = normal(seeded(0), 4, 3, 2, dtype=torch.float32)
     large = (z * size).requires_grad_()
     for kind in ("cosine", "infonce"):
@@ -291,7 +291,7 @@ def test_directions_of_tiny_and_huge_vectors(size):
         assert gradients(loss, large)[0].isfinite().all()
 
 
-def test_one_point_for_all_samples_pleases_distances_and_not_the_contrast():
+def test_collapsed_embeddings_minimise_distances_but_not_infonce():
     collapsed, apart = torch.ones(4, 2, 4), torch.eye(4)[:, None].repeat(1, 2, 1)
     for kind in ("squared", "cosine"):
         torch.testing.assert_close(LOSSES[kind](collapsed), torch.tensor(0.0), rtol=0, atol=1e-6)
@@ -299,12 +299,13 @@ def test_one_point_for_all_samples_pleases_distances_and_not_the_contrast():
     assert infonce_alignment_loss(apart) < 1e-3
 
 
-def test_candidates_are_those_that_have_the_other_modality_whatever_else_they_lack():
+def test_candidates_are_all_samples_that_have_the_other_modality():
     z = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[5.0, 5.0], [0.0, 1.0]]], dtype=torch.float64)
     mask = torch.tensor([[True, True], [False, True]])
-    there, back = math.log(1 + math.exp(-1 / 0.5)), 0.0  # two candidates one way, one the other
+    # Sample 0 has two candidates in one direction and one, itself, in the other.
+    forward, reverse = math.log(1 + math.exp(-1 / 0.5)), 0.0
     loss = infonce_alignment_loss(z, mask, temperature=0.5)
-    torch.testing.assert_close(loss, torch.tensor((there + back) / 2, dtype=torch.float64))
+    torch.testing.assert_close(loss, torch.tensor((forward + reverse) / 2, dtype=torch.float64))
 
 
 def test_small_temperatures_do_not_overflow():
@@ -314,7 +315,7 @@ def test_small_temperatures_do_not_overflow():
     assert gradients(loss, z)[0].isfinite().all()
 
 
-def test_equal_covariances_with_other_means():
+def test_coral_ignores_means_unless_asked():
     x = normal(seeded(0), 50, 3)
     z = torch.stack([x, x.flip(0) + 2], dim=1)
     torch.testing.assert_close(
@@ -377,7 +378,7 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
             torch.ones(2, 3, 4),
             {"stop_gradient": True},
             ValueError,
-            "`stop_gradient` stops that of the `anchor`; give one",
+            "`stop_gradient` detaches the `anchor`; give one",
         ),
         (
             torch.ones(2, 3, 4),
@@ -388,12 +389,12 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
         (torch.ones(2, 3, 4), {"reduction": "median"}, ValueError, "`reduction` must be"),
     ],
 )
-def test_what_does_not_fit_is_an_error(kind, z, options, error, message):
+def test_invalid_input_is_an_error(kind, z, options, error, message):
     with pytest.raises(error, match=rf"\w+_alignment_loss: .*{re.escape(message)}"):
         LOSSES[kind](z, **options)
 
 
-def test_options_of_one_loss_alone():
+def test_invalid_options_of_single_losses_are_errors():
     z = torch.ones(2, 3, 4)
     with pytest.raises(
         ValueError, match=r"infonce_alignment_loss: `temperature` must be positive, got 0"

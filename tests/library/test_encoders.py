@@ -1,4 +1,4 @@
-"""Laws of the encoders: any name, names in every error, nothing leaks out of a masked row."""
+"""Laws of the encoders: any name is allowed, errors name the modality, masked rows do not leak."""
 
 import re
 
@@ -51,7 +51,7 @@ def draw(generator, dims, num_rows, embedding_dim=3):
         unique=True,
     )
 )
-def test_any_string_is_a_name(names):
+def test_any_string_may_name_a_modality(names):
     dims = {name: index + 1 for index, name in enumerate(names)}
     encoders = ModalityEncoders.linear(dims, 2)
     assert encoders.modalities == tuple(names)
@@ -64,7 +64,7 @@ def test_any_string_is_a_name(names):
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.booleans())
-def test_z_stacks_what_the_modules_say_and_is_zero_where_masked(
+def test_z_stacks_the_modules_outputs_and_is_zero_where_masked(
     generator, num_rows, num_modalities, masked
 ):
     dims = {f"m{index}": index + 1 for index in range(num_modalities)}
@@ -82,7 +82,7 @@ def test_z_stacks_what_the_modules_say_and_is_zero_where_masked(
 @pytest.mark.parametrize("build", [ModalityEncoders.linear, ModalityEncoders.mlp])
 @laws
 @given(generators(), st.integers(0, 6))
-def test_what_lies_in_a_masked_row_reaches_neither_z_nor_a_gradient(build, generator, num_rows):
+def test_content_of_masked_rows_reaches_neither_z_nor_a_gradient(build, generator, num_rows):
     dims = {"text": 3, "image": 2}
     encoders, mask = build(dims, 4).double(), random_mask(generator, num_rows, 2)
     features = {name: normal(generator, num_rows, dim) for name, dim in dims.items()}
@@ -92,7 +92,7 @@ def test_what_lies_in_a_masked_row_reaches_neither_z_nor_a_gradient(build, gener
 
 @laws
 @given(generators(), st.integers(1, 6), st.permutations(["text", "image", "audio"]))
-def test_a_mapping_is_a_mask_whatever_its_order(generator, num_rows, order):
+def test_the_order_of_a_mapping_mask_does_not_matter(generator, num_rows, order):
     encoders, features = draw(generator, {"text": 2, "image": 3, "audio": 1}, num_rows)
     mask = random_mask(generator, num_rows, 3)
     columns = dict(zip(encoders.modalities, mask.unbind(1), strict=True))
@@ -102,7 +102,7 @@ def test_a_mapping_is_a_mask_whatever_its_order(generator, num_rows, order):
     )
 
 
-def test_the_builders_make_what_they_say():
+def test_the_builders_create_the_documented_layers():
     linear = ModalityEncoders.linear({"a": 4, "b": 2}, 3, bias=False)
     assert [type(module) for module in linear.encoders] == [nn.Linear, nn.Linear]
     assert [tuple(p.shape) for p in linear.parameters()] == [(3, 4), (3, 2)]
@@ -118,7 +118,7 @@ def test_the_builders_make_what_they_say():
     )
 
 
-def test_modules_of_ones_own_may_take_features_of_any_shape():
+def test_custom_modules_may_take_features_of_any_shape():
     encoders = ModalityEncoders(
         {
             "image": nn.Sequential(nn.Flatten(), nn.Linear(12, 2)),
@@ -138,19 +138,19 @@ def test_modules_of_ones_own_may_take_features_of_any_shape():
 
 
 class MeanOfWords(nn.Module):
-    """The mean over the tokens that are not padding, 0: not finite for a row of padding alone."""
+    """The mean over the tokens that are not padding (id 0). A row of padding alone gives NaN."""
 
     def __init__(self):
         super().__init__()
         self.table = nn.Embedding(9, 3)
 
     def forward(self, ids):
-        there = (ids != 0)[..., None]
-        return (self.table(ids) * there).sum(dim=1) / there.sum(dim=1)
+        is_token = (ids != 0)[..., None]
+        return (self.table(ids) * is_token).sum(dim=1) / is_token.sum(dim=1)
 
 
-class Seen(nn.Module):
-    """Passes on, and remembers what came."""
+class Recorder(nn.Module):
+    """Calls a module and records its inputs."""
 
     def __init__(self, module):
         super().__init__()
@@ -162,13 +162,13 @@ class Seen(nn.Module):
 
 
 def draw_images_and_words(generator, num_rows, *, skip_missing):
-    """Encoders, features with NaN or an id out of range in masked cells, and the mask."""
+    """Return encoders, features with NaN or an invalid id in masked cells, and the mask."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         conv = nn.Sequential(
             nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
         )
-        modules = {"image": Seen(conv.double()), "words": Seen(Words().double())}
+        modules = {"image": Recorder(conv.double()), "words": Recorder(Words().double())}
     mask = random_mask(generator, num_rows, 2)
     ids = torch.randint(1, 9, (num_rows, 5), generator=generator)
     image = normal(generator, num_rows, 2, 5, 5)
@@ -192,23 +192,21 @@ class Words(nn.Module):
 @pytest.mark.parametrize("skip_missing", [False, True])
 @laws
 @given(generators(), st.integers(0, 6))
-def test_neither_nan_nor_an_id_out_of_range_reaches_a_module_and_no_gradient_leaves_a_masked_cell(
-    skip_missing, generator, num_rows
-):
+def test_masked_cells_reach_no_module_and_get_no_gradient(skip_missing, generator, num_rows):
     encoders, features, mask = draw_images_and_words(generator, num_rows, skip_missing=skip_missing)
     z = encoders(features, mask)
     assert z.shape == (num_rows, 2, 3)
     assert (z[~mask] == 0).all()
     for m, (name, encoder) in enumerate(zip(encoders.modalities, encoders.encoders, strict=True)):
-        (came,) = encoder.inputs
-        there = mask[:, m]
+        (received,) = encoder.inputs
+        available = mask[:, m]
         if skip_missing:
-            assert torch.equal(came, features[name][there])
+            assert torch.equal(received, features[name][available])
         else:
-            assert torch.equal(came[there], features[name][there])
-            assert (came[~there] == 0).all()
-        expected = encoder.module(features[name][there])
-        torch.testing.assert_close(z[there, m], expected)
+            assert torch.equal(received[available], features[name][available])
+            assert (received[~available] == 0).all()
+        expected = encoder.module(features[name][available])
+        torch.testing.assert_close(z[available, m], expected)
     gradient, *parameters = torch.autograd.grad(
         z.square().sum(), [features["image"], *encoders.parameters()]
     )
@@ -222,7 +220,7 @@ def test_neither_nan_nor_an_id_out_of_range_reaches_a_module_and_no_gradient_lea
     )
 
 
-def test_a_module_that_is_not_finite_on_zeros_needs_missing_rows_left_out():
+def test_a_module_that_is_not_finite_on_zeros_needs_skip_missing():
     results = {}
     for skip_missing in (False, True):
         encoders = ModalityEncoders({"words": MeanOfWords()}, skip_missing=skip_missing)
@@ -230,12 +228,12 @@ def test_a_module_that_is_not_finite_on_zeros_needs_missing_rows_left_out():
         z = encoders({"words": ids}, torch.tensor([[True], [False], [True]]))
         assert z.isfinite().all()
         (results[skip_missing],) = torch.autograd.grad(z.sum(), encoders.encoders[0].table.weight)
-    assert results[False].isnan().any()  # 0 times NaN
+    assert results[False].isnan().any()  # 0 * NaN is NaN
     assert results[True].isfinite().all()
 
 
 @pytest.mark.parametrize("skip_missing", [False, True])
-def test_batch_statistics_are_those_of_the_available_rows_where_missing_ones_are_left_out(
+def test_batch_statistics_ignore_missing_rows_with_skip_missing(
     skip_missing,
 ):
     x, mask = normal(seeded(0), 8, 2), torch.tensor([True, False] * 4)[:, None]
@@ -251,7 +249,7 @@ def test_batch_statistics_are_those_of_the_available_rows_where_missing_ones_are
     )
 
 
-def test_leaving_out_changes_no_number_of_modules_that_see_rows_one_by_one():
+def test_skip_missing_does_not_change_modules_that_treat_rows_independently():
     encoders, features = draw(seeded(0), {"a": 2, "b": 3}, 6)
     skipping = ModalityEncoders(dict(zip("ab", encoders.encoders, strict=True)), skip_missing=True)
     mask = random_mask(seeded(1), 6, 2)
@@ -350,7 +348,7 @@ GOOD = {"text": torch.zeros(3, 4), "image": torch.zeros(3, 6)}
         ),
     ],
 )
-def test_what_does_not_fit_is_an_error_that_names_the_modality(features, mask, error, message):
+def test_invalid_input_is_an_error_that_names_the_modality(features, mask, error, message):
     encoders = ModalityEncoders.linear(TWO, 2)
     with pytest.raises(error, match=f"ModalityEncoders.*{re.escape(message)}"):
         encoders(features, mask)
@@ -365,24 +363,27 @@ class Raises(nn.Module):
         raise self.error
 
 
-class Strange(Exception):
+class TwoArgumentError(Exception):
     def __init__(self, first, second):
         super().__init__(f"{first} {second}")
 
 
 @pytest.mark.parametrize(
     ("raised", "caught"),
-    [(ValueError("too hot"), ValueError), (Strange("too", "hot"), RuntimeError)],
+    [(ValueError("too hot"), ValueError), (TwoArgumentError("too", "hot"), RuntimeError)],
 )
-def test_a_modules_own_error_is_raised_again_with_the_name(raised, caught):
+def test_an_error_of_a_module_is_raised_again_with_its_modality(raised, caught):
     encoders = ModalityEncoders({"audio.v2": Raises(raised)})
-    message = "the module of 'audio.v2' failed on a feature of shape (3, 4) and dtype torch.float32: too hot"
+    message = (
+        "the module of 'audio.v2' failed on a feature of shape (3, 4) and dtype torch.float32: "
+        "too hot"
+    )
     with pytest.raises(caught, match=re.escape(message)) as info:
         encoders({"audio.v2": torch.zeros(3, 4)})
     assert info.value.__cause__ is raised
 
 
-def test_a_wrong_width_in_a_module_of_ones_own_names_the_modality():
+def test_a_wrong_width_in_a_custom_module_names_the_modality():
     encoders = ModalityEncoders({"text": nn.Linear(4, 2)})
     with pytest.raises(RuntimeError, match="the module of 'text' failed on a feature of shape"):
         encoders({"text": torch.zeros(3, 5)})
@@ -435,17 +436,19 @@ def test_modules_must_return_rows_of_one_width(modules, message):
         ),
     ],
 )
-def test_what_cannot_be_built_is_an_error(build, error, message):
+def test_invalid_arguments_of_the_constructors_are_errors(build, error, message):
     with pytest.raises(error, match=re.escape(message)):
         build()
 
 
-def test_a_subclass_builds_itself():
-    class Mine(ModalityEncoders):
+def test_the_builders_of_a_subclass_return_the_subclass():
+    class Subclass(ModalityEncoders):
         pass
 
-    assert type(Mine.linear({"a": 1}, 1)) is Mine
-    assert Mine.linear({"a": 1}, 1)({"a": normal(seeded(0), 2, 1, dtype=torch.float32)}).shape == (
+    assert type(Subclass.linear({"a": 1}, 1)) is Subclass
+    assert Subclass.linear({"a": 1}, 1)(
+        {"a": normal(seeded(0), 2, 1, dtype=torch.float32)}
+    ).shape == (
         2,
         1,
         1,
@@ -462,8 +465,6 @@ def test_a_subclass_builds_itself():
         ({"text": -3}, 2, ValueError, "the dimension of 'text' must be at least 1, got -3."),
     ],
 )
-def test_a_dimension_that_does_not_fit_is_named_with_what_came(
-    build, dims, embedding_dim, error, message
-):
+def test_an_invalid_dimension_is_named_with_its_value(build, dims, embedding_dim, error, message):
     with pytest.raises(error, match=re.escape(f"ModalityEncoders: {message}")):
         build(dims, embedding_dim)

@@ -1,4 +1,4 @@
-"""Laws of the environments: rows on the simplex, cycles, and the Dirichlet behind them."""
+"""Laws of cyclic mixup environments: rows on the simplex, cycles, and the Dirichlet draw."""
 
 import itertools
 import math
@@ -59,7 +59,7 @@ def test_the_mean_of_a_cycle_is_uniform(generator, num_modalities, alpha, num_dr
 
 @laws
 @given(generators(), st.integers(1, 8), st.integers(1, 3), st.booleans())
-def test_each_row_is_the_one_before_moved_one_place_to_the_right(
+def test_each_row_is_the_previous_one_shifted_to_the_right(
     generator, num_modalities, num_draws, uniform
 ):
     envs = CyclicMixupEnvs(num_modalities, 1.0, num_draws=num_draws, include_uniform=uniform)
@@ -74,7 +74,7 @@ def test_each_row_is_the_one_before_moved_one_place_to_the_right(
 
 @laws
 @given(generators(), st.integers(1, 16), ALPHAS, st.floats(0, 1, exclude_max=True))
-def test_no_weight_lies_below_the_floor(generator, num_modalities, alpha, share):
+def test_no_weight_lies_below_min_weight(generator, num_modalities, alpha, share):
     floor = share / num_modalities
     if floor >= 1 / num_modalities:
         return
@@ -87,7 +87,7 @@ def test_no_weight_lies_below_the_floor(generator, num_modalities, alpha, share)
 
 @laws
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.3))
-def test_the_floor_is_an_affine_map_of_the_same_draw(seed, floor):
+def test_min_weight_is_an_affine_map_of_the_same_draw(seed, floor):
     plain = CyclicMixupEnvs(3, 0.5).sample(generator=seeded(seed), dtype=torch.float64)
     floored = CyclicMixupEnvs(3, 0.5, min_weight=floor).sample(
         generator=seeded(seed), dtype=torch.float64
@@ -108,9 +108,11 @@ def test_the_floor_is_an_affine_map_of_the_same_draw(seed, floor):
     ],
 )
 def test_the_draw_is_dirichlet(alpha):
-    """Marginals against scipy's beta within the bound of Dvoretzky, Kiefer and Wolfowitz; then mean and covariance.
+    """Marginals, means and covariances are those of the Dirichlet distribution.
 
-    The distance is taken at thresholds, because at small alpha much of the mass rounds to exactly 1.
+    Marginals are compared with scipy's beta distribution, within the bound of Dvoretzky, Kiefer and
+    Wolfowitz. The comparison uses thresholds, because at small alpha much of the mass rounds to
+    exactly 1.
     """
     n = 100_000
     bound = math.sqrt(math.log(2 / 1e-6) / (2 * n))
@@ -172,7 +174,7 @@ def test_without_a_generator_the_global_seed_decides():
     assert not torch.equal(first, second)
 
 
-def test_the_type_changes_rounding_alone():
+def test_dtype_changes_only_rounding():
     envs = CyclicMixupEnvs(4, 0.3)
     wide = envs.sample((10,), generator=seeded(2), dtype=torch.float64)
     for dtype, tolerance in ((torch.float32, 1e-7), (torch.bfloat16, 4e-3), (torch.float16, 5e-4)):
@@ -190,7 +192,7 @@ def test_defaults_follow_torch():
         assert envs.sample(generator=seeded(0)).device.type == "meta"
 
 
-def test_a_sample_shape_may_be_a_number_or_empty_of_samples():
+def test_sample_shape_may_be_an_int_or_zero():
     envs = CyclicMixupEnvs(3)
     assert envs.sample(5).shape == (5, 4, 3)
     assert envs.sample((0,)).shape == (0, 4, 3)
@@ -253,12 +255,12 @@ def test_repr_can_be_read_back():
         ),
     ],
 )
-def test_arguments_out_of_range_say_so(arguments, options, error, message):
+def test_arguments_out_of_range_are_errors(arguments, options, error, message):
     with pytest.raises(error, match=re.escape(f"CyclicMixupEnvs: {message}")):
         CyclicMixupEnvs(*arguments, **options)
 
 
-def test_an_integer_type_is_refused():
+def test_an_integer_dtype_is_an_error():
     with pytest.raises(
         TypeError, match=r"CyclicMixupEnvs.sample: `dtype` must be floating point, got torch.int64"
     ):
@@ -275,7 +277,7 @@ def test_an_alpha_that_is_not_a_number_is_an_error(alpha):
 
 
 @pytest.mark.parametrize("min_weight", ["0.1", None, False])
-def test_a_floor_that_is_not_a_number_is_an_error(min_weight):
+def test_a_min_weight_that_is_not_a_number_is_an_error(min_weight):
     with pytest.raises(
         TypeError, match=f"CyclicMixupEnvs: `min_weight` must be a number, got {min_weight!r}."
     ):

@@ -1,4 +1,4 @@
-"""Laws of the environments beside cyclic mixup: subsets, given rows, unions, and what `dominance` says of them."""
+"""Laws of `dominance` and of the other environments: subsets, given rows and unions."""
 
 import itertools
 import math
@@ -89,7 +89,7 @@ def test_masks_and_weights_of_one_seed_are_the_same_subsets(seed, kind, num_moda
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_draw_depends_on_its_generator_alone(kind):
+def test_a_draw_depends_only_on_its_generator(kind):
     envs = KINDS[kind](3)
     state = torch.get_rng_state()
     first = envs.sample((20,), generator=seeded(1))
@@ -104,19 +104,20 @@ def test_a_draw_depends_on_its_generator_alone(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_sample_is_on_the_device_asked_for_and_its_own(kind):
+def test_a_sample_is_on_the_requested_device_and_owns_its_memory(kind):
     envs = KINDS[kind](3)
     assert envs.sample(device="meta").device.type == "meta"
     if kind in SUBSETS:
         assert envs.sample_masks((2,), device="meta").device.type == "meta"
-    before = envs.sample((2,), generator=seeded(0))
-    before[0] = NAN  # writing into a sample reaches neither its other entries nor the next one
-    assert not before[1].isnan().any()
+    weights = envs.sample((2,), generator=seeded(0))
+    # Writing into a sample changes neither its other entries nor the next sample.
+    weights[0] = NAN
+    assert not weights[1].isnan().any()
     assert not envs.sample((2,), generator=seeded(0)).isnan().any()
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_wrong_shapes_and_dtypes_are_refused_by_every_kind(kind):
+def test_every_kind_rejects_wrong_shapes_and_dtypes(kind):
     envs = KINDS[kind](3)
     with pytest.raises(
         TypeError, match=r"\.sample: `dtype` must be floating point, got torch.int64"
@@ -131,7 +132,7 @@ def test_wrong_shapes_and_dtypes_are_refused_by_every_kind(kind):
             envs.sample_masks((-1,))
 
 
-def test_every_kind_says_what_it_is():
+def test_repr_of_every_kind_shows_its_arguments():
     shown = {kind: repr(make(3)) for kind, make in KINDS.items()}
     assert shown["one-hot"] == "OneHotEnvs(3)"
     assert shown["leave-one-out"] == "LeaveOneOutEnvs(3)"
@@ -149,7 +150,7 @@ def test_every_kind_says_what_it_is():
 # --- Dirichlet, given, uniform, fixed
 
 
-def test_independent_draws_are_as_many_as_cyclic_mixup_has_and_not_its_shifts():
+def test_independent_draws_match_the_number_of_cyclic_rows_without_shifts():
     for options in ({}, {"num_draws": 3}, {"include_uniform": False, "num_draws": 2}):
         cyclic, independent = CyclicMixupEnvs(4, 0.5, **options), DirichletEnvs(4, 0.5, **options)
         assert independent.num_envs == cyclic.num_envs
@@ -158,7 +159,7 @@ def test_independent_draws_are_as_many_as_cyclic_mixup_has_and_not_its_shifts():
         assert len(rows.sort(dim=1).values.unique(dim=0)) == len(rows)
 
 
-def test_independent_draws_have_the_moments_of_a_dirichlet_with_the_floor():
+def test_independent_draws_have_the_moments_of_a_dirichlet_with_min_weight():
     alpha, floor, n = np.array([0.5, 1.0, 2.0]), 0.05, 40_000
     envs = DirichletEnvs(3, alpha.tolist(), include_uniform=False, min_weight=floor)
     rows = envs.sample((n,), generator=seeded(3), dtype=torch.float64).flatten(0, 1).numpy()
@@ -168,7 +169,7 @@ def test_independent_draws_have_the_moments_of_a_dirichlet_with_the_floor():
     assert (np.abs(rows.mean(axis=0) - (floor + (1 - 3 * floor) * mean)) < 5 * sigma).all()
     np.testing.assert_allclose(np.cov(rows.T), covariance, rtol=0.03)
     assert (rows >= floor).all()
-    pairs = rows.reshape(n, 3, 3)[:, :2, 0]  # two rows of one sample do not depend on each other
+    pairs = rows.reshape(n, 3, 3)[:, :2, 0]  # two rows of one sample are independent
     assert abs(np.corrcoef(pairs.T)[0, 1]) < 5 / math.sqrt(n)
 
 
@@ -180,7 +181,7 @@ def test_the_uniform_row_is_exact(num_modalities):
     )
 
 
-def test_given_rows_come_back():
+def test_given_rows_are_returned():
     rows = [[0.25, 0.75], [1.0, 0.0]]
     for weights in (
         rows,
@@ -207,18 +208,18 @@ def test_given_rows_are_copied():
         ([[0.5, 0.6]], ValueError, "rows [0] do not, the first is [0.5, 0.6]"),
         ([[0.5, 0.5], [1.5, -0.5]], ValueError, "rows [1] do not"),
         ([[NAN, 1.0]], ValueError, "rows [0] do not"),
-        ([0.5, 0.5], ValueError, "must have shape (E, M), at least one each, got (2,)"),
-        (torch.zeros(0, 2), ValueError, "must have shape (E, M), at least one each, got (0, 2)"),
+        ([0.5, 0.5], ValueError, "shape (E, M) with E and M at least 1, got (2,)"),
+        (torch.zeros(0, 2), ValueError, "shape (E, M) with E and M at least 1, got (0, 2)"),
         ("half", TypeError, "`weights` must be (E, M) numbers"),
         ([[0.5, 0.5], [1.0]], TypeError, "`weights` must be (E, M) numbers"),
     ],
 )
-def test_given_rows_off_the_simplex_are_refused(weights, error, message):
+def test_given_rows_off_the_simplex_are_errors(weights, error, message):
     with pytest.raises(error, match=re.escape(message)):
         GivenEnvs(weights)
 
 
-def test_a_fixed_draw_is_that_of_its_seed_and_can_be_given_again():
+def test_a_fixed_draw_is_reproducible_from_its_seed_or_its_weights():
     source = CyclicMixupEnvs(3, 0.2)
     envs = FixedEnvs(source, generator=seeded(4))
     assert torch.equal(
@@ -242,13 +243,13 @@ def test_a_fixed_draw_is_that_of_its_seed_and_can_be_given_again():
 
 
 @pytest.mark.parametrize("num_modalities", range(2, 9))
-def test_one_hot_and_leave_one_out_are_each_others_complement(num_modalities):
-    one, others = OneHotEnvs(num_modalities), LeaveOneOutEnvs(num_modalities)
-    assert torch.equal(one.sample_masks(), torch.eye(num_modalities, dtype=torch.bool))
-    assert torch.equal(others.sample_masks((2,)), ~one.sample_masks((2,)))
+def test_one_hot_and_leave_one_out_masks_are_complements(num_modalities):
+    one_hot, leave_one_out = OneHotEnvs(num_modalities), LeaveOneOutEnvs(num_modalities)
+    assert torch.equal(one_hot.sample_masks(), torch.eye(num_modalities, dtype=torch.bool))
+    assert torch.equal(leave_one_out.sample_masks((2,)), ~one_hot.sample_masks((2,)))
 
 
-def test_the_ends_of_the_number_of_modalities():
+def test_the_smallest_numbers_of_modalities_work_or_are_errors():
     assert OneHotEnvs(1).sample().tolist() == [[1.0]]
     with pytest.raises(ValueError, match="LeaveOneOutEnvs: `num_modalities` must be at least 2"):
         LeaveOneOutEnvs(1)
@@ -268,8 +269,8 @@ def test_the_ends_of_the_number_of_modalities():
         (1.0, 0.9),
     ],
 )
-def test_random_subsets_are_bernoulli_draws_given_that_something_is_left(rates):
-    """The frequency of every pattern against its exact probability, within five standard deviations."""
+def test_random_subsets_are_bernoulli_draws_conditioned_on_not_all_missing(rates):
+    """The frequency of every pattern is within five standard deviations of its probability."""
     n = 40_000
     masks = RandomSubsetEnvs(len(rates), rates=rates, num_envs=2).sample_masks(
         (n // 2,), generator=seeded(11)
@@ -284,7 +285,7 @@ def test_random_subsets_are_bernoulli_draws_given_that_something_is_left(rates):
         assert abs(count - n * p) <= 5 * math.sqrt(n * p * (1 - p)) + 1e-9, pattern
 
 
-def test_modalities_to_keep_are_always_there_and_leave_the_others_plain():
+def test_modalities_in_keep_are_always_available_and_the_others_bernoulli():
     envs = RandomSubsetEnvs(3, rates=0.8, keep=(1,), num_envs=1)
     assert envs.rates == (0.8, 0.0, 0.8)
     masks = envs.sample_masks((20_000,), generator=seeded(0))[:, 0]
@@ -295,7 +296,9 @@ def test_modalities_to_keep_are_always_there_and_leave_the_others_plain():
 
 @laws
 @given(generators(), NUM_MODALITIES, NUM_ROWS, st.data())
-def test_k_of_available_keeps_k_of_what_a_sample_has(generator, num_modalities, num_rows, data):
+def test_k_of_available_keeps_k_modalities_that_the_sample_has(
+    generator, num_modalities, num_rows, data
+):
     k = data.draw(st.integers(1, num_modalities))
     mask = random_mask(generator, num_rows, num_modalities, 0.5)
     envs = KOfAvailableEnvs(num_modalities, k=k, num_envs=3)
@@ -313,7 +316,7 @@ def test_k_of_available_keeps_k_of_what_a_sample_has(generator, num_modalities, 
     assert (weights[~mask.any(dim=1)] == 1 / num_modalities).all()
 
 
-def test_k_of_available_draws_every_subset_as_often():
+def test_k_of_available_draws_all_subsets_equally_often():
     n, mask = 30_000, torch.tensor([[True, False, True, True]])
     masks = KOfAvailableEnvs(4, k=2).sample_masks((n,), mask=mask, generator=seeded(2))[:, 0, 0]
     patterns, counts = masks.unique(dim=0, return_counts=True)
@@ -321,7 +324,7 @@ def test_k_of_available_draws_every_subset_as_often():
     assert ((counts - n / 3).abs() < 5 * math.sqrt(n * 2 / 9)).all()
 
 
-def test_k_of_available_is_on_the_device_of_its_mask():
+def test_k_of_available_returns_the_device_of_its_mask():
     mask = torch.ones(2, 3, dtype=torch.bool)
     envs = KOfAvailableEnvs(3, k=1)
     assert envs.sample(mask=mask, device="meta").device.type == "meta"
@@ -374,7 +377,7 @@ def test_k_of_available_is_on_the_device_of_its_mask():
         (
             lambda: RandomSubsetEnvs(2, rates=1.0),
             ValueError,
-            "all `rates` are 1, so no modality would ever be there",
+            "all `rates` are 1, so no modality would ever be available",
         ),
         (
             lambda: RandomSubsetEnvs(2, keep=(2,)),
@@ -415,7 +418,7 @@ def test_k_of_available_is_on_the_device_of_its_mask():
         ),
     ],
 )
-def test_wrong_arguments_are_refused_with_what_is_wrong(make, error, message):
+def test_invalid_arguments_are_errors_with_a_reason(make, error, message):
     with pytest.raises(error, match=re.escape(message)):
         make()
 
@@ -425,7 +428,7 @@ def test_wrong_arguments_are_refused_with_what_is_wrong(make, error, message):
 
 @laws
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), SHAPES)
-def test_a_union_is_its_parts_one_after_the_other(seed, num_modalities, shape):
+def test_a_union_is_the_concatenation_of_its_parts(seed, num_modalities, shape):
     parts = (
         CyclicMixupEnvs(num_modalities),
         OneHotEnvs(num_modalities),
@@ -442,7 +445,7 @@ def test_a_union_is_its_parts_one_after_the_other(seed, num_modalities, shape):
 
 @laws
 @given(generators(), st.sampled_from(sorted(KINDS)), st.integers(2, 5), NUM_ROWS)
-def test_environments_of_each_sample_fuse_as_that_sample_alone(
+def test_environments_per_sample_fuse_like_each_sample_alone(
     generator, kind, num_modalities, num_rows
 ):
     envs = KINDS[kind](num_modalities)
@@ -462,9 +465,9 @@ def test_environments_of_each_sample_fuse_as_that_sample_alone(
 
 @laws
 @given(generators(), st.integers(1, 8), st.integers(1, 9))
-def test_dominance_against_a_loop(generator, num_modalities, num_rows):
+def test_dominance_equals_a_loop(generator, num_modalities, num_rows):
     weights = simplex_rows(generator, num_rows, num_modalities)
-    weights[0] = 1 / num_modalities  # a tie of all
+    weights[0] = 1 / num_modalities  # a tie of all modalities
     share, largest, distance = np.zeros(num_modalities), 0.0, 0.0
     for row in weights.numpy():
         winners = np.flatnonzero(row == row.max())
@@ -479,7 +482,7 @@ def test_dominance_against_a_loop(generator, num_modalities, num_rows):
     assert_permutation_invariant(lambda weights: dominance(weights).largest, weights, dim=0)
 
 
-def test_what_dominance_says_of_the_kinds():
+def test_dominance_of_the_kinds_has_known_values():
     cyclic = dominance(
         CyclicMixupEnvs(4, 0.1, include_uniform=False).sample((20,), generator=seeded(0))
     )
@@ -502,9 +505,9 @@ def test_what_dominance_says_of_the_kinds():
         ([[1.0]], TypeError, "must be a floating-point tensor, got list"),
         (torch.zeros(0, 3), ValueError, "with at least one row, got (0, 3)"),
         (torch.tensor(1.0), ValueError, "with at least one row, got ()"),
-        (torch.tensor([[NAN, 1.0]]), ValueError, "has a row with NaN"),
+        (torch.tensor([[NAN, 1.0]]), ValueError, "contains a row with NaN"),
     ],
 )
-def test_dominance_of_nothing_is_refused(weights, error, message):
+def test_dominance_of_invalid_weights_is_an_error(weights, error, message):
     with pytest.raises(error, match=re.escape(message)):
         dominance(weights)

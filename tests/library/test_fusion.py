@@ -1,4 +1,4 @@
-"""Laws of fuse: a weighted sum that a mask cannot make wrong."""
+"""Laws of `fuse`: a weighted sum that never uses masked cells."""
 
 import re
 
@@ -36,24 +36,24 @@ TRAILING = st.sampled_from([(), (3,), (2, 3)])
 
 
 def reference(z, weights, mask):
-    """The documented formula with its fallbacks, one cell after the other."""
+    """The documented formula with its special cases, as a loop over cells."""
     fused = np.zeros((len(weights), *z.shape[:1], *z.shape[2:]))
     for e, row in enumerate(weights):
         for n, available in enumerate(mask):
             if not available.any():
                 continue
-            share = np.where(available, row, 0.0)
-            if share.sum() < 1e-290:
-                share = available.astype(float)
-            share = share * (row.sum() / share.sum())
+            available_weights = np.where(available, row, 0.0)
+            if available_weights.sum() < 1e-290:
+                available_weights = available.astype(float)
+            available_weights = available_weights * (row.sum() / available_weights.sum())
             for m in np.flatnonzero(available):
-                fused[e, n] += share[m] * z[n, m]
+                fused[e, n] += available_weights[m] * z[n, m]
     return fused
 
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, TRAILING)
-def test_it_is_the_weighted_sum(generator, num_envs, num_rows, num_modalities, trailing):
+def test_fuse_is_the_weighted_sum(generator, num_envs, num_rows, num_modalities, trailing):
     z = normal(generator, num_rows, num_modalities, *trailing)
     weights = simplex_rows(generator, num_envs, num_modalities)
     h = fuse(z, weights)
@@ -63,7 +63,7 @@ def test_it_is_the_weighted_sum(generator, num_envs, num_rows, num_modalities, t
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, TRAILING)
-def test_with_a_mask_it_is_the_reference_loop(
+def test_fuse_with_a_mask_equals_the_reference_loop(
     generator, num_envs, num_rows, num_modalities, trailing
 ):
     z = normal(generator, num_rows, num_modalities, *trailing)
@@ -76,7 +76,7 @@ def test_with_a_mask_it_is_the_reference_loop(
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES)
-def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
+def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     generator, num_envs, num_rows, num_modalities
 ):
     z, mask = (
@@ -98,7 +98,7 @@ def test_an_all_true_mask_equals_none(generator, num_envs, num_rows, num_modalit
 
 @laws
 @given(generators(), NUM_ENVS, st.integers(1, 6), NUM_MODALITIES, st.booleans())
-def test_a_constant_comes_out_as_it_went_in(generator, num_envs, num_rows, num_modalities, masked):
+def test_a_constant_is_preserved(generator, num_envs, num_rows, num_modalities, masked):
     constant = normal(generator, num_rows, 3)
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
     weights = simplex_rows(generator, num_envs, num_modalities)
@@ -109,7 +109,7 @@ def test_a_constant_comes_out_as_it_went_in(generator, num_envs, num_rows, num_m
 
 @laws
 @given(generators(), NUM_ENVS, st.integers(1, 6), NUM_MODALITIES)
-def test_a_row_keeps_its_total(generator, num_envs, num_rows, num_modalities):
+def test_a_row_keeps_its_total_weight(generator, num_envs, num_rows, num_modalities):
     weights = (
         simplex_rows(generator, num_envs, num_modalities)
         * torch.linspace(0.1, 4.0, num_envs)[:, None]
@@ -144,7 +144,7 @@ def test_samples_keep_their_order(generator, num_envs, num_rows, num_modalities)
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, st.booleans())
-def test_it_commutes_with_a_linear_head(generator, num_envs, num_rows, num_modalities, masked):
+def test_fuse_commutes_with_a_linear_head(generator, num_envs, num_rows, num_modalities, masked):
     z, head = normal(generator, num_rows, num_modalities, 4), normal(generator, 4, 3)
     weights = simplex_rows(generator, num_envs, num_modalities)
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
@@ -166,7 +166,7 @@ def test_fallback_values_are_the_documented_ones():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("exponent", [1.0, 0.9, 0.99, 1.01])
 def test_tiny_sums_of_weights_give_finite_gradients(dtype, exponent):
-    """A subnormal sum of available weights counts as 0: no infinity or NaN reaches learned weights."""
+    """A subnormal sum of weights counts as 0, so learned weights get neither infinity nor NaN."""
     tiny = torch.finfo(dtype).tiny ** exponent
     weights = torch.tensor(
         [[1.0, tiny, tiny], [1.0, 0.0, tiny / 8]], dtype=dtype, requires_grad=True
@@ -211,7 +211,7 @@ def test_gradients_agree_with_finite_differences(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_in_half_precision_out_with_sums_in_float32(dtype):
+def test_half_precision_is_returned_and_summed_in_float32(dtype):
     z = normal(seeded(0), 5, 8, 3).to(dtype)
     weights = simplex_rows(seeded(1), 4, 8, dtype=torch.float32)
     mask = random_mask(seeded(2), 5, 8)
@@ -221,13 +221,13 @@ def test_half_precision_in_half_precision_out_with_sums_in_float32(dtype):
         torch.testing.assert_close(
             h.float(), fuse(z.float(), weights, chosen), rtol=2e-2, atol=2e-2
         )
-    # 4096 ones: a sum in bfloat16 would stop at 256.
+    # A sum of ones in bfloat16 would stop at 256, where adding 1 no longer changes it.
     many = torch.ones(1, 4096, dtype=dtype)
     everything = torch.ones(1, 4096, dtype=torch.bool)
     assert fuse(many, torch.full((1, 4096), 1 / 4096), everything).item() == 1.0
 
 
-def test_weights_are_cast_to_the_type_of_z():
+def test_weights_are_cast_to_the_dtype_of_z():
     z, weights = torch.ones(2, 3), torch.full((1, 3), 1 / 3, dtype=torch.float64)
     assert fuse(z, weights).dtype == torch.float32
     assert fuse(z, weights, torch.ones(2, 3, dtype=torch.bool)).dtype == torch.float32
@@ -326,7 +326,7 @@ def test_no_rows_and_no_environments_give_empty_results(masked):
         ),
     ],
 )
-def test_what_does_not_fit_is_an_error(z, weights, mask, error, message):
+def test_invalid_input_is_an_error(z, weights, mask, error, message):
     with pytest.raises(error, match=f"fuse: .*{re.escape(message)}"):
         fuse(z, weights, mask)
 
@@ -348,14 +348,14 @@ def test_half_precision_is_summed_in_float32_with_and_without_a_mask(dtype):
     ("z", "weights", "name"),
     [([[1.0]], torch.ones(1, 1), "z"), (torch.ones(1, 1), [[1.0]], "weights")],
 )
-def test_what_is_not_a_tensor_is_an_error(z, weights, name):
+def test_an_argument_that_is_not_a_tensor_is_an_error(z, weights, name):
     with pytest.raises(
         TypeError, match=f"fuse: `{name}` must be a floating-point tensor, got list."
     ):
         fuse(z, weights)
 
 
-# --- environments of each sample's own
+# --- environments per sample
 
 
 @laws
@@ -373,7 +373,7 @@ def test_weights_repeated_for_every_sample_are_shared_weights(
 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES, st.sampled_from([NAN, 1e9]))
-def test_own_weights_of_samples_against_the_reference_loop(
+def test_weights_per_sample_equal_the_reference_loop(
     generator, num_envs, num_rows, num_modalities, value
 ):
     z = normal(generator, num_rows, num_modalities, 2)
@@ -390,7 +390,7 @@ def test_own_weights_of_samples_against_the_reference_loop(
     assert (gradients(h, dirty)[0][~mask] == 0).all()
 
 
-def test_gradients_of_own_weights_agree_with_finite_differences():
+def test_gradients_of_weights_per_sample_agree_with_finite_differences():
     generator = seeded(3)
     z, mask = normal(generator, 3, 4, 2).requires_grad_(), random_mask(generator, 3, 4, 0.6)
     weights = (simplex_rows(generator, 3, 2, 4) + 0.1).requires_grad_()

@@ -1,4 +1,4 @@
-"""Laws of all kinds of fusion: masks are honoured, and each is the plain mean where it should be."""
+"""Laws of all kinds of fusion: masks are honoured, and documented cases equal the masked mean."""
 
 import re
 
@@ -24,8 +24,8 @@ from tests.strategies import NUM_MODALITIES, NUM_ROWS, generators, laws, normal,
 D = 4
 
 
-def shaken(module, generator):
-    """The module in float64 with random parameters."""
+def randomised(module, generator):
+    """Return the module in float64 with random parameters."""
     module = module.double()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -34,7 +34,7 @@ def shaken(module, generator):
 
 
 def experts(prior):
-    """As a function of one tensor: its halves are means and log variances."""
+    """Return the product of experts as a function of one tensor of means and log variances."""
     return lambda z, mask=None: torch.cat(
         list(product_of_experts(*z.chunk(2, dim=-1), mask, prior=prior)), dim=-1
     )
@@ -45,16 +45,16 @@ KINDS = {
     "uniform environment": lambda m, generator: (
         lambda z, mask=None: fuse(z, torch.full((1, m), 1 / m), mask)[0]
     ),
-    "gates": lambda m, generator: shaken(GatedFusion(m, D), generator),
-    "attention": lambda m, generator: shaken(AttentionFusion(m, D), generator),
-    "two heads": lambda m, generator: shaken(AttentionFusion(m, D, num_heads=2), generator),
-    "three queries": lambda m, generator: shaken(
+    "gates": lambda m, generator: randomised(GatedFusion(m, D), generator),
+    "attention": lambda m, generator: randomised(AttentionFusion(m, D), generator),
+    "two heads": lambda m, generator: randomised(AttentionFusion(m, D, num_heads=2), generator),
+    "three queries": lambda m, generator: randomised(
         AttentionFusion(m, D, num_heads=2, num_queries=3), generator
     ),
     "experts": lambda m, generator: experts(False),
     "experts with a prior": lambda m, generator: experts(True),
 }
-PLAIN = [
+EQUAL_TO_MEAN = [
     "mean",
     "uniform environment",
     "gates at first",
@@ -63,7 +63,7 @@ PLAIN = [
 ]
 
 
-def plain(kind, m):
+def fusion_equal_to_mean(kind, m):
     return {
         "mean": lambda: masked_mean,
         "uniform environment": lambda: KINDS["uniform environment"](m, None),
@@ -79,19 +79,21 @@ def plain(kind, m):
     }[kind]()
 
 
-# --- oracles
+# --- reference implementations
 
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([(), (3,), (2, 3)]))
-def test_the_mean_is_the_mean_of_what_is_there(generator, num_rows, num_modalities, trailing):
+def test_masked_mean_is_the_mean_of_the_available_modalities(
+    generator, num_rows, num_modalities, trailing
+):
     z, mask = (
         normal(generator, num_rows, num_modalities, *trailing),
         random_mask(generator, num_rows, num_modalities),
     )
     expected = [
-        row[there].mean(axis=0) if there.any() else np.zeros(trailing)
-        for row, there in zip(z.numpy(), mask.numpy(), strict=True)
+        row[available].mean(axis=0) if available.any() else np.zeros(trailing)
+        for row, available in zip(z.numpy(), mask.numpy(), strict=True)
     ]
     h = masked_mean(z, mask)
     assert h.shape == (num_rows, *trailing)
@@ -100,31 +102,30 @@ def test_the_mean_is_the_mean_of_what_is_there(generator, num_rows, num_modaliti
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_gates_against_a_loop(generator, num_rows, num_modalities):
-    fusion = shaken(GatedFusion(num_modalities, D), generator)
+def test_gates_equal_a_loop(generator, num_rows, num_modalities):
+    fusion = randomised(GatedFusion(num_modalities, D), generator)
     z, mask = (
         normal(generator, num_rows, num_modalities, D),
         random_mask(generator, num_rows, num_modalities),
     )
     v, b = fusion.weight.detach().numpy(), fusion.bias.detach().numpy()
     expected, gates = np.zeros((num_rows, D)), np.zeros((num_rows, num_modalities))
-    for n, (row, there) in enumerate(zip(z.numpy(), mask.numpy(), strict=True)):
-        weights = np.exp([v[m] @ row[m] + b[m] for m in range(num_modalities)]) * there
-        if there.any():
+    for n, (row, available) in enumerate(zip(z.numpy(), mask.numpy(), strict=True)):
+        weights = np.exp([v[m] @ row[m] + b[m] for m in range(num_modalities)]) * available
+        if available.any():
             gates[n] = weights / weights.sum()
             expected[n] = gates[n] @ row
     np.testing.assert_allclose(fusion(z, mask).detach(), expected, atol=1e-12)
     np.testing.assert_allclose(fusion.gates(z, mask).detach(), gates, atol=1e-12)
     assert_on_simplex(fusion.gates(z, mask)[mask.any(dim=1)], atol=1e-12)
-    torch.testing.assert_close(
-        fuse(z, fusion.gates(z, mask)[:, None], mask)[0], fusion(z, mask)
-    )  # environments (N, 1, M)
+    # Gates are one environment per sample, with weights (N, 1, M).
+    torch.testing.assert_close(fuse(z, fusion.gates(z, mask)[:, None], mask)[0], fusion(z, mask))
 
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([1, 2, 4]), st.integers(1, 3))
-def test_attention_against_a_loop(generator, num_rows, num_modalities, num_heads, num_queries):
-    fusion = shaken(
+def test_attention_equals_a_loop(generator, num_rows, num_modalities, num_heads, num_queries):
+    fusion = randomised(
         AttentionFusion(num_modalities, D, num_heads=num_heads, num_queries=num_queries), generator
     )
     z, mask = (
@@ -134,27 +135,27 @@ def test_attention_against_a_loop(generator, num_rows, num_modalities, num_heads
     query, key, modality = (p.detach().numpy() for p in (fusion.query, fusion.key, fusion.modality))
     d = D // num_heads
     expected = np.zeros((num_rows, num_queries, D))
-    for n, (row, there) in enumerate(zip(z.numpy(), mask.numpy(), strict=True)):
+    for n, (row, available) in enumerate(zip(z.numpy(), mask.numpy(), strict=True)):
         keys = row @ key.T + modality
         for q in range(num_queries):
             for head in range(num_heads):
                 part = slice(head * d, (head + 1) * d)
                 weights = (
                     np.exp([query[q, part] @ keys[m, part] / d**0.5 for m in range(num_modalities)])
-                    * there
+                    * available
                 )
-                if there.any():
+                if available.any():
                     expected[n, q, part] = weights / weights.sum() @ row[:, part]
     h = fusion(z, mask).detach()
     np.testing.assert_allclose(h, expected[:, 0] if num_queries == 1 else expected, atol=1e-10)
-    attention, something = fusion.attention(z, mask).detach(), mask.any(dim=1)
-    assert_on_simplex(attention[something], atol=1e-12)
-    assert (attention[~something] == 0).all()
+    attention, has_modality = fusion.attention(z, mask).detach(), mask.any(dim=1)
+    assert_on_simplex(attention[has_modality], atol=1e-12)
+    assert (attention[~has_modality] == 0).all()
 
 
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.booleans())
-def test_the_product_of_experts_against_products_of_densities(
+def test_product_of_experts_equals_a_product_of_densities(
     generator, num_rows, num_modalities, prior
 ):
     mean, log_variance = (
@@ -177,7 +178,8 @@ def test_the_product_of_experts_against_products_of_densities(
     if prior:
         standard = torch.distributions.Normal(0.0, 1.0)
         x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
-        for n in range(num_rows):  # equal to the product up to a constant
+        # The normalised density differs from the product of densities by a constant factor.
+        for n in range(num_rows):
             product = standard.log_prob(x) + sum(
                 (
                     torch.distributions.Normal(mean[n, m], (log_variance[n, m] / 2).exp()).log_prob(
@@ -197,17 +199,22 @@ def test_the_product_of_experts_against_products_of_densities(
             )
 
 
-# --- the plain mean
+# --- cases that equal the masked mean
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("kind", EQUAL_TO_MEAN)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.booleans())
-def test_it_is_the_plain_mean_where_it_should_be(kind, generator, num_rows, num_modalities, masked):
+def test_fusion_equals_the_masked_mean_in_the_documented_cases(
+    kind, generator, num_rows, num_modalities, masked
+):
     z = normal(generator, num_rows, num_modalities, D)
     mask = random_mask(generator, num_rows, num_modalities) if masked else None
     torch.testing.assert_close(
-        plain(kind, num_modalities)(z, mask).double(), masked_mean(z, mask), rtol=0, atol=1e-7
+        fusion_equal_to_mean(kind, num_modalities)(z, mask).double(),
+        masked_mean(z, mask),
+        rtol=0,
+        atol=1e-7,
     )
 
 
@@ -217,7 +224,7 @@ def test_it_is_the_plain_mean_where_it_should_be(kind, generator, num_rows, num_
 @pytest.mark.parametrize("kind", KINDS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
+def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     kind, generator, num_rows, num_modalities
 ):
     fusion = KINDS[kind](num_modalities, generator)
@@ -225,7 +232,7 @@ def test_what_lies_in_a_masked_cell_changes_neither_output_nor_gradient(
         normal(generator, num_rows, num_modalities, D),
         random_mask(generator, num_rows, num_modalities),
     )
-    mask[:1] = False  # a row with nothing
+    mask[:1] = False  # a row without modalities
     assert_mask_honoured(fusion, z, mask)
 
 
@@ -247,7 +254,7 @@ def test_an_all_true_mask_equals_none_and_samples_keep_their_order(
 @pytest.mark.parametrize("kind", ["mean", "uniform environment", "gates", "attention", "two heads"])
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
-def test_a_constant_comes_out_as_it_went_in(kind, generator, num_rows, num_modalities):
+def test_a_constant_is_preserved(kind, generator, num_rows, num_modalities):
     constant, mask = (
         normal(generator, num_rows, D),
         random_mask(generator, num_rows, num_modalities),
@@ -260,10 +267,10 @@ def test_a_constant_comes_out_as_it_went_in(kind, generator, num_rows, num_modal
 @pytest.mark.parametrize("kind", KINDS)
 @laws
 @given(generators(), st.integers(1, 6), NUM_MODALITIES)
-def test_a_missing_modality_is_one_that_is_not_there_at_all(
+def test_a_masked_modality_is_equivalent_to_an_absent_one(
     kind, generator, num_rows, num_modalities
 ):
-    """Hiding the last of M + 1 modalities gives what the first M give."""
+    """Masking the last of M + 1 modalities gives the same result as the first M modalities."""
     fusion = KINDS[kind](num_modalities + 1, generator)
     z = normal(generator, num_rows, num_modalities + 1, D)
     mask = torch.ones(num_rows, num_modalities + 1, dtype=torch.bool)
@@ -283,7 +290,7 @@ def test_a_missing_modality_is_one_that_is_not_there_at_all(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_available_has_a_documented_value(kind):
+def test_a_sample_without_modalities_has_the_documented_value(kind):
     z = normal(seeded(0), 2, 3, D)
     h = KINDS[kind](3, seeded(1))(z, torch.zeros(2, 3, dtype=torch.bool))
     expected = torch.zeros_like(h)
@@ -324,11 +331,11 @@ def test_the_order_of_modalities_does_not_matter(kind):
 # --- experts
 
 
-def test_one_more_modality_makes_the_belief_surer_and_a_sure_one_counts_more():
+def test_more_modalities_lower_the_variance_and_small_variances_weigh_more():
     mean, log_variance = torch.tensor([[[0.0], [1.0]]]), torch.tensor([[[0.0], [-3.0]]])
     both = product_of_experts(mean, log_variance)
-    one = product_of_experts(mean, log_variance, torch.tensor([[True, False]]))
-    assert both.log_variance < one.log_variance < 0
+    first_only = product_of_experts(mean, log_variance, torch.tensor([[True, False]]))
+    assert both.log_variance < first_only.log_variance < 0
     assert both.mean > 0.8
 
 
@@ -350,14 +357,14 @@ def test_variances_beyond_the_range_of_a_float_do_not_overflow(size):
         lambda g: AttentionFusion(3, D, num_heads=2, num_queries=2, generator=g),
     ],
 )
-def test_a_module_is_saved_and_starts_where_its_seed_says(make):
+def test_a_module_can_be_saved_and_its_start_depends_on_the_seed(make):
     state = torch.get_rng_state()
     first, again = make(seeded(1)), make(seeded(1))
     assert torch.equal(torch.get_rng_state(), state)
     z, mask = normal(seeded(0), 5, 3, D), random_mask(seeded(1), 5, 3)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    trained = shaken(first, seeded(2))
+    trained = randomised(first, seeded(2))
     fresh = make(seeded(3)).double()
     fresh.load_state_dict(trained.state_dict())
     assert torch.equal(fresh(z, mask), trained(z, mask))
@@ -369,7 +376,7 @@ def test_the_first_steps_of_training_change_the_fusion():
         normal(seeded(0), 64, 3, D, dtype=torch.float32),
         normal(seeded(1), 64, D, dtype=torch.float32),
     )
-    targets = z[:, 1] + 0.1 * targets  # the second modality is all that counts
+    targets = z[:, 1] + 0.1 * targets  # only the second modality is informative
     for fusion in (GatedFusion(3, D), AttentionFusion(3, D, generator=seeded(0))):
         optimiser = torch.optim.Adam(fusion.parameters(), lr=0.1)
         losses = []
@@ -479,6 +486,6 @@ def test_half_precision_is_computed_in_float32(kind, dtype):
         ),
     ],
 )
-def test_what_does_not_fit_is_an_error(call, error, message):
+def test_invalid_input_is_an_error(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()

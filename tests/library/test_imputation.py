@@ -1,4 +1,4 @@
-"""Laws of the imputers: fitted on the given rows alone, and restored from what was saved."""
+"""Laws of the constant imputers: fits use the given rows only, and states can be restored."""
 
 import re
 
@@ -19,7 +19,7 @@ IMPUTERS = [ZeroImputer, MeanImputer]
 
 
 def draw(generator, num_rows, dtype=torch.float64, share=0.6):
-    """Features with NaN where the mask says so; the first row is complete."""
+    """Return features with NaN in masked cells, and the mask; the first row is complete."""
     mask = random_mask(generator, num_rows, 2, share)
     mask[0] = True
     features = {
@@ -32,7 +32,7 @@ def draw(generator, num_rows, dtype=torch.float64, share=0.6):
 
 @laws
 @given(generators(), st.integers(1, 12))
-def test_the_mean_is_that_of_observed_given_rows(generator, num_rows):
+def test_the_mean_is_taken_over_observed_training_rows(generator, num_rows):
     features, mask = draw(generator, num_rows)
     rows = torch.cat(
         [torch.tensor([0]), 1 + torch.randperm(num_rows - 1, generator=generator)[: num_rows // 2]]
@@ -42,10 +42,11 @@ def test_the_mean_is_that_of_observed_given_rows(generator, num_rows):
     assert usable.dtype == torch.bool
     assert usable.all()
     for index, name in enumerate(NAMES):
-        x, there = features[name].numpy(), mask[:, index].numpy()
-        used = [n for n in rows.tolist() if there[n]]
+        x, available = features[name].numpy(), mask[:, index].numpy()
+        used = [n for n in rows.tolist() if available[n]]
         np.testing.assert_allclose(
-            filled[name][~mask[:, index]], np.broadcast_to(x[used].mean(axis=0), x[~there].shape)
+            filled[name][~mask[:, index]],
+            np.broadcast_to(x[used].mean(axis=0), x[~available].shape),
         )
         assert torch.equal(filled[name][mask[:, index]], features[name][mask[:, index]])
 
@@ -53,7 +54,7 @@ def test_the_mean_is_that_of_observed_given_rows(generator, num_rows):
 @pytest.mark.parametrize("imputer", IMPUTERS)
 @laws
 @given(generators(), st.integers(2, 12))
-def test_rows_that_are_not_given_or_not_observed_change_nothing(imputer, generator, num_rows):
+def test_rows_outside_training_or_unobserved_do_not_change_the_fit(imputer, generator, num_rows):
     features, mask = draw(generator, num_rows)
     rows = torch.arange(num_rows // 2)
     fitted = imputer(NAMES).fit(features, mask, rows).state_dict()
@@ -67,7 +68,7 @@ def test_rows_that_are_not_given_or_not_observed_change_nothing(imputer, generat
 
 
 @pytest.mark.parametrize("imputer", IMPUTERS)
-def test_it_returns_new_tables_and_leaves_the_given_ones(imputer):
+def test_the_input_features_are_not_modified(imputer):
     features, mask = draw(seeded(0), 8)
     kept = {name: x.clone() for name, x in features.items()}
     filled, _ = imputer(NAMES).fit(features, mask)(features, mask)
@@ -79,7 +80,7 @@ def test_it_returns_new_tables_and_leaves_the_given_ones(imputer):
         assert filled[name].dtype == x.dtype
 
 
-def test_zeros_fill_whatever_the_type():
+def test_zeros_fill_integer_features():
     features = {"text": torch.tensor([[5], [7]])}
     filled, _ = ZeroImputer(["text"]).fit(features, torch.ones(2, 1).bool())(
         features, torch.tensor([[True], [False]])
@@ -89,7 +90,7 @@ def test_zeros_fill_whatever_the_type():
 
 @laws
 @given(generators(), st.integers(1, 12), st.integers(1, 4), st.booleans())
-def test_any_partition_of_the_rows_gives_what_the_whole_gives(
+def test_partial_fit_on_any_partition_equals_fit_on_all_rows(
     generator, num_rows, num_parts, by_rows
 ):
     features, mask = draw(generator, num_rows)
@@ -106,7 +107,7 @@ def test_any_partition_of_the_rows_gives_what_the_whole_gives(
         torch.testing.assert_close(parts.state_dict()[key], value, rtol=1e-13, atol=1e-13)
 
 
-def test_fit_starts_afresh_and_partial_fit_goes_on():
+def test_fit_discards_earlier_rows_and_partial_fit_keeps_them():
     here = torch.ones(2, 1).bool()
     imputer = MeanImputer(["text"]).partial_fit({"text": torch.tensor([[100.0], [200.0]])}, here)
     imputer.fit({"text": torch.tensor([[1.0], [2.0]])}, here)
@@ -117,7 +118,7 @@ def test_fit_starts_afresh_and_partial_fit_goes_on():
     assert imputer.fill_0.item() == 16 / 5
 
 
-def test_a_modality_that_no_row_has_had_so_far_has_no_mean():
+def test_a_modality_without_observed_rows_has_no_mean():
     features, mask = draw(seeded(0), 5)
     mask[:, 1] = False
     imputer = MeanImputer(NAMES).partial_fit(features, mask)
@@ -131,11 +132,14 @@ def test_a_modality_that_no_row_has_had_so_far_has_no_mean():
     assert (imputer(features, mask)[0]["image"] == 7).all()
 
 
-def test_nothing_is_left_of_a_block_that_fails():
+def test_a_failed_block_does_not_change_the_sums():
     features, mask = draw(seeded(5), 6)
     imputer = MeanImputer(NAMES).partial_fit(features, mask)
     broken = {**features, "image": torch.full_like(features["image"], NAN)}
-    message = "MeanImputer.partial_fit: modality 'image' has NaN or an infinity in a row that the mask calls observed"
+    message = (
+        "MeanImputer.partial_fit: modality 'image' has NaN or an infinity in a row that the mask "
+        "marks as observed"
+    )
     with pytest.raises(ValueError, match=message):
         imputer.partial_fit(broken, mask)
     imputer.partial_fit(features, mask)
@@ -159,13 +163,13 @@ def test_nothing_is_left_of_a_block_that_fails():
         ({}, KeyError, "`features` lacks the modalities ['text']."),
     ],
 )
-def test_a_block_that_does_not_fit_is_an_error(features, error, message):
+def test_an_invalid_block_is_an_error(features, error, message):
     imputer = MeanImputer(["text"]).partial_fit(ONE, HERE)
     with pytest.raises(error, match=f"MeanImputer.partial_fit: .*{re.escape(message)}"):
         imputer.partial_fit(features, HERE)
 
 
-def test_loaded_means_cannot_go_on_but_can_be_fitted_anew():
+def test_loaded_means_reject_partial_fit_but_can_be_fitted_again():
     features, mask = draw(seeded(2), 9)
     saved = MeanImputer(NAMES).fit(features, mask).state_dict()
     for imputer in (
@@ -183,7 +187,7 @@ def test_loaded_means_cannot_go_on_but_can_be_fitted_anew():
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 7, 100])
-def test_blocks_of_rows_change_nothing(monkeypatch, rows_at_once):
+def test_the_block_size_does_not_change_the_means(monkeypatch, rows_at_once):
     features, mask = draw(seeded(0), 7)
     whole = MeanImputer(NAMES).fit(features, mask)
     monkeypatch.setattr(imputation.constant, "ROWS_AT_ONCE", rows_at_once)
@@ -193,7 +197,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch, rows_at_once):
 
 
 def test_a_table_is_read_in_blocks(monkeypatch):
-    """No second copy of a table: no more than ROWS_AT_ONCE rows are gathered at a time."""
+    """At most ROWS_AT_ONCE rows are gathered at a time, so a table is never copied as a whole."""
     gathered = []
 
     class Watched(torch.Tensor):
@@ -220,7 +224,7 @@ def test_half_precision_sums_do_not_overflow(dtype):
 
 
 @pytest.mark.parametrize("given", [{}, {"image": None}])
-def test_an_absent_modality_is_filled_throughout(given):
+def test_all_rows_of_an_absent_modality_are_filled(given):
     features, mask = draw(seeded(1), 6)
     imputer = MeanImputer(NAMES).fit(features, mask)
     filled, usable = imputer({"text": features["text"]} | given, mask)
@@ -236,7 +240,7 @@ def test_an_absent_modality_is_filled_throughout(given):
 @pytest.mark.parametrize("imputer", IMPUTERS)
 @laws
 @given(generators(), st.integers(1, 6), st.permutations(NAMES))
-def test_a_mapping_is_a_mask_whatever_its_order(imputer, generator, num_rows, order):
+def test_the_order_of_a_mapping_mask_does_not_matter(imputer, generator, num_rows, order):
     features, mask = draw(generator, num_rows)
     columns = dict(zip(NAMES, mask.unbind(1), strict=True))
     columns = {name: columns[name] for name in order}
@@ -257,7 +261,7 @@ def test_an_unfitted_imputer_is_restored_from_a_state_dict(imputer, assign):
     assert all(torch.equal(expected[name], got[name]) for name in NAMES)
 
 
-def test_a_restored_imputer_does_not_share_memory_with_what_it_was_restored_from():
+def test_a_restored_imputer_does_not_share_memory_with_its_source():
     features, mask = draw(seeded(2), 9)
     fitted = MeanImputer(NAMES).fit(features, mask)
     restored = MeanImputer(NAMES)
@@ -274,7 +278,7 @@ def test_a_fitted_imputer_keeps_its_dtype_and_device_on_loading():
         .fit({name: x[:, :1] for name, x in features.items()}, mask)
         .to(torch.float32)
     )
-    other.load_state_dict(saved)  # shapes are those of what is loaded
+    other.load_state_dict(saved)  # the shapes are those of the loaded tensors
     assert other.fill_0.dtype == torch.float32
     assert torch.equal(other.fill_0, saved["fill_0"].float())
     unfitted = MeanImputer(NAMES)
@@ -296,11 +300,11 @@ def test_an_incomplete_state_is_reported():
         with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"fill_0\"\."):
             imputer.load_state_dict(saved)
     assert MeanImputer(NAMES).load_state_dict(saved, strict=False).missing_keys == ["fill_0"]
-    MeanImputer(NAMES).load_state_dict({})  # without any key: unfitted
+    MeanImputer(NAMES).load_state_dict({})  # a state without keys leaves it unfitted
 
 
 @pytest.mark.parametrize("num_rows", [1, 4])
-def test_what_is_filled_throughout_is_not_a_view_of_the_buffer(num_rows):
+def test_fills_of_an_absent_modality_are_not_views_of_the_buffer(num_rows):
     features, mask = draw(seeded(2), 9)
     imputer = MeanImputer(NAMES).fit(features, mask)
     kept = imputer.fill_0.clone()
@@ -318,7 +322,7 @@ class Model(nn.Module):
         self.head = nn.Linear(3, 1)
 
 
-def test_it_is_restored_as_part_of_a_model_and_from_a_file(tmp_path):
+def test_an_imputer_is_restored_as_part_of_a_model_and_from_a_file(tmp_path):
     features, mask = draw(seeded(3), 9, dtype=torch.float32)
     model = Model()
     model.imputer.fit(features, mask)
@@ -348,14 +352,14 @@ def test_an_unfitted_imputer_has_an_empty_state_and_a_refit_replaces_the_old_one
 
 
 @pytest.mark.parametrize("wrong", ["image", "text"])
-def test_a_fit_that_fails_changes_nothing(wrong):
+def test_a_failed_fit_does_not_change_the_state(wrong):
     features, mask = draw(seeded(5), 6)
     imputer = MeanImputer(NAMES).fit(features, mask)
     before = {key: value.clone() for key, value in imputer.state_dict().items()}
     broken = {name: x + 1 for name, x in features.items()}
     broken[wrong] = torch.full_like(broken[wrong], NAN)
     with pytest.raises(
-        ValueError, match=f"modality '{wrong}' has NaN or an infinity in a row that the mask calls"
+        ValueError, match=f"modality '{wrong}' has NaN or an infinity in a row that the mask marks"
     ):
         imputer.fit(broken, mask)
     assert all(torch.equal(before[key], value) for key, value in imputer.state_dict().items())
@@ -446,7 +450,7 @@ def test_a_column_of_a_mapping_must_be_a_vector():
         (ONE, {"x": HERE[:, 0]}, None, KeyError, "unknown: ['x'], absent: ['text']."),
     ],
 )
-def test_what_cannot_be_fitted_is_an_error(features, mask, rows, error, message):
+def test_invalid_input_of_fit_is_an_error(features, mask, rows, error, message):
     with pytest.raises(error, match=f"MeanImputer.fit: .*{re.escape(message)}"):
         MeanImputer(["text"]).fit(features, mask, rows)
 
@@ -476,14 +480,14 @@ def test_what_cannot_be_fitted_is_an_error(features, mask, rows, error, message)
         ),
     ],
 )
-def test_what_cannot_be_filled_is_an_error(features, mask, error, message):
+def test_invalid_input_of_a_call_is_an_error(features, mask, error, message):
     imputer = ZeroImputer(["text"]).fit(ONE, HERE)
     with pytest.raises(error, match=f"ZeroImputer: .*{re.escape(message)}"):
         imputer(features, mask)
 
 
 @pytest.mark.parametrize("imputer", IMPUTERS)
-def test_an_unfitted_imputer_says_so(imputer):
+def test_calling_an_unfitted_imputer_is_an_error(imputer):
     with pytest.raises(
         RuntimeError,
         match=f"{imputer.__name__}: not fitted yet. Call `fit` with training rows first.",

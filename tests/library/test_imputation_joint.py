@@ -1,4 +1,4 @@
-"""Laws of the imputers that read what a row has, and of learned tokens: plain loops, scikit-learn, likelihoods."""
+"""Laws of the joint imputers and of learned tokens, against loops, scikit-learn and likelihoods."""
 
 import itertools
 import math
@@ -39,7 +39,10 @@ ALL = JOINT | {"zero": lambda: ZeroImputer(NAMES), "mean": lambda: MeanImputer(N
 
 
 def draw(generator, num_rows, share=0.6, dtype=torch.float64):
-    """Features that hang together, with NaN where the mask says so; the first three rows are complete."""
+    """Return correlated features with NaN in masked cells, and the mask.
+
+    The first three rows are complete.
+    """
     hidden = normal(generator, num_rows, 2)
     mask = random_mask(generator, num_rows, 3, share)
     mask[:3] = True
@@ -56,7 +59,7 @@ def draw(generator, num_rows, share=0.6, dtype=torch.float64):
 
 
 def table(features, mask):
-    """All entries side by side (N, D) with NaN where missing, and the modality of each."""
+    """Return all entries as a table (N, D) with NaN where missing, and each column's modality."""
     x = np.concatenate([features[name].reshape(len(mask), -1).numpy() for name in NAMES], axis=1)
     modality = np.repeat(np.arange(3), [math.prod(DIMS[name]) for name in NAMES])
     return np.where(mask.numpy()[:, modality], x, NAN), modality
@@ -68,14 +71,14 @@ def flat(filled):
     )
 
 
-# --- what all have in common
+# --- laws of all joint imputers
 
 
 @pytest.mark.parametrize("kind", JOINT)
 @pytest.mark.parametrize("standardize", [False, True])
 @laws
 @given(generators(), st.integers(3, 10))
-def test_it_fills_what_is_missing_and_leaves_the_rest_bit_for_bit(
+def test_missing_cells_are_filled_and_observed_cells_stay_identical(
     kind, standardize, generator, num_rows
 ):
     features, mask = draw(generator, num_rows)
@@ -93,7 +96,7 @@ def test_it_fills_what_is_missing_and_leaves_the_rest_bit_for_bit(
 
 
 @pytest.mark.parametrize("kind", JOINT)
-def test_rows_that_are_not_given_and_cells_that_are_masked_change_nothing(kind):
+def test_rows_outside_training_and_masked_cells_do_not_change_the_fit(kind):
     features, mask = draw(seeded(0), 12)
     rows = torch.arange(6)
     fitted = JOINT[kind]().fit(features, mask, rows).state_dict()
@@ -108,7 +111,7 @@ def test_rows_that_are_not_given_and_cells_that_are_masked_change_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", JOINT)
-def test_a_row_that_has_nothing_gets_the_mean_of_the_training_rows(kind):
+def test_a_row_without_modalities_gets_the_mean_of_the_training_rows(kind):
     features, mask = draw(seeded(1), 12)
     imputer = JOINT[kind]().fit(features, mask)
     filled, _ = imputer(dict.fromkeys(NAMES), torch.zeros(2, 3, dtype=torch.bool))
@@ -118,13 +121,13 @@ def test_a_row_that_has_nothing_gets_the_mean_of_the_training_rows(kind):
     for index, name in enumerate(NAMES):
         assert filled[name].dtype == torch.get_default_dtype()
         torch.testing.assert_close(filled[name].double(), nothing[name], rtol=1e-6, atol=1e-6)
-        if not kind.startswith("ppca"):  # there the mean is a parameter of the model
+        if not kind.startswith("ppca"):  # the mean of PPCA is a fitted parameter
             expected = features[name][mask[:, index]].mean(dim=0).expand_as(nothing[name])
             torch.testing.assert_close(nothing[name], expected)
 
 
 @pytest.mark.parametrize("kind", JOINT)
-def test_an_empty_batch_and_one_row(kind):
+def test_an_empty_batch_and_single_rows_work(kind):
     features, mask = draw(seeded(1), 12)
     imputer = JOINT[kind]().fit(features, mask)
     empty, usable = imputer({name: x[:0] for name, x in features.items()}, mask[:0])
@@ -138,7 +141,7 @@ def test_an_empty_batch_and_one_row(kind):
 
 
 @pytest.mark.parametrize("kind", JOINT)
-def test_units_do_not_matter_where_entries_are_standardized(kind):
+def test_standardized_imputers_are_invariant_to_units(kind):
     features, mask = draw(seeded(2), 14)
     factor = {
         "text": torch.tensor([1e3, 1.0, 1e-3], dtype=torch.float64),
@@ -155,15 +158,15 @@ def test_units_do_not_matter_where_entries_are_standardized(kind):
 
 
 @pytest.mark.parametrize("kind", JOINT)
-def test_standardizing_is_that_of_observed_training_rows_and_nothing_else(kind):
-    """Scaling by hand before, and back behind, gives what `standardize` gives."""
+def test_standardize_uses_observed_training_rows_only(kind):
+    """Standardizing the features by hand, and undoing it after, equals `standardize`."""
     features, mask = draw(seeded(3), 14)
     rows = torch.arange(9)
     inside, _ = JOINT[kind](standardize=True).fit(features, mask, rows)(features, mask)
     centre, scale, by_hand = {}, {}, {}
     for index, name in enumerate(NAMES):
-        seen = features[name][rows[mask[rows, index]]]
-        centre[name], scale[name] = seen.mean(dim=0), seen.std(dim=0, correction=0)
+        observed = features[name][rows[mask[rows, index]]]
+        centre[name], scale[name] = observed.mean(dim=0), observed.std(dim=0, correction=0)
         by_hand[name] = (features[name] - centre[name]) / scale[name]
     outside, _ = JOINT[kind](standardize=False).fit(by_hand, mask, rows)(by_hand, mask)
     for name in NAMES:
@@ -174,7 +177,7 @@ def test_standardizing_is_that_of_observed_training_rows_and_nothing_else(kind):
 
 @pytest.mark.parametrize("kind", JOINT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_inside_is_float64_whatever_the_features_are(kind, dtype):
+def test_the_state_is_float64_for_every_dtype_of_features(kind, dtype):
     features, mask = draw(seeded(4), 12, dtype=dtype)
     imputer = JOINT[kind]().fit(features, mask)
     assert all(
@@ -190,7 +193,7 @@ def test_the_inside_is_float64_whatever_the_features_are(kind, dtype):
 
 @pytest.mark.parametrize("kind", JOINT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_around_it_may_be_cast(kind, dtype):
+def test_casting_the_surrounding_model_does_not_change_fills(kind, dtype):
     features, mask = draw(seeded(5), 12)
     imputer = JOINT[kind]().fit(features, mask)
     expected, _ = imputer(features, mask)
@@ -213,30 +216,30 @@ def test_a_constant_entry_is_filled_with_its_constant(kind):
 
 
 def knn_reference(x, modality, donors, k):
-    """A loop over rows, modalities and donors."""
+    """Impute in a loop over rows, modalities and donors."""
     filled = x.copy()
     observed = np.array([[not np.isnan(row[modality == m]).any() for m in range(3)] for row in x])
     for n, row in enumerate(x):
         for m in range(3):
             if observed[n, m]:
                 continue
-            near = []
+            distances = []
             for r in donors:
                 shared = np.isin(
                     modality, [j for j in range(3) if observed[n, j] and observed[r, j]]
                 )
                 if observed[r, m] and shared.any():
-                    near.append(
+                    distances.append(
                         (len(modality) / shared.sum() * ((row - x[r])[shared] ** 2).sum(), r)
                     )
-            chosen = [r for _, r in sorted(near)[:k]] or [r for r in donors if observed[r, m]]
+            chosen = [r for _, r in sorted(distances)[:k]] or [r for r in donors if observed[r, m]]
             filled[n, modality == m] = x[chosen][:, modality == m].mean(axis=0)
     return filled
 
 
 @laws
 @given(generators(), st.integers(3, 12), st.integers(1, 6))
-def test_neighbours_against_a_loop(generator, num_rows, k):
+def test_neighbours_equal_a_loop(generator, num_rows, k):
     features, mask = draw(generator, num_rows, 0.5)
     donors = torch.arange((num_rows + 3) // 2)
     x, modality = table(features, mask)
@@ -246,7 +249,7 @@ def test_neighbours_against_a_loop(generator, num_rows, k):
     )
 
 
-def test_neighbours_are_those_of_scikit_learn():
+def test_neighbours_equal_those_of_scikit_learn():
     features, mask = draw(seeded(0), 40, 0.7)
     mask[~mask.any(dim=1), 0] = True
     features["text"] = features["text"].nan_to_num()
@@ -259,7 +262,7 @@ def test_neighbours_are_those_of_scikit_learn():
     )
 
 
-def test_of_equal_distances_the_lower_row_counts_and_blocks_change_nothing(monkeypatch):
+def test_ties_go_to_the_lower_row_and_the_block_size_does_not_matter(monkeypatch):
     features = {
         "a": torch.tensor([[0.0], [2.0], [1.0], [1.0]]),
         "b": torch.tensor([[10.0], [20.0], [NAN], [NAN]]),
@@ -279,7 +282,7 @@ def test_of_equal_distances_the_lower_row_counts_and_blocks_change_nothing(monke
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.7])
-def test_ridge_is_that_of_scikit_learn_on_the_rows_that_have_all(ridge):
+def test_ridge_equals_scikit_learn_on_rows_with_target_and_sources(ridge):
     features, mask = draw(seeded(0), 60)
     x, modality = table(features, mask)
     filled = flat(
@@ -300,8 +303,8 @@ def test_ridge_is_that_of_scikit_learn_on_the_rows_that_have_all(ridge):
     assert tried > 20
 
 
-def test_sources_that_no_training_row_has_together_are_left_out_the_rarest_first():
-    """b follows a in three rows and c in two; no row has all three."""
+def test_the_rarest_source_is_dropped_if_no_training_row_has_all():
+    """b is a function of a in three rows and of c in two rows; no row has all three."""
     a = torch.tensor([[0.0], [1.0], [2.0], [NAN], [NAN], [3.0]])
     c = torch.tensor([[NAN], [NAN], [NAN], [0.0], [1.0], [5.0]])
     b = torch.tensor([[1.0], [3.0], [5.0], [10.0], [20.0], [NAN]])
@@ -321,20 +324,20 @@ def test_sources_that_no_training_row_has_together_are_left_out_the_rarest_first
     filled, _ = apart(
         {"a": torch.tensor([[5.0]]), "b": torch.tensor([[NAN]])}, torch.tensor([[True, False]])
     )
-    assert filled["b"].item() == 10.0  # no training row has both: the mean
+    assert filled["b"].item() == 10.0  # no training row has both, so the fill is the mean
 
 
-def test_what_two_modalities_say_twice_does_not_count_twice():
+def test_information_in_two_modalities_is_not_counted_twice():
     features, mask = draw(seeded(3), 40, 1.0)
     features["image"] = torch.cat([features["text"], features["text"][:, :1]], dim=1).reshape(
         -1, 2, 2
     )
     hidden = mask.clone()
     hidden[:, 2] = False
-    one = hidden.clone()
-    one[:, 1] = False
+    without_copy = hidden.clone()
+    without_copy[:, 1] = False
     imputer = RidgeImputer(NAMES, ridge=1e-8).fit(features, mask)
-    both, alone = (imputer(features, m)[0]["audio"] for m in (hidden, one))
+    both, alone = (imputer(features, m)[0]["audio"] for m in (hidden, without_copy))
     torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-4)
 
 
@@ -342,16 +345,16 @@ def test_what_two_modalities_say_twice_does_not_count_twice():
 
 
 def log_likelihood(x, modality, loadings, mean, variances):
-    """The density of what is observed, by the covariance matrix of each row's entries."""
+    """The log density of the observed entries, from the covariance matrix of each row's entries."""
     total = 0.0
     for row in x:
-        seen = ~np.isnan(row)
-        if seen.any():
-            w = loadings[seen]
-            covariance = w @ w.T + np.diag(variances[modality[seen]])
-            deviation = row[seen] - mean[seen]
+        observed = ~np.isnan(row)
+        if observed.any():
+            w = loadings[observed]
+            covariance = w @ w.T + np.diag(variances[modality[observed]])
+            deviation = row[observed] - mean[observed]
             total -= 0.5 * (
-                seen.sum() * math.log(2 * math.pi)
+                observed.sum() * math.log(2 * math.pi)
                 + np.linalg.slogdet(covariance)[1]
                 + deviation @ np.linalg.solve(covariance, deviation)
             )
@@ -365,20 +368,19 @@ def parameters(imputer):
 @pytest.mark.parametrize("noise", ["modality", "shared"])
 @laws
 @given(generators(), st.integers(4, 15))
-def test_the_likelihood_of_what_is_observed_never_falls(noise, generator, num_rows):
+def test_the_likelihood_of_observed_entries_never_decreases(noise, generator, num_rows):
     features, mask = draw(generator, num_rows)
     imputer = PPCAImputer(
         NAMES, num_components=2, noise=noise, tolerance=0.0, max_iterations=15
     ).fit(features, mask)
     steps = imputer.log_likelihoods
-    assert all(
-        b >= a - 1e-6 * (1 + abs(a)) for a, b in itertools.pairwise(steps)
-    )  # rounding, at the least noise
+    # The tolerance covers rounding, which is largest at the smallest noise.
+    assert all(b >= a - 1e-6 * (1 + abs(a)) for a, b in itertools.pairwise(steps))
 
 
 @pytest.mark.parametrize("noise", ["modality", "shared"])
-def test_the_likelihood_and_the_fills_are_those_of_the_gaussian(noise):
-    """Against the conditional mean of the joint covariance, row by row."""
+def test_likelihood_and_fills_equal_those_of_the_gaussian(noise):
+    """Compare with the conditional mean of the joint covariance, row by row."""
     features, mask = draw(seeded(0), 20)
     x, modality = table(features, mask)
     imputer = PPCAImputer(
@@ -393,16 +395,18 @@ def test_the_likelihood_and_the_fills_are_those_of_the_gaussian(noise):
     covariance = loadings @ loadings.T + np.diag(variances[modality])
     filled = flat(imputer(features, mask)[0])
     for n, row in enumerate(x - centre):
-        seen = ~np.isnan(row)
-        conditional = mean + covariance[:, seen] @ np.linalg.solve(
-            covariance[np.ix_(seen, seen)], row[seen] - mean[seen]
+        observed = ~np.isnan(row)
+        conditional = mean + covariance[:, observed] @ np.linalg.solve(
+            covariance[np.ix_(observed, observed)], row[observed] - mean[observed]
         )
-        np.testing.assert_allclose(filled[n, ~seen], (conditional + centre)[~seen], atol=1e-8)
+        np.testing.assert_allclose(
+            filled[n, ~observed], (conditional + centre)[~observed], atol=1e-8
+        )
     if noise == "shared":
         assert len(set(variances.tolist())) == 1
 
 
-def test_on_complete_rows_it_is_probabilistic_pca():
+def test_on_complete_rows_the_fit_is_probabilistic_pca():
     features, mask = draw(seeded(1), 50, 1.0)
     x, _ = table(features, mask)
     imputer = PPCAImputer(NAMES, num_components=3, noise="shared", standardize=False).fit(
@@ -422,8 +426,8 @@ def test_on_complete_rows_it_is_probabilistic_pca():
     )
 
 
-def test_it_finds_the_factors_that_made_the_data():
-    """40% of the cells missing, and the fills are nearer to the truth than the mean by far."""
+def test_fills_recover_data_generated_from_factors():
+    """With 40% of the cells missing, the errors are far smaller than those of the mean."""
     generator = seeded(6)
     hidden, mask = normal(generator, 400, 2), random_mask(generator, 400, 3, 0.6)
     mask[~mask.any(dim=1), 0] = True
@@ -455,7 +459,7 @@ def test_it_finds_the_factors_that_made_the_data():
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_it_is_restored_from_a_state_dict_and_from_safetensors(kind, tmp_path):
+def test_imputers_are_restored_from_a_state_dict_and_from_safetensors(kind, tmp_path):
     features, mask = draw(seeded(2), 12)
     fitted = ALL[kind]().fit(features, mask)
     expected = fitted(features, mask)[0]
@@ -472,7 +476,7 @@ def test_it_is_restored_from_a_state_dict_and_from_safetensors(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_an_unfitted_one_says_so(kind, tmp_path):
+def test_using_an_unfitted_imputer_is_an_error(kind, tmp_path):
     features, mask = draw(seeded(2), 5)
     with pytest.raises(RuntimeError, match=r"not fitted yet. Call `fit` with training rows first"):
         ALL[kind]()(features, mask)
@@ -483,7 +487,7 @@ def test_an_unfitted_one_says_so(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", JOINT)
-def test_a_damaged_state_says_what_is_wrong(kind):
+def test_a_damaged_state_is_an_error_with_a_reason(kind):
     features, mask = draw(seeded(2), 9)
     state = JOINT[kind]().fit(features, mask).state_dict()
     for name, value in state.items():
@@ -497,11 +501,11 @@ def test_a_damaged_state_says_what_is_wrong(kind):
             JOINT[kind]().load_state_dict({key: v for key, v in state.items() if key != name})
 
 
-def test_a_file_that_is_no_state_says_so(tmp_path):
+def test_a_file_without_a_state_is_an_error(tmp_path):
     features, mask = draw(seeded(2), 9)
     path = tmp_path / "imputer.safetensors"
     with pytest.raises(
-        FileNotFoundError, match=r"MeanImputer.load: there is no file .*imputer.safetensors"
+        FileNotFoundError, match=r"MeanImputer.load: the file .*imputer.safetensors does not exist"
     ):
         MeanImputer(NAMES).load(path)
     path.write_bytes(b"nonsense")
@@ -511,14 +515,14 @@ def test_a_file_that_is_no_state_says_so(tmp_path):
         MeanImputer(NAMES).load(path)
     MeanImputer(NAMES).fit(features, mask).save(path)
     with pytest.raises(
-        ValueError, match=r"is of the modalities \['text', 'image', 'audio'\], not \['a'\]"
+        ValueError, match=r"a state for the modalities \['text', 'image', 'audio'\], not \['a'\]"
     ):
         MeanImputer(["a"]).load(path)
     with pytest.raises(ValueError, match=r"(?s)KNNImputer.load: .* does not fit: .*fill_0"):
         KNNImputer(NAMES).load(path)
 
 
-def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
+def test_the_error_without_safetensors_names_the_extra(tmp_path, monkeypatch):
     features, mask = draw(seeded(2), 9)
     fitted = MeanImputer(NAMES).fit(features, mask)
     monkeypatch.setitem(sys.modules, "safetensors", None)
@@ -534,7 +538,7 @@ def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("per", ["modality", "pattern"])
 @laws
 @given(generators(), st.integers(0, 6))
-def test_tokens_against_a_loop_with_gradients_where_they_were_used(per, generator, num_rows):
+def test_tokens_equal_a_loop_and_only_used_ones_get_a_gradient(per, generator, num_rows):
     tokens = LearnedTokens(DIMS, per=per).double()
     for index, name in enumerate(NAMES):
         token = getattr(tokens, f"token_{index}")
@@ -552,7 +556,9 @@ def test_tokens_against_a_loop_with_gradients_where_they_were_used(per, generato
         token, used = getattr(tokens, f"token_{index}"), set()
         for n in range(num_rows):
             code = (
-                sum(int(there) << m for m, there in enumerate(mask[n])) if per == "pattern" else 0
+                sum(int(available) << m for m, available in enumerate(mask[n]))
+                if per == "pattern"
+                else 0
             )
             if mask[n, index]:
                 assert torch.equal(filled[name][n], features[name][n])
@@ -564,7 +570,7 @@ def test_tokens_against_a_loop_with_gradients_where_they_were_used(per, generato
         assert {code for code, g in enumerate(by_token) if g.any()} == used
 
 
-def test_tokens_of_absent_modalities_and_other_dtypes(tmp_path):
+def test_tokens_fill_absent_modalities_and_other_dtypes(tmp_path):
     tokens = LearnedTokens({"a": (2,), "b": (1, 1)})
     torch.nn.init.constant_(tokens.token_1, 3.0)
     filled, _ = tokens(
@@ -649,7 +655,8 @@ ONE = {"a": torch.ones(3, 2)}
         (
             lambda: KNNImputer(["a"]).fit({"a": torch.full((3, 2), NAN)}, HERE),
             ValueError,
-            "KNNImputer.fit: modality 'a' has NaN or an infinity in a row that the mask calls observed",
+            "KNNImputer.fit: modality 'a' has NaN or an infinity in a row that the mask marks as "
+            "observed",
         ),
         (
             lambda: KNNImputer(["a"]).fit({}, HERE),
@@ -664,7 +671,7 @@ ONE = {"a": torch.ones(3, 2)}
         (
             lambda: KNNImputer(["a"]).fit(ONE, HERE)({}, HERE),
             ValueError,
-            "KNNImputer: the mask calls 'a' available, but `features` lacks it",
+            "KNNImputer: the mask marks 'a' as available, but `features` lacks it",
         ),
         (
             lambda: KNNImputer(["a"]).fit(ONE, HERE)({"b": torch.ones(3, 2)}, HERE),
@@ -694,10 +701,10 @@ ONE = {"a": torch.ones(3, 2)}
         (
             lambda: LearnedTokens({"a": (2,)})({}, HERE),
             ValueError,
-            "LearnedTokens: the mask calls 'a' available, but `features` lacks it",
+            "LearnedTokens: the mask marks 'a' as available, but `features` lacks it",
         ),
     ],
 )
-def test_what_does_not_fit_is_an_error(call, error, message):
+def test_invalid_input_is_an_error(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
