@@ -26,7 +26,7 @@ PART_STYLES = {
     "alignment": ("#009E73", ":"),
     "regulariser": ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))),
 }
-MAX_ROWS = 14
+MAX_ROWS = 14  # of modalities and of patterns: more would make the picture too high
 STYLE = {
     "font.family": ["DejaVu Sans"],
     "font.size": 11,
@@ -57,30 +57,31 @@ def curves_png(
         for line in [*history, *rival_history]
         if (value := finite(line.get("loss"))) is not None
     ]
-    plain = min(losses, default=1.0) <= 0  # a log axis cannot show values that are 0 or less
+    linear = min(losses, default=1.0) <= 0  # a log axis cannot show values that are 0 or less
     with matplotlib.style.context(["default", STYLE]):
         if not rival_history:
             figure = Figure(figsize=(WIDTH, 3.8), layout=_layout())
             parts, validation = figure.subplots(1, 2)
-            _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
+            _draw_parts(parts, history, f"Training loss, {findings.name}", linear=linear)
         else:
             figure = Figure(figsize=(WIDTH, 7.2), layout=_layout())
             axes = figure.subplot_mosaic([["model", "rival"], ["validation", "validation"]])
             parts, validation = axes["model"], axes["validation"]
             axes["rival"].sharey(parts)
-            _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
+            _draw_parts(parts, history, f"Training loss, {findings.name}", linear=linear)
             _draw_parts(
-                axes["rival"], rival_history, f"Training loss, {findings.rival}", plain=plain
+                axes["rival"], rival_history, f"Training loss, {findings.rival}", linear=linear
             )
             axes["rival"].set_ylabel("")
         if parts.has_data():
+            # The legend needs 40% more height, measured in the scale of the axis.
             low, high = parts.get_ylim()
-            room = 0.4 * (high - low) if plain else high * ((high / low) ** 0.4 - 1)
-            parts.set_ylim(low, high + room)  # space for the legend above the curves
+            room = 0.4 * (high - low) if linear else high * ((high / low) ** 0.4 - 1)
+            parts.set_ylim(low, high + room)
         monitor = str(metrics["monitor"])
-        best = [(history, metrics, findings.name, MODEL_COLOUR, "o", "-")]
+        curves = [(history, metrics, findings.name, MODEL_COLOUR, "o", "-")]
         if rival_history:
-            best.append(
+            curves.append(
                 (
                     rival_history,
                     metrics.get("compare") or {},
@@ -90,7 +91,7 @@ def curves_png(
                     "--",
                 )
             )
-        for lines, part, name, colour, marker, dash in best:
+        for lines, part, name, colour, marker, dash in curves:
             _draw_validation(
                 validation, lines, part.get("best_epoch"), monitor, name, colour, marker, dash
             )
@@ -110,6 +111,7 @@ def curves_png(
 def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
     """Return a PNG of the metric with each modality hidden, the losses, and each pattern."""
     hidden, patterns = _hidden_rows(metrics, findings), _pattern_rows(metrics, findings)
+    # Inches: a fixed height per row, and the height of the title and the label of the axis.
     heights = [0.5 * len(hidden) + 1.3, 0.55 * len(patterns) + 1.3]
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, sum(heights)), layout=_layout())
@@ -138,13 +140,13 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
 
 
 def _draw_parts(
-    axes: Axes, history: Sequence[Mapping[str, Any]], title: str, *, plain: bool
+    axes: Axes, history: Sequence[Mapping[str, Any]], title: str, *, linear: bool
 ) -> None:
-    """Draw the loss and its parts: on a linear axis if `plain`, else on a log axis."""
+    """Draw the loss and its parts: on a linear axis if `linear`, else on a log axis."""
     for name, (colour, dash) in PART_STYLES.items():
         points = [(line["epoch"], finite(line.get(name))) for line in history]
         drawn = [
-            (epoch, value) for epoch, value in points if value is not None and (plain or value > 0)
+            (epoch, value) for epoch, value in points if value is not None and (linear or value > 0)
         ]
         if drawn:
             marker = "o" if len(drawn) == 1 else None
@@ -157,12 +159,14 @@ def _draw_parts(
                 linewidth=1.8,
             )
     if axes.has_data():
-        if not plain:
+        if not linear:
             axes.set_yscale("log")
             axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper right", fontsize=9, ncols=2, handlelength=3)
     axes.set(
-        title=title, xlabel="epoch", ylabel="mean over an epoch" + ("" if plain else " (log scale)")
+        title=title,
+        xlabel="epoch",
+        ylabel="mean over an epoch" + ("" if linear else " (log scale)"),
     )
     axes.grid(True)
     _whole_epochs(axes, history)
@@ -237,6 +241,7 @@ def _pattern_keys(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
+    """Return a row for each pattern, labelled with its number of items and users."""
     modalities = (metrics.get("missingness") or {}).get("modalities") or ()
     rivals = (metrics.get("compare") or {}).get("by_pattern") or {}
     rows: list[Row] = []
@@ -255,6 +260,7 @@ def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
 
 
 def _counted(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 item" or "2 items"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -287,6 +293,7 @@ def _draw_bars(
     for which, (_, colour, hatch, _) in enumerate(series):
         for at, row in enumerate(rows):
             value = row[1][which]
+            # The bars of a row lie side by side, centred on the position of the row.
             place = at + (which - (len(series) - 1) / 2) * thickness
             if value is None:
                 axes.text(0, place, " no value", va="center", fontsize=9, color="#555555")
@@ -312,7 +319,7 @@ def _draw_bars(
                 va="center",
                 fontsize=9,
             )
-    axes.set_yticks(range(len(rows)), [_plain(row[0]) for row in rows])
+    axes.set_yticks(range(len(rows)), [_escaped(row[0]) for row in rows])
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.16)
@@ -339,19 +346,22 @@ def _draw_losses(axes: Axes, rows: Sequence[str], findings: Findings) -> None:
             loss = mine if which == 0 else findings.rival_losses.get(mine.modality)
             if loss is None:
                 continue
-            if loss.loss.low is not None and loss.loss.high is not None:
+            if loss.estimate.low is not None and loss.estimate.high is not None:
                 axes.plot(
-                    [loss.loss.low, loss.loss.high], [at + shift] * 2, color=colour, linewidth=2.2
+                    [loss.estimate.low, loss.estimate.high],
+                    [at + shift] * 2,
+                    color=colour,
+                    linewidth=2.2,
                 )
             axes.plot(
-                [loss.loss.value],
+                [loss.estimate.value],
                 [at + shift],
                 marker,
                 color=colour,
                 markersize=8,
                 markeredgecolor="white",
             )
-        axes.plot([], [], marker, linestyle="-", color=colour, markersize=8, label=_plain(name))
+        axes.plot([], [], marker, linestyle="-", color=colour, markersize=8, label=_escaped(name))
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_yticks(range(len(rows)), [""] * len(rows))
     axes.set_ylim(len(rows) - 0.45, -0.55)
@@ -374,10 +384,11 @@ def _layout() -> ConstrainedLayoutEngine:
 
 
 def _short(name: str, max_length: int = 32) -> str:
+    """Return a name, cut to `max_length` characters with an ellipsis if it is longer."""
     return name if len(name) <= max_length else f"{name[: max_length - 1]}…"
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     """Escape the dollar signs of a text, which matplotlib would read as a formula."""
     return text.replace("$", r"\$")
 

@@ -64,12 +64,12 @@ class Loss:
     modality: str
     complete: float
     hidden: float
-    loss: Estimate  # complete - hidden
+    estimate: Estimate  # complete - hidden
 
     @property
     def relative(self) -> float | None:
         """The loss as a share of the value with complete items; None if that value is 0."""
-        return self.loss.value / self.complete if self.complete > 0 else None
+        return self.estimate.value / self.complete if self.complete > 0 else None
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Findings:
         name, rival: titles of the model and of its ablation; None without an ablation.
         losses: loss of the model for each hidden modality, the largest first.
         rival_losses: loss of the ablation for each hidden modality.
-        less: for each modality, the loss of the ablation minus the loss of the model.
+        loss_differences: for each modality, the loss of the ablation minus the loss of the model.
         answers: the questions of the page with their answers.
         caveats: limits of the results, one sentence or two each.
     """
@@ -100,7 +100,7 @@ class Findings:
     rival: str | None
     losses: list[Loss]
     rival_losses: dict[str, Loss]
-    less: dict[str, Estimate]
+    loss_differences: dict[str, Estimate]
     answers: list[Answer]
     caveats: list[str]
 
@@ -114,10 +114,10 @@ def find(metrics: Mapping[str, Any]) -> Findings:
     if compare:
         rival = _title(compare["model"])
         rival = f"{rival} (ablation)" if rival == name else rival
-    losses = sorted(_losses(metrics, metric), key=lambda loss: -loss.loss.value)
+    losses = sorted(_losses(metrics, metric), key=lambda loss: -loss.estimate.value)
     rival_losses = {loss.modality: loss for loss in _losses(compare, metric)} if compare else {}
-    less = {
-        loss.modality: _loses_less(
+    loss_differences = {
+        loss.modality: _loss_difference(
             loss, rival_losses[loss.modality], (compare or {}).get("difference") or {}, metric
         )
         for loss in losses
@@ -128,12 +128,21 @@ def find(metrics: Mapping[str, Any]) -> Findings:
     answers.append(_costliest_answer(losses, name, metric, metrics))
     if compare and rival:
         answers.append(
-            _robustness_answer(losses, rival_losses, less, (name, rival), metric, compare)
+            _robustness_answer(
+                losses, rival_losses, loss_differences, (name, rival), metric, compare
+            )
         )
         answers.append(_level_answer(metrics, compare, (name, rival), metric))
     answers.append(_setting_answer(metrics, name, metric))
     return Findings(
-        metric, name, rival, losses, rival_losses, less, answers, _caveats(metrics, bool(less))
+        metric,
+        name,
+        rival,
+        losses,
+        rival_losses,
+        loss_differences,
+        answers,
+        _caveats(metrics, bool(loss_differences)),
     )
 
 
@@ -157,13 +166,13 @@ def _costliest_answer(
     worst, label = losses[0], metric_name(metric)
     details = [_loss_sentence(worst, name, label, _users(metrics))]
     details += _against_next(losses)
-    if worst.loss.value <= 0:
+    if worst.estimate.value <= 0:
         headline = f"None: hiding a modality does not lower {label} in this run."
     elif len(losses) == 1:
         headline = (
             f"There is only one modality, “{worst.modality}”. Without it {_falls(worst, label)}."
         )
-    elif worst.loss.excludes_zero is False:
+    elif worst.estimate.excludes_zero is False:
         headline = (
             f"“{worst.modality}” has the largest loss, but this loss is not statistically "
             "significant."
@@ -179,15 +188,16 @@ def _costliest_answer(
 
 
 def _falls(loss: Loss, label: str) -> str:
+    """Return the clause "NDCG@20 falls by ..."."""
     share = "" if loss.relative is None else f" ({percent(loss.relative)})"
-    verb = "falls" if loss.loss.value > 0 else "rises"
-    return f"{label} {verb} by {number(abs(loss.loss.value))}{share}"
+    verb = "falls" if loss.estimate.value > 0 else "rises"
+    return f"{label} {verb} by {number(abs(loss.estimate.value))}{share}"
 
 
 def _loss_sentence(loss: Loss, name: str, label: str, users: int | None) -> str:
     """Describe the change with a modality hidden: both values, the difference, its interval."""
-    lost = loss.loss.value > 0
-    change = loss.loss if lost else -loss.loss
+    lost = loss.estimate.value > 0
+    change = loss.estimate if lost else -loss.estimate
     word = "loss" if lost else "gain"
     share = (
         ""
@@ -218,9 +228,9 @@ def _against_next(losses: Sequence[Loss]) -> list[str]:
     share = "" if second.relative is None else f", {percent(second.relative)}"
     text = (
         f"The second largest loss is that of “{second.modality}” "
-        f"({number(second.loss.value)}{share}; 95% interval {second.loss.interval})"
+        f"({number(second.estimate.value)}{share}; 95% interval {second.estimate.interval})"
     )
-    if second.loss.low is None or worst.loss.low is None:
+    if second.estimate.low is None or worst.estimate.low is None:
         return [f"{text}."]
     if _overlap(worst, second):
         return [
@@ -233,7 +243,7 @@ def _against_next(losses: Sequence[Loss]) -> list[str]:
 def _robustness_answer(
     losses: Sequence[Loss],
     rival_losses: Mapping[str, Loss],
-    less: Mapping[str, Estimate],
+    loss_differences: Mapping[str, Estimate],
     names: tuple[str, str],
     metric: str,
     compare: Mapping[str, Any],
@@ -245,14 +255,14 @@ def _robustness_answer(
     )
     if not losses and not rival_losses:
         return Answer(question, "Not measured: no modality was hidden in this run.")
-    if not losses or losses[0].modality not in less:
+    if not losses or losses[0].modality not in loss_differences:
         return Answer(
             question,
             "Not measured: the two models have no values with the same modality hidden.",
         )
     worst = losses[0]
     modality = worst.modality
-    theirs, gap = rival_losses[modality], less[modality]
+    theirs, gap = rival_losses[modality], loss_differences[modality]
     amount = f"{number(abs(gap.value))} {'less' if gap.value >= 0 else 'more'}"
     if gap.excludes_zero is None:
         headline = (
@@ -268,6 +278,7 @@ def _robustness_answer(
             f"{'Yes' if gap.value > 0 else 'No'}: with “{modality}” hidden {name} loses {amount} "
             f"than {rival}."
         )
+    # The sentence has "less" or "more", so the interval is that of the absolute difference.
     shift = gap if gap.value >= 0 else -gap
     details = [
         f"With “{modality}” hidden {name} loses {_amount(worst)} and {rival} loses "
@@ -283,13 +294,13 @@ def _robustness_answer(
             f"The smaller loss is not an advantage here: {name} is below {rival} even with "
             f"“{modality}” hidden."
         )
-    return Answer(question, headline, details + _other_modalities(less, modality, name))
+    return Answer(question, headline, details + _other_modalities(loss_differences, modality, name))
 
 
-def _other_modalities(less: Mapping[str, Estimate], worst: str, name: str) -> list[str]:
+def _other_modalities(loss_differences: Mapping[str, Estimate], worst: str, name: str) -> list[str]:
     """Write a sentence on the modalities other than the one with the largest loss."""
     groups: dict[str, list[str]] = {}
-    for modality, gap in less.items():
+    for modality, gap in loss_differences.items():
         if modality != worst:
             clear = gap.excludes_zero
             verdict = (
@@ -434,15 +445,15 @@ def _caveats(metrics: Mapping[str, Any], compared: bool) -> list[str]:
             f"pair; {effect}."
         )
     by_pattern = metrics.get("by_pattern") or {}
-    few = [
+    small_patterns = [
         f"“{pattern(key, _modalities(metrics))}”"
         for key, part in by_pattern.items()
         if (part.get("users") or 0) < FEW_USERS
     ]
-    if few:
+    if small_patterns:
         caveats.append(
-            f"The values of the pattern {_listed(few)} are means over fewer than {FEW_USERS} users "
-            "and are uncertain."
+            f"The values of the pattern {_listed(small_patterns)} are means over fewer than "
+            f"{FEW_USERS} users and are uncertain."
         )
     if len(by_pattern) > 1:
         caveats.append(
@@ -476,7 +487,9 @@ def _losses(part: Mapping[str, Any], metric: str) -> Iterable[Loss]:
             yield Loss(modality, complete, hidden, _estimate(complete - hidden, drop))
 
 
-def _loses_less(mine: Loss, theirs: Loss, difference: Mapping[str, Any], metric: str) -> Estimate:
+def _loss_difference(
+    mine: Loss, theirs: Loss, difference: Mapping[str, Any], metric: str
+) -> Estimate:
     """Return the loss of the ablation minus the loss of the model.
 
     Its interval is the one paired over users if `difference` has it. Otherwise it is combined from
@@ -484,7 +497,7 @@ def _loses_less(mine: Loss, theirs: Loss, difference: Mapping[str, Any], metric:
     complete, with complete items. The estimate is then hidden - complete, and the interval from
     hidden.low - complete.high to hidden.high - complete.low is conservative.
     """
-    value = theirs.loss.value - mine.loss.value
+    value = theirs.estimate.value - mine.estimate.value
     paired = ((difference.get("drops") or {}).get(mine.modality) or {}).get(metric)
     if paired:
         # The file has the loss of the model minus that of the ablation, so the sign changes.
@@ -519,6 +532,7 @@ def _value(part: Mapping[str, Any], key: str, metric: str) -> float | None:
 
 
 def _users(metrics: Mapping[str, Any]) -> int | None:
+    """Return the number of test users."""
     return (metrics.get("test_complete") or metrics.get("test") or {}).get("users")
 
 
@@ -534,10 +548,11 @@ def finite(value: Any) -> float | None:
 
 
 def _overlap(first: Loss, second: Loss) -> bool:
+    """Return whether the interval of the larger loss reaches down to that of the smaller one."""
     return (
-        first.loss.low is not None
-        and second.loss.high is not None
-        and first.loss.low <= second.loss.high
+        first.estimate.low is not None
+        and second.estimate.high is not None
+        and first.estimate.low <= second.estimate.high
     )
 
 
@@ -605,16 +620,19 @@ def signed(estimate: Estimate) -> str:
 
 
 def _amount(loss: Loss) -> str:
-    return number(loss.loss.value) + (
+    """Return a loss as a number with its share in parentheses."""
+    return number(loss.estimate.value) + (
         "" if loss.relative is None else f" ({percent(loss.relative)})"
     )
 
 
 def _verdict(estimate: Estimate) -> str:
+    """Return the end of a sentence on a difference: whether it is significant."""
     if estimate.excludes_zero is None:
         return "; no interval, so the significance is unknown"
     return ", which excludes 0" if estimate.excludes_zero else ", which includes 0: not significant"
 
 
 def _listed(words: Sequence[str]) -> str:
+    """Join words with commas and a final "and"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -184,7 +184,8 @@ def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
 def _robustness_alt(findings: Findings) -> str:
     """Return the alternative text of the robustness picture."""
     texts = [
-        f"{loss.modality}: {number(loss.hidden)} when hidden, a loss of {number(loss.loss.value)}"
+        f"{loss.modality}: {number(loss.hidden)} when hidden, a loss of "
+        f"{number(loss.estimate.value)}"
         for loss in findings.losses
     ]
     shown = "; ".join(texts) if texts else "No modality was hidden"

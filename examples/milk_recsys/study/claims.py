@@ -72,7 +72,7 @@ class Claim:
 
     @property
     def error(self) -> float:
-        """The standard error of the mean."""
+        """Standard error of the mean, with the correction for overlapping splits."""
         return float(np.std(self.values, ddof=1) * np.sqrt(1 / len(self.values) + self.overlap))
 
     @property
@@ -234,6 +234,7 @@ def _smaller_drop(store: Store, method: str) -> Claim | None:
     a, b = pairs_of(store, (method, "erm"))
     if not a:
         return None
+    # The values are log ratios of the shares that are kept, so a smaller loss is above 0.
     text = f"From FTFT to FTMT, {method} loses a smaller share than erm (no module)"
     note = f"loses {100 * (1 - _kept(a).mean()):.1f}% against {100 * (1 - _kept(b).mean()):.1f}%"
     return Claim(text, "5.4.1", log_ratio(_kept(a), _kept(b)), None, note)
@@ -245,6 +246,7 @@ def _imputation(store: Store, method: str) -> Claim | None:
     b = [x for x in b if "imputed" in x]
     if not a or len(a) != len(b):
         return None
+    # The test section of `erm` uses mean imputation; "imputed" has zero and map imputation.
     best = [max(x["test"][MONITOR], *(v[MONITOR] for v in x["imputed"].values())) for x in b]
     mine = [x["test"][MONITOR] for x in a]
     text = f"{method} alone is better than the best of zero, mean and map imputation"
@@ -322,7 +324,7 @@ def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
                 "claim": claim.text,
                 "section": claim.source,
                 "verdict": verdict(claim, p),
-                "figures": claim.note,
+                "comparison": claim.note,
                 "mean log ratio [95%]": f"{claim.values.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
                 "p (Holm)": f"{p:.3g}",
                 **({"p, splits as independent": f"{p_independent:.3g}"} if claim.overlap else {}),

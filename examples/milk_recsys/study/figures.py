@@ -45,6 +45,7 @@ def write_figure(
 
 
 def _repeats(plan: Plan, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
+    """Return the repeats of a method that may be compared."""
     return store.ranked("repeat", method, setting, limit=plan.repeats)
 
 
@@ -125,7 +126,7 @@ def figure_3(plan: Plan, store: Store) -> Figure | None:
     axes.set_ylabel("NDCG@20")
     best = [max(np.mean(values[m][k]) for m in methods[:-1]) for k in range(len(groups))]
     gain = [100 * (np.mean(values["milk"][k]) / best[k] - 1) for k in range(len(groups))]
-    line = axes.twinx()
+    line = axes.twinx()  # a second scale on the right, in percent
     line.plot(range(len(groups)), gain, "k-o", markersize=4)
     line.axhline(0, color="0.6", linewidth=0.8)
     line.set_ylabel("MILK's gain over the better baseline, %")
@@ -175,7 +176,7 @@ def figure_5(plan: Plan, store: Store) -> Figure | None:
         100 * np.mean([1 - x["test"][MONITOR] / x["test_complete"][MONITOR] for x in lines[m]])
         for m in methods
     ]
-    line = axes.twinx()
+    line = axes.twinx()  # a second scale on the right, in percent
     line.plot(range(len(methods)), lost, "k-o", markersize=4)
     line.set_ylabel("loss from FTFT to FTMT, %")
     if min(lost) > 0:
@@ -191,6 +192,7 @@ def figure_6(_plan: Plan, store: Store) -> Figure | None:
         "alignment_weight": "weight of the alignment",
         "penalty_weight": "weight of the penalty",
     }
+    # Option -> value -> repeats. The figure needs at least one repeat of each point.
     points = {
         o: {v: store.of(f"sweep {o}={v:g}", "milk") for v in values} for o, values in SWEEPS.items()
     }

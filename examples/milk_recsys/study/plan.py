@@ -62,7 +62,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "why": (("milk", "erm"), ("ftmt",)),
     "field": (FIELD, ("ftmt", "mtmt")),
 }
-"""Table or figure -> the methods that it needs, tuned and repeated, and the settings."""
+"""Table or figure -> the methods that it needs, tuned and repeated, and their settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Plan:
         for the trials of its method. Only the next trial of a method is yielded, because it depends
         on the results of those before.
         """
+        # 1. Search and repeats of all methods.
         if self._factor_trials() > len(store.of("factors", "factors")):
             yield self._factor_trial(store.of("factors", "factors"))
         for method, settings in self._wanted().items():
@@ -116,6 +117,7 @@ class Plan:
                     )
             elif not find_method(method).needs_factors or self._factors(store) is not None:
                 yield self._trial(method, store.of("trial", method))
+        # 2. Variants and sweeps of MILK, which start from its tuned options.
         if "milk" in self.methods and self._tuned(store, "milk"):
             if "table4" in self.names:
                 for variant in VARIANTS:
@@ -126,10 +128,12 @@ class Plan:
                 yield from self._sweeps(store)
             if "why" in self.names:
                 yield from (self._point(store, *at) for at in self._why())
+        # 3. More repeats of the methods that the claims of the paper compare.
         if self.decide and "table2" in self.names and "ftmt" in self.settings:
             for method in self.deciding(store):
                 numbers = range(self.repeats, 2 * self.repeats)
                 yield from (self._repeat(store, method, "ftmt", k) for k in numbers)
+        # 4. Comparison of all systems: timing, ablations of the winner, and held-out splits.
         if "field" in self.names:
             yield from (self._timing(store, m) for m in self._wanted() if self._tuned(store, m))
             if WINNER in self._wanted() and self._tuned(store, WINNER):
@@ -147,7 +151,7 @@ class Plan:
         factors = min(len(store.of("factors", "factors")), self._factor_trials())
         repeats = {
             run.key
-            for run in plan._ready(store)
+            for run in plan._ready(store)  # yields made runs too, except trials
             if run.phase not in ("trial", "factors") and store.has(run)
         }
         return trials + factors + len(repeats)
@@ -160,6 +164,7 @@ class Plan:
         )
         if "milk" in self.methods:
             count += len(VARIANTS) * self.repeats * ("table4" in self.names)
+            # A sweep has one repeat per point, and more at its best point.
             count += sum(len(v) + self.top_repeats() - 1 for v in SWEEPS.values()) * (
                 "figure6" in self.names
             )
@@ -198,9 +203,11 @@ class Plan:
         return [m for m in self.methods if m not in ABLATIONS and SPACES[m]]
 
     def _num_trials(self, method: str) -> int:
+        """Return the number of trials of a method: none if it has no search space."""
         return self.trials if SPACES[method] else 0
 
     def _factor_trials(self) -> int:
+        """Return the number of trials of the factorisation: none if no method needs factors."""
         return (
             min(self.trials, FACTOR_TRIALS)
             if any(find_method(m).needs_factors for m in self._wanted())
@@ -212,6 +219,7 @@ class Plan:
         return min(TOP_REPEATS, self.repeats)
 
     def _tuned(self, store: Store, method: str) -> bool:
+        """Return whether all trials of a method are made."""
         return len(store.of("trial", method)) >= self._num_trials(method)
 
     def deciding(self, store: Store) -> list[str]:

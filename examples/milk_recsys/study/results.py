@@ -54,7 +54,7 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
         paths += tables.write_table(rows, out / "verdicts", captions["verdicts"])
         paths.append(out / "verdicts.txt")
         lines = [
-            f"{row['claim']} ({row['section']}): {row['verdict']}. {row['figures']}."
+            f"{row['claim']} ({row['section']}): {row['verdict']}. {row['comparison']}."
             for row in rows
         ]
         lines += [text for text in (claims.small_alpha(store),) if text]

@@ -80,8 +80,8 @@ def _facts(begun: float, device: torch.device) -> dict[str, Any]:
 def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
     """Audit, train and evaluate; return the line for the results file.
 
-    The line of a trial contains no value of the test set. If training diverges, the line says so
-    and has a validation score of 0, the worst possible.
+    The line of a trial contains no value of the test set. If training diverges, the line has
+    the message and a validation score of 0, the worst possible.
 
     Arguments:
         cache: folder of trained factors, which several methods share.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from invmod.robustness.document import STYLE, html_document
 from milk_recsys.catalogue.dataset import DataError
 from milk_recsys.report import figures as report_figures
 from milk_recsys.report.figures import robustness_png
@@ -27,22 +28,22 @@ METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "
 
 def section(ndcg: float, users: int = 812, **more: int) -> dict[str, Any]:
     shares = (0.9, 1.3, 0.8, 1.0, 1.2, 1.6, 0.7, 0.8)
-    figures = {name: round(ndcg * share, 6) for name, share in zip(METRICS, shares, strict=True)}
-    return {**more, "users": users, "untrained_users": users // 100, **figures}
+    values = {name: round(ndcg * share, 6) for name, share in zip(METRICS, shares, strict=True)}
+    return {**more, "users": users, "untrained_users": users // 100, **values}
 
 
 def drop(complete: float, hidden: float, half: float | None) -> dict[str, Any]:
     lost = complete - hidden
     ends = (None, None) if half is None else (lost - half, lost + half)
     relative = lost / complete if complete else None
-    figures = {
+    values = {
         "complete": complete,
         "hidden": hidden,
         "difference": lost,
         "low": ends[0],
         "high": ends[1],
     }
-    return {"ndcg@20": {**figures, "relative": relative}}
+    return {"ndcg@20": {**values, "relative": relative}}
 
 
 def gap(value: float, half: float = 0.01) -> dict[str, Any]:
@@ -325,12 +326,12 @@ def test_without_the_paired_difference_of_losses_the_interval_is_conservative() 
     metrics = compared()
     del metrics["compare"]["difference"]["drops"]
     findings = find(metrics)
-    less = findings.less["text"]
+    less = findings.loss_differences["text"]
     assert less.value == pytest.approx(0.071)
     assert (less.low, less.high) == pytest.approx((0.07 - 0.01 - 0.009, 0.07 + 0.01 + 0.011))
     assert any("wider than necessary" in caveat for caveat in findings.caveats)
     del metrics["compare"]["difference"]
-    assert find(metrics).less["text"] == Estimate(pytest.approx(0.071))
+    assert find(metrics).loss_differences["text"] == Estimate(pytest.approx(0.071))
     assert "so the significance is unknown" in find(metrics).answers[1].headline
 
 
@@ -470,6 +471,13 @@ def test_the_page_needs_no_other_file(run: Path, page: Page) -> None:
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", html))
 
 
+def test_the_page_is_made_by_the_library(run: Path) -> None:
+    html = (run / "report.html").read_text(encoding="utf-8")
+    start, end = html_document("MILK on embedded", "|", style=STYLE).split("</style>")
+    assert html.startswith(start)
+    assert html.endswith(end.partition("|")[2])
+
+
 def test_the_page_contains_the_pictures_of_its_folder(run: Path, page: Page) -> None:
     pictures = [base64.b64decode(address.partition(",")[2]) for address in page.addresses]
     assert pictures == [(run / "robustness.png").read_bytes(), (run / "curves.png").read_bytes()]
@@ -498,8 +506,8 @@ def test_the_page_has_the_findings_before_any_picture_and_contains_every_value(
     for part in (metrics, metrics["compare"]):
         for group in ("validation", "test", "test_complete", "test_all_cold"):
             assert number(part[group]["mrr@20"]) in page.text
-        for figures in [*part["by_pattern"].values(), *part["imposed"].values()]:
-            assert number(figures["recall@10"]) in page.text
+        for values in [*part["by_pattern"].values(), *part["imposed"].values()]:
+            assert number(values["recall@10"]) in page.text
     for text in ("18,972", "15,200", "2.13.0+cpu", "penalty_weight", "0.183", "cpu, 2 threads"):
         assert text in page.text
 
