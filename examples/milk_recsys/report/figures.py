@@ -1,8 +1,6 @@
-"""The two pictures of a run: how training went, and how much is left when modalities are missing."""
+"""The two pictures of a run: training curves, and the metric when modalities are missing."""
 
-import warnings
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import matplotlib.style
@@ -17,18 +15,18 @@ __all__ = ["curves_png", "robustness_png"]
 
 DPI = 150
 WIDTH = 9.0  # inches
-MODEL_COLOUR, RIVAL_COLOUR = (
-    "#0072B2",
-    "#E69F00",
-)  # blue and orange: apart to every eye, and in grey
-PART_STYLES = {  # colours of Okabe and Ito, and a dash each, so that colour is never needed
+# Blue and orange of Okabe and Ito differ for people with any colour vision, and in greyscale.
+MODEL_COLOUR, RIVAL_COLOUR = "#0072B2", "#E69F00"
+# Each part of the loss has a colour of Okabe and Ito and a dash pattern, so no reader has to rely
+# on colour.
+PART_STYLES = {
     "loss": ("#000000", "-"),
     "risk": ("#0072B2", "--"),
     "penalty": ("#D55E00", "-."),
     "alignment": ("#009E73", ":"),
     "regulariser": ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))),
 }
-MOST_ROWS = 14
+MAX_ROWS = 14  # of modalities and of patterns: more would make the picture too high
 STYLE = {
     "font.family": ["DejaVu Sans"],
     "font.size": 11,
@@ -43,9 +41,8 @@ STYLE = {
     "hatch.linewidth": 0.6,
 }
 
-Row = tuple[
-    str, tuple[float | None, float | None]
-]  # label, the figures of the model and of the ablation
+Row = tuple[str, tuple[float | None, float | None]]
+"""Label, and the values of the model and of the ablation."""
 
 
 def curves_png(
@@ -54,36 +51,37 @@ def curves_png(
     metrics: Mapping[str, Any],
     findings: Findings,
 ) -> bytes:
-    """Training loss and its parts, and the validation metric with the best epoch marked; the ablation beside it."""
+    """Return a PNG of the training loss with its parts and of the validation metric."""
     losses = [
         value
         for line in [*history, *rival_history]
         if (value := finite(line.get("loss"))) is not None
     ]
-    plain = min(losses, default=1.0) <= 0
+    linear = min(losses, default=1.0) <= 0  # a log axis cannot show values that are 0 or less
     with matplotlib.style.context(["default", STYLE]):
         if not rival_history:
             figure = Figure(figsize=(WIDTH, 3.8), layout=_layout())
             parts, validation = figure.subplots(1, 2)
-            _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
+            _draw_parts(parts, history, f"Training loss, {findings.name}", linear=linear)
         else:
             figure = Figure(figsize=(WIDTH, 7.2), layout=_layout())
             axes = figure.subplot_mosaic([["model", "rival"], ["validation", "validation"]])
             parts, validation = axes["model"], axes["validation"]
             axes["rival"].sharey(parts)
-            _draw_parts(parts, history, f"Training loss, {findings.name}", plain=plain)
+            _draw_parts(parts, history, f"Training loss, {findings.name}", linear=linear)
             _draw_parts(
-                axes["rival"], rival_history, f"Training loss, {findings.rival}", plain=plain
+                axes["rival"], rival_history, f"Training loss, {findings.rival}", linear=linear
             )
             axes["rival"].set_ylabel("")
         if parts.has_data():
+            # The legend needs 40% more height, measured in the scale of the axis.
             low, high = parts.get_ylim()
-            room = 0.4 * (high - low) if plain else high * ((high / low) ** 0.4 - 1)
-            parts.set_ylim(low, high + room)  # for the legend
+            room = 0.4 * (high - low) if linear else high * ((high / low) ** 0.4 - 1)
+            parts.set_ylim(low, high + room)
         monitor = str(metrics["monitor"])
-        best = [(history, metrics, findings.name, MODEL_COLOUR, "o", "-")]
+        curves = [(history, metrics, findings.name, MODEL_COLOUR, "o", "-")]
         if rival_history:
-            best.append(
+            curves.append(
                 (
                     rival_history,
                     metrics.get("compare") or {},
@@ -93,7 +91,7 @@ def curves_png(
                     "--",
                 )
             )
-        for lines, part, name, colour, marker, dash in best:
+        for lines, part, name, colour, marker, dash in curves:
             _draw_validation(
                 validation, lines, part.get("best_epoch"), monitor, name, colour, marker, dash
             )
@@ -111,8 +109,9 @@ def curves_png(
 
 
 def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
-    """The metric with modalities hidden, what each loss is, and the metric by missing pattern."""
+    """Return a PNG of the metric with each modality hidden, the losses, and each pattern."""
     hidden, patterns = _hidden_rows(metrics, findings), _pattern_rows(metrics, findings)
+    # Inches: a fixed height per row, and the height of the title and the label of the axis.
     heights = [0.5 * len(hidden) + 1.3, 0.55 * len(patterns) + 1.3]
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, sum(heights)), layout=_layout())
@@ -127,13 +126,11 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
         _draw_bars(axes["level"], hidden, findings)
         axes["level"].set(title="All test items", xlabel=f"{label}, mean over users (0 to 1)")
         _draw_losses(axes["loss"], [row[0] for row in hidden], findings)
-        axes["loss"].set(
-            title="What it costs, 95% intervals", xlabel=f"{label} lost against complete"
-        )
+        axes["loss"].set(title="Loss with 95% intervals", xlabel=f"{label}, complete minus hidden")
         if patterns:
             _draw_bars(axes["pattern"], patterns, findings, _pattern_intervals(metrics, findings))
             axes["pattern"].set(
-                title=f"By what an item has, under {str(metrics['setting']).upper()}",
+                title=f"By available modalities, under {str(metrics['setting']).upper()}",
                 xlabel=f"{label}, mean over users (0 to 1)",
             )
         return _png(figure)
@@ -143,13 +140,13 @@ def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
 
 
 def _draw_parts(
-    axes: Axes, history: Sequence[Mapping[str, Any]], title: str, *, plain: bool
+    axes: Axes, history: Sequence[Mapping[str, Any]], title: str, *, linear: bool
 ) -> None:
-    """Loss and its parts on a log axis, without parts that are 0; on a plain one where the loss is not above 0."""
+    """Draw the loss and its parts: on a linear axis if `linear`, else on a log axis."""
     for name, (colour, dash) in PART_STYLES.items():
         points = [(line["epoch"], finite(line.get(name))) for line in history]
         drawn = [
-            (epoch, value) for epoch, value in points if value is not None and (plain or value > 0)
+            (epoch, value) for epoch, value in points if value is not None and (linear or value > 0)
         ]
         if drawn:
             marker = "o" if len(drawn) == 1 else None
@@ -162,12 +159,14 @@ def _draw_parts(
                 linewidth=1.8,
             )
     if axes.has_data():
-        if not plain:
+        if not linear:
             axes.set_yscale("log")
             axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper right", fontsize=9, ncols=2, handlelength=3)
     axes.set(
-        title=title, xlabel="epoch", ylabel="mean over an epoch" + ("" if plain else " (log scale)")
+        title=title,
+        xlabel="epoch",
+        ylabel="mean over an epoch" + ("" if linear else " (log scale)"),
     )
     axes.grid(True)
     _whole_epochs(axes, history)
@@ -183,7 +182,7 @@ def _draw_validation(
     marker: str,
     dash: str,
 ) -> None:
-    """A model's validation metric where it was evaluated, its best epoch ringed and written beside the name."""
+    """Draw the validation metric of a model, with a ring at the best epoch."""
     points = [
         (line["epoch"], finite((line.get("validation") or {}).get(monitor))) for line in history
     ]
@@ -207,7 +206,7 @@ def _draw_validation(
 
 
 def _whole_epochs(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    """Ticks at whole epochs, and some width where there is one epoch alone."""
+    """Set ticks at whole epochs only, and widen the axis if there is a single epoch."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     epochs = {line["epoch"] for line in history}
     if len(epochs) == 1:
@@ -218,16 +217,16 @@ def _whole_epochs(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _hidden_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
-    """Complete, the setting, and each modality hidden, the costliest first."""
+    """Return rows for complete items, the setting, and each hidden modality, largest loss first."""
     metric, compare = findings.metric, metrics.get("compare") or {}
     rows: list[Row] = []
     for key, label in (
         ("test_complete", "complete"),
         ("test", f"setting {str(metrics['setting']).upper()}"),
     ):
-        figures = [finite((part.get(key) or {}).get(metric)) for part in (metrics, compare)]
-        rows.append((label, (figures[0], figures[1])))
-    for loss in findings.losses[:MOST_ROWS]:
+        values = [finite((part.get(key) or {}).get(metric)) for part in (metrics, compare)]
+        rows.append((label, (values[0], values[1])))
+    for loss in findings.losses[:MAX_ROWS]:
         theirs = findings.rival_losses.get(loss.modality)
         rows.append(
             (f"{_short(loss.modality)} hidden", (loss.hidden, theirs.hidden if theirs else None))
@@ -236,12 +235,13 @@ def _hidden_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
 
 
 def _pattern_keys(metrics: Mapping[str, Any]) -> list[str]:
-    """Missing patterns, those of the most items first."""
+    """Return the patterns with the most items, the most frequent first."""
     by_pattern = metrics.get("by_pattern") or {}
-    return sorted(by_pattern, key=lambda key: -(by_pattern[key].get("items") or 0))[:MOST_ROWS]
+    return sorted(by_pattern, key=lambda key: -(by_pattern[key].get("items") or 0))[:MAX_ROWS]
 
 
 def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
+    """Return a row for each pattern, labelled with its number of items and users."""
     modalities = (metrics.get("missingness") or {}).get("modalities") or ()
     rivals = (metrics.get("compare") or {}).get("by_pattern") or {}
     rows: list[Row] = []
@@ -249,23 +249,25 @@ def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
         part = metrics["by_pattern"][key]
         items, users = (part.get(name) or 0 for name in ("items", "users"))
         few = " (few)" if users < FEW_USERS else ""
-        label = f"{_short(pattern(key, modalities))}\n{_counted(items, 'item')}, {_counted(users, 'user')}{few}"
-        figures = (
+        sizes = f"{_counted(items, 'item')}, {_counted(users, 'user')}{few}"
+        label = f"{_short(pattern(key, modalities))}\n{sizes}"
+        values = (
             finite(part.get(findings.metric)),
             finite((rivals.get(key) or {}).get(findings.metric)),
         )
-        rows.append((label, figures))
+        rows.append((label, values))
     return rows
 
 
 def _counted(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 item" or "2 items"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _pattern_intervals(
     metrics: Mapping[str, Any], findings: Findings
 ) -> list[list[Mapping[str, Any]]]:
-    """For the model and the ablation, each pattern's own interval ({} where there is none)."""
+    """Return the interval of each pattern ({} if none), for the model and for the ablation."""
     parts = [metrics, metrics.get("compare") or {}]
     return [
         [
@@ -285,15 +287,16 @@ def _draw_bars(
     findings: Findings,
     intervals: Sequence[Sequence[Mapping[str, Any]]] = ((), ()),
 ) -> None:
-    """Bars from 0, the model above the ablation, each with its figure written at the end."""
+    """Draw bars from 0, the model above the ablation, each with its value at its end."""
     series = _series(findings)
     thickness = 0.8 / len(series)
     for which, (_, colour, hatch, _) in enumerate(series):
         for at, row in enumerate(rows):
             value = row[1][which]
+            # The bars of a row lie side by side, centred on the position of the row.
             place = at + (which - (len(series) - 1) / 2) * thickness
             if value is None:
-                axes.text(0, place, " no figure", va="center", fontsize=9, color="#555555")
+                axes.text(0, place, " no value", va="center", fontsize=9, color="#555555")
                 continue
             axes.barh(
                 place,
@@ -316,7 +319,7 @@ def _draw_bars(
                 va="center",
                 fontsize=9,
             )
-    axes.set_yticks(range(len(rows)), [_plain(row[0]) for row in rows])
+    axes.set_yticks(range(len(rows)), [_escaped(row[0]) for row in rows])
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.16)
@@ -325,7 +328,7 @@ def _draw_bars(
 
 
 def _whisker(axes: Axes, interval: Mapping[str, Any], value: float, place: float) -> float:
-    """Draw an interval, if it is one, and say where it ends."""
+    """Draw the interval, if there is one, and return the position where its line ends."""
     low, high = finite(interval.get("low")), finite(interval.get("high"))
     if low is None or high is None:
         return value
@@ -334,27 +337,31 @@ def _whisker(axes: Axes, interval: Mapping[str, Any], value: float, place: float
 
 
 def _draw_losses(axes: Axes, rows: Sequence[str], findings: Findings) -> None:
-    """A dot and a whisker for each modality's loss, in the row of its bar; the legend in the empty rows above."""
+    """Draw each loss with its interval in the row of its bar, and the legend above."""
     series = _series(findings)
     for which, (name, colour, _, marker) in enumerate(series):
         shift = (which - (len(series) - 1) / 2) * 0.36
-        for at, mine in enumerate(findings.losses[:MOST_ROWS], start=2):
+        # The first two rows are the complete items and the setting, which have no loss.
+        for at, mine in enumerate(findings.losses[:MAX_ROWS], start=2):
             loss = mine if which == 0 else findings.rival_losses.get(mine.modality)
             if loss is None:
                 continue
-            if loss.loss.low is not None and loss.loss.high is not None:
+            if loss.estimate.low is not None and loss.estimate.high is not None:
                 axes.plot(
-                    [loss.loss.low, loss.loss.high], [at + shift] * 2, color=colour, linewidth=2.2
+                    [loss.estimate.low, loss.estimate.high],
+                    [at + shift] * 2,
+                    color=colour,
+                    linewidth=2.2,
                 )
             axes.plot(
-                [loss.loss.value],
+                [loss.estimate.value],
                 [at + shift],
                 marker,
                 color=colour,
                 markersize=8,
                 markeredgecolor="white",
             )
-        axes.plot([], [], marker, linestyle="-", color=colour, markersize=8, label=_plain(name))
+        axes.plot([], [], marker, linestyle="-", color=colour, markersize=8, label=_escaped(name))
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_yticks(range(len(rows)), [""] * len(rows))
     axes.set_ylim(len(rows) - 0.45, -0.55)
@@ -365,7 +372,7 @@ def _draw_losses(axes: Axes, rows: Sequence[str], findings: Findings) -> None:
 
 
 def _series(findings: Findings) -> list[tuple[str, str, str | None, str]]:
-    """Name, colour, hatch and marker of the model and, where there is one, of the ablation."""
+    """Return name, colour, hatch and marker of the model and, if there is one, of the ablation."""
     series: list[tuple[str, str, str | None, str]] = [(findings.name, MODEL_COLOUR, None, "o")]
     if findings.rival is not None:
         series.append((findings.rival, RIVAL_COLOUR, "///", "s"))
@@ -377,18 +384,17 @@ def _layout() -> ConstrainedLayoutEngine:
 
 
 def _short(name: str, max_length: int = 32) -> str:
+    """Return a name, cut to `max_length` characters with an ellipsis if it is longer."""
     return name if len(name) <= max_length else f"{name[: max_length - 1]}…"
 
 
-def _plain(text: str) -> str:
-    """Text that is not read as a formula."""
+def _escaped(text: str) -> str:
+    """Escape the dollar signs of a text, which matplotlib would read as a formula."""
     return text.replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:
-    """A figure as a PNG; a name in a script the font lacks is drawn as boxes, without a warning."""
-    buffer = BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+    """Return a figure as a PNG file."""
+    from invmod.robustness.document import figure_png  # `invmod` imports torch: see page.py.
+
+    return figure_png(figure, dpi=DPI)

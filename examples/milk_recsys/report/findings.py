@@ -1,4 +1,4 @@
-"""What a run's figures say in words: what a missing modality costs, and what can be told from noise."""
+"""Findings of a run in sentences: losses when modalities are missing, and their significance."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,17 +21,17 @@ __all__ = [
 ]
 
 FEW_USERS = 30
-"""A mean over fewer users than this is pointed out as uncertain."""
+"""A mean over fewer users than this is marked as uncertain."""
 
 
 def _title(model: str) -> str:
-    """Return the name of a method in a report; that of one's own, which is not there any more, as it is."""
+    """Return the title of a method; the name itself if the method is no longer registered."""
     return find_method(model).title if model in method_names() else model
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference with its 95% interval over users, where one was computed."""
+    """A difference with its 95% interval over users, if one was computed."""
 
     value: float
     low: float | None = None
@@ -39,41 +39,42 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool | None:
-        """Whether the interval lies on one side of 0; None without an interval."""
+        """Whether the interval excludes 0; None without an interval."""
         if self.low is None or self.high is None:
             return None
         return self.low > 0 or self.high < 0
 
     @property
     def interval(self) -> str:
-        """The interval as "low to high"; "no interval" without one."""
+        """The interval as "low to high"; "no interval" if there is none."""
         if self.low is None or self.high is None:
             return "no interval"
         return f"{number(self.low)} to {number(self.high)}"
 
     def __neg__(self) -> "Estimate":
+        # The ends change places as well as signs.
         flipped = [None if end is None else -end for end in (self.high, self.low)]
         return Estimate(-self.value, *flipped)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What hiding one modality from every test item costs a model."""
+    """Loss of a model's metric when one modality is hidden from all test items."""
 
     modality: str
     complete: float
     hidden: float
-    loss: Estimate  # complete - hidden
+    estimate: Estimate  # complete - hidden
 
     @property
     def relative(self) -> float | None:
-        """The loss as a share of the complete figure; None where that is 0."""
-        return self.loss.value / self.complete if self.complete > 0 else None
+        """The loss as a share of the value with complete items; None if that value is 0."""
+        return self.estimate.value / self.complete if self.complete > 0 else None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, its answer in a sentence, and what supports it."""
+    """A question, its answer in one sentence, and the sentences that support it."""
 
     question: str
     headline: str
@@ -82,10 +83,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything the page and the pictures say beyond the plain tables.
+    """Statements and estimates that the page and the pictures show in addition to the plain tables.
 
-    `losses` and `rival_losses` (of the ablation) are sorted by the model's own loss, largest first; `less`
-    says by how much less the model loses than the ablation, a modality each.
+    Attributes:
+        metric: metric of all values here, as in metrics.json.
+        name, rival: titles of the model and of its ablation; None without an ablation.
+        losses: loss of the model for each hidden modality, the largest first.
+        rival_losses: loss of the ablation for each hidden modality.
+        loss_differences: for each modality, the loss of the ablation minus the loss of the model.
+        answers: the questions of the page with their answers.
+        caveats: limits of the results, one sentence or two each.
     """
 
     metric: str
@@ -93,13 +100,13 @@ class Findings:
     rival: str | None
     losses: list[Loss]
     rival_losses: dict[str, Loss]
-    less: dict[str, Estimate]
+    loss_differences: dict[str, Estimate]
     answers: list[Answer]
     caveats: list[str]
 
 
 def find(metrics: Mapping[str, Any]) -> Findings:
-    """Findings of a run's metrics.json, about its monitored metric (NDCG@20 where drops lack that one)."""
+    """Return the findings of a metrics.json, for its monitored metric or else NDCG@20."""
     compare = metrics.get("compare")
     metric = _metric(metrics, compare)
     name = _title(metrics["model"])
@@ -107,59 +114,73 @@ def find(metrics: Mapping[str, Any]) -> Findings:
     if compare:
         rival = _title(compare["model"])
         rival = f"{rival} (ablation)" if rival == name else rival
-    losses = sorted(_losses(metrics, metric), key=lambda loss: -loss.loss.value)
+    losses = sorted(_losses(metrics, metric), key=lambda loss: -loss.estimate.value)
     rival_losses = {loss.modality: loss for loss in _losses(compare, metric)} if compare else {}
-    less = {
-        loss.modality: _loses_less(
+    loss_differences = {
+        loss.modality: _loss_difference(
             loss, rival_losses[loss.modality], (compare or {}).get("difference") or {}, metric
         )
         for loss in losses
         if loss.modality in rival_losses
     }
-    floor = metrics.get("floor")
-    answers = [_floor_answer(metrics, floor, name, metric)] if floor else []
-    answers.append(_hurts_most(losses, name, metric, metrics))
+    untrained = metrics.get("floor")
+    answers = [_untrained_answer(metrics, untrained, name, metric)] if untrained else []
+    answers.append(_costliest_answer(losses, name, metric, metrics))
     if compare and rival:
         answers.append(
-            _robustness_answer(losses, rival_losses, less, (name, rival), metric, compare)
+            _robustness_answer(
+                losses, rival_losses, loss_differences, (name, rival), metric, compare
+            )
         )
         answers.append(_level_answer(metrics, compare, (name, rival), metric))
     answers.append(_setting_answer(metrics, name, metric))
     return Findings(
-        metric, name, rival, losses, rival_losses, less, answers, _caveats(metrics, bool(less))
+        metric,
+        name,
+        rival,
+        losses,
+        rival_losses,
+        loss_differences,
+        answers,
+        _caveats(metrics, bool(loss_differences)),
     )
 
 
 # ---------------------------------------------------------------------------------- the answers
 
 
-def _hurts_most(
+def _costliest_answer(
     losses: Sequence[Loss], name: str, metric: str, metrics: Mapping[str, Any]
 ) -> Answer:
-    """Which modality costs most, by how much, and whether that is more than noise."""
-    question = "Which modality hurts most when it is missing, and by how much?"
+    """Name the modality with the largest loss, and state whether the loss is significant."""
+    question = "Which missing modality lowers the metric most, and by how much?"
     if not losses and len(_modalities(metrics)) == 1:
         only = _modalities(metrics)[0]
         return Answer(
-            question, f"There is one modality, “{only}”: with it hidden nothing is left to rank by."
+            question,
+            f"There is only one modality, “{only}”: without it an item has no content to be "
+            "ranked by.",
         )
     if not losses:
-        return Answer(question, "This run does not tell: it has no figures with a modality hidden.")
+        return Answer(question, "Not measured: this run has no values with a modality hidden.")
     worst, label = losses[0], metric_name(metric)
     details = [_loss_sentence(worst, name, label, _users(metrics))]
     details += _against_next(losses)
-    if worst.loss.value <= 0:
+    if worst.estimate.value <= 0:
         headline = f"None: hiding a modality does not lower {label} in this run."
     elif len(losses) == 1:
-        headline = f"There is one modality, “{worst.modality}”, so nothing to rank. Without it {_falls(worst, label)}."
-    elif worst.loss.excludes_zero is False:
         headline = (
-            f"“{worst.modality}” costs most, but even its loss cannot be told apart from noise."
+            f"There is only one modality, “{worst.modality}”. Without it {_falls(worst, label)}."
+        )
+    elif worst.estimate.excludes_zero is False:
+        headline = (
+            f"“{worst.modality}” has the largest loss, but this loss is not statistically "
+            "significant."
         )
     elif _overlap(worst, losses[1]):
         headline = (
-            f"“{worst.modality}” by the figures, where {_falls(worst, label)}, but the order of "
-            f"“{worst.modality}” and “{losses[1].modality}” cannot be told."
+            f"“{worst.modality}” has the largest loss: without it {_falls(worst, label)}. Its "
+            f"interval and that of “{losses[1].modality}” overlap, so their order is uncertain."
         )
     else:
         headline = f"“{worst.modality}”: without it {_falls(worst, label)}."
@@ -167,46 +188,54 @@ def _hurts_most(
 
 
 def _falls(loss: Loss, label: str) -> str:
+    """Return the clause "NDCG@20 falls by ..."."""
     share = "" if loss.relative is None else f" ({percent(loss.relative)})"
-    verb = "falls" if loss.loss.value > 0 else "rises"
-    return f"{label} {verb} by {number(abs(loss.loss.value))}{share}"
+    verb = "falls" if loss.estimate.value > 0 else "rises"
+    return f"{label} {verb} by {number(abs(loss.estimate.value))}{share}"
 
 
 def _loss_sentence(loss: Loss, name: str, label: str, users: int | None) -> str:
-    """One modality hidden: from, to, the change with its interval, and what the interval says."""
-    lost = loss.loss.value > 0
-    change = loss.loss if lost else -loss.loss
+    """Describe the change with a modality hidden: both values, the difference, its interval."""
+    lost = loss.estimate.value > 0
+    change = loss.estimate if lost else -loss.estimate
     word = "loss" if lost else "gain"
     share = (
-        "" if loss.relative is None else f" ({percent(abs(loss.relative))} of the complete figure)"
+        ""
+        if loss.relative is None
+        else f" ({percent(abs(loss.relative))} of the value with complete items)"
     )
     text = (
-        f"Hidden from every test item, “{loss.modality}” takes {name}’s {label} from {number(loss.complete)} to "
-        f"{number(loss.hidden)}: a {word} of {number(change.value)}{share}"
+        f"With “{loss.modality}” hidden from all test items, {label} of {name} changes from "
+        f"{number(loss.complete)} to {number(loss.hidden)}: a {word} of "
+        f"{number(change.value)}{share}"
     )
     if change.excludes_zero is None:
-        return f"{text}. No interval over users was computed, so chance is not ruled out."
+        return f"{text}. No interval over users was computed, so its significance is unknown."
     over = "over users" if users is None else f"over {users:,} {'user' if users == 1 else 'users'}"
     verdict = (
         "which excludes 0"
         if change.excludes_zero
-        else f"which includes 0: the {word} cannot be told apart from noise"
+        else f"which includes 0: the {word} is not statistically significant"
     )
     return f"{text}, with a 95% interval {over} of {change.interval}, {verdict}."
 
 
 def _against_next(losses: Sequence[Loss]) -> list[str]:
-    """How the runner-up compares, and whether the order of the two is settled."""
+    """Compare the largest loss with the second largest, by whether their intervals overlap."""
     if len(losses) < 2:
         return []
     worst, second = losses[:2]
     share = "" if second.relative is None else f", {percent(second.relative)}"
-    text = f"Next is “{second.modality}” ({number(second.loss.value)}{share}; 95% interval {second.loss.interval})"
-    if second.loss.low is None or worst.loss.low is None:
+    text = (
+        f"The second largest loss is that of “{second.modality}” "
+        f"({number(second.estimate.value)}{share}; 95% interval {second.estimate.interval})"
+    )
+    if second.estimate.low is None or worst.estimate.low is None:
         return [f"{text}."]
     if _overlap(worst, second):
         return [
-            f"{text}. The two intervals overlap, so which of the two costs more cannot be told from this run."
+            f"{text}. The two intervals overlap, so this run does not show which of the two losses "
+            "is larger."
         ]
     return [f"{text}. The two intervals do not overlap."]
 
@@ -214,60 +243,70 @@ def _against_next(losses: Sequence[Loss]) -> list[str]:
 def _robustness_answer(
     losses: Sequence[Loss],
     rival_losses: Mapping[str, Loss],
-    less: Mapping[str, Estimate],
+    loss_differences: Mapping[str, Estimate],
     names: tuple[str, str],
     metric: str,
     compare: Mapping[str, Any],
 ) -> Answer:
-    """Whether the model loses less than its ablation where it hurts most."""
+    """Compare the losses of the model and its ablation, for the modality with the largest loss."""
     name, rival = names
-    question = f"Does {name} lose less than its ablation, {rival}, which has neither of MILK’s two modules?"
+    question = (
+        f"Does {name} lose less than its ablation, {rival}, which has neither module of MILK?"
+    )
     if not losses and not rival_losses:
-        return Answer(question, "This run does not tell: no modality was hidden.")
-    if not losses or losses[0].modality not in less:
+        return Answer(question, "Not measured: no modality was hidden in this run.")
+    if not losses or losses[0].modality not in loss_differences:
         return Answer(
             question,
-            "This run does not tell: the two have no figures with the same modality hidden.",
+            "Not measured: the two models have no values with the same modality hidden.",
         )
     worst = losses[0]
     modality = worst.modality
-    theirs, gap = rival_losses[modality], less[modality]
+    theirs, gap = rival_losses[modality], loss_differences[modality]
     amount = f"{number(abs(gap.value))} {'less' if gap.value >= 0 else 'more'}"
     if gap.excludes_zero is None:
         headline = (
-            f"By the figures {name} loses {amount}; without an interval chance is not ruled out."
+            f"On average {name} loses {amount}; there is no interval, so the significance is "
+            "unknown."
         )
     elif not gap.excludes_zero:
-        headline = f"It cannot be told: with “{modality}” hidden the two losses cannot be told apart from equal ones."
+        headline = (
+            f"There is no significant difference between the two losses with “{modality}” hidden."
+        )
     else:
-        headline = f"{'Yes' if gap.value > 0 else 'No'}: with “{modality}” hidden {name} loses {amount} than {rival}."
+        headline = (
+            f"{'Yes' if gap.value > 0 else 'No'}: with “{modality}” hidden {name} loses {amount} "
+            f"than {rival}."
+        )
+    # The sentence has "less" or "more", so the interval is that of the absolute difference.
     shift = gap if gap.value >= 0 else -gap
     details = [
-        f"With “{modality}” hidden {name} loses {_amount(worst)} and {rival} {_amount(theirs)}: {name} loses {amount} "
-        f"(95% interval {shift.interval}{_verdict(gap)})."
+        f"With “{modality}” hidden {name} loses {_amount(worst)} and {rival} loses "
+        f"{_amount(theirs)}: {name} loses {amount} (95% interval {shift.interval}{_verdict(gap)})."
     ]
     left = _difference(compare, ("imposed", modality), metric, worst.hidden - theirs.hidden)
     details.append(
-        f"What is left with “{modality}” hidden is {number(worst.hidden)} for {name} and {number(theirs.hidden)} for "
-        f"{rival}, a difference of {signed(left)}{_verdict(left)}."
+        f"With “{modality}” hidden {metric_name(metric)} is {number(worst.hidden)} for {name} and "
+        f"{number(theirs.hidden)} for {rival}, a difference of {signed(left)}{_verdict(left)}."
     )
     if gap.value > 0 and worst.hidden < theirs.hidden:
         details.append(
-            f"Losing less is no gain here: {name} starts lower and still ends lower than {rival}."
+            f"The smaller loss is not an advantage here: {name} is below {rival} even with "
+            f"“{modality}” hidden."
         )
-    return Answer(question, headline, details + _other_modalities(less, modality, name))
+    return Answer(question, headline, details + _other_modalities(loss_differences, modality, name))
 
 
-def _other_modalities(less: Mapping[str, Estimate], worst: str, name: str) -> list[str]:
-    """A sentence on the modalities other than the one that hurts most."""
+def _other_modalities(loss_differences: Mapping[str, Estimate], worst: str, name: str) -> list[str]:
+    """Write a sentence on the modalities other than the one with the largest loss."""
     groups: dict[str, list[str]] = {}
-    for modality, gap in less.items():
+    for modality, gap in loss_differences.items():
         if modality != worst:
             clear = gap.excludes_zero
             verdict = (
                 f"{name} loses {'less' if gap.value > 0 else 'more'}"
                 if clear
-                else "cannot be told apart"
+                else "no significant difference"
             )
             groups.setdefault("no interval" if clear is None else verdict, []).append(
                 f"“{modality}”"
@@ -281,58 +320,62 @@ def _other_modalities(less: Mapping[str, Estimate], worst: str, name: str) -> li
 def _level_answer(
     metrics: Mapping[str, Any], compare: Mapping[str, Any], names: tuple[str, str], metric: str
 ) -> Answer:
-    """Which of the two ranks the test items better, under the setting and with nothing removed."""
+    """Compare the model and its ablation, under the setting and with complete test items."""
     name, rival = names
-    question = f"Which of the two ranks new items better under the setting {str(metrics['setting']).upper()}?"
+    question = (
+        "Which of the two ranks new items better under the setting "
+        f"{str(metrics['setting']).upper()}?"
+    )
     gaps: dict[str, Estimate] = {}
     details = []
     for part, words in (
         ("test", "Under the setting"),
-        ("test_complete", "With nothing removed from the test items"),
+        ("test_complete", "With complete test items"),
     ):
         ours, theirs = _value(metrics, part, metric), _value(compare, part, metric)
         if ours is None or theirs is None:
             continue
         gap = gaps[part] = _difference(compare, (part,), metric, ours - theirs)
         details.append(
-            f"{words} {name} reaches {metric_name(metric)} {number(ours)} and {rival} {number(theirs)}, "
-            f"a difference of {signed(gap)}{_verdict(gap)}."
+            f"{words} {name} reaches {metric_name(metric)} {number(ours)} and {rival} reaches "
+            f"{number(theirs)}, a difference of {signed(gap)}{_verdict(gap)}."
         )
     gap_here = gaps.get("test")
     if gap_here is None:
-        return Answer(question, "This run does not tell: a figure is missing.", details)
+        return Answer(question, "Not measured: a value is missing.", details)
     ahead, amount = (name if gap_here.value > 0 else rival), number(abs(gap_here.value))
     if gap_here.excludes_zero:
         headline = f"{ahead}, by {amount} on {metric_name(metric)}."
     elif gap_here.excludes_zero is None:
         headline = (
-            f"{ahead} by the figures, by {amount}; without an interval chance is not ruled out."
+            f"{ahead} on average, by {amount}; there is no interval, so the significance is "
+            "unknown."
         )
     else:
-        headline = f"It cannot be told: the difference of {amount} cannot be told apart from 0."
+        headline = f"There is no significant difference (it is {amount})."
     return Answer(question, headline, details)
 
 
-def _floor_answer(
-    metrics: Mapping[str, Any], floor: Mapping[str, Any], name: str, metric: str
+def _untrained_answer(
+    metrics: Mapping[str, Any], untrained: Mapping[str, Any], name: str, metric: str
 ) -> Answer:
-    """Whether the model is better than what trains nothing."""
-    rival, label = _title(floor["model"]), metric_name(metric)
-    question = f"Is {name} better than {rival}, which trains nothing?"
-    ours, theirs = _value(metrics, "test", metric), _value(floor, "test", metric)
+    """Compare the model with the untrained baseline."""
+    rival, label = _title(untrained["model"]), metric_name(metric)
+    question = f"Is {name} better than {rival}, which needs no training?"
+    ours, theirs = _value(metrics, "test", metric), _value(untrained, "test", metric)
     if ours is None or theirs is None:
         return Answer(
-            question, "This run does not tell: a figure is missing.", [floor.get("left_out", "")]
+            question, "Not measured: a value is missing.", [untrained.get("left_out", "")]
         )
-    gap = _difference(floor, ("test",), metric, ours - theirs)
+    gap = _difference(untrained, ("test",), metric, ours - theirs)
     amount = number(abs(gap.value))
     if not gap.excludes_zero:
-        headline = f"It cannot be told: the difference of {amount} cannot be told apart from 0."
+        headline = f"There is no significant difference (it is {amount})."
     elif gap.value > 0:
         headline = f"Yes, by {amount} on {label}."
     else:
         headline = (
-            f"No: {rival} is better, by {amount} on {label}. Use that, or find out what is wrong."
+            f"No: {rival} is better, by {amount} on {label}. Use {rival}, or look for the cause."
         )
     side = "higher" if gap.value > 0 else "lower"
     share = f" ({percent(abs(gap.value) / theirs)} {side})" if theirs > 0 else ""
@@ -340,79 +383,92 @@ def _floor_answer(
         question,
         headline,
         [
-            f"Under the setting {name} reaches {label} {number(ours)} and {rival} {number(theirs)}, a difference "
-            f"of {signed(gap)}{_verdict(gap)}{share}.",
-            f"{rival[0].upper()}{rival[1:]} sums how like a new item is to each item that a user has, by the "
-            "modalities that it has. Every run ranks by it too: what does not beat it has not earned its place.",
+            f"Under the setting {name} reaches {label} {number(ours)} and {rival} reaches "
+            f"{number(theirs)}, a difference of {signed(gap)}{_verdict(gap)}{share}.",
+            f"{rival[0].upper()}{rival[1:]} scores a new item by its similarity to the items of a "
+            f"user, over the modalities that the new item has. If a model does not beat {rival}, "
+            f"use {rival}.",
         ],
     )
 
 
 def _setting_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answer:
-    """What the setting's own missingness costs."""
+    """Compare the metric under the setting with the metric on complete test items."""
     setting = str(metrics["setting"]).upper()
-    question = f"What does the missingness of the setting {setting} cost {name}?"
+    question = f"How much does {name} lose under the missing modalities of {setting}?"
     here, complete = _value(metrics, "test", metric), _value(metrics, "test_complete", metric)
     removed = sum(
         (((metrics.get("missingness") or {}).get("removed") or {}).get("test") or {}).values()
     )
     if not removed:
-        return Answer(question, "Nothing: it removes no modality from a test item.")
+        return Answer(question, "Nothing: this setting removes no modality from a test item.")
     if here is None or complete is None:
-        return Answer(question, "This run does not tell: a figure is missing.")
+        return Answer(question, "Not measured: a value is missing.")
     share = f" ({percent((complete - here) / complete)})" if complete > 0 else ""
     return Answer(
         question,
-        f"{metric_name(metric)} is {number(here)} under it and {number(complete)} with nothing removed: "
-        f"{number(abs(complete - here))} {'lower' if here <= complete else 'higher'}{share}.",
+        f"{metric_name(metric)} is {number(here)} under {setting} and {number(complete)} with "
+        f"complete items: {number(abs(complete - here))} "
+        f"{'lower' if here <= complete else 'higher'}{share}.",
         [
-            f"It takes {removed:,} of the modality entries of the test items; hiding a modality takes it from every one."
+            f"{setting} removes {removed:,} modality entries from the test items. A hidden "
+            "modality is removed from all of them."
         ],
     )
 
 
 def _caveats(metrics: Mapping[str, Any], compared: bool) -> list[str]:
-    """What the figures do not cover."""
+    """Return the limits of the results, as sentences."""
     caveats = [
-        "The intervals resample the test users of this one run. They say nothing of another split or another "
-        "training seed: for a claim about the models, repeat the run over several of both."
+        "The intervals come from resampling the test users of this run. They do not include the "
+        "variation between splits and between training seeds: for a claim about the models, "
+        "repeat the run over several of both."
     ]
     if compared and not ((metrics.get("compare") or {}).get("difference") or {}).get("drops"):
         caveats.append(
-            "The interval of the difference between two losses is put together from two paired intervals and is wider "
-            "than it need be."
+            "The interval of the difference between two losses is combined from two paired "
+            "intervals, so it is wider than necessary."
         )
     test = metrics.get("test") or {}
     if finite(test.get("untrained_users")):
-        alone = test["untrained_users"] == 1
-        drawn = f"{'that vector is as it was' if alone else 'their vectors are as they were'} drawn at the start"
+        single = test["untrained_users"] == 1
+        verb, vectors = (
+            ("has", "that vector keeps its") if single else ("have", "their vectors keep their")
+        )
+        effect = (
+            f"{vectors} random initial values"
+            if find_method(metrics["model"]).trains
+            else "nothing is known about their preferences"
+        )
         caveats.append(
-            f"{test['untrained_users']:,} of the {test['users']:,} test users {'has' if alone else 'have'} no training "
-            f"pair; {'nothing is known of what they like' if not find_method(metrics['model']).trains else drawn}."
+            f"{test['untrained_users']:,} of the {test['users']:,} test users {verb} no training "
+            f"pair; {effect}."
         )
     by_pattern = metrics.get("by_pattern") or {}
-    few = [
+    small_patterns = [
         f"“{pattern(key, _modalities(metrics))}”"
         for key, part in by_pattern.items()
         if (part.get("users") or 0) < FEW_USERS
     ]
-    if few:
+    if small_patterns:
         caveats.append(
-            f"Fewer than {FEW_USERS} users are behind the figures of the pattern {_listed(few)}: they are uncertain."
+            f"The values of the pattern {_listed(small_patterns)} are means over fewer than "
+            f"{FEW_USERS} users and are uncertain."
         )
     if len(by_pattern) > 1:
         caveats.append(
-            "Patterns hold different items, so compare models within a pattern; what hiding costs is told by the same "
-            "items with and without the modality."
+            "Patterns contain different items, so compare models within a pattern, not patterns "
+            "with each other. To measure the cost of a missing modality, compare the same items "
+            "with it and with it hidden."
         )
     return caveats
 
 
-# ----------------------------------------------------------------------------- reading figures
+# ----------------------------------------------------------------------------- reading values
 
 
 def _metric(metrics: Mapping[str, Any], compare: Mapping[str, Any] | None) -> str:
-    """The monitored metric, or NDCG@20 where the drops are known for that one alone."""
+    """Return the monitored metric, or NDCG@20 if `drops` has only that one."""
     monitor = str(metrics["monitor"])
     drops = [d for part in (metrics, compare or {}) for d in (part.get("drops") or {}).values()]
     if all(monitor in drop for drop in drops) or not all("ndcg@20" in drop for drop in drops):
@@ -421,7 +477,7 @@ def _metric(metrics: Mapping[str, Any], compare: Mapping[str, Any] | None) -> st
 
 
 def _losses(part: Mapping[str, Any], metric: str) -> Iterable[Loss]:
-    """A loss for each modality with figures, from `drops`, else from `imposed` without an interval."""
+    """Yield the loss for each hidden modality, from `drops`, or from `imposed` (no interval)."""
     drops, imposed = part.get("drops") or {}, part.get("imposed") or {}
     for modality in dict.fromkeys([*imposed, *drops]):
         drop = (drops.get(modality) or {}).get(metric) or {}
@@ -431,15 +487,20 @@ def _losses(part: Mapping[str, Any], metric: str) -> Iterable[Loss]:
             yield Loss(modality, complete, hidden, _estimate(complete - hidden, drop))
 
 
-def _loses_less(mine: Loss, theirs: Loss, difference: Mapping[str, Any], metric: str) -> Estimate:
-    """By how much less the model loses, paired over users where that was computed.
+def _loss_difference(
+    mine: Loss, theirs: Loss, difference: Mapping[str, Any], metric: str
+) -> Estimate:
+    """Return the loss of the ablation minus the loss of the model.
 
-    Otherwise from what was: with hidden and complete the paired differences (model minus ablation), it is hidden -
-    complete, and the interval from hidden.low - complete.high to hidden.high - complete.low is a cautious one.
+    Its interval is the one paired over users if `difference` has it. Otherwise it is combined from
+    two other paired differences (model minus ablation): hidden, with the modality hidden, and
+    complete, with complete items. The estimate is then hidden - complete, and the interval from
+    hidden.low - complete.high to hidden.high - complete.low is conservative.
     """
-    value = theirs.loss.value - mine.loss.value
+    value = theirs.estimate.value - mine.estimate.value
     paired = ((difference.get("drops") or {}).get(mine.modality) or {}).get(metric)
-    if paired:  # model minus ablation: what it loses more
+    if paired:
+        # The file has the loss of the model minus that of the ablation, so the sign changes.
         return -_estimate(-value, paired)
     hidden = _estimate(
         0.0, ((difference.get("imposed") or {}).get(mine.modality) or {}).get(metric)
@@ -453,16 +514,16 @@ def _loses_less(mine: Loss, theirs: Loss, difference: Mapping[str, Any], metric:
 def _difference(
     compare: Mapping[str, Any], path: Sequence[str], metric: str, value: float
 ) -> Estimate:
-    """Model minus ablation at `path` of the differences, with its interval where there is one."""
-    found: Any = compare.get("difference")
+    """Return the entry of `difference` at `path`: model minus ablation, with its interval."""
+    entry: Any = compare.get("difference")
     for key in (*path, metric):
-        found = (found or {}).get(key)
-    return _estimate(value, found)
+        entry = (entry or {}).get(key)
+    return _estimate(value, entry)
 
 
-def _estimate(value: float, found: Mapping[str, Any] | None) -> Estimate:
-    """A value with the `low` and `high` of what was found, where both are numbers."""
-    low, high = finite((found or {}).get("low")), finite((found or {}).get("high"))
+def _estimate(value: float, ends: Mapping[str, Any] | None) -> Estimate:
+    """Return a value with the interval from `low` to `high` of `ends`, if both are numbers."""
+    low, high = finite((ends or {}).get("low")), finite((ends or {}).get("high"))
     return Estimate(value) if low is None or high is None else Estimate(value, low, high)
 
 
@@ -471,6 +532,7 @@ def _value(part: Mapping[str, Any], key: str, metric: str) -> float | None:
 
 
 def _users(metrics: Mapping[str, Any]) -> int | None:
+    """Return the number of test users."""
     return (metrics.get("test_complete") or metrics.get("test") or {}).get("users")
 
 
@@ -479,30 +541,38 @@ def _modalities(metrics: Mapping[str, Any]) -> Sequence[str]:
 
 
 def finite(value: Any) -> float | None:
-    """A number as a float; None for null, NaN, an infinity or anything else."""
+    """Return a finite number as a float; None for all else, such as null or NaN."""
     if isinstance(value, (int, float)) and math.isfinite(value):
         return float(value)
     return None
 
 
 def _overlap(first: Loss, second: Loss) -> bool:
+    """Return whether the interval of the larger loss reaches down to that of the smaller one."""
     return (
-        first.loss.low is not None
-        and second.loss.high is not None
-        and first.loss.low <= second.loss.high
+        first.estimate.low is not None
+        and second.estimate.high is not None
+        and first.estimate.low <= second.estimate.high
     )
 
 
-# --------------------------------------------------------------------------------------- words
+# --------------------------------------------------------------------------------------- text
 
 
 def pattern(key: str, modalities: Sequence[str]) -> str:
-    """A missing pattern in words: what is there, or what is not, whichever is shorter.
+    """Describe a pattern by its available or by its missing modalities, whichever are fewer.
+
+    Arguments:
+        key: the available modalities joined by "+", or "none".
+        modalities: names of all modalities, in the order in which a key joins them.
 
     Example:
-        >>> [pattern(key, ("text", "image", "audio")) for key in ("text+image+audio", "text+audio", "audio", "none")]
+        >>> names = ("text", "image", "audio")
+        >>> [pattern(key, names) for key in ("text+image+audio", "text+audio", "audio", "none")]
         ['all modalities', 'without image', 'only audio', 'no modality']
     """
+    # A name may contain "+", so the names are removed from the front one by one instead of
+    # splitting the key.
     rest, missing = f"{key}+", []
     for modality in modalities:
         if rest.startswith(f"{modality}+"):
@@ -521,45 +591,48 @@ def pattern(key: str, modalities: Sequence[str]) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """A metric as it is written in prose: NDCG@20, Recall@10, hit rate@10, MRR@20."""
+    """Return the name of a metric in prose: NDCG@20, Recall@10, hit rate@10 or MRR@20."""
     kind, _, k = metric.partition("@")
     return {"ndcg": "NDCG", "recall": "Recall", "hit": "hit rate", "mrr": "MRR"}.get(
         kind, kind
     ) + f"@{k}"
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """A figure with a true minus sign; an en dash where there is none."""
+def number(value: Any, digits: int = 4, *, plus: bool = False) -> str:
+    """Return a number as text (with a plus sign if `plus`); an en dash if it is not finite."""
+    from invmod.robustness.numbers import true_minus  # `invmod` imports torch: see page.py.
+
     known = finite(value)
-    return "–" if known is None else f"{known:.{digits}f}".replace("-", "−")
+    return "–" if known is None else true_minus(f"{known:{'+' if plus else ''}.{digits}f}")
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f}%".replace("-", "−")
+    """Return a share as a percentage with one decimal."""
+    from invmod.robustness import numbers  # `invmod` imports torch: see page.py.
+
+    return numbers.true_minus(numbers.percent(share))
 
 
 def signed(estimate: Estimate) -> str:
-    """A difference with its sign and interval."""
-    value = f"{estimate.value:+.4f}".replace("-", "−")
+    """Return a difference with its sign and its interval, if it has one."""
+    value = number(estimate.value, plus=True)
     return value if estimate.low is None else f"{value} (95% interval {estimate.interval})"
 
 
 def _amount(loss: Loss) -> str:
-    return number(loss.loss.value) + (
+    """Return a loss as a number with its share in parentheses."""
+    return number(loss.estimate.value) + (
         "" if loss.relative is None else f" ({percent(loss.relative)})"
     )
 
 
 def _verdict(estimate: Estimate) -> str:
+    """Return the end of a sentence on a difference: whether it is significant."""
     if estimate.excludes_zero is None:
-        return "; no interval, so chance is not ruled out"
-    return (
-        ", which excludes 0"
-        if estimate.excludes_zero
-        else ", which includes 0: cannot be told apart from noise"
-    )
+        return "; no interval, so the significance is unknown"
+    return ", which excludes 0" if estimate.excludes_zero else ", which includes 0: not significant"
 
 
 def _listed(words: Sequence[str]) -> str:
+    """Join words with commas and a final "and"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

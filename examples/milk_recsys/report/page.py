@@ -1,6 +1,10 @@
-"""The report of a finished run: two pictures and a page that answers in words first."""
+"""The report of a finished run: two pictures, and a page that begins with the results in words.
 
-import base64
+The page, its style and the embedded pictures are made by `invmod.robustness.document`. `invmod`
+imports torch, which takes seconds, so the files of this folder import it within functions: to
+import the report needs no torch.
+"""
+
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,36 +29,40 @@ from milk_recsys.report.findings import (
 
 __all__ = ["write_report"]
 
+STYLE_OF_PICTURES = "img { width: 100%; max-width: 56rem; }\n"
+"""CSS after the library's style: pictures as wide as the page."""
 SECTION_TITLES = {
     "validation": "Validation",
     "test": "Test, under the setting",
-    "test_complete": "Test, nothing removed",
-    "test_all_cold": "Test, against all cold items",
+    "test_complete": "Test, complete items",
+    "test_all_cold": "Test, among all cold items",
 }
 SPLIT_PARTS = {"warm": "Training (warm)", "validation": "Validation", "test": "Test"}
 
 
 def write_report(run: Path) -> Path:
-    """Write robustness.png, curves.png (of a model with epochs) and report.html into a run's folder, from its figures.
+    """Write report.html, robustness.png and, if the model has epochs, curves.png.
 
-    Each file is written under a temporary name and renamed, so a reader never meets half of one. The page holds its
-    pictures and needs nothing else, on disk or from a network.
+    Each file is written under a temporary name and then renamed, so no reader sees an incomplete
+    file. The page contains its pictures and needs no other file and no network.
 
     Arguments:
-        run: a folder with config.json, metrics.json, history.jsonl and, where an ablation was trained,
-            compare/history.jsonl. In config.json `dataset` holds facts about the data; everything else is an option.
+        run: folder with config.json, metrics.json, history.jsonl and, if an ablation was
+            trained, compare/history.jsonl. In config.json `dataset` describes the data; all other
+            entries are options.
 
     Returns:
-        The path of report.html.
+        the path of report.html.
 
     Raises:
-        DataError: a file is missing or is not what it should be.
+        DataError: a file is missing or has no valid content.
     """
     config, metrics = _read_json(run / "config.json"), _read_json(run / "metrics.json")
     lacking = [key for key in ("model", "data", "setting", "monitor", "test") if key not in metrics]
     if lacking:
         raise DataError(
-            f"{run / 'metrics.json'}: no {', '.join(lacking)}. Is this the folder of a finished run?"
+            f"{run / 'metrics.json'}: no {', '.join(lacking)}. Is this the folder of a finished "
+            "run?"
         )
     history = _read_lines(run / "history.jsonl")
     rival_history = _read_lines(run / "compare" / "history.jsonl") if metrics.get("compare") else []
@@ -62,7 +70,7 @@ def write_report(run: Path) -> Path:
     pictures = {"robustness": robustness_png(metrics, findings)}
     if find_method(metrics["model"]).trains:
         pictures["curves"] = curves_png(history, rival_history, metrics, findings)
-    page = _render(config, metrics, findings, pictures)
+    page = _page(config, metrics, findings, pictures)
     files = {f"{name}.png": content for name, content in pictures.items()}
     for name, content in {**files, "report.html": page.encode()}.items():
         with replacing(run / name) as temporary:
@@ -70,13 +78,15 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
-def _render(
+def _page(
     config: Mapping[str, Any],
     metrics: Mapping[str, Any],
     findings: Findings,
     pictures: Mapping[str, bytes],
 ) -> str:
-    """The page as HTML, every text in it escaped."""
+    """Return the page as HTML. The template escapes every text."""
+    from invmod.robustness.document import STYLE, html_document, png_data_uri
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -86,11 +96,11 @@ def _render(
     )
     environment.filters.update(number=number, share=_share, metric_name=metric_name, count=_count)
     facts = {key.replace("_", " "): value for key, value in (config.get("dataset") or {}).items()}
-    return environment.get_template("report.html.j2").render(
+    body = environment.get_template("report.html.j2").render(
         metrics=metrics,
         compare=metrics.get("compare") or None,
         findings=findings,
-        pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
+        pictures={name: png_data_uri(data) for name, data in pictures.items()},
         robustness_alt=_robustness_alt(findings),
         columns=[key for key in metrics["test"] if "@" in key],
         main_rows=_rows(
@@ -105,13 +115,15 @@ def _render(
         options={key: value for key, value in config.items() if key != "dataset"},
         facts=facts,
     )
+    title = f"{findings.name} on {metrics['data']}"
+    return html_document(title, body, style=STYLE + STYLE_OF_PICTURES)
 
 
-# ------------------------------------------------------------------------------- what is shown
+# ------------------------------------------------------------------------ contents of the tables
 
 
 def _nested(metrics: Mapping[str, Any], key: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Labels and places of the entries of `by_pattern` or `imposed`."""
+    """Return the label and the path of each entry of `by_pattern` or `imposed`."""
     modalities = (metrics.get("missingness") or {}).get("modalities") or ()
     entries = metrics.get(key) or {}
     if key == "by_pattern":
@@ -128,26 +140,26 @@ def _rows(
     findings: Findings,
     places: Mapping[str, tuple[str, tuple[str, ...]]],
 ) -> list[dict[str, Any]]:
-    """A table's rows: for each place the model's figures and, where there is one, the ablation's."""
+    """Return table rows: for each path the metrics of the model and, if any, of the ablation."""
     models = [(findings.name, metrics)]
     if findings.rival is not None:
         models.append((findings.rival, metrics["compare"]))
     rows = []
     for label, path in places.values():
-        found: list[tuple[str, Mapping[str, Any]]] = []
+        sections: list[tuple[str, Mapping[str, Any]]] = []
         for name, part in models:
             section: Any = part
             for key in path:
                 section = (section or {}).get(key)
             if section:
-                found.append((name, section))
-        if found:
-            rows.append({"label": label, "models": found})
+                sections.append((name, section))
+        if sections:
+            rows.append({"label": label, "models": sections})
     return rows
 
 
 def _missingness(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
-    """For each modality: how many items miss it in nature and by the setting, for each part of the split."""
+    """Count the items that miss each modality naturally and by the setting, in each part."""
     missingness = metrics.get("missingness") or {}
     sources = [
         (missingness.get(source) or {}).get(part) or {}
@@ -161,7 +173,7 @@ def _missingness(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]
 
 
 def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
-    """Items and pairs of each part of the split."""
+    """Return the number of items and of pairs of each part of the split."""
     missingness = metrics.get("missingness") or {}
     return [
         (label, [(missingness.get(what) or {}).get(part) for what in ("items", "pairs")])
@@ -170,15 +182,17 @@ def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
 
 
 def _robustness_alt(findings: Findings) -> str:
-    """What the robustness picture shows, for those who do not see it."""
+    """Return the alternative text of the robustness picture."""
     texts = [
-        f"{loss.modality}: {number(loss.hidden)} when hidden, a loss of {number(loss.loss.value)}"
+        f"{loss.modality}: {number(loss.hidden)} when hidden, a loss of "
+        f"{number(loss.estimate.value)}"
         for loss in findings.losses
     ]
-    shown = "; ".join(texts) if texts else "no modality was hidden"
+    shown = "; ".join(texts) if texts else "No modality was hidden"
     return (
-        f"Bars of {metric_name(findings.metric)} of {findings.name} with every modality, under the setting, with each "
-        f"modality hidden and by missing pattern. {shown}. The tables below hold all figures."
+        f"Bars of {metric_name(findings.metric)} of {findings.name} with all modalities, under the "
+        f"setting, with each modality hidden and by missing pattern. {shown}. The tables below "
+        "contain all values."
     )
 
 
@@ -187,7 +201,7 @@ def _share(value: float | None) -> str:
 
 
 def _count(value: Any) -> str:
-    """A plain value for a cell: counts with separators, lists joined, null as a dash."""
+    """Return the text of a cell: integers with separators, lists joined, null as a dash."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -216,12 +230,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}).") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path}: must hold a JSON object, got {type(value).__name__}.")
+        raise DataError(f"{path}: must contain a JSON object, got {type(value).__name__}.")
     return value
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history, in the order of their epochs."""
+    """Return the lines of a history in the order of their epochs."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

@@ -1,13 +1,14 @@
-"""Does a run learn anything from the test items? An audit that looks at what comes out, not at what code says.
+"""Leak audit: check by experiment that a run learns nothing from the test items.
 
-Everything is fitted twice on the same training pairs: with the data as they are, and with the test items' interactions
-deleted and their features replaced by NaN. Imputation, scaling, graphs, clusters, pre-trained vectors and towers after
-an epoch must be the same bit for bit, and so must the figures on the validation items. Besides, no negative may be a
-new item, and an item's score may not depend on which other new items are scored beside it.
+A method is fitted twice on the same training pairs: with the data as they are, and with the
+interactions of the test items deleted and their features replaced by NaN. Imputation, scaling,
+graphs, clusters, pre-trained vectors and the towers after one epoch must be bit-identical, and so
+must the metrics on the validation items. In addition, no training negative may be a new item, and
+the score of an item must not depend on the other new items scored with it.
 
-    audit(options, dataset, split)    # raises Leak, which names what differs
+    audit(options, dataset, split)    # raises Leak, which names the tensor that differs
 
-It trains on a few hundred users, so that it takes seconds.
+The audit trains on a few hundred users, so that it takes seconds.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ from milk_recsys.run.loop import train_epoch
 
 __all__ = ["Leak", "audit", "leaks_by_option", "without_test"]
 
-USERS = 200  # whose pairs the audit trains on
+USERS = 200  # number of users in the training pairs of the audit
 FACTOR_EPOCHS = 2
-LANDMARKS = 512  # of KEEP, where there are too many warm items for all of them
+LANDMARKS = 512  # landmarks of KEEP, if it has too many warm items for an exact fit
 Make = Callable[[Options, Tables], Any]
 
 
 class Leak(ValueError):
-    """A run knows something about the test items that it must not know."""
+    """A run uses information about the test items that must be hidden from it."""
 
 
 def leaks_by_option(options: Options) -> str | None:
-    """Say how a run leaks because its options ask for it, or None."""
+    """Describe the leak that the options of a run allow on purpose; None if there is none."""
     if options.data.negatives == "all":
         return "negatives are drawn from all items, the test items among them (--negatives all)"
     return None
@@ -59,22 +60,23 @@ def audit(
 
     Arguments:
         options: of the run; `leaks_by_option` must be None.
-        make: what builds a learner; another one is for tests.
+        make: function that builds a learner; tests pass another one.
 
     Returns:
-        the names of what was compared.
+        the names of the tensors that were compared.
 
     Raises:
-        Leak: something differs; the message names it.
+        Leak: a tensor or a metric differs; the message names it.
     """
-    few = dataclasses.replace(dataset, interactions=_few_users(dataset))
+    small = dataclasses.replace(dataset, interactions=_pairs_of_few_users(dataset))
     options = _short(options)
     device = torch.device("cpu")
-    given = build_tables(few, split, options, device)
-    unseen = split.mask.copy()
-    unseen[split.test] = False
+    given = build_tables(small, split, options, device)
+    # The mask of the blind copy has no modality of a test item either.
+    blind_mask = split.mask.copy()
+    blind_mask[split.test] = False
     blind = build_tables(
-        without_test(few, split), dataclasses.replace(split, mask=unseen), options, device
+        without_test(small, split), dataclasses.replace(split, mask=blind_mask), options, device
     )
     _check_negatives(given, split)
     learners = [make(options, tables) for tables in (given, blind)]
@@ -84,13 +86,15 @@ def audit(
             train_epoch(learner, 0)
     names = compare(*(dict(tensors_of(learner)) for learner in learners))
     _check_validation(learners, (given, blind), options)
-    if options.run.model != "random":  # which looks at places and nothing else
-        _check_company(learners[0], given)
+    # `random` scores the positions of the candidates, so its scores depend on the other candidates
+    # by design.
+    if options.run.model != "random":
+        _check_independent_scores(learners[0], given)
     return names
 
 
 def without_test(dataset: Dataset, split: Split) -> Dataset:
-    """Return the data set without its test items' interactions, and with NaN for their features."""
+    """Return the data set without pairs of the test items, and with NaN as their features."""
     test = np.zeros(dataset.num_items, dtype=np.bool_)
     test[split.test] = True
     pairs = np.asarray(dataset.interactions)
@@ -108,8 +112,8 @@ def without_test(dataset: Dataset, split: Split) -> Dataset:
     )
 
 
-def _few_users(dataset: Dataset) -> Any:
-    """Return the pairs of the first users, in an order of the data set's own."""
+def _pairs_of_few_users(dataset: Dataset) -> Any:
+    """Return the pairs of `USERS` users, drawn with a fixed seed, in the order of the data set."""
     pairs = np.asarray(dataset.interactions)
     users = np.unique(pairs[:, 0])
     chosen = np.random.default_rng(0).permutation(users)[:USERS]
@@ -117,35 +121,41 @@ def _few_users(dataset: Dataset) -> Any:
 
 
 def _short(options: Options) -> Options:
-    """Return the options with the parts that take long made smaller."""
-    less = {"factor_epochs": FACTOR_EPOCHS, "landmarks": LANDMARKS}
-    own = {name: value for name, value in less.items() if name in options.card.fields}
+    """Return the options with smaller values for the slow parts of a fit."""
+    smaller = {"factor_epochs": FACTOR_EPOCHS, "landmarks": LANDMARKS}
+    own = {name: value for name, value in smaller.items() if name in options.card.fields}
     return options.but(device="cpu", eval_users=None, **own)
 
 
-# --- what is compared -------------------------------------------------------------------------------------------------
+# --- comparison -----------------------------------------------------------------------------------
 
 
 def compare(given: Mapping[str, Tensor], blind: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Compare tensors by name, bit for bit, NaN with NaN.
+    """Check that tensors of the same name are bit-identical, where NaN equals NaN.
+
+    Returns:
+        the names of the tensors.
 
     Raises:
         Leak: a tensor differs, or only one side has it.
     """
-    odd = sorted(set(given) ^ set(blind))
-    if odd:
-        raise Leak(f"leak: `{odd[0]}` is there only with the test items, or only without them.")
+    unpaired = sorted(set(given) ^ set(blind))
+    if unpaired:
+        raise Leak(
+            f"leak: `{unpaired[0]}` exists only with the test items, or only without them. Fit it "
+            "on warm items alone."
+        )
     for name, x in given.items():
         y = blind[name]
         same = (
             x.shape == y.shape
             and x.dtype == y.dtype
-            and bool(((x == y) | ((x != x) & (y != y))).all())
+            and bool(((x == y) | ((x != x) & (y != y))).all())  # NaN differs from itself
         )
         if not same:
             raise Leak(
-                f"leak: `{name}` is another one where the test items' interactions and features are taken away, so it "
-                "is fitted on them. Fit it on warm items alone."
+                f"leak: `{name}` differs when the interactions and features of the test items are "
+                "removed, so it is fitted on them. Fit it on warm items alone."
             )
     return tuple(given)
 
@@ -153,7 +163,12 @@ def compare(given: Mapping[str, Tensor], blind: Mapping[str, Tensor]) -> tuple[s
 def tensors_of(
     thing: Any, name: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors that can be reached from an object, by their path: through attributes, containers, closures."""
+    """Yield all tensors that an object refers to, with their paths.
+
+    The search follows attributes, containers and the variables of closures. NumPy arrays of numbers
+    are yielded as tensors, and a sparse tensor is yielded as its indices and its values.
+    """
+    # Ids of the objects visited so far, since references may form cycles.
     seen = set() if seen is None else seen
     if isinstance(thing, np.ndarray) and thing.dtype.kind in "biuf":
         thing = torch.from_numpy(np.array(thing))
@@ -176,9 +191,11 @@ def tensors_of(
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what an object holds, by name."""
+    """Yield the objects that an object refers to directly, with their names."""
     if isinstance(thing, Mapping):
         yield from ((str(key), thing[key]) for key in thing if isinstance(key, (str, int)))
+        # The state of an optimiser has parameters as keys, which have no name: they are counted
+        # instead.
         yield from (
             (f"state {n}", v) for n, (k, v) in enumerate(thing.items()) if isinstance(k, Tensor)
         )
@@ -196,45 +213,50 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_negatives(tables: Tables, split: Split) -> None:
+    """Raise if a sampled negative is a new item."""
     users = torch.arange(tables.num_users).repeat_interleave(20)
     generator = torch.Generator().manual_seed(epoch_seed(0, 0))
     drawn = sample_negatives(users, tables.rows, tables.pool, generator=generator)
     cold = drawn[torch.isin(drawn, torch.from_numpy(split.cold))]
     if len(cold):
         raise Leak(
-            f"leak: item {int(cold[0])} is a negative of training, but it is new. Draw from warm items alone."
+            f"leak: item {int(cold[0])} is a training negative, but it is a new item. Sample "
+            "negatives from warm items alone."
         )
 
 
 def _check_validation(
     models: list[Learner], tables: tuple[Tables, Tables], options: Options
 ) -> None:
-    """Validation, which picks the epoch and the options, may not know of the test items."""
-    if (
-        options.data.candidates != "test"
-    ):  # by option, new items compete with those of the other half
+    """Raise if a validation metric, which selects epoch and options, depends on the test items."""
+    # With other --candidates the validation items are ranked among all new items, so their metrics
+    # may differ.
+    if options.data.candidates != "test":
         return
-    found = [
+    given, blind = (
         evaluate_group(m, t, t.validation, t.mask)[0] for m, t in zip(models, tables, strict=True)
-    ]
-    if found[0] != found[1]:
-        name = next(key for key in found[0] if found[0][key] != found[1][key])
+    )
+    if given != blind:
+        name = next(key for key in given if given[key] != blind[key])
         raise Leak(
-            f"leak: `{name}` on the validation items changes where the test items are taken away. Rank validation "
-            "items among themselves, for all their users."
+            f"leak: `{name}` on the validation items changes when the test items are removed. Rank "
+            "the validation items among themselves, for all their users."
         )
 
 
 @torch.no_grad()
-def _check_company(model: Learner, tables: Tables) -> None:
-    """An item's score depends on the item and on what was learnt, not on the other new items."""
+def _check_independent_scores(model: Learner, tables: Tables) -> None:
+    """Raise if the score of an item depends on the other new items that are scored with it."""
     items, users = tables.test.candidates, torch.unique(tables.test.users)[:50]
     half = torch.arange(0, len(items), 2)
+    # The first half of the comparison scores all candidates and keeps every second one; the other
+    # scores only these.
     together = model.scorer(tables.features, items, tables.mask)(users)[:, half].clone()
     apart = model.scorer(tables.features, items[half], tables.mask)(users)
     if not torch.allclose(
         together, apart, rtol=1e-3, atol=1e-5 * float(together.abs().max()) + 1e-12
     ):
         raise Leak(
-            "leak: an item's score changes with the other new items that are scored. Score each by itself."
+            "leak: the score of an item changes with the other new items that are scored. Score "
+            "each item by itself."
         )

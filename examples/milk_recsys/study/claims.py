@@ -1,8 +1,10 @@
-"""The paper's claims, put to a test: paired over repeats, and a verdict in plain words.
+"""Statistical tests of the paper's claims, paired over repeats.
 
-A repeat is a pair of a split and a training seed, alike for all methods, so differences are paired. A figure that
-decides a claim is a log ratio a repeat; its mean is tested by a two-sided t test, and the claims' p values are
-corrected together (Holm). Within each split a bootstrap over users says beside it how sure that one split is.
+A repeat is a split seed and a training seed. All methods use the same ones, so differences are
+paired. A claim is tested on one number per repeat, as a rule the log ratio of NDCG@20 of two
+methods: a two-sided t test of its mean, with the p values of all claims corrected together (Holm).
+In addition, a bootstrap over the users of each split shows in how many single splits the difference
+is significant.
 """
 
 from __future__ import annotations
@@ -34,23 +36,31 @@ __all__ = [
 ]
 
 LEVEL = 0.05
+"""Significance level of a verdict."""
 OVERLAP = 0.1 / 0.8
+"""Number of test items over number of training items of a split: 10% and 80% of the items."""
 RESAMPLES = 1000
 Array = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim, and what speaks for it.
+    """A claim and the values that it is tested on.
 
     Attributes:
-        text: the claim, as a sentence; source: where the paper makes it.
-        values: (R,) a number a repeat that is above 0 where the claim is right: a log ratio, as a rule.
-        users: in how many splits the bootstrap over users agrees, and disagrees; None where it is not one of users.
-        note: what the figures are.
-        overlap: of splits of the same items, test items over training items (`OVERLAP`): they share most of their
-            data, so that the variance of the mean is (1 / R + overlap) times that of the values (Nadeau and Bengio,
-            Inference for the generalization error, Machine Learning 2003). 0: as if they were independent.
+        text: the claim, as a sentence.
+        source: section of the paper that makes the claim.
+        values: (R,) one number per repeat, above 0 if the claim is right; as a rule a log ratio.
+        users: number of splits in which the bootstrap over users is significantly for the claim,
+            and against it; None if the claim is not about a mean over users.
+        note: the two means that are compared, as text.
+        overlap: number of test items over number of training items (`OVERLAP`), for splits of the
+            same items. Such splits share most of their training data, so the values are correlated.
+            The variance of their mean is taken as (1 / R + overlap) times the variance of the
+            values, with R the number of repeats. 0 means independent values.
+
+    References:
+        Nadeau and Bengio, Inference for the generalization error, Machine Learning 2003.
     """
 
     text: str
@@ -62,12 +72,12 @@ class Claim:
 
     @property
     def error(self) -> float:
-        """The standard error of the mean."""
+        """Standard error of the mean, with the correction for overlapping splits."""
         return float(np.std(self.values, ddof=1) * np.sqrt(1 / len(self.values) + self.overlap))
 
     @property
     def p(self) -> float:
-        """The t test's two-sided p value; 1 where there is too little to tell."""
+        """The two-sided p value of the t test; 1 if there are fewer than two different values."""
         if len(self.values) < 2 or np.allclose(self.values, self.values[0]):
             return 1.0
         return float(2 * stats.t.sf(abs(self.values.mean()) / self.error, len(self.values) - 1))
@@ -82,38 +92,39 @@ class Claim:
 
 
 def verdict(claim: Claim, p: float) -> str:
-    """Say in words what a claim's mean and corrected p value mean."""
+    """Return the verdict on a claim, from the sign of its mean and its corrected p value."""
     if p >= LEVEL:
-        return "cannot be told on this data"
+        return "no significant difference"
     return "holds" if claim.values.mean() > 0 else "does not hold"
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Correct p values for their number (Holm 1979), in their order.
+    """Return p values corrected for multiple tests by Holm's method (1979), in the order given.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
     order = np.argsort(p)
-    worst, found = 0.0, [0.0] * len(p)
+    largest, corrected = 0.0, [0.0] * len(p)
     for place, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(p) - place) * p[index]))
-        found[index] = worst
-    return found
+        # The maximum keeps the corrected values in the order of the given ones.
+        largest = max(largest, min(1.0, (len(p) - place) * p[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
-    """Count the splits in which the mean difference over users is surely above 0, and surely below.
+    """Count the splits whose mean difference over users is significantly above 0, and below 0.
 
-    A split is sure where the 95% percentile interval of a bootstrap over its users leaves 0 out.
+    A split is significant if the 95% percentile interval of a bootstrap over its users excludes 0.
     """
     above = below = 0
-    for one, other in zip(a, b, strict=True):
-        difference = user_values(one) - user_values(other)
+    for first, second in zip(a, b, strict=True):
+        difference = user_values(first) - user_values(second)
         if len(difference) < 2 or (difference == difference[0]).all():
             continue
-        found = stats.bootstrap(
+        interval = stats.bootstrap(
             (difference,),
             np.mean,
             n_resamples=RESAMPLES,
@@ -121,39 +132,42 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
             method="percentile",
             rng=np.random.default_rng(0),
         ).confidence_interval
-        above, below = above + bool(found.low > 0), below + bool(found.high < 0)
+        above, below = above + bool(interval.low > 0), below + bool(interval.high < 0)
     return above, below
 
 
-# --- the claims -------------------------------------------------------------------------------------------------------
+# --- the claims -----------------------------------------------------------------------------------
 
 
 def claims_of(plan: Plan, store: Store) -> list[Claim]:
-    """Make the claims that the store has the runs for, in the paper's order."""
-    found: list[Claim | None] = []
+    """Return the claims for which the results file has runs, in the order of the paper."""
+    claims: list[Claim | None] = []
     baselines = [
         m for m in plan.methods if m not in ABLATIONS and m not in ("content_knn", "random")
     ]
     for setting in plan.settings:
         best = strongest(store, baselines, plan.repeats, setting)
         if best and "milk" in plan.methods:
-            text = f"MILK ranks new items better than the strongest baseline ({best[0]}) under {setting.upper()}"
-            found.append(better(store, text, "5.2", ("milk", best[0]), setting))
+            text = (
+                f"MILK ranks new items better than the strongest baseline ({best[0]}) under "
+                f"{setting.upper()}"
+            )
+            claims.append(better(store, text, "5.2", ("milk", best[0]), setting))
         if "duif" in best:
             text = f"MILK is far better than DUIF under {setting.upper()}"
-            found.append(better(store, text, "5.2", ("milk", "duif"), setting))
-    for one, other, text in (
-        ("align", "erm", "Alignment alone improves on neither module under FTMT"),
-        ("envs", "erm", "Environments alone improve on neither module under FTMT"),
-        ("milk", "align", "Environments add to alignment under FTMT"),
-        ("milk", "envs", "Alignment adds to environments under FTMT"),
-        ("milk", "erm", "Both modules improve on neither under FTMT"),
+            claims.append(better(store, text, "5.2", ("milk", "duif"), setting))
+    for method, ablation, text in (
+        ("align", "erm", "Alignment alone is better than no module under FTMT"),
+        ("envs", "erm", "Environments alone are better than no module under FTMT"),
+        ("milk", "align", "MILK is better than alignment alone under FTMT"),
+        ("milk", "envs", "MILK is better than environments alone under FTMT"),
+        ("milk", "erm", "Both modules are better than no module under FTMT"),
     ):
-        found.append(better(store, text, "5.4.1", (one, other), "ftmt"))
-    found += [_smaller_drop(store, one) for one in ("align", "envs", "milk")]
-    found += [_imputation(store, one) for one in ("align", "envs")]
+        claims.append(better(store, text, "5.4.1", (method, ablation), "ftmt"))
+    claims += [_smaller_drop(store, method) for method in ("align", "envs", "milk")]
+    claims += [_imputation(store, method) for method in ("align", "envs")]
     for name in VARIANTS:
-        found.append(
+        claims.append(
             better(
                 store,
                 f"MILK's environments are better than those {name}",
@@ -162,9 +176,9 @@ def claims_of(plan: Plan, store: Store) -> list[Claim]:
                 "ftmt",
             )
         )
-    found += [_more_where_more_is_missing(store, strongest(store, baselines, plan.repeats))]
-    found += [_missing_hurts(store, "duif")]
-    return [claim for claim in found if claim is not None and len(claim.values)]
+    claims += [_larger_gain_if_more_is_missing(store, strongest(store, baselines, plan.repeats))]
+    claims += [_missing_lowers(store, "duif")]
+    return [claim for claim in claims if claim is not None and len(claim.values)]
 
 
 def pairs_of(
@@ -174,16 +188,16 @@ def pairs_of(
     phase: str = "repeat",
     limit: int | None = None,
 ) -> tuple[list[Line], list[Line]]:
-    """Return both methods' repeats that have the same number, of the first `limit`."""
-    one, other = (
+    """Return the repeats of two methods with the same numbers, among the first `limit` of each."""
+    first, second = (
         {x["number"]: x for x in store.ranked(phase, m, setting, limit=limit)} for m in methods
     )
-    numbers = sorted(set(one) & set(other))
-    return [one[n] for n in numbers], [other[n] for n in numbers]
+    numbers = sorted(set(first) & set(second))
+    return [first[n] for n in numbers], [second[n] for n in numbers]
 
 
 def log_ratio(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
-    """Return log(a / b); a method without any hit counts as 1e-12."""
+    """Return log(a / b), with values below 1e-12 raised to it, as a method without hits has 0."""
     tiny = 1e-12
     ratio: Array = np.log(np.maximum(a, tiny)) - np.log(np.maximum(b, tiny))
     return ratio
@@ -198,34 +212,41 @@ def better(
     phase: str = "repeat",
     overlap: float = 0.0,
 ) -> Claim | None:
-    """Claim that the first method's NDCG@20 is above the second's; None without a pair of repeats."""
+    """Return the claim that the first method has a higher NDCG@20; None if no repeat is common."""
     a, b = pairs_of(store, methods, setting, phase)
     if not a:
         return None
     x, y = ([line["test"][MONITOR] for line in lines] for lines in (a, b))
-    note = f"NDCG@20 {np.mean(x):.4f} against {np.mean(y):.4f}, {100 * (np.mean(x) / max(np.mean(y), 1e-12) - 1):+.1f}%"
+    note = (
+        f"NDCG@20 {np.mean(x):.4f} against {np.mean(y):.4f}, "
+        f"{100 * (np.mean(x) / max(np.mean(y), 1e-12) - 1):+.1f}%"
+    )
     return Claim(text, source, log_ratio(x, y), users_agree(a, b), note, overlap)
 
 
 def _kept(lines: Sequence[Line]) -> Array:
-    """Share of NDCG@20 that is left under FTMT, of that with nothing removed."""
+    """Return NDCG@20 under FTMT as a share of NDCG@20 with complete test items (FTFT)."""
     return np.array([x["test"][MONITOR] / max(x["test_complete"][MONITOR], 1e-12) for x in lines])
 
 
 def _smaller_drop(store: Store, method: str) -> Claim | None:
+    """Return the claim that a method loses less from FTFT to FTMT than MILK without modules."""
     a, b = pairs_of(store, (method, "erm"))
     if not a:
         return None
-    text = f"From FTFT to FTMT, {method} loses a smaller share than neither module"
+    # The values are log ratios of the shares that are kept, so a smaller loss is above 0.
+    text = f"From FTFT to FTMT, {method} loses a smaller share than erm (no module)"
     note = f"loses {100 * (1 - _kept(a).mean()):.1f}% against {100 * (1 - _kept(b).mean()):.1f}%"
     return Claim(text, "5.4.1", log_ratio(_kept(a), _kept(b)), None, note)
 
 
 def _imputation(store: Store, method: str) -> Claim | None:
+    """Return the claim that a module alone is better than each way of imputing without modules."""
     a, b = pairs_of(store, (method, "erm"))
     b = [x for x in b if "imputed" in x]
     if not a or len(a) != len(b):
         return None
+    # The test section of `erm` uses mean imputation; "imputed" has zero and map imputation.
     best = [max(x["test"][MONITOR], *(v[MONITOR] for v in x["imputed"].values())) for x in b]
     mine = [x["test"][MONITOR] for x in a]
     text = f"{method} alone is better than the best of zero, mean and map imputation"
@@ -233,7 +254,8 @@ def _imputation(store: Store, method: str) -> Claim | None:
     return Claim(text, "5.3.2", log_ratio(mine, best), None, note)
 
 
-def _more_where_more_is_missing(store: Store, rivals: Sequence[str]) -> Claim | None:
+def _larger_gain_if_more_is_missing(store: Store, rivals: Sequence[str]) -> Claim | None:
+    """Return the claim that the gain of MILK grows with the number of missing modalities."""
     if not rivals:
         return None
     a, b = pairs_of(store, ("milk", rivals[0]))
@@ -243,28 +265,35 @@ def _more_where_more_is_missing(store: Store, rivals: Sequence[str]) -> Claim | 
     ]
     if not both:
         return None
-    few, many = (
+    complete, two_missing = (
         log_ratio(
             [x["groups"][g][MONITOR] for x, _ in both], [y["groups"][g][MONITOR] for _, y in both]
         )
         for g in groups
     )
-    text = f"MILK's gain over {rivals[0]} is larger on items that miss two modalities than on complete ones"
-    note = f"gain {100 * np.expm1(many.mean()):+.1f}% against {100 * np.expm1(few.mean()):+.1f}%"
-    return Claim(text, "5.3.1", many - few, None, note)
+    text = (
+        f"MILK's gain over {rivals[0]} is larger on items that miss two modalities than on "
+        "complete items"
+    )
+    note = (
+        f"gain {100 * np.expm1(two_missing.mean()):+.1f}% against "
+        f"{100 * np.expm1(complete.mean()):+.1f}%"
+    )
+    return Claim(text, "5.3.1", two_missing - complete, None, note)
 
 
-def _missing_hurts(store: Store, method: str) -> Claim | None:
+def _missing_lowers(store: Store, method: str) -> Claim | None:
+    """Return the claim that a method loses when modalities are missing in the test items alone."""
     lines = store.ranked("repeat", method)
     if not lines:
         return None
-    text = f"Modalities that are missing at test time alone make {method} much worse"
+    text = f"Modalities missing only at test time make {method} much worse"
     note = f"loses {100 * (1 - _kept(lines).mean()):.1f}%"
     return Claim(text, "1, Figure 1", -np.log(np.maximum(_kept(lines), 1e-12)), None, note)
 
 
 def small_alpha(store: Store) -> str | None:
-    """Say which alpha is best on validation: the claim that it is a small one rests on one repeat a point."""
+    """Report the alpha that is best on validation; its single repeat per value allows no test."""
     points = {
         value: store.of(f"sweep alpha={value:g}", "milk", limit=1) for value in SWEEPS["alpha"]
     }
@@ -272,32 +301,35 @@ def small_alpha(store: Store) -> str | None:
         return None
     best = max(points, key=lambda value: points[value][0]["validation"][MONITOR])
     tuned = best_trial(store.of("trial", "milk"))["tuned"]["alpha"]
-    return f"The best alpha of the sweep is {best:g} on validation (the paper: .01 and .1); the tuned one is {tuned:.3g}."
+    return (
+        f"The best alpha of the sweep is {best:g} on validation (in the paper 0.01 and 0.1); the "
+        f"tuned value is {tuned:.3g}."
+    )
 
 
 def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
-    """Put claims with their corrected verdicts into rows of a table."""
+    """Return the rows of a table of claims, with p values that are corrected together."""
     corrected = holm([claim.p for claim in claims])
-    plain = holm([dataclasses.replace(claim, overlap=0.0).p for claim in claims])
-    found = []
-    for claim, p, independent in zip(claims, corrected, plain, strict=True):
+    independent = holm([dataclasses.replace(claim, overlap=0.0).p for claim in claims])
+    table = []
+    for claim, p, p_independent in zip(claims, corrected, independent, strict=True):
         low, high = claim.interval
         users = (
             ""
             if claim.users is None
             else f"{claim.users[0]} for, {claim.users[1]} against of {len(claim.values)}"
         )
-        found.append(
+        table.append(
             {
                 "claim": claim.text,
                 "section": claim.source,
                 "verdict": verdict(claim, p),
-                "figures": claim.note,
+                "comparison": claim.note,
                 "mean log ratio [95%]": f"{claim.values.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
                 "p (Holm)": f"{p:.3g}",
-                **({"p, splits as independent": f"{independent:.3g}"} if claim.overlap else {}),
+                **({"p, splits as independent": f"{p_independent:.3g}"} if claim.overlap else {}),
                 "repeats": str(len(claim.values)),
-                "splits that users decide": users,
+                "splits significant over users": users,
             }
         )
-    return found
+    return table

@@ -1,4 +1,4 @@
-"""Beyond the paper: one table of all systems, and whether one of them wins it on splits that no search has seen."""
+"""Comparison of all systems beyond the paper, and tests of the winner on held-out splits."""
 
 from __future__ import annotations
 
@@ -19,25 +19,30 @@ __all__ = ["FIGURES", "table_field", "table_fresh", "table_patterns", "table_wit
 
 TableRows = list[dict[str, str]]
 KINDS = {"tab:blue": (*ABLATIONS,), "tab:green": CLOSED, "tab:red": (WINNER,)}
-OTHERS = "0.45"
+"""Colour of the points of a figure -> its methods."""
+OTHERS = "0.45"  # grey, for all other methods
 
 
 def worst_drop(line: Line) -> float:
-    """Return the share of NDCG@20 that it costs to hide the most useful modality from all test items; NaN without."""
+    """Return the share of NDCG@20 lost with the most useful modality hidden from all test items.
+
+    NaN if no modality was hidden, as on data with a single one.
+    """
     complete = max(line["test_complete"][MONITOR], 1e-12)
     return max(
-        (1 - found[MONITOR] / complete for found in line["imposed"].values()), default=np.nan
+        (1 - hidden[MONITOR] / complete for hidden in line["imposed"].values()), default=np.nan
     )
 
 
 def percent_lost(lines: Sequence[Line]) -> str:
-    """Write the mean of `worst_drop` over repeats; nothing where there is one modality alone."""
+    """Return the mean of `worst_drop` over repeats as a change in percent; "" if there is none."""
     lost = np.mean([worst_drop(line) for line in lines])
-    return "" if np.isnan(lost) else f"{0 - 100 * lost:.0f}%"  # 0 - 0 is 0, and -0 is -0
+    # `0 -` instead of a minus sign, since -0.0 would be printed as "-0%".
+    return "" if np.isnan(lost) else f"{0 - 100 * lost:.0f}%"
 
 
 def with_interval(values: Sequence[float]) -> str:
-    """Write a mean with half the width of its 95% t interval over splits of the same items."""
+    """Return a mean ± half the width of its 95% t interval, for splits that share items."""
     mean = f"{np.mean(values):.4f}"
     if len(values) < 2:
         return mean
@@ -46,7 +51,11 @@ def with_interval(values: Sequence[float]) -> str:
 
 
 def table_field(plan: Plan, store: Store) -> TableRows:
-    """All systems, the best first, with Holm's p against the best closed form that others found and against MILK."""
+    """Return the table of all systems, the best first.
+
+    Its p values, corrected by Holm's method, compare each system with MILK and with the best of
+    `CLOSED`.
+    """
     order = strongest(store, plan.methods, plan.repeats)
     closed = next((m for m in order if m in CLOSED), None)
     rivals = [name for name in (closed, "milk") if name in order and name is not None]
@@ -80,20 +89,20 @@ def table_field(plan: Plan, store: Store) -> TableRows:
 
 
 def _p_against(plan: Plan, store: Store, methods: Sequence[str], rival: str) -> dict[str, float]:
-    """Return the p values of each method against one, on FTMT's paired repeats, corrected together."""
+    """Return p values of each method against a rival, paired over repeats, corrected together."""
     tested = {m: _ratios(plan, store, m, rival).p for m in methods if m != rival}
     return dict(zip(tested, claims.holm(list(tested.values())), strict=True))
 
 
 def _ratios(plan: Plan, store: Store, method: str, rival: str) -> claims.Claim:
-    """Return the log ratios of two methods' NDCG@20 under FTMT, over the table's repeats."""
+    """Return the log ratios of NDCG@20 of two methods under FTMT, over the repeats of the table."""
     pairs = claims.pairs_of(store, (method, rival), limit=plan.repeats)
     ours, theirs = ([x["test"][MONITOR] for x in lines] for lines in pairs)
     return claims.Claim("", "", claims.log_ratio(ours, theirs), overlap=claims.OVERLAP)
 
 
 def table_patterns(plan: Plan, store: Store) -> TableRows:
-    """NDCG@20 of FTMT's test items by the modalities that they have, and with a modality hidden from all of them."""
+    """Return NDCG@20 by pattern of the test items under FTMT, and with each modality hidden."""
     rows = []
     for method in strongest(store, plan.methods, plan.repeats):
         lines = store.ranked("repeat", method, limit=plan.repeats)
@@ -109,12 +118,16 @@ def table_patterns(plan: Plan, store: Store) -> TableRows:
 
 
 def table_fresh(plan: Plan, store: Store) -> TableRows:
-    """Whether the winner beats each finalist on splits that no search has seen, and needs its modalities less."""
+    """Compare the winner with each finalist on held-out splits.
+
+    The first rows compare NDCG@20, the others the share that is lost with the most useful modality
+    hidden.
+    """
     others = [m for m in plan.methods if m != WINNER and store.ranked("fresh", m)]
-    found: list[claims.Claim | None] = []
+    tested: list[claims.Claim | None] = []
     for other in others:
         text = f"{WINNER} ranks new items better than {other}"
-        found.append(
+        tested.append(
             claims.better(
                 store, text, "NDCG@20, FTMT", (WINNER, other), "ftmt", "fresh", claims.OVERLAP
             )
@@ -124,18 +137,20 @@ def table_fresh(plan: Plan, store: Store) -> TableRows:
         kept = [[1 - worst_drop(x) for x in lines] for lines in pairs]
         if not kept[0] or np.isnan(kept[0]).any():
             continue
-        text = f"Without its most useful modality {WINNER} keeps a larger share than {other}"
+        text = f"With its most useful modality hidden, {WINNER} loses a smaller share than {other}"
         note = (
             f"loses {100 * (1 - np.mean(kept[0])):.1f}% against {100 * (1 - np.mean(kept[1])):.1f}%"
         )
-        found.append(
-            claims.Claim(text, "worst imposed", claims.log_ratio(*kept), None, note, claims.OVERLAP)
+        tested.append(
+            claims.Claim(
+                text, "worst modality hidden", claims.log_ratio(*kept), None, note, claims.OVERLAP
+            )
         )
-    return claims.rows([claim for claim in found if claim is not None])
+    return claims.rows([claim for claim in tested if claim is not None])
 
 
 def table_without(plan: Plan, store: Store) -> TableRows:
-    """The winner without one of its parts, all else as tuned, paired with it."""
+    """Return the ablations of the winner: each lacks one part, with all other options as tuned."""
     rows = []
     for name in (WINNER, *WITHOUT):
         lines = store.ranked("repeat", name, limit=plan.repeats)
@@ -148,7 +163,7 @@ def table_without(plan: Plan, store: Store) -> TableRows:
         row[f"complete {MONITOR}"] = with_interval([x["test_complete"][MONITOR] for x in lines])
         row["worst modality missing"] = percent_lost(lines)
         ratios = _ratios(plan, store, name, WINNER)
-        row["FTMT, against it"] = (
+        row[f"FTMT, change from {WINNER}"] = (
             "" if name == WINNER else f"{100 * np.expm1(ratios.values.mean()):+.1f}%"
         )
         row["p"] = "" if name == WINNER else f"{ratios.p:.2g}"
@@ -157,14 +172,16 @@ def table_without(plan: Plan, store: Store) -> TableRows:
     return rows
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def _colour(method: str) -> str:
+    """Return the colour of the kind of a method."""
     return next((colour for colour, methods in KINDS.items() if method in methods), OTHERS)
 
 
 def _legend(axes: Axes) -> None:
+    """Draw a legend of the kinds of methods above the axes."""
     for colour, name in zip(
         (*KINDS, OTHERS),
         ("MILK and ablations", "closed forms", WINNER, "other baselines"),
@@ -177,7 +194,7 @@ def _legend(axes: Axes) -> None:
 
 
 def figure_time(plan: Plan, store: Store) -> Figure | None:
-    """Accuracy against the seconds of a whole run; not of `random`."""
+    """Draw NDCG@20 against the seconds of a whole run, for all methods except `random`."""
     methods = strongest(store, [m for m in plan.methods if m != "random"], plan.repeats)
     if not methods:
         return None
@@ -185,7 +202,7 @@ def figure_time(plan: Plan, store: Store) -> Figure | None:
     axes = figure.subplots()
     axes.set(
         xscale="log",
-        xlabel="seconds of a run: training, validation, test",
+        xlabel="seconds of a run (training, validation and test)",
         ylabel="test NDCG@20, FTMT",
     )
     axes.spines[["top", "right"]].set_visible(False)
@@ -213,7 +230,7 @@ def figure_time(plan: Plan, store: Store) -> Figure | None:
 
 
 def figure_drop(plan: Plan, store: Store) -> Figure | None:
-    """What each system keeps when its most useful modality is hidden from all test items."""
+    """Draw NDCG@20 with complete test items and with the most useful modality hidden."""
     methods = strongest(store, [m for m in plan.methods if m != "random"], plan.repeats)[::-1]
     if not methods or not store.ranked("repeat", methods[0])[0]["imposed"]:
         return None
@@ -234,7 +251,7 @@ def figure_drop(plan: Plan, store: Store) -> Figure | None:
             fontsize=7,
         )
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
-    axes.set_xlabel("NDCG@20: full with all modalities, hollow without the most useful one")
+    axes.set_xlabel("NDCG@20: filled with all modalities, hollow with the most useful one hidden")
     axes.spines[["top", "right"]].set_visible(False)
     _legend(axes)
     return figure

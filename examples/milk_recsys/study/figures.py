@@ -1,4 +1,4 @@
-"""The paper's figures from a store, and the search's; each as PNG and PDF."""
+"""Figures of the paper and of the search, drawn from the results file as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TINTS = ("0.75", "tab:blue", "tab:orange", "tab:green")
 def write_figure(
     draw: Callable[[Plan, Store], Figure | None], plan: Plan, store: Store, path: Path
 ) -> list[Path]:
-    """Write a figure as path.png and path.pdf; nothing where the store lacks what it shows."""
+    """Write a figure as path.png and path.pdf; nothing if the results file lacks its runs."""
     figure = draw(plan, store)
     if figure is None:
         return []
@@ -42,11 +42,13 @@ def write_figure(
     with replacing(png) as temporary:
         temporary.write_bytes(figure_png(figure, dpi=150))
     with replacing(pdf) as temporary:
+        # Without its date the same figure has the same bytes.
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
     return [png, pdf]
 
 
 def _repeats(plan: Plan, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
+    """Return the repeats of a method that may be compared."""
     return store.ranked("repeat", method, setting, limit=plan.repeats)
 
 
@@ -73,16 +75,16 @@ def _bars(
 
 
 def figure_1(plan: Plan, store: Store) -> Figure | None:
-    """DUIF with complete data, with modalities missing in test alone, and in training and test."""
+    """Draw DUIF with complete data, with modalities missing in the test items, and in all items."""
     missing, both = _repeats(plan, store, "duif"), _repeats(plan, store, "duif", "mtmt")
     if not missing:
         return None
     columns = {
         "complete": [x["test_complete"] for x in missing],
-        "only test missing": [x["test"] for x in missing],
+        "missing in test": [x["test"] for x in missing],
     }
     if both:
-        columns["training and test missing"] = [x["test"] for x in both]
+        columns["missing in training and test"] = [x["test"] for x in both]
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for ax, metric, label in zip(
@@ -99,7 +101,10 @@ def figure_1(plan: Plan, store: Store) -> Figure | None:
 
 
 def figure_3(plan: Plan, store: Store) -> Figure | None:
-    """MILK and the two strongest baselines by how much test items miss, and the gain over the better of them."""
+    """Draw MILK and the two strongest baselines by the number of missing modalities of an item.
+
+    A line shows the gain of MILK over the better baseline.
+    """
     baselines = [m for m in plan.methods if m not in ABLATIONS and SPACES[m]]
     methods = [*strongest(store, baselines, plan.repeats)[:2][::-1], "milk"]
     lines = {m: [x for x in _repeats(plan, store, m) if "groups" in x] for m in methods}
@@ -119,12 +124,12 @@ def figure_3(plan: Plan, store: Store) -> Figure | None:
     _bars(
         axes,
         {LABELS.get(m, m): v for m, v in values.items()},
-        ["overall", "full", "missing one", "missing two"][: len(groups)],
+        ["overall", "complete", "missing one", "missing two"][: len(groups)],
     )
     axes.set_ylabel("NDCG@20")
     best = [max(np.mean(values[m][k]) for m in methods[:-1]) for k in range(len(groups))]
     gain = [100 * (np.mean(values["milk"][k]) / best[k] - 1) for k in range(len(groups))]
-    line = axes.twinx()
+    line = axes.twinx()  # a second scale on the right, in percent
     line.plot(range(len(groups)), gain, "k-o", markersize=4)
     line.axhline(0, color="0.6", linewidth=0.8)
     line.set_ylabel("MILK's gain over the better baseline, %")
@@ -133,7 +138,7 @@ def figure_3(plan: Plan, store: Store) -> Figure | None:
 
 
 def figure_4(plan: Plan, store: Store) -> Figure | None:
-    """MILK and its ablations under both settings."""
+    """Draw MILK and its ablations under both settings."""
     methods = [m for m in ("erm", "envs", "align", "milk") if _repeats(plan, store, m)]
     if "milk" not in methods:
         return None
@@ -143,11 +148,11 @@ def figure_4(plan: Plan, store: Store) -> Figure | None:
     for ax, metric, label in zip(
         axes, ("recall@20", MONITOR), ("Recall@20", "NDCG@20"), strict=True
     ):
-        found = {
+        groups = {
             LABELS[m]: [[x["test"][metric] for x in _repeats(plan, store, m, s)] for s in settings]
             for m in methods
         }
-        _bars(ax, found, [s.upper() for s in settings])
+        _bars(ax, groups, [s.upper() for s in settings])
         ax.set_ylabel(label)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
@@ -156,7 +161,7 @@ def figure_4(plan: Plan, store: Store) -> Figure | None:
 
 
 def figure_5(plan: Plan, store: Store) -> Figure | None:
-    """MILK and its ablations with nothing removed and under FTMT, and what share is lost."""
+    """Draw MILK and its ablations with complete test items (FTFT) and under FTMT, and the loss."""
     methods = [m for m in ("erm", "envs", "align", "milk") if _repeats(plan, store, m)]
     if "milk" not in methods:
         return None
@@ -164,19 +169,19 @@ def figure_5(plan: Plan, store: Store) -> Figure | None:
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     parts = {"FTFT": "test_complete", "FTMT": "test"}
-    found = {
+    groups = {
         name: [[x[part][MONITOR] for x in lines[m]] for m in methods]
         for name, part in parts.items()
     }
-    _bars(axes, found, [LABELS[m] for m in methods])
+    _bars(axes, groups, [LABELS[m] for m in methods])
     axes.set_ylabel("NDCG@20")
     lost = [
         100 * np.mean([1 - x["test"][MONITOR] / x["test_complete"][MONITOR] for x in lines[m]])
         for m in methods
     ]
-    line = axes.twinx()
+    line = axes.twinx()  # a second scale on the right, in percent
     line.plot(range(len(methods)), lost, "k-o", markersize=4)
-    line.set_ylabel("lost from FTFT to FTMT, %")
+    line.set_ylabel("loss from FTFT to FTMT, %")
     if min(lost) > 0:
         line.set_ylim(0, 1.3 * max(lost))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, frameon=False)
@@ -184,12 +189,13 @@ def figure_5(plan: Plan, store: Store) -> Figure | None:
 
 
 def figure_6(_plan: Plan, store: Store) -> Figure | None:
-    """MILK's three options, one at a time: one repeat a point, three at the best."""
+    """Draw sweeps of three options of MILK: one repeat per point, three at the best point."""
     names = {
         "alpha": "alpha",
         "alignment_weight": "weight of the alignment",
         "penalty_weight": "weight of the penalty",
     }
+    # Option -> value -> repeats. The figure needs at least one repeat of each point.
     points = {
         o: {v: store.of(f"sweep {o}={v:g}", "milk") for v in values} for o, values in SWEEPS.items()
     }
@@ -221,7 +227,7 @@ def figure_6(_plan: Plan, store: Store) -> Figure | None:
 
 
 def figure_why(plan: Plan, store: Store) -> Figure | None:
-    """What the penalty does to each modality: how good it is alone, and its share of the score."""
+    """Draw NDCG@20 of each modality alone and its share of the score against the penalty weight."""
     points = {v: store.ranked(f"sweep penalty_weight={v:g}", "milk") for v in WHY_PENALTIES}
     if not all(points.values()) or not all(
         "alone" in x for lines in points.values() for x in lines
@@ -249,7 +255,7 @@ def figure_why(plan: Plan, store: Store) -> Figure | None:
         at = float(np.mean([y["alone"][name] for y in erm]))
         left.axhline(at, color=COLOURS[place % len(COLOURS)], linestyle=":", linewidth=1)
     for axes, label in (
-        (left, "NDCG@20 (dotted: erm, each alone)"),
+        (left, "NDCG@20 (dotted: each modality of erm alone)"),
         (right, "share of the score's variance"),
     ):
         axes.set_xticks(x, [f"{v:g}" for v in points])
@@ -260,18 +266,18 @@ def figure_why(plan: Plan, store: Store) -> Figure | None:
 
 
 def figure_search(plan: Plan, store: Store) -> Figure | None:
-    """The best validation score so far against trials, of every method."""
-    found: dict[str, Any] = {
+    """Draw the best validation score so far against the number of trials, for all methods."""
+    searches: dict[str, Any] = {
         m: [x["validation"][MONITOR] for x in store.of("trial", m)] for m in plan.methods
     }
-    found = {m: scores for m, scores in found.items() if scores}
-    if not found:
+    searches = {m: scores for m, scores in searches.items() if scores}
+    if not searches:
         return None
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.subplots()
-    for place, (method, scores) in enumerate(found.items()):
+    for place, (method, scores) in enumerate(searches.items()):
         style = ("-", "--", "-.", ":")[place // 10]
-        label = f"{method} ({len(SPACES[method])} searched)"
+        label = f"{method} ({len(SPACES[method])} options)"
         axes.plot(
             range(1, len(scores) + 1),
             np.maximum.accumulate(scores),

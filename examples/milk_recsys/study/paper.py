@@ -1,7 +1,8 @@
-"""What the paper itself states: its tables, and the figures that its text gives in numbers.
+"""Values stated in the paper: its tables.
 
 References:
-    Bai, Zhang, Wu, et al., Multimodality invariant learning for multimedia-based new item recommendation, SIGIR 2024.
+    Bai, Zhang, Wu, et al., Multimodality invariant learning for multimedia-based new item
+    recommendation, SIGIR 2024.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ TABLE_1: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
     },
     "tiktok": {"train": (9319, 5368, 55126), "validation": (2380, 671, 0), "test": (2960, 671, 0)},
 }
-"""Set -> part -> users, items, interactions (which it states for the training part alone)."""
+"""Data set -> part -> users, items and interactions.
+
+Interactions are stated only for the training part; they are 0 elsewhere.
+"""
 
 _MODELS = ("duif", "dropoutnet", "mtpr", "heater", "clcrec", "ccfcrec", "gar", "gorec", "milk")
 _COLUMNS = [
@@ -57,15 +61,19 @@ _NDCG = """
 
 
 def _read(text: str, metric: str) -> dict[tuple[str, str, str, str], float]:
-    found = {}
+    """Read a table with a row for each of `_MODELS` and a column for each of `_COLUMNS`."""
+    values = {}
     for model, row in zip(_MODELS, text.split("\n")[1:-1], strict=True):
         for (setting, data, k), value in zip(_COLUMNS, row.split(), strict=True):
-            found[model, setting, data, f"{metric}@{k}"] = float(value)
-    return found
+            values[model, setting, data, f"{metric}@{k}"] = float(value)
+    return values
 
 
 TABLE_2: Mapping[tuple[str, str, str, str], float] = _read(_RECALL, "recall") | _read(_NDCG, "ndcg")
-"""(model, setting, set, metric) -> value; MICRO is named as a baseline there but has no row."""
+"""(model, setting, data set, metric) -> value.
+
+The paper names MICRO as a baseline, but its table has no row of it.
+"""
 
 TABLE_3: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "zero": {"baby": (0.0501, 0.0215), "clothing": (0.0670, 0.0322)},
@@ -75,7 +83,7 @@ TABLE_3: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "envs": {"baby": (0.0609, 0.0264), "clothing": (0.0686, 0.0335)},
     "milk": {"baby": (0.0628, 0.0277), "clothing": (0.0716, 0.0343)},
 }
-"""Row -> set -> Recall@20, NDCG@20, FTMT."""
+"""Row -> data set -> Recall@20 and NDCG@20 under FTMT."""
 
 TABLE_4: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "milk": {"baby": (0.0628, 0.0277), "clothing": (0.0716, 0.0343)},
@@ -83,8 +91,9 @@ TABLE_4: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "w/o cs": {"baby": (0.0487, 0.0205), "clothing": (0.0656, 0.0319)},
     "w/o random": {"baby": (0.0555, 0.0237), "clothing": (0.0643, 0.0314)},
 }
+"""Row -> data set -> Recall@20 and NDCG@20 under FTMT."""
 
 
 def in_paper(data: str) -> str | None:
-    """Say which of the paper's sets a data set's name means, or None."""
+    """Return the data set of the paper that the name of a data set contains, or None."""
     return next((name for name in TABLE_1 if name in data.lower()), None)

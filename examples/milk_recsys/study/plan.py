@@ -1,4 +1,4 @@
-"""Which runs a table or figure needs, in the order in which they can be made, and what a trial tries next."""
+"""The runs that each table and figure needs, in the order of their dependencies, and the search."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ NAMES = (
     "figure6",
     "why",
 )
-TUNING_SEED = 1000  # split and training seed of all trials; not one of the repeats'
-FACTOR_TRIALS, FACTORS_SEED = 8, 15
-STARTUP = 6  # trials before the sampler looks at those made
-TOP_REPEATS = 3  # of the best point of a sweep
-FRESH, FRESH_SEED = 10, 100  # repeats that decide the field, on splits that no search has seen
-RIVALS = 3  # of the strongest others that meet the winner there
+TUNING_SEED = 1000  # split and training seed of all trials, different from the seeds of all repeats
+FACTOR_TRIALS, FACTORS_SEED = 8, 15  # trials of the matrix factorisation, and seed of their sampler
+STARTUP = 6  # random trials before the sampler uses the results of earlier ones
+TOP_REPEATS = 3  # repeats of the best point of a sweep
+FRESH, FRESH_SEED = 10, 100  # number of repeats on held-out splits, and the first of their seeds
+RIVALS = 3  # strongest other methods that are compared with the winner there
 
 NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "table1": ((), ()),
@@ -62,18 +62,23 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "why": (("milk", "erm"), ("ftmt",)),
     "field": (FIELD, ("ftmt", "mtmt")),
 }
-"""The methods, tuned and repeated, and the settings that each needs."""
+"""Table or figure -> the methods that it needs, tuned and repeated, and their settings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be run.
+    """The tables and figures of a study, with the number of its trials and repeats.
 
     Attributes:
-        names: tables and figures, of `NAMES`.
-        methods, settings: restrict what they need.
-        decide: whether claims between MILK, its ablations and the strongest baseline get twice the repeats.
-        quick: a few epochs a run, to see that everything works.
+        data: folder of the data set; None for embedded data.
+        names: tables and figures, of `NAMES`, or "field" for the comparison of all systems.
+        trials: number of trials per method.
+        repeats: number of repeats per method and setting.
+        methods, settings: restrict the runs to these.
+        decide: whether MILK, its ablations and the strongest baseline get twice the repeats under
+            FTMT, and whether finalists run on held-out splits.
+        threads: number of threads of a run.
+        quick: whether runs have few epochs, to check that the whole study works.
     """
 
     data: Path | None
@@ -86,15 +91,22 @@ class Plan:
     threads: int | None = None
     quick: bool = False
 
-    # --- what runs ----------------------------------------------------------------------------------------------------
+    # --- runs -------------------------------------------------------------------------------------
 
     def ready(self, store: Store, in_flight: Collection[tuple[Any, ...]] = ()) -> Iterator[Run]:
-        """Yield the runs that the store lacks and that can be made now, in order."""
+        """Yield the runs that the results file lacks and whose dependencies are met, in order."""
         for run in self._ready(store):
             if run.key not in in_flight and not store.has(run):
                 yield run
 
     def _ready(self, store: Store) -> Iterator[Run]:
+        """Yield all runs whose dependencies are met, whether made or not.
+
+        A method that needs factors waits for the trials of the factorisation, and a repeat waits
+        for the trials of its method. Only the next trial of a method is yielded, because it depends
+        on the results of those before.
+        """
+        # 1. Search and repeats of all methods.
         if self._factor_trials() > len(store.of("factors", "factors")):
             yield self._factor_trial(store.of("factors", "factors"))
         for method, settings in self._wanted().items():
@@ -105,6 +117,7 @@ class Plan:
                     )
             elif not find_method(method).needs_factors or self._factors(store) is not None:
                 yield self._trial(method, store.of("trial", method))
+        # 2. Variants and sweeps of MILK, which start from its tuned options.
         if "milk" in self.methods and self._tuned(store, "milk"):
             if "table4" in self.names:
                 for variant in VARIANTS:
@@ -115,10 +128,12 @@ class Plan:
                 yield from self._sweeps(store)
             if "why" in self.names:
                 yield from (self._point(store, *at) for at in self._why())
+        # 3. More repeats of the methods that the claims of the paper compare.
         if self.decide and "table2" in self.names and "ftmt" in self.settings:
             for method in self.deciding(store):
                 numbers = range(self.repeats, 2 * self.repeats)
                 yield from (self._repeat(store, method, "ftmt", k) for k in numbers)
+        # 4. Comparison of all systems: timing, ablations of the winner, and held-out splits.
         if "field" in self.names:
             yield from (self._timing(store, m) for m in self._wanted() if self._tuned(store, m))
             if WINNER in self._wanted() and self._tuned(store, WINNER):
@@ -130,29 +145,31 @@ class Plan:
                 yield from (self._fresh(store, method, k) for k in range(self.fresh()))
 
     def done(self, store: Store) -> int:
-        """Count the runs of this plan that the store has; it may have those of other plans too."""
+        """Count the runs of this plan in the results file, which may have runs of other plans."""
         plan = self.with_factors(store)
         trials = sum(min(len(store.of("trial", m)), self._num_trials(m)) for m in self._wanted())
         factors = min(len(store.of("factors", "factors")), self._factor_trials())
-        found = {
+        repeats = {
             run.key
-            for run in plan._ready(store)
+            for run in plan._ready(store)  # yields made runs too, except trials
             if run.phase not in ("trial", "factors") and store.has(run)
         }
-        return trials + factors + len(found)
+        return trials + factors + len(repeats)
 
     def total(self) -> int:
-        """How many runs the whole plan has."""
+        """Return the number of runs of the whole plan."""
         wanted = self._wanted()
         count = self._factor_trials() + sum(
             self._num_trials(m) + self.repeats * len(s) for m, s in wanted.items()
         )
         if "milk" in self.methods:
             count += len(VARIANTS) * self.repeats * ("table4" in self.names)
+            # A sweep has one repeat per point, and more at its best point.
             count += sum(len(v) + self.top_repeats() - 1 for v in SWEEPS.values()) * (
                 "figure6" in self.names
             )
             if "why" in self.names:
+                # The first repeat of each point is a run of Figure 6 as well.
                 count += sum(
                     number > 0 or "figure6" not in self.names for *_, number in self._why()
                 )
@@ -170,24 +187,27 @@ class Plan:
         return count
 
     def _wanted(self) -> dict[str, tuple[str, ...]]:
-        """The methods that are needed, in order, and their settings."""
-        found: dict[str, tuple[str, ...]] = {}
+        """Return the methods that the tables and figures need, in order, with their settings."""
+        wanted: dict[str, tuple[str, ...]] = {}
         for method in self.methods:
             settings = {
                 s for name in self.names if method in NEEDS[name][0] for s in NEEDS[name][1]
             }
             kept = tuple(s for s in self.settings if s in settings)
             if kept:
-                found[method] = kept
-        return found
+                wanted[method] = kept
+        return wanted
 
     def _baselines(self) -> list[str]:
+        """Return the tuned methods except MILK and its ablations."""
         return [m for m in self.methods if m not in ABLATIONS and SPACES[m]]
 
     def _num_trials(self, method: str) -> int:
+        """Return the number of trials of a method: none if it has no search space."""
         return self.trials if SPACES[method] else 0
 
     def _factor_trials(self) -> int:
+        """Return the number of trials of the factorisation: none if no method needs factors."""
         return (
             min(self.trials, FACTOR_TRIALS)
             if any(find_method(m).needs_factors for m in self._wanted())
@@ -195,14 +215,19 @@ class Plan:
         )
 
     def top_repeats(self) -> int:
-        """How many repeats the points that decide something get."""
+        """Return the number of repeats of the best points of a sweep."""
         return min(TOP_REPEATS, self.repeats)
 
     def _tuned(self, store: Store, method: str) -> bool:
+        """Return whether all trials of a method are made."""
         return len(store.of("trial", method)) >= self._num_trials(method)
 
     def deciding(self, store: Store) -> list[str]:
-        """Return MILK, its ablations and the strongest baseline, once every method has its repeats; else nothing."""
+        """Return the methods with twice the repeats: MILK, its ablations, the strongest baseline.
+
+        The list is empty until every method has its repeats, since only then the strongest baseline
+        is known.
+        """
         wanted = [m for m, settings in self._wanted().items() if "ftmt" in settings]
         if "milk" not in wanted or any(len(store.of("repeat", m)) < self.repeats for m in wanted):
             return []
@@ -211,11 +236,14 @@ class Plan:
         )[:1]
 
     def fresh(self) -> int:
-        """How many repeats on fresh splits the finalists get."""
+        """Return the number of repeats of the finalists on held-out splits."""
         return self.repeats if self.quick else FRESH
 
     def finalists(self, store: Store) -> list[str]:
-        """Return the winner, MILK, its ablations and the strongest others, once all have repeats; else nothing."""
+        """Return the methods for held-out splits: winner, MILK, its ablations and strong others.
+
+        The list is empty without `decide`, and until every method has its repeats.
+        """
         wanted = [m for m, settings in self._wanted().items() if "ftmt" in settings]
         if (
             not self.decide
@@ -227,9 +255,10 @@ class Plan:
         others = [m for m in wanted if m not in own and m != "random"]
         return own + strongest(store, others, self.repeats)[:RIVALS]
 
-    # --- options ------------------------------------------------------------------------------------------------------
+    # --- options ----------------------------------------------------------------------------------
 
     def _options(self, model: str, setting: str, seed: int, values: Mapping[str, Any]) -> Options:
+        """Return the options of a run; `values` replace the limits of the method."""
         card = find_method(model)
         own = dict(values)
         limits = dict(card.limits)
@@ -248,6 +277,7 @@ class Plan:
         )
 
     def _factors(self, store: Store) -> dict[str, Any] | None:
+        """Return the tuned options of the factorisation; None until all its trials are made."""
         lines = store.of("factors", "factors")
         if len(lines) < self._factor_trials():
             return None
@@ -263,11 +293,12 @@ class Plan:
         return self._run("trial", method, method, "ftmt", number, TUNING_SEED, tuned)
 
     def _chosen(self, store: Store, method: str) -> dict[str, Any]:
+        """Return the tuned options of a method, by its best trial."""
         lines = store.of("trial", method)
         return dict(best_trial(lines)["tuned"]) if lines else {}
 
     def _fresh(self, store: Store, method: str, number: int) -> Run:
-        """A repeat on a split that no search has seen."""
+        """Return a repeat on a held-out split, which no search has used."""
         return self._run(
             "fresh",
             method,
@@ -279,7 +310,7 @@ class Plan:
         )
 
     def _timing(self, store: Store, method: str) -> Run:
-        """One epoch, where it has any, and the test items scored."""
+        """Return the run that measures the time to rank the test items, after one epoch."""
         run = self._run("timing", method, method, "ftmt", 0, 0, self._chosen(store, method))
         once: dict[str, Any] = {"epochs": 1} if find_method(method).trains else {}
         return dataclasses.replace(run, options=run.options.but(**once))
@@ -294,7 +325,7 @@ class Plan:
         return self._run("repeat", variant or method, method, setting, number, number, tuned)
 
     def _sweeps(self, store: Store) -> Iterator[Run]:
-        """Yield one repeat of each point, and then further ones of the best by validation."""
+        """Yield one repeat of each point, then more repeats of the best point on validation."""
         for option, values in SWEEPS.items():
             yield from (self._point(store, option, value, 0) for value in values)
             first = {
@@ -308,12 +339,12 @@ class Plan:
                 )
 
     def _why(self) -> Iterator[tuple[str, float, int]]:
-        """Yield the points that say what the penalty does to each modality, several repeats of each."""
+        """Yield the points of the penalty weight for the table `why`, with several repeats each."""
         for value in WHY_PENALTIES:
             yield from (("penalty_weight", value, number) for number in range(self.top_repeats()))
 
     def _point(self, store: Store, option: str, value: float, number: int) -> Run:
-        """MILK as tuned, but for one option."""
+        """Return a run of MILK with tuned options except one."""
         chosen = {**self._chosen(store, "milk"), option: float(value)}
         return self._run(
             f"sweep {option}={value:g}", "milk", "milk", "ftmt", number, number, chosen
@@ -335,16 +366,17 @@ class Plan:
         return Run(phase, method, number, self._options(model, setting, seed, values), tuned)
 
     _frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    """Tuned options of the factorisation, which all methods that need factors share."""
 
     def with_factors(self, store: Store) -> Plan:
-        """Return the plan with the factorisation's tuned options, as far as the store has them."""
+        """Return the plan with the tuned options of the factorisation, if there are any."""
         return dataclasses.replace(self, _frozen=self._factors(store) or {})
 
 
 def strongest(
     store: Store, methods: Sequence[str], repeats: int, setting: str = "ftmt"
 ) -> list[str]:
-    """Sort methods that have their repeats by mean test NDCG@20, the best first."""
+    """Return the methods that have all repeats, sorted by mean test NDCG@20, the best first."""
 
     def mean(method: str) -> float:
         return float(
@@ -367,17 +399,27 @@ def propose(
     before: Sequence[Line],
     judged_by: str,
 ) -> dict[str, Any]:
-    """Propose the values of a trial from the trials before it, alike whether or not the study was interrupted."""
+    """Propose the options of a trial from the results of the trials before it.
+
+    The proposal depends only on the arguments, so a study that was interrupted makes the same
+    trials.
+
+    Arguments:
+        space: values to choose from.
+        seed: seed of the method, and number of the trial.
+        before: earlier trials.
+        judged_by: section of a trial whose NDCG@20 is maximised.
+    """
     distributions = {name: _distribution(kind) for name, kind in space.items()}
     number = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
     sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP)
     search = optuna.create_study(direction="maximize", sampler=sampler)
     for line in before:
         value = line[judged_by][MONITOR]
-        made = optuna.trial.create_trial(
+        trial = optuna.trial.create_trial(
             params=line["tuned"], distributions=distributions, value=value
         )
-        search.add_trial(made)
+        search.add_trial(trial)
     return dict(search.ask(distributions).params)
 
 
@@ -388,5 +430,5 @@ def _distribution(kind: Interval | Choice) -> optuna.distributions.BaseDistribut
 
 
 def best_trial(trials: Sequence[Line]) -> Line:
-    """Return the trial with the best validation score, the first of equals."""
+    """Return the trial with the best validation score; the first one if several are equal."""
     return max(trials, key=lambda line: float(line["validation"][MONITOR]))

@@ -1,4 +1,4 @@
-"""What a study shows: its tables, its figures and its verdicts, written beside the store."""
+"""Write the tables, figures and verdicts of a study from its results file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from milk_recsys.study.store import Line, Store
 
 __all__ = ["write_results"]
 
-PAPERS = {*METHODS, *VARIANTS, "factors"}  # methods of the paper's study
+PAPERS = {*METHODS, *VARIANTS, "factors"}
+"""Methods whose runs belong to the study of the paper."""
 
 
 def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list[Path]:
-    """Write the tables and figures of the plan that the store has runs for, and the verdicts; return their paths."""
-    found: list[Path] = []
+    """Write the tables, figures and verdicts for which there are runs; return their paths."""
+    paths: list[Path] = []
     captions = captions_of(plan, store, dataset)
-    made = {
+    paper_tables = {
         "table1": lambda: tables.table_1(dataset),
         "table2": lambda: tables.table_2(plan, store, dataset),
         "table3": lambda: tables.table_3(plan, store, dataset),
@@ -32,117 +33,137 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
     }
     for name in plan.names:
         if name == "field":
-            found += _field(plan, store, out, captions)
-        elif name in made:
-            found += tables.write_table(made[name](), out / name, captions[name])
+            paths += _field(plan, store, out, captions)
+        elif name in paper_tables:
+            paths += tables.write_table(paper_tables[name](), out / name, captions[name])
         else:
-            found += write_figure(FIGURES[name], plan, store, out / name)
-            found += tables.write_table(numbers(name, plan, store), out / name, captions["figure"])
+            paths += write_figure(FIGURES[name], plan, store, out / name)
+            paths += tables.write_table(numbers(name, plan, store), out / name, captions["figure"])
     if "table2" in plan.names:
-        found += tables.write_table(
+        paths += tables.write_table(
             tables.table_popular(plan, store, dataset), out / "popular", captions["popular"]
         )
     if store.lines:
-        found += write_figure(FIGURES["search"], plan, store, out / "search")
-        found += tables.write_table(
+        paths += write_figure(FIGURES["search"], plan, store, out / "search")
+        paths += tables.write_table(
             tables.table_search(plan, store), out / "search", captions["search"]
         )
     made_claims = [] if plan.names == ("field",) else claims.claims_of(plan, store)
     if made_claims:
         rows = claims.rows(made_claims)
-        found += tables.write_table(rows, out / "verdicts", captions["verdicts"])
-        found.append(out / "verdicts.txt")
+        paths += tables.write_table(rows, out / "verdicts", captions["verdicts"])
+        paths.append(out / "verdicts.txt")
         lines = [
-            f"{row['claim']} ({row['section']}): {row['verdict']}. {row['figures']}."
+            f"{row['claim']} ({row['section']}): {row['verdict']}. {row['comparison']}."
             for row in rows
         ]
         lines += [text for text in (claims.small_alpha(store),) if text]
-        with replacing(found[-1]) as temporary:
+        with replacing(paths[-1]) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return found
+    return paths
 
 
 def _field(plan: Plan, store: Store, out: Path, captions: Mapping[str, str]) -> list[Path]:
-    """Write the field's tables and figures."""
-    found = tables.write_table(field.table_field(plan, store), out / "field", captions["field"])
-    found += tables.write_table(
+    """Write the tables and figures of the comparison of all systems."""
+    paths = tables.write_table(field.table_field(plan, store), out / "field", captions["field"])
+    paths += tables.write_table(
         field.table_patterns(plan, store), out / "field_patterns", captions["patterns"]
     )
-    found += tables.write_table(
+    paths += tables.write_table(
         field.table_without(plan, store), out / "field_without", captions["without"]
     )
-    found += tables.write_table(
+    paths += tables.write_table(
         field.table_fresh(plan, store), out / "field_fresh", captions["fresh"]
     )
     for name, draw in field.FIGURES.items():
-        found += write_figure(draw, plan, store, out / name)
-    return found
+        paths += write_figure(draw, plan, store, out / name)
+    return paths
 
 
 def _hours(lines: Iterable[Line]) -> float:
-    """Add up what runs and their audits took."""
+    """Return the hours that runs and their audits took."""
     return float(sum(x["seconds"] + x.get("audit", {}).get("seconds", 0) for x in lines)) / 3600
 
 
 def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
-    """Say under each table what it is of: data, trials, repeats, machine and date."""
-    what = f"{dataset.name}, candidates test, {plan.trials} trials a method on a split of their own"
+    """Return the caption of each table: data, trials, repeats, tests, date and machine."""
+    what = (
+        f"{dataset.name}, candidates: test items; {plan.trials} trials per method on a separate "
+        "split"
+    )
     how = f"{plan.repeats} repeats, mean ± standard deviation"
     where = ""
     if store.lines:
         last = store.lines[-1]
         versions = last["versions"]
-        where = f" {last['date']}, {platform.machine()}, {versions['device']}, torch {versions['torch']}."
+        machine = f"{platform.machine()}, {versions['device']}, torch {versions['torch']}"
+        where = f" {last['date']}, {machine}."
     paper = [
         x for x in store.lines if x["method"] in PAPERS and x["phase"] not in ("fresh", "timing")
     ]
+    hours, paper_hours = f"{_hours(store.lines):.1f}", f"{_hours(paper):.1f}"
     return {
-        "table1": f"Split 0 of {dataset.name}: 20% of the items with an interaction are new, half of them for test.",
-        "table2": f"{what}; {how}. The paper's study took {_hours(paper):.1f} hours of runs.{where}",
-        "popular": (
-            f"{what}, FTMT; {how}: the users who have the most popular test item of their split, and the others.{where}"
+        "table1": (
+            f"Split 0 of {dataset.name}. 20% of the items with interactions are new; half of these "
+            "are test items."
         ),
-        "table3": f"{what}, FTMT; {how}. Zero, mean and map share one training without modules.{where}",
-        "table4": f"{what}, FTMT; {how}, all with MILK's tuned options.{where}",
+        "table2": (
+            f"{what}; {how}. The runs of the paper's study took {paper_hours} hours.{where}"
+        ),
+        "popular": (
+            f"{what}, FTMT; {how}. NDCG@20 of all users, of the users who have the most popular "
+            f"test item of their split (mean, and highest split), and of all others.{where}"
+        ),
+        "table3": (
+            f"{what}, FTMT; {how}. Zero, mean and map are imputations of the same trained model "
+            f"without modules.{where}"
+        ),
+        "table4": f"{what}, FTMT; {how}. All rows use the tuned options of MILK.{where}",
         "figure": f"{what}; {how}.{where}",
         "field": (
-            f"{what}; {plan.repeats} repeats, mean ± half a 95% t interval, corrected for splits that share items. "
-            "FTFT is FTMT's training with complete test items; worst modality missing: what NDCG@20 loses when the "
-            "most useful one is hidden from all test items; seconds: a whole run (factors, training, validation, all "
-            "ways of testing), and ranking the test items once; p: FTMT's NDCG@20, t tests on log ratios, paired "
-            "over repeats, corrected for shared items and down the column (Holm). "
-            f"{WINNER} was designed while these splits "
-            f"were looked at, so its p here are too small. All runs took {_hours(store.lines):.1f} hours, the paper's "
-            f"among them {_hours(paper):.1f}.{where}"
+            f"{what}; {plan.repeats} repeats, mean ± half the width of a 95% t interval, corrected "
+            "for splits that share items (Nadeau and Bengio). FTFT: the models of FTMT, tested on "
+            "complete items. Worst modality missing: change of NDCG@20 when the most useful "
+            "modality is hidden from all test items. Seconds: a whole run (factors, training, "
+            "validation and all tests). Seconds to rank: ranking the test items once. p: "
+            "two-sided t tests on log ratios of NDCG@20 under FTMT, paired over repeats, "
+            "corrected for shared items and for the number of methods in the column (Holm). "
+            f"{WINNER} was designed with these splits in view, so its p values here are too small. "
+            f"All runs took {hours} hours, of which {paper_hours} belong to the paper's "
+            f"study.{where}"
         ),
         "patterns": (
-            f"{what}, FTMT; {how}: NDCG@20 of the test items that have these modalities, ranked among all, and of all "
-            f"test items with one hidden.{where}"
+            f"{what}, FTMT; {how}. NDCG@20 of the test items with exactly these modalities, ranked "
+            f"among all candidates, and of all test items with one modality hidden.{where}"
         ),
         "without": (
-            f"{dataset.name}, FTMT; {plan.repeats} repeats, mean ± half a 95% t interval: {WINNER} as tuned, and "
-            "without one of its parts, nothing tuned anew. p: t tests on log ratios, corrected for splits that share "
-            f"items, not for their number.{where}"
+            f"{dataset.name}, FTMT; {plan.repeats} repeats, mean ± half the width of a 95% t "
+            f"interval. Each variant lacks one part of {WINNER}; all other options stay as tuned. "
+            "p: two-sided t tests on log ratios, corrected for splits that share items but not for "
+            f"the number of variants.{where}"
         ),
         "fresh": (
-            f"{dataset.name}, {plan.fresh()} splits from seed {FRESH_SEED} on that no search has seen, options as "
-            "chosen before. Two-sided t tests on log ratios, paired over splits, corrected for splits that share items "
-            "(Nadeau and Bengio) and together (Holm); beside them p without the former, and the splits in which a "
-            f"bootstrap over users leaves 0 out.{where}"
+            f"{dataset.name}, {plan.fresh()} held-out splits (seeds from {FRESH_SEED} on), which "
+            "no search has used; options as chosen before. Two-sided t tests on log ratios, "
+            "paired over splits, corrected for splits that share items (Nadeau and Bengio) and "
+            "for the number of claims (Holm). Splits as independent: without the correction for "
+            "shared items. Last column: number of splits in which a 95% bootstrap interval over "
+            f"users excludes 0.{where}"
         ),
         "search": (
-            f"{dataset.name}, validation items of a split of their own under FTMT: which trial was the best, and its "
-            f"options.{where}"
+            f"{dataset.name}, FTMT, validation items of a separate split: the number of the best "
+            f"trial and its options.{where}"
         ),
         "verdicts": (
-            f"{what}. Two-sided t tests on log ratios, paired over repeats and corrected together (Holm); beside them, "
-            f"the splits in which a bootstrap over users leaves 0 out.{where}"
+            f"{what}. Two-sided t tests on log ratios, paired over repeats, corrected for the "
+            "number of claims (Holm). Last column: number of splits in which a 95% bootstrap "
+            f"interval over users excludes 0.{where}"
         ),
     }
 
 
 def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
-    """Return the numbers that a figure shows."""
+    """Return the values that a figure shows, as the rows of a table."""
     mean, metric = mean_sd, MONITOR
     if name == "figure6":
         return [
@@ -193,15 +214,18 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
 
 
 def worth(plan: Plan, store: Store) -> tables.TableRows:
-    """Return what each modality is worth: to the ablation without modules, to MILK, and to it at several penalties."""
-    few = plan.top_repeats()  # the splits that the points have
-    found = {name: store.ranked("repeat", method, limit=few) for name, method in WORTH.items()}
-    found |= {
+    """Return NDCG@20 of each modality alone and its share of the score.
+
+    The rows are MILK without modules, MILK as tuned, and MILK with several penalty weights.
+    """
+    limit = plan.top_repeats()  # as many as the sweep has, so that all rows use the same splits
+    repeats = {name: store.ranked("repeat", method, limit=limit) for name, method in WORTH.items()}
+    repeats |= {
         f"milk, penalty {v:g}": store.ranked(f"sweep penalty_weight={v:g}", "milk")
         for v in WHY_PENALTIES
     }
     rows = []
-    for name, lines in found.items():
+    for name, lines in repeats.items():
         lines = [line for line in lines if "alone" in line]
         if not lines:
             continue

@@ -1,4 +1,4 @@
-"""One run of a study: its options, the audit before it, training, evaluation, and the line that the store gets."""
+"""One run of a study: audit, training and evaluation, with the line for the results file."""
 
 from __future__ import annotations
 
@@ -36,16 +36,22 @@ from milk_recsys.study.records import MONITOR, Run, mean_sd
 
 __all__ = ["MONITOR", "Run", "execute", "mean_sd", "train_once"]
 
-MISSING_SHARES = (0.1, 0.45, 0.45)  # Figure 3: of test items that miss none, one, two
+MISSING_SHARES = (0.1, 0.45, 0.45)
+"""Shares of the test items that miss none, one and two modalities in Figure 3."""
 
 
 def train_once(
     options: Options, dataset: Dataset, split: Split | None = None, factors: Factors | None = None
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Train on a split drawn from the options and evaluate, leaving no file.
+    """Train and evaluate without leaving a file.
+
+    Arguments:
+        split: drawn as the options demand if None.
+        factors: pre-trained vectors, for the methods that need them; trained here if None.
 
     Returns:
-        the record of `train_model`; the sections of `evaluate_test`; and ``seconds``, ``versions`` and ``date``.
+        the record of `train_model`; the sections of `evaluate_test`; and ``seconds``,
+        ``versions`` and ``date``.
     """
     split = draw_split(dataset, options.data)[0] if split is None else split
     device = choose_device(options.run.device)
@@ -59,26 +65,29 @@ def train_once(
 def _train(
     options: Options, tables: Tables, factors: Factors | None = None
 ) -> tuple[Learner, dict[str, Any]]:
+    """Train in a temporary folder; return the learner and the record of `train_model`."""
     with tempfile.TemporaryDirectory() as folder:
         given = (options, tables, Path(folder), Progress(quiet=True))
         return train_model(*given) if factors is None else train_model(*given, factors=factors)
 
 
 def _facts(begun: float, device: torch.device) -> dict[str, Any]:
+    """Return the seconds since `begun`, the versions of the software, and the date."""
     date = datetime.date.today().isoformat()
     return {"seconds": time.perf_counter() - begun, "versions": versions(device), "date": date}
 
 
 def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
-    """Audit, train and evaluate; return the line of the store.
+    """Audit, train and evaluate; return the line for the results file.
 
-    A trial's line has nothing of the test set. Training that diverges is a result too: the worst one.
+    The line of a trial contains no value of the test set. If training diverges, the line has
+    the message and a validation score of 0, the worst possible.
 
     Arguments:
-        cache: folder where trained factors are kept, for the methods that share them.
+        cache: folder of trained factors, which several methods share.
 
     Raises:
-        Leak: the run knows of the test items; nothing of it may be stored.
+        Leak: the run uses information about the test items, so no line of it may be stored.
     """
     options = run.options
     validate(options)
@@ -103,16 +112,16 @@ def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
     }
     begun = time.perf_counter()
     if run.phase == "factors":
-        found = _factorise(options, tables)
+        factorisation = _factorise(options, tables)
         return (
             line
-            | {"held_out": {MONITOR: found.best}, "epochs": found.epoch}
+            | {"held_out": {MONITOR: factorisation.best}, "epochs": factorisation.epoch}
             | _facts(begun, device)
         )
     try:
         line |= _audited(options, dataset, split)
         factors, spent = _shared_factors(options, tables, line["split"], cache)
-        begun = time.perf_counter()
+        begun = time.perf_counter()  # again, so that `seconds` excludes the audit and the factors
         model, record = _train(options, tables, factors)
         line |= record | {"triples": record["epochs"] * tables.num_pairs, "factor_seconds": spent}
         line |= _evaluate(run, model, tables, dataset, split)
@@ -121,18 +130,21 @@ def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
     return line | _facts(begun, device)
 
 
-# --- before training --------------------------------------------------------------------------------------------------
+# --- before training ------------------------------------------------------------------------------
 
 _AUDITED: dict[str, int] = {}
+"""Number of tensors compared by each audit of this process, by what the audit depends on."""
 
 
 def _audited(options: Options, dataset: Dataset, split: Split) -> dict[str, Any]:
-    """Audit a run, or recall the audit of one that differs in numbers alone on the same split."""
+    """Audit a run, unless a run that differs only in numbers was audited in this process."""
     leak = leaks_by_option(options)
     if leak:
         return {"leaky": leak}
-    words = {k: v for k, v in to_json(options).items() if isinstance(v, (str, bool))}
-    key = repr((sorted(words.items()), _digest(split.test, split.mask), dataset.fingerprint))
+    # Numbers such as a learning rate do not change which data a method reads; names and switches
+    # may.
+    choices = {k: v for k, v in to_json(options).items() if isinstance(v, (str, bool))}
+    key = repr((sorted(choices.items()), _digest(split.test, split.mask), dataset.fingerprint))
     if key in _AUDITED:
         return {"audit": {"compared": _AUDITED[key], "seconds": 0.0}}
     begun = time.perf_counter()
@@ -141,16 +153,23 @@ def _audited(options: Options, dataset: Dataset, split: Split) -> dict[str, Any]
 
 
 def _factorise(options: Options, tables: Tables) -> Factorisation:
-    found = Factorisation(WarmData.of_tables(tables, options), options.method, options.run.seed)
-    while not found.done:
-        found.train_epoch()
-    return found
+    """Train the matrix factorisation until it stops."""
+    factorisation = Factorisation(
+        WarmData.of_tables(tables, options), options.method, options.run.seed
+    )
+    while not factorisation.done:
+        factorisation.train_epoch()
+    return factorisation
 
 
 def _shared_factors(
     options: Options, tables: Tables, split: str, cache: Path
 ) -> tuple[Factors | None, float]:
-    """Take the factors of this split, seed and options from the cache, or train them; and how long that took, once."""
+    """Return the factors, from the cache or trained, and the seconds that their training took.
+
+    The cache has one file for each split, seed and set of options of the factorisation. (None, 0.0)
+    is returned for a method that needs no factors.
+    """
     if not options.card.needs_factors:
         return None, 0.0
     own = {k: v for k, v in dataclasses.asdict(options.method).items() if k.startswith("factor_")}
@@ -167,32 +186,33 @@ def _shared_factors(
     return Factors(state["users"], state["items"]), facts["seconds"]
 
 
-# --- after training ---------------------------------------------------------------------------------------------------
+# --- after training -------------------------------------------------------------------------------
 
 
 def _evaluate(
     run: Run, model: Learner, tables: Tables, dataset: Dataset, split: Split
 ) -> dict[str, Any]:
+    """Return the metrics of a run, of the kinds that its phase needs."""
     if not run.tested:
         return {"validation": evaluate_group(model, tables, tables.validation, tables.mask)[0]}
     if run.phase == "timing":
         return _timed(model, tables)
     sections, per_user = evaluate_test(model, tables, MONITOR)
     kept = ("validation", "test", "test_complete", "test_all_cold", "by_pattern", "imposed")
-    found = {name: sections[name] for name in kept}
-    found["per_user"] = per_user["test"][MONITOR].numpy().astype(np.float32)
+    values = {name: sections[name] for name in kept}
+    values["per_user"] = per_user["test"][MONITOR].numpy().astype(np.float32)
     if len(tables.modalities) >= 3:
         mask = missing_none_one_two(dataset, split, run.options.data.split_seed)
-        found["groups"] = grouped_metrics(model, tables, torch.from_numpy(mask).to(tables.device))
+        values["groups"] = grouped_metrics(model, tables, torch.from_numpy(mask).to(tables.device))
     if isinstance(run.options.method, MilkOptions):
-        found |= _modalities(model, tables)
+        values |= _modalities(model, tables)
         if run.method == "erm":
-            found["imputed"] = _other_imputers(model, tables)
-    return found
+            values["imputed"] = _other_imputers(model, tables)
+    return values
 
 
 def _timed(model: Learner, tables: Tables) -> dict[str, Any]:
-    """Say how long it takes to rank the test items for all their users, with what is solved for their patterns."""
+    """Measure the seconds to rank the test items for all their users."""
     begun = time.perf_counter()
     evaluate_group(model, tables, tables.test, tables.mask)
     return {"score_seconds": time.perf_counter() - begun}
@@ -200,11 +220,19 @@ def _timed(model: Learner, tables: Tables) -> dict[str, Any]:
 
 @torch.no_grad()
 def _modalities(learner: Any, tables: Tables) -> dict[str, Any]:
-    """Say what each modality is worth to a model of MILK's family: alone, and as a part of the complete score.
+    """Measure the value of each modality to a model of MILK's family.
+
+    A score is a sum with one term per modality. The share of a modality is
+
+        share_m = mean over u of Var_c(s_ucm) / (sum over m' of Var_c(s_ucm'))
+
+    where s_ucm = p_u . z_cm is the term of user u, test item c and modality m, p_u is the vector
+    of the user, z_cm is the vector of the item's modality m, and Var_c is the variance over the
+    test items.
 
     Returns:
-        ``alone``: NDCG@20 with that modality and no other for all test items; ``share``: the variance of its part of
-        the score over test items, as a share of that of all parts, mean over users.
+        ``alone``: NDCG@20 with that modality and no other for all test items; ``share``: the share
+        above.
     """
     alone = {}
     for m, name in enumerate(tables.modalities):
@@ -222,41 +250,45 @@ def _modalities(learner: Any, tables: Tables) -> dict[str, Any]:
 
 
 def _other_imputers(learner: Any, tables: Tables) -> dict[str, Any]:
-    """Table 3: the same training, with other fillings of what the test items miss."""
+    """Evaluate the trained model with other imputations of missing modalities, for Table 3."""
     model: Recommender = learner.model
-    kept: Any = model.imputer
-    found = {}
+    trained: Any = model.imputer
+    metrics = {}
     rows = model.scaled(tables.features.rows(tables.warm))
     for name, imputer in (
         ("zero", ZeroImputer(model.modalities)),
         ("map", RidgeImputer(model.modalities)),
     ):
         model.imputer = imputer.fit(rows, tables.mask[tables.warm]).to(model.users.weight.dtype)
-        found[name] = evaluate_group(learner, tables, tables.test, tables.mask)[0]
-    model.imputer = kept
-    return found
+        metrics[name] = evaluate_group(learner, tables, tables.test, tables.mask)[0]
+    model.imputer = trained
+    return metrics
 
 
 def missing_none_one_two(dataset: Dataset, split: Split, seed: int) -> npt.NDArray[np.bool_]:
-    """Draw the mask of Figure 3: 10% of the test items miss nothing, 45% one modality, 45% two, but never the last."""
-    rng = np.random.default_rng(
-        np.random.SeedSequence(seed, spawn_key=(4,))
-    )  # beside the streams of `draw_split`
+    """Draw the mask of Figure 3: 10% of the test items miss no modality, 45% one and 45% two.
+
+    An item keeps at least one of the modalities that it has.
+    """
+    # The spawn key differs from those of `draw_split`, so that the streams are independent.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
     mask = dataset.natural_mask.copy()
     items = rng.permutation(split.test)
     ends = np.cumsum(np.floor(np.array(MISSING_SHARES) * len(items) + 0.5).astype(int))[:-1]
-    for missing, some in enumerate(np.split(items, ends)):
-        for item in some:
-            have = np.flatnonzero(mask[item])
-            mask[item, rng.permutation(have)[: min(missing, len(have) - 1)]] = False
+    for missing, part in enumerate(np.split(items, ends)):
+        for item in part:
+            available = np.flatnonzero(mask[item])
+            mask[item, rng.permutation(available)[: min(missing, len(available) - 1)]] = False
     return mask
 
 
 def _arrays(group: Any) -> tuple[Tensor, ...]:
+    """Return the tensors that identify the candidates and the users of an evaluation."""
     return group.candidates, group.users, group.positions
 
 
 def _digest(*arrays: npt.NDArray[Any]) -> str:
+    """Return a hash of arrays, as 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)

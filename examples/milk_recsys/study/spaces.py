@@ -1,8 +1,8 @@
-"""What is searched for each method, how many are searched alike, and how long a run may be. All in one place.
+"""Search spaces of all methods, and the variants and sweeps of a study.
 
-A run is capped in epochs, never in seconds: a slow machine must not change a result. Every method gets the same number
-of trials, in a space of its own; that equal trials in unequal spaces are not equal chances is what the plot of the best
-score so far is for.
+A run is limited in epochs, never in seconds, so that a slow machine does not change a result. All
+methods get the same number of trials, each in its own search space. Because these spaces differ in
+size, the study also plots the best validation score against the number of trials.
 """
 
 from __future__ import annotations
@@ -34,22 +34,25 @@ Space = Mapping[str, Interval | Choice]
 _BY_SEED = sorted((find_method(name) for name in BUILT_IN), key=lambda method: method.search_seed)
 
 SPACES: Mapping[str, Space] = MappingProxyType({method.name: method.space for method in _BY_SEED})
-"""Method -> option -> the values that a study may try. Methods without a space have nothing to tune."""
+"""Method -> option -> values that a study may try. A method with an empty space is not tuned."""
 
 FACTORS: Space = MappingProxyType(
     {"factor_lr": log_range(2e-3, 2e-2), "factor_l2": log_range(3e-4, 1e-1)}
 )
-"""Of the matrix factorisation that several methods start from: tuned once a set, on its own held-out pairs."""
+"""Space of the matrix factorisation that several methods start from.
+
+It is tuned once per data set, on held-out training pairs.
+"""
 
 ABLATIONS = ("milk", "align", "envs", "erm")
 FIELD = tuple(SPACES)
-"""All methods that the package brings, by their search seeds."""
+"""All methods of the package, in the order of their search seeds."""
 METHODS = tuple(method.name for method in _BY_SEED if method.paper)
-"""Those of the paper's tables: MILK, its ablations, its baselines and two floors."""
+"""Methods of the paper's tables: MILK, its ablations, baselines, content kNN and random order."""
 CLOSED = ("knn", "marec", "ridge")
-"""Closed forms that others found."""
+"""Baselines with a closed form, from other authors."""
 WINNER = "keep"
-"""What the field's table is asked to beat."""
+"""The method that the comparison of all systems tests against the others."""
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -58,13 +61,13 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "w/o random": {"envs": "fixed"},
     }
 )
-"""Table 4: other environments, by their name there."""
+"""Variants of Table 4 by their name in it: options of MILK with other environments."""
 
-LINEAR = 0.01  # the width at which exp(width (cos - 1)) is 1 - width + width cos to four digits
+LINEAR = 0.01  # at this width exp(width (cos - 1)) equals 1 - width + width cos to four digits
 
 
 def _linear(tuned: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A kernel without curvature, with the ridge as strong beside it as before."""
+    """Return options of an almost linear kernel, with the same ratio of ridge to width as tuned."""
     return {"width": LINEAR, "ridge": tuned["ridge"] * LINEAR / tuned["width"]}
 
 
@@ -80,7 +83,7 @@ WITHOUT: Mapping[str, Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[
         }
     )
 )
-"""The winner without one of its parts: what is other than as tuned, or how that follows from what is."""
+"""Ablation of the winner -> options that replace tuned ones, or a function of the tuned ones."""
 
 SWEEPS: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {
@@ -89,7 +92,7 @@ SWEEPS: Mapping[str, tuple[float, ...]] = MappingProxyType(
         "penalty_weight": (0, 0.1, 1, 10, 50, 100, 1000),
     }
 )
-"""Figure 6: one option of MILK at a time, the others as tuned."""
+"""Figure 6: values of one option of MILK, while the other options stay as tuned."""
 
 WHY_PENALTIES = (0, 1, 10, 100, 1000)
-"""Penalty weights, of those of the sweep, at which it is looked what becomes of each modality."""
+"""Penalty weights of the sweep for which the value of each modality is measured."""

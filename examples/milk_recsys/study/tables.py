@@ -1,4 +1,4 @@
-"""Tables in Markdown, CSV and LaTeX, from the same rows."""
+"""Tables of the study, written in Markdown, CSV and LaTeX from the same rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path, caption: str) -> list[Path]:
-    """Write rows beside each other as path.md, path.csv and path.tex; return the paths."""
+    """Write a table as path.md, path.csv and path.tex; return the paths.
+
+    Nothing is written if there are no rows.
+    """
     if not rows:
         return []
     frame = pl.DataFrame([dict(row) for row in rows])
@@ -73,19 +76,19 @@ def _latex(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
 
 
 def _escaped(text: str) -> str:
+    """Return a text with the special characters of LaTeX escaped."""
     for mark in "&%$#_{}":
         text = text.replace(mark, "\\" + mark)
     return text.replace("±", r"$\pm$").replace("~", r"\textasciitilde{}")
 
 
-# --- the paper's tables -----------------------------------------------------------------------------------------------
+# --- the paper's tables ---------------------------------------------------------------------------
 
 
 def table_1(dataset: Dataset) -> TableRows:
-    """Counts of a split of the data, the paper's beside them where it has the set."""
-    from milk_recsys.catalogue.split import (
-        draw_split,
-    )  # it imports torch, which other tables do not need
+    """Return the sizes of the parts of a split, and those of the paper if it has the data set."""
+    # Imported here because it imports torch, which the other tables do not need.
+    from milk_recsys.catalogue.split import draw_split
 
     split, _ = draw_split(dataset, DataOptions())
     known, rows = in_paper(dataset.name), []
@@ -95,14 +98,14 @@ def table_1(dataset: Dataset) -> TableRows:
         ("validation", split.validation),
         ("test", split.test),
     ):
-        mine = pairs[np.isin(pairs[:, 1], items)]
-        users = len(np.unique(mine[:, 0]))
+        part = pairs[np.isin(pairs[:, 1], items)]
+        users = len(np.unique(part[:, 0]))
         row = {
             "part": name,
             "users": f"{users:,}",
             "items": f"{len(items):,}",
-            "interactions": f"{len(mine):,}",
-            "density": f"{100 * len(mine) / (users * len(items)):.3f}%",
+            "interactions": f"{len(part):,}",
+            "density": f"{100 * len(part) / (users * len(items)):.3f}%",
         }
         if known:
             u, i, p = TABLE_1[known][name]
@@ -116,7 +119,7 @@ def table_1(dataset: Dataset) -> TableRows:
 
 
 def table_2(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
-    """All methods: means with standard deviations over the repeats, and how long one takes."""
+    """Return means with standard deviations over repeats of all methods, and seconds per run."""
     known, rows = in_paper(dataset.name), []
     for method in store.methods(plan.methods):
         row = {"method": method}
@@ -138,10 +141,10 @@ def table_2(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
 
 
 def table_popular(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
-    """Table 2's FTMT over two groups of users: those who have the split's most popular test item, and all others.
+    """Return NDCG@20 under FTMT of users with and without the most popular test item of a split.
 
-    One item that a large part of the users have can decide a split: a method that ranks it first for everybody gains
-    what it need not gain on another split.
+    A single item that many users have can decide a split: a method that ranks it first for all
+    users has a high score there, but not on other splits.
     """
     ranked = {
         method: store.ranked("repeat", method, limit=plan.repeats)
@@ -151,35 +154,34 @@ def table_popular(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     has, rows = {seed: _have_the_most_popular(dataset, seed) for seed in seeds}, []
     for method, lines in ranked.items():
         users = [(user_values(x), has[x["options"]["split_seed"]]) for x in lines]
-        having = [values[mine].mean() for values, mine in users]
+        means = [values[group].mean() for values, group in users]
         row = {
             "method": method,
             f"all users {MONITOR}": mean_sd([x["test"][MONITOR] for x in lines]),
         }
-        row["users who have it"] = mean_sd(having)
-        row["highest of a split"] = f"{max(having):.4f}"
-        row["all others"] = mean_sd([values[~mine].mean() for values, mine in users])
+        row["users who have it"] = mean_sd(means)
+        row["highest of a split"] = f"{max(means):.4f}"
+        row["all others"] = mean_sd([values[~group].mean() for values, group in users])
         rows.append(row)
     return rows
 
 
 def _have_the_most_popular(dataset: Dataset, seed: int) -> npt.NDArray[np.bool_]:
-    """Say of each user with a test item, in order, whether they have the one with the most pairs."""
-    from milk_recsys.catalogue.split import (
-        draw_split,
-    )  # it imports torch, which other tables do not need
+    """Return a mask of the users with a test item: True for those with the most popular one."""
+    # Imported here because it imports torch, which the other tables do not need.
+    from milk_recsys.catalogue.split import draw_split
 
     test, pairs = (
         draw_split(dataset, DataOptions(split_seed=seed))[0].test,
         np.asarray(dataset.interactions),
     )
-    mine = pairs[np.isin(pairs[:, 1], test)]
-    popular = np.bincount(mine[:, 1]).argmax()
-    return np.isin(np.unique(mine[:, 0]), mine[mine[:, 1] == popular, 0])
+    tested = pairs[np.isin(pairs[:, 1], test)]
+    popular = np.bincount(tested[:, 1]).argmax()
+    return np.isin(np.unique(tested[:, 0]), tested[tested[:, 1] == popular, 0])
 
 
 def table_search(plan: Plan, store: Store) -> TableRows:
-    """What was chosen on validation for each method, and how good it was there."""
+    """Return the best trial of each method, with its options and its validation score."""
     rows = []
     for method in plan.methods:
         trials = store.of("trial", method)
@@ -199,41 +201,42 @@ def table_search(plan: Plan, store: Store) -> TableRows:
 
 
 def table_3(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
-    """Imputations of one training without modules, the modules alone, and both."""
+    """Return MILK without modules (three imputations), with each module alone, and with both."""
     erm = [x for x in store.ranked("repeat", "erm", limit=plan.repeats) if "imputed" in x]
-    found = {
+    sections = {
         "zero": [x["imputed"]["zero"] for x in erm],
         "mean": [x["test"] for x in erm],
         "map": [x["imputed"]["map"] for x in erm],
     }
-    found |= {
+    sections |= {
         m: [x["test"] for x in store.ranked("repeat", m, limit=plan.repeats)]
         for m in ("align", "envs", "milk")
     }
-    return _two_metrics(found, TABLE_3, dataset)
+    return _two_metrics(sections, TABLE_3, dataset)
 
 
 def table_4(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
-    """MILK and the variants of its environments."""
+    """Return MILK and its variants with other environments."""
     names = ("milk", *VARIANTS)
-    found = {
+    sections = {
         name: [x["test"] for x in store.ranked("repeat", name, limit=plan.repeats)]
         for name in names
     }
-    return _two_metrics(found, TABLE_4, dataset)
+    return _two_metrics(sections, TABLE_4, dataset)
 
 
 def _two_metrics(
-    found: Mapping[str, list[Any]],
+    sections: Mapping[str, list[Any]],
     paper: Mapping[str, Mapping[str, tuple[float, float]]],
     dataset: Dataset,
 ) -> TableRows:
+    """Return Recall@20 and NDCG@20 of each method, and those of the paper if it has the set."""
     known, rows = in_paper(dataset.name), []
-    for name, sections in found.items():
-        if not sections:
+    for name, repeats in sections.items():
+        if not repeats:
             continue
         row = {"method": name} | {
-            m: mean_sd([s[m] for s in sections]) for m in ("recall@20", "ndcg@20")
+            m: mean_sd([s[m] for s in repeats]) for m in ("recall@20", "ndcg@20")
         }
         stated = paper[name].get(known or "")
         if stated:

@@ -1,4 +1,4 @@
-"""The report of a run: what it says, that it says it honestly, and that its files are sound."""
+"""The report of a run: its statements, its page and its files."""
 
 import base64
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from invmod.robustness.document import STYLE, html_document
 from milk_recsys.catalogue.dataset import DataError
 from milk_recsys.report import figures as report_figures
 from milk_recsys.report.figures import robustness_png
@@ -27,22 +28,22 @@ METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "
 
 def section(ndcg: float, users: int = 812, **more: int) -> dict[str, Any]:
     shares = (0.9, 1.3, 0.8, 1.0, 1.2, 1.6, 0.7, 0.8)
-    figures = {name: round(ndcg * share, 6) for name, share in zip(METRICS, shares, strict=True)}
-    return {**more, "users": users, "untrained_users": users // 100, **figures}
+    values = {name: round(ndcg * share, 6) for name, share in zip(METRICS, shares, strict=True)}
+    return {**more, "users": users, "untrained_users": users // 100, **values}
 
 
 def drop(complete: float, hidden: float, half: float | None) -> dict[str, Any]:
     lost = complete - hidden
     ends = (None, None) if half is None else (lost - half, lost + half)
     relative = lost / complete if complete else None
-    figures = {
+    values = {
         "complete": complete,
         "hidden": hidden,
         "difference": lost,
         "low": ends[0],
         "high": ends[1],
     }
-    return {"ndcg@20": {**figures, "relative": relative}}
+    return {"ndcg@20": {**values, "relative": relative}}
 
 
 def gap(value: float, half: float = 0.01) -> dict[str, Any]:
@@ -78,7 +79,7 @@ HIDDEN = {"text": 0.31, "image": 0.43, "audio": 0.476}
 
 
 def plausible(hidden: dict[str, float] | None = None, **changes: Any) -> dict[str, Any]:
-    """A metrics.json of MILK alone; `text` hurts most."""
+    """A metrics.json of MILK without an ablation; `text` has the largest loss."""
     hidden = HIDDEN if hidden is None else hidden
     counts = {name: 7 + at for at, name in enumerate(hidden)}
     parts = ("warm", "validation", "test")
@@ -109,7 +110,7 @@ def plausible(hidden: dict[str, float] | None = None, **changes: Any) -> dict[st
 def compared(
     hidden: dict[str, float] | None = None, half: float = 0.01, **changes: Any
 ) -> dict[str, Any]:
-    """The same with an ablation beside it that begins equal; `hidden` is what it has left."""
+    """The same with an ablation; `hidden` has its values with a modality hidden."""
     theirs = {"text": 0.24, "image": 0.425, "audio": 0.474} if hidden is None else hidden
     metrics = plausible(**changes)
     part = model_part(0.484, 0.431, theirs)
@@ -180,7 +181,7 @@ def write_run(folder: Path, metrics: dict[str, Any], epochs: int = 71, **config:
 
 
 class Page(HTMLParser):
-    """What a browser would see: text, addresses of resources, headers, images."""
+    """The text, the addresses of resources, the tags and the attributes of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -227,14 +228,14 @@ def page(run: Path) -> Page:
     return Page((run / "report.html").read_text(encoding="utf-8"))
 
 
-# ----------------------------------------------------------------------------------- the words
+# ------------------------------------------------------------------------------ the statements
 
 
-def test_the_modality_that_hurts_most_is_named_with_its_loss_and_interval() -> None:
+def test_the_modality_with_the_largest_loss_is_named_with_its_loss_and_interval() -> None:
     answer = find(plausible()).answers[0]
     assert answer.headline == "“text”: without it NDCG@20 falls by 0.1730 (35.8%)."
     assert (
-        "from 0.4830 to 0.3100: a loss of 0.1730 (35.8% of the complete figure)"
+        "from 0.4830 to 0.3100: a loss of 0.1730 (35.8% of the value with complete items)"
         in answer.details[0]
     )
     assert "95% interval over 812 users of 0.1610 to 0.1850, which excludes 0" in answer.details[0]
@@ -248,41 +249,41 @@ def test_the_order_of_the_modalities_in_the_file_does_not_matter() -> None:
     assert [loss.modality for loss in find(plausible(hidden)).losses] == ["text", "image", "audio"]
 
 
-def test_two_modalities_too_close_to_tell_are_said_to_be() -> None:
+def test_overlapping_intervals_make_the_order_of_two_modalities_uncertain() -> None:
     answer = find(plausible({"text": 0.31, "image": 0.32})).answers[0]
-    assert "the order of “text” and “image” cannot be told" in answer.headline
+    assert "that of “image” overlap, so their order is uncertain" in answer.headline
     assert "intervals overlap" in answer.details[1]
 
 
-def test_an_interval_over_0_is_no_loss_that_can_be_told_from_noise() -> None:
+def test_a_loss_whose_interval_includes_0_is_not_significant() -> None:
     answer = find(plausible({"text": 0.475, "image": 0.48})).answers[0]
-    assert "even its loss cannot be told apart from noise" in answer.headline
-    assert "which includes 0: the loss cannot be told apart from noise" in answer.details[0]
+    assert "but this loss is not statistically significant" in answer.headline
+    assert "which includes 0: the loss is not statistically significant" in answer.details[0]
 
 
-def test_hiding_that_helps_is_called_a_gain() -> None:
+def test_a_negative_loss_is_called_a_gain() -> None:
     answer = find(plausible({"text": 0.50, "image": 0.52})).answers[0]
     assert answer.headline == "None: hiding a modality does not lower NDCG@20 in this run."
     assert (
-        "a gain of 0.0170 (3.5% of the complete figure), with a 95% interval over 812 users of 0.0050 to 0.0290"
-        in (answer.details[0])
+        "a gain of 0.0170 (3.5% of the value with complete items), "
+        "with a 95% interval over 812 users of 0.0050 to 0.0290" in answer.details[0]
     )
 
 
-def test_without_intervals_chance_is_not_ruled_out() -> None:
+def test_without_intervals_the_significance_is_unknown() -> None:
     metrics = plausible(drops={})
     answer = find(metrics).answers[0]
     assert "“text”" in answer.headline
-    assert "chance is not ruled out" in answer.details[0]
+    assert "so its significance is unknown" in answer.details[0]
     metrics["drops"] = None
     assert find(metrics).answers[0] == answer
 
 
-def test_one_modality_has_no_rank() -> None:
+def test_a_single_modality_cannot_be_ranked() -> None:
     answers = find(plausible({"text": 0.0})).answers
     assert (
         answers[0].headline
-        == "There is one modality, “text”: with it hidden nothing is left to rank by."
+        == "There is only one modality, “text”: without it an item has no content to be ranked by."
     )
 
 
@@ -291,10 +292,10 @@ def test_losing_less_than_the_ablation() -> None:
     assert answer.headline == "Yes: with “text” hidden MILK loses 0.0710 less than ERM."
     assert "95% interval 0.0610 to 0.0810, which excludes 0" in answer.details[0]
     assert "0.3100 for MILK and 0.2400 for ERM, a difference of +0.0700" in answer.details[1]
-    assert "cannot be told apart for “image” and “audio”" in answer.details[-1]
+    assert "no significant difference for “image” and “audio”" in answer.details[-1]
 
 
-def test_losing_more_than_the_ablation_is_said_plainly() -> None:
+def test_losing_more_than_the_ablation_is_reported() -> None:
     metrics = compared({"text": 0.40, "image": 0.46, "audio": 0.476})
     answer = find(metrics).answers[1]
     assert answer.headline == "No: with “text” hidden MILK loses 0.0890 more than ERM."
@@ -305,33 +306,33 @@ def test_losing_more_than_the_ablation_is_said_plainly() -> None:
     assert "MILK loses more for “image”" in answer.details[-1]
 
 
-def test_a_difference_of_losses_within_noise_cannot_be_told_apart() -> None:
+def test_a_difference_of_losses_whose_interval_includes_0_is_not_significant() -> None:
     answer = find(compared({"text": 0.307, "image": 0.43, "audio": 0.47})).answers[1]
-    assert answer.headline.startswith("It cannot be told")
-    assert "which includes 0: cannot be told apart from noise" in answer.details[0]
+    assert answer.headline.startswith("There is no significant difference")
+    assert "which includes 0: not significant" in answer.details[0]
 
 
-def test_losing_less_from_a_lower_start_is_no_gain() -> None:
+def test_a_smaller_loss_from_a_lower_value_is_no_advantage() -> None:
     metrics = compared()
     metrics["drops"] = {name: drop(0.30, left - 0.15, 0.01) for name, left in HIDDEN.items()}
     metrics["compare"]["drops"]["text"] = drop(0.484, 0.20, 0.01)
     metrics["compare"]["difference"]["drops"]["text"] = gap(0.14 - 0.284)
     answer = find(metrics).answers[1]
     assert answer.headline.startswith("Yes")
-    assert any("Losing less is no gain here" in detail for detail in answer.details)
+    assert any("The smaller loss is not an advantage" in detail for detail in answer.details)
 
 
-def test_without_the_paired_difference_of_losses_a_cautious_interval_is_made() -> None:
+def test_without_the_paired_difference_of_losses_the_interval_is_conservative() -> None:
     metrics = compared()
     del metrics["compare"]["difference"]["drops"]
     findings = find(metrics)
-    less = findings.less["text"]
+    less = findings.loss_differences["text"]
     assert less.value == pytest.approx(0.071)
     assert (less.low, less.high) == pytest.approx((0.07 - 0.01 - 0.009, 0.07 + 0.01 + 0.011))
-    assert any("wider than it need be" in caveat for caveat in findings.caveats)
+    assert any("wider than necessary" in caveat for caveat in findings.caveats)
     del metrics["compare"]["difference"]
-    assert find(metrics).less["text"] == Estimate(pytest.approx(0.071))
-    assert "chance is not ruled out" in find(metrics).answers[1].headline
+    assert find(metrics).loss_differences["text"] == Estimate(pytest.approx(0.071))
+    assert "so the significance is unknown" in find(metrics).answers[1].headline
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_without_the_paired_difference_of_losses_a_cautious_interval_is_made() -
     [
         (0.431, 0.01, "MILK, by 0.0210 on NDCG@20."),
         (0.480, 0.01, "ERM, by 0.0280 on NDCG@20."),
-        (0.455, 0.01, "It cannot be told: the difference of 0.0030 cannot be told apart from 0."),
+        (0.455, 0.01, "There is no significant difference (it is 0.0030)."),
     ],
 )
 def test_the_better_of_the_two_is_named_whichever_it_is(
@@ -355,44 +356,50 @@ def test_the_cost_of_the_setting() -> None:
     answer = find(plausible()).answers[-1]
     assert (
         answer.headline
-        == "NDCG@20 is 0.4520 under it and 0.4830 with nothing removed: 0.0310 lower (6.4%)."
+        == "NDCG@20 is 0.4520 under FTMT and 0.4830 with complete items: 0.0310 lower (6.4%)."
     )
     metrics = plausible(setting="ftft")
     metrics["missingness"]["removed"]["test"] = dict.fromkeys(HIDDEN, 0)
-    assert find(metrics).answers[-1].headline == "Nothing: it removes no modality from a test item."
+    assert (
+        find(metrics).answers[-1].headline
+        == "Nothing: this setting removes no modality from a test item."
+    )
 
 
 @pytest.mark.parametrize(
-    ("floor", "half", "headline"),
+    ("baseline", "half", "headline"),
     [
         (0.331, 0.01, "Yes, by 0.1210 on NDCG@20."),
         (
             0.480,
             0.01,
-            "No: content kNN is better, by 0.0280 on NDCG@20. Use that, or find out what is wrong.",
+            "No: content kNN is better, by 0.0280 on NDCG@20. Use content kNN, or look for the "
+            "cause.",
         ),
-        (0.455, 0.01, "It cannot be told: the difference of 0.0030 cannot be told apart from 0."),
+        (0.455, 0.01, "There is no significant difference (it is 0.0030)."),
     ],
 )
-def test_a_model_is_held_against_what_trains_nothing(
-    floor: float, half: float, headline: str
+def test_a_model_is_compared_with_the_untrained_baseline(
+    baseline: float, half: float, headline: str
 ) -> None:
-    difference = {"test": gap(0.452 - floor, half)}
+    difference = {"test": gap(0.452 - baseline, half)}
     answer = find(
-        plausible(floor={"model": "content_knn", "test": section(floor), "difference": difference})
+        plausible(
+            floor={"model": "content_knn", "test": section(baseline), "difference": difference}
+        )
     ).answers[0]
-    assert answer.question == "Is MILK better than content kNN, which trains nothing?"
+    assert answer.question == "Is MILK better than content kNN, which needs no training?"
     assert answer.headline == headline
-    assert f"content kNN {floor:.4f}" in answer.details[0]
+    assert f"content kNN reaches {baseline:.4f}" in answer.details[0]
 
 
-def test_a_floor_that_was_left_out_is_said_to_be() -> None:
+def test_an_untrained_baseline_that_was_left_out_is_reported() -> None:
     answer = find(plausible(floor={"model": "content_knn", "left_out": "Too large."})).answers[0]
-    assert answer.headline.startswith("This run does not tell")
+    assert answer.headline.startswith("Not measured")
     assert answer.details == ["Too large."]
 
 
-def test_null_figures_are_never_made_up() -> None:
+def test_null_values_stay_missing() -> None:
     metrics = compared()
     metrics["test"]["ndcg@20"] = None
     metrics["drops"]["text"]["ndcg@20"] |= {"low": None, "high": None}
@@ -400,16 +407,17 @@ def test_null_figures_are_never_made_up() -> None:
     findings = find(metrics)
     assert [loss.modality for loss in findings.losses] == ["text", "audio"]
     assert "No interval over users" in findings.answers[0].details[0]
-    assert findings.answers[2].headline == "This run does not tell: a figure is missing."
+    assert findings.answers[2].headline == "Not measured: a value is missing."
 
 
-def test_few_users_are_pointed_out() -> None:
+def test_patterns_with_few_users_are_marked() -> None:
     metrics = plausible()
     metrics["by_pattern"]["text+image"]["users"] = 12
-    assert any("Fewer than 30 users" in c and "“without audio”" in c for c in find(metrics).caveats)
+    caveats = find(metrics).caveats
+    assert any("fewer than 30 users" in text and "“without audio”" in text for text in caveats)
 
 
-def test_the_monitored_metric_is_the_one_reported_where_drops_have_it() -> None:
+def test_the_monitored_metric_is_reported_if_drops_have_it() -> None:
     metrics = plausible(monitor="recall@10")
     assert find(metrics).metric == "ndcg@20"
     for drops in metrics["drops"].values():
@@ -435,7 +443,7 @@ def test_patterns_in_words() -> None:
 # ----------------------------------------------------------------------------------- the files
 
 
-def test_the_files_are_whole_and_nothing_else_is_left(run: Path) -> None:
+def test_the_files_are_complete_and_no_other_file_is_left(run: Path) -> None:
     given = {"config.json", "metrics.json", "history.jsonl", "compare"}
     assert {path.name for path in run.iterdir()} - given == {
         "curves.png",
@@ -455,7 +463,7 @@ def test_a_report_can_be_written_again_and_is_the_same(run: Path) -> None:
     assert (run / "report.html").read_bytes() == first
 
 
-def test_the_page_needs_nothing_from_outside(run: Path, page: Page) -> None:
+def test_the_page_needs_no_other_file(run: Path, page: Page) -> None:
     assert len(page.addresses) == 2
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not {"script", "link", "iframe", "object", "a", "base"} & set(page.tags)
@@ -463,12 +471,19 @@ def test_the_page_needs_nothing_from_outside(run: Path, page: Page) -> None:
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", html))
 
 
-def test_the_page_holds_the_pictures_that_lie_beside_it(run: Path, page: Page) -> None:
+def test_the_page_is_made_by_the_library(run: Path) -> None:
+    html = (run / "report.html").read_text(encoding="utf-8")
+    start, end = html_document("MILK on embedded", "|", style=STYLE).split("</style>")
+    assert html.startswith(start)
+    assert html.endswith(end.partition("|")[2])
+
+
+def test_the_page_contains_the_pictures_of_its_folder(run: Path, page: Page) -> None:
     pictures = [base64.b64decode(address.partition(",")[2]) for address in page.addresses]
     assert pictures == [(run / "robustness.png").read_bytes(), (run / "curves.png").read_bytes()]
 
 
-def test_the_page_can_be_read_by_everybody(page: Page) -> None:
+def test_the_page_is_accessible(page: Page) -> None:
     assert ("html", {"lang": "en"}) in page.attributes
     assert all((attributes.get("alt") or "") for tag, attributes in page.attributes if tag == "img")
     assert all(attributes.get("scope") for tag, attributes in page.attributes if tag == "th")
@@ -479,7 +494,7 @@ def test_the_page_can_be_read_by_everybody(page: Page) -> None:
     assert page.tags.count("h1") == 1
 
 
-def test_the_page_says_the_findings_before_any_picture_and_holds_every_figure(
+def test_the_page_has_the_findings_before_any_picture_and_contains_every_value(
     run: Path, page: Page
 ) -> None:
     metrics = compared()
@@ -491,13 +506,13 @@ def test_the_page_says_the_findings_before_any_picture_and_holds_every_figure(
     for part in (metrics, metrics["compare"]):
         for group in ("validation", "test", "test_complete", "test_all_cold"):
             assert number(part[group]["mrr@20"]) in page.text
-        for figures in [*part["by_pattern"].values(), *part["imposed"].values()]:
-            assert number(figures["recall@10"]) in page.text
+        for values in [*part["by_pattern"].values(), *part["imposed"].values()]:
+            assert number(values["recall@10"]) in page.text
     for text in ("18,972", "15,200", "2.13.0+cpu", "penalty_weight", "0.183", "cpu, 2 threads"):
         assert text in page.text
 
 
-def test_names_with_special_characters_are_text(tmp_path: Path) -> None:
+def test_names_with_special_characters_are_escaped(tmp_path: Path) -> None:
     hidden = {"<script>alert(1)</script>": 0.31, "$x_1$ & {{ y }}": 0.43, '"語"': 0.47}
     metrics = plausible(hidden, data="a<b>&'\"")
     page = page_of(tmp_path / "run", metrics, tag="<i>{{ 7 * 7 }}</i>")
@@ -551,16 +566,16 @@ def test_every_kind_of_run_has_a_report(tmp_path: Path, case: str) -> None:
     assert png_size(tmp_path / "run" / "curves.png")[0] == 1350
 
 
-def test_what_is_solved_at_once_has_no_curves(tmp_path: Path) -> None:
+def test_a_method_without_epochs_has_no_curves(tmp_path: Path) -> None:
     metrics = {**plausible(), "model": "keep"}
     page = page_of(tmp_path / "run", metrics, epochs=1)
     assert "KEEP has no epochs" in page.text
     assert "Best epoch" not in page.text
-    assert "nothing is known of what they like" in page.text
+    assert "nothing is known about their preferences" in page.text
     assert not (tmp_path / "run" / "curves.png").exists()
 
 
-def test_intervals_of_patterns_are_drawn_where_there_are_any() -> None:
+def test_intervals_of_patterns_are_drawn_if_there_are_any() -> None:
     metrics = plausible()
     plain = robustness_png(metrics, find(metrics))
     for part in metrics["by_pattern"].values():
@@ -575,13 +590,13 @@ def test_intervals_of_patterns_are_drawn_where_there_are_any() -> None:
     [
         ("metrics.json", None, r"metrics\.json: no such file"),
         ("metrics.json", "{", r"metrics\.json: not JSON"),
-        ("metrics.json", "[]", r"metrics\.json: must hold a JSON object, got list"),
+        ("metrics.json", "[]", r"metrics\.json: must contain a JSON object, got list"),
         ("metrics.json", "{}", r"metrics\.json: no model, data, setting, monitor, test"),
         ("history.jsonl", None, r"history\.jsonl: no such file"),
         ("history.jsonl", '{"epoch": 0}\n{"loss": 1}\n', r"history\.jsonl: line 2"),
     ],
 )
-def test_a_broken_run_is_named_and_leaves_no_report(
+def test_a_damaged_run_is_an_error_and_leaves_no_report(
     tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
     run = write_run(tmp_path / "run", plausible())
@@ -596,7 +611,10 @@ def test_a_broken_run_is_named_and_leaves_no_report(
 
 
 def test_importing_the_report_imports_no_torch() -> None:
-    code = "import sys, milk_recsys.report.page; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    code = (
+        "import sys, milk_recsys.report.page; "
+        "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    )
     path = str(Path(__file__).parents[3] / "examples")
     assert (
         subprocess.run(
@@ -610,15 +628,15 @@ def test_importing_the_report_imports_no_torch() -> None:
     ("losses", "scale"), [([0.7, 0.2], "log"), ([-0.1, -0.2], "linear"), ([0.0], "linear")]
 )
 @pytest.mark.parametrize("rival", [False, True])
-def test_a_loss_below_0_is_drawn_on_a_plain_axis(
+def test_a_loss_of_0_or_less_is_drawn_on_a_linear_axis(
     losses: list[float], scale: str, rival: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(report_figures, "_png", lambda figure: drawn.append(figure) or b"")
     metrics = plausible()
     history = [{"epoch": k, "loss": x} for k, x in enumerate(losses)]
-    beside = [{"epoch": 0, "loss": 0.5}] if rival else []
-    report_figures.curves_png(history, beside, metrics, find(metrics))
+    rival_history = [{"epoch": 0, "loss": 0.5}] if rival else []
+    report_figures.curves_png(history, rival_history, metrics, find(metrics))
     axes = drawn[0].axes[0]
     assert axes.get_yscale() == scale
     assert [list(line.get_ydata()) for line in axes.lines] == [losses]

@@ -1,4 +1,4 @@
-"""The audit passes what is sound, and names each leak that is planted."""
+"""The audit accepts methods without a leak, and names each planted leak."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ DATASET = tiny_dataset()
 
 @pytest.fixture(autouse=True, scope="module")
 def two_threads():
-    """What is the same bit for bit is so whatever the number of threads: they would add up gradients in any order."""
+    """Fix the number of threads, since more threads may add up gradients in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -43,13 +43,12 @@ def run_audit(options, make=make_learner):
 
 
 @pytest.mark.parametrize("model", ["milk", "erm", *sorted(BASELINES)])
-def test_what_is_sound_passes(model):
+def test_a_method_without_a_leak_passes(model):
     names = run_audit(make_options(model))
     assert len(names) > 5
     if find_method(model).needs_factors:
-        assert any(
-            name.endswith("_buffers.P") for name in names
-        )  # the pre-trained vectors are among what is compared
+        # The pre-trained vectors are among the tensors that are compared.
+        assert any(name.endswith("_buffers.P") for name in names)
     if model == "milk":
         assert any("imputer" in name for name in names)
         assert any("exp_avg" in name for name in names)
@@ -75,7 +74,7 @@ def test_without_test_deletes_pairs_and_features():
 
 
 def plant(model, change):
-    """A way to build a learner whose baseline is changed by what it must not see."""
+    """Return a function that builds a learner and then fits a part of it on hidden data."""
 
     def make(options, tables):
         learner = TrainedLearner(WarmData.of_tables(tables, options), options.but(model=model))
@@ -123,9 +122,9 @@ def factors_of_all(baseline, tables, options):
     rows = build_user_rows(pairs, tables.num_users, every_item(tables))
     features = tables.features.rows(every_item(tables))
     data = WarmData(tables.modalities, tables.num_users, features, tables.natural_mask, rows)
-    found = Factorisation(data, GarOptions(embedding_dim=8), 0)
-    found.train_epoch()
-    baseline.net.P = found.net["user"].detach()
+    factorisation = Factorisation(data, GarOptions(embedding_dim=8), 0)
+    factorisation.train_epoch()
+    baseline.net.P = factorisation.net["user"].detach()
 
 
 def targets_of_new_items(baseline, tables, _options):
@@ -135,7 +134,7 @@ def targets_of_new_items(baseline, tables, _options):
 
 
 def exclusions_of_all(baseline, tables, _options):
-    """CLCRec's dictionary of what a user has, validation and test pairs included."""
+    """CLCRec's items of each user, with the validation and test pairs included."""
     baseline.exclude = build_user_rows(all_pairs(tables), tables.num_users, every_item(tables))
 
 
@@ -151,16 +150,16 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_what_is_fitted_on_test_items_is_named(name):
-    model, change, named = PLANTED[name]
-    with pytest.raises(Leak, match=rf"^leak: `[^`]*{named}[^`]*`"):
+def test_a_part_that_is_fitted_on_test_items_is_named(name):
+    model, change, part = PLANTED[name]
+    with pytest.raises(Leak, match=rf"^leak: `[^`]*{part}[^`]*`"):
         run_audit(make_options(model), plant(model, change))
 
 
 def test_a_recommender_that_keeps_the_features_of_new_items_is_named():
     def make(options, tables):
         learner = make_learner(options, tables)
-        learner.tables = tables  # in place of tables.training_view()
+        learner.tables = tables  # instead of tables.training_view()
         return learner
 
     with pytest.raises(Leak, match=r"`tables\."):
@@ -168,7 +167,7 @@ def test_a_recommender_that_keeps_the_features_of_new_items_is_named():
 
 
 def test_training_on_pairs_of_test_items_is_named():
-    """An item tower that saw a test item for an epoch, which leaves no table behind."""
+    """An item tower that was trained on test items leaves no table, only other weights."""
 
     def make(options, tables):
         learner = make_learner(options, tables)
@@ -182,7 +181,7 @@ def test_training_on_pairs_of_test_items_is_named():
 
 
 def validation_reads_test(learner, tables):
-    """GAR's trap: a user's positives in the other half are no candidates."""
+    """Make the sign of the scores of a user depend on whether the user has a test pair."""
     whole = learner.scorer
 
     def scorer(features, items, mask, *, max_users=0):
@@ -209,24 +208,24 @@ def test_validation_that_depends_on_test_pairs_is_named(monkeypatch):
         validation_reads_test(learner, tables)
         return learner
 
-    # what the scorer's closure holds is found already; hide it to see that behaviour is looked at as well
+    # The audit would find the tensors in the closure of the scorer first. They are hidden here, so
+    # that the check of the validation metrics is tested.
     monkeypatch.setattr("milk_recsys.study.audit.tensors_of", lambda thing: iter(()))
     with pytest.raises(
-        Leak, match="on the validation items changes where the test items are taken away"
+        Leak, match="on the validation items changes when the test items are removed"
     ):
         run_audit(make_options("content_knn"), make)
 
 
-def test_a_score_that_depends_on_company_is_named():
+def test_a_score_that_depends_on_the_other_items_is_named():
     def make(options, tables):
         learner = TrainedLearner(WarmData.of_tables(tables, options), options)
         whole = learner.scorer
 
         def scorer(features, items, mask, *, max_users=0):
             score = whole(features, items, mask)
-            return lambda users: (
-                score(users) - score(users).mean(dim=1, keepdim=True)
-            )  # centred over candidates
+            # Scores are centred over the candidates.
+            return lambda users: score(users) - score(users).mean(dim=1, keepdim=True)
 
         learner.scorer = scorer
         return learner
@@ -236,16 +235,16 @@ def test_a_score_that_depends_on_company_is_named():
 
 
 def test_negatives_that_are_new_items_are_a_leak():
-    with pytest.raises(Leak, match="is a negative of training, but it is new"):
+    with pytest.raises(Leak, match="is a training negative, but it is a new item"):
         run_audit(make_options("erm", negatives="all"))
 
 
-def test_a_leak_by_option_is_told():
+def test_a_leak_by_option_is_described():
     assert "negatives all" in leaks_by_option(Options.of(model="milk", **PRESETS["authors_code"]))
     assert leaks_by_option(Options.of(model="milk")) is None
 
 
-def test_tensors_are_found_wherever_they_are():
+def test_tensors_are_found_in_attributes_containers_and_closures():
     hidden = torch.tensor([7.0])
 
     class Thing:
@@ -254,14 +253,14 @@ def test_tensors_are_found_wherever_they_are():
             self.call = lambda: hidden
             self.itself = self
 
-    found = {name: x.tolist() for name, x in tensors_of(Thing())}
-    assert found == {"parts.0.a": 1.0, "parts.1.0": [2.0], "call.hidden": [7.0]}
+    values = {name: x.tolist() for name, x in tensors_of(Thing())}
+    assert values == {"parts.0.a": 1.0, "parts.1.0": [2.0], "call.hidden": [7.0]}
 
 
-def test_compare_is_bit_for_bit_and_takes_nan_as_equal():
+def test_compare_is_bit_for_bit_and_nan_equals_nan():
     x = torch.tensor([1.0, torch.nan])
     assert compare({"x": x}, {"x": x.clone()}) == ("x",)
-    with pytest.raises(Leak, match="`x` is another one"):
+    with pytest.raises(Leak, match="`x` differs when"):
         compare({"x": x}, {"x": torch.tensor([1.0 + 2e-7, torch.nan])})
-    with pytest.raises(Leak, match="`y` is there only"):
+    with pytest.raises(Leak, match="`y` exists only"):
         compare({"x": x}, {"x": x, "y": x})
