@@ -191,8 +191,7 @@ def test_a_step_of_the_recommender_equals_the_reference(seed: int) -> None:
     with torch.no_grad():
         for parameter, source in zip(ours, theirs, strict=True):
             parameter.copy_(source)
-        # The buffer was made in float32; in float64 the weight 1/3 has more digits.
-        model.uniform.fill_(1 / len(WIDTHS))
+
     batch, weights = example_batch(case, model), torch.from_numpy(case.weights)
     size = len(case.users)
     sums = batch_sums(model, model.users(torch.from_numpy(case.users)), batch, weights, options)
