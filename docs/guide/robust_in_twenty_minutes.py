@@ -127,9 +127,9 @@ print(before)
 
 # %%
 # The name of a pattern lists the quadrants that are available. With all four quadrants the model is
-# nearly always right. With one quadrant it is wrong more often than right, and every further missing
-# quadrant costs more accuracy than the one before. Training on complete samples gave no warning of
-# that.
+# nearly always right. With one quadrant it is wrong more often than right, and every further
+# missing quadrant costs more accuracy than the one before. Training on complete samples gave no
+# warning of that.
 #
 # Finetune with hidden quadrants
 # ------------------------------
@@ -161,14 +161,14 @@ robust = copy.deepcopy(model)
 run(robust, robust_loss, epochs=20)
 
 # %%
-# That is all the code. Finetuning starts from the trained weights, and half as many epochs as in the
-# first training are enough here.
+# That is all the code. Finetuning starts from the trained weights, and half as many epochs as in
+# the first training are enough here.
 #
 # An alternative to these masks is modality dropout, which hides each quadrant of each sample at
 # random (:py:class:`invmod.RandomSubsetEnvs`). Both work. With fixed masks each risk is the loss
 # under *one* condition, so the variance of the risks measures how much the conditions differ. With
-# random masks each risk is already a mean over conditions, and the penalty has little effect. If you
-# know the missing rates in use, random subsets at these rates are the better choice.
+# random masks each risk is already a mean over conditions, and the penalty has little effect. If
+# you know the missing rates in use, random subsets at these rates are the better choice.
 #
 # Gains and costs
 # ---------------
@@ -188,8 +188,8 @@ print(both)
 # %%
 # The first row of the last table shows no significant difference on complete samples. Accuracy
 # improves under every pattern with missing quadrants, most under the worst patterns. The penalty
-# weight controls this trade-off: at ``penalty_weight=1`` single quadrants gain more, and accuracy on
-# complete samples begins to fall.
+# weight controls this trade-off: at ``penalty_weight=1`` single quadrants gain more, and accuracy
+# on complete samples begins to fall.
 #
 # The curves show accuracy as a function of the share of missing quadrants. The heat map shows
 # accuracy under every pattern.
@@ -221,6 +221,6 @@ print(invmod.RobustnessReport.load(folder / "report.json").worst("after").name)
 # - Your model can ignore a modality, as a transformer can: pass the mask to it instead of using an
 #   imputer. ``examples/finetune_any_model`` does that, in plain PyTorch and in Lightning.
 # - Your model has an encoder for each modality and fuses them linearly: environments can then be
-#   weights, :py:class:`invmod.CyclicMixupEnvs` with :py:func:`invmod.fuse`. Many of them cost little
-#   more than one (:doc:`/quickstart`).
+#   weights, :py:class:`invmod.CyclicMixupEnvs` with :py:func:`invmod.fuse`. Many of them cost
+# little   more than one (:doc:`/quickstart`).
 # - To choose a penalty and its weight, see :doc:`/choosing` and :doc:`/parts/objectives`.
