@@ -85,7 +85,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def parse(given: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     text, _, examples = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -127,7 +127,7 @@ def parse(given: list[str]) -> argparse.Namespace:
         default=Path(__file__).with_name("results.json"),
         help="JSON file of the results",
     )
-    return parser.parse_args(given)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def training_setup(dataset: Dataset, options: Options) -> Training:
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, choose_device(options.run.device))
     learner = Learner(build_model(options, tables), tables, options)
-    numbers = iter(range(10**9))
+    numbers = iter(range(10**9))  # epoch numbers, which also seed the epochs
     return Training(
         epoch=lambda: loop.train_epoch(learner, next(numbers)),
         evaluate=lambda: evaluate_group(learner, tables, tables.test, tables.mask),
@@ -165,6 +165,7 @@ def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[],
     reference = ReferenceMilk(tables.num_users, tables.features.dims, options.embedding_dim).to(
         device
     )
+    # Both models declare the table of users first, then the encoders in the order of modalities.
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
             theirs.copy_(ours)

@@ -19,6 +19,7 @@ from milk_recsys.config.method import BUILT_IN
 
 TRAIN = Path(__file__).resolve().parents[1] / "examples/milk_recsys/train.py"
 
+# The other built-in methods are MILK and its ablations, which `benchmarks.quality` compares.
 BASELINES = [name for name in BUILT_IN if name not in ("milk", "align", "envs", "erm")]
 
 

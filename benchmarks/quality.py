@@ -48,12 +48,12 @@ class Variant:
 
     Attributes:
         name: name in the table.
-        given: options on the command line, the fixed ones included.
-        options: `given` after parsing.
+        arguments: options on the command line, the fixed ones included.
+        options: `arguments` after parsing.
     """
 
     name: str
-    given: str
+    arguments: str
     options: Options
 
 
@@ -162,6 +162,7 @@ def read_variants(fixed: str, texts: Sequence[str]) -> list[Variant]:
                 raise OptionError(
                     f"--variant {name}: {flag(option)} is set by this command. Leave it out."
                 )
+        # Without --model a variant trains MILK; the default of train.py is KEEP.
         full = words if "model" in given_options(words) else ["--model", "milk", *words]
         variants.append(
             Variant(name.strip(), shlex.join(words), parse_options(full, prog=f"variant {name!r}"))
@@ -209,10 +210,10 @@ def open_journal(path: Path, variants: Sequence[Variant], dataset: Dataset) -> J
                 f"{path}: has runs on {line['data']}, not on {data}. Choose another --out."
             )
         for variant in variants:
-            if line["variant"] == variant.name and line["options"] != variant.given:
+            if line["variant"] == variant.name and line["options"] != variant.arguments:
                 raise OptionError(
                     f"--variant {variant.name}: {path} has runs of it with the options "
-                    f"{line['options']!r}, not {variant.given!r}. Choose another name for the "
+                    f"{line['options']!r}, not {variant.arguments!r}. Choose another name for the "
                     "variant, or another --out."
                 )
     # The file is changed only after the checks: it could belong to another command.
@@ -240,7 +241,7 @@ def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
     line = {
         "variant": variant.name,
         "number": number,
-        "options": variant.given,
+        "options": variant.arguments,
         "data": data_of(dataset),
         "test": {name: sections["test"][name] for name in METRICS},
         "test_complete": {MONITOR: sections["test_complete"][MONITOR]},
@@ -269,7 +270,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         "| seconds per epoch | epochs | seconds per run |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    base, *_ = runs.values()
+    base, *_ = runs.values()  # dictionaries keep the order of the variants
     for name, lines in runs.items():
         cells = [
             mean_sd([line["test"][MONITOR] for line in lines]),

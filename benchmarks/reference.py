@@ -63,6 +63,7 @@ def reference_environments(num_modalities: int, alpha: float, rng: np.random.Gen
     """
     first = rng.dirichlet([alpha] * num_modalities)
     rows = [np.full(num_modalities, 1 / num_modalities)]
+    # Over the M shifts each modality has each weight once, so the mean of the shifts is uniform.
     for shift in range(num_modalities):
         rows.append(np.roll(first, shift))
     return torch.tensor(np.stack(rows), dtype=torch.float32)
@@ -247,6 +248,7 @@ def reference_evaluate(
 
 def reference_metrics(ranking: Sequence[int], liked: set[int], k: int) -> dict[str, float]:
     """Compute the metrics of one user at one K, from the candidates, best first."""
+    # DCG of binary relevance; the ideal ranking has all positives of the user first.
     hits = [item in liked for item in ranking[:k]]
     dcg = sum(1 / math.log2(place + 2) for place, hit in enumerate(hits) if hit)
     ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(liked))))

@@ -120,6 +120,7 @@ def _spread(seconds: list[float]) -> str:
 
 
 def _time(seconds: float) -> str:
+    # The largest unit in which the time is at least 1.
     scale, unit = next(
         ((k, u) for k, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * k >= 1), (1e9, "ns")
     )

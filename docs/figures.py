@@ -83,6 +83,7 @@ def draw_largest_weight() -> plt.Figure:
         for alpha in alphas:
             envs = invmod.CyclicMixupEnvs(num_modalities, float(alpha), include_uniform=False)
             weights = envs.sample((4000,), generator=torch.Generator().manual_seed(0))
+            # The environments of a cycle are permutations of each other: the first one is enough.
             largest = weights[:, 0].amax(dim=1).double()
             quartiles.append(
                 torch.quantile(
@@ -153,6 +154,7 @@ def small_study(
             logits, data[1].expand_as(logits), reduction="none"
         ).mean(dim=1)
 
+    # One sample of environments for each training step; every step uses all training samples.
     for weights in invmod.CyclicMixupEnvs(3, alpha).sample((steps,), generator=generator):
         loss = invmod.invariant_objective(
             risks(train, weights), penalty=invmod.vrex_penalty, penalty_weight=penalty_weight

@@ -124,10 +124,10 @@ def test_every_repeat_trains_each_variant_once_in_turn(finished: Path) -> None:
 def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_different_ones(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    trained = []
 
     def train(options: Any, *rest: Any) -> Any:
-        seen.append(
+        trained.append(
             (
                 options.data.split_seed,
                 options.run.seed,
@@ -136,7 +136,7 @@ def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_different
                 options.run.compare,
             )
         )
-        raise quality.Diverged("stop") if len(seen) == 4 else KeyboardInterrupt
+        raise quality.Diverged("stop") if len(trained) == 4 else KeyboardInterrupt
 
     monkeypatch.setattr(study, "train_model", train)
     dataset = quality.read_dataset(data)
@@ -144,7 +144,7 @@ def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_different
     for number, variant in ((0, variants[0]), (0, variants[1]), (7, variants[2])):
         with pytest.raises(KeyboardInterrupt):
             quality.run(variant, number, dataset)
-    assert seen == [
+    assert trained == [
         (0, 0, 0.05, "milk", "none"),
         (0, 0, 0.01, "milk", "none"),
         (7, 7, 0.05, "erm", "none"),
@@ -165,11 +165,11 @@ def test_a_killed_command_resumes_to_the_same_result(
 ) -> None:
     out, real, calls = tmp_path / "store.jsonl", study.train_model, []
 
-    def dies(*given: Any) -> Any:
-        calls.append(given)
+    def dies(*arguments: Any) -> Any:
+        calls.append(arguments)
         if len(calls) > after:
             raise KeyboardInterrupt
-        return real(*given)
+        return real(*arguments)
 
     monkeypatch.setattr(study, "train_model", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -177,7 +177,9 @@ def test_a_killed_command_resumes_to_the_same_result(
     with out.open("a", encoding="utf-8") as file:
         file.write('{"variant": "base", "num')  # a line that the kill has cut off
     calls.clear()
-    monkeypatch.setattr(study, "train_model", lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(
+        study, "train_model", lambda *arguments: calls.append(arguments) or real(*arguments)
+    )
     assert command(data, out) == 0
     assert len(calls) == 9 - after
     assert results(out) == results(finished)
@@ -193,7 +195,9 @@ def test_only_runs_that_the_results_file_lacks_are_trained(
 ) -> None:
     out, real, calls = tmp_path / "store.jsonl", study.train_model, []
     out.write_bytes(finished.read_bytes())
-    monkeypatch.setattr(study, "train_model", lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(
+        study, "train_model", lambda *arguments: calls.append(arguments) or real(*arguments)
+    )
     assert command(data, out) == 0
     assert not calls
     assert out.read_bytes() == finished.read_bytes()
@@ -284,11 +288,11 @@ def test_an_option_that_train_py_lacks_is_an_error_of_its_command_line(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        command(data, tmp_path / "store.jsonl", variants=("base=", "odd=--learning-speed 3"))
+        command(data, tmp_path / "store.jsonl", variants=("base=", "wrong=--learning-speed 3"))
     assert ended.value.code == 2
     output = capsys.readouterr().err
     assert "--learning-speed" in output
-    assert "odd" in output
+    assert "wrong" in output
     with pytest.raises(SystemExit) as ended:
         command(data, tmp_path / "store.jsonl", fixed="--lr -1")
     assert ended.value.code == 2
@@ -369,7 +373,7 @@ def test_the_options_of_a_variant_take_precedence_over_the_fixed_ones_and_a_pres
         2.0,
         50.0,
     )
-    assert other.given == "--preset paper --lr 0.5 --lr 0.25 --alpha 2"
+    assert other.arguments == "--preset paper --lr 0.5 --lr 0.25 --alpha 2"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def small_problem(num_modalities=3, missing=False):
 
 
 @pytest.fixture
-def few(monkeypatch):
+def two_configurations(monkeypatch):
     """Only two configurations for each method."""
     monkeypatch.setattr(
         missing_study, "METHODS", {method: configs[:2] for method, configs in METHODS.items()}
@@ -51,7 +51,7 @@ def test_every_method_has_the_same_number_of_configurations():
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_stopped_study_resumes_to_the_same_result(few, tmp_path, missing):
+def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path, missing):
     problem = small_problem(missing=missing)
     whole = Study(problem, tmp_path / "whole", seeds=2).run(log=str)
     lines = (tmp_path / "whole/runs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -69,7 +69,7 @@ def test_a_stopped_study_resumes_to_the_same_result(few, tmp_path, missing):
 
 
 def test_configurations_are_chosen_on_validation_rows_and_tuning_runs_use_no_test_rows(
-    few, tmp_path
+    two_configurations, tmp_path
 ):
     results = Study(small_problem(), tmp_path, seeds=1).run(log=str)
     runs = [
@@ -100,18 +100,18 @@ def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
         missing_study.train(problem, method, METHODS[method][1], seed=3) for _ in range(2)
     )
     rows = problem.split(3)[0]
-    given = {name: x[rows] for name, x in problem.features.items()}
+    features = {name: x[rows] for name, x in problem.features.items()}
     mask = torch.ones(len(rows), 3, dtype=torch.bool)
-    assert torch.equal(first(given, mask), again(given, mask))
+    assert torch.equal(first(features, mask), again(features, mask))
     hidden = mask.clone()
     hidden[:, 0] = False
-    blinded = invmod.hide_features(given, hidden, list(given))
+    without_m0 = invmod.hide_features(features, hidden, list(features))
     assert torch.equal(
-        first(blinded, hidden), first(given | {"m0": torch.zeros(len(rows), 4)}, hidden)
+        first(without_m0, hidden), first(features | {"m0": torch.zeros(len(rows), 4)}, hidden)
     )
 
 
-def test_the_numbers_of_a_table_equal_those_of_plain_python(few, tmp_path):
+def test_the_numbers_of_a_table_equal_those_of_plain_python(two_configurations, tmp_path):
     results = Study(small_problem(), tmp_path, seeds=3).run(log=str)
     for row in missing_study.summary(results):
         tests = [run["test"] for run in results[row["method"]]["runs"]]
@@ -136,7 +136,9 @@ def test_balanced_accuracy_weights_classes_equally():
 # --- the two commands
 
 
-def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(few, tmp_path, capsys):
+def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(
+    two_configurations, tmp_path, capsys
+):
     problem = digits.digits_problem(epochs=1)
     assert {tuple(x.shape) for x in problem.features.values()} == {(1797, 16)}
     left = torch.cat(
@@ -159,7 +161,7 @@ def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(few, 
 
 @pytest.mark.data
 def test_the_omics_command_writes_two_tables_and_test_patients_lack_protein(
-    few, tmp_path, data_root
+    two_configurations, tmp_path, data_root
 ):
     omics.main(omics.Options(out=tmp_path, seeds=1, epochs=1))
     assert (tmp_path / "table.md").read_text(encoding="utf-8").count("| ERM |") == 2
