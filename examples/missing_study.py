@@ -4,12 +4,13 @@ All methods train the same classifier: one encoder per modality, the mean of the
 embeddings, a linear head. They differ only in the loss of a training step, `step_loss`, which is
 composed of parts of invmod:
 
-    ERM           loss on samples as they are dropout       loss under a random subset of modalities
-    for each sample alignment     loss of ERM plus an alignment loss, which pulls the embeddings of
-    a sample together environments  mean loss over cyclic-mixup environments V-REx         mean loss
-    over environments plus its variance (MILK without alignment) MILK          mean loss over
-    environments plus its variance plus the alignment loss masks, V-REx  like V-REx, with masks (one
-    modality left, one missing) instead of mixup weights
+    ERM           loss on samples as they are
+    dropout       loss under a random subset of modalities for each sample
+    alignment     loss of ERM, plus an alignment loss, which pulls a sample's embeddings together
+    environments  mean loss over cyclic-mixup environments
+    V-REx         mean loss over environments, plus its variance (MILK without alignment)
+    MILK          mean loss over environments, plus its variance, plus the alignment loss
+    masks, V-REx  like V-REx, with masks (one modality left, one missing) instead of mixup weights
 
 Each method has six configurations, which are tuned on two splits. The configuration with the best
 mean of the metric over all patterns of missing modalities on validation rows is trained on ten

@@ -222,5 +222,5 @@ print(invmod.RobustnessReport.load(folder / "report.json").worst("after").name)
 #   imputer. ``examples/finetune_any_model`` does that, in plain PyTorch and in Lightning.
 # - Your model has an encoder for each modality and fuses them linearly: environments can then be
 #   weights, :py:class:`invmod.CyclicMixupEnvs` with :py:func:`invmod.fuse`. Many of them cost
-# little   more than one (:doc:`/quickstart`).
+#   little more than one (:doc:`/quickstart`).
 # - To choose a penalty and its weight, see :doc:`/choosing` and :doc:`/parts/objectives`.
