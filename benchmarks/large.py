@@ -42,7 +42,7 @@ import numpy as np
 from milk_recsys.base.files import read_json, replacing, write_json
 
 USERS, ITEMS = 5_000_000, 1_000_000
-DIMS = {"visual": 384, "text": 128}  # 512 values an item
+DIMS = {"visual": 384, "text": 128}  # 512 values per item
 PAIRS_PER_USER = 10.0
 POPULARITY = 0.6  # the probability of an item is proportional to 1 / rank ** POPULARITY
 HIDDEN_DIM = 16
