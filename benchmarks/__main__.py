@@ -1,7 +1,7 @@
-"""Time the example and the library against plain references and against what the machine could do at best.
+"""Time the recommender and the library against plain references and a lower bound on the time.
 
-make bench                      # every case, with all cores
-make bench-quick                # less of each; exits with 1 where a ratio has fallen by half
+make bench                      # all cases, on all cores
+make bench-quick                # a short form of each case; exits with 1 if a ratio has halved
 python -m benchmarks --threads 1 --cases tiktok-training alignment-8
 """
 
@@ -25,49 +25,53 @@ QUICK_ROUNDS = 3
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run the cases, print the table, and write the JSON or compare with it."""
+    """Run the cases, print the table, and write the results to the JSON file.
+
+    With --quick the results are compared with those of the JSON file, which stays as it is.
+    """
     torch.set_num_threads(arguments.threads)
-    torch.empty(
-        31 * 2**20, dtype=torch.uint8
-    )  # once it is freed, malloc keeps blocks up to its size for the next call
+    # glibc raises its mmap threshold to the size of the largest block that was freed. After this
+    # allocation, blocks of up to 31 MiB are reused instead of requested from the system each time.
+    torch.empty(31 * 2**20, dtype=torch.uint8)
     device = torch.device(arguments.device)
     cases_training.OPTIONS = cases_training.OPTIONS.but(device=arguments.device)
     rates, kept = measure_rates(device), _read(arguments.out)
     setting = str(arguments.threads) if device.type == "cpu" else arguments.device
     before = kept.get(setting, {}).get("cases", {})
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in arguments.cases or (CASES if device.type == "cpu" else cases_training.CASES):
         if name.startswith("tiktok") and "INVMOD_DATA" not in os.environ:
-            print(f"{name}: left out, INVMOD_DATA is not set", file=sys.stderr)
+            print(f"{name}: skipped, INVMOD_DATA is not set", file=sys.stderr)
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         rounds = QUICK_ROUNDS if arguments.quick else arguments.rounds
-        found[name] = measure(CASES[name](arguments.quick), rounds=rounds)
+        results[name] = measure(CASES[name](arguments.quick), rounds=rounds)
         gc.collect()
-        rates = rates.best(
-            measure_rates(device)
-        )  # a floor is low where the machine was busy while it was measured
-    add_floors(found, rates)
-    stated = facts(rates, device)
-    print(table(found))
+        # Another process that was busy during a measurement makes the rates too low. The highest
+        # rates of all measurements are the closest to those of the machine.
+        rates = rates.best(measure_rates(device))
+    add_floors(results, rates)
+    conditions = facts(rates, device)
+    print(table(results))
     print(
-        "\nMedians (least to most) of runs by turns. "
-        + "; ".join(f"{name} {_short(x)}" for name, x in stated.items())
+        "\nMedians (minimum to maximum); ours and the reference run alternately. "
+        + "; ".join(f"{name} {_short(x)}" for name, x in conditions.items())
     )
     if arguments.quick:
-        return _compare(found, before, setting)
-    kept[setting] = {**stated, "cases": {**before, **found}}
+        return _compare(results, before, setting)
+    kept[setting] = {**conditions, "cases": {**before, **results}}
     write_json(arguments.out, kept)
     return 0
 
 
-def _compare(found: dict[str, Any], before: dict[str, Any], setting: str) -> int:
+def _compare(results: dict[str, Any], before: dict[str, Any], setting: str) -> int:
+    """Print the cases whose ratio has halved; return the exit status."""
     if not before:
         print(
             f"nothing to compare with: no results at {setting} (threads or device)", file=sys.stderr
         )
         return 0
-    problems = fallen(found, before)
+    problems = fallen(results, before)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -81,7 +85,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def parse(given: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     text, _, examples = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -91,22 +95,39 @@ def parse(given: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument(
-        "--cases", nargs="+", choices=CASES, metavar="NAME", help=f"some of: {', '.join(CASES)}"
+        "--cases",
+        nargs="+",
+        choices=CASES,
+        metavar="NAME",
+        help=f"cases to run; default: all. Choices: {', '.join(CASES)}",
     )
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], default="cpu", help="of training and evaluation"
-    )
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument(
-        "--rounds", type=int, default=7, help="timed runs of each side after a warm-up, at most"
+        "--device", choices=["cpu", "cuda"], default="cpu", help="device for all cases"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="less of each, compared with the JSON, which is kept"
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="number of CPU threads; default: all cores",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).with_name("results.json"), help="the JSON"
+        "--rounds",
+        type=int,
+        default=7,
+        help="maximum number of timed runs of each side after a warm-up",
     )
-    return parser.parse_args(given)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="run a short form of each case and compare with --out, without changing that file",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).with_name("results.json"),
+        help="JSON file of the results",
+    )
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

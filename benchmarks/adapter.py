@@ -1,4 +1,7 @@
-"""The one place that knows how the example trains and evaluates, and the reference beside it."""
+"""Adapters that set up training and evaluation, for the recommender and for the reference.
+
+The other files of the benchmark import nothing of how `milk_recsys` trains.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +52,13 @@ def random_dataset(
     seed: int = 0,
     used_items: int = 0,
 ) -> Dataset:
-    """Draw distinct pairs and normal features, of a catalogue of which the first `used_items` have pairs (0: all)."""
+    """Draw a data set of distinct random pairs and standard normal features.
+
+    Only the first `used_items` items occur in pairs; 0 means all items.
+    """
     rng, used = np.random.default_rng(seed), used_items or num_items
+    # A pair is one cell of the matrix (users, used items), numbered row by row. Cells drawn without
+    # replacement are distinct pairs, and sorted cells are sorted pairs, as a data set needs them.
     cells = np.sort(rng.choice(num_users * used, num_pairs, replace=False))
     features = {
         name: rng.standard_normal((num_items, d), dtype=np.float32) for name, d in widths.items()
@@ -67,13 +75,14 @@ def random_dataset(
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """MILK on a data set, ready to be run.
+    """MILK with its model and data on the device, ready to train and evaluate.
 
     Attributes:
-        epoch, evaluate: train one more epoch; rank the test items for every user with a test positive.
-        steps: in an epoch.
-        shape: of a step, medians over an epoch.
-        learner: what `epoch` changes.
+        epoch: trains one more epoch.
+        evaluate: ranks the test items for every user that has a test positive.
+        steps: number of steps in an epoch.
+        shape: shapes of a step; counts of distinct rows are medians over an epoch.
+        learner: the learner that `epoch` trains.
     """
 
     epoch: Callable[[], Any]
@@ -84,12 +93,12 @@ class Training:
 
     @property
     def epoch_floor(self) -> Work:
-        """The least work of an epoch."""
+        """Lower bound on the work of an epoch."""
         return step_work(self.shape).times(self.learner.tables.num_pairs / self.shape.triples)
 
     @property
     def evaluation_floor(self) -> Work:
-        """The least work of an evaluation."""
+        """Lower bound on the work of an evaluation."""
         test, shape = self.learner.tables.test, self.shape
         return evaluation_work(
             len(test.users.unique()),
@@ -101,11 +110,11 @@ class Training:
 
 
 def training_setup(dataset: Dataset, options: Options) -> Training:
-    """Make everything that is made once before training."""
+    """Draw the split, build the tables and create the model."""
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, choose_device(options.run.device))
     learner = Learner(build_model(options, tables), tables, options)
-    numbers = iter(range(10**9))
+    numbers = iter(range(10**9))  # epoch numbers, which also seed the epochs
     return Training(
         epoch=lambda: loop.train_epoch(learner, next(numbers)),
         evaluate=lambda: evaluate_group(learner, tables, tables.test, tables.mask),
@@ -116,7 +125,7 @@ def training_setup(dataset: Dataset, options: Options) -> Training:
 
 
 def step_shape(tables: Tables, options: Options) -> StepShape:
-    """Draw an epoch's batches and count what is distinct in them."""
+    """Draw the batches of an epoch, and take the median number of distinct rows in a batch."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(tables.num_pairs, generator=generator).to(tables.device)
     users, positives = tables.pairs_at(order)
@@ -126,7 +135,7 @@ def step_shape(tables: Tables, options: Options) -> StepShape:
 
     def distinct(*columns: Tensor) -> float:
         return statistics.median(
-            len(torch.unique(torch.cat([x[chosen] for x in columns]))) for chosen in batches
+            len(torch.unique(torch.cat([x[batch] for x in columns]))) for batch in batches
         )
 
     envs = environments(len(tables.modalities), options.method, options.run.seed)
@@ -142,7 +151,10 @@ def step_shape(tables: Tables, options: Options) -> StepShape:
 
 
 def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Return an epoch and an evaluation of the reference, with the same weights, on the same prepared features."""
+    """Return functions that run an epoch and an evaluation of the reference.
+
+    The reference starts from the weights of `training` and uses the same prepared features.
+    """
     model, tables, options = (
         training.learner.model,
         training.learner.tables,
@@ -153,6 +165,7 @@ def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[],
     reference = ReferenceMilk(tables.num_users, tables.features.dims, options.embedding_dim).to(
         device
     )
+    # Both models declare the table of users first, then the encoders in the order of modalities.
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
             theirs.copy_(ours)
@@ -162,9 +175,13 @@ def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[],
     names = [field.name for field in dataclasses.fields(ReferenceWeights)]
     strengths = ReferenceWeights(**{name: getattr(options, name) for name in names})
     candidates, numbers = tables.test.candidates.tolist(), iter(range(10**9))
+    # Tables hold a test positive as its position among the candidates; the reference takes item
+    # ids.
     liked: dict[int, set[int]] = {}
-    for user, place in zip(tables.test.users.tolist(), tables.test.positions.tolist(), strict=True):
-        liked.setdefault(user, set()).add(candidates[place])
+    for user, position in zip(
+        tables.test.users.tolist(), tables.test.positions.tolist(), strict=True
+    ):
+        liked.setdefault(user, set()).add(candidates[position])
 
     def epoch() -> float:
         seed = next(numbers)
@@ -197,7 +214,11 @@ def _reference_epoch_on(
     options: MilkOptions,
     seed: int,
 ) -> float:
-    """`reference_epoch` with its batches on a GPU: the same loop, loss and draws."""
+    """Train an epoch like `reference_epoch`, with the batches moved to a GPU.
+
+    `reference_epoch` has no device argument and must not change, so the loop is repeated here with
+    the same loss and the same random draws.
+    """
     rng, negative_rng = np.random.default_rng(seed), random.Random(seed)
     strengths = ReferenceWeights(
         options.penalty_weight, options.alignment_weight, options.regulariser_weight

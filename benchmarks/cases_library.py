@@ -1,4 +1,4 @@
-"""Parts of the library, each against the plain way of writing it."""
+"""Benchmark cases of the library: each part against its most direct implementation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from invmod import (
     vrex_penalty,
 )
 
-ROWS, DIM = 2600, 64  # distinct items of a batch
+ROWS, DIM = 2600, 64  # ROWS is the number of distinct items in a batch of 2,048 triples
 SAMPLES, CLASSES = 65_536, 10
 DRAWS, SINGLE_DRAWS = 100_000, 200
 
@@ -40,7 +40,7 @@ def _backward(loss: Callable[[], Tensor], *inputs: Tensor) -> Callable[[], None]
 
 
 def alignment(quick: bool, *, num_modalities: int) -> Case:  # noqa: ARG001
-    """Alignment and its gradient, against a loop over the pairs of modalities."""
+    """Alignment loss and its gradient, against a loop over the pairs of modalities."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(ROWS, num_modalities, DIM, generator=generator).requires_grad_()
     mask = torch.rand(ROWS, num_modalities, generator=generator) < 0.8
@@ -68,7 +68,7 @@ def _irm_loss(name: IrmLoss) -> Callable[[Tensor, Tensor | None], Tensor]:
 
 
 def irm(quick: bool, *, loss: IrmLoss) -> Case:  # noqa: ARG001
-    """The closed form and its gradient, against a dummy scale and a double backward."""
+    """IRMv1 in closed form and its gradient, against a dummy scale and a double backward pass."""
     generator = torch.Generator().manual_seed(0)
     shape = (SAMPLES // CLASSES, CLASSES) if loss == "ce" else (SAMPLES,)
     z = torch.randn(shape, generator=generator).requires_grad_()
@@ -80,20 +80,24 @@ def irm(quick: bool, *, loss: IrmLoss) -> Case:  # noqa: ARG001
     }
     y, plain = targets[loss], _irm_loss(loss)
 
-    def dummy() -> Tensor:
+    def dummy_scale() -> Tensor:
+        # IRMv1 is the squared derivative of the risk by a scale s of the logits, at s = 1.
         scale = torch.ones((), requires_grad=True)
         (derivative,) = torch.autograd.grad(plain(scale * z, y), scale, create_graph=True)
         return derivative.square()
 
     target_bytes = 0 if y is None else y.numel() * y.element_size()
     return Case(
-        _backward(lambda: irm_penalty(z, y, loss=loss), z), _backward(dummy, z), "forward and backward",
-        "dummy scale, double backward", floor=Work(4 * z.numel(), 2 * FLOAT * z.numel() + target_bytes),
-    )  # fmt: skip
+        _backward(lambda: irm_penalty(z, y, loss=loss), z),
+        _backward(dummy_scale, z),
+        "forward and backward",
+        "dummy scale, double backward",
+        floor=Work(4 * z.numel(), 2 * FLOAT * z.numel() + target_bytes),
+    )
 
 
 def sampling(quick: bool, *, num_modalities: int, alpha: float) -> Case:  # noqa: ARG001
-    """Many samples in one call, against a loop of single ones."""
+    """Many environments sampled in one call, against one call for each sample."""
     envs, generator = CyclicMixupEnvs(num_modalities, alpha), torch.Generator().manual_seed(0)
 
     def single() -> None:
@@ -101,13 +105,18 @@ def sampling(quick: bool, *, num_modalities: int, alpha: float) -> Case:  # noqa
             envs.sample(generator=generator)
 
     return Case(
-        lambda: envs.sample((DRAWS,), generator=generator), single, "draw", "loop of single draws",
-        units=DRAWS, reference_units=SINGLE_DRAWS, floor=Work(0, FLOAT * envs.num_envs * num_modalities),
-    )  # fmt: skip
+        lambda: envs.sample((DRAWS,), generator=generator),
+        single,
+        "draw",
+        "loop of single draws",
+        units=DRAWS,
+        reference_units=SINGLE_DRAWS,
+        floor=Work(0, FLOAT * envs.num_envs * num_modalities),
+    )
 
 
 def vrex(quick: bool) -> Case:  # noqa: ARG001
-    """The variance of 64 risks and its gradient, against a loop over the risks."""
+    """V-REx penalty of 64 risks and its gradient, against a loop over the risks."""
     risks = torch.rand(64, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
     def loop() -> Tensor:
@@ -123,7 +132,11 @@ def vrex(quick: bool) -> Case:  # noqa: ARG001
 
 
 def fishr(quick: bool, *, closed: bool) -> Case:  # noqa: ARG001
-    """Fishr of a linear head and its gradient, against a loop that asks autograd for the gradient of each sample."""
+    """Fishr penalty of a linear head and its gradient, against one autograd call per sample.
+
+    With `closed` the penalty is `fishr_penalty_linear`, else `fishr_penalty` of gradients that
+    `per_sample_gradients` computes with `torch.func`.
+    """
     generator, samples = torch.Generator().manual_seed(0), 256
     f, env = torch.randn(samples, DIM, generator=generator), torch.arange(samples) % 4
     y = torch.randint(CLASSES, (samples,), generator=generator)
@@ -162,11 +175,11 @@ def fishr(quick: bool, *, closed: bool) -> Case:  # noqa: ARG001
 
 
 def fused_scores(quick: bool) -> Case:  # noqa: ARG001
-    """Scores fused in 64 environments, against embeddings fused and then scored; both forward and backward."""
+    """Scores fused in 64 environments, against fused embeddings that are scored afterwards."""
     generator, num_modalities, num_envs = torch.Generator().manual_seed(0), 3, 64
-    triples = (
-        512  # 8 MB of fused embeddings; from 32 MB on, malloc asks the system for them every time
-    )
+    # 512 triples make 8 MB of fused embeddings. From 32 MB on, malloc would request the memory from
+    # the system in every call, and the case would time page faults.
+    triples = 512
     z = torch.randn(triples, num_modalities, DIM, generator=generator).requires_grad_()
     u = torch.randn(triples, DIM, generator=generator).requires_grad_()
     weights = torch.softmax(torch.randn(num_envs, num_modalities, generator=generator), dim=1)

@@ -1,9 +1,11 @@
-"""Train the same runs in two checkouts of the project, and compare their figures.
+r"""Train the same runs in two checkouts of the project, and compare their metrics.
 
-python -m benchmarks.compare_checkouts OTHER_CHECKOUT --data $INVMOD_DATA/lfm2k --out benchmarks/quality/checkouts.md
+python -m benchmarks.compare_checkouts OTHER_CHECKOUT --data $INVMOD_DATA/lfm2k \
+    --out benchmarks/quality/checkouts.md
 
-Each run is ``train.py`` with the same options in both, in one thread. The table has the largest absolute difference of
-all figures of metrics.json that are no times; 0 means equal bit for bit.
+Each run is ``train.py`` with the same options in both checkouts, on one thread. The table has the
+largest absolute difference of all numbers of metrics.json except times; 0 means that they are equal
+bit for bit.
 """
 
 import argparse
@@ -39,33 +41,38 @@ TIMES = {"seconds", "seconds_per_epoch", "triples_per_second", "versions"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all, and write the table.
+    """Train all runs in both checkouts, and write the table.
 
     Returns:
-        the exit status: 0, 1 where a run failed in a checkout, or figures differ by more than 1e-6.
+        the exit status: 0, or 1 if a run failed or if numbers differ by more than 1e-6.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare_checkouts", description=__doc__
     )
-    parser.add_argument("other", type=Path, help="another checkout of the project")
+    parser.add_argument("other", type=Path, help="folder of the other checkout of the project")
     parser.add_argument("--data", type=Path, required=True, help="folder of a data set")
     parser.add_argument(
-        "--runs", nargs="+", default=list(RUNS), choices=list(RUNS), help="names of runs"
+        "--runs",
+        nargs="+",
+        default=list(RUNS),
+        choices=list(RUNS),
+        help="names of the runs; default: all",
     )
-    parser.add_argument("--out", type=Path, help="file for the table; it is printed in any case")
+    parser.add_argument("--out", type=Path, help="file for the table, which is printed in any case")
     arguments = parser.parse_args(argv)
     lines, worst = (
         ["| run | options | NDCG@20 | largest difference |", "| --- | --- | --- | --- |"],
         0.0,
     )
     for name in arguments.runs:
-        found = [
+        metrics = [
             measure(checkout, arguments.data, RUNS[name])
             for checkout in (arguments.other.resolve(), HERE)
         ]
-        if any(figures is None for figures in found):
+        if any(content is None for content in metrics):
             return 1
-        before, after = (dict(numbers(figures)) for figures in found)
+        before, after = (dict(numbers(content)) for content in metrics)
+        # A metric that only one of the checkouts writes cannot be compared.
         largest = max(abs(before[key] - after[key]) for key in before.keys() & after.keys())
         worst = max(worst, largest)
         lines.append(f"| {name} | `{RUNS[name]}` | {after['test.ndcg@20']:.4f} | {largest:.2g} |")
@@ -81,7 +88,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(checkout: Path, data: Path, options: str) -> Any:
-    """Train in a checkout; return the content of metrics.json, or None after printing why it failed."""
+    """Train in a checkout; return the content of metrics.json.
+
+    If training fails, print its error output and return None.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [
@@ -101,6 +111,8 @@ def measure(checkout: Path, data: Path, options: str) -> Any:
             "--out",
             str(out),
         ]
+        # PYTHONPATH comes before site-packages: an installed `invmod` must not replace that of the
+        # checkout.
         paths = os.pathsep.join([str(checkout), str(checkout / "examples")])
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
@@ -113,7 +125,7 @@ def measure(checkout: Path, data: Path, options: str) -> Any:
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a JSON value with their paths, without times."""
+    """Yield the numbers of a JSON value with their dotted paths, except times."""
     if isinstance(value, dict):
         for key, part in value.items():
             if key not in TIMES:

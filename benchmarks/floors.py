@@ -1,7 +1,8 @@
-"""The least work of a training step and of an evaluation, counted from shapes alone.
+"""Lower bounds on the work of a training step and of an evaluation, counted from shapes alone.
 
-Each input is read once, each output written once, and what lies between costs no memory at all. Nothing is counted for
-drawing, shuffling, finding distinct items, looking up, or the optimiser's arithmetic.
+The bounds count each input as read once and each output as written once; intermediate results cost
+no memory traffic. They count nothing for sampling, shuffling, finding distinct items, looking up
+rows, or the arithmetic of the optimiser.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ FLOAT, ID, BOOL = 4, 8, 1  # bytes
 
 @dataclass(frozen=True)
 class StepShape:
-    """The shapes of a step.
+    """The shapes of a training step.
 
     Attributes:
-        triples: B; users: how many of them are distinct.
-        items: n, the distinct items among positives and negatives; positives: those among the positives.
-        widths: of the features of each modality; dim: D; envs: E.
+        triples: number of triples (user, positive, negative) in a batch, B.
+        users: number of distinct users in a batch.
+        items: number of distinct items among positives and negatives, n.
+        positives: number of distinct items among positives.
+        widths: number of features of each of the M modalities.
+        dim: embedding dimension, D.
+        envs: number of environments, E.
     """
 
     triples: int
@@ -34,29 +39,38 @@ class StepShape:
 
 
 def step_work(shape: StepShape) -> Work:
-    """Count the least work of a training step of MILK.
+    """Count the work that a training step of MILK needs at least.
 
-    Operations: each distinct item encoded once and the gradient of the encoders' weights, a product of the same size
-    (features need no gradient); differences of positives and negatives, their inner products with the users, and the
-    gradients by users and by both items; fusion of the scores and its gradient; alignment of the distinct positives and
-    its gradient; squares of the fused items and of the users and their gradient.
+    Operations:
+        - encoding each distinct item once, and the gradient of the encoders' weights, which is a
+          product of the same size (features need no gradient);
+        - differences of positives and negatives, their inner products with the users, and the
+          gradients with respect to users and both items;
+        - fusion of the scores, and its gradient;
+        - alignment of the distinct positives, and its gradient;
+        - squares of the fused items and of the users, and their gradients.
 
-    Bytes: feature rows and the mask of the distinct items, read; ids of the triples and weights of the environments,
-    read; encoders, rows of the distinct users, and Adam's two moments of both, read and written. A dense optimiser goes
-    through the whole table of users, which the floor does not grant.
+    Bytes:
+        - read: feature rows and mask of the distinct items, ids of the triples, weights of the
+          environments;
+        - read and written: encoders, rows of the distinct users, and Adam's two moments of both. A
+          dense optimiser updates the whole table of users; the lower bound counts only these rows.
     """
     n, b, m, d = shape.items, shape.triples, len(shape.widths), shape.dim
     inputs = sum(shape.widths)
     encoders = 2 * n * inputs * d
     scores = b * m * d * 3
-    score_gradients = (
-        b * m * d * 6
-    )  # by users, products and sums; by items, a product, added to two rows
+    # Gradients with respect to users are products and sums. Gradients with respect to items are a
+    # product, which is added to the row of the positive and to that of the negative.
+    score_gradients = b * m * d * 6
     fusion = 2 * 2 * b * shape.envs * m
+    # The sum over pairs of ||c_m - c_m'||^2 equals n_j * sum_m ||c_m - mean||^2 for an item with
+    # n_j modalities, so its cost is linear in M.
     alignment = shape.positives * m * d * (4 + 2)
     squares = n * d * (m + 2 + 2 * m) + shape.users * d * 4
     parameters = (inputs + m) * d + shape.users * d
     read = FLOAT * (n * inputs + shape.envs * m) + BOOL * n * m + ID * 3 * b
+    # Parameters and Adam's two moments (3 arrays) are each read and written (factor 2).
     return Work(
         2 * encoders + scores + score_gradients + fusion + alignment + squares,
         read + 3 * 2 * FLOAT * parameters,
@@ -66,10 +80,11 @@ def step_work(shape: StepShape) -> Work:
 def evaluation_work(
     users: int, candidates: int, widths: Sequence[int], dim: int, positives: int
 ) -> Work:
-    """Count the least work of ranking positives among candidates.
+    """Count the work that ranking the positives among the candidates needs at least.
 
-    Operations: candidates encoded and fused, and every user's score for each. Bytes: features, masks, encoders, the
-    users' rows and the positives, read; a rank for each positive, written.
+    Operations: encoding and fusing the candidates, and the score of every user for every candidate.
+    Bytes: features, masks, encoders, rows of the users and ids of the positives are read; a rank
+    for each positive is written.
     """
     inputs, m = sum(widths), len(widths)
     flops = 2 * candidates * inputs * dim + candidates * dim * m + 2 * users * candidates * dim

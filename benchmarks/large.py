@@ -1,14 +1,19 @@
-"""Train on a generated catalogue beyond memory, each size in a process of its own, and say what it took.
+"""Measure time and memory of training on generated catalogues that are larger than memory.
 
-python -m benchmarks.large --out FILE                       # 1/25, 1/5 and all of the size below, one after the other
+python -m benchmarks.large --out FILE                       # scales 1/25, 1/5 and 1, in turn
 python -m benchmarks.large --out FILE --scale 1/25 --folder DIR
 
-The whole size is 5,000,000 users, 1,000,000 items with 512 float16 features each, in files, and some 50,000,000
-interactions. A process reads and checks the data, builds the tables, trains, writes a checkpoint and the best weights,
-reads both back and validates, by calling what train.py calls. Its anonymous memory (RssAnon of /proc/self/status) is
-looked at all the while; pages of mapped files are not in it, as the system may drop them at any time. Training is timed
-over a stretch of steps after a warm-up, long enough to hold one drawing of negatives for the steps ahead; the time per
-triple adds the epoch's permutation, spread over all of its triples.
+Scale 1 has 5,000,000 users, 1,000,000 items with 512 float16 features each, and about 50,000,000
+interactions, all in files. Each scale is measured in a process of its own, which calls the
+functions that train.py calls: it reads and checks the data, builds the tables, trains, writes a
+checkpoint and the best weights, reads both back, and validates.
+
+Meanwhile a thread samples the anonymous memory of the process (RssAnon of /proc/self/status). Pages
+of mapped files do not count as anonymous memory, since the system may drop them at any time.
+
+Training is timed over a number of steps after a warm-up. Negatives are sampled in chunks for many
+steps at once, so the default number of steps is large enough to contain such a chunk. The time per
+triple includes the permutation of the epoch, divided by the number of triples.
 """
 
 import argparse
@@ -37,19 +42,21 @@ import numpy as np
 from milk_recsys.base.files import read_json, replacing, write_json
 
 USERS, ITEMS = 5_000_000, 1_000_000
-DIMS = {"visual": 384, "text": 128}  # 512 values an item
+DIMS = {"visual": 384, "text": 128}  # 512 values per item
 PAIRS_PER_USER = 10.0
-POPULARITY = 0.6  # an item's chance is 1 / rank ** this
+POPULARITY = 0.6  # the probability of an item is proportional to 1 / rank ** POPULARITY
 HIDDEN_DIM = 16
-MISSING = 0.1  # of the items lack `text`
+MISSING = 0.1  # share of the items that lack `text`
 USERS_AT_ONCE, ITEMS_AT_ONCE = 2**18, 2**14
-SALT = 20_240  # a seed alone would shuffle the items as the split of the same seed does
+# Entropy in addition to the seed. Otherwise the generator would shuffle the items exactly as the
+# split of the same seed does, and popularity would decide which items are cold.
+SALT = 20_240
 SCALES = ("1/25", "1/5", "1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is generated."""
+    """The size of a generated data set, and its seed."""
 
     users: int
     items: int
@@ -63,7 +70,11 @@ class Size:
 
     @property
     def bytes(self) -> int:
-        """About how much the files of the data and of a run take: the checkpoint has three user tables, weights one."""
+        """Approximate size of all files of the data and of a run.
+
+        A run takes up to five times a table of 64 float32 values per user: the checkpoint holds
+        three (vectors and Adam's two moments), the weights hold one, and one is a reserve.
+        """
         return (
             self.items * sum(DIMS.values()) * 2
             + self.users * int(PAIRS_PER_USER * 8)
@@ -71,11 +82,14 @@ class Size:
         )
 
 
-# --- the data -------------------------------------------------------------------------------------------------------
+# --- the data -------------------------------------------------------------------------------------
 
 
 def generate(folder: Path, size: Size) -> None:
-    """Write a data set in the layout of docs/data.md, some rows at a time; dataset.json comes last."""
+    """Write a data set in the layout of docs/data.md, some rows at a time.
+
+    dataset.json is written last: a folder that has it is complete.
+    """
     (folder / "features").mkdir(parents=True, exist_ok=True)
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence([size.seed, SALT]).spawn(2)]
     count = _write_pairs(folder / "interactions.npy", size, streams[0])
@@ -95,19 +109,27 @@ def generate(folder: Path, size: Size) -> None:
 
 
 def _write_pairs(path: Path, size: Size, rng: np.random.Generator) -> int:
-    """Write sorted distinct pairs: a Poisson number of items for each user, drawn by popularity."""
+    """Write sorted distinct pairs, and return their number.
+
+    Each user has a Poisson number of items, sampled by popularity.
+    """
+    # Inverse transform sampling: `edges` is the cumulative distribution of the popularity ranks.
     weights = np.arange(1, size.items + 1) ** -POPULARITY
     edges = np.cumsum(weights / weights.sum())
-    order = rng.permutation(size.items).astype(np.int32)  # an id says nothing of the popularity
+    # A random id for each rank, so that popularity is independent of the id.
+    order = rng.permutation(size.items).astype(np.int32)
     with replacing(path) as temporary, temporary.open("w+b") as file:
-        _write_header(file, 0)
+        _write_header(file, 0)  # a placeholder, until the number of pairs is known
         count = 0
         for start in range(0, size.users, USERS_AT_ONCE):
             users = np.arange(start, min(start + USERS_AT_ONCE, size.users))
             owners = np.repeat(
                 users, np.minimum(rng.poisson(PAIRS_PER_USER, len(users)), size.items // 2)
             )
+            # Rounding may leave the last edge below 1, hence the minimum.
             ranks = np.minimum(np.searchsorted(edges, rng.random(len(owners))), size.items - 1)
+            # One integer for each pair, user * num_items + item: sorted integers are sorted pairs,
+            # and a pair that was sampled twice is next to its copy.
             keys = np.sort(owners * size.items + order[ranks])
             keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
             file.write(np.stack(np.divmod(keys, size.items), axis=1).astype(np.int32).tobytes())
@@ -118,14 +140,18 @@ def _write_pairs(path: Path, size: Size, rng: np.random.Generator) -> int:
 
 
 def _write_header(file: Any, count: int) -> None:
-    """Write a npy header of a fixed length: numpy leaves room for the shape to grow."""
+    """Write the header of an npy file.
+
+    Its length does not depend on `count`, since numpy reserves room for the shape to grow. So it
+    can be overwritten in place when the number of pairs is known.
+    """
     np.lib.format.write_array_header_1_0(
         file, {"descr": "<i4", "fortran_order": False, "shape": (count, 2)}
     )
 
 
 def _write_features(folder: Path, size: Size, rng: np.random.Generator) -> None:
-    """Write float16 features: every modality shows the same hidden values in its own way, with noise."""
+    """Write float16 features: noise plus a linear map of values that all modalities share."""
     maps = {
         name: rng.standard_normal((HIDDEN_DIM, dim), dtype=np.float32) for name, dim in DIMS.items()
     }
@@ -149,7 +175,7 @@ def _write_features(folder: Path, size: Size, rng: np.random.Generator) -> None:
 
 
 def prepared_folder(root: Path, scale: str) -> Path:
-    """Return the folder with the data of a scale, generated now where it is not there yet."""
+    """Return the folder with the data of a scale; generate the data if the folder lacks them."""
     size = Size.of(scale)
     folder = root / f"users-{size.users}"
     if (folder / "dataset.json").exists():
@@ -158,7 +184,8 @@ def prepared_folder(root: Path, scale: str) -> Path:
     free = shutil.disk_usage(root).free
     if free < 1.1 * size.bytes:
         raise SystemExit(
-            f"error: {root} has {free / 1e9:.1f} GB free, but scale {scale} takes {size.bytes / 1e9:.1f}."
+            f"error: {root} has {free / 1e9:.1f} GB free, but scale {scale} takes "
+            f"{size.bytes / 1e9:.1f} GB. Choose another --folder or a smaller --scale."
         )
     begun = time.perf_counter()
     generate(folder, size)
@@ -166,21 +193,25 @@ def prepared_folder(root: Path, scale: str) -> Path:
     return folder
 
 
-# --- one size, in a process of its own ------------------------------------------------------------------------------
+# --- one size, in a process of its own ------------------------------------------------------------
 
 
 class Enough(Exception):
-    """The steps that were asked for are made."""
+    """Ends training after the requested number of steps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """What one clock says of training: of the wall, or of the processor, which other processes disturb less.
+    """Times of training by one clock: wall-clock time, or CPU time of the process.
+
+    Other processes on the machine disturb CPU time less than wall-clock time.
 
     Attributes:
-        setup_s: the epoch's permutation, and the first drawing of negatives.
-        step_ms: the mean over the timed steps, which hold the later drawings; median_ms: their median.
-        triple_us: mean time per triple of an epoch.
+        steps: number of timed steps.
+        setup_s: seconds for the permutation of the epoch and for sampling the first negatives.
+        step_ms: mean over the timed steps, some of which sample further negatives; milliseconds.
+        median_ms: median over the timed steps; milliseconds.
+        triple_us: mean time per triple of an epoch; microseconds.
     """
 
     steps: int
@@ -191,16 +222,17 @@ class Clock:
 
     @classmethod
     def of(cls, marks: list[float], warm_up: int, per_epoch: int, batch_size: int) -> "Clock":
-        """Read a clock that was looked at before the epoch and after each of its steps."""
+        """Compute the times from readings of a clock, before the epoch and after each step."""
         gaps = [later - earlier for earlier, later in itertools.pairwise(marks[warm_up:])]
         step = sum(gaps) / len(gaps)
+        # The first interval holds the set-up and one step; its duration is estimated by the median.
         setup = max(0.0, marks[1] - marks[0] - statistics.median(gaps))
         triple = (setup / per_epoch + step) / batch_size
         return cls(len(gaps), setup, 1e3 * step, 1e3 * statistics.median(gaps), 1e6 * triple)
 
 
 class Memory:
-    """The anonymous memory of this process, looked at by a thread; its peak in each phase."""
+    """Samples the anonymous memory of this process in a thread; keeps the peak of each phase."""
 
     def __init__(self, every: float = 0.01) -> None:
         self.peaks: dict[str, float] = {}
@@ -212,22 +244,22 @@ class Memory:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Put what follows under a name."""
+        """Record time and peak memory of the block under a name."""
         self._phase, begun = name, time.perf_counter()
         yield
-        self._look()
+        self._sample()  # a block that is shorter than the interval of the thread has one sample
         self.seconds[name] = time.perf_counter() - begun
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         self._stop.set()
         self._thread.join()
 
     def _watch(self, every: float) -> None:
         while not self._stop.wait(every):
-            self._look()
+            self._sample()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         self.peaks[self._phase] = max(self.peaks.get(self._phase, 0.0), anonymous_gb())
 
 
@@ -236,7 +268,7 @@ def anonymous_gb() -> float:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024 / 1e9
-    raise SystemExit("error: /proc/self/status has no RssAnon; this needs Linux.")
+    raise SystemExit("error: /proc/self/status has no RssAnon. This benchmark needs Linux.")
 
 
 def measure(
@@ -244,6 +276,7 @@ def measure(
 ) -> dict[str, Any]:
     """Read, build, train, save, restore and validate; return times and peaks of memory."""
     memory = Memory()
+    # torch is imported here and not above, so that its memory is a phase of its own.
     with memory.phase("imports"):
         import torch
 
@@ -326,14 +359,14 @@ def measure(
     }
 
 
-# --- the command ----------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure each size in turn, print the table and write the JSON."""
+    """Measure each scale in turn, print the table and write the JSON file."""
     arguments = parse(argv)
-    if arguments.measure is not None:
-        found = measure(
+    if arguments.measure is not None:  # this is the process of one scale: see `measure_apart`
+        case = measure(
             arguments.measure,
             arguments.steps,
             arguments.warm_up,
@@ -341,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.optimiser,
             arguments.threads,
         )
-        write_json(arguments.out, found)
+        write_json(arguments.out, case)
         return 0
     facts = {
         "threads": arguments.threads,
@@ -361,16 +394,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_apart(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure one size in a new process: what another one left in memory would be counted too."""
+    """Measure one scale in a new process, whose memory holds nothing of the scales before."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
-        given = {
+        out = Path(folder) / "case.json"
+        options = {
             name: getattr(arguments, name)
             for name in ("steps", "warm_up", "eval_users", "optimiser", "threads")
         }
         words = [
             word
-            for name, value in given.items()
+            for name, value in options.items()
             for word in ("--" + name.replace("_", "-"), str(value))
         ]
         subprocess.run(
@@ -396,20 +429,31 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.large", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--out", type=Path, required=True, help="the JSON")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the results")
     parser.add_argument(
-        "--scale", action="append", help="a share of the whole size; may be given again"
+        "--scale",
+        action="append",
+        help="scale such as 1/25; repeat the option for several; default: 1/25, 1/5 and 1",
     )
     parser.add_argument(
-        "--folder", type=Path, help="where data is kept and looked for; default: a temporary folder"
+        "--folder",
+        type=Path,
+        help="folder of generated data, which is used again; default: a temporary folder",
     )
     parser.add_argument(
-        "--steps", type=int, default=2048, help="that are timed; at most what an epoch has"
+        "--steps",
+        type=int,
+        default=2048,
+        help="number of timed steps; those of one epoch at most",
     )
-    parser.add_argument("--warm-up", type=int, default=100, help="steps before those")
-    parser.add_argument("--eval-users", type=int, default=1000)
-    parser.add_argument("--optimiser", default="lazy_adam")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--warm-up", type=int, default=100, help="number of steps before the timed ones"
+    )
+    parser.add_argument(
+        "--eval-users", type=int, default=1000, help="number of users for validation"
+    )
+    parser.add_argument("--optimiser", default="lazy_adam", help="optimiser of the user table")
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.scale = arguments.scale or list(SCALES)
@@ -417,17 +461,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def table(cases: dict[str, dict[str, Any]]) -> str:
-    """Tabulate sizes, memory and speed; growth is the processor's time per triple against that of the first size."""
+    """Tabulate sizes, memory and speed.
+
+    The column "growth" is the CPU time per triple divided by that of the first scale.
+    """
     lines = [
-        "| scale | users | items | pairs | peak RssAnon, GB | triples / s | processor, us / triple | growth |",
+        "| scale | users | items | pairs | peak RssAnon, GB | triples / s | CPU us / triple "
+        "| growth |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     first = next(iter(cases.values()))["processor"]["triple_us"]
     for scale, case in cases.items():
-        used = case["processor"]["triple_us"]
+        cpu_us = case["processor"]["triple_us"]
         lines.append(
-            f"| {scale} | {case['users']:,} | {case['items']:,} | {case['pairs']:,} | {case['peak_gb']:.2f} | "
-            f"{case['triples_per_second']:,.0f} | {used:.1f} | {used / first:.2f} |"
+            f"| {scale} | {case['users']:,} | {case['items']:,} | {case['pairs']:,} | "
+            f"{case['peak_gb']:.2f} | {case['triples_per_second']:,.0f} | {cpu_us:.1f} | "
+            f"{cpu_us / first:.2f} |"
         )
     phases = {
         scale: {
@@ -437,7 +486,7 @@ def table(cases: dict[str, dict[str, Any]]) -> str:
         for scale, case in cases.items()
     }
     return "\n".join(
-        [*lines, "", *(f"{scale}: {json.dumps(found)}" for scale, found in phases.items())]
+        [*lines, "", *(f"{scale}: {json.dumps(phase)}" for scale, phase in phases.items())]
     )
 
 

@@ -1,4 +1,7 @@
-"""What the machine can do, measured in this process with its threads, and the least time that some work takes."""
+"""Measured rates of the machine, and the lower bound on time that follows from them.
+
+The rates are measured in this process, with its number of threads.
+"""
 
 from __future__ import annotations
 
@@ -11,51 +14,58 @@ from typing import Any, NamedTuple
 
 import torch
 
+# (rows, inner, columns) of matrix products: a square one, an encoder, the gradient of an encoder.
 SHAPES = (
     (1024, 1024, 1024),
     (2048, 2048, 64),
     (64, 2048, 2048),
-)  # rows, inner, columns: square, encoder, its gradient
+)
 GPU_SHAPES = ((8192, 8192, 8192), *SHAPES)
 CPU = torch.device("cpu")
-COPIED = 2**26  # bytes, several times a cache
+COPIED = 2**26  # bytes; much larger than a cache, so that the copy measures main memory
 TRIES = 7
 
 
 class Work(NamedTuple):
-    """What has to be done: floating-point operations, and bytes to be read or written."""
+    """Numbers of floating-point operations and of bytes that are read or written."""
 
     flops: float
     bytes: float
 
     def __add__(self, other: object) -> Work:
-        """Do both."""
+        """Add the operations and the bytes of another `Work`."""
         if not isinstance(other, Work):
             return NotImplemented
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
     def times(self, count: float) -> Work:
-        """Do it again and again."""
+        """Multiply the operations and the bytes by a count."""
         return Work(count * self.flops, count * self.bytes)
 
 
 class Rates(NamedTuple):
-    """Measured rates: floating-point operations and bytes a second."""
+    """Measured rates: floating-point operations per second and bytes per second."""
 
     matrix: float
     bandwidth: float
 
     def best(self, other: Rates) -> Rates:
-        """Return the higher of each: what the machine could do at the one time or the other."""
+        """Return the higher of the two measurements, for each rate."""
         return Rates(max(self.matrix, other.matrix), max(self.bandwidth, other.bandwidth))
 
     def floor(self, work: Work) -> float:
-        """Return the seconds that the work takes at these rates, the two one after the other."""
+        """Return the seconds for the operations plus the seconds for the bytes.
+
+        This is a lower bound for code that does not overlap computation with memory traffic.
+        """
         return work.flops / self.matrix + work.bytes / self.bandwidth
 
 
 def measure_rates(device: torch.device = CPU) -> Rates:
-    """Take the best of a few runs: of `torch.mm` in float32 over `SHAPES`, and of `copy_` (bytes read and written)."""
+    """Measure the best rates of a few runs of `torch.mm` in float32 and of `Tensor.copy_`.
+
+    The matrix rate is the highest over `SHAPES`. The bandwidth counts bytes read and bytes written.
+    """
     rates = []
     for rows, inner, columns in SHAPES if device.type == "cpu" else GPU_SHAPES:
         a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
@@ -81,13 +91,13 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def wait() -> None:
-    """Wait for the GPU, where one is in use."""
+    """Wait until the GPU has finished, if this process uses one."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def facts(rates: Rates, device: torch.device = CPU) -> dict[str, Any]:
-    """Return what figures depend on."""
+    """Return the conditions of a measurement: machine, threads, rates, versions and date."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),

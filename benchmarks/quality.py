@@ -1,12 +1,15 @@
-"""Say what a faster variant of the example costs in quality: the same splits and seeds for all, paired over repeats.
+r"""Compare the ranking quality of variants of training on the same splits and seeds.
 
-python -m benchmarks.quality --data $INVMOD_DATA/lfm2k --repeats 5 --out benchmarks/quality/lfm2k.jsonl \
-    --fixed "--lr 0.003" --variant "base=" --variant "large batch=--batch-size 8192"
+python -m benchmarks.quality --data $INVMOD_DATA/lfm2k --repeats 5 \
+    --out benchmarks/quality/lfm2k.jsonl --fixed "--lr 0.003" \
+    --variant "base=" --variant "large batch=--batch-size 8192"
 
-A variant is a name and options of train.py; the first one is what the others are compared with. A repeat is a pair of a
-split seed and a training seed, and trains every variant in turn, so that a machine that becomes slower does so for all.
-Every run is a line of the store; a command that was killed goes on where it stopped, with the same result as one that
-was not. The table lies beside the store.
+A variant is a name and options of train.py. The first variant is the baseline, with which the
+others are compared. A repeat is a pair of a split seed and a training seed. It trains every variant
+in turn, so that a machine that becomes slower slows down all variants.
+
+Every run is a line of the results file --out. A command that was killed resumes from that file,
+with the same result as a command that was not. The table is written next to the results file.
 """
 
 import argparse
@@ -36,42 +39,49 @@ METRICS = (MONITOR, "recall@20")
 OURS = ("data", "empty_items", "split", "split_seed", "seed", "compare", "out", "resume", "threads")
 """Options of train.py that this command sets itself."""
 TASK = ("setting", "missing_rate", "train_missing_rate", "missing_in_validation", "candidates")
-"""Options that must be alike, or the variants would not be measured on the same items."""
+"""Options that must be equal, since they decide on which items the variants are evaluated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What is compared: a name, the options given for it, and what they mean."""
+    """A variant of training.
+
+    Attributes:
+        name: name in the table.
+        arguments: options on the command line, the fixed ones included.
+        options: `arguments` after parsing.
+    """
 
     name: str
-    given: str
+    arguments: str
     options: Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the store lacks, and write and print the table.
+    """Train the runs that the results file lacks, then write and print the table.
 
     Returns:
-        the exit status: 0, 1 where a run diverged, 2 where the options, the data or the store cannot be used.
+        the exit status: 0; 1 if a run diverged; 2 if the options, the data or the results file
+        cannot be used.
     """
     arguments = parse(sys.argv[1:] if argv is None else argv)
     torch.set_num_threads(arguments.threads)
     try:
         variants = read_variants(arguments.fixed, arguments.variant)
         dataset = read_dataset(arguments.data, empty_items="drop")
-        store = open_store(arguments.out, variants, dataset)
+        journal = open_journal(arguments.out, variants, dataset)
         for number in range(arguments.repeats):
             for variant in variants:
-                if not any(line["number"] == number for line in runs_of(store, variant)):
-                    store.append(run(variant, number, dataset))
+                if not any(line["number"] == number for line in runs_of(journal, variant)):
+                    journal.append(run(variant, number, dataset))
     except (DataError, OptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (Diverged, NonFiniteScores) as error:
         print(f"error: {variant.name}, repeat {number}: {error}", file=sys.stderr)
         return 1
-    found = {variant.name: runs_of(store, variant)[: arguments.repeats] for variant in variants}
-    text = table(found)
+    runs = {variant.name: runs_of(journal, variant)[: arguments.repeats] for variant in variants}
+    text = table(runs)
     with replacing(arguments.out.with_suffix(".md")) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
@@ -87,23 +97,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of a data set")
     parser.add_argument(
-        "--out", type=Path, required=True, help="the store, FILE.jsonl; the table becomes FILE.md"
+        "--out",
+        type=Path,
+        required=True,
+        help="results file, FILE.jsonl; the table is written to FILE.md",
     )
     parser.add_argument(
         "--repeats",
         type=int,
         default=5,
-        help="pairs of split seed and training seed: (0, 0), (1, 1)",
+        help="number of repeats; repeat number i has split seed i and training seed i",
     )
     parser.add_argument(
-        "--fixed", default="", metavar="OPTIONS", help="options of train.py that all variants get"
+        "--fixed", default="", metavar="OPTIONS", help="options of train.py for all variants"
     )
     parser.add_argument(
         "--variant",
         action="append",
         required=True,
         metavar="NAME=OPTIONS",
-        help="a variant; the first is the baseline",
+        help="name and options of a variant; the first variant is the baseline",
     )
     parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     arguments = parser.parse_args(joined(argv))
@@ -115,7 +128,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def joined(argv: Sequence[str]) -> list[str]:
-    """Bind a value that begins with a dash to its option: ``--fixed --lr=1`` becomes ``--fixed=--lr=1``."""
+    """Join an option and a value that begins with a dash: ``--fixed --lr=1`` to ``--fixed=--lr=1``.
+
+    argparse would take a separate ``--lr=1`` for an option of this command.
+    """
     words: list[str] = []
     for word in argv:
         if words and words[-1] in ("--fixed", "--variant"):
@@ -126,11 +142,12 @@ def joined(argv: Sequence[str]) -> list[str]:
 
 
 def read_variants(fixed: str, texts: Sequence[str]) -> list[Variant]:
-    """Parse the variants by the command line of train.py, which exits with status 2 where it knows an option not.
+    """Parse the variants with the command line of train.py.
 
     Raises:
-        OptionError: a variant without a name, two of one name, an option that is not a variant's to set, or variants
-            that would not be measured on the same items.
+        OptionError: a variant has no name, two variants have the same name, a variant sets an
+            option of `OURS`, or the variants would not be evaluated on the same items.
+        SystemExit: train.py has no such option, or not with that value; the status is 2.
     """
     variants: list[Variant] = []
     for text in texts:
@@ -145,6 +162,7 @@ def read_variants(fixed: str, texts: Sequence[str]) -> list[Variant]:
                 raise OptionError(
                     f"--variant {name}: {flag(option)} is set by this command. Leave it out."
                 )
+        # Without --model a variant trains MILK; the default of train.py is KEEP.
         full = words if "model" in given_options(words) else ["--model", "milk", *words]
         variants.append(
             Variant(name.strip(), shlex.join(words), parse_options(full, prog=f"variant {name!r}"))
@@ -157,8 +175,8 @@ def read_variants(fixed: str, texts: Sequence[str]) -> list[Variant]:
             mine, first = variant.options.value(option), variants[0].options.value(option)
             if mine != first:
                 raise OptionError(
-                    f"--variant {variant.name}: {flag(option)} is {mine}, but {first} for {variants[0].name}. Compare "
-                    "variants on the same task."
+                    f"--variant {variant.name}: {flag(option)} is {mine}, but {first} for "
+                    f"{variants[0].name}. Compare variants on the same task."
                 )
     return variants
 
@@ -170,57 +188,60 @@ def _words(text: str, where: str) -> list[str]:
         raise OptionError(f"{where}: {text!r} cannot be read ({error}).") from None
 
 
-# --- the store ------------------------------------------------------------------------------------------------------
+# --- the results file -----------------------------------------------------------------------------
 
 
-def open_store(path: Path, variants: Sequence[Variant], dataset: Dataset) -> Journal:
-    """Open the store, less a last line that a kill has cut, and check that it goes with what is asked for.
+def open_journal(path: Path, variants: Sequence[Variant], dataset: Dataset) -> Journal:
+    """Open the results file, and check that its runs can be used with these variants and data.
+
+    If the command was killed while it wrote the last line, that line is dropped.
 
     Raises:
-        DataError: a damaged line, lines of another command, or runs on other data.
-        OptionError: a variant that the store holds with other options.
+        DataError: the file has a damaged line, lines of another command, or runs on other data.
+        OptionError: the file has runs of a variant with other options.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    store, data = Journal(path), data_of(dataset)
-    lines = store.read()
-    for line in lines:
+    journal, data = Journal(path), data_of(dataset)
+    for line in journal.read():
         if not {"variant", "number", "options", "data"} <= set(line):
-            raise DataError(f"{path}: is not a store of this command. Choose another --out.")
+            raise DataError(f"{path}: is not a results file of this command. Choose another --out.")
         if line["data"] != data:
             raise DataError(
-                f"{path}: holds runs on {line['data']}, not on {data}. Choose another --out."
+                f"{path}: has runs on {line['data']}, not on {data}. Choose another --out."
             )
         for variant in variants:
-            if line["variant"] == variant.name and line["options"] != variant.given:
+            if line["variant"] == variant.name and line["options"] != variant.arguments:
                 raise OptionError(
-                    f"--variant {variant.name}: {path} holds it with the options {line['options']!r}, not "
-                    f"{variant.given!r}. Give it another name, or choose another --out."
+                    f"--variant {variant.name}: {path} has runs of it with the options "
+                    f"{line['options']!r}, not {variant.arguments!r}. Choose another name for the "
+                    "variant, or another --out."
                 )
-    store.repair()
-    return store
+    # The file is changed only after the checks: it could belong to another command.
+    journal.repair()
+    return journal
 
 
 def data_of(dataset: Dataset) -> str:
-    """Name and fingerprint of the data."""
+    """Return name and fingerprint of the data."""
     return f"{dataset.name} {dataset_facts(dataset)['fingerprint']}"
 
 
-def runs_of(store: Journal, variant: Variant) -> list[dict[str, Any]]:
-    """Return the runs of a variant by number."""
+def runs_of(journal: Journal, variant: Variant) -> list[dict[str, Any]]:
+    """Return the runs of a variant, sorted by the number of the repeat."""
     return sorted(
-        (line for line in store.read() if line["variant"] == variant.name),
+        (line for line in journal.read() if line["variant"] == variant.name),
         key=lambda line: line["number"],
     )
 
 
 def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
-    """Train and evaluate once; return the line of the store."""
+    """Train and evaluate once; return the line for the results file."""
     options = variant.options.but(seed=number, split_seed=number, compare="none")
     record, sections, facts = train_once(options, dataset)
     line = {
         "variant": variant.name,
         "number": number,
-        "options": variant.given,
+        "options": variant.arguments,
         "data": data_of(dataset),
         "test": {name: sections["test"][name] for name in METRICS},
         "test_complete": {MONITOR: sections["test_complete"][MONITOR]},
@@ -235,58 +256,65 @@ def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
     return line
 
 
-# --- the table ------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Tabulate the variants in their order, each paired with the first one."""
-    lines = [
-        "| variant | NDCG@20 | less the baseline's [95% interval], p | Recall@20 | seconds an epoch | epochs | a run |",
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Tabulate the variants in their order, each with its difference from the first one.
+
+    Arguments:
+        runs: name of a variant -> its lines of the results file, sorted by repeat.
+    """
+    rows = [
+        "| variant | NDCG@20 | difference from baseline [95% interval], p | Recall@20 "
+        "| seconds per epoch | epochs | seconds per run |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    base, *_ = found.values()
-    for name, runs in found.items():
+    base, *_ = runs.values()  # dictionaries keep the order of the variants
+    for name, lines in runs.items():
         cells = [
-            mean_sd([line["test"][MONITOR] for line in runs]),
-            "" if runs is base else difference(runs, base),
-            mean_sd([line["test"]["recall@20"] for line in runs]),
-            f"{np.median([line['seconds_per_epoch'] for line in runs]):.4g}",
-            f"{np.mean([line['epochs'] for line in runs]):.1f}",
-            f"{np.median([line['seconds'] for line in runs]):.3g}",
+            mean_sd([line["test"][MONITOR] for line in lines]),
+            "" if lines is base else difference(lines, base),
+            mean_sd([line["test"]["recall@20"] for line in lines]),
+            f"{np.median([line['seconds_per_epoch'] for line in lines]):.4g}",
+            f"{np.mean([line['epochs'] for line in lines]):.1f}",
+            f"{np.median([line['seconds'] for line in lines]):.3g}",
         ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    every = [line for runs in found.values() for line in runs]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    all_lines = [line for lines in runs.values() for line in lines]
     machines = sorted(
-        {f"torch {line['versions']['torch']}, {line['versions']['device']}" for line in every}
+        {f"torch {line['versions']['torch']}, {line['versions']['device']}" for line in all_lines}
     )
-    lines += [
+    rows += [
         "",
-        f"{base[0]['data'].rpartition(' ')[0]}, {len(base)} repeats, each with a split seed and a training seed of its "
-        "own, the same for all variants; mean ± standard deviation. The difference is paired over repeats, with a t "
-        "interval and the p of a two-sided t test. Seconds are medians over repeats: of a run's median epoch, and of a "
-        f"whole run. {max(line['date'] for line in every)}, {platform.machine()}, {'; '.join(machines)}.",
+        f"{base[0]['data'].rpartition(' ')[0]}, {len(base)} repeats, each with its own split seed "
+        "and training seed, which are the same for all variants. Metrics are mean ± standard "
+        "deviation. Differences are paired over repeats, with the t interval of the mean and the p "
+        "of a two-sided t test. Seconds per epoch are the median over repeats of the median epoch "
+        "of a run; seconds per run are the median over repeats. "
+        f"{max(line['date'] for line in all_lines)}, {platform.machine()}, {'; '.join(machines)}.",
         "",
         "| variant | options |",
         "| --- | --- |",
-        *(f"| {name} | `{runs[0]['options']}` |" for name, runs in found.items()),
+        *(f"| {name} | `{lines[0]['options']}` |" for name, lines in runs.items()),
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(rows)
 
 
 def difference(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> str:
-    """Write the mean paired difference of the metric, with its t interval over repeats and its p."""
+    """Format the mean paired difference in the metric, its t interval over repeats, and its p."""
     values = np.array(
         [a["test"][MONITOR] - b["test"][MONITOR] for a, b in zip(runs, base, strict=True)]
     )
     mean = values.mean()
     if len(values) < 2:
         return f"{mean:+.4f}"
-    if (values == values[0]).all():  # no spread: scipy would divide by 0
+    if (values == values[0]).all():  # The variance is 0, and scipy would divide by it.
         return f"{mean:+.4f} [{mean:+.4f}, {mean:+.4f}], p {float(mean == 0):.3g}"
-    tested = stats.ttest_1samp(values, 0.0)
-    low, high = tested.confidence_interval(0.95)
-    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}], p {tested.pvalue:.3g}"
+    test = stats.ttest_1samp(values, 0.0)
+    low, high = test.confidence_interval(0.95)
+    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}], p {test.pvalue:.3g}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The published MILK procedure, written out plainly: the yardstick for results and for speed.
+"""The published MILK procedure in plain code: the reference for results and for speed.
 
-Nothing here is shared with the library or the example, and nothing is clever. For every environment
-the whole catalogue is encoded anew and its embeddings are fused with that environment's weights;
-negatives are drawn one triple at a time, with rejection; evaluation goes user by user. The code
-stays as it is, so that later measurements mean the same as earlier ones.
+This file shares no code with the library or the recommender, and does not optimise anything. The
+whole catalogue is encoded again for every environment, and its embeddings are fused with the
+weights of that environment; negatives are drawn for one triple at a time, by rejection sampling;
+evaluation goes user by user. Do not change this code: otherwise later measurements cannot be
+compared with earlier ones.
 
 Letters: N items, M modalities, D the embedding dimension, E environments, B triples of a batch.
 Features are {name: (N, d_m) float32}, scaled and imputed beforehand. `observed` (N, M) bool says
@@ -27,7 +28,7 @@ Features = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class ReferenceWeights:
-    """The strengths of the three terms beside the mean risk."""
+    """Weights of the three terms that are added to the mean risk."""
 
     penalty_weight: float = 1.0
     alignment_weight: float = 0.05
@@ -35,7 +36,10 @@ class ReferenceWeights:
 
 
 class ReferenceMilk(nn.Module):
-    """A table of users, N(0, .1^2), and a linear encoder for each modality, in the order given."""
+    """A table of user vectors, drawn from N(0, 0.1^2), and a linear encoder for each modality.
+
+    The order of the encoders is that of `dims`.
+    """
 
     def __init__(self, num_users: int, dims: Mapping[str, int], embedding_dim: int = 64) -> None:
         super().__init__()
@@ -45,26 +49,28 @@ class ReferenceMilk(nn.Module):
         self.encoders = nn.ModuleList(nn.Linear(dim, embedding_dim) for dim in dims.values())
 
     def encode(self, features: Features) -> list[Tensor]:
-        """The whole catalogue in each modality: M tensors (N, D)."""
+        """Encode the whole catalogue in each modality: M tensors (N, D)."""
         return [
             encoder(features[name]) for name, encoder in zip(self.names, self.encoders, strict=True)
         ]
 
 
 def reference_environments(num_modalities: int, alpha: float, rng: np.random.Generator) -> Tensor:
-    """Cyclic mixup (Eq. 9 to 11): uniform weights, a Dirichlet draw, its cyclic shifts; (M + 1, M).
+    """Sample fusion weights by cyclic mixup (Eq. 9 to 11): (M + 1, M).
 
-    Meant for alpha of .1 and above; the draw underflows below.
+    The first row is uniform. The others are one Dirichlet draw and its cyclic shifts. Use it with
+    alpha of at least 0.1: below, the draw underflows.
     """
     first = rng.dirichlet([alpha] * num_modalities)
     rows = [np.full(num_modalities, 1 / num_modalities)]
+    # Over the M shifts each modality has each weight once, so the mean of the shifts is uniform.
     for shift in range(num_modalities):
         rows.append(np.roll(first, shift))
     return torch.tensor(np.stack(rows), dtype=torch.float32)
 
 
 def reference_fused(encoded: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Items in one environment, the weighted sum of their modalities: (N, D) from weights (M,)."""
+    """Fuse the items in one environment: (N, D), the sum of modalities with `weights` (M,)."""
     fused = torch.zeros_like(encoded[0])
     for weight, z in zip(weights, encoded, strict=True):
         fused = fused + weight * z
@@ -74,11 +80,16 @@ def reference_fused(encoded: Sequence[Tensor], weights: Tensor) -> Tensor:
 def reference_environment(
     model: ReferenceMilk, features: Features, users: Tensor, pos: Tensor, neg: Tensor, row: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """BPR risk of a batch of triples (B,) in one environment, and the encoded catalogue behind it."""
+    """Compute the BPR risk of a batch of triples (B,) in one environment (Eq. 15).
+
+    Returns:
+        the risk, a scalar, and the encoded catalogue that it was computed from.
+    """
     encoded = model.encode(features)
     items = reference_fused(encoded, row)
-    user, liked, other = model.users(users), items[pos], items[neg]
-    margin = (user * liked).sum(dim=1) - (user * other).sum(dim=1)
+    user, positive, negative = model.users(users), items[pos], items[neg]
+    margin = (user * positive).sum(dim=1) - (user * negative).sum(dim=1)
+    # -log sigmoid(x) = softplus(-x), without overflow.
     return F.softplus(-margin).mean(), encoded
 
 
@@ -90,16 +101,17 @@ def reference_risks(
     neg: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    """BPR risk of a batch of triples in each environment, weights (E, M): (E,)."""
+    """Compute the BPR risk of a batch of triples in each environment: (E,) from weights (E, M)."""
     passes = [reference_environment(model, features, users, pos, neg, row) for row in weights]
     return torch.stack([risk for risk, _ in passes])
 
 
 def reference_alignment(encoded: Sequence[Tensor], observed: Tensor, items: Tensor) -> Tensor:
-    """Eq. 6 as an element mean over `items`: sum_j s_j / (D * sum_j p_j); 0 without any pair.
+    """Compute the alignment loss (Eq. 6) as a mean over elements: sum_j s_j / (D * sum_j p_j).
 
-    s_j sums ||c_jm - c_jm'||^2 over the pairs m < m' of modalities observed for item j, and p_j
-    counts those pairs.
+    Here j runs over `items`, c_jm is the embedding of item j in modality m, s_j is the sum of
+    ||c_jm - c_jm'||^2 over the pairs m < m' of modalities that are observed for item j, and p_j is
+    the number of these pairs. The loss is 0 if there are no pairs.
     """
     total = encoded[0].new_zeros(())
     pairs = 0
@@ -114,7 +126,10 @@ def reference_alignment(encoded: Sequence[Tensor], observed: Tensor, items: Tens
 def reference_regulariser(
     model: ReferenceMilk, fused: Tensor, users: Tensor, pos: Tensor, neg: Tensor
 ) -> Tensor:
-    """TripleBatch mean of |u|^2 + |i|^2 + |j|^2, with the items fused in the first environment."""
+    """Compute the mean of |u|^2 + |i|^2 + |j|^2 over the triples (u, i, j) of a batch.
+
+    The items i and j are fused in the first environment, that is with uniform weights.
+    """
     parts = (model.users(users), fused[pos], fused[neg])
     return sum((part.pow(2).sum() for part in parts), torch.zeros(())) / len(users)
 
@@ -129,10 +144,14 @@ def reference_loss(
     weights: Tensor,
     strengths: ReferenceWeights,
 ) -> Tensor:
-    """The objective of a batch (Eq. 16): mean risk, biased variance, alignment, regulariser."""
+    """Compute the objective of a batch (Eq. 16).
+
+    It is the sum of the mean risk over environments, the biased variance of the risks, the
+    alignment loss and the regulariser, the last three multiplied by `strengths`.
+    """
     passes = [reference_environment(model, features, users, pos, neg, row) for row in weights]
     risks = torch.stack([risk for risk, _ in passes])
-    encoded = passes[0][1]  # the first environment's catalogue also serves the other two terms
+    encoded = passes[0][1]  # Encoders do not depend on the environment: any pass has these values.
     fused = reference_fused(encoded, weights[0])
     return (
         risks.mean()
@@ -145,7 +164,7 @@ def reference_loss(
 def reference_negatives(
     users: Iterable[int], rows: Sequence[set[int]], pool: Sequence[int], rng: random.Random
 ) -> list[int]:
-    """An item of the pool for each user, drawn again until the user's row does not have it."""
+    """Draw an item of the pool for each user, by rejection until it is not in the user's row."""
     negatives = []
     for user in users:
         item = pool[rng.randrange(len(pool))]
@@ -156,7 +175,7 @@ def reference_negatives(
 
 
 def reference_rows(pairs: np.ndarray, num_users: int) -> list[set[int]]:
-    """The items of each user, from pairs (P, 2)."""
+    """Collect the set of items of each user, from pairs (user, item) of shape (P, 2)."""
     rows: list[set[int]] = [set() for _ in range(num_users)]
     for user, item in pairs.tolist():
         rows[user].add(item)
@@ -177,9 +196,10 @@ def reference_epoch(
     batch_size: int = 2048,
     seed: int = 0,
 ) -> float:
-    """One epoch over the training pairs (P, 2), with one fresh negative each; its mean loss.
+    """Train for one epoch over the training pairs (P, 2), and return its mean loss.
 
-    Pairs are shuffled, the last and smaller batch is kept, environments are drawn for each batch.
+    Every epoch shuffles the pairs and draws one new negative for each pair. The last batch is used
+    even if it is smaller. Environments are sampled for each batch.
     """
     rng, negative_rng = np.random.default_rng(seed), random.Random(seed)
     pairs = pairs[rng.permutation(len(pairs))]
@@ -206,10 +226,10 @@ def reference_evaluate(
     candidates: Sequence[int],
     ks: Sequence[int] = (10, 20),
 ) -> dict[str, float]:
-    """Mean Recall, NDCG, hit rate and MRR at each K over the users of `positives`, one by one.
+    """Compute Recall, NDCG, hit rate and MRR at each K, as means over the users of `positives`.
 
-    `positives` maps a user to a set of item ids, all of them candidates. The modalities of an item
-    are averaged (Eq. 18), and every candidate is ranked.
+    `positives` maps a user to a set of item ids, all of which are candidates. The embeddings of an
+    item in its modalities are averaged (Eq. 18), and all candidates are ranked.
     """
     sums = {f"{name}@{k}": 0.0 for name in ("recall", "ndcg", "hit", "mrr") for k in ks}
     with torch.no_grad():
@@ -227,7 +247,8 @@ def reference_evaluate(
 
 
 def reference_metrics(ranking: Sequence[int], liked: set[int], k: int) -> dict[str, float]:
-    """The metrics of one user at one K, from the candidates in order, best first."""
+    """Compute the metrics of one user at one K, from the candidates, best first."""
+    # DCG of binary relevance; the ideal ranking has all positives of the user first.
     hits = [item in liked for item in ranking[:k]]
     dcg = sum(1 / math.log2(place + 2) for place, hit in enumerate(hits) if hit)
     ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(liked))))

@@ -1,11 +1,12 @@
-"""Everything that needs a GPU, in one command: tests, times, and what KEEP, MILK and its ablations are worth.
+"""Run everything that needs a GPU: tests, times, and the metrics of KEEP, MILK and its ablations.
 
 make reproduce-cuda                            # in .venv/
-make reproduce-cuda PYTHON=/path/to/python     # in an environment that is there, as it is; nothing is installed
-python -m benchmarks.reproduce_cuda --device cpu --repeats 1 --epochs 2   # what it does, without a GPU
+make reproduce-cuda PYTHON=/path/to/python     # in an existing environment; nothing is installed
+python -m benchmarks.reproduce_cuda --device cpu --repeats 1 --epochs 2   # a trial without a GPU
 
-Writes into runs/cuda: times.json, and a store and a table for each data set. What is there already is not done again,
-but for the tests and the times. Needs INVMOD_DATA, the folder of the data sets.
+It writes into runs/cuda: times.json, and a results file and a table for each data set. Training
+runs that are in a results file are not repeated; tests and times are. The environment variable
+INVMOD_DATA must name the folder of the data sets.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+# Extra of pyproject.toml -> the packages of it that the commands import.
 NEEDED = {
     "test": ("pytest", "hypothesis", "ir_measures"),
     "examples": (
@@ -33,6 +35,7 @@ NEEDED = {
     ),
     "invmod itself": ("torch", "numpy", "einops", "typing_extensions"),
 }
+# Package -> lowest (major, minor) version.
 BOUNDS = {
     "torch": (2, 6),
     "numpy": (2, 0),
@@ -46,7 +49,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    """Run all parts; the exit status is that of the first one that failed, or 2 where something is absent."""
+    """Run all parts in turn, up to the first one that fails.
+
+    Returns:
+        the exit status: 0, that of the part that failed, or 2 if the environment lacks something.
+    """
     arguments = parse()
     problems = problems_of_environment(arguments.device)
     if problems:
@@ -74,40 +81,44 @@ def parse() -> argparse.Namespace:
         "--device",
         choices=["cuda", "cpu"],
         default="cuda",
-        help="cpu: to see that the command works",
+        help="device; use cpu only to check that the command works",
     )
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--epochs", type=int, default=300, help="most epochs of a run, as in the studies"
+        "--repeats", type=int, default=5, help="number of splits on which each model is trained"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/cuda"))
+    parser.add_argument(
+        "--epochs", type=int, default=300, help="maximum number of epochs, as in the studies"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/cuda"), help="folder of the results")
     return parser.parse_args()
 
 
 def problems_of_environment(device: str) -> list[str]:
-    """Say what this environment lacks."""
-    found = []
+    """List what this environment lacks: packages, versions, data or a GPU."""
+    problems = []
     for extra, names in NEEDED.items():
         absent = [name for name in names if _version(name) is None]
         if absent:
             how = "pip install ." if extra == "invmod itself" else f"pip install '.[{extra}]'"
-            found.append(f"{', '.join(absent)}: not installed here. They are of {extra}: {how}")
-    for name, least in BOUNDS.items():
+            problems.append(f"not installed: {', '.join(absent)}. Install with: {how}")
+    for name, minimum in BOUNDS.items():
         version = _version(name)
-        if version is not None and version < least:
-            found.append(
-                f"{name} is {'.'.join(map(str, version))}; at least {'.'.join(map(str, least))} is needed."
+        if version is not None and version < minimum:
+            problems.append(
+                f"{name} must be at least {'.'.join(map(str, minimum))}, "
+                f"got {'.'.join(map(str, version))}."
             )
     if not os.environ.get("INVMOD_DATA"):
-        found.append(
-            "INVMOD_DATA is not set: it names the folder of the data sets lfm2k and tiktok."
+        problems.append(
+            "INVMOD_DATA is not set. Set it to the folder of the data sets lfm2k and tiktok."
         )
-    if device == "cuda" and not found:
+    # torch may be absent or too old, so it is imported only after the checks of packages.
+    if device == "cuda" and not problems:
         import torch
 
         if not torch.cuda.is_available():
-            found.append("torch can use no GPU here: torch.cuda.is_available() is False.")
-    return found
+            problems.append("torch finds no GPU: torch.cuda.is_available() is False.")
+    return problems
 
 
 def _version(name: str) -> tuple[int, int] | None:
@@ -119,7 +130,7 @@ def _version(name: str) -> tuple[int, int] | None:
 
 
 def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
-    """Return the parts, as arguments of Python."""
+    """Return the parts as lists of arguments for the Python interpreter."""
     times = [
         "--device",
         arguments.device,
@@ -140,23 +151,26 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
         ["-m", "benchmarks", *times],
     ]
     for name in SETS:
-        given = [
+        variants = [
             f"--variant={model}={words}" for model, words in chosen(name, arguments.epochs).items()
         ]
         data = Path(os.environ["INVMOD_DATA"]) / name
         fixed = f"--fixed=--device {arguments.device}"
-        store = arguments.out / f"{name}.jsonl"
+        results = arguments.out / f"{name}.jsonl"
         parts.append(
             [
-                *("-m", "benchmarks.quality", "--data", str(data), "--out", str(store)),
-                *("--repeats", str(arguments.repeats), fixed, *given),
+                *("-m", "benchmarks.quality", "--data", str(data), "--out", str(results)),
+                *("--repeats", str(arguments.repeats), fixed, *variants),
             ]
         )
     return parts
 
 
 def chosen(name: str, epochs: int) -> dict[str, str]:
-    """Return the options of MILK, its ablations and KEEP that the studies of docs/results chose on validation."""
+    """Return the options of MILK, its ablations and KEEP that the studies chose on validation data.
+
+    The studies are those of docs/results. Keys are names of models, values are command lines.
+    """
     from milk_recsys.config.method import find_method
     from milk_recsys.config.options import flag
     from milk_recsys.study.plan import best_trial
@@ -164,14 +178,15 @@ def chosen(name: str, epochs: int) -> dict[str, str]:
     from milk_recsys.study.store import Store
 
     store = Store(ROOT / "docs/results" / name)
-    found = {}
+    options = {}
     for model in (*ABLATIONS, WINNER):
         tuned = best_trial(store.of("trial", model))["tuned"]
+        # Three significant digits, as in the table of the study that lists these options.
         words = [f"{flag(option)} {value:.3g}" for option, value in tuned.items()]
         if find_method(model).trains:
             words.append(f"--epochs {epochs}")
-        found[model] = " ".join([f"--model {model}", *words])
-    return found
+        options[model] = " ".join([f"--model {model}", *words])
+    return options
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cases, how they are timed, and the table and the comparison made of them."""
+"""Benchmark cases: their timing, the table of the results, and the comparison with earlier ones."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from typing import Any
 
 from benchmarks.machine import Rates, Work, wait
 
-LEAST_SECONDS = 0.02  # a timed run is repeated until it takes as long
+# Runs that are shorter than this are repeated, and the mean of the repetitions is one measurement.
+LEAST_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Case:
-    """Something to time, and what it is compared with.
+    """A pair of functions to time: our code and the reference that it is compared with.
 
     Arguments:
-        ours, reference: what to run.
-        unit: what times are stated for: an epoch, a step, a draw.
-        against: what the reference is, in a few words.
-        units, reference_units: how many of the unit one run of each side does.
-        floor: the work of one unit of ours, where it was counted.
-        wanted: the least ratio that is wanted, where one is.
-        steps: steps in a unit, where a time per step is shown too.
-        most_rounds: fewer rounds than asked for, where a run takes long.
+        ours: runs our code.
+        reference: runs the reference.
+        unit: name of the unit of work that a time is for: an epoch, a step, a draw.
+        against: short description of the reference.
+        units: number of units of work in one run of `ours`.
+        reference_units: number of units of work in one run of `reference`.
+        floor: lower bound on the work of one unit of ours; None if it was not counted.
+        wanted: target for the ratio reference / ours; None if there is no target.
+        steps: number of steps in a unit, to show a time per step too; None to leave it out.
+        max_rounds: maximum number of rounds, for cases that take long.
     """
 
     ours: Callable[[], Any]
@@ -38,19 +41,27 @@ class Case:
     floor: Work | None = None
     wanted: float | None = None
     steps: int | None = None
-    most_rounds: int = 100
+    max_rounds: int = 100
 
 
 def measure(case: Case, *, rounds: int) -> dict[str, Any]:
-    """Time both sides by turns after a warm-up; seconds a unit of each, and the ratio of the medians."""
+    """Time both sides alternately after a warm-up.
+
+    A machine that becomes slower during a case then slows both sides down.
+
+    Returns:
+        seconds per unit of work of each round, the ratio of the medians, and facts of the case.
+    """
     sides = {"ours": (case.ours, case.units), "reference": (case.reference, case.reference_units)}
     repeats: dict[str, int] = {}
     for name, (run, _) in sides.items():
-        warm = _timed(run, 1)
-        warm = warm if warm > LEAST_SECONDS else _timed(run, 1)
-        repeats[name] = max(1, math.ceil(LEAST_SECONDS / max(warm, 1e-9)))
+        # The first call may compile or allocate. If it was short, a second call gives a better
+        # estimate of how often to repeat the run in a measurement.
+        warm_up = _timed(run, 1)
+        warm_up = warm_up if warm_up > LEAST_SECONDS else _timed(run, 1)
+        repeats[name] = max(1, math.ceil(LEAST_SECONDS / max(warm_up, 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(min(rounds, case.most_rounds)):
+    for _ in range(min(rounds, case.max_rounds)):
         for name, (run, units) in sides.items():
             seconds[name].append(_timed(run, repeats[name]) / units)
     ours, reference = (statistics.median(seconds[name]) for name in sides)
@@ -65,9 +76,12 @@ def measure(case: Case, *, rounds: int) -> dict[str, Any]:
     }
 
 
-def add_floors(found: Mapping[str, dict[str, Any]], rates: Rates) -> None:
-    """Add the seconds of the floor, and how many times as many ours took; None where no work was counted."""
-    for case in found.values():
+def add_floors(results: Mapping[str, dict[str, Any]], rates: Rates) -> None:
+    """Add the lower bound in seconds, and the ratio of our median time to it, to each result.
+
+    Both are None for cases without counted work.
+    """
+    for case in results.values():
         floor = rates.floor(Work(**case["work"])) if case["work"] else None
         case["floor"], case["over_floor"] = floor, floor and statistics.median(case["ours"]) / floor
 
@@ -81,13 +95,13 @@ def _timed(run: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - begun) / repeats
 
 
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tabulate medians with the range of the runs."""
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tabulate medians with minimum and maximum of the rounds, in Markdown."""
     head = ("case", "ours", "reference", "what it is", "reference / ours", "ours / floor")
     lines = [head, ("---",) * len(head)]
-    for name, case in found.items():
+    for name, case in results.items():
         ours, reference = (_spread(case[side]) for side in ("ours", "reference"))
-        each = (
+        per_step = (
             f"; {_time(statistics.median(case['ours']) / case['steps'])} a step"
             if case["steps"]
             else ""
@@ -96,7 +110,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         over = "" if case["over_floor"] is None else f"{case['over_floor']:.3g}"
         ratio = f"{case['ratio']:.3g}{wanted}"
         lines.append(
-            (f"{name}, {case['unit']}", ours + each, reference, case["against"], ratio, over)
+            (f"{name}, {case['unit']}", ours + per_step, reference, case["against"], ratio, over)
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -106,6 +120,7 @@ def _spread(seconds: list[float]) -> str:
 
 
 def _time(seconds: float) -> str:
+    # The largest unit in which the time is at least 1.
     scale, unit = next(
         ((k, u) for k, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * k >= 1), (1e9, "ns")
     )
@@ -113,11 +128,12 @@ def _time(seconds: float) -> str:
 
 
 def fallen(
-    found: Mapping[str, Mapping[str, Any]], kept: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Say of which cases the ratio is less than half of what it was."""
+    """Return a message for each case whose ratio is less than half of its earlier ratio."""
     return [
-        f"{name}: reference / ours has fallen from {kept[name]['ratio']:.3g} to {case['ratio']:.3g}"
-        for name, case in found.items()
-        if name in kept and case["ratio"] < kept[name]["ratio"] / 2
+        f"{name}: reference / ours has fallen from {before[name]['ratio']:.3g} to "
+        f"{case['ratio']:.3g}"
+        for name, case in results.items()
+        if name in before and case["ratio"] < before[name]["ratio"] / 2
     ]

@@ -1,4 +1,7 @@
-"""Sphinx configuration. Neither the build nor a reader needs the network: equations become MathML in the build."""
+"""Sphinx configuration.
+
+Neither the build nor the pages need a network connection: the build converts equations to MathML.
+"""
 
 import re
 from pathlib import Path
@@ -50,14 +53,15 @@ napoleon_use_rtype = False
 
 sphinx_gallery_conf = {
     "examples_dirs": "guide",
-    "gallery_dirs": "guides",  # made by the build
+    "gallery_dirs": "guides",  # output folder of the build
     "filename_pattern": r"\.py$",  # run every guide
-    "run_stale_examples": True,  # the library may have changed where a guide has not
+    # Run guides that have not changed too, since the library may have changed.
+    "run_stale_examples": True,
     "abort_on_example_error": True,
     "download_all_examples": False,
     "image_scrapers": ("matplotlib",),
     "capture_repr": (),
-    "min_reported_time": 1e9,  # no timings: a page is the same on every machine
+    "min_reported_time": 1e9,  # no timings, so that a page is the same on every machine
     "write_computation_times": False,
     "show_signature": False,
 }
@@ -74,17 +78,17 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
-# ------------------------------------------------------------------------------ equations
+# --- equations ------------------------------------------------------------------------------------
 
 
 def visit_math(self: Any, node: nodes.math) -> None:
-    """An equation in a line as MathML, which browsers show without a script or a font from elsewhere."""
+    """Write an inline equation as MathML, which browsers show without scripts or web fonts."""
     self.body.append(_mathml(node))
     raise nodes.SkipNode
 
 
 def visit_displaymath(self: Any, node: nodes.math_block) -> None:
-    """An equation of its own, with its number where it has a label."""
+    """Write a displayed equation as MathML, with its number if it has a label."""
     self.body.append(self.starttag(node, "div", CLASS="equation"))
     if node["number"]:
         self.body.append(f'<span class="eqno">({get_node_equation_number(self, node)})</span>')
@@ -94,9 +98,8 @@ def visit_displaymath(self: Any, node: nodes.math_block) -> None:
 
 def _mathml(node: nodes.Element, *, as_block: bool = False) -> str:
     tex = node.astext().replace(r"\dots", r"\ldots")
-    tex = re.sub(
-        r"\\(big|Big)(?![a-zA-Z])", r"\\\1l", tex
-    )  # the converter knows these under one name each
+    # docutils' converter supports \bigl and \Bigl, but not \big and \Big.
+    tex = re.sub(r"\\(big|Big)(?![a-zA-Z])", r"\\\1l", tex)
     try:
         return latex2mathml.tex2mathml(tex, as_block=as_block)
     except latex2mathml.MathError as error:
@@ -105,11 +108,14 @@ def _mathml(node: nodes.Element, *, as_block: bool = False) -> str:
         ) from error
 
 
-# --------------------------------------------------------------------------- results, and names in docstrings
+# --- results of studies, and names in docstrings --------------------------------------------------
 
 
-def put_in_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
-    """Put docs/results/NAME/table.md where a page has the line ``% TABLE NAME``."""
+def insert_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
+    """Replace each line ``% TABLE NAME`` of a page by docs/results/NAME/table.md.
+
+    Sphinx passes the text of the page as a list of one string, which is changed in place.
+    """
     for name in re.findall(r"^% TABLE (\w+)$", source[0], re.MULTILINE):
         path = HERE / "results" / name / "table.md"
         source[0] = source[0].replace(f"% TABLE {name}\n", path.read_text(encoding="utf-8"))
@@ -140,21 +146,25 @@ STUDIES = {
         ("field_fresh", "field_drop", "field_without", "field_patterns"),
     ),
 }
-"""A line of a page -> what was read from a study, the table without which it is not shown, and its other parts."""
+"""Line of a page -> names of files in docs/results/STUDY, in the order in which they are inserted.
+
+The three entries are the text that interprets the study, its main table, and its other tables and
+figures. A study without the main table is unfinished, and is not shown.
+"""
 
 
-def put_in_studies(app: Sphinx, _docname: str, source: list[str]) -> None:
-    """Put the studies of docs/results, those that are done, where a page has one of the lines of `STUDIES`."""
-    for line, (reading, first, others) in STUDIES.items():
+def insert_studies(app: Sphinx, _docname: str, source: list[str]) -> None:
+    """Replace the lines of `STUDIES` in a page by the finished studies of docs/results."""
+    for line, (reading, main_table, others) in STUDIES.items():
         if f"\n{line}\n" not in source[0]:
             continue
         parts = []
-        for path in sorted((HERE / "results").glob(f"*/{first}.md")):
+        for path in sorted((HERE / "results").glob(f"*/{main_table}.md")):
             parts.append(f"## {path.parent.name}\n")
             for file in (
-                path.with_name(f"{name}{end}")
-                for name in (reading, first, *others)
-                for end in (".md", ".png")
+                path.with_name(f"{name}{suffix}")
+                for name in (reading, main_table, *others)
+                for suffix in (".md", ".png")
             ):
                 if file.exists():
                     app.env.note_dependency(str(file))
@@ -170,6 +180,7 @@ def put_in_studies(app: Sphinx, _docname: str, source: list[str]) -> None:
 
 
 def _part(file: Path, heading: str) -> str:
+    """Return a table with its heading, or the Markdown for a figure."""
     if file.suffix == ".png":
         return (
             f"![{title(file.stem)} on {file.parent.name}](results/{file.parent.name}/{file.name})\n"
@@ -180,30 +191,34 @@ def _part(file: Path, heading: str) -> str:
 TITLES = {
     "verdicts": "Which claims hold",
     "field": "All systems",
-    "field_fresh": "On fresh splits",
+    "field_fresh": "On held-out splits",
     "field_without": "KEEP without its parts",
-    "field_patterns": "By what is missing",
+    "field_patterns": "By pattern of missing modalities",
 }
 
 
 def title(stem: str) -> str:
-    """Name a table or figure: `figure3` is Figure 3."""
+    """Return the title of a table or figure, such as "Figure 3" for `figure3`."""
     if stem in TITLES:
         return TITLES[stem]
     return re.sub(r"(\D+)(\d)", r"\1 \2", stem).capitalize()
 
 
-def keep_plain_names(
+def show_argument_names(
     _app: Sphinx, _env: Any, node: Any, contnode: nodes.Element
 ) -> nodes.Element | None:
-    """Show `name` of a docstring as it is where it names an argument; a name of invmod must lead somewhere."""
+    """Show `name` of a docstring without a link if Sphinx finds no target for it.
+
+    That is allowed for names of arguments. For a name that begins with "invmod." the return value
+    is None, so that Sphinx warns of a broken reference.
+    """
     is_argument = node.get("reftype") == "obj" and not node["reftarget"].startswith("invmod.")
     return contnode if is_argument else None
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Register the handlers of this file; Sphinx calls this function when it starts."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
-    app.connect("source-read", put_in_tables)
-    app.connect("source-read", put_in_studies)
-    app.connect("missing-reference", keep_plain_names)
+    app.connect("source-read", insert_tables)
+    app.connect("source-read", insert_studies)
+    app.connect("missing-reference", show_argument_names)

@@ -1,6 +1,7 @@
-"""Draw the pictures of docs/choosing.md, which are kept in docs/images: ``python docs/figures.py`` (some minutes).
+"""Draw the figures of docs/choosing.md into docs/images: ``python docs/figures.py`` (some minutes).
 
-`small_study` is the one experiment among them: a classifier on three made-up modalities of unequal worth.
+One of them is the result of an experiment, `small_study`: a classifier on three synthetic
+modalities with different amounts of noise.
 """
 
 import sys
@@ -30,7 +31,7 @@ STYLE = {
 
 
 def draw_all(folder: Path) -> None:
-    """Draw every picture into `folder`."""
+    """Draw every figure into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for name, draw in PICTURES.items():
@@ -40,7 +41,8 @@ def draw_all(folder: Path) -> None:
 
 
 def draw_environments() -> plt.Figure:
-    """Where environments of three modalities lie in the triangle of weights, for small and large alpha."""
+    """Draw environments of three modalities as points in the triangle of weights."""
+    # Barycentric coordinates: a corner stands for all weight on one modality.
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
     figure, axes = plt.subplots(1, len(ALPHAS), figsize=(8, 2.7))
     for ax, alpha in zip(axes, ALPHAS, strict=True):
@@ -72,7 +74,7 @@ def draw_environments() -> plt.Figure:
 
 
 def draw_largest_weight() -> plt.Figure:
-    """The weight of the modality that dominates an environment, against alpha."""
+    """Draw median and quartiles of the largest weight of an environment, as functions of alpha."""
     alphas = np.logspace(-2, 2, 33)
     figure, ax = plt.subplots(figsize=(5.5, 3))
     for num_modalities in (2, 3, 5):
@@ -80,6 +82,7 @@ def draw_largest_weight() -> plt.Figure:
         for alpha in alphas:
             envs = invmod.CyclicMixupEnvs(num_modalities, float(alpha), include_uniform=False)
             weights = envs.sample((4000,), generator=torch.Generator().manual_seed(0))
+            # The environments of a cycle are permutations of each other: the first one is enough.
             largest = weights[:, 0].amax(dim=1).double()
             quartiles.append(
                 torch.quantile(
@@ -95,7 +98,7 @@ def draw_largest_weight() -> plt.Figure:
 
 
 def draw_small_study() -> plt.Figure:
-    """Test loss against the penalty weight, for three alphas: means over seeds."""
+    """Draw the test loss as a function of the penalty weight, for each alpha: means over seeds."""
     titles = ("all modalities", "the good modality missing", "only the good modality")
     figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.8), sharey=True)
     for alpha, marker in zip(ALPHAS, "os^", strict=True):
@@ -122,14 +125,18 @@ def draw_small_study() -> plt.Figure:
 def small_study(
     alpha: float, penalty_weight: float, *, steps: int = 250, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Train a classifier with the invariant objective and return its three test losses.
+    """Train a linear classifier with the invariant objective on synthetic data.
 
-    A hidden vector s of 6 numbers decides a label; each modality shows 12 linear mixtures of s with its own noise.
-    Linear encoders, linear fusion, a linear head; a missing modality is filled with its mean, which is 0.
+    A latent vector s of 6 numbers decides the label. Each modality has 12 linear mixtures of s,
+    plus noise of its own. Encoders, fusion and head are linear. A missing modality is imputed by
+    its mean, which is 0.
+
+    Returns:
+        test losses with all modalities, without the good one, and with the good one alone.
     """
     generator = torch.Generator().manual_seed(seed)
     mixing = {name: torch.randn(6, 12, generator=generator) / 6**0.5 for name in NOISE}
-    train, test = (_made_up_data(n, mixing, generator) for n in (600, 4000))
+    train, test = (_synthetic_data(n, mixing, generator) for n in (600, 4000))
     encoders = invmod.ModalityEncoders.linear(dict.fromkeys(NOISE, 12), 4)
     head = nn.Linear(4, 1)
     parameters = [*encoders.parameters(), *head.parameters()]
@@ -146,6 +153,7 @@ def small_study(
             logits, data[1].expand_as(logits), reduction="none"
         ).mean(dim=1)
 
+    # One sample of environments for each training step; every step uses all training samples.
     for weights in invmod.CyclicMixupEnvs(3, alpha).sample((steps,), generator=generator):
         loss = invmod.invariant_objective(
             risks(train, weights), penalty=invmod.vrex_penalty, penalty_weight=penalty_weight
@@ -160,14 +168,16 @@ def small_study(
     return complete, without, alone
 
 
-def _made_up_data(
+def _synthetic_data(
     n: int, mixing: dict[str, Tensor], generator: torch.Generator
 ) -> tuple[dict[str, Tensor], Tensor]:
+    """Draw n samples: features (n, 12) of each modality, and labels (n,) of 0 and 1."""
     s = torch.randn(n, 6, generator=generator)
     features = {
         name: s @ mix + NOISE[name] * torch.randn(n, 12, generator=generator)
         for name, mix in mixing.items()
     }
+    # (s_0 + s_1) / sqrt(2) is standard normal; the factor 3 makes most labels nearly certain.
     probability = torch.sigmoid(3 * (s[:, 0] + s[:, 1]) / 2**0.5)
     return features, (torch.rand(n, generator=generator) < probability).float()
 
@@ -177,7 +187,7 @@ PICTURES = {
     "largest_weight": draw_largest_weight,
     "small_study": draw_small_study,
 }
-"""File name, without its suffix -> what draws it."""
+"""Name of a file in docs/images, without its suffix -> the function that draws it."""
 
 if __name__ == "__main__":
     mpl.use("agg")

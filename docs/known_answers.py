@@ -1,13 +1,18 @@
-"""Objectives on problems whose answers are known: ``python docs/known_answers.py`` (about two minutes).
+"""Objectives on problems with known solutions: ``python docs/known_answers.py``.
 
-Writes the pictures of docs/parts/objectives.md into docs/images and the figures behind them to docs/known_answers.json.
-The tests run the same functions. Three problems:
+The script takes about two minutes. It writes the figures of docs/parts/objectives.md into
+docs/images, and the numbers that they show into docs/known_answers.json. The tests run the same
+functions. There are three problems:
 
-* Two bits (Kamath et al. 2021): Y is a fair sign; X1 is Y flipped with probability alpha in every environment, X2 with
-  beta_e. A linear predictor, squared error, in the population: two weights.
-* A linear structural model (Arjovsky et al. 2019): X1 ~ N(0, s), Y = X1 + N(0, s), X2 = Y + N(0, 1).
-* Coloured digits (Arjovsky et al. 2019): scikit-learn's digits, "below five" with a quarter of the labels flipped, in
-  a colour that agrees with the label in 80% and 90% of the training samples and 10% of the test samples.
+* Two bits (Kamath et al. 2021). Y is -1 or 1 with equal probability. X1 is Y with its sign flipped
+  with probability alpha in every environment; X2 is Y with its sign flipped with probability beta_e
+  in environment e. The predictor is linear in X1 and X2, so it has two weights; the loss is the
+  squared error, and risks are expectations under the known distribution.
+* A linear structural model (Arjovsky et al. 2019): X1 ~ N(0, s), Y = X1 + N(0, s) and
+  X2 = Y + N(0, 1), where s is the variance in the environment.
+* Coloured digits (Arjovsky et al. 2019): scikit-learn's digits with the label "below five", a
+  quarter of the labels flipped, in a colour that agrees with the label for 80% and 90% of the
+  samples of the two training environments, and for 10% of the test samples.
 """
 
 import datetime
@@ -33,27 +38,35 @@ from invmod.robustness.document import figure_png
 HERE = Path(__file__).parent
 ALPHAS_AND_BETAS = ((0.25, (0.1, 0.2)), (0.1, (0.11, 0.4)), (0.05, (0.1, 0.2)))
 WEIGHTS = tuple(10.0**exponent for exponent in torch.arange(-2, 6.01, 0.25).tolist())
-SPREADS = (0.04, 4.0)
+SPREADS = (0.04, 4.0)  # s of the linear structural model in its two environments
 METHODS = ("ERM", "IRMv1", "V-REx")
 
-Parts = Callable[[Tensor], tuple[Tensor, Tensor]]  # weights -> risks (E,) and a penalty
+RisksAndPenalty = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Function of the predictor's weights (2,) that returns risks (E,) and a penalty, a scalar."""
 
 
-# ------------------------------------------------------------------------------------------------------ two bits
+# --- two bits -------------------------------------------------------------------------------------
 
 
-def two_bit(alpha: float, betas: tuple[float, ...], penalty: str) -> Parts:
-    """The population's risks, and the penalty of them or of the derivatives by a dummy scale."""
+def two_bit(alpha: float, betas: tuple[float, ...], penalty: str) -> RisksAndPenalty:
+    """Return the expected risks of the two-bit problem as a function of the weights, and a penalty.
+
+    The penalty "V-REx" is the variance of the risks. "IRMv1" is the mean over environments of
+    (dR_e/ds)^2, where R_e(s) is the risk of s times the predictor, at s = 1.
+    """
+    # With weights w: E[(w.X)^2] = |w|^2 + 2 w_1 w_2 c d and E[Y w.X] = w_1 c + w_2 d, where
+    # c = E[Y X1] = 1 - 2 alpha and d = E[Y X2] = 1 - 2 beta_e. So R_e(s) = 1 - 2 s product +
+    # s^2 square, with the names below.
     c, d = 1 - 2 * alpha, 1 - 2 * torch.tensor(betas, dtype=torch.float64)
 
-    def parts(w: Tensor) -> tuple[Tensor, Tensor]:
+    def risks_and_penalty(w: Tensor) -> tuple[Tensor, Tensor]:
         square = w.square().sum() + 2 * w[0] * w[1] * c * d
         product = w[0] * c + w[1] * d
         if penalty == "V-REx":
             return 1 - 2 * product + square, invmod.vrex_penalty(1 - 2 * product + square)
         return 1 - 2 * product + square, (2 * (square - product)).square().mean()
 
-    return parts
+    return risks_and_penalty
 
 
 def sampled_two_bit(
@@ -63,8 +76,8 @@ def sampled_two_bit(
     *,
     samples: int,
     generator: torch.Generator,
-) -> Parts:
-    """The same from samples, through the functions of the library."""
+) -> RisksAndPenalty:
+    """Estimate risks and penalty of the two-bit problem from samples, with functions of invmod."""
     data = []
     for beta in betas:
         y = torch.randint(2, (samples,), generator=generator).double() * 2 - 1
@@ -73,45 +86,58 @@ def sampled_two_bit(
         )
         data.append((torch.where(flips, -y[:, None], y[:, None]), y))
 
-    def parts(w: Tensor) -> tuple[Tensor, Tensor]:
+    def risks_and_penalty(w: Tensor) -> tuple[Tensor, Tensor]:
         risks = torch.stack([(x @ w - y).square().mean() for x, y in data])
         if penalty == "V-REx":
             return risks, invmod.vrex_penalty(risks)
         h = torch.stack([invmod.irm_derivatives(x @ w, y, loss="mse") for x, y in data])
         return risks, invmod.irm_penalty_from_derivatives(h)
 
-    return parts
+    return risks_and_penalty
 
 
-# ------------------------------------------------------------------------------------------------ the linear model
+# --- the linear structural model ------------------------------------------------------------------
 
 
-def linear_model(spreads: tuple[float, ...], penalty: str, *, noise_of_y: bool = True) -> Parts:
-    """The population's risks, and V-REx or IRMv1 with one dummy scale for each of the two features.
+def linear_model(
+    spreads: tuple[float, ...], penalty: str, *, noise_of_y: bool = True
+) -> RisksAndPenalty:
+    """Return the expected risks of the linear structural model, and the penalty V-REx or IRMv1.
 
-    Without `noise_of_y` the variance of Y's noise is 1 everywhere and that of X2 is s instead.
+    IRMv1 has one dummy scale for each of the two features.
+
+    Arguments:
+        spreads: s of each environment.
+        penalty: "V-REx" or "IRMv1".
+        noise_of_y: s is the variance of the noise of Y (and that of X2 is 1); if False, it is the
+            other way round.
     """
     s = torch.tensor(spreads, dtype=torch.float64)
     of_y, of_x2 = (s, torch.ones_like(s)) if noise_of_y else (torch.ones_like(s), s)
 
-    def parts(w: Tensor) -> tuple[Tensor, Tensor]:
-        on_x1, on_y, on_x2 = (
-            1 - w[0] - w[1],
-            1 - w[1],
-            w[1],
-        )  # what is left of the noise of X1, Y and X2
+    def risks_and_penalty(w: Tensor) -> tuple[Tensor, Tensor]:
+        # The residual Y - w_1 X1 - w_2 X2 is a sum of the three independent noises with these
+        # coefficients, so its variance is the sum of their squares times the variances.
+        on_x1, on_y, on_x2 = 1 - w[0] - w[1], 1 - w[1], w[1]
         risks = s * on_x1**2 + of_y * on_y**2 + of_x2 * on_x2**2
         if penalty == "V-REx":
             return risks, invmod.vrex_penalty(risks)
+        # Derivatives of the risk by a scale of the first feature and by a scale of the second one.
         by_x1 = -2 * w[0] * s * on_x1
         by_x2 = -2 * w[1] * (s * on_x1 + of_y * on_y - of_x2 * on_x2)
         return risks, (by_x1.square() + by_x2.square()).mean()
 
-    return parts
+    return risks_and_penalty
 
 
-def minimise(parts: Parts, weight: float, start: Tensor) -> Tensor:
-    """The weights at which mean risk plus weighted penalty has a local minimum, from a start."""
+def minimise(risks_and_penalty: RisksAndPenalty, weight: float, start: Tensor) -> Tensor:
+    """Find a local minimum of the mean risk plus `weight` times the penalty with L-BFGS.
+
+    Arguments:
+        risks_and_penalty: function of the predictor's weights.
+        weight: weight of the penalty.
+        start: the weights to start from, (2,).
+    """
     w = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
         [w],
@@ -123,49 +149,69 @@ def minimise(parts: Parts, weight: float, start: Tensor) -> Tensor:
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        risks, penalty = parts(w)
-        loss = (risks.mean() + weight * penalty) / (1 + weight)  # of size 1 whatever the weight
+        risks, penalty = risks_and_penalty(w)
+        # The division keeps the loss of order 1, so that the tolerances suit every weight.
+        loss = (risks.mean() + weight * penalty) / (1 + weight)
         loss.backward()
         return loss
 
-    for _ in range(4):  # restarts forget curvature of far away
+    for _ in range(4):  # A restart discards curvature that was estimated far from the minimum.
         optimiser.step(closure)
     return w.detach()
 
 
-def minimise_in_long_steps(parts: Parts, weight: float, start: tuple[float, float]) -> list[float]:
-    """The same by BFGS, whose first step is as long as the gradient: it may leave the valley that it starts in."""
+def minimise_in_long_steps(
+    risks_and_penalty: RisksAndPenalty, weight: float, start: tuple[float, float]
+) -> list[float]:
+    """Find a minimum like `minimise`, but with BFGS.
+
+    Its first step is as long as the gradient, so it may leave the valley of the start.
+    """
 
     def loss_and_gradient(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         w = torch.tensor(values, requires_grad=True)
-        risks, penalty = parts(w)
+        risks, penalty = risks_and_penalty(w)
         loss = risks.mean() / weight + penalty
         (gradient,) = torch.autograd.grad(loss, w)
         return loss.item(), gradient.numpy()
 
-    found: list[float] = optimize.minimize(
+    minimum: list[float] = optimize.minimize(
         loss_and_gradient, start, jac=True, method="BFGS"
     ).x.tolist()
-    return found
+    return minimum
 
 
 def path(
-    parts: Parts, weights: Iterable[float], start: tuple[float, float] = (0.0, 0.0)
+    risks_and_penalty: RisksAndPenalty,
+    weights: Iterable[float],
+    start: tuple[float, float] = (0.0, 0.0),
 ) -> list[list[float]]:
-    """Minima along growing penalty weights, each from the one before, the first from ERM: [weight, w1, w2, ...]."""
-    w = minimise(parts, 0.0, torch.tensor(start, dtype=torch.float64))
-    found = [[0.0, *w.tolist()]]
+    """Follow a minimum while the weight of the penalty grows.
+
+    The first minimum is that of ERM (weight 0), found from `start`. Each of the others is found
+    from the one before.
+
+    Returns:
+        a row [weight, w1, w2] for each minimum.
+    """
+    w = minimise(risks_and_penalty, 0.0, torch.tensor(start, dtype=torch.float64))
+    minima = [[0.0, *w.tolist()]]
     for weight in weights:
-        w = minimise(parts, weight, w)
-        found.append([weight, *w.tolist()])
-    return found
+        w = minimise(risks_and_penalty, weight, w)
+        minima.append([weight, *w.tolist()])
+    return minima
 
 
-# ---------------------------------------------------------------------------------------------- coloured digits
+# --- coloured digits ------------------------------------------------------------------------------
 
 
 def coloured_digits(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Two training environments and the test one: pixels in one of two colours (n, 128), labels (n,)."""
+    """Colour the digits of two training environments and of the test environment.
+
+    Returns:
+        for each environment the pixels (n, 128), which are 0 in one of the two colour channels, and
+        the labels (n,).
+    """
     digits = load_digits()
     order = torch.randperm(len(digits.target), generator=generator)
     pixels = torch.tensor(digits.data, dtype=torch.float32)[order] / 16
@@ -173,8 +219,8 @@ def coloured_digits(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         torch.rand(len(order), generator=generator) < 0.25
     )
     environments = []
-    parts = torch.arange(len(order)).tensor_split([750, 1500])
-    for rows, flip in zip(parts, (0.2, 0.1, 0.9), strict=True):
+    env_rows = torch.arange(len(order)).tensor_split([750, 1500])
+    for rows, flip in zip(env_rows, (0.2, 0.1, 0.9), strict=True):
         colour = label[rows] ^ (torch.rand(len(rows), generator=generator) < flip)
         x = torch.stack([pixels[rows] * ~colour[:, None], pixels[rows] * colour[:, None]], dim=1)
         environments.append((x.flatten(1), label[rows].float()))
@@ -184,9 +230,10 @@ def coloured_digits(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
 def train_on_colours(
     method: str, seed: int, *, steps: int = 400, anneal: int = 60, weight: float = 1e4
 ) -> list[float]:
-    """Train and return accuracy on the training environments and on the test one.
+    """Train on the two training environments; return training accuracy and test accuracy.
 
-    The penalty has weight 1 up to step `anneal`, then its full weight with all of the loss divided by it.
+    The penalty has weight 1 up to step `anneal`. From then on it has the full weight, and the whole
+    loss is divided by that weight.
     """
     generator = torch.Generator().manual_seed(seed)
     *training, test = coloured_digits(generator)
@@ -208,28 +255,28 @@ def train_on_colours(
         risks = torch.stack(losses)
         loss = risks.mean() + 1e-3 * sum(p.square().sum() for p in model.parameters())
         if method != "ERM":
-            now = invmod.step_schedule(step, first=1.0, last=weight, at=anneal)
+            current_weight = invmod.step_schedule(step, first=1.0, last=weight, at=anneal)
             if method == "V-REx":
                 penalty = invmod.vrex_penalty(risks)
             else:
                 pairs = zip(logits, training, strict=True)
                 penalty = torch.stack([invmod.irm_penalty(z, y) for z, (_, y) in pairs]).mean()
-            loss = (loss + now * penalty) / max(now, 1.0)
+            loss = (loss + current_weight * penalty) / max(current_weight, 1.0)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        right = [
+        accuracies = [
             ((model(x)[:, 0] > 0) == (y > 0)).float().mean().item() for x, y in (*training, test)
         ]
-    return [(right[0] + right[1]) / 2, right[2]]
+    return [(accuracies[0] + accuracies[1]) / 2, accuracies[2]]
 
 
-# -------------------------------------------------------------------------------------------------------- pictures
+# --- figures --------------------------------------------------------------------------------------
 
 
 def run() -> dict[str, Any]:
-    """All figures behind the pictures."""
+    """Compute all numbers that the figures show."""
     two_bits = {
         f"{alpha}; {', '.join(map(str, betas))}": {
             penalty: path(two_bit(alpha, betas, penalty), WEIGHTS) for penalty in METHODS[1:]
@@ -261,11 +308,11 @@ STYLE = {
 }
 
 
-def draw_two_bits(figures: dict[str, Any]) -> plt.Figure:
-    """The two weights along the penalty weight, for each of the three problems."""
+def draw_two_bits(numbers: dict[str, Any]) -> plt.Figure:
+    """Draw the two weights as functions of the penalty weight, for each of the three problems."""
     figure, axes = plt.subplots(1, 3, figsize=(8.6, 2.9), sharey=True)
     for ax, paths, (alpha, betas) in zip(
-        axes, figures["two_bits"].values(), ALPHAS_AND_BETAS, strict=True
+        axes, numbers["two_bits"].values(), ALPHAS_AND_BETAS, strict=True
     ):
         for method, points in paths.items():
             weight, w1, w2 = zip(*points[1:], strict=True)
@@ -283,19 +330,22 @@ def draw_two_bits(figures: dict[str, Any]) -> plt.Figure:
     return figure
 
 
-def draw_linear_model(figures: dict[str, Any]) -> plt.Figure:
-    """Where penalties lead in the plane of the two weights, over the mean risk."""
+def draw_linear_model(numbers: dict[str, Any]) -> plt.Figure:
+    """Draw the paths of minima in the plane of the two weights, over contours of the mean risk."""
     grid = torch.linspace(-0.15, 1.2, 200, dtype=torch.float64)
-    parts = linear_model(SPREADS, "V-REx")
+    risks_and_penalty = linear_model(SPREADS, "V-REx")
     risk = torch.stack(
-        [torch.stack([parts(torch.stack([a, b]))[0].mean() for a in grid]) for b in grid]
+        [
+            torch.stack([risks_and_penalty(torch.stack([a, b]))[0].mean() for a in grid])
+            for b in grid
+        ]
     )
     figure, ax = plt.subplots(figsize=(5.6, 4.2))
     levels = [0.5, 0.8, 1.0, 1.5, 2, 3, 4, 6, 8]
     contour = ax.contour(grid, grid, risk, levels=levels, colors="0.75", linewidths=0.7)
     ax.clabel(contour, fontsize=7, fmt="%g")
     for name, method in (("V-REx", "V-REx"), ("IRMv1 from ERM", "IRMv1")):
-        _, w1, w2 = zip(*figures["linear"][name], strict=True)
+        _, w1, w2 = zip(*numbers["linear"][name], strict=True)
         ax.plot(
             w1,
             w2,
@@ -310,7 +360,7 @@ def draw_linear_model(figures: dict[str, Any]) -> plt.Figure:
     ax.plot(1, 1, color=COLOURS["IRMv1"], marker="o", mfc="none")
     ax.annotate(
         "",
-        figures["linear"]["IRMv1 from (1, 1)"],
+        numbers["linear"]["IRMv1 from (1, 1)"],
         (1, 1),
         arrowprops={"arrowstyle": "->", "color": COLOURS["IRMv1"]},
     )
@@ -323,7 +373,7 @@ def draw_linear_model(figures: dict[str, Any]) -> plt.Figure:
         ha="left",
     )
     ax.plot(
-        *figures["linear"]["V-REx"][0][1:],
+        *numbers["linear"]["V-REx"][0][1:],
         marker="o",
         color=COLOURS["ERM"],
         ms=7,
@@ -342,11 +392,11 @@ def draw_linear_model(figures: dict[str, Any]) -> plt.Figure:
     return figure
 
 
-def draw_digits(figures: dict[str, Any]) -> plt.Figure:
-    """Accuracy where colour agrees with the label and where it does not, for each seed."""
+def draw_digits(numbers: dict[str, Any]) -> plt.Figure:
+    """Draw training accuracy and test accuracy of each method, for each seed."""
     figure, ax = plt.subplots(figsize=(5.6, 3.1))
     for place, method in enumerate(METHODS):
-        train, test = zip(*figures["digits"][method], strict=True)
+        train, test = zip(*numbers["digits"][method], strict=True)
         for offset, values, face in ((-0.12, train, "none"), (0.12, test, COLOURS[method])):
             ax.plot(
                 [place + offset] * len(values), values, "o", color=COLOURS[method], mfc=face, ms=6
@@ -385,12 +435,12 @@ PICTURES = {
 
 
 def main() -> None:
-    """Run everything and write figures and pictures."""
-    figures = run()
-    (HERE / "known_answers.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    """Compute the numbers, and write them and the figures."""
+    numbers = run()
+    (HERE / "known_answers.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     with mpl.rc_context(STYLE):
         for name, draw in PICTURES.items():
-            figure = draw(figures)
+            figure = draw(numbers)
             (HERE / "images" / f"{name}.png").write_bytes(figure_png(figure))
             plt.close(figure)
 

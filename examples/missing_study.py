@@ -1,19 +1,21 @@
-"""What digits_quadrants and omics_subtypes share: seven ways to train one classifier, tuned alike, and their tables.
+"""A comparison of seven training methods, shared by digits_quadrants and omics_subtypes.
 
-The classifier is the same for all: an encoder for each modality, the mean of what is there, a linear head. The ways
-differ in what one training step minimises, `step_loss`, which is where the parts of invmod come together:
+All methods train the same classifier: one encoder per modality, the mean of the available
+embeddings, a linear head. They differ only in the loss of a training step, `step_loss`, which is
+composed of parts of invmod:
 
-    ERM           the loss on complete samples
-    dropout       random subsets of modalities, one for each sample
-    alignment     ERM, and the modalities of a sample drawn together
-    environments  the mean loss over cyclic-mixup environments
-    V-REx         the same, and the variance of the losses over environments (MILK without alignment)
-    MILK          the same, and alignment
-    masks, V-REx  as V-REx, over masks (one left, one missing) in the place of mixup weights
+    ERM           loss on samples as they are
+    dropout       loss under a random subset of modalities for each sample
+    alignment     loss of ERM, plus an alignment loss, which pulls a sample's embeddings together
+    environments  mean loss over cyclic-mixup environments
+    V-REx         mean loss over environments, plus its variance (MILK without alignment)
+    MILK          mean loss over environments, plus its variance, plus the alignment loss
+    masks, V-REx  like V-REx, with masks (one modality left, one missing) instead of mixup weights
 
-Each way has six configurations, tried on two tuning splits and chosen by the mean of the metric over all patterns of
-missing modalities on validation rows; the chosen one is trained on ten other splits and measured on their test rows.
-Every run is a line of runs.jsonl in the store as soon as it is there: a study that was stopped goes on.
+Each method has six configurations, which are tuned on two splits. The configuration with the best
+mean of the metric over all patterns of missing modalities on validation rows is trained on ten
+other splits and evaluated on their test rows. Every run is appended to runs.jsonl when it ends, so
+a study that was stopped resumes from there.
 """
 
 import datetime
@@ -58,15 +60,15 @@ METHODS: dict[str, list[dict[str, float]]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A classification data set with modalities.
+    """A classification problem with several modalities.
 
     Arguments:
-        name: of the data set.
+        name: name of the data set.
         features: modality name -> float32 (N, D_m), NaN where missing.
-        targets: int64 (N,).
-        split: seed -> training, validation and test rows.
-        metric: of predictions and targets.
-        epochs: of every training.
+        targets: int64 (N,), the class of each sample.
+        split: maps a seed to training, validation and test rows.
+        metric: maps predictions and targets to a number; higher is better.
+        epochs: number of epochs of every run.
     """
 
     name: str
@@ -78,23 +80,23 @@ class Problem:
 
 
 def accuracy(predictions: Tensor, targets: Tensor) -> float:
-    """Share of right classes."""
+    """Share of correct predictions."""
     return (predictions == targets).double().mean().item()
 
 
 def balanced_accuracy(predictions: Tensor, targets: Tensor) -> float:
-    """Mean over the classes of the share of their samples that is right; classes without a sample do not count."""
+    """Mean over the classes in `targets` of the share of correct predictions."""
     classes = targets.unique()
     return float(
         np.mean([(predictions[targets == c] == c).double().mean().item() for c in classes])
     )
 
 
-# ------------------------------------------------------------------------------------------------------- the model
+# --- the model ------------------------------------------------------------------------------------
 
 
 class Classifier(nn.Module):
-    """Encoders, fusion by weights, a linear head."""
+    """One encoder per modality, fusion by a weighted mean, and a linear head."""
 
     def __init__(self, dims: Mapping[str, int], num_classes: int) -> None:
         super().__init__()
@@ -102,7 +104,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(EMBEDDING_DIM, num_classes)
 
     def forward(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        """Return the logits (N, C) of the mean of what is there."""
+        """Compute logits (N, C) from the mean of the available embeddings."""
         return self.head(invmod.masked_mean(self.encoders(features, mask), mask))
 
 
@@ -115,12 +117,23 @@ def step_loss(
     targets: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """What a training step of a method minimises."""
+    """Compute the loss of a training step; here the methods differ.
+
+    Arguments:
+        method: a key of `METHODS`.
+        config: one of its configurations.
+        model: the classifier.
+        features: the features of a batch, modality name -> (N, D_m).
+        mask: (N, M), True where a modality is available.
+        targets: (N,), the classes.
+        generator: draws the masks or weights.
+    """
     m = mask.shape[1]
     if method == "dropout":
         keep = invmod.RandomSubsetEnvs(m, rates=config["rate"]).sample_masks(
             (len(mask),), generator=generator
         )[:, 0]
+        # A sample whose subset contains none of its available modalities keeps all of them.
         keep = torch.where((keep & mask).any(dim=1, keepdim=True), keep & mask, mask)
         return F.cross_entropy(model(features, keep), targets)
 
@@ -128,18 +141,22 @@ def step_loss(
     if method in ("ERM", "alignment"):
         loss = F.cross_entropy(model.head(invmod.masked_mean(z, mask)), targets)
     elif method == "masks, V-REx":
+        # With two modalities "one missing" and "one left" are the same masks.
         envs = (
             invmod.UnionEnvs(invmod.LeaveOneOutEnvs(m), invmod.OneHotEnvs(m))
             if m > 2
             else invmod.OneHotEnvs(m)
         )
-        allowed = [mask, *(mask & row for row in envs.sample_masks())]
-        rows = [there.any(dim=1) for there in allowed]  # a mask may leave a sample with nothing
+        env_masks = [mask, *(mask & row for row in envs.sample_masks())]
+        # A mask may hide all modalities of a sample. Each risk is a mean over the other samples.
+        env_rows = [env_mask.any(dim=1) for env_mask in env_masks]
         risks = torch.stack(
             [
-                F.cross_entropy(model.head(invmod.masked_mean(z[some], there[some])), targets[some])
-                for there, some in zip(allowed, rows, strict=True)
-                if some.any()
+                F.cross_entropy(
+                    model.head(invmod.masked_mean(z[rows], env_mask[rows])), targets[rows]
+                )
+                for env_mask, rows in zip(env_masks, env_rows, strict=True)
+                if rows.any()
             ]
         )
         loss = invmod.invariant_objective(
@@ -160,20 +177,27 @@ def step_loss(
 def train(
     problem: Problem, method: str, config: Mapping[str, float], seed: int
 ) -> Callable[..., Tensor]:
-    """Train on the training rows of a split, and return a predictor of features and mask.
+    """Train on the training rows of a split.
 
-    Features are standardised with what is observed in training rows.
+    Features are standardised with mean and standard deviation of the available training rows.
+
+    Returns:
+        a function from features and mask to predicted classes (N,).
     """
     names = tuple(problem.features)
     mask = invmod.mask_from_features(problem.features, names)
     rows = problem.split(seed)[0]
     scaled, moments = {}, {}
     for index, (name, x) in enumerate(problem.features.items()):
-        seen = x[rows[mask[rows, index]]]
-        moments[name] = seen.mean(dim=0), seen.std(dim=0).clamp(min=1e-6)
+        available = x[rows[mask[rows, index]]]
+        # A constant column has a standard deviation of 0 (or 1e-17), by which nothing can be
+        # divided.
+        moments[name] = available.mean(dim=0), available.std(dim=0).clamp(min=1e-6)
         scaled[name] = (x - moments[name][0]) / moments[name][1]
 
     generator = torch.Generator().manual_seed(seed)
+    # Layers draw their initial weights from the global generator, whose state is restored
+    # afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(
@@ -207,12 +231,15 @@ def train(
 def measure(
     problem: Problem, predict: Callable[..., Tensor], rows: Tensor
 ) -> tuple[invmod.PatternResult, ...]:
-    """The metric on some rows under every pattern of the modalities that any of them has."""
+    """Compute the metric on some rows under every pattern of their modalities.
+
+    A modality that none of the rows has is in no pattern.
+    """
     mask = invmod.mask_from_features(problem.features, tuple(problem.features))[rows]
-    ever = [name for index, name in enumerate(problem.features) if mask[:, index].any()]
+    present = [name for index, name in enumerate(problem.features) if mask[:, index].any()]
     patterns = [
-        [name for name, kept in zip(ever, choice, strict=True) if kept]
-        for choice in product((True, False), repeat=len(ever))
+        [name for name, kept in zip(present, choice, strict=True) if kept]
+        for choice in product((True, False), repeat=len(present))
         if any(choice)
     ]
     report = invmod.robustness_report(
@@ -225,40 +252,51 @@ def measure(
         rates=(),
         num_resamples=0,
     )
-    hidden = [
-        name not in ever for name in problem.features
-    ]  # what no row has is hidden from all, and not by a pattern
-    return tuple(r for r in report.patterns if not any(np.logical_and(r.pattern, hidden)))
+    # The report also has the complete pattern, which contains modalities that no row has.
+    absent = [name not in present for name in problem.features]
+    return tuple(r for r in report.patterns if not any(np.logical_and(r.pattern, absent)))
 
 
-# ------------------------------------------------------------------------------------------------------- the study
+# --- the study ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of one problem, each a line of ``store/runs.jsonl``."""
+    """The comparison of all methods on one problem.
+
+    Arguments:
+        problem: the data, the splits and the metric.
+        folder: folder of ``runs.jsonl``, which has a line for each run.
+        seeds: number of splits on which the chosen configurations are trained.
+        shown: number of test rows whose predictions are stored.
+    """
 
     problem: Problem
-    store: Path
+    folder: Path
     seeds: int = 10
     shown: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse a study of nothing."""
+        """Check the number of splits."""
         if self.seeds < 1:
             raise SystemExit(f"error: `seeds` must be at least 1, got {self.seeds}.")
 
-    def run(self, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
-        """Do what is not in the store yet, and return method -> chosen configuration and runs."""
-        self.store.mkdir(parents=True, exist_ok=True)
-        known = self._known()
-        found = {}
+    def run(self, log: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+        """Train the runs that runs.jsonl lacks.
+
+        Returns:
+            method -> its chosen configuration, the tuning scores of all configurations, and the
+            runs of the chosen one.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stored = self._stored_runs()
+        results = {}
         for method, configs in METHODS.items():
             scores = [
                 float(
                     np.mean(
                         [
-                            self._run(known, method, config, seed)["validation"]
+                            self._run(stored, method, config, seed)["validation"]
                             for seed in TUNING_SEEDS
                         ]
                     )
@@ -266,29 +304,34 @@ class Study:
                 for config in configs
             ]
             best = int(np.argmax(scores))
-            runs = [self._run(known, method, configs[best], seed) for seed in range(self.seeds)]
-            found[method] = {"config": configs[best], "tuning": scores, "runs": runs}
+            runs = [self._run(stored, method, configs[best], seed) for seed in range(self.seeds)]
+            results[method] = {"config": configs[best], "tuning": scores, "runs": runs}
             worst = np.mean([min(run["test"].values()) for run in runs])
-            say(f"{method}: {configs[best]}, worst pattern {worst:.3f}")
-        return found
+            log(f"{method}: {configs[best]}, worst pattern {worst:.3f}")
+        return results
 
-    def _known(self) -> dict[str, dict[str, Any]]:
-        """Return the runs of the store; a last line that was cut off when the study was stopped is dropped."""
-        path = self.store / "runs.jsonl"
+    def _stored_runs(self) -> dict[str, dict[str, Any]]:
+        """Return the runs of runs.jsonl by their `run_key`.
+
+        If the study was stopped while it wrote the last line, that line is dropped from the file.
+        """
+        path = self.folder / "runs.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):
+        complete = [line for line in lines if line.endswith("\n")]
+        if len(complete) < len(lines):
+            # Replacing the file is atomic: if this process is killed, the old file is still there.
             temporary = path.with_name(f".runs.{os.getpid()}.tmp")
-            temporary.write_text("".join(whole), encoding="utf-8")
+            temporary.write_text("".join(complete), encoding="utf-8")
             temporary.replace(path)
-        runs = [json.loads(line) for line in whole]
-        return {key(run["method"], run["config"], run["seed"]): run for run in runs}
+        runs = [json.loads(line) for line in complete]
+        return {run_key(run["method"], run["config"], run["seed"]): run for run in runs}
 
     def _run(
-        self, known: dict[str, dict[str, Any]], method: str, config: Mapping[str, float], seed: int
+        self, stored: dict[str, dict[str, Any]], method: str, config: Mapping[str, float], seed: int
     ) -> dict[str, Any]:
-        if (name := key(method, config, seed)) in known:
-            return known[name]
+        """Return a stored run, or train it and append it to runs.jsonl."""
+        if (key := run_key(method, config, seed)) in stored:
+            return stored[key]
         _, validation, test = self.problem.split(seed)
         predict = train(self.problem, method, config, seed)
         on_validation = measure(self.problem, predict, validation)
@@ -298,49 +341,64 @@ class Study:
             "seed": seed,
             "validation": float(np.mean([r.value for r in on_validation])),
         }
-        if seed not in TUNING_SEEDS:  # a tuning run never sees test rows
+        if (
+            seed not in TUNING_SEEDS
+        ):  # Test rows must have no part in the choice of a configuration.
             on_test = measure(self.problem, predict, test)
             result["test"] = {r.name: r.value for r in on_test}
             result["predictions"] = self._predictions(predict, test, on_test)
-        with (self.store / "runs.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / "runs.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
-        known[name] = result
+        stored[key] = result
         return result
 
     def _predictions(
         self, predict: Callable[..., Tensor], test: Tensor, results: Iterable[invmod.PatternResult]
     ) -> dict[str, list[int]]:
-        """Predictions for the first test rows under every pattern, for pictures and intervals over samples."""
+        """Predict the classes of the first test rows under every pattern.
+
+        Pictures and intervals over samples are made from these predictions.
+        """
         rows = test[: self.shown]
         names = tuple(self.problem.features)
-        given = {name: x[rows] for name, x in self.problem.features.items()}
-        observed = invmod.mask_from_features(given, names)
-        found = {}
+        features = {name: x[rows] for name, x in self.problem.features.items()}
+        observed = invmod.mask_from_features(features, names)
+        predictions = {}
         for result in results:
             mask = observed & torch.tensor(result.pattern)
-            found[result.name] = predict(invmod.hide_features(given, mask, names), mask).tolist()
-        return found
+            hidden = invmod.hide_features(features, mask, names)
+            predictions[result.name] = predict(hidden, mask).tolist()
+        return predictions
 
 
-def key(method: str, config: Mapping[str, float], seed: int) -> str:
-    """What tells runs apart."""
+def run_key(method: str, config: Mapping[str, float], seed: int) -> str:
+    """Identify a run by method, configuration and seed."""
     return json.dumps([method, dict(config), seed], sort_keys=True)
 
 
-# ------------------------------------------------------------------------------------------------------- the tables
+# --- the tables -----------------------------------------------------------------------------------
 
 
 def by_number_hidden(values: Mapping[str, float]) -> dict[int, float]:
-    """Number of hidden modalities -> mean over the patterns with so many."""
-    most = max(name.count("+") for name in values)
+    """Average over the patterns with the same number of hidden modalities.
+
+    Arguments:
+        values: name of a pattern -> metric.
+
+    Returns:
+        number of hidden modalities -> mean of the metric.
+    """
+    # The name of a pattern joins its modalities by "+", so the longest pattern has the most of
+    # them.
+    max_joins = max(name.count("+") for name in values)
     groups: dict[int, list[float]] = {}
     for name, value in values.items():
-        groups.setdefault(most - name.count("+"), []).append(value)
+        groups.setdefault(max_joins - name.count("+"), []).append(value)
     return {count: float(np.mean(group)) for count, group in sorted(groups.items())}
 
 
 def half_width(values: npt.ArrayLike) -> float:
-    """Half of the 95% t interval of a mean."""
+    """Half of the width of the 95% t interval of a mean; NaN for a single value."""
     x = np.asarray(values, dtype=float)
     return (
         float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
@@ -349,14 +407,18 @@ def half_width(values: npt.ArrayLike) -> float:
     )
 
 
-def summary(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a method: means and intervals over seeds, and paired differences from ERM on the worst pattern."""
+def summary(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Summarise the results of `Study.run`, one row per method.
+
+    A row has means and intervals over splits, by number of hidden modalities and for the worst
+    pattern, and the paired difference from ERM on the worst pattern.
+    """
     rows = []
     worst = {
         method: [min(run["test"].values()) for run in entry["runs"]]
-        for method, entry in found.items()
+        for method, entry in results.items()
     }
-    for method, entry in found.items():
+    for method, entry in results.items():
         hidden = [by_number_hidden(run["test"]) for run in entry["runs"]]
         difference = np.subtract(worst[method], worst["ERM"])
         rows.append(
@@ -377,8 +439,8 @@ def summary(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: Iterable[Mapping[str, Any]], what: str) -> str:
-    """The summary as a table in Markdown."""
+def table(rows: Iterable[Mapping[str, Any]], caption: str) -> str:
+    """Format a summary as a table in Markdown, with a caption below it."""
     rows = list(rows)
     counts = list(rows[0]["by_hidden"])
     header = [
@@ -395,14 +457,12 @@ def table(rows: Iterable[Mapping[str, Any]], what: str) -> str:
         cells.append(", ".join(f"{key} {value:g}" for key, value in row["config"].items()))
         lines.append(f"| {row['method']} | {' | '.join(cells)} |")
     made = f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, one thread"
-    return (
-        "\n".join([*lines, "", f"{what} Means over seeds ± half of a 95% t interval. Made {made}."])
-        + "\n"
-    )
+    note = f"{caption} Means over seeds ± half of a 95% t interval. Made {made}."
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 def pair(value: tuple[float, float], *, signed: bool = False) -> str:
-    """A mean and half of its interval."""
+    """Format a mean and half of the width of its interval, without the latter if it is NaN."""
     mean, half = value
-    shown = f"{mean:+.3f}" if signed else f"{mean:.3f}"
-    return shown if half != half else f"{shown} ± {half:.3f}"
+    text = f"{mean:+.3f}" if signed else f"{mean:.3f}"
+    return text if half != half else f"{text} ± {half:.3f}"  # only NaN differs from itself

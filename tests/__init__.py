@@ -1,1 +1,1 @@
-"""The tests, a package so that its shared parts can be imported."""
+"""Tests; a package, so that test modules can import shared helpers."""

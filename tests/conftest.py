@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures that all tests share."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real data sets; skips where there is none."""
+    """Folder of the real data sets; tests that use it are skipped if INVMOD_DATA is not set."""
     folder = os.environ.get("INVMOD_DATA")
     if not folder:
-        pytest.skip("INVMOD_DATA is not set: it names the folder of real data sets")
+        pytest.skip("INVMOD_DATA is not set. Set it to the folder of the real data sets.")
     return Path(folder)

@@ -1,4 +1,4 @@
-"""What the library's tests share: Hypothesis draws a seed, a generator makes the tensors."""
+"""Shared helpers of the library's tests: Hypothesis draws a seed, a generator makes the tensors."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -28,7 +28,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def laws(function: T) -> T:
-    """Check a law on some thirty examples, however slow the machine."""
+    """Check a property on up to thirty examples; no deadline, since machines differ in speed."""
     return settings(max_examples=30, deadline=None)(function)
 
 
@@ -43,7 +43,7 @@ def normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.f
 def simplex_rows(
     generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Rows that sum to 1 and of which some entries are exactly 0."""
+    """Draw rows that sum to 1, in which some entries are exactly 0."""
     weights = torch.rand(shape, generator=generator, dtype=torch.float64)
     weights[weights < 0.2] = 0.0
     weights[..., 0] += 0.1
@@ -57,14 +57,17 @@ def random_mask(
 
 
 def poison(x: Tensor, mask: Tensor, value: float) -> Tensor:
-    """A copy of x (N, M, ...) with `value` wherever the mask is False."""
+    """Copy x (N, M, ...) and set it to `value` wherever the mask is False."""
     poisoned = x.detach().clone()
     poisoned[~mask] = value
     return poisoned
 
 
 def gradients(output: Tensor, *inputs: Tensor) -> list[Tensor]:
-    """Gradients of a fixed, uneven combination of the output."""
+    """Compute gradients of a fixed linear combination of the output.
+
+    All its coefficients differ, so that entries with exchanged gradients are detected.
+    """
     flat = output.reshape(-1)
     coefficients = torch.linspace(0.5, 2.0, max(flat.numel(), 1), dtype=flat.dtype)[: flat.numel()]
     return list(torch.autograd.grad((flat * coefficients).sum(), inputs))

@@ -1,4 +1,4 @@
-"""What the README shows works, and what it points to is there."""
+"""The code of the README runs, and its links and make targets exist."""
 
 import re
 from pathlib import Path
@@ -26,13 +26,13 @@ def test_the_python_block_trains_the_parts_on_missing_modalities():
     exec(compile(report, "README.md", "exec"), {})
 
 
-def test_every_file_that_it_links_to_is_there():
+def test_every_linked_file_exists():
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_every_make_target_that_it_names_is_in_the_makefile():
+def test_every_make_target_of_the_readme_is_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets

@@ -2,22 +2,25 @@ r"""
 Make your model robust to missing modalities in twenty minutes
 ==============================================================
 
-You have a PyTorch model that was trained on complete samples. In use, parts of its input will be missing. This guide
-goes from that model to one that copes, and to a report that shows how well. It takes four steps:
+You have a PyTorch model that was trained on complete samples. In use, parts of its input will be
+missing. This guide turns that model into one that still works then, and reports how well it works.
+It has four steps:
 
-1. see how bad it is, with :py:func:`invmod.robustness_report`;
-2. put an imputer in front, so that a missing part has a defined value;
-3. train on with some parts hidden, so that the model's risk is low, and alike, whichever are there;
-4. compare the two reports.
+1. measure the problem with :py:func:`invmod.robustness_report`;
+2. put an imputer before the model, so that a missing part has a defined value;
+3. finetune the model with some parts hidden, so that its risk is low whichever parts are missing;
+4. compare the reports of the two models.
 
-Nothing of your model's code changes. The build of these pages ran all of it, in less than a minute on one core.
+The code of your model does not change. All code of this page was run when the page was built, in
+less than a minute on one core.
 
 Your model
 ----------
 
-The model stands for yours. It is a plain network for scikit-learn's handwritten digits, each an image of 8 by 8
-pixels cut into four quadrants, as four cameras might see it. The quadrants are the modalities: a dictionary of
-tensors (N, 16), one for each. The network puts them side by side and knows nothing of missing input.
+The model of this guide is an example of your own model. It is a plain network for scikit-learn's
+handwritten digits. Each digit is an image of 8 by 8 pixels, which is cut into four quadrants, as if
+four cameras had taken it. The quadrants are the modalities: the features are a dictionary of four
+tensors (N, 16). The network concatenates them and has no means to handle missing input.
 """
 
 import copy
@@ -62,7 +65,7 @@ class YourModel(nn.Module):
 
 
 def run(model, loss_of, epochs):
-    """Your training loop; what it minimises is an argument."""
+    """Your training loop; the loss function is an argument."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(epochs):
         for rows in train[torch.randperm(len(train), generator=generator)].split(100):
@@ -82,16 +85,15 @@ hits = logits.argmax(dim=1) == targets[test]
 print(f"accuracy on complete test samples: {hits.double().mean():.3f}")
 
 # %%
-# How bad is it?
-# --------------
+# Accuracy with missing quadrants
+# -------------------------------
 #
-# The report needs a function of features and mask. What is hidden reaches it as NaN, so that it cannot be seen by
-# mistake. Your model has no way to leave a quadrant out: an imputer puts something in its place. The plainest is the
-# mean of the training rows.
+# The report needs a function that predicts from features and a mask. Hidden features are NaN when
+# the report calls it, so that the function cannot use them by mistake. Your model cannot ignore a
+# quadrant, so an imputer replaces the hidden values. The simplest imputer uses the mean of the
+# training rows.
 
-observed = torch.ones(
-    len(targets), len(names), dtype=torch.bool
-)  # nothing is missing in nature here
+observed = torch.ones(len(targets), len(names), dtype=torch.bool)  # these data are complete
 imputer = invmod.MeanImputer(names).fit(quadrants, observed, rows=train)
 
 
@@ -104,12 +106,12 @@ def predictor(model):
     return predict
 
 
-def right(predictions, targets):
+def correct(predictions, targets):
     return (predictions == targets).double()
 
 
 def accuracy(predictions, targets):
-    return right(predictions, targets).mean().item()
+    return correct(predictions, targets).mean().item()
 
 
 test_features = {name: x[test] for name, x in quadrants.items()}
@@ -118,24 +120,26 @@ before = invmod.robustness_report(
     test_features,
     targets[test],
     accuracy,
-    per_unit=right,  # accuracy is a mean over samples: intervals become quick
+    per_unit=correct,  # accuracy is a mean over samples, so its intervals are fast to compute
     generator=torch.Generator().manual_seed(0),
 )
 print(before)
 
 # %%
-# A pattern is named by what is left. With all four quadrants the model is nearly always right; with one left it is
-# wrong more often than right, and every quadrant that goes missing costs more than the one before. Nothing in the
-# training set said that this could happen.
+# The name of a pattern lists the quadrants that are available. With all four quadrants the model is
+# nearly always right. With one quadrant it is wrong more often than right, and every further
+# missing quadrant costs more accuracy than the one before. Training on complete samples gave no
+# warning of that.
 #
-# Train on, with parts hidden
-# ---------------------------
+# Finetune with hidden quadrants
+# ------------------------------
 #
-# An *environment* is a way in which the model will be used. Here it is a mask: which quadrants are there. Two kinds
-# cover the range. :py:class:`invmod.LeaveOneOutEnvs` has four masks with one quadrant hidden each,
-# :py:class:`invmod.OneHotEnvs` four with one quadrant left each; :py:class:`invmod.UnionEnvs` puts them together.
-# Beside the complete batch that makes nine risks for each batch, and the objective is their mean plus a small multiple
-# of their variance (:py:func:`invmod.vrex_penalty`).
+# An *environment* is a condition in which the model will be used. Here it is a mask, which states
+# the available quadrants. :py:class:`invmod.LeaveOneOutEnvs` has four masks with one missing
+# quadrant each. :py:class:`invmod.OneHotEnvs` has four masks with one available quadrant each.
+# :py:class:`invmod.UnionEnvs` combines them. Together with the complete batch there are nine risks
+# for each batch. The objective is their mean plus a small multiple of their variance
+# (:py:func:`invmod.vrex_penalty`).
 
 envs = invmod.UnionEnvs(invmod.LeaveOneOutEnvs(len(names)), invmod.OneHotEnvs(len(names)))
 print(envs.sample_masks().int())
@@ -157,34 +161,38 @@ robust = copy.deepcopy(model)
 run(robust, robust_loss, epochs=20)
 
 # %%
-# These are all the lines. From the trained weights on, half as many epochs as the first training had are enough here.
+# That is all the code. Finetuning starts from the trained weights, and half as many epochs as in
+# the first training are enough here.
 #
-# Why these masks, and not a coin for each quadrant of each sample (modality dropout,
-# :py:class:`invmod.RandomSubsetEnvs`)? Both work. Fixed masks make each risk the loss under *one* condition, so that
-# their variance says how unlike the conditions are; over random masks every risk is a mean over conditions already, and
-# the penalty has little to do. Where rates in use are known, random subsets at those rates are the better fit.
+# An alternative to these masks is modality dropout, which hides each quadrant of each sample at
+# random (:py:class:`invmod.RandomSubsetEnvs`). Both work. With fixed masks each risk is the loss
+# under *one* condition, so the variance of the risks measures how much the conditions differ. With
+# random masks each risk is already a mean over conditions, and the penalty has little effect. If
+# you know the missing rates in use, random subsets at these rates are the better choice.
 #
-# What was gained, and what it cost
-# ---------------------------------
+# Gains and costs
+# ---------------
 #
-# Two models in one report are compared on the same samples under the same masks.
+# A report of two models compares them on the same samples under the same masks.
 
 both = invmod.robustness_report(
     {"before": predictor(model), "after": predictor(robust)},
     test_features,
     targets[test],
     accuracy,
-    per_unit=right,  # accuracy is a mean over samples: intervals become quick
+    per_unit=correct,  # accuracy is a mean over samples, so its intervals are fast to compute
     generator=torch.Generator().manual_seed(0),
 )
 print(both)
 
 # %%
-# Complete samples lose nothing that could be told from chance (the first row of the last table), and every pattern with
-# something missing gains, the worst ones most. That is the usual shape of the bargain, and the penalty weight is its
-# price: at ``penalty_weight=1`` the single quadrants gain more and complete samples begin to pay.
+# The first row of the last table shows no significant difference on complete samples. Accuracy
+# improves under every pattern with missing quadrants, most under the worst patterns. The penalty
+# weight controls this trade-off: at ``penalty_weight=1`` single quadrants gain more, and accuracy
+# on complete samples begins to fall.
 #
-# The curves show accuracy against the share of quadrants that is missing, the heat map accuracy under every pattern.
+# The curves show accuracy as a function of the share of missing quadrants. The heat map shows
+# accuracy under every pattern.
 
 plot_rates(both)
 
@@ -193,7 +201,7 @@ plot_rates(both)
 plot_patterns(both)
 
 # %%
-# The report is kept as JSON, and as a page to hand on:
+# The report can be saved as JSON, and as an HTML page:
 
 folder = Path(tempfile.mkdtemp())
 both.save(folder / "report.json")
@@ -201,15 +209,18 @@ write_page(both, folder / "report.html")
 print(invmod.RobustnessReport.load(folder / "report.json").worst("after").name)
 
 # %%
-# Where to go from here
-# ---------------------
+# Next steps
+# ----------
 #
-# - Your data has holes already: give the report and the training loop their mask, and draw environments from what each
-#   sample has (:py:class:`invmod.KOfAvailableEnvs`). :py:func:`invmod.collate` makes batches of incomplete samples.
-# - The mean is a poor stand-in where modalities are correlated: :doc:`/parts/imputation` has better ones.
-# - Your model can leave a modality out, as a transformer can: skip the imputer and hand on the mask.
-#   ``examples/finetune_any_model`` does that, in plain PyTorch and in Lightning.
-# - Your model has an encoder for each modality and fuses them linearly: environments can be weights,
-#   :py:class:`invmod.CyclicMixupEnvs` with :py:func:`invmod.fuse`, many at little more than the price of one
-#   (:doc:`/quickstart`).
-# - The penalty weight, and which penalty: :doc:`/choosing`, :doc:`/parts/objectives`.
+# - Your data have missing modalities already: pass their mask to the report and to the training
+#   loop, and draw environments from the modalities that each sample has
+#   (:py:class:`invmod.KOfAvailableEnvs`). :py:func:`invmod.collate` makes batches of incomplete
+#   samples.
+# - Mean imputation is poor if modalities are correlated: :doc:`/parts/imputation` has better
+#   imputers.
+# - Your model can ignore a modality, as a transformer can: pass the mask to it instead of using an
+#   imputer. ``examples/finetune_any_model`` does that, in plain PyTorch and in Lightning.
+# - Your model has an encoder for each modality and fuses them linearly: environments can then be
+#   weights, :py:class:`invmod.CyclicMixupEnvs` with :py:func:`invmod.fuse`. Many of them cost
+#   little more than one (:doc:`/quickstart`).
+# - To choose a penalty and its weight, see :doc:`/choosing` and :doc:`/parts/objectives`.

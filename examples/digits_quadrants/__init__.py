@@ -1,1 +1,1 @@
-"""Handwritten digits of which quadrants may be hidden: seven ways to train, compared."""
+"""Seven training methods on handwritten digits whose quadrants may be hidden."""

@@ -1,11 +1,15 @@
-"""Digits of which quadrants may be hidden: seven ways to train, tuned alike, on ten splits.
+"""Compare seven training methods on digits whose quadrants may be missing, on ten splits.
 
-    python examples/digits_quadrants/train.py             # the whole study, some ten minutes on one core
-    python examples/digits_quadrants/train.py --seeds 2   # less of it
+    python examples/digits_quadrants/train.py             # about ten minutes on one core
+    python examples/digits_quadrants/train.py --seeds 2   # fewer splits
 
-scikit-learn's 1,797 digits of 8 by 8 pixels are cut into four quadrants, the modalities; any of them may be hidden from
-a trained model. The ways to train are in examples/missing_study.py. Writes table.md, digits.png and the runs into
-`--out`; a study that was stopped goes on where it was.
+scikit-learn's 1,797 digits of 8 by 8 pixels are cut into four quadrants, which are the modalities.
+Any of them may be hidden from a trained model. The methods are in examples/missing_study.py, which
+an installation with `make install` or `pip install -e .` can import; otherwise add the folder
+examples/ to PYTHONPATH.
+
+The command writes table.md, digits.png and runs.jsonl into `--out`. A study that was stopped
+resumes from runs.jsonl.
 """
 
 from dataclasses import dataclass
@@ -33,18 +37,18 @@ QUADRANTS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Compare ways to train on digits whose quadrants may be hidden."""
+    """Compare training methods on digits whose quadrants may be hidden."""
 
     out: Path = Path("docs/results/digits_quadrants")
-    """Folder of the study."""
+    """Folder of the results."""
     seeds: int = 10
-    """Splits on which the chosen configurations are trained."""
+    """Number of splits on which the chosen configurations are trained."""
     epochs: int = 40
-    """Epochs of every training."""
+    """Number of epochs of every run."""
 
 
 def digits_problem(epochs: int) -> Problem:
-    """The data, cut; half of it for training, a quarter each for validation and test."""
+    """Cut the digits into quadrants; half of them are for training."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32) / 16
 
@@ -65,11 +69,12 @@ def digits_problem(epochs: int) -> Problem:
     )
 
 
-def draw(found: dict[str, dict[str, Any]], problem: Problem, path: Path) -> None:
-    """Test digits of the first split under hidden quadrants, with what each way of training says of them.
+def draw(results: dict[str, dict[str, Any]], problem: Problem, path: Path) -> None:
+    """Draw test digits of the first split under hidden quadrants, with the methods' predictions.
 
-    Under each pattern that digit is shown, of the first eight, on which the fewest ways are right but some are; so the
-    picture shows differences, not rates.
+    For each pattern the picture shows one of the first eight test digits: the one that the fewest
+    methods, but at least one, predict correctly. So the picture shows differences between methods
+    and not their accuracies.
     """
     from matplotlib import pyplot as plt
 
@@ -86,39 +91,37 @@ def draw(found: dict[str, dict[str, Any]], problem: Problem, path: Path) -> None
     test = problem.split(0)[2]
     figure, axes = plt.subplots(1, len(patterns), figsize=(9, 2.9))
     for column, (ax, pattern) in enumerate(zip(axes, patterns, strict=True)):
-        key = invmod.pattern_name([bool(there) for there in pattern], names)
-        predicted = {
-            method: entry["runs"][0]["predictions"][key] for method, entry in found.items()
+        key = invmod.pattern_name([bool(available) for available in pattern], names)
+        predictions = {
+            method: entry["runs"][0]["predictions"][key] for method, entry in results.items()
         }
-        right = [
-            sum(
-                of_method[row] == int(problem.targets[test[row]])
-                for of_method in predicted.values()
-            )
-            for row in range(len(predicted["ERM"]))
+        num_correct = [
+            sum(classes[row] == int(problem.targets[test[row]]) for classes in predictions.values())
+            for row in range(len(predictions["ERM"]))
         ]
-        row = min(range(len(right)), key=lambda row: right[row] or len(predicted) + 1)
-        image = torch.full((8, 8), torch.nan)
-        for there, (name, (rows, columns)) in zip(pattern, QUADRANTS.items(), strict=True):
-            if there:
+        # A digit that no method predicts correctly comes last in the order.
+        row = min(range(len(num_correct)), key=lambda row: num_correct[row] or len(predictions) + 1)
+        image = torch.full((8, 8), torch.nan)  # NaN pixels show the background of the axes
+        for available, (name, (rows, columns)) in zip(pattern, QUADRANTS.items(), strict=True):
+            if available:
                 image[rows, columns] = problem.features[name][test[row]].reshape(4, 4)
         ax.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1)
         ax.set_facecolor("#f0d9b5")
         truth = int(problem.targets[test[row]])
         ax.set_title(f"a {truth}", fontsize=9)
         ax.set(xticks=[], yticks=[])
-        for line, (method, of_method) in enumerate(predicted.items()):
-            answer = of_method[row]
+        for line, (method, classes) in enumerate(predictions.items()):
+            predicted = classes[row]
             ax.text(
                 0.5,
                 -0.14 - 0.13 * line,
-                str(answer),
+                str(predicted),
                 transform=ax.transAxes,
                 ha="center",
                 va="center",
                 fontsize=9,
-                color="black" if answer == truth else "#c0392b",
-                fontweight="normal" if answer == truth else "bold",
+                color="black" if predicted == truth else "#c0392b",
+                fontweight="normal" if predicted == truth else "bold",
             )
             if column == 0:
                 ax.text(
@@ -137,12 +140,12 @@ def draw(found: dict[str, dict[str, Any]], problem: Problem, path: Path) -> None
 
 
 def main(options: Options) -> None:
-    """Run what is missing, and write the table and the picture."""
+    """Train the runs that runs.jsonl lacks, then write the table and the picture."""
     problem = digits_problem(options.epochs)
-    found = Study(problem, options.out, seeds=options.seeds).run()
-    text = table(summary(found), f"Accuracy on test digits, {options.seeds} splits.")
+    results = Study(problem, options.out, seeds=options.seeds).run()
+    text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")
     (options.out / "table.md").write_text(text, encoding="utf-8")
-    draw(found, problem, options.out / "digits.png")
+    draw(results, problem, options.out / "digits.png")
     print(f"\n{text}\nThe picture is {options.out / 'digits.png'}.")
 
 

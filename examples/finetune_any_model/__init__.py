@@ -1,1 +1,1 @@
-"""A complete-data model of your own made robust to missing modalities in a few lines, in PyTorch and in Lightning."""
+"""Finetuning of a trained model for missing modalities, in PyTorch and in Lightning."""

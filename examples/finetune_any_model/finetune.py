@@ -1,19 +1,20 @@
 """Make a model that was trained on complete data robust to missing modalities.
 
     python examples/finetune_any_model/finetune.py                       # plain PyTorch
-    python examples/finetune_any_model/finetune.py --trainer lightning   # the same step, in Lightning
+    python examples/finetune_any_model/finetune.py --trainer lightning   # the same in Lightning
 
-The model stands for yours: a small transformer over modality tokens, with nothing of invmod inside. The data are
-scikit-learn's handwritten digits as eight sensors see them, one for each row of pixels; any of them may fail once the
-model is in use. The file goes in four steps:
+The model is an example of your own model: a small transformer over modality tokens, which uses no
+part of invmod. The data are scikit-learn's handwritten digits, seen by eight sensors, one for each
+row of pixels. Any of the sensors may fail when the model is in use. The file has four parts:
 
-    1. your model and how you trained it, on complete samples
-    2. what is added: `robust_loss`, which takes the place of the loss in your training step
-    3. some epochs with it, from the trained weights on, in a plain loop or in Lightning
-    4. accuracy when sensors are missing, before and after, by `invmod.robustness_report`
+    1. your model, and its training on complete samples
+    2. `robust_loss`, which replaces the loss in your training step
+    3. finetuning the trained weights with this loss, in a plain loop or in Lightning
+    4. accuracy with missing sensors, before and after, by `invmod.robustness_report`
 
-A transformer leaves a missing modality out through the mask that it has for padding. A model without such a mask takes
-an imputer in front of it instead, `invmod.MeanImputer` for one; the guide in the documentation goes that way.
+A transformer ignores a missing modality if its token is marked as padding. A model without a mask
+for padding needs an imputer before it, such as `invmod.MeanImputer`; the guide in the documentation
+shows that.
 """
 
 import copy
@@ -40,31 +41,35 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Options:
-    """Finetune a complete-data transformer on masks, and report its accuracy under missing sensors."""
+    """Finetune a transformer with masks, and report its accuracy with missing sensors."""
 
     trainer: Literal["plain", "lightning"] = "plain"
-    """Which loop finetunes; the step is the same."""
+    """Training loop for finetuning; both take the same steps."""
     complete_epochs: int = 30
-    """Epochs of the training on complete data."""
+    """Number of epochs of training on complete data."""
     robust_epochs: int = 20
-    """Epochs of finetuning with masks."""
+    """Number of epochs of finetuning with masks."""
     penalty_weight: float = 0.1
     """Weight of the variance of the risks over masks."""
     patterns: Literal["all", "one_missing", "one_left"] = "all"
-    """Patterns of missing sensors in the report; all are 255."""
+    """Patterns of missing sensors in the report; `all` has 255."""
     num_draws: int = 2
-    """Draws of masks at each missing rate of the report."""
+    """Number of random masks for each missing rate of the report."""
     seed: int = 0
-    """Of the split, the initial weights, the order of samples and the masks."""
+    """Seed of the split, the initial weights, the order of samples and the masks."""
     out: Path = Path("runs/finetune_any_model")
     """Folder for report.json and report.html."""
 
 
-# ------------------------------------------------------------------------------ 1. your model, and how you trained it
+# --- 1. your model, and its training on complete samples ------------------------------------------
 
 
 class SensorTransformer(nn.Module):
-    """Logits (N, 10) of what eight sensors see (N, 8, 8); `padding` (N, 8) or (8,) says which tokens to leave out."""
+    """A transformer that classifies a digit from eight sensors.
+
+    It maps sensors (N, 8, 8) to logits (N, 10). `padding`, bool (N, 8) or (8,), is True for tokens
+    that attention ignores.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -78,25 +83,25 @@ class SensorTransformer(nn.Module):
         self.head = nn.Linear(width, 10)
 
     def forward(self, sensors: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Classify by the summary token, which attends to all others."""
+        """Compute the logits from the summary token, which attends to all others."""
         tokens = torch.cat(
             [self.summary.expand(len(sensors), 1, -1), self.embed(sensors) + self.position], dim=1
         )
-        if padding is not None:
+        if padding is not None:  # The summary token is never padding.
             padding = F.pad(padding.expand(len(sensors), -1), (1, 0), value=False)
         logits: Tensor = self.head(self.encoder(tokens, src_key_padding_mask=padding)[:, 0])
         return logits
 
 
 def complete_loss(model: nn.Module, sensors: Tensor, targets: Tensor) -> Tensor:
-    """What the model was trained with."""
+    """Loss of the training on complete samples."""
     return F.cross_entropy(model(sensors), targets)
 
 
 def train(
     model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], loss_of: Loss, epochs: int
 ) -> None:
-    """A plain training loop; what is minimised is an argument of it."""
+    """Train in a plain loop, with the loss function `loss_of`."""
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
     model.train()
     for _ in range(epochs):
@@ -106,17 +111,21 @@ def train(
             optimiser.step()
 
 
-# ------------------------------------------------------------------------------------------------ 2. what is added
+# --- 2. the loss that replaces yours --------------------------------------------------------------
 
 
 def robust_loss(penalty_weight: float, generator: torch.Generator) -> Loss:
-    """The loss to finetune with: mean and variance of the risks of the complete batch and of three masked ones."""
+    """Make the loss for finetuning: mean of four risks plus `penalty_weight` times their variance.
+
+    The risks are the losses on the complete batch and on the batch under three random masks.
+    """
     envs = invmod.RandomSubsetEnvs(NUM_SENSORS, rates=0.5, num_envs=3)
 
     def loss_of(model: nn.Module, sensors: Tensor, targets: Tensor) -> Tensor:
         masks = envs.sample_masks(generator=generator)  # (E, M), True is available
         logits = [model(sensors), *(model(sensors, ~mask) for mask in masks)]
-        risks = torch.stack([F.cross_entropy(of_env, targets) for of_env in logits])  # (1 + E,)
+        risks = torch.stack([F.cross_entropy(env_logits, targets) for env_logits in logits])
+        # risks is (1 + E,): the first environment is the complete batch.
         return invmod.invariant_objective(
             risks, penalty=invmod.vrex_penalty, penalty_weight=penalty_weight
         )
@@ -124,13 +133,13 @@ def robust_loss(penalty_weight: float, generator: torch.Generator) -> Loss:
     return loss_of
 
 
-# ------------------------------------------------------------------------------------- 3. the same step in Lightning
+# --- 3. the same step in Lightning ----------------------------------------------------------------
 
 
 def train_with_lightning(
     model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], loss_of: Loss, epochs: int
 ) -> None:
-    """What `train` does, by a LightningModule whose training step returns the loss."""
+    """Train like `train`, by a LightningModule whose training step returns the loss."""
     import pytorch_lightning as pl
 
     class Module(pl.LightningModule):
@@ -156,14 +165,18 @@ def train_with_lightning(
     trainer.fit(Module(), loader)
 
 
-# ------------------------------------------------------------------------------------------------- 4. before and after
+# --- 4. before and after --------------------------------------------------------------------------
 
 
 def predictor(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
-    """What the report asks for: class by features and mask. A hidden sensor comes as NaN and is left out as padding."""
+    """Make the function that the report needs: predicted classes from features and mask.
+
+    The features of a hidden sensor are NaN; its token is marked as padding.
+    """
     model.eval()
 
     def predict(features: dict[str, Tensor], mask: Tensor) -> Tensor:
+        # Attention gives a padding token the weight 0, but 0 * NaN is NaN: replace the NaN first.
         sensors = torch.stack([features[name] for name in SENSORS], dim=1).nan_to_num()
         with torch.no_grad():
             return model(sensors, ~mask).argmax(dim=1)
@@ -171,18 +184,18 @@ def predictor(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]
     return predict
 
 
-def right(predictions: Tensor, targets: Tensor) -> Tensor:
-    """1 for each sample whose class is right, else 0."""
+def correct(predictions: Tensor, targets: Tensor) -> Tensor:
+    """1 for each correct prediction, 0 for the others."""
     return (predictions == targets).double()
 
 
 def accuracy(predictions: Tensor, targets: Tensor) -> float:
-    """Share of right classes."""
-    return right(predictions, targets).mean().item()
+    """Share of correct predictions."""
+    return correct(predictions, targets).mean().item()
 
 
 def main(options: Options) -> invmod.RobustnessReport:
-    """Train, finetune, compare."""
+    """Train on complete data, finetune a copy with masks, and compare the two in a report."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32) / 16  # (N, sensor, pixel)
     targets = torch.tensor(digits.target)
@@ -208,7 +221,7 @@ def main(options: Options) -> invmod.RobustnessReport:
         dict(zip(SENSORS, images[test_rows].unbind(1), strict=True)),
         targets[test_rows],
         accuracy,
-        per_unit=right,
+        per_unit=correct,
         patterns=options.patterns,
         num_draws=options.num_draws,
         generator=torch.Generator().manual_seed(options.seed),

@@ -1,1 +1,1 @@
-"""Subtypes of breast cancer from three assays, one of which no test patient has: seven ways to train, compared."""
+"""Seven training methods on breast cancer subtypes, where all test patients lack an assay."""

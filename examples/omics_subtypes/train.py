@@ -1,12 +1,16 @@
-"""Subtypes of breast cancer from three assays, of which test patients have two: seven ways to train, tuned alike.
+"""Compare seven training methods on breast cancer subtypes, where all test patients lack an assay.
 
     python examples/omics_subtypes/train.py                         # TCGA breast cancer
-    python examples/omics_subtypes/train.py --dataset uci_mfeat     # six views of handwritten digits
+    python examples/omics_subtypes/train.py --dataset uci_mfeat     # six views of digits
 
-150 training patients have micro-RNA, messenger RNA and protein; none of the 70 test patients has protein. The data are
-found in the folder named by the environment variable INVMOD_DATA; docs/data.md says where they come from and what is
-in them. The ways to train are in examples/missing_study.py. Writes table.md and the runs into `--out`; a study that was
-stopped goes on where it was.
+The 150 training patients have micro-RNA, messenger RNA and protein; the 70 test patients lack
+protein. The environment variable INVMOD_DATA must name the folder of the data sets; docs/data.md
+describes them and their source. The methods are in examples/missing_study.py, which an installation
+with `make install` or `pip install -e .` can import; otherwise add the folder examples/ to
+PYTHONPATH.
+
+The command writes table.md and runs.jsonl into `--out`. A study that was stopped resumes from
+runs.jsonl.
 """
 
 import os
@@ -27,44 +31,49 @@ ASSAYS = ("mirna", "mrna", "protein")
 
 @dataclass(frozen=True)
 class Options:
-    """Compare ways to train where a modality is missing from all test samples."""
+    """Compare training methods on samples with missing modalities."""
 
     dataset: Literal["tcga_breast", "uci_mfeat"] = "tcga_breast"
-    """Which data set."""
+    """Data set: breast cancer without protein at test time, or six views of digits."""
     out: Path | None = None
-    """Folder of the study; docs/results/DATASET where not given."""
+    """Folder of the results; default: docs/results/DATASET."""
     seeds: int = 10
-    """Splits on which the chosen configurations are trained."""
+    """Number of splits on which the chosen configurations are trained."""
     epochs: int = 0
-    """Epochs of every training; 60 for tcga_breast and 20 for uci_mfeat where 0."""
+    """Number of epochs of every run; 0 means 60 for tcga_breast and 20 for uci_mfeat."""
 
 
 def load(name: str) -> dict[str, Any]:
-    """The arrays of a data set.
+    """Read the arrays of a data set.
 
     Raises:
-        SystemExit: the data are not there; says what to do.
+        SystemExit: INVMOD_DATA is not set, or the file does not exist.
     """
     folder = os.environ.get("INVMOD_DATA")
     if not folder:
         raise SystemExit(
-            "error: the environment variable INVMOD_DATA is not set. Set it to the folder of data sets."
+            "error: the environment variable INVMOD_DATA is not set. "
+            "Set it to the folder of the data sets."
         )
     path = Path(folder) / name / f"{name}.npz"
     if not path.exists():
         raise SystemExit(
-            f"error: there is no file {path}. docs/data.md says where {name} comes from."
+            f"error: there is no file {path}. docs/data.md describes where to find {name}."
         )
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 def tcga_problem(epochs: int) -> Problem:
-    """100 of the 150 training patients for training, 50 for validation; the 70 test patients are always the same."""
+    """Read breast cancer subtypes; a split divides the 150 training patients into 100 and 50.
+
+    The 50 are for validation. The 70 test patients are the same in all splits.
+    """
     arrays = load("tcga_breast")
     features = {}
     for name in ASSAYS:
         train = torch.tensor(arrays[f"{name}_train"])
+        # No array for an assay means that no test patient has it; NaN marks it as missing.
         test = torch.full((70, train.shape[1]), torch.nan)
         if f"{name}_test" in arrays:
             test = torch.tensor(arrays[f"{name}_test"])
@@ -79,7 +88,7 @@ def tcga_problem(epochs: int) -> Problem:
 
 
 def mfeat_problem(epochs: int) -> Problem:
-    """Half of the 2,000 digits for training, a quarter each for validation and test."""
+    """Read the six views of digits; half of the 2,000 digits are for training."""
     arrays = load("uci_mfeat")
 
     def split(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,20 +103,24 @@ def mfeat_problem(epochs: int) -> Problem:
 
 
 def over_patients(
-    found: dict[str, dict[str, Any]], problem: Problem, *, resamples: int = 2000
+    results: dict[str, dict[str, Any]], problem: Problem, *, resamples: int = 2000
 ) -> str:
-    """Balanced accuracy of all test patients as they are, with bootstrap intervals over the patients.
+    """Tabulate balanced accuracy of all test patients, with bootstrap intervals over the patients.
 
-    A resample draws patients, and takes the mean over the splits of the metric on them; differences are paired.
+    A resample draws patients with replacement and averages the metric on them over the splits.
+    Differences are paired: all methods are evaluated on the same resamples.
     """
     targets = problem.targets[problem.split(0)[2]]
-    names = list(found)
+    names = list(results)
+    # The first pattern of a run has all modalities of the test patients; a method has an array
+    # (splits, patients).
     predicted = {
         method: np.array([next(iter(run["predictions"].values())) for run in entry["runs"]])
-        for method, entry in found.items()
+        for method, entry in results.items()
     }
     classes, y = targets.unique().numpy(), targets.numpy()
     rng = np.random.default_rng(0)
+    # Row 0 of `values` is the estimate on all patients; the other rows are resamples.
     draws = [np.arange(len(y)), *(rng.integers(len(y), size=len(y)) for _ in range(resamples))]
     values = np.array(
         [
@@ -118,32 +131,42 @@ def over_patients(
     lines = ["| method | balanced accuracy | against ERM |", "| --- | --- | --- |"]
     for column, method in enumerate(names):
         low, high = np.quantile(values[1:, column], [0.025, 0.975])
-        shift = values[:, column] - values[:, names.index("ERM")]
-        d_low, d_high = np.quantile(shift[1:], [0.025, 0.975])
-        against = "" if method == "ERM" else f"{shift[0]:+.3f} [{d_low:+.3f}, {d_high:+.3f}]"
-        lines.append(f"| {method} | {values[0, column]:.3f} [{low:.3f}, {high:.3f}] | {against} |")
-    note = f"The {len(y)} test patients with the two assays that they have; 95% bootstrap intervals over the patients."
+        difference = values[:, column] - values[:, names.index("ERM")]
+        d_low, d_high = np.quantile(difference[1:], [0.025, 0.975])
+        cell = "" if method == "ERM" else f"{difference[0]:+.3f} [{d_low:+.3f}, {d_high:+.3f}]"
+        lines.append(f"| {method} | {values[0, column]:.3f} [{low:.3f}, {high:.3f}] | {cell} |")
+    note = (
+        f"The {len(y)} test patients with the two assays that they have; "
+        "95% bootstrap intervals over the patients."
+    )
     return "\n".join([*lines, "", note]) + "\n"
 
 
 def _balanced(predicted: Any, y: Any, classes: Any) -> float:
-    right = predicted == y
-    return float(np.mean([right[:, y == c].mean() for c in classes if (y == c).any()]))
+    """Mean balanced accuracy over splits, of predictions (splits, n) for targets y (n,).
+
+    A resample may lack a class, which then does not count.
+    """
+    correct = predicted == y
+    return float(np.mean([correct[:, y == c].mean() for c in classes if (y == c).any()]))
 
 
 def main(options: Options) -> None:
-    """Run what is missing, and write the tables."""
+    """Train the runs that runs.jsonl lacks, then write the tables."""
     make = tcga_problem if options.dataset == "tcga_breast" else mfeat_problem
     problem = make(options.epochs)
     out = options.out or Path("docs/results") / options.dataset
-    found = Study(
+    results = Study(
         problem, out, seeds=options.seeds, shown=70 if options.dataset == "tcga_breast" else 0
     ).run()
     if options.dataset == "tcga_breast":
-        what = f"Balanced accuracy on 70 test patients without protein, {options.seeds} splits; hidden besides protein."
-        text = table(summary(found), what) + "\n" + over_patients(found, problem)
+        caption = (
+            f"Balanced accuracy on 70 test patients without protein, {options.seeds} splits; "
+            "hidden assays are in addition to protein."
+        )
+        text = table(summary(results), caption) + "\n" + over_patients(results, problem)
     else:
-        text = table(summary(found), f"Accuracy on test digits, {options.seeds} splits.")
+        text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")
     (out / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
 

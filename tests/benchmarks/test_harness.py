@@ -1,4 +1,4 @@
-"""The harness: what it counts by hand, what it compares, and that a small case runs from the command line."""
+"""Tests of the benchmark harness: counted work, timing, comparison and the command line."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from milk_recsys.config.options import Options
 RATES = Rates(matrix=1e9, bandwidth=1e8)
 
 
-def test_a_floor_is_the_operations_and_then_the_bytes():
+def test_a_lower_bound_is_the_time_of_the_operations_plus_that_of_the_bytes():
     work = Work(2e9, 3e8) + Work(1e9, 1e8).times(2)
     assert RATES.floor(work) == pytest.approx(4 + 5)
     assert RATES.best(Rates(matrix=1.0, bandwidth=3e8)) == Rates(matrix=1e9, bandwidth=3e8)
@@ -26,7 +26,7 @@ def test_a_floor_is_the_operations_and_then_the_bytes():
 
 
 def test_the_work_of_a_step_is_the_sum_counted_by_hand():
-    """B = 2 triples of 1 user, n = 3 items of which 2 positives, M = 2 of widths 5 and 6, D = 4, E = 3."""
+    """B = 2 triples, 1 user, n = 3 items, 2 positives, M = 2 of widths 5 and 6, D = 4, E = 3."""
     work = step_work(
         StepShape(triples=2, users=1, items=3, positives=2, widths=(5, 6), dim=4, envs=3)
     )
@@ -45,7 +45,7 @@ def test_the_work_of_an_evaluation_is_the_sum_counted_by_hand():
     assert work.bytes == 4 * (3 * 11 + 13 * 4 + 2 * 4) + 3 * 2 + 8 * 7 * 3
 
 
-def test_times_are_stated_for_the_unit_and_the_ratio_is_that_of_the_medians():
+def test_times_are_per_unit_and_the_ratio_is_that_of_the_medians():
     ran = {"ours": 0, "reference": 0}
 
     def sleep(name, seconds):
@@ -54,17 +54,18 @@ def test_times_are_stated_for_the_unit_and_the_ratio_is_that_of_the_medians():
 
     case = Case(
         lambda: sleep("ours", 0.025), lambda: sleep("reference", 0.05), "step", "sleep",
-        units=5, floor=Work(1e6, 0), wanted=0.5, steps=2, most_rounds=2,
+        units=5, floor=Work(1e6, 0), wanted=0.5, steps=2, max_rounds=2,
     )  # fmt: skip
-    found = measure(case, rounds=9)
-    add_floors({"nap": found}, RATES)
-    assert ran == {"ours": 3, "reference": 3}  # a warm-up and as many rounds as are allowed
-    assert len(found["ours"]) == 2
-    assert 0.005 <= min(found["ours"]) < 0.02
-    assert found["ratio"] == pytest.approx(np.median(found["reference"]) / np.median(found["ours"]))
-    assert found["floor"] == pytest.approx(1e-3)
-    assert found["over_floor"] == pytest.approx(np.median(found["ours"]) / 1e-3)
-    text = table({"nap": found}).splitlines()
+    result = measure(case, rounds=9)
+    add_floors({"nap": result}, RATES)
+    assert ran == {"ours": 3, "reference": 3}  # a warm-up and max_rounds rounds
+    assert len(result["ours"]) == 2
+    assert 0.005 <= min(result["ours"]) < 0.02
+    ratio = np.median(result["reference"]) / np.median(result["ours"])
+    assert result["ratio"] == pytest.approx(ratio)
+    assert result["floor"] == pytest.approx(1e-3)
+    assert result["over_floor"] == pytest.approx(np.median(result["ours"]) / 1e-3)
+    text = table({"nap": result}).splitlines()
     assert len(text) == 3
     assert text[2].startswith("| nap, step | ")
     assert "a step | " in text[2]
@@ -74,28 +75,28 @@ def test_times_are_stated_for_the_unit_and_the_ratio_is_that_of_the_medians():
 def test_a_short_run_is_repeated():
     ran = []
     case = Case(lambda: ran.append(1), lambda: None, "call", "nothing")
-    found = measure(case, rounds=1)
-    add_floors({"call": found}, RATES)
-    assert found["over_floor"] is None
+    result = measure(case, rounds=1)
+    add_floors({"call": result}, RATES)
+    assert result["over_floor"] is None
     assert len(ran) > 1000
-    assert max(found["ours"]) < 1e-4
-    assert "ns" in table({"call": found}) or "us" in table({"call": found})
+    assert max(result["ours"]) < 1e-4
+    assert "ns" in table({"call": result}) or "us" in table({"call": result})
 
 
-def test_a_ratio_below_half_has_fallen():
-    kept = {"a": {"ratio": 4.0}, "b": {"ratio": 4.0}, "c": {"ratio": 0.9}}
-    found = {"a": {"ratio": 1.9}, "b": {"ratio": 2.1}, "new": {"ratio": 0.1}}
-    assert fallen(found, kept) == ["a: reference / ours has fallen from 4 to 1.9"]
+def test_a_ratio_below_half_of_the_earlier_one_is_reported():
+    before = {"a": {"ratio": 4.0}, "b": {"ratio": 4.0}, "c": {"ratio": 0.9}}
+    results = {"a": {"ratio": 1.9}, "b": {"ratio": 2.1}, "new": {"ratio": 0.1}}
+    assert fallen(results, before) == ["a: reference / ours has fallen from 4 to 1.9"]
 
 
-def test_facts_state_threads_and_rates():
+def test_facts_contain_threads_and_rates():
     assert facts(RATES)["threads"] == torch.get_num_threads()
     assert facts(RATES)["matrix_gflops"] == 1.0
 
 
 @pytest.fixture
 def one_case(monkeypatch):
-    """A command of one small case at the present number of threads."""
+    """Arguments that run one small case with the current number of threads."""
     monkeypatch.setattr(command, "measure_rates", lambda device: RATES)
     monkeypatch.setattr(
         command, "CASES", {"nap": lambda quick: Case(lambda: None, lambda: None, "nap", "a nap")}
@@ -103,7 +104,9 @@ def one_case(monkeypatch):
     return ["--threads", str(torch.get_num_threads()), "--rounds", "1"]
 
 
-def test_results_are_kept_by_threads_and_cases_that_did_not_run_stay(one_case, tmp_path, capsys):
+def test_results_of_other_threads_and_of_cases_that_did_not_run_are_kept(
+    one_case, tmp_path, capsys
+):
     out, threads = tmp_path / "results.json", str(torch.get_num_threads())
     old = {"99": {"cases": {"x": {"ratio": 1.0}}}, threads: {"cases": {"other": {"ratio": 2.0}}}}
     out.write_text(json.dumps(old))
@@ -116,7 +119,7 @@ def test_results_are_kept_by_threads_and_cases_that_did_not_run_stay(one_case, t
 
 
 @pytest.mark.parametrize(("ratio", "status"), [(1e-9, 0), (1e9, 1)])
-def test_quick_compares_and_keeps_the_file(ratio, status, one_case, tmp_path, capsys):
+def test_quick_compares_and_does_not_change_the_file(ratio, status, one_case, tmp_path, capsys):
     out = tmp_path / "results.json"
     out.write_text(json.dumps({str(torch.get_num_threads()): {"cases": {"nap": {"ratio": ratio}}}}))
     before = out.read_text()
@@ -125,7 +128,7 @@ def test_quick_compares_and_keeps_the_file(ratio, status, one_case, tmp_path, ca
     assert ("nap: reference / ours has fallen" in capsys.readouterr().err) == bool(status)
 
 
-def test_quick_says_where_there_is_nothing_to_compare_with(one_case, tmp_path, capsys):
+def test_quick_without_earlier_results_reports_that_it_cannot_compare(one_case, tmp_path, capsys):
     assert (
         command.main(command.parse([*one_case, "--quick", "--out", str(tmp_path / "none.json")]))
         == 0
@@ -139,14 +142,14 @@ def test_an_unknown_case_is_refused(capsys):
     assert "invalid choice: 'none'" in capsys.readouterr().err
 
 
-def test_without_the_data_its_cases_are_left_out(one_case, monkeypatch, tmp_path, capsys):
+def test_cases_whose_data_are_absent_are_skipped(one_case, monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("INVMOD_DATA", raising=False)
     monkeypatch.setattr(command, "CASES", {"tiktok-training": None})
     assert command.main(command.parse([*one_case, "--out", str(tmp_path / "results.json")])) == 0
-    assert "tiktok-training: left out, INVMOD_DATA is not set" in capsys.readouterr().err
+    assert "tiktok-training: skipped, INVMOD_DATA is not set" in capsys.readouterr().err
 
 
-def test_a_random_data_set_has_distinct_pairs_of_the_items_asked_for():
+def test_a_random_data_set_has_distinct_pairs_of_the_first_used_items():
     dataset = random_dataset(30, 100, 200, {"a": 3, "b": 2}, used_items=20)
     assert len(np.unique(dataset.interactions, axis=0)) == 200
     assert dataset.interactions[:, 0].max() < 30

@@ -1,4 +1,4 @@
-"""The benchmark of sizes beyond memory: what it generates, and that a small one runs to its table."""
+"""Tests of the benchmark of large catalogues: the generated data, and a small run to its table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from milk_recsys.base.files import read_json
 from milk_recsys.catalogue.dataset import read_dataset
 
 
-def test_generated_data_are_in_order_and_in_the_layout(
+def test_generated_data_are_sorted_and_in_the_layout_of_a_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = large.Size(3000, 500)
@@ -23,7 +23,8 @@ def test_generated_data_are_in_order_and_in_the_layout(
     monkeypatch.setattr(large, "ITEMS_AT_ONCE", 300)
     large.generate(tmp_path / "whole", size)
     dataset = read_dataset(tmp_path / "whole")
-    assert isinstance(dataset.interactions, np.memmap)  # sorted and distinct, or it would be a copy
+    # Sorted and distinct pairs stay mapped; other pairs would be copied while sorting.
+    assert isinstance(dataset.interactions, np.memmap)
     assert dataset.notes == ()
     assert (dataset.num_users, dataset.num_items) == (3000, 500)
     assert len(dataset.interactions) == pytest.approx(30_000, rel=0.05)
@@ -36,7 +37,9 @@ def test_generated_data_are_in_order_and_in_the_layout(
     assert read_dataset(tmp_path / "again").fingerprint == dataset.fingerprint
 
 
-def test_scales_and_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scale_has_its_size_and_needs_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert large.Size.of("1/25") == large.Size(200_000, 40_000)
     assert large.Size.of("1") == large.Size(5_000_000, 1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
@@ -45,7 +48,7 @@ def test_scales_and_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_clock_spreads_what_an_epoch_begins_with() -> None:
+def test_the_time_per_triple_includes_the_setup_of_the_epoch() -> None:
     marks = [0.0, 5.5, 6.5, 7.0, 7.5, 8.5, 9.0]
     clock = large.Clock.of(marks, 2, 10, 100)
     assert (clock.steps, clock.median_ms, clock.step_ms) == (4, 500, 625)
@@ -55,7 +58,7 @@ def test_a_clock_spreads_what_an_epoch_begins_with() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_small_size_runs_to_its_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_small_scale_runs_to_its_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = [
         "--scale",
         "1/5000",
@@ -68,17 +71,15 @@ def test_a_small_size_runs_to_its_table(tmp_path: Path, capfd: pytest.CaptureFix
         "--eval-users",
         "20",
     ]
-    assert large.main(["--out", str(tmp_path / "found.json"), *words]) == 0
-    found = read_json(tmp_path / "found.json")["cases"]["1/5000"]
-    assert (found["users"], found["items"]) == (1000, 200)
-    assert 0.05 < found["peak_gb"] < 3
-    assert found["peak_gb"] == max(found["peak_gb_by_phase"].values())
+    assert large.main(["--out", str(tmp_path / "results.json"), *words]) == 0
+    case = read_json(tmp_path / "results.json")["cases"]["1/5000"]
+    assert (case["users"], case["items"]) == (1000, 200)
+    assert 0.05 < case["peak_gb"] < 3
+    assert case["peak_gb"] == max(case["peak_gb_by_phase"].values())
     assert {"read", "split and tables", "train", "save", "restore", "validate"} <= set(
-        found["seconds_by_phase"]
+        case["seconds_by_phase"]
     )
-    assert found["validation"]["users"] == 20
+    assert case["validation"]["users"] == 20
     assert "| 1/5000 | 1,000 | 200 |" in capfd.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "found.json",
-        "users-1000",
-    ]  # no checkpoint is left
+    # The checkpoint was temporary.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "users-1000"]

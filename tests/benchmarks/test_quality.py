@@ -1,4 +1,4 @@
-"""The comparison of variants: it goes on where it stopped, compares like with like, and says what it refuses."""
+"""Tests of the comparison of variants: resuming, the table, and what the command refuses."""
 
 import json
 import re
@@ -23,7 +23,7 @@ TIMES = {"seconds", "seconds_per_epoch", "date"}
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Any:
-    """The command sets the number of threads of the process."""
+    """Restore the number of threads, which the command sets for the whole process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -79,7 +79,7 @@ def command(
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of a command that was never killed."""
+    """The results file of a command that was not killed."""
     out = tmp_path_factory.mktemp("quality") / "new folder" / "store.jsonl"
     threads = torch.get_num_threads()
     assert command(data, out) == 0
@@ -99,7 +99,7 @@ def results(store: Path) -> list[dict[str, Any]]:
 
 
 def cells_of(store: Path) -> dict[str, list[str]]:
-    """The first table: variant -> its other cells."""
+    """Read the first table: variant -> its other cells."""
     rows = store.with_suffix(".md").read_text(encoding="utf-8").split("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     return {name: rest for name, *rest in cells}
@@ -108,7 +108,7 @@ def cells_of(store: Path) -> dict[str, list[str]]:
 # --- the runs
 
 
-def test_every_variant_runs_once_a_repeat_and_they_take_turns(finished: Path) -> None:
+def test_every_repeat_trains_each_variant_once_in_turn(finished: Path) -> None:
     names = ["base", "fast", "erm"]
     lines = lines_of(finished)
     assert [(line["number"], line["variant"]) for line in lines] == [
@@ -121,13 +121,13 @@ def test_every_variant_runs_once_a_repeat_and_they_take_turns(finished: Path) ->
     assert lines[1]["options"] == f"{FIXED} --lr 0.01"
 
 
-def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_others(
+def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_different_ones(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    trained = []
 
     def train(options: Any, *rest: Any) -> Any:
-        seen.append(
+        trained.append(
             (
                 options.data.split_seed,
                 options.run.seed,
@@ -136,7 +136,7 @@ def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_others(
                 options.run.compare,
             )
         )
-        raise quality.Diverged("stop") if len(seen) == 4 else KeyboardInterrupt
+        raise quality.Diverged("stop") if len(trained) == 4 else KeyboardInterrupt
 
     monkeypatch.setattr(study, "train_model", train)
     dataset = quality.read_dataset(data)
@@ -144,12 +144,12 @@ def test_the_variants_of_a_repeat_have_the_same_seeds_and_repeats_have_others(
     for number, variant in ((0, variants[0]), (0, variants[1]), (7, variants[2])):
         with pytest.raises(KeyboardInterrupt):
             quality.run(variant, number, dataset)
-    assert seen == [
+    assert trained == [
         (0, 0, 0.05, "milk", "none"),
         (0, 0, 0.01, "milk", "none"),
         (7, 7, 0.05, "erm", "none"),
     ]
-    assert command(data, tmp_path / "store.jsonl") == 1  # a run that diverges ends it
+    assert command(data, tmp_path / "store.jsonl") == 1  # A run that diverges ends the command.
 
 
 def test_the_same_options_under_two_names_give_the_same_figures(data: Path, tmp_path: Path) -> None:
@@ -160,24 +160,26 @@ def test_the_same_options_under_two_names_give_the_same_figures(data: Path, tmp_
 
 
 @pytest.mark.parametrize("after", [1, 4])
-def test_a_killed_command_goes_on_to_the_same_result(
+def test_a_killed_command_resumes_to_the_same_result(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     out, real, calls = tmp_path / "store.jsonl", study.train_model, []
 
-    def dies(*given: Any) -> Any:
-        calls.append(given)
+    def dies(*arguments: Any) -> Any:
+        calls.append(arguments)
         if len(calls) > after:
             raise KeyboardInterrupt
-        return real(*given)
+        return real(*arguments)
 
     monkeypatch.setattr(study, "train_model", dies)
     with pytest.raises(KeyboardInterrupt):
         command(data, out)
     with out.open("a", encoding="utf-8") as file:
-        file.write('{"variant": "base", "num')  # a line that the kill has cut
+        file.write('{"variant": "base", "num')  # a line that the kill has cut off
     calls.clear()
-    monkeypatch.setattr(study, "train_model", lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(
+        study, "train_model", lambda *arguments: calls.append(arguments) or real(*arguments)
+    )
     assert command(data, out) == 0
     assert len(calls) == 9 - after
     assert results(out) == results(finished)
@@ -188,12 +190,14 @@ def test_a_killed_command_goes_on_to_the_same_result(
     assert untimed[0] == untimed[1]
 
 
-def test_a_finished_command_runs_nothing_and_more_repeats_or_variants_only_what_lacks(
+def test_only_runs_that_the_results_file_lacks_are_trained(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, real, calls = tmp_path / "store.jsonl", study.train_model, []
     out.write_bytes(finished.read_bytes())
-    monkeypatch.setattr(study, "train_model", lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(
+        study, "train_model", lambda *arguments: calls.append(arguments) or real(*arguments)
+    )
     assert command(data, out) == 0
     assert not calls
     assert out.read_bytes() == finished.read_bytes()
@@ -209,7 +213,7 @@ def test_a_finished_command_runs_nothing_and_more_repeats_or_variants_only_what_
 # --- the table
 
 
-def test_the_table_has_the_figures_of_the_store(
+def test_the_table_has_the_metrics_of_the_results_file(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines, cells = lines_of(finished), cells_of(finished)
@@ -251,8 +255,8 @@ def made(*scores: float) -> list[dict[str, Any]]:
     return [{"test": {"ndcg@20": score, "recall@20": 0.5}} for score in scores]
 
 
-def test_a_difference_by_hand() -> None:
-    # differences .01, .02, .03: mean .02, standard error .01 / sqrt(3), t(.975, 2) = 4.303
+def test_a_difference_equals_the_one_computed_by_hand() -> None:
+    # Differences 0.01, 0.02, 0.03: mean 0.02, standard error 0.01 / sqrt(3), t(0.975, 2) = 4.303.
     output = quality.difference(made(0.11, 0.22, 0.33), made(0.1, 0.2, 0.3))
     assert output == "+0.0200 [-0.0048, +0.0448], p 0.0742"
     assert quality.difference(made(0.3), made(0.5)) == "-0.2000"
@@ -267,7 +271,7 @@ def test_one_repeat_has_a_table_without_intervals(data: Path, tmp_path: Path) ->
     assert re.fullmatch(r"0\.\d{4}", cells["fast"][0])
 
 
-def test_the_table_is_printed_and_names_the_options(
+def test_the_table_is_printed_and_lists_the_options(
     data: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(data, finished) == 0
@@ -277,18 +281,18 @@ def test_the_table_is_printed_and_names_the_options(
     assert "tiny, 3 repeats" in text
 
 
-# --- what it refuses
+# --- errors
 
 
-def test_an_option_that_train_py_does_not_know_is_its_error(
+def test_an_option_that_train_py_lacks_is_an_error_of_its_command_line(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        command(data, tmp_path / "store.jsonl", variants=("base=", "odd=--learning-speed 3"))
+        command(data, tmp_path / "store.jsonl", variants=("base=", "wrong=--learning-speed 3"))
     assert ended.value.code == 2
     output = capsys.readouterr().err
     assert "--learning-speed" in output
-    assert "odd" in output
+    assert "wrong" in output
     with pytest.raises(SystemExit) as ended:
         command(data, tmp_path / "store.jsonl", fixed="--lr -1")
     assert ended.value.code == 2
@@ -296,20 +300,20 @@ def test_an_option_that_train_py_does_not_know_is_its_error(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_options_under_a_known_name_are_refused(
+def test_other_options_for_a_variant_of_the_results_file_are_refused(
     data: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = finished.read_bytes()
     assert command(data, finished, variants=("base=", "fast=--lr 0.02")) == 2
     output = capsys.readouterr().err
     assert (
-        f"--variant fast: {finished} holds it with the options '{FIXED} --lr 0.01', not '{FIXED} --lr 0.02'"
-        in output
+        f"--variant fast: {finished} has runs of it with the options '{FIXED} --lr 0.01', "
+        f"not '{FIXED} --lr 0.02'. Choose another name" in output
     )
     assert finished.read_bytes() == before
 
 
-def test_other_data_and_other_stores_are_refused(
+def test_other_data_and_files_of_other_commands_are_refused(
     write_data: Callable[[int], Path],
     data: Path,
     finished: Path,
@@ -317,9 +321,9 @@ def test_other_data_and_other_stores_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command(write_data(1), finished) == 2
-    assert "holds runs on tiny" in capsys.readouterr().err
+    assert "has runs on tiny" in capsys.readouterr().err
     for content, message in (
-        ('{"phase": "trial"}\n', "not a store of this command"),
+        ('{"phase": "trial"}\n', "not a results file of this command"),
         ("oh\n{}\n", "damaged line"),
     ):
         (tmp_path / "other.jsonl").write_text(content, encoding="utf-8")
@@ -351,7 +355,7 @@ def test_variants_that_cannot_be_compared_are_refused(
         quality.read_variants(fixed, variants)
 
 
-def test_the_options_of_a_variant_win_over_the_fixed_ones_and_a_preset() -> None:
+def test_the_options_of_a_variant_take_precedence_over_the_fixed_ones_and_a_preset() -> None:
     base, other = quality.read_variants(
         "--preset paper --lr 0.5", ("a=", 'b=--lr "0.25" --alpha 2')
     )
@@ -369,7 +373,7 @@ def test_the_options_of_a_variant_win_over_the_fixed_ones_and_a_preset() -> None
         2.0,
         50.0,
     )
-    assert other.given == "--preset paper --lr 0.5 --lr 0.25 --alpha 2"
+    assert other.arguments == "--preset paper --lr 0.5 --lr 0.25 --alpha 2"
 
 
 @pytest.mark.parametrize(
@@ -377,7 +381,7 @@ def test_the_options_of_a_variant_win_over_the_fixed_ones_and_a_preset() -> None
     [[], ["--repeats", "0"], ["--threads", "0"], ["--out", "store.txt"], ["--vari", "b="]],
     ids=str,
 )
-def test_a_command_line_that_cannot_be_meant_ends_with_status_2(words: list[str]) -> None:
+def test_an_invalid_command_line_ends_with_status_2(words: list[str]) -> None:
     needed = ["--data", "data", "--out", "store.jsonl", "--variant", "a="] if words else []
     with pytest.raises(SystemExit) as ended:
         quality.parse([*needed, *words])
@@ -391,7 +395,7 @@ def test_options_that_begin_with_a_dash_are_values(value: str) -> None:
     assert quality.parse([*needed, f"--fixed={value}"]).fixed == value
 
 
-def test_a_damaged_store_is_a_data_error(tmp_path: Path, data: Path) -> None:
+def test_a_damaged_results_file_is_a_data_error(tmp_path: Path, data: Path) -> None:
     (tmp_path / "store.jsonl").write_text("{\n", encoding="utf-8")
     with pytest.raises(DataError, match="damaged line"):
-        quality.open_store(tmp_path / "store.jsonl", [], quality.read_dataset(data))
+        quality.open_journal(tmp_path / "store.jsonl", [], quality.read_dataset(data))

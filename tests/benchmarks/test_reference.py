@@ -1,4 +1,4 @@
-"""The reference gives what the formulas give, and what the example's own step gives."""
+"""The reference equals the formulas of the paper, and a training step of the recommender."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Case:
         return reference_risks(self.model, features, users, pos, neg, weights)
 
     def encoded(self) -> np.ndarray:
-        """(M, N, D) in NumPy."""
+        """Encode the catalogue in NumPy: (M, N, D)."""
         return np.stack(
             [
                 x @ encoder.weight.detach().numpy().T + encoder.bias.detach().numpy()
@@ -86,14 +86,14 @@ class Case:
 
 
 def numpy_risks(case: Case) -> np.ndarray:
-    """Eq. 15 in each environment, from scores per modality."""
+    """Compute Eq. 15 in each environment, from scores per modality."""
     z, u = case.encoded(), case.model.users.weight.detach().numpy()[case.users]
     by_modality = np.einsum("mbd,bd->mb", z[:, case.pos] - z[:, case.neg], u)
     return np.logaddexp(0, -(case.weights @ by_modality)).mean(axis=1)
 
 
 def numpy_loss(case: Case) -> float:
-    """Eq. 16, term by term."""
+    """Compute Eq. 16 term by term."""
     z, u = case.encoded(), case.model.users.weight.detach().numpy()[case.users]
     risks = numpy_risks(case)
     squares, pairs = 0.0, 0
@@ -158,7 +158,7 @@ def test_alignment_without_a_pair_is_zero_with_zero_gradient() -> None:
 
 
 def example_batch(case: Case, model: Recommender) -> TripleBatch:
-    """The same batch as the example gathers it, from features with holes that it fills itself."""
+    """Gather the batch as the recommender does: its missing cells are imputed."""
     features, observed, _, pos, neg, _ = case.tensors()
     holes = {
         name: x.masked_fill(~observed[:, [index]], float("nan"))
@@ -170,14 +170,14 @@ def example_batch(case: Case, model: Recommender) -> TripleBatch:
     )
     prepared = model.prepare(holes, observed)
     case.features = {name: x.detach().numpy() for name, x in prepared.items()}
-    tables = cast(Tables, SimpleNamespace(mask=observed))  # all that is read of it
+    tables = cast(Tables, SimpleNamespace(mask=observed))  # `gather_batch` reads nothing else
     return gather_batch(
         tables, lambda items: {name: x[items] for name, x in prepared.items()}, pos, neg
     )
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_examples_step_is_the_reference(seed: int) -> None:
+def test_a_step_of_the_recommender_equals_the_reference(seed: int) -> None:
     case = Case(seed)
     options = MilkOptions(
         embedding_dim=DIM,
@@ -191,7 +191,7 @@ def test_the_examples_step_is_the_reference(seed: int) -> None:
     with torch.no_grad():
         for parameter, source in zip(ours, theirs, strict=True):
             parameter.copy_(source)
-        model.uniform.fill_(1 / len(WIDTHS))  # to the last bit of float64
+
     batch, weights = example_batch(case, model), torch.from_numpy(case.weights)
     size = len(case.users)
     sums = batch_sums(model, model.users(torch.from_numpy(case.users)), batch, weights, options)
@@ -202,12 +202,12 @@ def test_the_examples_step_is_the_reference(seed: int) -> None:
     torch.testing.assert_close(sums[: len(risks)] / size, risks, rtol=1e-12, atol=0)
     assert terms.penalty.item() == pytest.approx(risks.var(correction=0).item(), rel=1e-10)
     gradients = torch.autograd.grad(terms.loss, ours), torch.autograd.grad(loss, theirs)
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_modalities", [1, 2, 3, 5])
-def test_environments_are_uniform_then_a_cycle(num_modalities: int) -> None:
+def test_environments_are_a_uniform_row_and_cyclic_shifts_of_one_draw(num_modalities: int) -> None:
     weights = reference_environments(num_modalities, 0.5, np.random.default_rng(0))
     assert weights.shape == (num_modalities + 1, num_modalities)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(num_modalities + 1))
@@ -216,8 +216,8 @@ def test_environments_are_uniform_then_a_cycle(num_modalities: int) -> None:
         assert torch.equal(weights[row], weights[row - 1].roll(1))
 
 
-def test_negatives_are_what_the_example_draws_from() -> None:
-    """Both draw every item that a user lacks, and no other."""
+def test_negatives_have_the_same_support_as_those_of_the_recommender() -> None:
+    """Both draw every item of the pool that a user lacks, and no other."""
     rng = np.random.default_rng(0)
     pairs = np.argwhere(rng.random((6, 10)) < 0.6)
     pairs = pairs[pairs[:, 1] != 9]
@@ -232,7 +232,7 @@ def test_negatives_are_what_the_example_draws_from() -> None:
         assert ours[user].unique().tolist() == expected
 
 
-def test_evaluation_is_the_examples() -> None:
+def test_evaluation_equals_that_of_the_recommender() -> None:
     generator = torch.Generator().manual_seed(0)
     features = {name: torch.randn(50, width, generator=generator) for name, width in WIDTHS.items()}
     model = ReferenceMilk(30, WIDTHS, 8)
@@ -243,7 +243,7 @@ def test_evaluation_is_the_examples() -> None:
     positives: dict[int, set[int]] = {}
     for user, place in zip(users.tolist(), places.tolist(), strict=True):
         positives.setdefault(user, set()).add(candidates[place])
-    found = reference_evaluate(model, features, positives, candidates, ks=(3, 10))
+    metrics = reference_evaluate(model, features, positives, candidates, ks=(3, 10))
     with torch.no_grad():
         items = torch.stack(model.encode(features)).mean(dim=0)[candidates]
         ranks = positive_ranks(
@@ -252,18 +252,18 @@ def test_evaluation_is_the_examples() -> None:
             places,
             num_candidates=len(candidates),
         )
-    assert found == pytest.approx(mean_metrics(per_user_metrics(users, ranks, ks=(3, 10))))
+    assert metrics == pytest.approx(mean_metrics(per_user_metrics(users, ranks, ks=(3, 10))))
 
 
 def test_metrics_of_one_user() -> None:
-    found = reference_metrics([5, 3, 9, 1], {3, 1, 7}, 2)
+    metrics = reference_metrics([5, 3, 9, 1], {3, 1, 7}, 2)
     ideal = 1 + 1 / np.log2(3)
     expected = {"recall@2": 1 / 3, "ndcg@2": (1 / np.log2(3)) / ideal, "hit@2": 1.0, "mrr@2": 0.5}
-    assert found == pytest.approx(expected)
+    assert metrics == pytest.approx(expected)
     assert set(reference_metrics([5, 3], {7}, 2).values()) == {0.0}
 
 
-def test_epochs_learn_and_repeat() -> None:
+def test_epochs_reduce_the_loss_and_are_reproducible() -> None:
     rng = np.random.default_rng(0)
     pairs = np.argwhere(rng.random((20, 30)) < 0.2)
     features = {

@@ -1,4 +1,4 @@
-"""What the command for a GPU trains is what the studies chose."""
+"""The command for a GPU trains with the options that the studies chose."""
 
 import argparse
 import shlex
@@ -27,7 +27,7 @@ def test_its_variants_have_the_options_of_the_search(name, monkeypatch, tmp_path
     cells = [line[2:-2].split(" | ") for line in table.splitlines() if line.startswith("| ")]
     rows = {row[0]: row[-1] for row in cells}
     assert list(given) == ["milk", "align", "envs", "erm", "keep"]
-    assert "--epochs" not in given["keep"]  # it is solved
+    assert "--epochs" not in given["keep"]  # KEEP is fitted in closed form.
     for model, text in given.items():
         words = shlex.split(text.removesuffix(" --epochs 2"))
         assert words[:2] == ["--model", model]
@@ -39,5 +39,8 @@ def test_its_variants_have_the_options_of_the_search(name, monkeypatch, tmp_path
 
 
 def test_reading_the_options_of_the_search_imports_no_torch():
-    code = "import sys, benchmarks.reproduce_cuda as r; r.chosen('lfm2k', 2); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, benchmarks.reproduce_cuda as r; r.chosen('lfm2k', 2); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0

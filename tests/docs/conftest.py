@@ -1,4 +1,4 @@
-"""Lets docs/figures.py draw without a display."""
+"""Matplotlib draws without a display, for docs/figures.py and docs/known_answers.py."""
 
 import matplotlib as mpl
 

@@ -1,4 +1,4 @@
-"""The pages name what exists: public names, options, presets, files and targets of make."""
+"""The pages agree with the code: public names, options, presets, files and targets of make."""
 
 import dataclasses
 import re
@@ -33,7 +33,7 @@ def read(name: str | Path) -> str:
 
 
 def shown(value: Any) -> str:
-    """An option's value as the pages write it."""
+    """Format the value of an option as the pages do."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
@@ -55,7 +55,9 @@ def test_the_pages_of_the_parts_document_every_public_name_once() -> None:
 @pytest.mark.parametrize(
     "module", [invmod.robustness, invmod.testing], ids=lambda module: module.__name__
 )
-def test_the_pages_document_every_name_that_is_public_in_a_module_alone(module: ModuleType) -> None:
+def test_the_pages_document_every_public_name_that_only_a_module_exports(
+    module: ModuleType,
+) -> None:
     pages = "\n".join(read(page) for page in PAGES)
     documented = re.findall(
         rf"^\.\. autofunction:: {re.escape(module.__name__)}\.(\w+)$", pages, re.MULTILINE
@@ -63,7 +65,7 @@ def test_the_pages_document_every_name_that_is_public_in_a_module_alone(module: 
     assert sorted(documented) == sorted(set(module.__all__) - set(invmod.__all__))
 
 
-def test_the_concepts_page_leads_to_code_for_every_equation_of_the_method() -> None:
+def test_the_concepts_page_names_code_for_every_equation_of_the_method() -> None:
     rows = re.findall(r"^\| ([\d, ]+) \|.*\| (.*) \|$", read("concepts.md"), re.MULTILINE)
     assert [int(n) for numbers, _ in rows for n in numbers.split(",")] == list(range(5, 19))
     assert all("`" in where for _, where in rows)
@@ -100,7 +102,7 @@ def test_every_page_is_in_a_table_of_contents() -> None:
         if line and not line.startswith(":")
     }
     written = {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} - {"index"}
-    assert listed == written | {"guides/index"}  # which the build makes of docs/guide
+    assert listed == written | {"guides/index"}  # The build makes guides/index from docs/guide.
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
@@ -111,13 +113,13 @@ def test_make_targets_in_a_page_exist(page: Path) -> None:
     assert set(re.findall(r"`make ([a-z-]+)", read(page))) <= targets
 
 
-def test_the_pictures_of_the_choosing_page_are_those_that_the_script_draws() -> None:
+def test_the_choosing_page_shows_the_figures_that_the_script_draws() -> None:
     shown = re.findall(r"images/(\w+)\.png", read("choosing.md"))
     assert sorted(shown) == sorted(figures.PICTURES)
     assert all((DOCS / "images" / f"{name}.png").stat().st_size > 1000 for name in shown)
 
 
-def test_the_study_of_the_choosing_page_runs() -> None:
+def test_the_study_of_the_choosing_page_is_reproducible() -> None:
     first, again = (figures.small_study(1.0, 5.0, steps=3, seed=1) for _ in range(2))
     assert first == again
     assert all(0.3 < loss < 1.5 for loss in first)
@@ -142,7 +144,7 @@ def test_the_example_page_lists_every_option_of_train_py_with_its_default() -> N
         assert default == shown(fields[name]), name
 
 
-def test_the_example_page_says_what_each_preset_sets_differently() -> None:
+def test_the_example_page_lists_the_options_that_each_preset_changes() -> None:
     page = read("milk.md")
     table = page[page.index("| preset | sets differently |") :]
     for preset in ("paper", "authors_code"):
@@ -154,11 +156,12 @@ def test_the_example_page_says_what_each_preset_sets_differently() -> None:
         }
 
 
-def test_the_choosing_page_has_the_numbers_of_the_presets() -> None:
+def test_the_choosing_page_has_the_values_of_the_presets() -> None:
     for preset, values in PRESETS.items():
         row = (
-            f"| `{preset}` | {values['penalty_weight']:g} | {values['alignment_weight']:g} | {values['alpha']:g} | "
-            f"{values['risk_reduction']} | {['biased', 'unbiased'][values['variance_correction']]} |"
+            f"| `{preset}` | {values['penalty_weight']:g} | {values['alignment_weight']:g} | "
+            f"{values['alpha']:g} | {values['risk_reduction']} | "
+            f"{['biased', 'unbiased'][values['variance_correction']]} |"
         )
         assert row in read("choosing.md")
 
@@ -168,61 +171,66 @@ def commands(name: str) -> list[list[str]]:
 
 
 def launched(name: str) -> list[tuple[list[str], list[str]]]:
-    """What stands before and after a command, or the script of its name, in the console commands of the pages."""
-    starts = rf"(?:(?:python|torchrun)\b.*? )?(?:\S*milk_recsys/{name}\.py|-m milk_recsys {name}|milk-recsys {name})"
-    found = []
+    """Find the uses of a command in the console blocks of the pages.
+
+    Returns:
+        for each use the words up to the name of the command or its script, and the words after it.
+    """
+    script = rf"\S*milk_recsys/{name}\.py|-m milk_recsys {name}|milk-recsys {name}"
+    starts = rf"(?:(?:python|torchrun)\b.*? )?(?:{script})"
+    uses = []
     for page in PAGES:
-        text = re.sub(r" \\\n +", " ", read(page))  # commands over more than one line
+        text = re.sub(r" \\\n +", " ", read(page))  # joins commands over more than one line
         for before, after in re.findall(rf"^\$ ({starts})(?= |$)(.*)$", text, re.MULTILINE):
-            found.append((shlex.split(before), shlex.split(after, comments=True)))
-    return found
+            uses.append((shlex.split(before), shlex.split(after, comments=True)))
+    return uses
 
 
 def test_the_command_lines_of_train_py_are_accepted() -> None:
-    found = commands("train")
-    assert len(found) >= 5
-    for arguments in found:
+    uses = commands("train")
+    assert len(uses) >= 5
+    for arguments in uses:
         if "--help" not in arguments:
             command_line.parse_options(arguments)
 
 
 def test_the_command_lines_of_torchrun_are_accepted() -> None:
-    found = [before for before, _ in launched("train") if before[0] == "torchrun"]
-    assert len(found) >= 5
-    for words in found:
-        asked = get_args_parser().parse_args(words[1:])
-        assert "max-restarts" not in " ".join(words) or asked.max_restarts > 0
+    uses = [before for before, _ in launched("train") if before[0] == "torchrun"]
+    assert len(uses) >= 5
+    for words in uses:
+        parsed = get_args_parser().parse_args(words[1:])
+        assert "max-restarts" not in " ".join(words) or parsed.max_restarts > 0
 
 
 def test_a_job_that_restarts_is_started_with_resume() -> None:
-    for words, options_given in launched("train"):
+    for words, arguments in launched("train"):
         if "--max-restarts" in words:
-            assert {"--resume", "--out"} <= set(options_given)
+            assert {"--resume", "--out"} <= set(arguments)
 
 
-def test_the_packages_that_the_scaling_page_names_are_those_of_make_distributed() -> None:
+def test_the_scaling_page_names_the_packages_of_make_distributed() -> None:
     pinned = re.compile(r"\b[a-z-]+==[\d.]+")
     lines = (ROOT / "Makefile").read_text(encoding="utf-8")
     (command,) = re.findall(
         r"^\$ pip install --no-deps (.*?)^```", read("scaling.md"), re.MULTILINE | re.DOTALL
     )
-    wanted = lines[lines.index("FBGEMM :=") : lines.index("distributed: ")]
-    assert set(pinned.findall(command)) == set(pinned.findall(wanted))
+    target = lines[lines.index("FBGEMM :=") : lines.index("distributed: ")]
+    assert set(pinned.findall(command)) == set(pinned.findall(target))
 
 
 def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:
     known = {flag(field.name) for field in dataclasses.fields(RecommendOptions)}
-    found = commands("recommend")
-    assert found
-    for arguments in found:
+    uses = commands("recommend")
+    assert uses
+    for arguments in uses:
         assert {word for word in arguments if word.startswith("--")} <= known
 
 
 def test_the_command_lines_of_reproduce_py_and_prepare_py_are_accepted() -> None:
-    found = [(reproduce.Reproduce, words) for words in commands("reproduce")]
-    found += [(prepare.Source, words) for words in commands("prepare")]
-    assert len(found) >= 7
-    for kind, words in found:
+    uses = [(reproduce.Reproduce, words) for words in commands("reproduce")]
+    uses += [(prepare.Source, words) for words in commands("prepare")]
+    assert len(uses) >= 7
+    for kind, words in uses:
         parsed = tyro.cli(kind, args=words)
         if kind is reproduce.Reproduce:
             assert not reproduce.check(parsed)
@@ -238,7 +246,7 @@ def test_the_page_of_the_study_lists_every_option_and_name() -> None:
     )
 
 
-def test_every_baseline_has_a_fidelity_card_and_its_options_exist() -> None:
+def test_the_baselines_page_has_a_section_for_every_baseline_and_its_options_exist() -> None:
     page = read("baselines.md")
     rows = re.findall(r"^\| `(\w+)` \| (.+?)(?:,| \|)", page, re.MULTILINE)
     assert sorted(name for name, _ in rows) == sorted(BASELINES)

@@ -1,6 +1,7 @@
-"""Every Python snippet of the pages and of the README runs, from the top of its page to the bottom.
+"""Every Python snippet of the pages and of the README runs, in the order of its page.
 
-A block marked ``python`` is executed, one marked ``pycon`` is a doctest; all blocks of a page share their names.
+A block marked ``python`` is executed; a block marked ``pycon`` is a doctest. All blocks of a page
+share one namespace.
 """
 
 import doctest
@@ -22,7 +23,7 @@ BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:
-    """The snippets of a page: kind, code and the line where the code begins."""
+    """Find the snippets of a page: kind, code, and number of the line where the code begins."""
     text = page.read_text(encoding="utf-8")
     return [(kind, code, text.count("\n", 0, at) + 2) for kind, code, at in _matches(text)]
 
@@ -33,12 +34,11 @@ def _matches(text: str) -> list[tuple[str, str, int]]:
 
 def run_block(kind: str, code: str, line: int, page: Path, names: dict[str, Any]) -> None:
     if kind == "python":
-        exec(
-            compile("\n" * (line - 1) + code, str(page), "exec"), names
-        )  # the file's own line in a traceback
+        # Newlines before the code make tracebacks show the line numbers of the page.
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
         return
     test = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line - 1)
-    test.globs = names  # not a copy: later blocks see what this one defines
+    test.globs = names  # the dictionary itself and not a copy, so that later blocks share it
     output: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     results = runner.run(test, out=output.append, clear_globs=False)
@@ -57,18 +57,19 @@ def test_the_snippets_of_a_page_run_in_order(
         for kind, code, line in blocks(page):
             run_block(kind, code, line, page, names)
     if page.name == "milk.md":
-        check_what_a_run_leaves(
+        check_files_of_a_run(
             page.read_text(encoding="utf-8"), names["metrics"], tmp_path / "runs/first"
         )
 
 
-def check_what_a_run_leaves(page: str, metrics: dict[str, Any], folder: Path) -> None:
-    """The page's tables have the keys of metrics.json and the files of the run that its snippets trained."""
+def check_files_of_a_run(page: str, metrics: dict[str, Any], folder: Path) -> None:
+    """Compare the tables of the page with the run that its snippets trained.
+
+    They list the files of the run and the keys of metrics.json.
+    """
     files = _first_column(page, "| file in `--out` | what |")
-    assert {path.name for path in folder.iterdir()} | {
-        "users.tsv",
-        "compare/",
-    } == files  # those two not in this run
+    # This run does not write users.tsv and compare/, which the page lists too.
+    assert {path.name for path in folder.iterdir()} | {"users.tsv", "compare/"} == files
     keys = _first_column(page, "| key | what |")
     assert keys == set(metrics)
     figures = set(
@@ -86,12 +87,12 @@ def _first_column(page: str, header: str) -> set[str]:
     }
 
 
-def test_a_wrong_output_is_noticed() -> None:
+def test_a_wrong_output_fails() -> None:
     with pytest.raises(AssertionError, match=r"Expected:\s+3\s+Got:\s+2"):
         run_block("pycon", ">>> 1 + 1\n3\n", 1, Path("page.md"), {})
 
 
-def test_no_snippet_hides_from_these_tests_under_another_mark() -> None:
+def test_no_snippet_has_a_mark_that_these_tests_do_not_run() -> None:
     for page in PAGES:
         marks = set(
             re.findall(

@@ -1,4 +1,4 @@
-"""The example that finetunes a model of one's own, in a plain loop and in Lightning."""
+"""Tests of the example that finetunes a trained model, in a plain loop and in Lightning."""
 
 import copy
 import inspect
@@ -22,12 +22,12 @@ def small_problem():
     return finetune.SensorTransformer(), data
 
 
-def test_the_model_is_nobodys_but_its_owners():
+def test_the_model_and_its_training_loop_use_nothing_of_invmod():
     assert "invmod" not in inspect.getsource(finetune.SensorTransformer)
     assert "invmod" not in inspect.getsource(finetune.train)
 
 
-def test_a_hidden_sensor_does_not_reach_the_model():
+def test_the_values_of_a_hidden_sensor_do_not_change_the_predictions():
     model, data = small_problem()
     predict = finetune.predictor(model)
     sensors = dict(zip(finetune.SENSORS, data.tensors[0].unbind(1), strict=True))
@@ -45,7 +45,7 @@ def test_a_hidden_sensor_does_not_reach_the_model():
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*log_every_n_steps")
 @pytest.mark.filterwarnings("ignore:.*logging interval")
-def test_an_epoch_in_lightning_is_an_epoch_in_a_plain_loop():
+def test_an_epoch_in_lightning_gives_the_weights_of_an_epoch_in_a_plain_loop():
     model, data = small_problem()
     states = []
     with torch.random.fork_rng():
@@ -61,7 +61,7 @@ def test_an_epoch_in_lightning_is_an_epoch_in_a_plain_loop():
     )
 
 
-def test_the_command_compares_before_and_after(tmp_path, capsys):
+def test_the_command_reports_the_model_before_and_after_finetuning(tmp_path, capsys):
     options = finetune.Options(
         complete_epochs=6,
         robust_epochs=4,

@@ -1,4 +1,4 @@
-"""The two comparisons of ways to train: equal budgets, a store that goes on, tables that are those of the store."""
+"""Tests of the two comparisons of training methods: tuning, resuming, tables, committed results."""
 
 import json
 import re
@@ -38,8 +38,8 @@ def small_problem(num_modalities=3, missing=False):
 
 
 @pytest.fixture
-def few(monkeypatch):
-    """Two configurations a method."""
+def two_configurations(monkeypatch):
+    """Only two configurations for each method."""
     monkeypatch.setattr(
         missing_study, "METHODS", {method: configs[:2] for method, configs in METHODS.items()}
     )
@@ -51,14 +51,14 @@ def test_every_method_has_the_same_number_of_configurations():
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_study_that_was_stopped_goes_on_as_if_it_had_not_been(few, tmp_path, missing):
+def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path, missing):
     problem = small_problem(missing=missing)
-    whole = Study(problem, tmp_path / "whole", seeds=2).run(say=str)
+    whole = Study(problem, tmp_path / "whole", seeds=2).run(log=str)
     lines = (tmp_path / "whole/runs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == 7 * (2 * 2 + 2)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut/runs.jsonl").write_text("".join(lines[:9]) + lines[9][:20], encoding="utf-8")
-    assert Study(problem, tmp_path / "cut", seeds=2).run(say=str) == whole
+    assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
     assert (tmp_path / "cut/runs.jsonl").read_text(encoding="utf-8") == "".join(lines)
     patterns = set(whole["ERM"]["runs"][0]["test"])
     assert patterns == (
@@ -68,17 +68,17 @@ def test_a_study_that_was_stopped_goes_on_as_if_it_had_not_been(few, tmp_path, m
     )
 
 
-def test_configurations_are_chosen_by_validation_and_a_tuning_run_never_sees_test_rows(
-    few, tmp_path
+def test_configurations_are_chosen_on_validation_rows_and_tuning_runs_use_no_test_rows(
+    two_configurations, tmp_path
 ):
-    found = Study(small_problem(), tmp_path, seeds=1).run(say=str)
+    results = Study(small_problem(), tmp_path, seeds=1).run(log=str)
     runs = [
         json.loads(line)
         for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     for run in runs:
         assert ("test" in run) == (run["seed"] not in missing_study.TUNING_SEEDS)
-    for method, entry in found.items():
+    for method, entry in results.items():
         scores = [
             np.mean(
                 [
@@ -94,38 +94,40 @@ def test_configurations_are_chosen_by_validation_and_a_tuning_run_never_sees_tes
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_learns_and_is_the_same_for_the_same_seed(method):
+def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
     problem = small_problem()
     first, again = (
         missing_study.train(problem, method, METHODS[method][1], seed=3) for _ in range(2)
     )
     rows = problem.split(3)[0]
-    given = {name: x[rows] for name, x in problem.features.items()}
+    features = {name: x[rows] for name, x in problem.features.items()}
     mask = torch.ones(len(rows), 3, dtype=torch.bool)
-    assert torch.equal(first(given, mask), again(given, mask))
+    assert torch.equal(first(features, mask), again(features, mask))
     hidden = mask.clone()
     hidden[:, 0] = False
-    blinded = invmod.hide_features(given, hidden, list(given))
+    without_m0 = invmod.hide_features(features, hidden, list(features))
     assert torch.equal(
-        first(blinded, hidden), first(given | {"m0": torch.zeros(len(rows), 4)}, hidden)
+        first(without_m0, hidden), first(features | {"m0": torch.zeros(len(rows), 4)}, hidden)
     )
 
 
-def test_the_numbers_of_a_table_against_plain_python(few, tmp_path):
-    found = Study(small_problem(), tmp_path, seeds=3).run(say=str)
-    for row in missing_study.summary(found):
-        tests = [run["test"] for run in found[row["method"]]["runs"]]
-        one = [np.mean([test[name] for name in ("m0+m1", "m0+m2", "m1+m2")]) for test in tests]
+def test_the_numbers_of_a_table_equal_those_of_plain_python(two_configurations, tmp_path):
+    results = Study(small_problem(), tmp_path, seeds=3).run(log=str)
+    for row in missing_study.summary(results):
+        tests = [run["test"] for run in results[row["method"]]["runs"]]
+        one_hidden = [
+            np.mean([test[name] for name in ("m0+m1", "m0+m2", "m1+m2")]) for test in tests
+        ]
         worst = np.array([min(test.values()) for test in tests])
-        base = np.array([min(run["test"].values()) for run in found["ERM"]["runs"]])
-        assert row["by_hidden"][1][0] == pytest.approx(np.mean(one))
+        base = np.array([min(run["test"].values()) for run in results["ERM"]["runs"]])
+        assert row["by_hidden"][1][0] == pytest.approx(np.mean(one_hidden))
         assert row["worst"][0] == pytest.approx(worst.mean())
         assert row["worst"][1] == pytest.approx(4.302653 * worst.std(ddof=1) / 3**0.5, rel=1e-5)
         assert row["difference"][0] == pytest.approx((worst - base).mean())
     assert missing_study.pair((0.5, float("nan"))) == "0.500"
 
 
-def test_balanced_accuracy_weighs_classes_alike():
+def test_balanced_accuracy_weights_classes_equally():
     targets, predicted = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
     assert missing_study.balanced_accuracy(predicted, targets) == pytest.approx((2 / 3 + 1) / 2)
     assert missing_study.accuracy(predicted, targets) == 0.75
@@ -134,7 +136,9 @@ def test_balanced_accuracy_weighs_classes_alike():
 # --- the two commands
 
 
-def test_the_digits_are_cut_into_four_quadrants_and_put_together_again(few, tmp_path, capsys):
+def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(
+    two_configurations, tmp_path, capsys
+):
     problem = digits.digits_problem(epochs=1)
     assert {tuple(x.shape) for x in problem.features.values()} == {(1797, 16)}
     left = torch.cat(
@@ -156,7 +160,9 @@ def test_the_digits_are_cut_into_four_quadrants_and_put_together_again(few, tmp_
 
 
 @pytest.mark.data
-def test_the_omics_command(few, tmp_path, data_root):
+def test_the_omics_command_writes_two_tables_and_test_patients_lack_protein(
+    two_configurations, tmp_path, data_root
+):
     omics.main(omics.Options(out=tmp_path, seeds=1, epochs=1))
     assert (tmp_path / "table.md").read_text(encoding="utf-8").count("| ERM |") == 2
     problem = omics.tcga_problem(1)
@@ -167,7 +173,7 @@ def test_the_omics_command(few, tmp_path, data_root):
 
 
 @pytest.mark.data
-def test_the_views_of_digits(monkeypatch, tmp_path, data_root):
+def test_the_command_for_the_views_of_digits_writes_one_table(monkeypatch, tmp_path, data_root):
     monkeypatch.setattr(missing_study, "METHODS", {"ERM": METHODS["ERM"][:1]})
     omics.main(omics.Options(dataset="uci_mfeat", out=tmp_path, seeds=1, epochs=1))
     assert (tmp_path / "table.md").read_text(encoding="utf-8").count("| ERM |") == 1
@@ -176,13 +182,13 @@ def test_the_views_of_digits(monkeypatch, tmp_path, data_root):
     assert len(problem.features) == 6
 
 
-def test_data_that_are_not_there_are_an_error_that_says_what_to_do(monkeypatch, tmp_path):
+def test_absent_data_raise_an_error_with_instructions(monkeypatch, tmp_path):
     monkeypatch.delenv("INVMOD_DATA", raising=False)
     with pytest.raises(SystemExit, match="INVMOD_DATA is not set"):
         omics.tcga_problem(1)
     monkeypatch.setenv("INVMOD_DATA", str(tmp_path))
     with pytest.raises(
-        SystemExit, match=r"there is no file .*tcga_breast.npz. docs/data.md says where"
+        SystemExit, match=r"there is no file .*tcga_breast.npz. docs/data.md describes where"
     ):
         omics.tcga_problem(1)
 
@@ -191,33 +197,33 @@ def test_data_that_are_not_there_are_an_error_that_says_what_to_do(monkeypatch, 
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_committed_table_is_that_of_the_committed_runs(name):
+def test_the_committed_table_is_made_from_the_committed_runs(name):
     study = Study(small_problem(), RESULTS / name)
-    known = study._known()
-    found = {}
+    stored = study._stored_runs()
+    results = {}
     for method, configs in METHODS.items():
         scores = [
             np.mean(
                 [
-                    known[missing_study.key(method, c, seed)]["validation"]
+                    stored[missing_study.run_key(method, c, seed)]["validation"]
                     for seed in missing_study.TUNING_SEEDS
                 ]
             )
             for c in configs
         ]
         best = configs[int(np.argmax(scores))]
-        found[method] = {
+        results[method] = {
             "config": best,
-            "runs": [known[missing_study.key(method, best, seed)] for seed in range(10)],
+            "runs": [stored[missing_study.run_key(method, best, seed)] for seed in range(10)],
         }
-    assert len(known) == 7 * (6 * 2 + 10)
-    expected = missing_study.table(missing_study.summary(found), "").split("\n\n")[0]
+    assert len(stored) == 7 * (6 * 2 + 10)
+    expected = missing_study.table(missing_study.summary(results), "").split("\n\n")[0]
     assert (RESULTS / name / "table.md").read_text(encoding="utf-8").startswith(expected)
     page = {"digits_quadrants": "digits_quadrants"}.get(name, "omics_subtypes")
     text = (RESULTS.parent / "examples" / f"{page}.md").read_text(encoding="utf-8")
     assert re.search(rf"^% TABLE {name}$", text, re.MULTILINE)
 
 
-def test_a_study_of_nothing_is_refused(tmp_path):
+def test_a_study_without_splits_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="`seeds` must be at least 1, got 0"):
         Study(small_problem(), tmp_path, seeds=0)
