@@ -65,6 +65,7 @@ def _reproduce(argv: Sequence[str], prog: str) -> int:
     return reproduce.main(argv, prog=prog)
 
 
+# Name -> the function that runs the command, and its line in the help text.
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (_train, "Train a recommender, evaluate it on new items, and write a report."),
     "recommend": (_recommend, "Recommend new items with a finished run."),

@@ -147,6 +147,7 @@ def run_command(source: Amazon | Mmrec | Text | Table) -> int:
             source.out, source.out.name, describe(source), keep_filled=source.keep_filled
         ) as draft:
             fill(draft, source)
+            # An error while reading, as while writing, removes the temporary folder of the draft.
             dataset = read_dataset(draft.folder, empty_items="drop")
             notes = [*draft.notes, *dataset.notes]
             if source.expect:
@@ -200,6 +201,7 @@ def features_of(given: tuple[str, ...]) -> dict[str, Path]:
     """Parse NAME=FILE arguments into modality -> file."""
     files: dict[str, Path] = {}
     for word in given:
+        # The name becomes part of a file name, so it must not contain a slash.
         name, mark, file = word.partition("=")
         if not (name.strip() and mark and file) or "/" in name or name in files:
             raise OptionError(f"--features must be NAME=FILE, each name once, got {word!r}.")

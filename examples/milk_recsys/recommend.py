@@ -132,6 +132,7 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
     for note in (*items.notes, *_notes(scorer, len(items.ids), options.top)):
         say(f"note: {note}")
 
+    # Features are read from the memory maps in blocks; only the vectors of all items are in memory.
     vectors = torch.cat(
         [
             scorer.embed({name: x[rows] for name, x in items.features.items()})
@@ -296,6 +297,7 @@ def _parquet(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
 
     def write(frame: pl.DataFrame) -> None:
         nonlocal writer
+        # The writer is created with the first frame because it needs the schema.
         table = frame.to_arrow()
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table)

@@ -121,6 +121,7 @@ def run_command(command: Reproduce) -> int:
         if not command.smoke:
             return reproduce(command)
         with tempfile.TemporaryDirectory() as folder:
+            # Without --out, the results of a quick check are discarded.
             small = dataclasses.replace(
                 command, out=command.out or Path(folder), trials=2, repeats=2, jobs=1
             )
@@ -207,6 +208,7 @@ def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) 
             while (run := next(iter(plan.with_factors(store).ready(store)), None)) is not None:
                 append(_work(run, dataset, cache, plan.threads))
             return
+        # Processes are spawned because a forked one could deadlock on locks of torch's threads.
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             _run_parallel(plan, store, dataset, cache, jobs, pool, append)
 

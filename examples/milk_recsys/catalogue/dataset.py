@@ -88,6 +88,8 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hexadecimal digest of the pairs, the natural mask and the features."""
+        # Pairs are hashed as int64, so that their type in the file makes no difference. Everything
+        # is hashed in blocks, so that memory-mapped files are never loaded as a whole.
         digest = hashlib.sha256()
         for _, pairs in pair_blocks(self.interactions):
             digest.update(np.ascontiguousarray(pairs, dtype=np.int64).data)
@@ -188,6 +190,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(text, object_pairs_hook=_distinct_keys)
     except DataError:
         raise
+    # `_distinct_keys` raises KeyError; a file that is nested too deeply raises RecursionError.
     except KeyError as error:
         raise DataError(f"{path}: the key {error.args[0]!r} appears twice. Keep one.") from None
     except (ValueError, RecursionError) as error:

@@ -82,6 +82,7 @@ def read_items(
         features[name] = open_features(
             where, root=folder, num_rows=count, dim=dims[name], modality=name
         )
+        # Without a stated number of items, the first file determines it for all others.
         count = len(features[name])
         columns.append(find_present(features[name], where))
     if not features or not count:
@@ -112,6 +113,7 @@ def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str],
         }
         if not all(isinstance(file, str) for file in files.values()):
             raise TypeError("`file` must be a string")
+        # `type(...) is int` excludes true and false, which are instances of int.
         if "num_items" in manifest and not (type(count) is int and count >= 0):
             raise TypeError("`num_items` must be a whole number, at least 0")
         if not all(type(dim) is int for dim in stated.values()):

@@ -32,7 +32,7 @@ def scale_rows(
 def prepare_scale(
     features: Mapping[str, Tensor], options: PreparationOptions, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Scale rows to unit length if the options ask for it, else return them unchanged."""
+    """Scale rows to unit length if the options request it, else return them unchanged."""
     return (
         scale_rows(features, options.norm_floor, dtype)
         if options.scale_features

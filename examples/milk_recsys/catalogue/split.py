@@ -61,6 +61,7 @@ def draw_split(dataset: Dataset, options: DataOptions) -> tuple[Split, list[str]
     streams = np.random.SeedSequence(options.split_seed).spawn(3)
     items = np.flatnonzero(dataset.item_counts)
     shuffled = np.random.default_rng(streams[0]).permutation(items)
+    # This rounds halves up; Python's `round` would round them to the even number.
     num_cold = math.floor(COLD_SHARE * len(items) + 0.5)
     validation, test, warm = np.split(shuffled, [num_cold // 2, num_cold])
     for name, part in (("validation", validation), ("test", test)):
@@ -168,6 +169,7 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
                 raise DataError(
                     f"{path}: lacks the arrays {absent}; a split has {', '.join(names)}."
                 )
+            # Arrays are decompressed on access, so errors in their data are raised here.
             arrays = {name: archive[name] for name in names}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Name the split.npz of a run.") from None

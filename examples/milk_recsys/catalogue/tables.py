@@ -126,6 +126,7 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         DataError: no warm item has one of the modalities, features are so large that their squares
             overflow, or a user has every item that negatives are drawn from.
     """
+    # Nothing could be fitted for a modality that no training item has.
     absent = [
         name for k, name in enumerate(dataset.modalities) if not split.mask[split.warm, k].any()
     ]
@@ -170,6 +171,7 @@ def keep_features_on_disk(dataset: Dataset, options: Options, device: torch.devi
     """
     if options.data.features != "auto":
         return options.data.features == "mapped"
+    # Prepared features have the precision of the model, whatever that of the files is.
     size = sum(x.size for x in dataset.features.values()) * (
         8 if options.run.dtype == "float64" else 4
     )
@@ -211,6 +213,7 @@ def _group(pairs: Pairs, candidates: npt.NDArray[np.int64], device: torch.device
 
 def _check_size(dataset: Dataset, options: Options) -> None:
     """Refuse features whose squares, summed over a row, could overflow in the model's precision."""
+    # The margin of 1e3 leaves room for the sum of a million squares.
     limit = (
         float(np.finfo(np.float64 if options.run.dtype == "float64" else np.float32).max) ** 0.5
         / 1e3

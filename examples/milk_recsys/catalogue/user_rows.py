@@ -134,6 +134,8 @@ def build_user_rows(
     if only is not None:
         wanted = torch.isin(pool, only.to(device))
     cells = _cells(pairs, num_users, pool, wanted)
+    # The cells of user u are at least u n and less than (u + 1) n, so offsets are found by a
+    # search.
     edges = torch.arange(num_users + 1, device=device) * size
     offsets = torch.searchsorted(cells[:-1], edges)
     free = size - offsets.diff()
@@ -187,6 +189,7 @@ def _cells(
         in_order = in_order and bool(
             (cells[begin + 1 : filled] > cells[begin : max(filled - 1, 0)]).all()
         )
+    # `torch.unique` sorts and removes repeated pairs; the sentinel remains the last entry.
     return cells if in_order else torch.unique(cells)
 
 

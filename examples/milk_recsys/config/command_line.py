@@ -60,6 +60,7 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
             description="Train KEEP (or MILK, an ablation, or a baseline), evaluate it on new "
             "items with missing modalities, and write a report. Options differ by model: "
             "--model NAME --help shows those of another model.",
+            # Options are typed without the name of their group, and None cannot be typed.
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
         values = {
@@ -80,6 +81,7 @@ def given_options(argv: Sequence[str]) -> frozenset[str]:
 
     Options of all built-in methods are recognised, not only those of the chosen one.
     """
+    # Dashes and underscores are equivalent; a switch is typed as --name or --no-name.
     typed = {
         str(word)[2:].partition("=")[0].replace("-", "_")
         for word in argv

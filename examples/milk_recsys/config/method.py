@@ -236,6 +236,7 @@ def find_method(name: str) -> Method:
     Raises:
         OptionError: there is no method with this name, or its entry point is not a `Method`.
     """
+    # Built-in methods come first, so that an entry point of another package cannot replace them.
     if name in BUILT_IN:
         built_in: Method = load(BUILT_IN[name])
         return built_in

@@ -195,6 +195,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Fill in the method's own options, or check their type."""
+        # A frozen dataclass refuses ordinary assignment, hence `object.__setattr__`.
         kind = self.card.options
         if self.method is None:
             object.__setattr__(self, "method", kind())
@@ -222,7 +223,7 @@ class Options:
     def but(self, **values: Any) -> "Options":
         """Return a copy with some options changed, given by their names on the command line.
 
-        With another ``model``, the method's own options get their defaults, unless both methods
+        With another ``model``, the method's own options have their defaults, unless both methods
         have the same options, as MILK and its ablations do; then the values are kept.
 
         Raises:
@@ -242,6 +243,7 @@ class Options:
             )
         changed: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
         changed["run"]["model"] = model
+        # If a method redefines a common option, the value belongs to the method's own options.
         for name in set(values) - set(method.fields):
             group, field = common[name]
             changed[group][field.name] = values[name]

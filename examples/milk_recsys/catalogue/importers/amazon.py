@@ -150,6 +150,7 @@ def _read_texts(path: Path, items: Ids, draft: Draft) -> tuple[list[str], list[s
     for number, product in _objects(path):
         if "asin" not in product:
             raise DataError(f"{path}, line {number}: lacks 'asin'. Is it a file of metadata?")
+        # The metadata cover a whole category, including products without reviews.
         place = items.find(str(product["asin"]))
         if place is None:
             continue
@@ -174,6 +175,7 @@ def _words(value: Any) -> Iterator[str]:
 
 def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -> None:
     """Read the records of the items into `rows` (num_items, 4096), one record at a time."""
+    # The file has several gigabytes, so only one record is held in memory.
     number = 0
     try:
         with rich.progress.open(path, "rb", description=path.name, transient=True) as file:
@@ -273,7 +275,7 @@ def _encode(folder: Path) -> Encode:
 def _write_text(draft: Draft, texts: list[str], encode: Encode, where: Path) -> None:
     """Write the text features of all items that have a text, in batches.
 
-    Without an encoder, a text whose words are all unknown gets a row of zeros, which
+    Without an encoder, a text whose words are all unknown has a row of zeros, which
     `finish_features` then counts as missing unless --keep-filled is given.
     """
     with_text = [k for k, text in enumerate(texts) if text]

@@ -35,6 +35,7 @@ def prepare_table(
         user_column, item_column: names of these columns.
         item_ids: text file with one id per line, the item of each row of the .npy files.
     """
+    # Ids of any type become texts, which are numbered in the order of their first appearance.
     users, items, blocks = Ids(), Ids(), []
     for table in _batches(pairs, [user_column, item_column]):
         columns = [(users, table[user_column]), (items, table[item_column])]
@@ -110,6 +111,7 @@ def _from_array(draft: Draft, name: str, path: Path, items: Ids, item_ids: Path 
         (row, place) for row, text in enumerate(ids) if (place := items.find(text)) is not None
     ]
     _note_unused(draft, name, len(ids) - len(places))
+    # Only the rows of items with interactions are read from the memory map, in blocks.
     for start in range(0, len(places), ROWS_AT_ONCE):
         rows, into = (list(x) for x in zip(*places[start : start + ROWS_AT_ONCE], strict=True))
         block = np.empty((len(rows), source.shape[1]), target.dtype)

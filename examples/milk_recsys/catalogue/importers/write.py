@@ -36,7 +36,7 @@ class Ids:
         self._numbers: dict[str, int] = {}
 
     def number(self, name: str) -> int:
-        """Return the number of a name; a new name gets the next number."""
+        """Return the number of a name; a new name is given the next number."""
         return self._numbers.setdefault(name, len(self._numbers))
 
     def find(self, name: str) -> int | None:
@@ -78,6 +78,7 @@ class Draft:
         """Write the distinct pairs of (P, 2) pairs, sorted by user, then item."""
         if len(pairs) == 0:
             raise DataError(f"{self.source}: there are no interactions at all.")
+        # One integer per pair: `np.unique` sorts them by user, then item, and merges repeated ones.
         keys = np.unique(pairs[:, 0] * num_items + pairs[:, 1])
         if len(keys) < len(pairs):
             self.notes.append(
