@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-# Started as a script: the package `milk_recsys` is found from the folder above this one.
+# As a script, this file needs the folder above it on the path to import `milk_recsys`.
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -50,8 +50,7 @@ class Amazon:
     images: Path | None = None
     """File image_features_*.b; by default the data set has only text."""
     encoder: Path | None = None
-    """Folder of a local sentence encoder. By default, TF-IDF and an SVD are fitted on the warm
-    items of a split."""
+    """Folder of a local sentence encoder; by default, TF-IDF and an SVD are fitted."""
     text_dim: int = 384
     """Width of the text features from the SVD."""
     split_seed: int = 0
@@ -101,8 +100,7 @@ class Table:
     pairs: Path
     """Table with a column of users and one of items."""
     features: tuple[str, ...]
-    """NAME=FILE for each modality: a table with item ids and numbers, or an .npy file with
-    --item-ids."""
+    """NAME=FILE for each modality: a table with item ids and numbers, or .npy with --item-ids."""
     out: Path
     """Folder for the data set; it must not exist yet."""
     user_column: str = "user"

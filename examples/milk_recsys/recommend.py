@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Started as a script: the package `milk_recsys` is found from the folder above this one.
+# As a script, this file needs the folder above it on the path to import `milk_recsys`.
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 

@@ -26,7 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-# Started as a script: the package `milk_recsys` is found from the folder above this one.
+# As a script, this file needs the folder above it on the path to import `milk_recsys`.
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -85,8 +85,8 @@ class Reproduce:
     settings: tuple[Literal["ftmt", "mtmt"], ...] = ("ftmt", "mtmt")
     """Settings of missing modalities."""
     decide: bool = True
-    """Double the repeats of MILK, its ablations and the strongest baseline under FTMT, on which the
-    claims rest. For `field`, repeat the winner and its rivals ten times on held-out splits."""
+    """Double the repeats that claims rest on: MILK, its ablations and the best baseline under FTMT.
+    For `field`, repeat the winner and its rivals ten times on held-out splits."""
     threads: int | None = None
     """Number of CPU threads of a run; by default 1 with several jobs, else torch's choice."""
     run: bool = True

@@ -60,7 +60,7 @@ class DataOptions:
         0.3, "Share of the training items that lose one modality each (mtmt only).", high=1
     )
     missing_in_validation: bool = option(
-        True, "Remove modalities of validation items, as of test items."
+        True, "Remove modalities of validation items too, not only of test items."
     )
     split_seed: int = option(0, "Seed of the split and of both masks.", high=2**63 - 1)
     split: Path | None = option(
