@@ -1,11 +1,12 @@
-"""Recommending new items whose modalities may be missing: KEEP, and MILK composed from `invmod`.
+"""Recommendation of new items with missing modalities: KEEP, and MILK composed from `invmod`.
 
-`milk-recsys --help` lists the commands. From Python, a finished run is opened with `load_run`:
+`milk-recsys --help` lists the commands. In Python, `load_run` loads a finished run:
 
     from milk_recsys import load_run
     scorer = load_run("runs/20250101-120000-milk")
 
-Importing the package imports no torch; `load_run` does, and needs `pip install "invmod[recsys]"`, as do the commands.
+Importing the package does not import torch; `load_run` does. `load_run` and the commands need
+`pip install "invmod[recsys]"`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["load_run"]
 
 
+# Loading `load_run` on first access keeps `import milk_recsys` free of torch.
 def __getattr__(name: str) -> Any:
     if name == "load_run":
         try:

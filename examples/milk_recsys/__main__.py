@@ -1,6 +1,7 @@
 """The command `milk-recsys`, or `python -m milk_recsys`: train, recommend, prepare and reproduce.
 
-Nothing is imported before the command is known, so that `--help` and a misspelt command answer at once.
+A command's module is imported only when the command is known, so that `--help` and the error for a
+misspelt command appear at once.
 """
 
 import difflib
@@ -18,10 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the four commands.
 
     Arguments:
-        argv: the name of a command and its options; None reads those of the process.
+        argv: the name of a command and its options; None means the arguments of the process.
 
     Returns:
-        the exit status: that of the command, or 2 where there is no such command or a package is missing.
+        The exit status of the command, or 2 if the command is unknown or a package is missing.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] in (["-h"], ["--help"]):
@@ -39,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(argv: Sequence[str], prog: str) -> int:
     from milk_recsys.run.begin import begin
 
-    options, dataset = begin(
-        argv, prog=prog
-    )  # `train` imports torch, which takes seconds: after options and data
+    # `train` imports torch, which takes seconds, so options and data are checked before.
+    options, dataset = begin(argv, prog=prog)
     from milk_recsys import train
 
     return train.run_command(options, dataset)
@@ -65,12 +65,13 @@ def _reproduce(argv: Sequence[str], prog: str) -> int:
     return reproduce.main(argv, prog=prog)
 
 
+# Name -> the function that runs the command, and its line in the help text.
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (_train, "Train a recommender, evaluate it on new items, and write a report."),
     "recommend": (_recommend, "Recommend new items with a finished run."),
     "prepare": (
         _prepare,
-        "Turn published sets, or tables of your own, into the layout that train reads.",
+        "Convert published data sets, or your own tables, to the layout that train reads.",
     ),
     "reproduce": (
         _reproduce,

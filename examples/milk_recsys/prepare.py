@@ -1,4 +1,4 @@
-"""Turn the paper's sets, as they are published, or tables of your own into the layout that `milk-recsys train` reads.
+"""Convert the paper's data sets as published, or your own tables, for `milk-recsys train`.
 
     milk-recsys prepare amazon --reviews reviews_Baby_5.json.gz --metadata meta_Baby.json.gz \
         --images image_features_Baby.b --out data/baby --expect baby
@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
+# As a script, this file needs the folder above it on the path to import `milk_recsys`.
+if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -41,75 +42,75 @@ class Amazon:
     """Amazon product data of 2014: reviews, metadata, visual features."""
 
     reviews: Path
-    """reviews_*_5.json.gz"""
+    """File reviews_*_5.json.gz."""
     metadata: Path
-    """meta_*.json.gz"""
+    """File meta_*.json.gz."""
     out: Path
-    """Folder for the data set; it must not be there yet."""
+    """Folder for the data set; it must not exist yet."""
     images: Path | None = None
-    """image_features_*.b; without it there is text alone."""
+    """File image_features_*.b; by default the data set has only text."""
     encoder: Path | None = None
-    """Folder of a local sentence encoder; without it TF-IDF and an SVD are fitted on the warm items of a split."""
+    """Folder of a local sentence encoder; by default, TF-IDF and an SVD are fitted."""
     text_dim: int = 384
     """Width of the text features from the SVD."""
     split_seed: int = 0
-    """Seed of the split whose warm items text features are fitted on."""
+    """Seed of the split on whose warm items the text features are fitted."""
     setting: Literal["ftft", "ftmt", "mtmt"] = "ftmt"
     """Setting of that split."""
     keep_filled: bool = False
-    """Leave rows that seem filled in as they are."""
+    """Keep rows that were probably filled in, instead of marking them as missing."""
     expect: Expected | None = None
     """Compare the counts with the paper's Table 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mmrec:
-    """The layout of MMRec: one .inter file, image_feat.npy, text_feat.npy."""
+    """Data set in MMRec's layout: one .inter file, image_feat.npy, text_feat.npy."""
 
     folder: Path
     """Folder with the files."""
     out: Path
-    """Folder for the data set; it must not be there yet."""
+    """Folder for the data set; it must not exist yet."""
     keep_filled: bool = False
-    """Leave rows that seem filled in as they are."""
+    """Keep rows that were probably filled in, instead of marking them as missing."""
     expect: Expected | None = None
     """Compare the counts with the paper's Table 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """train.txt, val.txt, test.txt with lines of `user item item ...`, and *_feat.npy."""
+    """Text files train.txt, val.txt, test.txt with lines `user item item ...`, and *_feat.npy."""
 
     folder: Path
     """Folder with the files."""
     out: Path
-    """Folder for the data set; it must not be there yet."""
+    """Folder for the data set; it must not exist yet."""
     split: Literal["keep", "draw"] = "keep"
-    """Keep their split of new items, or leave it to train.py."""
+    """Split of new items: keep that of the files, or let train.py draw one."""
     keep_filled: bool = False
-    """Leave rows that seem filled in as they are."""
+    """Keep rows that were probably filled in, instead of marking them as missing."""
     expect: Expected | None = None
     """Compare the counts with the paper's Table 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Pairs as CSV or Parquet, ids of any kind, features as further files."""
+    """Pairs in a CSV or Parquet table with ids of any type, and features in other files."""
 
     pairs: Path
     """Table with a column of users and one of items."""
     features: tuple[str, ...]
-    """NAME=FILE for each modality: a table with the items' ids and numbers, or .npy with --item-ids."""
+    """NAME=FILE for each modality: a table with item ids and numbers, or .npy with --item-ids."""
     out: Path
-    """Folder for the data set; it must not be there yet."""
+    """Folder for the data set; it must not exist yet."""
     user_column: str = "user"
-    """Column of users."""
+    """Name of the column of users."""
     item_column: str = "item"
-    """Column of items, in all tables."""
+    """Name of the column of items, in all tables."""
     item_ids: Path | None = None
     """Text file with the item id of each row of the .npy files."""
     keep_filled: bool = False
-    """Leave rows that seem filled in as they are."""
+    """Keep rows that were probably filled in, instead of marking them as missing."""
     expect: Expected | None = None
     """Compare the counts with the paper's Table 1."""
 
@@ -126,23 +127,25 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "prepare.py") -> int:
     """Run the command line.
 
     Returns:
-        the exit status of `run_command`. (Options that cannot be read exit with 2 at once.)
+        The exit status of `run_command`. (Options that cannot be parsed exit with status 2 at
+        once.)
     """
     args = sys.argv[1:] if argv is None else list(argv)
     return run_command(tyro.cli(Source, args=args, prog=prog, description=__doc__))
 
 
 def run_command(source: Amazon | Mmrec | Text | Table) -> int:
-    """Make the data set, check it by reading it back, and say what is in it.
+    """Write the data set, check it by reading it, and print a summary.
 
     Returns:
-        the exit status: 0, 2 where the input is bad, 130 where it was interrupted.
+        The exit status: 0 for success, 2 for invalid input, 130 after an interruption.
     """
     try:
         with drafting(
             source.out, source.out.name, describe(source), keep_filled=source.keep_filled
         ) as draft:
             fill(draft, source)
+            # An error while reading, as while writing, removes the temporary folder of the draft.
             dataset = read_dataset(draft.folder, empty_items="drop")
             notes = [*draft.notes, *dataset.notes]
             if source.expect:
@@ -160,8 +163,8 @@ def run_command(source: Amazon | Mmrec | Text | Table) -> int:
         for name, n in zip(dataset.modalities, (~dataset.natural_mask).sum(0), strict=True)
     )
     print(
-        f"{source.out}: {dataset.num_users:,} users, {dataset.num_items:,} items, {len(dataset.interactions):,} pairs; "
-        f"missing: {missing}"
+        f"{source.out}: {dataset.num_users:,} users, {dataset.num_items:,} items, "
+        f"{len(dataset.interactions):,} pairs; missing: {missing}"
     )
     return 0
 
@@ -193,20 +196,21 @@ def fill(draft: Draft, source: Amazon | Mmrec | Text | Table) -> None:
 
 
 def features_of(given: tuple[str, ...]) -> dict[str, Path]:
-    """Read NAME=FILE words."""
-    found: dict[str, Path] = {}
+    """Parse NAME=FILE arguments into modality -> file."""
+    files: dict[str, Path] = {}
     for word in given:
+        # The name becomes part of a file name, so it must not contain a slash.
         name, mark, file = word.partition("=")
-        if not (name.strip() and mark and file) or "/" in name or name in found:
+        if not (name.strip() and mark and file) or "/" in name or name in files:
             raise OptionError(f"--features must be NAME=FILE, each name once, got {word!r}.")
-        found[name.strip()] = Path(file)
-    if not found:
+        files[name.strip()] = Path(file)
+    if not files:
         raise OptionError("--features is needed: NAME=FILE for at least one modality.")
-    return found
+    return files
 
 
 def describe(source: Amazon | Mmrec | Text | Table) -> str:
-    """Say where a set comes from, for its manifest."""
+    """Return the source of a data set, for its manifest."""
     if isinstance(source, Amazon):
         return f"prepare.py amazon: {source.reviews.name}, {source.metadata.name}"
     if isinstance(source, Table):
@@ -215,31 +219,37 @@ def describe(source: Amazon | Mmrec | Text | Table) -> str:
 
 
 def compare(dataset: Dataset, folder: Path, expect: str) -> list[str]:
-    """Compare counts with the paper's Table 1: of the kept split where there is one, else the number of items."""
+    """Return notes that compare counts with the paper's Table 1.
+
+    With a kept split, these are the users, items and interactions of each part; else only the
+    number of items.
+    """
     stated = TABLE_1[expect]
     pairs = np.asarray(dataset.interactions)
     if (folder / "split.npz").exists():
         split, _ = read_split(folder / "split.npz", dataset, "mtmt")
         parts = {"train": split.warm, "validation": split.validation, "test": split.test}
-        found = {}
+        comparisons = {}
         for part, items in parts.items():
-            mine = pairs[np.isin(pairs[:, 1], items)]
-            counts = (len(np.unique(mine[:, 0])), len(items), len(mine))
-            for what, count, paper in zip(
+            part_pairs = pairs[np.isin(pairs[:, 1], items)]
+            counts = (len(np.unique(part_pairs[:, 0])), len(items), len(part_pairs))
+            for label, count, paper in zip(
                 ("users", "items", "interactions"), counts, stated[part], strict=True
             ):
+                # The paper does not state every count.
                 if paper:
-                    found[f"{part} {what}"] = (count, paper)
+                    comparisons[f"{part} {label}"] = (count, paper)
     else:
-        found = {
+        comparisons = {
             "items": (
                 int((dataset.item_counts > 0).sum()),
                 sum(counts[1] for counts in stated.values()),
             )
         }
     return [
-        f"{what}: {count:,}, {'as' if count == paper else f'but {paper:,}'} in the paper's Table 1 ({expect})."
-        for what, (count, paper) in found.items()
+        f"{label}: {count:,}, {'as' if count == paper else f'but {paper:,}'} in the paper's "
+        f"Table 1 ({expect})."
+        for label, (count, paper) in comparisons.items()
     ]
 
 

@@ -1,14 +1,15 @@
-"""Recommend new items with a finished run: for every user the best items, for every item the best users.
+"""Recommend new items with a finished run: the best items per user and the best users per item.
 
     milk-recsys recommend --run runs/20250101-120000-milk --items new_items
     milk-recsys recommend --help
 
 In a checkout `python examples/milk_recsys/recommend.py` is the same command.
 
-The folder of new items has the layout of a data set without interactions: `features/<modality>.npy`, (n, dim), a row
-of NaN where an item has no such modality; a modality without a file is missing for all items. Where `dataset.json` is
-there, its `modalities` say which files to read. `items.tsv` (header `item<TAB>name`) names the items. The training
-data is not needed.
+The folder of new items has the layout of a data set without interactions:
+`features/<modality>.npy`, (n, dim), in which a row of NaN means that the item lacks this modality.
+A modality without a file is missing for all items. If there is a `dataset.json`, its `modalities`
+name the files to read. `items.tsv` (header `item<TAB>name`) names the items. The training data are
+not needed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
+# As a script, this file needs the folder above it on the path to import `milk_recsys`.
+if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import dataclasses
@@ -32,33 +34,36 @@ from milk_recsys.base.errors import DataError, plural
 from milk_recsys.base.files import replacing
 from milk_recsys.catalogue.new_items import Items, read_items
 
-if TYPE_CHECKING:  # torch and polars take seconds to import: after the options have been read
+# torch and polars take seconds to import; functions import them once the options have been read.
+if TYPE_CHECKING:
     import polars as pl
 
     from milk_recsys.run.scorer import Best, Scorer
 
 __all__ = ["RecommendOptions", "main", "recommend"]
 
-ROWS_AT_ONCE = 2**18  # rows of a result table held before they are written
-ITEMS_AT_ONCE = 2**14  # items whose features are read at once
+ROWS_AT_ONCE = 2**18  # Number of rows of a result table that are collected before writing.
+ITEMS_AT_ONCE = 2**14  # Number of items whose features are read at a time.
 
 
 @dataclasses.dataclass(frozen=True)
 class RecommendOptions:
     """Recommend new items with a finished run.
 
-    Writes users.parquet, for every user the best new items, and items.parquet, for every new item the best users. A
-    user without a training pair has a random vector: `trained` is false in their rows, and no item lists them.
+    Writes users.parquet with the best new items of every user, and items.parquet with the best
+    users of every new item. A user without a training pair has a random vector. In the rows of such
+    a user `trained` is false, and no item lists the user.
 
     Arguments:
-        run: Folder of a finished run, what the command train calls --out.
-        items: Folder of new items: features/<modality>.npy (or dataset.json, which names the files), items.tsv.
+        run: Folder of a finished run (--out of the command train).
+        items: Folder of new items: features/<modality>.npy, or dataset.json with the file names;
+            and items.tsv.
         top: Length of each list.
         out: Folder for the two tables.
-        format: Parquet, or TSV: tab-separated text with a header.
-        overwrite: Replace tables that are there already.
-        empty_items: Items without any modality: refuse them all, or leave those items out.
-        device: Where to compute; auto takes a GPU where there is one.
+        format: Parquet, or TSV (tab-separated text with a header).
+        overwrite: Replace existing tables.
+        empty_items: Items without any modality: stop with an error, or leave these items out.
+        device: Device to compute on; auto is a GPU if there is one.
         threads: Number of CPU threads.
     """
 
@@ -81,7 +86,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> in
     """Run the command line.
 
     Returns:
-        the exit status: 0, or 2 where the input is bad. (Options that cannot be read exit with 2 at once.)
+        The exit status: 0 for success, 2 for invalid input, 130 after an interruption. (Options
+        that cannot be parsed exit with status 2 at once.)
     """
     options = tyro.cli(
         RecommendOptions,
@@ -104,11 +110,11 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
     """Read a run and new items, and write both tables.
 
     Arguments:
-        options: what to read, what to write and where.
-        say: is told notes, and at the end what was written where.
+        options: the options of the command.
+        say: function that prints notes, and at the end the paths of the tables.
 
     Raises:
-        DataError: the run, the items or an option cannot be used, or a table is there already.
+        DataError: the run, the items or an option cannot be used, or a table exists already.
     """
     users_path, items_path = _tables(options)
 
@@ -120,12 +126,13 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
         torch.set_num_threads(options.threads)
     scorer = load_run(options.run, device=options.device)
     items = read_items(options.items, scorer.dims, empty_items=options.empty_items)
-    _check_free(
-        users_path, items_path, options
-    )  # once everything that is read is known to be right
+    # This check comes after the input has been read, so that errors in the input are reported
+    # first.
+    _check_free(users_path, items_path, options)
     for note in (*items.notes, *_notes(scorer, len(items.ids), options.top)):
         say(f"note: {note}")
 
+    # Features are read from the memory maps in blocks; only the vectors of all items are in memory.
     vectors = torch.cat(
         [
             scorer.embed({name: x[rows] for name, x in items.features.items()})
@@ -137,15 +144,15 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
     frames = _Frames(scorer, items)
     try:
         users_path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            replacing(users_path) as first,
-            replacing(items_path) as second,
-        ):  # renamed once both are whole
+        # Both temporary files are renamed only when both are complete.
+        with replacing(users_path) as users_file, replacing(items_path) as items_file:
             _write(
-                first, map(frames.of_users, scorer.best_items(vectors, options.top)), options.format
+                users_file,
+                map(frames.of_users, scorer.best_items(vectors, options.top)),
+                options.format,
             )
             _write(
-                second,
+                items_file,
                 map(frames.of_items, scorer.best_users(vectors, options.top)),
                 options.format,
             )
@@ -161,7 +168,7 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
 
 
 def _tables(options: RecommendOptions) -> tuple[Path, Path]:
-    """Return where the two tables go, after checking the options that are about them."""
+    """Return the paths of the two tables, after checking the options on the output."""
     for name in ("top", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -171,45 +178,48 @@ def _tables(options: RecommendOptions) -> tuple[Path, Path]:
         raise DataError(f"--out: {out} is a file. Name a folder.")
     if out.resolve() in (options.run.resolve(), options.items.resolve()):
         raise DataError(
-            f"--out: {out} is a folder to read from, and may hold users.tsv or items.tsv. Name another."
+            f"--out: {out} is also an input folder, and may hold users.tsv or items.tsv. "
+            "Name another."
         )
     return out / f"users.{options.format}", out / f"items.{options.format}"
 
 
 def _check_free(users_path: Path, items_path: Path, options: RecommendOptions) -> None:
-    held = [str(path) for path in (users_path, items_path) if path.exists()]
-    if held and not options.overwrite:
+    existing = [str(path) for path in (users_path, items_path) if path.exists()]
+    if existing and not options.overwrite:
         raise DataError(
-            f"{', '.join(held)}: there already. Give --overwrite to replace, or another --out."
+            f"{', '.join(existing)}: must not exist yet. Give --overwrite to replace tables, or "
+            "another --out."
         )
 
 
 def _notes(scorer: Scorer, num_items: int, top: int) -> Iterator[str]:
     trained = int(scorer.trained_users.sum())
     if trained < scorer.num_users:
-        without = scorer.num_users - trained
+        untrained = scorer.num_users - trained
         words = (
             ("has", "that user's list is", "the user")
-            if without == 1
+            if untrained == 1
             else ("have", "their lists are", "them")
         )
         yield (
-            f"{without} of {plural(scorer.num_users, 'user', 'users')} {words[0]} no training pair; {words[1]} random "
-            f"(`trained` is false), and no item lists {words[2]}."
+            f"{untrained} of {plural(scorer.num_users, 'user', 'users')} {words[0]} no training "
+            f"pair; {words[1]} random (`trained` is false), and no item lists {words[2]}."
         )
     if top > num_items:
-        there = f"there {'is' if num_items == 1 else 'are'} only {plural(num_items, 'new item', 'new items')}"
+        items = plural(num_items, "new item", "new items")
+        there = f"there {'is' if num_items == 1 else 'are'} only {items}"
         yield f"--top {top}: {there}, so each user's list is shorter."
     if top > trained:
-        some = plural(trained, "user has", "users have")
-        yield f"--top {top}: only {some} a training pair, so each item's list is shorter."
+        users = plural(trained, "user has", "users have")
+        yield f"--top {top}: only {users} a training pair, so each item's list is shorter."
 
 
-# --------------------------------------------------------------------------------------------------------- the tables
+# --- the tables -----------------------------------------------------------------------------------
 
 
 class _Frames:
-    """Turns blocks of lists into data frames, with names where there are any."""
+    """Converts blocks of lists to data frames, with names of users and items if there are any."""
 
     def __init__(self, scorer: Scorer, items: Items) -> None:
         import polars as pl
@@ -223,32 +233,33 @@ class _Frames:
         }
 
     def of_users(self, best: Best) -> pl.DataFrame:
-        """Return user, user_name, trained, rank, item, item_name, score."""
-        users, found = best.rows.numpy(), self.ids[best.found.numpy()]
-        return self._frame("user", users, "item", found, best, {"trained": self.trained[users]})
+        """Return a frame with user, user_name, trained, rank, item, item_name, score."""
+        users, items = best.rows.numpy(), self.ids[best.found.numpy()]
+        return self._frame("user", users, "item", items, best, {"trained": self.trained[users]})
 
     def of_items(self, best: Best) -> pl.DataFrame:
-        """Return item, item_name, rank, user, user_name, score."""
+        """Return a frame with item, item_name, rank, user, user_name, score."""
         return self._frame(
             "item", self.ids[best.rows.numpy()], "user", best.found.numpy(), best, {}
         )
 
     def _frame(
         self,
-        kind: str,
-        rows: npt.NDArray[np.int64],
-        other: str,
-        found: npt.NDArray[np.int64],
+        owner_kind: str,
+        owners: npt.NDArray[np.int64],
+        listed_kind: str,
+        listed: npt.NDArray[np.int64],
         best: Best,
-        facts: Mapping[str, npt.NDArray[Any]],
+        further: Mapping[str, npt.NDArray[Any]],
     ) -> pl.DataFrame:
+        """Return one row per entry of the lists (owners, length), in the order of the ranks."""
         import polars as pl
 
-        length = found.shape[1]
-        columns: dict[str, Any] = self._named(kind, np.repeat(rows, length))
-        columns |= {name: np.repeat(values, length) for name, values in facts.items()}
-        columns["rank"] = np.tile(np.arange(1, length + 1, dtype=np.int32), len(rows))
-        columns |= self._named(other, found.ravel())
+        length = listed.shape[1]
+        columns: dict[str, Any] = self._named(owner_kind, np.repeat(owners, length))
+        columns |= {name: np.repeat(values, length) for name, values in further.items()}
+        columns["rank"] = np.tile(np.arange(1, length + 1, dtype=np.int32), len(owners))
+        columns |= self._named(listed_kind, listed.ravel())
         columns["score"] = best.scores.numpy().ravel()
         return pl.DataFrame(columns)
 
@@ -258,7 +269,7 @@ class _Frames:
 
 
 def _write(path: Path, frames: Iterable[pl.DataFrame], kind: str) -> None:
-    """Write data frames one after the other as one table; only some rows are held at a time."""
+    """Write data frames as one table, without holding all rows in memory."""
     with (_parquet if kind == "parquet" else _tsv)(path) as write:
         for frame in _grouped(frames):
             write(frame)
@@ -268,14 +279,14 @@ def _grouped(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """Join small frames, so that a Parquet file has few row groups."""
     import polars as pl
 
-    held: list[pl.DataFrame] = []
+    collected: list[pl.DataFrame] = []
     for frame in frames:
-        held.append(frame)
-        if sum(map(len, held)) >= ROWS_AT_ONCE:
-            yield pl.concat(held)
-            held = []
-    if held:
-        yield pl.concat(held)
+        collected.append(frame)
+        if sum(map(len, collected)) >= ROWS_AT_ONCE:
+            yield pl.concat(collected)
+            collected = []
+    if collected:
+        yield pl.concat(collected)
 
 
 @contextmanager
@@ -286,6 +297,7 @@ def _parquet(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
 
     def write(frame: pl.DataFrame) -> None:
         nonlocal writer
+        # The writer is created with the first frame because it needs the schema.
         table = frame.to_arrow()
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table)
@@ -302,7 +314,8 @@ def _tsv(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
     with path.open("wb") as file:
 
         def write(frame: pl.DataFrame) -> None:
-            # Unquoted, as names are read: they hold neither tabs nor line ends.
+            # Names contain neither tabs nor line ends, so no quotes are needed; the readers of
+            # names accept none.
             frame.write_csv(
                 file, separator="\t", include_header=file.tell() == 0, quote_style="never"
             )

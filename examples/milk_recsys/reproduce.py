@@ -1,16 +1,17 @@
-"""Reproduce the paper's tables and figures on one data set, with every method tuned alike, and say which claims hold.
+"""Reproduce the paper's tables and figures on one data set, and test the paper's claims.
 
     milk-recsys reproduce table2 --data $INVMOD_DATA/lfm2k --out docs/results/lfm2k
     milk-recsys reproduce all --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
     milk-recsys reproduce field --data $INVMOD_DATA/tiktok --trials 8 --out docs/results/tiktok
-    milk-recsys reproduce all --smoke      # everything, on a tiny set, in a minute
+    milk-recsys reproduce all --smoke      # all of them on a tiny data set, in a minute
 
 In a checkout `python examples/milk_recsys/reproduce.py` is the same command.
 
-Every run is appended to ``runs.jsonl`` in --out when it ends; at the end of the command these runs are compacted into
-``runs.parquet``. A command that was killed resumes from both files, and a run that another table has made is not made
-again. No run is stored that learnt from the test items (`audit.py`). ``python -m milk_recsys.study.store --help``
-describes how the results of methods that were run apart are joined.
+All methods are tuned in the same way. Every run is appended to ``runs.jsonl`` in --out when it
+ends; at the end of the command these runs are compacted into ``runs.parquet``. A command that was
+killed resumes from both files, and tables share their runs. A run that learnt from the test items
+is not stored (`audit.py`). ``python -m milk_recsys.study.store --help`` describes how to join
+results of methods that were run separately.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
+# As a script, this file needs the folder above it on the path to import `milk_recsys`.
+if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import optuna
@@ -67,37 +69,38 @@ class Reproduce:
     """Reproduce the paper's tables and figures on one data set."""
 
     name: Annotated[Name, tyro.conf.Positional]
-    """Table or figure of the paper, `all` of them, or the `field`: all systems that are here, and what beats them."""
+    """Table or figure of the paper, `all` of them, or `field`, the comparison of all systems."""
     data: Path | None = None
     """Folder of a data set."""
     trials: int = 12
-    """Trials of each method, on a split of their own, judged by validation alone."""
+    """Number of tuning trials per method, on a split of their own, judged by validation metrics."""
     repeats: int = 5
-    """Pairs of split seed and training seed: (0, 0), (1, 1), ..."""
+    """Number of repeats, with split seed and training seed (0, 0), (1, 1), ..."""
     jobs: int = 1
-    """Runs at the same time, each in a process of one thread where there are several."""
+    """Number of simultaneous runs; if more than one, each run is a process."""
     out: Path | None = None
-    """Folder for the results file, tables and figures; runs/reproduce-NAME where not given."""
+    """Folder for the results file, tables and figures; by default runs/reproduce-NAME."""
     methods: tuple[str, ...] = ()
-    """Methods to compare; where not given, the paper's, or all for the field."""
+    """Methods to compare; by default those of the paper, or all of them for `field`."""
     settings: tuple[Literal["ftmt", "mtmt"], ...] = ("ftmt", "mtmt")
     """Settings of missing modalities."""
     decide: bool = True
-    """Give MILK, its ablations and the strongest baseline twice the repeats under FTMT: claims rest on them. In the
-    field, give the winner and its rivals ten repeats on splits that no search has seen."""
+    """Double the repeats that claims rest on: MILK, its ablations and the best baseline under FTMT.
+    For `field`, repeat the winner and its rivals ten times on held-out splits."""
     threads: int | None = None
-    """Number of CPU threads of a run; torch's choice where not given, 1 where there are several jobs."""
+    """Number of CPU threads of a run; by default 1 with several jobs, else torch's choice."""
     run: bool = True
-    """Make the runs that the results file lacks; `--no-run` writes tables and figures of the runs that it has."""
+    """Make the runs that the results file lacks; `--no-run` only writes tables and figures."""
     smoke: bool = False
-    """A tiny generated set and a few epochs, to see that everything works."""
+    """Use a tiny generated data set and a few epochs, as a quick check."""
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "reproduce.py") -> int:
     """Run the command line.
 
     Returns:
-        the exit status of `run_command`. (Options that cannot be read exit with 2 at once.)
+        The exit status of `run_command`. (Options that cannot be parsed exit with status 2 at
+        once.)
     """
     args = sys.argv[1:] if argv is None else list(argv)
     return run_command(tyro.cli(Reproduce, args=args, prog=prog, description=__doc__))
@@ -107,7 +110,8 @@ def run_command(command: Reproduce) -> int:
     """Make the runs that the results file lacks, and write tables and figures.
 
     Returns:
-        the exit status: 0, 1 where a run leaks, 2 where the input is bad, 130 where it was interrupted.
+        The exit status: 0 for success, 1 if a run learnt from test items, 2 for invalid input, 130
+        after an interruption.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -117,6 +121,7 @@ def run_command(command: Reproduce) -> int:
         if not command.smoke:
             return reproduce(command)
         with tempfile.TemporaryDirectory() as folder:
+            # Without --out, the results of a quick check are discarded.
             small = dataclasses.replace(
                 command, out=command.out or Path(folder), trials=2, repeats=2, jobs=1
             )
@@ -125,24 +130,22 @@ def run_command(command: Reproduce) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, Leak) else 2
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command resumes from the runs that are done", file=sys.stderr
-        )
+        print("\ninterrupted; the same command resumes after the finished runs", file=sys.stderr)
         return 130
 
 
 def check(command: Reproduce) -> str | None:
-    """Say what is wrong with the command, or None."""
-    odd = [m for m in command.methods if m not in FIELD]
-    if odd:
-        return f"--methods: {odd[0]} is unknown. Choose from {', '.join(FIELD)}."
+    """Return an error message for an invalid command, or None."""
+    unknown = [m for m in command.methods if m not in FIELD]
+    if unknown:
+        return f"--methods: {unknown[0]} is unknown. Choose from {', '.join(FIELD)}."
     for name in ("trials", "repeats", "jobs"):
         if getattr(command, name) < 1:
             return f"--{name} must be at least 1, got {getattr(command, name)}."
     if command.smoke and command.data is not None:
-        return "--smoke makes its own data. Leave out --data."
+        return "--smoke generates its own data. Leave out --data."
     if not command.smoke and command.data is None:
-        return "--data is needed: the folder of a data set. (--smoke makes its own.)"
+        return "--data is needed: the folder of a data set. (--smoke generates its own.)"
     return None
 
 
@@ -174,11 +177,11 @@ def reproduce(command: Reproduce) -> int:
     return 0
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) -> None:
-    """Make every run that the store lacks, and append each to its journal."""
+    """Make every run that the results file lacks, and append each of them to its journal."""
     columns = (
         TextColumn("runs"),
         BarColumn(),
@@ -199,10 +202,13 @@ def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) 
             bar.update(task, completed=done, left=left)
             console.print(f"[{done}/{total}] {describe(line)}; {left}", markup=False)
 
+        # The plan is evaluated again after each run, since later runs depend on earlier results: a
+        # trial on the trials before it, and repeats on the best trial.
         if jobs == 1:
             while (run := next(iter(plan.with_factors(store).ready(store)), None)) is not None:
                 append(_work(run, dataset, cache, plan.threads))
             return
+        # Processes are spawned because a forked one could deadlock on locks of torch's threads.
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             _run_parallel(plan, store, dataset, cache, jobs, pool, append)
 
@@ -216,40 +222,42 @@ def _run_parallel(
     pool: ProcessPoolExecutor,
     append: Any,
 ) -> None:
-    """Keep so many runs going; what can be made depends on what is done."""
-    going: dict[Future[dict[str, Any]], tuple[Any, ...]] = {}
+    """Keep `jobs` runs in progress until no run is left; finished runs make others possible."""
+    running: dict[Future[dict[str, Any]], tuple[Any, ...]] = {}
     while True:
-        for run in plan.with_factors(store).ready(store, set(going.values())):
-            if len(going) == jobs:
+        for run in plan.with_factors(store).ready(store, set(running.values())):
+            if len(running) == jobs:
                 break
+            # A path is cheaper to send to another process than a data set.
             where = plan.data if plan.data is not None else dataset
-            going[pool.submit(_work, run, where, cache, plan.threads)] = run.key
-        if not going:
+            running[pool.submit(_work, run, where, cache, plan.threads)] = run.key
+        if not running:
             return
-        done, _ = wait(going, return_when=FIRST_COMPLETED)
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            going.pop(future)
+            running.pop(future)
             append(future.result())
 
 
-_READ: dict[Path, Dataset] = {}
+# Data sets that this process has read, by folder.
+_DATASETS: dict[Path, Dataset] = {}
 
 
 def _work(run: Run, where: Path | Dataset, cache: Path, threads: int | None) -> dict[str, Any]:
-    """Make a run, in this process or another, which reads the data once."""
+    """Make a run, in this process or a worker; each process reads the data set only once."""
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if threads:
         torch.set_num_threads(threads)
     if isinstance(where, Path):
-        if where not in _READ:
-            _READ[where] = read_dataset(where, empty_items="drop")
-        where = _READ[where]
+        if where not in _DATASETS:
+            _DATASETS[where] = read_dataset(where, empty_items="drop")
+        where = _DATASETS[where]
     return execute(run, where, cache)
 
 
 def describe(line: dict[str, Any]) -> str:
-    """Say in a line what a run was and how it went."""
-    what = f"{line['phase']} {line['method']} {line['setting']} {line['number']}"
+    """Return one line on a run: its place in the study, result, time and tuned options."""
+    label = f"{line['phase']} {line['method']} {line['setting']} {line['number']}"
     part = "held_out" if line["phase"] == "factors" else "validation"
     score = (
         f"{part} {MONITOR} {line[part][MONITOR]:.4f}"
@@ -260,7 +268,7 @@ def describe(line: dict[str, Any]) -> str:
         f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line["tuned"].items()
     )
     mark = " (diverged)" if "diverged" in line else " (leaky)" if "leaky" in line else ""
-    return f"{what}: {score}{mark}, {line['seconds']:.0f} s ({tuned})"
+    return f"{label}: {score}{mark}, {line['seconds']:.0f} s ({tuned})"
 
 
 def _mean_seconds(store: Store) -> float:

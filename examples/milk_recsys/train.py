@@ -1,4 +1,4 @@
-"""Train a recommender on a data set with missing modalities, evaluate it on new items, and write a report.
+"""Train a recommender on data with missing modalities, evaluate it on new items, write a report.
 
     milk-recsys train                           # KEEP on an embedded data set
     milk-recsys train --data $INVMOD_DATA/lfm2k
@@ -6,7 +6,8 @@
 
 In a checkout `python examples/milk_recsys/train.py` is the same command.
 
-This file is the whole of a run, from top to bottom: options, data, split, model, loop, evaluation, files.
+This file shows a run from beginning to end: options, data, split, model, training, evaluation,
+files.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: `milk_recsys` lies in the folder above, not in this one
+# As a script, this file needs the folder above it on the path to import `milk_recsys`.
+if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from milk_recsys.run.begin import begin, start_folder, write_config
 
-if (
-    __name__ == "__main__"
-):  # options and data are checked before torch is imported, which takes seconds
+# Importing torch takes seconds, so options and data are checked before.
+if __name__ == "__main__":
     OPTIONS, DATASET = begin(sys.argv[1:])
 
 from collections.abc import Iterator, Sequence
@@ -48,37 +49,42 @@ from milk_recsys.run.evaluation import evaluate_group, evaluate_test
 from milk_recsys.run.loop import Diverged, check_learner, train_model, versions
 from milk_recsys.run.progress import Progress
 
-FLOOR_CELLS = 2**29  # of warm times new items: 2 GB in float32, twice
-FLOOR: Final = "content_knn"  # what is ranked by beside every model, since it trains nothing
+# Every run also evaluates this method on its test items, since it needs no training.
+UNTRAINED_BASELINE: Final = "content_knn"
+# Largest number of similarities (warm items times test items) for which it is evaluated; they take
+# 2 GB in float32, twice.
+MAX_SIMILARITIES = 2**29
 
 
 def run(options: Options, dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:
-    """Train, evaluate and report into the folder that `begin.open_run` opened; go on where a killed run stopped.
+    """Train, evaluate and write a report, in the folder that `begin.open_run` opened.
 
-    Under ``torchrun`` every process calls this; they train together, and the one of rank 0 writes.
+    If the folder holds an unfinished run, this run is resumed. Under ``torchrun`` every process
+    calls this function; all of them train together, and only rank 0 writes files.
 
     Returns:
-        the content of metrics.json.
+        The content of metrics.json.
 
     Raises:
-        DataError: the data or the split cannot be used.
+        DataError: the data set or the split cannot be used.
         Diverged: training diverged.
     """
     if options.run.out is None or options.run.compare is None:
         raise ValueError(
-            "run: `options` must come from `begin.open_run`, which settles `out` and `compare`."
+            "run: `options` must come from `begin.open_run`, which sets `out` and `compare`."
         )
     device = choose_device(options.run.device)
     if options.run.threads:
         torch.set_num_threads(options.run.threads)
     with joined_world(device) as world, matrix_products(options, device):
+        # The default folder contains the time, so all ranks must use that of rank 0.
         options = options.but(out=world.broadcast(options.run.out))
         return _run(options, dataset, device, world, progress or Progress(quiet=not world.is_main))
 
 
 @contextmanager
 def matrix_products(options: Options, device: torch.device) -> Iterator[None]:
-    """Set how a GPU multiplies float32 matrices, for the time of a run."""
+    """Set the precision of a GPU's float32 matrix products, and restore it at the end."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if options.run.tf32 else "highest")
@@ -96,19 +102,22 @@ def _run(
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device)
     check_learner(options, device, world)
-    world.barrier()  # nothing was written so far, so that bad input leaves no half run behind, and all ranks saw the same
+    # No file is written before this point, so bad input leaves no partial run behind. The barrier
+    # ensures that all ranks have seen the folder in the same state.
+    world.barrier()
     if world.is_main:
         start_folder(folder, dataset)
         if not (folder / "config.json").exists():
             write_split(folder / "split.npz", split)
-            write_config(options, dataset)  # last: it makes the folder that of a run
+            # config.json is written last because it marks the folder as that of a run.
+            write_config(options, dataset)
 
     with progress:
         for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
             progress.say(f"note: {note}")
         model, record = train_model(options, tables, folder, progress, world)
         sections, per_user = evaluate_test(model, tables, options.loop.monitor, world)
-        floor = _floor(options, tables, per_user, world)
+        baseline = _evaluate_baseline(options, tables, per_user, world)
         compare = None
         if options.run.compare == "erm":
             compare = _compare(options, tables, folder / "compare", progress, per_user, world)
@@ -124,37 +133,43 @@ def _run(
         "versions": versions(device) | ({"ranks": world.size} if world.size > 1 else {}),
         "missingness": {"modalities": list(dataset.modalities), **facts},
         **sections,
-        "floor": floor,
+        "floor": baseline,
         "compare": compare,
     }
     if world.is_main:
         write_json(folder / "metrics.json", metrics)
-        write_report(folder)  # report.html comes last: a run is finished when it is there
+        # report.html is written last because it marks the run as finished.
+        write_report(folder)
     return metrics
 
 
-def _floor(
+def _evaluate_baseline(
     options: Options, tables: Tables, per_user: dict[str, dict[str, Tensor]], world: World
 ) -> dict[str, Any] | None:
-    """Rank the test items by content kNN, which trains nothing, and compare paired over users."""
-    if options.run.model == FLOOR:
+    """Evaluate the untrained baseline on the test items, with paired differences over users.
+
+    Returns:
+        Its test metrics and the differences to the model, or the reason why it was left out; None
+        if the model is this baseline.
+    """
+    if options.run.model == UNTRAINED_BASELINE:
         return None
     if tables.features.mapped:
         return {
-            "model": FLOOR,
-            "left_out": "The features are too many to be held in memory, as it would have to.",
+            "model": UNTRAINED_BASELINE,
+            "left_out": "It needs all features in memory, for which they are too large.",
         }
-    if len(tables.warm) * len(tables.test.candidates) > FLOOR_CELLS:
+    if len(tables.warm) * len(tables.test.candidates) > MAX_SIMILARITIES:
         return {
-            "model": FLOOR,
-            "left_out": "There are too many training items times test items for it.",
+            "model": UNTRAINED_BASELINE,
+            "left_out": "There are too many pairs of a training item and a test item.",
         }
-    learner = make_learner(options.but(model=FLOOR), tables)
+    learner = make_learner(options.but(model=UNTRAINED_BASELINE), tables)
     learner.prepare()
-    found, other = evaluate_group(learner, tables, tables.test, tables.mask, world)
+    metrics, baseline = evaluate_group(learner, tables, tables.test, tables.mask, world)
     names = dict.fromkeys(("ndcg@20", "recall@20", options.loop.monitor))
-    difference = {name: paired_difference(per_user["test"][name], other[name]) for name in names}
-    return {"model": FLOOR, "test": found, "difference": {"test": difference}}
+    difference = {name: paired_difference(per_user["test"][name], baseline[name]) for name in names}
+    return {"model": UNTRAINED_BASELINE, "test": metrics, "difference": {"test": difference}}
 
 
 def _compare(
@@ -165,26 +180,32 @@ def _compare(
     per_user: dict[str, dict[str, Tensor]],
     world: World,
 ) -> dict[str, Any]:
-    """Train the ablation without both modules on the same split, and compare paired over users."""
+    """Train the ablation without both modules on the same split; compare it paired over users.
+
+    Returns:
+        Its metrics, and the differences between the model and the ablation: on the test items as
+        the setting has them, on complete test items, with each modality removed (``imposed``), and
+        between the losses that this removal causes (``drops``).
+    """
     ablation = options.but(model="erm")
     if world.is_main:
         folder.mkdir(exist_ok=True)
     model, record = train_model(ablation, tables, folder, progress, world)
-    sections, other = evaluate_test(model, tables, options.loop.monitor, world)
+    sections, ablated = evaluate_test(model, tables, options.loop.monitor, world)
     names = dict.fromkeys(("ndcg@20", "recall@20", options.loop.monitor))
 
     def difference(where: str) -> dict[str, Any]:
         return {
-            name: paired_difference(per_user[where][name], other[where][name]) for name in names
+            name: paired_difference(per_user[where][name], ablated[where][name]) for name in names
         }
 
     def lost(values: dict[str, dict[str, Tensor]], where: str, name: str) -> Tensor:
         return values["test_complete"][name] - values[where][name]
 
     def drop_difference(where: str) -> dict[str, Any]:
-        """What the model loses with a modality hidden, less what the ablation loses."""
+        """Return the model's loss from removing a modality, minus that of the ablation."""
         return {
-            name: paired_difference(lost(per_user, where, name), lost(other, where, name))
+            name: paired_difference(lost(per_user, where, name), lost(ablated, where, name))
             for name in names
         }
 
@@ -203,7 +224,7 @@ def _compare(
 
 
 def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, list[str]]:
-    """Read the split of the run that goes on, or a given one, or draw one."""
+    """Read the split of the run that is resumed or of ``--split``, or draw a new one."""
     if (folder / "config.json").exists():
         return read_split(folder / "split.npz", dataset, options.data.setting)
     return (
@@ -213,29 +234,28 @@ def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, lis
     )
 
 
-# --- the loop -------------------------------------------------------------------------------------------------------
-
-
-# --- small things ---------------------------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """Run the command line.
 
-    This module has imported torch by then: `milk_recsys.__main__` calls `begin` and `run_command` itself, as a script
-    does, so that options and data are checked before.
+    Importing this module imports torch. `milk_recsys.__main__`, and this file as a script,
+    therefore call `begin` and `run_command` themselves, so that options and data are checked before
+    the import.
 
     Returns:
-        the exit status of `run_command`. (Options or data that cannot be read exit with 2 at once.)
+        The exit status of `run_command`. (Invalid options or data exit with status 2 at once.)
     """
     return run_command(*begin(sys.argv[1:] if argv is None else argv, prog=prog))
 
 
 def run_command(options: Options, dataset: Dataset) -> int:
-    """Run with what `begin` returned, and say where the report is.
+    """Run with the options and the data set that `begin` returned, and print the results.
 
     Returns:
-        the exit status: 0, 1 where training diverged, 2 where the input is bad, 130 where it was interrupted.
+        The exit status: 0 for success, 1 if training diverged, 2 for invalid input, 130 after an
+        interruption.
     """
     with silence_other_ranks():
         return delay_nonzero_exit(_run_command(options, dataset))
@@ -248,18 +268,20 @@ def _run_command(options: Options, dataset: Dataset) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (DataError, OptionError)) else 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted; go on with --resume --out {options.run.out}", file=sys.stderr)
+        print(f"\ninterrupted; resume with --resume --out {options.run.out}", file=sys.stderr)
         return 130
     test = metrics["test"]
     print(
-        f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: test ndcg@20 {test['ndcg@20']:.4f}, "
+        f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: "
+        f"test ndcg@20 {test['ndcg@20']:.4f}, "
         f"recall@20 {test['recall@20']:.4f} over {test['users']} users"
         + ("" if not options.card.trains else f" (best epoch {metrics['best_epoch']})")
     )
     if "test" in (metrics["floor"] or {}):
-        print(f"{FLOOR} beside it: test ndcg@20 {metrics['floor']['test']['ndcg@20']:.4f}")
+        baseline = metrics["floor"]["test"]["ndcg@20"]
+        print(f"{UNTRAINED_BASELINE} for comparison: test ndcg@20 {baseline:.4f}")
     if metrics["compare"]:
-        print(f"erm beside it: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
+        print(f"erm for comparison: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
     print(f"report: {Path(str(options.run.out)) / 'report.html'}")
     return 0
 

@@ -27,9 +27,10 @@ def _write_dataset(
     dtype: type = np.float32,
     seed: int = 0,
 ) -> Path:
-    """Writes a data set in the layout; its last `idle_users` users have no pair, each item has the first modality.
+    """Write a small data set and return its folder.
 
-    With `missing`, every fourth item lacks the second modality.
+    The last `idle_users` users have no pair, and every item has the first modality. With `missing`,
+    every fourth item lacks the second modality.
     """
     rng = np.random.default_rng(seed)
     (folder / "features").mkdir(parents=True)
@@ -50,30 +51,32 @@ def _write_dataset(
     manifest = {"name": "tiny", "num_users": users, "num_items": items, "modalities": modalities}
     (folder / "dataset.json").write_text(json.dumps(manifest), encoding="utf-8")
     if names:
-        for one, count in (("user", users), ("item", items)):
-            rows = [f'{k}\t{one} "{k}", né' for k in range(count)]
-            (folder / f"{one}s.tsv").write_text(
-                "\n".join([f"{one}\tname", *rows]) + "\n", encoding="utf-8"
+        for kind, count in (("user", users), ("item", items)):
+            rows = [f'{k}\t{kind} "{k}", né' for k in range(count)]
+            (folder / f"{kind}s.tsv").write_text(
+                "\n".join([f"{kind}\tname", *rows]) + "\n", encoding="utf-8"
             )
     return folder
 
 
 @pytest.fixture(scope="session")
 def write_dataset() -> Callable[..., Path]:
-    """`write_dataset(folder, ...)` writes a small data set in the layout; see `_write_dataset`."""
+    """The function `write_dataset(folder, ...)` that writes a small data set."""
     return _write_dataset
 
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A finished run on a small data set with three modalities: `folder`, `data`, `dataset`, `options`, `metrics`."""
+    """A finished run on a small data set with three modalities.
+
+    Its attributes are `folder`, `data`, `dataset`, `options` and `metrics`.
+    """
     from milk_recsys.run.progress import Progress
     from milk_recsys.train import run
 
     root = tmp_path_factory.mktemp("trained")
-    data = _write_dataset(
-        root / "data", items=120, pairs_per_user=20
-    )  # 12 test items, more than the least K
+    # 12 test items, more than the smallest K of the metrics.
+    data = _write_dataset(root / "data", items=120, pairs_per_user=20)
     options, dataset = begin.open_run(
         Options.of(
             model="milk",

@@ -1,4 +1,4 @@
-"""The command `milk-recsys`, and the packages that it needs beyond those of invmod."""
+"""The command `milk-recsys`, and the packages that it needs in addition to those of invmod."""
 
 import ast
 import os
@@ -19,14 +19,10 @@ FOLDER = Path(milk_recsys.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
 ]
-MODULES = {
-    "scikit-learn": "sklearn",
-    "typing-extensions": "typing_extensions",
-}  # where a package has another name
-GUARDED = {
-    "numba",
-    "sentence_transformers",
-}  # of the extras `fast` and `text`; their users say so where they lack
+# Distributions whose module has another name.
+MODULES = {"scikit-learn": "sklearn", "typing-extensions": "typing_extensions"}
+# Modules of the extras `fast` and `text`; the code that imports them handles their absence.
+GUARDED = {"numba", "sentence_transformers"}
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -90,10 +86,10 @@ def test_the_command_trains_and_recommends(trained_run, tmp_path, capsys):
     ]
     assert command.main(["train", *arguments]) == 0
     assert f"report: {tmp_path / 'run/report.html'}" in capsys.readouterr().out
-    found = command.main(
+    status = command.main(
         ["recommend", "--run", str(tmp_path / "run"), "--items", str(trained_run.data)]
     )
-    assert found == 0
+    assert status == 0
     assert (tmp_path / "run/recommendations/users.parquet").exists()
 
 
@@ -119,12 +115,13 @@ WITHOUT = """
 import sys
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {hidden}: raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        if name.partition(".")[0] in {hidden}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hidden())
 """
 
 
-def test_load_run_without_the_extra_says_what_to_install():
+def test_load_run_without_the_extra_names_the_extra_to_install():
     without = WITHOUT.format(hidden={"safetensors"})
     ran = python(
         without + "import milk_recsys\ntry: milk_recsys.load_run\nexcept ImportError as e: print(e)"
@@ -134,24 +131,31 @@ def test_load_run_without_the_extra_says_what_to_install():
         == 'load_run needs safetensors, which is not installed: pip install "invmod[recsys]"\n'
     )
     other = python(WITHOUT.format(hidden={"torch"}) + "from milk_recsys import load_run")
-    assert "No module named 'torch'" in other.stderr  # not of the extra: the error as it is
+    assert (
+        "No module named 'torch'" in other.stderr
+    )  # torch is not in the extra, so the error is unchanged.
 
 
-def test_a_command_without_the_extra_says_what_to_install(monkeypatch, capsys):
+def test_a_command_without_the_extra_names_the_extra_to_install(monkeypatch, capsys):
     monkeypatch.setattr(command, "missing_packages", lambda: ["rich", "tyro"])
     for name in command.COMMANDS:
         assert command.main([name, "--help"]) == 2
-        expected = f'error: milk-recsys {name} needs rich, tyro, which are not installed: pip install "invmod[recsys]"\n'
+        expected = (
+            f"error: milk-recsys {name} needs rich, tyro, which are not installed: "
+            'pip install "invmod[recsys]"\n'
+        )
         assert capsys.readouterr().err == expected
     assert extra_needed("x", ["rich"]).startswith("x needs rich, which is not installed")
     assert command.main(["--help"]) == 0
 
 
-def test_the_package_and_the_commands_help_import_no_other_package():
+def test_the_package_and_the_help_of_the_command_import_no_other_package():
     code = (
-        "import sys; before = set(sys.modules); from milk_recsys.__main__ import main; main(['--help'])\n"
-        "found = {name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names\n"
-        "sys.exit(str(found - {'milk_recsys'}) if found != {'milk_recsys'} else 0)"
+        "import sys; before = set(sys.modules)\n"
+        "from milk_recsys.__main__ import main; main(['--help'])\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "new -= sys.stdlib_module_names\n"
+        "sys.exit(str(new - {'milk_recsys'}) if new != {'milk_recsys'} else 0)"
     )
     ran = python(code)
     assert ran.returncode == 0, ran.stderr
@@ -159,13 +163,13 @@ def test_the_package_and_the_commands_help_import_no_other_package():
 
 def test_the_packages_are_those_of_the_extra():
     extras = PROJECT["optional-dependencies"]
-    assert extras["examples"] == ["invmod[recsys]"]  # the old name
+    assert extras["examples"] == ["invmod[recsys]"]  # The extra's former name.
     assert "invmod[report]" in extras["recsys"]
     own = [requirement for requirement in extras["recsys"] if not requirement.startswith("invmod[")]
     assert set(PACKAGES) == modules_of(own + extras["report"])
 
 
-def test_every_package_that_is_imported_is_of_the_extra_or_of_the_core():
+def test_every_imported_package_is_in_the_extra_or_in_the_core():
     imported = set()
     for path in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -174,9 +178,8 @@ def test_every_package_that_is_imported_is_of_the_extra_or_of_the_core():
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.partition(".")[0])
     core = modules_of(PROJECT["dependencies"]) | {"invmod", "milk_recsys"} | sys.stdlib_module_names
-    assert imported - core - GUARDED - {"threadpoolctl"} == set(
-        PACKAGES
-    )  # scikit-learn requires threadpoolctl
+    # threadpoolctl is installed with scikit-learn, which requires it.
+    assert imported - core - GUARDED - {"threadpoolctl"} == set(PACKAGES)
 
 
 def test_the_core_needs_four_packages():

@@ -1,4 +1,4 @@
-"""Published formats, written small, become data sets that can be read; broken ones say where and what to do."""
+"""Importers: small files in published formats are read; errors name the place and the remedy."""
 
 import gzip
 import json
@@ -38,7 +38,10 @@ def text_of(k):
 
 
 def write_amazon(folder, *, items=40, users=30):
-    """Every user has 5 items; item 3 has no metadata, item 5 no picture, items 20 and 21 a picture of zeros."""
+    """Write files in which every user has 5 items.
+
+    Item 3 has no metadata, item 5 no picture, and the pictures of items 20 and 21 are zeros.
+    """
     rng = np.random.default_rng(0)
     reviews = []
     for u in range(users):
@@ -46,7 +49,7 @@ def write_amazon(folder, *, items=40, users=30):
             reviews.append(
                 {"reviewerID": f"A{u}", "asin": codes(items)[i], "overall": 5.0, "reviewText": "né"}
             )
-    reviews.append(reviews[0])  # a second review of the same item
+    reviews.append(reviews[0])  # A second review of the same item by the same user.
     gz(folder / "reviews_Toys_5.json.gz", map(json.dumps, reviews))
     products = [
         {
@@ -60,7 +63,7 @@ def write_amazon(folder, *, items=40, users=30):
     ]
     products[1]["description"] = 'it\'s a "safe" gate'
     products.append({"asin": "B999999999", "title": "of no review"})
-    gz(folder / "meta_Toys.json.gz", map(repr, products))  # Python's literals, as published
+    gz(folder / "meta_Toys.json.gz", map(repr, products))  # The published file has Python literals.
     pictures = rng.random((items, 4096)).astype("<f4")
     pictures[[20, 21]] = 0
     records = [
@@ -86,7 +89,7 @@ def amazon(folder, out="out", **values):
 
 
 def place_of(dataset_folder, code):
-    """The number of an item whose title is not known: items.tsv has its code; else by its title."""
+    """Return an item's number, found by its title in items.tsv (item 3 has its code instead)."""
     lines = (dataset_folder / "items.tsv").read_text().splitlines()[1:]
     names = [line.split("\t")[1] for line in lines]
     k = int(code[1:])
@@ -96,33 +99,33 @@ def place_of(dataset_folder, code):
 def test_amazon(tmp_path, capsys):
     pictures = write_amazon(tmp_path)
     assert amazon(tmp_path) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     out = tmp_path / "out"
     dataset = read_dataset(out)
     assert (dataset.num_users, len(dataset.interactions)) == (30, 150)
     assert dataset.modalities == ("visual", "text")
-    assert "1 repeated pair was merged" in told
-    visual, observed = dataset.features["visual"], dataset.natural_mask
+    assert "1 repeated pair was merged" in output
+    visual, natural_mask = dataset.features["visual"], dataset.natural_mask
     for k in (0, 7, 30):
         np.testing.assert_array_equal(visual[place_of(out, codes(40)[k])], pictures[k])
     for k in (5, 20, 21):
-        assert not observed[place_of(out, codes(40)[k]), 0]
-    assert "2 rows of zeros are written as missing" in told
-    assert "1 item has no record in image_features_Toys.b" in told
-    assert observed[:, 0].sum() == dataset.num_items - 3
-    assert not observed[place_of(out, codes(40)[3]), 1]
+        assert not natural_mask[place_of(out, codes(40)[k]), 0]
+    assert "2 rows of zeros are written as missing" in output
+    assert "1 item has no record in image_features_Toys.b" in output
+    assert natural_mask[:, 0].sum() == dataset.num_items - 3
+    assert not natural_mask[place_of(out, codes(40)[3]), 1]
     assert dataset.features["text"].shape[1] == 6
     assert dataset.user_names[0] == "A0"
     split, _ = read_split(out / "split.npz", dataset, "ftmt")
     drawn, _ = draw_split(dataset, DataOptions())
     assert np.array_equal(split.test, drawn.test)
     assert np.array_equal(split.mask, drawn.mask)
-    assert "--split OUT/split.npz" in told
+    assert "--split OUT/split.npz" in output
     assert not list(tmp_path.glob(".*tmp"))
 
 
-def test_amazon_texts_are_fitted_on_warm_items_alone(tmp_path):
-    """Other words in the new items' metadata change no row of a warm item."""
+def test_amazon_texts_are_fitted_on_warm_items_only(tmp_path):
+    """Changing the words of the new items' metadata changes no feature row of a warm item."""
     write_amazon(tmp_path)
     assert amazon(tmp_path) == 0
     dataset = read_dataset(tmp_path / "out")
@@ -209,18 +212,20 @@ def no_images(folder):
     ("damage", "message"),
     [
         (break_reviews, "reviews_Toys_5.json.gz, line 2: is neither JSON nor a Python literal"),
-        (cut_gzip, "reviews_Toys_5.json.gz: is not a whole gzip file"),
-        (no_gzip, "meta_Toys.json.gz: is not a whole gzip file"),
+        (cut_gzip, "reviews_Toys_5.json.gz: is not a complete gzip file"),
+        (no_gzip, "meta_Toys.json.gz: is not a complete gzip file"),
         (no_reviewer, "line 1: lacks 'reviewerID'"),
         (no_asin, "line 1: lacks 'asin'"),
         (code_in_metadata, "line 1: is neither JSON nor a Python literal"),
         (cut_record, "record 40 is cut short"),
-        (nan_in_picture, "record 1, item B000000001, holds NaN or an infinity"),
+        (nan_in_picture, "record 1, item B000000001, has NaN or an infinity"),
         (other_category, "has no record of any of the"),
         (no_images, "image_features_Toys.b: no such file"),
     ],
 )
-def test_broken_amazon_files_say_where_and_leave_nothing(tmp_path, damage, message, capsys):
+def test_errors_in_amazon_files_name_the_place_and_leave_no_files(
+    tmp_path, damage, message, capsys
+):
     write_amazon(tmp_path)
     damage(tmp_path)
     assert amazon(tmp_path) == 2
@@ -229,10 +234,10 @@ def test_broken_amazon_files_say_where_and_leave_nothing(tmp_path, damage, messa
     assert not list(tmp_path.glob(".*tmp"))
 
 
-def test_an_encoder_must_be_there(tmp_path, capsys, monkeypatch):
+def test_an_encoder_and_its_package_must_exist(tmp_path, capsys, monkeypatch):
     write_amazon(tmp_path)
     assert amazon(tmp_path, encoder=tmp_path / "nowhere") == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     (tmp_path / "encoder").mkdir()
     assert amazon(tmp_path, encoder=tmp_path / "encoder") == 2
@@ -240,7 +245,7 @@ def test_an_encoder_must_be_there(tmp_path, capsys, monkeypatch):
 
 
 def test_a_local_sentence_encoder(tmp_path):
-    """A tiny encoder with random weights, made here and opened from its folder; tokens are averaged."""
+    """A tiny encoder with random weights, loaded from its folder, encodes texts as token means."""
     pytest.importorskip("sentence_transformers", reason="needs the extra `text`")
     transformers = pytest.importorskip("transformers")
     folder = tmp_path / "bert"
@@ -264,7 +269,7 @@ def test_a_local_sentence_encoder(tmp_path):
     assert not (tmp_path / "out" / "split.npz").exists()
 
 
-# --- MMRec ------------------------------------------------------------------------------------------------------------
+# --- MMRec ----------------------------------------------------------------------------------------
 
 
 def write_mmrec(folder, lines=None, *, items=12):
@@ -291,7 +296,7 @@ def test_mmrec(tmp_path, capsys):
     assert (dataset.num_users, dataset.num_items, len(dataset.interactions)) == (8, 12, 32)
     np.testing.assert_array_equal(dataset.features["visual"], image.astype(np.float32))
     np.testing.assert_array_equal(dataset.features["text"], text)
-    assert [4, 7] in dataset.interactions.tolist()  # whatever its x_label
+    assert [4, 7] in dataset.interactions.tolist()  # A pair is kept whatever its x_label is.
     assert "x_label" in capsys.readouterr().out
 
 
@@ -312,7 +317,7 @@ def test_mmrec_headers_may_name_types(tmp_path):
         (["0\t12\t0\t5.0"], "has 12 rows, but there is an item 12"),
     ],
 )
-def test_broken_mmrec_lines_say_where(tmp_path, lines, message, capsys):
+def test_errors_in_mmrec_files_name_the_line(tmp_path, lines, message, capsys):
     write_mmrec(tmp_path / "in", lines)
     assert mmrec(tmp_path) == 2
     assert message in capsys.readouterr().err
@@ -327,15 +332,14 @@ def test_other_broken_mmrec_files(tmp_path, capsys):
     image[3, 1] = np.inf
     np.save(tmp_path / "in" / "image_feat.npy", image)
     assert mmrec(tmp_path) == 2
-    assert "row 3 holds an infinity" in capsys.readouterr().err
-    with (tmp_path / "in" / "image_feat.npy").open(
-        "wb"
-    ) as file:  # Python objects, which only a pickle could hold
+    assert "row 3 has an infinity" in capsys.readouterr().err
+    # An array of Python objects, which numpy could store only as a pickle.
+    with (tmp_path / "in" / "image_feat.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|O", "fortran_order": False, "shape": (1,)}
         )
     assert mmrec(tmp_path) == 2
-    assert "is not a .npy file of numbers" in capsys.readouterr().err
+    assert "is not an .npy file of numbers" in capsys.readouterr().err
     (tmp_path / "in" / "other.inter").write_text("")
     assert mmrec(tmp_path) == 2
     assert "must hold one .inter file, found 2" in capsys.readouterr().err
@@ -350,7 +354,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path, capsys):
     assert (tmp_path / "out" / "dataset.json").read_bytes() == before
 
 
-# --- train.txt, val.txt, test.txt -------------------------------------------------------------------------------------
+# --- train.txt, val.txt, test.txt -----------------------------------------------------------------
 
 
 def write_text(folder, **parts):
@@ -392,16 +396,16 @@ def test_text_keeps_its_split(tmp_path, capsys):
         [2, 7],
     ]
     assert not notes
-    told = capsys.readouterr().out
-    assert "train items: 6, but 5,640 in the paper's Table 1 (baby)" in told
-    assert "train interactions: 6, but 128,963" in told
+    output = capsys.readouterr().out
+    assert "train items: 6, but 5,640 in the paper's Table 1 (baby)" in output
+    assert "train interactions: 6, but 128,963" in output
 
 
-def test_text_whose_parts_share_items_is_no_split_of_new_items(tmp_path, capsys):
+def test_text_files_that_share_items_do_not_split_the_items(tmp_path, capsys):
     write_text(tmp_path / "in", test="1 8 2\n")
     assert text(tmp_path) == 2
     assert (
-        "item 2 is in train.txt and in test.txt (1 such items): this is no split of new items"
+        "item 2 is in train.txt and in test.txt (1 such items), so these files do not split"
         in capsys.readouterr().err
     )
     assert text(tmp_path, split="draw") == 0
@@ -418,7 +422,7 @@ def test_text_whose_parts_share_items_is_no_split_of_new_items(tmp_path, capsys)
         ({"train": "", "val": "", "test": ""}, "there are no interactions at all"),
     ],
 )
-def test_broken_text_says_where(tmp_path, parts, message, capsys):
+def test_errors_in_text_files_name_the_line(tmp_path, parts, message, capsys):
     write_text(tmp_path / "in", **parts)
     assert text(tmp_path) == 2
     assert message in capsys.readouterr().err
@@ -431,7 +435,7 @@ def test_text_needs_its_files(tmp_path, capsys):
     assert "val.txt: no such file" in capsys.readouterr().err
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def write_tables(folder):
@@ -479,9 +483,9 @@ def test_tables(tmp_path, pairs, capsys):
     np.testing.assert_array_equal(dataset.features["image"], [[2, 4], [np.nan, np.nan], [1, 3]])
     np.testing.assert_array_equal(dataset.features["text"], [[6, 9], [4, 5], [2, 3]])
     assert dataset.features["text"].dtype == np.float16
-    told = capsys.readouterr().out
-    assert "image: 1 column without numbers left out (note, ...)" in told
-    assert "image: 1 row is of an item without interactions" in told
+    output = capsys.readouterr().out
+    assert "image: 1 column without numbers left out (note, ...)" in output
+    assert "image: 1 row belongs to an item without interactions and is left out" in output
 
 
 @pytest.mark.parametrize(
@@ -495,7 +499,7 @@ def test_tables(tmp_path, pairs, capsys):
         ({"pairs": "ids.json"}, "no such file"),
     ],
 )
-def test_bad_table_options_say_so(tmp_path, values, message, capsys):
+def test_bad_table_options_are_errors(tmp_path, values, message, capsys):
     write_tables(tmp_path)
     if values.get("features") == ():
         assert prepare.run_command(prepare.Table(tmp_path / "pairs.csv", (), tmp_path / "out")) == 2
@@ -512,10 +516,10 @@ def test_empty_cells_and_repeated_items_are_errors(tmp_path, capsys):
     write_tables(tmp_path)
     pl.DataFrame({"sku": ["z", "z"], "a": [1.0, 2.0]}).write_parquet(tmp_path / "image.parquet")
     assert table(tmp_path) == 2
-    assert "item 'z' is there twice" in capsys.readouterr().err
+    assert "item 'z' appears twice" in capsys.readouterr().err
 
 
-# --- rows that were filled in -----------------------------------------------------------------------------------------
+# --- rows that were filled in ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -523,20 +527,20 @@ def test_filled_rows_are_found_by_kind(dtype):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((400, 6)).astype(dtype)
     x[[3, 50]] = 0
-    x[100:112] = [1, 2, 3, 4, 5, 6]  # a placeholder
+    x[100:112] = [1, 2, 3, 4, 5, 6]  # The features of a placeholder picture.
     x[200] = np.nan
     fill = [7, 300]
     kept = np.setdiff1d(np.arange(400), [3, 50, 200, *fill])
     x[fill] = x[kept].astype(np.float64).mean(axis=0).astype(dtype)
-    found = {kind: places.tolist() for kind, places in find_filled(x).items()}
-    assert found == {
+    rows = {kind: places.tolist() for kind, places in find_filled(x).items()}
+    assert rows == {
         "of zeros": [3, 50],
         "equal to the mean": fill,
         "repeated": list(range(100, 112)),
     }
 
 
-def test_nine_alike_are_no_placeholder_and_nothing_is_found_in_plain_rows():
+def test_nine_equal_rows_are_no_placeholder_and_distinct_rows_are_not_filled():
     x = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
     x[:9] = x[0]
     assert not any(len(places) for places in find_filled(x).values())
@@ -551,8 +555,8 @@ def test_filled_rows_may_be_kept(tmp_path, capsys):
     assert read_dataset(tmp_path / "out").natural_mask.all()
 
 
-def test_features_larger_than_a_block_go_through_in_parts(tmp_path, monkeypatch):
-    """No more than a block of rows is asked of a file at once."""
+def test_features_larger_than_a_block_are_read_in_blocks(tmp_path, monkeypatch):
+    """At most one block of rows is read from a file at a time."""
     for module in (write, sys.modules["milk_recsys.catalogue.importers.filled"]):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 5)
     image, text_rows = write_mmrec(tmp_path / "in", items=23)

@@ -1,4 +1,4 @@
-"""The command line of recommendations: tables that agree with evaluation, names, formats, and what is refused."""
+"""The command recommend: tables that agree with the evaluation, names, formats, and errors."""
 
 import json
 import os
@@ -55,10 +55,10 @@ def items(tmp_path: Path) -> Path:
 def run(
     trained_run, items: Path, out: Path, **options
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """Both tables, and the printed lines."""
+    """Return both tables and the printed lines."""
     output: list[str] = []
-    asked = RecommendOptions(run=trained_run.folder, items=items, out=out, device="cpu", **options)
-    recommend(asked, output.append)
+    given = RecommendOptions(run=trained_run.folder, items=items, out=out, device="cpu", **options)
+    recommend(given, output.append)
     kind = options.get("format", "parquet")
     return *(read(out / f"{name}.{kind}") for name in ("users", "items")), output  # type: ignore[return-value]
 
@@ -69,11 +69,11 @@ def read(path: Path) -> pl.DataFrame:
     return pl.read_csv(path, separator="\t", quote_char=None)
 
 
-# -------------------------------------------------------------------------------------------------------- what is right
+# --- correct input --------------------------------------------------------------------------------
 
 
 def test_lists_rank_the_test_items_as_evaluation_did(trained_run, tmp_path):
-    """From the files alone: the test items, holes as the split has them, give the run's own metrics."""
+    """Lists of the test items, with the modalities left by the split, give the run's metrics."""
     split = np.load(trained_run.folder / "split.npz")
     test, mask = split["test"], split["mask"]
     assert not mask[test].all()
@@ -139,10 +139,10 @@ def test_the_tables(trained_run, items, tmp_path):
 def test_tsv_holds_the_same(trained_run, items, tmp_path):
     parquet = run(trained_run, items, tmp_path / "parquet")[:2]
     tsv = run(trained_run, items, tmp_path / "tsv", format="tsv")[:2]
-    for one, other in zip(parquet, tsv, strict=True):
-        assert other.with_columns(
+    for expected, read_back in zip(parquet, tsv, strict=True):
+        assert read_back.with_columns(
             pl.col("rank").cast(pl.Int32), pl.col("score").cast(pl.Float32)
-        ).equals(one)
+        ).equals(expected)
     first = (tmp_path / "tsv/users.tsv").read_text(encoding="utf-8").splitlines()[:2]
     assert first[0] == "user\tuser_name\ttrained\trank\titem\titem_name\tscore"
     assert first[1].startswith('0\tuser "0", né\ttrue\t1\t')
@@ -173,12 +173,12 @@ def test_a_modality_without_a_file_is_missing_for_all(trained_run, tmp_path):
     holes = features | {"audio": np.full_like(features["audio"], np.nan)}
     fewer = {name: x for name, x in features.items() if name != "audio"}
     expected = run(trained_run, write_items(tmp_path / "a", holes), tmp_path / "out-a")
-    found = run(trained_run, write_items(tmp_path / "b", fewer), tmp_path / "out-b")
-    assert all(found[k].equals(expected[k]) for k in (0, 1))
+    result = run(trained_run, write_items(tmp_path / "b", fewer), tmp_path / "out-b")
+    assert all(result[k].equals(expected[k]) for k in (0, 1))
     assert any(
-        "audio: no file" in line and "missing for all new items" in line for line in found[2]
+        "audio: no file" in line and "missing for all new items" in line for line in result[2]
     )
-    assert "item_name" not in found[0].columns
+    assert "item_name" not in result[0].columns
 
 
 def test_the_folder_of_a_data_set_can_be_read(trained_run, tmp_path):
@@ -187,7 +187,7 @@ def test_the_folder_of_a_data_set_can_be_read(trained_run, tmp_path):
     assert users["item"].max() < 120
 
 
-def test_dataset_json_says_which_files(tmp_path):
+def test_dataset_json_names_the_files(tmp_path):
     folder = write_items(tmp_path / "new", {})
     np.save(folder / "words.npy", np.ones((4, 6)))
     entry = {"modalities": {"text": {"file": "words.npy", "dim": 6}}}
@@ -218,23 +218,22 @@ def test_items_without_any_modality(trained_run, items, tmp_path):
     assert users.filter(user=0)["item"].to_list() == expected.tolist()
 
 
-def test_tables_that_are_there_are_kept_unless_told(trained_run, items, tmp_path):
+def test_existing_tables_are_replaced_only_with_overwrite(trained_run, items, tmp_path):
     out = tmp_path / "out"
     run(trained_run, items, out, top=2)
     with pytest.raises(
-        DataError, match=r"users.parquet, .*items.parquet: there already. Give --overwrite"
+        DataError, match=r"users.parquet, .*items.parquet: must not exist yet. Give --overwrite"
     ):
         run(trained_run, items, out, top=3)
-    with pytest.raises(
-        DataError, match="no such folder"
-    ):  # told of first: it is wrong whatever is in --out
+    # Errors in the input are reported before existing tables.
+    with pytest.raises(DataError, match="no such folder"):
         run(trained_run, items.parent / "nothing", out, top=3)
     assert len(read(out / "users.parquet")) == 60
     users, _, _ = run(trained_run, items, out, top=3, overwrite=True)
     assert len(users) == 90
 
 
-def test_a_failure_while_writing_leaves_what_was_there(trained_run, items, tmp_path, monkeypatch):
+def test_a_failure_while_writing_leaves_the_old_tables(trained_run, items, tmp_path, monkeypatch):
     out = tmp_path / "out"
     run(trained_run, items, out, top=2)
 
@@ -249,11 +248,11 @@ def test_a_failure_while_writing_leaves_what_was_there(trained_run, items, tmp_p
     assert sorted(path.name for path in out.iterdir()) == ["items.parquet", "users.parquet"]
 
 
-# -------------------------------------------------------------------------------------------------------- what is wrong
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def spoil(change):
-    """A change to the array of `text`."""
+    """Return a function that changes the features of `text` in a folder."""
 
     def apply(folder: Path) -> None:
         path = folder / "features/text.npy"
@@ -361,7 +360,7 @@ def test_bad_options_end_with_status_2(trained_run, items, capsys, arguments, ma
     assert not list(items.glob("*.parquet"))
 
 
-def test_options_that_cannot_be_read_end_with_status_2(capsys):
+def test_options_that_cannot_be_parsed_end_with_status_2(capsys):
     for arguments in (
         [],
         ["--run", "a", "--items", "b", "--format", "xlsx"],
@@ -373,7 +372,7 @@ def test_options_that_cannot_be_read_end_with_status_2(capsys):
         capsys.readouterr()
 
 
-def test_help_says_what_an_untrained_user_gets(capsys):
+def test_help_explains_the_lists_of_untrained_users(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
@@ -381,7 +380,7 @@ def test_help_says_what_an_untrained_user_gets(capsys):
 
 
 def test_as_a_command_without_the_training_data(trained_run, items, tmp_path):
-    """From another folder, from a copy of the run with nothing beside it."""
+    """The script works from another folder, on a copy of the run without the training data."""
     copy = shutil.copytree(trained_run.folder, tmp_path / "elsewhere/run")
     command = [
         sys.executable,
@@ -395,11 +394,10 @@ def test_as_a_command_without_the_training_data(trained_run, items, tmp_path):
     ]
 
     def start() -> subprocess.CompletedProcess[str]:
-        found = os.environ | {
-            "PYTHONPATH": str(SCRIPT.parents[2])
-        }  # invmod, where it is not installed
+        # The path of invmod, in case that it is not installed.
+        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
         return subprocess.run(
-            command, cwd=tmp_path, env=found, capture_output=True, text=True, timeout=120
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )
 
     done = start()

@@ -1,4 +1,4 @@
-"""The study: what is run, kept and continued, how claims are tested, and what is written."""
+"""The study: its runs, resuming, leaks, tests of the claims, tables and committed results."""
 
 import csv
 import dataclasses
@@ -28,7 +28,7 @@ from milk_recsys.study.tables import table_popular, write_table
 from tests.recsys.methods.tiny_baselines import UNTRAINED
 
 DATASET = tiny_dataset()
-FEW = ("milk", "erm", "duif", "gorec", "random")
+FIVE_METHODS = ("milk", "erm", "duif", "gorec", "random")
 
 
 def make_plan(names=("table2",), **values):
@@ -36,7 +36,7 @@ def make_plan(names=("table2",), **values):
         "data": None,
         "trials": 2,
         "repeats": 2,
-        "methods": FEW,
+        "methods": FIVE_METHODS,
         "settings": ("ftmt",),
         "threads": 1,
         "quick": True,
@@ -52,7 +52,7 @@ def run_plan(plan, folder, dataset=DATASET):
 
 
 def untimed(line):
-    """A line without what differs from one time to another."""
+    """Return a line without the values that differ between equal runs, such as times."""
     dropped = ("seconds", "seconds_per_epoch", "factor_seconds", "date", "versions", "audit")
     kept = {k: v for k, v in line.items() if k not in dropped}
     return kept | ({"per_user": line["per_user"].tolist()} if "per_user" in line else {})
@@ -66,7 +66,7 @@ def write_store(folder, lines):
 
 
 def table_of(path):
-    """The rows of a table in Markdown."""
+    """Return the rows of a Markdown table."""
     lines = [
         line[2:-2]
         for line in path.read_text(encoding="utf-8").splitlines()
@@ -82,14 +82,14 @@ def finished(tmp_path_factory):
     return run_plan(make_plan(), folder)
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def test_every_planned_run_is_made_once(finished):
     keys = [(x["phase"], x["method"], x["setting"], x["number"]) for x in finished.lines]
     assert len(keys) == len(set(keys)) == make_plan().total() == make_plan().done(finished)
     assert not list(make_plan().with_factors(finished).ready(finished))
-    for method in FEW:
+    for method in FIVE_METHODS:
         assert len(finished.of("trial", method)) == (2 if SPACES[method] else 0)
         deciding = (
             method in ("milk", "erm") or method == strongest(finished, ("duif", "gorec"), 2)[0]
@@ -97,7 +97,7 @@ def test_every_planned_run_is_made_once(finished):
         assert len(finished.of("repeat", method)) == (4 if deciding else 2)
 
 
-def test_a_trial_sees_nothing_of_the_test_set_and_has_a_split_of_its_own(finished):
+def test_a_trial_has_a_split_of_its_own_and_no_test_metrics(finished):
     splits = {x["split"] for x in finished.lines if x["phase"] == "repeat"}
     for line in finished.lines:
         if line["phase"] in ("trial", "factors"):
@@ -106,7 +106,7 @@ def test_a_trial_sees_nothing_of_the_test_set_and_has_a_split_of_its_own(finishe
     assert len(splits) == 4
 
 
-def test_a_line_says_everything_that_a_figure_depends_on(finished):
+def test_a_line_contains_everything_that_a_result_depends_on(finished):
     line = finished.of("repeat", "gorec")[0]
     assert (
         line["options"]["method"]["factor_lr"]
@@ -130,7 +130,7 @@ def test_the_chosen_options_are_those_of_the_best_trial(finished):
     assert {k: used[k] for k in best} == best
 
 
-def test_a_killed_study_goes_on_to_the_same_result(finished, tmp_path, monkeypatch):
+def test_a_killed_study_resumes_to_the_same_result(finished, tmp_path, monkeypatch):
     real, calls = runs.execute, []
 
     def dies(*given):
@@ -143,7 +143,7 @@ def test_a_killed_study_goes_on_to_the_same_result(finished, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         run_plan(make_plan(), tmp_path)
     with (tmp_path / "runs.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"phase": "trial", "meth')  # a line that the kill has cut
+        file.write('{"phase": "trial", "meth')  # The kill interrupted the writing of a line.
     monkeypatch.setattr(reproduce, "execute", real)
     store = run_plan(make_plan(), tmp_path)
     assert [untimed(x) for x in store.lines] == [untimed(x) for x in finished.lines]
@@ -154,21 +154,21 @@ def test_several_jobs_make_the_same_runs(finished, tmp_path):
     plan = make_plan(methods=("erm", "random"), decide=False)
     store = Store(tmp_path)
     reproduce.run_all(plan, store, DATASET, tmp_path / ".factors", 2)
-    mine = {(x["phase"], x["method"], x["number"]): untimed(x) for x in store.lines}
-    assert len(mine) == plan.total()
+    runs_of_jobs = {(x["phase"], x["method"], x["number"]): untimed(x) for x in store.lines}
+    assert len(runs_of_jobs) == plan.total()
     for line in finished.lines:
         key = (line["phase"], line["method"], line["number"])
-        assert key not in mine or mine[key] == untimed(line)
+        assert key not in runs_of_jobs or runs_of_jobs[key] == untimed(line)
 
 
 def test_tables_share_their_runs(finished, tmp_path):
-    """What table 2 has run is not run again for figures 4 and 5."""
+    """Figure 5 needs no run in addition to those of Table 2."""
     plan = make_plan(("figure5",), methods=("milk", "erm"))
     store = write_store(tmp_path, finished.lines)
     assert not list(plan.ready(store))
 
 
-def test_a_run_is_capped_in_epochs_alone():
+def test_a_run_is_limited_in_epochs_only():
     assert {m for m in FIELD if find_method(m).limits} == set(FIELD) - UNTRAINED
     assert all(
         "seconds" not in limit and limit["epochs"] >= 1
@@ -177,7 +177,7 @@ def test_a_run_is_capped_in_epochs_alone():
     )
 
 
-# --- leaks and failures -----------------------------------------------------------------------------------------------
+# --- leaks and failures ---------------------------------------------------------------------------
 
 
 def make_run(**options):
@@ -185,7 +185,7 @@ def make_run(**options):
     return Run("repeat", "milk", 0, Options.of(model="milk", **given), {})
 
 
-def test_a_run_that_leaks_by_option_is_kept_and_never_ranked(tmp_path):
+def test_a_run_that_leaks_by_option_is_stored_but_not_ranked(tmp_path):
     values = {k: v for k, v in PRESETS["authors_code"].items() if k not in ("eval_every",)}
     line = execute(make_run(preset="authors_code", **values), DATASET, tmp_path)
     assert "negatives are drawn from all items" in line["leaky"]
@@ -196,7 +196,7 @@ def test_a_run_that_leaks_by_option_is_kept_and_never_ranked(tmp_path):
     assert not strongest(store, ["milk"], 5)
 
 
-def test_a_method_that_lacks_repeats_is_not_the_strongest(finished, tmp_path):
+def test_a_method_with_missing_repeats_is_not_the_strongest(finished, tmp_path):
     best = strongest(finished, ("duif", "gorec"), 2)[0]
     kept = [
         x
@@ -208,7 +208,7 @@ def test_a_method_that_lacks_repeats_is_not_the_strongest(finished, tmp_path):
     ]
 
 
-def test_nothing_of_a_run_that_leaks_is_stored(tmp_path, monkeypatch, capsys):
+def test_a_run_that_leaks_is_not_stored(tmp_path, monkeypatch, capsys):
     def leaks(*_given):
         raise reproduce.Leak("leak: `x` is fitted on test items.")
 
@@ -220,7 +220,7 @@ def test_nothing_of_a_run_that_leaks_is_stored(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob("runs.*"))
 
 
-def test_a_run_that_diverges_is_the_worst_result_and_not_the_end(tmp_path):
+def test_a_run_that_diverges_is_the_worst_result_and_does_not_end_the_study(tmp_path):
     run = make_run(lr=1e30, kernels="torch")
     line = execute(dataclasses.replace(run, phase="trial"), DATASET, tmp_path)
     assert line["diverged"]
@@ -237,10 +237,10 @@ def test_other_candidates_under_the_same_split_are_an_error(finished, tmp_path):
     assert len(store.lines) == 1
 
 
-# --- tuning -----------------------------------------------------------------------------------------------------------
+# --- tuning ---------------------------------------------------------------------------------------
 
 
-def test_a_proposal_depends_on_the_trials_before_it_alone():
+def test_a_proposal_depends_only_on_the_trials_before_it():
     space = SPACES["gorec"]
     before = []
     for number in range(8):
@@ -257,7 +257,7 @@ def test_a_proposal_depends_on_the_trials_before_it_alone():
     )
 
 
-# --- statistics -------------------------------------------------------------------------------------------------------
+# --- statistics -----------------------------------------------------------------------------------
 
 
 def test_holm_against_its_definition():
@@ -289,7 +289,7 @@ def test_a_verdict_follows_the_t_test(values, expected):
     assert claims.verdict(claim, claim.p) == expected
 
 
-def test_users_decide_a_split_or_do_not():
+def test_counts_of_splits_with_a_significant_difference_over_users():
     rng = np.random.default_rng(0)
     base = rng.random(400)
     lines = [
@@ -304,13 +304,13 @@ def test_users_decide_a_split_or_do_not():
     assert claims.users_agree(same, same) == (0, 0)
 
 
-def test_claims_are_made_of_what_the_store_has(finished):
-    found = {claim.text for claim in claims.claims_of(make_plan(), finished)}
-    assert any("strongest baseline" in text for text in found)
-    assert any("DUIF" in text for text in found)
-    assert any("Both modules" in text for text in found)
-    assert not any("Alignment alone" in text for text in found)  # it was not run
-    assert not any("MTMT" in text for text in found)
+def test_claims_use_the_runs_of_the_store(finished):
+    texts = {claim.text for claim in claims.claims_of(make_plan(), finished)}
+    assert any("strongest baseline" in text for text in texts)
+    assert any("DUIF" in text for text in texts)
+    assert any("Both modules" in text for text in texts)
+    assert not any("Alignment alone" in text for text in texts)  # This ablation was not run.
+    assert not any("MTMT" in text for text in texts)
     both = next(c for c in claims.claims_of(make_plan(), finished) if "Both modules" in c.text)
     a, b = (finished.of("repeat", m) for m in ("milk", "erm"))
     expected = [
@@ -319,7 +319,7 @@ def test_claims_are_made_of_what_the_store_has(finished):
     assert both.values.tolist() == pytest.approx(expected)
 
 
-# --- Figure 3's mask, the paper's numbers, tables ---------------------------------------------------------------------
+# --- Figure 3's mask, the paper's numbers, tables -------------------------------------------------
 
 
 def test_test_items_miss_none_one_or_two():
@@ -330,8 +330,8 @@ def test_test_items_miss_none_one_or_two():
     assert counts.tolist() == [3, 12, 11]
     assert (missing[np.concatenate([split.warm, split.validation])] == 0).all()
     assert mask.any(axis=1).all()
-    few = dataclasses.replace(DATASET, natural_mask=np.eye(3, dtype=bool)[np.arange(300) % 3])
-    assert missing_none_one_two(few, split, 0).any(axis=1).all()
+    one_each = dataclasses.replace(DATASET, natural_mask=np.eye(3, dtype=bool)[np.arange(300) % 3])
+    assert missing_none_one_two(one_each, split, 0).any(axis=1).all()
 
 
 def test_the_papers_numbers():
@@ -351,9 +351,8 @@ def test_the_papers_numbers():
     assert gain("baby", "ftmt", "gorec") == pytest.approx(0.112, abs=6e-4)
     assert gain("baby", "ftmt", "duif") == pytest.approx(0.699, abs=6e-4)
     assert gain("baby", "mtmt", "duif") == pytest.approx(0.872, abs=6e-4)
-    assert gain("clothing", "ftmt", "gorec") == pytest.approx(
-        0.175, abs=6e-4
-    )  # where the text says 14.0%
+    # The text of the paper states 14.0%, which its own table contradicts.
+    assert gain("clothing", "ftmt", "gorec") == pytest.approx(0.175, abs=6e-4)
     assert paper.in_paper("TikTok (no titles)") == "tiktok"
     assert paper.in_paper("lfm2k") is None
 
@@ -369,8 +368,11 @@ def test_a_table_is_the_same_in_three_formats(tmp_path):
     assert write_table([], tmp_path / "none", "") == []
 
 
-def test_the_users_of_the_most_popular_item_are_apart(finished, tmp_path):
-    """Their values are 3, all others' 1, in every split: by the pairs alone, without what the table does."""
+def test_the_users_of_the_most_popular_item_are_separated(finished, tmp_path):
+    """Users of the most popular test item have the value 3 and all others 1, in every split.
+
+    The test finds these users from the pairs, independently of the code of the table.
+    """
     store = Store(tmp_path)
     for line in finished.of("repeat", "milk", limit=2):
         test = set(draw_split(DATASET, DataOptions(split_seed=line["number"]))[0].test.tolist())
@@ -395,24 +397,24 @@ def test_results_are_written_from_the_store(finished, tmp_path):
     paths = write_results(make_plan(NAMES), finished, DATASET, tmp_path)
     assert {p.name for p in paths} == {p.name for p in tmp_path.iterdir()}
     table = list(csv.DictReader((tmp_path / "table2.csv").read_text().splitlines()))
-    assert [row["method"] for row in table] == list(FEW)
+    assert [row["method"] for row in table] == list(FIVE_METHODS)
     mean = np.mean([x["test"]["ndcg@20"] for x in finished.of("repeat", "milk", limit=2)])
     assert table[0]["ftmt ndcg@20"].startswith(f"{mean:.4f} ±")
     assert (tmp_path / "figure5.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "figure5.pdf").read_bytes()[:4] == b"%PDF"
-    assert not (tmp_path / "figure6.png").exists()  # its runs were not made
+    assert not (tmp_path / "figure6.png").exists()  # Its runs were not made.
     verdicts = (tmp_path / "verdicts.txt").read_text()
     assert "no significant difference" in verdicts or "holds" in verdicts
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({}, "--data is needed"),
-        ({"smoke": True, "data": "x"}, "--smoke makes its own data"),
+        ({"smoke": True, "data": "x"}, "--smoke generates its own data"),
         ({"smoke": True, "methods": ("nobody",)}, "nobody is unknown"),
         ({"smoke": True, "trials": 0}, "--trials must be at least 1"),
         ({"data": "/no/such/folder"}, "no such folder"),
@@ -430,7 +432,7 @@ def test_a_store_of_another_kind_is_an_error(tmp_path):
         Store(tmp_path)
 
 
-# --- what is committed ------------------------------------------------------------------------------------------------
+# --- committed results ----------------------------------------------------------------------------
 
 RESULTS = Path(__file__).parents[2] / "docs/results"
 STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/verdicts.md"))
@@ -438,7 +440,7 @@ STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/verdicts.md"))
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_committed_tables_are_those_of_their_store(name):
-    """Means, spreads and verdicts in the pages follow from the lines that lie beside them."""
+    """Means, standard deviations and verdicts in the tables follow from the committed results."""
     store = Store(RESULTS / name)
     assert not any("leaky" in line for line in store.lines)
     assert all(
@@ -460,14 +462,15 @@ def test_committed_tables_are_those_of_their_store(name):
     assert stated[both]["mean log ratio [95%]"].startswith(f"{np.mean(ratios):+.3f}")
 
 
-def test_without_running_what_is_there_is_written(finished, tmp_path):
+def test_no_run_only_writes_tables_and_figures(finished, tmp_path):
     before = [untimed(x) for x in write_store(tmp_path, finished.lines[:20]).lines]
-    command = reproduce.Reproduce("table2", smoke=True, out=tmp_path, methods=FEW, run=False)
+    command = reproduce.Reproduce(
+        "table2", smoke=True, out=tmp_path, methods=FIVE_METHODS, run=False
+    )
     assert reproduce.run_command(command) == 0
     assert [untimed(x) for x in Store(tmp_path).lines] == before
-    assert {path.name for path in tmp_path.glob("runs.*")} == {
-        "runs.parquet"
-    }  # the command compacts the journal
+    # The command has compacted the journal.
+    assert {path.name for path in tmp_path.glob("runs.*")} == {"runs.parquet"}
     assert (tmp_path / "search.png").exists()
     for row in csv.DictReader((tmp_path / "search.csv").read_text("utf-8").splitlines()):
         best = best_trial(Store(tmp_path).of("trial", row["method"]))

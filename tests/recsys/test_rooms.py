@@ -1,4 +1,4 @@
-"""The rooms of `milk_recsys` import downwards only."""
+"""The subpackages ("rooms") of `milk_recsys` import only from the levels below them."""
 
 import ast
 from pathlib import Path
@@ -9,17 +9,17 @@ import milk_recsys
 
 ROOT = Path(milk_recsys.__file__).parent
 ROOMS = ("base", "config", "catalogue", "ranking", "methods", "run", "report", "study")
-"""From the bottom to the top; above them are the package's own files: the commands, and `load_run`."""
+"""Subpackages from the bottom to the top. Above them are the package's own files, the commands."""
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 
 def level(parts):
-    """Height of a module, given its name within the package in parts."""
+    """Return the level of a module, given its path within the package."""
     return ROOMS.index(parts[0]) if parts[0] in ROOMS else len(ROOMS)
 
 
 def imported(source):
-    """Names of all that a module imports: at once, within functions, and for type checkers."""
+    """Return all names that a module imports, also within functions and for type checkers."""
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -42,9 +42,8 @@ def upward(file, source):
 def test_every_folder_is_a_room():
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert folders == set(ROOMS)
-    assert {
-        path.parent.name for path in ROOT.glob("*/*.py")
-    } == folders  # no folder is without an __init__.py
+    # Every folder with modules has an __init__.py.
+    assert {path.parent.name for path in ROOT.glob("*/*.py")} == folders
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if "/" in file])
@@ -72,5 +71,5 @@ def test_no_file_imports_tests_or_another_example(file):
         ("ranking/top.py", "import milk_recsys"),
     ],
 )
-def test_an_import_upwards_is_noticed(file, source):
+def test_an_import_upwards_is_detected(file, source):
     assert len(upward(file, source)) == 1

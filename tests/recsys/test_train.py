@@ -1,4 +1,4 @@
-"""The loop and its process: resuming after a kill, files, exit statuses."""
+"""The training loop and its process: resuming after a kill, files, exit statuses."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def train_in(folder: Path, /, **values: Any) -> dict[str, Any]:
 
 
 def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The figures without times."""
+    """Return the metrics that do not depend on time, versions or the way the split was given."""
     return {
         k: v
         for k, v in metrics.items()
@@ -62,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., 
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of a tiny run's time."""
+    """Do not write the report, which takes most of the time of a tiny run."""
     monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())
 
 
@@ -89,8 +89,8 @@ def test_metrics_and_files_of_a_run(tmp_path: Path, data: Path) -> None:
     metrics = train_in(tmp_path / "run", data=data, compare="erm")
     assert json.loads((tmp_path / "run/metrics.json").read_text()) == metrics
     for name in (
-        "config.json", "metrics.json", "history.jsonl", "split.npz", "model.safetensors", "checkpoint.safetensors",
-        "curves.png", "robustness.png", "report.html",
+        "config.json", "metrics.json", "history.jsonl", "split.npz", "model.safetensors",
+        "checkpoint.safetensors", "curves.png", "robustness.png", "report.html",
     ):  # fmt: skip
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     for part in (metrics, metrics["compare"]):
@@ -105,7 +105,7 @@ def test_metrics_and_files_of_a_run(tmp_path: Path, data: Path) -> None:
             } <= set(part[section])
         assert set(part["imposed"]) == {"text", "image", "audio"}
         assert (
-            sum(found["items"] for found in part["by_pattern"].values())
+            sum(pattern["items"] for pattern in part["by_pattern"].values())
             == metrics["missingness"]["items"]["test"]
         )
     history = [
@@ -131,11 +131,11 @@ def test_early_stopping_counts_evaluations_without_a_strict_gain() -> None:
     assert state["stale"] == 3
 
 
-# --- stopping and going on ------------------------------------------------------------------------------------------
+# --- interruption and resuming --------------------------------------------------------------------
 
 
 class Killed(BaseException):
-    """A kill, for a test within the process."""
+    """Stands for a kill signal in tests within one process."""
 
 
 RESUMED: dict[str, Any] = {"compare": "erm", "setting": "mtmt", "alpha": 0.5}
@@ -143,7 +143,7 @@ RESUMED: dict[str, Any] = {"compare": "erm", "setting": "mtmt", "alpha": 0.5}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> SimpleNamespace:
-    """A run that nobody killed."""
+    """A run that was not interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     return SimpleNamespace(folder=folder, metrics=train_in(folder, data=data, **RESUMED))
 
@@ -152,10 +152,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> SimpleNamespa
 def test_a_killed_run_resumes_to_the_same_weights(
     tmp_path: Path, data: Path, whole: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
-    """Kill at some write of a tensor file or at some batch, in the model or in the ablation, and go on."""
-    monkeypatch.setattr(
-        train, "write_report", lambda folder: (folder / "report.html").touch()
-    )  # slow, not in question
+    """Kill a run while it writes a tensor file or trains a batch, in the model or the ablation."""
+    # The report is slow to write and not part of this test.
+    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())
     count = 0
 
     def dying(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,7 +162,8 @@ def test_a_killed_run_resumes_to_the_same_weights(
             nonlocal count
             count += 1
             if count == calls:
-                if original is save_state:  # half a file is on the disk by then
+                # A kill during writing leaves a part of the file on disk.
+                if original is save_state:
                     args[0].with_name(f".{args[0].name}.1.tmp").write_bytes(b"\x00" * 10)
                 raise Killed
             return original(*args, **kwargs)
@@ -189,9 +189,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
         assert losses[0] == losses[1]
 
 
-def test_a_history_that_a_kill_has_cut_goes_on_with_a_whole_line(tmp_path: Path) -> None:
+def test_a_history_cut_by_a_kill_is_repaired_before_the_next_line(tmp_path: Path) -> None:
     history = Journal(tmp_path / "runs.jsonl")
-    history.repair()  # of nothing, makes nothing
+    history.repair()  # Repairing a file that does not exist does not create it.
     assert not history.path.exists()
     history.append({"epoch": 0})
     with history.path.open("a") as file:
@@ -211,7 +211,7 @@ def test_a_folder_that_holds_a_run_is_refused(trained_run: SimpleNamespace) -> N
 
 
 @pytest.mark.parametrize("name", ["report.html", "compare", "model.safetensors"])
-def test_what_another_run_left_is_neither_used_nor_overwritten(
+def test_files_of_another_run_are_neither_used_nor_overwritten(
     tmp_path: Path, data: Path, name: str
 ) -> None:
     (tmp_path / "run" / name).mkdir(parents=True)
@@ -222,7 +222,7 @@ def test_what_another_run_left_is_neither_used_nor_overwritten(
 
 
 @pytest.mark.usefixtures("no_report")
-def test_bad_input_leaves_no_half_run_behind(tmp_path: Path, data: Path) -> None:
+def test_bad_input_leaves_no_partial_run_behind(tmp_path: Path, data: Path) -> None:
     for values in ({"split": tmp_path / "nowhere.npz"}, {"min_weight": 0.4}):
         with pytest.raises((DataError, OptionError)):
             train_in(tmp_path / "run", data=data, **values)
@@ -231,12 +231,12 @@ def test_bad_input_leaves_no_half_run_behind(tmp_path: Path, data: Path) -> None
 
 
 @pytest.mark.usefixtures("no_report")
-def test_other_data_on_resume_is_refused_and_leftovers_go(
+def test_other_data_on_resume_are_refused_and_temporary_files_removed(
     tmp_path: Path, write_dataset: Callable[..., Path]
 ) -> None:
     data = write_dataset(tmp_path / "data", items=120, pairs_per_user=20)
     train_in(tmp_path / "run", data=data)
-    (tmp_path / "run/report.html").unlink()  # as if killed before the report
+    (tmp_path / "run/report.html").unlink()  # As if the run had been killed before its report.
     leftover = tmp_path / "run/.checkpoint.safetensors.123.tmp"
     leftover.touch()
     train_in(tmp_path / "run", data=data, resume=True)
@@ -293,13 +293,11 @@ def test_every_preset_trains_every_model(
 @pytest.mark.parametrize(
     "values", [{"dtype": "float64"}, {"dtype": "bfloat16"}, {"inference": "available_mean"}]
 )
-def test_precisions_and_inference_agree_within_noise(
+def test_precisions_and_kinds_of_inference_agree_within_noise(
     tmp_path: Path, data: Path, values: dict[str, Any]
 ) -> None:
-    found = train_in(tmp_path / "a", data=data, setting="ftft", **values)["test_all_cold"][
-        "ndcg@20"
-    ]
-    assert found == pytest.approx(
+    ndcg = train_in(tmp_path / "a", data=data, setting="ftft", **values)["test_all_cold"]["ndcg@20"]
+    assert ndcg == pytest.approx(
         train_in(tmp_path / "b", data=data, setting="ftft")["test_all_cold"]["ndcg@20"], abs=0.15
     )
 
@@ -325,7 +323,7 @@ def test_divergence_is_an_error_with_a_hint(tmp_path: Path, data: Path) -> None:
         train_in(tmp_path / "run", data=data, lr=1e30, epochs=30)
 
 
-# --- the process ----------------------------------------------------------------------------------------------------
+# --- the process ----------------------------------------------------------------------------------
 
 
 def start(*arguments: str, **kwargs: Any) -> "subprocess.Popen[str]":
@@ -344,8 +342,9 @@ def start(*arguments: str, **kwargs: Any) -> "subprocess.Popen[str]":
 @pytest.mark.slow
 def test_the_command_survives_sigkill(tmp_path: Path, data: Path) -> None:
     arguments = [
-        "--model", "milk", "--data", str(data), "--epochs", "14", "--eval-every", "2", "--patience", "40",
-        "--batch-size", "8", "--embedding-dim", "8", "--lr", "0.02", "--device", "cpu", "--resume", "--out",
+        "--model", "milk", "--data", str(data), "--epochs", "14", "--eval-every", "2",
+        "--patience", "40", "--batch-size", "8", "--embedding-dim", "8", "--lr", "0.02",
+        "--device", "cpu", "--resume", "--out",
     ]  # fmt: skip
     process = start(*arguments, str(tmp_path / "killed"))
     checkpoint = tmp_path / "killed" / "checkpoint.safetensors"

@@ -2,18 +2,21 @@
 
 A data set is a folder with
 
-- `dataset.json`: `num_users`, `num_items` and `modalities`, a mapping from a name to `file`
-  (relative to the folder, and inside it) and `dim`; further keys (`name`, `description`, `source`,
-  and counts that are compared with what is found) may be left out;
+- `dataset.json`: `num_users`, `num_items` and `modalities`, which maps each modality's name to
+  `file` (a path relative to the folder, and inside it) and `dim`. Optional keys are `name`,
+  `description`, `source`, `num_interactions`, and `dtype` and `missing_rows` of a modality; the
+  last three are compared with the files, and a difference is noted;
 - `interactions.tsv`: tab-separated, with the columns `user` and `item` (0-based ids) named in its
-  header, one pair a line; further columns are ignored. Or, for large sets, `interactions.npy`: whole
-  numbers (pairs, 2), which stay on disk where they are sorted by user, then item, each pair once;
-- one `.npy` file per modality, (num_items, dim), float16, float32 or float64, in which a row of NaN
-  means that this item has no such modality;
-- where ids have names, `users.tsv` (header `user<TAB>name`) and `items.tsv` (`item<TAB>name`). A
-  file that is there names every id exactly once, in any order; two ids may share a name.
+  header, one pair per line; other columns are ignored. Large sets may have `interactions.npy`
+  instead: integers (pairs, 2). They are left on disk if they are sorted by user, then item, without
+  repeated pairs;
+- one `.npy` file per modality, (num_items, dim), float16, float32 or float64. A row of NaN means
+  that the item lacks this modality;
+- optionally `users.tsv` (header `user<TAB>name`) and `items.tsv` (`item<TAB>name`), which give the
+  ids names. Each file must name every id exactly once, in any order; two ids may share a name.
 
-Whatever is wrong raises DataError, which says where it is and what to do. No torch here.
+Every problem raises DataError, whose message names the place and the remedy. This module does not
+import torch.
 """
 
 import dataclasses
@@ -35,22 +38,23 @@ from milk_recsys.catalogue.tsv import read_interactions, read_lines, read_names
 __all__ = ["DataError", "Dataset", "read_dataset"]
 
 MAX_COUNT = 2**31 - 1
-ROWS_AT_ONCE = 16_384  # of features that are hashed
+ROWS_AT_ONCE = 16_384  # Number of feature rows hashed at a time.
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Users, items, their pairs and the items' features, checked.
+    """Users, items, their interactions and the items' features, all checked.
 
     Arguments:
-        interactions: (P, 2) integers, distinct pairs of user and item id, sorted by user, then item;
-            memory-mapped, read-only, where interactions.npy holds them so.
-        features: modality -> (num_items, d_m) float; a row of NaN is a missing modality. The arrays
-            are memory-mapped, read-only, where they come from files.
-        natural_mask: (num_items, M) bool, which modalities each item has; columns as `modalities`.
+        interactions: (P, 2) integers, distinct pairs of user id and item id, sorted by user, then
+            item. They are a read-only memory map if interactions.npy is sorted in this way.
+        features: modality -> (num_items, d_m) float; a row of NaN is a missing modality. Arrays
+            that come from files are read-only memory maps.
+        natural_mask: (num_items, M) bool, the modalities that each item has; the columns are in the
+            order of `modalities`.
         user_names, item_names: one name per id, or None.
-        notes: what the user should be told: columns ignored, pairs merged, items dropped.
-        abs_max: modality -> an array and the largest magnitude in it; see `largest`.
+        notes: messages for the user, for example on ignored columns, merged pairs or dropped items.
+        abs_max: modality -> an array and the largest absolute value in it; see `largest`.
     """
 
     name: str
@@ -75,7 +79,7 @@ class Dataset:
 
     @functools.cached_property
     def item_counts(self) -> npt.NDArray[np.int64]:
-        """How many users each item has, (num_items,)."""
+        """Number of users that each item has, (num_items,)."""
         counts = np.zeros(self.num_items, dtype=np.int64)
         for _, block in pair_blocks(self.interactions):
             counts += np.bincount(block[:, 1], minlength=self.num_items)
@@ -83,7 +87,9 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of pairs, masks and features."""
+        """Hexadecimal digest of the pairs, the natural mask and the features."""
+        # Pairs are hashed as int64, so that their type in the file makes no difference. Everything
+        # is hashed in blocks, so that memory-mapped files are never loaded as a whole.
         digest = hashlib.sha256()
         for _, pairs in pair_blocks(self.interactions):
             digest.update(np.ascontiguousarray(pairs, dtype=np.int64).data)
@@ -94,27 +100,29 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def largest(self, modality: str) -> float:
-        """The largest magnitude among a modality's features: known from reading, or sought now."""
-        x, found = self.abs_max.get(modality, (None, 0.0))
+        """Return the largest absolute value among a modality's features."""
+        # `read_dataset` has computed the value while it checked the features. It belongs to
+        # that array: `dataclasses.replace` may have put another array into `features`.
+        scanned, abs_max = self.abs_max.get(modality, (None, 0.0))
         return (
-            found
-            if x is self.features[modality]
+            abs_max
+            if scanned is self.features[modality]
             else scan_features(self.features[modality], modality)[1]
         )
 
 
 def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error") -> Dataset:
-    """Reads and checks a data set.
+    """Read and check a data set.
 
     Arguments:
         folder: the data set's folder.
-        empty_items: what to do about items without any modality, with or without interactions.
-            "error" refuses the data; "drop" removes their interactions. Their ids stay, so that
-            nothing has to be numbered anew; an item without interactions takes no part in training
-            or evaluation.
+        empty_items: how to treat items without any modality, with or without interactions.
+            "error" refuses the data set; "drop" removes the interactions of these items. Their ids
+            remain, so that no other item is renumbered; an item without interactions is used
+            neither in training nor in evaluation.
 
     Raises:
-        DataError: for anything wrong in the folder.
+        DataError: a file of the folder is missing, unreadable or inconsistent.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -127,7 +135,8 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
     stated = manifest.get("num_interactions", len(pairs))
     if stated != len(pairs):
         notes.append(
-            f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, dataset.json says {stated}."
+            f"{file} has {plural(len(pairs), 'distinct pair', 'distinct pairs')}, "
+            f"but dataset.json states {stated}."
         )
     features: dict[str, Features] = {}
     abs_max: dict[str, tuple[Features, float]] = {}
@@ -142,7 +151,7 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
         notes += _compare_with_manifest(
             modality, entry, features[modality], natural_mask[:, column]
         )
-    pairs = _settle_empty_items(folder, pairs, natural_mask, empty_items, notes)
+    pairs = _drop_empty_items(folder, pairs, natural_mask, empty_items, notes)
     return Dataset(
         name=str(manifest.get("name") or folder.resolve().name),
         num_users=num_users,
@@ -162,7 +171,7 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
 def _read_interactions(
     folder: Path, num_users: int, num_items: int, notes: list[str]
 ) -> tuple[str, Pairs]:
-    """The name of the file that holds the pairs, and the pairs."""
+    """Return the name of the file that holds the pairs, and the pairs."""
     text, binary = folder / "interactions.tsv", folder / "interactions.npy"
     if not binary.exists():
         return text.name, read_interactions(text, num_users, num_items, notes)
@@ -175,22 +184,23 @@ def _read_interactions(
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """The content of dataset.json, its keys checked."""
+    """Return the content of dataset.json after checking its keys."""
     try:
         text = "".join(read_lines(path, "It states the counts and names the feature files."))
         manifest = json.loads(text, object_pairs_hook=_distinct_keys)
     except DataError:
         raise
+    # `_distinct_keys` raises KeyError; a file that is nested too deeply raises RecursionError.
     except KeyError as error:
-        raise DataError(f"{path}: the key {error.args[0]!r} is there twice. Keep one.") from None
+        raise DataError(f"{path}: the key {error.args[0]!r} appears twice. Keep one.") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not valid JSON ({error}). Correct it there.") from None
     _expect(path, manifest, dict, "the file", "an object with num_users, num_items, modalities")
     for key in ("num_users", "num_items"):
-        _count(path, manifest, key, least=1)
+        _check_count(path, manifest, key, minimum=1)
     if "num_interactions" in manifest:
-        _count(path, manifest, "num_interactions", least=0)
-    modalities = _key(path, manifest, "modalities")
+        _check_count(path, manifest, "num_interactions", minimum=0)
+    modalities = _required(path, manifest, "modalities")
     _expect(path, modalities, dict, "`modalities`", "an object: name -> {file, dim}")
     if not modalities:
         raise DataError(f"{path}: `modalities` is empty. Name at least one feature file.")
@@ -202,21 +212,26 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise DataError(f"{path}: a modality has an empty name. Give it one.")
         label = f"modality {name!r}"
         _expect(path, entry, dict, label, "an object with `file` and `dim`")
-        _expect(path, _key(path, entry, "file", label), str, f"`file` of {label}", "a string")
-        _count(path, entry, "dim", least=1, label=label)
+        _expect(path, _required(path, entry, "file", label), str, f"`file` of {label}", "a string")
+        _check_count(path, entry, "dim", minimum=1, label=label)
     return dict(manifest)
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Return a JSON object as a dictionary, or raise KeyError for a repeated key.
+
+    By default `json` keeps the last of several equal keys, which hides the mistake.
+    """
+    distinct: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in distinct:
             raise KeyError(key)
-        found[key] = value
-    return found
+        distinct[key] = value
+    return distinct
 
 
-def _key(path: Path, entry: Mapping[str, Any], key: str, label: str = "the file") -> Any:
+def _required(path: Path, entry: Mapping[str, Any], key: str, label: str = "the file") -> Any:
+    """Return the value of a key that must be present."""
     if key not in entry:
         raise DataError(f"{path}: {label} lacks the key `{key}`. Add it.")
     return entry[key]
@@ -228,7 +243,7 @@ def _expect(path: Path, value: Any, kind: type, label: str, wanted: str) -> None
 
 
 def _expect_unicode(path: Path, text: str, label: str) -> None:
-    """Refuses half a surrogate pair, which JSON can write but no file can hold."""
+    """Refuse a lone surrogate, which a JSON escape can express but UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -237,50 +252,55 @@ def _expect_unicode(path: Path, text: str, label: str) -> None:
         ) from None
 
 
-def _count(
-    path: Path, entry: Mapping[str, Any], key: str, *, least: int, label: str = "the file"
+def _check_count(
+    path: Path, entry: Mapping[str, Any], key: str, *, minimum: int, label: str = "the file"
 ) -> None:
-    value = _key(path, entry, key, label)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
+    value = _required(path, entry, key, label)
+    # JSON's true and false are ints in Python, so they are excluded by name.
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= MAX_COUNT:
         raise DataError(
-            f"{path}: `{key}` of {label} must be a whole number from {least} to {MAX_COUNT}, got {value!r:.60}."
+            f"{path}: `{key}` of {label} must be a whole number from {minimum} to {MAX_COUNT}, "
+            f"got {value!r:.60}."
         )
 
 
 def _compare_with_manifest(
     modality: str, entry: Mapping[str, Any], features: Features, natural_mask: npt.NDArray[np.bool_]
 ) -> Iterator[str]:
-    """Notes where optional statements of dataset.json differ from the file."""
-    found = {"dtype": features.dtype.name, "missing_rows": int((~natural_mask).sum())}
-    for key, value in found.items():
+    """Yield a note for each optional entry of dataset.json that differs from the feature file."""
+    actual = {"dtype": features.dtype.name, "missing_rows": int((~natural_mask).sum())}
+    for key, value in actual.items():
         if entry.get(key, value) != value:
-            yield f"{modality}: {key} is {value}, dataset.json says {entry[key]}."
+            yield f"{modality}: {key} is {value}, but dataset.json states {entry[key]}."
 
 
-def _settle_empty_items(
+def _drop_empty_items(
     folder: Path,
     pairs: Pairs,
     natural_mask: npt.NDArray[np.bool_],
     empty_items: str,
     notes: list[str],
 ) -> Pairs:
-    """The pairs that remain once items without any modality were refused or dropped."""
-    some = np.asarray(natural_mask.any(axis=1))
-    if some.all():
+    """Return the pairs whose item has a modality; refuse others if `empty_items` is "error"."""
+    has_modality = np.asarray(natural_mask.any(axis=1))
+    if has_modality.all():
         return pairs
-    first, count = int(some.argmin()), int((~some).sum())
-    kept = np.concatenate([block[some[block[:, 1]]] for _, block in pair_blocks(pairs)])
+    first, count = int(has_modality.argmin()), int((~has_modality).sum())
+    kept = np.concatenate([block[has_modality[block[:, 1]]] for _, block in pair_blocks(pairs)])
     lost = len(pairs) - len(kept)
     if empty_items == "error":
         raise DataError(
-            f"{folder}: item {first} has no modality at all ({plural(count, 'such item', 'such items')}, with "
-            f"{plural(lost, 'interaction', 'interactions')}). Give them a feature, or drop their interactions: "
-            "--empty-items drop."
+            f"{folder}: item {first} has no modality at all "
+            f"({plural(count, 'such item', 'such items')}, with "
+            f"{plural(lost, 'interaction', 'interactions')}). Give them a feature, or drop their "
+            "interactions: --empty-items drop."
         )
     dropped = plural(count, "item without any modality was", "items without any modality were")
     notes.append(f"{dropped} dropped, with {plural(lost, 'interaction', 'interactions')}.")
     if len(kept) == 0:
         raise DataError(
-            f"{folder}: there are no interactions at all once items without modality are dropped."
+            f"{folder}: no interactions remain after dropping those of items without any modality. "
+            "Give some of these items a feature."
         )
+    # Without a lost pair the original is returned: it may be a memory map, and `kept` is a copy.
     return pairs if lost == 0 else kept

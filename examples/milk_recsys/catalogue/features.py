@@ -1,4 +1,4 @@
-"""Feature rows of items: held on the model's device, or left in mapped files and read where they are asked for."""
+"""Feature rows of items: held on the model's device, or read from memory-mapped files on demand."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 
 __all__ = ["ROWS_AT_ONCE", "ItemFeatures"]
 
-ROWS_AT_ONCE = 16_384  # rows that are read, scaled or encoded at once
+ROWS_AT_ONCE = 16_384  # Number of rows read, scaled or encoded at a time.
 
 
 class ItemFeatures:
-    """The features of a catalogue, by rows.
+    """Features of the items of a data set, read by rows.
 
     Arguments:
         arrays: modality -> (num_items, d), as stored; a row of NaN is a missing modality.
-        device: where rows go.
-        mapped: leave the arrays where they are (memory-mapped files, as a rule) and copy only what is asked for;
-            else all of them are copied to the device now.
+        device: device of the rows that are returned.
+        mapped: leave the arrays where they are, usually in memory-mapped files, and copy only the
+            requested rows to the device. Otherwise all rows are copied to the device now.
 
     Attributes:
         dims: modality -> width.
@@ -34,6 +34,7 @@ class ItemFeatures:
         self, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device, *, mapped: bool = False
     ) -> None:
         self.device, self.mapped = device, mapped
+        # For features of some items only (see `only`): item id -> row of `_tensors`, or -1.
         self._places: Tensor | None = None
         self.dims = {name: x.shape[1] for name, x in arrays.items()}
         self.num_items = len(next(iter(arrays.values())))
@@ -43,33 +44,36 @@ class ItemFeatures:
         }
 
     def only(self, items: Tensor) -> ItemFeatures:
-        """Return the features of some items alone, under their ids; asked for another, they raise.
+        """Return the features of the given items only, under the same ids.
+
+        Requesting another item from the result raises an error.
 
         Arguments:
-            items: (n,) distinct ids. Their rows are copied where they are in memory; a file stays where it is.
+            items: (n,) distinct ids. Rows in memory are copied; rows in files stay there.
         """
-        found = copy.copy(self)
-        found._places = torch.full((self.num_items,), -1, dtype=torch.int64, device=self.device)
-        found._places[items] = (
+        subset = copy.copy(self)
+        subset._places = torch.full((self.num_items,), -1, dtype=torch.int64, device=self.device)
+        subset._places[items] = (
             items if self.mapped else torch.arange(len(items), device=self.device)
         )
         if not self.mapped:
-            found._tensors = self.rows(items)
-        return found
+            subset._tensors = self.rows(items)
+        return subset
 
     @property
     def items(self) -> Tensor:
-        """The ids that there are features of, increasing."""
+        """Ids of the items whose features are here, increasing."""
         if self._places is None:
             return torch.arange(self.num_items, device=self.device)
         return (self._places >= 0).nonzero()[:, 0]
 
     def rows(self, items: Tensor) -> dict[str, Tensor]:
-        """Return the rows of the given items (n,), modality -> (n, d), as stored, on the device."""
+        """Return the stored rows of the given items (n,) on the device: modality -> (n, d)."""
+        # On a GPU this check would wait for the device; `index_select` fails there for place -1.
         if self._places is not None:
             items = self._places[items]
             if items.device.type == "cpu" and len(items) and int(items.min()) < 0:
-                raise IndexError("ItemFeatures: asked for an item that these features leave out.")
+                raise IndexError("ItemFeatures: `items` has an item that these features leave out.")
         if not self.mapped:
             return {name: x.index_select(0, items) for name, x in self._tensors.items()}
         places = items.cpu()
@@ -78,13 +82,16 @@ class ItemFeatures:
         }
 
     def blocks(self, items: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Yield the items and their rows, some at a time."""
-        for some in torch.split(items, ROWS_AT_ONCE):
-            yield some, self.rows(some)
+        """Yield the items and their rows in blocks."""
+        for block in torch.split(items, ROWS_AT_ONCE):
+            yield block, self.rows(block)
 
 
 def _as_tensor(x: npt.NDArray[Any]) -> Tensor:
-    """Return an array as a tensor over the same memory, which is never written to: a read-only map stays one."""
+    """Return a tensor over the memory of an array, without a copy.
+
+    torch warns that the memory of a read-only map is not writable; nothing here writes to it.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(np.asarray(x))

@@ -1,9 +1,14 @@
-"""New items to recommend: a folder in the layout of a data set, without interactions. Numpy only, no torch.
+"""New items to recommend: a folder in the layout of a data set, without interactions.
 
-- `features/<modality>.npy`, (n, dim), float16, float32 or float64: a row of NaN where an item has no such modality. A
-  modality without a file is missing for all items. Where `dataset.json` is there, its `modalities` say which files to
-  read instead (name -> `file` and `dim`); `dim` and `num_items`, where stated, must be right.
-- `items.tsv`, or not: header `item<TAB>name`, a name for every item.
+The folder holds
+
+- `features/<modality>.npy`, (n, dim), float16, float32 or float64: a row of NaN means that the item
+  lacks this modality. A modality without a file is missing for all items. If there is a
+  `dataset.json`, its `modalities` (name -> `file` and `dim`) name the files to read instead; `dim`
+  and `num_items` are optional, and must agree with the files;
+- optionally `items.tsv`: header `item<TAB>name`, a name for every item.
+
+This module needs NumPy but not torch.
 """
 
 import dataclasses
@@ -16,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
-from milk_recsys.catalogue.npy import find_observed, open_features
+from milk_recsys.catalogue.npy import find_present, open_features
 from milk_recsys.catalogue.tsv import read_names
 
 __all__ = ["Items", "read_items"]
@@ -28,9 +33,9 @@ class Items:
 
     Arguments:
         features: modality -> (n, d), memory-mapped; only modalities that have a file.
-        ids: (k,) the items to recommend, increasing: all n, or those that have a modality.
+        ids: (k,) ids of the items to recommend, increasing: the items that have some modality.
         names: one name for each of the n items, or None.
-        notes: what the user should be told.
+        notes: messages for the user.
     """
 
     features: dict[str, npt.NDArray[Any]]
@@ -45,12 +50,14 @@ def read_items(
     """Read and check a folder of new items.
 
     Arguments:
-        folder: holds dataset.json, which names the feature files, or features/<modality>.npy; and items.tsv, or not.
-        dims: modality -> width, what the run was trained on. A modality without a file is missing for all items.
-        empty_items: what to do about items without any modality: refuse, or leave them out. Ids stay.
+        folder: folder of the new items; see the module's description.
+        dims: modality -> width of its features in the training data. A modality without a file is
+            missing for all items.
+        empty_items: how to treat items without any modality: refuse them with an error, or leave
+            them out. The ids of the other items do not change.
 
     Raises:
-        DataError: for anything wrong in the folder.
+        DataError: a file of the folder is missing, unreadable or inconsistent.
     """
     if not folder.is_dir():
         raise DataError(
@@ -68,33 +75,35 @@ def read_items(
     for name, file in files.items():
         if name not in dims:
             raise DataError(
-                f"{folder}: the modality {name!r} is unknown. The run was trained on {', '.join(dims)}; rename the "
-                "file, or leave it out."
+                f"{folder}: the modality {name!r} is unknown. The run was trained on "
+                f"{', '.join(dims)}; rename the file, or leave it out."
             )
         where = folder / file
         features[name] = open_features(
             where, root=folder, num_rows=count, dim=dims[name], modality=name
         )
+        # Without a stated number of items, the first file determines it for all others.
         count = len(features[name])
-        columns.append(find_observed(features[name], where))
+        columns.append(find_present(features[name], where))
     if not features or not count:
         raise DataError(
-            f"{folder}: there are no new items. Give a feature file of one of {', '.join(dims)}, with rows."
+            f"{folder}: there are no new items. Give a feature file of one of {', '.join(dims)}, "
+            "with at least one row."
         )
     names = read_names(folder / "items.tsv", "item", count, notes)
-    return Items(
-        features, _kept(folder, np.stack(columns, axis=1), empty_items, notes), names, tuple(notes)
-    )
+    ids = _drop_empty_items(folder, np.stack(columns, axis=1), empty_items, notes)
+    return Items(features, ids, names, tuple(notes))
 
 
 def _find_files(folder: Path) -> tuple[dict[str, str], None]:
+    """Return the feature file of each modality, and None for the number of items, not known yet."""
     return {
         path.stem: f"features/{path.name}" for path in sorted(folder.glob("features/*.npy"))
     }, None
 
 
 def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str], int | None]:
-    """Return the file of each modality, and the number of items where it is stated; check `dim` where stated."""
+    """Return the file of each modality, and the number of items or None; check `dim` if given."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8-sig"))
         files = {name: entry["file"] for name, entry in manifest["modalities"].items()}
@@ -104,39 +113,43 @@ def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str],
         }
         if not all(isinstance(file, str) for file in files.values()):
             raise TypeError("`file` must be a string")
+        # `type(...) is int` excludes true and false, which are instances of int.
         if "num_items" in manifest and not (type(count) is int and count >= 0):
             raise TypeError("`num_items` must be a whole number, at least 0")
         if not all(type(dim) is int for dim in stated.values()):
             raise TypeError("`dim` must be a whole number")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{path}: must be JSON with `modalities`, an object: name -> {{file, dim}} ({error!r:.200}). Correct it, "
-            "or remove it and name the files features/<modality>.npy."
+            f"{path}: must be JSON with `modalities`, an object: name -> {{file, dim}} "
+            f"({error!r:.200}). Correct it, or remove it and name the files "
+            "features/<modality>.npy."
         ) from None
     for name, dim in stated.items():
         if dim != dims.get(name, dim):
             raise DataError(
-                f"{path}: `dim` of modality {name!r} is {dim}, but the run was trained on {dims[name]}. Correct it, or "
-                "give features of that width."
+                f"{path}: `dim` of modality {name!r} is {dim}, but the run was trained on "
+                f"{dims[name]}. Correct it, or give features of that width."
             )
     return files, count
 
 
-def _kept(
-    folder: Path, observed: npt.NDArray[np.bool_], empty_items: str, notes: list[str]
+def _drop_empty_items(
+    folder: Path, natural_mask: npt.NDArray[np.bool_], empty_items: str, notes: list[str]
 ) -> npt.NDArray[np.int64]:
-    """Return the ids of the items that have a modality; adds to `notes`."""
-    some = observed.any(axis=1)
-    kept, lost = np.flatnonzero(some), int((~some).sum())
+    """Return the ids of the items that have a modality, and note how many have none."""
+    has_modality = natural_mask.any(axis=1)
+    kept, lost = np.flatnonzero(has_modality), int((~has_modality).sum())
     if lost and empty_items == "error":
         raise DataError(
-            f"{folder}: item {some.argmin()} has no modality at all ({plural(lost, 'such item', 'such items')}). "
-            "Give them a feature, or leave them out: --empty-items drop."
+            f"{folder}: item {has_modality.argmin()} has no modality at all "
+            f"({plural(lost, 'such item', 'such items')}). Give them a feature, or leave them out: "
+            "--empty-items drop."
         )
     if not len(kept):
         raise DataError(f"{folder}: none of the new items has any modality ({lost} in all).")
     if lost:
         notes.append(
-            f"{plural(lost, 'item without any modality is', 'items without any modality are')} left out."
+            f"{plural(lost, 'item without any modality is', 'items without any modality are')} "
+            "left out."
         )
     return kept

@@ -1,4 +1,4 @@
-"""Feature files: memory-mapped, checked in chunks, never opened as a pickle."""
+"""Read .npy files as memory maps, without pickles, and check feature values in chunks."""
 
 import tokenize
 from pathlib import Path
@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
 
-__all__ = ["BAD_NPY", "Features", "find_observed", "map_npy", "open_features", "scan_features"]
+__all__ = ["BAD_NPY", "Features", "find_present", "map_npy", "open_features", "scan_features"]
 
 FEATURE_DTYPES = ("float16", "float32", "float64")
-CHUNK_ELEMENTS = 1 << 22  # feature values that are checked at a time
+CHUNK_ELEMENTS = 1 << 22  # Number of feature values checked at a time.
 
 Features = npt.NDArray[np.floating[Any]]
 
@@ -26,20 +26,26 @@ BAD_NPY = (
     SyntaxError,
     tokenize.TokenError,
 )
-"""What numpy may raise for the bytes of a npy file that is damaged, or none at all."""
+"""Errors that NumPy may raise for a damaged npy file, or for a file of another kind."""
 
 
 def open_features(
     path: Path, *, root: Path, num_rows: int | None, dim: int | None, modality: str
 ) -> Features:
-    """Memory-maps a feature file after checking its place, dtype and shape (None: any)."""
+    """Memory-map a feature file after checking its path, dtype and shape.
+
+    Arguments:
+        root: the data set's folder; a path that leads outside it is refused.
+        num_rows, dim: the expected shape; None accepts any.
+    """
     where = f"{path} (modality {modality!r})"
     try:
         inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a NUL in the name
+    # `resolve` fails for a symbolic link to itself and for a name with a NUL character.
+    except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{root} (modality {modality!r}): the path {str(path)!a} cannot be followed ({error!s:.200}). "
-            "Correct `file`, or put the file itself there."
+            f"{root} (modality {modality!r}): the path {str(path)!a} cannot be followed "
+            f"({error!s:.200}). Correct `file`, or put the file itself there."
         ) from None
     if not inside:
         raise DataError(f"{where}: leads outside {root}. Put the file itself into the folder.")
@@ -55,23 +61,25 @@ def open_features(
         )
     if num_rows is not None and array.shape[0] != num_rows:
         raise DataError(
-            f"{where}: has {plural(array.shape[0], 'row', 'rows')}, but there {'is' if num_rows == 1 else 'are'} "
-            f"{plural(num_rows, 'item', 'items')}. "
-            "Give every item a row; NaN where it has no such modality."
+            f"{where}: has {plural(array.shape[0], 'row', 'rows')}, but there "
+            f"{'is' if num_rows == 1 else 'are'} {plural(num_rows, 'item', 'items')}. "
+            "Give every item a row; use a row of NaN for an item that lacks this modality."
         )
     if array.shape[1] == 0 or dim not in (None, array.shape[1]):
         raise DataError(
-            f"{where}: has {plural(array.shape[1], 'column', 'columns')}, expected {dim or 'at least 1'}. "
-            "Correct `dim` or the file."
+            f"{where}: has {plural(array.shape[1], 'column', 'columns')}, "
+            f"expected {dim or 'at least 1'}. Correct `dim` or the file."
         )
     return cast(Features, array)
 
 
 def map_npy(path: Path, where: str, content: str, absent: str) -> Any:
-    """Return a read-only memory map of a npy file; pickles are never opened.
+    """Return a read-only memory map of an npy file; pickles are never opened.
 
     Arguments:
-        where: names the file in errors; content: what it should hold; absent: what to do where it is not there.
+        where: name of the file in error messages.
+        content: description of the expected content, for error messages.
+        absent: advice for the case that the file is missing.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
@@ -81,44 +89,53 @@ def map_npy(path: Path, where: str, content: str, absent: str) -> Any:
         raise DataError(f"{where}: cannot be opened ({error.strerror}).") from None
     except BAD_NPY as error:
         message = str(error)
+    # The first bytes distinguish a pickle (byte 0x80), a damaged npy file and any other format.
     with path.open("rb") as file:
         start = file.read(6)
     if "Python objects" in message or start[:1] == b"\x80":
         raise DataError(
-            f"{where}: holds pickled Python objects, which are not opened. Save {content} with numpy.save."
+            f"{where}: holds pickled Python objects, which are not opened. "
+            f"Save {content} with numpy.save."
         )
     if start != b"\x93NUMPY":
         raise DataError(f"{where}: is not a npy file. Save {content} with numpy.save.")
     raise DataError(f"{where}: is truncated or damaged ({message}). Write it again.")
 
 
-def find_observed(features: Features, where: Path | str) -> npt.NDArray[np.bool_]:
-    """Which rows are there, (rows,) bool; `where` names them in errors. See `scan_features`."""
+def find_present(features: Features, where: Path | str) -> npt.NDArray[np.bool_]:
+    """Return which rows are present, not NaN, as (rows,) bool. See `scan_features`."""
     return scan_features(features, where)[0]
 
 
 def scan_features(features: Features, where: Path | str) -> tuple[npt.NDArray[np.bool_], float]:
-    """Look at every value once, in chunks: which rows are there, and the largest magnitude among them.
+    """Find the rows that are present and the largest absolute value among them.
 
-    Without their sign, the bits of floating-point numbers are in the order of the numbers, infinity and NaN above all
-    others; comparing them as whole numbers is several times faster than comparing float16.
+    Every value is read once, in chunks.
+
+    Arguments:
+        features: (rows, d); a row of NaN is missing.
+        where: name of the file in error messages.
 
     Returns:
-        observed: (rows,) bool; and the largest magnitude, 0 without any row.
+        Which rows are present, (rows,) bool; and the largest absolute value, 0 if there is no row.
 
     Raises:
-        DataError: at a row with an infinity, or with NaN in some places only.
+        DataError: a row has an infinity, or NaN in some places only.
     """
-    whole = np.dtype(f"u{features.dtype.itemsize}")
-    magnitude = whole.type(np.iinfo(whole).max >> 1)
-    infinity = np.array(np.inf, dtype=features.dtype).view(whole)
-    observed = np.ones(len(features), dtype=np.bool_)
-    largest = np.zeros((), dtype=whole)
+    # The bits of a float without its sign bit, read as an unsigned integer, are in the order of the
+    # absolute values; infinity comes after all finite numbers, and NaN after infinity. Comparing
+    # such integers is several times faster than comparing float16 numbers.
+    unsigned = np.dtype(f"u{features.dtype.itemsize}")
+    without_sign = unsigned.type(np.iinfo(unsigned).max >> 1)
+    infinity = np.array(np.inf, dtype=features.dtype).view(unsigned)
+    present = np.ones(len(features), dtype=np.bool_)
+    largest = np.zeros((), dtype=unsigned)
     step = max(1, CHUNK_ELEMENTS // features.shape[1])
     for start in range(0, len(features), step):
         block = np.ascontiguousarray(features[start : start + step])
-        highest = np.bitwise_and(block.view(whole), magnitude).max(axis=1)
+        highest = np.bitwise_and(block.view(unsigned), without_sign).max(axis=1)
         finite = highest < infinity
+        # Only rows with an infinity or NaN need a second look.
         rows = np.flatnonzero(~finite)
         empty = np.isnan(block[rows]).all(axis=1)
         if not empty.all():
@@ -128,8 +145,8 @@ def scan_features(features: Features, where: Path | str) -> tuple[npt.NDArray[np
             advice = "Correct it, or" if infinite else "Fill it, or"
             raise DataError(
                 f"{where}, row {start + row}: {problem}. {advice} make the whole row NaN: "
-                "this item then has no such modality."
+                "this item then lacks the modality."
             )
-        observed[start + rows] = False
+        present[start + rows] = False
         largest = np.maximum(largest, highest[finite].max(initial=0))
-    return observed, float(largest.astype(whole).view(features.dtype))
+    return present, float(largest.astype(unsigned).view(features.dtype))

@@ -1,4 +1,4 @@
-"""Pairs of a user and an item as arrays (P, 2): read from a npy file, put in order, gone through in blocks."""
+"""Pairs of a user and an item as arrays (P, 2): reading npy files, sorting, iterating in blocks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +12,21 @@ from milk_recsys.catalogue.npy import map_npy
 
 __all__ = ["PAIRS_AT_ONCE", "Pairs", "pair_blocks", "read_pairs", "sort_unique_pairs"]
 
-PAIRS_AT_ONCE = 1 << 21
+PAIRS_AT_ONCE = 1 << 21  # Number of pairs in a block.
 
 Pairs = npt.NDArray[np.integer[Any]]
 
 
 def read_pairs(path: Path, num_users: int, num_items: int, notes: list[str]) -> Pairs:
-    """Open a npy file of pairs, (P, 2) whole numbers; check it in blocks.
+    """Open an npy file of pairs, (P, 2) integers, and check it in blocks.
 
     Returns:
-        the mapped file itself where it is in order, so that it takes no memory; else a sorted copy.
+        The memory map itself if its pairs are sorted and distinct, so that they take no memory;
+        else a sorted copy.
 
     Raises:
-        DataError: for anything wrong in the file.
+        DataError: the file is missing, damaged, empty, of a wrong shape or type, or has an id that
+            is out of range.
     """
     pairs = map_npy(path, str(path), "whole numbers", "Add it to the folder.")
     if (
@@ -34,36 +36,45 @@ def read_pairs(path: Path, num_users: int, num_items: int, notes: list[str]) -> 
         or pairs.shape[1] != 2
     ):
         raise DataError(
-            f"{path}: must hold whole numbers in native byte order, of shape (pairs, 2): a user and an item each; got "
-            f"{pairs.dtype.str!r} {pairs.shape}. Save it with .astype(numpy.int32)."
+            f"{path}: must hold whole numbers in native byte order, of shape (pairs, 2): a user "
+            f"and an item each; got {pairs.dtype.str!r} {pairs.shape}. Save it with "
+            ".astype(numpy.int32)."
         )
     if len(pairs) == 0:
-        raise DataError(f"{path}: there are no interactions at all. Give one pair a row.")
+        raise DataError(f"{path}: there are no interactions at all. Write one pair per row.")
     for start, block in pair_blocks(pairs):
         for column, (kind, limit) in enumerate((("user", num_users), ("item", num_items))):
             bad = (block[:, column] < 0) | (block[:, column] >= limit)
             if bad.any():
                 row = int(bad.argmax())
                 raise DataError(
-                    f"{path}, row {start + row}: the {kind} id {block[row, column]} is out of range. Ids go from 0 to "
-                    f"{limit - 1}, as num_{kind}s in dataset.json is {limit}."
+                    f"{path}, row {start + row}: the {kind} id {block[row, column]} is out of "
+                    f"range. Ids go from 0 to {limit - 1}, as num_{kind}s in dataset.json is "
+                    f"{limit}."
                 )
     return sort_unique_pairs(pairs, num_items, path.name, notes)
 
 
 def sort_unique_pairs(pairs: Pairs, num_items: int, name: str, notes: list[str]) -> Pairs:
-    """Return the pairs sorted by user, then item, each once: the array itself where it is so, else an int32 copy.
+    """Return the distinct pairs, sorted by user, then item.
 
     Arguments:
-        pairs: (P, 2), ids in range.
-        name: of the file, for a note on repeated pairs, which is added to `notes`.
+        pairs: (P, 2); the ids are in range.
+        num_items: number of items.
+        name: name of the file, for the note on repeated pairs.
+        notes: list that this note is appended to.
+
+    Returns:
+        The array itself if its pairs are already sorted and distinct, else a copy of type int32.
     """
     if _in_order(pairs):
         return pairs
+    # One integer per pair sorts much faster than rows of two columns. Ids are below 2**31, so the
+    # keys are below 2**62.
     keys = np.empty(len(pairs), dtype=np.int64)
     for start, block in pair_blocks(pairs):
         users, items = block.astype(np.int64).T
-        keys[start : start + len(block)] = users * num_items + items  # below 2**62
+        keys[start : start + len(block)] = users * num_items + items
     keys.sort()
     first = np.empty(len(keys), dtype=np.bool_)
     first[:1] = True
@@ -74,22 +85,23 @@ def sort_unique_pairs(pairs: Pairs, num_items: int, name: str, notes: list[str])
             f"{name}: {plural(repeated, 'repeated pair was', 'repeated pairs were')} merged."
         )
         keys = keys[first]
-    settled = np.empty((len(keys), 2), dtype=np.int32)
+    ordered = np.empty((len(keys), 2), dtype=np.int32)
     for start in range(0, len(keys), PAIRS_AT_ONCE):
         rows = slice(start, start + PAIRS_AT_ONCE)
-        settled[rows, 0], settled[rows, 1] = np.divmod(keys[rows], num_items)
-    return settled
+        ordered[rows, 0], ordered[rows, 1] = np.divmod(keys[rows], num_items)
+    return ordered
 
 
 def pair_blocks(pairs: Pairs) -> Iterator[tuple[int, Pairs]]:
-    """Yield the pairs some at a time, each block with the number of its first pair."""
-    rows = np.asarray(pairs)  # a memory map as a plain array: slices of it are made faster
+    """Yield the pairs in blocks, each with the number of its first pair."""
+    # A plain array over the same memory: slicing a numpy.memmap object is slower.
+    rows = np.asarray(pairs)
     for start in range(0, len(rows), PAIRS_AT_ONCE):
         yield start, rows[start : start + PAIRS_AT_ONCE]
 
 
 def _in_order(pairs: Pairs) -> bool:
-    """Whether every pair is above the one before it."""
+    """Return whether every pair is greater than the one before it, by user, then item."""
     last = (-1, -1)
     for _, block in pair_blocks(pairs):
         if not (last < tuple(block[0].tolist())):

@@ -17,12 +17,14 @@ Imputer = Callable[[Mapping[str, Tensor], Tensor], tuple[dict[str, Tensor], Tens
 def scale_rows(
     features: Mapping[str, Tensor], norm_floor: float, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Scale rows to unit length in a precision, but for those shorter than the floor, which would become noise."""
+    """Convert rows to `dtype` and scale them to unit length, except rows shorter than the floor.
+
+    Scaling a row that is almost zero would only amplify its rounding errors.
+    """
     scaled = {}
     for name, x in features.items():
-        norm = torch.linalg.vector_norm(
-            x.to(dtype), dim=1, keepdim=True
-        )  # float16 rows overflow in their norms
+        # The conversion comes first because the norm of a float16 row can overflow.
+        norm = torch.linalg.vector_norm(x.to(dtype), dim=1, keepdim=True)
         scaled[name] = x.to(dtype) / torch.where(norm < norm_floor, 1.0, norm)
     return scaled
 
@@ -30,7 +32,7 @@ def scale_rows(
 def prepare_scale(
     features: Mapping[str, Tensor], options: PreparationOptions, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Scale rows as the options say; without scaling they are returned as they are."""
+    """Scale rows to unit length if the options request it, else return them unchanged."""
     return (
         scale_rows(features, options.norm_floor, dtype)
         if options.scale_features
@@ -45,11 +47,11 @@ def scale_and_impute(
     options: PreparationOptions,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """Scale and impute rows (N, d), in the order that the options say.
+    """Scale and impute rows (N, d), in the order that the options set.
 
     Arguments:
         mask: (N, M) bool, the modalities that may be used.
-        imputer: fitted on warm items.
+        imputer: fitted on warm items; returns the filled features and their mask.
     """
     rows = {name: x.to(dtype) for name, x in features.items()}
     if options.scale_before_impute:
@@ -58,18 +60,24 @@ def scale_and_impute(
 
 
 def leading_directions(gram: Tensor, count: int) -> Tensor:
-    """Return the leading eigenvectors (d, count) of a Gram matrix (d, d), by subspace iteration from a fixed start.
+    """Return the leading eigenvectors (d, count) of a Gram matrix (d, d), by subspace iteration.
+
+    The start is fixed, so that the result is the same in every run. The result is nearly exact if
+    the eigenvalues decay.
 
     References:
-        Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4: nearly exact where eigenvalues fall off.
+        Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4.
     """
     generator = torch.Generator().manual_seed(0)
+    # Sixteen more directions than requested: oversampling makes the iteration converge faster.
     start = torch.randn(
         len(gram), min(count + 16, len(gram)), generator=generator, dtype=gram.dtype
     )
     space = torch.linalg.qr(start.to(gram.device)).Q
     for _ in range(8):
         space = torch.linalg.qr(gram @ space).Q
+    # Rayleigh-Ritz step: eigenvectors within the subspace. `eigh` orders eigenvalues upwards, so
+    # the last columns belong to the largest ones.
     directions = torch.linalg.eigh(space.T @ gram @ space).eigenvectors[:, -count:]
-    found: Tensor = space @ directions
-    return found
+    eigenvectors: Tensor = space @ directions
+    return eigenvectors

@@ -1,25 +1,25 @@
-"""The data set that needs no download: drawn from a latent-factor process.
+"""A synthetic data set, drawn from a latent-factor process, that needs no download.
 
-Users u and items i share a semantic space of K dimensions, which decides taste and which every
-modality shows in part:
+Users u and items i share a semantic space of K dimensions. Preferences depend on it, and every
+modality reveals a part of it:
 
     a_u ~ N(0, I_K)                                  taste of user u
     v_i ~ N(0, I_K)                                  semantics of item i, shared by its modalities
-    p_im ~ N(0, I_Q)                                 what only modality m shows, unrelated to taste
-    x_im = (s_m A_m v_i + B_m p_im) + sigma e_im     features; e_im ~ N(0, I)
+    p_im ~ N(0, I_Q)                                 private part of modality m, unrelated to taste
+    x_im = (s_m A_m v_i + B_m p_im) + sigma e_im     features of item i; e_im ~ N(0, I)
 
-    s = 1, .6, .3 for text, image, audio             unequal informativeness
+    s = 1, 0.6, 0.3 for text, image, audio           signal strength of each modality
     A_m ~ N(0, 1 / K), B_m ~ N(0, 1 / Q)             fixed mixing matrices, (d_m, K) and (d_m, Q)
 
-    r = a random order of the items, from 1
+    r_i, a random permutation of 1, 2, ...           popularity rank of item i
     y_ui = beta a_u . v_i / sqrt(K) - gamma log r_i  preference: taste and long-tailed popularity
-    n_u = round(exp(N(log 20, .6^2))), in [5, 120]   long-tailed activity
+    n_u = round(exp(N(log 20, 0.6^2))), in [5, 120]  number of items of user u, long-tailed
     user u has the n_u items with the largest y_ui + g_ui, g_ui ~ Gumbel(0, 1)
 
-The last line draws n_u items one after the other without replacement, each with a probability in
-proportion to exp(y_ui) among those left. The constants were chosen once, before any model was
-trained on the set, and stay as they are: nothing about them favours a model. Nothing is missing in
-nature; what goes missing is up to the setting.
+The last line is the Gumbel top-k method: it samples n_u items without replacement, each time with
+probabilities proportional to exp(y_ui) among the remaining items. The constants were chosen before
+any model was trained on the set and have not been changed since, so they do not favour a model. No
+modality is naturally missing; the setting decides which ones are removed.
 """
 
 import dataclasses
@@ -45,10 +45,10 @@ ACTIVITY_LIMITS = (5, 120)
 
 
 def embedded_dataset(seed: int = 0) -> Dataset:
-    """The data set of the module's equations, the same one for the same seed.
+    """Return the data set defined by the module's equations; equal seeds give equal data.
 
     Arguments:
-        seed: of numpy's generator; the runs of the example use 0, whatever their own seeds.
+        seed: seed of numpy's generator. Runs of the example use 0, whatever their own seeds are.
 
     Returns:
         800 users, 600 items, three modalities (text 96, image 64, audio 32 wide, float32) and about
@@ -79,12 +79,13 @@ def _interactions(
     semantics: npt.NDArray[np.float64],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
-    """Pairs (P, 2), sorted: for each user the items with the largest perturbed preferences."""
+    """Return sorted pairs (P, 2): each user's items with the largest perturbed preferences."""
     ranks = 1 + rng.permutation(NUM_ITEMS)
     preference = TASTE * (taste @ semantics.T) / np.sqrt(SHARED_DIM) - POPULARITY * np.log(ranks)
     activity = np.exp(rng.normal(*ACTIVITY, size=NUM_USERS))
     counts = np.clip(np.rint(activity), *ACTIVITY_LIMITS).astype(np.int64)
     order = np.argsort(-(preference + rng.gumbel(size=preference.shape)), axis=1)
+    # Mark the first n_u entries of each user's order; argwhere then lists the pairs sorted by user.
     chosen = np.zeros(preference.shape, dtype=np.bool_)
     np.put_along_axis(chosen, order, np.arange(NUM_ITEMS) < counts[:, None], axis=1)
     return np.argwhere(chosen).astype(np.int64, copy=False)
@@ -93,7 +94,7 @@ def _interactions(
 def _features(
     name: str, semantics: npt.NDArray[np.float64], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Features (num_items, d_m) of a modality: shared part, private part and noise."""
+    """Return the features x_im (num_items, d_m) of a modality: shared part, private part, noise."""
     dim = DIMS[name]
     shared_map = rng.normal(scale=SHARED_DIM**-0.5, size=(dim, SHARED_DIM))
     private_map = rng.normal(scale=PRIVATE_DIM**-0.5, size=(dim, PRIVATE_DIM))
@@ -105,7 +106,7 @@ def _features(
 
 
 def tiny_dataset(seed: int = 0) -> Dataset:
-    """A part of the embedded set for quick checks: 80 users, 300 items and their pairs."""
+    """Return a part of the embedded set for quick checks: 80 users, 300 items and their pairs."""
     whole = embedded_dataset(seed)
     pairs = whole.interactions[(whole.interactions < [80, 300]).all(axis=1)]
     return dataclasses.replace(

@@ -19,17 +19,18 @@ from milk_recsys.config.options import Options
 
 __all__ = ["Group", "Tables", "build_tables"]
 
-
-CPU_FEATURE_BYTES = 2**30  # of prepared features, beyond which they stay in their files
+# Prepared features that would take more memory than this on the CPU stay in their files.
+CPU_FEATURE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates, and the positive pairs that are ranked among them.
+    """Candidate items, and the positive pairs that are ranked among them.
 
     Attributes:
         candidates: (C,) item ids, increasing.
-        users: (P,) user ids; positions: (P,) of their positives among the candidates.
+        users: (P,) user ids, one per positive pair.
+        positions: (P,) index of each pair's item in `candidates`.
     """
 
     candidates: Tensor
@@ -42,10 +43,13 @@ class Tables:
     """A data set and its split as tensors on the device of the model.
 
     Attributes:
-        features: of all items as stored, NaN rows included.
-        natural_mask: (num_items, M) bool, the modalities that items have; mask: those that the setting leaves.
-        rows: the training pairs, and what of the pool each user has.
-        validation, test, all_cold: positives and their candidates.
+        features: features of all items as stored, NaN rows included.
+        natural_mask: (num_items, M) bool, the modalities that the items have.
+        mask: (num_items, M) bool, the modalities that the run may use.
+        warm: ids of the training items, increasing.
+        rows: the training pairs, and the pool that negatives are drawn from.
+        validation, test, all_cold: positive pairs and their candidates. `all_cold` ranks the test
+            positives among all cold items.
     """
 
     modalities: tuple[str, ...]
@@ -61,69 +65,79 @@ class Tables:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.warm.device
 
     @property
     def pool(self) -> Tensor:
-        """Item ids that negatives are drawn from, increasing."""
+        """Ids of the items that negatives are drawn from, increasing."""
         return self.rows.pool
 
     @property
     def num_pairs(self) -> int:
-        """The number of training pairs P."""
+        """Number P of training pairs."""
         return self.rows.num_pairs
 
     @property
     def trained_users(self) -> Tensor:
-        """Which users have a training pair, (num_users,) bool."""
+        """Whether each user has a training pair, (num_users,) bool."""
         return self.rows.offsets.diff() > 0
 
     def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the users and the items, (n,) int64 each, of training pairs by their numbers (n,) from 0 to P - 1."""
+        """Return the users and items, (n,) int64 each, of the training pairs with these numbers.
+
+        Pairs are numbered from 0 to P - 1.
+        """
         return self.rows.pairs_at(numbers)
 
     def training_view(self) -> Tables:
-        """Return the tables without the items that training must not see: no features, no mask, nothing to rank.
+        """Return the tables without the items that training must not see.
 
-        What remains are the items that negatives are drawn from, which are the warm ones but for a leak by option.
+        Such items have no features and an all-False mask, and the groups to rank are empty. The
+        items that negatives are drawn from remain: these are the warm items, or all items with
+        ``--negatives all``, which leaks on purpose.
         """
-        known = torch.zeros(len(self.mask), dtype=torch.bool, device=self.device).index_fill_(
+        in_pool = torch.zeros(len(self.mask), dtype=torch.bool, device=self.device).index_fill_(
             0, self.pool, True
         )
-        nothing = Group(*(self.warm.new_empty(0) for _ in range(3)))
+        empty_group = Group(*(self.warm.new_empty(0) for _ in range(3)))
         return replace(
             self,
             features=self.features.only(self.pool),
-            natural_mask=self.natural_mask & known[:, None],
-            mask=self.mask & known[:, None],
-            validation=nothing,
-            test=nothing,
-            all_cold=nothing,
+            natural_mask=self.natural_mask & in_pool[:, None],
+            mask=self.mask & in_pool[:, None],
+            validation=empty_group,
+            test=empty_group,
+            all_cold=empty_group,
         )
 
     @property
     def pairs(self) -> Tensor:
-        """All training pairs (P, 2), int64, made anew each time: of a large set, ask for some (`pairs_at`)."""
+        """All training pairs (P, 2), int64, built on each access. For large sets use `pairs_at`."""
         return torch.stack(self.pairs_at(torch.arange(self.num_pairs, device=self.device)), dim=1)
 
 
 def build_tables(dataset: Dataset, split: Split, options: Options, device: torch.device) -> Tables:
-    """Put what training and evaluation read on the device; pairs are gone through in blocks.
+    """Build the tensors that training and evaluation need, on the device.
+
+    Pairs are read in blocks, so that a memory-mapped file is never loaded as a whole.
 
     Raises:
-        DataError: a modality that no warm item has, features too large to be squared, or a user who has every item
-            that negatives are drawn from.
+        DataError: no warm item has one of the modalities, features are so large that their squares
+            overflow, or a user has every item that negatives are drawn from.
     """
+    # Nothing could be fitted for a modality that no training item has.
     absent = [
         name for k, name in enumerate(dataset.modalities) if not split.mask[split.warm, k].any()
     ]
     if absent:
         raise DataError(
-            f"no training item has the modality {absent[0]!r}, so nothing can be learnt about it. Leave it out."
+            f"no training item has the modality {absent[0]!r}, so nothing can be learnt about it. "
+            "Remove this modality from the data set."
         )
     _check_size(dataset, options)
-    warm, narrow = torch.from_numpy(split.warm), options.data.candidates == "test"
+    # With "test", validation and test items are ranked among the items of their own half only.
+    warm, own_half = torch.from_numpy(split.warm), options.data.candidates == "test"
     pool = (
         warm
         if options.data.negatives == "warm"
@@ -144,16 +158,20 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         mask=torch.from_numpy(split.mask).to(device),
         warm=warm.to(device),
         rows=rows.to(device),
-        validation=_group(validation, split.validation if narrow else split.cold, device),
-        test=_group(test, split.test, device) if narrow else all_cold,
+        validation=_group(validation, split.validation if own_half else split.cold, device),
+        test=_group(test, split.test, device) if own_half else all_cold,
         all_cold=all_cold,
     )
 
 
 def keep_features_on_disk(dataset: Dataset, options: Options, device: torch.device) -> bool:
-    """Whether features stay in their files: as the option says, or where a prepared copy would take much memory."""
+    """Return whether features stay in their files.
+
+    The option decides; with "auto", they stay there if a prepared copy would take much memory.
+    """
     if options.data.features != "auto":
         return options.data.features == "mapped"
+    # Prepared features have the precision of the model, whatever that of the files is.
     size = sum(x.size for x in dataset.features.values()) * (
         8 if options.run.dtype == "float64" else 4
     )
@@ -163,26 +181,27 @@ def keep_features_on_disk(dataset: Dataset, options: Options, device: torch.devi
 
 
 def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: Options) -> Pairs:
-    """Return the pairs of some items: of all users, or of those who are evaluated."""
-    wanted = np.zeros(dataset.num_items, dtype=np.bool_)
-    wanted[items] = True
+    """Return the pairs of the given items, restricted to the users who are evaluated."""
+    selected = np.zeros(dataset.num_items, dtype=np.bool_)
+    selected[items] = True
     pairs: Pairs = np.concatenate(
-        [block[wanted[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)]
+        [block[selected[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)]
     )
     if options.data.eval_users is None:
         return pairs
-    seed = np.random.SeedSequence(
-        options.data.split_seed, spawn_key=(3,)
-    )  # beside the three streams of `draw_split`
+    # The fourth stream of the seed; `draw_split` uses the first three (spawn keys 0, 1 and 2).
+    seed = np.random.SeedSequence(options.data.split_seed, spawn_key=(3,))
     order = np.random.default_rng(seed).permutation(dataset.num_users)
-    user_wanted = np.zeros(dataset.num_users, dtype=np.bool_)
-    user_wanted[pairs[:, 0]] = True
-    user_wanted[order[user_wanted[order]][options.data.eval_users :]] = False
-    kept: Pairs = pairs[user_wanted[pairs[:, 0]]]
+    evaluated = np.zeros(dataset.num_users, dtype=np.bool_)
+    evaluated[pairs[:, 0]] = True
+    # Of the users with a positive, keep the first `eval_users` in the random order.
+    evaluated[order[evaluated[order]][options.data.eval_users :]] = False
+    kept: Pairs = pairs[evaluated[pairs[:, 0]]]
     return kept
 
 
 def _group(pairs: Pairs, candidates: npt.NDArray[np.int64], device: torch.device) -> Group:
+    # The candidates are sorted and contain every item of the pairs, so a binary search finds them.
     positions = np.searchsorted(candidates, pairs[:, 1])
     return Group(
         *(
@@ -193,7 +212,8 @@ def _group(pairs: Pairs, candidates: npt.NDArray[np.int64], device: torch.device
 
 
 def _check_size(dataset: Dataset, options: Options) -> None:
-    """Refuse features whose squares overflow in the model's precision."""
+    """Refuse features whose squares, summed over a row, could overflow in the model's precision."""
+    # The margin of 1e3 leaves room for the sum of a million squares.
     limit = (
         float(np.finfo(np.float64 if options.run.dtype == "float64" else np.float32).max) ** 0.5
         / 1e3
@@ -202,5 +222,6 @@ def _check_size(dataset: Dataset, options: Options) -> None:
         largest = dataset.largest(name)
         if largest > limit:
             raise DataError(
-                f"modality {name!r} has values up to {largest:.3g}, beyond {limit:.1g}. Scale its features."
+                f"modality {name!r} has values up to {largest:.3g}, beyond {limit:.1g}. "
+                "Scale its features."
             )

@@ -1,4 +1,4 @@
-"""Tab-separated files: interactions and names, read by columns, with the line that is wrong in every message."""
+"""Tab-separated files of interactions and names. Error messages name the faulty line."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,25 +17,29 @@ from milk_recsys.catalogue.pairs import sort_unique_pairs
 __all__ = ["read_interactions", "read_lines", "read_names"]
 
 INTEGER = re.compile(r"-?[0-9]+")
-BLOCK_BYTES = 1 << 24  # of text that is parsed at a time
+BLOCK_BYTES = 1 << 24  # Bytes of text parsed at a time.
 
 
 def read_interactions(
     path: Path, num_users: int, num_items: int, notes: list[str]
 ) -> npt.NDArray[np.int32]:
-    """Distinct pairs (P, 2), sorted. Read by blocks of columns; only a bad file is gone through by lines."""
+    """Return the distinct pairs (P, 2) of a file, sorted by user, then item.
+
+    pyarrow parses the file in blocks of columns. Only a file with a mistake is read again line by
+    line, to name the line in the error message.
+    """
     header = _read_header(path, ("user", "item"), notes)
     limits = {"user": num_users, "item": num_items}
-    # Other columns may have any names, the same one twice included, so they get ours.
+    # The other columns may have any names, even repeated ones; numbers keep their names distinct.
     names = [name if name in limits else f"column {k}" for k, name in enumerate(header)]
     try:
         pairs = _read_pairs(path, names, limits)
     except pa.ArrowInvalid as error:
-        if _blame_a_line(path, header, limits) == 0:
+        if _check_lines(path, header, limits) == 0:
             raise _no_interactions(path) from None
-        raise DataError(f"{path}: cannot be read ({error}). Write one pair a line.") from None
+        raise DataError(f"{path}: cannot be read ({error}). Write one pair per line.") from None
     if pairs is None or _has_hexadecimal(path, names):
-        _blame_a_line(path, header, limits)
+        _check_lines(path, header, limits)
     if pairs is None or len(pairs) == 0:
         raise _no_interactions(path)
     return sort_unique_pairs(pairs, num_items, "interactions.tsv", notes).astype(
@@ -46,20 +50,21 @@ def read_interactions(
 def _read_pairs(
     path: Path, names: list[str], limits: Mapping[str, int]
 ) -> npt.NDArray[np.int32] | None:
-    """The pairs (P, 2) in the order of the file, or None where an id is out of range."""
+    """Return the pairs (P, 2) in the order of the file, or None if an id is out of range."""
     blocks = []
     for batch in _read_ids(path, names, pa.int64()):
         block = np.stack([batch.column(name).to_numpy() for name in limits], axis=1)
         if len(block) and ((block < 0).any() or (block.max(axis=0) >= list(limits.values())).any()):
             return None
-        blocks.append(block.astype(np.int32))  # a data set's ids are below 2**31
+        blocks.append(block.astype(np.int32))  # Ids of a data set are below 2**31.
     pairs = np.concatenate(blocks) if blocks else np.empty((0, 2), dtype=np.int32)
+    # pyarrow's allocator would otherwise keep the memory of the parsed blocks.
     pa.default_memory_pool().release_unused()
     return pairs
 
 
 def _read_ids(path: Path, names: list[str], kind: Any) -> Iterator[Any]:
-    """The columns user and item, of the given type, as arrow record batches."""
+    """Yield the columns user and item, converted to the given type, as pyarrow record batches."""
     with pa_csv.open_csv(
         path,
         read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK_BYTES),
@@ -74,7 +79,8 @@ def _read_ids(path: Path, names: list[str], kind: Any) -> Iterator[Any]:
 
 
 def _has_hexadecimal(path: Path, names: list[str]) -> bool:
-    """Whether an id is like 0x1f, which arrow takes for a number. Only a file with an x is read again."""
+    """Return whether an id is hexadecimal, such as 0x1f, which pyarrow accepts as a number."""
+    # Most files contain no x at all; only the others are parsed again, as text.
     with path.open("rb") as file:
         file.readline()
         if not any(
@@ -89,11 +95,11 @@ def _has_hexadecimal(path: Path, names: list[str]) -> bool:
 
 
 def _no_interactions(path: Path) -> DataError:
-    return DataError(f"{path}: there are no interactions at all. Write one pair a line.")
+    return DataError(f"{path}: there are no interactions at all. Write one pair per line.")
 
 
 def _read_header(path: Path, needed: tuple[str, ...], notes: list[str]) -> list[str]:
-    """Column names of a tab-separated file; notes those that nobody reads."""
+    """Return the column names of a tab-separated file, and note the ones that are ignored."""
     line = next(iter(read_lines(path)), "").rstrip("\r\n")
     header = [name.strip() for name in line.split("\t")]
     for name in needed:
@@ -110,8 +116,8 @@ def _read_header(path: Path, needed: tuple[str, ...], notes: list[str]) -> list[
     return header
 
 
-def _blame_a_line(path: Path, header: list[str], limits: Mapping[str, int]) -> int:
-    """Raises DataError for the first bad line; the number of pairs where there is none."""
+def _check_lines(path: Path, header: list[str], limits: Mapping[str, int]) -> int:
+    """Raise DataError for the first faulty line; return the number of pairs if there is none."""
     pairs = 0
     for number, line in enumerate(read_lines(path), start=1):
         if number == 1 or not line.strip("\r\n"):
@@ -119,7 +125,8 @@ def _blame_a_line(path: Path, header: list[str], limits: Mapping[str, int]) -> i
         cells = line.rstrip("\r\n").split("\t")
         if len(cells) != len(header):
             raise DataError(
-                f"{path}, line {number}: has {plural(len(cells), 'tab-separated column', 'tab-separated columns')}, "
+                f"{path}, line {number}: has "
+                f"{plural(len(cells), 'tab-separated column', 'tab-separated columns')}, "
                 f"the header has {len(header)}."
             )
         for name, limit in limits.items():
@@ -130,12 +137,13 @@ def _blame_a_line(path: Path, header: list[str], limits: Mapping[str, int]) -> i
 
 
 def _check_id(where: str, kind: str, cell: str, limit: int) -> int:
-    """The id in a cell, which must be a number from 0 to limit - 1."""
+    """Return the id in a cell; it must be a whole number from 0 to limit - 1."""
     if not INTEGER.fullmatch(cell):
         raise DataError(
             f"{where}: the {kind} id must be a whole number, got {cell[:60]!r}. "
             f"Number the {kind}s from 0 and put their names into {kind}s.tsv."
         )
+    # Python refuses to convert very long digit strings; 18 digits are far beyond any limit.
     if len(cell) > 18 or not 0 <= int(cell) < limit:
         problem = "negative" if cell.startswith("-") else "out of range"
         raise DataError(
@@ -148,7 +156,7 @@ def _check_id(where: str, kind: str, cell: str, limit: int) -> int:
 def read_names(
     path: Path, kind: Literal["user", "item"], count: int, notes: list[str]
 ) -> tuple[str, ...] | None:
-    """Names for the ids 0 .. count - 1, or None where the file is absent; adds to `notes`."""
+    """Return the names of the ids 0 to count - 1, or None if there is no file; may add a note."""
     if not path.exists():
         return None
     header = _read_header(path, (kind, "name"), notes)
@@ -160,7 +168,8 @@ def read_names(
         where = f"{path}, line {number}"
         if len(cells) != len(header):
             raise DataError(
-                f"{where}: has {plural(len(cells), 'column', 'columns')}, the header has {len(header)}."
+                f"{where}: has {plural(len(cells), 'column', 'columns')}, "
+                f"the header has {len(header)}."
             )
         index = _check_id(where, kind, cells[header.index(kind)].strip(), count)
         name = cells[header.index("name")].strip()
@@ -172,18 +181,23 @@ def read_names(
     complete = tuple(name for name in names if name is not None)
     if len(complete) < count:
         raise DataError(
-            f"{path}: {plural(count - len(complete), f'{kind} has', f'{kind}s have')} no name, the first is "
-            f"{kind} {names.index(None)}. Name every {kind}, or remove the file."
+            f"{path}: {plural(count - len(complete), f'{kind} has', f'{kind}s have')} no name, "
+            f"the first is {kind} {names.index(None)}. Name every {kind}, or remove the file."
         )
     if len(set(complete)) < count:
         notes.append(
-            f"{path.name}: {plural(count - len(set(complete)), 'name stands', 'names stand')} for several {kind}s."
+            f"{path.name}: {plural(count - len(set(complete)), 'name repeats', 'names repeat')} "
+            "an earlier one."
         )
     return complete
 
 
 def read_lines(path: Path, purpose: str = "") -> Iterator[str]:
-    """Lines of a UTF-8 text file, opened when the first one is asked for."""
+    """Yield the lines of a UTF-8 text file, which is opened at the first iteration.
+
+    Arguments:
+        purpose: purpose of the file, for the error message if it is missing.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             yield from file

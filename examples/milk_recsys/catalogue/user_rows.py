@@ -1,4 +1,4 @@
-"""The items of a pool that each user has, as compressed rows."""
+"""Each user's items within a pool, as compressed sparse rows (CSR)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from milk_recsys.base.errors import DataError
 
 __all__ = ["UserRows", "build_user_rows"]
 
-
-PAIRS_AT_ONCE = 2**21
+PAIRS_AT_ONCE = 2**21  # Number of pairs converted at a time.
 
 
 @dataclass(frozen=True)
 class UserRows:
-    """The pool's items that each user has, as compressed rows: one number a pair, ready for a search.
+    """Each user's items within a pool, as compressed rows with one sortable number per pair.
 
-    The pairs are numbered by user, then item. That of user u and the pool's item r_i has the key
-    u * (pool_size + 1) + r_i - i. Keys never decrease, from one row to the next either; they say
-    both user and item, and are all that is kept of the pairs.
+    Pairs are numbered by user, then item. The i-th pair of user u, counted from 0, whose item is at
+    position r_i of the pool, has the key
+
+        u * (pool_size + 1) + (r_i - i),
+
+    where r_i - i is the number of pool items before this item that the user does not have. Keys
+    never decrease, within a row or from one row to the next, so a binary search for a user's k-th
+    free item works on all rows at once. A key determines both user and item, so no other copy of
+    the pairs is kept.
 
     Attributes:
-        offsets: (U + 1,) int64; user u's pairs have the numbers ``offsets[u]`` to ``offsets[u + 1] - 1``.
-        free: (U,) int64, how many items of the pool each user does not have; at least 1.
-        keys: (P + 1,) int64; after the keys of the pairs stands a last one above them all.
-        pool: (n,) int64, the pool itself.
-        longest: the length of the longest row.
+        offsets: (U + 1,) int64; user u has the pairs ``offsets[u]`` to ``offsets[u + 1] - 1``.
+        free: (U,) int64, the number of pool items that each user does not have; at least 1.
+        keys: (P + 1,) int64, the keys of the pairs and a last one that is greater than all of them.
+        pool: (n,) int64, the item ids of the pool, increasing.
+        longest: length of the longest row.
     """
 
     offsets: Tensor
@@ -43,35 +48,41 @@ class UserRows:
 
     @property
     def pool_size(self) -> int:
-        """How many items the pool has."""
+        """Number of items in the pool."""
         return len(self.pool)
 
     @property
     def num_pairs(self) -> int:
-        """How many pairs there are, P."""
+        """Number P of pairs."""
         return len(self.keys) - 1
 
     @property
     def items(self) -> Tensor:
-        """(P,) int64 item ids of all pairs, increasing within a user; made anew each time."""
+        """Item ids (P,) int64 of all pairs, increasing within a user; built on each access."""
         return self.pairs_at(torch.arange(self.num_pairs, device=self.keys.device))[1]
 
     def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the users (n,) and the items (n,), int64, of the pairs with the given numbers (n,), int32 or int64.
+        """Return the users (n,) and items (n,), int64, of the pairs with the given numbers.
+
+        Arguments:
+            numbers: (n,) int32 or int64.
 
         Example:
-            >>> rows = build_user_rows(torch.tensor([[2, 40], [0, 30], [0, 10]]), 3, torch.tensor([10, 20, 30, 40]))
+            >>> pairs = torch.tensor([[2, 40], [0, 30], [0, 10]])
+            >>> rows = build_user_rows(pairs, 3, torch.tensor([10, 20, 30, 40]))
             >>> [ids.tolist() for ids in rows.pairs_at(torch.tensor([2, 1]))]
             [[2, 0], [40, 30]]
         """
         numbers = numbers.to(self.keys.device)
         keys = self.keys.index_select(0, numbers)
+        # Inverse of the key: 0 <= r_i - i < pool_size, so the quotient is u and the remainder is
+        # r_i - i; i is the pair's number minus the user's offset.
         users = keys // (self.pool_size + 1)
         places = keys - users * (self.pool_size + 1) + numbers - self.offsets.index_select(0, users)
         return users, self.pool.index_select(0, places)
 
     def to(self, device: torch.device | str) -> UserRows:
-        """The same rows on another device."""
+        """Return the same rows on another device."""
         return UserRows(
             self.offsets.to(device),
             self.free.to(device),
@@ -88,25 +99,25 @@ def build_user_rows(
     *,
     only: Tensor | None = None,
 ) -> UserRows:
-    """Sort the users' items into rows over a pool.
+    """Build the users' rows over a pool from their pairs.
 
-    Pairs may come in any order and more than once. A pair whose item is not in the pool is left
-    out: it can never be drawn. No pairs at all are allowed, and so is a user without any: such a
-    user draws from the whole pool.
+    Pairs may be in any order and may be repeated. A pair whose item is not in the pool is left out,
+    because this item is never drawn as a negative. There may be no pairs at all, and users without
+    any; such a user's negatives are drawn from the whole pool.
 
     Arguments:
-        pairs: (P, 2) integers, a user and an item each; read in blocks, so that a mapped array stays
-            where it is. Pairs in order are not sorted.
-        num_users: how many users there are; their ids are 0 to num_users - 1.
+        pairs: (P, 2) integers, a user and an item each. They are read in blocks, so that a
+            memory-mapped array is not loaded as a whole. Pairs in order are not sorted again.
+        num_users: number of users; their ids are 0 to num_users - 1.
         pool: (n,) int64, the item ids that negatives are drawn from, strictly increasing.
-        only: item ids, a part of the pool: pairs of other items are left out; None: all of the pool.
+        only: ids of some items of the pool; pairs of other items are left out. None: no limit.
 
     Returns:
-        The rows, on the device of `pairs` (an array is on the CPU).
+        The rows, on the device of `pairs` (the CPU for an array).
 
     Raises:
         DataError: a user has every item of the pool, so that no negative exists for them.
-        ValueError: wrong shapes, an empty pool or one out of order, a user id outside 0 to
+        ValueError: wrong shapes, a pool that is empty or not increasing, or a user id outside 0 to
             num_users - 1.
 
     Example:
@@ -123,13 +134,15 @@ def build_user_rows(
     if only is not None:
         wanted = torch.isin(pool, only.to(device))
     cells = _cells(pairs, num_users, pool, wanted)
+    # The cells of user u are at least u n and less than (u + 1) n, so offsets are found by a
+    # search.
     edges = torch.arange(num_users + 1, device=device) * size
     offsets = torch.searchsorted(cells[:-1], edges)
     free = size - offsets.diff()
     _check_free(free, size)
-    for start in range(
-        0, len(cells) - 1, PAIRS_AT_ONCE
-    ):  # in place: u n + r becomes u (n + 1) + r - i
+    # Turn cells into keys in place: u n + r becomes u (n + 1) + r - i, where n is the size of the
+    # pool and i the pair's number minus the user's offset. The last entry, a sentinel, stays.
+    for start in range(0, len(cells) - 1, PAIRS_AT_ONCE):
         block = cells[start : min(start + PAIRS_AT_ONCE, len(cells) - 1)]
         users = block // size
         block += users + offsets[users] - torch.arange(start, start + len(block), device=device)
@@ -139,18 +152,21 @@ def build_user_rows(
 def _cells(
     pairs: Tensor | npt.NDArray[Any], num_users: int, pool: Tensor, wanted: Tensor
 ) -> Tensor:
-    """u * pool_size + r of the wanted pairs, increasing and distinct; and a last number above them all."""
+    """Return u * pool_size + r of the wanted pairs, strictly increasing, then the greatest int64.
+
+    u is the user and r the position of the item in the pool; `wanted` (n,) marks positions.
+    """
+    # `places` maps an item id to its position in the pool, or to -1; a look-up in this table is
+    # faster than a binary search in the pool.
     end = max(int(pool[-1]) + 1, 1)
-    places = torch.full(
-        (end,), -1, dtype=torch.int32, device=pool.device
-    )  # faster than a search in the pool
+    places = torch.full((end,), -1, dtype=torch.int32, device=pool.device)
     places[pool[wanted]] = torch.arange(len(pool), dtype=torch.int32, device=pool.device)[wanted]
 
     def blocks() -> Iterator[Tensor]:
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            some = pairs[start : start + PAIRS_AT_ONCE]
+            block = pairs[start : start + PAIRS_AT_ONCE]
             users, items = (
-                (some if isinstance(some, Tensor) else torch.from_numpy(np.array(some)))
+                (block if isinstance(block, Tensor) else torch.from_numpy(np.array(block)))
                 .long()
                 .unbind(1)
             )
@@ -159,17 +175,21 @@ def _cells(
             inside = (place >= 0) & (items >= 0) & (items < end)
             yield users[inside] * len(pool) + place[inside]
 
+    # The pairs are read twice, first to count and then to fill one tensor, which needs less memory
+    # than joining a list of blocks.
     count = sum(map(len, blocks()))
     cells = torch.empty(count + 1, dtype=torch.int64, device=pool.device)
     cells[-1] = torch.iinfo(torch.int64).max
     filled, in_order = 0, True
     for block in blocks():
         cells[filled : filled + len(block)] = block
+        # Compare within the block, and its first cell with the last one of the block before.
         begin = max(filled - 1, 0)
         filled += len(block)
         in_order = in_order and bool(
             (cells[begin + 1 : filled] > cells[begin : max(filled - 1, 0)]).all()
         )
+    # `torch.unique` sorts and removes repeated pairs; the sentinel remains the last entry.
     return cells if in_order else torch.unique(cells)
 
 
@@ -180,11 +200,13 @@ def _check_rows(pairs: Tensor | npt.NDArray[Any], pool: Tensor) -> None:
         )
     if pool.ndim != 1 or pool.numel() == 0:
         raise ValueError(
-            f"build_user_rows: `pool` must hold at least one item and have shape (n,), got {tuple(pool.shape)}."
+            "build_user_rows: `pool` must hold at least one item and have shape (n,), got "
+            f"{tuple(pool.shape)}."
         )
     if bool((pool[1:] <= pool[:-1]).any()) or int(pool[0]) < 0:
         raise ValueError(
-            "build_user_rows: `pool` must be item ids, strictly increasing. Use `torch.unique(pool)`."
+            "build_user_rows: `pool` must be item ids, strictly increasing. "
+            "Use `torch.unique(pool)`."
         )
 
 

@@ -1,1 +1,1 @@
-"""Options and the command line. Imports no torch."""
+"""Options and the command line. Importing this subpackage does not import torch."""

@@ -1,8 +1,8 @@
 """The command line of train.py, derived from `Options` and from the options of the method.
 
-Nothing here imports torch, so that `--help` and a misspelt option answer at once.
+    options = parse_options(["--model", "milk", "--preset", "paper", "--alpha", "1"])
 
-    options = parse_options(["--model", "milk", "--preset", "paper", "--alpha", "1"])   # exits with 2 on bad ones
+Nothing here imports torch, so that `--help` and the error for a misspelt option appear at once.
 """
 
 import dataclasses
@@ -37,30 +37,34 @@ __all__ = ["given_options", "parse_options"]
 
 
 def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
-    """Return the options of a command line; print what is wrong and exit with status 2 if it is bad.
+    """Return the options of a command line; for bad ones, print an error and exit with status 2.
 
-    `--preset` is read first and gives the defaults for the rest, so an option given wins over it
-    wherever it stands, and `--preset paper --help` shows that preset's values. With `--resume` and
-    an `--out` that holds a run, that run's options are the defaults, and only those that say where
-    things are may be changed.
+    `--preset` is read before the other options and sets their defaults. Therefore an option that is
+    given overrides the preset, whether it comes before or after it, and `--preset paper --help`
+    shows that preset's values. With `--resume` and an `--out` that holds a run, that run's options
+    are the defaults; only options on folders, the machine and memory may then be changed.
     """
     args = [str(argument) for argument in argv]
-    first, _ = tyro.cli(_First, args=args, return_unknown_args=True, add_help=False, prog=prog)
+    early, _ = tyro.cli(
+        _EarlyOptions, args=args, return_unknown_args=True, add_help=False, prog=prog
+    )
     try:
-        saved = _options_of_run(first)
-        method = find_method(_model_of(first) if saved is None else saved.run.model)
-        defaults = _defaults(first, method, saved)
+        saved = _options_of_run(early)
+        method = find_method(_model_of(early) if saved is None else saved.run.model)
+        defaults = _defaults(early, method, saved)
         _check_known(args, method)
         parsed = tyro.cli(
             _command_line(defaults, method),
             args=args,
             prog=prog,
-            description="Train KEEP (or MILK, an ablation, or a baseline), evaluate it on new items with missing "
-            "modalities, and write a report. Options differ: --model NAME --help shows those of another model.",
+            description="Train KEEP (or MILK, an ablation, or a baseline), evaluate it on new "
+            "items with missing modalities, and write a report. Options differ by model: "
+            "--model NAME --help shows those of another model.",
+            # Options are typed without the name of their group, and None cannot be typed.
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
         )
         values = {
-            name: value for part in vars(parsed).values() for name, value in vars(part).items()
+            name: value for group in vars(parsed).values() for name, value in vars(group).items()
         }
         options = Options.of(**(defaults | values))
         validate(options)
@@ -73,10 +77,11 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
 
 
 def given_options(argv: Sequence[str]) -> frozenset[str]:
-    """Return the names of the options that a command line gives, with whatever value: `--split-seed=0` is split_seed.
+    """Return the names of the options on a command line: split_seed for `--split-seed=0`.
 
-    Those of all methods that the package brings count.
+    Options of all built-in methods are recognised, not only those of the chosen one.
     """
+    # Dashes and underscores are equivalent; a switch is typed as --name or --no-name.
     typed = {
         str(word)[2:].partition("=")[0].replace("-", "_")
         for word in argv
@@ -87,8 +92,8 @@ def given_options(argv: Sequence[str]) -> frozenset[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _First:
-    """The first reading of the command line: the options that the defaults of the second one depend on."""
+class _EarlyOptions:
+    """The options that are parsed first, because the defaults of all others depend on them."""
 
     preset: Literal["recommended", "paper", "authors_code"] | None = None
     model: str | None = None
@@ -96,57 +101,59 @@ class _First:
     resume: bool = False
 
 
-def _model_of(first: _First) -> str:
-    """Return the model asked for: without a name MILK where one of its presets is, else the default."""
-    return first.model or (DEFAULT_METHOD if first.preset is None else "milk")
+def _model_of(early: _EarlyOptions) -> str:
+    """Return the name of the model. Presets are those of MILK, so `--preset` alone means MILK."""
+    return early.model or (DEFAULT_METHOD if early.preset is None else "milk")
 
 
-def _defaults(first: _First, method: Method, saved: Options | None) -> dict[str, Any]:
-    """Return the value of every option where the command line does not give one."""
+def _defaults(early: _EarlyOptions, method: Method, saved: Options | None) -> dict[str, Any]:
+    """Return the values of all options that the command line leaves out."""
     options = saved or Options.of(method.name)
     values = {name: options.value(name) for name in (*common_fields(), *method.fields)}
     if saved is None and method.presets:
-        preset = first.preset or "recommended"
+        preset = early.preset or "recommended"
         values |= {**method.presets[preset], "preset": preset}
     return values
 
 
 def _check_known(args: Sequence[str], method: Method) -> None:
-    """Refuse an option that is there, but not for this model."""
-    odd = sorted(given_options(args) - common_names(method) - set(method.fields))
-    if odd:
+    """Refuse an option that exists only for other models, and name a model that has it."""
+    foreign = sorted(given_options(args) - common_names(method) - set(method.fields))
+    if foreign:
         others = [
             name
             for name in ("milk", *BUILT_IN)
-            if odd[0] in {*find_method(name).fields, *common_names(find_method(name))}
+            if foreign[0] in {*find_method(name).fields, *common_names(find_method(name))}
         ]
-        has = (
+        advice = (
             f"Add --model {others[0]}, which has it, or leave it out" if others else "Leave it out"
         )
         raise OptionError(
-            f"{flag(odd[0])} is not an option of {method.name}. {has}: --model {method.name} --help lists those of "
-            f"{method.name}."
+            f"{flag(foreign[0])} is not an option of {method.name}. {advice}: "
+            f"--model {method.name} --help lists the options of {method.name}."
         )
 
 
-def _options_of_run(first: _First) -> Options | None:
-    """Return the options of the run to resume, or None where there is none."""
-    if not first.resume or first.out is None or not (first.out / "config.json").exists():
+def _options_of_run(early: _EarlyOptions) -> Options | None:
+    """Return the options of the run to resume, or None if there is none."""
+    if not early.resume or early.out is None or not (early.out / "config.json").exists():
         return None
-    config = first.out / "config.json"
+    config = early.out / "config.json"
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
         saved = from_json({name: value for name, value in values.items() if name != "dataset"})
-        validate(saved.but(out=first.out))  # the folder may have been moved
+        validate(saved.but(out=early.out))  # The folder may have been moved since the run.
         return saved
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise OptionError(f"{config}: is not the config of a run ({error}).") from None
 
 
+# Options that a resumed run may change: those on folders, the machine and memory.
 _MAY_CHANGE = ("resume", "out", "device", "threads", "data", "features", "user_table")
 
 
 def _check_unchanged(options: Options, saved: Options) -> None:
+    """Refuse a changed option, which would make a resumed run differ from an uninterrupted one."""
     names = (
         ["model"]
         if options.run.model != saved.run.model
@@ -155,33 +162,36 @@ def _check_unchanged(options: Options, saved: Options) -> None:
     for name in names:
         if name not in _MAY_CHANGE and options.value(name) != saved.value(name):
             raise OptionError(
-                f"{flag(name)} {options.value(name)}: the run in {options.run.out} was started with "
-                f"{saved.value(name)}. Leave the option out to resume that run, or choose another --out."
+                f"{flag(name)} {options.value(name)}: the run in {options.run.out} was started "
+                f"with {saved.value(name)}. Leave the option out to resume that run, or choose "
+                "another --out."
             )
 
 
 def _command_line(defaults: Mapping[str, Any], method: Method) -> Any:
-    """Return a dataclass with one dataclass per group, which tyro prints as sections."""
-    taken = common_names(method) - set(method.fields)
+    """Return a dataclass with one nested dataclass per group, which tyro prints as a section."""
+    # A method may redefine a common option; its own field then replaces the common one.
+    common = common_names(method) - set(method.fields)
     groups = []
     for group, kind in GROUPS.items():
-        fields = [field for field in dataclasses.fields(kind) if flat_name(field) in taken]
+        fields = [field for field in dataclasses.fields(kind) if flat_name(field) in common]
         groups.append((group, kind.__doc__, [(flat_name(field), field) for field in fields]))
     groups.append(("method", f"Options of {method.title}.", list(method.fields.items())))
-    made: list[Any] = []
-    for group, description, named in groups:
-        if named:
+    sections: list[Any] = []
+    for group, description, named_fields in groups:
+        if named_fields:
             typed: list[Any] = [
-                (name, _annotated(name, field, method), defaults[name]) for name, field in named
+                (name, _annotated(name, field, method), defaults[name])
+                for name, field in named_fields
             ]
-            part = dataclasses.make_dataclass(f"{group.title()}Options", typed, frozen=True)
-            part.__doc__ = description
-            made.append((group, part, dataclasses.field(default_factory=part)))
-    return dataclasses.make_dataclass("CommandLine", made, frozen=True)
+            section = dataclasses.make_dataclass(f"{group.title()}Options", typed, frozen=True)
+            section.__doc__ = description
+            sections.append((group, section, dataclasses.field(default_factory=section)))
+    return dataclasses.make_dataclass("CommandLine", sections, frozen=True)
 
 
 def _annotated(name: str, field: "dataclasses.Field[Any]", method: Method) -> Any:
-    """Return a field's type with its help text, and with the values of the presets where they differ."""
+    """Return a field's type with its help text, which lists presets that change the default."""
     kind: Any = Literal[method_names()] if name == "model" else field.type
     differing = [
         f"{preset}: {values[name]}"

@@ -1,8 +1,9 @@
-"""What a method declares about itself, and where the methods are. No torch here.
+"""Descriptions of the methods, and the table of all methods. This module does not import torch.
 
-A method is one `Method`, at the end of its module. The command line, the checks, a study and the report are derived
-from it. `BUILT_IN` is the table of the methods that the package brings. One of your own is added by `register`, or by
-an entry point of the group ``milk_recsys.methods`` in your package, and is then a choice of ``--model``.
+The module of each method ends with its description, a `Method`. The command line, the checks, the
+study and the report are derived from these descriptions. `BUILT_IN` lists the methods of the
+package. To add your own method as a choice of ``--model``, call `register`, or declare an entry
+point in the group ``milk_recsys.methods`` of your package.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 DEFAULT_METHOD = "keep"
-"""The method that `train.py` and `Options()` take where none is named."""
+"""The method that `train.py` and `Options()` use by default."""
 
 BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
@@ -66,13 +67,13 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "aldi": "milk_recsys.methods.aldi:ALDI",
     }
 )
-"""Name on the command line -> the module and the name of the `Method`, imported when it is asked for."""
+"""Name on the command line -> "module:name" of the `Method`, which is imported on demand."""
 
 ENTRY_POINTS = "milk_recsys.methods"
 _REGISTERED: dict[str, "Method"] = {}
 
 
-# --- the options of a method ------------------------------------------------------------------------------------------
+# --- the options of a method ----------------------------------------------------------------------
 
 
 def option(
@@ -87,9 +88,10 @@ def option(
     """Return a dataclass field with its help text and its range.
 
     Arguments:
-        low, high: least and greatest value of a number.
-        above: whether a number must be greater than `low`.
-        shown: text to print in place of the default.
+        text: help text.
+        low, high: smallest and largest value of a number.
+        above: whether a number must be greater than `low`, not equal to it.
+        shown: text that the help shows instead of the default.
     """
     facts = {"help": text, "low": low, "high": high, "above": above, "shown": shown}
     return dataclasses.field(default=default, metadata=facts)
@@ -105,12 +107,12 @@ def count(default: int, text: str) -> Any:
     return option(default, text, 1)
 
 
-# --- what a study may try ---------------------------------------------------------------------------------------------
+# --- search spaces of a study ---------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """Numbers from `low` to `high`, drawn evenly, or evenly in their logarithm."""
+    """Numbers from `low` to `high`, drawn uniformly, or uniformly on a logarithmic scale."""
 
     low: float
     high: float
@@ -119,54 +121,57 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of some values."""
+    """One of a finite number of values."""
 
     values: tuple[float, ...]
 
 
 def interval(low: float, high: float) -> Interval:
-    """Return the numbers from `low` to `high`."""
+    """Return the numbers from `low` to `high`, drawn uniformly."""
     return Interval(low, high)
 
 
 def log_range(low: float, high: float) -> Interval:
-    """Return the numbers from `low` to `high`, drawn evenly in their logarithm."""
+    """Return the numbers from `low` to `high`, drawn uniformly on a logarithmic scale."""
     return Interval(low, high, log=True)
 
 
 def choice(*values: float) -> Choice:
-    """Return a choice of some values."""
+    """Return a choice among the given values."""
     return Choice(values)
 
 
-# --- the method -------------------------------------------------------------------------------------------------------
+# --- the method -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A recommender of new items, as the rest of the package needs to know it.
+    """Description of a method that recommends new items.
 
     Arguments:
-        name: on the command line.
-        title: in reports and tables.
-        options: a frozen dataclass of the method's own options, whose fields are made by `option`.
+        name: name on the command line.
+        title: name in reports and tables.
+        options: frozen dataclass of the method's own options; `option` creates its fields.
         learner: "module:name" of a function ``(options, tables, world, factors)`` that returns a
             `methods.contract.Learner`.
-        search_seed: seeds the method's trials in a study, with the number of the trial.
-        model: "module:name" of the class that the learner builds, where it builds one.
-        scorer: "module:name" of a function ``(options, dims, num_users, tensors)`` that returns the model of a finished
-            run for scoring; None: its runs cannot be opened.
-        check: "module:name" of a function ``(options, device, world)`` that raises where a run cannot work.
-        validate: a function ``(options, num_modalities)`` that checks the method's own options with the others and,
-            unless it is None, with the number of modalities; returns what is wrong, or None.
-        loop: defaults of ``epochs``, ``eval_every`` and ``patience``; None: the method is fitted in closed form.
-        without: common options that the method does not take.
+        search_seed: seed of the method's trials in a study, combined with the number of the trial.
+        model: "module:name" of the class that the learner builds, or None.
+        scorer: "module:name" of a function ``(options, dims, num_users, tensors)`` that returns the
+            model of a finished run for scoring. None: runs of this method cannot be loaded.
+        check: "module:name" of a function ``(options, device, world)`` that raises an error if a
+            run is impossible on this device or with this number of processes.
+        validate: function ``(options, num_modalities)`` that checks the method's own options
+            against the other options and against the number of modalities, which is None before the
+            data are read. It returns an error message, or None.
+        loop: defaults of ``epochs``, ``eval_every`` and ``patience``. None: the method is fitted in
+            closed form, without epochs.
+        without: names of common options that the method does not have.
         presets: name -> option -> value.
-        precisions: values of ``--dtype`` that the method takes.
-        distributed: whether it trains in several processes.
-        space: option -> what a study may try.
+        precisions: supported values of ``--dtype``.
+        distributed: whether the method can be trained in several processes.
+        space: option -> search space in a study.
         limits: ``epochs``, ``eval_every`` and ``patience`` in a study.
-        paper: whether it is in the tables of the MILK paper.
+        paper: whether the method is in the tables of the MILK paper.
     """
 
     name: str
@@ -194,30 +199,30 @@ class Method:
 
     @property
     def needs_factors(self) -> bool:
-        """Whether the method starts from frozen vectors of a matrix factorisation."""
+        """Whether the method needs the fixed user and item vectors of a matrix factorisation."""
         return "factor_lr" in self.fields
 
     @property
     def trains(self) -> bool:
-        """Whether the method is trained by epochs; else it is fitted in closed form."""
+        """Whether the method is trained in epochs, rather than fitted in closed form."""
         return self.loop is not None
 
 
 def register(method: Method) -> None:
-    """Add a method of one's own.
+    """Add a method.
 
     Raises:
-        ValueError: there is a method of that name.
+        ValueError: there is already a method with this name.
     """
     if method.name in BUILT_IN or method.name in _REGISTERED:
         raise ValueError(
-            f"register: there is a method {method.name!r} already. Choose another name."
+            f"register: there is already a method {method.name!r}. Choose another name."
         )
     _REGISTERED[method.name] = method
 
 
 def method_names() -> tuple[str, ...]:
-    """Return the names of all methods; none of them is imported."""
+    """Return the names of all methods, without importing them."""
     return (
         *BUILT_IN,
         *_REGISTERED,
@@ -229,11 +234,12 @@ def find_method(name: str) -> Method:
     """Return a method by its name on the command line.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is no method with this name, or its entry point is not a `Method`.
     """
+    # Built-in methods come first, so that an entry point of another package cannot replace them.
     if name in BUILT_IN:
-        found: Method = load(BUILT_IN[name])
-        return found
+        built_in: Method = load(BUILT_IN[name])
+        return built_in
     if name in _REGISTERED:
         return _REGISTERED[name]
     for point in _entry_points():
@@ -256,21 +262,21 @@ def _entry_points() -> Iterator[importlib.metadata.EntryPoint]:
 
 
 def load(reference: str) -> Any:
-    """Import an object by "module:name"."""
+    """Import and return the object "module:name"."""
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 
 
 def flag(name: str) -> str:
-    """Return the command line's name of a field: `--missing-rate` of `missing_rate`."""
+    """Return the name of a field on the command line: `--missing-rate` for `missing_rate`."""
     return "--" + name.replace("_", "-")
 
 
 def problem_of(group: Any) -> str | None:
-    """Return what is wrong with the values of a group of options, or None."""
+    """Return an error message on the first invalid value in a group of options, or None."""
     for field in dataclasses.fields(group):
         problem = _problem(field, getattr(group, field.name))
         if problem:
@@ -281,14 +287,20 @@ def problem_of(group: Any) -> str | None:
 def _problem(field: "dataclasses.Field[Any]", value: Any) -> str | None:
     kind = field.type
     if get_origin(kind) is Literal:
-        if any(type(value) is type(one) and value == one for one in get_args(kind)):
+        # The types are compared too, because True == 1 in Python.
+        if any(type(value) is type(allowed) and value == allowed for allowed in get_args(kind)):
             return None
-        return f"{flag(field.name)} must be one of {', '.join(map(str, get_args(kind)))}, got {value!r}."
+        return (
+            f"{flag(field.name)} must be one of {', '.join(map(str, get_args(kind)))}, "
+            f"got {value!r}."
+        )
     optional = type(None) in get_args(kind)
     if optional and value is None:
         return None
     kind = (
-        next((one for one in get_args(kind) if one is not type(None)), kind) if optional else kind
+        next((part for part in get_args(kind) if part is not type(None)), kind)
+        if optional
+        else kind
     )
     if kind is bool:
         return (
@@ -309,6 +321,6 @@ def _out_of_range(field: "dataclasses.Field[Any]", kind: type, value: Any) -> st
     inside = (low < value if above else low <= value) and value <= high and math.isfinite(value)
     if inside:
         return None
-    least = f"above {low:g}" if above else f"at least {low:g}"
-    most = "" if high == math.inf else f" and at most {high:g}"
-    return f"{flag(field.name)} must be finite, {least}{most}, got {value}."
+    lower = f"above {low:g}" if above else f"at least {low:g}"
+    upper = "" if high == math.inf else f" and at most {high:g}"
+    return f"{flag(field.name)} must be finite, {lower}{upper}, got {value}."

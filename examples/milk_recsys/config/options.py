@@ -1,9 +1,10 @@
-"""Options of a run: nested groups of typed fields, from which `command_line` derives the command line.
+"""Options of a run: nested groups of typed fields, from which the command line is derived.
 
     Options()                                             # KEEP, as `train.py` without options
     Options.of(model="milk", lr=0.003, seed=1)            # by the names of the command line
 
-A function takes the group that it reads. Files hold options by the names of the command line, see `to_json`.
+A function takes only the group of options that it needs. Files store options by their names on the
+command line; see `to_json`.
 """
 
 # ruff: noqa: RUF009  (`option` returns a dataclasses.field)
@@ -41,7 +42,7 @@ Metric = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """The data set, and the modalities that go missing."""
+    """Data set, split and missing modalities."""
 
     folder: Path | None = option(
         None,
@@ -50,7 +51,7 @@ class DataOptions:
     )
     setting: Literal["ftft", "ftmt", "mtmt"] = option(
         "ftmt",
-        "Who misses modalities: nobody (ftft), new items (ftmt), or training items too (mtmt).",
+        "Items that miss modalities: none (ftft), new items (ftmt), or training items too (mtmt).",
     )
     missing_rate: float = option(
         0.5, "Share of the validation and of the test items that lose one modality each.", high=1
@@ -59,65 +60,69 @@ class DataOptions:
         0.3, "Share of the training items that lose one modality each (mtmt only).", high=1
     )
     missing_in_validation: bool = option(
-        True, "Whether validation items miss modalities as test items do."
+        True, "Remove modalities of validation items too, not only of test items."
     )
     split_seed: int = option(0, "Seed of the split and of both masks.", high=2**63 - 1)
     split: Path | None = option(
         None,
-        "A split.npz to use instead of drawing one; --split-seed and the rates are then ignored.",
+        "File split.npz with the split to use; --split-seed and the rates are then ignored.",
         shown="(default: drawn from --split-seed)",
     )
     empty_items: Literal["error", "drop"] = option(
         "error", "Items without any modality: refuse the data, or drop their interactions."
     )
     candidates: Literal["test", "all_cold"] = option(
-        "test", "Whom a new item competes with: the items of its own half, or all cold items."
+        "test",
+        "Candidates among which new items are ranked: the items of the same half (validation or "
+        "test), or all cold items.",
     )
     negatives: Literal["warm", "all"] = option(
         "warm", "Draw negatives from the training items, or from all (which leaks the test items)."
     )
     eval_users: int | None = option(
         None,
-        "Validate and test on this many users, drawn once from --split-seed among those with a positive there.",
+        "Number of users to evaluate, drawn once from --split-seed among the users with a positive "
+        "item.",
         low=1,
         shown="(default: all of them)",
     )
     features: Literal["auto", "memory", "mapped"] = option(
         "auto",
-        "Where features of items are: in memory, scaled and imputed once; or left in their files (mapped), and read, "
-        "scaled and imputed by the batch. auto leaves them where they would take more than 1 GiB, or a quarter of a "
-        "GPU's memory.",
+        "Place of the item features: in memory, scaled and imputed once (memory), or in their "
+        "files, from which each batch is read, scaled and imputed (mapped). auto leaves them in "
+        "their files if they would take more than 1 GiB, or a quarter of a GPU's memory.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """The model, the machine and the folder of the results."""
+    """Model, machine and folder of the results."""
 
     model: str = option(
         DEFAULT_METHOD,
-        "KEEP, ours (keep); MILK (milk); MILK's ablations: only alignment (align), only environments (envs), neither "
-        "(erm); or a baseline. Their options differ: --model gar --help.",
+        "Model: KEEP, our method (keep); MILK (milk); an ablation of MILK with only alignment "
+        "(align), only environments (envs) or neither (erm); or a baseline. Options differ by "
+        "model: --model gar --help.",
     )
     compare: Literal["none", "erm"] | None = option(
         None,
-        "Train the ablation without both modules beside the model, on the same split.",
+        "Ablation to train on the same split for comparison: erm, without both modules, or none.",
         shown="(default: erm on the embedded data, none with --data or for KEEP)",
     )
-    seed: int = option(0, "Seed of everything random in training.", high=2**63 - 1)
+    seed: int = option(0, "Seed of all random numbers in training.", high=2**63 - 1)
     out: Path | None = option(
         None, "Folder for the results.", shown="(default: runs/<time>-<model>)"
     )
-    resume: bool = option(False, "Go on with the run in --out; start afresh if none.")
+    resume: bool = option(False, "Resume the run in --out, or start a new one if there is none.")
     device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "Where to train; auto takes a GPU where there is one."
+        "auto", "Device to train on; auto is a GPU if there is one."
     )
     dtype: Literal["float32", "float64", "bfloat16"] = option(
-        "float32", "Precision; bfloat16 is autocast, with weights and risks in float32."
+        "float32", "Precision; bfloat16 uses autocast and keeps weights and risks in float32."
     )
     tf32: bool = option(
         False,
-        "On a GPU, multiply float32 matrices with TF32's 10 bits of mantissa: faster, and coarser.",
+        "Multiply float32 matrices on a GPU in TF32 (10-bit mantissa): faster but less precise.",
     )
     threads: int | None = option(
         None, "Number of CPU threads.", low=1, shown="(default: torch's choice)"
@@ -128,14 +133,14 @@ class RunOptions:
 class LoopOptions:
     """Epochs and early stopping."""
 
-    epochs: int = option(1000, "Most epochs.", low=1)
+    epochs: int = option(1000, "Maximum number of epochs.", low=1)
     eval_every: int = option(
         10, "Evaluate after epochs 0, N, 2N, ... and after the last one.", low=1
     )
     patience: int = option(
-        3, "Stop at this many evaluations in a row without a strict gain.", low=1
+        3, "Number of consecutive evaluations without a strict gain before training stops.", low=1
     )
-    monitor: Metric = option("ndcg@20", "Validation metric that picks the epoch.")
+    monitor: Metric = option("ndcg@20", "Validation metric that selects the epoch.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,18 +149,18 @@ class PreparationOptions:
 
     scale_features: bool = option(True, "Scale each feature row to unit length.")
     scale_before_impute: bool = option(
-        True, "Scale observed rows and then impute, or impute and then scale all rows."
+        True, "Scale observed rows before imputation; otherwise scale all rows after it."
     )
-    norm_floor: float = option(1e-3, "Rows with a smaller norm are left unscaled.")
+    norm_floor: float = option(1e-3, "Smallest norm of a row that is scaled.")
 
 
 GROUPS: Mapping[str, type[Any]] = MappingProxyType(
     {"data": DataOptions, "run": RunOptions, "loop": LoopOptions, "preparation": PreparationOptions}
 )
-"""The groups that all methods share; a method takes the fields that `common_names` returns."""
+"""Groups of the common options; `common_names` returns the ones that a method has."""
 
 FLAT = {"folder": "data"}
-"""Fields that have another name on the command line and in files."""
+"""Field -> its name on the command line and in files, if the two differ."""
 
 
 def flat_name(field: "dataclasses.Field[Any]") -> str:
@@ -164,7 +169,7 @@ def flat_name(field: "dataclasses.Field[Any]") -> str:
 
 
 def common_fields() -> dict[str, tuple[str, "dataclasses.Field[Any]"]]:
-    """Return the group and the field of every common option by its name on the command line."""
+    """Return the common options: name on the command line -> group and field."""
     return {
         flat_name(field): (group, field)
         for group, kind in GROUPS.items()
@@ -177,8 +182,9 @@ class Options:
     """All options of a run.
 
     Attributes:
-        method: the method's own options, an instance of the dataclass that ``Method.options`` names; None takes their
-            defaults.
+        data, run, loop, preparation: the common options.
+        method: the method's own options, an instance of the dataclass ``Method.options``; None
+            means their defaults.
     """
 
     data: DataOptions = DataOptions()
@@ -188,23 +194,25 @@ class Options:
     method: Any = None
 
     def __post_init__(self) -> None:
-        """Fill in the method's own options, and check that they are the method's."""
+        """Fill in the method's own options, or check their type."""
+        # A frozen dataclass refuses ordinary assignment, hence `object.__setattr__`.
         kind = self.card.options
         if self.method is None:
             object.__setattr__(self, "method", kind())
         elif not isinstance(self.method, kind):
             raise OptionError(
-                f"--model {self.run.model} has options of the type {kind.__name__}, got {type(self.method).__name__}."
+                f"--model {self.run.model} has options of the type {kind.__name__}, "
+                f"got {type(self.method).__name__}."
             )
 
     @property
     def card(self) -> Method:
-        """What the method declares about itself."""
+        """Description of the chosen method."""
         return find_method(self.run.model)
 
     @classmethod
     def of(cls, model: str = DEFAULT_METHOD, **values: Any) -> "Options":
-        """Return options by the names of the command line; others get the method's defaults.
+        """Return options given by their names on the command line; the others have their defaults.
 
         Raises:
             OptionError: the method has no such option.
@@ -213,9 +221,10 @@ class Options:
         return cls(run=RunOptions(model=model)).but(**{**(method.loop or {}), **values})
 
     def but(self, **values: Any) -> "Options":
-        """Return these options with some changed, by the names of the command line.
+        """Return a copy with some options changed, given by their names on the command line.
 
-        Another ``model`` takes its own defaults; one with the same options, such as an ablation, keeps their values.
+        With another ``model``, the method's own options have their defaults, unless both methods
+        have the same options, as MILK and its ablations do; then the values are kept.
 
         Raises:
             OptionError: the method has no such option.
@@ -226,13 +235,15 @@ class Options:
         if model != self.run.model:
             same = set(method.fields) == set(self.card.fields)
             own = method.options(**(vars(own) if same else {}))
-        odd = sorted(set(values) - set(common) - set(method.fields))
-        if odd:
+        unknown = sorted(set(values) - set(common) - set(method.fields))
+        if unknown:
             raise OptionError(
-                f"--model {model} has no option {flag(odd[0])}; it has {', '.join(sorted(method.fields))}."
+                f"--model {model} has no option {flag(unknown[0])}; it has "
+                f"{', '.join(sorted(method.fields))}."
             )
         changed: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
         changed["run"]["model"] = model
+        # If a method redefines a common option, the value belongs to the method's own options.
         for name in set(values) - set(method.fields):
             group, field = common[name]
             changed[group][field.name] = values[name]
@@ -240,25 +251,26 @@ class Options:
             group: dataclasses.replace(getattr(self, group), **fields)
             for group, fields in changed.items()
         }
-        mine = {name: value for name, value in values.items() if name in method.fields}
-        return Options(**groups, method=dataclasses.replace(own, **mine))
+        own_values = {name: value for name, value in values.items() if name in method.fields}
+        return Options(**groups, method=dataclasses.replace(own, **own_values))
 
     def resolved(self) -> "Options":
-        """Return the options with ``compare`` decided: erm on the embedded data, none with ``--data``.
+        """Return the options with ``compare`` set: erm on the embedded data, none with ``--data``.
 
-        The ablation itself (``--model erm``) has nothing to be compared with unless asked for, nor has KEEP, of which
-        it is no ablation.
+        By default the ablation itself (``--model erm``) is not compared with anything, and neither
+        is KEEP, because erm is not an ablation of KEEP.
         """
         if self.run.compare is not None:
             return self
-        beside = self.data.folder is None and self.run.model not in ("erm", "keep")
-        return self.but(compare="erm" if beside else "none")
+        comparable = self.data.folder is None and self.run.model not in ("erm", "keep")
+        return self.but(compare="erm" if comparable else "none")
 
     def notes(self, given: frozenset[str] = frozenset()) -> tuple[str, ...]:
-        """Return notes on options that have no effect with the others.
+        """Return notes on options that have no effect in combination with the others.
 
         Arguments:
-            given: names of options that were typed (`given_options`): one that repeats its default is reported too.
+            given: names of the options on the command line (`given_options`), so that an option
+                that repeats its default is reported too.
         """
         notes, data = [], self.data
         if self.run.resume and self.run.out is None:
@@ -272,8 +284,8 @@ class Options:
             notes += [
                 f"{flag(name)} is ignored: --split gives the split and its mask."
                 for name in ("split_seed", "missing_rate", "train_missing_rate")
-                if name in changed
-                and not (name == "split_seed" and data.eval_users)  # which it draws
+                # The split seed still has an effect if it draws the evaluated users.
+                if name in changed and not (name == "split_seed" and data.eval_users)
             ]
             if "missing_in_validation" in changed:
                 notes.append(f"{in_validation} is ignored: --split gives the split and its mask.")
@@ -281,8 +293,8 @@ class Options:
             notes.append(f"--train-missing-rate is ignored: --setting is {data.setting}, not mtmt.")
         if data.split is None and data.setting == "ftft":
             notes += [
-                f"{flag} is ignored: under --setting ftft nothing goes missing."
-                for name, flag in (
+                f"{shown} is ignored: --setting ftft removes no modality."
+                for name, shown in (
                     ("missing_rate", "--missing-rate"),
                     ("missing_in_validation", in_validation),
                 )
@@ -299,7 +311,7 @@ class Options:
 
 
 def common_names(method: Method) -> frozenset[str]:
-    """Return the names of the common options that a method takes."""
+    """Return the names of the common options that a method has."""
     names = set(common_fields()) - set(method.without)
     if not method.trains:
         names -= {"epochs", "eval_every", "patience"}
@@ -319,17 +331,20 @@ DEFAULTS_OF_OLDER_RUNS: Mapping[str, Any] = MappingProxyType(
         "envs": "cyclic_mixup",
     }
 )
-"""Values of options that earlier versions did not have."""
+"""Values that stand for options which the version of an older run did not have."""
 
 
-# ----------------------------------------------------------------------------------- checks
+# --- checks ---------------------------------------------------------------------------------------
 
 
 def validate_method(options: Options, num_modalities: int | None = None) -> None:
-    """Raise OptionError where the method's own options do not go together, or with the data.
+    """Check the method's own options against the others and the data.
 
     Arguments:
-        num_modalities: of the data set, once it is read.
+        num_modalities: number of modalities of the data set, or None before it is read.
+
+    Raises:
+        OptionError: options conflict.
     """
     check = options.card.validate
     problem = check(options, num_modalities) if check else None
@@ -338,7 +353,7 @@ def validate_method(options: Options, num_modalities: int | None = None) -> None
 
 
 def validate(options: Options) -> None:
-    """Raise OptionError that names the option, the rule and the value."""
+    """Check all options; raise an OptionError that names the option, the rule and the value."""
     method = options.card
     for group in (*(getattr(options, name) for name in GROUPS), options.method):
         problem = problem_of(group)
@@ -347,23 +362,26 @@ def validate(options: Options) -> None:
     validate_method(options)
     if options.run.dtype not in method.precisions:
         kinds = " or ".join(method.precisions)
-        raise OptionError(f"--model {method.name} works in {kinds}, not in {options.run.dtype}.")
-    taken = common_names(method)
+        raise OptionError(
+            f"--dtype must be {kinds} for --model {method.name}, got {options.run.dtype}."
+        )
+    known = {*common_names(method), *method.fields}
     for name, (_, field) in common_fields().items():
-        if name not in taken and name not in method.fields and options.value(name) != field.default:
+        if name not in known and options.value(name) != field.default:
             raise OptionError(
-                f"--model {method.name} has no use for {flag(name)} {options.value(name)}. Leave it out."
+                f"--model {method.name} does not use {flag(name)}, got {options.value(name)}. "
+                "Leave it out."
             )
     out = options.run.out
     if out is not None and out.exists() and not out.is_dir():
         raise OptionError(f"--out: {out} is a file. Name a folder.")
 
 
-# ------------------------------------------------------------------------------------- JSON
+# --- JSON -----------------------------------------------------------------------------------------
 
 
 def to_json(options: Options) -> dict[str, Any]:
-    """Return the options as JSON can hold them: common ones by name, the method's own under ``method``."""
+    """Return the options as a JSON object, with the method's own options under ``method``."""
     common = common_fields().items()
     values = {name: getattr(getattr(options, group), field.name) for name, (group, field) in common}
     texts = {
@@ -373,10 +391,12 @@ def to_json(options: Options) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Options:
-    """Return options from the form of `to_json`, or from that of version 0.1.0, in which MILK's own are not apart.
+    """Return options from the format of `to_json`, or from that of version 0.1.0.
+
+    In version 0.1.0 MILK's own options were stored together with the common ones.
 
     Raises:
-        OptionError: an unknown or missing name, or a value of a wrong type.
+        OptionError: a name is unknown or missing, or a value has a wrong type.
     """
     values = {**DEFAULTS_OF_OLDER_RUNS, **values}
     common = common_fields()
@@ -387,34 +407,36 @@ def from_json(values: Mapping[str, Any]) -> Options:
     own = {
         name: values[name] for name in method.fields if name in values and name not in common
     } | dict(own or {})
-    older = set(
-        find_method("milk").fields
-    )  # which files of version 0.1.0 have beside the common ones
-    odd = sorted((set(values) - set(common) - older - {"method"}) | (set(common) - set(values)))
-    odd += sorted(set(own) ^ set(method.fields))
-    if odd:
-        raise OptionError(f"options: unknown or missing names {odd}. Was another version used?")
+    # Files of version 0.1.0 have MILK's options for every method, so these names are accepted.
+    older = set(find_method("milk").fields)
+    wrong = sorted((set(values) - set(common) - older - {"method"}) | (set(common) - set(values)))
+    wrong += sorted(set(own) ^ set(method.fields))
+    if wrong:
+        raise OptionError(
+            f"options: unknown or missing names {wrong}. Was the file written by another version?"
+        )
     groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for name, (group, field) in common.items():
         groups[group][field.name] = _from_text(name, field, values[name])
-    mine = {name: _from_text(name, field, own[name]) for name, field in method.fields.items()}
-    made = {group: GROUPS[group](**fields) for group, fields in groups.items()}
-    return Options(**made, method=method.options(**mine))
+    own_values = {name: _from_text(name, field, own[name]) for name, field in method.fields.items()}
+    common_groups = {group: GROUPS[group](**fields) for group, fields in groups.items()}
+    return Options(**common_groups, method=method.options(**own_values))
 
 
 def _from_text(name: str, field: "dataclasses.Field[Any]", value: Any) -> Any:
-    """Return a value read from JSON as a field's type; raise OptionError where it is of another."""
+    """Return a JSON value, as a Path if the field is one; raise OptionError for a wrong type."""
     if not _fits(value, field.type):
         raise OptionError(f"{flag(name)} cannot be {value!r:.60}.")
     return Path(value) if value and Path in (field.type, *get_args(field.type)) else value
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a value read from JSON is of a field's type."""
+    """Return whether a JSON value has a field's type."""
     if get_origin(kind) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
     if get_args(kind):
-        return any(_fits(value, one) for one in get_args(kind))
+        return any(_fits(value, part) for part in get_args(kind))
+    # JSON does not distinguish 1 from 1.0, so an integer is a valid float.
     if kind is float:
         return type(value) in (int, float)
     return type(value) is (str if kind is Path else kind)

@@ -1,4 +1,4 @@
-"""Reading data sets: what is right is read, and each thing that is wrong has its own message."""
+"""Reading data sets: correct files are read, and each kind of mistake has its own message."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ PAIRS = [(0, 0), (0, 2), (1, 1), (2, 3)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A small good data set: 3 users, 5 items (item 4 without interactions), two modalities."""
-    made = tmp_path / "shop"
-    (made / "features").mkdir(parents=True)
+    """A small correct data set: 3 users, 5 items (item 4 without interactions), two modalities."""
+    root = tmp_path / "shop"
+    (root / "features").mkdir(parents=True)
     manifest = {
         "name": "shop",
         "num_users": 3,
@@ -28,14 +28,14 @@ def folder(tmp_path: Path) -> Path:
             "image": {"file": "features/image.npy", "dim": 2, "dtype": "float16"},
         },
     }
-    (made / "dataset.json").write_text(json.dumps(manifest))
-    write_interactions(made, [f"{u}\t{i}" for u, i in PAIRS])
+    (root / "dataset.json").write_text(json.dumps(manifest))
+    write_interactions(root, [f"{u}\t{i}" for u, i in PAIRS])
     rng = np.random.default_rng(0)
     text = rng.standard_normal((5, 4)).astype(np.float32)
     text[2] = np.nan
-    np.save(made / "features/text.npy", text)
-    np.save(made / "features/image.npy", rng.standard_normal((5, 2)).astype(np.float16))
-    return made
+    np.save(root / "features/text.npy", text)
+    np.save(root / "features/image.npy", rng.standard_normal((5, 2)).astype(np.float16))
+    return root
 
 
 def write_interactions(folder: Path, lines: list[str], header: str = "user\titem") -> None:
@@ -55,10 +55,10 @@ def change_features(folder: Path, change, modality: str = "text") -> None:
     np.save(path, array if changed is None else changed)
 
 
-# ------------------------------------------------------------------------------ what is right
+# --- correct files --------------------------------------------------------------------------------
 
 
-def test_good_folder(folder):
+def test_a_correct_folder(folder):
     read = read_dataset(folder)
     assert (read.name, read.num_users, read.num_items) == ("shop", 3, 5)
     assert read.modalities == ("text", "image")
@@ -81,29 +81,29 @@ def test_pairs_are_sorted_and_repeated_ones_merged_with_a_note(folder):
     assert read.notes == ("interactions.tsv: 1 repeated pair was merged.",)
 
 
-def test_further_columns_are_ignored_with_a_note(folder):
+def test_other_columns_are_ignored_with_a_note(folder):
     write_interactions(folder, ['5.0\t0\t0\t"', "1.5\t2\t1\té"], "rating\titem\tuser\trating")
     read = read_dataset(folder)
     assert read.interactions.tolist() == [[0, 0], [1, 2]]
     assert read.notes == ("interactions.tsv: the columns rating, rating are ignored.",)
 
 
-def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_fine(folder):
+def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_accepted(folder):
     text = "\ufeffuser\titem\r\n0\t1\r\n\r\n1\t2"
     (folder / "interactions.tsv").write_bytes(text.encode())
     assert read_dataset(folder).interactions.tolist() == [[0, 1], [1, 2]]
 
 
-def test_statements_of_the_manifest_that_differ_are_noted(folder):
+def test_manifest_entries_that_differ_from_the_files_are_noted(folder):
     def change(manifest):
         manifest["num_interactions"] = 9
         manifest["modalities"]["text"] |= {"missing_rows": 3, "dtype": "float64"}
 
     change_manifest(folder, change)
     assert read_dataset(folder).notes == (
-        "interactions.tsv has 4 distinct pairs, dataset.json says 9.",
-        "text: dtype is float32, dataset.json says float64.",
-        "text: missing_rows is 1, dataset.json says 3.",
+        "interactions.tsv has 4 distinct pairs, but dataset.json states 9.",
+        "text: dtype is float32, but dataset.json states float64.",
+        "text: missing_rows is 1, but dataset.json states 3.",
     )
 
 
@@ -117,7 +117,7 @@ def test_names(folder):
     assert read.item_names == ("song 0", "song 1", "song 2", "song 3", "song 0")
     assert read.notes == (
         "items.tsv: the column year is ignored.",
-        "items.tsv: 1 name stands for several items.",
+        "items.tsv: 1 name repeats an earlier one.",
     )
 
 
@@ -147,7 +147,7 @@ def as_npy(folder, array):
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint16])
-def test_pairs_in_a_npy_file_stay_there(folder, kind):
+def test_sorted_pairs_in_a_npy_file_are_memory_mapped(folder, kind):
     text = read_dataset(folder)
     as_npy(folder, np.array(PAIRS, dtype=kind))
     read = read_dataset(folder)
@@ -162,7 +162,7 @@ def test_pairs_in_a_npy_file_stay_there(folder, kind):
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_pairs_of_a_npy_file_are_sorted_and_merged_like_those_of_a_text(
+def test_pairs_of_npy_and_text_files_are_sorted_and_merged_equally(
     folder, at_once, order, monkeypatch
 ):
     monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
@@ -182,14 +182,14 @@ def test_pairs_of_a_npy_file_are_sorted_and_merged_like_those_of_a_text(
 
 @pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.parametrize("place", range(1, 5))
-def test_disorder_is_seen_wherever_it_is(folder, at_once, place, monkeypatch):
+def test_unsorted_pairs_are_sorted_wherever_they_are(folder, at_once, place, monkeypatch):
     monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
     in_order = np.array([(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)], dtype=np.int32)
-    for disorder in (
+    for unsorted in (
         np.insert(in_order, place, in_order[place - 1], axis=0),
         in_order[[*range(place), 4, *range(place, 4)]],
     ):
-        as_npy(folder, disorder)
+        as_npy(folder, unsorted)
         assert read_dataset(folder).interactions.tolist() == in_order.tolist()
 
 
@@ -252,7 +252,7 @@ def test_empty_items_drop_pairs_of_a_npy_file(folder):
     assert read.interactions.tolist() == [[0, 0], [1, 1], [2, 3]]
 
 
-def test_a_text_of_many_blocks(folder, monkeypatch):
+def test_a_text_file_of_many_blocks(folder, monkeypatch):
     change_manifest(folder, lambda m: m.update(num_users=50))
     every = [(u, i) for u in range(50) for i in range(5)]
     write_interactions(folder, [f"{u}\t{i}" for u, i in reversed(every)])
@@ -269,7 +269,7 @@ def test_a_text_of_many_blocks(folder, monkeypatch):
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("elements", [1, 40, 1 << 22])
-def test_the_largest_magnitude_is_known_from_reading(folder, kind, elements, monkeypatch):
+def test_the_largest_absolute_value_is_computed_while_reading(folder, kind, elements, monkeypatch):
     monkeypatch.setattr(npy, "CHUNK_ELEMENTS", elements)
     change_features(folder, lambda x: x.astype(kind))
     change_features(folder, lambda x: x[3].__setitem__(1, -7.5))
@@ -284,12 +284,12 @@ def test_the_largest_magnitude_is_known_from_reading(folder, kind, elements, mon
     assert other.fingerprint != read.fingerprint
 
 
-def test_an_x_beside_the_ids_is_fine(folder):
+def test_an_x_in_another_column_is_accepted(folder):
     write_interactions(folder, ["0\t0\tbox", "1\t2\t0x1"], "user\titem\tnote")
     assert read_dataset(folder).interactions.tolist() == [[0, 0], [1, 2]]
 
 
-# ----------------------------------------------------------------------------- what is wrong
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_path_that_cannot_be_followed(folder):
 
 
 @pytest.mark.parametrize("key", ["name", "modalities"])
-def test_half_a_surrogate_pair_is_refused(folder, key):
+def test_a_lone_surrogate_is_refused(folder, key):
     value = "\ud800" if key == "name" else {"\ud800": {"file": "features/text.npy", "dim": 4}}
     change_manifest(folder, lambda m: m.update({key: value}))
     with pytest.raises(DataError, match=r"dataset.json: .*name.* is not valid Unicode: '.ud800'"):
@@ -344,7 +344,7 @@ def test_missing_file(folder, name):
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "interactions.tsv", "features/image.npy"])
-def test_a_folder_in_place_of_a_file(folder, name):
+def test_a_folder_instead_of_a_file(folder, name):
     (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises(DataError, match=f"{name}.*: cannot be opened"):
@@ -358,7 +358,7 @@ def test_a_folder_in_place_of_a_file(folder, name):
         (b"", "is not valid JSON"),
         (b"\xff\xfe\xfa", "is not UTF-8"),
         (b"[1, 2]", r"the file must be an object .*, got \[1, 2\]"),
-        (b'{"num_users": 3, "num_users": 4}', "the key 'num_users' is there twice"),
+        (b'{"num_users": 3, "num_users": 4}', "the key 'num_users' appears twice"),
         (b"[" * 100_000, "is not valid JSON"),
     ],
 )
@@ -421,7 +421,7 @@ def test_bad_line(folder, line, message):
         read_dataset(folder)
 
 
-def test_bad_line_beside_ignored_columns(folder):
+def test_bad_line_with_ignored_columns(folder):
     write_interactions(folder, ["1.0\t0\t0", "2.0\t7\t0"], "rating\titem\tuser")
     with pytest.raises(DataError, match=r"line 3: the item id 7 is out of range"):
         read_dataset(folder)
@@ -563,14 +563,17 @@ def test_item_without_any_modality(folder, item, lost):
     assert item not in read.interactions[:, 1]
     assert len(read.interactions) == len(PAIRS) - lost
     assert read.notes == (
-        f"1 item without any modality was dropped, with {lost} interaction{'' if lost == 1 else 's'}.",
+        f"1 item without any modality was dropped, "
+        f"with {lost} interaction{'' if lost == 1 else 's'}.",
     )
 
 
-def test_nothing_left_once_empty_items_are_dropped(folder):
+def test_no_interactions_remain_after_dropping_empty_items(folder):
     write_interactions(folder, ["0\t2"])
     change_features(folder, lambda x: x[2].__setitem__(slice(None), np.nan), "image")
-    with pytest.raises(DataError, match="no interactions at all once items without modality"):
+    with pytest.raises(
+        DataError, match="no interactions remain after dropping those of items without"
+    ):
         read_dataset(folder, empty_items="drop")
 
 
@@ -593,7 +596,7 @@ def test_bad_names(folder, text, message):
         read_dataset(folder)
 
 
-# --------------------------------------------------------------------------------- real data
+# --- real data ------------------------------------------------------------------------------------
 
 
 @pytest.mark.data

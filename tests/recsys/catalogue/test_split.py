@@ -1,4 +1,4 @@
-"""The split: shares, streams of the seed, exact rates, files and what is wrong with them."""
+"""The split: shares, streams of the seed, exact missing rates, and errors in split files."""
 
 import dataclasses
 import math
@@ -20,12 +20,12 @@ from milk_recsys.config.options import DataOptions
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    """The embedded set with natural holes and 50 items that nobody has."""
+    """The embedded set with naturally missing modalities and 50 items without interactions."""
     whole = embedded_dataset()
-    observed = whole.natural_mask.copy()
-    observed[::3, 1] = False
+    natural_mask = whole.natural_mask.copy()
+    natural_mask[::3, 1] = False
     pairs = whole.interactions[whole.interactions[:, 1] < 550]
-    return dataclasses.replace(whole, natural_mask=observed, interactions=pairs)
+    return dataclasses.replace(whole, natural_mask=natural_mask, interactions=pairs)
 
 
 @settings(max_examples=20, deadline=None)
@@ -70,7 +70,7 @@ def test_settings_share_items_and_test_masks(dataset: Dataset) -> None:
     )
 
 
-def test_shortfall_is_told(dataset: Dataset) -> None:
+def test_a_missing_rate_that_is_not_reached_is_noted(dataset: Dataset) -> None:
     only_one = np.zeros_like(dataset.natural_mask)
     only_one[:, 0] = True
     _, notes = draw_split(dataclasses.replace(dataset, natural_mask=only_one), DataOptions())
@@ -79,11 +79,11 @@ def test_shortfall_is_told(dataset: Dataset) -> None:
 
 
 def test_too_few_items_is_an_error(dataset: Dataset) -> None:
-    few = dataclasses.replace(
+    small = dataclasses.replace(
         dataset, interactions=dataset.interactions[dataset.interactions[:, 1] < 4]
     )
     with pytest.raises(DataError, match="validation set is empty"):
-        draw_split(few, DataOptions())
+        draw_split(small, DataOptions())
 
 
 def test_file_round_trip(tmp_path: Path, dataset: Dataset) -> None:
@@ -96,7 +96,7 @@ def test_file_round_trip(tmp_path: Path, dataset: Dataset) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["split.npz"]
 
 
-def test_facts_keep_nature_and_setting_apart(dataset: Dataset) -> None:
+def test_facts_count_natural_and_removed_cells_separately(dataset: Dataset) -> None:
     split, _ = draw_split(dataset, DataOptions())
     facts = split_facts(dataset, split)
     assert facts["nature"]["test"]["image"] == (~dataset.natural_mask[split.test, 1]).sum()
@@ -154,12 +154,12 @@ def _take_from(part: str) -> Change:
         (_put("mask", lambda a: a["mask"][:, :2]), "ftmt", "`mask` must be bool of shape"),
         (_set("mask", slice(None), True), "ftmt", "a modality that the data set lacks"),
         (_set("mask", slice(None), False), "mtmt", "no modality at all"),
-        (_take_from("warm"), "ftmt", "under the setting ftmt, warm items keep what nature gives"),
+        (_take_from("warm"), "ftmt", "under the setting ftmt, warm items keep all modalities"),
         (_take_from("test"), "ftft", "under the setting ftft, (validation|test) items keep"),
         (_put("mask", lambda a: np.array([None] * 3)), "ftmt", "without pickles"),
     ],
 )
-def test_bad_files_are_named(
+def test_mistakes_in_files_are_named(
     tmp_path: Path, dataset: Dataset, change: Change, setting: str, message: str
 ) -> None:
     split: Split = draw_split(dataset, DataOptions(setting=setting))[0]
@@ -197,7 +197,7 @@ HEADER = b"{'descr': '<i8', 'shape': (5,\n"
         ),
     ],
 )
-def test_members_that_are_no_arrays_are_named(
+def test_members_that_are_not_arrays_are_named(
     tmp_path: Path, dataset: Dataset, member: bytes, message: str
 ) -> None:
     write_split(tmp_path / "split.npz", draw_split(dataset, DataOptions())[0])

@@ -7,7 +7,7 @@ import numpy as np
 from milk_recsys.catalogue.synthetic import SHARED_DIM, embedded_dataset
 
 
-def test_same_seed_same_data():
+def test_equal_seeds_give_equal_data():
     first, second = embedded_dataset(), embedded_dataset(0)
     assert np.array_equal(first.interactions, second.interactions)
     for name in first.modalities:
@@ -21,7 +21,7 @@ def test_global_random_state_is_untouched():
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
-def test_form():
+def test_shapes_types_and_ranges():
     data = embedded_dataset()
     assert data.modalities == ("text", "image", "audio")
     assert [data.features[name].shape for name in data.modalities] == [
@@ -66,16 +66,16 @@ def test_modalities_share_semantics_and_are_unequally_informative():
     explained = []
     for name in data.modalities:
         x = data.features[name].astype(np.float64)
-        solved = np.linalg.solve(
+        weights = np.linalg.solve(
             x[train].T @ x[train] + 10.0 * np.eye(x.shape[1]), x[train].T @ taste[train]
         )
-        error = ((taste[test] - x[test] @ solved) ** 2).sum()
+        error = ((taste[test] - x[test] @ weights) ** 2).sum()
         explained.append(1 - error / (taste[test] ** 2).sum())
     text, image, audio = explained
     assert text > image > audio > 0
 
 
-def test_it_is_quick():
+def test_generation_takes_less_than_a_second():
     start = time.perf_counter()
     embedded_dataset()
     assert time.perf_counter() - start < 1.0

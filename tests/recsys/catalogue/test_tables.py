@@ -1,4 +1,4 @@
-"""What training reads: features in memory or left in their files, pairs by number, the users who are evaluated."""
+"""The tables of training: features in memory or in files, pairs by number, evaluated users."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
-    made = tmp_path_factory.mktemp("data") / "tiny"
-    return write_dataset(made, users=40, items=120, pairs_per_user=20, dtype=np.float16)
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    return write_dataset(root, users=40, items=120, pairs_per_user=20, dtype=np.float16)
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def binary(
     tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path], folder: Path
 ) -> Path:
     """The same data with interactions.npy."""
-    made = tmp_path_factory.mktemp("data") / "tiny"
-    write_dataset(made, users=40, items=120, pairs_per_user=20, dtype=np.float16)
-    (made / "interactions.tsv").unlink()
-    np.save(made / "interactions.npy", read_dataset(folder).interactions)
-    return made
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    write_dataset(root, users=40, items=120, pairs_per_user=20, dtype=np.float16)
+    (root / "interactions.tsv").unlink()
+    np.save(root / "interactions.npy", read_dataset(folder).interactions)
+    return root
 
 
 def tables_of(dataset: Dataset, **values: Any) -> Tables:
@@ -52,10 +52,10 @@ def pairs_of(group: Group) -> set[tuple[int, int]]:
     return set(zip(group.users.tolist(), group.candidates[group.positions].tolist(), strict=True))
 
 
-# --- features -------------------------------------------------------------------------------------------------------
+# --- features -------------------------------------------------------------------------------------
 
 
-def test_mapped_rows_are_the_rows_in_memory(folder: Path) -> None:
+def test_mapped_rows_equal_the_rows_in_memory(folder: Path) -> None:
     dataset = read_dataset(folder)
     mapped, held = (ItemFeatures(dataset.features, CPU, mapped=mapped) for mapped in (True, False))
     items = torch.tensor([3, 119, 0, 3])
@@ -64,7 +64,7 @@ def test_mapped_rows_are_the_rows_in_memory(folder: Path) -> None:
     for name, x in mapped.rows(items).items():
         assert x.dtype == torch.float16
         assert torch.equal(x.nan_to_num(99), held.rows(items)[name].nan_to_num(99))
-        x.zero_()  # a copy, not the file
+        x.zero_()  # This changes a copy, not the file.
     blocks = list(mapped.blocks(torch.arange(120)))
     assert torch.equal(blocks[0][0], torch.arange(120))
     assert dataset.features["text"][3].all()
@@ -104,22 +104,22 @@ def test_training_is_the_same_from_files_and_from_memory(
         "batch_size": 64,
         "device": "cpu",
     }
-    found = []
+    results = []
     for data, where in ((folder, "memory"), (folder, "mapped"), (binary, "mapped")):
-        out = tmp_path / f"{len(found)}"
+        out = tmp_path / f"{len(results)}"
         options, dataset = begin.open_run(
             Options.of(model="milk", data=data, out=out, features=where, lr=0.02, **fixed, **values)
         )  # type: ignore[arg-type]
         metrics = train.run(options, dataset, Progress(quiet=True))
-        found.append(
+        results.append(
             (
                 load_state(out / "checkpoint.safetensors"),
                 metrics["test"],
                 begin.dataset_facts(dataset),
             )
         )
-    (tensors, state), test, facts = found[0]
-    for (other_tensors, other_state), other_test, other_facts in found[1:]:
+    (tensors, state), test, facts = results[0]
+    for (other_tensors, other_state), other_test, other_facts in results[1:]:
         assert other_state == state
         assert other_test == test
         assert other_facts == facts
@@ -128,7 +128,7 @@ def test_training_is_the_same_from_files_and_from_memory(
             assert torch.equal(other_tensors[name], x), name
 
 
-# --- pairs ----------------------------------------------------------------------------------------------------------
+# --- pairs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("negatives", ["warm", "all"])
@@ -162,7 +162,7 @@ def test_tables_hold_the_pairs_of_the_split(binary: Path, negatives: str, candid
         assert group.users.dtype == group.positions.dtype == torch.int64
 
 
-# --- users who are evaluated ----------------------------------------------------------------------------------------
+# --- evaluated users ------------------------------------------------------------------------------
 
 
 def test_evaluation_on_some_users(binary: Path) -> None:
@@ -172,11 +172,12 @@ def test_evaluation_on_some_users(binary: Path) -> None:
     for seed in range(3):
         some, more = (tables_of(dataset, split_seed=0, eval_users=n) for n in (7, 20))
         for name in ("validation", "test", "all_cold"):
-            every, few, many = (pairs_of(getattr(tables, name)) for tables in (whole, some, more))
-            users = {user for user, _ in few}
+            every, of_7, of_20 = (pairs_of(getattr(tables, name)) for tables in (whole, some, more))
+            users = {user for user, _ in of_7}
             assert len(users) == 7
-            assert few == {pair for pair in every if pair[0] in users}  # all of a user's positives
-            assert users < {user for user, _ in many}
+            # An evaluated user keeps all positives.
+            assert of_7 == {pair for pair in every if pair[0] in users}
+            assert users < {user for user, _ in of_20}
             assert torch.equal(getattr(some, name).candidates, getattr(whole, name).candidates)
         assert pairs_of(some.test) == pairs_of(some.all_cold)
         assert torch.equal(some.pairs, whole.pairs)
@@ -190,7 +191,7 @@ def test_evaluation_on_some_users(binary: Path) -> None:
     assert pairs_of(tables_of(dataset, eval_users=1000).test) == pairs_of(whole.test)
 
 
-def test_a_run_says_on_how_many_users_it_was_measured(
+def test_a_run_reports_its_number_of_evaluated_users(
     tmp_path: Path, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "write_report", lambda folder: None)

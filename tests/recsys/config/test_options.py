@@ -1,4 +1,4 @@
-"""The command line: defaults, presets, what is refused, and that no torch is needed for it."""
+"""The command line: defaults, presets, errors, and that it does not import torch."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def changed(values, change):
-    """The JSON of options with some changed, where they lie."""
+    """Return the JSON form of options with some values changed, each in its own group."""
     own = values["method"]
     return (
         values
@@ -52,12 +52,12 @@ def test_no_argument_trains_keep():
     assert parse_options(["--rank", "64"]).method.rank == 64
 
 
-def test_a_preset_of_milks_is_milks():
+def test_a_preset_selects_milk():
     assert parse_options(["--preset", "recommended"]) == Options.of(model="milk")
     assert parse_options(["--preset", "paper", "--model", "envs"]).run.model == "envs"
 
 
-def test_milks_options_are_not_those_of_other_models(capsys):
+def test_options_of_milk_are_refused_for_other_models(capsys):
     for argv, model in (
         (["--alpha", "1"], "keep"),
         (["--model", "duif", "--no-tf32", "--alpha=1"], "duif"),
@@ -109,16 +109,17 @@ def test_every_option_can_be_given():
         "--patience 9 --monitor mrr@10 --candidates all_cold --penalty-weight 2 "
         "--alignment-weight 3 --alpha 4 --num-draws 5 --min-weight .01 --risk-reduction sum "
         "--variance-correction 1 --alignment-reduction item_mean --alignment-mask complete "
-        "--envs fixed --regulariser none --regulariser-weight 0 --no-scale-features --no-scale-before-impute "
-        "--norm-floor 0 --negatives all --training-fusion available --inference available_mean "
-        "--eval-users 4 --features mapped --optimiser adam --kernels torch --tf32 --compress 9 --preset paper"
+        "--envs fixed --regulariser none --regulariser-weight 0 --no-scale-features "
+        "--no-scale-before-impute --norm-floor 0 --negatives all --training-fusion available "
+        "--inference available_mean --eval-users 4 --features mapped --optimiser adam "
+        "--kernels torch --tf32 --compress 9 --preset paper"
     )
     options = parse_options(argv)
     fields = {name: field for name, (_, field) in common_fields().items()} | dict(
         options.card.fields
     )
     for name, field in fields.items():
-        if name != "user_table":  # with float32 alone
+        if name != "user_table":  # Another value requires float32.
             assert options.value(name) != field.default, name
     assert options.data.folder == Path("d")
     assert options.data.split == Path("s.npz")
@@ -127,7 +128,7 @@ def test_every_option_can_be_given():
 
 
 @pytest.mark.parametrize("preset", ["recommended", "paper", "authors_code"])
-def test_preset_sets_milks_options_only(preset):
+def test_preset_sets_only_options_of_milk(preset):
     options = parse_options(["--preset", preset])
     assert options == Options.of(model="milk", preset=preset, **PRESETS[preset])
     assert not set(PRESETS[preset]) & {
@@ -175,7 +176,7 @@ def test_preset_authors_code():
         ["--alpha=3", "--preset=paper"],
     ],
 )
-def test_option_given_wins_over_preset(argv):
+def test_a_given_option_overrides_the_preset(argv):
     options = parse_options(argv)
     assert (options.method.preset, options.method.alpha, options.method.penalty_weight) == (
         "paper",
@@ -184,7 +185,7 @@ def test_option_given_wins_over_preset(argv):
     )
 
 
-def test_option_given_wins_even_with_the_recommended_value():
+def test_a_given_option_overrides_the_preset_even_with_the_recommended_value():
     assert parse_options(["--preset", "paper", "--alpha", "1"]).method.alpha == 1.0
 
 
@@ -230,7 +231,9 @@ def test_bad_option_exits_with_status_2(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         parse_options(argv if "--model" in argv else ["--model", "milk", *argv])
     assert caught.value.code == 2
-    printed = re.sub(r"[\s│]+", " ", capsys.readouterr().err)  # out of the box and its line breaks
+    printed = re.sub(
+        r"[\s│]+", " ", capsys.readouterr().err
+    )  # Remove the frame and the line breaks.
     assert message in printed
 
 
@@ -247,9 +250,8 @@ def test_notes_name_options_without_effect():
     assert Options.of(model="milk", setting="mtmt", train_missing_rate=0.1).notes() == ()
     split = Options.of(model="milk", split=Path("s.npz"), split_seed=3, missing_rate=0.2).notes()
     assert [note.split()[0] for note in split] == ["--split-seed", "--missing-rate"]
-    split = Options.of(
-        model="milk", split=Path("s.npz"), split_seed=3, eval_users=5
-    ).notes()  # whom the seed draws
+    # Here the seed has an effect: it draws the evaluated users.
+    split = Options.of(model="milk", split=Path("s.npz"), split_seed=3, eval_users=5).notes()
     assert not any("--split-seed" in note for note in split)
     assert "not mtmt" in Options.of(model="milk", train_missing_rate=0.1).notes()[0]
     assert "ftft" in Options.of(model="milk", setting="ftft", missing_rate=0.1).notes()[0]
@@ -309,9 +311,12 @@ def test_from_json_refuses_unknown_and_missing_names():
 
 
 def test_help_explains_every_option_in_groups_within_a_second():
-    code = "import sys; from milk_recsys.config.command_line import parse_options; parse_options(sys.argv[1:])"
+    code = (
+        "import sys; from milk_recsys.config.command_line import parse_options; "
+        "parse_options(sys.argv[1:])"
+    )
     seconds = []
-    for _ in range(3):  # the best of a few: other processes may be busy
+    for _ in range(3):  # Take the shortest time, since other processes may be busy.
         start = time.perf_counter()
         shown = run_python("-c", code, "--model", "milk", "--help")
         seconds.append(time.perf_counter() - start)
@@ -345,7 +350,7 @@ def test_no_torch_is_imported():
     assert ran.returncode == 0, ran.stderr
 
 
-def test_package_offers_load_run_and_nothing_else():
+def test_the_package_exports_only_load_run():
     import milk_recsys
 
     assert "load_run" in dir(milk_recsys)
@@ -374,7 +379,7 @@ def test_options_of_a_method_are_of_its_type():
 
 @pytest.mark.parametrize("model", ["milk", "gar", "keep"])
 def test_a_config_of_version_0_1_0_opens(model):
-    """There MILK's own options lay beside the common ones, and every run had them."""
+    """In version 0.1.0 every config had MILK's options, stored together with the common ones."""
     now = Options.of(model, **({"lr": 0.25} if model != "keep" else {"rank": 7}))
     older = {f.name: f.default for f in dataclasses.fields(find_method("milk").options)}
     values = to_json(now)
@@ -391,12 +396,12 @@ def test_a_config_of_version_0_1_0_opens(model):
             "features",
         ):
             del values[name]
-        found = from_json(values)
-        assert (found.method.optimiser, found.method.kernels, found.data.features) == (
+        opened = from_json(values)
+        assert (opened.method.optimiser, opened.method.kernels, opened.data.features) == (
             "adam",
             "torch",
             "memory",
         )
-        assert found.method.lr == 0.25
+        assert opened.method.lr == 0.25
         return
     assert from_json({**older, **values}) == now

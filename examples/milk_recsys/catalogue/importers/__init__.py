@@ -1,1 +1,1 @@
-"""Importers: tables and published data sets, written in the layout that the readers take."""
+"""Importers that convert tables and published data sets to the layout of `catalogue.dataset`."""

@@ -1,4 +1,7 @@
-"""Amazon product data of 2014: reviews, metadata and visual features as McAuley's group publishes them."""
+"""Importer for the Amazon product data of 2014, published by McAuley's group.
+
+The data consist of reviews, metadata and visual features.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,10 @@ from milk_recsys.config.options import DataOptions
 
 __all__ = ["prepare_amazon"]
 
+# A record of the image features is a product code (ASIN) and 4096 little-endian float32 numbers.
 CODE_BYTES, VISUAL_DIM = 10, 4096
 RECORD_BYTES = CODE_BYTES + 4 * VISUAL_DIM
-TEXTS_AT_ONCE = 256
+TEXTS_AT_ONCE = 256  # Number of texts encoded at a time.
 TEXT_KEYS = ("title", "brand", "categories", "description")
 
 
@@ -43,9 +47,13 @@ def prepare_amazon(
     """Write a data set from the published files.
 
     Arguments:
-        reviews: ``reviews_*_5.json.gz``; metadata: ``meta_*.json.gz``; images: ``image_features_*.b``, or None.
-        options: what the new-item split is drawn by, where text features are fitted.
-        encoder: folder of a local sentence encoder; None takes TF-IDF and a truncated SVD of width `text_dim`.
+        reviews: ``reviews_*_5.json.gz``.
+        metadata: ``meta_*.json.gz``.
+        images: ``image_features_*.b``, or None.
+        options: options of the new-item split on whose warm items text features are fitted; not
+            used with an encoder.
+        text_dim: width of the text features without an encoder.
+        encoder: folder of a local sentence encoder; None fits TF-IDF and a truncated SVD.
     """
     users, items, pairs = _read_reviews(reviews)
     draft.write_pairs(pairs, len(users), len(items))
@@ -59,24 +67,26 @@ def prepare_amazon(
         _write_text(draft, texts, _encode(encoder), metadata)
         draft.write_manifest(text_features=f"sentence encoder {encoder.name}")
         return
-    split = _draw(draft, texts, options, metadata)
-    fitted = _fit_svd([texts[k] for k in split.warm if texts[k]], text_dim)
-    _write_text(draft, texts, fitted, metadata)
+    # New items must not influence the text features, so the split is drawn before they are fitted.
+    split = _draw_split(draft, texts, options, metadata)
+    encode = _fit_svd([texts[k] for k in split.warm if texts[k]], text_dim)
+    _write_text(draft, texts, encode, metadata)
     draft.write_manifest(
-        text_features=f"TF-IDF and SVD fitted on the warm items of split.npz (seed {options.split_seed})"
+        text_features="TF-IDF and SVD fitted on the warm items of split.npz "
+        f"(seed {options.split_seed})"
     )
     draft.write_split(split)
     draft.notes.append(
-        "text features are fitted on the warm items of split.npz alone: train with --split OUT/split.npz "
-        f"--setting {options.setting}, and prepare again for another split."
+        "text features are fitted only on the warm items of split.npz: train with "
+        f"--split OUT/split.npz --setting {options.setting}, and prepare again for another split."
     )
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines of a gzip file, with a bar over its bytes."""
+    """Yield the numbered lines of a gzip file, with a progress bar."""
     try:
         with (
             rich.progress.open(path, "rb", description=path.name, transient=True) as raw,
@@ -87,31 +97,38 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-        raise DataError(f"{path}: is not a whole gzip file ({error}). Download it again.") from None
+        raise DataError(
+            f"{path}: is not a complete gzip file ({error}). Download it again."
+        ) from None
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a file, one a line: JSON, or a literal of Python, as the older metadata is."""
+    """Yield the numbered objects of a file with one object per line.
+
+    Reviews are JSON; lines of the older metadata are Python literals.
+    """
     for number, line in _lines(path):
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            record = json.loads(line)
         except ValueError:
             try:
-                found = ast.literal_eval(line.strip())
+                record = ast.literal_eval(line.strip())
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 raise DataError(
-                    f"{path}, line {number}: is neither JSON nor a Python literal. Remove it, or download again."
+                    f"{path}, line {number}: is neither JSON nor a Python literal. Remove the "
+                    "line, or download the file again."
                 ) from None
-        if not isinstance(found, dict):
+        if not isinstance(record, dict):
             raise DataError(
-                f"{path}, line {number}: must be an object, got {type(found).__name__}."
+                f"{path}, line {number}: must be an object, got {type(record).__name__}."
             )
-        yield number, found
+        yield number, record
 
 
 def _read_reviews(path: Path) -> tuple[Ids, Ids, npt.NDArray[np.int64]]:
+    """Return the users, the items and the pairs (P, 2) of the reviews."""
     users, items, flat = Ids(), Ids(), array("q")
     for number, review in _objects(path):
         try:
@@ -125,11 +142,15 @@ def _read_reviews(path: Path) -> tuple[Ids, Ids, npt.NDArray[np.int64]]:
 
 
 def _read_texts(path: Path, items: Ids, draft: Draft) -> tuple[list[str], list[str]]:
-    """Read title, brand, categories and description of the items, joined; "" where there is nothing."""
+    """Return the text and the title of each item; "" for an item without one.
+
+    The text of an item is its title, brand, categories and description, joined.
+    """
     texts, titles = [""] * len(items), [""] * len(items)
     for number, product in _objects(path):
         if "asin" not in product:
             raise DataError(f"{path}, line {number}: lacks 'asin'. Is it a file of metadata?")
+        # The metadata cover a whole category, including products without reviews.
         place = items.find(str(product["asin"]))
         if place is None:
             continue
@@ -144,6 +165,7 @@ def _read_texts(path: Path, items: Ids, draft: Draft) -> tuple[list[str], list[s
 
 
 def _words(value: Any) -> Iterator[str]:
+    """Yield the texts of a metadata value, which may be a nested list."""
     if isinstance(value, (list, tuple)):
         for part in value:
             yield from _words(part)
@@ -152,7 +174,8 @@ def _words(value: Any) -> Iterator[str]:
 
 
 def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -> None:
-    """Read records of a 10-byte code and 4096 float32 of the items, one at a time."""
+    """Read the records of the items into `rows` (num_items, 4096), one record at a time."""
+    # The file has several gigabytes, so only one record is held in memory.
     number = 0
     try:
         with rich.progress.open(path, "rb", description=path.name, transient=True) as file:
@@ -168,7 +191,8 @@ def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -
                 values = np.frombuffer(record, "<f4", offset=CODE_BYTES)
                 if not np.isfinite(values).all():
                     raise DataError(
-                        f"{path}: record {number}, item {items.names[place]}, holds NaN or an infinity."
+                        f"{path}: record {number}, item {items.names[place]}, has NaN or an "
+                        "infinity."
                     )
                 rows[place] = values
     except FileNotFoundError:
@@ -176,7 +200,8 @@ def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -
     without = int(np.isnan(rows[:, 0]).sum())
     if without == len(rows):
         raise DataError(
-            f"{path}: has no record of any of the {len(rows)} items. Is it of another category?"
+            f"{path}: has no record of any of the {len(rows)} items. Is it the file of another "
+            "category?"
         )
     if without:
         draft.notes.append(
@@ -184,16 +209,20 @@ def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -
         )
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 Encode = Callable[[list[str]], npt.NDArray[Any]]
 
 
-def _draw(draft: Draft, texts: list[str], options: DataOptions, metadata: Path) -> Split:
-    """Draw the split on the set as it will be, with a stand-in for the text that says who has one."""
-    stand_in = draft.new_features("text", 1)
-    stand_in[[bool(text) for text in texts]] = 1.0
-    draft.finish_features("text", stand_in, metadata, checked=False)
+def _draw_split(draft: Draft, texts: list[str], options: DataOptions, metadata: Path) -> Split:
+    """Draw the split of the data set as it will be.
+
+    The split depends on which items have a text but not on the text's features. A placeholder of
+    width 1, with a NaN row for an item without a text, stands for features that are not fitted yet.
+    """
+    placeholder = draft.new_features("text", 1)
+    placeholder[[bool(text) for text in texts]] = 1.0
+    draft.finish_features("text", placeholder, metadata, checked=False)
     draft.write_manifest()
     dataset = draft.read()
     split, notes = draw_split(dataset, options)
@@ -202,52 +231,61 @@ def _draw(draft: Draft, texts: list[str], options: DataOptions, metadata: Path) 
 
 
 def _fit_svd(texts: list[str], dim: int) -> Encode:
-    """Fit TF-IDF and a truncated SVD on texts."""
+    """Fit TF-IDF and a truncated SVD on texts; return the function that encodes texts."""
     if len(texts) < 2:
         raise DataError(
-            "text: fewer than two warm items have a text, so nothing can be fitted. Give an --encoder."
+            "text: fewer than two warm items have a text, so nothing can be fitted. "
+            "Give an --encoder."
         )
-    words = TfidfVectorizer(
+    vectorizer = TfidfVectorizer(
         sublinear_tf=True, min_df=min(2, len(texts)), max_features=50_000, stop_words="english"
     )
     try:
-        weighted = words.fit_transform(texts)
+        tfidf = vectorizer.fit_transform(texts)
     except ValueError as error:
         raise DataError(
-            f"text: nothing to count in the warm items' texts ({error}). Give an --encoder."
+            f"text: the warm items' texts contain no usable word ({error}). Give an --encoder."
         ) from None
-    width = max(1, min(dim, weighted.shape[1] - 1, len(texts) - 1))
-    svd = TruncatedSVD(width, random_state=0).fit(weighted)
-    return lambda some: svd.transform(words.transform(some))
+    # A truncated SVD has fewer components than the matrix has rows or columns.
+    width = max(1, min(dim, tfidf.shape[1] - 1, len(texts) - 1))
+    svd = TruncatedSVD(width, random_state=0).fit(tfidf)
+    return lambda batch: svd.transform(vectorizer.transform(batch))
 
 
 def _encode(folder: Path) -> Encode:
-    """Open a local sentence encoder; nothing is downloaded."""
+    """Load a local sentence encoder, without any download, as a function from texts to rows."""
     if not folder.is_dir():
         raise DataError(
-            f"--encoder: {folder} is no folder. Name that of a sentence encoder on this machine."
+            f"--encoder: {folder} is not a folder. Name the folder of a sentence encoder on this "
+            "machine."
         )
     try:
         from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise DataError(
-            "--encoder needs sentence-transformers, which is not installed: pip install 'invmod[text]'. Without "
-            "--encoder, TF-IDF and an SVD are fitted."
+            "--encoder needs sentence-transformers, which is not installed: "
+            "pip install 'invmod[text]'. Without --encoder, TF-IDF and an SVD are fitted."
         ) from None
     model = SentenceTransformer(str(folder), local_files_only=True, device="cpu")
-    return lambda some: np.asarray(
-        model.encode(some, show_progress_bar=False, convert_to_numpy=True)
+    return lambda batch: np.asarray(
+        model.encode(batch, show_progress_bar=False, convert_to_numpy=True)
     )
 
 
 def _write_text(draft: Draft, texts: list[str], encode: Encode, where: Path) -> None:
-    """Write the text features of all items that have a text, some at a time; a row of zeros has no known word."""
-    have = [k for k, text in enumerate(texts) if text]
-    if not have:
-        raise DataError(f"{where}: no item of the reviews has a text. Is it of another category?")
-    width = encode([texts[have[0]]]).shape[1]
+    """Write the text features of all items that have a text, in batches.
+
+    Without an encoder, a text whose words are all unknown has a row of zeros, which
+    `finish_features` then counts as missing unless --keep-filled is given.
+    """
+    with_text = [k for k, text in enumerate(texts) if text]
+    if not with_text:
+        raise DataError(
+            f"{where}: no item of the reviews has a text. Is it the file of another category?"
+        )
+    width = encode([texts[with_text[0]]]).shape[1]
     rows = draft.new_features("text", width)
-    for start in range(0, len(have), TEXTS_AT_ONCE):
-        some = have[start : start + TEXTS_AT_ONCE]
-        rows[some] = encode([texts[k] for k in some])
+    for start in range(0, len(with_text), TEXTS_AT_ONCE):
+        batch = with_text[start : start + TEXTS_AT_ONCE]
+        rows[batch] = encode([texts[k] for k in batch])
     draft.finish_features("text", rows, where)

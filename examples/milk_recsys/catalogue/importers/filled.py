@@ -1,4 +1,8 @@
-"""Rows of features that somebody has filled in: an item without a picture that got zeros, a mean or a placeholder."""
+"""Detection of feature rows that were filled in by the publisher of a data set.
+
+An item without a picture, for example, often has a row of zeros, the mean of the other rows, or the
+features of a placeholder picture.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,16 @@ import numpy.typing as npt
 __all__ = ["find_filled"]
 
 ROWS_AT_ONCE = 8192
+# A repeated row counts as filled in if at least this many items, and this share of them, have it.
 LEAST_COPIES, COPIES_SHARE = 10, 0.005
 
 
 def find_filled(rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.int64]]:
-    """Find the rows (n, d) that seem filled in, by kind; rows of NaN are not among them.
+    """Find the rows (n, d) that were probably filled in, by kind; rows of NaN are never among them.
 
     - ``of zeros``;
-    - ``equal to the mean`` of all rows (which such rows do not change);
-    - ``repeated``: the same row for at least 10 items and .5% of them.
+    - ``equal to the mean`` of all non-zero rows (rows equal to this mean do not change it);
+    - ``repeated``: the same row for at least 10 items and at least 0.5% of them.
 
     Example:
         >>> x = np.vstack([np.eye(3), np.zeros((1, 3)), np.full((1, 3), 1 / 3)])
@@ -35,8 +40,9 @@ def find_filled(rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.int64]]:
         part = slice(start, start + len(block))
         known[part] = ~np.isnan(block).any(axis=1)
         zeros[part] = (block == 0).all(axis=1)
-        some = block[known[part] & ~zeros[part]].astype(np.float64)
-        total, count = total + some.sum(axis=0), count + len(some)
+        nonzero = block[known[part] & ~zeros[part]].astype(np.float64)
+        total, count = total + nonzero.sum(axis=0), count + len(nonzero)
+        # Digests of 8 bytes find equal rows without holding the rows in memory.
         digests += [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in block]
     copies = Counter(d for d, k in zip(digests, known & ~zeros, strict=True) if k)
     least = max(LEAST_COPIES, COPIES_SHARE * len(rows))
@@ -44,6 +50,8 @@ def find_filled(rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.int64]]:
     means = np.zeros(len(rows), dtype=np.bool_)
     if count > 1:
         mean = total / count
+        # The publisher's mean was rounded, and perhaps summed in another order. Values count as
+        # equal if they differ by at most 8 units of rounding, relative to the largest value.
         close = 2 * np.finfo(np.float16 if rows.dtype == np.float16 else np.float32).eps
         for start, block in _blocks(rows):
             near = np.abs(block.astype(np.float64) - mean).max(axis=1) <= 4 * close * max(
@@ -52,7 +60,8 @@ def find_filled(rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.int64]]:
             means[start : start + len(block)] = near
         means &= known & ~zeros
         varied = known & ~zeros & ~means
-        if not varied.any():  # all rows are the same: nothing was filled in
+        # If all rows are equal, each of them is the mean, and none was filled in.
+        if not varied.any():
             means[:] = False
     return {
         "of zeros": np.flatnonzero(zeros),

@@ -1,4 +1,4 @@
-"""Pairs and features in tables: CSV or Parquet, ids of any kind."""
+"""Importer for pairs and features in tables: CSV or Parquet, with ids of any type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milk_recsys.catalogue.importers.write import Draft, Ids, copy_rows, read_fe
 
 __all__ = ["prepare_table"]
 
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 65_536  # Number of table rows read at a time.
 
 
 def prepare_table(
@@ -29,19 +29,22 @@ def prepare_table(
     """Write a data set from tables.
 
     Arguments:
-        pairs: CSV or Parquet with a column of users and one of items; others are ignored.
-        features: modality -> a table with `item_column` and columns of numbers, or a .npy file whose rows are those of
-            `item_ids`, a text file with one id a line.
+        pairs: CSV or Parquet file with a column of users and one of items; other columns are
+            ignored.
+        features: modality -> a table with `item_column` and columns of numbers, or an .npy file.
+        user_column, item_column: names of these columns.
+        item_ids: text file with one id per line, the item of each row of the .npy files.
     """
-    users, items, flat = Ids(), Ids(), []
+    # Ids of any type become texts, which are numbered in the order of their first appearance.
+    users, items, blocks = Ids(), Ids(), []
     for table in _batches(pairs, [user_column, item_column]):
-        names = [(users, table[user_column]), (items, table[item_column])]
-        flat.append(
-            np.stack([[ids.number(x) for x in _texts(pairs, c)] for ids, c in names], axis=1)
+        columns = [(users, table[user_column]), (items, table[item_column])]
+        blocks.append(
+            np.stack([[ids.number(x) for x in _texts(pairs, c)] for ids, c in columns], axis=1)
         )
-    if not flat:
+    if not blocks:
         raise DataError(f"{pairs}: there are no interactions at all.")
-    draft.write_pairs(np.concatenate(flat).astype(np.int64), len(users), len(items))
+    draft.write_pairs(np.concatenate(blocks).astype(np.int64), len(users), len(items))
     draft.write_names(users.names, items.names)
     for name, path in features.items():
         if path.suffix == ".npy":
@@ -52,6 +55,7 @@ def prepare_table(
 
 
 def _scan(path: Path) -> pl.LazyFrame:
+    """Open a table lazily, with types inferred from all rows, not only from the first ones."""
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     if path.suffix in (".parquet", ".pq"):
@@ -64,7 +68,7 @@ def _scan(path: Path) -> pl.LazyFrame:
 
 
 def _batches(path: Path, columns: Sequence[str]) -> Any:
-    """Yield a table's columns some rows at a time."""
+    """Yield the given columns of a table in blocks of rows."""
     frame = _scan(path)
     try:
         known = frame.collect_schema().names()
@@ -79,14 +83,17 @@ def _batches(path: Path, columns: Sequence[str]) -> Any:
 
 
 def _texts(path: Path, column: pl.Series) -> list[str]:
+    """Return the ids of a column as text, the type of ids in a data set."""
     if column.null_count():
         raise DataError(
-            f"{path}: the column {column.name!r} has an empty cell ({column.null_count()} in all). Fill it in."
+            f"{path}: the column {column.name!r} has an empty cell ({column.null_count()} in all). "
+            "Fill it in."
         )
     return column.cast(pl.String).to_list()
 
 
 def _from_array(draft: Draft, name: str, path: Path, items: Ids, item_ids: Path | None) -> None:
+    """Write a modality whose features are an .npy file; `item_ids` names the item of each row."""
     if item_ids is None:
         raise DataError(
             f"{path}: rows of a .npy file need --item-ids, a text file with the id of each row."
@@ -98,21 +105,23 @@ def _from_array(draft: Draft, name: str, path: Path, items: Ids, item_ids: Path 
     ids = [text.strip() for text in ids if text.strip()]
     source = read_features(path, len(ids))
     if len(set(ids)) < len(ids):
-        raise DataError(f"{item_ids}: an id is there twice.")
-    made = draft.new_features(name, source.shape[1], source.dtype)
+        raise DataError(f"{item_ids}: an id appears twice. Keep one line and one row for it.")
+    target = draft.new_features(name, source.shape[1], source.dtype)
     places = [
         (row, place) for row, text in enumerate(ids) if (place := items.find(text)) is not None
     ]
-    _tell_unused(draft, name, len(ids) - len(places))
+    _note_unused(draft, name, len(ids) - len(places))
+    # Only the rows of items with interactions are read from the memory map, in blocks.
     for start in range(0, len(places), ROWS_AT_ONCE):
         rows, into = (list(x) for x in zip(*places[start : start + ROWS_AT_ONCE], strict=True))
-        block = np.empty((len(rows), source.shape[1]), made.dtype)
+        block = np.empty((len(rows), source.shape[1]), target.dtype)
         copy_rows(source[rows], block, path)
-        made[into] = block
-    draft.finish_features(name, made, path.name)
+        target[into] = block
+    draft.finish_features(name, target, path.name)
 
 
 def _from_table(draft: Draft, name: str, path: Path, items: Ids, item_column: str) -> None:
+    """Write a modality whose features are the numeric columns of a table."""
     schema = _scan(path).collect_schema()
     if item_column not in schema:
         raise DataError(
@@ -122,33 +131,36 @@ def _from_table(draft: Draft, name: str, path: Path, items: Ids, item_column: st
         column for column, kind in schema.items() if column != item_column and kind.is_numeric()
     ]
     if not numbers:
-        raise DataError(f"{path}: has no column of numbers beside {item_column!r}.")
-    left = [column for column in schema if column not in (item_column, *numbers)]
-    if left:
+        raise DataError(f"{path}: has no column of numbers in addition to {item_column!r}.")
+    omitted = [column for column in schema if column not in (item_column, *numbers)]
+    if omitted:
         draft.notes.append(
-            f"{name}: {plural(len(left), 'column', 'columns')} without numbers left out ({left[0]}, ...)."
+            f"{name}: {plural(len(omitted), 'column', 'columns')} without numbers left out "
+            f"({omitted[0]}, ...)."
         )
-    made, seen, unused = draft.new_features(name, len(numbers)), set(), 0
+    target, seen, unused = draft.new_features(name, len(numbers)), set(), 0
     for table in _batches(path, [item_column, *numbers]):
         ids = _texts(path, table[item_column])
         block = table.select(pl.col(numbers).cast(pl.Float32)).to_numpy()
+        # Only a row that is NaN or empty throughout is a missing modality; `copy_rows` checks that.
         block = np.where(np.isnan(block).all(axis=1, keepdims=True), np.nan, block)
-        clean = np.empty_like(block)
-        copy_rows(block, clean, path)
+        checked = np.empty_like(block)
+        copy_rows(block, checked, path)
         for row, text in enumerate(ids):
             if text in seen:
-                raise DataError(f"{path}: item {text!r} is there twice. Keep one row.")
+                raise DataError(f"{path}: item {text!r} appears twice. Keep one row.")
             seen.add(text)
             place = items.find(text)
             if place is None:
                 unused += 1
             else:
-                made[place] = clean[row]
-    _tell_unused(draft, name, unused)
-    draft.finish_features(name, made, path.name)
+                target[place] = checked[row]
+    _note_unused(draft, name, unused)
+    draft.finish_features(name, target, path.name)
 
 
-def _tell_unused(draft: Draft, name: str, count: int) -> None:
+def _note_unused(draft: Draft, name: str, count: int) -> None:
     if count:
-        rows_are = plural(count, "row is of an item", "rows are of items")
-        draft.notes.append(f"{name}: {rows_are} without interactions, and left out.")
+        belongs = plural(count, "row belongs to an item", "rows belong to items")
+        left_out = "is left out" if count == 1 else "are left out"
+        draft.notes.append(f"{name}: {belongs} without interactions and {left_out}.")

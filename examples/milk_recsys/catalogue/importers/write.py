@@ -1,4 +1,4 @@
-"""A data set being made: in a folder beside its own, which gets its name only once everything is there and checked."""
+"""Writing of a data set into a temporary folder, which is renamed once it is complete."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from milk_recsys.catalogue.split import Split, write_split
 
 __all__ = ["Draft", "Ids", "drafting", "read_features"]
 
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 8192  # Number of feature rows copied or checked at a time.
 
 
 class Ids:
-    """Names of users or items, numbered in the order in which they are met.
+    """Names of users or items, numbered from 0 in the order of their first appearance.
 
     Example:
         >>> ids = Ids()
@@ -36,16 +36,16 @@ class Ids:
         self._numbers: dict[str, int] = {}
 
     def number(self, name: str) -> int:
-        """Return the number of a name, a new one where it is new."""
+        """Return the number of a name; a new name is given the next number."""
         return self._numbers.setdefault(name, len(self._numbers))
 
     def find(self, name: str) -> int | None:
-        """Return the number of a name, or None."""
+        """Return the number of a name, or None for an unknown name."""
         return self._numbers.get(name)
 
     @property
     def names(self) -> list[str]:
-        """All names by number."""
+        """All names, in the order of their numbers."""
         return list(self._numbers)
 
     def __len__(self) -> int:
@@ -53,15 +53,18 @@ class Ids:
 
 
 class Draft:
-    """What is written of a data set so far.
+    """A data set that is being written.
 
     Arguments:
-        folder: where it is made.
-        name: of the data set; source: where its parts come from.
-        keep_filled: leave rows that seem filled in as they are.
+        folder: the temporary folder.
+        name: name of the data set.
+        source: description of the files that it is made from.
+        keep_filled: whether to keep rows that were probably filled in, instead of marking them as
+            missing.
 
     Attributes:
-        notes: what the user should be told.
+        notes: messages for the user.
+        counts: numbers of users, items and interactions.
     """
 
     def __init__(self, folder: Path, name: str, source: str, *, keep_filled: bool = False) -> None:
@@ -72,13 +75,15 @@ class Draft:
         (folder / "features").mkdir(parents=True)
 
     def write_pairs(self, pairs: npt.NDArray[np.int64], num_users: int, num_items: int) -> None:
-        """Write distinct pairs (P, 2) in order; repeated ones are merged."""
+        """Write the distinct pairs of (P, 2) pairs, sorted by user, then item."""
         if len(pairs) == 0:
             raise DataError(f"{self.source}: there are no interactions at all.")
+        # One integer per pair: `np.unique` sorts them by user, then item, and merges repeated ones.
         keys = np.unique(pairs[:, 0] * num_items + pairs[:, 1])
         if len(keys) < len(pairs):
             self.notes.append(
-                f"{plural(len(pairs) - len(keys), 'repeated pair was', 'repeated pairs were')} merged."
+                f"{plural(len(pairs) - len(keys), 'repeated pair was', 'repeated pairs were')} "
+                "merged."
             )
         distinct = np.stack([keys // num_items, keys % num_items], axis=1)
         np.save(self.folder / "interactions.npy", distinct, allow_pickle=False)
@@ -89,55 +94,64 @@ class Draft:
         }
 
     def write_names(self, users: Sequence[str] | None, items: Sequence[str] | None) -> None:
-        """Write users.tsv and items.tsv."""
-        for one, names in (("user", users), ("item", items)):
+        """Write users.tsv and items.tsv; None writes no file."""
+        for kind, names in (("user", users), ("item", items)):
             if names is not None:
                 lines = [
-                    f"{one}\tname",
+                    f"{kind}\tname",
                     *(f"{k}\t{_one_line(name)}" for k, name in enumerate(names)),
                 ]
-                (self.folder / f"{one}s.tsv").write_text(
+                (self.folder / f"{kind}s.tsv").write_text(
                     "\n".join(lines) + "\n", encoding="utf-8", newline="\n"
                 )
 
     def new_features(self, modality: str, dim: int, dtype: Any = np.float32) -> np.memmap[Any, Any]:
-        """Make a modality's file (num_items, dim), all rows missing; rows are written into what is returned."""
+        """Create the file of a modality and return it as a writable memory map (num_items, dim).
+
+        All rows are NaN, hence missing, until they are written. float16 is kept; every type other
+        than float16 and float32 becomes float32.
+        """
         dtype = np.float32 if np.dtype(dtype) not in (np.float16, np.float32) else dtype
         path = self.folder / "features" / f"{modality}.npy"
-        made: np.memmap[Any, Any] = np.lib.format.open_memmap(
+        rows: np.memmap[Any, Any] = np.lib.format.open_memmap(
             path, mode="w+", dtype=dtype, shape=(self.counts["num_items"], dim)
         )
-        for start in range(0, len(made), ROWS_AT_ONCE):
-            made[start : start + ROWS_AT_ONCE] = np.nan
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            rows[start : start + ROWS_AT_ONCE] = np.nan
         self._modalities[modality] = {"file": f"features/{modality}.npy", "dim": dim}
-        return made
+        return rows
 
     def finish_features(
         self, modality: str, rows: np.memmap[Any, Any], where: object, *, checked: bool = True
     ) -> None:
-        """Check a modality's rows; those that seem filled in become missing, and are counted.
+        """Complete the file of a modality, and mark rows that were probably filled in as missing.
 
         Arguments:
-            checked: look for rows that seem filled in.
+            where: name of the source file, for notes.
+            checked: whether to look for rows that were probably filled in.
         """
         if checked:
             for kind, places in find_filled(rows).items():
                 if len(places) and not self.keep_filled:
                     rows[places] = np.nan
-                what = (
+                action = (
                     "left as they are (--keep-filled)" if self.keep_filled else "written as missing"
                 )
                 if len(places):
                     rows_are = plural(len(places), f"row {kind} is", f"rows {kind} are")
                     self.notes.append(
-                        f"{modality}: {rows_are} {what}; first item {places[0]}, {where}."
+                        f"{modality}: {rows_are} {action}; first item {places[0]}, {where}."
                     )
         missing = int(sum(np.isnan(b).all(axis=1).sum() for b in _blocks(rows)))
         self._modalities[modality] |= {"dtype": rows.dtype.name, "missing_rows": missing}
         rows.flush()
 
     def write_manifest(self, **further: Any) -> None:
-        """Write dataset.json: the set can be read from now on."""
+        """Write dataset.json, after which the data set can be read.
+
+        Arguments:
+            further: additional keys and their values.
+        """
         manifest = {
             "name": self.name,
             "source": self.source,
@@ -149,25 +163,26 @@ class Draft:
         (self.folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
 
     def read(self) -> Dataset:
-        """Read the set back, as `train.py --empty-items drop` would."""
+        """Read the data set as `train.py --empty-items drop` does."""
         return read_dataset(self.folder, empty_items="drop")
 
     def write_split(self, split: Split) -> None:
-        """Write split.npz beside the data."""
+        """Write split.npz into the folder."""
         write_split(self.folder / "split.npz", split)
 
 
 @contextmanager
 def drafting(out: Path, name: str, source: str, *, keep_filled: bool = False) -> Iterator[Draft]:
-    """Make a data set beside `out`; give it its name where the block ends without an error.
+    """Write a data set into a temporary folder, which is renamed to `out` if the block succeeds.
 
     Raises:
-        DataError: `out` is there already, or cannot be made.
+        DataError: `out` exists already and is not an empty folder, or cannot be created.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
-            f"--out: {out} is there already, and is never overwritten. Name another folder."
+            f"--out: {out} exists already and is never overwritten. Name another folder."
         )
+    # The same parent folder guarantees the same file system, so that the renaming is atomic.
     folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -175,42 +190,43 @@ def drafting(out: Path, name: str, source: str, *, keep_filled: bool = False) ->
             folder.mkdir(parents=True)
         except OSError as error:
             raise DataError(
-                f"--out: {out} cannot be made ({error.strerror}). Name another folder."
+                f"--out: {out} cannot be created ({error.strerror}). Name another folder."
             ) from None
         yield Draft(folder, name, source, keep_filled=keep_filled)
         if out.exists():
-            out.rmdir()  # empty
+            out.rmdir()  # It is empty, as checked above.
         folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_features(path: Path, num_rows: int | None = None) -> np.memmap[Any, Any]:
-    """Open a .npy file of features (n, d), memory-mapped, without pickles.
+    """Open an .npy file of features (n, d) as a memory map, without pickles.
 
     Raises:
-        DataError: it is not one, or has another number of rows.
+        DataError: the file is not an .npy file of numbers, or its number of rows is not `num_rows`.
     """
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: is not a .npy file of numbers ({error}).") from None
+        raise DataError(f"{path}: is not an .npy file of numbers ({error}).") from None
     if not isinstance(rows, np.memmap) or rows.ndim != 2 or rows.dtype.kind not in "fiu":
         raise DataError(
             f"{path}: must hold numbers of shape (items, width), got {getattr(rows, 'dtype', '?')}."
         )
     if num_rows is not None and len(rows) != num_rows:
         raise DataError(
-            f"{path}: has {len(rows)} rows, but there are {num_rows} items. Give a row for each."
+            f"{path}: has {len(rows)} rows, but there are {num_rows} items. Give every item a row."
         )
     return rows
 
 
 def copy_rows(source: npt.NDArray[Any], target: npt.NDArray[Any], where: object) -> None:
-    """Copy rows some at a time; a row of NaN is missing, NaN in part or an infinity is an error.
+    """Copy rows in blocks, in the target's type; a row of NaN is a missing modality.
 
     Raises:
-        DataError: such a row, or a number that the target cannot hold.
+        DataError: a row has NaN in some places only, an infinity, or a number that overflows in the
+            target's type.
     """
     for start in range(0, len(source), ROWS_AT_ONCE):
         block = np.asarray(source[start : start + ROWS_AT_ONCE], dtype=target.dtype)
@@ -218,8 +234,8 @@ def copy_rows(source: npt.NDArray[Any], target: npt.NDArray[Any], where: object)
         bad = (holes.any(axis=1) & ~holes.all(axis=1)) | np.isinf(block).any(axis=1)
         if bad.any():
             raise DataError(
-                f"{where}: row {start + int(bad.argmax())} holds an infinity, or NaN in part. A missing row is NaN "
-                "throughout; correct the others."
+                f"{where}: row {start + int(bad.argmax())} has an infinity, or NaN in some places "
+                "only. A missing row is NaN throughout; correct the others."
             )
         target[start : start + len(block)] = block
 
@@ -230,4 +246,5 @@ def _blocks(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def _one_line(name: str) -> str:
+    # A tab or a line break in a name would break the tab-separated file.
     return " ".join(str(name).split()) or "(no name)"
