@@ -176,7 +176,7 @@ def test_objective_equals_its_formula(
 def gather_compiled(tables: Tables, *arguments: Any) -> TripleBatch:
     gather = CompiledGather(tables.features.num_items)
     batch = gather(tables, *arguments)
-    assert (gather.place == -1).all()  # ready for the next one
+    assert (gather.row_of_item == -1).all()  # ready for the next one
     return batch
 
 
