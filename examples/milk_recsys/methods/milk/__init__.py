@@ -100,7 +100,7 @@ class MilkOptions:
     )
     inference: Literal["imputed", "available_mean"] = option(
         "imputed",
-        "Average all modalities, imputed ones included, in a score (Eq. 18), or only observed ones.",
+        "Average all modalities in a score, imputed ones included (Eq. 18), or only observed ones.",
     )
     compress: int | None = option(
         None,

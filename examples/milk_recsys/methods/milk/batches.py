@@ -1,7 +1,7 @@
 """Batches: the item rows of a batch of triples.
 
-`gather_batch` and `CompiledGather` make one row per distinct item; `gather_static` makes one row per
-position of the batch.
+`gather_batch` and `CompiledGather` make one row per distinct item; `gather_static` makes one row
+per position of the batch.
 """
 
 from __future__ import annotations

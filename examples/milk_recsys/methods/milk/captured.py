@@ -49,8 +49,9 @@ class CapturedStep:
     """A function of tensors on a GPU that is replayed as a CUDA graph from its fourth call on.
 
     The function must neither wait for the GPU nor branch on values of tensors, and the tensors that
-    it changes (weights, states of optimisers) must keep their addresses. The graph is for the shapes
-    of the first call. A call with other shapes, such as an epoch's last batch, runs without a graph.
+    it changes (weights, states of optimisers) must keep their addresses. The graph is for the
+    shapes of the first call. A call with other shapes, such as an epoch's last batch, runs without
+    a graph.
 
     Arguments:
         function: from tensors to one tensor.
@@ -81,7 +82,8 @@ class CapturedStep:
         if self.replay is None:
             self.inputs = tuple(x.clone() for x in inputs)
             self.replay = self.record(self.function, self.inputs)
-        # A graph reads and writes fixed addresses, so the arguments are copied to those it recorded.
+        # A graph reads and writes fixed addresses, so the arguments are copied to those it
+        # recorded.
         for recorded, given in zip(self.inputs, inputs, strict=True):
             recorded.copy_(given)
         return self.replay()

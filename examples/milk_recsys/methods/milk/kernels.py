@@ -1,9 +1,9 @@
 """The parts of a training step that are not matrix products, compiled by Numba for the CPU.
 
-The functions take NumPy arrays and write their results into arrays of the caller. The loops go row by
-row, so that each row is read once, while it is in the cache. Each function has an equivalent in torch
-operations, and a test compares the two. The functions run in one thread, because they take little
-time compared with the matrix products.
+The functions take NumPy arrays and write their results into arrays of the caller. The loops go row
+by row, so that each row is read once, while it is in the cache. Each function has an equivalent in
+torch operations, and a test compares the two. The functions run in one thread, because they take
+little time compared with the matrix products.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def compiled(function: Function) -> Function:
     """Compile at the first call, and cache the machine code on disk."""
-    # "reassoc" lets the compiler reorder sums, without which they do not vectorise. The flags "nnan" and
-    # "ninf" are left out, so that NaN and infinity propagate as in torch.
+    # "reassoc" lets the compiler reorder sums, without which they do not vectorise. The flags
+    # "nnan" and "ninf" are left out, so that NaN and infinity propagate as in torch.
     dispatcher = njit(
         cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True
     )(function)
@@ -44,7 +44,7 @@ def find_rows(
     negative_rows: Ints,
     copies: Floats,
 ) -> tuple[int, int]:
-    """Number the distinct items of a batch in order of first occurrence, positives before negatives.
+    """Number the distinct items of a batch in order of first occurrence, positives first.
 
     It is the counterpart of `batches.gather_batch`.
 
@@ -73,8 +73,8 @@ def forward_sums(
 ) -> tuple[float, float]:  # fmt: skip
     """Compute score differences per modality, and the sums of alignment (Eq. 6) and regulariser.
 
-    It is the counterpart of `objective.scores`, `pairwise_alignment_loss` and the regulariser's sum of
-    squares in `objective.batch_sums`.
+    It is the counterpart of `objective.scores`, `pairwise_alignment_loss` and the regulariser's sum
+    of squares in `objective.batch_sums`.
 
     Arguments:
         u: (b, D) users of the triples.
@@ -98,8 +98,8 @@ def forward_sums(
                 score += u[b, d] * (c[i, m, d] - c[j, m, d])
             scores[b, m] = score
     total = np.empty(size, c.dtype)
-    # The sum over pairs of ||c_m - c_m'||^2 equals n * sum over m of ||c_m - mean||^2, with n the number
-    # of aligned modalities: linear, not quadratic, in M.
+    # The sum over pairs of ||c_m - c_m'||^2 equals n * sum over m of ||c_m - mean||^2, with n the
+    # number of aligned modalities: linear, not quadratic, in M.
     for j in range(len(mask)):
         n = _mean(c, mask, j, total)
         distance = u[0, 0] * 0
@@ -144,8 +144,8 @@ def backward_sums(
     by_distances, by_squares = by_sums
     total = np.empty(size, c.dtype)
     # First pass, over rows: the regulariser's and the alignment's part of by_c. With n aligned
-    # modalities, the derivative of n * sum ||c_m - mean||^2 is 2 n (c_m - mean), because the derivative
-    # through the mean is 0.
+    # modalities, the derivative of n * sum ||c_m - mean||^2 is 2 n (c_m - mean), because the
+    # derivative through the mean is 0.
     for j in range(len(c)):
         if len(copies):
             _total(c, j, total)
@@ -163,7 +163,8 @@ def backward_sums(
                 if mask[j, m]:
                     for d in range(size):
                         by_c[j, m, d] += factor * (c[j, m, d] - total[d])
-    # Second pass, over triples: the regulariser's part of by_u, and the scores' part of by_u and by_c.
+    # Second pass, over triples: the regulariser's part of by_u, and the scores' part of by_u and
+    # by_c.
     regularised = 2 * by_squares if len(copies) else 0 * by_squares
     for b in range(len(rows)):
         i, j = rows[b], negative_rows[b]

@@ -93,7 +93,8 @@ def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the gradients of equal rows.
 
     Returns:
-        On a CPU, the distinct rows and their sums. On a GPU, all B rows, sorted, each with the sum of
+        On a CPU, the distinct rows and their sums. On a GPU, all B rows, sorted, each with the sum
+        of
         its row: the number of distinct rows is a value that the host would have to wait for. Equal
         rows then write the same update.
     """
