@@ -90,7 +90,7 @@ def test_keep_with_all_items_as_landmarks_is_exact_and_few_are_near(monkeypatch)
     data, new, observed = make_data(2, users=40, items=60), *new_items()
     exact = make("keep", data)
     expected = exact.net.embed_items(new, observed)
-    monkeypatch.setattr(keep, "FEW", 50)
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 50)
     monkeypatch.setattr(keep, "BLOCK", 7)
     errors = []
     for landmarks in (15, 45, 60):
@@ -99,12 +99,12 @@ def test_keep_with_all_items_as_landmarks_is_exact_and_few_are_near(monkeypatch)
         assert len(near.landmarks) == landmarks
         errors.append(float((near.embed_items(new, observed) - expected).norm() / expected.norm()))
     assert 0.3 > errors[0] > errors[1] > 1e-6 > errors[2]
-    monkeypatch.setattr(keep, "FEW", 60)
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 60)
     assert len(make("keep", data, landmarks=15).net.landmarks) == 60  # few enough for all
     monkeypatch.setattr(keep, "JITTER", 0)
-    weights, direct = exact.net.solved((0, 1))
-    projected = exact.net.projected(
-        (0, 1), weights, exact.net.among((0, 1), weights, torch.arange(60))
+    weights, direct = exact.net.solve((0, 1))
+    projected = exact.net.solve_projected(
+        (0, 1), weights, exact.net.warm_kernel((0, 1), weights, torch.arange(60))
     )
     np.testing.assert_allclose(projected.numpy(), direct.numpy(), rtol=1e-5, atol=1e-7)
 
@@ -117,7 +117,7 @@ def test_keep_without_its_parts():
     np.testing.assert_allclose(
         scores(one, new, observed)[:, 0], scores(each, new, observed)[:, 0]
     )  # item 0 has both
-    net, (weights, map_) = one.net, one.net.solved((0, 1))
+    net, (weights, map_) = one.net, one.net.solve((0, 1))
     k = net.kernel((0, 1), weights, net.rows(new, observed), observed)
     np.testing.assert_allclose(
         scores(one, new, observed), (net.users.weight @ (k @ map_).T).numpy(), rtol=1e-9
@@ -154,7 +154,7 @@ def test_keep_holds_some_patterns(monkeypatch):
     new, observed = new_items()
     b = make("keep")
     expected = scores(b, new, observed)
-    monkeypatch.setattr(keep, "MAPS", 2)
+    monkeypatch.setattr(keep, "CACHED_PATTERNS", 2)
     few = make("keep")
     np.testing.assert_allclose(scores(few, new, observed), expected)
     np.testing.assert_allclose(scores(few, new, observed), expected)
