@@ -93,7 +93,8 @@ def test_blocks_are_joined_and_rows_are_taken_apart(tmp_path: Path) -> None:
         ([torch.ones(2, 3)] * 3, r"have 6 rows, not 4"),
         (
             [torch.ones(4, 2)],
-            r"a block of 'w' must be torch.float32 rows of shape \(3,\), got torch.float32 \(4, 2\)",
+            r"a block of 'w' must be torch.float32 rows of shape \(3,\), "
+            r"got torch.float32 \(4, 2\)",
         ),
         ([torch.ones(4, 3).double()], r"got torch.float64 \(4, 3\)"),
     ],
@@ -125,22 +126,22 @@ def test_a_write_that_fails_leaves_the_old_file(
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        ({"a": torch.zeros(4, 2)}, "holds the tensor 'b', which there is no place for"),
+        ({"a": torch.zeros(4, 2)}, "has the unexpected tensor 'b'"),
         (
             {"a": torch.zeros(4, 2), "b": torch.zeros(3), "c": torch.zeros(1)},
             "lacks the tensor 'c'",
         ),
         (
             {"a": torch.zeros(4, 2), "b": torch.zeros(2)},
-            r"'b' is torch.float32 \(3,\), where torch.float32 \(2,\) is wanted",
+            r"'b' is torch.float32 \(3,\), expected torch.float32 \(2,\)",
         ),
         (
             {"a": torch.zeros(4, 2), "b": torch.zeros(3).double()},
-            r"where torch.float64 \(3,\) is wanted",
+            r"expected torch.float64 \(3,\)",
         ),
         (
             {"a": Destination(torch.zeros(3, 2), 2), "b": torch.zeros(3)},
-            r"where torch.float32 rows 2 to 5 of \(N, 2,\)",
+            r"expected torch.float32 rows 2 to 5 of \(N, 2,\)",
         ),
         ({"a": Destination(torch.zeros(3, 1), 0), "b": torch.zeros(3)}, "'a' is torch.float32"),
     ],
