@@ -148,7 +148,7 @@ def test_draws_are_uniform() -> None:
 
 
 def test_neighbouring_users_draw_independently() -> None:
-    """In a batch that alternates two users, all combinations of their draws are equally frequent."""
+    """In a batch that alternates two users, all pairs of their draws are equally frequent."""
     pool = torch.arange(4)
     rows = build_user_rows(as_pairs([(0, 0), (1, 3)]), 2, pool)
     drawn = sample_negatives(torch.tensor([0, 1] * 9_000), rows, pool, generator=generator(5))
