@@ -87,6 +87,8 @@ def save_state(
     if unsupported:
         raise ValueError(f"save_state: a file cannot hold the dtype of {', '.join(unsupported)}.")
     ordered = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    # The header gives the offsets of all tensors, so it is computed before the first one is
+    # written.
     header: dict[str, Any] = {"__metadata__": {"facts": json.dumps(facts, allow_nan=False)}}
     end = 0
     for name in ordered:
@@ -94,7 +96,7 @@ def save_state(
         begin, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # The data begin at a multiple of 8 bytes.
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in ordered:
@@ -116,6 +118,7 @@ def _write(file: BinaryIO, name: str, tensor: Tensor | Streamed) -> None:
             )
         rows += len(block) if block.ndim else 0
         for part in _parts(block):
+            # NumPy has no bfloat16, so every dtype is written as bytes.
             file.write(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if shape and rows != shape[0]:
         raise ValueError(f"save_state: the blocks of {name!r} have {rows} rows, not {shape[0]}.")
@@ -175,6 +178,7 @@ def load_into(
         with safe_open(path, framework="pt", device="cpu") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
             stored = set(file.keys())
+            # Check all tensors before the first one changes.
             problem = _misfit(file, stored, tensors, partial)
             if problem:
                 raise DataError(
@@ -193,6 +197,7 @@ def load_into(
     except FileNotFoundError:
         raise _absent(path) from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
+        # DataError is a ValueError: it reports a tensor that does not fit, not a damaged file.
         if isinstance(error, DataError):
             raise
         raise _damaged(path, error) from None
@@ -260,6 +265,7 @@ def unpack(
             if name.startswith(prefix):
                 index, key = name.removeprefix(prefix).split(".")
                 values.setdefault(int(index), {})[key] = x.clone()
+        # The options of the optimiser (its "param_groups") are those it was created with.
         optimiser.load_state_dict({**optimiser.state_dict(), "state": values})
     return {
         name.removeprefix("number."): int(x)

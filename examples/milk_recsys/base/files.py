@@ -73,6 +73,7 @@ class Journal:
             DataError: a complete line is not JSON.
         """
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        # Only a last line that was cut lacks its end of line.
         try:
             return [
                 json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")

@@ -12,12 +12,10 @@ only the scores near the top matter. So `Candidates` filters first:
    beforehand, so items whose approximate score is below the last place by more than twice the bound
    cannot be in the list.
 2. To find the highest approximate scores, only the maximum of each group of items is compared,
-until
-   few groups are left.
+   until few groups are left.
 3. The few remaining items are scored exactly, as above.
 4. If more items remain than are kept (for example, items with equal vectors), the scores of that
-row
-   are computed by a matrix product in float64, and exactly where that does not decide either.
+   row are computed by a matrix product in float64, and exactly where that does not decide either.
 """
 
 from __future__ import annotations

@@ -93,14 +93,15 @@ def evaluate_test(
             ``test_all_cold``: with all cold items as candidates;
             ``by_pattern``: the positives whose item has a pattern, ranked among all candidates;
             ``imposed``: with each modality hidden from all candidates in turn (empty if there is
-                only
-            one modality, without which nothing could be ranked);
+            only one modality, without which nothing could be ranked);
             ``drops``: the loss of accuracy by hiding each modality, see `drop_intervals`.
         per_user: users' values in ``test``, ``test_complete`` and ``imposed/<modality>``.
     """
     sections: dict[str, Any] = {}
     per_user: dict[str, PerUser] = {}
     sections["validation"], _ = evaluate_group(model, tables, tables.validation, tables.mask, world)
+    # The ranks are used twice: a rank does not depend on the other positives, so `by_pattern` only
+    # selects from them.
     ranks = rank_group(model, tables, tables.test, tables.mask, world)
     per_user["test"] = per_user_metrics(tables.test.users, ranks)
     sections["test"] = _section(model, per_user["test"])
@@ -149,6 +150,7 @@ def _imposed(
         num_resamples=0,
         generator=torch.Generator().manual_seed(0),
     )
+    # The name of the hidden modality of each pattern; None for the complete pattern.
     hidden = [
         next((n for n, kept in zip(tables.modalities, r.pattern, strict=True) if not kept), None)
         for r in report.patterns

@@ -66,6 +66,7 @@ def train_model(
         "stale": 0,
         "done": False,
     }
+    # A checkpoint from before the first evaluation has null as best score: JSON has no -inf.
     if checkpoint.exists() and card.trains:
         state = learner.load(checkpoint)
         state["best"] = -math.inf if state["best"] is None else state["best"]
@@ -76,6 +77,7 @@ def train_model(
     if card.trains:
         _train(learner, options, tables, state, history, folder, progress, world)
     else:
+        # Methods in closed form are fitted here, and have a history of one line.
         learner.prepare()
         validation, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
         line = {
@@ -96,6 +98,7 @@ def train_model(
     return learner, {
         "best_epoch": facts["epoch"],
         "epochs": len(seconds),
+        # The first epoch is slower: it compiles or captures the step.
         "seconds_per_epoch": median(seconds[1:] or seconds),
     }
 
@@ -146,6 +149,7 @@ def _train(
             if world.is_main:
                 history.append(line)
             bar.epoch(line, state["best"], loop.monitor)
+            # All ranks take part in saving, so they follow the clock of rank 0.
             if world.broadcast(evaluates or time.monotonic() - saved > SAVE_SECONDS):
                 learner.save(checkpoint, state)
                 saved = time.monotonic()

@@ -34,7 +34,7 @@ class Progress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
-            transient=True,
+            transient=True,  # Remove the bar at the end; lines printed above it remain.
             disable=quiet or not self.console.is_terminal,
         )
 

@@ -146,6 +146,7 @@ class Scorer:
         *,
         scores_at_once: int | None = None,
     ) -> None:
+        # The dtype of the run; the conversion to float64 follows.
         self.dtype = model.users.weight.dtype
         self.device = model.users.weight.device
         self.model = model.double().eval().requires_grad_(False)
@@ -207,6 +208,7 @@ class Scorer:
             raise ValueError(
                 f"scorer: `features` gives no modality. Give at least one of {self.modalities}."
             )
+        # A row of NaN is missing, and so is a modality that is not given.
         mask = mask_from_features(given, self.modalities)
         empty = ~mask.any(dim=1)
         if empty_items == "error" and empty.any():
@@ -222,6 +224,7 @@ class Scorer:
             rows = slice(start, start + ITEMS_AT_ONCE)
             block = {name: x[rows].to(self.device) for name, x in given.items()}
             vectors[rows] = self.model.embed_items(block, mask[rows].to(self.device))
+        # Finite features may overflow in the encoder; such an item could not be ranked.
         finite = torch.isfinite(vectors).all(dim=1)
         if not finite.all():
             raise DataError(

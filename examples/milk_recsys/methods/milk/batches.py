@@ -39,9 +39,9 @@ class TripleBatch(NamedTuple):
         features: modality -> (n, d) prepared features of the rows.
         observed: (n, M) bool.
         copies: (n,) number of positions of the batch that refer to each row.
-        shares: (p,) weight of each row of a positive item in the alignment: 1 for a distinct item,
-            1 / c for each of the c rows of an item. The shares of an item sum to 1 over all rows
-            and ranks.
+        shares: (p,) weight of each row of a positive item in the alignment: the share of the item's
+            positive occurrences in the whole batch for which the row stands (1 / c if the item has
+            c rows). The shares of an item sum to 1 over all rows and ranks.
     """
 
     positives: Tensor
@@ -67,6 +67,7 @@ def prepared_rows(model: Recommender, tables: Tables, *, buffer_rows: int = 0) -
     features, observed = tables.features, tables.mask
     if features.mapped:
         return lambda items: model.prepare(features.rows(items), observed[items])
+    # Preparation does not depend on anything that is trained, so once is enough.
     items = features.items
     prepared = model.prepare(features.rows(items), observed[items])
     whole, widths = (
@@ -123,6 +124,7 @@ def gather_batch(
         else torch.zeros_like(negative_items, dtype=torch.bool)
     )
     new = shared.logical_not()
+    # A shared row is referred to by its positives and its negatives.
     copies = torch.cat(
         [counts.index_add(0, row[shared], negative_counts[shared]), negative_counts[new]]
     )
@@ -186,6 +188,8 @@ def gather_static(
     items = torch.cat([positives, negatives])
     position = torch.arange(len(items), device=items.device)
     rows, negative_rows = position[: len(positives)], position[len(positives) :]
+    # Each of an item's c rows has the share 1 / c. `index_add_` counts without the wait for the
+    # host that `bincount` has.
     whole = positives if whole is None else whole
     counts = torch.zeros(len(tables.mask), dtype=torch.float64, device=items.device)
     counts.index_add_(0, whole, counts.new_ones(()).expand(len(whole)))

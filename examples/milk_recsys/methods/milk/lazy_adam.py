@@ -73,6 +73,8 @@ class LazyAdam:
         v = self.exp_avg_sq.index_select(0, rows).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         self.exp_avg.index_copy_(0, rows, m)
         self.exp_avg_sq.index_copy_(0, rows, v)
+        # The learning rate times both bias corrections, in float64. `step` stays a tensor, so that
+        # a GPU computes it without waiting.
         size = self.lr * torch.sqrt(1 - beta2**self.step) / (1 - beta1**self.step)
         change = m.div_(v.sqrt_().add_(self.eps)).mul_(size.to(m.dtype))
         self.weight.index_copy_(0, rows, self.weight.index_select(0, rows).sub_(change))
@@ -94,9 +96,8 @@ def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         On a CPU, the distinct rows and their sums. On a GPU, all B rows, sorted, each with the sum
-        of
-        its row: the number of distinct rows is a value that the host would have to wait for. Equal
-        rows then write the same update.
+        of its row: the number of distinct rows is a value that the host would have to wait for.
+        Equal rows then write the same update.
     """
     if rows.device.type == "cpu":
         distinct, index = torch.unique(rows, return_inverse=True)

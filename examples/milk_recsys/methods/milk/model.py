@@ -126,6 +126,8 @@ class Recommender(nn.Module):
         for index, name in enumerate(self.modalities):
             basis: Tensor | None = getattr(self, f"basis_{index}")
             if basis is not None:
+                # The principal directions are eigenvectors of the Gram matrix, which can be added
+                # up over blocks, so that the features are never in memory as a whole.
                 gram = torch.zeros(len(basis), len(basis), dtype=torch.float64, device=basis.device)
                 for items, block in features.blocks(rows):
                     x = self._filled(block, observed[items])[name].double()
@@ -186,6 +188,7 @@ class Recommender(nn.Module):
         Returns:
             (N, D).
         """
+        # Without a mask, `fuse` averages all modalities, imputed ones included.
         mask = observed if self.options.inference == "available_mean" else None
         return fuse(self.encoders(self.prepare(features, observed)), self.uniform, mask)[0]
 
@@ -194,6 +197,7 @@ def build_model(options: Options, tables: Tables) -> Recommender:
     """Build the model with weights drawn from the seed, and fit its preparation on warm items."""
     own: MilkOptions = options.method
     shard_on = choose_device(options.run.device) if own.user_table == "sharded" else None
+    # Weights are drawn on the CPU, so that they do not depend on the device.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.run.seed)
         model = Recommender(

@@ -142,6 +142,8 @@ def coefficients(sums: Tensor, size: int, options: MilkOptions) -> tuple[Tensor,
     the regulariser's weight over the size of the batch. Not for the regulariser "parameters".
     """
     risks, (_, pairs, _) = sums[:-3] / size, sums[-3:]
+    # invmod has the gradient of V-REx by the risks in closed form; that of the other terms is
+    # constant.
     with torch.no_grad():
         terms = torch.stack(objective(sums, size, None, options))
         by_risks = vrex_coefficients(
@@ -175,13 +177,15 @@ def bpr_losses(
     Returns:
         (E,).
     """
+    # Without a mask both items are fused with the same weights, so differences are fused once. With
+    # a mask the weights of an item depend on its modalities.
     if options.training_fusion == "imputed":
         margins = fuse(scores(u, z, batch.positives, batch.negatives), weights)
     else:
         better = fuse(scores(u, z, batch.positives), weights, batch.observed[batch.positives])
         worse = fuse(scores(u, z, batch.negatives), weights, batch.observed[batch.negatives])
         margins = better - worse
-    return F.softplus(-margins).sum(dim=1)
+    return F.softplus(-margins).sum(dim=1)  # softplus(-x) = -ln sigmoid(x)
 
 
 def scores(u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None = None) -> Tensor:
