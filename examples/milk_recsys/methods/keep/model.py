@@ -12,7 +12,8 @@ The method is our own. It is fitted in closed form and imputes nothing.
 
 2. Kernel between a new item c and a warm item i, for a pattern p of modalities:
 
-       k_p(c, i) = sum_(m in p) mu_m exp(gamma (cos(x_cm, x_im) - 1)) a_cm a_im,   sum_(m in p) mu_m = 1
+       k_p(c, i) = sum_(m in p) mu_m exp(gamma (cos(x_cm, x_im) - 1)) a_cm a_im
+       sum_(m in p) mu_m = 1
 
    where x_cm is the feature vector of modality m of item c, centred on the mean of the warm items
    that have it, a_cm is 1 if c has m and else 0, and gamma is the width. The weights mu >= 0 are
