@@ -87,8 +87,8 @@ def save_state(
     if unsupported:
         raise ValueError(f"save_state: a file cannot hold the dtype of {', '.join(unsupported)}.")
     ordered = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
-    # The header gives the offsets of all tensors, so it is computed before the first one is
-    # written.
+    # The header gives the offsets of all tensors, so it is computed before the
+    # first one is written.
     header: dict[str, Any] = {"__metadata__": {"facts": json.dumps(facts, allow_nan=False)}}
     end = 0
     for name in ordered:

@@ -33,9 +33,9 @@ def joined_world(device: torch.device) -> Iterator[World]:
         yield SINGLE_PROCESS
         return
     # An optimiser's first step imports torch._dynamo, where default arguments would keep a
-    # reference to an existing process group for ever. The group's threads would then outlive the
-    # interpreter, which sometimes aborts the process at exit. So import it before there is a
-    # process group.
+    # reference to an existing process group for ever. The group's threads would then outlive
+    # the interpreter, which sometimes aborts the process at exit. So import it before there
+    # is a process group.
     importlib.import_module("torch._dynamo")
     store, rank, size = next(rendezvous("env://"))
     # The launcher's store survives a restart of the processes. The prefix keeps the keys of an

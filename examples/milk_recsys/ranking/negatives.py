@@ -68,10 +68,10 @@ def sample_negatives(
 
 def _count_before(k: Tensor, users: Tensor, rows: UserRows) -> Tensor:
     """Count the values r_i - i that are at most k in each user's row."""
-    # Keys are u * (n + 1) + r_i - i, increasing over all users. One search of all keys is one call,
-    # but reads some twenty distant positions per draw, which is slow when the keys exceed the
-    # cache. Then only the user's row is bisected: more calls, but few positions that are near each
-    # other.
+    # Keys are u * (n + 1) + r_i - i, increasing over all users. One search of all keys is one
+    # call, but reads some twenty distant positions per draw, which is slow when the keys
+    # exceed the cache. Then only the user's row is bisected: more calls, but few positions
+    # that are near each other.
     wanted = users * (rows.pool_size + 1) + k
     if rows.num_pairs <= KEYS_IN_CACHE:
         return torch.searchsorted(rows.keys[:-1], wanted, right=True) - rows.offsets[users]

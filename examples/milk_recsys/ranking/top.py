@@ -223,9 +223,9 @@ class Candidates:
                 else "not finite"
             )
             raise DataError(f"ranking: the vector of user {start + first} is {problem}.")
-        # The sum of three bounds: the filter's rounding errors, in any order of summation, and the
-        # rounding of the score (relative to the norms); underflow in the filter; underflow of the
-        # score.
+        # The sum of three bounds: the filter's rounding errors, in any order of summation,
+        # and the rounding of the score (relative to the norms); underflow in the filter;
+        # underflow of the score.
         error = (
             (self._relative(filter_limits) + limits.eps) * norms
             + 4 * self.dim * filter_limits.tiny
@@ -252,8 +252,8 @@ class Candidates:
         """
         length = min(length, high - low)
         kept = min(length + SPARE, high - low)
-        # Smaller groups where there are few items, so that four times as many groups as items
-        # wanted remain.
+        # Smaller groups where there are few items, so that four times as many groups
+        # as items wanted remain.
         group = LARGEST_GROUP
         while group > 1 and (high - low) // group < 4 * kept:
             group //= 2
@@ -474,8 +474,8 @@ def _above(scores: Tensor, maxima: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     best = maxima.topk(kept, dim=1, sorted=False).indices
     tile = best.div(groups, rounding_mode="floor")
     row = torch.arange(count, device=best.device)[:, None]
-    # Flat indices of a group's items in (T, R, columns): its first item, then steps of `groups`
-    # columns.
+    # Flat indices of a group's items in (T, R, columns): its first item, then
+    # steps of `groups` columns.
     first = (tile * count + row) * width + best - tile * groups
     indices = (first[:, :, None] + torch.arange(group, device=best.device) * groups).flatten(1)
     values, order = scores.view(-1).take(indices).topk(kept, dim=1)

@@ -33,8 +33,8 @@ RUN_FILES = (
     "robustness.png",
     "compare",
 )
-# Files that are written before config.json. A folder without config.json does not contain a run
-# yet.
+# Files that are written before config.json. A folder without config.json does not
+# contain a run yet.
 BEFORE_CONFIG = {"users.tsv", "split.npz"}
 
 

@@ -229,8 +229,7 @@ def assert_identical(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None
         assert torch.equal(ours[name], theirs[name]), name
 
 
-# --- tests that do not need TorchRec
-# ----------------------------------------------------------------
+# --- tests that do not need TorchRec --------------------------------------------------------------
 
 
 @given(num_rows=st.integers(0, 60), world_size=st.integers(1, 9))
@@ -300,8 +299,7 @@ def test_no_process_group_is_an_error() -> None:
         ShardedUsers(4, 2, lr=LR, init_std=STD)
 
 
-# --- several ranks
-# ----------------------------------------------------------------------------------
+# --- several ranks --------------------------------------------------------------------------------
 
 
 @needs_torchrec
@@ -375,8 +373,7 @@ class TestRanks:
         )
 
 
-# --- one rank
-# ---------------------------------------------------------------------------------------
+# --- one rank -------------------------------------------------------------------------------------
 
 
 @needs_torchrec

@@ -63,8 +63,7 @@ def masked_features(dataset, mask, rows) -> dict[str, np.ndarray]:
     return features
 
 
-# --- scores
-# -----------------------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def test_attributes_of_a_scorer(scorer, trained_run):
@@ -189,8 +188,7 @@ def test_opening_a_run_leaves_the_global_generator_alone(trained_run):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-# --- errors
-# -----------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_an_item_without_any_modality(scorer):
@@ -315,8 +313,7 @@ def test_a_device_that_is_not_there(trained_run):
         load_run(trained_run.folder, device="cuda")
 
 
-# --- users' names
-# -----------------------------------------------------------------------------------
+# --- users' names ---------------------------------------------------------------------------------
 
 
 def test_users_tsv_is_written_only_if_the_data_have_names(trained_run, write_dataset, tmp_path):
@@ -334,8 +331,7 @@ def test_a_folder_with_users_tsv_is_not_used_for_a_run(trained_run):
     assert (trained_run.data / "users.tsv").read_text() == before
 
 
-# --- lists
-# ------------------------------------------------------------------------------------------
+# --- lists ----------------------------------------------------------------------------------------
 
 
 def reference_best(scores: np.ndarray, top: int) -> np.ndarray:

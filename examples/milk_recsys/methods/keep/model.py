@@ -236,8 +236,7 @@ class KeepModel(nn.Module):
             rows.append(centred(x, mean, observed[:, m], unit=True))
         return rows
 
-    # --- content
-    # ------------------------------------------------------------------------------------
+    # --- content ----------------------------------------------------------------------------------
 
     def weights(self, pattern: tuple[int, ...]) -> Tensor:
         """Return the weights mu of a pattern's modalities, non-negative and with sum 1.
@@ -325,8 +324,8 @@ class KeepModel(nn.Module):
         root, e = torch.linalg.cholesky(k), self.items
         system = self._own.ridge * torch.eye(len(root), dtype=e.dtype, device=e.device)
         right = torch.zeros(len(root), e.shape[1], dtype=e.dtype, device=e.device)
-        # Add up the normal equations over blocks, so that the (n, L) features are never held at
-        # once.
+        # Add up the normal equations over blocks, so that the (n, L) features are
+        # never held at once.
         for block in torch.arange(len(e), device=e.device).split(BLOCK):
             features = torch.linalg.solve_triangular(
                 root, self.warm_kernel(pattern, weights, block).T, upper=False

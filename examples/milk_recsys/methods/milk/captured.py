@@ -82,8 +82,8 @@ class CapturedStep:
         if self.replay is None:
             self.inputs = tuple(x.clone() for x in inputs)
             self.replay = self.record(self.function, self.inputs)
-        # A graph reads and writes fixed addresses, so the arguments are copied to those it
-        # recorded.
+        # A graph reads and writes fixed addresses, so the arguments are copied
+        # to those it recorded.
         for recorded, given in zip(self.inputs, inputs, strict=True):
             recorded.copy_(given)
         return self.replay()

@@ -163,8 +163,8 @@ def backward_sums(
                 if mask[j, m]:
                     for d in range(size):
                         by_c[j, m, d] += factor * (c[j, m, d] - total[d])
-    # Second pass, over triples: the regulariser's part of by_u, and the scores' part of by_u and
-    # by_c.
+    # Second pass, over triples: the regulariser's part of by_u, and the scores' part
+    # of by_u and by_c.
     regularised = 2 * by_squares if len(copies) else 0 * by_squares
     for b in range(len(rows)):
         i, j = rows[b], negative_rows[b]

@@ -43,7 +43,7 @@ from milk_recsys.ranking.negatives import sample_negatives
 
 __all__ = ["Learner", "check_learner", "milk_learner"]
 
-TRIPLES_AT_ONCE = 2**22  # number of triples sampled per chunk
+TRIPLES_AT_ONCE = 2**22  # Number of triples sampled per chunk.
 
 
 def check_learner(options: Options, device: torch.device, world: World) -> None:
@@ -76,7 +76,7 @@ class Learner:
 
     Arguments:
         model: changed in place.
-        tables: what it learns from.
+        tables: the training data.
         options: the objective, the optimiser and the precision.
         world: the processes that share each batch. All of them have the same weights.
     """
@@ -106,8 +106,8 @@ class Learner:
         self.adam = torch.optim.Adam(
             dense, lr=own.lr, fused=True, capturable=self.device.type == "cuda"
         )
-        # Adam creates its state at the first step. Create it here, so that `load` can fill it
-        # before.
+        # Adam creates its state at the first step. Create it here, so that `load`
+        # can fill it before.
         for p in dense:
             zeros = {
                 name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")
@@ -120,8 +120,7 @@ class Learner:
         captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
         self.step: Callable[..., Tensor] = CapturedStep(self.step_on) if captures else self.step_on
 
-    # --- the protocol of `methods/contract.py`
-    # ------------------------------------------------------
+    # --- the protocol of `methods/contract.py` ----------------------------------------------------
 
     @property
     def num_pairs(self) -> int:
@@ -208,8 +207,7 @@ class Learner:
             else weights.pin_memory().to(uniform.device, non_blocking=True)
         )
 
-    # --- a step
-    # -------------------------------------------------------------------------------------
+    # --- a step -----------------------------------------------------------------------------------
 
     def step_on(
         self, users: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor
@@ -232,9 +230,9 @@ class Learner:
             p.grad = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             sums = self.sums(self.model, u, batch, weights, options)
-        # The objective is a function of sums over the whole batch. Its gradient with respect to
-        # them gives each rank the coefficients of its own sums, so the total gradient over ranks is
-        # exact.
+        # The objective is a function of sums over the whole batch. Its gradient with respect
+        # to them gives each rank the coefficients of its own sums, so the total gradient
+        # over ranks is exact.
         terms, gradient = self._objective(self.world.sum(sums), size)
         sums.backward(gradient)  # type: ignore[no-untyped-call]
         self.world.sum_gradients(self.encoders)
@@ -288,8 +286,7 @@ class Learner:
                 0, users, 0
             ) if self.options.regulariser != "parameters" else grad.zero_()
 
-    # --- files
-    # --------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:
         """Write the state that later steps depend on, or the weights alone.

@@ -142,8 +142,8 @@ def coefficients(sums: Tensor, size: int, options: MilkOptions) -> tuple[Tensor,
     the regulariser's weight over the size of the batch. Not for the regulariser "parameters".
     """
     risks, (_, pairs, _) = sums[:-3] / size, sums[-3:]
-    # invmod has the gradient of V-REx by the risks in closed form; that of the other terms is
-    # constant.
+    # invmod has the gradient of V-REx by the risks in closed form; that of the
+    # other terms is constant.
     with torch.no_grad():
         terms = torch.stack(objective(sums, size, None, options))
         by_risks = vrex_coefficients(

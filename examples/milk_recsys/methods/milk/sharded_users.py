@@ -73,9 +73,9 @@ def fill_rows(
         raise ValueError(
             f"fill_rows: rows {start} to {stop} do not lie within a table of {num_rows} rows."
         )
-    # On a CPU, normal_ draws float32 values in groups of 16. If the size is no multiple of 16, it
-    # draws the last 16 values once more. Blocks of a multiple of 16 values give the same numbers as
-    # one call.
+    # On a CPU, normal_ draws float32 values in groups of 16. If the size is no multiple of 16,
+    # it draws the last 16 values once more. Blocks of a multiple of 16 values give the same
+    # numbers as one call.
     block = max(16, DRAWN_VALUES // dim // 16 * 16)
     begin = 0
     while begin < num_rows:
@@ -184,8 +184,8 @@ class ShardedUsers(nn.Module):
         # Replace TorchRec's look-up of local rows, and with it fbgemm's fused optimiser.
         local = _LocalRows(weight, self.optimiser)
         collection._lookups[0] = local
-        # nn.Module does not register a module inside a tuple, so the table is not a parameter of
-        # this one.
+        # nn.Module does not register a module inside a tuple, so the table is not a
+        # parameter of this one.
         self._parts = (torchrec.KeyedJaggedTensor, collection)
 
     rows: tuple[int, int]
@@ -236,15 +236,15 @@ class ShardedUsers(nn.Module):
                 f"{int(users.min())} to {int(users.max())}."
             )
         jagged, collection = self._parts
-        # All users are one variable-length list, so that their rows come back in the order of
-        # `users`.
+        # All users are one variable-length list, so that their rows come back in
+        # the order of `users`.
         length = torch.tensor([len(users)], dtype=torch.int64, device=users.device)
         rows: Tensor = collection(jagged(keys=["users"], values=users, lengths=length))[
             "users"
         ].values()
         return rows
 
-    # --- state ----------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------
 
     def local_state(self) -> dict[str, Tensor]:
         """Return the rank's rows of the table and its moments, and the step.
@@ -455,8 +455,8 @@ def _shard(
         world_size=world_size,
         device_type=device.type,
     )
-    # TorchRec draws initial values when it allocates the rows; the caller's generators must not
-    # move.
+    # TorchRec draws initial values when it allocates the rows; the caller's
+    # generators must not move.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         collection = sharder.shard(whole, plan, types.ShardingEnv.from_process_group(group), device)
     return collection, collection.embeddings["users"].weight.detach()
