@@ -33,7 +33,7 @@ __all__ = ["Candidates", "Top", "best_columns", "top_items"]
 # Target number of scores per block of users: a block fits a CPU's cache, or occupies a GPU.
 CPU_ROWS, GPU_ROWS = 2**20, 2**26
 # Minimum number of users per block, memory permitting: each block reads all items once.
-LEAST_ROWS = 256
+MIN_ROWS = 256
 CPU_SCORES, GPU_SCORES = 2**25, 2**28  # Maximum number of scores in memory.
 COLUMNS = 2048  # Number of items in one product on a CPU, so that its result stays in the cache.
 LARGEST_GROUP = 32  # Maximum number of items in a group that shares one maximum.
@@ -53,7 +53,7 @@ class Top(NamedTuple):
     scores: Tensor
 
 
-class _Rows(NamedTuple):
+class _UserBlock(NamedTuple):
     """A block of users.
 
     Attributes:
@@ -147,7 +147,7 @@ class Candidates:
         self.items = items.detach().double().contiguous()
         count, self.dim = items.shape
         held = scores_at_once or (CPU_SCORES if cpu else GPU_SCORES)
-        wanted = max(LEAST_ROWS, (CPU_ROWS if cpu else GPU_ROWS) // max(1, count))
+        wanted = max(MIN_ROWS, (CPU_ROWS if cpu else GPU_ROWS) // max(1, count))
         self.rows_at_once = max(1, min(wanted, math.isqrt(held)))
         # A block of users is ranked over `span` items at once, in tiles of `columns` items each.
         self.span = max(1, min(held // self.rows_at_once, count))
@@ -167,9 +167,9 @@ class Candidates:
         scores = torch.empty(len(users), length, dtype=self.dtype, device=self.items.device)
         for start in range(0, len(users) if length else 0, self.rows_at_once):
             part = slice(start, min(start + self.rows_at_once, len(users)))
-            rows, held = self._rows(users[part], start, exclude), 0
+            block, held = self._scale_users(users[part], start, exclude), 0
             for low in range(0, len(self.items), self.span):
-                best = self._best(rows, low, min(low + self.span, len(self.items)), length)
+                best = self._best(block, low, min(low + self.span, len(self.items)), length)
                 if low:
                     # Merge with the best of the spans before. They come first, because `_sorted` is
                     # stable and their positions are lower.
@@ -205,7 +205,9 @@ class Candidates:
             norm = torch.maximum(norm, scaled.norm(dim=1).max())
         self.norm = norm
 
-    def _rows(self, users: Tensor, start: int, exclude: tuple[Tensor, Tensor] | None) -> _Rows:
+    def _scale_users(
+        self, users: Tensor, start: int, exclude: tuple[Tensor, Tensor] | None
+    ) -> _UserBlock:
         """Scale a block of users, which begins with user `start`, and bound the filter's error."""
         vectors = users.double()
         largest = vectors.abs().amax(dim=1, keepdim=True)
@@ -238,13 +240,13 @@ class Candidates:
                 torch.arange(len(users), device=offsets.device), offsets.diff()
             )
             excluded = row, exclude[1][int(offsets[0]) : int(offsets[-1])]
-        return _Rows(vectors, scaled.to(self.scaled.dtype), error, norms * unit, excluded)
+        return _UserBlock(vectors, scaled.to(self.scaled.dtype), error, norms * unit, excluded)
 
     def _relative(self, finfo: torch.finfo) -> float:
         """Return a bound of the error of an inner product, relative to the product of the norms."""
         return 1.01 * (2 * self.dim + 8) * finfo.eps / 2
 
-    def _best(self, rows: _Rows, low: int, high: int, length: int) -> tuple[Tensor, Tensor]:
+    def _best(self, block: _UserBlock, low: int, high: int, length: int) -> tuple[Tensor, Tensor]:
         """Return the best of the items from `low` to `high`.
 
         Returns:
@@ -257,19 +259,19 @@ class Candidates:
         group = LARGEST_GROUP
         while group > 1 and (high - low) // group < 4 * kept:
             group //= 2
-        scores, maxima = self._filter(rows, low, high, group)
+        scores, maxima = self._filter(block, low, high, group)
         columns, values = _above(scores, maxima, kept)
         # A row is certain if each item that was not kept is below the last place by more than the
         # error of both scores.
         last, next_out = values[:, length - 1].double(), values[:, -1].double()
-        certain = (next_out == -torch.inf) | (next_out < last - 2 * rows.error[:, 0])
+        certain = (next_out == -torch.inf) | (next_out < last - 2 * block.error[:, 0])
         if kept == high - low:
             certain = torch.ones_like(certain)
         columns, order = columns.sort(dim=1)
         allowed = values.gather(1, order) != -torch.inf
         # Columns at -inf may lie beyond the last item: replace them by a valid index.
         columns.masked_fill_(~allowed, 0)
-        exact = self._score_lists(rows.vectors, columns + low)
+        exact = self._score_lists(block.vectors, columns + low)
         positions, best = _sorted(columns + low, exact.masked_fill_(~allowed, -torch.inf), length)
         uncertain = (~certain).nonzero()[:, 0]
         step = max(1, 2 * WORK_ARRAY_SIZE // (high - low))
@@ -277,11 +279,11 @@ class Candidates:
             chosen = uncertain[start : start + step]
             allowed = scores[:, chosen].transpose(0, 1).flatten(1)[:, : high - low] != -torch.inf
             positions[chosen], best[chosen] = self._best_in_float64(
-                rows, chosen, allowed, low, length
+                block, chosen, allowed, low, length
             )
         return positions, best
 
-    def _filter(self, rows: _Rows, low: int, high: int, group: int) -> tuple[Tensor, Tensor]:
+    def _filter(self, block: _UserBlock, low: int, high: int, group: int) -> tuple[Tensor, Tensor]:
         """Compute approximate scores of the items from `low` to `high`.
 
         Excluded items, and columns beyond the last item, have the score -inf. The items of a group
@@ -291,19 +293,19 @@ class Candidates:
         Returns:
             scores in T tiles, (T, R, columns), and the maxima of groups, (R, T * columns / group).
         """
-        count, width = len(rows.vectors), self.columns
+        count, width = len(block.vectors), self.columns
         tiles = -(-(high - low) // width)
         if len(self._scores) < tiles * count * width:
             self._scores = self._scores.new_empty(tiles * count * width)
         flat = self._scores[: tiles * count * width]
         scores = flat.view(tiles, count, width)
-        excluded, ends = self._excluded_cells(rows, low, high, tiles)
+        excluded, ends = self._excluded_cells(block, low, high, tiles)
         groups = width // group
         maxima = scores.new_empty(count, tiles * groups)
         for tile in range(tiles):
             items = self.scaled[low + tile * width : min(low + (tile + 1) * width, high)]
             scores[tile, :, len(items) :] = -torch.inf
-            torch.mm(rows.scaled, items.T, out=scores[tile, :, : len(items)])
+            torch.mm(block.scaled, items.T, out=scores[tile, :, : len(items)])
             if ends[tile] < ends[tile + 1]:
                 flat.index_fill_(0, excluded[ends[tile] : ends[tile + 1]], -torch.inf)
             part = maxima[:, tile * groups : (tile + 1) * groups]
@@ -311,7 +313,7 @@ class Candidates:
         return scores, maxima
 
     def _excluded_cells(
-        self, rows: _Rows, low: int, high: int, tiles: int
+        self, block: _UserBlock, low: int, high: int, tiles: int
     ) -> tuple[Tensor, list[int]]:
         """Return the flat indices of the excluded items in the tiles (T, R, columns).
 
@@ -319,29 +321,29 @@ class Candidates:
             the indices, increasing, and T + 1 offsets: those of tile t are the indices from offset
             t to offset t + 1.
         """
-        if rows.excluded is None:
+        if block.excluded is None:
             return torch.empty(0, dtype=torch.int64), [0] * (tiles + 1)
-        row, position = rows.excluded
+        row, position = block.excluded
         inside = (position >= low) & (position < high)
         row, column = row[inside], position[inside] - low
         tile = column.div(self.columns, rounding_mode="floor")
-        size = len(rows.vectors) * self.columns
+        size = len(block.vectors) * self.columns
         indices = (tile * size + row * self.columns + column % self.columns).sort().values
         ends = torch.searchsorted(indices, torch.arange(tiles + 1, device=indices.device) * size)
         return indices, ends.tolist()
 
     def _best_in_float64(
-        self, rows: _Rows, chosen: Tensor, allowed: Tensor, low: int, length: int
+        self, block: _UserBlock, chosen: Tensor, allowed: Tensor, low: int, length: int
     ) -> tuple[Tensor, Tensor]:
         """Return the result of `_best` for the chosen rows, from a matrix product in float64.
 
         Arguments:
             chosen: (R',) rows of the block; allowed: (R', high - low) bool, items not excluded.
         """
-        vectors = rows.vectors[chosen]
+        vectors = block.vectors[chosen]
         scores = vectors @ self.items[low : low + allowed.shape[1]].T
         finfo = torch.finfo(torch.float64)
-        error = self._relative(finfo) * rows.norms[chosen]
+        error = self._relative(finfo) * block.norms[chosen]
         error = torch.where(error > 0, error + 4 * self.dim * finfo.tiny, 0)
         # The score lies between both bounds. For nearly all items they round to the same number,
         # which then is the score. The others are scored exactly if they may reach the last place.
