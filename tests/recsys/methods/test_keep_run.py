@@ -47,7 +47,8 @@ def test_a_loaded_run_scores_what_the_run_scored(ran):
     assert scorer.score([0], {"text": features["text"][:3].nan_to_num(0.1)}).isfinite().all()
 
 
-def test_output_has_no_loss_and_no_epoch(ran, tmp_path, capsys):
+def test_output_of_a_method_that_is_fitted_in_closed_form(ran, tmp_path, capsys):
+    # The output has the path of `tmp_path`, and with it the name of this test.
     assert run_command(ran[0].but(out=tmp_path / "run"), ran[1]) == 0
     output = capsys.readouterr().out
     assert re.search(r"keep: fitted in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", output)
