@@ -66,7 +66,7 @@ class MilkOptions:
     )
     envs: Literal["cyclic_mixup", "without_uniform", "independent", "fixed"] = option(
         "cyclic_mixup",
-        "How environments are constructed: as in MILK (cyclic_mixup), or as in a variant of the "
+        "Construction of environments: as in MILK (cyclic_mixup), or as in a variant of the "
         "paper's Table 4: without the uniform environment (w/o e=0), with independent draws "
         "instead of cyclic shifts (w/o cs), or with one draw for the whole run (w/o random).",
     )
@@ -75,7 +75,7 @@ class MilkOptions:
         "Minimum weight of a modality in an environment; below 1 / (number of modalities).",
     )
     risk_reduction: Literal["mean", "sum"] = option(
-        "mean", "Whether the risks of the environments are averaged or summed (Eq. 14)."
+        "mean", "Reduction of the risks over environments (Eq. 14): their mean or their sum."
     )
     variance_correction: Literal[0, 1] = option(
         0, "Variance estimator of the risks: biased (0) or unbiased (1)."
