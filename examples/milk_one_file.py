@@ -7,8 +7,8 @@ SIGIR 2024; comments give the numbers of its equations. A new item has no clicks
 recommended by its features: here text, image and audio. Half of the new items lack one of them,
 although no training item does. MILK trains vectors of users and items that rank equally well
 however the modalities are weighted. Its parts are calls of `invmod`; the rest is plain PyTorch.
-`milk_recsys` has more options, checkpoints and compiled loops; a test holds its losses and NDCG@20
-to those of this file. In shapes there are N items, M modalities, D dimensions, E environments,
+`milk_recsys` has more options, checkpoints and compiled loops; a test checks that its losses and
+NDCG@20 equal those of this file. Shapes: N items, M modalities, D dimensions, E environments,
 B training triples, U users and C candidates.
 """
 
@@ -42,7 +42,7 @@ BATCH_SIZE = 2048  # B, training triples in a step.
 MAX_EPOCHS = 1000  # Maximum number of epochs.
 EVAL_EVERY = 5  # Validate after epochs 0, 5, 10, ... and after the last one.
 PATIENCE = 3  # Stop at this many validations in a row without a gain.
-TOP_K = 20  # Length of the ranked list that NDCG looks at.
+TOP_K = 20  # K of NDCG@K, the length of the ranked lists.
 
 
 # --- Data ---
@@ -51,9 +51,9 @@ class Data(NamedTuple):
 
     features: Features  # modality -> (N, d), rows of unit length
     natural_mask: Tensor  # (N, M) bool, the modalities that an item has
-    mask: Tensor  # (N, M) bool, those that may be used
+    mask: Tensor  # (N, M) bool, the modalities that may be used
     liked: Tensor  # (U, N) bool, whether a user has an item
-    warm: Tensor  # ids of the training items, increasing, as are those of both sets of new items
+    warm: Tensor  # ids of the training items; all three sets of ids are in increasing order
     validation: Tensor
     test: Tensor
 
@@ -62,7 +62,7 @@ def load_data() -> Data:
     """Load the embedded data set, choose the new items, and hide modalities from half of them."""
     dataset = embedded_dataset()
     features = {name: torch.from_numpy(x).to(DTYPE) for name, x in dataset.features.items()}
-    # Rows of unit length keep a modality from outweighing another because of its units.
+    # Scale rows to unit length, so that no modality outweighs another because of its units.
     features = {name: F.normalize(x, dim=1) for name, x in features.items()}
     natural_mask = invmod.mask_from_features(features, dataset.modalities)
     liked = torch.zeros(dataset.num_users, dataset.num_items, dtype=torch.bool)
@@ -80,7 +80,7 @@ def load_data() -> Data:
 
 
 def make_generator(stream: np.random.SeedSequence) -> torch.Generator:
-    """Seed a generator of torch from a stream of NumPy; the shift keeps the seed below 2^63."""
+    """Seed a torch generator from a NumPy seed sequence; the shift keeps the seed below 2^63."""
     return torch.Generator().manual_seed(int(stream.generate_state(1, np.uint64)[0] >> 1))
 
 
@@ -103,10 +103,10 @@ def build_model(data: Data) -> Model:
     torch.manual_seed(SEED)
     users = nn.Embedding(len(data.liked), EMBEDDING_DIM)
     nn.init.normal_(users.weight, std=USER_INIT_STD)
-    # Eq. 5: c = W x + b, with W and b of each modality, puts all modalities into one space.
+    # Eq. 5: c = W x + b, with a W and a b per modality, maps all modalities to one space.
     dims = {name: x.shape[1] for name, x in data.features.items()}
     encoders = invmod.ModalityEncoders.linear(dims, EMBEDDING_DIM)
-    # Eq. 18 imputes means of observed training rows, since new items are unknown in training.
+    # Eq. 18 imputes means. They are those of observed training rows; new items are unknown.
     imputer = invmod.MeanImputer(list(dims)).fit(data.features, data.mask, rows=data.warm)
     return Model(users.to(DTYPE), encoders.to(DTYPE), imputer)
 
@@ -116,7 +116,7 @@ def milk_loss(model: Model, features: Features, mask: Tensor, batch: Sequence[Te
     """Return the loss of Eq. 16.
 
     Arguments:
-        features: of the training items, imputed; mask: (N, M) bool, the cells that were observed.
+        features: imputed features of the training items; mask: (N, M) bool, observed modalities.
         batch: (B,) users, (B,) an item that each has, (B,) an item that each does not have, and
             (E, M) the fusion weights of the environments, of which the first is uniform.
     """
@@ -135,8 +135,8 @@ def milk_loss(model: Model, features: Features, mask: Tensor, batch: Sequence[Te
     # Eq. 14: the variance is 0 if the model ranks equally well however modalities are weighted.
     penalty = invmod.vrex_penalty(risks)
     loss = invmod.invariant_objective(risks, penalty=penalty, penalty_weight=PENALTY_WEIGHT)
-    # Eq. 6: pull an item's modalities together, so that one can stand in for a missing one. Only
-    # observed cells take part, because an imputed one shows the mean item.
+    # Eq. 6: pull an item's modalities together, so that one can replace a missing one. Only
+    # observed modalities are aligned, because imputed ones are the same for all items.
     aligned = torch.unique(better)
     mask = mask[items[aligned]]
     alignment = invmod.pairwise_alignment_loss(z[aligned], mask, reduction="element_mean")
@@ -168,20 +168,20 @@ def train(data: Data) -> tuple[Model, list[float]]:
 
 def train_epoch(model: Model, optimiser: torch.optim.Optimizer, data: Data, epoch: int) -> float:
     """Visit every pair of a user and a training item once; return the mean loss over the pairs."""
-    # Training sees warm items only, which are numbered by their place in `data.warm` from here on.
+    # Only warm items are used here. They are numbered by their position in `data.warm`.
     mask, liked = data.mask[data.warm], data.liked[:, data.warm]
     features, _ = model.imputer(select(data.features, data.warm), mask)
     # Every epoch has its own stream: the order, then the negatives, then the environments.
     generator = make_generator(np.random.SeedSequence([SEED, epoch]))
     pairs = liked.nonzero()
     users, positives = pairs[torch.randperm(len(pairs), generator=generator)].unbind(1)
-    # A negative is an item that the user does not have. A sort puts those (False) first in a row.
+    # A negative is an item that the user does not have. The sort puts those (False) first in a row.
     absent, num_absent = liked.int().argsort(dim=1, stable=True), (~liked).sum(dim=1)
     uniform = torch.rand(len(users), generator=generator, dtype=torch.float64)
     negatives = absent[users, (uniform * num_absent[users]).long()]
     batches = [torch.split(x, BATCH_SIZE) for x in (users, positives, negatives)]
     # Eq. 9 to 11: row 0 of a batch's environments is uniform, row 1 is a Dirichlet draw, the others
-    # are its cyclic shifts. So every modality has the largest weight in one environment.
+    # are its cyclic shifts. Every modality thus has the largest weight in one environment.
     envs = invmod.CyclicMixupEnvs(len(features), alpha=ALPHA)
     weights = envs.sample((len(batches[0]),), generator=generator, dtype=DTYPE)  # (steps, E, M)
     total = 0.0
@@ -197,7 +197,7 @@ def train_epoch(model: Model, optimiser: torch.optim.Optimizer, data: Data, epoc
 # --- Ranking ---
 @torch.no_grad()
 def user_ndcg(model: Model, features: Features, mask: Tensor, liked: Tensor) -> Tensor:
-    """Rank candidates, given their mask (C, M), for the users who have any in `liked` (U, C)."""
+    """Return NDCG@20 of the users with any positive in `liked` (U, C); the mask is (C, M)."""
     # Eq. 18: impute, encode, and fuse with equal weights, imputed modalities included.
     filled, _ = model.imputer(features, mask)
     uniform = torch.full((1, mask.shape[1]), 1 / mask.shape[1], dtype=DTYPE)
@@ -207,12 +207,12 @@ def user_ndcg(model: Model, features: Features, mask: Tensor, liked: Tensor) -> 
     discounts = 1 / torch.log2(torch.arange(TOP_K, dtype=torch.float64) + 2)
     top = scores.argsort(dim=1, descending=True, stable=True)[:, :TOP_K]
     gains = (liked.gather(1, top) * discounts).sum(dim=1)
-    # The ideal list has the user's items first: as many as there are, but no more than 20.
+    # The ideal list begins with the user's items, of which the first 20 count.
     return gains / discounts.cumsum(0)[liked.sum(dim=1).clamp(max=TOP_K) - 1]
 
 
 def rank_new_items(model: Model, data: Data, items: Tensor) -> Tensor:
-    """Return the users' NDCG@20 on new items (C,), with the modalities that the mask leaves."""
+    """Return the users' NDCG@20 on new items (C,), with the modalities that may be used."""
     return user_ndcg(model, select(data.features, items), data.mask[items], data.liked[:, items])
 
 
@@ -227,18 +227,18 @@ def report_robustness(model: Model, data: Data) -> invmod.RobustnessReport:
     return invmod.robustness_report(
         {"MILK": lambda features, mask: user_ndcg(model, features, mask, liked)},
         select(data.features, data.test),
-        liked.any(dim=1).nonzero(),  # the users, one for each value of `user_ndcg`
+        liked.any(dim=1).nonzero(),  # The users, one for each value of `user_ndcg`.
         ndcg_at_20,
         mask=data.natural_mask[data.test],
         patterns="one_missing",
         rates=(),
-        per_unit=lambda values, _users: values,  # resamples users without ranking again
+        per_unit=lambda values, _users: values,  # Resamples users without ranking again.
         generator=torch.Generator().manual_seed(SEED),
     )
 
 
 def main() -> None:
-    """Train, rank the new items, and print what each modality is worth."""
+    """Train, rank the new items, and print NDCG@20 with each modality hidden in turn."""
     data = load_data()
     model, losses = train(data)
     values = rank_new_items(model, data, data.test)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def one_file():
-    """The run of `milk_one_file.main`: `losses` of its epochs, users' NDCG@20, and the robustness report."""
+    """The run of `milk_one_file.main`: losses of epochs, users' NDCG@20, robustness report."""
     data = milk_one_file.load_data()
     model, losses = milk_one_file.train(data)
     ndcg = milk_one_file.rank_new_items(model, data, data.test)

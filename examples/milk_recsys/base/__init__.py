@@ -1,1 +1,4 @@
-"""Files, errors, processes, checkpoints, random numbers and statistics. Imports nothing from the other rooms."""
+"""Files, errors, processes, checkpoints, random numbers and statistics.
+
+This package imports nothing from the other packages of milk_recsys.
+"""

@@ -1,6 +1,13 @@
-"""Weights and resumable state in safetensors files: tensors, and beside them a little JSON. No pickle.
+"""Weights and resumable state in safetensors files: tensors and a JSON object, without pickle.
 
-Nothing is ever held twice: tensors are written and read some rows at a time.
+Tensors are written and read block by block, so that no tensor is in memory twice. The library
+safetensors can only write tensors that are in memory as a whole, so files are written here. Format:
+
+    8 bytes     length of the header, little-endian
+    header      JSON, padded with spaces to a multiple of 8 bytes:
+                {"__metadata__": {"facts": JSON text},
+                 name: {"dtype": ..., "shape": ..., "data_offsets": [begin, end]}, ...}
+    data        the tensors without gaps; offsets count from the end of the header
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from milk_recsys.base.files import replacing
 
 __all__ = ["Destination", "Streamed", "load_into", "load_state", "pack", "save_state", "unpack"]
 
-BYTES_AT_ONCE = 1 << 24
+BYTES_AT_ONCE = 1 << 24  # Size of a block that is written or read, 16 MB.
 
 DTYPES = {
     "I64": torch.int64,
@@ -34,11 +41,14 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""The format's names; tensors lie in a file in this order, so that each is aligned."""
+"""The format's names of dtypes. A file has its tensors in this order, by decreasing element size.
+
+Every tensor is therefore aligned to the size of its elements.
+"""
 
 
 class Streamed(NamedTuple):
-    """A tensor to be written that nobody holds as a whole: its shape, its dtype and its rows, block by block."""
+    """A tensor to write that is not in memory as a whole, given as consecutive blocks of rows."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -46,7 +56,7 @@ class Streamed(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """Where some rows of a stored tensor go: into `tensor`, from the row `start` on."""
+    """A tensor to fill with the rows of a stored tensor from row `start` on."""
 
     tensor: Tensor
     start: int
@@ -55,33 +65,41 @@ class Destination(NamedTuple):
 def save_state(
     path: Path, tensors: Mapping[str, Tensor | Streamed], facts: Mapping[str, Any]
 ) -> None:
-    """Write tensors and JSON-able facts into one safetensors file, whole or not at all.
+    """Write tensors and a JSON object into one safetensors file, atomically.
+
+    Arguments:
+        path: the file, which is replaced if it exists.
+        tensors: name -> tensor.
+        facts: values that JSON can represent.
 
     Raises:
-        ValueError: a fact is NaN or infinite, a dtype is unknown to the format, or the blocks of a `Streamed` tensor
-            are not of its shape or dtype. The file that was there stays.
+        ValueError: a fact is NaN or infinite, the format does not support a dtype, or the blocks of
+            a `Streamed` tensor do not have its shape or dtype. An existing file then remains
+            unchanged.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     order = list(DTYPES.values())
-    absent = [
+    unsupported = [
         f"{name!r} ({tensor.dtype})"
         for name, tensor in tensors.items()
         if tensor.dtype not in names
     ]
-    if absent:
-        raise ValueError(f"save_state: a file cannot hold the dtype of {', '.join(absent)}.")
-    chosen = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    if unsupported:
+        raise ValueError(f"save_state: a file cannot hold the dtype of {', '.join(unsupported)}.")
+    ordered = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    # The header gives the offsets of all tensors, so it is computed before the
+    # first one is written.
     header: dict[str, Any] = {"__metadata__": {"facts": json.dumps(facts, allow_nan=False)}}
     end = 0
-    for name in chosen:
+    for name in ordered:
         shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
         begin, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # The data begin at a multiple of 8 bytes.
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in chosen:
+        for name in ordered:
             _write(file, name, tensors[name])
 
 
@@ -95,18 +113,19 @@ def _write(file: BinaryIO, name: str, tensor: Tensor | Streamed) -> None:
             or block.ndim != len(shape)
         ):
             raise ValueError(
-                f"save_state: a block of {name!r} must be {tensor.dtype} rows of shape {shape[1:]}, got {block.dtype} "
-                f"{tuple(block.shape)}."
+                f"save_state: a block of {name!r} must be {tensor.dtype} rows of shape "
+                f"{shape[1:]}, got {block.dtype} {tuple(block.shape)}."
             )
         rows += len(block) if block.ndim else 0
-        for some in _parts(block):
-            file.write(some.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for part in _parts(block):
+            # NumPy has no bfloat16, so every dtype is written as bytes.
+            file.write(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if shape and rows != shape[0]:
         raise ValueError(f"save_state: the blocks of {name!r} have {rows} rows, not {shape[0]}.")
 
 
 def _parts(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield a tensor's rows, some at a time."""
+    """Yield a tensor's rows in blocks of about `BYTES_AT_ONCE`."""
     if tensor.ndim == 0 or tensor.numel() == 0:
         yield tensor
         return
@@ -116,7 +135,10 @@ def _parts(tensor: Tensor) -> Iterator[Tensor]:
 def load_state(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_state` wrote into new tensors.
+    """Read a file of `save_state` into new tensors.
+
+    Returns:
+        the tensors by name, and the facts.
 
     Raises:
         DataError: the file is absent, damaged or of another kind.
@@ -134,34 +156,36 @@ def load_state(
 def load_into(
     path: Path, tensors: Mapping[str, Tensor | Destination], *, partial: bool = False
 ) -> dict[str, Any]:
-    """Copy what `save_state` wrote into tensors that are there already, on any device, some rows at a time.
+    """Copy a file of `save_state` into existing tensors on any device, block by block.
 
     Arguments:
-        tensors: name -> where the stored tensor goes; nothing is changed before all of them are known to fit.
-        partial: whether the file may hold tensors that are not asked for.
+        tensors: name -> the tensor, or the rows of it, to fill. No tensor changes before all of
+            them have been found to fit.
+        partial: whether the file may have tensors that `tensors` lacks.
 
     Returns:
         the facts.
 
     Raises:
-        DataError: the file is absent, damaged or of another kind; it lacks a tensor, holds one more, or one of another
-            shape or dtype.
+        DataError: the file is absent, damaged or of another kind; or a tensor of it is missing,
+            unexpected, or of another shape or dtype.
     """
-    places = {
-        name: place if isinstance(place, Destination) else Destination(place, 0)
-        for name, place in tensors.items()
+    destinations = {
+        name: tensor if isinstance(tensor, Destination) else Destination(tensor, 0)
+        for name, tensor in tensors.items()
     }
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
             stored = set(file.keys())
+            # Check all tensors before the first one changes.
             problem = _misfit(file, stored, tensors, partial)
             if problem:
                 raise DataError(
                     f"{path}: {problem}. Was it written by another run, or another version?"
                 )
-            for name, place in places.items():
-                target, start = place.tensor.detach(), place.start
+            for name, destination in destinations.items():
+                target, start = destination.tensor.detach(), destination.start
                 if target.ndim == 0:
                     target.copy_(file.get_tensor(name))
                     continue
@@ -173,6 +197,7 @@ def load_into(
     except FileNotFoundError:
         raise _absent(path) from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
+        # DataError is a ValueError: it reports a tensor that does not fit, not a damaged file.
         if isinstance(error, DataError):
             raise
         raise _damaged(path, error) from None
@@ -181,25 +206,25 @@ def load_into(
 def _misfit(
     file: Any, stored: set[str], tensors: Mapping[str, Tensor | Destination], partial: bool
 ) -> str | None:
-    """Say what does not fit."""
-    absent, further = sorted(set(tensors) - stored), sorted(stored - set(tensors))
+    """Return how the file and the tensors differ in names, shapes or dtypes; None if they agree."""
+    absent, unexpected = sorted(set(tensors) - stored), sorted(stored - set(tensors))
     if absent:
         return f"lacks the tensor {absent[0]!r}"
-    if further and not partial:
-        return f"holds the tensor {further[0]!r}, which there is no place for"
-    for name, place in tensors.items():
-        tensor = place.tensor if isinstance(place, Destination) else place
-        part = file.get_slice(name)
-        shape, dtype = tuple(part.get_shape()), DTYPES.get(part.get_dtype())
-        if isinstance(place, Destination):
-            fits = shape[1:] == tuple(tensor.shape[1:]) and 0 <= place.start <= shape[0] - len(
-                tensor
-            )
-            wanted = f"rows {place.start} to {place.start + len(tensor)} of (N, {str(tuple(tensor.shape[1:]))[1:]}"
+    if unexpected and not partial:
+        return f"has the unexpected tensor {unexpected[0]!r}"
+    for name, target in tensors.items():
+        tensor = target.tensor if isinstance(target, Destination) else target
+        source = file.get_slice(name)
+        shape, dtype = tuple(source.get_shape()), DTYPES.get(source.get_dtype())
+        if isinstance(target, Destination):
+            start, stop, rest = target.start, target.start + len(tensor), tuple(tensor.shape[1:])
+            fits = shape[1:] == rest and 0 <= start <= shape[0] - len(tensor)
+            expected = f"rows {start} to {stop} of (N, {str(rest)[1:]}"
         else:
-            fits, wanted = shape == tuple(tensor.shape), str(tuple(tensor.shape))
+            fits, expected = shape == tuple(tensor.shape), str(tuple(tensor.shape))
         if not fits or dtype != tensor.dtype:
-            return f"{name!r} is {dtype or part.get_dtype()} {shape}, where {tensor.dtype} {wanted} is wanted"
+            stored_dtype = dtype or source.get_dtype()
+            return f"{name!r} is {stored_dtype} {shape}, expected {tensor.dtype} {expected}"
     return None
 
 
@@ -212,30 +237,35 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def pack(net: nn.Module, *optimisers: torch.optim.Optimizer, **numbers: int) -> dict[str, Tensor]:
-    """Put a network, its optimisers and counters into tensors by name."""
+    """Return the state of a network, its optimisers and some counters as tensors by name.
+
+    Names are ``net.<parameter>``, ``optimiser.<number>.<parameter number>.<key>`` and
+    ``number.<counter>``.
+    """
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
-    for place, optimiser in enumerate(optimisers):
+    for number, optimiser in enumerate(optimisers):
         for index, values in optimiser.state_dict()["state"].items():
             for name, value in values.items():
                 if value is not None:
-                    state[f"optimiser.{place}.{index}.{name}"] = torch.as_tensor(value)
+                    state[f"optimiser.{number}.{index}.{name}"] = torch.as_tensor(value)
     return state | {f"number.{name}": torch.tensor(value) for name, value in numbers.items()}
 
 
 def unpack(
     state: Mapping[str, Tensor], net: nn.Module, *optimisers: torch.optim.Optimizer
 ) -> dict[str, int]:
-    """Take back what `pack` gave; return the counters."""
+    """Load the tensors of `pack` into a network and its optimisers, and return the counters."""
     net.load_state_dict(
         {name.removeprefix("net."): x for name, x in state.items() if name.startswith("net.")}
     )
-    for place, optimiser in enumerate(optimisers):
-        head = f"optimiser.{place}."
+    for number, optimiser in enumerate(optimisers):
+        prefix = f"optimiser.{number}."
         values: dict[int, dict[str, Tensor]] = {}
         for name, x in state.items():
-            if name.startswith(head):
-                index, key = name.removeprefix(head).split(".")
+            if name.startswith(prefix):
+                index, key = name.removeprefix(prefix).split(".")
                 values.setdefault(int(index), {})[key] = x.clone()
+        # The options of the optimiser (its "param_groups") are those it was created with.
         optimiser.load_state_dict({**optimiser.state_dict(), "state": values})
     return {
         name.removeprefix("number."): int(x)

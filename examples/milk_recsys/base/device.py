@@ -1,4 +1,4 @@
-"""The device that a run computes on."""
+"""The device of a run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ __all__ = ["choose_device"]
 
 
 def choose_device(device: torch.device | str) -> torch.device:
-    """Return the device asked for; "auto" takes a GPU where there is one.
+    """Return the device of a name; "auto" is a GPU if torch can use one, else the CPU.
 
     Raises:
-        DataError: a GPU is asked for and torch can use none.
+        DataError: `device` is a GPU, and torch can use none.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(device)
-    if (
-        place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ
-    ):  # of torchrun: a GPU a process
-        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if place.type == "cuda" and not torch.cuda.is_available():
+    chosen = torch.device(device)
+    # torchrun sets LOCAL_RANK: one GPU per process.
+    if chosen.type == "cuda" and chosen.index is None and "LOCAL_RANK" in os.environ:
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
         raise DataError(
-            f"device {place}: this machine has no GPU that torch can use. Use auto or cpu."
+            f"device {chosen}: this machine has no GPU that torch can use. Use auto or cpu."
         )
-    return place
+    return chosen

@@ -1,7 +1,7 @@
-"""Processes that train together: which part is whose, and what is summed or joined over all of them.
+"""Data-parallel processes: shards of data, and sums and gathers over ranks.
 
-One process is `SINGLE_PROCESS`: everything is its own part, and nothing is sent. Under ``torchrun`` there are several; gloo
-carries what CPUs send, NCCL what GPUs send.
+Without ``torchrun`` there is one process, `SINGLE_PROCESS`, whose shard is all data, and nothing is
+communicated. Under ``torchrun`` processes communicate by gloo (CPU) or NCCL (GPU).
 """
 
 from __future__ import annotations
@@ -24,15 +24,22 @@ __all__ = ["SINGLE_PROCESS", "World", "joined_world"]
 
 @contextmanager
 def joined_world(device: torch.device) -> Iterator[World]:
-    """Join the processes that ``torchrun`` started, and leave them in the end; without it this one is alone."""
+    """Join the process group of ``torchrun``, and leave it at the end of the block.
+
+    Yields:
+        this process's `World`; `SINGLE_PROCESS` without ``torchrun``.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield SINGLE_PROCESS
         return
-    # An optimiser's first step imports modules whose default arguments would keep the process group for ever. Its
-    # threads would then outlive the interpreter, and abort the process at its end now and then. So they come first.
+    # An optimiser's first step imports torch._dynamo, where default arguments would keep a
+    # reference to an existing process group for ever. The group's threads would then outlive
+    # the interpreter, which sometimes aborts the process at exit. So import it before there
+    # is a process group.
     importlib.import_module("torch._dynamo")
     store, rank, size = next(rendezvous("env://"))
-    # The launcher's store outlives a restart: what the processes before have left there would be mistaken for ours.
+    # The launcher's store survives a restart of the processes. The prefix keeps the keys of an
+    # attempt apart from those of the attempts before.
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size
@@ -45,22 +52,25 @@ def joined_world(device: torch.device) -> Iterator[World]:
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size` of them; the one of rank 0 writes the files."""
+    """The rank of this process and the number of processes. Rank 0 writes the files."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     def shard(self, count: int) -> slice:
-        """Return this rank's part of `count` things: contiguous, in the order of ranks, equal but for one."""
+        """Return this rank's shard of `count` elements.
+
+        Shards are contiguous and in the order of ranks; their sizes differ by at most one.
+        """
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def sizes(self, count: int) -> list[int]:
-        """Return how large the parts of `count` things are, by rank."""
+        """Return the sizes of all ranks' shards of `count` elements."""
         return [count * (r + 1) // self.size - count * r // self.size for r in range(self.size)]
 
     def sum(self, x: Tensor) -> Tensor:
@@ -72,9 +82,10 @@ class World:
         return total
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum gradients over ranks in place, in one message."""
+        """Sum gradients over ranks in place."""
         if self.size == 1:
             return
+        # One message for all gradients is faster than one for each.
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = self.sum(torch.cat([g.flatten() for g in gradients]))
         for gradient, total in zip(
@@ -83,9 +94,18 @@ class World:
             gradient.copy_(total.view_as(gradient))
 
     def all_gather(self, x: Tensor, sizes: list[int]) -> Tensor:
-        """Join the rows of all ranks in order, on every rank: (sum of sizes, ...) from (sizes[rank], ...)."""
+        """Concatenate the rows of all ranks, in the order of ranks.
+
+        Arguments:
+            x: (sizes[rank], ...), this rank's rows.
+            sizes: number of rows of each rank.
+
+        Returns:
+            (sum of sizes, ...), the same on every rank.
+        """
         if self.size == 1:
             return x.detach()
+        # all_gather needs tensors of equal shape on all ranks.
         padded = x.new_zeros(max(sizes), *x.shape[1:])
         padded[: len(x)] = x.detach()
         parts = [torch.empty_like(padded) for _ in sizes]
@@ -93,15 +113,15 @@ class World:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's value of something that JSON could hold, on every rank."""
+        """Return rank 0's value on every rank. The value must be of types that JSON supports."""
         if self.size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box)
-        return box[0]
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def barrier(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank has called this method."""
         if self.size > 1:
             dist.barrier()
 

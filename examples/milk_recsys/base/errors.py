@@ -4,13 +4,13 @@ __all__ = ["DataError", "OptionError", "plural"]
 
 
 class DataError(ValueError):
-    """Bad input; a command prints `error: <message>` and exits with status 2."""
+    """Invalid input data. A command prints `error: <message>` and exits with status 2."""
 
 
 class OptionError(ValueError):
-    """An option whose value makes no sense; a command prints it and exits with status 2."""
+    """An invalid value of an option. A command prints the message and exits with status 2."""
 
 
-def plural(count: int, one: str, many: str) -> str:
-    """The count and the words that go with it: `plural(1, "item was", "items were")`."""
-    return f"{count} {one if count == 1 else many}"
+def plural(count: int, singular: str, plural_form: str) -> str:
+    """Return the count and the singular or plural words: `plural(1, "item was", "items were")`."""
+    return f"{count} {singular if count == 1 else plural_form}"

@@ -1,4 +1,4 @@
-"""The packages of the extra `recsys`, which `pip install invmod` leaves out."""
+"""The packages of the extra `recsys`, which `pip install invmod` does not install."""
 
 from importlib.util import find_spec
 
@@ -17,15 +17,16 @@ PACKAGES = (
     "sklearn",
     "tyro",
 )
-"""Names to import of the packages that the four commands need beyond the dependencies of `invmod`."""
+"""Import names of the packages that the commands need and `invmod` does not depend on."""
 
 
 def missing_packages() -> list[str]:
-    """Return the names of the packages of the extra that are not installed. None of them is imported."""
+    """Return the packages of the extra that are not installed, without importing any of them."""
     return [name for name in PACKAGES if find_spec(name) is None]
 
 
 def extra_needed(what: str, missing: list[str]) -> str:
-    """Return one line: which packages are missing for `what`, and how to install them."""
+    """Return a message that `what` needs the missing packages, and how to install them."""
     verb = "is" if len(missing) == 1 else "are"
-    return f'{what} needs {", ".join(missing)}, which {verb} not installed: pip install "invmod[recsys]"'
+    packages = ", ".join(missing)
+    return f'{what} needs {packages}, which {verb} not installed: pip install "invmod[recsys]"'

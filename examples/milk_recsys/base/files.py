@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Files that are written atomically (under a temporary name, then renamed), and journals."""
 
 import json
 import os
@@ -14,9 +14,9 @@ __all__ = ["Journal", "read_json", "replacing", "write_json"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` where the block ends without an error.
+    """Yield a temporary path in the same folder; rename it to `path` if the block raises no error.
 
-    A process that is killed leaves the old file, or none, and at worst the temporary one.
+    If the process is killed, `path` remains as it was, and the temporary file may remain.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON. NaN is refused: it is not JSON."""
+    """Write a value as JSON. NaN and infinity raise a ValueError, since JSON has neither."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -38,17 +38,20 @@ def read_json(path: Path) -> Any:
 
 
 class Journal:
-    """A file of JSON lines that only grows; a kill cuts at most its last line."""
+    """A file of JSON lines to which lines are appended.
+
+    If the process is killed, at most the last line is incomplete.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def truncate_after(self, epoch: int) -> None:
-        """Drop what lies after an epoch: lines whose checkpoint was never written."""
+        """Remove the lines of later epochs, whose checkpoint was never written."""
         self._write([line for line in self.read() if line["epoch"] <= epoch])
 
     def repair(self) -> None:
-        """Drop a last line that a kill has cut, so that the next one begins a line."""
+        """Remove an incomplete last line, so that the next one is not appended to it."""
         if self.path.exists():
             self._write(self.read())
 
@@ -64,8 +67,13 @@ class Journal:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the whole lines; one that a kill has cut is left out."""
+        """Read all complete lines.
+
+        Raises:
+            DataError: a complete line is not JSON.
+        """
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        # Only a last line that was cut lacks its end of line.
         try:
             return [
                 json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")

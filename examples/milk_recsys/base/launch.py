@@ -1,4 +1,4 @@
-"""What ``torchrun`` tells a process about itself. No torch here."""
+"""Processes started by ``torchrun``: rank, output and exit status. Does not import torch."""
 
 import os
 import time
@@ -9,29 +9,33 @@ from typing import TypeVar
 
 __all__ = ["delay_nonzero_exit", "rank_of_environment", "silence_other_ranks"]
 
-SECONDS_FOR_RANK_0 = 30.0
+SECONDS_FOR_RANK_0 = 30.0  # Delay of other ranks' failing exit, in which rank 0 reports its error.
 Status = TypeVar("Status", bound=int | str | None)
 
 
 def rank_of_environment() -> tuple[int, int]:
-    """Return this process's rank and how many there are; (0, 1) without ``torchrun``."""
+    """Return this process's rank and the number of processes; (0, 1) without ``torchrun``."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def silence_other_ranks() -> Iterator[None]:
-    """Silence what is printed, but on rank 0: every process would say the same. Exceptions pass."""
+    """Discard printed output, except on rank 0, because all ranks print the same.
+
+    Exceptions propagate on every rank.
+    """
     if rank_of_environment()[0] == 0:
         yield
         return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
         yield
 
 
 def delay_nonzero_exit(status: Status) -> Status:
-    """Return an exit status; on another rank than 0, and where it is not 0, only after a while.
+    """Return an exit status, after a delay if it is nonzero and this is not rank 0.
 
-    ``torchrun`` ends all processes once one has failed: what rank 0 has to say would be lost if another failed first.
+    ``torchrun`` ends all processes as soon as one has failed. Without the delay, another rank could
+    fail first, and the error message of rank 0 would be lost.
     """
     if status and rank_of_environment()[0] > 0:
         time.sleep(SECONDS_FOR_RANK_0)

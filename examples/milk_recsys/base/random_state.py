@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and a place in a run alone."""
+"""Random numbers that depend only on the seed and the epoch, so that resumed runs repeat them."""
 
 from __future__ import annotations
 
@@ -15,37 +15,40 @@ __all__ = ["epoch_seed", "seeded"]
 
 @contextmanager
 def seeded(seed: int, *place: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Make all that is random inside depend on the seed and the place alone: the generator given, and dropout's.
+    """Seed all random numbers inside the block: those of the yielded generator, and of dropout.
 
-    The place is the number of an epoch; without one it is that of the start. On a CPU, with a GPU beside it or not,
-    sums have one order inside, whatever the number of threads does: gradients of rows that are looked up several times
-    would differ in rounding.
+    On a CPU, the block also uses deterministic algorithms. Otherwise the gradients of rows that are
+    looked up several times would be summed in an order that depends on the threads.
+
+    Arguments:
+        seed: the run's seed.
+        place: the number of an epoch; none for the initialisation.
+        device: the device of the computations in the block.
+
+    Yields:
+        a CPU generator.
     """
-    entropy = [
-        seed,
-        1,
-        *(1 + number for number in place),
-    ]  # which must not end in 0: one more or less is the same
+    # SeedSequence ignores trailing zeros of its entropy, so the last number must not be 0.
+    entropy = [seed, 1, *(1 + number for number in place)]
     number = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    of_empty: Any = deterministic  # which has its setting as a property
-    before, filled = (
+    settings: Any = deterministic  # fill_uninitialized_memory is a property of this module.
+    was_deterministic, filled = (
         torch.are_deterministic_algorithms_enabled(),
-        of_empty.fill_uninitialized_memory,
+        settings.fill_uninitialized_memory,
     )
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(number)
-        torch.use_deterministic_algorithms(before or device.type == "cpu")
-        of_empty.fill_uninitialized_memory = (
-            filled and before
-        )  # up to a third of an epoch, for nothing
+        torch.use_deterministic_algorithms(was_deterministic or device.type == "cpu")
+        # Deterministic mode fills new tensors with NaN, which takes up to a third of an epoch.
+        settings.fill_uninitialized_memory = filled and was_deterministic
         try:
             yield torch.Generator().manual_seed(number)
         finally:
-            torch.use_deterministic_algorithms(before)
-            of_empty.fill_uninitialized_memory = filled
+            torch.use_deterministic_algorithms(was_deterministic)
+            settings.fill_uninitialized_memory = filled
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Give every epoch its own stream."""
+    """Return the seed of an epoch's random numbers. Different epochs have different streams."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)

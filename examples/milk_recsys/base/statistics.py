@@ -14,6 +14,9 @@ def paired_difference(a: Tensor, b: Tensor) -> dict[str, float]:
 
     Arguments:
         a, b: (users,) values of the same users in the same order.
+
+    Returns:
+        ``difference``, ``low`` and ``high``; all equal if there is no variation to resample.
     """
     values = (a - b).numpy()
     mean = float(values.mean())

@@ -1,1 +1,1 @@
-"""Top items, negatives and metrics, as functions of tensors."""
+"""Top items, negative samples and ranking metrics, as functions of tensors."""

@@ -10,11 +10,11 @@ from torch import Tensor
 __all__ = ["NonFiniteScores", "mean_metrics", "per_user_metrics", "positive_ranks"]
 
 ScoreBlock = Callable[[Tensor], Tensor]
-CPU_COMPARED = 2**18  # scores compared at once, for a CPU's cache
+CPU_COMPARED = 2**18  # Number of scores compared at once on a CPU, to fit its cache.
 
 
 class NonFiniteScores(ValueError):
-    """Scores that are NaN or infinite rank nothing."""
+    """Scores contain NaN or infinity, and cannot be ranked."""
 
 
 def positive_ranks(
@@ -25,31 +25,32 @@ def positive_ranks(
     num_candidates: int,
     max_elements: int = 2**18,
 ) -> Tensor:
-    """Rank each positive pair among all candidates of its user, the best candidate being 0.
+    """Rank each positive pair among all candidates of its user; the best candidate has rank 0.
 
-    rank = #{c : s_c > s_p} + #{c < p : s_c = s_p}: a tie goes to the lower position, always.
+    rank = #{c : s_c > s_p} + #{c < p : s_c = s_p}
 
-    Which positives are given changes no rank: those of some of the items are still ranked among
-    all candidates.
+    where s_c is the user's score of candidate c and p the positive. Of candidates with equal
+    scores, the lower position always ranks first. A rank does not depend on which other positives
+    are given.
 
     Arguments:
         score_block: takes u distinct user ids (u,), increasing, and returns their scores of all
             candidates, (u, C).
-        users: (P,) int64 user ids, in any order. Only users that occur here are scored. P may be
-            0: then nobody is.
+        users: (P,) int64 user ids, in any order. Only users that occur here are scored. P may be 0.
         items: (P,) int64, each positive's position among the C candidates.
         num_candidates: C.
-        max_elements: about this many scores are held at once (but never fewer than one row of C),
-            and no more compared. The default suits a CPU's cache where C is small. Where fewer
-            than some 200 rows of C fit, more are worth it: a product of few rows is slow. A GPU
-            likes many more.
+        max_elements: approximate maximum number of scores in memory (at least one row of C), and
+            maximum number compared at once. The default fits a CPU's cache when C is small. If
+            fewer than some 200 rows of C fit, raise it, because matrix products of few rows are
+            slow. Use a much larger value on a GPU.
 
     Returns:
         (P,) int64 ranks in 0 to C - 1, in the order of `users`, on its device.
 
     Raises:
-        ValueError: scores that are NaN or infinite or of another shape, a position outside 0 to
-            C - 1, or shapes that differ.
+        NonFiniteScores: scores contain NaN or infinity.
+        ValueError: scores have another shape, a position is outside 0 to C - 1, or the shapes of
+            `users` and `items` differ.
 
     Example:
         >>> scores = torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.7, 0.2]])
@@ -59,7 +60,7 @@ def positive_ranks(
     """
     _check_positives(users, items, num_candidates)
     step = max(1, max_elements // max(1, num_candidates))
-    few = (
+    compared_rows = (
         max(1, min(max_elements, CPU_COMPARED) // max(1, num_candidates))
         if users.device.type == "cpu"
         else step
@@ -70,36 +71,39 @@ def positive_ranks(
         users[order], return_inverse=True, return_counts=True
     )
     ends = [0, *counts.cumsum(0).tolist()]
+    # The first positive of each user is compared with the user's row of scores in place. Only
+    # users' further positives need a copy of a row.
     first_of_user = torch.ones_like(row, dtype=torch.bool)
     torch.ne(row[1:], row[:-1], out=first_of_user[1:])
-    leading, following = first_of_user.nonzero()[:, 0], (~first_of_user).nonzero()[:, 0]
+    firsts, further = first_of_user.nonzero()[:, 0], (~first_of_user).nonzero()[:, 0]
     ranks = torch.empty_like(items)
-    work: list[Tensor] = []
+    buffers: list[Tensor] = []
     for first in range(0, len(distinct), step):
         block = distinct[first : first + step]
         scores = _checked_scores(score_block(block), block, num_candidates)
-        if not work:
-            work = [scores.new_empty(min(few, len(users)), num_candidates) for _ in range(2)]
+        if not buffers:
+            size = min(compared_rows, len(users))
+            buffers = [scores.new_empty(size, num_candidates) for _ in range(2)]
         begin, end = ends[first], ends[first + len(block)]
-        heads, others = (
-            leading[first : first + len(block)],
-            following[begin - first : end - first - len(block)],
+        block_firsts, block_further = (
+            firsts[first : first + len(block)],
+            further[begin - first : end - first - len(block)],
         )
         for rows, part in zip(
-            _parts(scores, few), _parts(heads, few), strict=True
-        ):  # one of each user: no copy
-            ranks[order[part]] = _ranks(rows, None, sorted_items[part], work)
-        for part in _parts(others, few):
-            ranks[order[part]] = _ranks(scores, row[part] - first, sorted_items[part], work)
+            _parts(scores, compared_rows), _parts(block_firsts, compared_rows), strict=True
+        ):
+            ranks[order[part]] = _ranks(rows, None, sorted_items[part], buffers)
+        for part in _parts(block_further, compared_rows):
+            ranks[order[part]] = _ranks(scores, row[part] - first, sorted_items[part], buffers)
     return ranks
 
 
 def per_user_metrics(
     users: Tensor, ranks: Tensor, ks: Sequence[int] = (10, 20)
 ) -> dict[str, Tensor]:
-    """Recall, NDCG, hit rate and MRR at each K, for every user with a positive among those given.
+    """Recall, NDCG, hit rate and MRR at each K, for every user with a given positive.
 
-    With n the positives given for a user, and r their ranks (from 0):
+    With n the number of positives of a user, and r their ranks (from 0):
 
         recall@K = #{r < K} / n
         ndcg@K   = sum_{r < K} 1 / log2(r + 2)  /  sum_{i < min(n, K)} 1 / log2(i + 2)
@@ -108,20 +112,20 @@ def per_user_metrics(
 
     Arguments:
         users: (P,) int64 user ids, in any order. P may be 0.
-        ranks: (P,) int64, of `positive_ranks`; distinct for one user.
+        ranks: (P,) int64, from `positive_ranks`; the ranks of one user are distinct.
         ks: the cut-offs, each at least 1.
 
     Returns:
         "users" (n,), the distinct user ids, increasing, and for each metric and K "recall@10" and
-        so on, (n,) float64. All on the CPU, where sums have one fixed order. Without any positive,
-        all of length 0.
+        so on, (n,) float64. All are on the CPU, where sums have one fixed order. Without any
+        positive, all have length 0.
 
     Raises:
-        ValueError: shapes that differ, or a K below 1.
+        ValueError: the shapes differ, or a K is below 1.
 
     Example:
-        >>> found = per_user_metrics(torch.tensor([7, 7, 3]), torch.tensor([0, 5, 2]), ks=(3,))
-        >>> found["users"].tolist(), found["recall@3"].tolist(), found["ndcg@3"][0].item()
+        >>> metrics = per_user_metrics(torch.tensor([7, 7, 3]), torch.tensor([0, 5, 2]), ks=(3,))
+        >>> metrics["users"].tolist(), metrics["recall@3"].tolist(), metrics["ndcg@3"][0].item()
         ([3, 7], [1.0, 0.5], 0.5)
     """
     if users.ndim != 1 or users.shape != ranks.shape:
@@ -134,7 +138,7 @@ def per_user_metrics(
     ranks = ranks.cpu()
     distinct, row, counts = torch.unique(users.cpu(), return_inverse=True, return_counts=True)
 
-    def total(values: Tensor) -> Tensor:
+    def sum_by_user(values: Tensor) -> Tensor:
         return torch.zeros(len(distinct), dtype=torch.float64).index_add_(0, row, values)
 
     best = torch.full_like(distinct, torch.iinfo(torch.int64).max)
@@ -143,9 +147,10 @@ def per_user_metrics(
     columns: dict[str, dict[int, Tensor]] = {"recall": {}, "ndcg": {}, "hit": {}, "mrr": {}}
     for k in ks:
         within = ranks < k
+        # ideal[i]: DCG of a list whose first i + 1 items are all positives.
         ideal = (1 / torch.log2(torch.arange(k, dtype=torch.float64) + 2)).cumsum(0)
-        columns["recall"][k] = total(within.double()) / counts
-        columns["ndcg"][k] = total(gains * within) / ideal[counts.clamp(max=k) - 1]
+        columns["recall"][k] = sum_by_user(within.double()) / counts
+        columns["ndcg"][k] = sum_by_user(gains * within) / ideal[counts.clamp(max=k) - 1]
         columns["hit"][k] = (best < k).double()
         columns["mrr"][k] = torch.where(best < k, 1 / (best.double() + 1), 0.0)
     named = {f"{name}@{k}": values for name, by_k in columns.items() for k, values in by_k.items()}
@@ -153,9 +158,9 @@ def per_user_metrics(
 
 
 def mean_metrics(per_user: Mapping[str, Tensor]) -> dict[str, float]:
-    """Mean of each metric over users, after "users", their number.
+    """Mean of each metric over users, preceded by "users", the number of users.
 
-    A mean over no user is NaN, since nothing was measured; leave such a group out of a report.
+    A mean over no user is NaN. Leave such a group out of a report.
 
     Example:
         >>> mean_metrics({"users": torch.tensor([3, 7]), "hit@3": torch.tensor([1.0, 0.0])})
@@ -165,19 +170,25 @@ def mean_metrics(per_user: Mapping[str, Tensor]) -> dict[str, float]:
     return {"users": len(per_user["users"]), **means}
 
 
-def _ranks(scores: Tensor, row: Tensor | None, items: Tensor, work: list[Tensor]) -> Tensor:
-    """Ranks (p,) of the candidates `items` in the rows `row` of `scores`; None is one for each row, without a copy.
+def _ranks(scores: Tensor, row: Tensor | None, items: Tensor, buffers: list[Tensor]) -> Tensor:
+    """Rank candidates among all candidates of a row of scores.
 
-    Comparisons are written as 0 and 1, in the dtype of the scores, into memory used before: on a
-    CPU several times faster than making and summing new tensors of bools. Only rows with a tie
-    look at positions.
+    Arguments:
+        scores: (R, C); row: (p,) row of each candidate, or None for one candidate in each row.
+        items: (p,) candidates.
+        buffers: two tensors of at least (p, C), in the dtype of the scores, to overwrite.
+
+    Returns:
+        (p,) ranks.
     """
-    rivals, flags = (buffer[: len(items)] for buffer in work)
+    rivals, flags = (buffer[: len(items)] for buffer in buffers)
     if row is None:
         rivals = scores
     else:
         torch.index_select(scores, 0, row, out=rivals)
     own = rivals.gather(1, items[:, None])
+    # Comparisons are written as 0 and 1 into a reused buffer of the scores' dtype. On a CPU this is
+    # several times faster than allocating and summing tensors of bools.
     ranks = torch.gt(rivals, own, out=flags).sum(dim=1).long()
     tied = (torch.eq(rivals, own, out=flags).sum(dim=1) > 1).nonzero()[:, 0]
     if len(tied):
@@ -187,6 +198,7 @@ def _ranks(scores: Tensor, row: Tensor | None, items: Tensor, work: list[Tensor]
 
 
 def _parts(x: Tensor, size: int) -> list[Tensor]:
+    """Split into parts of `size` rows; unlike `torch.split`, no rows give no part."""
     return [x[start : start + size] for start in range(0, len(x), size)]
 
 
@@ -196,7 +208,8 @@ def _checked_scores(scores: Tensor, block: Tensor, num_candidates: int) -> Tenso
             f"positive_ranks: `score_block` must return shape ({len(block)}, {num_candidates}) "
             f"for {len(block)} users, got {tuple(scores.shape)}."
         )
-    low, high = scores.aminmax()  # NaN wins both; several times faster than looking at every score
+    # If any score is NaN, aminmax returns NaN twice. It is several times faster than isfinite.
+    low, high = scores.aminmax()
     if not bool(torch.isfinite(low) & torch.isfinite(high)):
         user = int(block[~torch.isfinite(scores).all(dim=1)][0])
         raise NonFiniteScores(
@@ -204,7 +217,7 @@ def _checked_scores(scores: Tensor, block: Tensor, num_candidates: int) -> Tenso
             "infinity. The model has probably diverged: lower the learning rate or the weights of "
             "its penalties."
         )
-    # A dtype that counts to C exactly.
+    # `_ranks` counts candidates in this dtype: float32 represents all integers up to 2^24.
     counting = torch.float32 if num_candidates <= 2**24 else torch.float64
     return scores.detach().to(torch.promote_types(scores.dtype, counting))
 

@@ -1,11 +1,11 @@
-"""Negative items without rejection, for a whole batch or a whole epoch at once.
+"""Sampling of negative items without rejection, for a whole batch or a whole epoch at once.
 
 A negative of user u is a uniform draw from the items of a pool that u does not have. Number the
-pool's items 0 to n - 1 and let r_0 < r_1 < ... be the numbers of those that u has. Before r_i lie
-r_i - i items that u does not have, so the k-th of those (from 0) has the number
+pool's items 0 to n - 1 and let r_0 < r_1 < ... be the numbers of those that u has. There are r_i -
+i items below r_i that u does not have, so the k-th of those (from 0) has the number
 k + #{i : r_i - i <= k}. The values r_i - i never decrease along a row, so a binary search counts
-them. A draw is a few tensor operations and reads no value back to the host, so the same code runs
-on a GPU.
+them. A draw consists of a few tensor operations and reads no value back to the host, so the same
+code runs on a GPU.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from milk_recsys.catalogue.user_rows import UserRows
 __all__ = ["sample_negatives"]
 
 
-KEYS_IN_CACHE = 2**21
+KEYS_IN_CACHE = 2**21  # Maximum number of keys (int64, 16 MB) that fit a CPU's last-level cache.
 
 
 def sample_negatives(
     users: Tensor, rows: UserRows, pool: Tensor, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw for each given user one of the pool's items that the user does not have, uniformly.
+    """Draw, for each given user, one of the pool's items that the user does not have, uniformly.
 
-    Draws one after the other with the same generator on the CPU are those of one call for all: an epoch's may be made
-    in parts.
+    With a CPU generator, successive calls draw the same items as one call for all users, so an
+    epoch can be drawn in parts.
 
     Arguments:
         users: (B,) int64 user ids, repeats allowed; B may be 0.
-        rows: of `build_user_rows` with the same pool, on the device of `users`.
+        rows: from `build_user_rows` with the same pool, on the device of `users`.
         pool: (n,) int64, the pool that `rows` was built with, on the device of `users`.
-        generator: the source of randomness; None is the global one. Draws are made on the
+        generator: the source of randomness; None for the global generator. Draws are made on the
             generator's device, so a CPU generator gives the same negatives on every device, at the
-            price of a copy.
+            cost of a copy.
 
     Returns:
         (B,) int64 item ids.
 
     Raises:
-        ValueError: `users` is not a vector, or `pool` is not as long as the pool of `rows`.
+        ValueError: `users` is not a vector, or `pool` and the pool of `rows` differ in length.
 
     Example:
         >>> from milk_recsys.catalogue.user_rows import build_user_rows
@@ -67,19 +67,18 @@ def sample_negatives(
 
 
 def _count_before(k: Tensor, users: Tensor, rows: UserRows) -> Tensor:
-    """How many r_i - i are at most k in each user's row.
-
-    One search of all keys is one call. Of a table beyond the caches it reads some twenty places all over, so there the
-    user's row alone is bisected: several calls, but few places and near each other.
-    """
+    """Count the values r_i - i that are at most k in each user's row."""
+    # Keys are u * (n + 1) + r_i - i, increasing over all users. One search of all keys is one
+    # call, but reads some twenty distant positions per draw, which is slow when the keys
+    # exceed the cache. Then only the user's row is bisected: more calls, but few positions
+    # that are near each other.
     wanted = users * (rows.pool_size + 1) + k
     if rows.num_pairs <= KEYS_IN_CACHE:
         return torch.searchsorted(rows.keys[:-1], wanted, right=True) - rows.offsets[users]
     count = torch.zeros_like(users)
     before = rows.offsets[users] - 1
     for step in (1 << bit for bit in reversed(range(rows.longest.bit_length()))):
-        place = (
-            (before + count).add_(step).clamp_(max=rows.num_pairs)
-        )  # beyond the row all keys are larger
-        count += (rows.keys.index_select(0, place) <= wanted).long().mul_(step)
+        # Positions beyond the user's row are harmless: all keys there are larger than `wanted`.
+        position = (before + count).add_(step).clamp_(max=rows.num_pairs)
+        count += (rows.keys.index_select(0, position) <= wanted).long().mul_(step)
     return count

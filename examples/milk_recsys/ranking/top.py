@@ -1,14 +1,21 @@
-"""The exact top of many inner products, in little more than the time of the matrix product.
+"""Exact top items by inner product, in little more time than the matrix product takes.
 
-A score is the inner product of a user's and an item's vector: products and a sum in pairs, in float64 and in one fixed
-order, rounded to the dtype asked for. The order is by score, and at the same score by position. So a list depends
-neither on the sizes of blocks, nor on threads, nor on who else is listed.
+A score is the inner product of a user's and an item's vector, computed in float64 by pairwise
+summation in one fixed order, and rounded to the dtype of the result. Lists are sorted by score, and
+by position where scores are equal. A list therefore depends neither on the sizes of blocks, nor on
+the number of threads, nor on the other users of the call.
 
-Computing every score so would take many times longer than a matrix product in float32, and is needed only for those
-near the top. The product (`Candidates`) is a filter: what it says is off by no more than a bound known beforehand, so
-that items further than that below the last place cannot be in the list. Of each group of items only the maximum is
-looked at, until few groups are left. The few items that remain are scored as above. Where more remain than are kept
-(items with the same vector, say), that row is computed in float64.
+Computing every score in this way would take many times longer than a matrix product in float32, and
+only the scores near the top matter. So `Candidates` filters first:
+
+1. A matrix product in float32 gives approximate scores. Their error has a bound that is computed
+   beforehand, so items whose approximate score is below the last place by more than twice the bound
+   cannot be in the list.
+2. To find the highest approximate scores, only the maximum of each group of items is compared,
+   until few groups are left.
+3. The few remaining items are scored exactly, as above.
+4. If more items remain than are kept (for example, items with equal vectors), the scores of that
+   row are computed by a matrix product in float64, and exactly where that does not decide either.
 """
 
 from __future__ import annotations
@@ -23,47 +30,45 @@ from milk_recsys.base.errors import DataError
 
 __all__ = ["Candidates", "Top", "best_columns", "top_items"]
 
-CPU_ROWS, GPU_ROWS = (
-    2**20,
-    2**26,
-)  # scores in a block of rows that is wanted: a CPU's cache, a GPU's parallelism
-LEAST_ROWS = (
-    256  # rows in a block where memory allows: fewer, and the product reads the items too often
-)
-CPU_SCORES, GPU_SCORES = 2**25, 2**28  # scores held at once
-COLUMNS = 2048  # items in one product, so that its result stays in a CPU's cache
-LARGEST_GROUP = 32
-SPARE = 8  # items kept beyond those asked for
-WORK_ARRAY_SIZE = 2**20  # numbers in a work array beside the scores
+# Target number of scores per block of users: a block fits a CPU's cache, or occupies a GPU.
+CPU_ROWS, GPU_ROWS = 2**20, 2**26
+# Minimum number of users per block, memory permitting: each block reads all items once.
+MIN_ROWS = 256
+CPU_SCORES, GPU_SCORES = 2**25, 2**28  # Maximum number of scores in memory.
+COLUMNS = 2048  # Number of items in one product on a CPU, so that its result stays in the cache.
+LARGEST_GROUP = 32  # Maximum number of items in a group that shares one maximum.
+SPARE = 8  # Number of items kept in addition to the length of the list.
+WORK_ARRAY_SIZE = 2**20  # Maximum number of elements of a temporary array other than the scores.
 
 
 class Top(NamedTuple):
-    """The best items of each user, best first; at the same score the lower position is first.
+    """The best items of each user, best first; of equal scores, the lower position first.
 
     Attributes:
-        positions: (U, K) int64; -1 where a user may have no more items.
-        scores: (U, K), decreasing along a row; -inf where the position is -1.
+        positions: (U, K) int64; -1 at the end of a row where all other items are excluded.
+        scores: (U, K), non-increasing along a row; -inf where the position is -1.
     """
 
     positions: Tensor
     scores: Tensor
 
 
-class _Rows(NamedTuple):
-    """A block of users, with what is needed to compare their scores.
+class _UserBlock(NamedTuple):
+    """A block of users.
 
     Attributes:
-        vectors: (R, D) float64; scaled: (R, D), of the filter's dtype.
-        error: (R, 1) float64, how far the filter's scores may be from the scores, scaled likewise.
-        norms: (R, 1) float64, of the vectors, times the largest norm of an item.
-        kept_out: row and position of the items left out, or None.
+        vectors: (R, D) float64.
+        scaled: (R, D), the vectors scaled by a power of two each, in the filter's dtype.
+        error: (R, 1) float64, bound of the error of the filter's (scaled) scores.
+        norms: (R, 1) float64, norms of the vectors times the largest norm of an item.
+        excluded: (rows, positions) of the excluded items, or None.
     """
 
     vectors: Tensor
     scaled: Tensor
     error: Tensor
     norms: Tensor
-    kept_out: tuple[Tensor, Tensor] | None
+    excluded: tuple[Tensor, Tensor] | None
 
 
 def top_items(
@@ -76,44 +81,47 @@ def top_items(
 ) -> Top:
     """Find the items with the highest inner products for each user.
 
-    Of a list that does not fit in memory, make parts with `Candidates`.
+    If the result does not fit in memory, use `Candidates` for one block of users after the other.
 
     Arguments:
         users: (U, D); items: (C, D), any float dtype, on one device.
-        top: the length of a list; C where that is smaller.
-        exclude: items that a user must not get, as compressed rows: offsets (U + 1,) and positions (P,), int64. User
-            u's are ``positions[offsets[u]:offsets[u + 1]]``, in any order.
-        dtype: that scores are rounded to, torch.float32 or torch.float64.
+        top: the length of a list; at most C items are returned.
+        exclude: items that must not be in a user's list, in CSR form: offsets (U + 1,) and
+            positions (P,), int64. Those of user u are ``positions[offsets[u]:offsets[u + 1]]``, in
+            any order.
+        dtype: dtype of the scores, torch.float32 or torch.float64.
 
     Returns:
         `Top`, on the device of the vectors.
 
     Raises:
-        ValueError: wrong shapes, offsets or positions out of range, `top` below 1.
-        TypeError: another dtype.
-        DataError: a vector that is not finite, or too large to be multiplied.
+        ValueError: a shape is wrong, offsets or positions are out of range, or `top` is below 1.
+        TypeError: `dtype` is another dtype.
+        DataError: a vector is not finite, or its inner products would overflow.
 
     Example:
-        >>> users, items = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [3.0, 1.0], [2.0, 0.0]])
+        >>> users = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> items = torch.tensor([[1.0, 1.0], [3.0, 1.0], [2.0, 0.0]])
         >>> top_items(users, items, 2).positions.tolist()
         [[1, 2], [0, 1]]
-        >>> top_items(users, items, 3, exclude=(torch.tensor([0, 1, 1]), torch.tensor([1]))).positions.tolist()
+        >>> exclude = torch.tensor([0, 1, 1]), torch.tensor([1])
+        >>> top_items(users, items, 3, exclude=exclude).positions.tolist()
         [[2, 0, -1], [0, 1, 2]]
     """
     return Candidates(items, dtype=dtype).top(users, top, exclude=exclude)
 
 
 class Candidates:
-    """Items made ready for finding the best of them, for one block of users after the other.
+    """Items prepared for `top`, which finds the best of them for a block of users.
 
-    Holds the items in float64 (without a copy where they come so) and in the filter's dtype, and the scores of a block,
-    in memory that is used again.
+    Memory: the items in float64 (no copy if they are float64 already) and in the filter's dtype,
+    and a buffer for the scores of a block.
 
     Arguments:
         items: (C, D), any float dtype.
-        dtype: that scores are rounded to, torch.float32 or torch.float64. The filter computes in it, but in float64
-            where torch is told to multiply float32 less precisely.
-        scores_at_once: how many scores are held at once; None suits the device.
+        dtype: dtype of the scores, torch.float32 or torch.float64. The filter computes in this
+            dtype, or in float64 if `torch.get_float32_matmul_precision` is not "highest".
+        scores_at_once: maximum number of scores in memory; None for a default of the device.
 
     Raises:
         ValueError, TypeError, DataError: as in `top_items`.
@@ -139,12 +147,12 @@ class Candidates:
         self.items = items.detach().double().contiguous()
         count, self.dim = items.shape
         held = scores_at_once or (CPU_SCORES if cpu else GPU_SCORES)
-        wanted = max(LEAST_ROWS, (CPU_ROWS if cpu else GPU_ROWS) // max(1, count))
+        wanted = max(MIN_ROWS, (CPU_ROWS if cpu else GPU_ROWS) // max(1, count))
         self.rows_at_once = max(1, min(wanted, math.isqrt(held)))
-        self.span = max(
-            1, min(held // self.rows_at_once, count)
-        )  # items among which a block is ranked at once
+        # A block of users is ranked over `span` items at once, in tiles of `columns` items each.
+        self.span = max(1, min(held // self.rows_at_once, count))
         self.columns = min(COLUMNS if cpu else self.span, self.span)
+        # Round up, so that every size of group (a power of two) divides a tile.
         self.columns += -self.columns % LARGEST_GROUP
         precise = torch.get_float32_matmul_precision() == "highest"
         self._prepare(dtype if precise else torch.float64)
@@ -152,33 +160,38 @@ class Candidates:
 
     @torch.no_grad()
     def top(self, users: Tensor, top: int, *, exclude: tuple[Tensor, Tensor] | None = None) -> Top:
-        """Find the best items of each user; arguments, result and errors are those of `top_items`."""
+        """Find the best items of each user; arguments, result and errors as in `top_items`."""
         self._check(users, top, exclude)
         length = min(top, len(self.items))
         positions = torch.empty(len(users), length, dtype=torch.int64, device=self.items.device)
         scores = torch.empty(len(users), length, dtype=self.dtype, device=self.items.device)
         for start in range(0, len(users) if length else 0, self.rows_at_once):
             part = slice(start, min(start + self.rows_at_once, len(users)))
-            rows, held = self._rows(users[part], start, exclude), 0
+            block, held = self._scale_users(users[part], start, exclude), 0
             for low in range(0, len(self.items), self.span):
-                found = self._best(rows, low, min(low + self.span, len(self.items)), length)
-                if low:  # what was found before stands first: its positions are lower
-                    columns = torch.cat([positions[part, :held], found[0]], dim=1)
-                    found = _sorted(
-                        columns, torch.cat([scores[part, :held], found[1]], dim=1), length
+                best = self._best(block, low, min(low + self.span, len(self.items)), length)
+                if low:
+                    # Merge with the best of the spans before. They come first, because `_sorted` is
+                    # stable and their positions are lower.
+                    columns = torch.cat([positions[part, :held], best[0]], dim=1)
+                    best = _sorted(
+                        columns, torch.cat([scores[part, :held], best[1]], dim=1), length
                     )
-                held = found[0].shape[1]
-                positions[part, :held], scores[part, :held] = found
+                held = best[0].shape[1]
+                positions[part, :held], scores[part, :held] = best
         positions.masked_fill_(scores == -torch.inf, -1)
         return Top(positions, scores)
 
     def _prepare(self, dtype: torch.dtype) -> None:
-        """Scale all items by one power of two, so that neither products nor norms leave the filter's range."""
+        """Store the items in the filter's dtype, scaled by a power of two, and their largest norm.
+
+        The scale brings all values to at most 1, so that neither products nor norms overflow.
+        """
         self.scaled = torch.empty(self.items.shape, dtype=dtype, device=self.items.device)
         step = max(1, WORK_ARRAY_SIZE // self.dim)
         largest = torch.zeros((), dtype=torch.float64, device=self.items.device)
         for start in range(0, len(self.items), step):
-            block = self.items[start : start + step].abs().amax(dim=1)  # NaN wins
+            block = self.items[start : start + step].abs().amax(dim=1)  # NaN if any value is NaN.
             if not bool(torch.isfinite(block).all()):
                 row = start + int((~torch.isfinite(block)).nonzero()[0])
                 raise DataError(f"ranking: the vector of item {row} is not finite.")
@@ -192,139 +205,176 @@ class Candidates:
             norm = torch.maximum(norm, scaled.norm(dim=1).max())
         self.norm = norm
 
-    def _rows(self, users: Tensor, start: int, exclude: tuple[Tensor, Tensor] | None) -> _Rows:
+    def _scale_users(
+        self, users: Tensor, start: int, exclude: tuple[Tensor, Tensor] | None
+    ) -> _UserBlock:
+        """Scale a block of users, which begins with user `start`, and bound the filter's error."""
         vectors = users.double()
         largest = vectors.abs().amax(dim=1, keepdim=True)
         exponent = _exponent(largest)
         scaled = vectors * torch.exp2(-exponent)
         norms = scaled.norm(dim=1, keepdim=True) * self.norm
         unit = torch.exp2(exponent + self.exponent)
-        limits, kind = torch.finfo(self.dtype), torch.finfo(self.scaled.dtype)
+        limits, filter_limits = torch.finfo(self.dtype), torch.finfo(self.scaled.dtype)
         bad = ~torch.isfinite(largest) | (norms * unit > limits.max / 4)
         if bool(bad.any()):
             first = int(bad[:, 0].nonzero()[0])
-            what = (
+            problem = (
                 "too large to be multiplied"
                 if bool(torch.isfinite(largest[first]))
                 else "not finite"
             )
-            raise DataError(f"ranking: the vector of user {start + first} is {what}.")
-        # The filter's sum of rounded factors in any order, and the score's; its rounding; what is below normal range.
+            raise DataError(f"ranking: the vector of user {start + first} is {problem}.")
+        # The sum of three bounds: the filter's rounding errors, in any order of summation,
+        # and the rounding of the score (relative to the norms); underflow in the filter;
+        # underflow of the score.
         error = (
-            (self._relative(kind) + limits.eps) * norms
-            + 4 * self.dim * kind.tiny
+            (self._relative(filter_limits) + limits.eps) * norms
+            + 4 * self.dim * filter_limits.tiny
             + limits.tiny / unit
         )
-        kept_out = None
+        excluded = None
         if exclude is not None:
             offsets = exclude[0][start : start + len(users) + 1]
             row = torch.repeat_interleave(
                 torch.arange(len(users), device=offsets.device), offsets.diff()
             )
-            kept_out = row, exclude[1][int(offsets[0]) : int(offsets[-1])]
-        return _Rows(vectors, scaled.to(self.scaled.dtype), error, norms * unit, kept_out)
+            excluded = row, exclude[1][int(offsets[0]) : int(offsets[-1])]
+        return _UserBlock(vectors, scaled.to(self.scaled.dtype), error, norms * unit, excluded)
 
-    def _relative(self, kind: torch.finfo) -> float:
-        """Bound the error of an inner product, as a share of the product of the norms."""
-        return 1.01 * (2 * self.dim + 8) * kind.eps / 2
+    def _relative(self, finfo: torch.finfo) -> float:
+        """Return a bound of the error of an inner product, relative to the product of the norms."""
+        return 1.01 * (2 * self.dim + 8) * finfo.eps / 2
 
-    def _best(self, rows: _Rows, low: int, high: int, length: int) -> tuple[Tensor, Tensor]:
-        """Return the best of the items from `low` to `high`, positions and scores (R, min(length, high - low))."""
+    def _best(self, block: _UserBlock, low: int, high: int, length: int) -> tuple[Tensor, Tensor]:
+        """Return the best of the items from `low` to `high`.
+
+        Returns:
+            their positions and scores, both (R, min(length, high - low)).
+        """
         length = min(length, high - low)
         kept = min(length + SPARE, high - low)
+        # Smaller groups where there are few items, so that four times as many groups
+        # as items wanted remain.
         group = LARGEST_GROUP
         while group > 1 and (high - low) // group < 4 * kept:
             group //= 2
-        scores, maxima = self._filter(rows, low, high, group)
+        scores, maxima = self._filter(block, low, high, group)
         columns, values = _above(scores, maxima, kept)
-        # Sure: each item left out is further below the last place than both may be off.
+        # A row is certain if each item that was not kept is below the last place by more than the
+        # error of both scores.
         last, next_out = values[:, length - 1].double(), values[:, -1].double()
-        sure = (next_out == -torch.inf) | (next_out < last - 2 * rows.error[:, 0])
+        certain = (next_out == -torch.inf) | (next_out < last - 2 * block.error[:, 0])
         if kept == high - low:
-            sure = torch.ones_like(sure)
+            certain = torch.ones_like(certain)
         columns, order = columns.sort(dim=1)
         allowed = values.gather(1, order) != -torch.inf
-        columns.masked_fill_(~allowed, 0)  # those beyond the last item among them
-        exact = self._score_lists(rows.vectors, columns + low)
-        positions, found = _sorted(columns + low, exact.masked_fill_(~allowed, -torch.inf), length)
-        unsure = (~sure).nonzero()[:, 0]
+        # Columns at -inf may lie beyond the last item: replace them by a valid index.
+        columns.masked_fill_(~allowed, 0)
+        exact = self._score_lists(block.vectors, columns + low)
+        positions, best = _sorted(columns + low, exact.masked_fill_(~allowed, -torch.inf), length)
+        uncertain = (~certain).nonzero()[:, 0]
         step = max(1, 2 * WORK_ARRAY_SIZE // (high - low))
-        for start in range(0, len(unsure), step):
-            some = unsure[start : start + step]
-            allowed = scores[:, some].transpose(0, 1).flatten(1)[:, : high - low] != -torch.inf
-            positions[some], found[some] = self._best_slowly(rows, some, allowed, low, length)
-        return positions, found
+        for start in range(0, len(uncertain), step):
+            chosen = uncertain[start : start + step]
+            allowed = scores[:, chosen].transpose(0, 1).flatten(1)[:, : high - low] != -torch.inf
+            positions[chosen], best[chosen] = self._best_in_float64(
+                block, chosen, allowed, low, length
+            )
+        return positions, best
 
-    def _filter(self, rows: _Rows, low: int, high: int, group: int) -> tuple[Tensor, Tensor]:
-        """Return approximate scores in tiles (T, R, columns), and the maxima of their groups (R, T * columns / group).
+    def _filter(self, block: _UserBlock, low: int, high: int, group: int) -> tuple[Tensor, Tensor]:
+        """Compute approximate scores of the items from `low` to `high`.
 
-        A group's items lie columns / group apart, so that maxima are those of long rows. Items left out, and columns
-        beyond the last item, have -inf.
+        Excluded items, and columns beyond the last item, have the score -inf. The items of a group
+        lie columns / group apart, so that the maximum over a group is an elementwise maximum of
+        long rows.
+
+        Returns:
+            scores in T tiles, (T, R, columns), and the maxima of groups, (R, T * columns / group).
         """
-        count, width = len(rows.vectors), self.columns
+        count, width = len(block.vectors), self.columns
         tiles = -(-(high - low) // width)
         if len(self._scores) < tiles * count * width:
             self._scores = self._scores.new_empty(tiles * count * width)
         flat = self._scores[: tiles * count * width]
         scores = flat.view(tiles, count, width)
-        out, ends = self._left_out(rows, low, high, tiles)
+        excluded, ends = self._excluded_cells(block, low, high, tiles)
         groups = width // group
         maxima = scores.new_empty(count, tiles * groups)
         for tile in range(tiles):
             items = self.scaled[low + tile * width : min(low + (tile + 1) * width, high)]
             scores[tile, :, len(items) :] = -torch.inf
-            torch.mm(rows.scaled, items.T, out=scores[tile, :, : len(items)])
+            torch.mm(block.scaled, items.T, out=scores[tile, :, : len(items)])
             if ends[tile] < ends[tile + 1]:
-                flat.index_fill_(0, out[ends[tile] : ends[tile + 1]], -torch.inf)
+                flat.index_fill_(0, excluded[ends[tile] : ends[tile + 1]], -torch.inf)
             part = maxima[:, tile * groups : (tile + 1) * groups]
             torch.amax(scores[tile].view(count, group, groups), dim=1, out=part)
         return scores, maxima
 
-    def _left_out(self, rows: _Rows, low: int, high: int, tiles: int) -> tuple[Tensor, list[int]]:
-        """Return where in the tiles the items to leave out are, increasing, and where each tile's begin and end."""
-        if rows.kept_out is None:
+    def _excluded_cells(
+        self, block: _UserBlock, low: int, high: int, tiles: int
+    ) -> tuple[Tensor, list[int]]:
+        """Return the flat indices of the excluded items in the tiles (T, R, columns).
+
+        Returns:
+            the indices, increasing, and T + 1 offsets: those of tile t are the indices from offset
+            t to offset t + 1.
+        """
+        if block.excluded is None:
             return torch.empty(0, dtype=torch.int64), [0] * (tiles + 1)
-        row, position = rows.kept_out
+        row, position = block.excluded
         inside = (position >= low) & (position < high)
         row, column = row[inside], position[inside] - low
         tile = column.div(self.columns, rounding_mode="floor")
-        size = len(rows.vectors) * self.columns
-        places = (tile * size + row * self.columns + column % self.columns).sort().values
-        ends = torch.searchsorted(places, torch.arange(tiles + 1, device=places.device) * size)
-        return places, ends.tolist()
+        size = len(block.vectors) * self.columns
+        indices = (tile * size + row * self.columns + column % self.columns).sort().values
+        ends = torch.searchsorted(indices, torch.arange(tiles + 1, device=indices.device) * size)
+        return indices, ends.tolist()
 
-    def _best_slowly(
-        self, rows: _Rows, some: Tensor, allowed: Tensor, low: int, length: int
+    def _best_in_float64(
+        self, block: _UserBlock, chosen: Tensor, allowed: Tensor, low: int, length: int
     ) -> tuple[Tensor, Tensor]:
-        """Find what `_best` finds, for some rows, by all scores: a product in float64 settles nearly all of them."""
-        vectors = rows.vectors[some]
+        """Return the result of `_best` for the chosen rows, from a matrix product in float64.
+
+        Arguments:
+            chosen: (R',) rows of the block; allowed: (R', high - low) bool, items not excluded.
+        """
+        vectors = block.vectors[chosen]
         scores = vectors @ self.items[low : low + allowed.shape[1]].T
-        kind = torch.finfo(torch.float64)
-        error = self._relative(kind) * rows.norms[some]
-        error = torch.where(error > 0, error + 4 * self.dim * kind.tiny, 0)
-        least = (scores - error).to(self.dtype).masked_fill_(~allowed, -torch.inf)
-        most = (scores + error).to(self.dtype).masked_fill_(~allowed, -torch.inf)
-        last = least.topk(length, dim=1).values[:, -1:]
-        row, column = ((least != most) & (most >= last)).nonzero().unbind(1)
+        finfo = torch.finfo(torch.float64)
+        error = self._relative(finfo) * block.norms[chosen]
+        error = torch.where(error > 0, error + 4 * self.dim * finfo.tiny, 0)
+        # The score lies between both bounds. For nearly all items they round to the same number,
+        # which then is the score. The others are scored exactly if they may reach the last place.
+        lower = (scores - error).to(self.dtype).masked_fill_(~allowed, -torch.inf)
+        upper = (scores + error).to(self.dtype).masked_fill_(~allowed, -torch.inf)
+        last = lower.topk(length, dim=1).values[:, -1:]
+        row, column = ((lower != upper) & (upper >= last)).nonzero().unbind(1)
         step = max(1, WORK_ARRAY_SIZE // self.dim)
         for start in range(0, len(row), step):
             r, c = row[start : start + step], column[start : start + step]
-            least[r, c] = self._score_lists(vectors[r], c[:, None] + low)[:, 0]
-        columns, found = best_columns(least, length)
-        return columns + low, found + 0.0  # no -0.0
+            lower[r, c] = self._score_lists(vectors[r], c[:, None] + low)[:, 0]
+        columns, best = best_columns(lower, length)
+        return columns + low, best + 0.0  # Adding 0.0 turns -0.0 into 0.0.
 
     def _score_lists(self, vectors: Tensor, positions: Tensor) -> Tensor:
-        """Return the scores (R, K) of each row's own items, (R, K)."""
+        """Return the exact scores (R, K) of a list of items for each row.
+
+        Arguments:
+            vectors: (R, D) float64; positions: (R, K) items.
+        """
         products = self.items.index_select(0, positions.reshape(-1)).view(
             *positions.shape, self.dim
         )
         products *= vectors[:, None]
+        # Pairwise summation by halving: the order of additions depends on the dimension D alone.
         width = self.dim
-        while width > 1:  # the same order of sums, whatever the shapes
+        while width > 1:
             half = width // 2
             products[..., :half] += products[..., width - half : width]
             width -= half
-        return products[..., 0].to(self.dtype) + 0.0  # no -0.0
+        return products[..., 0].to(self.dtype) + 0.0  # Adding 0.0 turns -0.0 into 0.0.
 
     def _check(self, users: Tensor, top: int, exclude: tuple[Tensor, Tensor] | None) -> None:
         if top < 1:
@@ -353,19 +403,19 @@ class Candidates:
             self.items
         ):
             raise ValueError(
-                f"ranking: positions of `exclude` must be in 0 to {len(self.items) - 1}, got {int(positions.min())} "
-                f"to {int(positions.max())}."
+                f"ranking: positions of `exclude` must be in 0 to {len(self.items) - 1}, got "
+                f"{int(positions.min())} to {int(positions.max())}."
             )
 
 
 def best_columns(scores: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Find the highest scores of each row, best first; at the same score the lower column first.
+    """Find the highest scores of each row, best first; of equal scores, the lower column first.
 
-    Unlike `torch.topk`, which columns win a tie, and their order, are settled.
+    In `torch.topk`, the choice and the order of columns with equal scores are undefined.
 
     Arguments:
         scores: (R, C), without NaN.
-        top: how many; C where that is smaller.
+        top: K; at most C columns are returned.
 
     Returns:
         columns (R, K) and their scores (R, K).
@@ -376,9 +426,8 @@ def best_columns(scores: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """
     top = min(top, scores.shape[1])
     values, columns = scores.topk(min(top + 1, scores.shape[1]), dim=1)
-    if (
-        values.shape[1] > top > 0
-    ):  # where the last place is tied, topk has picked any of the tied columns
+    if values.shape[1] > top > 0:
+        # If the first score that is not taken equals the last one taken, topk chose arbitrarily.
         tied = (values[:, top] == values[:, top - 1]).nonzero()[:, 0]
         columns = columns[:, :top].contiguous()
         if len(tied):
@@ -388,24 +437,38 @@ def best_columns(scores: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
 
 def _lowest_columns(scores: Tensor, last: Tensor, top: int) -> Tensor:
-    """Return the columns above the `last` score, and then the lowest ones at it: `top` a row, increasing."""
-    above, level = scores > last, scores == last
+    """Return `top` columns per row: those with scores above `last`, then the lowest equal to it.
+
+    Arguments:
+        scores: (R, C); last: (R, 1), the score of the last place.
+
+    Returns:
+        (R, top), increasing along a row.
+    """
+    above, equal = scores > last, scores == last
     wanted = top - above.sum(dim=1, keepdim=True)
-    chosen = above | (level & (level.cumsum(dim=1) <= wanted))
+    chosen = above | (equal & (equal.cumsum(dim=1) <= wanted))
     return chosen.nonzero()[:, 1].view(len(scores), top)
 
 
 def _sorted(columns: Tensor, scores: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Order columns by decreasing score, those at the same score as they come, and keep the first ones."""
+    """Sort columns by decreasing score, stably for equal scores, and take the first `top`."""
     values, order = scores.sort(dim=1, descending=True, stable=True)
     return columns.gather(1, order[:, :top]), values[:, :top]
 
 
 def _above(scores: Tensor, maxima: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Return columns (R, kept) with the highest scores in tiles, (T, R, columns), and the scores, decreasing.
+    """Return the `kept` highest scores of each row, in any order of equal scores.
 
-    Any of those at the same score may win. The columns with the `kept` highest scores of a row lie in as many groups,
-    those with the highest maxima.
+    The `kept` highest scores of a row lie in at most `kept` groups, so it is enough to look at the
+    `kept` groups with the highest maxima.
+
+    Arguments:
+        scores: (T, R, columns), in tiles; maxima: (R, T * groups per tile); see
+            `Candidates._filter`.
+
+    Returns:
+        columns (R, kept) and their scores, decreasing.
     """
     _, count, width = scores.shape
     groups = maxima.shape[1] // len(scores)
@@ -413,13 +476,19 @@ def _above(scores: Tensor, maxima: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     best = maxima.topk(kept, dim=1, sorted=False).indices
     tile = best.div(groups, rounding_mode="floor")
     row = torch.arange(count, device=best.device)[:, None]
+    # Flat indices of a group's items in (T, R, columns): its first item, then
+    # steps of `groups` columns.
     first = (tile * count + row) * width + best - tile * groups
-    places = (first[:, :, None] + torch.arange(group, device=best.device) * groups).flatten(1)
-    values, order = scores.view(-1).take(places).topk(kept, dim=1)
-    places = places.gather(1, order)
-    return places.div(count * width, rounding_mode="floor") * width + places % width, values
+    indices = (first[:, :, None] + torch.arange(group, device=best.device) * groups).flatten(1)
+    values, order = scores.view(-1).take(indices).topk(kept, dim=1)
+    indices = indices.gather(1, order)
+    # Back to columns of the span: tile * width + column within the tile.
+    return indices.div(count * width, rounding_mode="floor") * width + indices % width, values
 
 
 def _exponent(largest: Tensor) -> Tensor:
-    """Return the power of two next above a number, kept to where it and its inverse are numbers."""
+    """Return the exponent of the next power of two above a number.
+
+    It is clamped so that neither the power nor its inverse overflows in float64.
+    """
     return torch.frexp(largest).exponent.double().clamp_(-1000, 1000)

@@ -1,1 +1,1 @@
-"""One run: its beginning, the training loop, evaluation, progress, and the scorer of a finished run."""
+"""One run: its start, the training loop, evaluation, progress, and scoring with a finished run."""

@@ -1,4 +1,7 @@
-"""The beginning of a run: options, the folder for its results, the data. No torch, so that errors come at once."""
+"""The start of a run: its options, its folder and its data.
+
+This module does not import torch, so that errors in options or data are reported at once.
+"""
 
 import dataclasses
 import datetime
@@ -30,23 +33,22 @@ RUN_FILES = (
     "robustness.png",
     "compare",
 )
-BEFORE_CONFIG = {
-    "users.tsv",
-    "split.npz",
-}  # what is written before config.json, which makes a folder a run's
+# Files that are written before config.json. A folder without config.json does not
+# contain a run yet.
+BEFORE_CONFIG = {"users.tsv", "split.npz"}
 
 
 def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Dataset]:
-    """Parse a command line, read its data and open its folder.
+    """Parse a command line, read the data and check the folder.
 
-    Prints what is wrong and exits with status 2 where something is; exits with 0 where the run to go on with is
-    finished already.
+    Prints an error and exits with status 2 if the input is invalid. Exits with status 0 if the run
+    to resume is already finished.
     """
     with silence_other_ranks():
         try:
             return _begin(argv, prog)
-        except SystemExit as ends:
-            delay_nonzero_exit(ends.code)
+        except SystemExit as exit_:
+            delay_nonzero_exit(exit_.code)
             raise
 
 
@@ -68,27 +70,29 @@ def _begin(argv: Sequence[str], prog: str) -> tuple[Options, Dataset]:
 
 
 def open_run(options: Options) -> tuple[Options, Dataset]:
-    """Read the data, and check that the folder ``options.run.out`` is free, or holds the run to go on with.
+    """Read the data, and check the folder ``options.run.out``.
 
-    Nothing is written: that begins with `start_folder`, once everything is checked.
+    The folder must not contain a run, except with ``options.run.resume``. Nothing is written here;
+    `start_folder` is the first to write, after all checks.
 
     Raises:
-        DataError: the data are bad, or not those that the run was started with.
-        OptionError: the folder holds a run and ``options.run.resume`` is False.
+        DataError: the data are invalid, or differ from those with which the run was started.
+        OptionError: the folder contains a run and ``options.run.resume`` is False, or it contains
+            results but no config.json.
     """
     if options.run.out is None:
         raise OptionError("--out must name a folder for the results.")
-    held = [name for name in RUN_FILES if (options.run.out / name).exists()]
-    if held and not options.run.resume:
+    existing = [name for name in RUN_FILES if (options.run.out / name).exists()]
+    if existing and not options.run.resume:
         raise OptionError(
-            f"--out: {options.run.out} holds a run ({', '.join(held)}), which is never overwritten. "
-            "Give --resume to resume it, or another --out."
+            f"--out: {options.run.out} holds a run ({', '.join(existing)}), which is never "
+            "overwritten. Give --resume to resume it, or another --out."
         )
     config = options.run.out / "config.json"
-    if not config.exists() and set(held) - BEFORE_CONFIG:
+    if not config.exists() and set(existing) - BEFORE_CONFIG:
         raise OptionError(
-            f"--out: {options.run.out} holds {', '.join(held)}, but no config.json: there is no run to "
-            "resume. Choose another --out."
+            f"--out: {options.run.out} holds {', '.join(existing)}, but no config.json: there is "
+            "no run to resume. Choose another --out."
         )
     dataset = (
         embedded_dataset()
@@ -101,23 +105,23 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
         changed = [name for name in facts if before.get(name) != facts[name]]
         if changed:
             raise DataError(
-                f"{options.run.out}: the run was started with other data; changed: {', '.join(changed)}. Give the same "
-                "data to go on, or another --out."
+                f"{options.run.out}: the run was started with other data; changed: "
+                f"{', '.join(changed)}. Give the same data to resume it, or another --out."
             )
     return options, dataset
 
 
 def start_folder(out: Path, dataset: Dataset) -> None:
-    """Make the folder of a run, or clear that of a killed one of temporary files.
+    """Create the folder of a run, and remove temporary files that a killed run left in it.
 
     Raises:
-        OptionError: the folder cannot be made.
+        OptionError: the folder cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(
-            f"--out: {out} cannot be made ({error.strerror}). Name another folder."
+            f"--out: {out} cannot be created ({error.strerror}). Name another folder."
         ) from None
     for leftover in (*out.glob(".*.tmp"), *out.glob("compare/.*.tmp")):
         leftover.unlink()
@@ -126,7 +130,7 @@ def start_folder(out: Path, dataset: Dataset) -> None:
 
 
 def write_config(options: Options, dataset: Dataset) -> None:
-    """Write config.json: from now on the folder holds a run."""
+    """Write config.json, whose presence marks the folder as that of a run."""
     if options.run.out is not None:
         write_json(
             options.run.out / "config.json", {**to_json(options), "dataset": dataset_facts(dataset)}
@@ -134,14 +138,14 @@ def write_config(options: Options, dataset: Dataset) -> None:
 
 
 def _write_user_names(path: Path, names: Sequence[str]) -> None:
-    """Let the users' names travel with the run, as in a data set: what it recommends is told by name."""
+    """Write the users' names in the format of a data set, so that a scorer needs the run alone."""
     lines = ["user\tname", *(f"{user}\t{name}" for user, name in enumerate(names))]
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def _new_folder(model: str) -> Path:
-    """Name a folder ``runs/<time>-<model>`` that is not there yet."""
+    """Return a folder ``runs/<time>-<model>`` that does not exist yet."""
     stem = Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{model}"
     folder, count = stem, 1
     while folder.exists():
@@ -151,7 +155,7 @@ def _new_folder(model: str) -> Path:
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """Count what a data set has; the fingerprint covers pairs, masks and features."""
+    """Return the sizes of a data set and the fingerprint of its pairs, masks and features."""
     return {
         "name": dataset.name,
         "users": dataset.num_users,

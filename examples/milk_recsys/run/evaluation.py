@@ -1,4 +1,8 @@
-"""Rank new items for every user: under the setting's missingness, complete, by pattern, and with a modality hidden."""
+"""Evaluation: rank new items for every user and compute metrics.
+
+Items are ranked with the setting's missing modalities, with all modalities that the data have, and
+with each modality hidden in turn.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,10 @@ __all__ = [
 ]
 
 PerUser = dict[str, Tensor]
-CPU_SCORES, GPU_SCORES = 2**18, 2**26  # scores held at once: a CPU's cache, a GPU's parallelism
-CPU_ROWS, MOST_CPU_SCORES = 256, 2**25
+# Number of scores in memory: a CPU's cache, or enough parallel work for a GPU.
+CPU_SCORES, GPU_SCORES = 2**18, 2**26
+# On a CPU, matrix products of fewer than CPU_ROWS users are slow, so a block may exceed the cache.
+CPU_ROWS, MAX_CPU_SCORES = 256, 2**25
 
 
 @torch.no_grad()
@@ -34,37 +40,37 @@ def rank_group(
     """Rank the positives (P,) of a group among its candidates.
 
     Arguments:
-        mask: (num_items, M) bool, what may be used of the items.
-        world: the processes that share the work; all get all ranks.
+        mask: (num_items, M) bool, the modalities that may be used.
+        world: the processes among which the pairs are divided. All of them return all ranks.
     """
     rows, sizes = group.candidates, world.sizes(len(group.users))
-    if model.user_starts is not None:  # every rank ranks for the users that it has
+    # With a sharded table, each process ranks for the users whose rows it has. `group.users` is
+    # sorted.
+    if model.user_starts is not None:
         starts = torch.tensor(model.user_starts, device=group.users.device)
         sizes = torch.searchsorted(group.users, starts).diff().tolist()
     begin = sum(sizes[: world.rank])
     part = slice(begin, begin + sizes[world.rank])
     at_once = GPU_SCORES
-    if (
-        rows.device.type == "cpu"
-    ):  # a cache's, but no fewer than the rows that a matrix product is fast with
-        at_once = max(CPU_SCORES, min(CPU_ROWS * len(rows), MOST_CPU_SCORES))
+    if rows.device.type == "cpu":
+        at_once = max(CPU_SCORES, min(CPU_ROWS * len(rows), MAX_CPU_SCORES))
     score = model.scorer(
         tables.features, rows, mask, max_users=max(1, at_once // max(1, len(rows)))
     )
-    mine = positive_ranks(
+    local = positive_ranks(
         score,
         group.users[part],
         group.positions[part],
         num_candidates=len(rows),
         max_elements=at_once,
     )
-    return world.all_gather(mine, sizes)
+    return world.all_gather(local, sizes)
 
 
 def evaluate_group(
     model: Learner, tables: Tables, group: Group, mask: Tensor, world: World = SINGLE_PROCESS
 ) -> tuple[dict[str, Any], PerUser]:
-    """Rank a group and measure it: means for a report, and each user's values."""
+    """Rank a group; return the means of the metrics for a report, and each user's values."""
     per_user = per_user_metrics(group.users, rank_group(model, tables, group, mask, world))
     return _section(model, per_user), per_user
 
@@ -78,18 +84,24 @@ def _section(model: Learner, per_user: PerUser) -> dict[str, Any]:
 def evaluate_test(
     model: Learner, tables: Tables, monitor: str, world: World = SINGLE_PROCESS
 ) -> tuple[dict[str, Any], dict[str, PerUser]]:
-    """Measure the validation and the test set in every way that a report shows.
+    """Compute the metrics of validation and test set for all sections of a report.
 
     Returns:
-        sections: ``validation``, ``test`` under the setting; ``test_complete`` with all that nature gives;
-            ``test_all_cold`` against all cold items; ``by_pattern``: the positives of the items that have a pattern,
-            ranked among all candidates; ``imposed``: each modality hidden from all candidates in turn (absent where
-            there is one modality alone: nothing would be left to rank by); ``drops``: what hiding costs.
-        per_user: the values behind ``test``, ``test_complete`` and ``imposed/<modality>``.
+        sections:
+            ``validation`` and ``test``: with the setting's missing modalities;
+            ``test_complete``: with all modalities that the data have;
+            ``test_all_cold``: with all cold items as candidates;
+            ``by_pattern``: the positives whose item has a pattern, ranked among all candidates;
+            ``imposed``: with each modality hidden from all candidates in turn (empty if there is
+            only one modality, without which nothing could be ranked);
+            ``drops``: the loss of accuracy by hiding each modality, see `drop_intervals`.
+        per_user: users' values in ``test``, ``test_complete`` and ``imposed/<modality>``.
     """
     sections: dict[str, Any] = {}
     per_user: dict[str, PerUser] = {}
     sections["validation"], _ = evaluate_group(model, tables, tables.validation, tables.mask, world)
+    # The ranks are used twice: a rank does not depend on the other positives, so `by_pattern` only
+    # selects from them.
     ranks = rank_group(model, tables, tables.test, tables.mask, world)
     per_user["test"] = per_user_metrics(tables.test.users, ranks)
     sections["test"] = _section(model, per_user["test"])
@@ -111,10 +123,13 @@ def evaluate_test(
 def _imposed(
     model: Learner, tables: Tables, monitor: str, world: World
 ) -> dict[str | None, PerUser]:
-    """Hide nothing (None) and each modality in turn from all candidates, by the library's robustness report.
+    """Compute users' metrics with no modality hidden, and with each hidden from all candidates.
 
-    Its features are the rows of the items, since the model knows the features themselves; its units are the users.
+    Returns:
+        hidden modality (None for no modality) -> users' values.
     """
+    # The library's `robustness_report` calls `predict` once per pattern, with users as units. The
+    # learner has the features, so row numbers stand for them in the report, and only masks matter.
     measured: list[PerUser] = []
 
     def predict(_features: dict[str, Tensor], mask: Tensor) -> Tensor:
@@ -135,6 +150,7 @@ def _imposed(
         num_resamples=0,
         generator=torch.Generator().manual_seed(0),
     )
+    # The name of the hidden modality of each pattern; None for the complete pattern.
     hidden = [
         next((n for n, kept in zip(tables.modalities, r.pattern, strict=True) if not kept), None)
         for r in report.patterns
@@ -143,40 +159,46 @@ def _imposed(
 
 
 def _by_pattern(model: Learner, tables: Tables, ranks: Tensor) -> dict[str, Any]:
-    """Split the ranks of the test positives by which modalities their item has."""
-    group, found = tables.test, {}
+    """Split the ranks of the test positives by the pattern of modalities of their item."""
+    group, sections = tables.test, {}
     items = group.candidates[group.positions]
     for pattern, rows in rows_by_pattern(tables.mask).items():
         chosen = torch.isin(items, rows)
         if chosen.any():
             section = _section(model, per_user_metrics(group.users[chosen], ranks[chosen]))
             count = len(torch.unique(items[chosen]))
-            found[pattern_name(pattern, tables.modalities)] = {"items": count, **section}
-    return found
+            sections[pattern_name(pattern, tables.modalities)] = {"items": count, **section}
+    return sections
 
 
 def grouped_metrics(model: Learner, tables: Tables, mask: Tensor) -> dict[str, Any]:
-    """Measure the test items under a mask, all of them and by how many modalities an item misses of those it has.
+    """Compute the metrics of the test items, overall and by number of hidden modalities.
 
     Returns:
-        ``overall``, and ``missing 0``, ``missing 1``, ...: positives of those items, ranked among all candidates.
+        ``overall``, and ``missing 0``, ``missing 1``, ...: the positives whose item has that many
+        modalities hidden by the mask, ranked among all candidates.
     """
     group = tables.test
     ranks = rank_group(model, tables, group, mask)
     missing = (tables.natural_mask & ~mask).sum(dim=1)[group.candidates[group.positions]]
-    found = {"overall": _section(model, per_user_metrics(group.users, ranks))}
+    sections = {"overall": _section(model, per_user_metrics(group.users, ranks))}
     for count in torch.unique(missing).tolist():
         chosen = missing == count
-        found[f"missing {count}"] = _section(
+        sections[f"missing {count}"] = _section(
             model, per_user_metrics(group.users[chosen], ranks[chosen])
         )
-    return found
+    return sections
 
 
 def drop_intervals(
     per_user: Mapping[str, PerUser], modalities: tuple[str, ...], monitor: str
 ) -> dict[str, Any]:
-    """Say what hiding each modality from all candidates costs, with an interval over users."""
+    """Return the loss of accuracy by hiding each modality from all candidates.
+
+    Returns:
+        modality -> metric -> ``complete`` and ``hidden`` means, their ``difference`` with its 95%
+        bootstrap interval over users (``low``, ``high``), and the ``relative`` loss.
+    """
     drops: dict[str, Any] = {}
     complete = per_user["test_complete"]
     for name in modalities:

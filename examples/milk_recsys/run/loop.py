@@ -28,11 +28,12 @@ from milk_recsys.run.progress import Progress
 __all__ = ["Diverged", "check_learner", "judge", "train_epoch", "train_model", "versions"]
 
 
-SAVE_SECONDS = 30.0  # a checkpoint at least this often, beside the one at every evaluation
+# Maximum time between checkpoints, which are also written at every evaluation.
+SAVE_SECONDS = 30.0
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss is NaN or infinite."""
 
 
 def train_model(
@@ -43,12 +44,13 @@ def train_model(
     world: World = SINGLE_PROCESS,
     factors: Factors | None = None,
 ) -> tuple[Learner, dict[str, Any]]:
-    """Train one model to its best validation score, going on from the folder's checkpoint where there is one.
+    """Train one model to its best validation score, or resume from the folder's checkpoint.
 
-    Rank 0 writes history.jsonl, model.safetensors (the best weights) and checkpoint.safetensors into the folder.
+    Rank 0 writes history.jsonl, model.safetensors (the best weights) and checkpoint.safetensors
+    into the folder.
 
     Arguments:
-        factors: of a baseline that needs them, where they are trained already; None trains them.
+        factors: trained factors for a baseline that starts from them; None to train them.
 
     Returns:
         the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
@@ -64,15 +66,18 @@ def train_model(
         "stale": 0,
         "done": False,
     }
+    # A checkpoint from before the first evaluation has null as best score: JSON has no -inf.
     if checkpoint.exists() and card.trains:
         state = learner.load(checkpoint)
         state["best"] = -math.inf if state["best"] is None else state["best"]
     world.barrier()
+    # A killed run may have written history lines of epochs after its last checkpoint.
     if world.is_main:
         history.truncate_after(state["epoch"])
     if card.trains:
         _train(learner, options, tables, state, history, folder, progress, world)
     else:
+        # Methods in closed form are fitted here, and have a history of one line.
         learner.prepare()
         validation, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
         line = {
@@ -87,12 +92,13 @@ def train_model(
         with progress.training(card.name, 1, 0) as bar:
             bar.epoch(line, validation[options.loop.monitor], options.loop.monitor)
 
-    world.barrier()  # for the files of rank 0
+    world.barrier()  # Rank 0 must have written the file before any rank reads it.
     facts = learner.load(best_file, weights_only=True)
     seconds = [line["seconds"] for line in history.read()]
     return learner, {
         "best_epoch": facts["epoch"],
         "epochs": len(seconds),
+        # The first epoch is slower: it compiles or captures the step.
         "seconds_per_epoch": median(seconds[1:] or seconds),
     }
 
@@ -107,7 +113,13 @@ def _train(
     progress: Progress,
     world: World,
 ) -> None:
-    """Train by epochs until early stopping ends it; the state is that of the last checkpoint."""
+    """Train until early stopping or the last epoch.
+
+    Arguments:
+        state: the state of the last checkpoint, changed in place: ``epoch`` and ``best_epoch`` (-1
+            for none), the ``best`` score, the number of ``stale`` evaluations, and whether it is
+            ``done``.
+    """
     loop, name = options.loop, options.run.model
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
     saved = time.monotonic()
@@ -137,17 +149,18 @@ def _train(
             if world.is_main:
                 history.append(line)
             bar.epoch(line, state["best"], loop.monitor)
+            # All ranks take part in saving, so they follow the clock of rank 0.
             if world.broadcast(evaluates or time.monotonic() - saved > SAVE_SECONDS):
                 learner.save(checkpoint, state)
                 saved = time.monotonic()
 
 
 def check_learner(options: Options, device: torch.device, world: World) -> None:
-    """Raise where a learner could not work, before anything is written.
+    """Check, before any file is written, that the learner can run with the options.
 
     Raises:
-        DataError: compiled loops, or TorchRec, are asked for and are not available.
-        OptionError: the options do not go with the number of processes.
+        DataError: the options require compiled loops or TorchRec, which are not available.
+        OptionError: the options do not support this number of processes.
     """
     card = options.card
     if world.size > 1 and not card.distributed:
@@ -165,14 +178,14 @@ def train_epoch(
         the epoch's line of the history: means over triples of the loss and its terms, and the time.
 
     Raises:
-        Diverged: the loss is no longer a number.
+        Diverged: the loss is NaN or infinite.
     """
     begun = time.perf_counter()
     means = learner.train_epoch(epoch, on_step)
     if not math.isfinite(means["loss"]):
         raise Diverged(
-            f"training diverged in epoch {epoch}: the loss is {means['loss']}. Lower --lr, or the weights of the "
-            "loss's other terms."
+            f"training diverged in epoch {epoch}: the loss is {means['loss']}. Lower --lr, or the "
+            "weights of the loss's other terms."
         )
     seconds = time.perf_counter() - begun
     return {
@@ -184,18 +197,25 @@ def train_epoch(
 
 
 def judge(state: dict[str, Any], score: float, patience: int) -> bool:
-    """Early stopping: a strict gain is the new best; stop at the `patience`-th evaluation in a row without one."""
-    gained = bool(score > state["best"])
-    if gained:
+    """Update the state of early stopping with a validation score.
+
+    A score that is strictly higher than the best one is the new best. Training is done after
+    `patience` evaluations in a row without a new best.
+
+    Returns:
+        whether the score is the new best.
+    """
+    improved = bool(score > state["best"])
+    if improved:
         state["best"], state["best_epoch"], state["stale"] = score, state["epoch"], 0
     else:
         state["stale"] += 1
         state["done"] = state["stale"] >= patience
-    return gained
+    return improved
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Return what the figures depend on."""
+    """Return the versions and the device on which the results of a run depend."""
     return {
         "invmod": invmod.__version__,
         "torch": torch.__version__,

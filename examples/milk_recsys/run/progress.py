@@ -1,4 +1,4 @@
-"""What a run tells on the terminal: notes, a progress bar with loss, speed and the best score, and lines for a log."""
+"""Output of a run: notes, a progress bar with loss, speed and best score, and lines for a log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS_BETWEEN_UPDATES = 0.2
 
 
 class Progress:
-    """The terminal during a run. A terminal gets a moving bar; a log file gets one line an evaluation.
+    """Output of a run: a progress bar on a terminal, and one line per evaluation.
 
     Arguments:
         quiet: print nothing.
@@ -34,7 +34,7 @@ class Progress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
-            transient=True,
+            transient=True,  # Remove the bar at the end; lines printed above it remain.
             disable=quiet or not self.console.is_terminal,
         )
 
@@ -51,14 +51,15 @@ class Progress:
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        """Print a line; square brackets in it are text."""
+        """Print a line."""
+        # Without markup=False, rich would read square brackets in the text as formatting.
         self.console.print(text, markup=False)
 
     @contextmanager
     def training(self, model: str, epochs: int, done: int) -> Iterator[TrainingBar]:
-        """Show the training of one model, of which `done` epochs are over already."""
+        """Show the training of one model, of which `done` epochs are complete already."""
         if done:
-            self.say(f"{model}: going on after epoch {done - 1}")
+            self.say(f"{model}: resuming after epoch {done - 1}")
         bar = TrainingBar(self, self._bars, model, epochs, done)
         try:
             yield bar
@@ -67,7 +68,7 @@ class Progress:
 
 
 class TrainingBar:
-    """The bar of one model."""
+    """The progress bar of one model."""
 
     def __init__(self, progress: Progress, bars: Bars, model: str, epochs: int, done: int) -> None:
         self._progress, self._bars, self._model = progress, bars, model
@@ -75,30 +76,36 @@ class TrainingBar:
         self._shown = time.monotonic()
 
     def step(self) -> None:
-        """Keep the clock moving within a long epoch."""
+        """Refresh the elapsed time within a long epoch."""
         if time.monotonic() - self._shown > SECONDS_BETWEEN_UPDATES:
             self._shown = time.monotonic()
             self._bars.refresh()
 
     def epoch(self, line: dict[str, Any], best: float, monitor: str) -> None:
-        """Show the line of an epoch that has ended."""
-        found = (
+        """Show an epoch that has ended.
+
+        Arguments:
+            line: its line of the history; best: the best validation score so far; monitor: its
+                metric.
+        """
+        validation = (
             f"validation {monitor} {line['validation'][monitor]:.4f}"
             if "validation" in line
             else ""
         )
         if "loss" not in line:
-            self._progress.say(f"{self._model}: solved in {line['seconds']:.3g} s, {found}")
+            self._progress.say(f"{self._model}: fitted in {line['seconds']:.3g} s, {validation}")
             return
         speed = f"{line['triples_per_second']:,.0f} triples/s"
         figures = f"loss {line['loss']:.4f}  {speed}  best {monitor} {best:.4f}"
         self._bars.update(self._task, completed=line["epoch"] + 1, figures=figures)
-        if found:
+        if validation:
             mark = " *" if line["best"] else ""
             self._progress.say(
-                f"{self._model} epoch {line['epoch']}: loss {line['loss']:.4f}, {speed}, {found}{mark}"
+                f"{self._model} epoch {line['epoch']}: loss {line['loss']:.4f}, {speed}, "
+                f"{validation}{mark}"
             )
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bars.remove_task(self._task)

@@ -1,10 +1,12 @@
-"""Score new items for users with a finished run, holes in the features included.
+"""Score new items, which may lack modalities, with a finished run.
 
     from milk_recsys import load_run
     scorer = load_run("runs/20250101-120000-milk")
-    scores = scorer.score([3, 8], {"text": text, "image": image})   # (2, n); a row of NaN is a missing modality
+    # (2, n); a row of NaN is a missing modality.
+    scores = scorer.score([3, 8], {"text": text, "image": image})
 
-Neither the training data nor the split is needed: weights, imputed values and users' names travel with the run.
+Neither the training data nor the split is needed: the folder of a run contains the weights, the
+imputed values and the users' names.
 """
 
 from __future__ import annotations
@@ -32,18 +34,20 @@ __all__ = ["Best", "Scorer", "load_run"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
-CPU_SCORES, GPU_SCORES = 2**21, 2**26  # scores computed at once
-ITEMS_AT_ONCE = 4096  # items encoded at once
-LISTS_AT_ONCE = 4096  # users, or items, whose lists are found at once
+CPU_SCORES, GPU_SCORES = 2**21, 2**26  # Number of scores computed at once.
+ITEMS_AT_ONCE = 4096  # Number of items encoded at once.
+LISTS_AT_ONCE = 4096  # Number of users (or items) whose lists are computed at once.
 
 
 class Best(NamedTuple):
-    """The best of one side for each of the other, best first; at the same score the lower id is first.
+    """Lists of the best items for users, or of the best users for items.
+
+    Lists are sorted by decreasing score, and by id where scores are equal.
 
     Attributes:
-        rows: (R,) the users, or the items, that the lists are for.
-        found: (R, K) the items, or the users, in each list.
-        scores: (R, K), decreasing along a row.
+        rows: (R,) the users (or items) that the lists are for.
+        found: (R, K) the items (or users) in each list.
+        scores: (R, K), non-increasing along a row.
     """
 
     rows: Tensor
@@ -57,45 +61,45 @@ def load_run(
     """Open a finished run for scoring.
 
     Arguments:
-        folder: the run's folder, what `train.py` calls ``--out``.
-        device: "auto" takes a GPU where there is one; else anything that torch takes.
-        scores_at_once: bounds the memory of a block of scores; None suits the device.
+        folder: the run's folder, the option ``--out`` of `train.py`.
+        device: a device of torch, or "auto" for a GPU if there is one.
+        scores_at_once: maximum number of scores in memory; None for a default of the device.
 
     Raises:
-        DataError: the folder is absent, holds no run, or a run that has not ended; a file in it is damaged.
+        DataError: the folder is absent or contains no finished run, or a file in it is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder of a finished run.")
     if not (folder / "config.json").exists():
         raise DataError(
-            f"{folder}: is not the folder of a run: it has no config.json. Name what train.py calls --out."
+            f"{folder}: is not the folder of a run: it has no config.json. Name the folder that "
+            "was given to train.py as --out."
         )
     if not (folder / "metrics.json").exists():
         raise DataError(
-            f"{folder}: the run has not ended. Go on with it first: train.py --resume --out {folder}, with the "
-            "data it was started with."
+            f"{folder}: the run has not ended. Resume it first: train.py --resume --out {folder}, "
+            "with the data it was started with."
         )
     options, dims, num_users = _read_config(folder / "config.json")
     card = options.card
     if card.scorer is None:
         raise DataError(
-            f"{folder}: holds a run of {card.name}. KEEP, MILK and its ablations can be loaded for scoring; a "
-            "baseline is there to be compared with."
+            f"{folder}: holds a run of {card.name}, a baseline. Only runs of KEEP, MILK and its "
+            "ablations can be loaded for scoring."
         )
-    place = choose_device(device)
     weights = folder / "model.safetensors"
-    tensors, _ = load_state(weights, place)
+    tensors, _ = load_state(weights, choose_device(device))
     try:
         model = load(card.scorer)(options, dims, num_users, tensors)
     except (RuntimeError, KeyError) as error:
-        raise DataError(f"{weights}: does not fit config.json beside it ({error}).") from None
+        raise DataError(f"{weights}: does not fit config.json in its folder ({error}).") from None
     names = read_names(folder / "users.tsv", "user", num_users, [])
     return Scorer(model, dims, names, scores_at_once=scores_at_once)
 
 
 class ScoringModel(Protocol):
-    """A trained model: vectors of users, and a function that embeds items; an `nn.Module`."""
+    """A trained model, an `nn.Module` with vectors of users and a method that embeds items."""
 
     users: nn.Embedding
     trained_users: Tensor
@@ -113,23 +117,25 @@ class ScoringModel(Protocol):
 class Scorer:
     """Scores of users for new items.
 
-    Sums run in float64 and scores are then rounded to the run's own precision. So items with the same features get the
-    same score whatever is computed beside them. (A run in float64 has nothing to round: there the last digits of what
-    `score` returns may vary.) Lists are as in `ranking`: the same always, down to the last digit.
+    Scores are computed in float64 and rounded to the precision of the run, so that a score does not
+    depend on the other items of a call. (In a run in float64 nothing is rounded, and the last
+    digits of the result of `score` may vary.) Lists are exact, as in `ranking.top`: they never
+    vary.
 
     Arguments:
-        model: a trained model; it is kept in float64 from here on.
+        model: a trained model, which is converted to float64.
         dims: modality -> width of its features.
         user_names: one name per user, or None.
-        scores_at_once: how many scores are held at once; None suits the device.
+        scores_at_once: maximum number of scores in memory; None for a default of the device.
 
     Attributes:
-        modalities: the M names; dims: modality -> width.
+        modalities: the M names.
+        dims: modality -> width of its features.
         num_users: users are the ids from 0 to num_users - 1.
-        user_names: one name per user, or None where the training data had none.
-        trained_users: (num_users,) bool. The vector of a user without a training pair is random, or 0: their scores
-            mean nothing.
-        dtype: of the scores: float64 for a run in float64, else float32.
+        user_names: one name per user, or None if the training data had none.
+        trained_users: (num_users,) bool. The vector of a user without a training pair is random or
+            0, and the user's scores are meaningless.
+        dtype: dtype of the scores, float64 for a run in float64, else float32.
     """
 
     def __init__(
@@ -140,6 +146,7 @@ class Scorer:
         *,
         scores_at_once: int | None = None,
     ) -> None:
+        # The dtype of the run; the conversion to float64 follows.
         self.dtype = model.users.weight.dtype
         self.device = model.users.weight.device
         self.model = model.double().eval().requires_grad_(False)
@@ -160,21 +167,22 @@ class Scorer:
         """Score every given item for every given user.
 
         Arguments:
-            users: ids (U,), in any order, repeated ones too; None for all.
-            features: modality -> (n, d), as in the training data, unscaled. A row of NaN is missing; a modality that
-                is absent or None is missing for all.
-            empty_items: an item without any modality is an error, or ("impute") is scored by imputed values alone:
-                all such items have the same score, which says nothing about them.
+            users: ids (U,), in any order; ids may repeat. None for all users.
+            features: modality -> (n, d), as in the training data, unscaled. A row of NaN is
+                missing. A modality that is absent or None is missing for all items.
+            empty_items: whether an item without any modality is an error, or is scored by imputed
+                values alone ("impute"). In that case all such items have the same score.
 
         Returns:
-            (U, n) tensor on the CPU; higher is better. Scores order items for one user. They are inner products, not
-            probabilities, and nothing makes those of two users comparable but the training itself.
+            (U, n) tensor on the CPU; higher is better. Scores are inner products, not
+            probabilities. They rank items for one user, and are not comparable between users.
 
         Raises:
-            KeyError: an unknown modality.
-            TypeError: features that are not numbers, users that are not whole numbers.
-            ValueError: a row that is NaN in part, an infinity, a wrong width, unequal numbers of items, no modality
-                given, an item without any modality, a user out of range.
+            KeyError: a modality is unknown.
+            TypeError: features are not numbers, or users are not integers.
+            ValueError: a row has some NaN but not only NaN, or an infinity; a width is wrong;
+                numbers of items differ; no modality is given; an item has no modality; or a user is
+                out of range.
         """
         chosen = self._user_ids(users)
         vectors = self.embed(features, empty_items=empty_items)
@@ -190,7 +198,7 @@ class Scorer:
         *,
         empty_items: Literal["error", "impute"] = "error",
     ) -> Tensor:
-        """Encode items for `best_items` and `best_users`; arguments and errors are those of `score`.
+        """Embed items for `best_items` and `best_users`; arguments and errors are those of `score`.
 
         Returns:
             (n, D) float64, on the scorer's device.
@@ -200,12 +208,14 @@ class Scorer:
             raise ValueError(
                 f"scorer: `features` gives no modality. Give at least one of {self.modalities}."
             )
+        # A row of NaN is missing, and so is a modality that is not given.
         mask = mask_from_features(given, self.modalities)
         empty = ~mask.any(dim=1)
         if empty_items == "error" and empty.any():
             raise ValueError(
-                f"scorer: item {int(empty.nonzero()[0])} has no modality at all ({int(empty.sum())} such items). "
-                'Leave such items out, or score them by imputed values alone: empty_items="impute".'
+                f"scorer: item {int(empty.nonzero()[0])} has no modality at all "
+                f"({int(empty.sum())} such items). Leave such items out, or use "
+                'empty_items="impute" to score them by imputed values alone.'
             )
         vectors = torch.empty(
             len(mask), self.model.users.embedding_dim, dtype=torch.float64, device=self.device
@@ -214,10 +224,12 @@ class Scorer:
             rows = slice(start, start + ITEMS_AT_ONCE)
             block = {name: x[rows].to(self.device) for name, x in given.items()}
             vectors[rows] = self.model.embed_items(block, mask[rows].to(self.device))
+        # Finite features may overflow in the encoder; such an item could not be ranked.
         finite = torch.isfinite(vectors).all(dim=1)
         if not finite.all():
             raise DataError(
-                f"scorer: the features of item {int(finite.long().argmin())} are too large to be summed."
+                f"scorer: the features of item {int(finite.long().argmin())} are too large: the "
+                "item's vector is not finite."
             )
         return vectors
 
@@ -228,19 +240,19 @@ class Scorer:
 
         Arguments:
             vectors: (n, D), from `embed`.
-            top: the length of a list; n where that is smaller.
+            top: the length of a list, at most n.
             users: ids (U,); None for all.
 
         Yields:
-            `Best` for a block of users, in the order given, with positions of items; on the CPU.
+            `Best` for a block of users, in the given order, with positions of items; on the CPU.
         """
         _check_top(top)
         ids = self._user_ids(users)
         items = Candidates(vectors, dtype=self.dtype, scores_at_once=self.scores_at_once)
         for start in range(0, len(ids), LISTS_AT_ONCE):
             block = ids[start : start + LISTS_AT_ONCE]
-            found = items.top(self._user_vectors(block), top)
-            yield Best(block, found.positions.cpu(), found.scores.cpu())
+            best = items.top(self._user_vectors(block), top)
+            yield Best(block, best.positions.cpu(), best.scores.cpu())
 
     def best_users(
         self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None
@@ -249,8 +261,9 @@ class Scorer:
 
         Arguments:
             vectors: (n, D), from `embed`.
-            top: the length of a list; the number of users where that is smaller.
-            users: whom to choose from, ids (U,), a repeated one once; None for those with a training pair.
+            top: the length of a list, at most the number of candidates.
+            users: the candidates, ids (U,), of which repeated ones count once; None for the users
+                with a training pair.
 
         Yields:
             `Best` for a block of items, in order, with ids of users; on the CPU.
@@ -267,18 +280,21 @@ class Scorer:
             self._user_vectors(chosen), dtype=self.dtype, scores_at_once=self.scores_at_once
         )
         for start in range(0, len(vectors), LISTS_AT_ONCE):
-            found = candidates.top(vectors[start : start + LISTS_AT_ONCE], top)
-            rows = torch.arange(start, start + len(found.positions))
-            yield Best(rows, chosen[found.positions.cpu()], found.scores.cpu())
+            best = candidates.top(vectors[start : start + LISTS_AT_ONCE], top)
+            rows = torch.arange(start, start + len(best.positions))
+            yield Best(rows, chosen[best.positions.cpu()], best.scores.cpu())
 
     @torch.no_grad()
     def _scores(self, users: Tensor, vectors: Tensor) -> Tensor:
-        """Return the scores (u, n) of a block of users, rounded, on the device."""
+        """Return the scores (u, n) of a block of users, rounded to `dtype`, on the device."""
         weight: Tensor = self.model.users.weight
         return (weight[users.to(self.device)] @ vectors.T).to(self.dtype)
 
     def _user_vectors(self, users: Tensor) -> Tensor:
-        """Return the vectors (u, D) of users, checked, on the device; without a copy where that is everyone."""
+        """Return the vectors (u, D) of users on the device, after a check that they are finite.
+
+        For all users, the result is the table itself, not a copy.
+        """
         vectors: Tensor = self.model.users.weight
         if len(users) < self.num_users or not torch.equal(users, torch.arange(self.num_users)):
             vectors = vectors[users.to(self.device)]
@@ -290,6 +306,7 @@ class Scorer:
         return vectors
 
     def _blocks(self, users: Tensor, num_items: int) -> Iterator[tuple[Tensor, slice]]:
+        """Yield blocks of users and their slices, so that a block's scores fit in memory."""
         held = self.scores_at_once or (CPU_SCORES if self.device.type == "cpu" else GPU_SCORES)
         step = max(1, held // max(1, num_items))
         for start in range(0, len(users), step):
@@ -315,7 +332,7 @@ class Scorer:
         return torch.from_numpy(ids.astype(np.int64))
 
     def _rows(self, name: str, x: ArrayLike) -> Tensor:
-        """Return a modality's features as a tensor (n, d) of checked width; the values are not looked at."""
+        """Return a modality's features as a tensor (n, d), after a check of its width."""
         if name not in self.dims:
             raise KeyError(
                 f"scorer: unknown modality {name!r}. The run was trained on {self.modalities}."
@@ -324,14 +341,16 @@ class Scorer:
             array = np.asarray(x)
             if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
                 raise TypeError(
-                    f"scorer: modality {name!r} must be numbers (float16, float32, float64), got {array.dtype}."
+                    f"scorer: modality {name!r} must be numbers (float16, float32, float64), got "
+                    f"{array.dtype}."
                 )
-            # torch takes neither foreign byte orders, nor negative strides, nor memory it may not write to
+            # torch.from_numpy rejects foreign byte orders and negative strides, and warns of
+            # read-only memory: copy such arrays.
             x = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
         if x.ndim != 2 or x.shape[1] != self.dims[name]:
             raise ValueError(
-                f"scorer: modality {name!r} must have shape (n, {self.dims[name]}), as in training, "
-                f"got {tuple(x.shape)}."
+                f"scorer: modality {name!r} must have shape (n, {self.dims[name]}), as in "
+                f"training, got {tuple(x.shape)}."
             )
         return x.detach()
 

@@ -1,4 +1,4 @@
-"""Weights on disk: the safetensors format, written and read by rows, whole or not at all."""
+"""Checkpoints: the safetensors format, written and read block by block, and atomically."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from milk_recsys.base.errors import DataError
 FACTS = {"epoch": 3, "best": 0.25, "name": 'é "quoted"'}
 
 
-def some_tensors() -> dict[str, Tensor]:
+def make_tensors() -> dict[str, Tensor]:
+    """Tensors of many dtypes and shapes, some of which are not contiguous."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(50, 6, generator=generator)
     return {
         "users.weight": table,
-        "turned": torch.randn(4, 7, generator=generator).T,
+        "transposed": torch.randn(4, 7, generator=generator).T,
         "every second": torch.randn(9, 3, generator=generator)[::2],
         "half": table.half(),
         "brain": table.bfloat16(),
@@ -44,7 +45,7 @@ def _block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("_block")
 def test_a_file_is_that_of_safetensors_byte_for_byte(tmp_path: Path) -> None:
-    tensors = some_tensors()
+    tensors = make_tensors()
     save_state(tmp_path / "ours", tensors, FACTS)
     text = checkpoint.json.dumps(FACTS)
     save_file(
@@ -59,21 +60,21 @@ def test_a_file_is_that_of_safetensors_byte_for_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_block")
-def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
-    tensors = some_tensors()
+def test_reading_returns_the_tensors_that_were_written(tmp_path: Path) -> None:
+    tensors = make_tensors()
     save_state(tmp_path / "file", tensors, FACTS)
-    found, facts = load_state(tmp_path / "file")
+    loaded, facts = load_state(tmp_path / "file")
     assert facts == FACTS
-    places = {name: torch.zeros_like(x) for name, x in tensors.items()}
-    places["turned"] = torch.zeros(4, 7).T  # not contiguous
-    places["users.weight"] = torch.nn.Parameter(torch.zeros(50, 6))
-    assert load_into(tmp_path / "file", places) == FACTS
+    targets = {name: torch.zeros_like(x) for name, x in tensors.items()}
+    targets["transposed"] = torch.zeros(4, 7).T  # Not contiguous.
+    targets["users.weight"] = torch.nn.Parameter(torch.zeros(50, 6))
+    assert load_into(tmp_path / "file", targets) == FACTS
     for name, x in tensors.items():
-        assert torch.equal(found[name], x)
-        assert torch.equal(places[name], x)
+        assert torch.equal(loaded[name], x)
+        assert torch.equal(targets[name], x)
 
 
-def test_blocks_are_joined_and_rows_are_taken_apart(tmp_path: Path) -> None:
+def test_a_tensor_can_be_written_in_blocks_and_read_in_parts(tmp_path: Path) -> None:
     whole = torch.arange(30.0).view(10, 3)
     save_state(
         tmp_path / "file", {"w": Streamed((10, 3), torch.float32, iter(torch.split(whole, 4)))}, {}
@@ -93,7 +94,8 @@ def test_blocks_are_joined_and_rows_are_taken_apart(tmp_path: Path) -> None:
         ([torch.ones(2, 3)] * 3, r"have 6 rows, not 4"),
         (
             [torch.ones(4, 2)],
-            r"a block of 'w' must be torch.float32 rows of shape \(3,\), got torch.float32 \(4, 2\)",
+            r"a block of 'w' must be torch.float32 rows of shape \(3,\), "
+            r"got torch.float32 \(4, 2\)",
         ),
         ([torch.ones(4, 3).double()], r"got torch.float64 \(4, 3\)"),
     ],
@@ -123,48 +125,48 @@ def test_a_write_that_fails_leaves_the_old_file(
 
 
 @pytest.mark.parametrize(
-    ("places", "message"),
+    ("targets", "message"),
     [
-        ({"a": torch.zeros(4, 2)}, "holds the tensor 'b', which there is no place for"),
+        ({"a": torch.zeros(4, 2)}, "has the unexpected tensor 'b'"),
         (
             {"a": torch.zeros(4, 2), "b": torch.zeros(3), "c": torch.zeros(1)},
             "lacks the tensor 'c'",
         ),
         (
             {"a": torch.zeros(4, 2), "b": torch.zeros(2)},
-            r"'b' is torch.float32 \(3,\), where torch.float32 \(2,\) is wanted",
+            r"'b' is torch.float32 \(3,\), expected torch.float32 \(2,\)",
         ),
         (
             {"a": torch.zeros(4, 2), "b": torch.zeros(3).double()},
-            r"where torch.float64 \(3,\) is wanted",
+            r"expected torch.float64 \(3,\)",
         ),
         (
             {"a": Destination(torch.zeros(3, 2), 2), "b": torch.zeros(3)},
-            r"where torch.float32 rows 2 to 5 of \(N, 2,\)",
+            r"expected torch.float32 rows 2 to 5 of \(N, 2,\)",
         ),
         ({"a": Destination(torch.zeros(3, 1), 0), "b": torch.zeros(3)}, "'a' is torch.float32"),
     ],
 )
-def test_what_does_not_fit_changes_nothing(
-    tmp_path: Path, places: dict[str, Any], message: str
+def test_a_file_that_does_not_fit_changes_nothing(
+    tmp_path: Path, targets: dict[str, Any], message: str
 ) -> None:
     save_state(tmp_path / "file", {"a": torch.ones(4, 2), "b": torch.ones(3)}, {})
     with pytest.raises(DataError, match=message):
-        load_into(tmp_path / "file", places)
-    assert not any((x.tensor if isinstance(x, Destination) else x).any() for x in places.values())
+        load_into(tmp_path / "file", targets)
+    assert not any((x.tensor if isinstance(x, Destination) else x).any() for x in targets.values())
 
 
-def test_a_part_may_be_asked_for(tmp_path: Path) -> None:
+def test_a_part_of_the_tensors_can_be_loaded(tmp_path: Path) -> None:
     save_state(tmp_path / "file", {"a": torch.ones(4, 2), "b": torch.ones(3)}, {"epoch": 1})
-    place = torch.zeros(3)
-    assert load_into(tmp_path / "file", {"b": place}, partial=True) == {"epoch": 1}
-    assert place.tolist() == [1, 1, 1]
+    target = torch.zeros(3)
+    assert load_into(tmp_path / "file", {"b": target}, partial=True) == {"epoch": 1}
+    assert target.tolist() == [1, 1, 1]
 
 
-def test_damaged_files_are_named(tmp_path: Path) -> None:
-    place = {"a": torch.zeros(4, 2)}
+def test_damaged_files_are_errors(tmp_path: Path) -> None:
+    targets = {"a": torch.zeros(4, 2)}
     with pytest.raises(DataError, match="no such file"):
-        load_into(tmp_path / "file", place)
+        load_into(tmp_path / "file", targets)
     save_state(tmp_path / "file", {"a": torch.ones(4, 2)}, {})
     whole = (tmp_path / "file").read_bytes()
     save_file({"a": torch.ones(4, 2)}, tmp_path / "without facts")
@@ -174,7 +176,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         if file.name != "file":
             with pytest.raises(DataError, match="is damaged, or not written by a run"):
-                load_into(file, place)
+                load_into(file, targets)
             with pytest.raises(DataError, match="is damaged, or not written by a run"):
                 load_state(file)
-    assert not place["a"].any()
+    assert not targets["a"].any()

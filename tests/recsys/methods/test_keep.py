@@ -1,4 +1,4 @@
-"""KEEP: against a rendering of its formulas in NumPy, kernel ridge over users, and its own parts left out."""
+"""KEEP against its formulas in NumPy and kernel ridge over users, and with parts switched off."""
 
 import dataclasses
 
@@ -23,12 +23,14 @@ from tests.recsys.methods.tiny_baselines import (
 )
 
 
-def damped(r, power):
+def divided_by_counts(r, power):
+    """D_u^-power R D_i^-power, with D the numbers of pairs of users and items."""
     return np.maximum(r.sum(1, keepdims=True), 1) ** -power * r * np.maximum(r.sum(0), 1) ** -power
 
 
 def keep_by_hand(data, new, observed, b, *, width, ridge, shrinkage, popularity):
-    a, s, bt = np.linalg.svd(damped(matrix(data), popularity), full_matrices=False)
+    """The scores of the docstring of `keep.model`, with the weights mu of the model `b`."""
+    a, s, bt = np.linalg.svd(divided_by_counts(matrix(data), popularity), full_matrices=False)
     e = bt.T * (s**3 / (s**2 + shrinkage * (s[:50] ** 2).mean()))
     parts, expected = centred_by_hand(data, new, observed), np.zeros((USERS, len(observed)))
     known = data.observed.numpy()
@@ -45,7 +47,7 @@ def keep_by_hand(data, new, observed, b, *, width, ridge, shrinkage, popularity)
     return expected
 
 
-def test_keep():
+def test_scores_equal_the_formulas():
     data, new, observed = make_data(), *new_items()
     own = {"width": 0.8, "ridge": 0.4, "shrinkage": 0.3, "popularity": 0.25}
     b = make("keep", **own)
@@ -53,44 +55,46 @@ def test_keep():
     np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-6, atol=1e-8)
 
 
-def test_keeps_vectors_score_as_kernel_ridge_over_users_does():
+def test_vectors_of_warm_items_give_the_scores_of_kernel_ridge_over_users():
     """A (B S^3 / (S^2 + lambda))' is K (K + lambda I)^-1 X, K = X X'."""
     data, b = make_data(), make("keep", shrinkage=0.5, popularity=0.25)
-    x = damped(matrix(data), 0.25)
+    x = divided_by_counts(matrix(data), 0.25)
     k = x @ x.T
     strength = 0.5 * (np.linalg.svd(x, compute_uv=False)[:50] ** 2).mean()
     expected = k @ np.linalg.solve(k + strength * np.eye(USERS), x)
-    found = b.net.users.weight @ b.net.items.T
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    scores_of_warm_items = b.net.users.weight @ b.net.items.T
+    np.testing.assert_allclose(scores_of_warm_items.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(9, 40), (40, 9), (12, 12)])
-def test_singular_vectors_are_exact_at_full_rank_and_near_the_best_at_less(shape):
+def test_singular_vectors_are_exact_at_full_rank_and_nearly_optimal_at_a_lower_rank(shape):
     rng = np.random.default_rng(1)
     dense = rng.standard_normal(shape) * (rng.random(shape) < 0.5)
-    dense[3], dense[:, 2], dense[4] = 0, 0, dense[5]  # an empty row and column, two rows alike
+    dense[3], dense[:, 2], dense[4] = 0, 0, dense[5]  # An empty row and column, two equal rows.
     x = torch.from_numpy(dense).to_sparse_coo()
     s = np.linalg.svd(dense, compute_uv=False)
     torch.manual_seed(0)
     for rank in (min(shape), 4):
-        a, found, b = (t.numpy() for t in keep.leading(x, rank))
+        a, values, b = (t.numpy() for t in keep.leading(x, rank))
         assert a.shape == (shape[0], rank)
         assert b.shape == (shape[1], rank)
-        assert (np.diff(found) <= 0).all()
+        assert (np.diff(values) <= 0).all()
+        # The best approximation of this rank has the omitted singular values as its error.
         best = np.sqrt((s[rank:] ** 2).sum())
-        error = np.linalg.norm(dense - a * found @ b.T)
+        error = np.linalg.norm(dense - a * values @ b.T)
         assert error == pytest.approx(best, rel=0.05, abs=1e-9)
-        sure = found > 1e-6
-        assert np.allclose(a[:, sure].T @ a[:, sure], np.eye(sure.sum()), atol=1e-9)
-        assert np.allclose(b[:, sure].T @ b[:, sure], np.eye(sure.sum()), atol=1e-9)
+        positive = values > 1e-6
+        identity = np.eye(positive.sum())
+        assert np.allclose(a[:, positive].T @ a[:, positive], identity, atol=1e-9)
+        assert np.allclose(b[:, positive].T @ b[:, positive], identity, atol=1e-9)
     assert np.allclose(keep.leading(x, min(shape))[1].numpy(), s, atol=1e-6)
 
 
-def test_keep_with_all_items_as_landmarks_is_exact_and_few_are_near(monkeypatch):
+def test_all_items_as_landmarks_are_exact_and_fewer_approximate(monkeypatch):
     data, new, observed = make_data(2, users=40, items=60), *new_items()
     exact = make("keep", data)
     expected = exact.net.embed_items(new, observed)
-    monkeypatch.setattr(keep, "FEW", 50)
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 50)
     monkeypatch.setattr(keep, "BLOCK", 7)
     errors = []
     for landmarks in (15, 45, 60):
@@ -99,83 +103,86 @@ def test_keep_with_all_items_as_landmarks_is_exact_and_few_are_near(monkeypatch)
         assert len(near.landmarks) == landmarks
         errors.append(float((near.embed_items(new, observed) - expected).norm() / expected.norm()))
     assert 0.3 > errors[0] > errors[1] > 1e-6 > errors[2]
-    monkeypatch.setattr(keep, "FEW", 60)
-    assert len(make("keep", data, landmarks=15).net.landmarks) == 60  # few enough for all
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 60)
+    assert len(make("keep", data, landmarks=15).net.landmarks) == 60  # All 60 items are landmarks.
     monkeypatch.setattr(keep, "JITTER", 0)
-    weights, direct = exact.net.solved((0, 1))
-    projected = exact.net.projected(
-        (0, 1), weights, exact.net.among((0, 1), weights, torch.arange(60))
+    weights, direct = exact.net.solve((0, 1))
+    projected = exact.net.solve_projected(
+        (0, 1), weights, exact.net.warm_kernel((0, 1), weights, torch.arange(60))
     )
     np.testing.assert_allclose(projected.numpy(), direct.numpy(), rtol=1e-5, atol=1e-7)
 
 
-def test_keep_without_its_parts():
+def test_equal_weights_and_one_regression_for_all_patterns():
     data, new, observed = make_data(), *new_items()
-    alike = make("keep", fit_weights=False)
-    assert alike.net.weights((0, 1)).tolist() == [0.5, 0.5]
-    one, each = make("keep", per_pattern=False), make("keep")
+    equal = make("keep", fit_weights=False)
+    assert equal.net.weights((0, 1)).tolist() == [0.5, 0.5]
+    single, per_pattern = make("keep", per_pattern=False), make("keep")
+    # Item 0 has both modalities, for which both models fit the same regression.
     np.testing.assert_allclose(
-        scores(one, new, observed)[:, 0], scores(each, new, observed)[:, 0]
-    )  # item 0 has both
-    net, (weights, map_) = one.net, one.net.solved((0, 1))
+        scores(single, new, observed)[:, 0], scores(per_pattern, new, observed)[:, 0]
+    )
+    net, (weights, coefficients) = single.net, single.net.solve((0, 1))
     k = net.kernel((0, 1), weights, net.rows(new, observed), observed)
     np.testing.assert_allclose(
-        scores(one, new, observed), (net.users.weight @ (k @ map_).T).numpy(), rtol=1e-9
+        scores(single, new, observed),
+        (net.users.weight @ (k @ coefficients).T).numpy(),
+        rtol=1e-9,
     )
     assert set(net._maps) == {(0, 1)}
-    assert data.num_items == len(map_)
+    assert data.num_items == len(coefficients)
 
 
-def test_keeps_weights_are_least_squares_on_items_that_have_the_whole_pattern():
+def test_weights_are_least_squares_on_items_that_have_the_whole_pattern():
     data, b = make_data(), make("keep")
     e, columns = b.net.items.numpy(), []
-    whole = np.flatnonzero(data.observed.all(dim=1).numpy())
+    complete = np.flatnonzero(data.observed.all(dim=1).numpy())
     for x, _ in centred_by_hand(data, *new_items()):
-        g = np.maximum(unit(x) @ unit(x)[whole].T, 0)
-        g[whole, np.arange(len(whole))] = 0
-        for c in range(len(whole)):
+        g = np.maximum(unit(x) @ unit(x)[complete].T, 0)
+        g[complete, np.arange(len(complete))] = 0
+        for c in range(len(complete)):
             g[np.argsort(-g[:, c])[keep.NEIGHBOURS :], c] = 0
         columns.append((g.T @ e).ravel())
-    expected = optimize.nnls(np.stack(columns, 1), e[whole].ravel())[0]
+    expected = optimize.nnls(np.stack(columns, 1), e[complete].ravel())[0]
     np.testing.assert_allclose(
         b.net.weights((0, 1)).numpy(), expected / expected.sum(), rtol=1e-6, atol=1e-9
     )
     assert b.net.weights((1,)).tolist() == [1.0]
 
 
-def test_keep_that_is_not_shrunk_is_finite_where_pairs_repeat_each_other():
+def test_scores_without_shrinkage_are_finite_for_pairs_of_rank_one():
     data, new, observed = make_data(), *new_items()
-    pairs = torch.cartesian_prod(torch.arange(USERS), torch.tensor([0, 3, 4]))  # of rank 1
+    pairs = torch.cartesian_prod(torch.arange(USERS), torch.tensor([0, 3, 4]))
     data = dataclasses.replace(data, rows=build_user_rows(pairs, USERS, torch.arange(ITEMS)))
     assert np.isfinite(scores(make("keep", data, shrinkage=0.0), new, observed)).all()
 
 
-def test_keep_holds_some_patterns(monkeypatch):
+def test_the_cache_of_regressions_has_a_maximum_size(monkeypatch):
     new, observed = new_items()
     b = make("keep")
     expected = scores(b, new, observed)
-    monkeypatch.setattr(keep, "MAPS", 2)
-    few = make("keep")
-    np.testing.assert_allclose(scores(few, new, observed), expected)
-    np.testing.assert_allclose(scores(few, new, observed), expected)
-    assert len(few.net._maps) == 2 < len(b.net._maps)
+    monkeypatch.setattr(keep, "CACHED_PATTERNS", 2)
+    small_cache = make("keep")
+    np.testing.assert_allclose(scores(small_cache, new, observed), expected)
+    np.testing.assert_allclose(scores(small_cache, new, observed), expected)
+    assert len(small_cache.net._maps) == 2 < len(b.net._maps)
 
 
-def test_keep_stays_solved_when_it_takes_back_the_same_state_and_only_then():
+def test_cached_regressions_survive_loading_the_same_state_and_no_other():
     new, observed = new_items()
     b, other = make("keep"), make("keep", popularity=0.0)
     expected = scores(other, new, observed)
     before = scores(b, new, observed)
-    held = dict(b.net._maps)
+    cached = dict(b.net._maps)
     b.net.load_state_dict(b.net.state_dict())
-    assert all(b.net._maps[pattern] is solved for pattern, solved in held.items())
+    assert all(b.net._maps[pattern] is regression for pattern, regression in cached.items())
     np.testing.assert_array_equal(scores(b, new, observed), before)
     b.net.load_state_dict(other.net.state_dict())
     assert not b.net._maps
     np.testing.assert_allclose(scores(b, new, observed), expected)
 
 
-def test_keep_refuses_what_would_not_fit(monkeypatch):
+def test_vectors_that_do_not_fit_in_memory_are_an_error(monkeypatch):
     monkeypatch.setattr(keep, "MAX_SCORES", 100)
     with pytest.raises(
         DataError,

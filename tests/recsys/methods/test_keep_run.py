@@ -1,4 +1,4 @@
-"""A run of KEEP: trained, opened again for scoring without its training data, and listed by recommend.py."""
+"""A run of KEEP: fitted, loaded for scoring without the training data, and used by recommend.py."""
 
 import json
 import re
@@ -42,15 +42,16 @@ def test_a_loaded_run_scores_what_the_run_scored(ran):
     features = {name: x.clone() for name, x in tables.features.rows(items).items()}
     for m, x in enumerate(features.values()):
         x[~tables.mask[items, m]] = torch.nan
-    found = scorer.score(None, features)
-    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=2e-3, atol=2e-6)
+    scores = scorer.score(None, features)
+    np.testing.assert_allclose(scores.numpy(), expected.numpy(), rtol=2e-3, atol=2e-6)
     assert scorer.score([0], {"text": features["text"][:3].nan_to_num(0.1)}).isfinite().all()
 
 
-def test_the_terminal_speaks_of_no_loss_and_no_epoch(ran, tmp_path, capsys):
+def test_output_of_a_method_that_is_fitted_in_closed_form(ran, tmp_path, capsys):
+    # The output has the path of `tmp_path`, and with it the name of this test.
     assert run_command(ran[0].but(out=tmp_path / "run"), ran[1]) == 0
     output = capsys.readouterr().out
-    assert re.search(r"keep: solved in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", output)
+    assert re.search(r"keep: fitted in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", output)
     assert "content_knn beside it" in output
     assert "loss" not in output
     assert "epoch" not in output
@@ -82,7 +83,7 @@ def test_recommend_lists_new_items(ran, tmp_path):
     assert lists["score"].is_finite().all()
 
 
-def test_a_damaged_model_is_refused_by_name(ran, tmp_path):
+def test_a_model_that_does_not_fit_its_config_is_an_error(ran, tmp_path):
     options, *_ = ran
     tensors, facts = load_state(options.run.out / "model.safetensors")
     for name in ("config.json", "metrics.json"):
@@ -96,5 +97,5 @@ def test_a_damaged_model_is_refused_by_name(ran, tmp_path):
     config["dataset"]["users"] += 1
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_state(tmp_path / "model.safetensors", tensors, facts)
-    with pytest.raises(DataError, match=r"does not fit config.json beside it \(60 users"):
+    with pytest.raises(DataError, match=r"does not fit config.json in its folder \(60 users"):
         load_run(tmp_path)

@@ -1,4 +1,4 @@
-"""The lazy optimiser is SparseAdam's rule, however the rows are summed, and touches nothing else."""
+"""The lazy optimiser makes the steps of SparseAdam, and changes no other row."""
 
 import pytest
 import torch
@@ -25,37 +25,37 @@ def batches(seed: int, steps: int, size: int = 9) -> list[tuple[torch.Tensor, to
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 6), size=st.integers(0, 20))
-def test_it_is_sparse_adam(seed: int, steps: int, size: int) -> None:
+def test_steps_equal_those_of_sparse_adam(seed: int, steps: int, size: int) -> None:
     start = torch.randn(N, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     table = torch.nn.Embedding(N, D, sparse=True, _weight=start.clone())
     oracle = torch.optim.SparseAdam(table.parameters(), lr=0.05)
-    both = [LazyAdam(start.clone(), 0.05, compiled=compiled) for compiled in (False, True)]
+    optimisers = [LazyAdam(start.clone(), 0.05, compiled=compiled) for compiled in (False, True)]
     for rows, grad in batches(seed, steps, size):
         oracle.zero_grad()
         table(rows).backward(grad)
         oracle.step()
-        for mine in both:
-            mine.update(rows, grad)
-            assert torch.allclose(mine.weight, table.weight, rtol=1e-12, atol=1e-14)
-    for mine in both:
-        assert torch.equal(mine.weight[N - 2 :], start[N - 2 :])  # rows that no batch looked up
+        for lazy in optimisers:
+            lazy.update(rows, grad)
+            assert torch.allclose(lazy.weight, table.weight, rtol=1e-12, atol=1e-14)
+    for lazy in optimisers:
+        assert torch.equal(lazy.weight[N - 2 :], start[N - 2 :])  # No batch looked these rows up.
 
 
 def test_sums_of_sorted_rows_make_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU does instead of finding distinct rows."""
+    """A GPU sums sorted rows instead of computing the distinct rows."""
     start = torch.randn(N, D, dtype=torch.float64)
-    one, other = LazyAdam(start.clone(), 0.05), LazyAdam(start.clone(), 0.05)
+    distinct, by_sorting = LazyAdam(start.clone(), 0.05), LazyAdam(start.clone(), 0.05)
     for rows, grad in batches(0, 5):
-        one.update(rows, grad)
+        distinct.update(rows, grad)
         with monkeypatch.context() as patch:
             patch.setattr(lazy_adam, "_sum_by_row", lazy_adam._sum_by_sorted_row)
-            other.update(rows, grad)
-    for name, tensor in one.tensors().items():
-        assert torch.allclose(tensor, other.tensors()[name], rtol=1e-12, atol=1e-15), name
+            by_sorting.update(rows, grad)
+    for name, tensor in distinct.tensors().items():
+        assert torch.allclose(tensor, by_sorting.tensors()[name], rtol=1e-12, atol=1e-15), name
 
 
-def test_a_step_differs_from_adam_in_rows_that_rest() -> None:
-    """After a first step on all rows, Adam goes on moving a row without gradient; here it waits."""
+def test_rows_outside_the_batch_do_not_move_unlike_in_adam() -> None:
+    """After a first step on all rows, Adam still moves a row without gradient by its moments."""
     start = torch.zeros(2, 1, dtype=torch.float64)
     dense = start.clone().requires_grad_()
     adam, lazy = torch.optim.Adam([dense], lr=0.1), LazyAdam(start.clone(), 0.1)
@@ -65,15 +65,14 @@ def test_a_step_differs_from_adam_in_rows_that_rest() -> None:
         )
         adam.step()
         lazy.update(rows, torch.ones(len(rows), 1, dtype=torch.float64))
-    assert lazy.weight[1].item() == pytest.approx(
-        dense[1].item(), rel=1e-6
-    )  # but for where epsilon stands
+    # Equal up to epsilon, which Adam adds after the correction of the second moment.
+    assert lazy.weight[1].item() == pytest.approx(dense[1].item(), rel=1e-6)
     assert lazy.weight[0].item() == pytest.approx(-0.1, rel=1e-6)
     assert dense[0].item() < -0.16
 
 
 def test_a_captured_step_is_recorded_once_and_replayed() -> None:
-    """With recording and replaying played by plain calls: which calls run, on what, and what they give."""
+    """Plain calls stand in for recording and replaying, so that no GPU is needed."""
     log: list[str] = []
     total = torch.zeros(())
 

@@ -1,4 +1,4 @@
-"""MILK's objective: Eq. 5 to 16 in NumPy, its parts summed in any way, preparation of features, environments."""
+"""MILK's objective against Eq. 5 to 16 in NumPy, micro-batches, preparation, environments."""
 
 import dataclasses
 from collections.abc import Callable
@@ -64,8 +64,8 @@ def first_step(data: Path) -> Callable[..., SimpleNamespace]:
         negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
         weights = Learner(model, tables, options).epoch_weights(1, generator)[0]
         return SimpleNamespace(
-            options=options, model=model, tables=tables, weights=weights, gather=prepared, u=model.users(users),
-            batch=gather_batch(tables, prepared, positives, negatives),
+            options=options, model=model, tables=tables, weights=weights, gather=prepared,
+            u=model.users(users), batch=gather_batch(tables, prepared, positives, negatives),
             prepared=prepared(torch.arange(tables.features.num_items)),
             triples=(users, positives, negatives),
         )  # fmt: skip
@@ -74,7 +74,7 @@ def first_step(data: Path) -> Callable[..., SimpleNamespace]:
 
 
 def numpy_terms(it: SimpleNamespace) -> dict[str, float]:
-    """Eq. 5 to 16 written out in NumPy, with whole embeddings fused in every environment."""
+    """Eq. 5 to 16 in NumPy, with embeddings, not scores, fused in every environment."""
     own = it.options.method
     parameters = {name: p.detach().numpy() for name, p in it.model.named_parameters()}
     names = it.tables.modalities
@@ -93,8 +93,8 @@ def numpy_terms(it: SimpleNamespace) -> dict[str, float]:
     def fused(w: np.ndarray) -> np.ndarray:
         if own.training_fusion == "imputed":
             return np.einsum("m,nmd->nd", w, c)
-        cell = w * observed
-        return np.einsum("nm,nmd->nd", cell / cell.sum(1, keepdims=True), c)
+        weighted = w * observed
+        return np.einsum("nm,nmd->nd", weighted / weighted.sum(1, keepdims=True), c)
 
     risks = []
     for w in it.weights.numpy():
@@ -104,12 +104,12 @@ def numpy_terms(it: SimpleNamespace) -> dict[str, float]:
     penalty = np.var(risks, ddof=own.variance_correction) if own.has_envs else 0.0
     total, pairs, aligned = 0.0, 0, np.unique(positives)
     for j in aligned:
-        there = np.flatnonzero(observed[j])
-        if own.alignment_mask == "complete" and len(there) < len(names):
+        available = np.flatnonzero(observed[j])
+        if own.alignment_mask == "complete" and len(available) < len(names):
             continue
-        for a in range(len(there)):
+        for a in range(len(available)):
             for b in range(a):
-                total += ((c[j, there[a]] - c[j, there[b]]) ** 2).sum()
+                total += ((c[j, available[a]] - c[j, available[b]]) ** 2).sum()
                 pairs += 1
     width = c.shape[2]
     scale = {"sum": 1, "item_mean": len(aligned), "mean": pairs, "element_mean": pairs * width}[
@@ -162,21 +162,21 @@ def test_objective_equals_its_formula(
     first_step: Callable[..., SimpleNamespace], values: dict[str, Any]
 ) -> None:
     it = first_step(**values)
-    found = objective(
+    terms = objective(
         batch_sums(it.model, it.u, it.batch, it.weights, it.options.method),
         40,
         it.model,
         it.options.method,
     )
     expected = numpy_terms(it)
-    for name, value in found._asdict().items():
+    for name, value in terms._asdict().items():
         assert value.item() == pytest.approx(expected[name], rel=1e-10, abs=1e-12), name
 
 
 def gather_compiled(tables: Tables, *arguments: Any) -> TripleBatch:
     gather = CompiledGather(tables.features.num_items)
     batch = gather(tables, *arguments)
-    assert (gather.place == -1).all()  # ready for the next one
+    assert (gather.row_of_item == -1).all()  # The scratch space is ready for the next batch.
     return batch
 
 
@@ -199,27 +199,27 @@ def test_the_closed_form_equals_the_composition(
     if it.options.method.regulariser != "parameters":
         leaf = composed.detach().requires_grad_()
         terms = objective(leaf, 40, it.model, it.options.method)
-        found, gradient = coefficients(leaf.detach(), 40, it.options.method)
-        assert torch.allclose(found, torch.stack(terms), rtol=1e-12, atol=1e-15)
+        values_of_terms, gradient = coefficients(leaf.detach(), 40, it.options.method)
+        assert torch.allclose(values_of_terms, torch.stack(terms), rtol=1e-12, atol=1e-15)
         (expected,) = torch.autograd.grad(terms.loss, leaf)
-        expected[-2] = 0  # pairs are a count, on which nothing learnt depends
+        expected[-2] = 0  # The number of pairs does not depend on any parameter.
         assert torch.allclose(gradient, expected, rtol=1e-10, atol=1e-15)
-    for mine, other in zip(gradients(it, fused), gradients(it, composed), strict=True):
-        assert torch.allclose(mine, other, rtol=1e-10, atol=1e-14)
+    for ours, reference in zip(gradients(it, fused), gradients(it, composed), strict=True):
+        assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-14)
 
 
 def gradients(it: SimpleNamespace, sums: Tensor) -> list[Tensor]:
-    """Of the objective, by all parameters, the table of users included."""
+    """Return the gradients of the objective by all parameters, the user table included."""
     loss = objective(sums, 40, it.model, it.options.method).loss
-    found = torch.autograd.grad(loss, list(it.model.parameters()), allow_unused=True)
-    return [torch.zeros(()) if g is None else g for g in found]
+    by_parameters = torch.autograd.grad(loss, list(it.model.parameters()), allow_unused=True)
+    return [torch.zeros(()) if g is None else g for g in by_parameters]
 
 
 @each_objective
-def test_sums_add_up_over_parts_and_ways_to_gather(
+def test_sums_do_not_depend_on_micro_batches_or_on_the_way_of_gathering(
     first_step: Callable[..., SimpleNamespace], values: dict[str, Any]
 ) -> None:
-    """Distinct items or a row for every place, in one part or in three: the same sums and the same gradient."""
+    """One row per distinct item or per position, one part or three: equal sums and gradients."""
     it = first_step(**values)
     users, positives, negatives = it.triples
     whole = batch_sums(it.model, it.u, it.batch, it.weights, it.options.method)
@@ -239,8 +239,8 @@ def test_sums_add_up_over_parts_and_ways_to_gather(
                 ]
             ).sum(dim=0)
             assert torch.allclose(sums, whole, rtol=1e-12, atol=0)
-            for mine, other in zip(gradients(it, sums), expected, strict=True):
-                assert torch.allclose(mine, other, rtol=1e-10, atol=1e-14)
+            for ours, reference in zip(gradients(it, sums), expected, strict=True):
+                assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("subtracts", [True, False])
@@ -269,8 +269,8 @@ def test_a_batch_encodes_each_distinct_item_once(
         assert batch.copies.sum() == 80
 
 
-def test_preparation_never_sees_a_cold_item(data: Path) -> None:
-    """Statistics come from observed warm rows: other features of cold items change nothing of the training."""
+def test_preparation_does_not_depend_on_cold_items(data: Path) -> None:
+    """Statistics come from observed warm rows, so features of cold items do not change training."""
     options = small(data=data)
     dataset = begin.read_dataset(data)
     split, _ = draw_split(dataset, options.data)
@@ -279,8 +279,8 @@ def test_preparation_never_sees_a_cold_item(data: Path) -> None:
         x[split.cold] = 1e3
     other: Dataset = dataclasses.replace(dataset, features=spoilt)
     fills = []
-    for one in (dataset, other):
-        model = build_model(options, build_tables(one, split, options, torch.device("cpu")))
+    for source in (dataset, other):
+        model = build_model(options, build_tables(source, split, options, torch.device("cpu")))
         fills.append(model.imputer.state_dict())
     for name, fill in fills[0].items():
         assert torch.equal(fill, fills[1][name])
@@ -307,15 +307,15 @@ def test_compressed_features_keep_the_leading_directions(
         "image": 4,
         "audio": 3,
     }
-    for name in ("image", "audio"):  # not wider
+    for name in ("image", "audio"):  # Their width is 4 or less, so they are not projected.
         assert torch.equal(compressed.prepared[name], plain.prepared[name])
     x = plain.prepared["text"]
     warm = x[compressed.tables.warm]
     values, vectors = torch.linalg.eigh(warm.T @ warm)
     assert values[-4] > 1.01 * values[-5]
-    kept = vectors[:, -4:] @ vectors[:, -4:].T
-    found = compressed.prepared["text"]
-    assert torch.allclose(found @ found.T, x @ kept @ x.T, atol=1e-8)
+    projection = vectors[:, -4:] @ vectors[:, -4:].T
+    projected = compressed.prepared["text"]
+    assert torch.allclose(projected @ projected.T, x @ projection @ x.T, atol=1e-8)
 
 
 @pytest.mark.parametrize("num_modalities", [2, 3, 4])
@@ -329,5 +329,5 @@ def test_every_variant_of_the_environments_has_the_rows_of_cyclic_mixup(
     for variant in ("cyclic_mixup", "without_uniform", "independent", "fixed"):
         envs = environments(num_modalities, MilkOptions(envs=variant, num_draws=draws), 0)
         counts[variant] = len(envs.sample(generator=torch.Generator().manual_seed(0)))
-    assert counts.pop("without_uniform") == expected - 1  # Table 4's "w/o e=0"
+    assert counts.pop("without_uniform") == expected - 1  # "w/o e=0" in the paper's Table 4.
     assert set(counts.values()) == {expected}

@@ -1,4 +1,4 @@
-"""Laws of the sharded table: the initial rows, every step and every file are those of one process."""
+"""A sharded table has the initial rows, the steps and the files of a table in one process."""
 
 import importlib.util
 import subprocess
@@ -29,16 +29,19 @@ NAMES = ("weight", *MOMENTS)
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
-    """Users (B,) of a step, with repeats, and coefficients (B, D) of the loss, small as a mean's gradients are."""
+    """Return users (B,) of a step, with repeats, and coefficients (B, D) of the loss.
+
+    The coefficients are as small as the gradients of a mean.
+    """
     generator = torch.Generator().manual_seed(1000 + step)
     users = torch.randint(NUM_USERS, (40,), generator=generator)
-    users[20:25] = users[:5]  # on other ranks too
+    users[20:25] = users[:5]  # Repeats on other ranks.
     users[1:3] = users[0]
     return users, torch.randn(40, DIM, generator=generator) * 10.0 ** -(step % 6)
 
 
 def slices(step: int, world_size: int) -> list[slice]:
-    """Unequal slices of a batch; now and then one rank has nothing, or one has all."""
+    """Return unequal slices of a batch; in some steps a rank has an empty slice, or one has all."""
     bounds = sorted(
         torch.randint(41, (world_size - 1,), generator=torch.Generator().manual_seed(step)).tolist()
     )
@@ -55,15 +58,15 @@ def make_table(seed: int = SEED) -> ShardedUsers:
 
 
 def train(table: ShardedUsers, steps: range) -> list[Tensor]:
-    """Trains as a rank does, and returns what was looked up."""
-    found = []
+    """Train as a rank does; return the rows that were looked up."""
+    looked_up = []
     for step in steps:
         users, coefficients = batch(step)
         own = slices(step, dist.get_world_size())[dist.get_rank()]
         u = table(users[own])
-        found.append(u.detach().clone())
+        looked_up.append(u.detach().clone())
         (u.square() / 2 * 1e-3 + u * coefficients[own]).sum().backward()
-    return found
+    return looked_up
 
 
 def state_of(table: ShardedUsers) -> dict[str, Tensor]:
@@ -78,10 +81,10 @@ def load_file(table: ShardedUsers, path: Path, block_rows: int) -> None:
 
 
 def rank_saves_and_resumes(folder: Path) -> dict[str, object]:
-    """Trains to the end with a file written half way, and again from the file and from the rank's own state."""
+    """Train to the end, write a file half way, and resume from it and from the rank's state."""
     table = make_table()
     result: dict[str, object] = {"rows": table.rows, "initial": table.local_weight.clone()}
-    found = train(table, range(HALF))
+    looked_up = train(table, range(HALF))
     half = state_of(table)
     whole = {name: list(map(torch.clone, table.stream_rows(name, block_rows=17))) for name in NAMES}
     if dist.get_rank() == 0:
@@ -93,8 +96,8 @@ def rank_saves_and_resumes(folder: Path) -> dict[str, object]:
     else:
         assert not any(whole.values())
     dist.barrier()
-    found += train(table, range(HALF, STEPS))
-    result |= {"found": found, "half": half, "final": state_of(table)}
+    looked_up += train(table, range(HALF, STEPS))
+    result |= {"looked_up": looked_up, "half": half, "final": state_of(table)}
 
     for name in ("from_file", "from_state"):
         other = make_table(seed=99)
@@ -108,7 +111,7 @@ def rank_saves_and_resumes(folder: Path) -> dict[str, object]:
 
 
 def rank_loads(folder: Path) -> dict[str, object]:
-    """Goes on from the file."""
+    """Resume from the file of `rank_saves_and_resumes`."""
     table = make_table(seed=99)
     load_file(table, folder / "half.safetensors", block_rows=10)
     result: dict[str, object] = {"rows": table.rows, "half": state_of(table)}
@@ -118,14 +121,14 @@ def rank_loads(folder: Path) -> dict[str, object]:
 
 
 def rank_of_few_users(_: Path) -> dict[str, object]:
-    """Five users on four ranks, in a group of their own: the last one has no rows."""
+    """Five users on four ranks, in a separate process group. The last rank has no rows."""
     generator = torch.Generator().manual_seed(SEED)
     table = ShardedUsers(
         5, DIM, lr=LR, init_std=STD, generator=generator, process_group=dist.new_group()
     )
     u = table(torch.tensor([4, 0, 4]))
     u.sum().backward()
-    return {"rows": table.rows, "found": u.detach().clone(), "final": state_of(table)}
+    return {"rows": table.rows, "looked_up": u.detach().clone(), "final": state_of(table)}
 
 
 def rank_main(
@@ -147,11 +150,10 @@ Ranks = Callable[[Callable[[Path], dict[str, object]], int], list[dict[str, obje
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
-    """`ranks(job, world_size)`: what each rank returned; the processes are started once."""
+    """`ranks(job, world_size)`: the result of each rank. The processes are started once."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.set_forkserver_preload(
-        ["torchrec", __name__]
-    )  # imports both once: they take seconds
+    # Import TorchRec once, not in every process, because it takes seconds.
+    multiprocessing.set_forkserver_preload(["torchrec", __name__])
     for world_size, jobs in {
         2: [rank_saves_and_resumes],
         4: [rank_loads, rank_of_few_users],
@@ -172,7 +174,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
-    """A process group of this process alone."""
+    """A process group of one process."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -185,11 +187,11 @@ def one_process() -> dict[str, object]:
     nn.init.normal_(embedding.weight, std=STD, generator=torch.Generator().manual_seed(SEED))
     optimiser = torch.optim.SparseAdam(embedding.parameters(), lr=LR)
     result: dict[str, object] = {"initial": embedding.weight.detach().clone()}
-    found = []
+    looked_up = []
     for step in range(STEPS):
         users, coefficients = batch(step)
         u = embedding(users)
-        found.append(u.detach().clone())
+        looked_up.append(u.detach().clone())
         optimiser.zero_grad()
         (u.square() / 2 * 1e-3 + u * coefficients).sum().backward()
         optimiser.step()
@@ -203,11 +205,11 @@ def one_process() -> dict[str, object]:
                 **now,
                 "step": torch.tensor(state["step"]),
             }
-    return {**result, "found": found}
+    return {**result, "looked_up": looked_up}
 
 
 def whole(results: list[dict], when: str) -> dict[str, Tensor]:
-    """The ranks' rows in order; the steps, which must agree."""
+    """Return the concatenated rows of all ranks, and the step, which must be equal on all ranks."""
     steps = {int(result[when]["step"]) for result in results}
     assert len(steps) == 1
     tensors = {name: torch.cat([result[when][name] for result in results]) for name in NAMES}
@@ -227,7 +229,7 @@ def assert_identical(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None
         assert torch.equal(ours[name], theirs[name]), name
 
 
-# --- what needs no TorchRec -----------------------------------------------------------------------------------------
+# --- tests that do not need TorchRec --------------------------------------------------------------
 
 
 @given(num_rows=st.integers(0, 60), world_size=st.integers(1, 9))
@@ -255,7 +257,7 @@ def test_filled_rows_are_those_of_the_whole_table(
     assert torch.equal(one.get_state(), other.get_state())
 
 
-def test_filled_rows_with_blocks_as_large_as_they_are() -> None:
+def test_filled_rows_with_the_real_size_of_blocks() -> None:
     table = nn.init.normal_(
         torch.empty(50_001, 64), std=0.3, generator=torch.Generator().manual_seed(0)
     )
@@ -265,7 +267,7 @@ def test_filled_rows_with_blocks_as_large_as_they_are() -> None:
     assert torch.equal(rows, table[20_001:])
 
 
-def test_fill_rows_refuses_other_rows() -> None:
+def test_fill_rows_checks_its_arguments() -> None:
     with pytest.raises(TypeError, match="float32"):
         fill_rows(torch.empty(2, 3, dtype=torch.float64), 0, 4, std=1.0)
     with pytest.raises(ValueError, match="rows 3 to 5"):
@@ -281,9 +283,9 @@ def test_torchrec_is_not_imported_before_it_is_needed() -> None:
 
 def test_errors_before_a_table_is_made(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"lr": LR, "init_std": STD}
-    with pytest.raises(TypeError, match=r"float32, got dtype torch\.float64"):
+    with pytest.raises(TypeError, match=r"float32, got torch\.float64"):
         ShardedUsers(4, 2, **options, dtype=torch.float64)
-    with pytest.raises(ValueError, match="at least one user"):
+    with pytest.raises(ValueError, match="`num_users` and `dim` must be at least 1, got 0 and 2"):
         ShardedUsers(0, 2, **options)
     monkeypatch.setitem(sys.modules, "torchrec", None)
     with pytest.raises(
@@ -297,7 +299,7 @@ def test_no_process_group_is_an_error() -> None:
         ShardedUsers(4, 2, lr=LR, init_std=STD)
 
 
-# --- two ranks ------------------------------------------------------------------------------------------------------
+# --- several ranks --------------------------------------------------------------------------------
 
 
 @needs_torchrec
@@ -313,11 +315,11 @@ class TestRanks:
     def test_every_lookup_is_that_of_one_process(self, ranks: Ranks, one_process: dict) -> None:
         results = ranks(rank_saves_and_resumes, 2)
         sizes = set()
-        for step, theirs in enumerate(one_process["found"]):
-            parts = [result["found"][step] for result in results]
+        for step, theirs in enumerate(one_process["looked_up"]):
+            parts = [result["looked_up"][step] for result in results]
             sizes.update(map(len, parts))
             torch.testing.assert_close(torch.cat(parts), theirs, rtol=1e-5, atol=1e-6)
-        assert {0, 40} < sizes  # empty slices, and slices of everything
+        assert {0, 40} < sizes  # Some slices are empty, and some are the whole batch.
 
     def test_training_is_sparse_adam_on_one_process(self, ranks: Ranks, one_process: dict) -> None:
         results = ranks(rank_saves_and_resumes, 2)
@@ -336,7 +338,7 @@ class TestRanks:
         for result in ranks(rank_saves_and_resumes, 2):
             assert_identical(result[way], result["final"])
 
-    def test_four_ranks_go_on_from_the_file_of_two(self, ranks: Ranks, one_process: dict) -> None:
+    def test_four_ranks_resume_from_the_file_of_two(self, ranks: Ranks, one_process: dict) -> None:
         results = ranks(rank_loads, 4)
         assert [result["rows"] for result in results] == [(0, 26), (26, 52), (52, 78), (78, 101)]
         assert_identical(whole(results, "half"), whole(ranks(rank_saves_and_resumes, 2), "half"))
@@ -344,7 +346,7 @@ class TestRanks:
         assert torch.equal(torch.cat(results[0]["streamed"]), whole(results, "half")["exp_avg"])
         assert not any(result["streamed"] for result in results[1:])
 
-    def test_one_rank_goes_on_from_the_file_of_two(
+    def test_one_rank_resumes_from_the_file_of_two(
         self, ranks: Ranks, one_process: dict, alone: None
     ) -> None:
         result = rank_loads(ranks.folder)
@@ -358,10 +360,10 @@ class TestRanks:
         nn.init.normal_(embedding.weight, std=STD, generator=torch.Generator().manual_seed(SEED))
         optimiser = torch.optim.SparseAdam(embedding.parameters(), lr=LR)
         u = embedding(torch.tensor([4, 0, 4]))
-        (4 * u.sum()).backward()  # every rank has the whole batch: gradients are summed
+        (4 * u.sum()).backward()  # Every rank has the whole batch, and gradients are summed.
         optimiser.step()
         for result in results:
-            assert torch.equal(result["found"], u)
+            assert torch.equal(result["looked_up"], u)
         torch.testing.assert_close(whole(results, "final")["weight"], embedding.weight.detach())
         torch.testing.assert_close(
             whole(results, "final")["exp_avg"],
@@ -371,7 +373,7 @@ class TestRanks:
         )
 
 
-# --- one rank -------------------------------------------------------------------------------------------------------
+# --- one rank -------------------------------------------------------------------------------------
 
 
 @needs_torchrec
@@ -399,13 +401,13 @@ class TestOneRank:
         u.sum().backward()
         assert_identical(state_of(table), {**before, "step": torch.tensor(1)})
 
-    def test_the_table_is_nobodys_parameter(self, alone: None) -> None:
+    def test_the_table_is_not_a_parameter_of_the_module(self, alone: None) -> None:
         table = make_table()
         assert not list(table.parameters())
         assert not table.state_dict()
         assert table.double().local_weight.dtype == torch.float32
 
-    def test_a_rank_draws_from_torchs_own_generator(self, alone: None) -> None:
+    def test_initial_rows_come_from_the_default_generator(self, alone: None) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             table = ShardedUsers(NUM_USERS, DIM, lr=LR, init_std=STD)
@@ -415,7 +417,7 @@ class TestOneRank:
             assert torch.equal(table.local_weight, weight)
             assert torch.equal(after, torch.rand(1))
 
-    def test_other_users_are_refused(self, alone: None) -> None:
+    def test_invalid_users_are_errors(self, alone: None) -> None:
         table = make_table()
         with pytest.raises(TypeError, match=r"int64, got torch\.int32"):
             table(torch.tensor([1], dtype=torch.int32))
@@ -425,7 +427,7 @@ class TestOneRank:
             with pytest.raises(IndexError, match="0 to 100"):
                 table(torch.tensor([1, user]))
 
-    def test_another_state_is_refused_and_changes_nothing(self, alone: None) -> None:
+    def test_a_state_that_does_not_fit_is_an_error_and_changes_nothing(self, alone: None) -> None:
         table = make_table()
         before = state_of(table)
         with pytest.raises(KeyError, match="exp_avg_sq"):

@@ -1,4 +1,4 @@
-"""Ranks and metrics against a loop written out, and against a maintained evaluation library."""
+"""Ranks and metrics against a plain loop, and against the library ir_measures."""
 
 from __future__ import annotations
 
@@ -51,31 +51,32 @@ def random_case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 def brute_force(
     scores: Tensor, users: Tensor, items: Tensor, k: int
 ) -> dict[int, tuple[float, float, float, float]]:
-    found = {}
+    """Return recall, NDCG, hit rate and reciprocal rank of each user who has a positive."""
+    per_user = {}
     for user in sorted(set(users.tolist())):
         positives = {i for u, i in zip(users.tolist(), items.tolist(), strict=True) if u == user}
         row = scores[user].tolist()
         ranking = sorted(range(len(row)), key=lambda item: (-row[item], item))
         top = [item in positives for item in ranking[:k]]
-        dcg = sum(hit / math.log2(place + 2) for place, hit in enumerate(top))
-        ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(positives))))
+        dcg = sum(hit / math.log2(rank + 2) for rank, hit in enumerate(top))
+        ideal = sum(1 / math.log2(rank + 2) for rank in range(min(k, len(positives))))
         reciprocal = 1 / (top.index(True) + 1) if any(top) else 0.0
-        found[user] = (sum(top) / len(positives), dcg / ideal, float(any(top)), reciprocal)
-    return found
+        per_user[user] = (sum(top) / len(positives), dcg / ideal, float(any(top)), reciprocal)
+    return per_user
 
 
 @settings(deadline=None)
 @given(cases(), st.integers(1, 10))
 def test_metrics_equal_a_loop(case: tuple[Tensor, Tensor, Tensor], k: int) -> None:
     scores, users, items = case
-    found = per_user_metrics(users, ranks_of(scores, users, items), ks=(k, k + 3))
+    per_user = per_user_metrics(users, ranks_of(scores, users, items), ks=(k, k + 3))
     for cut in (k, k + 3):
-        expected = brute_force(scores, users, items, cut)
-        assert found["users"].tolist() == list(expected)
+        by_loop = brute_force(scores, users, items, cut)
+        assert per_user["users"].tolist() == list(by_loop)
         names = [f"{name}@{cut}" for name in ("recall", "ndcg", "hit", "mrr")]
-        table = torch.stack([found[name] for name in names], dim=1)
-        wanted = torch.tensor(list(expected.values()), dtype=torch.float64).reshape(-1, 4)
-        torch.testing.assert_close(table, wanted, rtol=1e-12, atol=1e-12)
+        table = torch.stack([per_user[name] for name in names], dim=1)
+        expected = torch.tensor(list(by_loop.values()), dtype=torch.float64).reshape(-1, 4)
+        torch.testing.assert_close(table, expected, rtol=1e-12, atol=1e-12)
 
 
 @settings(deadline=None)
@@ -91,23 +92,23 @@ def test_chunks_change_nothing(
         assert torch.equal(ranks_of(scores, users, items), whole)
 
 
-def test_no_block_is_larger_than_asked() -> None:
+def test_blocks_do_not_exceed_the_maximum_and_cover_all_users() -> None:
     scores, users, items = random_case(0)
-    seen: list[Tensor] = []
+    blocks: list[Tensor] = []
 
-    def block(chosen: Tensor) -> Tensor:
-        seen.append(chosen)
-        return scores[chosen]
+    def score_block(block: Tensor) -> Tensor:
+        blocks.append(block)
+        return scores[block]
 
-    positive_ranks(block, users, items, num_candidates=60, max_elements=60 * 7 + 5)
-    assert max(len(chosen) for chosen in seen) == 7
-    assert torch.equal(torch.cat(seen), users.unique())
+    positive_ranks(score_block, users, items, num_candidates=60, max_elements=60 * 7 + 5)
+    assert max(len(block) for block in blocks) == 7
+    assert torch.equal(torch.cat(blocks), users.unique())
 
 
 @settings(deadline=None)
 @given(cases())
 def test_all_ranks_of_a_user_are_a_permutation(case: tuple[Tensor, Tensor, Tensor]) -> None:
-    """With ties everywhere, each candidate still has a rank of its own."""
+    """Candidates with equal scores have different ranks."""
     scores, _, _ = case
     users, items = torch.ones_like(scores).nonzero().T
     ranks = ranks_of(scores, users, items).reshape(scores.shape)
@@ -116,7 +117,7 @@ def test_all_ranks_of_a_user_are_a_permutation(case: tuple[Tensor, Tensor, Tenso
 
 @settings(deadline=None)
 @given(cases(), st.integers(0, 2**32))
-def test_a_group_is_ranked_among_all_candidates(
+def test_a_rank_does_not_depend_on_the_other_given_positives(
     case: tuple[Tensor, Tensor, Tensor], seed: int
 ) -> None:
     scores, users, items = case
@@ -137,7 +138,8 @@ def test_a_groups_recall_counts_its_own_positives() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_metrics_equal_ir_measures(seed: int) -> None:
     scores, users, items = random_case(seed)
-    assert all(len(row.unique()) == 60 for row in scores)  # no ties, which that library breaks anew
+    # The library breaks ties in another way, so there must be none.
+    assert all(len(row.unique()) == 60 for row in scores)
     qrels = [
         ir_measures.Qrel(str(user), str(item), 1)
         for user, item in zip(users.tolist(), items.tolist(), strict=True)
@@ -157,38 +159,38 @@ def test_metrics_equal_ir_measures(seed: int) -> None:
         "mrr@10": RR @ 10,
         "mrr@20": RR @ 20,
     }
-    found = per_user_metrics(users, ranks_of(scores, users, items))
-    assert set(found) == {"users", *theirs}
-    place = {str(user): index for index, user in enumerate(found["users"].tolist())}
+    per_user = per_user_metrics(users, ranks_of(scores, users, items))
+    assert set(per_user) == {"users", *theirs}
+    row_of_user = {str(user): index for index, user in enumerate(per_user["users"].tolist())}
     names = {measure: name for name, measure in theirs.items()}
     checked = 0
     for metric in ir_measures.iter_calc(list(theirs.values()), qrels, run):
-        ours = found[names[metric.measure]][place[metric.query_id]].item()
+        ours = per_user[names[metric.measure]][row_of_user[metric.query_id]].item()
         assert ours == pytest.approx(metric.value, abs=1e-9), metric
         checked += 1
-    assert checked == len(theirs) * len(place)
+    assert checked == len(theirs) * len(row_of_user)
     means = ir_measures.calc_aggregate(list(theirs.values()), qrels, run)
-    ours_mean = mean_metrics(found)
+    ours_mean = mean_metrics(per_user)
     assert ours_mean == pytest.approx(
-        {"users": len(place), **{names[m]: v for m, v in means.items()}}
+        {"users": len(row_of_user), **{names[m]: v for m, v in means.items()}}
     )
 
 
 def test_worked_example() -> None:
     users, ranks = torch.tensor([4, 4, 4, 2]), torch.tensor([1, 2, 30, 10])
-    found = per_user_metrics(users, ranks)
-    assert list(found) == [
+    per_user = per_user_metrics(users, ranks)
+    assert list(per_user) == [
         "users",
         *(f"{name}@{k}" for name in ("recall", "ndcg", "hit", "mrr") for k in (10, 20)),
     ]
-    assert found["users"].tolist() == [2, 4]
-    assert found["recall@10"].tolist() == [0.0, pytest.approx(2 / 3)]
-    assert found["mrr@10"].tolist() == [0.0, 0.5]
-    assert found["mrr@20"].tolist() == [pytest.approx(1 / 11), 0.5]
+    assert per_user["users"].tolist() == [2, 4]
+    assert per_user["recall@10"].tolist() == [0.0, pytest.approx(2 / 3)]
+    assert per_user["mrr@10"].tolist() == [0.0, 0.5]
+    assert per_user["mrr@20"].tolist() == [pytest.approx(1 / 11), 0.5]
     gain = 1 / math.log2(3) + 1 / 2
-    assert found["ndcg@20"][1].item() == pytest.approx(gain / (1 + gain))
-    assert all(values.dtype == torch.float64 for name, values in found.items() if name != "users")
-    means = mean_metrics(found)
+    assert per_user["ndcg@20"][1].item() == pytest.approx(gain / (1 + gain))
+    assert all(x.dtype == torch.float64 for name, x in per_user.items() if name != "users")
+    means = mean_metrics(per_user)
     assert next(iter(means)) == "users"
     assert means["users"] == 2
     assert means["mrr@20"] == pytest.approx((1 / 11 + 0.5) / 2)
@@ -198,14 +200,14 @@ def test_no_positives() -> None:
     none = torch.empty(0, dtype=torch.int64)
 
     def never(block: Tensor) -> Tensor:
-        raise AssertionError(f"nobody is to be scored, got {block}")
+        raise AssertionError(f"no user should be scored, got {block}")
 
     ranks = positive_ranks(never, none, none, num_candidates=5)
     assert ranks.shape == (0,)
     assert positive_ranks(never, none, none, num_candidates=0).shape == (0,)
-    found = per_user_metrics(none, ranks)
-    assert all(values.shape == (0,) for values in found.values())
-    means = mean_metrics(found)
+    per_user = per_user_metrics(none, ranks)
+    assert all(values.shape == (0,) for values in per_user.values())
+    means = mean_metrics(per_user)
     assert means["users"] == 0
     assert math.isnan(means["ndcg@20"])
 
@@ -228,7 +230,7 @@ def test_score_dtypes(dtype: torch.dtype) -> None:
 
 
 def test_coarse_dtypes_count_exactly() -> None:
-    """bfloat16 holds no odd number above 256, but ranks are counted in a wider dtype."""
+    """bfloat16 cannot represent odd numbers above 256, so ranks are counted in a wider dtype."""
     scores = torch.arange(1000, 0, -1).sqrt()[None].to(torch.bfloat16)
     users, items = torch.zeros(1000, dtype=torch.int64), torch.arange(1000)
     assert ranks_of(scores, users, items).tolist() == list(range(1000))

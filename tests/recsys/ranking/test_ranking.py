@@ -1,4 +1,4 @@
-"""The top of many inner products: against all scores and a stable sort, with ties, near ties and items left out."""
+"""Top items against a stable sort of all scores, with ties, near ties and excluded items."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from milk_recsys.ranking.top import Candidates, best_columns, top_items
 
 
 def all_scores(users, items, dtype=torch.float32) -> np.ndarray:
-    """Every score by its definition: products, and sums of halves, in float64."""
+    """Compute every score by its definition: pairwise sums of products in float64."""
     terms = users.double().numpy()[:, None] * items.double().numpy()
     while (width := terms.shape[2]) > 1:
         half = width // 2
@@ -28,19 +28,19 @@ def reference(
     for user in range(len(users) if exclude else 0):
         scores[user, exclude[1][exclude[0][user] : exclude[0][user + 1]].numpy()] = -np.inf
     positions = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    found = np.take_along_axis(scores, positions, 1)
-    return np.where(found == -np.inf, -1, positions), found
+    best = np.take_along_axis(scores, positions, 1)
+    return np.where(best == -np.inf, -1, positions), best
 
 
 def check(users, items, top, exclude=None, dtype=torch.float32, finder=None) -> None:
     finder = finder or Candidates(items, dtype=dtype)
-    found = finder.top(users, top, exclude=exclude)
+    best = finder.top(users, top, exclude=exclude)
     positions, scores = reference(users, items, top, exclude, dtype)
-    assert found.positions.dtype == torch.int64
-    assert found.scores.dtype == dtype
-    assert found.positions.shape == positions.shape
-    assert np.array_equal(found.scores.numpy(), scores)
-    assert np.array_equal(found.positions.numpy(), positions)
+    assert best.positions.dtype == torch.int64
+    assert best.scores.dtype == dtype
+    assert best.positions.shape == positions.shape
+    assert np.array_equal(best.scores.numpy(), scores)
+    assert np.array_equal(best.positions.numpy(), positions)
 
 
 def rows_of(lists) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,18 +52,13 @@ def random_vectors(*shape, seed=0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-SCALES = [
-    1.0,
-    0.0,
-    1e-30,
-    1e-42,
-    1e12,
-]  # the fourth and its products are below the normal range of float32
+# 1e-42 and products with it are below the normal range of float32.
+SCALES = [1.0, 0.0, 1e-30, 1e-42, 1e12]
 
 
 @st.composite
 def cases(draw):
-    """Few distinct vectors, so that ties abound; some users must not get some items, or any."""
+    """Vectors of few distinct values, so that ties are common; some or all items are excluded."""
     num_users, num_items, dim = (
         draw(st.integers(0, 5)),
         draw(st.integers(0, 40)),
@@ -103,7 +98,7 @@ def test_lists_are_those_of_all_scores(dtype, case, top, held, spare):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("top", [1, 20, 200, 4999, 5000, 6000])
 def test_many_items(dtype, top):
-    """More than one product, groups of every size; lists as long as there are items, and longer."""
+    """More than one tile, groups of every size, and lists as long as all items or longer."""
     users, items = random_vectors(20, 33), random_vectors(5000, 33, seed=1)
     rng = np.random.default_rng(top)
     lists = [rng.integers(0, 5000, size) for size in rng.integers(0, 300, 20)]
@@ -118,22 +113,22 @@ def test_many_items(dtype, top):
     ("rows", "span", "columns"), [(1, 5000, 32), (7, 100, 64), (20, 33, 2048), (3, 4999, 2048)]
 )
 def test_lists_do_not_depend_on_blocks(rows, span, columns):
-    """Not in a bit of a float64 score, either."""
+    """Positions and float64 scores are equal in every bit."""
     users, items = random_vectors(20, 33).double(), random_vectors(5000, 33, seed=1).double()
     items[2000:3000] = items[:1000]
     whole = Candidates(items, dtype=torch.float64)
     parts = Candidates(items, dtype=torch.float64)
     parts.rows_at_once, parts.span, parts.columns = rows, span, columns
     exclude = rows_of([range(user, 2500, 3) for user in range(20)])
-    for one, other in zip(
+    for in_parts, at_once in zip(
         parts.top(users, 50, exclude=exclude), whole.top(users, 50, exclude=exclude), strict=True
     ):
-        assert torch.equal(one, other)
-    alone = whole.top(users[7:8], 50, exclude=(exclude[0][7:9], exclude[1]))
-    assert torch.equal(alone.scores, whole.top(users, 50, exclude=exclude).scores[7:8])
+        assert torch.equal(in_parts, at_once)
+    single_user = whole.top(users[7:8], 50, exclude=(exclude[0][7:9], exclude[1]))
+    assert torch.equal(single_user.scores, whole.top(users, 50, exclude=exclude).scores[7:8])
 
 
-def test_memory_is_used_again():
+def test_a_reused_buffer_does_not_change_results():
     finder = Candidates(random_vectors(5000, 8))
     large, small = random_vectors(60, 8), random_vectors(9, 8, seed=2)
     check(large, finder.items, 5, rows_of([range(4000)] * 60), finder=finder)
@@ -143,8 +138,8 @@ def test_memory_is_used_again():
 
 @pytest.mark.parametrize("copies", [3, 9, 40, 2000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_near_ties_are_settled_as_in_float64(copies, dtype):
-    """Items that differ by less than a product in float32 can tell, by tens and by thousands."""
+def test_near_ties_are_ordered_as_in_float64(copies, dtype):
+    """Up to thousands of items have scores that a matrix product in float32 cannot distinguish."""
     users, kinds = (
         random_vectors(30, 64).double(),
         random_vectors(4000 // copies, 64, seed=1).double(),
@@ -160,18 +155,18 @@ def test_near_ties_are_settled_as_in_float64(copies, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_users_and_items_without_direction(dtype):
+def test_zero_vectors(dtype):
     users, items = random_vectors(6, 16), random_vectors(3000, 16, seed=1)
     users[2:4] = 0
     check(users, items, 7, rows_of([[0, 2], [], [0, 2], [], [5], []]), dtype)
     check(users, torch.zeros_like(items), 7, None, dtype)
-    found = top_items(-users.abs(), torch.zeros(9, 16), 3)
-    assert not torch.signbit(found.scores).any()
+    best = top_items(-users.abs(), torch.zeros(9, 16), 3)
+    assert not torch.signbit(best.scores).any()
 
 
 @pytest.mark.parametrize("scale", [1e-320, 1e-160, 1e-30, 1e30, 1e160])
 def test_vectors_of_any_size(scale):
-    """The filter works on scaled vectors: what matters is that the scores themselves can be written."""
+    """The filter scales vectors, so only the scores have to be within the range of the dtype."""
     users, items = (
         random_vectors(10, 16).double() * scale,
         random_vectors(3000, 16, seed=1).double(),
@@ -183,7 +178,7 @@ def test_vectors_of_any_size(scale):
         check(users, items * scale, 10, None, torch.float64)
 
 
-def test_less_precise_products_are_not_used():
+def test_the_filter_uses_float64_if_float32_products_are_less_precise():
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
@@ -237,7 +232,7 @@ def test_vectors_that_are_not_finite_are_refused(bad):
         top_items(broken, vectors, 2)
 
 
-def test_scores_that_cannot_be_written_are_refused():
+def test_scores_that_overflow_are_errors():
     users, items = (
         torch.ones(3, 4, dtype=torch.float64),
         torch.full((9, 4), 1e30, dtype=torch.float64),
@@ -249,7 +244,7 @@ def test_scores_that_cannot_be_written_are_refused():
 
 
 @pytest.mark.parametrize("top", [1, 2, 5, 11, 12, 40])
-def test_best_columns_settle_ties(top):
+def test_best_columns_of_equal_scores_are_the_lower_ones(top):
     scores = torch.randint(-2, 3, (200, 12), generator=torch.Generator().manual_seed(top)).float()
     columns, values = best_columns(scores, top)
     expected = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :top]
@@ -264,9 +259,9 @@ def test_on_a_gpu(dtype):
     users, items = random_vectors(300, 64), random_vectors(5000, 64, seed=1)
     items[1000:4000:2] = items[0]
     exclude = rows_of([range(user, 2500, 3) for user in range(300)])
-    for given_out in (None, exclude):
-        expected = top_items(users, items, 20, exclude=given_out, dtype=dtype)
-        on_gpu = None if given_out is None else tuple(part.cuda() for part in given_out)
-        found = top_items(users.cuda(), items.cuda(), 20, exclude=on_gpu, dtype=dtype)
-        assert torch.equal(found.positions.cpu(), expected.positions)
-        assert torch.equal(found.scores.cpu(), expected.scores)
+    for excluded in (None, exclude):
+        expected = top_items(users, items, 20, exclude=excluded, dtype=dtype)
+        on_gpu = None if excluded is None else tuple(part.cuda() for part in excluded)
+        best = top_items(users.cuda(), items.cuda(), 20, exclude=on_gpu, dtype=dtype)
+        assert torch.equal(best.positions.cpu(), expected.positions)
+        assert torch.equal(best.scores.cpu(), expected.scores)

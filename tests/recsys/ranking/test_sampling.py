@@ -1,4 +1,4 @@
-"""Negatives are uniform over what a user does not have, and nothing else is ever drawn."""
+"""Negatives are drawn uniformly from the items of the pool that a user does not have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_pairs(pairs: list[tuple[int, int]]) -> Tensor:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Tensor, int, Tensor]:
-    """Pairs in any order, repeated or outside the pool, where every user leaves one pool item."""
+    """Pairs in any order, repeated or outside the pool; every user lacks at least one pool item."""
     num_users = draw(st.integers(1, 5))
     pool = sorted(draw(st.sets(st.integers(0, 30), min_size=1, max_size=9)))
     pairs: list[tuple[int, int]] = []
@@ -57,22 +57,22 @@ def test_rows_hold_the_pool_items_of_each_user(case: tuple[Tensor, int, Tensor])
 @settings(deadline=None)
 @given(cases())
 def test_kth_draw_is_the_kth_item_of_the_complement(case: tuple[Tensor, int, Tensor]) -> None:
-    """Every possible draw, made on purpose, gives exactly the complement in its order."""
+    """With every possible random number in turn, the draws are the complement in its order."""
     pairs, num_users, pool = case
     rows = build_user_rows(pairs, num_users, pool)
     for user in range(num_users):
         expected = complement(pairs, user, pool)
-        places = (torch.arange(len(expected), dtype=torch.float64) + 0.5) / len(expected)
+        numbers = (torch.arange(len(expected), dtype=torch.float64) + 0.5) / len(expected)
         users = torch.full((len(expected),), user)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "rand", lambda *args, fixed=places, **kwargs: fixed)
+            patch.setattr(torch, "rand", lambda *args, fixed=numbers, **kwargs: fixed)
             drawn = sample_negatives(users, rows, pool)
         assert drawn.tolist() == expected
 
 
 @settings(deadline=None)
 @given(cases(), st.integers(1, 5), st.integers(0, 2**32))
-def test_blocks_arrays_and_bisection_change_nothing(
+def test_blocks_arrays_and_bisection_give_the_same_draws(
     case: tuple[Tensor, int, Tensor], at_once: int, seed: int
 ) -> None:
     pairs, num_users, pool = case
@@ -86,7 +86,7 @@ def test_blocks_arrays_and_bisection_change_nothing(
         again = sample_negatives(users, other, pool, generator=generator(seed))
         source = generator(seed)
         parts = [
-            sample_negatives(some, other, pool, generator=source) for some in torch.split(users, 13)
+            sample_negatives(part, other, pool, generator=source) for part in torch.split(users, 13)
         ]
     for name in ("offsets", "free", "keys", "pool"):
         assert torch.equal(getattr(rows, name), getattr(other, name))
@@ -112,9 +112,7 @@ def test_pairs_come_back_by_number(case: tuple[Tensor, int, Tensor], narrow: boo
 
 @settings(deadline=None)
 @given(cases(), st.integers(0, 2**32))
-def test_no_positive_and_nothing_outside_the_pool(
-    case: tuple[Tensor, int, Tensor], seed: int
-) -> None:
+def test_draws_are_negatives_of_the_pool(case: tuple[Tensor, int, Tensor], seed: int) -> None:
     pairs, num_users, pool = case
     rows = build_user_rows(pairs, num_users, pool)
     users = torch.randint(num_users, (64,), generator=generator(seed))
@@ -150,7 +148,7 @@ def test_draws_are_uniform() -> None:
 
 
 def test_neighbouring_users_draw_independently() -> None:
-    """The two draws of a mixed batch fill the whole table of combinations evenly."""
+    """In a batch that alternates two users, all pairs of their draws are equally frequent."""
     pool = torch.arange(4)
     rows = build_user_rows(as_pairs([(0, 0), (1, 3)]), 2, pool)
     drawn = sample_negatives(torch.tensor([0, 1] * 9_000), rows, pool, generator=generator(5))
@@ -247,17 +245,17 @@ def test_cuda_draws_without_reading_a_value_back() -> None:
     pool = torch.tensor([1, 2, 4, 5, 8])
     pairs = as_pairs([(0, 1), (0, 4), (1, 8)])
     rows: UserRows = build_user_rows(pairs, 2, pool).to("cuda")
-    users, where = torch.tensor([0, 1] * 500), torch.device("cuda")
-    there, pool_there = users.to(where), pool.to(where)
-    source = torch.Generator(device=where).manual_seed(0)
+    users, gpu = torch.tensor([0, 1] * 500), torch.device("cuda")
+    gpu_users, gpu_pool = users.to(gpu), pool.to(gpu)
+    source = torch.Generator(device=gpu).manual_seed(0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        drawn = sample_negatives(there, rows, pool_there, generator=source)
+        drawn = sample_negatives(gpu_users, rows, gpu_pool, generator=source)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for user in (0, 1):
-        assert drawn[there == user].unique().tolist() == complement(pairs, user, pool)
-    here = sample_negatives(users, rows.to("cpu"), pool, generator=generator(1))
+        assert drawn[gpu_users == user].unique().tolist() == complement(pairs, user, pool)
+    on_cpu = sample_negatives(users, rows.to("cpu"), pool, generator=generator(1))
     assert torch.equal(
-        sample_negatives(there, rows, pool_there, generator=generator(1)).cpu(), here
+        sample_negatives(gpu_users, rows, gpu_pool, generator=generator(1)).cpu(), on_cpu
     )

@@ -49,12 +49,12 @@ def start(options):
     return run(options, dataset, Progress(quiet=True))
 
 
-KILLED = ("duif", "dropoutnet", "gar")  # one optimiser, a counter, two optimisers
+KILLED = ("duif", "dropoutnet", "gar")  # With one optimiser, a counter, and two optimisers.
 SAME = ("validation", "test", "test_complete", "test_all_cold", "by_pattern", "imposed", "drops")
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))
-def test_a_run_has_all_that_milks_has_and_goes_on_where_it_was_killed(
+def test_a_run_has_the_sections_of_milk_and_resumes_where_it_was_killed(
     name, data, tmp_path, monkeypatch
 ):
     whole = start(make_options(name, data, tmp_path / "whole"))
@@ -63,51 +63,52 @@ def test_a_run_has_all_that_milks_has_and_goes_on_where_it_was_killed(
     assert (tmp_path / "whole" / "report.html").stat().st_size > 10_000
     config = json.loads((tmp_path / "whole" / "config.json").read_text())
     assert set(config["method"]) == {f.name for f in dataclasses.fields(find_method(name).options)}
-    if name not in KILLED:  # that all of them go on bit for bit is a test of `TrainedLearner`
+    # A test of `TrainedLearner` checks that all methods resume exactly.
+    if name not in KILLED:
         return
     real, count = TrainedLearner.train_epoch, []
 
-    def dies(self, epoch, on_step=None):
+    def killed_in_second_epoch(self, epoch, on_step=None):
         count.append(epoch)
         if len(count) > 1:
             raise KeyboardInterrupt
         return real(self, epoch)
 
-    monkeypatch.setattr(TrainedLearner, "train_epoch", dies)
+    monkeypatch.setattr(TrainedLearner, "train_epoch", killed_in_second_epoch)
     with pytest.raises(KeyboardInterrupt):
         start(make_options(name, data, tmp_path / "killed"))
     monkeypatch.setattr(TrainedLearner, "train_epoch", real)
-    again = start(make_options(name, data, tmp_path / "killed"))
-    assert {k: again[k] for k in SAME} == {k: whole[k] for k in SAME}
+    resumed = start(make_options(name, data, tmp_path / "killed"))
+    assert {k: resumed[k] for k in SAME} == {k: whole[k] for k in SAME}
     files = [
         (tmp_path / folder / "model.safetensors").read_bytes() for folder in ("whole", "killed")
     ]
     assert files[0] == files[1]
 
 
-def test_a_run_killed_while_its_factors_are_trained_goes_on(data, tmp_path, monkeypatch):
+def test_a_run_killed_while_its_factors_are_trained_resumes(data, tmp_path, monkeypatch):
     from milk_recsys.methods.factors import Factorisation
 
     whole = start(make_options("gar", data, tmp_path / "whole"))
     real = Factorisation.train_epoch
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
 
-    def dies(self):
+    def killed_in_epoch_2(self):
         if self.epoch == 2:
             raise KeyboardInterrupt
         return real(self)
 
-    monkeypatch.setattr(Factorisation, "train_epoch", dies)
+    monkeypatch.setattr(Factorisation, "train_epoch", killed_in_epoch_2)
     with pytest.raises(KeyboardInterrupt):
         start(make_options("gar", data, tmp_path / "killed"))
     assert (tmp_path / "killed" / "checkpoint.safetensors").exists()
-    counted = []
+    trained_epochs = []
     monkeypatch.setattr(
-        Factorisation, "train_epoch", lambda self: counted.append(self.epoch) or real(self)
+        Factorisation, "train_epoch", lambda self: trained_epochs.append(self.epoch) or real(self)
     )
-    again = start(make_options("gar", data, tmp_path / "killed"))
-    assert counted == [2, 3]
-    assert again["test"] == whole["test"]
+    resumed = start(make_options("gar", data, tmp_path / "killed"))
+    assert trained_epochs == [2, 3]
+    assert resumed["test"] == whole["test"]
 
 
 def test_a_baseline_has_the_split_and_the_candidates_of_milk(data, tmp_path):
@@ -129,13 +130,13 @@ def test_a_baseline_has_the_split_and_the_candidates_of_milk(data, tmp_path):
     assert (tmp_path / "milk/split.npz").read_bytes() == (tmp_path / "knn/split.npz").read_bytes()
 
 
-def test_the_ablation_can_be_trained_beside_a_baseline(data, tmp_path):
+def test_a_baseline_can_be_compared_with_the_ablation(data, tmp_path):
     metrics = start(make_options("duif", data, tmp_path / "run", compare="erm"))
     assert metrics["compare"]["model"] == "erm"
     assert "difference" in metrics["compare"]
 
 
-def test_duif_with_the_mean_of_the_maps_ranks_as_erm_does(data):
+def test_duif_with_the_mean_of_the_encoders_ranks_as_erm_does(data):
     dataset = read_dataset(data)
     options = Options.of(
         data=data, model="erm", compare="none", epochs=3, embedding_dim=8, dtype="float64", lr=0.05
@@ -150,47 +151,48 @@ def test_duif_with_the_mean_of_the_maps_ranks_as_erm_does(data):
     maps = [layer.weight for layer in erm.encoders.encoders]
     with torch.no_grad():
         for layer in erm.encoders.encoders:
-            layer.bias.normal_()  # adds a constant for each user, which changes no ranking
+            layer.bias.normal_()  # It adds a constant per user, which changes no ranking.
         duif.model.net["user"].weight.copy_(erm.users.weight)
         duif.model.net["item"].weight.copy_(torch.cat(maps, dim=1) / len(maps))
         users, items = torch.arange(dataset.num_users), tables.test.candidates
-        one = erm.scorer(tables.features, items, tables.mask)(users)
-        other = duif.scorer(tables.features, items, tables.mask)(users)
-    assert not torch.allclose(one, other)
+        by_erm = erm.scorer(tables.features, items, tables.mask)(users)
+        by_duif = duif.scorer(tables.features, items, tables.mask)(users)
+    assert not torch.allclose(by_erm, by_duif)
     torch.testing.assert_close(
-        one - one.mean(dim=1, keepdim=True), other - other.mean(dim=1, keepdim=True)
+        by_erm - by_erm.mean(dim=1, keepdim=True), by_duif - by_duif.mean(dim=1, keepdim=True)
     )
-    assert torch.equal(one.argsort(dim=1), other.argsort(dim=1))
+    assert torch.equal(by_erm.argsort(dim=1), by_duif.argsort(dim=1))
 
 
-def test_training_sees_no_row_of_a_new_item(data):
+def test_the_training_view_has_no_row_of_a_new_item(data):
     dataset = read_dataset(data)
     options = Options.of(model="milk", data=data, setting="mtmt", compare="none")
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
-    seen, warm = tables.training_view(), WarmData.of_tables(tables, options)
-    assert seen.features.items.tolist() == split.warm.tolist()
-    assert len(seen.features._tensors["text"]) == len(split.warm) == warm.num_items
+    view, warm = tables.training_view(), WarmData.of_tables(tables, options)
+    assert view.features.items.tolist() == split.warm.tolist()
+    assert len(view.features._tensors["text"]) == len(split.warm) == warm.num_items
     with pytest.raises(IndexError, match="leave out"):
-        seen.features.rows(torch.from_numpy(split.test[:1]))
-    assert not seen.mask[split.cold].any()
-    assert not seen.natural_mask[split.cold].any()
-    assert seen.test.candidates.numel() == seen.validation.users.numel() == 0
-    for m, x in enumerate(warm.features.values()):  # what the setting hides is not there either
+        view.features.rows(torch.from_numpy(split.test[:1]))
+    assert not view.mask[split.cold].any()
+    assert not view.natural_mask[split.cold].any()
+    assert view.test.candidates.numel() == view.validation.users.numel() == 0
+    # Features that the setting hides are NaN, so that no method can read them.
+    for m, x in enumerate(warm.features.values()):
         assert x[~warm.observed[:, m]].isnan().all()
 
 
-def test_mapped_features_leave_new_items_out_as_well(data):
+def test_the_training_view_of_mapped_features_has_no_row_of_a_new_item(data):
     dataset = read_dataset(data)
     options = Options.of(model="milk", data=data, features="mapped", compare="none")
     split, _ = draw_split(dataset, options.data)
-    seen = build_tables(dataset, split, options, torch.device("cpu")).training_view()
-    assert seen.features.mapped
+    view = build_tables(dataset, split, options, torch.device("cpu")).training_view()
+    assert view.features.mapped
     warm = torch.from_numpy(split.warm)
     expected = torch.from_numpy(dataset.features["text"][split.warm])
-    torch.testing.assert_close(seen.features.rows(warm)["text"], expected)
+    torch.testing.assert_close(view.features.rows(warm)["text"], expected)
     with pytest.raises(IndexError, match="leave out"):
-        seen.features.rows(torch.from_numpy(split.validation[:1]))
+        view.features.rows(torch.from_numpy(split.validation[:1]))
 
 
 def test_own_options_are_given_on_the_command_line():
@@ -200,7 +202,7 @@ def test_own_options_are_given_on_the_command_line():
     assert options.method.similarity_share == 0.25
     assert options.method.hidden == 32
     assert options.method.lr == 0.002
-    assert options.loop.eval_every == 1  # the default of its loop
+    assert options.loop.eval_every == 1  # The default of GAR.
     assert options.method.real_share == 0.9
     assert from_json(json.loads(json.dumps(to_json(options)))) == options
 
@@ -237,7 +239,7 @@ def test_a_resumed_run_keeps_its_own_options(data, tmp_path):
         parse_options(["--resume", "--out", str(tmp_path / "run"), "--l2", "0.5"])
 
 
-def test_scoring_with_the_run_of_a_baseline_says_that_it_cannot(data, tmp_path):
+def test_the_run_of_a_baseline_cannot_be_loaded_for_scoring(data, tmp_path):
     start(make_options("duif", data, tmp_path / "run"))
     with pytest.raises(DataError, match="a run of duif"):
         load_run(tmp_path / "run")
@@ -271,11 +273,11 @@ def test_shared_factors_give_the_run_that_trains_them_itself(data, tmp_path):
     dataset = read_dataset(data)
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
-    found = Factorisation(WarmData.of_tables(tables, options), options.method, options.run.seed)
-    while not found.done:
-        found.train_epoch()
+    shared = Factorisation(WarmData.of_tables(tables, options), options.method, options.run.seed)
+    while not shared.done:
+        shared.train_epoch()
     histories = []
-    for folder, factors in (("own", None), ("shared", found.result())):
+    for folder, factors in (("own", None), ("shared", shared.result())):
         (tmp_path / folder).mkdir()
         train_model(options, tables, tmp_path / folder, Progress(quiet=True), factors=factors)
         histories.append(

@@ -1,4 +1,4 @@
-"""Scoring new items with a finished run: the model's own inner products, holes, errors, and lists with settled ties."""
+"""Scoring new items with a finished run: inner products, missing modalities, errors and lists."""
 
 import json
 import shutil
@@ -30,20 +30,20 @@ def scorer(trained_run) -> Scorer:
 
 @pytest.fixture(scope="module")
 def model(trained_run) -> Recommender:
-    """The model as evaluation sees it, put together without the scorer."""
+    """The model of the run, built from its files without the scorer."""
     return build_model(trained_run.folder, trained_run.dataset, trained_run.options)
 
 
 def build_model(folder, dataset, options) -> Recommender:
     tensors, _ = load_state(folder / "model.safetensors")
-    made = Recommender(
+    model = Recommender(
         {name: x.shape[1] for name, x in dataset.features.items()},
         dataset.num_users,
         options.method,
         options.preparation,
     )
-    made.to(tensors["users.weight"].dtype).load_state_dict(tensors)
-    return made.eval()
+    model.to(tensors["users.weight"].dtype).load_state_dict(tensors)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +54,19 @@ def tables(trained_run):
     return build_tables(trained_run.dataset, split, trained_run.options, torch.device("cpu"))
 
 
-def holed(dataset, mask, rows) -> dict[str, np.ndarray]:
-    """Features of some items, with NaN where the mask says that there is nothing."""
-    found = {}
+def masked_features(dataset, mask, rows) -> dict[str, np.ndarray]:
+    """Features of some items, with NaN in the rows that the mask marks as missing."""
+    features = {}
     for column, (name, x) in enumerate(dataset.features.items()):
-        found[name] = np.array(x[rows])
-        found[name][~np.asarray(mask)[rows, column]] = np.nan
-    return found
+        features[name] = np.array(x[rows])
+        features[name][~np.asarray(mask)[rows, column]] = np.nan
+    return features
 
 
-# -------------------------------------------------------------------------------------------------------- what it says
+# --- scores ---------------------------------------------------------------------------------------
 
 
-def test_what_a_scorer_knows(scorer, trained_run):
+def test_attributes_of_a_scorer(scorer, trained_run):
     assert isinstance(scorer, Scorer)
     assert scorer.modalities == ("text", "image", "audio")
     assert scorer.dims == {"text": 6, "image": 4, "audio": 3}
@@ -78,10 +78,10 @@ def test_what_a_scorer_knows(scorer, trained_run):
     assert scorer.trained_users[:28].all()
 
 
-@pytest.mark.parametrize("which", ["natural_mask", "mask"])
-def test_scores_are_the_models_inner_products(scorer, model, tables, trained_run, which):
-    mask, rows = getattr(tables, which), tables.test.candidates
-    scores = scorer.score(None, holed(trained_run.dataset, mask, rows.numpy()))
+@pytest.mark.parametrize("mask_name", ["natural_mask", "mask"])
+def test_scores_are_the_models_inner_products(scorer, model, tables, trained_run, mask_name):
+    mask, rows = getattr(tables, mask_name), tables.test.candidates
+    scores = scorer.score(None, masked_features(trained_run.dataset, mask, rows.numpy()))
     with torch.no_grad():
         items = model.embed_items(tables.features.rows(rows), mask[rows])
         expected = model.users.weight @ items.T
@@ -93,7 +93,7 @@ def test_scores_are_the_models_inner_products(scorer, model, tables, trained_run
 def test_scores_rank_as_evaluation_does(scorer, model, tables, trained_run):
     assert not tables.mask[tables.test.candidates].all()
     scores = scorer.score(
-        None, holed(trained_run.dataset, tables.mask, tables.test.candidates.numpy())
+        None, masked_features(trained_run.dataset, tables.mask, tables.test.candidates.numpy())
     )
     ranks = positive_ranks(
         lambda users: scores[users],
@@ -105,43 +105,43 @@ def test_scores_rank_as_evaluation_does(scorer, model, tables, trained_run):
     assert ranks.tolist() == rank_group(learner, tables, tables.test, tables.mask).tolist()
 
 
-def test_users_come_in_the_order_asked_for(scorer, trained_run):
-    features = holed(trained_run.dataset, trained_run.dataset.natural_mask, [1, 2, 3])
-    everyone = scorer.score(None, features)
+def test_rows_of_scores_are_in_the_order_of_the_given_users(scorer, trained_run):
+    features = masked_features(trained_run.dataset, trained_run.dataset.natural_mask, [1, 2, 3])
+    all_scores = scorer.score(None, features)
     for users in (
         [5, 0, 5],
         (5, 0, 5),
         np.array([5, 0, 5], dtype=np.uint8),
         torch.tensor([5, 0, 5]),
     ):
-        assert torch.equal(scorer.score(users, features), everyone[[5, 0, 5]])
+        assert torch.equal(scorer.score(users, features), all_scores[[5, 0, 5]])
     assert scorer.score([], features).shape == (0, 3)
 
 
 def test_an_absent_modality_is_missing_for_all(scorer, trained_run):
-    features = holed(trained_run.dataset, trained_run.dataset.natural_mask, [1, 2, 3])
-    holes = features | {"audio": np.full((3, 3), np.nan), "image": np.full((3, 4), np.nan)}
-    expected = scorer.score(None, holes)
+    features = masked_features(trained_run.dataset, trained_run.dataset.natural_mask, [1, 2, 3])
+    with_nan = features | {"audio": np.full((3, 3), np.nan), "image": np.full((3, 4), np.nan)}
+    expected = scorer.score(None, with_nan)
     assert torch.equal(scorer.score(None, {"text": features["text"]}), expected)
     assert torch.equal(
         scorer.score(None, {"audio": None, "text": features["text"], "image": None}), expected
     )
 
 
-def test_features_of_every_kind_are_taken(scorer):
-    whole = np.arange(1, 13).reshape(2, 6)
-    expected = scorer.score(None, {"text": whole.astype(np.float64)})
-    frozen = whole.astype(np.float32)
-    frozen.flags.writeable = False
-    kinds = (
-        whole,
-        frozen,
-        torch.from_numpy(whole).half(),
-        whole.astype(">f4"),
-        whole[::-1].copy()[::-1],
-        whole.tolist(),
+def test_features_may_be_arrays_tensors_or_lists_of_any_numeric_dtype(scorer):
+    integers = np.arange(1, 13).reshape(2, 6)
+    expected = scorer.score(None, {"text": integers.astype(np.float64)})
+    read_only = integers.astype(np.float32)
+    read_only.flags.writeable = False
+    variants = (
+        integers,
+        read_only,
+        torch.from_numpy(integers).half(),
+        integers.astype(">f4"),
+        integers[::-1].copy()[::-1],
+        integers.tolist(),
     )
-    for x in kinds:
+    for x in variants:
         assert torch.equal(scorer.score(None, {"text": x}), expected)
 
 
@@ -162,11 +162,11 @@ def test_no_items(scorer):
     ],
     ids=str,
 )
-def test_other_runs_score_as_they_were_evaluated(trained_run, tmp_path, changes, dtype):
-    asked = trained_run.options.but(out=tmp_path / "run", epochs=1, **changes)
-    options, dataset = begin.open_run(asked)
+def test_runs_with_other_options_score_as_their_models(trained_run, tmp_path, changes, dtype):
+    changed = trained_run.options.but(out=tmp_path / "run", epochs=1, **changes)
+    options, dataset = begin.open_run(changed)
     run(options, dataset, Progress(quiet=True))
-    opened, own = (
+    opened, model = (
         load_run(tmp_path / "run", device="cpu"),
         build_model(tmp_path / "run", dataset, options),
     )
@@ -175,9 +175,9 @@ def test_other_runs_score_as_they_were_evaluated(trained_run, tmp_path, changes,
     with torch.no_grad():
         features = {name: torch.from_numpy(x[rows]) for name, x in dataset.features.items()}
         expected = (
-            own.users.weight @ own.embed_items(features, torch.from_numpy(split.mask[rows])).T
+            model.users.weight @ model.embed_items(features, torch.from_numpy(split.mask[rows])).T
         )
-    scores = opened.score(None, holed(dataset, split.mask, rows))
+    scores = opened.score(None, masked_features(dataset, split.mask, rows))
     assert scores.dtype == dtype
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-7)
 
@@ -188,7 +188,7 @@ def test_opening_a_run_leaves_the_global_generator_alone(trained_run):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-# --------------------------------------------------------------------------------------------------------------- errors
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_an_item_without_any_modality(scorer):
@@ -256,19 +256,19 @@ def with_value(value) -> np.ndarray:
         (3, {"text": np.ones((3, 6))}, ValueError, r"`users` must be ids of shape \(U,\)"),
     ],
 )
-def test_what_cannot_be_scored(scorer, users, features, error, match):
+def test_invalid_users_and_features_are_errors(scorer, users, features, error, match):
     with pytest.raises(error, match=match):
         scorer.score(users, features)
 
 
-def test_a_list_has_at_least_one_place(scorer):
+def test_the_length_of_a_list_is_at_least_1(scorer):
     vectors = scorer.embed({"text": np.ones((3, 6))})
     for method in (scorer.best_items, scorer.best_users):
         with pytest.raises(ValueError, match="`top` must be at least 1, got 0"):
             list(method(vectors, 0))
 
 
-def test_folders_that_hold_no_finished_run(trained_run, tmp_path):
+def test_folders_without_a_finished_run_are_errors(trained_run, tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         load_run(tmp_path / "nothing")
     with pytest.raises(DataError, match="is not the folder of a run"):
@@ -313,10 +313,10 @@ def test_a_device_that_is_not_there(trained_run):
         load_run(trained_run.folder, device="cuda")
 
 
-# --------------------------------------------------------------------------------------------------------- users' names
+# --- users' names ---------------------------------------------------------------------------------
 
 
-def test_names_travel_only_where_there_are_any(trained_run, write_dataset, tmp_path):
+def test_users_tsv_is_written_only_if_the_data_have_names(trained_run, write_dataset, tmp_path):
     data = write_dataset(tmp_path / "data", names=False)
     _, dataset = begin.open_run(trained_run.options.but(data=data, out=tmp_path / "run"))
     begin.start_folder(tmp_path / "run", dataset)
@@ -324,14 +324,14 @@ def test_names_travel_only_where_there_are_any(trained_run, write_dataset, tmp_p
     assert read_dataset(trained_run.data).user_names == load_run(trained_run.folder).user_names
 
 
-def test_a_run_is_not_put_where_names_are(trained_run):
+def test_a_folder_with_users_tsv_is_not_used_for_a_run(trained_run):
     before = (trained_run.data / "users.tsv").read_text()
     with pytest.raises(OptionError, match=r"holds a run \(users.tsv\)"):
         begin.open_run(trained_run.options.but(out=trained_run.data))
     assert (trained_run.data / "users.tsv").read_text() == before
 
 
-# ---------------------------------------------------------------------------------------------------------------- lists
+# --- lists ----------------------------------------------------------------------------------------
 
 
 def reference_best(scores: np.ndarray, top: int) -> np.ndarray:
@@ -341,11 +341,11 @@ def reference_best(scores: np.ndarray, top: int) -> np.ndarray:
 
 @pytest.mark.parametrize("block", [1, 7, 64, 10_000])
 def test_lists_do_not_depend_on_the_size_of_blocks(trained_run, monkeypatch, block):
-    """Items that come thrice tie; lists in blocks are those of all the scores at once, ties by the lower id."""
+    """Every item occurs three times, so scores tie; the lower id comes first in all lists."""
     monkeypatch.setattr("milk_recsys.run.scorer.ITEMS_AT_ONCE", max(1, block // 4))
     monkeypatch.setattr("milk_recsys.run.scorer.LISTS_AT_ONCE", max(1, block // 4))
     opened = load_run(trained_run.folder, device="cpu", scores_at_once=block)
-    features = holed(
+    features = masked_features(
         trained_run.dataset, trained_run.dataset.natural_mask, np.tile(np.arange(0, 40, 4), 3)
     )
     vectors, scores = opened.embed(features), opened.score(None, features).numpy()
@@ -353,24 +353,23 @@ def test_lists_do_not_depend_on_the_size_of_blocks(trained_run, monkeypatch, blo
     for top in (4, 50):
         lists = list(opened.best_items(vectors, top))
         assert torch.cat([best.rows for best in lists]).tolist() == list(range(30))
-        found = torch.cat([best.found for best in lists]).numpy()
-        assert found.tolist() == reference_best(scores, top).tolist()
+        items = torch.cat([best.found for best in lists]).numpy()
+        assert items.tolist() == reference_best(scores, top).tolist()
         assert np.array_equal(
-            torch.cat([best.scores for best in lists]), np.take_along_axis(scores, found, 1)
+            torch.cat([best.scores for best in lists]), np.take_along_axis(scores, items, 1)
         )
 
         lists = list(opened.best_users(vectors, top))
         assert torch.cat([best.rows for best in lists]).tolist() == list(range(30))
-        found = torch.cat([best.found for best in lists]).numpy()
-        assert (
-            found.tolist() == reference_best(scores[:28].T, top).tolist()
-        )  # 28 and 29 have no training pair
+        users = torch.cat([best.found for best in lists]).numpy()
+        # Users 28 and 29 have no training pair and are not candidates.
+        assert users.tolist() == reference_best(scores[:28].T, top).tolist()
         assert np.array_equal(
-            torch.cat([best.scores for best in lists]), np.take_along_axis(scores.T, found, 1)
+            torch.cat([best.scores for best in lists]), np.take_along_axis(scores.T, users, 1)
         )
 
 
-def test_users_with_the_same_vector_tie(trained_run):
+def test_of_users_with_equal_vectors_the_lower_ids_come_first(trained_run):
     opened = load_run(trained_run.folder, device="cpu", scores_at_once=8)
     opened.model.users.weight[:] = opened.model.users.weight[0].clone()
     (best,) = opened.best_users(opened.embed({"text": np.ones((2, 6))}), 5)
@@ -392,11 +391,11 @@ def test_lists_of_chosen_users(scorer):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu(scorer, trained_run):
     opened = load_run(trained_run.folder, device="cuda", scores_at_once=64)
-    features = holed(trained_run.dataset, trained_run.dataset.natural_mask, np.arange(40))
+    features = masked_features(trained_run.dataset, trained_run.dataset.natural_mask, np.arange(40))
     torch.testing.assert_close(opened.score(None, features), scorer.score(None, features))
     pairs = zip(
         opened.best_users(opened.embed(features), 7),
         scorer.best_users(scorer.embed(features), 7),
         strict=True,
     )
-    assert all(torch.equal(one.found, other.found) for one, other in pairs)
+    assert all(torch.equal(gpu.found, cpu.found) for gpu, cpu in pairs)

@@ -1,4 +1,4 @@
-"""Training on a GPU: it never waits within an epoch, a replayed step is the step, and the result is the CPU's."""
+"""Training on a GPU: no waiting within an epoch, replayed steps, and the results of a CPU."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., 
 
 @pytest.fixture
 def no_waiting() -> Iterator[Callable[[str], None]]:
-    """Sets what torch does when the GPU is waited for; put back in the end."""
+    """A function that sets torch's reaction to waiting for the GPU; the default is restored."""
     yield torch.cuda.set_sync_debug_mode
     torch.cuda.set_sync_debug_mode("default")
 
@@ -65,7 +65,7 @@ def test_an_epoch_never_waits_for_the_gpu(
     data: Path, values: dict[str, Any], no_waiting: Callable[[str], None]
 ) -> None:
     learner, options = learner_on("cuda", data, **values)
-    loop.train_epoch(learner, 0, options)  # records the step
+    loop.train_epoch(learner, 0, options)  # Records the step.
     no_waiting("error")
     sums = loop.epoch_sums(learner, 1, options, lambda: None)
     no_waiting("default")
@@ -73,13 +73,13 @@ def test_an_epoch_never_waits_for_the_gpu(
 
 
 @each_variant
-def test_a_replayed_step_is_the_step(data: Path, values: dict[str, Any]) -> None:
+def test_a_replayed_step_equals_the_step(data: Path, values: dict[str, Any]) -> None:
     replayed, options = learner_on("cuda", data, **values)
     plain, _ = learner_on("cuda", data, **values)
     assert isinstance(replayed.step, CapturedStep)
     plain.step = plain.step_on
     for epoch in range(3):
-        lines = [loop.train_epoch(one, epoch, options) for one in (replayed, plain)]
+        lines = [loop.train_epoch(learner, epoch, options) for learner in (replayed, plain)]
         assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-4)
     assert replayed.step.replay is not None
 
@@ -108,38 +108,39 @@ def test_one_batch_has_the_same_terms_and_gradient_on_both(data: Path) -> None:
 
 
 def test_a_run_is_as_good_as_on_the_cpu(data: Path, tmp_path: Path) -> None:
-    """Draws differ, so weights do; quality is that of another seed."""
-    found = []
+    """Random numbers differ between devices, so accuracy is as with another seed."""
+    accuracies = []
     for device in ("cpu", "cuda"):
         options, dataset = begin.open_run(
             Options.of(
-                model="milk", data=data, out=tmp_path / device, device=device, compare="none", epochs=30, eval_every=10,
-                batch_size=128, embedding_dim=16, lr=0.02,
+                model="milk", data=data, out=tmp_path / device, device=device, compare="none",
+                epochs=30, eval_every=10, batch_size=128, embedding_dim=16, lr=0.02,
             )
         )  # fmt: skip
-        found.append(train.run(options, dataset, Progress(quiet=True))["test"]["ndcg@20"])
-    assert found[0] == pytest.approx(found[1], abs=0.05)
+        metrics = train.run(options, dataset, Progress(quiet=True))
+        accuracies.append(metrics["test"]["ndcg@20"])
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.05)
 
 
-def test_a_killed_run_goes_on_to_the_same_loss(data: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_loss(data: Path, tmp_path: Path) -> None:
     whole, options = learner_on("cuda", data)
     for epoch in range(2):
         loop.train_epoch(whole, epoch, options)
     whole.save(tmp_path / "state.safetensors", {"epoch": 1})
     resumed, _ = learner_on("cuda", data)
     assert resumed.load(tmp_path / "state.safetensors") == {"epoch": 1}
-    lines = [loop.train_epoch(one, 2, options) for one in (whole, resumed)]
+    lines = [loop.train_epoch(learner, 2, options) for learner in (whole, resumed)]
     assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-5)
 
 
 def test_evaluation_agrees_with_the_cpu(data: Path) -> None:
     gpu, _ = learner_on("cuda", data)
     cpu, _ = learner_on("cpu", data)
-    found = [
-        evaluate_group(one.model, one.tables, one.tables.test, one.tables.mask)[0]
-        for one in (gpu, cpu)
+    sections = [
+        evaluate_group(own.model, own.tables, own.tables.test, own.tables.mask)[0]
+        for own in (gpu, cpu)
     ]
-    assert found[0]["ndcg@20"] == pytest.approx(found[1]["ndcg@20"], abs=1e-3)
+    assert sections[0]["ndcg@20"] == pytest.approx(sections[1]["ndcg@20"], abs=1e-3)
 
 
 def test_tf32_is_set_for_the_run_alone(data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several processes learn as one does."""
+"""Training in several processes gives the results of one process."""
 
 import json
 import os
@@ -79,24 +79,23 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., 
 def test_ranks_give_the_losses_of_one_process(
     data: Path, tmp_path: Path, size: int, step: int
 ) -> None:
-    out, cases = tmp_path / "found.json", CASES[::step]
+    out, cases = tmp_path / "losses.json", CASES[::step]
     done = torchrun(
         size, "tests/recsys/run/world_worker.py", str(data), str(out), json.dumps(cases)
     )
     assert done.returncode == 0, done.stderr[-9000:]
-    found = json.loads(out.read_text())
-    assert found["size"] == size
-    assert found["threads_left"] == []
-    for values, theirs in zip(cases, found["cases"], strict=True):
-        alone = losses(data, values, World())
+    output = json.loads(out.read_text())
+    assert output["size"] == size
+    assert output["threads_left"] == []
+    for values, theirs in zip(cases, output["cases"], strict=True):
+        expected = losses(data, values, World())
         rel = 1e-12 if values["dtype"] == "float64" else 1e-5
-        assert theirs["losses"] == pytest.approx(alone["losses"], rel=rel), values
-        if (
-            values.get("regulariser") != "none"
-        ):  # without it biases have a gradient of 0, whose rounding Adam enlarges
-            assert theirs["weights"] == pytest.approx(alone["weights"], rel=10 * rel), values
+        assert theirs["losses"] == pytest.approx(expected["losses"], rel=rel), values
+        # Without a regulariser the gradient of biases is 0 up to rounding, which Adam amplifies.
+        if values.get("regulariser") != "none":
+            assert theirs["weights"] == pytest.approx(expected["weights"], rel=10 * rel), values
         if values["dtype"] == "float64":
-            assert theirs["validation"] == alone["validation"], values
+            assert theirs["validation"] == expected["validation"], values
 
 
 RUN = (
@@ -110,14 +109,14 @@ RUN = (
 )
 
 
-def alone(data: Path, out: Path, *further: str) -> dict[str, Any]:
-    """The same run in this process."""
-    options, dataset = begin.begin([f"--data={data}", f"--out={out}", *RUN, *further])
-    return train.run(options, dataset, Progress(quiet=True))
+def run_in_this_process(data: Path, out: Path, *options: str) -> dict[str, Any]:
+    """Run train.py with the options RUN and others in this process; return its metrics."""
+    parsed, dataset = begin.begin([f"--data={data}", f"--out={out}", *RUN, *options])
+    return train.run(parsed, dataset, Progress(quiet=True))
 
 
 def test_a_killed_rank_is_restarted_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
-    """torchrun starts all processes again, which go on from the last checkpoint: with --resume given from the start."""
+    """torchrun restarts all processes; with --resume they resume from the last checkpoint."""
     options = ("--dtype=float64", "--optimiser=lazy_adam")
     done = torchrun(
         2, "--max-restarts=1", "tests/recsys/run/world_killed.py", str(tmp_path / "marker"), "40",
@@ -125,9 +124,9 @@ def test_a_killed_rank_is_restarted_and_nothing_is_lost(data: Path, tmp_path: Pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-9000:]
     assert (tmp_path / "marker").exists()
-    whole = alone(data, tmp_path / "whole", *options)
-    found = json.loads((tmp_path / "killed/metrics.json").read_text())
-    assert found["versions"]["ranks"] == 2
+    whole = run_in_this_process(data, tmp_path / "whole", *options)
+    metrics = json.loads((tmp_path / "killed/metrics.json").read_text())
+    assert metrics["versions"]["ranks"] == 2
     for section in (
         "validation",
         "test",
@@ -137,13 +136,13 @@ def test_a_killed_rank_is_restarted_and_nothing_is_lost(data: Path, tmp_path: Pa
         "best_epoch",
         "epochs",
     ):
-        assert found[section] == whole[section]
+        assert metrics[section] == whole[section]
     for name in ("model", "checkpoint"):
-        mine, _ = load_state(tmp_path / f"killed/{name}.safetensors")
-        theirs, _ = load_state(tmp_path / f"whole/{name}.safetensors")
-        assert mine.keys() == theirs.keys()
-        for key, tensor in mine.items():
-            assert torch.allclose(tensor.double(), theirs[key].double(), rtol=1e-9, atol=1e-12), key
+        killed, _ = load_state(tmp_path / f"killed/{name}.safetensors")
+        expected, _ = load_state(tmp_path / f"whole/{name}.safetensors")
+        assert killed.keys() == expected.keys()
+        for key, x in killed.items():
+            assert torch.allclose(x.double(), expected[key].double(), rtol=1e-9, atol=1e-12), key
     assert len((tmp_path / "killed/history.jsonl").read_text().splitlines()) == 5
 
 
@@ -157,42 +156,45 @@ def test_a_sharded_table_of_users_gives_the_run_of_a_replicated_one(
     options = ("--resume", "--user-table=sharded", f"--out={tmp_path / 'sharded'}")
     done = torchrun(2, "examples/milk_recsys/train.py", *arguments, *options)
     assert done.returncode == 0, done.stderr[-9000:]
-    whole = alone(data, tmp_path / "whole", "--optimiser=lazy_adam")
-    found = json.loads((tmp_path / "sharded/metrics.json").read_text())
-    assert found["test"]["ndcg@20"] == pytest.approx(whole["test"]["ndcg@20"], abs=0.003)
+    whole = run_in_this_process(data, tmp_path / "whole", "--optimiser=lazy_adam")
+    metrics = json.loads((tmp_path / "sharded/metrics.json").read_text())
+    assert metrics["test"]["ndcg@20"] == pytest.approx(whole["test"]["ndcg@20"], abs=0.003)
     for name in ("model", "checkpoint"):
-        mine, _ = load_state(tmp_path / f"sharded/{name}.safetensors")
-        theirs, _ = load_state(tmp_path / f"whole/{name}.safetensors")
-        assert {key: x.shape for key, x in mine.items()} == {
-            key: x.shape for key, x in theirs.items()
+        sharded, _ = load_state(tmp_path / f"sharded/{name}.safetensors")
+        expected, _ = load_state(tmp_path / f"whole/{name}.safetensors")
+        assert {key: x.shape for key, x in sharded.items()} == {
+            key: x.shape for key, x in expected.items()
         }
-        for key, tensor in mine.items():
-            assert torch.allclose(tensor.double(), theirs[key].double(), rtol=1e-3, atol=1e-4), key
-    # The same folder on another number of processes: from the checkpoint of two to the end on one.
+        for key, x in sharded.items():
+            assert torch.allclose(x.double(), expected[key].double(), rtol=1e-3, atol=1e-4), key
+    # One process resumes in the folder of two processes, from their checkpoint.
     for name in ("metrics.json", "report.html"):
         (tmp_path / "sharded" / name).unlink()
     done = torchrun(1, "examples/milk_recsys/train.py", *arguments, *options)
     assert done.returncode == 0, done.stderr[-9000:]
-    assert json.loads((tmp_path / "sharded/metrics.json").read_text())["test"] == found["test"]
+    resumed = json.loads((tmp_path / "sharded/metrics.json").read_text())
+    assert resumed["test"] == metrics["test"]
 
 
-def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path: Path) -> None:
-    for further, error in (
-        ("--user-table=sharded", "start with torchrun"),
+def test_impossible_options_are_errors_before_anything_is_written(
+    data: Path, tmp_path: Path
+) -> None:
+    for given, error in (
+        ("--user-table=sharded", "Start with torchrun"),
         (
             "--kernels=numba --training-fusion=available",
-            "does not know --training-fusion available",
+            "does not support --training-fusion available",
         ),
     ):
         with pytest.raises((DataError, OptionError), match=error):
-            alone(data, tmp_path / "run", *further.split())
+            run_in_this_process(data, tmp_path / "run", *given.split())
         assert not (tmp_path / "run").exists()
     options = Options.of(model="milk", regulariser="parameters", optimiser="adam")
     with pytest.raises(OptionError, match="one process only"):
         check_learner(options, torch.device("cpu"), World(0, 2))
 
 
-def test_bad_input_is_told_once_and_ends_every_process(data: Path, tmp_path: Path) -> None:
+def test_invalid_input_is_reported_once_and_ends_every_process(data: Path, tmp_path: Path) -> None:
     done = torchrun(
         2,
         "examples/milk_recsys/train.py",

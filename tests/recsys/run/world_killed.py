@@ -1,8 +1,10 @@
-"""train.py, one process of which is killed once in the middle of an epoch.
+"""Run train.py in several processes, one of which is killed once in the middle of an epoch.
 
-torchrun --standalone --nproc-per-node 2 --max-restarts 1 tests/recsys/run/world_killed.py MARKER STEP OPTIONS...
+    torchrun --standalone --nproc-per-node 2 --max-restarts 1 \\
+        tests/recsys/run/world_killed.py MARKER STEP OPTIONS...
 
-The process of rank 1 kills itself at its step number STEP, unless the file MARKER is there, which it then makes.
+The process of rank 1 creates the file MARKER and kills itself at its step number STEP, unless the
+file already exists.
 """
 
 import os

@@ -1,8 +1,9 @@
-"""What each process of a test with several ranks runs: steps of training under many options.
+"""Training steps with several lists of options, run by each process of a test with several ranks.
 
     torchrun --standalone --nproc-per-node 2 tests/recsys/run/world_worker.py DATA OUT CASES
 
-CASES is JSON: a list of options. Rank 0 writes OUT, JSON: for each case the loss of every step and the weights' sums.
+CASES is a JSON list of options. Rank 0 writes the JSON file OUT with, for each case, the loss of
+every step, the sums of squares of the weights and the validation metrics.
 """
 
 import json
@@ -24,7 +25,11 @@ from milk_recsys.run.evaluation import evaluate_group
 
 
 def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) -> dict[str, Any]:
-    """Train for some epochs; the loss of every step, and what the model is worth in the end."""
+    """Train for some epochs.
+
+    Returns:
+        the loss of every step, the weights' sums of squares, and the validation metrics at the end.
+    """
     options = Options.of(
         **{
             "model": "milk",
@@ -39,11 +44,11 @@ def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) ->
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
     learner = Learner(build_model(options, tables), tables, options, world)
-    found: list[float] = []
+    step_losses: list[float] = []
 
     def step(*batch: torch.Tensor) -> torch.Tensor:
         terms = learner.step_on(*batch)
-        found.append(float(terms[0]))
+        step_losses.append(float(terms[0]))
         return terms
 
     learner.step = step
@@ -54,20 +59,19 @@ def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) ->
         name: p.detach().double().square().sum().item()
         for name, p in learner.model.named_parameters()
     }
-    return {"losses": found, "weights": weights, "validation": section}
+    return {"losses": step_losses, "weights": weights, "validation": section}
 
 
 def main() -> None:
     torch.set_num_threads(1)
     data, out, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     with joined_world(torch.device("cpu")) as world:
-        found = [losses(data, values, world) for values in cases]
+        results = [losses(data, values, world) for values in cases]
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    left = [
-        name for name in threads if "gloo" in name
-    ]  # they would abort the process at its end now and then
+    # Threads of a process group that outlive it would sometimes abort the process at its exit.
+    left = [name for name in threads if "gloo" in name]
     if world.is_main:
-        out.write_text(json.dumps({"size": world.size, "cases": found, "threads_left": left}))
+        out.write_text(json.dumps({"size": world.size, "cases": results, "threads_left": left}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""KEEP: its options, and the values that a study may try. The equations are in `model.py`."""
+"""KEEP: its options and its search space. The equations are in `model.py`."""
 
 import dataclasses
 
@@ -9,23 +9,30 @@ from milk_recsys.config.method import Method, count, log_range, option
 class KeepOptions:
     """Options of KEEP."""
 
-    width: float = option(1.0, "How fast likeness falls with the angle (gamma).", above=True)
-    ridge: float = option(1.0, "Strength of the regression on content (l).", above=True)
+    width: float = option(
+        1.0, "Rate at which the kernel decreases with the angle between items (gamma).", above=True
+    )
+    ridge: float = option(1.0, "Ridge penalty of the kernel regression on content (l).", above=True)
     shrinkage: float = option(
-        1.0, "Strength of the shrinkage, in means of the 50 largest squared singular values."
+        1.0,
+        "Shrinkage of the singular values (lambda), in units of the mean of the 50 largest squared "
+        "ones.",
     )
     popularity: float = option(
-        0.25, "Power of the counts of users and items that their pairs are divided by (b)."
+        0.25,
+        "Exponent b: each pair is divided by (its user's pairs x its item's pairs) to the power b.",
     )
-    rank: int = count(2048, "Singular vectors of users and items, at most.")
+    rank: int = count(2048, "Maximum number of singular vectors of users and items.")
     landmarks: int = count(
-        4096, "Warm items that span the kernel where there are more than 10,000; else all do."
+        4096,
+        "Number of warm items that span the kernel if there are more than 10,000; else all do.",
     )
     per_pattern: bool = option(
-        True, "A regression for each pattern of modalities; or that of all of them for all."
+        True,
+        "Fit one regression per pattern of modalities, or one with all modalities for all items.",
     )
     fit_weights: bool = option(
-        True, "Fit how much each modality of a pattern counts (mu); or let all count alike."
+        True, "Fit the weights of a pattern's modalities (mu), or weight them equally."
     )
 
 

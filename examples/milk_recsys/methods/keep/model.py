@@ -1,12 +1,30 @@
-"""KEEP: kernel regression of items' vectors on content, one for each pattern of modalities. Ours; nothing is imputed.
+"""KEEP: kernel ridge regression of item vectors on content, one for each pattern of modalities.
 
-    X = D_u^-b R D_i^-b = A S B', D the counts of users and items:   users A, warm items E = B S^3 / (S^2 + lambda I)
-    k_p(c, i) = sum_(m in p) mu_m exp(gamma (cos(x_cm, x_im) - 1)) a_cm a_im,   sum_(m in p) mu_m = 1
-    a new item c that has the modalities p:   v_c = k_p(c, W) (k_p(W, W) + l I)^-1 E;   s = <A_u, v_c>
+The method is our own. It is fitted in closed form and imputes nothing.
 
-Both sides are closed forms. A E' is X smoothed by kernel ridge over users, K (K + lambda I)^-1 X with K = X X'. Content
-is mapped to E by kernel ridge (a Gaussian process) on rows centred on the observed warm ones. mu >= 0 by least squares,
-so that the vectors of a warm item's neighbours give its own.
+1. Vectors of users and warm items, from a singular value decomposition:
+
+       X = D_u^-b R D_i^-b = A S B',     users A,     warm items E = B S^3 / (S^2 + lambda I)
+
+   where R (U, n) are the training pairs, D_u and D_i the numbers of pairs of users and items, b the
+   popularity exponent and lambda the shrinkage. A E' is X smoothed by kernel ridge regression over
+   users: K (K + lambda I)^-1 X with K = X X'.
+
+2. Kernel between a new item c and a warm item i, for a pattern p of modalities:
+
+       k_p(c, i) = sum_(m in p) mu_m exp(gamma (cos(x_cm, x_im) - 1)) a_cm a_im
+       sum_(m in p) mu_m = 1
+
+   where x_cm is the feature vector of modality m of item c, centred on the mean of the warm items
+   that have it, a_cm is 1 if c has m and else 0, and gamma is the width. The weights mu >= 0 are
+   fitted by least squares, to predict a warm item's vector from those of its nearest neighbours in
+   modality m.
+
+3. Vector of a new item c with pattern p, and its score for user u:
+
+       v_c = k_p(c, W) (k_p(W, W) + l I)^-1 E,     s_uc = <A_u, v_c>
+
+   where W are the warm items and l is the ridge penalty.
 """
 
 from __future__ import annotations
@@ -41,21 +59,23 @@ from milk_recsys.methods.warm import WarmData
 
 __all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
 
-FEW = 10_000  # warm items that all are landmarks: a factorisation costs no more than the projection on fewer
-SAMPLED, NEIGHBOURS = 1000, 20  # warm items that mu is fitted on, and how many speak for each
-BLOCK = 4096  # rows of a kernel at once
-MAPS = 8  # patterns that are held solved
-JITTER = 1e-3  # on the diagonal of the kernel between landmarks
+# Up to this many warm items, all are landmarks: a factorisation of the whole kernel then costs no
+# more than a projection on fewer landmarks.
+MAX_DIRECT_ITEMS = 10_000
+SAMPLED, NEIGHBOURS = 1000, 20  # Warm items on which mu is fitted; nearest neighbours of each.
+BLOCK = 4096  # Number of kernel rows that are computed at once.
+CACHED_PATTERNS = 8  # Number of patterns whose regression stays in memory.
+JITTER = 1e-3  # Added to the diagonal of the kernel between landmarks, so that it is definite.
 STATE_NAMES = ("trained_users", "items", "observed", "sampled", "landmarks")
-ITERATIONS = 5  # of the subspace, where not all singular vectors are kept
-LEADING = 50  # squared singular values whose mean is the unit of the shrinkage
+ITERATIONS = 5  # Subspace iterations when the rank is below that of the matrix.
+LEADING = 50  # Number of squared singular values whose mean is the unit of the shrinkage.
 
 
 class Keep:
     """KEEP fitted on the training pairs.
 
     Raises:
-        DataError: the vectors of users and items would not fit.
+        DataError: the vectors of users and items would not fit in memory.
     """
 
     def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
@@ -63,8 +83,9 @@ class Keep:
         rank = min(own.rank, data.num_users, data.num_items)
         if rank * (data.num_users + data.num_items) > MAX_SCORES:
             raise DataError(
-                f"{data.num_users:,} users and {data.num_items:,} training items are too many for {rank} singular "
-                f"vectors each. Choose --rank {MAX_SCORES // (data.num_users + data.num_items)} or less."
+                f"{data.num_users:,} users and {data.num_items:,} training items are too many for "
+                f"{rank} singular vectors each. Choose --rank "
+                f"{MAX_SCORES // (data.num_users + data.num_items)} or less."
             )
         pairs = interactions(data, rows.dtype)
         with seeded(seed, device=data.device) as generator:
@@ -76,20 +97,25 @@ class Keep:
             "items": items,
             "observed": data.observed,
             "sampled": order[:SAMPLED],
-            "landmarks": order[: own.landmarks if data.num_items > FEW else FEW].sort().values,
+            "landmarks": order[
+                : own.landmarks if data.num_items > MAX_DIRECT_ITEMS else MAX_DIRECT_ITEMS
+            ]
+            .sort()
+            .values,
         }
         state |= {f"mean_{m}": mean for m, mean in enumerate(rows.means)}
         state |= {f"warm_{m}": x for m, x in enumerate(rows.warm)}
         self.net = KeepModel(data.modalities, own, state)
 
     def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
-        """Return what scores new items: <A_u, v_c>."""
+        """Return a function from users to their scores of new items, <A_u, v_c>."""
         v = self.net.embed_items(features, observed)
         return lambda users: self.net.users(users) @ v.T
 
 
 def vectors(pairs: Tensor, rank: int, popularity: float, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Return A (U, r) and E (n, r) of the sparse R (U, n)."""
+    """Return the vectors A (U, r) of users and E (n, r) of items from the sparse pairs R (U, n)."""
+    # For each pair, the number of pairs of its user and of its item, to the power -b.
     scales = [torch.bincount(at)[at].to(pairs.dtype) ** -popularity for at in pairs.indices()]
     x = torch.sparse_coo_tensor(
         pairs.indices(),
@@ -99,19 +125,25 @@ def vectors(pairs: Tensor, rank: int, popularity: float, shrinkage: float) -> tu
         check_invariants=False,
     )
     a, s, b = leading(x, rank)
-    a[torch.bincount(pairs.indices()[0], minlength=len(a)) == 0] = (
-        0  # to the last digit, where it is rounding
-    )
+    # Rows of users without pairs are 0 up to rounding; make them exactly 0.
+    a[torch.bincount(pairs.indices()[0], minlength=len(a)) == 0] = 0
     squares = s.square()
     shrunk = squares + shrinkage * squares[:LEADING].mean()
     return a, b * (s * squares / shrunk.clamp(min=torch.finfo(s.dtype).tiny))
 
 
 def leading(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the leading singular vectors and values of a sparse x (U, n): (U, r), (r,) descending and (n, r).
+    """Return the leading singular vectors and values of a sparse matrix.
 
-    All of them are exact; fewer come from subspace iteration from a random start (Halko, Martinsson and Tropp, Finding
-    structure with randomness, SIAM Review 2011).
+    At full rank the decomposition is exact. A lower rank uses subspace iteration from a random
+    start (Halko, Martinsson and Tropp, Finding structure with randomness, SIAM Review 2011).
+
+    Arguments:
+        x: sparse (U, n).
+        rank: r, at most min(U, n).
+
+    Returns:
+        left vectors (U, r), singular values (r,) in descending order, right vectors (n, r).
     """
     if x.shape[0] > x.shape[1]:
         b, s, a = leading(x.T.coalesce(), rank)
@@ -120,25 +152,29 @@ def leading(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     if rank < len(x):
         y = torch.randn(len(x), rank, dtype=x.dtype).to(x.device)
         for _ in range(ITERATIONS):
-            y = torch.linalg.qr(x @ (xt @ y)).Q.contiguous()  # by rows, as sparse products like it
+            # Q is stored by columns; sparse products are faster on a matrix stored by rows.
+            y = torch.linalg.qr(x @ (xt @ y)).Q.contiguous()
+    # Rayleigh-Ritz: diagonalise X X' within the subspace that the columns of y span. The
+    # eigenvalues, which eigh returns in ascending order, are the squared singular values.
     z = xt @ y
-    squares, turn = torch.linalg.eigh((z.T @ z).double())  # Rayleigh and Ritz; ascending
-    s, turn = squares.clamp(min=0).sqrt().flip(0).to(x.dtype), turn.flip(1).to(x.dtype)
-    return y @ turn, s, z @ turn / s.clamp(min=float(s[0]) * torch.finfo(s.dtype).eps)
+    squares, rotation = torch.linalg.eigh((z.T @ z).double())
+    s, rotation = squares.clamp(min=0).sqrt().flip(0).to(x.dtype), rotation.flip(1).to(x.dtype)
+    return y @ rotation, s, z @ rotation / s.clamp(min=float(s[0]) * torch.finfo(s.dtype).eps)
 
 
 class KeepModel(nn.Module):
-    """What is left when KEEP is solved: it embeds new items with any pattern of modalities, without the training pairs.
+    """The fitted KEEP, which embeds new items of any pattern without the training pairs.
 
     Arguments:
         modalities: the M names.
         own: the method's options.
-        state: what `state_dict` of another one gave: ``users.weight`` (U, r), ``trained_users`` (U,), ``items`` (n, r),
-            ``observed`` (n, M), ``sampled`` and ``landmarks`` (places of warm items), and of each modality its number's
-            ``mean_`` (d_m,) and ``warm_`` (n, d_m), centred rows of length 1.
+        state: tensors as in `state_dict`: ``users.weight`` (U, r), ``trained_users`` (U,) bool,
+            ``items`` (n, r) the vectors E, ``observed`` (n, M) bool, ``sampled`` and ``landmarks``
+            (positions of warm items), and for modality number m ``mean_m`` (d_m,) and ``warm_m``
+            (n, d_m), the warm items' centred rows of length 1.
 
     Raises:
-        KeyError: the state lacks one of these, or has another.
+        KeyError: the state lacks a tensor, or has one too many.
     """
 
     users: nn.Embedding
@@ -151,65 +187,78 @@ class KeepModel(nn.Module):
     def __init__(self, modalities: Sequence[str], own: Any, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         of_modalities = {f"{part}_{m}" for part in ("mean", "warm") for m in range(len(modalities))}
-        odd = sorted(set(state) ^ {"users.weight", *STATE_NAMES, *of_modalities})
-        if odd:
-            raise KeyError(f"KeepModel: `state` lacks, or should not have, {', '.join(odd)}.")
+        mismatch = sorted(set(state) ^ {"users.weight", *STATE_NAMES, *of_modalities})
+        if mismatch:
+            raise KeyError(f"KeepModel: `state` lacks, or should not have, {', '.join(mismatch)}.")
         self.modalities, self._own = tuple(modalities), own
         self.users = nn.Embedding.from_pretrained(state["users.weight"])
         for name, x in state.items():
             if name != "users.weight":
                 self.register_buffer(name, x)
+        # Pattern -> the weights and the coefficients that `solve` returned.
         self._maps: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
-        self._maps.clear()  # they are of the precision and the device before
+        self._maps.clear()  # `fn` may change the precision or the device.
         return super()._apply(fn, recurse)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Take back a state; what was solved from the same one stays solved. See `torch.nn.Module.load_state_dict`."""
-        held = self.state_dict()
+        """Load a state; see `torch.nn.Module.load_state_dict`.
+
+        Cached regressions remain valid if the state equals the present one.
+        """
+        present = self.state_dict()
         if any(
-            not torch.equal(x.to(held[name]), held[name])
+            not torch.equal(x.to(present[name]), present[name])
             for name, x in state_dict.items()
-            if name in held
+            if name in present
         ):
             self._maps.clear()
         return super().load_state_dict(state_dict, strict, assign)
 
     @property
     def warm(self) -> list[Tensor]:
-        """Of each modality (n, d_m)."""
+        """Centred rows (n, d_m) of the warm items, one tensor per modality."""
         return [self.get_buffer(f"warm_{m}") for m in range(len(self.modalities))]
 
     def rows(self, features: Mapping[str, Tensor], observed: Tensor) -> list[Tensor]:
-        """Return each modality's rows (N, d_m) of new items, centred and of length 1; 0 where it is missing."""
-        found = []
+        """Return the new items' centred rows (N, d_m), one tensor per modality.
+
+        They have length 1, or are 0 where the modality is missing.
+        """
+        rows = []
         for m, name in enumerate(self.modalities):
             mean = self.get_buffer(f"mean_{m}")
             x = features.get(name)
             x = mean.expand(len(observed), -1) if x is None else x.to(mean.dtype)
-            found.append(centred(x, mean, observed[:, m], unit=True))
-        return found
+            rows.append(centred(x, mean, observed[:, m], unit=True))
+        return rows
 
-    # --- content ------------------------------------------------------------------------------------------------------
+    # --- content ----------------------------------------------------------------------------------
 
     def weights(self, pattern: tuple[int, ...]) -> Tensor:
-        """mu of a pattern's modalities, on items that have them all: what neighbours' vectors say of their own."""
+        """Return the weights mu of a pattern's modalities, non-negative and with sum 1.
+
+        They are fitted on sampled warm items that have all of these modalities (on all sampled
+        items if none has), by least squares: a weighted sum over modalities of the vectors of the
+        nearest neighbours has to predict the item's own vector.
+        """
         e, warm = self.items, self.warm
         if not self._own.fit_weights:
             return e.new_full((len(pattern),), 1 / len(pattern))
+        # The normal equations of the least squares problem, added up over blocks of items.
         products, right = (
             torch.zeros(len(pattern), len(pattern)).double(),
             torch.zeros(len(pattern)).double(),
         )
-        whole = self.observed[self.sampled][:, list(pattern)].all(dim=1)
-        for few in (self.sampled[whole] if whole.any() else self.sampled).split(100):
+        complete = self.observed[self.sampled][:, list(pattern)].all(dim=1)
+        for block in (self.sampled[complete] if complete.any() else self.sampled).split(100):
             predicted = [
-                (similar_to_others(warm[m], few, NEIGHBOURS).T @ e).flatten() for m in pattern
+                (similar_to_others(warm[m], block, NEIGHBOURS).T @ e).flatten() for m in pattern
             ]
-            columns, target = torch.stack(predicted).double(), e[few].flatten().double()
+            columns, target = torch.stack(predicted).double(), e[block].flatten().double()
             products += (columns @ columns.T).cpu()
             right += (columns @ target).cpu()
         weights = torch.from_numpy(nnls(products.numpy(), right.numpy()))
@@ -218,86 +267,108 @@ class KeepModel(nn.Module):
         ).to(e)
 
     def kernel(
-        self, pattern: tuple[int, ...], weights: Tensor, rows: Sequence[Tensor], known: Tensor
+        self, pattern: tuple[int, ...], weights: Tensor, rows: Sequence[Tensor], observed: Tensor
     ) -> Tensor:
-        """k_p between rows, (N, d_m) of each modality, and the landmarks, (N, L)."""
+        """Return the kernel k_p between items and the landmarks, (N, L).
+
+        Arguments:
+            rows: the items' centred rows (N, d_m), one tensor per modality.
+            observed: (N, M) bool.
+        """
         total = torch.zeros(
-            len(known), len(self.landmarks), dtype=self.items.dtype, device=known.device
+            len(observed), len(self.landmarks), dtype=self.items.dtype, device=observed.device
         )
         for m, weight in zip(pattern, weights.tolist(), strict=True):
             if weight:
-                near = rows[m] @ self.warm[m][self.landmarks].T
-                near.sub_(1).mul_(self._own.width).exp_().mul_(known[:, m, None]).mul_(
+                # Rows have length 1, so that their inner products are cosines.
+                k = rows[m] @ self.warm[m][self.landmarks].T
+                k.sub_(1).mul_(self._own.width).exp_().mul_(observed[:, m, None]).mul_(
                     self.observed[self.landmarks, m]
                 )
-                total.add_(near, alpha=weight)
+                total.add_(k, alpha=weight)
         return total
 
-    def among(self, pattern: tuple[int, ...], weights: Tensor, places: Tensor) -> Tensor:
-        """k_p between warm items and the landmarks."""
-        return self.kernel(pattern, weights, [x[places] for x in self.warm], self.observed[places])
+    def warm_kernel(self, pattern: tuple[int, ...], weights: Tensor, positions: Tensor) -> Tensor:
+        """Return the kernel k_p between warm items at `positions` (N,) and landmarks, (N, L)."""
+        rows = [x[positions] for x in self.warm]
+        return self.kernel(pattern, weights, rows, self.observed[positions])
 
-    def solved(self, pattern: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return mu of a pattern, and what its kernel with the landmarks is multiplied by, (L, r)."""
+    def solve(self, pattern: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Fit the regression of a pattern, or return it from the cache.
+
+        Returns:
+            the weights mu, and the coefficients (L, r) by which the kernel with the landmarks is
+            multiplied to give item vectors.
+        """
         if pattern not in self._maps:
             weights = self.weights(pattern)
-            k = self.among(pattern, weights, self.landmarks)
+            k = self.warm_kernel(pattern, weights, self.landmarks)
             if len(k) < len(self.items):
-                found = self.projected(pattern, weights, k)
+                coefficients = self.solve_projected(pattern, weights, k)
             else:
                 k.diagonal().add_(self._own.ridge)
-                found = torch.cholesky_solve(self.items, torch.linalg.cholesky(k))
-            if len(self._maps) == MAPS:
+                coefficients = torch.cholesky_solve(self.items, torch.linalg.cholesky(k))
+            if len(self._maps) == CACHED_PATTERNS:
                 self._maps.pop(next(iter(self._maps)))
-            self._maps[pattern] = weights, found
+            self._maps[pattern] = weights, coefficients
         return self._maps[pattern]
 
-    def projected(self, pattern: tuple[int, ...], weights: Tensor, k: Tensor) -> Tensor:
-        """Ridge on features k L'^-1, k = L L' of landmarks: their inner products are the kernel projected on these."""
+    def solve_projected(self, pattern: tuple[int, ...], weights: Tensor, k: Tensor) -> Tensor:
+        """Return the coefficients (L, r) of the regression with the projected kernel.
+
+        It is ridge regression on the L features k_p(i, landmarks) C'^-1 of each warm item i, where
+        k = C C' (Cholesky) is the kernel (L, L) between landmarks. Inner products of these features
+        are the projected kernel (the Nystroem approximation).
+        """
         k.diagonal().add_(JITTER)
         root, e = torch.linalg.cholesky(k), self.items
         system = self._own.ridge * torch.eye(len(root), dtype=e.dtype, device=e.device)
         right = torch.zeros(len(root), e.shape[1], dtype=e.dtype, device=e.device)
-        for places in torch.arange(len(e), device=e.device).split(BLOCK):
+        # Add up the normal equations over blocks, so that the (n, L) features are
+        # never held at once.
+        for block in torch.arange(len(e), device=e.device).split(BLOCK):
             features = torch.linalg.solve_triangular(
-                root, self.among(pattern, weights, places).T, upper=False
+                root, self.warm_kernel(pattern, weights, block).T, upper=False
             )
             system.addmm_(features, features.T)
-            right.addmm_(features, e[places])
-        found = torch.cholesky_solve(right, torch.linalg.cholesky(system))
-        return torch.linalg.solve_triangular(root.T, found, upper=True)
+            right.addmm_(features, e[block])
+        # C'^-1 turns coefficients of the features into coefficients of the kernel.
+        coefficients = torch.cholesky_solve(right, torch.linalg.cholesky(system))
+        return torch.linalg.solve_triangular(root.T, coefficients, upper=True)
 
     def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
-        """Return the vectors (N, r) of new items, each by the regression of its pattern; 0 for an item without any."""
+        """Return the vectors (N, r) of new items, each from the regression of its pattern.
+
+        The vector of an item without any modality is 0.
+        """
         rows = self.rows(features, observed)
-        found = self.items.new_zeros(len(observed), self.items.shape[1])
+        vectors = self.items.new_zeros(len(observed), self.items.shape[1])
         for pattern, items in patterns(observed):
             used = pattern if self._own.per_pattern else tuple(range(len(self.modalities)))
-            weights, map_ = self.solved(used)
-            for places in items.split(BLOCK):
-                found[places] = (
-                    self.kernel(used, weights, [x[places] for x in rows], observed[places]) @ map_
-                )
-        return found
+            weights, coefficients = self.solve(used)
+            for block in items.split(BLOCK):
+                k = self.kernel(used, weights, [x[block] for x in rows], observed[block])
+                vectors[block] = k @ coefficients
+        return vectors
 
 
 class KeepLearner(ClosedFormLearner):
-    """KEEP in a run: its file holds the fitted model, which recommends without the training pairs."""
+    """The learner of KEEP, whose file contains the fitted model and can score without the pairs."""
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
         """Write the fitted model."""
         save_state(path, self._ready().net.state_dict(), facts)
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:  # noqa: ARG002
-        """Take back a file of `save`; return its facts."""
+        """Load a file that `save` wrote, and return its facts."""
         return self._restore(path, lambda state: self._ready().net.load_state_dict(state))
 
 
 def keep_learner(
     options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
 ) -> KeepLearner:
-    """Build the learner of KEEP."""
-    del world, factors  # it is fitted in one process, from the pairs themselves
+    """Build the learner of KEEP, which is fitted in one process and needs no frozen vectors."""
+    del world, factors
     return KeepLearner(WarmData.of_tables(tables, options), options)
 
 
@@ -307,8 +378,8 @@ def scoring_model(
     """Build the model of a finished run from its tensors.
 
     Raises:
-        KeyError: a tensor is absent, or one too many.
-        RuntimeError: the tensors are of other data.
+        KeyError: a tensor is absent, or there is one too many.
+        RuntimeError: the numbers of users or the widths differ from those of the data.
     """
     model = KeepModel(list(dims), options.method, tensors)
     widths = {name: len(model.get_buffer(f"mean_{m}")) for m, name in enumerate(dims)}

@@ -1,4 +1,7 @@
-"""MILK and its ablations: their options, and the values that a study may try. The equations are in `objective.py`."""
+"""MILK and its ablations: their options, presets and search spaces.
+
+The equations are in `objective.py`.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +18,8 @@ class MilkOptions:
     """Options of MILK and its ablations (Eq. 6, 9-11, 14-16).
 
     Attributes:
-        aligns: whether the objective has the alignment; has_envs: whether it has environments and their penalty.
+        aligns: whether the objective has the alignment term (Eq. 6).
+        has_envs: whether it has the environments and the variance penalty (Eq. 9-14).
     """
 
     aligns: ClassVar[bool] = True
@@ -23,89 +27,98 @@ class MilkOptions:
 
     preset: Literal["recommended", "paper", "authors_code"] = option(
         "recommended",
-        "Sets MILK's options below; one given by name wins over it. `paper` follows the text "
-        "where that trains: penalty weight 50, alignment weight .5, alpha .1, batch-mean risks, "
-        "their mean and biased variance, Eq. 6 as element_mean, the batch form of the regulariser "
-        "with weight 1e-4; where the text is silent it takes the value of `recommended`. (To the "
-        "letter, Eq. 6 summed over all items and a parameter norm of weight 1 do not train.) "
+        "Set of values for the options below. An option given by name overrides the preset. "
+        "`paper` follows the text wherever the text gives a model that trains: penalty weight 50, "
+        "alignment weight 0.5, alpha 0.1, batch-mean risks, their mean and biased variance, Eq. 6 "
+        "as element_mean, the batch form of the regulariser with weight 1e-4. Where the text gives "
+        "no value, `paper` uses the value of `recommended`. (Taken literally, Eq. 6 summed over "
+        "all items and a parameter norm of weight 1 do not train.) "
         "`authors_code` follows the published code.",
     )
     batch_size: int = option(2048, "Training pairs in a (global) batch.", low=1)
-    lr: float = option(1e-3, "Learning rate of Adam; worth tuning on validation.", above=True)
+    lr: float = option(1e-3, "Learning rate of Adam. Tune it on validation data.", above=True)
     optimiser: Literal["adam", "lazy_adam"] = option(
         "lazy_adam",
-        "Of the users: Adam that touches only those of a batch, so that a step costs the same however many there are; "
-        "or Adam. The encoders take Adam either way.",
+        "Optimiser of the user table. `lazy_adam` updates only the users of the batch, so that the "
+        "cost of a step does not depend on the number of users; `adam` updates all of them. The "
+        "encoders use Adam in both cases.",
     )
     embedding_dim: int = option(64, "Width of user and item embeddings.", low=1)
     user_init_std: float = option(0.1, "Standard deviation of initial user vectors.")
     penalty_weight: float = option(
         1.0,
         "Weight of the variance of the risks (beta). Published: Baby 1000, Clothing and TikTok 50, "
-        "for the sum of the risks; for their mean it means half as much at three environments.",
+        "for the sum of the risks and their unbiased variance. With the mean and the biased "
+        "variance, half the weight has the same effect when there are three environments.",
     )
     alignment_weight: float = option(
-        0.05, "Weight of the alignment (lambda). Published: Baby and Clothing .05, TikTok .5."
+        0.05, "Weight of the alignment (lambda). Published: Baby and Clothing 0.05, TikTok 0.5."
     )
     alpha: float = option(
         1.0,
-        "Concentration of the Dirichlet draws: small is near one-hot, large is near uniform. "
-        "Published: .01 to 100 searched; Baby .01, Clothing .1.",
+        "Concentration of the Dirichlet distribution: small values give weights that are nearly "
+        "one-hot, large values weights that are nearly uniform. Published: searched from 0.01 to "
+        "100; Baby 0.01, Clothing 0.1.",
         above=True,
     )
     num_draws: int = option(
-        1, "Dirichlet draws a batch, each giving one environment per modality.", low=1
+        1, "Dirichlet draws per batch. Each gives one environment per modality.", low=1
     )
     envs: Literal["cyclic_mixup", "without_uniform", "independent", "fixed"] = option(
         "cyclic_mixup",
-        "MILK's environments (cyclic_mixup); or a variant of the paper's Table 4: without the uniform one (w/o e=0), "
-        "independent draws in place of cyclic shifts (w/o cs), or one draw kept for the run (w/o random).",
+        "Construction of environments: as in MILK (cyclic_mixup), or as in a variant of the "
+        "paper's Table 4: without the uniform environment (w/o e=0), with independent draws "
+        "instead of cyclic shifts (w/o cs), or with one draw for the whole run (w/o random).",
     )
     min_weight: float = option(
-        0.0, "Least weight of a modality in an environment; below 1 / modalities."
+        0.0,
+        "Minimum weight of a modality in an environment; below 1 / (number of modalities).",
     )
     risk_reduction: Literal["mean", "sum"] = option(
-        "mean", "How the risks of the environments are put together (Eq. 14)."
+        "mean", "Reduction of the risks over environments (Eq. 14): their mean or their sum."
     )
     variance_correction: Literal[0, 1] = option(
-        0, "Variance of the risks: biased (0) or unbiased (1)."
+        0, "Variance estimator of the risks: biased (0) or unbiased (1)."
     )
     alignment_reduction: Literal["element_mean", "mean", "item_mean", "sum"] = option(
         "element_mean",
-        "Eq. 6 over the batch's distinct items: mean over pairs and dimensions (element_mean), "
-        "over pairs, over items, or their sum to the letter.",
+        "Reduction of Eq. 6 over the batch's distinct items: mean over pairs and dimensions "
+        "(element_mean), over pairs (mean), over items (item_mean), or the sum as printed (sum).",
     )
     alignment_mask: Literal["pair", "complete"] = option(
-        "pair", "Align each observed pair, or only items that miss nothing."
+        "pair",
+        "Align every pair of observed modalities, or only items with all modalities.",
     )
     regulariser: Literal["batch", "parameters", "none"] = option(
         "batch",
-        "Squared norms of a batch's user and item embeddings, of all parameters, or nothing.",
+        "Regularise the squared norms of the batch's user and item embeddings, those of all "
+        "parameters, or nothing.",
     )
     regulariser_weight: float = option(1e-4, "Weight of the regulariser.")
     training_fusion: Literal["imputed", "available"] = option(
-        "imputed", "What training fuses: imputed modalities too, or observed ones."
+        "imputed", "Fuse imputed modalities too in training, or only observed ones."
     )
     inference: Literal["imputed", "available_mean"] = option(
         "imputed",
-        "What a score averages (Eq. 18): all modalities with imputed ones, or observed ones.",
+        "Average all modalities in a score, imputed ones included (Eq. 18), or only observed ones.",
     )
     compress: int | None = option(
         None,
-        "Project features that are wider on this many principal directions of the training items, once: smaller "
-        "products in every step.",
+        "Number of principal directions of the training items on which wider features are "
+        "projected before training, so that matrix products are smaller.",
         low=1,
         shown="(default: no projection)",
     )
     kernels: Literal["auto", "numba", "torch"] = option(
         "auto",
-        "What runs between matrix products: loops compiled by Numba, or operations of torch; auto takes Numba on a CPU "
-        "where it is installed and knows the options.",
+        "Implementation of a step between its matrix products: loops compiled by Numba, or torch "
+        "operations. `auto` uses Numba on a CPU if it is installed and supports the options.",
     )
     user_table: Literal["replicated", "sharded"] = option(
         "replicated",
-        "Under torchrun: every process has the whole table of users, or TorchRec spreads its rows over them (with "
-        "lazy_adam and float32; `make distributed` installs TorchRec).",
+        "Placement of the user table under torchrun: a copy in every process, or its rows sharded "
+        "over the processes by TorchRec (needs lazy_adam and float32; `make distributed` installs "
+        "TorchRec).",
     )
 
 
@@ -122,13 +135,13 @@ class EnvsOptions(MilkOptions):
 
 
 class ErmOptions(MilkOptions):
-    """Options of the ablation without both."""
+    """Options of the ablation with neither alignment nor environments."""
 
     aligns, has_envs = False, False
 
 
 def _problem(run: Options, num_modalities: int | None) -> str | None:
-    """Return what is wrong with the options together, or None."""
+    """Return a message about options that contradict each other, or None."""
     options: MilkOptions = run.method
     if options.min_weight >= 1:
         return (
@@ -149,6 +162,8 @@ def _problem(run: Options, num_modalities: int | None) -> str | None:
     return None
 
 
+# The defaults of the options that define the objective, and the options of data and evaluation that
+# go with them. Options of the optimiser, of sizes and of the implementation belong to no preset.
 _RECOMMENDED: Mapping[str, Any] = {
     **{
         name: field.default
@@ -193,7 +208,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "monitor": "ndcg@10",
     },
 }
-"""The options that each preset sets; none of the data, seeds or places."""
+"""The options that each preset sets. No preset sets the data set, a seed or a path."""
 
 LR, ALPHA = log_range(1e-3, 3e-2), log_range(1e-2, 1e2)
 PENALTY, ALIGNMENT = log_range(1e-1, 1e2), log_range(5e-3, 5.0)

@@ -1,4 +1,8 @@
-"""Batches: the rows of items that triples need, each distinct item once, or one row for every place."""
+"""Batches: the item rows of a batch of triples.
+
+`gather_batch` and `CompiledGather` make one row per distinct item; `gather_static` makes one row
+per position of the batch.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +27,21 @@ __all__ = [
 
 
 class TripleBatch(NamedTuple):
-    """A part of a batch: b triples of a user, an item they have and one they have not, over rows of items.
+    """A batch, or a rank's part of one: b triples (user, positive item, negative item).
 
-    Rows are distinct items, so that each is encoded once (`gather_batch`), or one row for every place, which needs no
-    look at the values (`gather_static`). Those of positive items come first.
+    Triples refer to items by row. There is either one row per distinct item, so that each item is
+    encoded once (`gather_batch`), or one row per position, so that shapes do not depend on values
+    (`gather_static`). The p rows of positive items come before the rows of other items.
 
     Attributes:
-        positives: (b,) rows of the positives; negatives: (b,) rows of the negatives.
+        positives: (b,) rows of the positive items.
+        negatives: (b,) rows of the negative items.
         features: modality -> (n, d) prepared features of the rows.
         observed: (n, M) bool.
-        copies: (n,) how often each row is a positive or a negative.
-        shares: (p,) how much each of the p rows of positive items weighs in the alignment: 1 for a distinct item,
-            1 / c for one that has c rows. Over all rows and ranks the shares of an item sum to 1.
+        copies: (n,) number of positions of the batch that refer to each row.
+        shares: (p,) weight of each row of a positive item in the alignment: the share of the item's
+            positive occurrences in the whole batch for which the row stands (1 / c if the item has
+            c rows). The shares of an item sum to 1 over all rows and ranks.
     """
 
     positives: Tensor
@@ -49,32 +56,37 @@ PreparedRows = Callable[[Tensor], dict[str, Tensor]]
 
 
 def prepared_rows(model: Recommender, tables: Tables, *, buffer_rows: int = 0) -> PreparedRows:
-    """Return what gives prepared rows of items (n,): all scaled and imputed once, or as they are read from files.
+    """Return a function from item ids (n,) to their prepared (scaled and imputed) features.
+
+    Features in memory are prepared once for all items; memory-mapped features at every call.
 
     Arguments:
-        buffer_rows: where above 0, rows are given in memory that is used again at the next call, room for so many: large
-            memory is costly to come by anew in every step.
+        buffer_rows: size of a buffer, in rows, that every call with at most that many items
+            overwrites and returns; 0 for none. It saves an allocation in every step.
     """
     features, observed = tables.features, tables.mask
     if features.mapped:
         return lambda items: model.prepare(features.rows(items), observed[items])
+    # Preparation does not depend on anything that is trained, so once is enough.
     items = features.items
     prepared = model.prepare(features.rows(items), observed[items])
     whole, widths = (
         torch.cat(list(prepared.values()), dim=1),
         [x.shape[1] for x in prepared.values()],
     )
-    places = None
+    row_of_item = None
     if len(items) < features.num_items:
-        places = torch.full((features.num_items,), -1, dtype=torch.int64, device=features.device)
-        places[items] = torch.arange(len(items), device=features.device)
-    memory = whole.new_zeros(buffer_rows, whole.shape[1])
+        # An item without features keeps row -1, which index_select below rejects with an error.
+        row_of_item = torch.full(
+            (features.num_items,), -1, dtype=torch.int64, device=features.device
+        )
+        row_of_item[items] = torch.arange(len(items), device=features.device)
+    buffer = whole.new_zeros(buffer_rows, whole.shape[1])
 
-    def rows(items: Tensor) -> dict[str, Tensor]:  # of all modalities at once
-        items = (
-            items if places is None else places.index_select(0, items)
-        )  # -1, an item left out, raises
-        out = memory[: len(items)] if len(items) <= buffer_rows else None
+    def rows(items: Tensor) -> dict[str, Tensor]:
+        items = items if row_of_item is None else row_of_item.index_select(0, items)
+        out = buffer[: len(items)] if len(items) <= buffer_rows else None
+        # One index_select over the concatenated modalities is faster than one per modality.
         return dict(
             zip(
                 prepared,
@@ -93,38 +105,46 @@ def gather_batch(
     negatives: Tensor,
     whole: Tensor | None = None,
 ) -> TripleBatch:
-    """Collect the rows of the distinct items of a part of a batch: each is encoded once.
+    """Collect one row per distinct item of a batch, or of a rank's part of it.
 
     Arguments:
         positives, negatives: (b,) item ids.
-        whole: the positives of the whole batch, where other ranks have the rest of it.
+        whole: the positives of the whole batch if other ranks have parts of it, else None.
     """
     items, rows, counts = torch.unique(positives, return_inverse=True, return_counts=True)
-    further, others, further_counts = torch.unique(
+    negative_items, negative_rows, negative_counts = torch.unique(
         negatives, return_inverse=True, return_counts=True
     )
-    place = torch.searchsorted(items, further).clamp_(max=max(len(items) - 1, 0))
-    known = items[place] == further if len(items) else torch.zeros_like(further, dtype=torch.bool)
-    new = known.logical_not()
-    copies = torch.cat(
-        [counts.index_add(0, place[known], further_counts[known]), further_counts[new]]
+    # Negative items that are also positives share their row; the others get rows after those of the
+    # positives. `items` is sorted, so a binary search finds the row of an item that is in it.
+    row = torch.searchsorted(items, negative_items).clamp_(max=max(len(items) - 1, 0))
+    shared = (
+        items[row] == negative_items
+        if len(items)
+        else torch.zeros_like(negative_items, dtype=torch.bool)
     )
-    others = torch.where(known, place, new.cumsum(0) + (len(items) - 1))[others]
+    new = shared.logical_not()
+    # A shared row is referred to by its positives and its negatives.
+    copies = torch.cat(
+        [counts.index_add(0, row[shared], negative_counts[shared]), negative_counts[new]]
+    )
+    negative_rows = torch.where(shared, row, new.cumsum(0) + (len(items) - 1))[negative_rows]
     shares = torch.ones(len(items))
     if whole is not None:
         shares = _shares(items, counts, whole)
-    return _batch(tables, prepared, torch.cat([items, further[new]]), rows, others, copies, shares)
+    items = torch.cat([items, negative_items[new]])
+    return _batch(tables, prepared, items, rows, negative_rows, copies, shares)
 
 
 class CompiledGather:
-    """`gather_batch` in compiled loops: the same rows, in the order of their first place.
+    """`gather_batch` in compiled loops: the same rows, in the order of first occurrence.
 
     Arguments:
-        num_items: how many items there are.
+        num_items: the number of items.
     """
 
     def __init__(self, num_items: int) -> None:
-        self.place = np.full(num_items, -1, np.int32)
+        self.row_of_item = np.full(num_items, -1, np.int32)
 
     def __call__(
         self,
@@ -138,19 +158,19 @@ class CompiledGather:
         from milk_recsys.methods.milk.kernels import find_rows
 
         size = len(positives)
-        rows, others = torch.empty_like(positives), torch.empty_like(positives)
+        rows, negative_rows = torch.empty_like(positives), torch.empty_like(positives)
         items, copies = positives.new_empty(2 * size), torch.empty(2 * size, dtype=torch.float64)
-        arrays = (
+        inputs, outputs = (
             [x.numpy() for x in (positives, negatives)],
-            [x.numpy() for x in (items, rows, others, copies)],
+            [x.numpy() for x in (items, rows, negative_rows, copies)],
         )
-        num_positive, count = find_rows(*arrays[0], self.place, *arrays[1])  # type: ignore[call-arg]
+        num_positive, count = find_rows(*inputs, self.row_of_item, *outputs)  # type: ignore[call-arg]
         items, copies, shares = items[:count], copies[:count], torch.ones(num_positive)
         if whole is not None:
             shares = _shares(
                 items[:num_positive], torch.bincount(rows, minlength=num_positive), whole
             )
-        return _batch(tables, prepared, items, rows, others, copies, shares)
+        return _batch(tables, prepared, items, rows, negative_rows, copies, shares)
 
 
 def gather_static(
@@ -160,23 +180,30 @@ def gather_static(
     negatives: Tensor,
     whole: Tensor | None = None,
 ) -> TripleBatch:
-    """Collect one row for every place: more to encode, but shapes do not depend on values, so a GPU never waits.
+    """Collect one row per position of the batch, without looking for equal items.
 
-    Arguments are those of `gather_batch`.
+    More rows are encoded than by `gather_batch`, but shapes do not depend on values, so that the
+    host does not have to wait for the GPU. Arguments are those of `gather_batch`.
     """
     items = torch.cat([positives, negatives])
-    place = torch.arange(len(items), device=items.device)
-    rows, others = place[: len(positives)], place[len(positives) :]
+    position = torch.arange(len(items), device=items.device)
+    rows, negative_rows = position[: len(positives)], position[len(positives) :]
+    # Each of an item's c rows has the share 1 / c. `index_add_` counts without the wait for the
+    # host that `bincount` has.
     whole = positives if whole is None else whole
     counts = torch.zeros(len(tables.mask), dtype=torch.float64, device=items.device)
     counts.index_add_(0, whole, counts.new_ones(()).expand(len(whole)))
-    return _batch(
-        tables, prepared, items, rows, others, torch.ones_like(items), 1 / counts[positives]
-    )
+    copies, shares = torch.ones_like(items), 1 / counts[positives]
+    return _batch(tables, prepared, items, rows, negative_rows, copies, shares)
 
 
 def _shares(items: Tensor, counts: Tensor, whole: Tensor) -> Tensor:
-    """Return which share of its copies in the whole batch is here, for distinct items with their counts here."""
+    """Return the share of each distinct item's copies in the whole batch that this rank has.
+
+    Arguments:
+        items: (p,) the rank's distinct positive items; counts: (p,) their number of copies here.
+        whole: (B,) the positives of the whole batch.
+    """
     distinct, all_counts = torch.unique(whole, return_counts=True)
     shares: Tensor = counts / all_counts[torch.searchsorted(distinct, items)].double()
     return shares
@@ -187,11 +214,11 @@ def _batch(
     prepared: PreparedRows,
     items: Tensor,
     rows: Tensor,
-    others: Tensor,
+    negative_rows: Tensor,
     copies: Tensor,
     shares: Tensor,
 ) -> TripleBatch:
     features = prepared(items)
     dtype = next(iter(features.values())).dtype
     copies, shares = copies.to(dtype), shares.to(dtype)
-    return TripleBatch(rows, others, features, tables.mask[items], copies, shares)
+    return TripleBatch(rows, negative_rows, features, tables.mask[items], copies, shares)

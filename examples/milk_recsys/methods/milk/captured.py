@@ -1,4 +1,7 @@
-"""A step recorded once as a CUDA graph and replayed: hundreds of small kernels for the price of one launch."""
+"""A training step recorded once as a CUDA graph and replayed.
+
+A replay launches the step's hundreds of small kernels with one call of the driver.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from torch import Tensor
 
 __all__ = ["CapturedStep"]
 
-WARM_UP = 3  # steps on a side stream before a capture, as CUDA graphs ask for
+WARM_UP = 3  # Number of steps on a side stream before a capture, which CUDA graphs require.
 
 Step = Callable[..., Tensor]
 Replay = Callable[[], Tensor]
 
 
-def _aside(function: Step, inputs: tuple[Tensor, ...]) -> Tensor:
-    """Call on a side stream."""
+def _call_on_side_stream(function: Step, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Call the function on a side stream, ordered with the work on the current one."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -26,7 +29,11 @@ def _aside(function: Step, inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def _record(function: Step, inputs: tuple[Tensor, ...]) -> Replay:
-    """Record a call, without running it, and return what runs it on what the inputs then hold."""
+    """Record a call without running it.
+
+    Returns:
+        a function that runs the recorded call on the present contents of `inputs`.
+    """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         output = function(*inputs)
@@ -39,21 +46,23 @@ def _record(function: Step, inputs: tuple[Tensor, ...]) -> Replay:
 
 
 class CapturedStep:
-    """Calls a function of tensors on a GPU; from the fourth call of the first call's shapes on, replays its graph.
+    """A function of tensors on a GPU that is replayed as a CUDA graph from its fourth call on.
 
-    The function must neither wait for the GPU nor choose by values, and what it changes (weights, states of
-    optimisers) must stay where it is in memory. Calls of other shapes, such as an epoch's last batch, run as they are.
+    The function must neither wait for the GPU nor branch on values of tensors, and the tensors that
+    it changes (weights, states of optimisers) must keep their addresses. The graph is for the
+    shapes of the first call. A call with other shapes, such as an epoch's last batch, runs without
+    a graph.
 
     Arguments:
         function: from tensors to one tensor.
-        aside, record: how a warm-up and a recording are made.
+        aside: runs a warm-up call; record: records a graph. Tests without a GPU replace them.
     """
 
     def __init__(
         self,
         function: Step,
         *,
-        aside: Callable[[Step, tuple[Tensor, ...]], Tensor] = _aside,
+        aside: Callable[[Step, tuple[Tensor, ...]], Tensor] = _call_on_side_stream,
         record: Callable[[Step, tuple[Tensor, ...]], Replay] = _record,
     ) -> None:
         self.function, self.aside, self.record = function, aside, record
@@ -63,7 +72,7 @@ class CapturedStep:
         self.replay: Replay | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Call the function, or replay it; the result of a replay holds until the next one."""
+        """Call the function or replay its graph; the next replay overwrites the result."""
         self.shapes = self.shapes or [x.shape for x in inputs]
         if [x.shape for x in inputs] != self.shapes:
             return self.function(*inputs)
@@ -73,6 +82,8 @@ class CapturedStep:
         if self.replay is None:
             self.inputs = tuple(x.clone() for x in inputs)
             self.replay = self.record(self.function, self.inputs)
-        for mine, given in zip(self.inputs, inputs, strict=True):
-            mine.copy_(given)
+        # A graph reads and writes fixed addresses, so the arguments are copied
+        # to those it recorded.
+        for recorded, given in zip(self.inputs, inputs, strict=True):
+            recorded.copy_(given)
         return self.replay()

@@ -1,6 +1,6 @@
-"""The sums of a batch and their gradient in closed form, with compiled loops between the matrix products.
+"""The sums of a batch and their gradient in closed form, in matrix products and compiled loops.
 
-`objective.batch_sums` is the composition of parts that they must equal; tests hold the two together.
+`objective.batch_sums` computes the same sums from parts of invmod; tests compare the two.
 """
 
 from __future__ import annotations
@@ -23,36 +23,42 @@ __all__ = ["compiles", "fused_sums"]
 
 
 def compiles(options: MilkOptions, dtype: str, device: torch.device) -> bool:
-    """Whether steps run in compiled loops: on a CPU, for all but a fusion of available modalities, and autocast.
+    """Return whether steps run in compiled loops.
+
+    They do on a CPU where Numba is installed, except with --kernels torch, with
+    --training-fusion available and with --dtype bfloat16.
 
     Raises:
-        DataError: they are asked for, and cannot.
+        DataError: the options require compiled loops (--kernels numba), which cannot be used.
     """
     if options.kernels == "torch":
         return False
     problems = {
         "Numba is not installed (pip install 'invmod[fast]')": find_spec("numba") is None,
         f"it compiles for the CPU, and the device is {device.type}": device.type != "cpu",
-        f"it does not know --training-fusion {options.training_fusion}": options.training_fusion
+        f"it does not support --training-fusion {options.training_fusion}": options.training_fusion
         != "imputed",
-        "it does not know --dtype bfloat16": dtype == "bfloat16",
+        "it does not support --dtype bfloat16": dtype == "bfloat16",
     }
-    found = [problem for problem, holds in problems.items() if holds]
-    if found and options.kernels == "numba":
-        raise DataError(f"--kernels numba cannot be used: {found[0]}. Take auto or torch.")
-    return not found
+    obstacles = [problem for problem, holds in problems.items() if holds]
+    if obstacles and options.kernels == "numba":
+        raise DataError(f"--kernels numba cannot be used: {obstacles[0]}. Use auto or torch.")
+    return not obstacles
 
 
 def fused_sums(
     model: Recommender, u: Tensor, batch: TripleBatch, weights: Tensor, options: MilkOptions
 ) -> Tensor:
-    """Return `batch_sums` of the same arguments, (E + 3,), in float64."""
+    """Return `objective.batch_sums` of the same arguments, (E + 3,), in float64."""
     parameters = [p for encoder in model.encoders.encoders for p in (encoder.weight, encoder.bias)]
     return _SumsFunction.apply(u, batch, weights, options, *parameters)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _SumsFunction(torch.autograd.Function):
-    """Encode rows; go through them and the triples once to add up, and once more for the gradient."""
+    """The sums as one autograd function, with one pass over the rows each way.
+
+    Autograd over separate operations would read and write the encoded rows once per operation.
+    """
 
     @staticmethod
     def forward(
@@ -69,6 +75,7 @@ class _SumsFunction(torch.autograd.Function):
         c = u.new_empty(len(batch.observed), len(features), u.shape[1])
         for m, x in enumerate(features):
             torch.addmm(parameters[2 * m + 1], x, parameters[2 * m].t(), out=c[:, m])
+        # Arrays without rows stand for terms that the objective does not have.
         mask, pairs = batch.observed[:0], 0.0
         if options.aligns:
             mask, divisor = alignment_pairs(batch, options)
@@ -78,6 +85,7 @@ class _SumsFunction(torch.autograd.Function):
         inputs = (u.detach(), c, batch.positives, batch.negatives, mask, batch.shares, copies)
         arrays = [x.numpy() for x in inputs]
         distances, squares = forward_sums(*arrays, scores.numpy())  # type: ignore[call-arg]
+        # Fusion and score are linear, so scores (b, M) are fused instead of embeddings (Eq. 12-13).
         margins = weights @ scores.t()
         losses = F.softplus(-margins).sum(dim=1, dtype=torch.float64)
         ctx.arrays, ctx.features, ctx.c, ctx.margins, ctx.weights = (
@@ -99,8 +107,10 @@ class _SumsFunction(torch.autograd.Function):
             by_c.new_empty(ctx.arrays[0].shape),
             torch.zeros(by_c.shape[1:], dtype=torch.float64),
         )
+        # The derivative of softplus(-x) is -sigmoid(-x).
         by_score = (torch.sigmoid(-ctx.margins) * -by_losses[:, None]).t() @ ctx.weights
-        by_sums = grad[-3::2].to(by_c.dtype)  # of distances and squares
+        # grad ends with distances, pairs, squares. The number of pairs is a constant.
+        by_sums = grad[-3::2].to(by_c.dtype)
         outputs = by_u.numpy(), by_c.numpy(), by_bias.numpy()
         backward_sums(*ctx.arrays, by_score.numpy(), by_sums.numpy(), *outputs)  # type: ignore[call-arg]
         biases = by_bias.to(by_c.dtype)

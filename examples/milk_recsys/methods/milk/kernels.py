@@ -1,7 +1,9 @@
-"""What a step does beside matrix products, compiled by Numba: each row is read once, while it is in the cache.
+"""The parts of a training step that are not matrix products, compiled by Numba for the CPU.
 
-The functions take NumPy arrays and write into those that they are given. Each says which function of torch tensors it
-equals; tests hold the two together. They run in one thread: what they do is small beside the products.
+The functions take NumPy arrays and write their results into arrays of the caller. The loops go row
+by row, so that each row is read once, while it is in the cache. Each function has an equivalent in
+torch operations, and a test compares the two. The functions run in one thread, because they take
+little time compared with the matrix products.
 """
 
 from __future__ import annotations
@@ -23,67 +25,81 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compile at the first call, and keep the result on the disk.
-
-    Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
-    """
-    made = njit(
+    """Compile at the first call, and cache the machine code on disk."""
+    # "reassoc" lets the compiler reorder sums, without which they do not vectorise. The flags
+    # "nnan" and "ninf" are left out, so that NaN and infinity propagate as in torch.
+    dispatcher = njit(
         cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True
     )(function)
-    return cast(Function, made)
+    return cast(Function, dispatcher)
 
 
 @compiled
 def find_rows(
     positives: Ints,
     negatives: Ints,
-    place: NDArray[np.int32],
+    row_of_item: NDArray[np.int32],
     items: Ints,
     rows: Ints,
-    others: Ints,
+    negative_rows: Ints,
     copies: Floats,
 ) -> tuple[int, int]:
-    """Number the distinct items of a batch in the order of their first place, those of positives first.
+    """Number the distinct items of a batch in order of first occurrence, positives first.
+
+    It is the counterpart of `batches.gather_batch`.
 
     Arguments:
         positives, negatives: (b,) item ids.
-        place: (num_items,) of -1, and so again in the end.
-        items: (2 b,) gets the distinct items; rows, others: (b,) get their numbers; copies: (2 b,) how
-            often each is there.
+        row_of_item: (num_items,) scratch space, filled with -1 on entry and on return.
+        items: (2 b,) output, the distinct items.
+        rows, negative_rows: (b,) output, the rows of positives and negatives in `items`.
+        copies: (2 b,) output, the number of occurrences of each distinct item.
 
     Returns:
-        how many items are positive ones, and how many there are.
+        the number of distinct positive items, and the number of distinct items.
     """
-    p = _number(positives, 0, place, items, rows, copies)
-    n = _number(negatives, p, place, items, others, copies)
+    p = _number(positives, 0, row_of_item, items, rows, copies)
+    n = _number(negatives, p, row_of_item, items, negative_rows, copies)
+    # Reset only the entries that were written: a batch has far fewer items than the catalogue.
     for k in range(n):
-        place[items[k]] = -1
+        row_of_item[items[k]] = -1
     return p, n
 
 
 @compiled
 def forward_sums(
-    u: Floats, c: Floats, rows: Ints, others: Ints, mask: Bools, shares: Floats, copies: Floats, scores: Floats
+    u: Floats, c: Floats, rows: Ints, negative_rows: Ints, mask: Bools, shares: Floats,
+    copies: Floats, scores: Floats,
 ) -> tuple[float, float]:  # fmt: skip
-    """Score the triples, and add up the distances and squares of `fused.fused_sums`, from encoded items c (n, M, D).
+    """Compute score differences per modality, and the sums of alignment (Eq. 6) and regulariser.
+
+    It is the counterpart of `objective.scores`, `pairwise_alignment_loss` and the regulariser's sum
+    of squares in `objective.batch_sums`.
 
     Arguments:
-        mask: (p, M), with p = 0 for no alignment; copies: (n,), or (0,) for no regulariser.
-        scores: (b, M) gets the differences of scores.
+        u: (b, D) users of the triples.
+        c: (n, M, D) encoded rows of items.
+        rows, negative_rows: (b,) rows in c of the positive and the negative items.
+        mask: (p, M) modalities to align in the first p rows of c; p = 0 for no alignment.
+        shares: (p,) weights of these rows.
+        copies: (n,) number of occurrences of each row, or (0,) for no regulariser.
+        scores: (b, M) output, the score of the positive minus that of the negative item.
 
     Returns:
-        distances and squares.
+        the weighted sum of squared distances, and the sum of squared norms.
     """
     num_modalities, size = c.shape[1], c.shape[2]
     distances, squares = 0.0, 0.0
     for b in range(len(rows)):
-        i, j = rows[b], others[b]
+        i, j = rows[b], negative_rows[b]
         for m in range(num_modalities):
-            score = u[b, 0] * 0
+            score = u[b, 0] * 0  # A zero of the arrays' dtype, so that float32 sums stay float32.
             for d in range(size):
                 score += u[b, d] * (c[i, m, d] - c[j, m, d])
             scores[b, m] = score
     total = np.empty(size, c.dtype)
+    # The sum over pairs of ||c_m - c_m'||^2 equals n * sum over m of ||c_m - mean||^2, with n the
+    # number of aligned modalities: linear, not quadratic, in M.
     for j in range(len(mask)):
         n = _mean(c, mask, j, total)
         distance = u[0, 0] * 0
@@ -92,6 +108,7 @@ def forward_sums(
                 for d in range(size):
                     distance += (c[j, m, d] - total[d]) ** 2
         distances += shares[j] * n * distance
+    # Squared norms of the users and of the uniformly fused items, h_j = (sum over m of c_jm) / M.
     if len(copies):
         for b in range(len(u)):
             square = u[0, 0] * 0
@@ -109,16 +126,26 @@ def forward_sums(
 
 @compiled
 def backward_sums(
-    u: Floats, c: Floats, rows: Ints, others: Ints, mask: Bools, shares: Floats, copies: Floats, by_score: Floats,
-    by_sums: Floats, by_u: Floats, by_c: Floats, by_bias: NDArray[np.float64],
+    u: Floats, c: Floats, rows: Ints, negative_rows: Ints, mask: Bools, shares: Floats,
+    copies: Floats, by_score: Floats, by_sums: Floats, by_u: Floats, by_c: Floats,
+    by_bias: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Write the gradient of `forward_sums`, given by_score (b, M) and by_sums (2,), to by_u (b, D), by_c (n, M, D).
+    """Compute the gradient of the loss with respect to the inputs of `forward_sums`.
 
-    by_bias (M, D), of 0, gets the sum of by_c over its rows.
+    Arguments that are not listed are those of `forward_sums`.
+
+    Arguments:
+        by_score: (b, M) gradient with respect to the score differences.
+        by_sums: (2,) gradient with respect to the two returned sums.
+        by_u: (b, D) output; by_c: (n, M, D) output.
+        by_bias: (M, D), zeros on entry, to which the sum of by_c over its rows is added.
     """
     num_modalities, size = c.shape[1], c.shape[2]
     by_distances, by_squares = by_sums
     total = np.empty(size, c.dtype)
+    # First pass, over rows: the regulariser's and the alignment's part of by_c. With n aligned
+    # modalities, the derivative of n * sum ||c_m - mean||^2 is 2 n (c_m - mean), because the
+    # derivative through the mean is 0.
     for j in range(len(c)):
         if len(copies):
             _total(c, j, total)
@@ -136,9 +163,11 @@ def backward_sums(
                 if mask[j, m]:
                     for d in range(size):
                         by_c[j, m, d] += factor * (c[j, m, d] - total[d])
+    # Second pass, over triples: the regulariser's part of by_u, and the scores' part
+    # of by_u and by_c.
     regularised = 2 * by_squares if len(copies) else 0 * by_squares
     for b in range(len(rows)):
-        i, j = rows[b], others[b]
+        i, j = rows[b], negative_rows[b]
         for d in range(size):
             by_u[b, d] = regularised * u[b, d]
         for m in range(num_modalities):
@@ -157,28 +186,31 @@ def backward_sums(
 
 @compiled
 def step_rows(
-    weight: Floats, exp_avg: Floats, exp_avg_sq: Floats, rows: Ints, grad: Floats, place: NDArray[np.int32],
-    rates: Floats,
+    weight: Floats, exp_avg: Floats, exp_avg_sq: Floats, rows: Ints, grad: Floats,
+    first_position: NDArray[np.int32], rates: Floats,
 ) -> None:  # fmt: skip
-    """Make the step of `LazyAdam.update`.
+    """Update the looked-up rows of a table with `LazyAdam`.
 
     Arguments:
-        rows: (B,); grad: (B, D), which holds sums of equal rows in the end.
-        place: (N,) of -1, and so again in the end.
-        rates: 1 - beta1, 1 - beta2, epsilon, and the learning rate with the corrections of both moments.
+        weight, exp_avg, exp_avg_sq: (N, D) the table and Adam's two moments, changed in place.
+        rows: (B,) the looked-up rows.
+        grad: (B, D) their gradients. On return the first position of a row holds the row's sum.
+        first_position: (N,) scratch space, filled with -1 on entry and on return.
+        rates: 1 - beta1, 1 - beta2, epsilon, and the learning rate times both bias corrections.
     """
     width = weight.shape[1]
     new, new_sq, eps, size = rates
+    # A row that occurs more than once must take one step with the sum of its gradients.
     for b in range(len(rows)):
-        first = place[rows[b]]
+        first = first_position[rows[b]]
         if first < 0:
-            place[rows[b]] = b
+            first_position[rows[b]] = b
         else:
             for d in range(width):
                 grad[first, d] += grad[b, d]
     for b in range(len(rows)):
-        if place[rows[b]] == b:
-            place[rows[b]] = -1
+        if first_position[rows[b]] == b:
+            first_position[rows[b]] = -1
             w, m, v, g = weight[rows[b]], exp_avg[rows[b]], exp_avg_sq[rows[b]], grad[b]
             for d in range(width):
                 m[d] += new * (g[d] - m[d])
@@ -188,15 +220,19 @@ def step_rows(
 
 @compiled
 def _number(
-    ids: Ints, n: int, place: NDArray[np.int32], items: Ints, rows: Ints, copies: Floats
+    ids: Ints, n: int, row_of_item: NDArray[np.int32], items: Ints, rows: Ints, copies: Floats
 ) -> int:
-    """Number the ids that have no place yet from n on, and count all; return the next number."""
+    """Give items that have no row yet the rows from n on, and count occurrences.
+
+    Returns:
+        the next free row.
+    """
     for b in range(len(ids)):
         item = ids[b]
-        row = place[item]
+        row = row_of_item[item]
         if row < 0:
             row = n
-            place[item], items[n], copies[n] = n, item, 0
+            row_of_item[item], items[n], copies[n] = n, item, 0
             n += 1
         rows[b] = row
         copies[row] += 1
@@ -205,7 +241,7 @@ def _number(
 
 @compiled
 def _total(c: Floats, j: int, total: Floats) -> None:
-    """Sum a row over its modalities."""
+    """Write the sum of row j over its modalities to `total`."""
     total[:] = c[j, 0]
     for m in range(1, c.shape[1]):
         for d in range(c.shape[2]):
@@ -214,7 +250,7 @@ def _total(c: Floats, j: int, total: Floats) -> None:
 
 @compiled
 def _mean(c: Floats, mask: Bools, j: int, mean: Floats) -> int:
-    """Average a row over the modalities that the mask allows, and count them."""
+    """Write the mean of row j over the modalities in the mask to `mean`; return their number."""
     n = 0
     mean[:] = 0
     for m in range(c.shape[1]):

@@ -1,4 +1,4 @@
-"""Adam for a table of which a step touches only the rows that a batch looked up."""
+"""Adam for an embedding table that updates only the rows that a batch looked up."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ __all__ = ["LazyAdam"]
 
 
 class LazyAdam:
-    r"""The rule of `torch.optim.SparseAdam`, from the looked-up rows and their gradients.
+    r"""The update rule of `torch.optim.SparseAdam`, given the looked-up rows and their gradients.
 
     .. math::
-        m_i \leftarrow \beta_1 m_i + (1 - \beta_1) g_i, \qquad v_i \leftarrow \beta_2 v_i + (1 - \beta_2) g_i^2, \qquad
-        w_i \leftarrow w_i - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_i}{\sqrt{v_i} + \epsilon}
+        m_i &\leftarrow \beta_1 m_i + (1 - \beta_1) g_i, \qquad
+        v_i \leftarrow \beta_2 v_i + (1 - \beta_2) g_i^2, \\
+        w_i &\leftarrow w_i - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+        \frac{m_i}{\sqrt{v_i} + \epsilon}
 
-    for the rows i of the batch alone, with t the steps of the whole table. It differs from Adam in the other rows:
-    there Adam's moments decay and its first moment goes on moving the row, here both wait. A step costs the same
-    however many rows the table has.
+    only for the rows i of the batch, where w_i is a row of the table, g_i its gradient, m_i and v_i
+    its first and second moment, and t the number of steps of the whole table. In rows outside the
+    batch, Adam would let the moments decay and would still move the row by the first moment; here
+    rows and moments outside the batch do not change. The cost of a step does not depend on N.
 
     Arguments:
         weight: (N, D), changed in place.
         lr: :math:`\eta`.
-        compiled: whether to step in a compiled loop (on a CPU, with Numba) or in operations of torch.
+        compiled: whether to use a compiled loop (on a CPU, with Numba) or torch operations.
 
     Attributes:
-        exp_avg, exp_avg_sq: (N, D), m and v; step: t, a scalar.
+        exp_avg, exp_avg_sq: (N, D), m and v.
+        step: t, a scalar.
     """
 
     def __init__(
@@ -44,10 +48,10 @@ class LazyAdam:
         self.weight, self.lr, self.betas, self.eps = weight.detach(), lr, betas, eps
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
         self.step = torch.zeros((), dtype=torch.float64, device=weight.device)
-        self.place = np.full(len(weight), -1, np.int32) if compiled else None
+        self.first_position = np.full(len(weight), -1, np.int32) if compiled else None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the state, by name; not copies."""
+        """Return the state by name. The tensors are not copies."""
         return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "step": self.step}
 
     @torch.no_grad()
@@ -55,38 +59,45 @@ class LazyAdam:
         """Make a step.
 
         Arguments:
-            rows: (B,) int64, the rows that were looked up; one that comes more than once gets the sum.
-            grad: (B, D).
+            rows: (B,) int64, the looked-up rows. The gradients of a repeated row are summed.
+            grad: (B, D), not changed.
         """
         beta1, beta2 = self.betas
         self.step += 1
-        if self.place is not None:
-            self._update_compiled(rows, grad.clone(), self.place)
+        if self.first_position is not None:
+            # The loop sums the gradients of repeated rows in place, hence the copy.
+            self._update_compiled(rows, grad.clone(), self.first_position)
             return
         rows, grad = _sum_by_row(rows, grad)
         m = self.exp_avg.index_select(0, rows).lerp_(grad, 1 - beta1)
         v = self.exp_avg_sq.index_select(0, rows).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         self.exp_avg.index_copy_(0, rows, m)
         self.exp_avg_sq.index_copy_(0, rows, v)
+        # The learning rate times both bias corrections, in float64. `step` stays a tensor, so that
+        # a GPU computes it without waiting.
         size = self.lr * torch.sqrt(1 - beta2**self.step) / (1 - beta1**self.step)
         change = m.div_(v.sqrt_().add_(self.eps)).mul_(size.to(m.dtype))
         self.weight.index_copy_(0, rows, self.weight.index_select(0, rows).sub_(change))
 
-    def _update_compiled(self, rows: Tensor, grad: Tensor, place: NDArray[np.int32]) -> None:
+    def _update_compiled(
+        self, rows: Tensor, grad: Tensor, first_position: NDArray[np.int32]
+    ) -> None:
         from milk_recsys.methods.milk.kernels import step_rows
 
         (beta1, beta2), t = self.betas, self.step.item()
         size = self.lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
         arrays = [x.numpy() for x in (self.weight, self.exp_avg, self.exp_avg_sq, rows, grad)]
         rates = np.array([1 - beta1, 1 - beta2, self.eps, size], arrays[0].dtype)
-        step_rows(*arrays, place, rates)  # type: ignore[call-arg]
+        step_rows(*arrays, first_position, rates)  # type: ignore[call-arg]
 
 
 def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the gradients of equal rows.
 
-    On a CPU, distinct rows and their sums. On a GPU all B rows, sorted, each with the sum of its row, since how many
-    are distinct would have to be waited for; equal rows then make the same change.
+    Returns:
+        On a CPU, the distinct rows and their sums. On a GPU, all B rows, sorted, each with the sum
+        of its row: the number of distinct rows is a value that the host would have to wait for.
+        Equal rows then write the same update.
     """
     if rows.device.type == "cpu":
         distinct, index = torch.unique(rows, return_inverse=True)
@@ -96,6 +107,7 @@ def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sum_by_sorted_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     rows, order = rows.sort(stable=True)
+    # index: the number of the run of equal rows to which each sorted row belongs.
     index = torch.cat([rows.new_zeros(1), (rows[1:] != rows[:-1]).cumsum(0)])
     sums = torch.zeros_like(grad).index_add_(0, index, grad.index_select(0, order))
     return rows, sums.index_select(0, index)

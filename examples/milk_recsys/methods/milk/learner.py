@@ -1,4 +1,4 @@
-"""A model that learns: one step on a batch, on one process or many, and everything that a later step depends on."""
+"""Training of MILK: steps on batches, on one process or several, and the checkpointed state."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ from milk_recsys.ranking.negatives import sample_negatives
 
 __all__ = ["Learner", "check_learner", "milk_learner"]
 
-TRIPLES_AT_ONCE = 2**22  # number of triples sampled per chunk
+TRIPLES_AT_ONCE = 2**22  # Number of triples sampled per chunk.
 
 
 def check_learner(options: Options, device: torch.device, world: World) -> None:
-    """Raise what would keep a `Learner` from working, before anything is written.
+    """Check, before any file is written, that a `Learner` can run with the options.
 
     Raises:
-        DataError: compiled loops, or TorchRec, are asked for and cannot be had.
-        OptionError: the options do not go with the number of processes.
+        DataError: the options require compiled loops or TorchRec, which are not available.
+        OptionError: the options do not support this number of processes.
     """
     own: MilkOptions = options.method
     compiles(own, options.run.dtype, device)
@@ -62,11 +62,12 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
     if own.user_table == "sharded":
         if not dist.is_initialized():
             raise OptionError(
-                "--user-table sharded spreads the table over processes: start with torchrun."
+                "--user-table sharded spreads the table over processes. Start with torchrun."
             )
         if find_spec("torchrec") is None:
             raise DataError(
-                "--user-table sharded needs TorchRec, which is not installed. Run `make distributed`."
+                "--user-table sharded needs TorchRec, which is not installed. "
+                "Run `make distributed`."
             )
 
 
@@ -75,9 +76,9 @@ class Learner:
 
     Arguments:
         model: changed in place.
-        tables: what it learns from.
+        tables: the training data.
         options: the objective, the optimiser and the precision.
-        world: the processes that share a batch; all have the same weights.
+        world: the processes that share each batch. All of them have the same weights.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Learner:
             self.gather = CompiledGather(tables.features.num_items)
         self.lazy = None
         if model.shards is not None:
-            self.lazy = model.shards.optimiser  # works in backward
+            self.lazy = model.shards.optimiser  # It makes its steps inside backward.
         elif own.optimiser == "lazy_adam":
             self.lazy = LazyAdam(model.users.weight, own.lr, compiled=compiled)
         self.encoders = list(model.encoders.parameters())
@@ -105,9 +106,9 @@ class Learner:
         self.adam = torch.optim.Adam(
             dense, lr=own.lr, fused=True, capturable=self.device.type == "cuda"
         )
-        for (
-            p
-        ) in dense:  # what Adam makes at its first step, so that a checkpoint has somewhere to go
+        # Adam creates its state at the first step. Create it here, so that `load`
+        # can fill it before.
+        for p in dense:
             zeros = {
                 name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")
             }
@@ -115,10 +116,11 @@ class Learner:
                 "step": torch.zeros((), dtype=torch.float32, device=p.device),
                 **zeros,
             }
+        # Reads of mapped files cannot be captured. Steps on several ranks are not captured either.
         captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
         self.step: Callable[..., Tensor] = CapturedStep(self.step_on) if captures else self.step_on
 
-    # --- the contract ------------------------------------------------------------------------------------------------
+    # --- the protocol of `methods/contract.py` ----------------------------------------------------
 
     @property
     def num_pairs(self) -> int:
@@ -127,12 +129,12 @@ class Learner:
 
     @property
     def trained_users(self) -> Tensor:
-        """Which users have a training pair, (num_users,) bool."""
+        """Mask of the users with a training pair, (num_users,) bool."""
         return self.model.trained_users
 
     @property
     def user_starts(self) -> Sequence[int] | None:
-        """The first user of each rank, and the number of users, where the table is sharded; else None."""
+        """The first user of each rank, then the number of users; None without a sharded table."""
         return None if self.model.shards is None else self.model.shards.starts
 
     def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
@@ -147,7 +149,9 @@ class Learner:
     def train_epoch(
         self, epoch: int, on_step: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Train on every pair once, each with a fresh negative; the last batch is kept.
+        """Train on every pair once, each with a newly sampled negative item.
+
+        The last batch may be smaller than the others.
 
         Returns:
             means over triples of the loss and its terms.
@@ -158,8 +162,13 @@ class Learner:
         return dict(zip(Terms._fields, (sums / self.num_pairs).tolist(), strict=True))
 
     def epoch_sums(self, epoch: int, on_step: Callable[[], None]) -> Tensor:
-        """Make an epoch's steps; return the sums of the terms over triples (5,), float64, without waiting for a GPU."""
+        """Make the steps of an epoch, without waiting for a GPU.
+
+        Returns:
+            sums of the terms over triples, (5,), float64.
+        """
         tables, device, size = self.tables, self.device, self.options.batch_size
+        # Random numbers depend on the seed and the epoch alone, so that a resumed run repeats them.
         host = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         generator = host
         if device.type != "cpu":
@@ -180,29 +189,34 @@ class Learner:
         return sums
 
     def epoch_weights(self, steps: int, generator: torch.Generator) -> Tensor:
-        """Draw an epoch's environments at once, (steps, E, M); the uniform row alone for a model without."""
-        envs, like = (
+        """Draw the environments of all steps at once, because a call of `sample` costs some 65 us.
+
+        Returns:
+            (steps, E, M) fusion weights; only the uniform row for a model without environments.
+        """
+        envs, uniform = (
             environments(len(self.tables.modalities), self.options, self.seed),
             self.model.uniform,
         )
         if envs is None:
-            return like.expand(steps, *like.shape)
-        weights = envs.sample((steps,), generator=generator, dtype=like.dtype)
+            return uniform.expand(steps, *uniform.shape)
+        weights = envs.sample((steps,), generator=generator, dtype=uniform.dtype)
         return (
             weights
-            if like.device.type == "cpu"
-            else weights.pin_memory().to(like.device, non_blocking=True)
+            if uniform.device.type == "cpu"
+            else weights.pin_memory().to(uniform.device, non_blocking=True)
         )
 
-    # --- a step ------------------------------------------------------------------------------------------------------
+    # --- a step -----------------------------------------------------------------------------------
 
     def step_on(
         self, users: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor
     ) -> Tensor:
-        """Learn from a batch.
+        """Make a training step on a batch.
 
         Arguments:
-            users, positives, negatives: (B,) ids, the whole batch on every rank; each learns from its part.
+            users, positives, negatives: (B,) ids of the whole batch, equal on all ranks; each rank
+                computes its part of them.
             weights: (E, M) fusion weights.
 
         Returns:
@@ -216,6 +230,9 @@ class Learner:
             p.grad = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             sums = self.sums(self.model, u, batch, weights, options)
+        # The objective is a function of sums over the whole batch. Its gradient with respect
+        # to them gives each rank the coefficients of its own sums, so the total gradient
+        # over ranks is exact.
         terms, gradient = self._objective(self.world.sum(sums), size)
         sums.backward(gradient)  # type: ignore[no-untyped-call]
         self.world.sum_gradients(self.encoders)
@@ -226,16 +243,18 @@ class Learner:
         return terms.double()
 
     def _look_up(self, users: Tensor) -> Tensor:
-        """Return rows of the table (b, D); leaves, since ranks exchange their gradient, not that of a table."""
+        """Return the users' rows of the table, (b, D)."""
         if self.model.shards is not None:
-            found: Tensor = self.model.shards(users)
-            return found
+            u: Tensor = self.model.shards(users)
+            return u
+        # A leaf of the graph: ranks exchange the gradient of these rows, not that of a whole table.
         return self.model.users.weight.detach().index_select(0, users).requires_grad_()
 
     def _objective(self, sums: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Return the terms (5,) of a whole batch and the gradient by its sums, with which each rank goes on."""
+        """Return a whole batch's terms (5,), and the gradient of its loss by the sums (E + 3,)."""
         if self.options.regulariser != "parameters":
             return coefficients(sums, size, self.options)
+        # The norm of all parameters is not a function of the sums: autograd adds its gradient.
         leaf = sums.detach().requires_grad_()
         terms = objective(leaf, size, self.model, self.options)
         terms.loss.backward()  # type: ignore[no-untyped-call]
@@ -244,7 +263,7 @@ class Learner:
         ).detach(), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
     def _update_users(self, users: Tensor, u: Tensor) -> None:
-        """Hand the gradient of the looked-up rows to the optimiser of the table."""
+        """Gather the gradient of the looked-up rows and pass it to the table's optimiser."""
         if u.grad is None:
             raise RuntimeError("Learner: the objective does not depend on the users.")
         grad, weight = (
@@ -259,17 +278,21 @@ class Learner:
         weight.grad.index_add_(0, users, grad)
 
     def _zero_user_grad(self, users: Tensor) -> None:
-        """Set the table's gradient back to 0, only where it is not, if nothing but look-ups has made it."""
+        """Set the table's gradient to 0 again."""
         grad = self.model.users.weight.grad
+        # Only the norm of all parameters gives a gradient to rows that the batch did not look up.
         if grad is not None:
             grad.index_fill_(
                 0, users, 0
             ) if self.options.regulariser != "parameters" else grad.zero_()
 
-    # --- files --------------------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:
-        """Write the model's weights, or everything that a later step depends on. Every rank calls it; rank 0 writes."""
+        """Write the state that later steps depend on, or the weights alone.
+
+        Every rank must call it; rank 0 writes.
+        """
         tensors: dict[str, Tensor | Streamed] = {**self._tensors(weights_only)}
         for name, key in self._sharded(tensors).items():
             shards, local = self.model.shards, tensors[name]
@@ -279,24 +302,26 @@ class Learner:
         if self.world.is_main:
             save_state(path, tensors, facts)
             return
-        for name in sorted(tensors):  # as rank 0 writes them, those of one dtype by name
-            part = tensors[name]
-            for _ in part.blocks if isinstance(part, Streamed) else ():
+        # Other ranks send their blocks while rank 0 writes. Rank 0 writes streamed tensors, which
+        # are all float32, in the order of their names.
+        for name in sorted(tensors):
+            tensor = tensors[name]
+            for _ in tensor.blocks if isinstance(tensor, Streamed) else ():
                 pass
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
-        """Take back what `save` wrote, on however many ranks; return its facts."""
+        """Load the state that `save` wrote, on any number of ranks, and return its facts."""
         tensors: dict[str, Tensor | Destination] = {**self._tensors(weights_only)}
         for name in self._sharded(tensors):
             tensors[name] = Destination(cast(Tensor, tensors[name]), self.model.first_user)
         return load_into(path, tensors)
 
     def _tensors(self, weights_only: bool) -> dict[str, Tensor]:
-        """Return tensors by name, not copies."""
+        """Return the tensors of a file by name. They are not copies."""
         weights = self.model.state_dict()
         if weights_only:
             return weights
-        found = {f"model.{name}": tensor for name, tensor in weights.items()}
+        tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
         for name, p in self.model.named_parameters():
             state = (
                 self.adam.state[p]
@@ -305,25 +330,29 @@ class Learner:
                 if self.lazy
                 else {}
             )
-            found |= {f"optimiser.{name}.{key}": value for key, value in state.items()}
-        return found
+            tensors |= {f"optimiser.{name}.{key}": value for key, value in state.items()}
+        return tensors
 
     def _sharded(self, names: Iterable[str]) -> dict[str, str]:
-        """Return which tensors are this rank's rows of a sharded one, and what `ShardedUsers` calls them."""
+        """Return the names of sharded tensors, each with the name that `ShardedUsers` gives it."""
         if self.model.shards is None:
             return {}
-        known = {
+        shard_keys = {
             "users.weight": "weight",
             "model.users.weight": "weight",
             **{f"optimiser.users.weight.{key}": key for key in ("exp_avg", "exp_avg_sq")},
         }
-        return {name: known[name] for name in names if name in known}
+        return {name: shard_keys[name] for name in names if name in shard_keys}
 
 
 def milk_learner(
     options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
 ) -> Learner:
-    """Build MILK or an ablation, from tables without a row of the items that training must not see."""
-    del factors  # of methods that start from frozen vectors
+    """Build the learner of MILK or an ablation, on the training view of the tables.
+
+    Arguments:
+        factors: frozen vectors from which other methods start; not used here.
+    """
+    del factors
     view = tables.training_view()
     return Learner(build_model(options, view), view, options, world)

@@ -1,4 +1,4 @@
-"""MILK: users and encoded items, and the objective of Eq. 16, composed from the parts of invmod."""
+"""The model of MILK: user embeddings, encoders of items, and the preparation of features."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ class Recommender(nn.Module):
 
     Arguments:
         dims: modality -> width of its features, in the order of the mask's columns.
-        num_users: how many users there are.
+        num_users: the number of users.
         options: widths, compression and inference.
-        preparation: scaling of the features; None: its defaults.
-        shard_on: device of this rank's own rows of users; needs a process group. None: the whole table.
+        preparation: scaling of the features; None for its defaults.
+        shard_on: device of this rank's rows of a sharded user table, which needs a process group;
+            None for a whole table.
 
     Attributes:
-        users: the table, or this rank's rows of it, from user `first_user` on.
+        users: the table, or this rank's rows of it, which begin with user `first_user`.
+        trained_users: (num_users,) bool, users with a training pair.
     """
 
     def __init__(
@@ -58,14 +60,14 @@ class Recommender(nn.Module):
         else:
             self.users = nn.Embedding(num_users, options.embedding_dim)
             nn.init.normal_(self.users.weight, std=options.user_init_std)
-        most = options.compress or max(dims.values())
+        max_width = options.compress or max(dims.values())
         self.encoders = ModalityEncoders.linear(
-            {name: min(d, most) for name, d in dims.items()}, options.embedding_dim
+            {name: min(d, max_width) for name, d in dims.items()}, options.embedding_dim
         )
-        for index, d in enumerate(
-            dims.values()
-        ):  # of modalities that are wider, the directions that are kept
-            self.register_buffer(f"basis_{index}", torch.zeros(d, most) if d > most else None)
+        # The principal directions (d, max_width) of modalities that are wider than max_width.
+        for index, d in enumerate(dims.values()):
+            basis = torch.zeros(d, max_width) if d > max_width else None
+            self.register_buffer(f"basis_{index}", basis)
         self.imputer: Any = MeanImputer(self.modalities)
         self.register_buffer("trained_users", torch.zeros(num_users, dtype=torch.bool))
 
@@ -75,12 +77,16 @@ class Recommender(nn.Module):
     def _shard_users(
         self, num_users: int, options: MilkOptions, device: torch.device
     ) -> nn.Embedding:
-        """Make a sharded table with the values of a whole one; return this rank's rows, in the same memory."""
+        """Make a sharded table with the initial values that a whole table would have.
+
+        Returns:
+            an embedding of this rank's rows, which shares their memory.
+        """
         from milk_recsys.methods.milk.sharded_users import ShardedUsers, fill_rows
 
-        fill_rows(
-            torch.empty(0, options.embedding_dim), 0, num_users, std=1.0
-        )  # what nn.Embedding would draw first
+        # nn.Embedding draws its default values before `init.normal_` draws ours: advance the
+        # generator by as many values, so that every number of ranks starts from the same weights.
+        fill_rows(torch.empty(0, options.embedding_dim), 0, num_users, std=1.0)
         shards = ShardedUsers(
             num_users,
             options.embedding_dim,
@@ -103,31 +109,33 @@ class Recommender(nn.Module):
         return self.users.weight.new_full((1, size), 1 / size, requires_grad=False)
 
     def fit_preparation(self, features: ItemFeatures, observed: Tensor, rows: Tensor) -> None:
-        """Learn what imputation needs from the observed training rows alone.
+        """Fit the imputer and the principal directions on the observed training rows alone.
 
         Arguments:
-            features: of all items, as stored; read some rows at a time.
+            features: of all items, as stored. They are read block by block.
             observed: (num_items, M) bool.
             rows: int64, the warm items.
         """
         imputer = MeanImputer(self.modalities)
-        for some, block in features.blocks(rows):
+        for items, block in features.blocks(rows):
             imputer.partial_fit(
                 self.scaled(block) if self.preparation.scale_before_impute else block,
-                observed[some],
+                observed[items],
             )
         self.imputer = imputer.to(self.users.weight.dtype)
         for index, name in enumerate(self.modalities):
             basis: Tensor | None = getattr(self, f"basis_{index}")
             if basis is not None:
+                # The principal directions are eigenvectors of the Gram matrix, which can be added
+                # up over blocks, so that the features are never in memory as a whole.
                 gram = torch.zeros(len(basis), len(basis), dtype=torch.float64, device=basis.device)
-                for some, block in features.blocks(rows):
-                    x = self._filled(block, observed[some])[name].double()
+                for items, block in features.blocks(rows):
+                    x = self._filled(block, observed[items])[name].double()
                     gram += x.T @ x
                 basis.copy_(leading_directions(gram, basis.shape[1]))
 
     def prepare(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
-        """Scale and impute rows of features (N, d), in the order that the options say, and compress wide ones."""
+        """Scale and impute rows of features (N, d) in the options' order; compress wide ones."""
         filled = self._filled(features, observed)
         bases = (getattr(self, f"basis_{index}") for index in range(len(self.modalities)))
         return {
@@ -141,48 +149,55 @@ class Recommender(nn.Module):
         )
 
     def scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scale rows to unit length, but for those that are nearly 0 and would become noise."""
+        """Scale rows to unit length, except rows that are nearly 0, which would become noise."""
         return prepare_scale(features, self.preparation, self.users.weight.dtype)
 
     @torch.no_grad()
     def scorer(
         self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0
     ) -> Callable[[Tensor], Tensor]:
-        """Return what scores items (C,) for users (u,): (u, C); the users' rows must be here.
+        """Return a function from users (u,) to their scores of the items (C,), (u, C).
+
+        With a sharded table, a rank can score only the users whose rows it has.
 
         Arguments:
-            mask: (num_items, M) bool, what may be used of the items.
-            max_users: scores of up to so many users are given in memory that is used again at the next call.
+            mask: (num_items, M) bool, the modalities that may be used.
+            max_users: size of a buffer for the scores of that many users, which every call that
+                fits in it overwrites and returns; 0 for none.
         """
-        vectors = torch.cat([self.embed_items(x, mask[some]) for some, x in features.blocks(items)])
-        memory = vectors.new_empty(max_users, len(items))
+        vectors = torch.cat(
+            [self.embed_items(x, mask[block]) for block, x in features.blocks(items)]
+        )
+        buffer = vectors.new_empty(max_users, len(items))
 
         def score(users: Tensor) -> Tensor:
             rows = self.users.weight.index_select(0, users - self.first_user)
             return torch.mm(
-                rows, vectors.T, out=memory[: len(users)] if len(users) <= max_users else None
+                rows, vectors.T, out=buffer[: len(users)] if len(users) <= max_users else None
             )
 
         return score
 
     def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
-        """Embed items for scoring (Eq. 18): the mean over imputed modalities, or over available ones.
+        """Embed items for scoring (Eq. 18): the mean over imputed, or over available modalities.
 
         Arguments:
-            features: modality -> (N, d), unscaled; what lies in unobserved rows is not read.
+            features: modality -> (N, d), unscaled. Values of unobserved rows are not read.
             observed: (N, M) bool.
 
         Returns:
             (N, D).
         """
+        # Without a mask, `fuse` averages all modalities, imputed ones included.
         mask = observed if self.options.inference == "available_mean" else None
         return fuse(self.encoders(self.prepare(features, observed)), self.uniform, mask)[0]
 
 
 def build_model(options: Options, tables: Tables) -> Recommender:
-    """Build the model from the seed alone, with its preparation fitted on warm items."""
+    """Build the model with weights drawn from the seed, and fit its preparation on warm items."""
     own: MilkOptions = options.method
     shard_on = choose_device(options.run.device) if own.user_table == "sharded" else None
+    # Weights are drawn on the CPU, so that they do not depend on the device.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.run.seed)
         model = Recommender(
@@ -200,11 +215,10 @@ def scoring_model(
     """Build the model of a finished run from its weights.
 
     Raises:
-        RuntimeError: the weights are of another model.
+        RuntimeError: the weights do not fit the model.
     """
-    with torch.device(
-        "meta"
-    ):  # no memory and no random numbers for weights that are replaced at once
+    # On the meta device, weights that are replaced at once take neither memory nor random numbers.
+    with torch.device("meta"):
         model = Recommender(dims, num_users, options.method, options.preparation)
     model.load_state_dict(tensors, assign=True)
     return model

@@ -48,15 +48,19 @@ class Terms(NamedTuple):
 def environments(
     num_modalities: int, options: MilkOptions, seed: int
 ) -> CyclicMixupEnvs | DirichletEnvs | FixedEnvs | None:
-    """Return MILK's environments or a variant of them, or None where the model has only the uniform one."""
+    """Return the generator of MILK's environments (Eq. 9-11), or of a variant of them (Table 4).
+
+    Returns:
+        None for a model without environments, which fuses with uniform weights.
+    """
     if not options.has_envs:
         return None
-    alpha, draws, least = options.alpha, options.num_draws, options.min_weight
-    if options.envs == "independent":  # a sample has draws x M rows, as many as with cyclic shifts
-        return DirichletEnvs(num_modalities, alpha, num_draws=draws, min_weight=least)
+    alpha, draws, min_weight = options.alpha, options.num_draws, options.min_weight
+    if options.envs == "independent":  # A sample has draws x M rows, as with cyclic shifts.
+        return DirichletEnvs(num_modalities, alpha, num_draws=draws, min_weight=min_weight)
     uniform = options.envs != "without_uniform"
     cyclic = CyclicMixupEnvs(
-        num_modalities, alpha, num_draws=draws, min_weight=least, include_uniform=uniform
+        num_modalities, alpha, num_draws=draws, min_weight=min_weight, include_uniform=uniform
     )
     if options.envs == "fixed":
         return FixedEnvs(cyclic, generator=torch.Generator().manual_seed(seed))
@@ -66,21 +70,29 @@ def environments(
 def batch_sums(
     model: Recommender, u: Tensor, batch: TripleBatch, weights: Tensor, options: MilkOptions
 ) -> Tensor:
-    r"""Everything that the objective needs to know of a part of a batch, as sums that add up over parts and ranks.
+    r"""The sums that determine the objective; sums of micro-batches or ranks add up to the batch's.
 
     .. math::
-        \Big( \sum_b \ell_{1b}, \dots, \sum_b \ell_{Eb}, \quad \sum_j \rho_j s_j, \quad \sum_j \rho_j p_j,
-        \quad \sum_b \lVert u_b \rVert^2 + \lVert h_b \rVert^2 + \lVert h'_b \rVert^2 \Big)
+        \Big( \sum_b \ell_{1b}, \dots, \sum_b \ell_{Eb}, \quad
+        \sum_j \rho_j s_j, \quad \sum_j \rho_j p_j, \quad
+        \sum_b \lVert u_b \rVert^2 + \lVert h_b \rVert^2 + \lVert h'_b \rVert^2 \Big)
 
-    Scores are inner products, so environments are fused at the score: E environments cost hardly more than one.
+    where :math:`\ell_{eb}` is the BPR loss of triple b in environment e, :math:`\rho_j` the share
+    of row j, :math:`s_j` the sum of squared distances between the aligned modalities of row j,
+    :math:`p_j` the number of its pairs (or the divisor of another reduction), and
+    :math:`u_b, h_b, h'_b` the user, the positive and the negative item of triple b, both items
+    fused with uniform weights.
+
+    Score and fusion are linear, so scores are fused instead of embeddings, and E environments cost
+    hardly more than one.
 
     Arguments:
         u: (b, D) users of the triples.
-        weights: (E, M) fusion weights; the uniform row alone for a model without environments.
+        weights: (E, M) fusion weights; only the uniform row for a model without environments.
 
     Returns:
-        (E + 3,) in float32 or wider: losses (Eq. 15) by environment; of the alignment (Eq. 6), distances and what its
-        reduction divides them by, which is 0 where it divides by nothing; squares of the regulariser.
+        (E + 3,) in float32 or wider: losses (Eq. 15) by environment; distances of the alignment
+        (Eq. 6) and their divisor, 0 for a reduction without one; squared norms of the regulariser.
     """
     z = model.encoders(batch.features)
     losses = bpr_losses(u, z, batch, weights, options)
@@ -94,7 +106,13 @@ def objective(sums: Tensor, size: int, model: Recommender | None, options: MilkO
     r"""Eq. 16 from the sums of a whole batch of `size` triples.
 
     .. math::
-        \mathcal L = \mathbb E_e R_e + \beta \mathrm{Var}_e(R_e) + \lambda \mathcal L_{align} + \mathrm{regulariser}
+        \mathcal L = \mathbb E_e R_e + \beta \mathrm{Var}_e(R_e) + \lambda \mathcal L_{align}
+        + \gamma \, \Omega
+
+    where :math:`R_e` is the risk (mean loss) in environment e, :math:`\beta` the penalty weight,
+    :math:`\lambda` the alignment weight, :math:`\gamma` the regulariser's weight, and
+    :math:`\Omega` the mean over triples of squared norms, or the squared norm of all parameters of
+    `model`.
     """
     risks, (distances, pairs, squares) = sums[:-3] / size, sums[-3:]
     zero = risks.new_zeros(())
@@ -106,6 +124,7 @@ def objective(sums: Tensor, size: int, model: Recommender | None, options: MilkO
         penalty_weight=options.penalty_weight,
         risk_reduction=options.risk_reduction,
     )
+    # A divisor of 0 is that of reduction "sum", or of a batch without pairs, whose distances are 0.
     alignment = distances / torch.where(pairs > 0, pairs, 1.0)
     regulariser = squares / size
     if options.regulariser == "parameters" and model is not None:
@@ -115,13 +134,16 @@ def objective(sums: Tensor, size: int, model: Recommender | None, options: MilkO
 
 
 def coefficients(sums: Tensor, size: int, options: MilkOptions) -> tuple[Tensor, Tensor]:
-    r"""The terms of `objective`, (5,), and its gradient by the sums, (E + 3,), without a graph.
+    r"""The terms of `objective`, (5,), and the gradient of its loss by the sums, (E + 3,).
 
-    With these numbers as coefficients each micro-batch, or rank, backpropagates its own sums, and the gradient is that
-    of the whole batch (`invmod.risk_coefficients`). That of the alignment is one over its count of pairs, that of the
-    regulariser one over the size of the batch.
+    When each micro-batch or rank backpropagates its own sums with these numbers as coefficients,
+    the total gradient is that of the whole batch (see `invmod.risk_coefficients`). The coefficient
+    of the distances is the alignment's weight over the number of pairs, that of the squared norms
+    the regulariser's weight over the size of the batch. Not for the regulariser "parameters".
     """
     risks, (_, pairs, _) = sums[:-3] / size, sums[-3:]
+    # invmod has the gradient of V-REx by the risks in closed form; that of the
+    # other terms is constant.
     with torch.no_grad():
         terms = torch.stack(objective(sums, size, None, options))
         by_risks = vrex_coefficients(
@@ -145,26 +167,34 @@ def bpr_losses(
         \sum_b -\ln \sigma(\hat y^e_{ij} - \hat y^e_{ij'}),
         \qquad \hat y^e_{ij} = \sum_m w_{em} \langle u_i, c_{jm} \rangle
 
+    where triple b has user i, positive item j and negative item j', :math:`u_i` is the user's
+    vector, :math:`c_{jm}` the encoded modality m of item j, and :math:`w_{em}` its weight in
+    environment e.
+
     Arguments:
         u: (b, D) users; z: (n, M, D) rows of items; weights: (E, M).
 
     Returns:
         (E,).
     """
+    # Without a mask both items are fused with the same weights, so differences are fused once. With
+    # a mask the weights of an item depend on its modalities.
     if options.training_fusion == "imputed":
         margins = fuse(scores(u, z, batch.positives, batch.negatives), weights)
     else:
         better = fuse(scores(u, z, batch.positives), weights, batch.observed[batch.positives])
         worse = fuse(scores(u, z, batch.negatives), weights, batch.observed[batch.negatives])
         margins = better - worse
-    return F.softplus(-margins).sum(dim=1)
+    return F.softplus(-margins).sum(dim=1)  # softplus(-x) = -ln sigmoid(x)
 
 
 def scores(u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None = None) -> Tensor:
-    r"""Score items in every modality, less the scores of other items where they are given.
+    r"""Score items in every modality, minus the scores of other items if `less` is given.
 
     .. math::
         s_{bm} = \langle u_b, c_{jm} - c_{j'm} \rangle
+
+    where j is the item ``rows[b]``, j' the item ``less[b]``, and c their rows of `z`.
 
     Arguments:
         u: (b, D); z: (n, M, D); rows: (b,) rows of z; less: (b,).
@@ -176,16 +206,20 @@ def scores(u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None = None) -> Te
 
 
 class _Scores(torch.autograd.Function):
-    """The inner products, with a backward that adds up in place what falls on the same row of z."""
+    """Inner products, with a backward that adds the gradients of equal rows of z in place.
+
+    Autograd would create a gradient of the size of z for each of the two look-ups, and add them.
+    """
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None) -> Tensor:
         flat = z.flatten(1)
         if less is None:
             c = flat.index_select(0, rows)
-        else:  # differences of two rows each, in one pass
-            one = flat.new_ones(len(rows))
-            signs = torch.stack([one, -one], dim=1)
+        else:
+            # A "bag" of two rows with weights 1 and -1 is their difference, computed in one pass.
+            ones = flat.new_ones(len(rows))
+            signs = torch.stack([ones, -ones], dim=1)
             c = F.embedding_bag(
                 torch.stack([rows, less], dim=1), flat, per_sample_weights=signs, mode="sum"
             )
@@ -202,12 +236,15 @@ class _Scores(torch.autograd.Function):
         grad_c = (grad[:, :, None] * u[:, None, :]).flatten(1)
         grad_z = grad_c.new_zeros(ctx.num_rows, grad_c.shape[1]).index_add_(0, rows, grad_c)
         if less is not None:
-            grad_z.index_add_(0, less, grad_c.neg_())  # faster than alpha=-1
+            grad_z.index_add_(0, less, grad_c.neg_())  # Negating first is faster than alpha=-1.
         return grad_u, grad_z.view(ctx.num_rows, *c.shape[1:]), None, None
 
 
 def alignment_pairs(batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, Tensor]:
-    """Return what is aligned, the mask (p, M) of the rows of positive items, and what the reduction divides by."""
+    """Return the alignment's mask (p, M), for the rows of positive items, and its divisor.
+
+    The divisor is the one of `options.alignment_reduction`, summed over the rows; 0 for "sum".
+    """
     mask = batch.observed[: len(batch.shares)]
     if options.alignment_mask == "complete":
         mask = mask & mask.all(dim=1, keepdim=True)
@@ -217,6 +254,7 @@ def alignment_pairs(batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, T
         case "item_mean":
             return mask, batch.shares.sum()
     n = mask.sum(dim=1)
+    # n available modalities make n (n - 1) / 2 pairs.
     pairs = (batch.shares * (n * (n - 1) / 2)).sum()
     return (
         mask,
@@ -225,7 +263,7 @@ def alignment_pairs(batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, T
 
 
 def _alignment(z: Tensor, batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, Tensor]:
-    """Eq. 6 over the positive items, between observed modalities: what is summed, and what divides it."""
+    """Return Eq. 6 summed over the positive items, between observed modalities, and its divisor."""
     mask, pairs = alignment_pairs(batch, options)
     return pairwise_alignment_loss(
         z[: len(mask)], mask, weights=batch.shares, reduction="sum"
@@ -235,7 +273,7 @@ def _alignment(z: Tensor, batch: TripleBatch, options: MilkOptions) -> tuple[Ten
 def _squares(
     model: Recommender, u: Tensor, z: Tensor, batch: TripleBatch, options: MilkOptions
 ) -> Tensor:
-    """Squared norms of the users and of the uniformly fused items of all triples."""
+    """Return the sum of squared norms of all triples' users and uniformly fused items."""
     available = options.training_fusion == "available"
     h = fuse(z, model.uniform, batch.observed)[0] if available else z.mean(dim=1)
     return u.square().sum() + (batch.copies @ h.square()).sum()
