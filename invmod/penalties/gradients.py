@@ -146,12 +146,10 @@ def fishr_penalty_linear(
             range, or the reduction is unknown.
 
     References:
-
         Rame, Dancette and Cord, Fishr: Invariant Gradient Variances for Out-of-Distribution
         Generalization, ICML 2022.
 
     Example:
-
         For logits of 0, a is ±1/2 and a * f is ±f/2. With features 1, 1 in one environment, 2, 2 in
         the other, and both classes in each, the variances of each of the two weights are 1/4 and 1,
         and those of each of the two biases are 1/4 and 1/4.
