@@ -1,4 +1,7 @@
-"""What the library's tests share: Hypothesis draws a seed, a generator makes the tensors."""
+"""Hypothesis strategies and helpers shared by the tests.
+
+Hypothesis draws a seed; a generator with this seed makes the tensors.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,7 +20,7 @@ NUM_ENVS = st.integers(1, 5)
 
 
 class Seeded(torch.Generator):
-    """A generator that shows its seed, so that a failing example can be run again."""
+    """A generator whose repr is its seed, so that a failing example can be repeated."""
 
     def __repr__(self) -> str:
         return f"seeded({self.initial_seed()})"
@@ -28,7 +31,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def laws(function: T) -> T:
-    """Check a law on some thirty examples, however slow the machine."""
+    """Check a law on thirty examples without a deadline, because test machines can be slow."""
     return settings(max_examples=30, deadline=None)(function)
 
 
@@ -43,7 +46,7 @@ def normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.f
 def simplex_rows(
     generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Rows that sum to 1 and of which some entries are exactly 0."""
+    """Rows that sum to 1, with some entries exactly 0."""
     weights = torch.rand(shape, generator=generator, dtype=torch.float64)
     weights[weights < 0.2] = 0.0
     weights[..., 0] += 0.1
@@ -57,14 +60,14 @@ def random_mask(
 
 
 def poison(x: Tensor, mask: Tensor, value: float) -> Tensor:
-    """A copy of x (N, M, ...) with `value` wherever the mask is False."""
+    """A copy of x (N, M, ...) with `value` in the cells where the mask is False."""
     poisoned = x.detach().clone()
     poisoned[~mask] = value
     return poisoned
 
 
 def gradients(output: Tensor, *inputs: Tensor) -> list[Tensor]:
-    """Gradients of a fixed, uneven combination of the output."""
+    """Gradients of a fixed linear combination of the output with unequal coefficients."""
     flat = output.reshape(-1)
     coefficients = torch.linspace(0.5, 2.0, max(flat.numel(), 1), dtype=flat.dtype)[: flat.numel()]
     return list(torch.autograd.grad((flat * coefficients).sum(), inputs))

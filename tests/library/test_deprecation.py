@@ -1,4 +1,4 @@
-"""Old names work for a release, with a warning at the line that uses them."""
+"""Deprecated names still work, with a warning at the line that uses them."""
 
 import linecache
 import sys
