@@ -14,6 +14,7 @@ from torch import Tensor
 
 def check_count(function: str, argument: str, count: int) -> int:
     """Return `count` as an int; raise unless it is an int of at least 1."""
+    # bool is a subclass of int, so it is excluded explicitly.
     if isinstance(count, bool) or not isinstance(count, (int, Integral)):
         raise TypeError(f"{function}: `{argument}` must be an int, got {count!r}.")
     if count < 1:
@@ -85,6 +86,7 @@ def environment_count(function: str, env: Tensor, num_envs: int | None) -> int:
 
 def check_names(function: str, modalities: Sequence[str]) -> tuple[str, ...]:
     """Return the modality names as a tuple; raise unless they are one or more distinct strings."""
+    # A string is a sequence of its characters, so it would pass all of the following checks.
     if isinstance(modalities, str):
         raise TypeError(
             f"{function}: `modalities` must be a sequence of names, got the string {modalities!r}. "

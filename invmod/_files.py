@@ -26,9 +26,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         (['notes.txt'], 'whole')
     """
     path = Path(path)
+    # The process id and the random part give concurrent writers different names.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
+        # The temporary file is in the same folder, so this rename is atomic.
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -80,6 +80,7 @@ def assert_mask_honoured(
     names += [f"parameter {index}" for index in range(len(parameters))]
     expected, gradients = _run(part, _filled(z, torch.zeros_like(mask), 0.0), mask, parameters)
     runs = {fill: _run(part, _filled(z, ~mask, fill), mask, parameters) for fill in fills}
+    # Outputs are compared before gradients, because a wrong output explains a wrong gradient.
     for fill, (output, _) in runs.items():
         if not _equal(output, expected):
             raise AssertionError(
@@ -335,6 +336,7 @@ def _run(
     """Return the output and the gradients of its weighted sum with respect to z and parameters."""
     inputs = [*(z.values() if isinstance(z, Mapping) else [z]), *parameters]
     output = part(z, mask)
+    # NaN is a legitimate output for a row without modalities, but would make every gradient NaN.
     finite = torch.where(output.isfinite(), output, 0.0).flatten()
     # The coefficients differ, so that gradients of different entries do not cancel.
     coefficients = torch.linspace(
@@ -382,6 +384,7 @@ def _check_gradients(
             )
     columns = list(enumerate(mask.unbind(dim=1))) if isinstance(z, Mapping) else [(None, mask)]
     for (column, available), name, gradient in zip(columns, names, gradients, strict=False):
+        # A cell is wrong if any entry of its gradient, over the axes after the mask's, is not 0.
         wrong = (
             (gradient != 0).flatten(available.dim()).any(dim=-1)
             if gradient.dim() > available.dim()
@@ -413,6 +416,7 @@ def _permutations(
     if min(sizes) != max(sizes):
         raise ValueError(f"{caller}: the inputs must have equal sizes along `dim`, got {sizes}.")
     positions = torch.arange(sizes[0], device=given[0][0].device)
+    # This transposition and the cyclic shift generate the whole symmetric group.
     swap = positions.clone()
     swap[:2] = positions[:2].flip(0)
     return [

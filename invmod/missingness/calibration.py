@@ -79,8 +79,10 @@ def calibrated(logits: Tensor, available: Tensor, rate: Sequence[float]) -> tupl
         if r in (0.0, 1.0):
             p[:, m], q[:, m] = r, 1 - r
             continue
-        there = available[:, m]
-        shifted = logits[:, m] + (_intercept(logits[there, m], r) if there.any() else 0.0)
+        available_rows = available[:, m]
+        shifted = logits[:, m] + (
+            _intercept(logits[available_rows, m], r) if available_rows.any() else 0.0
+        )
         p[:, m], q[:, m] = shifted.sigmoid(), (-shifted).sigmoid()
     return p, q
 

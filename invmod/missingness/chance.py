@@ -61,7 +61,7 @@ def simulate_mcar(
         modalities: the M names of the columns; needed only where `rates` is a mapping.
         rows: int64 (n,), the rows that may lose modalities; all N if None.
         allow_empty: whether a row may lose all of its modalities.
-        generator: source of randomness; the global one where None.
+        generator: source of randomness; None is the global generator.
 
     Returns:
         `SimulatedMissing`; its shortfall is 0.
@@ -147,7 +147,7 @@ def simulate_mar(
         rows: int64 (n,), the rows that may lose modalities; all N if None. Scores are standardised,
             and rates are calibrated, over these rows.
         allow_empty: whether a row may lose all of its modalities.
-        generator: source of randomness; the global one where None.
+        generator: source of randomness; None is the global generator.
 
     Returns:
         `SimulatedMissing`; its shortfall is 0.
@@ -188,6 +188,7 @@ def simulate_mar(
         raise ValueError(
             f"{function}: `modalities` must name the driver and at least one other, got {names}."
         )
+    # A single rate applies to all modalities except the driver, which is never hidden.
     if isinstance(rates, Real) or (isinstance(rates, Tensor) and rates.ndim == 0):
         rates = {name: float(rates) for name in names if name != driver}
     rate = rate_columns(function, rates, len(names), names)
@@ -257,7 +258,7 @@ def simulate_mnar(
         rows: int64 (n,), the rows that may lose modalities; all N if None. Scores are standardised,
             and rates are calibrated, over these rows.
         allow_empty: whether a row may lose all of its modalities.
-        generator: source of randomness; the global one where None.
+        generator: source of randomness; None is the global generator.
 
     Returns:
         `SimulatedMissing`; its shortfall is 0.
@@ -300,8 +301,10 @@ def simulate_mnar(
     s = torch.zeros(available.shape, dtype=torch.float64, device=columns.device)
     for m, name in enumerate(names):
         if 0 < rate[m] < 1:
-            there = available[:, m]
-            s[there, m] = scaled_scores(function, name, features.get(name), chosen[there], score_of)
+            available_rows = available[:, m]
+            s[available_rows, m] = scaled_scores(
+                function, name, features.get(name), chosen[available_rows], score_of
+            )
     return _hide(
         function,
         columns,

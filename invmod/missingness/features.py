@@ -65,6 +65,7 @@ def mask_from_features(
         raise ValueError(f"{function}: `num_rows` must not be negative, got {num_rows}.")
     given = given_features(function, features, names)
     counts = {name: values.shape[0] for name, values in given.items()}
+    # All modalities, and `num_rows` if it is given, must state the same number of rows.
     rows = set(counts.values()) | (set() if num_rows is None else {num_rows})
     if not rows:
         raise ValueError(
@@ -120,6 +121,7 @@ def integer_fills(
 def given_rows(function: str, name: str, values: Tensor, fill: int | None = None) -> Tensor:
     """Return bool (N,), False for a row whose entries are all NaN or, for integers, all `fill`."""
     if not (values.is_floating_point() or values.is_complex()):
+        # Without a fill value, or without entries, no integer row can be recognised as missing.
         if fill is None or 0 in values.shape:
             return torch.ones(values.shape[0], dtype=torch.bool, device=values.device)
         fill_value(function, name, values.dtype, fill)
@@ -210,6 +212,7 @@ def hide_features(
         fill = torch.tensor(
             fill_value(function, name, x.dtype, fills.get(name, 0)), dtype=x.dtype, device=x.device
         )
+        # `where` also cuts the gradient of hidden cells; a product with the mask would keep NaN.
         hidden[name] = torch.where(
             append_axes(columns[:, names.index(name)].to(x.device), x), x, fill
         )

@@ -100,6 +100,7 @@ def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
             "rows_by_pattern: `mask` must have shape (N, M) with at least one modality, got "
             f"{tuple(mask.shape)}."
         )
+    # `group` (N,) is the index of each row's pattern among the distinct patterns.
     patterns, group = torch.unique(mask, dim=0, return_inverse=True)
     rows = {
         tuple(bool(has) for has in pattern.tolist()): (group == index).nonzero()[:, 0]

@@ -95,7 +95,7 @@ def simulate_missing(
         rate: share of the rows that lose modalities, in [0, 1].
         rows: int64 (n,), the rows that may lose modalities; all N if None.
         num_missing: number of modalities that a drawn row loses, at least 1.
-        generator: source of randomness; the global one where None.
+        generator: source of randomness; None is the global generator.
 
     Returns:
         `SimulatedMissing`, which unpacks to the new mask (N, M) and the shortfall in rows.
@@ -159,7 +159,7 @@ def simulate_k_available(
         mask: bool (N, M), the availability before the simulation.
         k: number of modalities that a row keeps, from 1 to M.
         rows: int64 (n,), the rows that may lose modalities; all N if None.
-        generator: source of randomness; the global one where None.
+        generator: source of randomness; None is the global generator.
 
     Returns:
         `SimulatedMissing`, which unpacks to the new mask (N, M) and the number of rows that have

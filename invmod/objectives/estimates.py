@@ -168,6 +168,8 @@ def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> T
     _require(function, _has_two_samples(weight, weight_square), "at least two samples")
     risks = _ratio(loss, weight)
     variance = vrex_penalty(risks, correction=1)
+    # The noise of independent risks adds its mean variance to the variance of the risks. The noise
+    # of paired risks is correlated, so its full covariance matrix is needed.
     if "loss_product" not in statistics:
         (square,) = _entries(function, statistics, "loss_square")
         noise = risks.square() - _mean_cross_product(loss.square(), square, weight, weight_square)

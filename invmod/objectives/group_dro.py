@@ -100,6 +100,7 @@ class GroupDRO(nn.Module):
         wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
         if present is not None:
             self._check_present(present)
+            # A risk of NaN times a weight of 0 would be NaN, so absent risks are replaced.
             wide = torch.where(present, wide, 0.0)
         if self.training:
             self._update(wide.detach().double(), present)
@@ -118,6 +119,7 @@ class GroupDRO(nn.Module):
             total = torch.where(present, old, log_zero).logsumexp(dim=0)
             new_total = torch.where(present, new, log_zero).logsumexp(dim=0)
             new = torch.where(present, new - new_total + total, old)
+        # Selecting on the device, instead of branching, needs no synchronisation.
         self.log_weights.copy_(torch.where(risks.isfinite().all(), new, old))
 
     def _check_present(self, present: Tensor) -> None:

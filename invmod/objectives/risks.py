@@ -59,6 +59,7 @@ def invariant_objective(
             "invariant_objective: `risk_reduction` must be 'mean' or 'sum', got "
             f"{risk_reduction!r}."
         )
+    # Half-precision risks are reduced in float32, where differences of risks keep their digits.
     wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
     value = penalty(wide) if callable(penalty) else penalty
     if not isinstance(value, Tensor):

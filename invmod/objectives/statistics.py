@@ -87,6 +87,7 @@ def environment_statistics(
         >>> s["weight"], s["loss"]
         (tensor([2., 1.], dtype=torch.float64), tensor([4., 5.], dtype=torch.float64))
     """
+    # NaN is added to `weight` at the end if an argument is invalid and the check cannot raise.
     rows, counted, nan_if_invalid = _losses_by_environment(losses, env, num_envs)
     if paired and env is not None:
         raise ValueError(f"{_FUNCTION}: paired=True needs losses (E, N) without `env`.")
@@ -223,6 +224,7 @@ def _losses_by_environment(
             f"{tuple(losses.shape)} and env {tuple(env.shape)}."
         )
     num_envs = environment_count(_FUNCTION, env, num_envs)
+    # Boolean membership (E, n) instead of an index_add, so that an index out of range adds nothing.
     member = env == torch.arange(num_envs, device=env.device)[:, None]
     return (
         losses.double().expand(num_envs, -1),

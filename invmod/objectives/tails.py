@@ -62,6 +62,7 @@ def cvar_objective(losses: Tensor, *, tail_fraction: float) -> Tensor:
         )
     wide = losses.to(torch.promote_types(losses.dtype, torch.float32))
     num_samples = wide.shape[0]
+    # The k-th largest loss has weight 1 inside the tail, 0 outside, and a fraction at its boundary.
     tail = max(tail_fraction * num_samples, 1.0)
     ordered = wide.sort(descending=True, stable=True).values
     rank = torch.arange(num_samples, dtype=wide.dtype, device=wide.device)
@@ -116,7 +117,8 @@ def eqrm_objective(risks: Tensor, *, quantile: float) -> Tensor:
     check_risks("eqrm_objective", risks)
     if risks.shape[0] < 2:
         raise ValueError(
-            "eqrm_objective: needs at least two environments to estimate a distribution, got 1."
+            "eqrm_objective: needs at least two environments, got 1. One risk does not determine a "
+            "distribution."
         )
     if not 0 < quantile < 1:
         raise ValueError(

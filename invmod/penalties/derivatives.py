@@ -247,6 +247,7 @@ def _closed_form(function: str, z: Tensor, targets: Tensor | None, loss: str) ->
             f"{function}: with loss={loss!r} `targets` must have the shape of `logits` "
             f"{tuple(z.shape)}, got {tuple(targets.shape)}."
         )
+    # By the chain rule, h = z * (derivative of the loss with respect to z), elementwise.
     y = targets.to(z.dtype)
     return z * (torch.sigmoid(z) - y) if loss == "bce" else 2 * z * (z - y)
 
@@ -285,6 +286,7 @@ def _dummy_scales(
                 "got shape "
                 f"{tuple(losses.shape)}{'' if losses.requires_grad else ' without a gradient'}."
             )
+        # Sample i depends only on its own scales, so the gradient of the sum contains every h.
         (h,) = torch.autograd.grad(
             losses.sum(), scales, create_graph=z.requires_grad, allow_unused=True
         )

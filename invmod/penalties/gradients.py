@@ -253,6 +253,7 @@ def per_sample_gradients(
             f"got shapes {[tuple(x.shape) for x in batch]}."
         )
     if batch[0].shape[0] == 0:
+        # vmap cannot run on an empty batch; this empty result has the right width and dtype.
         return torch.cat([p.reshape(-1) for p in parameters.values()])[None][:0]
     sample_gradient = torch.func.grad(sample_loss)
     in_dims = (None, *(0 for _ in batch))  # the parameters are shared, the batch is split

@@ -50,6 +50,7 @@ def env_shares(
     member = env == torch.arange(num_envs, device=env.device)[:, None]
     counts = member.sum(dim=1)
     in_range = counts.sum() == num_samples  # an index out of range belongs to no environment
+    # A branch on values would break the graph of torch.compile, so invalid rows are set to NaN.
     if torch.compiler.is_compiling():
         nan = torch.full((), float("nan"), dtype=dtype, device=env.device)
         return torch.where(

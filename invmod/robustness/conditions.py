@@ -39,6 +39,7 @@ def pattern_list(
         )
     else:
         chosen = [_named(kept, modalities) for kept in patterns]
+    # The empty pattern leaves nothing to predict from; the complete one is the reference of drops.
     distinct = {pattern for pattern in chosen if any(pattern)} | {(True,) * m}
     return sorted(distinct, key=lambda pattern: (sum(pattern), pattern), reverse=True), sampled
 

@@ -132,6 +132,7 @@ def robustness_report(
     check_counts(num_draws, num_resamples)
     check_confidence(confidence)
     targets = checked_targets(targets)
+    # Separate seeds make resamples and hidden cells independent of the number of conditions.
     resample_seed, draw_seed = drawn_seed(generator), drawn_seed(generator)
     evaluation = Evaluation(
         predictors=checked_predictors(predict),

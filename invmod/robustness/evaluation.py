@@ -62,6 +62,7 @@ class Evaluation:
             where: the condition in words, for error messages.
         """
         hidden = hide_features(self.features, mask, self.modalities, integer_fill=self.integer_fill)
+        # `hide_features` returns new tensors, so a model cannot change the caller's features.
         given: dict[str, Any] = (
             dict(hidden) if self.given_as_tensors else {n: x.numpy() for n, x in hidden.items()}
         )
@@ -90,7 +91,7 @@ class Evaluation:
     ) -> Any:
         try:
             with torch.no_grad():
-                # A copy of the mask, because a model may write into it.
+                # The mask is copied, because a model may write into it.
                 predictions = predictor(
                     given, mask.clone() if self.given_as_tensors else mask.numpy().copy()
                 )
@@ -130,6 +131,7 @@ class Evaluation:
                 f"robustness_report: `per_unit` must return ({len(self.targets)},) values, one "
                 f"per unit, got {values.shape}."
             )
+        # The tolerance allows for a metric that was computed in float32.
         if not np.isclose(values.mean(), value, rtol=1e-5, atol=1e-8):
             raise ValueError(
                 "robustness_report: the mean of `per_unit` must be the metric, got "

@@ -23,7 +23,7 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
         (bounds of the interval), drop and empty_rows.
 
     Raises:
-        ImportError: polars is not installed; the message says how to install it.
+        ImportError: polars is not installed; the message explains how to install it.
 
     Example:
         >>> from invmod import PatternResult

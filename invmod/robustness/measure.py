@@ -61,6 +61,7 @@ def pattern_results(
             value = scores[model].value - scores[baseline].value
             bounds = evaluation.interval(resampled[model] - resampled[baseline])
             permuted = scores[baseline].swapped(scores[model], evaluation.resamples)  # type: ignore[arg-type]
+            # Both models use the same resamples, so the difference of their values is paired.
             comparisons[model].append(Comparison(name, value, bounds, permuted))
     return results, _differences(baseline, comparisons)
 

@@ -94,7 +94,7 @@ def write_page(report: RobustnessReport, path: str | Path) -> None:
         path: of the HTML file. An existing file is replaced only when the new one is complete.
 
     Raises:
-        ImportError: matplotlib or jinja2 is not installed; the message says how to install it.
+        ImportError: matplotlib or jinja2 is not installed; the message explains how to install it.
 
     Example:
         >>> import tempfile

@@ -31,7 +31,7 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
     report: of `robustness_report`, with `rates`.
 
     Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
+        ImportError: matplotlib is not installed; the message explains how to install it.
         KeyError: the report has no rates.
 
     Example:
@@ -102,7 +102,7 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
         report: of `robustness_report`.
 
     Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
+        ImportError: matplotlib is not installed; the message explains how to install it.
 
     Example:
         >>> from invmod import PatternResult

@@ -170,7 +170,7 @@ class RobustnessReport:
         """Return a model's results under all patterns; None is the first model.
 
         Raises:
-            KeyError: no such model.
+            KeyError: the report has no such model.
         """
         model = self._model(model)
         return tuple(result for result in self.patterns if result.model == model)
@@ -197,7 +197,7 @@ class RobustnessReport:
         """Return the points of one curve; `modality` None is the curve of all modalities.
 
         Raises:
-            KeyError: no such curve or model.
+            KeyError: the report has no such curve or model.
         """
         model = self._model(model)
         points = tuple(
@@ -219,7 +219,7 @@ class RobustnessReport:
         where :math:`r_k` are the effective rates and :math:`v_k` the values of the K points.
 
         Raises:
-            KeyError: no such curve or model.
+            KeyError: the report has no such curve or model.
             ValueError: the curve has no width, because it has one point or no point with hidden
                 cells.
         """
@@ -272,6 +272,7 @@ class RobustnessReport:
                 f"RobustnessReport.from_json: the report has version {version!r}, this invmod "
                 f"reads {VERSION}."
             )
+        # JSON has neither tuples nor dataclasses, so both are restored here.
         kinds = {"patterns": PatternResult, "rates": RateResult, "differences": ModelDifference}
         try:
             for key, kind in kinds.items():

@@ -63,6 +63,7 @@ def _patterns(report: RobustnessReport) -> str:
     shown = shown_patterns(report)
     header = ["pattern", *(text for model in report.models for text in (model, "change"))]
     rows = pattern_rows(report)
+    # The worst pattern can differ between models, so its name and its value have separate rows.
     for label, pick in (("worst pattern", "name"), ("worst value", "value")):
         row = [label]
         for model in report.models:

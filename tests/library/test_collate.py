@@ -204,7 +204,7 @@ def test_collate_works_in_a_data_loader_with_and_without_workers(num_workers):
     assert rows == len(SAMPLES)
 
 
-def test_it_can_be_sent_to_a_process_however_that_was_started():
+def test_collate_and_its_batches_can_be_sent_to_worker_processes():
     assert ForkingPickler.dumps(COLLATE)
     assert ForkingPickler.dumps(COLLATE(SAMPLES))
 

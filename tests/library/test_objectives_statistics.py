@@ -272,18 +272,18 @@ def theta():
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_micro_batches_have_the_value_and_the_gradient_of_the_whole_batch(name, paired):
     objective = OBJECTIVES[name]
-    whole, pieces = theta(), theta()
+    whole, split = theta(), theta()
     expected = objective(statistics_of(whole, torch.arange(24), paired))
     expected.backward()
 
     parts = torch.randperm(24, generator=seeded(4)).split([1, 10, 6, 7])
     with torch.no_grad():
-        total = merge_statistics(*(statistics_of(pieces, rows, paired) for rows in parts))
+        total = merge_statistics(*(statistics_of(split, rows, paired) for rows in parts))
     value, coefficients = statistics_coefficients(total, objective)
     for rows in parts:
-        statistics_surrogate(coefficients, statistics_of(pieces, rows, paired)).backward()
+        statistics_surrogate(coefficients, statistics_of(split, rows, paired)).backward()
     torch.testing.assert_close(value, expected.detach(), **EXACT)
-    torch.testing.assert_close(pieces.grad, whole.grad, **EXACT)
+    torch.testing.assert_close(split.grad, whole.grad, **EXACT)
     assert whole.grad.abs().sum() > 0.01
     assert not value.requires_grad
     assert not any(c.requires_grad for c in coefficients.values())

@@ -189,9 +189,8 @@ def test_the_debiased_variance_of_independent_samples_is_unbiased():
     samples = [torch.from_numpy(RISKS)[:, None] + x.reshape(3, 2) for x in noise]
     assert expectation(samples, paired=False) == pytest.approx(RISKS.var(ddof=1), abs=1e-12)
     plain = float(torch.stack([vrex_penalty(x.mean(dim=1), correction=1) for x in samples]).mean())
-    assert plain == pytest.approx(
-        RISKS.var(ddof=1) + 1 / 2, abs=1e-12
-    )  # the noise of a mean of two
+    # The noise of a mean of two losses adds 1 / 2.
+    assert plain == pytest.approx(RISKS.var(ddof=1) + 1 / 2, abs=1e-12)
 
 
 def test_the_debiased_variance_of_paired_samples_is_unbiased_only_when_paired():
@@ -202,9 +201,8 @@ def test_the_debiased_variance_of_paired_samples_is_unbiased_only_when_paired():
     columns = columns - columns.mean(dim=0) + torch.from_numpy(RISKS)
     samples = [torch.stack(x, dim=1) for x in itertools.product(columns, repeat=2)]
     assert expectation(samples, paired=True) == pytest.approx(RISKS.var(ddof=1), abs=1e-12)
-    assert (
-        expectation(samples, paired=False) < -1
-    )  # what is shared is subtracted although it does no harm
+    # The unpaired correction also subtracts shared noise, which does not add to the variance.
+    assert expectation(samples, paired=False) < -1
 
 
 @laws

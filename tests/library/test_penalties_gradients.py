@@ -84,9 +84,8 @@ def test_iga_is_differentiable_through_gradients_with_a_graph():
     risks = [0.5 * (k * theta.square()).sum() for k in curvature]
     g = torch.stack([torch.autograd.grad(risk, theta, create_graph=True)[0] for risk in risks])
     penalty = iga_penalty(g, reduction="sum")
-    torch.testing.assert_close(
-        penalty, theta[0].square()
-    )  # gradients k theta: (1 - 2)^2 and (3 - 2)^2 times theta^2
+    # The gradients are k theta, at squared distances (1 - 2)^2 and (3 - 2)^2 times theta^2.
+    torch.testing.assert_close(penalty, theta[0].square())
     torch.testing.assert_close(torch.autograd.grad(penalty, theta)[0], torch.tensor([6.0, 0.0]))
 
 
@@ -210,9 +209,8 @@ def test_nearly_constant_gradients_do_not_cancel_in_float32():
     closed = fishr_penalty_linear(features.float(), logits.float(), targets, env, reduction="sum")
     general = fishr_penalty(g.float(), env, reduction="sum")
     assert closed.item() == pytest.approx(expected, rel=1e-6)
-    assert general.item() == pytest.approx(
-        expected, rel=5e-3
-    )  # the rows themselves are rounded, by 1e-6 of 30
+    # The tolerance is larger here, because the rows themselves are rounded by 1e-6 of 30.
+    assert general.item() == pytest.approx(expected, rel=5e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -275,9 +273,8 @@ def test_under_compilation_invalid_values_give_nan_and_all_others_are_unchanged(
         value = torch.tensor(expected, dtype=g.dtype) if expected else function()
         with monkeypatch.context() as patch:
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
-            patch.setattr(
-                Tensor, "index_select", lambda x, dim, index: x[index % len(x)]
-            )  # as a compiled kernel may
+            # A compiled kernel may read any row for an index out of range.
+            patch.setattr(Tensor, "index_select", lambda x, dim, index: x[index % len(x)])
             torch.testing.assert_close(function(), value, rtol=0, atol=0, equal_nan=True)
 
 

@@ -14,7 +14,7 @@ import pytest
 import invmod
 
 ROOT = Path(invmod.__file__).parent
-ROOMS = sorted(module.name for module in pkgutil.iter_modules(invmod.__path__))
+SUBPACKAGES = sorted(module.name for module in pkgutil.iter_modules(invmod.__path__))
 FILES = sorted(ROOT.rglob("*.py"))
 BOTTOM_TO_TOP = (
     "_files",
@@ -79,13 +79,15 @@ def imported_modules(path):
     return {name if name in modules else name.rpartition(".")[0] for name in names} & modules
 
 
-def files_of(room):
-    return [path for path in FILES if path.relative_to(ROOT).parts[0].removesuffix(".py") == room]
+def files_of(subpackage):
+    return [
+        path for path in FILES if path.relative_to(ROOT).parts[0].removesuffix(".py") == subpackage
+    ]
 
 
 def test_all_is_sorted_and_complete():
     assert list(invmod.__all__) == sorted(set(invmod.__all__))
-    modules = {*ROOMS}
+    modules = {*SUBPACKAGES}
     shown = {name for name in vars(invmod) if not name.startswith("_")} - modules
     assert shown == set(invmod.__all__)
 
@@ -157,29 +159,29 @@ def test_a_file_imports_optional_dependencies_only_inside_functions(path):
 
 
 def test_every_subpackage_has_a_place_in_the_import_order():
-    assert sorted(BOTTOM_TO_TOP) == ROOMS
+    assert sorted(BOTTOM_TO_TOP) == SUBPACKAGES
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_nothing_imports_upward(room):
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_nothing_imports_upward(subpackage):
     """A subpackage imports only itself and those listed before it, also inside functions."""
-    names = [name for path in files_of(room) for part in imports(path) for name in part]
+    names = [name for path in files_of(subpackage) for part in imports(path) for name in part]
     inside = {f"{name}.".split(".")[1] for name in names if name.split(".")[0] == "invmod"}
-    assert inside <= {*BOTTOM_TO_TOP[: BOTTOM_TO_TOP.index(room) + 1]}
+    assert inside <= {*BOTTOM_TO_TOP[: BOTTOM_TO_TOP.index(subpackage) + 1]}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_name_in_all_of_a_subpackage_is_public(room):
-    listed = getattr(importlib.import_module(f"invmod.{room}"), "__all__", [])
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_every_name_in_all_of_a_subpackage_is_public(subpackage):
+    listed = getattr(importlib.import_module(f"invmod.{subpackage}"), "__all__", [])
     assert list(listed) == sorted(set(listed))
     # Functions of these two are documented as names of the subpackage.
-    if room not in ("robustness", "testing"):
+    if subpackage not in ("robustness", "testing"):
         assert set(listed) <= set(invmod.__all__)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_subpackage_exposes_only_the_names_in_its_all(room):
-    module = importlib.import_module(f"invmod.{room}")
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_a_subpackage_exposes_only_the_names_in_its_all(subpackage):
+    module = importlib.import_module(f"invmod.{subpackage}")
     if not hasattr(module, "__path__"):
         return
     files = {file.name for file in pkgutil.iter_modules(module.__path__)}
@@ -197,6 +199,6 @@ def test_no_two_modules_import_each_other():
     assert not remaining, f"these modules import each other: {remaining}"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_subpackage_has_a_docstring(room):
-    assert importlib.import_module(f"invmod.{room}").__doc__
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_every_subpackage_has_a_docstring(subpackage):
+    assert importlib.import_module(f"invmod.{subpackage}").__doc__

@@ -499,9 +499,8 @@ def test_the_table_contains_every_number(report):
     for model in report.models:
         assert f"{report.area(None, model):.4f}" in text
     assert "(higher is better), 60 units, 95% intervals from 40 resamples" in text
-    assert (
-        len({line.find("[") for line in text.split("\n\n")[1].splitlines()[2:9]}) == 1
-    )  # the columns are aligned
+    # The intervals start at the same position, so the columns are aligned.
+    assert len({line.find("[") for line in text.split("\n\n")[1].splitlines()[2:9]}) == 1
     assert "no intervals" in str(quick())
 
 
@@ -632,9 +631,8 @@ def test_the_heat_map_shows_every_value_and_the_available_modalities(report):
     }
     for row, result in enumerate(report.results()):
         assert [filled[column, row] for column in range(3)] == list(result.pattern)
-    dark = plot_patterns(
-        quick(by_mean, metric=lambda p, t: 0.5, higher_is_better=False)
-    )  # one value everywhere
+    # All cells have the same value, so the colour range has no width.
+    dark = plot_patterns(quick(by_mean, metric=lambda p, t: 0.5, higher_is_better=False))
     assert len(dark.axes[1].texts) == 7
 
 
