@@ -1,6 +1,6 @@
-"""Checks of arguments that several parts share.
+"""Argument checks shared by several modules of the library.
 
-Each function raises with the name of the public function, the argument, the rule and the value that came.
+The message of every error names the public function, the argument, the rule and the value received.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 def check_count(function: str, argument: str, count: int) -> int:
     """Return `count` as an int; raise unless it is an int of at least 1."""
+    # bool is a subclass of int, so it is excluded explicitly.
     if isinstance(count, bool) or not isinstance(count, (int, Integral)):
         raise TypeError(f"{function}: `{argument}` must be an int, got {count!r}.")
     if count < 1:
@@ -45,12 +46,16 @@ def _kind(x: object) -> str:
 
 
 def check_z(function: str, z: Tensor, *, ndim: int | None = None) -> None:
-    """Raise unless `z` is floating point (N, M, ...) with a modality, or (N, M, D) where `ndim` is 3."""
+    """Raise unless `z` is floating point, of shape (N, M, ...) with at least one modality.
+
+    With ``ndim=3`` the shape must be (N, M, D).
+    """
     check_floating(function, "z", z)
     if (z.ndim < 2 if ndim is None else z.ndim != ndim) or z.shape[1] == 0:
         shape = "(N, M, ...)" if ndim is None else "(N, M, D)"
         raise ValueError(
-            f"{function}: `z` must have shape {shape} with at least one modality, got {tuple(z.shape)}."
+            f"{function}: `z` must have shape {shape} with at least one modality, got "
+            f"{tuple(z.shape)}."
         )
 
 
@@ -65,18 +70,23 @@ def check_risks(function: str, risks: Tensor) -> None:
 
 
 def environment_count(function: str, env: Tensor, num_envs: int | None) -> int:
-    """Return E for an index (n,) of environments: `num_envs`, or one more than the largest index where it is None."""
+    """Return the number of environments E for an environment index `env` (n,).
+
+    This is `num_envs`, or the largest index plus one if `num_envs` is None.
+    """
     if num_envs is None:
         num_envs = int(env.max()) + 1 if env.shape[0] else 0
     if num_envs < 1:
         raise ValueError(
-            f"{function}: needs an environment, got {env.shape[0]} samples and `num_envs` = {num_envs}."
+            f"{function}: needs an environment, got {env.shape[0]} samples and `num_envs` = "
+            f"{num_envs}."
         )
     return num_envs
 
 
 def check_names(function: str, modalities: Sequence[str]) -> tuple[str, ...]:
-    """Return the modality names as a tuple; raise unless they are distinct strings, at least one."""
+    """Return the modality names as a tuple; raise unless they are one or more distinct strings."""
+    # A string is a sequence of its characters, so it would pass all of the following checks.
     if isinstance(modalities, str):
         raise TypeError(
             f"{function}: `modalities` must be a sequence of names, got the string {modalities!r}. "
@@ -111,7 +121,8 @@ def checked_rows(function: str, rows: Tensor | None, num_rows: int, device: torc
         return torch.arange(num_rows, device=device)
     if not isinstance(rows, Tensor):
         raise TypeError(
-            f"{function}: `rows` must be row numbers, an int64 tensor of shape (n,), got {type(rows).__name__}."
+            f"{function}: `rows` must be row numbers, an int64 tensor of shape (n,), got "
+            f"{type(rows).__name__}."
         )
     if rows.dtype != torch.int64 or rows.ndim != 1:
         raise TypeError(
@@ -120,7 +131,8 @@ def checked_rows(function: str, rows: Tensor | None, num_rows: int, device: torc
         )
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
         raise ValueError(
-            f"{function}: `rows` must lie in [0, {num_rows}), got values from {int(rows.min())} to {int(rows.max())}."
+            f"{function}: `rows` must lie in [0, {num_rows}), got values from {int(rows.min())} "
+            f"to {int(rows.max())}."
         )
     if len(torch.unique(rows)) != len(rows):
         raise ValueError(f"{function}: `rows` must be distinct, got some twice.")

@@ -1,6 +1,6 @@
-"""Old public names that stay for a release.
+"""Deprecation warnings for public names that were renamed.
 
-A name that moved keeps working through the module's `__getattr__`::
+An old name of a function or class keeps working through the module's `__getattr__`::
 
     def __getattr__(name: str) -> object:
         if name == "old_name":
@@ -8,7 +8,7 @@ A name that moved keeps working through the module's `__getattr__`::
             return new_name
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-A keyword argument that was renamed keeps working as one more argument with the default None::
+A renamed keyword argument keeps working as an additional argument with the default None::
 
     def function(x: Tensor, *, new: float = 1.0, old: float | None = None) -> Tensor:
         if old is not None:
@@ -22,13 +22,13 @@ import warnings
 
 
 def warn_renamed(old: str, new: str, *, ends_in: str) -> None:
-    """Warn that a public name is now another one.
+    """Emit a DeprecationWarning for a public name that was renamed.
 
-    The warning points at the caller of the function that calls this one: the line that uses the old name.
+    The warning is reported at the line that uses the old name, two frames above this function.
 
     Arguments:
         old, new: the names as the caller would write them.
-        ends_in: the version of invmod that no longer has the old name.
+        ends_in: the first version of invmod without the old name.
     """
     warnings.warn(
         f"`{old}` is now `{new}`. The old name will be removed in invmod {ends_in}.",

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name, then renamed."""
+"""Atomic file writes: a file is written under a temporary name and then renamed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; rename it to `path` if the block ends without an error.
+    """Yield a temporary path next to `path`; rename it to `path` if the block raises no error.
 
-    After an error `path` is as it was before, and the temporary file is deleted. A process that is killed leaves at
-    most the temporary file behind. Several processes may write the same path: each has a temporary name of its own,
-    and the last rename counts.
+    After an error, `path` is unchanged and the temporary file is deleted. A process that is killed
+    leaves at most the temporary file behind. Several processes may write the same path: each uses
+    its own temporary name, and the last rename wins.
 
     Example:
         >>> import tempfile
@@ -26,15 +26,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         (['notes.txt'], 'whole')
     """
     path = Path(path)
+    # The process id and the random part give concurrent writers different names.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
+        # The temporary file is in the same folder, so this rename is atomic.
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8 atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Assertions of the laws that parts for missing modalities obey, for tests of your own parts.
+"""Assertions for tests of your own parts: the laws that parts for missing modalities must obey.
 
-Each one takes the part as a callable and raises an `AssertionError` that names the law and where it fails. The part
-must be deterministic: put a module into evaluation mode, or turn its dropout off. Give float64 inputs where a law is
-checked up to rounding.
+A part is a function or module. Each assertion calls the part and raises an `AssertionError` that
+names the law and the place where it fails. The part must be deterministic: put a module into
+evaluation mode, or disable its dropout. Use float64 inputs for laws that are checked up to
+rounding.
 """
 
 from __future__ import annotations
@@ -34,35 +35,42 @@ def assert_mask_honoured(
     parameters: Iterable[Tensor] = (),
     fills: Sequence[float] = FILLS,
 ) -> None:
-    r"""Assert that the content of unavailable cells changes neither the output of a part nor a gradient.
+    r"""Assert that unavailable cells affect neither the output of a part nor a gradient.
 
     .. math::
-        f(z', a) = f(z, a) \text{ for every } z' \text{ with } z'_{nm} = z_{nm} \text{ where } a_{nm} = 1,
+        f(z', a) = f(z, a) \text{ for every } z' \text{ with } z'_{nm} = z_{nm}
+        \text{ where } a_{nm} = 1,
         \qquad \frac{\partial f}{\partial z_{nm}} = 0 \text{ where } a_{nm} = 0
 
-    where a is the mask. The unavailable cells are filled with each of `fills`. Outputs and gradients must be equal to
-    the last bit, and gradients must be finite. Entries of the output that are not finite have no gradient.
+    where f is the part and a is the mask. The unavailable cells are filled with each value of
+    `fills`. Outputs and gradients must be bitwise equal, and gradients must be finite. Output
+    entries that are not finite are excluded from the gradients.
 
     Arguments:
         part: called as ``part(z, mask)``; returns a tensor.
-        z: floating point (N, M, ...), or modality name -> (N, ...) in the order of the mask's columns.
+        z: floating point (N, M, ...), or modality name -> (N, ...) in the order of the mask's
+            columns.
         mask: bool (N, M); True is available.
-        parameters: further tensors that require a gradient, which must not change either. Those of a module
-            that is given as `part` are added.
-        fills: contents of the unavailable cells.
+        parameters: further tensors whose gradients must not change. If `part` is a module, its
+            parameters are added.
+        fills: values to put into the unavailable cells.
 
     Raises:
-        AssertionError: the part does not honour the mask; the message names the cell and its content.
+        AssertionError: the part does not honour the mask; the message names the cell and its value.
         TypeError: `z` is not floating point, or `mask` not bool.
         ValueError: the shapes of `z` and `mask` do not fit.
 
     Example:
         >>> z, mask = torch.ones(1, 2, 3), torch.tensor([[True, False]])
-        >>> assert_mask_honoured(lambda z, mask: torch.where(mask[..., None], z, 0).sum(dim=1), z, mask)
-        >>> assert_mask_honoured(lambda z, mask: (mask[..., None] * z).sum(dim=1), z, mask)  # doctest: +ELLIPSIS
+        >>> assert_mask_honoured(
+        ...     lambda z, mask: torch.where(mask[..., None], z, 0).sum(dim=1), z, mask
+        ... )
+        >>> assert_mask_honoured(  # doctest: +ELLIPSIS
+        ...     lambda z, mask: (mask[..., None] * z).sum(dim=1), z, mask
+        ... )
         Traceback (most recent call last):
             ...
-        AssertionError: assert_mask_honoured: the output changes when the unavailable cell of row 0 and modality 1 ...
+        AssertionError: assert_mask_honoured: the output changes when the unavailable cell of ...
     """
     _check_cells(z, mask)
     if isinstance(part, torch.nn.Module):
@@ -72,20 +80,23 @@ def assert_mask_honoured(
     names += [f"parameter {index}" for index in range(len(parameters))]
     expected, gradients = _run(part, _filled(z, torch.zeros_like(mask), 0.0), mask, parameters)
     runs = {fill: _run(part, _filled(z, ~mask, fill), mask, parameters) for fill in fills}
+    # Outputs are compared before gradients, because a wrong output explains a wrong gradient.
     for fill, (output, _) in runs.items():
         if not _equal(output, expected):
             raise AssertionError(
-                f"assert_mask_honoured: the output changes when {_first_cell(part, z, mask, fill, expected)} {fill}. "
-                "Select the available cells with `torch.where` before any arithmetic: nan * 0 is nan."
+                "assert_mask_honoured: the output changes when "
+                f"{_first_cell(part, z, mask, fill, expected)} {fill}. Select the available cells "
+                "with `torch.where` before any arithmetic: nan * 0 is nan."
             )
-    _check_gradients("with the z that is given", names, gradients, z, mask)
+    _check_gradients("with the given `z`", names, gradients, z, mask)
     for fill, (_, filled_gradients) in runs.items():
         condition = f"with {fill} in the unavailable cells"
         _check_gradients(condition, names, filled_gradients, z, mask)
         for name, gradient, before in zip(names, filled_gradients, gradients, strict=True):
             if not torch.equal(gradient, before):
                 raise AssertionError(
-                    f"assert_mask_honoured: {condition}, the gradient with respect to {name} changes."
+                    f"assert_mask_honoured: {condition}, the gradient with respect to {name} "
+                    "changes."
                 )
 
 
@@ -96,12 +107,12 @@ def assert_full_mask_equals_no_mask(
     rtol: float | None = None,
     atol: float | None = None,
 ) -> None:
-    r"""Assert that a mask with every cell available gives the output that no mask gives: :math:`f(z, 1) = f(z)`.
+    r"""Assert that a full mask and no mask give the same output: :math:`f(z, 1) = f(z)`.
 
     Arguments:
         part: called as ``part(z, mask)`` and ``part(z, None)``; returns a tensor.
         z: (N, M, ...).
-        rtol, atol: tolerances, as those of `torch.testing.assert_close`; give both or neither.
+        rtol, atol: tolerances of `torch.testing.assert_close`; pass both or neither.
 
     Raises:
         AssertionError: the outputs differ.
@@ -122,33 +133,37 @@ def assert_permutation_invariant(
     rtol: float | None = None,
     atol: float | None = None,
 ) -> None:
-    r"""Assert that the order along an axis does not change the output of a part: :math:`f(\pi x) = f(x)`.
+    r"""Assert that a permutation along an axis does not change the output: :math:`f(\pi x) = f(x)`.
 
-    Checked for two permutations :math:`\pi` that generate all others: the swap of the first two positions, and the
-    shift of all positions by one.
+    The law is checked for two permutations :math:`\pi` that generate all others: the swap of the
+    first two positions, and the cyclic shift by one position.
 
     Arguments:
         part: called with the inputs; returns a tensor.
-        inputs: tensors, all permuted alike along `dim`; None is handed on as it is.
-        dim: the axis, the same of every input or one for each: 1 for the modalities of z (N, M, ...), of
-            weights (E, M) and of a mask (N, M), 0 for the rows of z and the mask.
-        rtol, atol: tolerances, as those of `torch.testing.assert_close`; give both or neither.
+        inputs: tensors, all permuted in the same way along `dim`; None is passed on unchanged.
+        dim: the axis, one for all inputs or one per input: 1 for the modalities of z (N, M, ...),
+            of weights (E, M) and of a mask (N, M); 0 for the rows of z and of the mask.
+        rtol, atol: tolerances of `torch.testing.assert_close`; pass both or neither.
 
     Raises:
-        AssertionError: the output changes; the message has the permutation.
+        AssertionError: the output changes; the message states the permutation.
         ValueError: the inputs have different sizes along `dim`.
 
     Example:
         >>> assert_permutation_invariant(lambda z: z.sum(dim=1), torch.randn(4, 3), dim=1)
-        >>> assert_permutation_invariant(lambda z: z[:, 0], torch.tensor([[1.0, 2.0]]), dim=1)  # doctest: +ELLIPSIS
+        >>> z = torch.tensor([[1.0, 2.0]])
+        >>> assert_permutation_invariant(lambda z: z[:, 0], z, dim=1)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        AssertionError: assert_permutation_invariant: the permutation [1, 0] of dim 1 changes the output. ...
+        AssertionError: assert_permutation_invariant: the permutation [1, 0] of dim 1 changes ...
     """
     permutations = _permutations("assert_permutation_invariant", inputs, dim)
     expected = part(*inputs)
     for order, permuted in permutations:
-        law = f"assert_permutation_invariant: the permutation {order.tolist()} of dim {dim} changes the output"
+        law = (
+            f"assert_permutation_invariant: the permutation {order.tolist()} of dim {dim} "
+            "changes the output"
+        )
         _assert_close(law, part(*permuted), expected, rtol, atol)
 
 
@@ -160,50 +175,57 @@ def assert_permutation_equivariant(
     rtol: float | None = None,
     atol: float | None = None,
 ) -> None:
-    r"""Assert that a permutation of the inputs permutes the output of a part alike: :math:`f(\pi x) = \pi f(x)`.
+    r"""Assert that permuting the inputs permutes the output equally: :math:`f(\pi x) = \pi f(x)`.
 
-    Checked for two permutations :math:`\pi` that generate all others: the swap of the first two positions, and the
-    shift of all positions by one.
+    The law is checked for two permutations :math:`\pi` that generate all others: the swap of the
+    first two positions, and the cyclic shift by one position.
 
     Arguments:
         part: called with the inputs; returns a tensor.
-        inputs: tensors, all permuted alike along `dim`; None is handed on as it is.
-        dim: the axis, the same of every input or one for each: 0 for the rows of z (N, M, ...) and of a
+        inputs: tensors, all permuted in the same way along `dim`; None is passed on unchanged.
+        dim: the axis, one for all inputs or one per input: 0 for the rows of z (N, M, ...) and of a
             mask (N, M), 1 for their modalities.
-        output_dim: the same axis in the output, for instance 1 for the rows of h (E, N, D).
-        rtol, atol: tolerances, as those of `torch.testing.assert_close`; give both or neither.
+        output_dim: the corresponding axis of the output, for instance 1 for the rows of h (E, N,
+            D).
+        rtol, atol: tolerances of `torch.testing.assert_close`; pass both or neither.
 
     Raises:
-        AssertionError: the output is not permuted alike; the message has the permutation.
+        AssertionError: the output is not permuted equally; the message states the permutation.
         ValueError: the inputs have different sizes along `dim`.
 
     Example:
         >>> assert_permutation_equivariant(lambda z: 2 * z, torch.randn(4, 3), dim=0)
         >>> z = torch.tensor([1.0, 2.0])
-        >>> assert_permutation_equivariant(lambda z: z.cumsum(dim=0), z, dim=0)  # doctest: +ELLIPSIS
+        >>> assert_permutation_equivariant(  # doctest: +ELLIPSIS
+        ...     lambda z: z.cumsum(dim=0), z, dim=0
+        ... )
         Traceback (most recent call last):
             ...
-        AssertionError: assert_permutation_equivariant: the permutation [1, 0] of dim 0 does not permute the output ...
+        AssertionError: assert_permutation_equivariant: the permutation [1, 0] of dim 0 does not ...
     """
     permutations = _permutations("assert_permutation_equivariant", inputs, dim)
     expected = part(*inputs)
     for order, permuted in permutations:
         law = (
-            f"assert_permutation_equivariant: the permutation {order.tolist()} of dim {dim} does not permute the "
-            "output alike"
+            f"assert_permutation_equivariant: the permutation {order.tolist()} of dim {dim} does "
+            "not permute the output equally"
         )
         _assert_close(law, part(*permuted), expected.index_select(output_dim, order), rtol, atol)
 
 
 def assert_on_simplex(weights: Tensor, *, atol: float = 1e-6) -> None:
-    r"""Assert that every row of weights lies on the simplex: :math:`w_m \geq 0` and :math:`\sum_m w_m = 1`.
+    r"""Assert that each row of weights is on the simplex: non-negative, with sum 1.
+
+    .. math::
+        w_m \geq 0, \qquad \sum_m w_m = 1
 
     Arguments:
         weights: (..., M).
-        atol: largest difference between the sum of a row and 1.
+        atol: maximum difference between the sum of a row and 1.
 
     Raises:
-        AssertionError: an entry is negative or not finite, or a row does not sum to 1; the message names the row.
+        AssertionError: an entry is negative or not finite, or a row does not sum to 1; the message
+            names the row.
 
     Example:
         >>> assert_on_simplex(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
@@ -221,7 +243,8 @@ def assert_on_simplex(weights: Tensor, *, atol: float = 1e-6) -> None:
         if broken.any():
             row = tuple(broken.nonzero()[0].tolist())
             raise AssertionError(
-                f"assert_on_simplex: row {row} {law.format(sum=sums[row].item())}: {weights[row].tolist()}."
+                f"assert_on_simplex: row {row} {law.format(sum=sums[row].item())}: "
+                f"{weights[row].tolist()}."
             )
 
 
@@ -239,23 +262,26 @@ def assert_constant_preserved(
     .. math::
         z_{nm} = c_n \text{ for all } m \quad \Rightarrow \quad f(z, a)_n = c_n
 
-    Rows without an available modality are left out.
+    where f is the part, :math:`c_n` is the common value and a is the mask. Rows without an
+    available modality are not checked.
 
     Arguments:
         part: called as ``part(z, mask)``; returns (..., N, D), for instance (N, D) or (E, N, D).
         constant: c, (N, D).
         num_modalities: M.
         mask: bool (N, M), or None.
-        rtol, atol: tolerances, as those of `torch.testing.assert_close`; give both or neither.
+        rtol, atol: tolerances of `torch.testing.assert_close`; pass both or neither.
 
     Raises:
-        AssertionError: the output is another one; the message has the first row where it is.
+        AssertionError: the output differs from the constant; the message names the first such row.
 
     Example:
         >>> from invmod import masked_mean
         >>> constant = torch.tensor([[1.0, 2.0]])
         >>> assert_constant_preserved(masked_mean, constant, 3)
-        >>> assert_constant_preserved(lambda z, mask: z.sum(dim=1), constant, 3)  # doctest: +ELLIPSIS
+        >>> assert_constant_preserved(  # doctest: +ELLIPSIS
+        ...     lambda z, mask: z.sum(dim=1), constant, 3
+        ... )
         Traceback (most recent call last):
             ...
         AssertionError: assert_constant_preserved: row 0 does not keep its constant. ...
@@ -286,7 +312,8 @@ def _check_cells(z: Features, mask: Tensor) -> None:
     shape = (len(tensors[0]), len(tensors)) if isinstance(z, Mapping) else tuple(z.shape[:2])
     if tuple(mask.shape) != shape:
         raise ValueError(
-            f"assert_mask_honoured: `mask` must have shape (N, M) = {shape}, got {tuple(mask.shape)}."
+            f"assert_mask_honoured: `mask` must have shape (N, M) = {shape}, got "
+            f"{tuple(mask.shape)}."
         )
 
 
@@ -306,11 +333,12 @@ def _filled(z: Features, cells: Tensor, fill: float) -> Features:
 def _run(
     part: Callable[[Any, Tensor], Tensor], z: Features, mask: Tensor, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the output, and the gradients of a weighted sum of it with respect to z and the parameters."""
+    """Return the output and the gradients of its weighted sum with respect to z and parameters."""
     inputs = [*(z.values() if isinstance(z, Mapping) else [z]), *parameters]
     output = part(z, mask)
+    # NaN is a legitimate output for a row without modalities, but would make every gradient NaN.
     finite = torch.where(output.isfinite(), output, 0.0).flatten()
-    # Uneven coefficients, so that gradients of different entries do not cancel.
+    # The coefficients differ, so that gradients of different entries do not cancel.
     coefficients = torch.linspace(
         0.5, 2.0, max(len(finite), 1), dtype=finite.dtype, device=finite.device
     )
@@ -325,14 +353,17 @@ def _run(
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors have the same shape and entries, where NaN equals NaN."""
+    """Return whether two tensors have equal shape and entries, with NaN equal to NaN."""
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _first_cell(
     part: Callable[[Any, Tensor], Tensor], z: Features, mask: Tensor, fill: float, expected: Tensor
 ) -> str:
-    """Name the first unavailable cell whose content alone changes the output, up to the verb."""
+    """Return a description of the first unavailable cell that alone changes the output.
+
+    The description ends with the verb "holds" or "hold", to be followed by the fill value.
+    """
     for row, modality in (~mask).nonzero().tolist():
         cell = torch.zeros_like(mask)
         cell[row, modality] = True
@@ -344,14 +375,16 @@ def _first_cell(
 def _check_gradients(
     condition: str, names: Sequence[str], gradients: Sequence[Tensor], z: Features, mask: Tensor
 ) -> None:
-    """Check that gradients are finite, and 0 in unavailable cells."""
+    """Raise unless all gradients are finite and those of unavailable cells are 0."""
     for name, gradient in zip(names, gradients, strict=True):
         if not gradient.isfinite().all():
             raise AssertionError(
-                f"assert_mask_honoured: {condition}, the gradient with respect to {name} is not finite."
+                f"assert_mask_honoured: {condition}, the gradient with respect to {name} is not "
+                "finite."
             )
     columns = list(enumerate(mask.unbind(dim=1))) if isinstance(z, Mapping) else [(None, mask)]
     for (column, available), name, gradient in zip(columns, names, gradients, strict=False):
+        # A cell is wrong if any entry of its gradient, over the axes after the mask's, is not 0.
         wrong = (
             (gradient != 0).flatten(available.dim()).any(dim=-1)
             if gradient.dim() > available.dim()
@@ -362,8 +395,8 @@ def _check_gradients(
             row, *rest = wrong.nonzero()[0].tolist()
             modality = rest[0] if column is None else column
             raise AssertionError(
-                f"assert_mask_honoured: {condition}, the gradient with respect to {name} is not 0 in the unavailable "
-                f"cell of row {row} and modality {modality}."
+                f"assert_mask_honoured: {condition}, the gradient with respect to {name} is not 0 "
+                f"in the unavailable cell of row {row} and modality {modality}."
             )
 
 
@@ -373,13 +406,17 @@ def _check_gradients(
 def _permutations(
     caller: str, inputs: Sequence[Tensor | None], dim: int | Sequence[int]
 ) -> list[tuple[Tensor, list[Tensor | None]]]:
-    """Return the swap of the first two positions and the shift by one, each with the inputs in that order."""
+    """Return two permutations, each with the inputs permuted by it.
+
+    They are the swap of the first two positions and the cyclic shift by one position.
+    """
     dims = [dim] * len(inputs) if isinstance(dim, int) else list(dim)
     given = [(x, d) for x, d in zip(inputs, dims, strict=True) if x is not None]
     sizes = [x.shape[d] for x, d in given]
     if min(sizes) != max(sizes):
-        raise ValueError(f"{caller}: the inputs must have one size along `dim`, got {sizes}.")
+        raise ValueError(f"{caller}: the inputs must have equal sizes along `dim`, got {sizes}.")
     positions = torch.arange(sizes[0], device=given[0][0].device)
+    # This transposition and the cyclic shift generate the whole symmetric group.
     swap = positions.clone()
     swap[:2] = positions[:2].flip(0)
     return [

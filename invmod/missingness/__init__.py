@@ -1,4 +1,4 @@
-"""Which modality of which sample may be used: masks, and modalities hidden on purpose."""
+"""Availability masks of modalities, and simulated missingness."""
 
 from invmod.missingness.batches import Batch, collate
 from invmod.missingness.chance import simulate_mar, simulate_mcar, simulate_mnar

@@ -1,4 +1,4 @@
-"""From a list of samples, each lacking what it lacks, to one batch of features and a mask."""
+"""Collate samples with missing modalities into one batch of features and a mask."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from invmod.missingness.features import fill_value, given_rows, integer_fills
 
 
 class Batch(NamedTuple):
-    """What `collate` returns; a named tuple, which a DataLoader pins and Lightning moves to a device.
+    """The result of `collate`.
+
+    It is a named tuple, so a DataLoader can pin its memory and Lightning can move it to a device.
 
     Attributes:
         features: modality name -> (N, ...), for every modality; missing rows hold the fill value.
-        mask: bool (N, M), which rows are there; columns in the order of the modalities.
-        extras: key -> values, what the samples have besides modalities (targets, ids), stacked.
+        mask: bool (N, M), True where the sample has the modality; columns in the order of the
+            modalities.
+        extras: key -> stacked values of all entries that are not modalities (targets, ids).
 
     Example:
         >>> samples = [{"x": torch.ones(2), "target": 3}, {"target": 4}]
@@ -41,43 +44,52 @@ def collate(
     like: Mapping[str, Tensor] | None = None,
     integer_fill: int | Mapping[str, int] = 0,
 ) -> Batch:
-    r"""Make a batch of samples that lack modalities: a DataLoader's `collate_fn`.
+    r"""Collate samples with missing modalities into a batch; use it as a DataLoader's `collate_fn`.
 
     .. math::
         X_m = \begin{pmatrix} x_{1m} \\ \vdots \\ x_{Nm} \end{pmatrix}, \qquad
-        a_{nm} = 1 \;\text{where sample n has } x_{nm}, \text{ else row n of } X_m \text{ is the fill value}
+        a_{nm} = 1 \;\text{if sample n has } x_{nm},
+        \text{ else row n of } X_m \text{ is the fill value}
 
-    A sample lacks a modality where its dictionary lacks the key, where the value is None, and where a floating-point
-    value is NaN throughout. The fill value is NaN for floating-point features and `integer_fill` for all others. The
-    mask says which rows are there; for integers it alone does. Give the order of the modalities with
-    ``functools.partial``, which worker processes can pickle::
+    A modality of a sample is missing if the sample's dictionary lacks the key, if the value is
+    None, or if all entries of a floating-point value are NaN. The fill value is NaN for
+    floating-point features and `integer_fill` for all others. For integer features a missing row
+    can be recognised by the mask only. Bind `modalities` with ``functools.partial``, which worker
+    processes can pickle::
 
         DataLoader(dataset, collate_fn=partial(collate, modalities=["image", "words"]))
 
     Arguments:
-        samples: N dictionaries. A modality's value is a tensor, a NumPy array or a number, of the same shape and dtype
-            in every sample that has it.
-        modalities: the M names in the order of the mask's columns. All other keys are extras, which every sample must
-            have: tensors, arrays and numbers are stacked, the rest is left to ``torch.utils.data.default_collate``.
-        like: modality name -> a tensor of one sample's shape, dtype and device, of which no value is read
-            (``torch.empty(3, 32, 32)``). A modality that no sample of the batch has gets its place from it; samples
-            that have one are checked against it.
-        integer_fill: what missing rows of integers and bools hold, or name -> value; 0 for a name that such a mapping
-            lacks. 0 is a valid index of every embedding.
+        samples: N dictionaries. A modality's value is a tensor, a NumPy array or a number, of the
+            same shape and dtype in every sample that has it.
+        modalities: the M names in the order of the mask's columns. All other keys are extras, which
+            every sample must have: tensors, arrays and numbers are stacked; all other types are
+            passed to ``torch.utils.data.default_collate``.
+        like: modality name -> a template tensor with the shape, dtype and device of one sample; its
+            values are not read (for example ``torch.empty(3, 32, 32)``). It defines the features of
+            a modality that no sample of the batch has; samples that have the modality are checked
+            against it.
+        integer_fill: fill value of missing rows of integer and bool features, or name -> value,
+            where a name that is not in the mapping has the fill value 0. The default 0 is a valid
+            index of every embedding.
 
     Returns:
-        `Batch(features, mask, extras)`. A batch of no samples has N = 0 and no extras; it needs `like` for all names.
+        `Batch(features, mask, extras)`. An empty list of samples gives N = 0 and no extras, and
+        requires `like` for all names.
 
     Raises:
-        KeyError: a sample lacks an extra that another one has, `like` or `integer_fill` has an unknown name, or no
-            sample has a modality that `like` lacks.
-        TypeError: a sample is no dictionary, a value is no tensor, array or number, dtypes differ, or a fill value is
-            not an int.
-        ValueError: shapes or devices differ, a value is NaN in part or infinite, or a fill value is out of the range of
-            its dtype.
+        KeyError: a sample lacks an extra that another sample has, `like` or `integer_fill` has an
+            unknown name, or a modality is neither in any sample nor in `like`.
+        TypeError: a sample is not a dictionary, a value is not a tensor, array or number, dtypes
+            differ, or a fill value is not an int.
+        ValueError: shapes or devices differ, a value has some NaN entries but not all, a value is
+            infinite, or a fill value is out of the range of its dtype.
 
     Example:
-        >>> samples = [{"image": torch.ones(1, 2, 2), "target": 1}, {"words": torch.tensor([3, 7]), "target": 0}]
+        >>> samples = [
+        ...     {"image": torch.ones(1, 2, 2), "target": 1},
+        ...     {"words": torch.tensor([3, 7]), "target": 0},
+        ... ]
         >>> batch = collate(samples, modalities=["image", "words"])
         >>> batch.mask
         tensor([[ True, False],
@@ -98,21 +110,22 @@ def collate(
             )
     features, columns = {}, []
     for name in names:
-        there = {
+        tensors = {
             n: _as_tensor(n, name, s[name])
             for n, s in enumerate(samples)
             if s.get(name) is not None
         }
         template = templates.get(name)
-        if template is None and not there:
+        if template is None and not tensors:
             keys = sorted({str(key) for sample in samples for key in sample})
             raise KeyError(
-                f"collate: no sample of the batch has {name!r}, so its shape and dtype are unknown; the samples' keys "
-                f"are {keys}. Pass `like={{{name!r}: tensor}}` with a tensor of one sample's shape and dtype."
+                f"collate: no sample of the batch has {name!r}, so its shape and dtype are "
+                f"unknown; the samples' keys are {keys}. Pass `like={{{name!r}: tensor}}` with a "
+                "tensor of one sample's shape and dtype."
             )
-        _check_alike(name, there, template)
+        _check_consistent(name, tensors, template)
         features[name], column = _stack_modality(
-            name, there, len(samples), template, fills.get(name, 0)
+            name, tensors, len(samples), template, fills.get(name, 0)
         )
         columns.append(column)
     return Batch(features, torch.stack(columns, dim=1), _extras(samples, names))
@@ -133,12 +146,12 @@ def _checked_templates(
 
 
 def _as_tensor(n: int, key: Hashable, value: object) -> Tensor:
-    """Return one sample's value as a tensor, without a copy where that is safe."""
+    """Return one sample's value as a tensor, without a copy if its memory is writeable."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray | np.generic | int | float | complex):
         if isinstance(value, np.ndarray) and not value.flags.writeable:
-            value = value.copy()  # torch warns of tensors on memory that must not be written
+            value = value.copy()  # torch warns when a tensor shares read-only memory
         try:
             return torch.as_tensor(value)
         except TypeError as error:
@@ -146,65 +159,76 @@ def _as_tensor(n: int, key: Hashable, value: object) -> Tensor:
                 f"collate: {key!r} of sample {n} cannot be made a tensor: {error}"
             ) from error
     raise TypeError(
-        f"collate: {key!r} of sample {n} must be a tensor, a NumPy array, a number or None, "
-        f"got {type(value).__name__}. Convert it in the dataset, with `torch.as_tensor` for a list of numbers."
+        f"collate: {key!r} of sample {n} must be a tensor, a NumPy array, a number or None, got "
+        f"{type(value).__name__}. Convert it in the dataset, with `torch.as_tensor` for a list of "
+        "numbers."
     )
 
 
-def _check_alike(key: Hashable, there: Mapping[int, Tensor], template: Tensor | None) -> None:
-    """Raise unless the tensors, by sample number, agree in shape, dtype and device with each other and the template."""
-    first = next(iter(there), None)
+def _check_consistent(
+    key: Hashable, tensors: Mapping[int, Tensor], template: Tensor | None
+) -> None:
+    """Raise unless all tensors have the same shape, dtype and device.
+
+    `tensors` maps sample numbers to tensors. The reference is the template or, if it is None, the
+    tensor of the first sample.
+    """
+    first = next(iter(tensors), None)
     if first is None:
         return
     expected, whose = (
-        (there[first], f"that of sample {first}")
+        (tensors[first], f"that of sample {first}")
         if template is None
         else (template, "that of `like`")
     )
-    for n, x in there.items():
+    for n, x in tensors.items():
         if x.shape != expected.shape:
             raise ValueError(
-                f"collate: {key!r} of sample {n} has shape {tuple(x.shape)}, but {whose} has {tuple(expected.shape)}. "
-                "Bring them to one shape in the dataset: resize or crop images, pad token ids."
+                f"collate: {key!r} of sample {n} has shape {tuple(x.shape)}, but {whose} has "
+                f"{tuple(expected.shape)}. Give all samples one shape in the dataset: resize or "
+                "crop images, pad token ids."
             )
         if x.dtype != expected.dtype:
             raise TypeError(
-                f"collate: {key!r} of sample {n} has dtype {x.dtype}, but {whose} has {expected.dtype}. "
-                "Convert them to one dtype in the dataset."
+                f"collate: {key!r} of sample {n} has dtype {x.dtype}, but {whose} has "
+                f"{expected.dtype}. Convert them to one dtype in the dataset."
             )
         if x.device != expected.device and expected.device.type != "meta":
             raise ValueError(
-                f"collate: {key!r} of sample {n} is on {x.device}, but {whose} is on {expected.device}. "
-                "Leave samples on the CPU and move the batch."
+                f"collate: {key!r} of sample {n} is on {x.device}, but {whose} is on "
+                f"{expected.device}. Leave samples on the CPU and move the batch."
             )
 
 
 def _stack_modality(
     name: str,
-    there: Mapping[int, Tensor],
+    tensors: Mapping[int, Tensor],
     num_rows: int,
     template: Tensor | None,
     integer_fill: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return one modality (N, ...) with the fill value in missing rows, and its column of the mask."""
-    values = list(there.values())
-    one = values[0] if template is None or values else template
-    fill = fill_value("collate", name, one.dtype, integer_fill)
-    device = torch.device("cpu") if one.device.type == "meta" else one.device
-    rows = torch.tensor(list(there), dtype=torch.int64, device=device)
+    """Return one modality (N, ...), filled in missing rows, and its column of the mask."""
+    values = list(tensors.values())
+    example = values[0] if template is None or values else template
+    fill = fill_value("collate", name, example.dtype, integer_fill)
+    # A template on the meta device has no storage, so a modality without samples is made on the
+    # CPU.
+    device = torch.device("cpu") if example.device.type == "meta" else example.device
+    rows = torch.tensor(list(tensors), dtype=torch.int64, device=device)
     column = torch.zeros(num_rows, dtype=torch.bool, device=device)
     column[rows] = True
     if len(values) == num_rows > 0:
         x = torch.stack(values)
     else:
-        x = torch.full((num_rows, *one.shape), fill, dtype=one.dtype, device=device)
+        x = torch.full((num_rows, *example.shape), fill, dtype=example.dtype, device=device)
         if values:
             x = x.index_copy(0, rows, torch.stack(values))
+    # A sample may also state a missing modality by a row of NaN, which is not available either.
     return x, column & given_rows("collate", name, x)
 
 
 def _extras(samples: Sequence[Mapping[Any, Any]], names: tuple[str, ...]) -> dict[Hashable, Any]:
-    """Stack what the samples have besides modalities."""
+    """Stack the entries of the samples that are not modalities."""
     keys = dict.fromkeys(key for sample in samples for key in sample if key not in names)
     stacked: dict[Hashable, Any] = {}
     for key in keys:
@@ -212,18 +236,17 @@ def _extras(samples: Sequence[Mapping[Any, Any]], names: tuple[str, ...]) -> dic
         lacking = next((n for n, value in enumerate(values) if value is None), None)
         if lacking is not None:
             raise KeyError(
-                f"collate: sample {lacking} lacks {key!r}, which is no modality and which another sample has. "
-                "Only modalities may be missing: add it to `modalities`, or give every sample a value."
+                f"collate: sample {lacking} lacks {key!r}, which is not a modality and which "
+                "another sample has. Only modalities may be missing: add it to `modalities`, or "
+                "give every sample a value."
             )
         if all(isinstance(value, Tensor | np.ndarray) for value in values):
             tensors = {n: _as_tensor(n, key, value) for n, value in enumerate(values)}
-            _check_alike(key, tensors, None)
+            _check_consistent(key, tensors, None)
             stacked[key] = torch.stack(list(tensors.values()))
             continue
         try:
             stacked[key] = default_collate(values)
         except (TypeError, RuntimeError, KeyError) as error:
-            raise TypeError(
-                f"collate: the values of {key!r} cannot be put together: {error}"
-            ) from error
+            raise TypeError(f"collate: the values of {key!r} cannot be stacked: {error}") from error
     return stacked

@@ -1,4 +1,4 @@
-"""Rates by name, scores of rows, and the intercepts that make a logistic model meet a rate."""
+"""Rates per modality, scores of rows, and logistic models calibrated to a given rate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def rate_columns(
     if isinstance(rates, Mapping):
         if names is None:
             raise TypeError(
-                f"{function}: `rates` by name need `modalities`, the names of the mask's columns."
+                f"{function}: a mapping of `rates` needs `modalities`, the names of the mask's "
+                "columns."
             )
         check_known(function, "rates", rates, names)
         columns = [rates.get(name, 0.0) for name in names]
@@ -33,8 +34,8 @@ def rate_columns(
         columns = [rates.item() if isinstance(rates, Tensor) else rates] * num_modalities
     if len(columns) != num_modalities:
         raise ValueError(
-            f"{function}: `rates` must be one number or one for each of the {num_modalities} modalities, "
-            f"got {len(columns)}."
+            f"{function}: `rates` must be one number or one for each of the {num_modalities} "
+            f"modalities, got {len(columns)}."
         )
     for rate in columns:
         if isinstance(rate, bool) or not isinstance(rate, Real):
@@ -58,7 +59,8 @@ def checked_score(
     if not isinstance(score, Mapping):
         if score is not None and not callable(score):
             raise TypeError(
-                f"{function}: `score` must be a function or name -> function, got {type(score).__name__}."
+                f"{function}: `score` must be a function or name -> function, got "
+                f"{type(score).__name__}."
             )
         return dict.fromkeys(names, score).get
     check_known(function, "score", score, names)
@@ -66,28 +68,39 @@ def checked_score(
 
 
 def calibrated(logits: Tensor, available: Tensor, rate: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Shift each column of logits (n, M) so that the mean probability of its available cells is its rate: (p, q)."""
+    """Shift each column of `logits` (n, M) so that its mean probability equals its rate.
+
+    The mean is over the available cells of the column. Returns the probabilities p (n, M) and
+    q = 1 - p, which is computed separately because 1 - p loses all digits when p is close to 1.
+    """
     p = torch.zeros_like(logits)
     q = torch.zeros_like(logits)
     for m, r in enumerate(rate):
         if r in (0.0, 1.0):
             p[:, m], q[:, m] = r, 1 - r
             continue
-        there = available[:, m]
-        shifted = logits[:, m] + (_intercept(logits[there, m], r) if there.any() else 0.0)
+        available_rows = available[:, m]
+        shifted = logits[:, m] + (
+            _intercept(logits[available_rows, m], r) if available_rows.any() else 0.0
+        )
         p[:, m], q[:, m] = shifted.sigmoid(), (-shifted).sigmoid()
     return p, q
 
 
 def _intercept(logits: Tensor, rate: float) -> float:
-    """Find b with mean sigmoid(b + logits) = rate: Newton's steps, halving the bracket where one leaves it."""
+    """Solve mean(sigmoid(b + logits)) = rate for b by Newton's method, safeguarded by bisection."""
+    # With all logits equal to x, the solution is b = logit(rate) - x. The mean is monotone in b, so
+    # the solution for any logits lies between those for the largest and the smallest logit.
     middle = math.log(rate) - math.log1p(-rate)
     low, high = middle - float(logits.max()), middle - float(logits.min())
     b = min(max(middle, low), high)
-    while True:  # ends where b is exact or no number is left in the bracket; ten steps are common
+    # The loop ends when b is accurate or when no floating-point number is left inside the bracket;
+    # about ten iterations are common.
+    while True:
         p = (b + logits).sigmoid()
         error, slope = float(p.mean()) - rate, float((p * (1 - p)).mean())
         low, high = (low, b) if error > 0 else (b, high)
+        # A Newton step that leaves the bracket is replaced by the midpoint of the bracket.
         step = b - error / slope if slope > 0 else math.inf
         last, b = b, step if low < step < high else (low + high) / 2
         if abs(error) <= 1e-14 * min(rate, 1 - rate) or b in (last, low, high):
@@ -101,22 +114,24 @@ def scaled_scores(
     rows: Tensor,
     score_of: Callable[[str], Score | None],
 ) -> Tensor:
-    """Return the scores (n,) of the given rows of one modality, scaled to mean 0 and standard deviation 1."""
+    """Return the scores (n,) of `rows` of one modality, with mean 0 and standard deviation 1."""
     if x is None:
-        raise KeyError(f"{function}: `features` lacks {name!r}, on whose values the rates depend.")
-    chosen, where = score_of(name), f"{function}, modality {name!r}"
-    if chosen is None and not x.is_floating_point():
+        raise KeyError(f"{function}: `features` lacks {name!r}; the rates depend on its values.")
+    score, where = score_of(name), f"{function}, modality {name!r}"
+    if score is None and not x.is_floating_point():
         raise TypeError(
-            f"{where}: features of dtype {x.dtype} need a `score`, a function of rows (n, ...) to (n,)."
+            f"{where}: features of dtype {x.dtype} need a `score`, a function of rows (n, ...) to "
+            "(n,)."
         )
     if len(rows) == 0:
         return torch.zeros(0, dtype=torch.float64, device=rows.device)
     given = x.detach()[rows.to(x.device)]
+    # Autocast would run a matrix product of the caller's score function in half precision.
     with torch.autocast(device_type=x.device.type, enabled=False), torch.no_grad():
         s = (
             given.reshape(len(rows), -1).mean(1, dtype=torch.float64)
-            if chosen is None
-            else chosen(given)
+            if score is None
+            else score(given)
         )
     if not isinstance(s, Tensor) or s.shape != (len(rows),):
         got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
@@ -127,14 +142,16 @@ def scaled_scores(
     if not s.isfinite().all():
         row = int(rows[(~s.isfinite()).nonzero()[0, 0]])
         raise ValueError(
-            f"{where}: the scores must be finite, got {float(s[~s.isfinite()][0])} first in row {row}."
+            f"{where}: the scores must be finite, got {float(s[~s.isfinite()][0])} first in row "
+            f"{row}."
         )
     if len(s) == 1:
         return torch.zeros_like(s)
     if s.min() == s.max():
         raise ValueError(
-            f"{where}: the scores are all {float(s[0])}, so no rate can depend on them. Give a `score`."
+            f"{where}: the scores are all {float(s[0])}, so no rate can depend on them. Give a "
+            "`score`."
         )
-    centred = s / s.abs().max()  # large values do not overflow in the squares
+    centred = s / s.abs().max()  # keeps the squares of large values from overflowing
     centred = centred - centred.mean()
     return centred / centred.square().mean().sqrt()

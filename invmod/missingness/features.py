@@ -1,4 +1,4 @@
-"""From features to masks and back: what a missing row looks like, floating-point or not, of any shape."""
+"""Conversion between features with missing rows and availability masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from invmod._checks import check_known, check_names
 from invmod.missingness.masks import ROWS_AT_ONCE, MaskLike, append_axes, mask_columns
 
-ENTRIES_AT_ONCE = 2**26  # bounds the temporary memory where rows are long, such as images
+ENTRIES_AT_ONCE = 2**26  # bounds the temporary memory for long rows, such as images
 
 
 def mask_from_features(
@@ -22,27 +22,30 @@ def mask_from_features(
     num_rows: int | None = None,
     integer_fill: int | Mapping[str, int] | None = None,
 ) -> Tensor:
-    """Read the mask off the features: a row of NaN, a None or an absent name is a missing modality.
+    """Derive the mask from the features: a row of NaN, a None or an absent name means missing.
 
-    A row is everything behind the first axis: an image (C, H, W) is missing where all of its entries are NaN. Integers
-    (token ids, 8-bit images) have no NaN. All their rows are there, unless `integer_fill` says which value stands for
-    nothing: then a row that holds this value alone is missing.
+    A row consists of all axes after the first: an image (C, H, W) is missing if all of its entries
+    are NaN. Integers (token ids, 8-bit images) have no NaN. All their rows are available, unless
+    `integer_fill` is given: then a row whose entries all equal `integer_fill` is missing.
 
     Arguments:
         features: modality name -> tensor (N, ...) or None.
-        modalities: the M names in the order of the mask's columns. A name that `features` lacks is missing everywhere.
-        num_rows: N; needed only where no modality is given at all.
-        integer_fill: the value that a missing row of integers holds, or name -> value for the modalities that have
-            one. Choose one that no row can consist of, such as -1 for token ids.
+        modalities: the M names in the order of the mask's columns. A name that is not in `features`
+            is missing in all rows.
+        num_rows: N; needed only if no modality is given at all.
+        integer_fill: the fill value of missing rows of integers, or name -> value for the
+            modalities that have a fill value. Choose a value that never fills an available row,
+            such as -1 for token ids.
 
     Returns:
         bool tensor (N, M), on the device of the features.
 
     Raises:
-        KeyError: `features` or `integer_fill` has a name that `modalities` lacks.
+        KeyError: `features` or `integer_fill` has a name that is not in `modalities`.
         TypeError: a feature is neither a tensor (N, ...) nor None, or a fill value is not an int.
-        ValueError: a row is NaN in part, a value is infinite, the modalities differ in their number of rows,
-            `num_rows` is negative, or a fill value is out of the range of a feature's dtype.
+        ValueError: a row has some NaN entries but not all, a value is infinite, the modalities
+            differ in their number of rows, `num_rows` is negative, or a fill value is out of the
+            range of a feature's dtype.
 
     Example:
         >>> nan = float("nan")
@@ -50,7 +53,8 @@ def mask_from_features(
         >>> mask_from_features(features, ["image", "text"])
         tensor([[False,  True],
                 [False, False]])
-        >>> mask_from_features({"words": torch.tensor([[7, 2], [-1, -1]])}, ["words"], integer_fill=-1)
+        >>> words = torch.tensor([[7, 2], [-1, -1]])
+        >>> mask_from_features({"words": words}, ["words"], integer_fill=-1)
         tensor([[ True],
                 [False]])
     """
@@ -61,6 +65,7 @@ def mask_from_features(
         raise ValueError(f"{function}: `num_rows` must not be negative, got {num_rows}.")
     given = given_features(function, features, names)
     counts = {name: values.shape[0] for name, values in given.items()}
+    # All modalities, and `num_rows` if it is given, must state the same number of rows.
     rows = set(counts.values()) | (set() if num_rows is None else {num_rows})
     if not rows:
         raise ValueError(
@@ -84,7 +89,7 @@ def mask_from_features(
 def given_features(
     function: str, features: Mapping[str, Tensor | None], names: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Return the features that are not None after checking that each is a tensor (N, ...) of a known name."""
+    """Return the features that are not None; raise unless each is a tensor with a known name."""
     check_known(function, "features", features, names)
     given = {name: values for name, values in features.items() if values is not None}
     for name, values in given.items():
@@ -114,8 +119,9 @@ def integer_fills(
 
 
 def given_rows(function: str, name: str, values: Tensor, fill: int | None = None) -> Tensor:
-    """Return (N,) bool: False where the whole row is NaN, or, for integers, the fill value."""
+    """Return bool (N,), False for a row whose entries are all NaN or, for integers, all `fill`."""
     if not (values.is_floating_point() or values.is_complex()):
+        # Without a fill value, or without entries, no integer row can be recognised as missing.
         if fill is None or 0 in values.shape:
             return torch.ones(values.shape[0], dtype=torch.bool, device=values.device)
         fill_value(function, name, values.dtype, fill)
@@ -125,11 +131,11 @@ def given_rows(function: str, name: str, values: Tensor, fill: int | None = None
     for block in _blocks(values):
         nan = block.isnan()
         for wrong, what, hint in (
-            (block.isinf().any(1), "an infinity", "Clip or drop it before."),
+            (block.isinf().any(1), "an infinity", "Clip or drop it first."),
             (
                 nan.any(1) & ~nan.all(1),
                 "NaN in part of a row",
-                "A missing modality is a whole row of NaN; fill single values before.",
+                "A missing modality is a whole row of NaN; impute single values first.",
             ),
         ):
             if wrong.any():
@@ -137,6 +143,7 @@ def given_rows(function: str, name: str, values: Tensor, fill: int | None = None
                 raise ValueError(
                     f"{function}: modality {name!r} has {what}, first in row {row}. {hint}"
                 )
+        # all() is True on a row without entries; such rows are available, and `wrong` is False.
         given.append(~nan.all(1) if block.shape[1] else ~wrong)
         start += len(block)
     return torch.cat(given) if given else torch.zeros(0, dtype=torch.bool, device=values.device)
@@ -158,27 +165,32 @@ def hide_features(
     *,
     integer_fill: int | Mapping[str, int] = 0,
 ) -> dict[str, Tensor]:
-    r"""Overwrite the cells that a mask hides, so that nothing can read them: the inverse of `mask_from_features`.
+    r"""Overwrite the features of unavailable cells; this is the inverse of `mask_from_features`.
 
     .. math::
         x'_{nm} = \begin{cases} x_{nm} & a_{nm} = 1 \\ \mathrm{NaN} & a_{nm} = 0 \end{cases}
 
-    with the value of `integer_fill` in the place of NaN for features that are not floating-point.
+    where :math:`a_{nm}` is the mask. Features that are not floating-point receive `integer_fill`
+    instead of NaN.
 
     Arguments:
-        features: modality name -> tensor (N, ...) or None, of any shape behind the first axis.
-        mask: bool (N, M) or name -> (N,), what may be read.
+        features: modality name -> tensor (N, ...) or None, of any shape after the first axis.
+        mask: bool (N, M) or name -> (N,), True for the cells to keep.
         modalities: the M names in the order of the mask's columns.
-        integer_fill: what the hidden rows of integers and bools hold, or name -> value; 0 for a name that such a
-            mapping lacks. 0 is a valid index of every embedding; -1 can be told from token ids afterwards.
+        integer_fill: fill value of hidden rows of integer and bool features, or name -> value,
+            where a name that is not in the mapping has the fill value 0. The default 0 is a valid
+            index of every embedding; -1 can be distinguished from token ids afterwards.
 
     Returns:
-        new features, name -> (N, ...), for the names that are given; their gradient is 0 in hidden cells.
+        new features, name -> (N, ...), for the features that are not None; their gradient is 0 in
+        hidden cells.
 
     Raises:
-        KeyError: `features` or `integer_fill` has a name that `modalities` lacks.
-        TypeError: a feature is neither a tensor (N, ...) nor None, the mask is not bool, or a fill value is not an int.
-        ValueError: shapes do not fit, no modality is given, or a fill value is out of the range of a feature's dtype.
+        KeyError: `features` or `integer_fill` has a name that is not in `modalities`.
+        TypeError: a feature is neither a tensor (N, ...) nor None, the mask is not bool, or a fill
+            value is not an int.
+        ValueError: shapes do not fit, no modality is given, or a fill value is out of the range of
+            a feature's dtype.
 
     Example:
         >>> features = {"image": torch.ones(2, 1, 1, 2), "words": torch.tensor([[7, 2], [5, 5]])}
@@ -200,6 +212,7 @@ def hide_features(
         fill = torch.tensor(
             fill_value(function, name, x.dtype, fills.get(name, 0)), dtype=x.dtype, device=x.device
         )
+        # `where` also cuts the gradient of hidden cells; a product with the mask would keep NaN.
         hidden[name] = torch.where(
             append_axes(columns[:, names.index(name)].to(x.device), x), x, fill
         )
@@ -207,23 +220,27 @@ def hide_features(
 
 
 def fill_value(function: str, name: str, dtype: torch.dtype, integer_fill: int) -> float:
-    """Return what stands in a missing row: NaN, or for integers and bools `integer_fill`, after checking its range."""
+    """Return the fill value of missing rows: NaN, or `integer_fill` for integers and bools.
+
+    Raises if `integer_fill` is out of the range of `dtype`.
+    """
     if dtype.is_floating_point or dtype.is_complex:
         return math.nan
     low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     if not low <= integer_fill <= high:
         raise ValueError(
-            f"{function}, modality {name!r}: `integer_fill` must lie in [{low}, {high}] for {dtype}, "
-            f"got {integer_fill}. Pass a value for each name."
+            f"{function}, modality {name!r}: `integer_fill` must lie in [{low}, {high}] for "
+            f"{dtype}, got {integer_fill}. Pass a value for each name."
         )
     return integer_fill
 
 
 def count_rows(function: str, given: Mapping[str, Tensor]) -> int:
-    """Return N, or say that the features disagree about it."""
+    """Return the number of rows N; raise if the features differ in it."""
     counts = {name: x.shape[0] for name, x in given.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(
-            f"{function}: modalities must have equal numbers of rows, at least one given, got {counts}."
+            f"{function}: modalities must have equal numbers of rows, at least one given, got "
+            f"{counts}."
         )
     return next(iter(counts.values()))

@@ -1,8 +1,8 @@
-"""Masks that say which modality of which sample may be used.
+"""Availability masks: which modality of which sample may be used.
 
-A mask is a bool tensor (N, M); True means available. Its columns follow a sequence of modality names that the caller
-gives, never the order of a dictionary. Wherever a function here takes a mask together with names, a mapping
-``name -> (N,)`` is accepted as well.
+A mask is a bool tensor (N, M); True means available. Its columns follow a sequence of modality
+names given by the caller, never the order of a dictionary. Every function that takes a mask
+together with names also accepts a mapping ``name -> (N,)``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _check_bool(function: str, mask: Tensor) -> None:
 
 
 def check_any_mask(function: str, mask: Tensor) -> None:
-    """Raise unless `mask` is a bool tensor of two axes."""
+    """Raise unless `mask` is a bool tensor with two axes."""
     _check_bool(function, mask)
     if mask.ndim != 2:
         raise ValueError(f"{function}: `mask` must have shape (N, M), got {tuple(mask.shape)}.")
@@ -41,7 +41,8 @@ def check_mask(function: str, mask: Tensor, num_rows: int, num_modalities: int) 
     check_any_mask(function, mask)
     if mask.shape != (num_rows, num_modalities):
         raise ValueError(
-            f"{function}: `mask` must have shape (N, M) = ({num_rows}, {num_modalities}), got {tuple(mask.shape)}."
+            f"{function}: `mask` must have shape (N, M) = ({num_rows}, {num_modalities}), got "
+            f"{tuple(mask.shape)}."
         )
 
 
@@ -61,7 +62,8 @@ def mask_columns(function: str, mask: MaskLike, modalities: Sequence[str], num_r
             _check_bool(where, column)
             if column.shape != (num_rows,):
                 raise ValueError(
-                    f"{where}: `mask` must have shape (N,) = ({num_rows},), got {tuple(column.shape)}."
+                    f"{where}: `mask` must have shape (N,) = ({num_rows},), got "
+                    f"{tuple(column.shape)}."
                 )
         return torch.stack(columns, dim=1)
     check_mask(function, mask, num_rows, len(modalities))
@@ -69,19 +71,20 @@ def mask_columns(function: str, mask: MaskLike, modalities: Sequence[str], num_r
 
 
 def append_axes(x: Tensor, like: Tensor) -> Tensor:
-    """View x (N, ...) with axes of length 1 at its end, so that it broadcasts against `like`."""
+    """Append axes of length 1 to x (N, ...), so that it broadcasts against `like`."""
     return x.reshape(*x.shape, *(1,) * (like.ndim - x.ndim))
 
 
 def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
-    """Group rows by which modalities they have.
+    """Group rows by their pattern of available modalities.
 
     Arguments:
         mask: bool (N, M).
 
     Returns:
-        pattern -> int64 row numbers in ascending order, for the patterns that occur; those with more modalities
-        first, then those with the earlier modality.
+        pattern -> int64 row numbers in ascending order, for the patterns that occur. Patterns with
+        more modalities come first; among patterns of equal size, those with the earlier modalities
+        come first.
 
     Raises:
         TypeError: the mask is not bool.
@@ -94,18 +97,20 @@ def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
     check_any_mask("rows_by_pattern", mask)
     if mask.shape[1] == 0:
         raise ValueError(
-            f"rows_by_pattern: `mask` must have shape (N, M) with at least one modality, got {tuple(mask.shape)}."
+            "rows_by_pattern: `mask` must have shape (N, M) with at least one modality, got "
+            f"{tuple(mask.shape)}."
         )
+    # `group` (N,) is the index of each row's pattern among the distinct patterns.
     patterns, group = torch.unique(mask, dim=0, return_inverse=True)
-    found = {
-        tuple(bool(there) for there in pattern.tolist()): (group == index).nonzero()[:, 0]
+    rows = {
+        tuple(bool(has) for has in pattern.tolist()): (group == index).nonzero()[:, 0]
         for index, pattern in enumerate(patterns)
     }
-    return dict(sorted(found.items(), key=lambda item: (sum(item[0]), item[0]), reverse=True))
+    return dict(sorted(rows.items(), key=lambda item: (sum(item[0]), item[0]), reverse=True))
 
 
 def pattern_name(pattern: Sequence[bool], modalities: Sequence[str]) -> str:
-    """Name a pattern by the modalities it has.
+    """Return the name of a pattern: its modalities joined by "+", or "none".
 
     Example:
         >>> pattern_name((True, False, True), ["text", "image", "audio"])
@@ -117,5 +122,5 @@ def pattern_name(pattern: Sequence[bool], modalities: Sequence[str]) -> str:
         raise ValueError(
             f"pattern_name: `pattern` has {len(pattern)} entries for {len(modalities)} modalities."
         )
-    there = [name for name, has in zip(modalities, pattern, strict=True) if has]
-    return "+".join(there) or "none"
+    available = [name for name, has in zip(modalities, pattern, strict=True) if has]
+    return "+".join(available) or "none"

@@ -1,4 +1,8 @@
-"""Objectives: risks (E,) and a penalty to one scalar, and the sums and coefficients that make it exact in pieces."""
+"""Objectives: scalar functions of the risks (E,) and a penalty.
+
+Additive statistics and coefficients give their exact gradients when a batch is split into
+micro-batches or over data-parallel ranks.
+"""
 
 from invmod.objectives.coefficients import (
     risk_coefficients,

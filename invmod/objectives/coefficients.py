@@ -1,4 +1,8 @@
-"""The coefficients that make an objective exact in pieces: its gradient with respect to the sums it is made of."""
+"""Coefficients that give an objective's exact gradient over micro-batches or ranks.
+
+The coefficients are the gradient of the objective with respect to the risks or additive statistics
+of the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,32 @@ from invmod._checks import check_risks
 
 
 def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
-    r"""The gradient of an objective with respect to its risks.
+    r"""Gradient of an objective with respect to its risks.
 
     .. math::
         a_e = \frac{\partial J}{\partial R_e}
         \qquad\Rightarrow\qquad
         \nabla_\theta J(R) = \sum_e a_e \nabla_\theta R_e
 
-    An objective that is not linear in the risks is not the mean of its values on parts of a batch. With these E
-    numbers the gradient comes out exactly nevertheless: form the risks of the whole batch without gradients, by
-    micro-batches or over data-parallel ranks; form the coefficients; then backpropagate
-    ``(a * local_risks).sum()`` for each part, where the local risks are that part's share of the whole batch's mean
-    (its sum of losses over the count of the whole batch) and its randomness is replayed. An objective of more than
-    risks goes the same way with `invmod.statistics_coefficients`, of which this is the case of one entry.
+    where J is the objective, :math:`R_e` is the risk of environment e, :math:`a_e` is its
+    coefficient and :math:`\theta` are the parameters. An objective that is not linear in the risks
+    is not the mean of its values on the parts of a batch. The coefficients give its exact gradient
+    nevertheless:
+
+    1. Compute the risks of the whole batch without gradients, over micro-batches or data-parallel
+       ranks.
+
+    2. Compute the coefficients.
+
+    3. For each part, backpropagate ``(a * local_risks).sum()``. The local risks are the part's sums
+       of losses, divided by the sample counts of the whole batch; repeat the forward pass with the
+       same random state as in step 1.
+
+    If an objective needs more than risks, use `invmod.statistics_coefficients`; this function is
+    its special case with one statistic.
 
     Arguments:
-        risks: (E,), those of the whole batch; detached here.
+        risks: (E,), of the whole batch; detached here.
         objective: a differentiable function of the risks, returning a scalar.
 
     Returns:
@@ -56,18 +70,18 @@ def vrex_coefficients(
     correction: int = 0,
     risk_reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    r"""The coefficients of V-REx in closed form: `invmod.risk_coefficients` without automatic differentiation.
+    r"""Coefficients of V-REx in closed form, as an alternative to `invmod.risk_coefficients`.
 
     .. math::
         a_e = \frac{\partial J}{\partial R_e}
         = \frac{1}{E} + \frac{2 \beta}{E - \mathrm{correction}} (R_e - \bar R)
 
-    where J is `invmod.invariant_objective` with `invmod.vrex_penalty`, :math:`\bar R` is the mean of the risks, and the
-    first term is 1 with ``risk_reduction="sum"``. No graph is built and the host does not wait for the device, so the
-    function can be captured in a CUDA graph.
+    where J is `invmod.invariant_objective` with `invmod.vrex_penalty`, :math:`\bar R` is the mean
+    of the risks, and the first term is 1 with ``risk_reduction="sum"``. No autograd graph is built
+    and the host does not wait for the device, so the function can be captured in a CUDA graph.
 
     Arguments:
-        risks: (E,), those of the whole batch; detached here.
+        risks: (E,), of the whole batch; detached here.
         penalty_weight: :math:`\beta`, not negative.
         correction: 0 for the population variance of the paper, 1 for the unbiased variance, as in
             `invmod.vrex_penalty`.
@@ -78,16 +92,18 @@ def vrex_coefficients(
 
     Raises:
         TypeError: risks are not floating point.
-        ValueError: risks are not (E,), the weight or the correction is negative, the reduction is unknown, or
-            E <= correction with a weight above 0. A weight of 0 needs no variance, so it accepts any E.
+        ValueError: risks are not (E,), the weight or the correction is negative, the reduction is
+            unknown, or E <= correction with a weight above 0. A weight of 0 needs no variance, so
+            it accepts any E.
 
     References:
         Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021, Eq. 8.
 
     Example:
-        >>> vrex_coefficients(torch.tensor([1.0, 3.0]), penalty_weight=1.0)  # 1 / 2 + 2 / 2 * (-1, 1)
+        >>> risks = torch.tensor([1.0, 3.0])
+        >>> vrex_coefficients(risks, penalty_weight=1.0)  # 1 / 2 + 2 / 2 * (-1, 1)
         tensor([-0.5000,  1.5000])
-        >>> vrex_coefficients(torch.tensor([1.0, 3.0]), penalty_weight=1.0, correction=1, risk_reduction="sum")
+        >>> vrex_coefficients(risks, penalty_weight=1.0, correction=1, risk_reduction="sum")
         tensor([-1.,  3.])
     """
     check_risks("vrex_coefficients", risks)
@@ -104,10 +120,12 @@ def vrex_coefficients(
     num_envs = risks.shape[0]
     if penalty_weight > 0 and num_envs <= correction:
         raise ValueError(
-            f"vrex_coefficients: needs more than `correction` = {correction} environments, got {num_envs}."
+            f"vrex_coefficients: needs more than `correction` = {correction} environments, got "
+            f"{num_envs}."
         )
     base = 1 / num_envs if risk_reduction == "mean" else 1.0
-    # With a weight of 0 the slope is 0 whatever the divisor; the product below still passes on a NaN in the risks.
+    # With a weight of 0 the slope is 0 for every divisor; the product below still propagates a NaN
+    # in the risks.
     slope = 2 * penalty_weight / max(num_envs - correction, 1)
     with torch.inference_mode(False), torch.no_grad():
         wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
@@ -117,28 +135,33 @@ def vrex_coefficients(
 def statistics_coefficients(
     statistics: Mapping[str, Tensor], objective: Callable[[dict[str, Tensor]], Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""An objective of additive statistics, and its gradient with respect to each of their entries.
+    r"""Value of an objective of additive statistics, and its gradient with respect to each of them.
 
     .. math::
         c_k = \frac{\partial J}{\partial S_k}, \quad S_k = \sum_p S_k^{(p)}
         \qquad\Rightarrow\qquad
         \nabla_\theta J(S) = \sum_p \sum_k \langle c_k, \nabla_\theta S_k^{(p)} \rangle
 
-    over the parts p of a batch. Form the statistics of each part without gradients
-    (`invmod.environment_statistics`), add them up (`invmod.merge_statistics`, `invmod.all_reduce_statistics`), call
-    this, and backpropagate `invmod.statistics_surrogate` for each part, with its randomness replayed.
+    where J is the objective, :math:`S_k^{(p)}` is statistic k of part p of the batch and
+    :math:`c_k` is its coefficient. Compute the statistics of each part without gradients
+    (`invmod.environment_statistics`), sum them (`invmod.merge_statistics`,
+    `invmod.all_reduce_statistics`), call this function, and backpropagate
+    `invmod.statistics_surrogate` for each part, in a forward pass with the same random state as the
+    first.
 
     Arguments:
-        statistics: name -> tensor, those of the whole batch; detached here.
-        objective: a differentiable function of such a dictionary, returning a scalar. It is called once.
+        statistics: name -> tensor, of the whole batch; detached here.
+        objective: a differentiable function of such a dictionary, returning a scalar. It is called
+            once.
 
     Returns:
-        the value, detached, and a dictionary with the names and shapes of the statistics, detached; 0 for an entry
-        that the objective does not use. Works under `torch.no_grad` as well.
+        the value, detached, and a dictionary of coefficients with the names and shapes of the
+        statistics, detached; 0 for an entry that the objective does not use. Works under
+        `torch.no_grad` as well.
 
     Raises:
         TypeError: an entry is not floating point.
-        ValueError: there is no entry, or the objective is not a scalar that depends on one.
+        ValueError: there is no entry, or the objective is not a scalar that depends on an entry.
 
     Example:
         >>> from invmod import environment_statistics, risks_from_statistics, vrex_penalty
@@ -162,13 +185,15 @@ def statistics_coefficients(
 def statistics_surrogate(
     coefficients: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
 ) -> Tensor:
-    r"""What to backpropagate for one part of a batch: its statistics, weighed by the coefficients of the whole.
+    r"""Scalar to backpropagate for one part of a batch: its statistics weighted by coefficients.
 
     .. math::
         \sum_k \langle c_k, S_k^{(p)} \rangle
 
-    Its value means nothing; its gradients, added up over the parts, are those of the objective of the whole batch.
-    Where an engine averages gradients over ranks, multiply it by their number.
+    where :math:`c_k` are the coefficients and :math:`S_k^{(p)}` the statistics of part p. Only the
+    gradient of this scalar has a meaning: summed over the parts, it is the gradient of the
+    objective of the whole batch. If your training framework averages gradients over ranks, multiply
+    the scalar by the number of ranks.
 
     Arguments:
         coefficients: of `invmod.statistics_coefficients`.
@@ -181,19 +206,20 @@ def statistics_surrogate(
         ValueError: the names or shapes differ.
 
     Example:
-        >>> statistics_surrogate({"loss": torch.tensor([2.0, -1.0])}, {"loss": torch.tensor([3.0, 4.0])})
+        >>> coefficients = {"loss": torch.tensor([2.0, -1.0])}
+        >>> statistics_surrogate(coefficients, {"loss": torch.tensor([3.0, 4.0])})
         tensor(2.)
     """
     if not coefficients or coefficients.keys() != statistics.keys():
         raise ValueError(
-            "statistics_surrogate: coefficients and statistics must have the same names, at least one, "
-            f"got {list(coefficients)} and {list(statistics)}."
+            "statistics_surrogate: coefficients and statistics must have the same names, at "
+            f"least one, got {list(coefficients)} and {list(statistics)}."
         )
     for name, c in coefficients.items():
         if c.shape != statistics[name].shape:
             raise ValueError(
-                f"statistics_surrogate: {name!r} must have one shape, got {tuple(c.shape)} for the coefficients and "
-                f"{tuple(statistics[name].shape)} for the statistics."
+                f"statistics_surrogate: {name!r} must have one shape, got {tuple(c.shape)} for "
+                f"the coefficients and {tuple(statistics[name].shape)} for the statistics."
             )
     return torch.stack([(c * statistics[name]).sum() for name, c in coefficients.items()]).sum()
 
@@ -204,20 +230,27 @@ def _coefficients(
     entries: dict[str, Tensor],
     objective: Callable[[dict[str, Tensor]], Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the value of `objective` and its gradient with respect to each entry, both detached.
+
+    `what` names the entries in error messages.
+    """
+    # The caller may be in no_grad or inference mode; tensors made there cannot record a graph, so
+    # the entries are cloned with both modes off.
     with torch.inference_mode(False), torch.enable_grad():
         copies = {name: entry.detach().clone().requires_grad_() for name, entry in entries.items()}
         value = objective(dict(copies))
         if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
             raise ValueError(
-                f"{function}: `objective` must return a scalar tensor that depends on the {what} it is given."
+                f"{function}: `objective` must return a scalar tensor that depends on the {what} "
+                "passed to it."
             )
-        found = torch.autograd.grad(value, list(copies.values()), allow_unused=True)
-    if all(gradient is None for gradient in found):
+        gradients = torch.autograd.grad(value, list(copies.values()), allow_unused=True)
+    if all(gradient is None for gradient in gradients):
         raise ValueError(
-            f"{function}: `objective` does not depend on the {what} it is given. "
+            f"{function}: `objective` does not depend on the {what} passed to it. "
             "Use its argument, not a tensor from outside."
         )
-    zipped = zip(copies.items(), found, strict=True)
+    zipped = zip(copies.items(), gradients, strict=True)
     return value.detach(), {
         name: torch.zeros_like(x) if g is None else g.detach() for (name, x), g in zipped
     }

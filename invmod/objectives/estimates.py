@@ -10,24 +10,30 @@ from torch import Tensor
 
 from invmod.penalties import vrex_penalty
 
-_ENOUGH = 1 + 1e-9  # effective samples: one sample has 1, whatever its weight
+# The effective sample size (sum w)^2 / sum w^2 of a single sample is 1 for every weight; the margin
+# absorbs rounding.
+_MORE_THAN_ONE_SAMPLE = 1 + 1e-9
 
 
 def risks_from_statistics(
     statistics: Mapping[str, Tensor], *, absent: Literal["raise", "nan"] = "raise"
 ) -> Tensor:
-    r"""The risk of each environment: what every risk-based objective takes.
+    r"""Risk of each environment, the argument of every risk-based objective.
 
     .. math::
         R_e = \frac{\sum_i w_i l_i}{\sum_i w_i}
 
+    where :math:`l_i` and :math:`w_i` are the loss and the weight of sample i of environment e.
+
     Arguments:
         statistics: of `invmod.environment_statistics`, of the whole batch.
-        absent: what to do with an environment without samples: ``"raise"``, or ``"nan"``: a risk of NaN without a
-            gradient, for `invmod.GroupDRO` with ``present=~risks.isnan()`` or to be selected away.
+        absent: how to treat an environment without samples. ``"raise"`` raises an error; ``"nan"``
+            gives a risk of NaN without a gradient, which can be excluded by
+            ``present=~risks.isnan()`` of `invmod.GroupDRO` or by ``torch.where``.
 
     Returns:
-        (E,) in float64. Under `torch.compile`, where values cannot raise, ``"raise"`` is ``"nan"``.
+        (E,) in float64. Under `torch.compile`, where a check of values cannot raise, ``"raise"``
+        acts as ``"nan"``.
 
     Raises:
         KeyError: the statistics lack an entry.
@@ -35,7 +41,8 @@ def risks_from_statistics(
 
     Example:
         >>> from invmod import environment_statistics
-        >>> s = environment_statistics(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), num_envs=2)
+        >>> env = torch.tensor([0, 0, 1])
+        >>> s = environment_statistics(torch.tensor([1.0, 3.0, 5.0]), env, num_envs=2)
         >>> risks_from_statistics(s)
         tensor([2., 5.], dtype=torch.float64)
     """
@@ -51,28 +58,33 @@ def risks_from_statistics(
 def irm_penalty_from_statistics(
     statistics: Mapping[str, Tensor], *, estimator: Literal["square", "split", "ustat"] = "square"
 ) -> Tensor:
-    r"""IRMv1 of environments of any size, with masks and weights, in pieces: the mean of their estimates.
+    r"""IRMv1 penalty from additive statistics: the mean of the environments' estimates.
 
     .. math::
         \Big( \frac{\sum_i w_i h_i}{\sum_i w_i} \Big)^2, \qquad
-        \frac{\sum_{i \in A} w_i h_i}{\sum_{i \in A} w_i} \cdot \frac{\sum_{i \in B} w_i h_i}{\sum_{i \in B} w_i},
+        \frac{\sum_{i \in A} w_i h_i}{\sum_{i \in A} w_i}
+        \cdot \frac{\sum_{i \in B} w_i h_i}{\sum_{i \in B} w_i},
         \qquad
         \frac{(\sum_i w_i h_i)^2 - \sum_i w_i^2 h_i^2}{(\sum_i w_i)^2 - \sum_i w_i^2}
 
-    ``"square"``, ``"split"`` into the halves A and B, and ``"ustat"``; see `invmod.irm_penalty_from_derivatives`, which
-    this equals. With weights that do not depend on h the last two stay unbiased.
+    These are the estimators ``"square"``, ``"split"`` and ``"ustat"``, where :math:`h_i` is the
+    derivative and :math:`w_i` the weight of sample i, and A and B are the two halves of an
+    environment. The value equals that of `invmod.irm_penalty_from_derivatives`, but environments
+    may differ in size, samples may be masked or weighted, and the batch may be split into parts.
+    ``"split"`` and ``"ustat"`` are unbiased if the weights do not depend on h.
 
     Arguments:
-        statistics: of `invmod.environment_statistics` with derivatives, and for ``"split"`` with halves; of the whole
-            batch.
-        estimator: one of the three.
+        statistics: of `invmod.environment_statistics` for the whole batch, with derivatives and,
+            for ``"split"``, halves.
+        estimator: ``"square"``, ``"split"`` or ``"ustat"``.
 
     Returns:
         a scalar in float64. Under `torch.compile` an environment with too few samples makes it NaN.
 
     Raises:
         KeyError: the statistics lack an entry.
-        ValueError: an environment has fewer than two samples, a half of it has none, or an unknown estimator.
+        ValueError: an environment has fewer than two samples or an empty half, or the estimator is
+            unknown.
 
     References:
         Arjovsky et al., Invariant Risk Minimization, 2019.
@@ -96,16 +108,16 @@ def irm_penalty_from_statistics(
         half_weight, half = _entries(function, statistics, "half_weight", "half_derivative")
         _require(function, (half_weight > 0) & (half_weight < weight), "a sample in each half")
         return (_ratio(half, half_weight) * _ratio(total - half, weight - half_weight)).mean()
-    enough = _enough(weight, weight_square)
+    enough = _has_two_samples(weight, weight_square)
     _require(function, enough, "at least two samples")
     if estimator == "square":
         return torch.where(enough, _ratio(total, weight).square(), float("nan")).mean()
     (square,) = _entries(function, statistics, "derivative_square")
-    return _product_of_two(total.square(), square, weight, weight_square).mean()
+    return _mean_cross_product(total.square(), square, weight, weight_square).mean()
 
 
 def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> Tensor:
-    r"""`invmod.vrex_penalty_debiased` with masks and weights, in pieces: paired where the statistics are.
+    r"""`invmod.vrex_penalty_debiased` from additive statistics, with masks and weights.
 
     .. math::
         \frac{1}{E - 1} \sum_e (R_e - \bar R)^2 - c, \qquad
@@ -113,25 +125,31 @@ def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> T
         \;\; \text{or, paired,} \;\;
         \frac{\mathrm{tr}\, C - \mathbf 1^\top C \mathbf 1 / E}{E - 1}
 
-    where C is the estimated covariance of the measured risks,
+    where :math:`R_e` are the risks, :math:`\bar R` is their mean and C is the estimated covariance
+    of their noise,
 
     .. math::
-        C_{ef} = R_e R_f - \frac{S_e S_f - \sum_i w_i^2 l_{ei} l_{fi}}{(\sum_i w_i)^2 - \sum_i w_i^2},
+        C_{ef} = R_e R_f
+        - \frac{S_e S_f - \sum_i w_i^2 l_{ei} l_{fi}}{(\sum_i w_i)^2 - \sum_i w_i^2},
         \qquad S_e = \sum_i w_i l_{ei}
 
-    (without weights the ddof-1 covariance of the losses over n). The last fraction is the mean product of two
-    different samples, which no noise inflates. Unbiased, and never clamped.
+    where :math:`l_{ei}` and :math:`w_i` are the losses and the weights of the samples. Without
+    weights, C is the ddof-1 covariance of the losses divided by n. The fraction is the mean product
+    of the losses of two different samples, so independent noise does not add to it. The estimate is
+    unbiased and is never clamped, so it can be negative. The paired form is used if the statistics
+    were computed with ``paired=True``.
 
     Arguments:
-        statistics: of `invmod.environment_statistics`, of the whole batch; with ``paired=True`` there for samples
-            that environments share.
+        statistics: of `invmod.environment_statistics`, of the whole batch; computed with
+            ``paired=True`` if all environments score the same samples.
 
     Returns:
         a scalar in float64. Under `torch.compile` an environment with too few samples makes it NaN.
 
     Raises:
         KeyError: the statistics lack an entry.
-        ValueError: fewer than two environments, or one with fewer than two samples.
+        ValueError: there are fewer than two environments, or an environment has fewer than two
+            samples.
 
     References:
         Krueger et al., ICML 2021, Eq. 8, for the variance that is corrected.
@@ -147,36 +165,42 @@ def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> T
     num_envs = weight.shape[0]
     if num_envs < 2:
         raise ValueError(f"{function}: needs at least two environments, got {num_envs}.")
-    _require(function, _enough(weight, weight_square), "at least two samples")
+    _require(function, _has_two_samples(weight, weight_square), "at least two samples")
     risks = _ratio(loss, weight)
     variance = vrex_penalty(risks, correction=1)
+    # The noise of independent risks adds its mean variance to the variance of the risks. The noise
+    # of paired risks is correlated, so its full covariance matrix is needed.
     if "loss_product" not in statistics:
         (square,) = _entries(function, statistics, "loss_square")
-        noise = risks.square() - _product_of_two(loss.square(), square, weight, weight_square)
+        noise = risks.square() - _mean_cross_product(loss.square(), square, weight, weight_square)
         return variance - noise.mean()
     product = statistics["loss_product"]
-    covariance = torch.outer(risks, risks) - _product_of_two(
+    covariance = torch.outer(risks, risks) - _mean_cross_product(
         torch.outer(loss, loss), product, weight, weight_square
     )
     return variance - (covariance.diagonal().sum() - covariance.sum() / num_envs) / (num_envs - 1)
 
 
-def _product_of_two(
+def _mean_cross_product(
     total_square: Tensor, square: Tensor, weight: Tensor, weight_square: Tensor
 ) -> Tensor:
-    """Return the weighted mean product of two different samples; NaN where there are no two."""
-    enough = _enough(weight, weight_square)
+    """Return the weighted mean product of two different samples; NaN for fewer than two samples.
+
+    The sum over pairs i != j of w_i x_i w_j x_j is (sum w x)^2 - sum (w x)^2.
+    """
+    enough = _has_two_samples(weight, weight_square)
     pairs = torch.where(enough, weight.square() - weight_square, 1.0)
     return torch.where(enough, (total_square - square) / pairs, float("nan"))
 
 
 def _ratio(total: Tensor, weight: Tensor) -> Tensor:
-    """Return total / weight; NaN, with no gradient, where nothing was weighed."""
+    """Return total / weight; NaN, without a gradient, where the weight is 0."""
+    # The inner `where` keeps the unused branch finite: 0 / 0 would make the gradient NaN.
     return torch.where(weight > 0, total / torch.where(weight > 0, weight, 1.0), float("nan"))
 
 
-def _enough(weight: Tensor, weight_square: Tensor) -> Tensor:
-    return weight.square() > weight_square * _ENOUGH
+def _has_two_samples(weight: Tensor, weight_square: Tensor) -> Tensor:
+    return weight.square() > weight_square * _MORE_THAN_ONE_SAMPLE
 
 
 def _entries(function: str, statistics: Mapping[str, Tensor], *names: str) -> list[Tensor]:
@@ -184,15 +208,16 @@ def _entries(function: str, statistics: Mapping[str, Tensor], *names: str) -> li
         if name not in statistics:
             raise KeyError(
                 f"{function}: `statistics` has no entry {name!r}, only {list(statistics)}. "
-                "Give `environment_statistics` what it is formed from."
+                "Pass the argument of `environment_statistics` that this entry needs."
             )
     return [statistics[name] for name in names]
 
 
-def _require(function: str, right: Tensor, what: str) -> None:
-    if not torch.compiler.is_compiling() and not right.all():
-        lacking = (~right).nonzero()[:, 0].tolist()
+def _require(function: str, satisfied: Tensor, what: str) -> None:
+    """Raise unless every environment satisfies the requirement; a no-op under `torch.compile`."""
+    if not torch.compiler.is_compiling() and not satisfied.all():
+        lacking = (~satisfied).nonzero()[:, 0].tolist()
         raise ValueError(
-            f"{function}: each environment needs {what}, environments {lacking} have not. "
-            "Draw every batch from all of them, or leave an absent one out."
+            f"{function}: each environment needs {what}, but environments {lacking} lack it. "
+            "Draw every batch from all environments, or leave out an absent one."
         )

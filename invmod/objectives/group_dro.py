@@ -1,4 +1,4 @@
-"""Group DRO: weights of the environments that follow their risks."""
+"""Group DRO: environment weights that grow with the risk."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ from invmod._checks import check_risks
 
 
 class GroupDRO(nn.Module):
-    r"""Group distributionally robust optimisation: the risks under weights that grow where the risk is high.
+    r"""Group distributionally robust optimisation: a weighted risk that emphasises high risks.
 
     .. math::
-        q_e \leftarrow \frac{q_e \exp(\eta R_e)}{\sum_f q_f \exp(\eta R_f)}, \qquad J = \sum_e q_e R_e
+        q_e \leftarrow \frac{q_e \exp(\eta R_e)}{\sum_f q_f \exp(\eta R_f)}, \qquad
+        J = \sum_e q_e R_e
 
-    In training mode q is updated first and the loss uses the new q, without a gradient through it; in eval mode q
-    stays. Call it once a step, on the risks of the whole batch: under accumulation or on several ranks reduce them
-    first.
+    where :math:`R_e` are the risks, q are the weights and :math:`\eta` is `step_size`. In training
+    mode q is updated first, and the loss uses the new q without a gradient through it; in eval mode
+    q is fixed. Call the module once per step with the risks of the whole batch: with gradient
+    accumulation or several ranks, reduce the risks first.
 
     Arguments:
         num_envs: E, at least 1.
         step_size: :math:`\eta`, not negative. At 0 the weights stay uniform.
 
     Attributes:
-        log_weights: log q (E,), a buffer in float64, which stays float64 under ``.half()`` and the like: in float32 a
-            weight that has become small could never grow back. Starts uniform.
+        log_weights: log q (E,), a buffer in float64, initially uniform. It stays float64 under
+            ``.half()`` and similar calls, because a weight that underflows in float32 could never
+            grow again.
 
     Raises:
-        ValueError: `num_envs` is no int of at least 1, or `step_size` is negative or not finite.
+        ValueError: `num_envs` is not an int of at least 1, or `step_size` is negative or not
+            finite.
 
     References:
-        Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, ICLR 2020, Algorithm 1.
+        Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, ICLR 2020,
+        Algorithm 1.
 
     Example:
         >>> dro = GroupDRO(2, step_size=math.log(3.0))
@@ -65,22 +70,23 @@ class GroupDRO(nn.Module):
 
     @property
     def weights(self) -> Tensor:
-        """Return q (E,), in float64, not negative and of sum 1."""
+        """Return q (E,) in float64, non-negative with sum 1."""
         return self.log_weights.exp()
 
     @override
     def forward(self, risks: Tensor, *, present: Tensor | None = None) -> Tensor:
-        """Update q in training mode, and weigh the risks with it.
+        """Update q in training mode, and return the weighted sum of the risks.
 
         Arguments:
             risks: (E,).
-            present: bool (E,), which environments have samples in this step; all where None. An absent one keeps its
-                q and has no part in the loss, whatever its risk, NaN included; the others share the rest among
-                themselves, so the loss is a weighted sum whose weights sum to less than 1.
+            present: bool (E,), True for environments with samples in this step; None means all. An
+                absent environment keeps its q and does not contribute to the loss, even if its risk
+                is NaN. The total weight of the present environments is unchanged, so their weights
+                in the loss sum to less than 1.
 
         Returns:
-            a scalar in float32 or wider. A risk of NaN or infinity of a present environment leaves q as it was; the
-            loss is then not finite either.
+            a scalar in float32 or wider. If a present environment's risk is NaN or infinite, q is
+            not updated and the loss is not finite.
 
         Raises:
             TypeError: risks are not floating point, or `present` is not bool.
@@ -94,6 +100,7 @@ class GroupDRO(nn.Module):
         wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
         if present is not None:
             self._check_present(present)
+            # A risk of NaN times a weight of 0 would be NaN, so absent risks are replaced.
             wide = torch.where(present, wide, 0.0)
         if self.training:
             self._update(wide.detach().double(), present)
@@ -102,16 +109,17 @@ class GroupDRO(nn.Module):
 
     @torch.no_grad()
     def _update(self, risks: Tensor, present: Tensor | None) -> None:
+        """Add eta R to log q; keep the total weight of the present environments constant."""
         old = self.log_weights
         new = old + self.step_size * risks
         if present is None:
             new = new.log_softmax(dim=0)
         else:
-            least = old.new_full((), -math.inf)
-            share = torch.where(present, old, least).logsumexp(dim=0)
-            new = torch.where(
-                present, new - torch.where(present, new, least).logsumexp(dim=0) + share, old
-            )
+            log_zero = old.new_full((), -math.inf)
+            total = torch.where(present, old, log_zero).logsumexp(dim=0)
+            new_total = torch.where(present, new, log_zero).logsumexp(dim=0)
+            new = torch.where(present, new - new_total + total, old)
+        # Selecting on the device, instead of branching, needs no synchronisation.
         self.log_weights.copy_(torch.where(risks.isfinite().all(), new, old))
 
     def _check_present(self, present: Tensor) -> None:
@@ -119,14 +127,17 @@ class GroupDRO(nn.Module):
             raise TypeError(f"GroupDRO: `present` must have dtype torch.bool, got {present.dtype}.")
         if present.shape != (self.num_envs,):
             raise ValueError(
-                f"GroupDRO: `present` must have shape (E,) = ({self.num_envs},), got {tuple(present.shape)}."
+                f"GroupDRO: `present` must have shape (E,) = ({self.num_envs},), got "
+                f"{tuple(present.shape)}."
             )
         if not torch.compiler.is_compiling() and not present.any():
             raise ValueError("GroupDRO: no environment is present. Skip a step without samples.")
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the buffer to where `fn` moves things, but keep its dtype and its digits."""
+        """Apply `fn` to the module, but move `log_weights` without changing its dtype or values."""
+        # `fn` may cast to half precision, so the buffer is copied from the original values. Meta
+        # tensors have none; their result can only be cast back to float64.
         old = self.log_weights
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         moved = self.log_weights

@@ -1,4 +1,4 @@
-"""Objectives of the risks (E,)."""
+"""Objectives that are functions of the risks (E,) and a penalty."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ def invariant_objective(
     .. math::
         \frac{1}{E} \sum_e R_e + \beta \, \mathrm{penalty}(R)
 
+    where :math:`R_e` are the risks and :math:`\beta` is `penalty_weight`.
+
     Arguments:
         risks: (E,).
-        penalty: a function of the risks, such as `invmod.vrex_penalty`, or a scalar tensor that is ready, such as a
-            mean of `invmod.irm_penalty` over environments.
+        penalty: a function of the risks, such as `invmod.vrex_penalty`, or an already computed
+            scalar tensor, such as the mean of `invmod.irm_penalty` over environments.
         penalty_weight: :math:`\beta`, not negative.
-        risk_reduction: ``"mean"``, or ``"sum"`` as in the authors' released code. With the mean the same objective has
-            all other weights divided by E.
+        risk_reduction: ``"mean"``, or ``"sum"`` as in the authors' released code. To change from
+            the sum to the mean with the same optimum, divide all other weights by E.
 
     Returns:
         a scalar in float32 or wider.
@@ -54,8 +56,10 @@ def invariant_objective(
         )
     if risk_reduction not in ("mean", "sum"):
         raise ValueError(
-            f"invariant_objective: `risk_reduction` must be 'mean' or 'sum', got {risk_reduction!r}."
+            "invariant_objective: `risk_reduction` must be 'mean' or 'sum', got "
+            f"{risk_reduction!r}."
         )
+    # Half-precision risks are reduced in float32, where differences of risks keep their digits.
     wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
     value = penalty(wide) if callable(penalty) else penalty
     if not isinstance(value, Tensor):
@@ -73,7 +77,7 @@ def invariant_objective(
 
 
 def mmrex_objective(risks: Tensor, *, lambda_min: float) -> Tensor:
-    r"""Minimax risk extrapolation (MM-REx): the worst of the affine mixtures of the risks.
+    r"""Minimax risk extrapolation (MM-REx): the largest affine combination of the risks.
 
     .. math::
         \max_{\sum_e \lambda_e = 1, \; \lambda_e \geq \lambda_{\min}} \sum_e \lambda_e R_e
@@ -81,18 +85,20 @@ def mmrex_objective(risks: Tensor, *, lambda_min: float) -> Tensor:
 
     Arguments:
         risks: (E,).
-        lambda_min: at most 1 / E, where it is the mean; 0 is the worst case, and negative values, the usual ones,
-            extrapolate beyond it.
+        lambda_min: lower bound of the coefficients, at most 1 / E. The objective is the mean risk
+            for 1 / E and the largest risk for 0; negative values, the usual choice, extrapolate
+            beyond the largest risk.
 
     Returns:
-        a scalar in float32 or wider. Where several risks are the largest, they share its gradient evenly.
+        a scalar in float32 or wider. Risks that tie for the largest share its gradient equally.
 
     Raises:
         TypeError: risks are not floating point.
         ValueError: risks are not (E,), or `lambda_min` is more than 1 / E or not finite.
 
     References:
-        Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021, Eq. 6-7.
+        Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021, Eq.
+        6-7.
 
     Example:
         >>> mmrex_objective(torch.tensor([1.0, 3.0]), lambda_min=-1.0)  # 3 * 3 - 4
@@ -104,14 +110,15 @@ def mmrex_objective(risks: Tensor, *, lambda_min: float) -> Tensor:
     num_envs = risks.shape[0]
     if not (math.isfinite(lambda_min) and lambda_min <= 1 / num_envs):
         raise ValueError(
-            f"mmrex_objective: `lambda_min` must be finite and at most 1 / E = {1 / num_envs:g}, got {lambda_min}."
+            f"mmrex_objective: `lambda_min` must be finite and at most 1 / E = {1 / num_envs:g}, "
+            f"got {lambda_min}."
         )
     wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
     return (1 - num_envs * lambda_min) * wide.amax() + lambda_min * wide.sum()
 
 
 def worst_case_objective(risks: Tensor) -> Tensor:
-    r"""The largest risk: robust optimisation over the environments at hand.
+    r"""The largest risk, for robust optimisation over the given environments.
 
     .. math::
         \max_e R_e
@@ -120,14 +127,15 @@ def worst_case_objective(risks: Tensor) -> Tensor:
         risks: (E,).
 
     Returns:
-        a scalar in float32 or wider. Where several risks are the largest, they share the gradient evenly.
+        a scalar in float32 or wider. Risks that tie for the largest share the gradient equally.
 
     Raises:
         TypeError: risks are not floating point.
         ValueError: risks are not (E,).
 
     References:
-        Ben-Tal, El Ghaoui and Nemirovski, Robust Optimization, 2009; `invmod.GroupDRO` is the smooth way to it.
+        Ben-Tal, El Ghaoui and Nemirovski, Robust Optimization, 2009. `invmod.GroupDRO` is a smooth
+        alternative.
 
     Example:
         >>> worst_case_objective(torch.tensor([1.0, 3.0, 2.0]))

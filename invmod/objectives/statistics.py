@@ -1,4 +1,7 @@
-"""The few sums over a batch that risk- and derivative-based objectives are made of. They add up over its parts."""
+"""Additive statistics: sums over a batch that determine objectives of risks and derivatives.
+
+The statistics of a batch are the sums of the statistics of its micro-batches or ranks.
+"""
 
 from __future__ import annotations
 
@@ -23,90 +26,104 @@ def environment_statistics(
     mask: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    r"""Sums over the samples of each environment: a dictionary that adds up over the parts of a batch.
+    r"""Sums over the samples of each environment, which are additive over the parts of a batch.
 
-    With losses l, derivatives h and sample weights w (1 where none are given, 0 where the mask is False):
+    With losses l, derivatives h and sample weights w (1 if none are given, 0 where the mask is
+    False):
 
-    =======================  =====================================================  ========  ======================
-    entry                    sum over the samples of e                              shape     there with
-    =======================  =====================================================  ========  ======================
-    ``weight``               :math:`\sum_i w_i`, the count n_e without weights      (E,)      always
-    ``weight_square``        :math:`\sum_i w_i^2`                                   (E,)      always
-    ``loss``                 :math:`\sum_i w_i l_i`                                 (E,)      always
-    ``loss_square``          :math:`\sum_i w_i^2 l_i^2`                             (E,)      not ``paired``
-    ``loss_product``         :math:`\sum_i w_i^2 l_{ei} l_{fi}`                     (E, E)    ``paired``
-    ``derivative``           :math:`\sum_i w_i h_i`                                 (E,)      ``derivatives``
-    ``derivative_square``    :math:`\sum_i w_i^2 h_i^2`                             (E,)      ``derivatives``
-    ``half_weight``          ``weight`` over the samples of one half                (E,)      ``halves``
-    ``half_derivative``      ``derivative`` over the samples of one half            (E,)      ``halves``
-    =======================  =====================================================  ========  ======================
+    =====================  ===========================================  ======  =================
+    entry                  sum over the samples of environment e        shape   present with
+    =====================  ===========================================  ======  =================
+    ``weight``             :math:`\sum_i w_i`; n_e without weights      (E,)    always
+    ``weight_square``      :math:`\sum_i w_i^2`                         (E,)    always
+    ``loss``               :math:`\sum_i w_i l_i`                       (E,)    always
+    ``loss_square``        :math:`\sum_i w_i^2 l_i^2`                   (E,)    ``paired=False``
+    ``loss_product``       :math:`\sum_i w_i^2 l_{ei} l_{fi}`           (E, E)  ``paired=True``
+    ``derivative``         :math:`\sum_i w_i h_i`                       (E,)    ``derivatives``
+    ``derivative_square``  :math:`\sum_i w_i^2 h_i^2`                   (E,)    ``derivatives``
+    ``half_weight``        ``weight`` over the samples of one half      (E,)    ``halves``
+    ``half_derivative``    ``derivative`` over the samples of one half  (E,)    ``halves``
+    =====================  ===========================================  ======  =================
 
-    The second moments carry squared weights, because that is what unbiased estimates of a squared mean and of the noise
-    of a mean need. All sums are in float64, autocast or not: in float32 their differences cancel.
+    The second moments contain squared weights, because unbiased estimates of a squared mean and of
+    the variance of a mean need them. All sums are computed in float64, also under autocast, because
+    differences of float32 sums lose their digits.
 
-    Every risk- and derivative-based objective is a function of this dictionary: `invmod.risks_from_statistics` and what
-    takes risks, `invmod.irm_penalty_from_statistics`, `invmod.vrex_penalty_debiased_from_statistics`.
+    Every objective of risks or derivatives is a function of this dictionary: use
+    `invmod.risks_from_statistics` for objectives of risks, or `invmod.irm_penalty_from_statistics`
+    and `invmod.vrex_penalty_debiased_from_statistics`.
 
     Arguments:
-        losses: (n,) with `env`, or (E, N) where every environment scores the same N samples.
+        losses: (n,) with `env`, or (E, N) if every environment scores the same N samples.
         env: (n,) integers from 0, the environment of each sample; None with losses (E, N).
-        num_envs: E; one more than the largest index where None. Give it: an environment that a part of a batch lacks
-            keeps its place, and under `torch.compile` it must be given.
+        num_envs: E; the largest index plus one if None. Always pass it for parts of a batch, so
+            that an environment without samples in a part still has an entry. It is required under
+            `torch.compile`.
         derivatives: h in the shape of the losses, of `invmod.irm_derivatives`.
-        halves: bool, in the shape of the losses or (N,): which samples are in the first half of the split estimator. An
-            independent coin for each sample, or its position in the whole batch being even.
-        paired: whether to keep the products between environments; with losses (E, N).
-        mask: bool, True where a sample counts; in the shape of the losses or (N,), with `paired` (N,). What lies
-            elsewhere, NaN included, changes neither a sum nor a gradient.
-        weights: not negative, in the same shapes as the mask; 0 is as good as masked. They are importances, not
-            counts: two samples of weight 1 are worth more than one of weight 2.
+        halves: bool, in the shape of the losses or (N,): True for the samples in the first half of
+            the split estimator. Choose the halves by an independent fair coin per sample, or by the
+            parity of the sample's position in the whole batch.
+        paired: whether to compute the products between environments; requires losses (E, N).
+        mask: bool, True for the samples to include; in the shape of the losses or (N,), with
+            `paired` (N,). Masked values, NaN included, change neither a sum nor a gradient.
+        weights: non-negative, in the same shapes as the mask; 0 is equivalent to a masked sample.
+            They are importance weights, not counts: two samples of weight 1 carry more information
+            than one sample of weight 2.
 
     Returns:
-        a dictionary of float64 tensors. An environment without samples has sums of 0, and so has an empty batch.
+        a dictionary of float64 tensors. All sums of an environment without samples, or of an empty
+        batch, are 0.
 
     Raises:
         TypeError: a tensor has a wrong dtype.
-        ValueError: shapes do not fit, an index is out of range, a weight is negative or not finite, or `halves` is
-            given without `derivatives`. Under `torch.compile`, where values cannot raise, such an index or weight makes
-            every ``weight`` NaN. On a GPU these checks wait for the device.
+        ValueError: shapes do not fit, an index is out of range, a weight is negative or not finite,
+            or `halves` is given without `derivatives`. Under `torch.compile`, where a check of
+            values cannot raise, such an index or weight makes every ``weight`` NaN. On a GPU these
+            checks synchronise with the device.
 
     Example:
-        >>> s = environment_statistics(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]), num_envs=2)
+        >>> env = torch.tensor([0, 0, 1])
+        >>> s = environment_statistics(torch.tensor([1.0, 3.0, 5.0]), env, num_envs=2)
         >>> s["weight"], s["loss"]
         (tensor([2., 1.], dtype=torch.float64), tensor([4., 5.], dtype=torch.float64))
     """
-    rows, counted, flaw = _rows(losses, env, num_envs)
+    # NaN is added to `weight` at the end if an argument is invalid and the check cannot raise.
+    rows, counted, nan_if_invalid = _losses_by_environment(losses, env, num_envs)
     if paired and env is not None:
-        raise ValueError(f"{_FUNCTION}: with paired=True give losses (E, N) without `env`.")
+        raise ValueError(f"{_FUNCTION}: paired=True needs losses (E, N) without `env`.")
     allowed = [losses.shape[-1:]] if paired else [losses.shape, losses.shape[-1:]]
     if mask is not None:
-        counted = counted & _like("mask", mask, allowed, torch.bool)
+        counted = counted & _checked_tensor("mask", mask, allowed, torch.bool)
     w = counted.double()
     if weights is not None:
-        w = torch.where(counted, _like("weights", weights, allowed, None).double(), 0.0)
-        flaw = flaw + _flaw(
+        w = torch.where(counted, _checked_tensor("weights", weights, allowed, None).double(), 0.0)
+        nan_if_invalid = nan_if_invalid + _nan_if_invalid(
             (w >= 0) & w.isfinite(), "weights", "finite and not negative where the mask is True"
         )
+    # 0 * NaN is NaN, so excluded losses and derivatives are replaced by 0 before they are weighted.
     keep = counted & (w != 0)
     loss = torch.where(keep, rows, 0.0)
     statistics = {
-        "weight": w.sum(dim=1) + flaw,
+        "weight": w.sum(dim=1) + nan_if_invalid,
         "weight_square": w.square().sum(dim=1),
         "loss": (w * loss).sum(dim=1),
     }
     if paired:
+        # Autocast would compute the matrix product in half precision.
         with torch.autocast(device_type=losses.device.type, enabled=False):
             statistics["loss_product"] = (w * loss) @ (w * loss).T
     else:
         statistics["loss_square"] = (w * loss).square().sum(dim=1)
     if derivatives is None:
         if halves is not None:
-            raise ValueError(f"{_FUNCTION}: `halves` split the `derivatives`, which are None.")
+            raise ValueError(f"{_FUNCTION}: `halves` needs `derivatives`, but they are None.")
         return statistics
-    h = w * torch.where(keep, _like("derivatives", derivatives, [losses.shape], None).double(), 0.0)
+    h = w * torch.where(
+        keep, _checked_tensor("derivatives", derivatives, [losses.shape], None).double(), 0.0
+    )
     statistics |= {"derivative": h.sum(dim=1), "derivative_square": h.square().sum(dim=1)}
     if halves is not None:
-        half = _like("halves", halves, [losses.shape, losses.shape[-1:]], torch.bool)
+        half = _checked_tensor("halves", halves, [losses.shape, losses.shape[-1:]], torch.bool)
         statistics |= {
             "half_weight": (w * half).sum(dim=1),
             "half_derivative": (h * half).sum(dim=1),
@@ -115,28 +132,28 @@ def environment_statistics(
 
 
 def merge_statistics(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add up the statistics of the parts of a batch: those of the whole.
+    """Sum the statistics of the parts of a batch.
 
     Arguments:
         parts: dictionaries of `invmod.environment_statistics` with the same entries, at least one.
 
     Returns:
-        a new dictionary.
+        a new dictionary, the statistics of the whole batch.
 
     Raises:
-        ValueError: no part, or parts whose entries differ in name or shape.
+        ValueError: there is no part, or the parts' entries differ in name or shape.
 
     Example:
         >>> a = environment_statistics(torch.tensor([1.0, 2.0]), torch.tensor([0, 1]), num_envs=2)
-        >>> b = environment_statistics(torch.tensor([4.0]), torch.tensor([0]), num_envs=2)  # without environment 1
+        >>> b = environment_statistics(torch.tensor([4.0]), torch.tensor([0]), num_envs=2)
         >>> merge_statistics(a, b)["loss"]
         tensor([5., 2.], dtype=torch.float64)
     """
     shapes = [{name: tuple(entry.shape) for name, entry in part.items()} for part in parts]
     if not parts or any(shape != shapes[0] for shape in shapes):
         raise ValueError(
-            "merge_statistics: needs one or more parts of the same entries and shapes, "
-            f"got {shapes}. Give `num_envs` to every part."
+            "merge_statistics: needs one or more parts with the same entries and shapes, "
+            f"got {shapes}. Pass `num_envs` for every part."
         )
     return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}
 
@@ -144,13 +161,13 @@ def merge_statistics(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def all_reduce_statistics(
     statistics: Mapping[str, Tensor], *, group: distributed.ProcessGroup | None = None
 ) -> dict[str, Tensor]:
-    """Add up the statistics of all ranks: those of the whole batch, on every rank.
+    """Sum the statistics of all ranks; every rank receives those of the whole batch.
 
-    One all-reduce for the whole dictionary. Every rank needs the same entries in the same order.
+    The dictionary takes one all-reduce. Every rank must have the same entries in the same order.
 
     Arguments:
         statistics: of this rank; detached here.
-        group: the process group; the default one where None.
+        group: the process group; None is the default group.
 
     Returns:
         a new dictionary, detached, the same on every rank.
@@ -170,51 +187,61 @@ def all_reduce_statistics(
         raise ValueError("all_reduce_statistics: `statistics` has no entry.")
     if not (distributed.is_available() and distributed.is_initialized()):
         raise RuntimeError(
-            "all_reduce_statistics: there is no process group. Call `torch.distributed.init_process_group` first; on "
-            "one process the statistics are already those of the whole batch."
+            "all_reduce_statistics: there is no process group. Call "
+            "`torch.distributed.init_process_group` first; on one process the statistics are "
+            "already those of the whole batch."
         )
+    # One flat tensor needs a single collective call instead of one per entry.
     flat = torch.cat([entry.detach().reshape(-1) for entry in statistics.values()])
     distributed.all_reduce(flat, group=group)
-    pieces = torch.split(flat, [entry.numel() for entry in statistics.values()])
+    reduced = torch.split(flat, [entry.numel() for entry in statistics.values()])
     return {
-        name: piece.view(entry.shape)
-        for (name, entry), piece in zip(statistics.items(), pieces, strict=True)
+        name: total.view(entry.shape)
+        for (name, entry), total in zip(statistics.items(), reduced, strict=True)
     }
 
 
-def _rows(
+def _losses_by_environment(
     losses: Tensor, env: Tensor | None, num_envs: int | None
 ) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Return losses (E, N) in float64 and which of them count: with an index, row e counts the samples of e."""
+    """Return losses (E, N) in float64, a bool mask (E, N), and 0, or NaN if an index is invalid.
+
+    With `env`, the losses are repeated for each environment, and row e of the mask is True for the
+    samples of environment e.
+    """
     check_floating(_FUNCTION, "losses", losses)
     if env is None:
         if losses.ndim != 2 or losses.shape[0] == 0 or num_envs not in (None, losses.shape[0]):
             raise ValueError(
-                f"{_FUNCTION}: without `env`, `losses` must have shape (E, N) with E >= 1, and E = `num_envs` where "
-                f"that is given, got {tuple(losses.shape)} and {num_envs}."
+                f"{_FUNCTION}: without `env`, `losses` must have shape (E, N) with E >= 1, and E "
+                f"must equal `num_envs` if it is given, got {tuple(losses.shape)} and {num_envs}."
             )
         return losses.double(), torch.ones_like(losses, dtype=torch.bool), 0.0
     check_integers(_FUNCTION, "env", env)
     if losses.ndim != 1 or env.shape != losses.shape:
         raise ValueError(
-            f"{_FUNCTION}: with `env` both must have shape (n,), got losses {tuple(losses.shape)} and env "
-            f"{tuple(env.shape)}."
+            f"{_FUNCTION}: with `env`, `losses` and `env` must have shape (n,), got losses "
+            f"{tuple(losses.shape)} and env {tuple(env.shape)}."
         )
     num_envs = environment_count(_FUNCTION, env, num_envs)
+    # Boolean membership (E, n) instead of an index_add, so that an index out of range adds nothing.
     member = env == torch.arange(num_envs, device=env.device)[:, None]
     return (
         losses.double().expand(num_envs, -1),
         member,
-        _flaw(member.any(dim=0), "env", f"in 0..{num_envs - 1}"),
+        _nan_if_invalid(member.any(dim=0), "env", f"in 0..{num_envs - 1}"),
     )
 
 
-def _like(name: str, x: Tensor, shapes: list[torch.Size], dtype: torch.dtype | None) -> Tensor:
-    """Return x; raise unless it has one of the shapes, and the dtype or any floating-point one."""
+def _checked_tensor(
+    name: str, x: Tensor, shapes: list[torch.Size], dtype: torch.dtype | None
+) -> Tensor:
+    """Return x; raise unless it has one of `shapes` and `dtype` (floating point if None)."""
     if not isinstance(x, Tensor) or (x.dtype != dtype if dtype else not x.is_floating_point()):
         what = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
-            f"{_FUNCTION}: `{name}` must be a tensor of {dtype or 'floating-point numbers'}, got {what}."
+            f"{_FUNCTION}: `{name}` must be a tensor of {dtype or 'floating-point numbers'}, got "
+            f"{what}."
         )
     if x.shape not in shapes:
         expected = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
@@ -222,12 +249,12 @@ def _like(name: str, x: Tensor, shapes: list[torch.Size], dtype: torch.dtype | N
     return x
 
 
-def _flaw(right: Tensor, name: str, rule: str) -> Tensor | float:
-    """Raise unless `right` is True everywhere; under `torch.compile` return NaN in that case. Else 0."""
+def _nan_if_invalid(valid: Tensor, name: str, rule: str) -> Tensor | float:
+    """Return 0 if `valid` is all True; otherwise raise or, under `torch.compile`, return NaN."""
     if torch.compiler.is_compiling():
-        return torch.where(right.all(), 0.0, float("nan"))
-    if not right.all():
+        return torch.where(valid.all(), 0.0, float("nan"))
+    if not valid.all():
         raise ValueError(
-            f"{_FUNCTION}: `{name}` must be {rule}, but {int((~right).sum())} entries are not."
+            f"{_FUNCTION}: `{name}` must be {rule}, but {int((~valid).sum())} entries are not."
         )
     return 0.0

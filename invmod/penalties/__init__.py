@@ -1,4 +1,4 @@
-"""Invariance penalties, one file per what they are functions of: risks, derivatives, gradients, features."""
+"""Invariance penalties, grouped by their arguments: risks, derivatives, gradients or features."""
 
 from invmod.penalties.derivatives import (
     irm_derivatives,

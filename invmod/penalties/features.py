@@ -1,4 +1,4 @@
-"""Penalties of features and logits: CORAL, MMD, the information bottleneck, spectral decoupling."""
+"""Penalties of features or logits: CORAL, MMD, information bottleneck, spectral decoupling."""
 
 from __future__ import annotations
 
@@ -20,35 +20,43 @@ def coral_penalty(
     means: bool = False,
     normalisation: Literal["paper", "mean"] = "paper",
 ) -> Tensor:
-    r"""How far the covariances of two environments' features lie apart (CORAL).
+    r"""Squared distance between the covariances of two environments' features (CORAL).
 
     .. math::
         \frac{1}{4 D^2} \lVert C_a - C_b \rVert_F^2, \qquad
         C = \frac{1}{n - 1} \sum_i (f_i - \bar f) (f_i - \bar f)^\top
 
-    Over more than two environments: average it over the pairs.
+    where :math:`f_i` are the features of an environment. For more than two environments, average
+    the penalty over the pairs.
 
     Arguments:
-        features_a, features_b: (n_a, D) and (n_b, D), at least two samples each.
-        means: whether to add :math:`\frac{1}{D} \lVert \bar f_a - \bar f_b \rVert^2`, which the paper does not have. It
-            is the same under both normalisations.
-        normalisation: ``"paper"``, the equation above, or ``"mean"``: :math:`\frac{1}{D^2} \lVert C_a - C_b
+
+    features_a, features_b: (n_a, D) and (n_b, D), at least two samples each.
+
+    means: whether to add :math:`\frac{1}{D} \lVert \bar f_a - \bar f_b \rVert^2`, which is not in
+        the paper. Both normalisations add the same term. normalisation: ``"paper"``, the equation
+        above, or ``"mean"``: :math:`\frac{1}{D^2} \lVert C_a - C_b
             \rVert_F^2`, the mean over entries, 4 times as large.
 
     Returns:
-        a scalar in float32 or wider. Features of width 1 have variances in place of covariances.
+        a scalar in float32 or wider. For features of width 1, the covariances are variances.
 
     Raises:
         TypeError: features are not floating point.
-        ValueError: shapes do not fit, fewer than two samples, or an unknown normalisation.
+        ValueError: shapes do not fit, there are fewer than two samples, or the normalisation is
+            unknown.
 
     References:
-        Sun and Saenko, Deep CORAL: Correlation Alignment for Deep Domain Adaptation, ECCV Workshops 2016, Eq. 1-3.
+        Sun and Saenko, Deep CORAL: Correlation Alignment for Deep Domain Adaptation, ECCV Workshops
+        2016, Eq. 1-3.
 
     Example:
-        >>> a, b = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])  # variances 2 and 8, means 1 and 3
-        >>> coral_penalty(a, b), coral_penalty(a, b, normalisation="mean", means=True)  # 6^2 / 4, 6^2 + 2^2
-        (tensor(9.), tensor(40.))
+        >>> a = torch.tensor([[0.0], [2.0]])  # variance 2, mean 1
+        >>> b = torch.tensor([[1.0], [5.0]])  # variance 8, mean 3
+        >>> coral_penalty(a, b)  # 6^2 / 4
+        tensor(9.)
+        >>> coral_penalty(a, b, normalisation="mean", means=True)  # 6^2 + 2^2
+        tensor(40.)
     """
     a, b = _check_pair("coral_penalty", features_a, features_b, least=2)
     if normalisation not in ("paper", "mean"):
@@ -74,24 +82,28 @@ def mmd_penalty(features_a: Tensor, features_b: Tensor, *, gammas: Sequence[floa
         - \frac{2}{n_a n_b} \sum_{i, j} k(a_i, b_j), \qquad
         k(x, y) = \sum_\gamma \exp(-\gamma \lVert x - y \rVert^2)
 
-    It is the biased V-statistic (i = j included): never negative but for rounding, and above 0 for two samples of one
-    distribution. Over more than two environments: average it over the pairs.
+    where :math:`a_i` and :math:`b_i` are the features of the two environments and :math:`\gamma`
+    runs over `gammas`. This is the biased V-statistic, which includes i = j. It is non-negative
+    except for rounding errors, and its expectation is positive even if both environments have the
+    same distribution. For more than two environments, average the penalty over the pairs.
 
     Arguments:
         features_a, features_b: (n_a, D) and (n_b, D).
-        gammas: inverse squared widths, positive; a few of them over powers of ten make the scale matter less.
+        gammas: positive inverse squared widths of the kernels. Several values over different powers
+            of ten reduce the dependence on the scale of the features.
 
     Returns:
-        a scalar in float32 or wider. One sample counts as a point mass: two of them at a distance d give
-        :math:`2 \sum_\gamma (1 - \exp(-\gamma d^2))`.
+        a scalar in float32 or wider. A single sample is a point mass: two environments of one
+        sample each, at distance d, give :math:`2 \sum_\gamma (1 - \exp(-\gamma d^2))`.
 
     Raises:
         TypeError: features are not floating point.
-        ValueError: shapes do not fit, no sample, no gamma, or a gamma that is not positive and finite.
+        ValueError: shapes do not fit, there is no sample or no gamma, or a gamma is not positive
+            and finite.
 
     References:
-        Gretton et al., A Kernel Two-Sample Test, JMLR 2012, Eq. 5; Li et al., Domain Generalization with Adversarial
-        Feature Learning, CVPR 2018.
+        Gretton et al., A Kernel Two-Sample Test, JMLR 2012, Eq. 5; Li et al., Domain Generalization
+        with Adversarial Feature Learning, CVPR 2018.
 
     Example:
         >>> a, b = torch.tensor([[0.0]]), torch.tensor([[1.0]])
@@ -106,9 +118,9 @@ def mmd_penalty(features_a: Tensor, features_b: Tensor, *, gammas: Sequence[floa
         )
     with without_autocast(a):
         x = torch.cat([a, b])
-        x = x - x.mean(
-            dim=0
-        )  # distances are differences of squares, which a common offset would drown
+        # Distances are computed as differences of squares; centring keeps a large common offset
+        # from cancelling their digits.
+        x = x - x.mean(dim=0)
         squares = x.square().sum(dim=1)
         distances = (squares[:, None] + squares - 2 * (x @ x.T)).clamp_min(0)
         kernel = torch.stack([torch.exp(-gamma * distances) for gamma in gammas]).sum(dim=0)
@@ -122,29 +134,35 @@ def information_bottleneck_penalty(
     r"""Mean variance within the environments (the bottleneck of IB-ERM and IB-IRM).
 
     .. math::
-        \frac{1}{E D} \sum_e \sum_d \frac{1}{n_e - \mathrm{correction}} \sum_{i \in e} (v_{id} - \bar v_{ed})^2
+        \frac{1}{E D} \sum_e \sum_d \frac{1}{n_e - \mathrm{correction}}
+        \sum_{i \in e} (v_{id} - \bar v_{ed})^2
+
+    where :math:`v_{id}` are the values, :math:`n_e` is the number of samples of environment e and
+    :math:`\bar v_{ed}` is the mean of its values.
 
     Arguments:
-        values: (n,) or (n, D): logits, as in the papers' experiments, or features, as in most code. The two are
-            different penalties.
+        values: (n,) or (n, D): logits, as in the papers' experiments, or features, as in most
+            implementations. These are different penalties.
         env: (n,) integers, the environment of each sample, from 0.
-        num_envs: E; one more than the largest index where None. Give it, so that an absent last environment is an
-            error; under `torch.compile` it must be given. On a GPU both checks wait for the device.
-        correction: 1 is the unbiased variance, 0 the population's.
+        num_envs: E; the largest index plus one if None. Pass it so that the absence of the last
+            environment is detected; it is required under `torch.compile`. On a GPU both checks
+            synchronise with the device.
+        correction: 1 for the unbiased variance, 0 for the population variance.
 
     Returns:
-        a scalar in float32 or wider, from centred squares. Environments count alike, whatever their size; one
-        environment has its own variance. Under `torch.compile`, where values cannot raise, it is NaN where an
-        environment has too few samples or an index is out of range.
+        a scalar in float32 or wider, computed from centred squares. All environments have equal
+        weight, independent of their size; with one environment it is that environment's variance.
+        Under `torch.compile`, where a check of values cannot raise, it is NaN if an environment has
+        too few samples or an index is out of range.
 
     Raises:
         TypeError: values are not floating point, or the index is not an integer.
-        ValueError: shapes do not fit, an environment has fewer than two samples or not more than `correction`, an
-            index is out of range, or a negative correction.
+        ValueError: shapes do not fit, an environment has fewer than two samples or at most
+            `correction` samples, an index is out of range, or `correction` is negative.
 
     References:
-        Ahuja et al., Invariance Principle Meets Information Bottleneck for Out-of-Distribution Generalization,
-        NeurIPS 2021.
+        Ahuja et al., Invariance Principle Meets Information Bottleneck for Out-of-Distribution
+        Generalization, NeurIPS 2021.
 
     Example:
         >>> values, env = torch.tensor([0.0, 2.0, 1.0, 5.0]), torch.tensor([0, 0, 1, 1])
@@ -159,8 +177,11 @@ def information_bottleneck_penalty(
     least = max(2, correction + 1)
     shares = env_shares(function, env, v.shape[0], num_envs=num_envs, least=least, dtype=v.dtype)
     with without_autocast(v):
+        # Centring before squaring avoids the cancellation in E[v^2] - E[v]^2.
         centred = v - (shares @ v).index_select(0, env.long())
         variances = (shares @ centred.square()).mean(dim=1)
+    # The rows of `shares` sum to 1, so `variances` has ddof 0; the factor changes it to
+    # `correction`.
     counts = (shares > 0).sum(dim=1).to(v.dtype)
     return (variances * (counts / (counts - correction))).mean()
 
@@ -171,10 +192,12 @@ def spectral_decoupling_penalty(logits: Tensor) -> Tensor:
     .. math::
         \frac{1}{|z|} \sum z^2
 
-    The paper's term is half of a sum of squares: its strength is this one's times what that leaves out.
+    where z are the logits and :math:`|z|` is their number. The paper's term is half of the sum of
+    squares: to reproduce a weight :math:`\lambda` of the paper, multiply this penalty by
+    :math:`\lambda |z| / 2`.
 
     Arguments:
-        logits: any shape, at least one number; every entry counts alike.
+        logits: any shape, with at least one entry; all entries have equal weight.
 
     Returns:
         a scalar in float32 or wider.
@@ -184,7 +207,8 @@ def spectral_decoupling_penalty(logits: Tensor) -> Tensor:
         ValueError: no logits.
 
     References:
-        Pezeshki et al., Gradient Starvation: A Learning Proclivity in Neural Networks, NeurIPS 2021.
+        Pezeshki et al., Gradient Starvation: A Learning Proclivity in Neural Networks, NeurIPS
+        2021.
 
     Example:
         >>> spectral_decoupling_penalty(torch.tensor([1.0, -3.0]))
@@ -192,7 +216,7 @@ def spectral_decoupling_penalty(logits: Tensor) -> Tensor:
     """
     check_floating("spectral_decoupling_penalty", "logits", logits)
     if logits.numel() == 0:
-        raise ValueError("spectral_decoupling_penalty: `logits` is empty; a mean needs a number.")
+        raise ValueError("spectral_decoupling_penalty: `logits` is empty; a mean needs an entry.")
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).square().mean()
 
 

@@ -1,4 +1,4 @@
-"""Penalties of gradients: of each environment's risk, or of each sample's loss."""
+"""Penalties of the gradients of environments' risks (IGA) or of samples' losses (Fishr)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ Reduction = Literal["mean", "sum"]
 
 
 def iga_penalty(gradients: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    r"""How far the gradients of the risks lie from their mean (IGA).
+    r"""Mean squared distance of the risks' gradients from their mean (IGA).
 
     .. math::
         \frac{1}{E} \sum_e \lVert g_e - \bar g \rVert^2, \qquad g_e = \nabla_\theta R_e
 
-    with ``reduction="sum"``, and divided by P with ``"mean"``. Environments are averaged in both.
+    where :math:`R_e` is the risk of environment e and :math:`\theta` are the parameters. This is
+    the penalty for ``reduction="sum"``; ``"mean"`` divides it by the number of parameters P. Both
+    average over environments.
 
     Arguments:
-        gradients: (E, P), the gradient of each environment's risk by all parameters, or by some. Make them with
-            ``create_graph=True``, else nothing can be learnt from the penalty.
+        gradients: (E, P), the gradient of each environment's risk with respect to all or some of
+            the parameters. Compute them with ``create_graph=True``; otherwise the penalty has no
+            gradient with respect to the parameters.
         reduction: over the P parameters.
 
     Returns:
@@ -33,13 +36,15 @@ def iga_penalty(gradients: Tensor, *, reduction: Reduction = "mean") -> Tensor:
 
     Raises:
         TypeError: gradients are not floating point.
-        ValueError: gradients are not (E, P) with an environment and a parameter, or an unknown reduction.
+        ValueError: gradients are not (E, P) with at least one environment and parameter, or the
+            reduction is unknown.
 
     References:
-        Koyama and Yamaguchi, When is invariance useful in an Out-of-Distribution Generalization problem?, 2020.
+        Koyama and Yamaguchi, When is invariance useful in an Out-of-Distribution Generalization
+        problem?, 2020.
 
     Example:
-        >>> g = torch.tensor([[1.0, 0.0], [3.0, 4.0]])  # mean (2, 2), each at a squared distance of 1 + 4
+        >>> g = torch.tensor([[1.0, 0.0], [3.0, 4.0]])  # mean (2, 2), squared distances 1 + 4
         >>> iga_penalty(g, reduction="sum"), iga_penalty(g)
         (tensor(5.), tensor(2.5000))
     """
@@ -51,38 +56,43 @@ def iga_penalty(gradients: Tensor, *, reduction: Reduction = "mean") -> Tensor:
 def fishr_penalty(
     gradients: Tensor, env: Tensor, *, num_envs: int | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
-    r"""How far the variances of per-sample gradients lie from their mean over environments (Fishr).
+    r"""Mean squared distance of the environments' gradient variances from their mean (Fishr).
 
     .. math::
         \frac{1}{E} \sum_e \lVert v_e - \bar v \rVert^2, \qquad
         v_e = \frac{1}{n_e} \sum_{i \in e} (g_i - \bar g_e)^2 \in \mathbb R^P
 
-    with ``reduction="sum"``, and divided by P with ``"mean"``. Environments are averaged in both, and the variance is
-    the population's. For a linear head under cross entropy `invmod.fishr_penalty_linear` needs no g.
+    where :math:`g_i` is the gradient of the loss of sample i, :math:`\bar g_e` is the mean gradient
+    of environment e and squares are elementwise. This is the penalty for ``reduction="sum"``;
+    ``"mean"`` divides it by the number of parameters P. Both average over environments and use the
+    population variance. For a linear head with cross entropy, `invmod.fishr_penalty_linear` does
+    not need the per-sample gradients.
 
     Arguments:
-        gradients: (n, P), the gradient of each sample's own loss (not divided by n), as of
+        gradients: (n, P), the gradient of each sample's own loss (not divided by n), as returned by
             `invmod.per_sample_gradients`.
         env: (n,) integers, the environment of each sample, from 0.
-        num_envs: E; one more than the largest index where None. Give it, so that an absent last environment is an
-            error; under `torch.compile` it must be given. On a GPU both checks wait for the device.
+        num_envs: E; the largest index plus one if None. Pass it so that the absence of the last
+            environment is detected; it is required under `torch.compile`. On a GPU both checks
+            synchronise with the device.
         reduction: over the P parameters.
 
     Returns:
-        a scalar in float32 or wider, from centred squares. One environment has penalty 0, with zero gradient. Under
-        `torch.compile`, where values cannot raise, it is NaN where an environment has fewer than two samples or an
-        index is out of range.
+        a scalar in float32 or wider, computed from centred squares. One environment has penalty 0,
+        with zero gradient. Under `torch.compile`, where a check of values cannot raise, it is NaN
+        if an environment has fewer than two samples or an index is out of range.
 
     Raises:
         TypeError: gradients are not floating point, or the index is not an integer.
-        ValueError: shapes do not fit, an environment has fewer than two samples, an index is out of range, or an
-            unknown reduction.
+        ValueError: shapes do not fit, an environment has fewer than two samples, an index is out of
+            range, or the reduction is unknown.
 
     References:
-        Rame, Dancette and Cord, Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization, ICML 2022.
+        Rame, Dancette and Cord, Fishr: Invariant Gradient Variances for Out-of-Distribution
+        Generalization, ICML 2022.
 
     Example:
-        >>> g = torch.tensor([[1.0], [3.0], [0.0], [4.0]])  # variances 1 and 4, each 1.5 from their mean
+        >>> g = torch.tensor([[1.0], [3.0], [0.0], [4.0]])  # variances 1 and 4, both 1.5 from 2.5
         >>> fishr_penalty(g, torch.tensor([0, 0, 1, 1]), num_envs=2)
         tensor(2.2500)
     """
@@ -106,37 +116,47 @@ def fishr_penalty_linear(
 
     .. math::
         v_e^W = \frac{(a^{2})^\top f^{2}}{n_e} - \Big( \frac{a^\top f}{n_e} \Big)^{2}, \qquad
-        v_e^b = \frac{1}{n_e} \sum_{i \in e} a_i^2 - \Big( \frac{1}{n_e} \sum_{i \in e} a_i \Big)^2, \qquad
+        v_e^b = \frac{1}{n_e} \sum_{i \in e} a_i^2
+        - \Big( \frac{1}{n_e} \sum_{i \in e} a_i \Big)^2, \qquad
         a = \mathrm{softmax}(z) - \mathrm{onehot}(y)
 
-    over the samples of e, squares elementwise; then as `invmod.fishr_penalty` on :math:`v_e = (v_e^W, v_e^b)`, P = K D
-    + K. The differences cancel where gradients hardly vary (in float32 by orders of magnitude), so all of it is summed
-    in float64.
+    where f are the features, z the logits and y the targets of the samples of environment e,
+    squares are elementwise, and :math:`v_e^W` and :math:`v_e^b` are the gradient variances of the
+    weight and the bias. The penalty is that of `invmod.fishr_penalty` for
+    :math:`v_e = (v_e^W, v_e^b)`, with P = K D + K. If gradients hardly vary, the differences cancel
+    and would lose orders of magnitude of precision in float32, so everything is computed in
+    float64.
 
     Arguments:
-        features: f (n, D), what the head sees.
-        logits: z (n, K), what it says: ``head(features)``, K >= 2. For one logit z give two columns, 0 and z.
-        targets: int64 classes (n,). The values are not checked: one outside 0..K-1 fails with torch's own error.
+        features: f (n, D), the input of the head.
+        logits: z (n, K), the output of the head, K >= 2. For a single logit z pass two columns, 0
+            and z.
+        targets: int64 classes (n,). The values are not checked: a class outside 0..K-1 raises
+            PyTorch's own error.
         env: (n,) integers, the environment of each sample, from 0.
         num_envs, reduction: as in `invmod.fishr_penalty`.
 
     Returns:
-        a scalar in float32 or wider; one environment, and an edge under `torch.compile`, as in `invmod.fishr_penalty`.
+        a scalar in float32 or wider. The special cases are those of `invmod.fishr_penalty`.
 
     Raises:
-        TypeError: features or logits are not floating point, or classes or the index are not integers.
-        ValueError: shapes do not fit, an environment has fewer than two samples, an index is out of range, or an
-            unknown reduction.
+        TypeError: features or logits are not floating point, or classes or the index are not
+            integers.
+        ValueError: shapes do not fit, an environment has fewer than two samples, an index is out of
+            range, or the reduction is unknown.
 
     References:
-        Rame, Dancette and Cord, Fishr: Invariant Gradient Variances for Out-of-Distribution Generalization, ICML 2022.
+        Rame, Dancette and Cord, Fishr: Invariant Gradient Variances for Out-of-Distribution
+        Generalization, ICML 2022.
 
     Example:
-        At logits of 0 a is ±1/2, so a * f is ±f/2; with f = 1, 1 and 2, 2 and both classes in each environment the
-        variances are 1/4 and 1 for each of two weights, 1/4 and 1/4 for each of two biases.
+        For logits of 0, a is ±1/2 and a * f is ±f/2. With features 1, 1 in one environment, 2, 2 in
+        the other, and both classes in each, the variances of each of the two weights are 1/4 and 1,
+        and those of each of the two biases are 1/4 and 1/4.
 
-        >>> f, y = torch.tensor([[1.0], [1.0], [2.0], [2.0]]), torch.tensor([0, 1, 0, 1])
-        >>> fishr_penalty_linear(f, torch.zeros(4, 2), y, torch.tensor([0, 0, 1, 1]), reduction="sum")  # 2 * .375^2
+        >>> f = torch.tensor([[1.0], [1.0], [2.0], [2.0]])
+        >>> z, y, env = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
+        >>> fishr_penalty_linear(f, z, y, env, reduction="sum")  # 2 * 0.375^2
         tensor(0.2812)
     """
     function = "fishr_penalty_linear"
@@ -147,33 +167,35 @@ def fishr_penalty_linear(
     num_samples, num_classes = logits.shape
     if num_classes < 2:
         raise ValueError(
-            f"{function}: `logits` must have at least two columns. For one logit z give two, 0 and z."
+            f"{function}: `logits` must have at least two columns. For one logit z pass two "
+            "columns, 0 and z."
         )
     if features.shape[0] != num_samples or targets.shape != (num_samples,):
         raise ValueError(
-            f"{function}: `features` (n, D), `logits` (n, K) and `targets` (n,) must have the same n, "
-            f"got {tuple(features.shape)}, {tuple(logits.shape)} and {tuple(targets.shape)}."
+            f"{function}: `features` (n, D), `logits` (n, K) and `targets` (n,) must have the "
+            f"same n, got {tuple(features.shape)}, {tuple(logits.shape)} and "
+            f"{tuple(targets.shape)}."
         )
     if targets.dtype != torch.int64:
         raise TypeError(f"{function}: `targets` must be classes in int64, got {targets.dtype}.")
     shares = env_shares(function, env, num_samples, num_envs=num_envs, least=2, dtype=torch.float64)
     with without_autocast(features):
-        f = F.pad(
-            features.double(), (0, 1), value=1.0
-        )  # the bias is the weight of a feature that is 1
+        # The bias is treated as the weight of a constant feature 1.
+        f = F.pad(features.double(), (0, 1), value=1.0)
+        # The gradient of the cross entropy with respect to the weight is the outer product a f^T.
         a = F.softmax(logits.double(), dim=1) - F.one_hot(targets, num_classes)
-        v = _sums(shares, a.square(), f.square()) - _sums(shares, a, f).square()
+        v = _mean_products(shares, a.square(), f.square()) - _mean_products(shares, a, f).square()
         return _spread(function, rearrange(v, "e c d -> e (c d)"), reduction).to(dtype)
 
 
-def _sums(shares: Tensor, a: Tensor, f: Tensor) -> Tensor:
-    """Return the mean of a_k f_d in each environment, (E, K, D), as one matrix product."""
+def _mean_products(shares: Tensor, a: Tensor, f: Tensor) -> Tensor:
+    """Return the environments' means of a_k f_d, (E, K, D), computed as one matrix product."""
     weighted = rearrange(shares[:, :, None] * a, "e n c -> (e c) n")
     return rearrange(weighted @ f, "(e c) d -> e c d", c=a.shape[1])
 
 
 def _spread(function: str, rows: Tensor, reduction: Reduction) -> Tensor:
-    """Return the mean over E of the squared distance of rows (E, P) to their mean, summed or averaged over P."""
+    """Return the mean squared distance of rows (E, P) from their mean; `reduction` is over P."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f"{function}: `reduction` must be 'mean' or 'sum', got {reduction!r}.")
     squares = (rows - rows.mean(dim=0)).square().mean(dim=0)
@@ -186,27 +208,30 @@ def per_sample_gradients(
     *batch: Tensor,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""The gradient of each sample's loss by the parameters, all samples at once.
+    r"""Gradient of each sample's loss with respect to the parameters, vectorised over samples.
 
     .. math::
         g_i = \nabla_\theta \, \ell(\theta; x_i, y_i, \dots)
 
-    by `torch.func.vmap` over `torch.func.grad`: what `invmod.fishr_penalty` needs where the head is not linear or the
-    loss is not cross entropy. It can be differentiated again, by the parameters and by the batch.
+    where :math:`\theta` are the parameters and :math:`x_i, y_i, \dots` are the tensors of sample i.
+    The gradients are computed by `torch.func.vmap` over `torch.func.grad`. Use them with
+    `invmod.fishr_penalty` if the head is not linear or the loss is not cross entropy. They can be
+    differentiated again with respect to the parameters and the batch.
 
     Arguments:
-        sample_loss: ``sample_loss(parameters, x, y, ...) -> scalar`` for one sample, without a batch axis;
-            `torch.func.functional_call` runs a module with the parameters. What mixes samples (batch normalisation in
-            training mode) or draws random numbers (dropout) has no place in it.
+        sample_loss: ``sample_loss(parameters, x, y, ...) -> scalar`` for one sample, without a
+            batch axis. Use `torch.func.functional_call` to run a module with the parameters. The
+            function must not mix samples (batch normalisation in training mode) or draw random
+            numbers (dropout).
         parameters: name -> tensor, such as ``dict(head.named_parameters())``.
-        batch: tensors (n, ...), which are taken apart along their first axis.
-        chunk_size: how many samples at a time, to bound memory; all where None.
+        batch: tensors (n, ...), which are split along their first axis.
+        chunk_size: number of samples processed at a time, to bound memory; all if None.
 
     Returns:
         (n, P), the parameters flattened in the order of the mapping; (0, P) for an empty batch.
 
     Raises:
-        ValueError: no parameter, no batch, or tensors of different lengths.
+        ValueError: there is no parameter or no batch tensor, or the batch tensors differ in length.
 
     References:
         Rame, Dancette and Cord, ICML 2022, Section 3.
@@ -220,7 +245,7 @@ def per_sample_gradients(
     """
     if not parameters:
         raise ValueError(
-            "per_sample_gradients: `parameters` is empty; give at least one name -> tensor."
+            "per_sample_gradients: `parameters` is empty; pass at least one name -> tensor."
         )
     if not batch or len({x.shape[:1] for x in batch}) != 1 or batch[0].ndim == 0:
         raise ValueError(
@@ -228,8 +253,10 @@ def per_sample_gradients(
             f"got shapes {[tuple(x.shape) for x in batch]}."
         )
     if batch[0].shape[0] == 0:
+        # vmap cannot run on an empty batch; this empty result has the right width and dtype.
         return torch.cat([p.reshape(-1) for p in parameters.values()])[None][:0]
-    one = torch.func.grad(sample_loss)
-    over = (None, *(0 for _ in batch))
-    rows = torch.func.vmap(one, in_dims=over, chunk_size=chunk_size)(dict(parameters), *batch)
+    sample_gradient = torch.func.grad(sample_loss)
+    in_dims = (None, *(0 for _ in batch))  # the parameters are shared, the batch is split
+    vectorised = torch.func.vmap(sample_gradient, in_dims=in_dims, chunk_size=chunk_size)
+    rows = vectorised(dict(parameters), *batch)
     return torch.cat([rows[name].flatten(1) for name in parameters], dim=1)

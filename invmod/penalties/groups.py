@@ -1,4 +1,4 @@
-"""Samples of several environments in one batch: an index (n,) says which is whose."""
+"""Checks and means for a batch with samples of several environments, given an index (n,)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from invmod._checks import check_floating, check_integers, environment_count
 
 
 def check_samples(function: str, name: str, values: Tensor, axes: str, *, least: int = 1) -> Tensor:
-    """Return a floating-point matrix in float32 or wider; raise where it is none or has too few rows or no column."""
+    """Return a floating-point matrix in float32 or wider.
+
+    Raises unless `values` is a floating-point matrix with at least `least` rows and one column.
+    """
     check_floating(function, name, values)
     if values.ndim != 2 or values.shape[0] < least or values.shape[1] == 0:
         rows, columns = axes.strip("()").split(", ")
         raise ValueError(
-            f"{function}: `{name}` must have shape {axes} with {rows} >= {least} and {columns} >= 1, "
-            f"got {tuple(values.shape)}."
+            f"{function}: `{name}` must have shape {axes} with {rows} >= {least} and {columns} >= "
+            f"1, got {tuple(values.shape)}."
         )
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -29,40 +32,44 @@ def env_shares(
     least: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    r"""Return what takes samples to means of environments: (E, n), 1 / n_e where a sample belongs to e, else 0.
+    r"""Return the matrix (E, n) whose product with samples (n, D) gives the environments' means.
 
-    Raises unless `env` is an integer vector (n,) of 0..E-1 in which each environment has `least` samples. While
-    `torch.compile` traces, values cannot raise: an environment with too few samples is a row of NaN, and an index out
-    of range makes all of it NaN.
+    Entry (e, i) is 1 / n_e if sample i belongs to environment e, and 0 otherwise.
+
+    Raises unless `env` is an integer vector (n,) of 0..E-1 in which each environment has at least
+    `least` samples. Under `torch.compile`, a check of values cannot raise: instead, the row of an
+    environment with too few samples is NaN, and an index out of range makes the whole matrix NaN.
     """
     check_integers(function, "env", env)
     if env.shape != (num_samples,):
         raise ValueError(
-            f"{function}: `env` must have shape (n,) = ({num_samples},), the environment of each sample, "
-            f"got {tuple(env.shape)}."
+            f"{function}: `env` must have shape (n,) = ({num_samples},), the environment of each "
+            f"sample, got {tuple(env.shape)}."
         )
     num_envs = environment_count(function, env, num_envs)
     member = env == torch.arange(num_envs, device=env.device)[:, None]
     counts = member.sum(dim=1)
-    whole = counts.sum() == num_samples
+    in_range = counts.sum() == num_samples  # an index out of range belongs to no environment
+    # A branch on values would break the graph of torch.compile, so invalid rows are set to NaN.
     if torch.compiler.is_compiling():
         nan = torch.full((), float("nan"), dtype=dtype, device=env.device)
         return torch.where(
-            ((counts >= least) & whole)[:, None], member.to(dtype) / counts[:, None], nan
+            ((counts >= least) & in_range)[:, None], member.to(dtype) / counts[:, None], nan
         )
-    if not whole:
+    if not in_range:
         raise ValueError(
-            f"{function}: `env` must be in 0..{num_envs - 1}, got {int(env.min())} to {int(env.max())}. "
-            "Number the environments from 0."
+            f"{function}: `env` must be in 0..{num_envs - 1}, got {int(env.min())} to "
+            f"{int(env.max())}. Number the environments from 0."
         )
     if (counts < least).any():
         raise ValueError(
             f"{function}: each environment needs at least {least} samples, got {counts.tolist()}. "
-            "Leave an absent environment out of the numbering, or draw every batch from all of them."
+            "Leave an absent environment out of the numbering, or draw every batch from all "
+            "environments."
         )
     return member.to(dtype) / counts[:, None]
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
-    """Return a context in which matrix products stay in the dtype of x."""
+    """Return a context in which matrix products are computed in the dtype of x."""
     return torch.autocast(device_type=x.device.type, enabled=False)

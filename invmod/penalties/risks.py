@@ -1,4 +1,4 @@
-"""Penalties of the risks (E,), or of the losses behind them."""
+"""V-REx penalties: the variance of the risks (E,), and its debiased estimate from losses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
     .. math::
         \mathrm{Var}(R) = \frac{1}{E - \mathrm{correction}} \sum_e (R_e - \bar R)^2
 
+    where :math:`R_e` is the risk of environment e and :math:`\bar R` is the mean of the risks.
+
     Arguments:
         risks: (E,).
-        correction: 0 is the population variance of the paper, 1 the unbiased one. Published strengths belong to one
-            of them: at E = 3 the unbiased variance is 1.5 times the other.
+        correction: 0 for the population variance of the paper, 1 for the unbiased variance. Check
+            which of the two a published penalty weight refers to: for E = 3 the unbiased variance
+            is 1.5 times the population variance.
 
     Returns:
         a scalar in float32 or wider. One environment has variance 0 under ``correction=0``.
@@ -30,8 +33,8 @@ def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
         ValueError: risks are not (E,), or E <= correction.
 
     References:
-        Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021, Eq. 8; Bai et al.,
-        SIGIR 2024, second term of Eq. 14.
+        Krueger et al., Out-of-Distribution Generalization via Risk Extrapolation, ICML 2021, Eq. 8;
+        Bai et al., SIGIR 2024, second term of Eq. 14.
 
     Example:
         >>> vrex_penalty(torch.tensor([1.0, 2.0, 3.0]))
@@ -45,14 +48,15 @@ def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
     num_envs = risks.shape[0]
     if num_envs <= correction:
         raise ValueError(
-            f"vrex_penalty: needs more than `correction` = {correction} environments, got {num_envs}."
+            f"vrex_penalty: needs more than `correction` = {correction} environments, got "
+            f"{num_envs}."
         )
     wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
     return (wide - wide.mean()).square().sum() / (num_envs - correction)
 
 
 def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) -> Tensor:
-    r"""Variance of the risks over environments, less what the sampling noise of measured risks adds to it.
+    r"""Variance of the risks over environments, minus the bias from the noise of measured risks.
 
     .. math::
         \frac{1}{E - 1} \sum_e (\hat R_e - \bar R)^2 \; - \;
@@ -61,33 +65,37 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
             \frac{1}{n (E - 1)} \sum_e \mathrm{Var}_i(l_{ei} - \bar l_i) & \text{paired samples}
         \end{cases}
 
-    with :math:`\hat R_e` the mean of the losses of e, :math:`\bar l_i` the mean over environments of sample i, and all
-    variances of ddof 1. Both are unbiased for the ddof-1 variance of the true risks, so both can be negative, and
-    neither is clamped: a clamp brings the bias back.
+    where :math:`\hat R_e` is the mean loss of environment e, :math:`s_e^2` is the variance of its
+    :math:`n_e` losses, :math:`l_{ei}` is the loss of sample i and :math:`\bar l_i` is its mean over
+    environments. All variances have ddof 1. Both forms are unbiased estimates of the ddof-1
+    variance of the true risks, so they can be negative. They are not clamped, because clamping
+    would reintroduce a bias.
 
-    Samples are *paired* where every environment scores the same ones, as in MILK: their noise is shared, and the
-    correction for independent samples would subtract far too much.
+    Samples are *paired* if every environment scores the same samples, as in MILK. Their noise is
+    then shared, and the correction for independent samples would subtract far too much.
 
     Arguments:
-        losses: (E, N), one loss per environment and sample; where not paired also a sequence of E vectors (n_e,).
+        losses: (E, N), one loss per environment and sample; for ``paired=False`` also a sequence of
+            E vectors (n_e,).
         paired: whether column i of `losses` is the same sample in every environment.
 
     Returns:
-        a scalar in float32 or wider. With masks or weights, or in pieces: `invmod.environment_statistics` and
-        `invmod.vrex_penalty_debiased_from_statistics`.
+        a scalar in float32 or wider. For masks, weights or micro-batches use
+        `invmod.environment_statistics` and `invmod.vrex_penalty_debiased_from_statistics`.
 
     Raises:
         TypeError: losses are not floating point, or a sequence is given as paired.
-        ValueError: shapes do not fit, fewer than two environments, or an environment with fewer than two samples.
+        ValueError: shapes do not fit, there are fewer than two environments, or an environment has
+            fewer than two samples.
 
     References:
         Krueger et al., ICML 2021, Eq. 8, for the variance that is corrected.
 
     Example:
-        >>> losses = torch.tensor([[0.0, 2.0], [2.0, 4.0]])  # risks 1 and 3: variance 2; each s^2 / n = 2 / 2
-        >>> vrex_penalty_debiased(losses, paired=False)
+        >>> losses = torch.tensor([[0.0, 2.0], [2.0, 4.0]])  # risks 1 and 3, variance 2
+        >>> vrex_penalty_debiased(losses, paired=False)  # 2 - s^2 / n = 2 - 2 / 2
         tensor(1.)
-        >>> vrex_penalty_debiased(losses, paired=True)  # every sample says the same: 2 apart, without noise
+        >>> vrex_penalty_debiased(losses, paired=True)  # every sample differs by 2, without noise
         tensor(2.)
     """
     if isinstance(losses, Tensor) and losses.ndim != 2:
@@ -108,20 +116,23 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
         wide = [row.to(torch.promote_types(row.dtype, torch.float32)) for row in losses]
         noise = torch.stack([row.var() / row.shape[0] for row in wide])
         return torch.stack([row.mean() for row in wide]).var() - noise.mean()
-    both = losses.to(torch.promote_types(losses.dtype, torch.float32))
-    num_envs, num_samples = both.shape
-    variance = reduce(both, "e n -> e", "mean").var()
+    matrix = losses.to(torch.promote_types(losses.dtype, torch.float32))
+    num_envs, num_samples = matrix.shape
+    variance = reduce(matrix, "e n -> e", "mean").var()
     if not paired:
-        return variance - both.var(dim=1).mean() / num_samples
-    own = both - reduce(both, "e n -> n", "mean")
-    return variance - own.var(dim=1).sum() / (num_samples * (num_envs - 1))
+        return variance - matrix.var(dim=1).mean() / num_samples
+    # Noise that all environments share shifts every risk equally and adds nothing to their
+    # variance, so only the deviations from the mean over environments count.
+    deviations = matrix - reduce(matrix, "e n -> n", "mean")
+    return variance - deviations.var(dim=1).sum() / (num_samples * (num_envs - 1))
 
 
 def _check_losses(e: int, row: Tensor) -> None:
     if not isinstance(row, Tensor) or not row.is_floating_point():
         what = row.dtype if isinstance(row, Tensor) else type(row).__name__
         raise TypeError(
-            f"vrex_penalty_debiased: `losses` must be floating point, got {what} in environment {e}."
+            f"vrex_penalty_debiased: `losses` must be floating point, got {what} in environment "
+            f"{e}."
         )
     if row.ndim != 1 or row.shape[0] < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The robustness report: how good a model is, any model, when modalities are missing."""
+"""The robustness report: the metric of any model under missing modalities."""
 
 from invmod.robustness.deprecated import add_deprecated_methods as _add_deprecated_methods
 from invmod.robustness.evaluate import robustness_report
@@ -21,6 +21,6 @@ __all__ = [
     "write_page",
 ]
 
-# report.py is data and imports none of the functions that show it, so `str(report)` is defined here.
+# report.py imports none of the display functions, so `str(report)` is defined here.
 RobustnessReport.__str__ = text_table  # type: ignore[assignment, method-assign]
 _add_deprecated_methods()

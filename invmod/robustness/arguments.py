@@ -24,11 +24,13 @@ def checked_predictors(predict: Predict | Mapping[str, Predict]) -> dict[str, Pr
     for name, predictor in predictors.items():
         if not callable(predictor):
             raise TypeError(
-                f"robustness_report: the model {name!r} must be callable, got {type(predictor).__name__}."
+                f"robustness_report: the model {name!r} must be callable, got "
+                f"{type(predictor).__name__}."
             )
         if isinstance(predictor, nn.Module) and predictor.training:
             raise ValueError(
-                f"robustness_report: the model {name!r} is in training mode. Call its `eval()` first."
+                f"robustness_report: the model {name!r} is in training mode. Call its `eval()` "
+                "first."
             )
     return predictors
 
@@ -45,7 +47,7 @@ def checked_features(features: Mapping[str, Array]) -> tuple[bool, dict[str, Ten
 
 
 def checked_mask(mask: Array | None, features: dict[str, Tensor]) -> Tensor:
-    """Return the natural mask: the given one, or where it is None, False for rows of NaN."""
+    """Return the natural mask: `mask`, or if it is None, a mask that is False for rows of NaN."""
     modalities = tuple(features)
     if mask is None:
         return mask_from_features(features, modalities)
@@ -54,17 +56,17 @@ def checked_mask(mask: Array | None, features: dict[str, Tensor]) -> Tensor:
             f"robustness_report: `mask` must be a tensor or an array, got {type(mask).__name__}."
         )
     natural_mask = torch.as_tensor(mask)
-    hide_features(
-        features, natural_mask, modalities, integer_fill=0
-    )  # checks the dtype and the shape
+    # The result is not used: the call checks the dtype and the shape of the mask.
+    hide_features(features, natural_mask, modalities, integer_fill=0)
     return natural_mask
 
 
 def checked_targets(targets: Any) -> Array:
-    """Return the targets, which must have at least one unit."""
+    """Return the targets; raise unless they are an array with at least one unit."""
     if not isinstance(targets, (Tensor, np.ndarray)):
         raise TypeError(
-            f"robustness_report: `targets` must be a tensor or an array, got {type(targets).__name__}."
+            "robustness_report: `targets` must be a tensor or an array, got "
+            f"{type(targets).__name__}."
         )
     if targets.ndim == 0 or len(targets) == 0:
         raise ValueError(
@@ -90,6 +92,6 @@ def check_confidence(confidence: float) -> None:
 
 
 def drawn_seed(generator: torch.Generator | None) -> int:
-    """Return a seed drawn from the generator; from the global one where None."""
+    """Return a seed drawn from the generator; None is the global generator."""
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**62, (), generator=generator, device=device))

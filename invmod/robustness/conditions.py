@@ -1,4 +1,4 @@
-"""The conditions that a report imposes: patterns of modalities, and missing rates."""
+"""The conditions of a report: patterns of available modalities, and missing rates."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import torch
 Pattern = tuple[bool, ...]
 Patterns = Literal["all", "one_missing", "one_left"] | Sequence[Collection[str]]
 
-ALL_UP_TO = 8  # modalities: 2^8 - 1 patterns at most
+ALL_UP_TO = 8  # largest number of modalities with all 2^M - 1 patterns; more are sampled
 SAMPLE_SIZE = 2**ALL_UP_TO - 1
 
 
 def pattern_list(
     patterns: Patterns, modalities: tuple[str, ...], generator: torch.Generator | None
 ) -> tuple[list[Pattern], bool]:
-    """Return the patterns to impose, those with more modalities first, the complete one at the head; and whether
-    they are a sample.
+    """Return the patterns to impose, and whether they are a random sample of all patterns.
+
+    The complete pattern comes first, then the others by decreasing number of modalities.
     """
     m = len(modalities)
     chosen: Iterable[Pattern]
@@ -33,17 +34,18 @@ def pattern_list(
         chosen = _sample(m, generator) if sampled else itertools.product((True, False), repeat=m)
     elif isinstance(patterns, str):
         raise ValueError(
-            "robustness_report: `patterns` must be 'all', 'one_missing', 'one_left' or a sequence of collections of "
-            f"names, got {patterns!r}."
+            "robustness_report: `patterns` must be 'all', 'one_missing', 'one_left' or a "
+            f"sequence of collections of names, got {patterns!r}."
         )
     else:
         chosen = [_named(kept, modalities) for kept in patterns]
+    # The empty pattern leaves nothing to predict from; the complete one is the reference of drops.
     distinct = {pattern for pattern in chosen if any(pattern)} | {(True,) * m}
     return sorted(distinct, key=lambda pattern: (sum(pattern), pattern), reverse=True), sampled
 
 
 def _leaving(m: int, missing: int) -> list[Pattern]:
-    """Return all patterns with so many modalities missing."""
+    """Return all patterns of m modalities in which `missing` modalities are missing."""
     return [
         tuple(position not in hidden for position in range(m))
         for hidden in itertools.combinations(range(m), missing)
@@ -53,13 +55,14 @@ def _leaving(m: int, missing: int) -> list[Pattern]:
 def _named(kept: Collection[str], modalities: tuple[str, ...]) -> Pattern:
     if isinstance(kept, str):
         raise TypeError(
-            f"robustness_report: each of `patterns` must be a collection of names, got the string {kept!r}. "
-            f"Write ({kept!r},)."
+            "robustness_report: each of `patterns` must be a collection of names, got the string "
+            f"{kept!r}. Write ({kept!r},)."
         )
     unknown = [name for name in kept if name not in modalities]
     if unknown:
         raise ValueError(
-            f"robustness_report: `patterns` names {unknown}, which are not among {list(modalities)}."
+            f"robustness_report: `patterns` names {unknown}, which are not among "
+            f"{list(modalities)}."
         )
     if not kept:
         raise ValueError("robustness_report: each of `patterns` must leave at least one modality.")
@@ -67,17 +70,19 @@ def _named(kept: Collection[str], modalities: tuple[str, ...]) -> Pattern:
 
 
 def _sample(m: int, generator: torch.Generator | None) -> set[Pattern]:
-    """Return the complete pattern, all with one missing and with one left, and drawn ones up to `SAMPLE_SIZE`.
+    """Return a sample of at least `SAMPLE_SIZE` patterns of m modalities.
 
-    A draw has a uniform number of modalities and then a uniform subset, so that every number of missing ones is seen.
+    It contains the complete pattern, all patterns with one modality missing or one left, and random
+    patterns. A random pattern has a uniformly drawn number of modalities and then a uniformly drawn
+    subset of that size, so that every number of missing modalities occurs.
     """
-    found: set[Pattern] = {(True,) * m, *_leaving(m, 1), *_leaving(m, m - 1)}
+    drawn: set[Pattern] = {(True,) * m, *_leaving(m, 1), *_leaving(m, m - 1)}
     device = "cpu" if generator is None else generator.device
-    while len(found) < max(SAMPLE_SIZE, 2 * m + 1):
+    while len(drawn) < max(SAMPLE_SIZE, 2 * m + 1):
         kept = int(torch.randint(1, m + 1, (), generator=generator, device=device))
         order = torch.randperm(m, generator=generator, device=device).tolist()
-        found.add(tuple(position in order[:kept] for position in range(m)))
-    return found
+        drawn.add(tuple(position in order[:kept] for position in range(m)))
+    return drawn
 
 
 def checked_rates(rates: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Methods of `RobustnessReport` that became functions; they remain for one release, with a warning."""
+"""Deprecated methods of `RobustnessReport`, which are now functions of `invmod.robustness`."""
 
 from __future__ import annotations
 

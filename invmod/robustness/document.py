@@ -1,4 +1,4 @@
-"""The parts of a self-contained HTML page that do not depend on its content: skeleton, style, embedded figures."""
+"""Parts of a self-contained HTML page: skeleton, style and embedded figures."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 STYLE = """\
-:root { color-scheme: light dark; --text: #1d2129; --soft: #57606a; --page: #ffffff; --card: #f4f6f8; --line: #d5dae0; \
+:root { color-scheme: light dark; --text: #1d2129; --soft: #57606a; --page: #ffffff; \
+--card: #f4f6f8; --line: #d5dae0; \
 --accent: #0072b2; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e4e8ec; --soft: #a3adb8; --page: #14181d; --card: #1e242b; --line: #39424c; --accent: #56b4e9; }
+  :root { --text: #e4e8ec; --soft: #a3adb8; --page: #14181d; --card: #1e242b; --line: #39424c; \
+--accent: #56b4e9; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.25rem; max-width: 62rem; background: var(--page); color: var(--text); \
+body { margin: 0 auto; padding: 1.25rem; max-width: 62rem; background: var(--page); \
+color: var(--text); \
 font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0 0.25rem; }
-h2 { font-size: 1.25rem; margin: 2.25rem 0 0.75rem; padding-bottom: 0.25rem; border-bottom: 1px solid var(--line); }
+h2 { font-size: 1.25rem; margin: 2.25rem 0 0.75rem; padding-bottom: 0.25rem; \
+border-bottom: 1px solid var(--line); }
 h3 { font-size: 1rem; font-weight: 600; color: var(--soft); margin: 0; }
 p { margin: 0.5rem 0; max-width: 46rem; }
 .lead, small, figcaption { color: var(--soft); }
-.answer { background: var(--card); border-left: 4px solid var(--accent); border-radius: 0 6px 6px 0; \
+.answer { background: var(--card); border-left: 4px solid var(--accent); \
+border-radius: 0 6px 6px 0; \
 padding: 0.8rem 1.1rem; margin: 0.9rem 0; }
 .answer .headline { font-size: 1.15rem; font-weight: 600; }
 .answer p { max-width: none; }
@@ -33,7 +38,8 @@ figure { margin: 1.25rem 0; }
 img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
 figcaption { font-size: 0.9rem; margin-top: 0.4rem; max-width: 46rem; }
 .scroll { overflow-x: auto; margin: 1.25rem 0; }
-.scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+.scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); \
+outline-offset: 2px; }
 table { border-collapse: collapse; font-size: 0.88rem; overflow-wrap: normal; }
 caption { text-align: left; font-weight: 600; padding-bottom: 0.4rem; }
 th, td { padding: 0.3rem 0.65rem; text-align: left; vertical-align: top; }
@@ -46,7 +52,7 @@ tbody th { font-weight: 500; }
 .pairs td { overflow-wrap: anywhere; }
 summary { cursor: pointer; font-weight: 600; padding: 0.4rem 0; }
 """
-"""Light and dark style of a report's page, for plain elements and a few classes (`n`: a column of numbers)."""
+"""Light and dark style sheet of a report's page; class `n` is for columns of numbers."""
 
 SKELETON = """\
 <!doctype html>
@@ -68,11 +74,11 @@ SKELETON = """\
 
 
 def html_document(title: str, body: str, *, style: str = STYLE) -> str:
-    """Return a whole page that needs no other file.
+    """Return a complete, self-contained HTML page.
 
     Arguments:
         title: plain text, which is escaped.
-        body: HTML, in which every text is escaped already.
+        body: HTML, in which all text is already escaped.
         style: CSS.
 
     Example:
@@ -102,7 +108,7 @@ def figure_png(figure: matplotlib.figure.Figure, *, dpi: int = 144) -> bytes:
 
 
 def png_data_uri(png: bytes) -> str:
-    """Return a PNG file as the value of an ``<img src="...">``.
+    """Return a PNG file as a data URI for ``<img src="...">``.
 
     Example:
         >>> png_data_uri(b"PNG")

@@ -44,64 +44,75 @@ def robustness_report(
     num_resamples: int = 1000,
     confidence: float = 0.95,
 ) -> RobustnessReport:
-    r"""Measure models complete, under every pattern of missing modalities, and along missing rates.
+    r"""Evaluate models under every pattern of missing modalities and along missing rates.
 
-    A pattern :math:`b \in \{0, 1\}^M` is imposed on all rows, in addition to the natural missingness. Its value is the
-    metric of the predictions from the remaining cells:
+    A pattern :math:`b \in \{0, 1\}^M` is imposed on all rows, in addition to the natural
+    missingness. Its value is the metric of the predictions from the remaining cells:
 
     .. math::
-        v_b = \mathrm{metric}\big(\mathrm{predict}(x \text{ with NaN where } a_{nm} b_m = 0, \; a b), \; y\big),
+        v_b = \mathrm{metric}\big(
+        \mathrm{predict}(x \text{ with NaN where } a_{nm} b_m = 0, \; a b), \; y\big),
         \qquad \mathrm{drop}_b = \frac{v_{\mathrm{complete}} - v_b}{|v_{\mathrm{complete}}|}
 
-    where :math:`a` is the mask (N, M), :math:`x` are the features and :math:`y` the targets. The drop has the other
-    sign where lower is better, so that it is always a loss. Hidden cells reach the model as NaN, and those of integers
-    and bools as `integer_fill`: a model that ignores its mask cannot see them.
+    where :math:`a` is the mask (N, M), :math:`x` are the features and :math:`y` the targets. If a
+    lower metric is better, the sign of the drop is reversed, so that a positive drop is always a
+    loss. Hidden cells are passed to the model as NaN, or as `integer_fill` for integers and bools,
+    so even a model that ignores its mask cannot read them.
 
-    Along missing rates, cells are hidden by `invmod.simulate_mcar`, in all modalities at once and in one at a time. A
-    row never loses all of its modalities: its draw is conditional on that, so the share of hidden cells
-    (`effective_rate`, the axis of the curves) is smaller than the nominal rate. The draws of a modality are made from
-    the same random numbers at every rate, for every model.
+    For the missing rates, `invmod.simulate_mcar` hides cells in all modalities at once and in one
+    modality at a time. A row never loses all of its modalities. The draw is conditional on this, so
+    the share of hidden cells (`effective_rate`, the horizontal axis of the curves) is smaller than
+    the nominal rate. The draws of a modality use the same random numbers at every rate and for
+    every model.
 
-    Intervals are percentiles of the bootstrap over units, the first axis of predictions and targets, which need not be
-    the rows of the features (users against items). With several models, each later one is compared with the first under
-    each pattern by a permutation test: the two models' predictions of a random half of the units are swapped. The
-    p values are corrected for the number of patterns by step-down max-T, and for several comparisons by Bonferroni.
+    Intervals are bootstrap percentile intervals over units. Units are the first axis of predictions
+    and targets; they can differ from the rows of the features (for example users and items). With
+    several models, each further model is compared with the first one under each pattern by a
+    permutation test, which swaps the two models' predictions of each unit with probability 1/2. The
+    p values are corrected for the number of patterns by step-down max-T, and for several
+    comparisons by Bonferroni.
 
     Arguments:
-        predict: called with features (hidden ones as above) and a mask (N, M); returns a tensor or an array whose first
-            axis is that of `targets`. Or name -> such a function, to compare. It gets tensors where `features` has
-            tensors, arrays where it has arrays. A module must be in evaluation mode. Called without gradients,
-            ``P + R (M + 1) num_draws`` times with P patterns and R rates above 0 (one draw less of modalities where
-            M = 1).
-        features: modality name -> (N, ...), tensors or NumPy arrays of any shape behind the first axis.
+        predict: called with features (hidden cells filled as above) and a mask (N, M); returns a
+            tensor or an array whose first axis is that of `targets`. To compare models, pass name
+            -> such a function. It receives tensors if `features` are tensors, and arrays if they
+            are arrays. A module must be in evaluation mode. It is called without gradients,
+            ``P + R (M + 1) num_draws`` times with P patterns and R rates above 0
+            (``P + R num_draws`` times if M = 1).
+        features: modality name -> (N, ...), tensors or NumPy arrays of any shape after the first
+            axis.
         targets: tensor or array, (U, ...).
-        metric: of predictions and targets (U, ...); returns a number.
-        mask: bool (N, M), the natural mask; where None, rows of NaN are missing.
-        patterns: ``"all"``: the :math:`2^M - 1` that leave something, up to M = 8; beyond that 255 of them: the
-            complete one, those with one missing and with one left, and random others. Or ``"one_missing"``,
-            ``"one_left"``, or a sequence of collections of the names that are left. The complete one is always there.
-        rates: nominal missing rates in [0, 1); none: no curves.
-        num_draws: draws of hidden cells at each rate, of which the mean is taken.
-        generator: seeds draws, patterns and resamples; the global generator where None.
+        metric: function of predictions and targets (U, ...) that returns a number.
+        mask: bool (N, M), the natural mask; if None, rows of NaN are missing.
+        patterns: ``"all"``, ``"one_missing"``, ``"one_left"``, or a sequence of collections of the
+            available names. ``"all"`` means all :math:`2^M - 1` non-empty patterns up to M = 8, and
+            a sample of 255 for larger M: the complete pattern, those with one modality missing or
+            one left, and random others. The complete pattern is always included.
+        rates: nominal missing rates in [0, 1); without rates the report has no curves.
+        num_draws: number of draws of hidden cells at each rate, over which results are averaged.
+        generator: seeds draws, patterns and resamples; None is the global generator.
         higher_is_better: whether a larger metric is better.
-        per_unit: of predictions and targets, (U,) values whose mean is the metric; with it, resampling is fast.
-        integer_fill: the content of hidden cells of integers and bools, or name -> value.
-        num_resamples: B, bootstrap resamples and permutations; 0: neither intervals nor tests.
-        confidence: of the intervals, in (0, 1).
+        per_unit: function of predictions and targets that returns (U,) values whose mean is the
+            metric. It makes resampling fast.
+        integer_fill: fill value of hidden cells of integers and bools, or name -> value.
+        num_resamples: B, the number of bootstrap resamples and of permutations; 0 for neither
+            intervals nor tests.
+        confidence: confidence level of the intervals, in (0, 1).
 
     Returns:
-        `RobustnessReport`: prints as a table and saves as JSON. Functions of ``invmod.robustness`` draw its curves and
-        heat map and write its page.
+        `RobustnessReport`, which prints as a table and can be saved as JSON. Functions of
+        ``invmod.robustness`` plot its curves and heat map and write an HTML page.
 
     Raises:
-        KeyError: `integer_fill` has a name that `features` lacks.
-        TypeError: predictions, targets, features or the mask are of a wrong type.
-        ValueError: an argument outside its range, shapes that do not fit, a module in training mode, predictions or a
-            metric with NaN (the message names model and condition), or a metric that is not the mean of `per_unit`.
+        KeyError: `integer_fill` has a name that is not in `features`.
+        TypeError: predictions, targets, features or the mask have a wrong type.
+        ValueError: an argument is out of range, shapes do not fit, a module is in training mode,
+            predictions or a metric are NaN (the message names model and condition), or the metric
+            is not the mean of `per_unit`.
 
     References:
-        Efron and Tibshirani, An Introduction to the Bootstrap, 1993; Westfall and Young, Resampling-Based Multiple
-        Testing, 1993.
+        Efron and Tibshirani, An Introduction to the Bootstrap, 1993; Westfall and Young,
+        Resampling-Based Multiple Testing, 1993.
 
     Example:
         >>> features = {"a": torch.tensor([[0.0], [1.0]]), "b": torch.tensor([[0.0], [1.0]])}
@@ -121,6 +132,7 @@ def robustness_report(
     check_counts(num_draws, num_resamples)
     check_confidence(confidence)
     targets = checked_targets(targets)
+    # Separate seeds make resamples and hidden cells independent of the number of conditions.
     resample_seed, draw_seed = drawn_seed(generator), drawn_seed(generator)
     evaluation = Evaluation(
         predictors=checked_predictors(predict),

@@ -1,4 +1,4 @@
-"""One condition: the predictions of every model under a mask, and their metric."""
+"""Evaluation of every model under one condition: its predictions under a mask, and the metric."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ ModelScores = UnitScores | MetricScores
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The models, data and settings that all conditions of one report share. The arguments are checked already.
+    """The models, data and settings shared by all conditions of one report, already checked.
 
     Attributes:
-        predictors: name -> model, the first of which is the baseline.
+        predictors: name -> model; the first model is the baseline.
         features: name -> tensor (N, ...).
-        given_as_tensors: whether models get tensors; otherwise they get arrays.
-        mask: bool (N, M), what is available before a condition is imposed.
+        given_as_tensors: whether models receive tensors; otherwise they receive arrays.
+        mask: bool (N, M), the natural mask, to which each condition is added.
         targets: (U, ...).
-        metric: of predictions and targets.
-        per_unit: (U,) values whose mean is the metric, or None.
-        integer_fill: the content of hidden cells of integers and bools.
+        metric: function of predictions and targets.
+        per_unit: function that returns (U,) values whose mean is the metric, or None.
+        integer_fill: fill value of hidden cells of integers and bools.
         higher_is_better: whether a larger metric is better.
-        confidence: of the intervals.
-        resamples: of the units.
-        draw_seed: of the cells that are hidden along missing rates.
+        confidence: confidence level of the intervals.
+        resamples: bootstrap resamples and swaps of the units.
+        draw_seed: seed of the cells hidden at the missing rates.
     """
 
     predictors: dict[str, Predict]
@@ -55,13 +55,14 @@ class Evaluation:
         return tuple(self.features)
 
     def scores(self, mask: Tensor, where: str) -> dict[str, ModelScores]:
-        """Return name -> scores of each model with the cells hidden where the mask is False.
+        """Return model name -> scores, with the cells hidden where the mask is False.
 
         Arguments:
             mask: bool (N, M).
             where: the condition in words, for error messages.
         """
         hidden = hide_features(self.features, mask, self.modalities, integer_fill=self.integer_fill)
+        # `hide_features` returns new tensors, so a model cannot change the caller's features.
         given: dict[str, Any] = (
             dict(hidden) if self.given_as_tensors else {n: x.numpy() for n, x in hidden.items()}
         )
@@ -81,7 +82,7 @@ class Evaluation:
         return interval(resampled, self.confidence) if len(resampled) else None
 
     def drop(self, complete: float, value: float) -> float | None:
-        """Return the relative loss against the complete pattern, or None where its metric is 0."""
+        """Return the loss relative to the complete pattern's metric, or None if that is 0."""
         loss = complete - value if self.higher_is_better else value - complete
         return loss / abs(complete) if complete else None
 
@@ -90,7 +91,7 @@ class Evaluation:
     ) -> Any:
         try:
             with torch.no_grad():
-                # A copy of the mask, because a model may write into it.
+                # The mask is copied, because a model may write into it.
                 predictions = predictor(
                     given, mask.clone() if self.given_as_tensors else mask.numpy().copy()
                 )
@@ -104,13 +105,14 @@ class Evaluation:
             )
         if predictions.ndim == 0 or len(predictions) != len(self.targets):
             raise ValueError(
-                f"robustness_report: predictions of {model!r} must have the first axis of `targets`, "
-                f"{len(self.targets)} units, got shape {tuple(predictions.shape)} {where}."
+                f"robustness_report: predictions of {model!r} must have the first axis of "
+                f"`targets`, {len(self.targets)} units, got shape {tuple(predictions.shape)} "
+                f"{where}."
             )
         if _has_nan(predictions):
             raise ValueError(
-                f"robustness_report: predictions of {model!r} have NaN {where}. Hidden cells reach a model as NaN: "
-                "impute them or leave them out by the mask."
+                f"robustness_report: predictions of {model!r} have NaN {where}. Hidden cells are "
+                "NaN in the features: impute them, or exclude them by the mask."
             )
         return predictions
 
@@ -126,13 +128,14 @@ class Evaluation:
         )
         if values.shape != (len(self.targets),):
             raise ValueError(
-                f"robustness_report: `per_unit` must return ({len(self.targets)},) values, one per unit, "
-                f"got {values.shape}."
+                f"robustness_report: `per_unit` must return ({len(self.targets)},) values, one "
+                f"per unit, got {values.shape}."
             )
+        # The tolerance allows for a metric that was computed in float32.
         if not np.isclose(values.mean(), value, rtol=1e-5, atol=1e-8):
             raise ValueError(
-                f"robustness_report: the mean of `per_unit` must be the metric, got {values.mean():.6g} and "
-                f"{value:.6g} for {model!r} {where}."
+                "robustness_report: the mean of `per_unit` must be the metric, got "
+                f"{values.mean():.6g} and {value:.6g} for {model!r} {where}."
             )
         return UnitScores(values)
 

@@ -1,4 +1,4 @@
-"""A report as a data frame."""
+"""Conversion of a report to a data frame."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
         report: of `robustness_report`.
 
     Returns:
-        The columns model, condition ("pattern" or "rate"), name (of the pattern, or of the hidden modality, or
-        "all"), num_missing, rate, effective_rate, value, low and high (of the interval), drop, empty_rows.
+        a data frame with the columns model, condition ("pattern" or "rate"), name (of the pattern
+        or the hidden modality, or "all"), num_missing, rate, effective_rate, value, low and high
+        (bounds of the interval), drop and empty_rows.
 
     Raises:
-        ImportError: polars is not installed; the message says how to install it.
+        ImportError: polars is not installed; the message explains how to install it.
 
     Example:
         >>> from invmod import PatternResult
         >>> result = PatternResult("m", (True,), "a", 0.8, (0.7, 0.9), 0.0, 0)
-        >>> to_frame(RobustnessReport(("m",), ("a",), "accuracy", True, 10, 10, 0.95, 3, 9, False, (result,))).row(0)
+        >>> report = RobustnessReport(
+        ...     ("m",), ("a",), "accuracy", True, 10, 10, 0.95, 3, 9, False, (result,)
+        ... )
+        >>> to_frame(report).row(0)
         ('m', 'pattern', 'a', 0, None, None, 0.8, 0.7, 0.9, 0.0, 0)
     """
     pl = import_optional("polars")
@@ -51,7 +55,7 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
             "name": result.name,
             "num_missing": result.num_missing,
             "value": result.value,
-            **_ends(result.interval),
+            **_bounds(result.interval),
             "drop": result.drop,
             "empty_rows": result.empty_rows,
         }
@@ -65,7 +69,7 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
             "rate": point.rate,
             "effective_rate": point.effective_rate,
             "value": point.value,
-            **_ends(point.interval),
+            **_bounds(point.interval),
         }
         for point in report.rates
     ]
@@ -74,6 +78,6 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
     return frame
 
 
-def _ends(interval: Interval) -> dict[str, float | None]:
+def _bounds(interval: Interval) -> dict[str, float | None]:
     low, high = interval or (None, None)
     return {"low": low, "high": high}

@@ -1,4 +1,4 @@
-"""All conditions of a report: results under each pattern, differences between models, points of the curves."""
+"""Results under each pattern, differences between models, and points of the rate curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from invmod.robustness.resampling import Floats, adjusted_p_values
 
 
 class Comparison(NamedTuple):
-    """A model minus the baseline under one pattern; `permuted` (B,) are the differences after random swaps."""
+    """The difference of a model from the baseline under one pattern.
+
+    `permuted` (B,) are the differences after random swaps of the two models' predictions.
+    """
 
     pattern: str
     value: float
@@ -28,7 +31,10 @@ class Comparison(NamedTuple):
 def pattern_results(
     evaluation: Evaluation, patterns: Sequence[Pattern]
 ) -> tuple[list[PatternResult], list[ModelDifference]]:
-    """Evaluate all models under each pattern. The complete pattern comes first, because a drop is relative to it."""
+    """Evaluate all models under each pattern; compare each further model with the first.
+
+    The complete pattern must come first, because drops are relative to it.
+    """
     results: list[PatternResult] = []
     complete: dict[str, float] = {}
     baseline, *others = evaluation.predictors
@@ -37,17 +43,17 @@ def pattern_results(
         name = pattern_name(pattern, evaluation.modalities)
         mask = evaluation.mask & torch.tensor(pattern, device=evaluation.mask.device)
         scores = evaluation.scores(mask, f"under the pattern {name}")
-        resampled = {model: evaluation.resampled(of_model) for model, of_model in scores.items()}
-        for model, of_model in scores.items():
-            complete.setdefault(model, of_model.value)
+        resampled = {model: evaluation.resampled(score) for model, score in scores.items()}
+        for model, score in scores.items():
+            complete.setdefault(model, score.value)
             results.append(
                 PatternResult(
                     model=model,
                     pattern=pattern,
                     name=name,
-                    value=of_model.value,
+                    value=score.value,
                     interval=evaluation.interval(resampled[model]),
-                    drop=evaluation.drop(complete[model], of_model.value),
+                    drop=evaluation.drop(complete[model], score.value),
                     empty_rows=int((~mask.any(dim=1)).sum()),
                 )
             )
@@ -55,26 +61,30 @@ def pattern_results(
             value = scores[model].value - scores[baseline].value
             bounds = evaluation.interval(resampled[model] - resampled[baseline])
             permuted = scores[baseline].swapped(scores[model], evaluation.resamples)  # type: ignore[arg-type]
+            # Both models use the same resamples, so the difference of their values is paired.
             comparisons[model].append(Comparison(name, value, bounds, permuted))
     return results, _differences(baseline, comparisons)
 
 
 def _differences(baseline: str, comparisons: dict[str, list[Comparison]]) -> list[ModelDifference]:
-    """Return the comparisons with p values: corrected for patterns by max-T, for models by Bonferroni."""
+    """Return the comparisons with p values, corrected by max-T over patterns and by Bonferroni.
+
+    The Bonferroni factor is the number of models that are compared with the baseline.
+    """
     differences = []
-    for model, of_model in comparisons.items():
-        permuted = np.stack([comparison.permuted for comparison in of_model], axis=1)
-        p_values: Sequence[float | None] = [None] * len(of_model)
+    for model, model_comparisons in comparisons.items():
+        permuted = np.stack([comparison.permuted for comparison in model_comparisons], axis=1)
+        p_values: Sequence[float | None] = [None] * len(model_comparisons)
         corrected: Sequence[float | None] = p_values
         if len(permuted):
             plain, adjusted = adjusted_p_values(
-                np.array([comparison.value for comparison in of_model]), permuted
+                np.array([comparison.value for comparison in model_comparisons]), permuted
             )
             p_values, corrected = (
                 plain.tolist(),
                 np.minimum(1, adjusted * len(comparisons)).tolist(),
             )
-        for comparison, p, corrected_p in zip(of_model, p_values, corrected, strict=True):
+        for comparison, p, corrected_p in zip(model_comparisons, p_values, corrected, strict=True):
             differences.append(
                 ModelDifference(
                     model=model,
@@ -92,13 +102,13 @@ def _differences(baseline: str, comparisons: dict[str, list[Comparison]]) -> lis
 def rate_results(
     evaluation: Evaluation, rates: Sequence[float], num_draws: int, results: Sequence[PatternResult]
 ) -> Iterator[RateResult]:
-    """Yield the points of the curves, for each model and rate: of all modalities together, then of one at a time.
+    """Yield the points of the curves: first for all modalities together, then for each modality.
 
     Arguments:
         evaluation: models and data.
         rates: nominal missing rates, ascending.
-        num_draws: draws of hidden cells at each rate.
-        results: of `pattern_results`; the complete pattern is the point at the rate 0.
+        num_draws: number of draws of hidden cells at each rate.
+        results: of `pattern_results`; the complete pattern is the point at rate 0.
     """
     modalities = evaluation.modalities
     for modality in [None, *modalities] if len(modalities) > 1 else [None]:
@@ -128,9 +138,10 @@ def _points(
             values[model].append(scores.value)
             resampled = evaluation.resampled(scores)
             totals[model] = totals[model] + resampled if model in totals else resampled
-    for model, of_model in values.items():
+    for model, draw_values in values.items():
         bounds = evaluation.interval(totals[model] / num_draws)
-        yield RateResult(model, modality, rate, effective_rate, float(np.mean(of_model)), bounds)
+        mean = float(np.mean(draw_values))
+        yield RateResult(model, modality, rate, effective_rate, mean, bounds)
 
 
 def _draw(
@@ -138,11 +149,12 @@ def _draw(
 ) -> tuple[Tensor, float]:
     """Return a mask, and the share of the available cells that it hides.
 
-    A draw has the same random numbers at every rate, so that the hidden cells of a smaller rate are among those of a
-    larger one.
+    A draw uses the same random numbers at every rate, so the cells hidden at a smaller rate are
+    also hidden at a larger rate.
     """
     modalities, available = evaluation.modalities, evaluation.mask.cpu()
     column = len(modalities) if modality is None else modalities.index(modality)
+    # The two multipliers give each draw and each curve its own seed.
     generator = torch.Generator().manual_seed(
         (evaluation.draw_seed + 1009 * draw + 9176 * column) % 2**63
     )

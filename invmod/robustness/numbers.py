@@ -1,4 +1,4 @@
-"""Numbers as text, for tables and pages."""
+"""Formatting of numbers for tables and pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def plain(value: float) -> str:
 
 
 def with_interval(value: float, interval: tuple[float, float] | None) -> str:
-    """Return a number and, if it has one, its interval.
+    """Return a number, followed by its interval if there is one.
 
     Example:
         >>> with_interval(0.5, (0.4, 0.6)), with_interval(0.5, None)
@@ -60,7 +60,7 @@ def p_value(p: float | None) -> str:
 
 
 def true_minus(text: str) -> str:
-    """Return the text of a number with the typographic minus sign (U+2212) instead of a hyphen, for pages.
+    """Replace the hyphen in a formatted number by the typographic minus sign (U+2212).
 
     Example:
         >>> true_minus("-0.5") == "\\N{MINUS SIGN}0.5"

@@ -1,4 +1,4 @@
-"""A report as a self-contained page."""
+"""Rendering of a report as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ BODY = """\
 <div class="scroll" role="region" aria-label="{{ label }}" tabindex="0">
 <table>
 <thead><tr>
-{% for name in header %}<th scope="col"{% if loop.index not in texts %} class="n"{% endif %}>{{ name }}</th>{% endfor %}
+{% for name in header %}<th scope="col"
+{%- if loop.index not in texts %} class="n"{% endif %}>{{ name }}</th>{% endfor %}
 </tr></thead>
 <tbody>
 {% for row in rows %}
@@ -42,11 +43,13 @@ BODY = """\
 </div>
 {% endmacro %}
 <h1>{{ title }}</h1>
-<p class="lead">{{ report.metric }} ({{ "higher" if report.higher_is_better else "lower" }} is better) of
+<p class="lead">{{ report.metric }}
+{{- " (" ~ ("higher" if report.higher_is_better else "lower") }} is better) of
 {{ report.models | join(", ") }}, over {{ report.num_units }} units
 {%- if report.num_rows != report.num_units %} and {{ report.num_rows }} rows of features{% endif %};
 modalities: {{ report.modalities | join(", ") }}.
-{%- if report.num_resamples %} Intervals hold {{ "%.0f" | format(100 * report.confidence) }}% and come from
+{%- if report.num_resamples %}
+ Intervals have a confidence level of {{ "%.0f" | format(100 * report.confidence) }}% and come from
 {{ report.num_resamples }} bootstrap resamples of the units.{% endif %}</p>
 
 <h2>Summary</h2>
@@ -64,8 +67,9 @@ modalities: {{ report.modalities | join(", ") }}.
 <h2>Along missing rates</h2>
 <figure>
 <img src="{{ curves }}" alt="Curves of {{ report.metric }} against the effective missing rate">
-<figcaption>Cells are hidden at random. No row loses all of its modalities, so the share of missing cells (the axis)
-is smaller than the nominal rate. Bands are intervals. Points are means over {{ report.num_draws }} draws.</figcaption>
+<figcaption>Cells are hidden at random. No row loses all of its modalities, so the share of hidden
+cells (the axis) is smaller than the nominal rate. Bands are confidence intervals. Points are means
+over {{ report.num_draws }} draws.</figcaption>
 </figure>
 {% endif %}
 
@@ -75,28 +79,33 @@ is smaller than the nominal rate. Bands are intervals. Points are means over {{ 
 {% if differences %}
 <h2>Differences</h2>
 {{ table("Differences", ("Pattern", "Models", "Difference", "Corrected p"), differences, (1, 2)) }}
-<p>Paired: both models see the same units and the same hidden cells. The p values come from a permutation test
-and are corrected for the number of patterns and comparisons.</p>
+<p>The differences are paired: both models are evaluated on the same units with the same hidden
+cells. The p values come from a permutation test and are corrected for the number of patterns and
+comparisons.</p>
 {% endif %}
 """
 
 
 def write_page(report: RobustnessReport, path: str | Path) -> None:
-    """Write a page with all tables and plots of a report. It needs no other file and no network.
+    """Write a self-contained HTML page with all tables and plots of a report.
 
     Arguments:
         report: of `robustness_report`.
-        path: of the HTML file. An existing file is replaced only once the new one is complete.
+        path: of the HTML file. An existing file is replaced only when the new one is complete.
 
     Raises:
-        ImportError: matplotlib or jinja2 is not installed; the message says how to install it.
+        ImportError: matplotlib or jinja2 is not installed; the message explains how to install it.
 
     Example:
         >>> import tempfile
         >>> from invmod import PatternResult
-        >>> results = (PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
-        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0))
-        >>> report = RobustnessReport(("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results)
+        >>> results = (
+        ...     PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
+        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0),
+        ... )
+        >>> report = RobustnessReport(
+        ...     ("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results
+        ... )
         >>> path = Path(tempfile.mkdtemp()) / "report.html"
         >>> write_page(report, path)
         >>> path.read_text()[:15]
@@ -106,7 +115,7 @@ def write_page(report: RobustnessReport, path: str | Path) -> None:
 
 
 def page(report: RobustnessReport) -> str:
-    """Return the page as HTML. Every text in it is escaped."""
+    """Return the page as HTML, with all text escaped."""
     jinja2 = import_optional("jinja2")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

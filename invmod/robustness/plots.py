@@ -1,4 +1,4 @@
-"""Plots of a report, drawn by matplotlib."""
+"""Matplotlib plots of a report."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 63  # a heat map with more rows is not readable; the worst patterns are shown
 PANELS = 4  # panels per row
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-)  # distinct for colour-blind readers
+# The colours are distinguishable for colour-blind readers.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = ("-", "--", "-.", ":")
 
 
 def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
-    """Draw the metric against the effective missing rate, one panel for all modalities and one for each.
+    """Plot the metric against the effective missing rate, for all modalities and for each.
 
-    The figure belongs to pyplot: ``plt.show()`` shows it, ``plt.close(figure)`` frees it.
+    One panel is for hidden cells in all modalities, and one for hidden cells in each modality. The
+    figure is registered with pyplot: show it by ``plt.show()`` and free it by
+    ``plt.close(figure)``.
 
     Arguments:
-        report: of `robustness_report`, with `rates`.
+
+    report: of `robustness_report`, with `rates`.
 
     Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
+        ImportError: matplotlib is not installed; the message explains how to install it.
         KeyError: the report has no rates.
 
     Example:
         >>> from invmod import PatternResult, RateResult
-        >>> rates = (RateResult("m", None, 0.0, 0.0, 0.8, None), RateResult("m", None, 0.5, 0.4, 0.6, None))
+        >>> rates = (
+        ...     RateResult("m", None, 0.0, 0.0, 0.8, None),
+        ...     RateResult("m", None, 0.5, 0.4, 0.6, None),
+        ... )
         >>> results = (PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),)
-        >>> figure = plot_rates(
-        ...     RobustnessReport(("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results, rates))
+        >>> report = RobustnessReport(
+        ...     ("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results, rates
+        ... )
+        >>> figure = plot_rates(report)
         >>> figure.axes[0].get_lines()[0].get_xdata().tolist()
         [0.0, 0.4]
         >>> import_optional("matplotlib.pyplot").close(figure)
@@ -85,28 +87,33 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
     figure.supylabel(report.metric, fontsize=9)
     if len(report.models) > 1:
         panels[0].legend(frameon=False, fontsize=8)
-    made: matplotlib.figure.Figure = figure
-    return made
+    typed: matplotlib.figure.Figure = figure  # pyplot is imported without types
+    return typed
 
 
 def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
-    """Draw a heat map of the patterns: one row per pattern, one column per model.
+    """Plot a heat map of the metric: one row per pattern, one column per model.
 
-    A filled dot marks an available modality, an empty one a missing modality. With more than 63 patterns the worst
-    ones are shown. The figure belongs to pyplot: ``plt.show()`` shows it, ``plt.close(figure)`` frees it.
+    A filled dot marks an available modality, an empty dot a missing one. With more than 63
+    patterns, only the worst are shown. The figure is registered with pyplot: show it by
+    ``plt.show()`` and free it by ``plt.close(figure)``.
 
     Arguments:
         report: of `robustness_report`.
 
     Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
+        ImportError: matplotlib is not installed; the message explains how to install it.
 
     Example:
         >>> from invmod import PatternResult
-        >>> results = (PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
-        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0))
-        >>> figure = plot_patterns(
-        ...     RobustnessReport(("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results))
+        >>> results = (
+        ...     PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
+        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0),
+        ... )
+        >>> report = RobustnessReport(
+        ...     ("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results
+        ... )
+        >>> figure = plot_patterns(report)
         >>> [text.get_text() for text in figure.axes[1].texts]
         ['0.800', '0.400']
         >>> import_optional("matplotlib.pyplot").close(figure)
@@ -129,17 +136,16 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
     _draw_dots(dots, report, results)
     image = _draw_heat(heat, report, table, rotate=longest > 10)
     for row in range(1, len(results)):
-        if (
-            results[row].num_missing != results[row - 1].num_missing
-        ):  # a line between numbers of missing modalities
+        # A line separates patterns with different numbers of missing modalities.
+        if results[row].num_missing != results[row - 1].num_missing:
             dots.axhline(row - 0.5, color="0.8", linewidth=0.8)
             heat.axhline(row - 0.5, color="white", linewidth=2)
     colour_bar = figure.colorbar(image, ax=heat, fraction=0.06, pad=0.03, aspect=30)
     colour_bar.set_label(report.metric, fontsize=8)
     colour_bar.ax.tick_params(labelsize=8)
     colour_bar.outline.set_visible(False)
-    made: matplotlib.figure.Figure = figure
-    return made
+    typed: matplotlib.figure.Figure = figure
+    return typed
 
 
 def _draw_dots(dots: Any, report: RobustnessReport, results: Sequence[PatternResult]) -> None:
@@ -164,7 +170,7 @@ def _draw_dots(dots: Any, report: RobustnessReport, results: Sequence[PatternRes
 def _draw_heat(
     heat: Any, report: RobustnessReport, table: list[list[float]], *, rotate: bool
 ) -> Any:
-    """Draw the cells of the heat map and return its image. Bright means good, whichever direction is better."""
+    """Draw the cells of the heat map and return its image; bright cells are always the better."""
     image = heat.imshow(
         table,
         aspect="auto",
@@ -172,8 +178,8 @@ def _draw_heat(
         interpolation="nearest",
     )
     low, high = image.get_clim()
-    for row, of_row in enumerate(table):
-        for column, value in enumerate(of_row):
+    for row, row_values in enumerate(table):
+        for column, value in enumerate(row_values):
             share = (value - low) / (high - low) if high > low else 0.0
             bright = share > 0.6 if report.higher_is_better else share < 0.4
             heat.text(
@@ -196,11 +202,15 @@ def _draw_heat(
 
 
 def _worst_names(report: RobustnessReport) -> set[str]:
-    """Return the complete pattern and those in which some model is worst, `MAX_ROWS` in all."""
+    """Return the names of the complete pattern and of the worst patterns, at most `MAX_ROWS`.
+
+    A pattern is ranked by the worst value of any model under it.
+    """
     sign = 1 if report.higher_is_better else -1
-    badness: dict[str, float] = {}
+    worst_values: dict[str, float] = {}
     for result in report.patterns:
-        badness[result.name] = min(badness.get(result.name, math.inf), sign * result.value)
+        worst = worst_values.get(result.name, math.inf)
+        worst_values[result.name] = min(worst, sign * result.value)
     complete = report.complete().name
-    ranked = sorted(badness.keys() - {complete}, key=lambda name: (badness[name], name))
+    ranked = sorted(worst_values.keys() - {complete}, key=lambda name: (worst_values[name], name))
     return {complete, *ranked[: MAX_ROWS - 1]}

@@ -1,6 +1,7 @@
-"""The robustness report as data: its results, questions about them, and JSON.
+"""The data of a robustness report: results, queries and JSON.
 
-Tables, plots and pages are functions of a report, in modules of their own; nothing here imports them.
+Tables, plots and pages are functions of a report in separate modules, which this module does not
+import.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class PatternResult:
-    """One model under one pattern of missing modalities.
+    """The result of one model under one pattern of missing modalities.
 
     Attributes:
-        model: its name.
-        pattern: M bools, True where a modality is left.
-        name: the modalities that are left, ``"text+image"``.
+        model: name of the model.
+        pattern: M bools, True for an available modality.
+        name: the available modalities, such as ``"text+image"``.
         value: the metric.
         interval: of the metric, or None without resamples.
-        drop: relative loss against the complete pattern, positive where worse; None where the complete metric is 0.
-        empty_rows: rows of the features that the pattern leaves with nothing, because they had nothing else.
+        drop: loss relative to the complete pattern, positive if the metric is worse; None if the
+            complete metric is 0.
+        empty_rows: number of rows of the features that have no modality under the pattern.
 
     Example:
         >>> PatternResult("model", (True, False), "text", 0.5, (0.4, 0.6), 0.25, 0).num_missing
@@ -52,21 +54,21 @@ class PatternResult:
 
     @property
     def num_missing(self) -> int:
-        """How many modalities are missing."""
+        """Number of missing modalities."""
         return self.pattern.count(False)
 
 
 @dataclass(frozen=True)
 class RateResult:
-    """One model at one missing rate.
+    """The result of one model at one missing rate.
 
     Attributes:
-        model: its name.
-        modality: the one of which cells are hidden; None for all of them.
-        rate: nominal, of each cell.
-        effective_rate: share of the available cells of these modalities that is hidden, mean over draws.
+        model: name of the model.
+        modality: the modality with hidden cells; None for all modalities.
+        rate: nominal missing rate of each cell.
+        effective_rate: hidden share of the available cells of these modalities, mean over draws.
         value: the metric, mean over draws.
-        interval: of that mean, or None without resamples.
+        interval: of the mean metric, or None without resamples.
 
     Example:
         >>> RateResult("model", None, 0.5, 0.43, 0.8, None).modality is None
@@ -83,18 +85,20 @@ class RateResult:
 
 @dataclass(frozen=True)
 class ModelDifference:
-    """A model against the first one under one pattern: metric of `model` minus metric of `baseline`.
+    """The metric of `model` minus that of `baseline`, the first model, under one pattern.
 
     Attributes:
-        model, baseline: their names.
-        name: the modalities that are left.
+        model, baseline: names of the models.
+        name: the available modalities.
         value: the difference.
-        interval: of the difference, paired, or None without resamples.
-        p_value: two-sided, of the permutation test; None without resamples.
-        adjusted_p_value: corrected for all patterns and comparisons of the report.
+        interval: of the paired difference, or None without resamples.
+        p_value: two-sided p value of the permutation test, or None without resamples.
+        adjusted_p_value: p value corrected for all patterns and comparisons of the report.
 
     Example:
-        >>> ModelDifference("ours", "theirs", "text", 0.1, (0.05, 0.15), 0.001, 0.004).adjusted_p_value
+        >>> interval = (0.05, 0.15)
+        >>> result = ModelDifference("ours", "theirs", "text", 0.1, interval, 0.001, 0.004)
+        >>> result.adjusted_p_value
         0.004
     """
 
@@ -112,22 +116,27 @@ class RobustnessReport:
     """The results of `robustness_report`. ``print(report)`` shows them as a table.
 
     Attributes:
-        models, modalities: names.
+        models, modalities: names of the models and modalities.
         metric: name of the metric.
         higher_is_better: whether a larger metric is better.
-        num_rows, num_units: N of the features, U of the targets.
-        confidence: of the intervals.
-        num_draws: draws behind each point of a curve.
-        num_resamples: bootstrap resamples, and permutations.
-        patterns_sampled: whether the patterns are a sample of all.
-        patterns: one `PatternResult` a pattern and model, those with more modalities first.
-        rates: one `RateResult` a curve, rate and model.
-        differences: one `ModelDifference` a later model and pattern.
+        num_rows, num_units: number of rows N of the features and of units U of the targets.
+        confidence: confidence level of the intervals.
+        num_draws: number of draws for each point of a curve.
+        num_resamples: number of bootstrap resamples and of permutations.
+        patterns_sampled: whether the patterns are a random sample of all patterns.
+        patterns: one `PatternResult` per pattern and model; patterns with more modalities come
+            first.
+        rates: one `RateResult` per curve, rate and model.
+        differences: one `ModelDifference` per pattern and model except the first.
 
     Example:
-        >>> results = (PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
-        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0))
-        >>> report = RobustnessReport(("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results)
+        >>> results = (
+        ...     PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
+        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0),
+        ... )
+        >>> report = RobustnessReport(
+        ...     ("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results
+        ... )
         >>> report.complete().value, report.worst().name, report.by_num_missing()
         (0.8, 'a', {0: 0.8, 1: 0.4})
         >>> RobustnessReport.from_json(report.to_json()) == report
@@ -148,34 +157,35 @@ class RobustnessReport:
     rates: tuple[RateResult, ...] = ()
     differences: tuple[ModelDifference, ...] = ()
 
-    # Deprecated methods: the package `invmod.robustness` sets them, see `invmod/robustness/deprecated.py`.
+    # The package `invmod.robustness` sets these deprecated methods, see
+    # `invmod/robustness/deprecated.py`.
     plot_patterns: ClassVar[Callable[..., matplotlib.figure.Figure]]
     plot_rates: ClassVar[Callable[..., matplotlib.figure.Figure]]
     save_html: ClassVar[Callable[..., None]]
     to_frame: ClassVar[Callable[..., polars.DataFrame]]
 
-    # --- questions
+    # --- queries
 
     def results(self, model: str | None = None) -> tuple[PatternResult, ...]:
-        """Return the patterns of a model, of the first one where None.
+        """Return a model's results under all patterns; None is the first model.
 
         Raises:
-            KeyError: no such model.
+            KeyError: the report has no such model.
         """
         model = self._model(model)
         return tuple(result for result in self.patterns if result.model == model)
 
     def complete(self, model: str | None = None) -> PatternResult:
-        """Return what a model does with all modalities, of the first model where None."""
+        """Return a model's result with all modalities; None is the first model."""
         return next(result for result in self.results(model) if all(result.pattern))
 
     def worst(self, model: str | None = None) -> PatternResult:
-        """Return the pattern with the worst metric; the first of several."""
+        """Return the result with the worst metric, the first one in case of ties."""
         choose = min if self.higher_is_better else max
         return choose(self.results(model), key=lambda result: result.value)
 
     def by_num_missing(self, model: str | None = None) -> dict[int, float]:
-        """Return number of missing modalities -> mean metric over the patterns with so many missing."""
+        """Return number of missing modalities -> mean metric over the patterns of that number."""
         groups: dict[int, list[float]] = {}
         for result in self.results(model):
             groups.setdefault(result.num_missing, []).append(result.value)
@@ -184,10 +194,10 @@ class RobustnessReport:
     def curve(
         self, modality: str | None = None, model: str | None = None
     ) -> tuple[RateResult, ...]:
-        """Return the points of one curve, of all modalities where None.
+        """Return the points of one curve; `modality` None is the curve of all modalities.
 
         Raises:
-            KeyError: no such curve or model.
+            KeyError: the report has no such curve or model.
         """
         model = self._model(model)
         points = tuple(
@@ -195,19 +205,23 @@ class RobustnessReport:
         )
         if not points:
             raise KeyError(
-                f"RobustnessReport.curve: there is no curve of {modality!r}; give `rates` to the report."
+                f"RobustnessReport.curve: there is no curve of {modality!r}; pass `rates` to "
+                "`robustness_report`."
             )
         return points
 
     def area(self, modality: str | None = None, model: str | None = None) -> float:
-        r"""Return the area under a curve over the effective rate, divided by the width: the mean metric along it.
+        r"""Return the mean metric along a curve: its area divided by its width.
 
         .. math::
             \frac{1}{r_K - r_1} \sum_{k=1}^{K-1} (r_{k+1} - r_k) \, \frac{v_k + v_{k+1}}{2}
 
+        where :math:`r_k` are the effective rates and :math:`v_k` the values of the K points.
+
         Raises:
-            KeyError: no such curve or model.
-            ValueError: the curve has no width, with one point or none that hides anything.
+            KeyError: the report has no such curve or model.
+            ValueError: the curve has no width, because it has one point or no point with hidden
+                cells.
         """
         points = self.curve(modality, model)
         width = points[-1].effective_rate - points[0].effective_rate
@@ -231,7 +245,7 @@ class RobustnessReport:
     # --- files
 
     def to_json(self) -> str:
-        """Return the report as JSON, from which `from_json` makes an equal one."""
+        """Return the report as JSON, which `from_json` converts back to an equal report."""
         return json.dumps(
             {"format": "invmod robustness report", "version": VERSION, **dataclasses.asdict(self)},
             indent=1,
@@ -239,10 +253,11 @@ class RobustnessReport:
 
     @classmethod
     def from_json(cls, text: str) -> RobustnessReport:
-        """Make a report of what `to_json` returned.
+        """Return the report that `to_json` wrote.
 
         Raises:
-            ValueError: it is not JSON, or not a report of this version; the message says what is wrong.
+            ValueError: the text is not JSON, or not a report of this version; the message gives the
+                reason.
         """
         try:
             given = json.loads(text)
@@ -254,8 +269,10 @@ class RobustnessReport:
             )
         if (version := given.pop("version", None)) != VERSION:
             raise ValueError(
-                f"RobustnessReport.from_json: the report has version {version!r}, this invmod reads {VERSION}."
+                f"RobustnessReport.from_json: the report has version {version!r}, this invmod "
+                f"reads {VERSION}."
             )
+        # JSON has neither tuples nor dataclasses, so both are restored here.
         kinds = {"patterns": PatternResult, "rates": RateResult, "differences": ModelDifference}
         try:
             for key, kind in kinds.items():
@@ -267,7 +284,7 @@ class RobustnessReport:
             ) from error
 
     def save(self, path: str | Path) -> None:
-        """Write the report as JSON: to a temporary name first, so that a file that is there is never half replaced."""
+        """Write the report as JSON; an existing file is replaced atomically."""
         write_text(path, self.to_json() + "\n")
 
     @classmethod
@@ -276,7 +293,7 @@ class RobustnessReport:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it holds no report; the message has the path.
+            ValueError: the file is not a report; the message contains the path.
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
@@ -285,5 +302,5 @@ class RobustnessReport:
 
 
 def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same with tuples in the place of JSON's lists."""
+    """Return a copy of the mapping in which JSON's lists are tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}

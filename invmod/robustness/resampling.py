@@ -1,4 +1,4 @@
-"""Intervals and tests: bootstrap over units, and the permutation test with the step-down max-T correction."""
+"""Bootstrap intervals over units, and permutation tests with step-down max-T correction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 class Scores(Protocol):
-    """One model's predictions under one condition, and the metric of any resample of their units."""
+    """One model's predictions under one condition, and their metric for any resample of units."""
 
     value: float
 
@@ -25,7 +25,10 @@ class Scores(Protocol):
 
 
 class Resamples:
-    """The same bootstrap resamples and swaps of U units for every condition and model, so that all are paired."""
+    """Bootstrap resamples and swaps of U units.
+
+    They are the same for every condition and model, so all comparisons are paired.
+    """
 
     def __init__(self, num_units: int, count: int, seed: int) -> None:
         self.num_units, self.count, self.seed = num_units, count, seed
@@ -37,14 +40,14 @@ class Resamples:
             yield rng.integers(self.num_units, size=self.num_units)
 
     def swaps(self) -> Iterator[NDArray[np.bool_]]:
-        """Yield bool (U,), which units swap their models; each with probability 1/2."""
+        """Yield bool (U,), True for the units that swap models; each has probability 1/2."""
         rng = np.random.default_rng([self.seed, 1])
         for _ in range(self.count):
             yield rng.random(self.num_units) < 0.5
 
 
 class UnitScores:
-    """A metric that is the mean of one value a unit: resampling needs the values alone."""
+    """Scores for a metric that is a mean over units: only one value per unit is resampled."""
 
     def __init__(self, values: Floats) -> None:
         self.values = values
@@ -55,7 +58,8 @@ class UnitScores:
         return np.array([self.values[index].mean() for index in resamples.indices()])
 
     def swapped(self, other: UnitScores, resamples: Resamples) -> Floats:
-        """Return the mean difference after each random change of signs, (B,)."""
+        """Return the mean difference after each random swap of units, (B,)."""
+        # For a mean over units, swapping a unit's models changes the sign of its difference.
         difference = other.values - self.values
         return np.array(
             [np.where(swap, -difference, difference).mean() for swap in resamples.swaps()]
@@ -63,7 +67,7 @@ class UnitScores:
 
 
 class MetricScores:
-    """Any metric of predictions and targets: it is computed anew for every resample."""
+    """Scores for any metric of predictions and targets, which is recomputed for every resample."""
 
     def __init__(
         self, metric: Callable[[Any, Any], float], predictions: Any, targets: Any, value: float
@@ -87,6 +91,7 @@ class MetricScores:
 
     def swapped(self, other: MetricScores, resamples: Resamples) -> Floats:
         """Return the difference of metrics after each random swap of predictions, (B,)."""
+        # Index u of `both` is unit u of the first model, index u + U the same unit of the second.
         units = np.arange(resamples.num_units)
         both = stack(self.predictions, other.predictions)
         differences = []
@@ -98,12 +103,12 @@ class MetricScores:
 
 
 def take(x: Any, index: NDArray[np.int64]) -> Any:
-    """Return the units of x in the given order, of the type of x."""
+    """Return the units of x in the given order, as a tensor or array like x."""
     return x[torch.from_numpy(index).to(x.device)] if isinstance(x, torch.Tensor) else x[index]
 
 
 def stack(a: Any, b: Any) -> Any:
-    """Return the units of a and behind them those of b."""
+    """Return the units of a followed by those of b."""
     return torch.cat([a, b]) if isinstance(a, torch.Tensor) else np.concatenate([a, b])
 
 
@@ -115,35 +120,34 @@ def interval(resampled: Floats, confidence: float) -> tuple[float, float]:
 
 
 def adjusted_p_values(observed: Floats, permuted: Floats) -> tuple[Floats, Floats]:
-    r"""Two-sided p values of H differences, plain and corrected for their number by step-down max-T.
-
-    With statistics :math:`t_h`, each divided by the root mean square of its permuted values, in descending order of
-    size, and the same for each of B permutations,
+    r"""Two-sided p values of H differences, uncorrected and corrected by step-down max-T.
 
     .. math::
         p_h = \frac{1 + \#\{b : |t_h^b| \geq |t_h|\}}{1 + B}, \qquad
         \tilde p_h = \max_{g \leq h} \frac{1 + \#\{b : \max_{k \geq g} |t_k^b| \geq |t_g|\}}{1 + B}
 
-    The permutations are shared by all H, which keeps their dependence: no power is lost to patterns that agree.
+    where :math:`t_h` are the differences in descending order of absolute value, each divided by the
+    root mean square of its permuted values, and :math:`t_h^b` are the same statistics of
+    permutation b of B. All H differences use the same permutations. This accounts for the
+    correlation between patterns, so the correction loses little power if patterns are correlated.
 
     Arguments:
         observed: (H,).
         permuted: (B, H).
 
     References:
-        Westfall and Young, Resampling-Based Multiple Testing, Wiley 1993; Phipson and Smyth, Permutation P-values
-        Should Never Be Zero, 2010, for the 1 in both.
+        Westfall and Young, Resampling-Based Multiple Testing, Wiley 1993; Phipson and Smyth,
+        Permutation P-values Should Never Be Zero, 2010, for the 1 in numerator and denominator.
     """
     count = permuted.shape[0]
     scale = np.sqrt((permuted**2).mean(axis=0))
     scale = np.where(scale > 0, scale, 1.0)
     t, null = np.abs(observed) / scale, np.abs(permuted) / scale
-    slack = 1 - 1e-9  # the same numbers in another order are a tie
+    slack = 1 - 1e-9  # counts values that differ only by the order of summation as ties
     plain = (1 + (null >= t * slack).sum(axis=0)) / (1 + count)
     order = np.argsort(-t, kind="stable")
-    largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[
-        :, ::-1
-    ]  # over this one and all smaller ones
+    # Column h is the maximum over hypothesis h and all hypotheses with smaller statistics.
+    largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[:, ::-1]
     stepped = (1 + (largest >= t[order] * slack).sum(axis=0)) / (1 + count)
     adjusted = np.empty_like(plain)
     adjusted[order] = np.maximum.accumulate(stepped)

@@ -1,4 +1,4 @@
-"""A report as a table of text."""
+"""Rendering of a report as text tables."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ MAX_ROWS = 31  # all patterns of five modalities
 def text_table(report: RobustnessReport) -> str:
     """Return the report as aligned text, as ``str(report)`` does.
 
-    The tables are: every pattern, the mean by number of missing modalities, the missing rates, and the differences
-    between models. With more than 31 patterns the first one is shortened and says so.
+    The tables are: all patterns, the mean by number of missing modalities, the missing rates, and
+    the differences between models. With more than 31 patterns, the first table is shortened and a
+    note states this.
 
     Arguments:
         report: of `robustness_report`.
 
     Example:
         >>> from invmod import PatternResult
-        >>> results = (PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
-        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0))
-        >>> report = RobustnessReport(("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results)
+        >>> results = (
+        ...     PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
+        ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0),
+        ... )
+        >>> report = RobustnessReport(
+        ...     ("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 0, False, results
+        ... )
         >>> print(text_table(report).split("\\n\\n")[1])
         pattern        m       change
         -------------  ------  ------
@@ -58,6 +63,7 @@ def _patterns(report: RobustnessReport) -> str:
     shown = shown_patterns(report)
     header = ["pattern", *(text for model in report.models for text in (model, "change"))]
     rows = pattern_rows(report)
+    # The worst pattern can differ between models, so its name and its value have separate rows.
     for label, pick in (("worst pattern", "name"), ("worst value", "value")):
         row = [label]
         for model in report.models:
@@ -67,19 +73,23 @@ def _patterns(report: RobustnessReport) -> str:
     total = len(report.results())
     notes = []
     if report.patterns_sampled:
-        notes.append(f"{total} of {2 ** len(report.modalities) - 1} patterns were tried.")
+        notes.append(f"{total} of {2 ** len(report.modalities) - 1} patterns were evaluated.")
     if len(shown) < total:
         notes.append(
             f"Shown: the complete pattern, one missing, one left, and the worst; {total} in all."
         )
     emptied = max(result.empty_rows for result in report.patterns)
     if emptied:
-        notes.append(f"A pattern leaves up to {emptied} rows with nothing.")
+        notes.append(f"A pattern leaves up to {emptied} rows without any modality.")
     return "\n".join([aligned(header, rows, rule_before=2), *notes])
 
 
 def shown_patterns(report: RobustnessReport) -> list[PatternResult]:
-    """Return the patterns to list: all, or where they are many the complete one, one missing, one left, the worst."""
+    """Return the first model's results under the patterns to list.
+
+    With more than `MAX_ROWS` patterns, these are the complete pattern, those with one modality
+    missing or one left, and the worst pattern of each model.
+    """
     results = list(report.results())
     if len(results) <= MAX_ROWS:
         return results
@@ -98,7 +108,7 @@ def _by_num_missing(report: RobustnessReport) -> str:
     ]
     return (
         aligned(["modalities missing", *report.models], rows)
-        + "\nMean over the patterns with so many missing."
+        + "\nMean over the patterns with that number of missing modalities."
     )
 
 
@@ -132,7 +142,7 @@ def _differences(report: RobustnessReport) -> str:
 
 
 def pattern_rows(report: RobustnessReport) -> list[list[str]]:
-    """Return one row per listed pattern: its name, then the metric and its change for each model."""
+    """Return one row per listed pattern: name, then metric and change for each model."""
     by_model = {
         model: {result.name: result for result in report.results(model)} for model in report.models
     }
@@ -140,14 +150,20 @@ def pattern_rows(report: RobustnessReport) -> list[list[str]]:
     for result in shown_patterns(report):
         row = [result.name]
         for model in report.models:
-            of_model = by_model[model][result.name]
-            row += [with_interval(of_model.value, of_model.interval), change(of_model.drop)]
+            model_result = by_model[model][result.name]
+            row += [
+                with_interval(model_result.value, model_result.interval),
+                change(model_result.drop),
+            ]
         rows.append(row)
     return rows
 
 
 def difference_rows(report: RobustnessReport) -> list[list[str]]:
-    """Return one row per comparison under a listed pattern: pattern, models, difference, corrected p value."""
+    """Return one row per comparison under a listed pattern.
+
+    Its columns are the pattern, the models, the difference and the corrected p value.
+    """
     shown = {result.name for result in shown_patterns(report)}
     return [
         [
@@ -162,7 +178,10 @@ def difference_rows(report: RobustnessReport) -> list[list[str]]:
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, rule_before: int = 0) -> str:
-    """Return columns of text, with a rule under the header and one above the last rows."""
+    """Return a table of aligned text with a rule under the header.
+
+    A second rule stands above the last `rule_before` rows, if that is not 0.
+    """
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     rule = "  ".join("-" * width for width in widths)
     lines = [

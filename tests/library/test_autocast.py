@@ -1,4 +1,4 @@
-"""Under bfloat16 autocast the statistics stay in float32: the same numbers as without it, bit for bit."""
+"""Under bfloat16 autocast, statistics are computed in float32 and bitwise equal to eager ones."""
 
 import pytest
 import torch
@@ -114,7 +114,7 @@ def test_bfloat16_in_gives_statistics_in_float32(case):
     torch.testing.assert_close(got.float(), function(narrow.float()), rtol=1e-2, atol=1e-2)
 
 
-def test_statistics_and_what_is_made_of_them_are_the_same_under_autocast():
+def test_statistics_and_estimates_from_them_are_the_same_under_autocast():
     """Products between environments are a matrix product, which autocast would run in bfloat16."""
     losses = LOGITS.T.clone().requires_grad_()
     expected = environment_statistics(losses, paired=True)
@@ -165,7 +165,7 @@ def test_a_training_step_runs_from_features_to_gradients():
     assert head.weight.grad.abs().sum() > 0
 
 
-def test_simulated_masks_are_the_same_under_autocast_whatever_the_score():
+def test_simulated_masks_are_the_same_under_autocast_for_any_score():
     def score(rows):
         return (rows @ torch.ones(3)) * 1.0
 

@@ -1,4 +1,4 @@
-"""Laws of `collate`: nothing is lost between samples and batch, and what does not fit is named."""
+"""Laws of `collate`: the batch contains all samples, and errors name the sample and the key."""
 
 import re
 from functools import partial
@@ -31,7 +31,7 @@ DTYPES = st.sampled_from(
 
 @laws
 @given(st.data(), generators(), st.integers(0, 6), NUM_MODALITIES, st.booleans())
-def test_a_batch_gives_the_samples_back(data, generator, num_rows, num_modalities, absent):
+def test_a_batch_contains_the_samples_unchanged(data, generator, num_rows, num_modalities, absent):
     names = [f"m{index}" for index in range(num_modalities)]
     shapes, dtypes = (data.draw(st.lists(s, min_size=8, max_size=8)) for s in (SHAPES, DTYPES))
     like = {
@@ -66,16 +66,15 @@ def test_a_batch_gives_the_samples_back(data, generator, num_rows, num_modalitie
                 ).all()
     hidden = hide_features(batch.features, mask, names, integer_fill=99)
     for name, x in batch.features.items():
-        assert torch.equal(
-            hidden[name].nan_to_num(7.0), x.nan_to_num(7.0)
-        )  # the same rule as everywhere
+        # `collate` and `hide_features` use the same fill values.
+        assert torch.equal(hidden[name].nan_to_num(7.0), x.nan_to_num(7.0))
     if all(0 not in tensor.shape for tensor in like.values()):
         assert torch.equal(mask_from_features(batch.features, names, integer_fill=99), mask)
 
 
 @laws
 @given(generators(), st.integers(1, 6), st.permutations(["a", "b", "c"]))
-def test_the_order_of_the_modalities_is_the_one_that_is_given(generator, num_rows, order):
+def test_the_mask_columns_follow_the_given_order_of_modalities(generator, num_rows, order):
     mask = random_mask(generator, num_rows, 3)
     samples = [
         {name: torch.tensor([n, m]) for m, name in enumerate("abc") if mask[n, m]}
@@ -86,12 +85,12 @@ def test_the_order_of_the_modalities_is_the_one_that_is_given(generator, num_row
     assert torch.equal(batch.mask, mask[:, ["abc".index(name) for name in order]])
 
 
-def test_a_sample_that_is_nan_throughout_lacks_the_modality():
+def test_a_sample_of_only_nan_lacks_the_modality():
     batch = collate([{"a": torch.full((2,), NAN)}, {"a": torch.ones(2)}], modalities=["a"])
     assert batch.mask.tolist() == [[False], [True]]
 
 
-def test_integers_have_a_fill_value_of_their_own_and_the_mask_alone_tells():
+def test_missing_integers_hold_their_fill_value_and_are_false_in_the_mask():
     samples = [{"ids": torch.tensor([0, 0]), "flag": True}, {"more": torch.tensor([5])}]
     batch = collate(samples, modalities=["ids", "more", "flag"], integer_fill={"more": -1})
     assert batch.features["ids"].tolist() == [[0, 0], [0, 0]]
@@ -100,7 +99,7 @@ def test_integers_have_a_fill_value_of_their_own_and_the_mask_alone_tells():
     assert batch.mask.tolist() == [[True, False, True], [False, True, False]]
 
 
-def test_arrays_and_numbers_become_tensors_and_arrays_that_are_read_only_raise_no_warning():
+def test_arrays_and_numbers_become_tensors_and_read_only_arrays_raise_no_warning():
     frozen = np.arange(3.0)
     frozen.flags.writeable = False
     samples = [
@@ -117,7 +116,7 @@ def test_arrays_and_numbers_become_tensors_and_arrays_that_are_read_only_raise_n
     assert frozen[0] == 0.0
 
 
-def test_what_is_no_modality_is_kept_apart_and_stacked():
+def test_entries_that_are_not_modalities_are_stacked_as_extras():
     samples = [
         {
             "x": torch.ones(2),
@@ -144,7 +143,7 @@ def test_what_is_no_modality_is_kept_apart_and_stacked():
     assert extras[7]["deep"].tolist() == [1, 2]
 
 
-def test_a_modality_that_no_sample_has_gets_its_place_from_like():
+def test_a_modality_that_no_sample_has_takes_its_shape_from_like():
     meta = torch.empty(3, 2, device="meta")
     samples = [{"y": 1}, {"y": 2}]
     options = {
@@ -165,7 +164,7 @@ def test_a_modality_that_no_sample_has_gets_its_place_from_like():
     assert given_once.mask.tolist() == [[True, False]]
 
 
-def test_gradients_go_to_the_samples_that_are_there():
+def test_gradients_flow_to_the_available_samples():
     x = [normal(seeded(n), 2).requires_grad_() for n in range(2)]
     features, _, _ = collate([{"x": x[0]}, {}, {"x": x[1]}], modalities=["x"])
     for gradient in gradients(features["x"].nan_to_num(0.0), *x):
@@ -187,7 +186,7 @@ COLLATE = partial(
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_data_loader_takes_it_with_and_without_workers(num_workers):
+def test_collate_works_in_a_data_loader_with_and_without_workers(num_workers):
     loader = DataLoader(
         SAMPLES, batch_size=1 + 2 * (num_workers > 0), collate_fn=COLLATE, num_workers=num_workers
     )
@@ -205,7 +204,7 @@ def test_a_data_loader_takes_it_with_and_without_workers(num_workers):
     assert rows == len(SAMPLES)
 
 
-def test_it_can_be_sent_to_a_process_however_that_was_started():
+def test_collate_and_its_batches_can_be_sent_to_worker_processes():
     assert ForkingPickler.dumps(COLLATE)
     assert ForkingPickler.dumps(COLLATE(SAMPLES))
 
@@ -240,7 +239,8 @@ T = torch.ones
             [{"a": T(2, 3)}, {}, {"a": T(2, 4)}],
             {},
             ValueError,
-            "'a' of sample 2 has shape (2, 4), but that of sample 0 has (2, 3). Bring them to one shape",
+            "'a' of sample 2 has shape (2, 4), but that of sample 0 has (2, 3). "
+            "Give all samples one shape",
         ),
         (
             [{}, {"a": T(3)}],
@@ -252,7 +252,8 @@ T = torch.ones
             [{"a": T(2)}, {"a": T(2).long()}],
             {},
             TypeError,
-            "'a' of sample 1 has dtype torch.int64, but that of sample 0 has torch.float32. Convert them",
+            "'a' of sample 1 has dtype torch.int64, but that of sample 0 has torch.float32. "
+            "Convert them",
         ),
         (
             [{"a": T(2)}, {"a": T(2, device="meta")}],
@@ -264,7 +265,8 @@ T = torch.ones
             [{"b": 1}, {"c": 2, "b": 2}],
             {},
             KeyError,
-            "no sample of the batch has 'a', so its shape and dtype are unknown; the samples' keys are ['b', 'c']. "
+            "no sample of the batch has 'a', so its shape and dtype are unknown; the samples' keys "
+            "are ['b', 'c']. "
             "Pass `like={'a': tensor}`",
         ),
         ([], {}, KeyError, "no sample of the batch has 'a', so its shape and dtype are unknown"),
@@ -303,13 +305,13 @@ T = torch.ones
             [{"a": T(1), "y": 1}, {"a": T(1)}],
             {},
             KeyError,
-            "sample 1 lacks 'y', which is no modality and which another",
+            "sample 1 lacks 'y', which is not a modality and which another",
         ),
         (
             [{"a": T(1), "y": None}, {"a": T(1), "y": 1}],
             {},
             KeyError,
-            "sample 0 lacks 'y', which is no modality",
+            "sample 0 lacks 'y', which is not a modality",
         ),
         (
             [{"a": T(1), "y": T(2)}, {"a": T(1), "y": T(3)}],
@@ -321,13 +323,13 @@ T = torch.ones
             [{"a": T(1), "y": object()}],
             {},
             TypeError,
-            "the values of 'y' cannot be put together: default_collate: batch",
+            "the values of 'y' cannot be stacked: default_collate: batch",
         ),
         (
             [{"a": T(1), "y": [1]}, {"a": T(1), "y": [1, 2]}],
             {},
             TypeError,
-            "the values of 'y' cannot be put together",
+            "the values of 'y' cannot be stacked",
         ),
         (
             [{"a": T(1)}],
@@ -367,6 +369,6 @@ T = torch.ones
         ),
     ],
 )
-def test_what_does_not_fit_is_named_by_sample_and_key(samples, options, error, message):
+def test_an_error_names_the_sample_and_the_key(samples, options, error, message):
     with pytest.raises(error, match=f"collate.*{re.escape(message)}"):
         collate(samples, **{"modalities": ["a"], **options})

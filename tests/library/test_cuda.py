@@ -1,4 +1,4 @@
-"""The parts on a GPU: the numbers of the CPU, on the device of the input."""
+"""On a GPU, the parts equal their values on the CPU and return tensors on the input's device."""
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_are_those_of_the_cpu(case):
+def test_values_and_gradients_equal_those_on_the_cpu(case):
     function, inputs, constants = CASES[case]
     here = [x.clone().requires_grad_() for x in inputs]
     there = [x.cuda().requires_grad_() for x in inputs]
@@ -120,7 +120,7 @@ def test_statistics_are_float32_under_autocast(case):
     torch.testing.assert_close(got, expected)
 
 
-def test_coefficients_come_out_on_the_device():
+def test_coefficients_are_on_the_device_of_the_risks():
     with torch.no_grad():
         coefficients = risk_coefficients(RISKS.cuda(), objective)
     assert coefficients.is_cuda
@@ -151,7 +151,7 @@ def test_group_dro_keeps_its_state_on_the_device():
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_statistics_and_their_coefficients_come_out_on_the_device(paired):
+def test_statistics_and_their_coefficients_are_on_the_device_of_the_losses(paired):
     def results(losses):
         s = environment_statistics(
             losses, paired=paired, weights=losses.new_ones(losses.shape[1:]) / 2
@@ -188,7 +188,7 @@ def test_a_generator_of_the_device_works_and_leaves_the_global_ones_untouched():
     assert torch.equal(*masks)
 
 
-def test_masks_are_simulated_alike_on_both_devices():
+def test_simulated_masks_are_equal_on_both_devices():
     here = simulate_missing(MASK, 0.5, generator=seeded(0))
     there = simulate_missing(MASK.cuda(), 0.5, rows=torch.arange(50), generator=seeded(0))
     assert there.mask.is_cuda
@@ -222,7 +222,7 @@ def test_features_are_masked_imputed_and_encoded_on_the_device(imputer):
     torch.testing.assert_close(encoders.cuda()(on_device, mask).cpu(), z)
 
 
-def test_chance_hides_the_same_cells_on_both_devices():
+def test_random_simulators_hide_the_same_cells_on_both_devices():
     names = ("a", "b", "c")
     features = {
         name: poison(normal(seeded(index), 50, 4), MASK[:, index], NAN)
@@ -294,7 +294,7 @@ def test_learned_fusion(make):
     torch.testing.assert_close(got.cpu(), expected)
 
 
-def test_environments_land_on_the_device_asked_for_with_the_numbers_of_the_cpu():
+def test_environments_are_on_the_requested_device_with_the_values_of_the_cpu():
     for envs in (
         invmod.DirichletEnvs(3),
         invmod.RandomSubsetEnvs(3, num_envs=4),
@@ -319,7 +319,7 @@ def test_environments_land_on_the_device_asked_for_with_the_numbers_of_the_cpu()
         lambda: invmod.PPCAImputer(["a", "b"], num_components=1),
     ],
 )
-def test_imputers_that_read_a_row(make):
+def test_imputers_that_use_other_modalities_of_a_row(make):
     mask = random_mask(seeded(0), 20, 2)
     mask[0] = True
     features = {"a": normal(seeded(1), 20, 3), "b": normal(seeded(2), 20, 2)}

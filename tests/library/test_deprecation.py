@@ -1,4 +1,4 @@
-"""Old names work for a release, with a warning at the line that uses them."""
+"""Deprecated names still work, with a warning at the line that uses them."""
 
 import linecache
 import sys
@@ -10,7 +10,7 @@ import pytest
 from invmod._deprecation import warn_renamed
 
 MESSAGE = (
-    r"^`old_room\.old` is now `old_room\.new`\. The old name will be removed in invmod 0\.3\.$"
+    r"^`old_module\.old` is now `old_module\.new`\. The old name will be removed in invmod 0\.3\.$"
 )
 
 
@@ -20,19 +20,19 @@ def lines(caught):
 
 
 @pytest.fixture
-def old_room(monkeypatch):
+def old_module(monkeypatch):
     """A module whose `old` was renamed to `new`."""
-    module = types.ModuleType("old_room")
+    module = types.ModuleType("old_module")
     module.new = object()
 
     def __getattr__(name):
         if name == "old":
-            warn_renamed("old_room.old", "old_room.new", ends_in="0.3")
+            warn_renamed("old_module.old", "old_module.new", ends_in="0.3")
             return module.new
         raise AttributeError(name)
 
     module.__getattr__ = __getattr__
-    monkeypatch.setitem(sys.modules, "old_room", module)
+    monkeypatch.setitem(sys.modules, "old_module", module)
     return module
 
 
@@ -44,17 +44,17 @@ def scale(x, *, factor=2.0, weight=None):
     return factor * x
 
 
-def test_an_old_attribute_is_the_new_one_and_warns_at_the_line_that_uses_it(old_room):
+def test_an_old_attribute_is_the_new_one_and_warns_at_the_line_that_uses_it(old_module):
     with pytest.warns(DeprecationWarning, match=MESSAGE) as caught:
-        assert old_room.old is old_room.new
-    assert lines(caught) == {"assert old_room.old is old_room.new"}
+        assert old_module.old is old_module.new
+    assert lines(caught) == {"assert old_module.old is old_module.new"}
 
 
-def test_an_import_of_an_old_name_warns_at_the_line_of_the_import(old_room):
+def test_an_import_of_an_old_name_warns_at_the_line_of_the_import(old_module):
     with pytest.warns(DeprecationWarning, match=MESSAGE) as caught:
-        from old_room import old
-    assert old is old_room.new
-    assert lines(caught) == {"from old_room import old"}
+        from old_module import old
+    assert old is old_module.new
+    assert lines(caught) == {"from old_module import old"}
 
 
 def test_an_old_keyword_works_and_warns_at_the_line_of_the_call():
@@ -65,10 +65,10 @@ def test_an_old_keyword_works_and_warns_at_the_line_of_the_call():
     assert lines(caught) == {"assert scale(1.0, weight=3.0) == 3.0"}
 
 
-def test_new_names_do_not_warn(old_room):
+def test_new_names_do_not_warn(old_module):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert old_room.new is not None
+        assert old_module.new is not None
         assert scale(1.0, factor=3.0) == 3.0
     with pytest.raises(AttributeError):
-        _ = old_room.other
+        _ = old_module.other

@@ -1,4 +1,4 @@
-"""Every example in a docstring of the library runs and prints what it says."""
+"""Every example in the library's docstrings runs and prints the output that it states."""
 
 import doctest
 import importlib
@@ -21,7 +21,7 @@ def test_examples_of(name):
 @pytest.mark.parametrize(
     "name", sorted({name.split(".")[1] for name in MODULES[1:] if "._" not in name})
 )
-def test_every_room_has_examples(name):
+def test_every_subpackage_has_examples(name):
     inside = [module for module in MODULES if f"{module}.".startswith(f"invmod.{name}.")]
     finder = doctest.DocTestFinder()
     assert any(

@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Files are written atomically."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path, error):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_two_writers_of_one_path_do_not_meet(tmp_path):
+def test_two_writers_of_one_path_use_different_temporary_files(tmp_path):
     path = tmp_path / "a.txt"
     with replacing(path) as first, replacing(str(path)) as second:
         assert first != second

@@ -1,4 +1,4 @@
-"""Laws of masks: read off features, thinned by an exact share, grouped by pattern."""
+"""Laws of masks: derived from features, reduced by an exact share, grouped by pattern."""
 
 import math
 import re
@@ -29,7 +29,7 @@ RATES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
     NUM_MODALITIES,
     st.sampled_from([torch.float16, torch.float32, torch.float64]),
 )
-def test_a_mask_is_read_off_whole_nan_rows(generator, num_rows, num_modalities, dtype):
+def test_rows_of_only_nan_are_missing_in_the_mask(generator, num_rows, num_modalities, dtype):
     mask = random_mask(generator, num_rows, num_modalities)
     names = [f"m{index}" for index in range(num_modalities)]
     features = {name: normal(generator, num_rows, 2, 3, dtype=dtype) for name in names}
@@ -41,7 +41,7 @@ def test_a_mask_is_read_off_whole_nan_rows(generator, num_rows, num_modalities, 
     assert torch.equal(mask_from_features(shuffled, names), mask)
 
 
-def test_none_and_absent_names_are_missing_everywhere_and_integers_are_all_there():
+def test_none_and_absent_names_are_missing_everywhere_and_integers_are_all_available():
     features = {"a": None, "b": torch.tensor([1.0, NAN]), "c": torch.tensor([[1], [0]])}
     expected = [[False, True, False, True], [False, False, False, True]]
     assert mask_from_features(features, ["a", "b", "absent", "c"]).tolist() == expected
@@ -74,7 +74,7 @@ def test_an_infinity_is_an_error(value):
     x = torch.zeros(4, 2)
     x[2, 0] = value
     with pytest.raises(
-        ValueError, match=r"modality 'a' has an infinity, first in row 2\. Clip or drop it before\."
+        ValueError, match=r"modality 'a' has an infinity, first in row 2\. Clip or drop it first\."
     ):
         mask_from_features({"a": x}, ["a"])
 
@@ -136,7 +136,7 @@ def test_an_infinity_is_an_error(value):
         ({}, ["a", "a"], {}, ValueError, "modality names must be distinct, got ('a', 'a')."),
     ],
 )
-def test_features_that_make_no_mask_are_an_error(features, modalities, options, error, message):
+def test_invalid_features_are_an_error(features, modalities, options, error, message):
     with pytest.raises(error, match=f"mask_from_features: .*{re.escape(message)}"):
         mask_from_features(features, modalities, **options)
 
@@ -179,8 +179,8 @@ def test_half_a_row_is_rounded_up(num_rows, rate, count):
     assert (~simulate_missing(before, rate, generator=seeded(0)).mask).sum() == count
 
 
-def test_which_rows_and_which_modalities_are_lost_is_uniform():
-    """Each of 4 eligible rows is drawn with probability 1/2; a drawn row loses a uniform one of its own."""
+def test_lost_rows_and_modalities_are_drawn_uniformly():
+    """Each of 4 eligible rows is drawn with probability 1/2 and loses a uniform modality."""
     before = torch.tensor(
         [[True, True, True], [True, True, False], [False, True, True], [True, True, True]]
     )
@@ -207,7 +207,7 @@ def test_pairs_of_modalities_are_lost_uniformly():
     assert all(abs(count - 1000) < 150 for count in counts.values())
 
 
-def test_where_too_few_rows_are_eligible_all_lose_and_the_difference_is_returned():
+def test_if_too_few_rows_are_eligible_all_lose_and_the_shortfall_is_returned():
     before = torch.tensor([[True, True], [True, False], [False, True], [True, False]])
     result = simulate_missing(before, 1.0, generator=seeded(0))
     assert isinstance(result, SimulatedMissing)
@@ -284,7 +284,7 @@ FULL = torch.ones(4, 3, dtype=torch.bool)
         ),
     ],
 )
-def test_what_cannot_be_simulated_is_an_error(mask, rate, options, error, message):
+def test_invalid_arguments_of_simulate_missing_are_an_error(mask, rate, options, error, message):
     with pytest.raises(error, match=f"simulate_missing: .*{re.escape(message)}"):
         simulate_missing(mask, rate, **options)
 
@@ -304,7 +304,7 @@ def test_patterns_partition_the_rows(generator, num_rows, num_modalities):
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_patterns_come_richest_first_then_by_the_earlier_modality():
+def test_patterns_are_sorted_by_size_then_by_the_earlier_modality():
     mask = torch.tensor([[False, False], [False, True], [True, False], [True, True]])
     assert list(rows_by_pattern(mask)) == [
         (True, True),
@@ -320,7 +320,7 @@ def test_patterns_come_richest_first_then_by_the_earlier_modality():
         rows_by_pattern(mask.int())
 
 
-def test_a_pattern_is_named_by_what_is_there():
+def test_a_pattern_is_named_by_its_available_modalities():
     names = ["text", "image", "audio"]
     assert pattern_name((True, True, True), names) == "text+image+audio"
     assert pattern_name((False, True, False), names) == "image"
@@ -337,7 +337,8 @@ def test_a_pattern_is_named_by_what_is_there():
         (
             lambda: simulate_missing(torch.ones(2, 2).bool(), 0.5, rows=[0]),
             TypeError,
-            "simulate_missing: `rows` must be row numbers, an int64 tensor of shape (n,), got list.",
+            "simulate_missing: `rows` must be row numbers, an int64 tensor of shape (n,), got "
+            "list.",
         ),
         (
             lambda: simulate_missing(torch.ones(2, 2).bool(), 0.5, num_missing=1.0),
@@ -357,10 +358,11 @@ def test_a_pattern_is_named_by_what_is_there():
         (
             lambda: rows_by_pattern(torch.ones(3, 0).bool()),
             ValueError,
-            "rows_by_pattern: `mask` must have shape (N, M) with at least one modality, got (3, 0).",
+            "rows_by_pattern: `mask` must have shape (N, M) with at least one modality, got (3, "
+            "0).",
         ),
     ],
 )
-def test_what_has_the_wrong_type_or_size_is_an_error(call, error, message):
+def test_a_wrong_type_or_size_is_an_error(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()

@@ -1,4 +1,4 @@
-"""From features to masks and back, for images and token ids as for vectors."""
+"""Conversion between features and masks, for vectors, images and token ids."""
 
 import re
 
@@ -45,7 +45,7 @@ def draw_features(generator, shapes, dtypes, num_rows):
 
 @laws
 @given(st.data(), generators(), st.integers(0, 6), NUM_MODALITIES)
-def test_hiding_and_reading_off_are_inverse_for_any_shape_and_dtype(
+def test_hide_features_and_mask_from_features_are_inverse_for_any_shape_and_dtype(
     data, generator, num_rows, num_modalities
 ):
     shapes = data.draw(st.lists(SHAPES, min_size=num_modalities, max_size=num_modalities))
@@ -69,7 +69,7 @@ def test_hiding_and_reading_off_are_inverse_for_any_shape_and_dtype(
     )
 
 
-def test_without_a_fill_value_integers_are_all_there_and_with_one_only_whole_rows_of_it_are_missing():
+def test_integers_are_missing_only_in_rows_that_consist_of_the_fill_value():
     ids = torch.tensor([[-1, -1], [3, -1], [0, 0]])
     assert mask_from_features({"a": ids}, ["a"])[:, 0].tolist() == [True, True, True]
     assert mask_from_features({"a": ids}, ["a"], integer_fill=-1)[:, 0].tolist() == [
@@ -116,7 +116,7 @@ def test_a_name_without_a_fill_value_is_hidden_by_zeros_and_absent_names_stay_ab
 
 @laws
 @given(generators(), st.integers(1, 5))
-def test_no_gradient_comes_from_a_hidden_cell(generator, num_rows):
+def test_hidden_cells_have_no_gradient(generator, num_rows):
     x = normal(generator, num_rows, 2, 3).requires_grad_()
     mask = random_mask(generator, num_rows, 1)
     (gradient,) = gradients(hide_features({"a": x}, mask, ["a"])["a"].nan_to_num(0.0), x)
@@ -125,7 +125,7 @@ def test_no_gradient_comes_from_a_hidden_cell(generator, num_rows):
 
 
 @pytest.mark.parametrize("entries", [1, 6, 7, 30, 10_000])
-def test_long_rows_are_read_in_blocks_that_change_nothing(monkeypatch, entries):
+def test_reading_long_rows_in_blocks_gives_the_same_mask(monkeypatch, entries):
     x, ids = normal(seeded(0), 5, 2, 3), torch.arange(30).reshape(5, 2, 3)
     x[[1, 4]], ids[[0, 2]] = NAN, -1
     read = []
@@ -201,7 +201,8 @@ M = torch.ones(2, 2).bool()
         (
             lambda: hide_features({"a": torch.ones(2).byte()}, M[:, :1], ["a"], integer_fill=-1),
             ValueError,
-            "hide_features, modality 'a': `integer_fill` must lie in [0, 255] for torch.uint8, got -1. Pass a value",
+            "hide_features, modality 'a': `integer_fill` must lie in [0, 255] for torch.uint8, "
+            "got -1. Pass a value",
         ),
         (
             lambda: hide_features({"a": torch.ones(2).bool()}, M[:, :1], ["a"], integer_fill=2),
@@ -211,7 +212,8 @@ M = torch.ones(2, 2).bool()
         (
             lambda: mask_from_features({"a": torch.full((2,), 255).byte()}, ["a"], integer_fill=-1),
             ValueError,
-            "mask_from_features, modality 'a': `integer_fill` must lie in [0, 255] for torch.uint8, got -1.",
+            "mask_from_features, modality 'a': `integer_fill` must lie in [0, 255] for "
+            "torch.uint8, got -1.",
         ),
         (
             lambda: mask_from_features(X, ["a", "b"], integer_fill={"b": None}),
@@ -221,10 +223,11 @@ M = torch.ones(2, 2).bool()
         (
             lambda: mask_from_features(X, ["a", "b"], integer_fill={"x": 1}),
             KeyError,
-            "mask_from_features: `integer_fill` has modalities ['x'] that are not among ('a', 'b').",
+            "mask_from_features: `integer_fill` has modalities ['x'] that are not among "
+            "('a', 'b').",
         ),
     ],
 )
-def test_what_does_not_fit_is_an_error_that_says_what_came(call, error, message):
+def test_invalid_arguments_raise_an_error_with_the_value(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()

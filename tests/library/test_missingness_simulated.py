@@ -1,4 +1,4 @@
-"""Laws of the simulators: exact counts, calibrated rates, and rates that depend on what they say they depend on."""
+"""Laws of the simulators: exact counts, calibrated rates, and the dependence of MAR and MNAR."""
 
 import itertools
 import math
@@ -52,7 +52,10 @@ def sigmoid(x):
 
 
 def oracle_probabilities(scores, mask, rates, strength):
-    """Two (N, M): probabilities whose mean over a modality's available rows is its rate, and 1 less them, as exact."""
+    """Probabilities p (N, M) whose mean over a modality's available rows is its rate, and 1 - p.
+
+    1 - p is computed separately, because the subtraction loses digits if p is close to 1.
+    """
     p, q = np.zeros(mask.shape), np.ones(mask.shape)
     for m, rate in enumerate(rates):
         there = mask[:, m]
@@ -67,7 +70,7 @@ def oracle_probabilities(scores, mask, rates, strength):
 
 
 def oracle_scores(values, mask):
-    """(N,): row means of one modality scaled over its available rows; 0 where there is none."""
+    """Row means (N,) of one modality, standardised over its available rows; 0 in other rows."""
     scores, there = np.zeros(len(mask)), np.flatnonzero(mask)
     means = np.array([values[n].mean() for n in there])
     if len(there) > 1:
@@ -76,7 +79,7 @@ def oracle_scores(values, mask):
 
 
 def patterns_given_something(p, q, there):
-    """What a row may lose and with which probability, given that it keeps something: all subsets, one by one."""
+    """Subsets that a row can lose -> probability, conditional on keeping at least one modality."""
     chances = {}
     for lost in itertools.product([False, True], repeat=len(p)):
         if all(not (gone and not has) for gone, has in zip(lost, there, strict=True)):
@@ -86,13 +89,13 @@ def patterns_given_something(p, q, there):
             if any(has and not gone for gone, has in zip(lost, there, strict=True)):
                 chances[lost] = math.prod(own)
     total = sum(chances.values())
-    if total == 0:  # beyond float64
+    if total == 0:  # the probabilities underflow in float64
         reject()
     return {lost: chance / total for lost, chance in chances.items()}
 
 
 def oracle_expected(p, q, mask, allow_empty):
-    """(M,): the mean probability to be hidden over the available cells of each modality."""
+    """Mean probabilities (M,) of being hidden, over the available cells of each modality."""
     chance = np.where(mask, p, 0.0)
     if not allow_empty:
         chance = np.zeros(mask.shape)
@@ -103,7 +106,7 @@ def oracle_expected(p, q, mask, allow_empty):
         return chance.sum(axis=0) / mask.sum(axis=0)
 
 
-# --- one result for all
+# --- laws of all simulators
 
 
 def every_simulator(features, mask, generator, **options):
@@ -130,7 +133,7 @@ def every_simulator(features, mask, generator, **options):
 
 @laws
 @given(st.data(), generators(), st.integers(0, 12), NUM_MODALITIES)
-def test_what_the_simulation_hides_is_kept_apart_from_what_nature_lacks(
+def test_simulated_and_natural_missingness_are_kept_apart(
     data, generator, num_rows, num_modalities
 ):
     features, mask = (
@@ -147,7 +150,8 @@ def test_what_the_simulation_hides_is_kept_apart_from_what_nature_lacks(
         assert torch.equal(mask, before)
         assert torch.equal(result.natural, before)
         assert result.natural.data_ptr() != mask.data_ptr() or num_rows == 0
-        assert (result.natural | result.simulated).all()  # one reason for each cell
+        # A cell is never missing both naturally and by simulation.
+        assert (result.natural | result.simulated).all()
         assert torch.equal(result.mask, result.natural & result.simulated)
         assert torch.equal(result.mask.any(dim=1), before.any(dim=1))  # never all of a row
         unpacked, shortfall = result
@@ -169,7 +173,7 @@ def test_what_the_simulation_hides_is_kept_apart_from_what_nature_lacks(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_generator_gives_the_same_masks_again_and_none_takes_the_global_one():
+def test_a_seeded_generator_repeats_the_masks_and_none_uses_the_global_generator():
     features, mask = draw_features(seeded(0), 40, 3), random_mask(seeded(1), 40, 3, 0.8)
     first, again, other = (
         list(every_simulator(features, mask, seeded(seed))) for seed in (1, 1, 2)
@@ -178,12 +182,12 @@ def test_a_generator_gives_the_same_masks_again_and_none_takes_the_global_one():
         assert torch.equal(x.mask, y.mask)
         assert not torch.equal(x.mask, z.mask)
     with torch.random.fork_rng(devices=[]):
-        for one in range(len(first)):
+        for index in range(len(first)):
             torch.manual_seed(3)
-            x = list(every_simulator(features, mask, None))[one]
+            x = list(every_simulator(features, mask, None))[index]
             torch.manual_seed(3)
-            y = list(every_simulator(features, mask, None))[one]
-            z = list(every_simulator(features, mask, None))[one]
+            y = list(every_simulator(features, mask, None))[index]
+            z = list(every_simulator(features, mask, None))[index]
             assert torch.equal(x.mask, y.mask)
             assert not torch.equal(x.mask, z.mask)
 
@@ -192,7 +196,7 @@ def test_a_generator_gives_the_same_masks_again_and_none_takes_the_global_one():
 @given(
     generators(), st.integers(2, 12), st.integers(2, 6), st.sampled_from([NAN, 1e9, float("inf")])
 )
-def test_what_lies_in_an_unavailable_cell_changes_nothing(
+def test_the_content_of_unavailable_cells_changes_nothing(
     generator, num_rows, num_modalities, value
 ):
     features, mask = (
@@ -253,7 +257,9 @@ def test_expected_rates_follow_a_permutation_of_the_modalities(
 
 @laws
 @given(st.data(), generators(), st.integers(0, 12), NUM_MODALITIES)
-def test_every_row_keeps_exactly_k_or_all_it_has(data, generator, num_rows, num_modalities):
+def test_every_row_keeps_exactly_k_modalities_or_all_of_its_own(
+    data, generator, num_rows, num_modalities
+):
     mask = random_mask(generator, num_rows, num_modalities, 0.7)
     k = data.draw(st.integers(1, num_modalities))
     result = simulate_k_available(mask, k, generator=generator)
@@ -268,7 +274,7 @@ def test_every_row_keeps_exactly_k_or_all_it_has(data, generator, num_rows, num_
     np.testing.assert_allclose(result.expected_rates, expected, rtol=1e-12)
 
 
-def test_the_kept_k_are_uniform_among_those_of_a_row():
+def test_the_kept_modalities_are_a_uniform_subset_of_those_of_a_row():
     mask = torch.tensor([[True, True, True, True], [True, False, True, True]]).repeat(6000, 1)
     kept = simulate_k_available(mask, 2, generator=seeded(0)).mask
     for rows, subsets in ((kept[::2], 6), (kept[1::2], 3)):
@@ -280,7 +286,7 @@ def test_the_kept_k_are_uniform_among_those_of_a_row():
 
 @laws
 @given(generators(), st.integers(1, 10), st.integers(1, 6), st.floats(0, 1), st.integers(1, 3))
-def test_the_expected_rates_of_an_exact_share_are_those_of_its_definition(
+def test_the_expected_rates_of_an_exact_share_follow_its_definition(
     generator,
     num_rows,
     M,
@@ -298,12 +304,12 @@ def test_the_expected_rates_of_an_exact_share_are_those_of_its_definition(
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-15)
 
 
-# --- rates: what was asked for, and what it is where a row must keep something
+# --- requested rates, and effective rates if a row must keep a modality
 
 
 @laws
 @given(generators(), st.integers(0, 10), st.integers(1, 4), STRENGTHS, st.booleans(), st.booleans())
-def test_rates_are_those_of_the_oracle(
+def test_expected_rates_equal_those_of_the_oracle(
     generator, num_rows, num_modalities, strength, allow_empty, mnar
 ):
     features, mask = (
@@ -328,18 +334,20 @@ def test_rates_are_those_of_the_oracle(
     expected = oracle_expected(p, q, mask.numpy(), allow_empty)
     np.testing.assert_allclose(result.expected_rates, expected, rtol=1e-7, atol=1e-9)
     if allow_empty:
-        asked = torch.where(mask.any(dim=0), rates, NAN)
+        requested = torch.where(mask.any(dim=0), rates, NAN)
         torch.testing.assert_close(
-            result.expected_rates, asked, equal_nan=True, rtol=1e-12, atol=1e-14
+            result.expected_rates, requested, equal_nan=True, rtol=1e-12, atol=1e-14
         )
         u = torch.rand(mask.shape, generator=seeded(5), dtype=torch.float64).numpy()
-        clear = np.abs(u - p) > 1e-9
-        assert ((~result.simulated.numpy() == ((u < p) & mask.numpy())) | ~clear).all()
+        decided = np.abs(u - p) > 1e-9  # cells in which rounding cannot change the comparison
+        assert ((~result.simulated.numpy() == ((u < p) & mask.numpy())) | ~decided).all()
 
 
 @laws
 @given(generators(), st.integers(0, 8), st.integers(1, 5), st.booleans())
-def test_constant_rates_are_those_of_the_oracle(generator, num_rows, num_modalities, allow_empty):
+def test_expected_rates_of_mcar_equal_those_of_the_oracle(
+    generator, num_rows, num_modalities, allow_empty
+):
     mask, rates = (
         random_mask(generator, num_rows, num_modalities),
         draw_rates(generator, num_modalities),
@@ -351,8 +359,8 @@ def test_constant_rates_are_those_of_the_oracle(generator, num_rows, num_modalit
 
 
 @pytest.mark.parametrize("simulate", ["mcar", "mnar"])
-def test_a_row_follows_the_distribution_given_that_it_keeps_something(simulate):
-    """Every pattern of loss as often as its probability given that not everything is lost, within five sigma."""
+def test_loss_patterns_follow_the_distribution_conditional_on_a_nonempty_row(simulate):
+    """Each loss pattern occurs as often as its conditional probability, within five sigma."""
     draws, kinds = (
         6000,
         torch.tensor([[True, True, True], [True, False, True], [False, True, False]]),
@@ -379,7 +387,7 @@ def test_a_row_follows_the_distribution_given_that_it_keeps_something(simulate):
     assert (result.rates - result.expected_rates).abs().max() < 5 * math.sqrt(0.25 / (2 * draws))
 
 
-def test_the_effective_rate_is_the_documented_one():
+def test_the_effective_rate_equals_the_documented_one():
     full = torch.ones(20_000, 3, dtype=torch.bool)
     kept = simulate_mcar(full, 0.5, generator=seeded(0))
     torch.testing.assert_close(kept.expected_rates, torch.full((3,), 3 / 7).double())
@@ -420,7 +428,7 @@ def test_rates_of_0_and_1_are_certain_in_every_mechanism(rates, expected):
         assert result.mask.tolist() == expected
 
 
-def test_all_may_be_lost_only_where_it_is_asked_for():
+def test_a_row_can_lose_everything_only_with_allow_empty():
     mask = torch.tensor([[True, True], [True, False], [False, False]])
     features = {"a": normal(seeded(0), 3), "b": normal(seeded(1), 3)}
     for simulate in (
@@ -431,7 +439,8 @@ def test_all_may_be_lost_only_where_it_is_asked_for():
     ):
         assert not simulate(allow_empty=True).mask.any()
         with pytest.raises(
-            ValueError, match="row 0 loses all it has for certain, but a row must keep something"
+            ValueError,
+            match="row 0 loses all its modalities with certainty, but a row must keep at least one",
         ):
             simulate()
         with pytest.raises(ValueError, match="row 1 loses all"):
@@ -439,11 +448,11 @@ def test_all_may_be_lost_only_where_it_is_asked_for():
         assert simulate(rows=torch.tensor([2])).mask.equal(mask)
 
 
-# --- what the rates depend on
+# --- dependence of the rates on features
 
 
 def two_halves(result, driver, column):
-    """The hidden share among rows with a large driver less that among the rest, and five sigma of the difference."""
+    """The hidden share in rows with a large driver minus that in the others, and five sigma."""
     hidden, large = ~result.simulated[:, column], driver > driver.median()
     difference = hidden[large].double().mean() - hidden[~large].double().mean()
     return float(difference), 5 * math.sqrt(2 * 0.25 / (len(driver) / 2))
@@ -482,7 +491,7 @@ def test_mar_depends_on_the_driver_mnar_on_itself_and_mcar_on_nothing(strength):
                 assert abs(difference) < bound
     assert abs(mar.rates[1] - 0.3) < 5 * math.sqrt(0.21 / n)
     assert ((mnar.rates - 0.3).abs() < 5 * math.sqrt(0.21 / n)).all()
-    assert mar.simulated[:, [0, 2]].all()  # the driver and what has no rate are never hidden
+    assert mar.simulated[:, [0, 2]].all()  # the driver and modalities without a rate
 
 
 @laws
@@ -523,7 +532,7 @@ def test_scores_are_free_of_scale_and_shift(generator, num_rows, scale, shift):
     )
 
 
-def test_a_score_of_ones_own_is_used_for_integers_and_by_name():
+def test_a_custom_score_is_used_for_integers_and_by_name():
     ids = torch.tensor([[1, 0, 0], [1, 2, 0], [1, 2, 3], [3, 2, 1]])
     features, mask = (
         {"words": ids, "x": torch.tensor([4.0, 3.0, 2.0, 1.0])},
@@ -574,7 +583,7 @@ def test_half_precision_features_that_overflow_in_sums_are_scored_in_float64(dty
     assert result.mask[:, 0].tolist() == [True, True, True, False, False, False]
 
 
-# --- what does not fit
+# --- invalid arguments
 
 
 FEATURES = {
@@ -666,7 +675,7 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
         (
             lambda: simulate_mcar(FULL, {"a": 0.5}),
             TypeError,
-            "simulate_mcar: `rates` by name need `modalities`",
+            "simulate_mcar: a mapping of `rates` needs `modalities`",
         ),
         (
             lambda: simulate_mcar(FULL, 0.5, modalities=["a"]),
@@ -696,7 +705,7 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
         (
             lambda: mar({"a": 0.2}),
             ValueError,
-            "simulate_mar: the rate of the driver 'a' must be 0, got 0.2. A driver",
+            "simulate_mar: the rate of the driver 'a' must be 0, got 0.2. If the",
         ),
         (
             lambda: mar(driver="b"),
@@ -711,7 +720,7 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
         (
             lambda: mar(features={**FEATURES, "a": None}),
             KeyError,
-            "simulate_mar: `features` lacks 'a', on whose values",
+            "simulate_mar: `features` lacks 'a'; the rates depend on",
         ),
         (
             lambda: mar(strength="x"),
@@ -782,12 +791,12 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
         ),
     ],
 )
-def test_what_cannot_be_simulated_is_an_error_that_says_what_came(call, error, message):
+def test_invalid_arguments_of_a_simulator_raise_an_error_with_the_value(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
 
 
-def test_a_mapping_is_a_mask_whatever_its_order():
+def test_a_mapping_is_a_mask_in_any_order_of_its_keys():
     features = {"a": normal(seeded(0), 6), "b": normal(seeded(1), 6)}
     mask = random_mask(seeded(2), 6, 2)
     columns = {"b": mask[:, 1], "a": mask[:, 0]}

@@ -1,4 +1,4 @@
-"""Laws of the objective and its coefficients: a batch in pieces gives the gradient of the whole."""
+"""Laws of the objective and its coefficients: micro-batches give the gradient of the batch."""
 
 import re
 
@@ -67,7 +67,7 @@ def test_a_sum_over_envs_is_the_mean_with_weights_divided_by_their_number():
     torch.testing.assert_close(vrex(8.0, "sum")(risks) / 4, vrex(2.0, "mean")(risks))
 
 
-def test_a_penalty_may_be_ready_made_from_another_source():
+def test_a_penalty_may_be_a_precomputed_tensor():
     z, targets = normal(seeded(0), 3, 5).requires_grad_(), torch.ones(5, dtype=torch.float64)
     risks = torch.stack([F.binary_cross_entropy_with_logits(row, targets) for row in z])
     penalty = torch.stack([irm_penalty(row, targets) for row in z]).mean()
@@ -85,7 +85,7 @@ def test_half_precision_risks_are_reduced_in_float32():
 
 @laws
 @given(generators(), SIZES, st.floats(0, 50), st.sampled_from(["mean", "sum"]))
-def test_coefficients_are_the_closed_form_of_vrex(
+def test_coefficients_equal_the_closed_form_of_vrex(
     generator, num_envs, penalty_weight, risk_reduction
 ):
     risks = normal(generator, num_envs)
@@ -102,7 +102,7 @@ REDUCTIONS = st.sampled_from(["mean", "sum"])
 
 @laws
 @given(generators(), st.integers(1, 8), st.floats(0, 50), CORRECTIONS, REDUCTIONS)
-def test_vrex_coefficients_are_the_gradient_of_the_objective(
+def test_vrex_coefficients_equal_the_gradient_of_the_objective(
     generator, num_envs, penalty_weight, correction, reduction
 ):
     num_envs = max(num_envs, correction + 1)
@@ -113,7 +113,7 @@ def test_vrex_coefficients_are_the_gradient_of_the_objective(
     )
     torch.testing.assert_close(closed, risk_coefficients(risks, objective), rtol=1e-12, atol=1e-12)
     assert not closed.requires_grad
-    step = 1e-3  # the objective is quadratic, so central differences are exact but for rounding
+    step = 1e-3  # the objective is quadratic, so central differences are exact up to rounding
     with torch.no_grad():
         differences = [
             (objective(risks + step * unit) - objective(risks - step * unit)) / (2 * step)
@@ -124,7 +124,7 @@ def test_vrex_coefficients_are_the_gradient_of_the_objective(
 
 @laws
 @given(generators(), st.integers(1, 8), st.floats(0, 50), REDUCTIONS)
-def test_vrex_coefficients_sum_to_those_of_the_risk_and_move_with_the_environments(
+def test_vrex_coefficients_sum_to_the_weight_of_the_risk_and_follow_permutations(
     generator, num_envs, penalty_weight, reduction
 ):
     risks = normal(generator, num_envs)
@@ -166,7 +166,7 @@ def test_vrex_coefficients_made_in_inference_mode_can_be_used_in_a_backward_pass
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_coefficients_are_the_same_in_every_gradient_mode_and_the_risks_stay_as_they_were(mode):
+def test_coefficients_are_the_same_in_every_gradient_mode_and_the_risks_are_unchanged(mode):
     outside = normal(seeded(1), 4).requires_grad_()
     expected = risk_coefficients(outside, vrex(3.0))
     with mode():
@@ -176,7 +176,7 @@ def test_coefficients_are_the_same_in_every_gradient_mode_and_the_risks_stay_as_
     assert not coefficients.requires_grad
     assert outside.grad is None
     assert inside.requires_grad == (mode is torch.enable_grad)
-    # usable in a later backward pass, even where they come out of inference mode
+    # The coefficients can be used in a later backward pass, even if computed in inference mode.
     (coefficients * outside).sum().backward()
     assert torch.equal(outside.grad, coefficients)
 
@@ -195,7 +195,7 @@ class Scorer(nn.Module):
                 parameter.copy_(normal(generator, *parameter.shape))
 
     def forward(self, rows, features, mask, weights, keep=None):
-        """Losses (E, n); `keep` is a dropout mask given from outside instead of a random one."""
+        """Losses (E, n); `keep` is a given dropout mask, which replaces the random one."""
         z = self.encoders({name: x[rows] for name, x in features.items()}, mask[rows])
         z = self.dropout(z) if keep is None else z * keep
         h = fuse(z, weights, mask[rows])
@@ -204,7 +204,7 @@ class Scorer(nn.Module):
 
 @st.composite
 def partitions(draw, num_rows):
-    """Any ordered partition into parts, none of them empty, of the rows in any order."""
+    """Any ordered partition of the rows, in any order, into non-empty parts."""
     order = draw(st.permutations(range(num_rows)))
     cuts = sorted(draw(st.sets(st.integers(1, num_rows - 1)))) if num_rows > 1 else []
     return [torch.tensor(order[a:b]) for a, b in zip([0, *cuts], [*cuts, num_rows], strict=True)]
@@ -222,7 +222,7 @@ def partitions(draw, num_rows):
 def test_any_partition_accumulates_the_gradient_of_the_whole_batch(
     data, generator, num_rows, penalty_weight, reduction, correction
 ):
-    """Two passes over micro-batches, the second replays dropout: equal to one backward pass through the whole."""
+    """Two passes over micro-batches with equal dropout masks equal one pass over the batch."""
     parts = data.draw(partitions(num_rows))
     model = Scorer(generator)
     features = {"a": normal(generator, num_rows, 3), "b": normal(generator, num_rows, 2)}
@@ -255,8 +255,8 @@ def test_any_partition_accumulates_the_gradient_of_the_whole_batch(
     assert (accumulated - whole).norm() <= 1e-10 * whole.norm()
 
 
-def test_the_mean_of_the_objectives_of_parts_is_something_else():
-    """Why the coefficients exist."""
+def test_the_mean_of_the_objectives_of_parts_differs_from_the_objective():
+    """This difference is the reason for the coefficients."""
     losses = normal(seeded(0), 3, 8)
     whole = vrex(5.0)(losses.mean(dim=1))
     parts = torch.stack([vrex(5.0)(part.mean(dim=1)) for part in losses.split(2, dim=1)]).mean()
@@ -309,7 +309,7 @@ RISKS = torch.ones(3)
         ),
     ],
 )
-def test_an_objective_that_does_not_fit_is_an_error(risks, options, error, message):
+def test_invalid_arguments_of_the_objective_are_an_error(risks, options, error, message):
     with pytest.raises(error, match=f"invariant_objective: .*{re.escape(message)}"):
         invariant_objective(risks, **{"penalty": vrex_penalty, "penalty_weight": 1.0} | options)
 
@@ -350,7 +350,7 @@ def test_an_objective_that_does_not_fit_is_an_error(risks, options, error, messa
         ),
     ],
 )
-def test_coefficients_of_what_is_no_objective_are_an_error(risks, objective, error, message):
+def test_coefficients_of_an_invalid_objective_are_an_error(risks, objective, error, message):
     with pytest.raises(error, match=f"risk_coefficients: .*{re.escape(message)}"):
         risk_coefficients(risks, objective)
 
@@ -388,8 +388,6 @@ def test_coefficients_of_what_is_no_objective_are_an_error(risks, objective, err
         ),
     ],
 )
-def test_vrex_coefficients_of_arguments_that_do_not_fit_are_an_error(
-    risks, options, error, message
-):
+def test_invalid_arguments_of_vrex_coefficients_are_an_error(risks, options, error, message):
     with pytest.raises(error, match=f"vrex_coefficients: .*{re.escape(message)}"):
         vrex_coefficients(risks, **{"penalty_weight": 1.0} | options)

@@ -1,4 +1,4 @@
-"""Laws of the objectives of risks and losses: closed forms against loops, autograd and finite differences."""
+"""Laws of the objectives of risks and losses: closed forms, loops and finite differences."""
 
 import math
 import re
@@ -29,7 +29,7 @@ INF = float("inf")
 
 
 def spread(generator, num_envs):
-    """Risks far enough apart that no finite difference crosses a tie."""
+    """Risks with gaps larger than the step of a finite difference, so that none crosses a tie."""
     return torch.randperm(num_envs, generator=generator).double() + 0.3 * torch.rand(
         num_envs, generator=generator, dtype=torch.float64
     )
@@ -40,7 +40,7 @@ def spread(generator, num_envs):
 
 @laws
 @given(generators(), SIZES, st.floats(-5, 1))
-def test_mmrex_is_the_worst_mixture_of_the_risks(generator, num_envs, share):
+def test_mmrex_is_the_largest_affine_combination_of_the_risks(generator, num_envs, share):
     risks, lambda_min = normal(generator, num_envs), share / num_envs
     corners = [
         sum(
@@ -56,7 +56,7 @@ def test_mmrex_is_the_worst_mixture_of_the_risks(generator, num_envs, share):
 
 @laws
 @given(generators(), SIZES)
-def test_mmrex_at_its_ends_is_the_worst_case_and_the_mean(generator, num_envs):
+def test_mmrex_at_its_limits_is_the_worst_case_and_the_mean(generator, num_envs):
     risks = normal(generator, num_envs)
     assert mmrex_objective(risks, lambda_min=0.0) == worst_case_objective(risks) == risks.max()
     torch.testing.assert_close(mmrex_objective(risks, lambda_min=1 / num_envs), risks.mean())
@@ -64,7 +64,7 @@ def test_mmrex_at_its_ends_is_the_worst_case_and_the_mean(generator, num_envs):
 
 @laws
 @given(generators(), SIZES)
-def test_minimax_gradients_agree_with_finite_differences_and_ties_share(generator, num_envs):
+def test_minimax_gradients_agree_with_finite_differences_and_ties_share_them(generator, num_envs):
     risks = spread(generator, num_envs).requires_grad_()
     assert gradcheck(worst_case_objective, (risks,))
     assert gradcheck(lambda r: mmrex_objective(r, lambda_min=-1.0), (risks,))
@@ -74,7 +74,7 @@ def test_minimax_gradients_agree_with_finite_differences_and_ties_share(generato
 
 
 @pytest.mark.parametrize("lambda_min", [0.34, NAN, -INF, INF])
-def test_mmrex_refuses_a_weight_that_is_no_mixture(lambda_min):
+def test_mmrex_rejects_an_infeasible_lambda_min(lambda_min):
     with pytest.raises(
         ValueError,
         match=re.escape("mmrex_objective: `lambda_min` must be finite and at most 1 / E ="),
@@ -86,24 +86,24 @@ def test_mmrex_refuses_a_weight_that_is_no_mixture(lambda_min):
 
 
 def cvar_loop(losses, fraction):
-    left, total = max(fraction * len(losses), 1.0), 0.0
-    tail = left
+    remaining, total = max(fraction * len(losses), 1.0), 0.0
+    tail = remaining
     for loss in sorted(map(float, losses), reverse=True):
-        total += min(left, 1.0) * loss
-        left = max(left - 1.0, 0.0)
+        total += min(remaining, 1.0) * loss
+        remaining = max(remaining - 1.0, 0.0)
     return total / tail
 
 
 @laws
 @given(generators(), SIZES, st.floats(0.001, 1))
-def test_cvar_is_the_mean_of_the_worst_and_the_minimum_over_thresholds(
+def test_cvar_is_the_mean_of_the_worst_losses_and_the_minimum_over_thresholds(
     generator, num_samples, fraction
 ):
     losses = normal(generator, num_samples)
     value = cvar_objective(losses, tail_fraction=fraction)
     assert value.item() == pytest.approx(cvar_loop(losses, fraction), abs=1e-12)
     over = [eta + np.maximum(losses.numpy() - eta, 0).mean() / fraction for eta in losses.numpy()]
-    assert value.item() == pytest.approx(min(over), abs=1e-9)  # the minimum lies at a loss
+    assert value.item() == pytest.approx(min(over), abs=1e-9)  # the minimum is at a loss
     assert cvar_objective(losses.flip(0), tail_fraction=fraction).item() == pytest.approx(
         value.item(), abs=1e-12
     )
@@ -121,7 +121,7 @@ def test_cvar_gradients_agree_with_finite_differences_and_sum_to_one(
     assert (gradient >= 0).all()
 
 
-def test_cvar_at_its_ends_is_the_mean_and_the_largest():
+def test_cvar_at_its_limits_is_the_mean_and_the_largest_loss():
     losses = normal(seeded(0), 7)
     torch.testing.assert_close(cvar_objective(losses, tail_fraction=1.0), losses.mean())
     assert cvar_objective(losses, tail_fraction=1e-9) == losses.max()
@@ -139,7 +139,7 @@ def test_cvar_at_its_ends_is_the_mean_and_the_largest():
         (torch.ones(3), NAN, ValueError, "above 0 and at most 1, got nan."),
     ],
 )
-def test_cvar_says_what_does_not_fit(losses, fraction, error, message):
+def test_invalid_arguments_of_cvar_are_an_error(losses, fraction, error, message):
     with pytest.raises(error, match=f"cvar_objective: .*{re.escape(message)}"):
         cvar_objective(losses, tail_fraction=fraction)
 
@@ -148,7 +148,7 @@ def test_cvar_says_what_does_not_fit(losses, fraction, error, message):
 
 
 def eqrm_loop(risks, p):
-    """The quantile by bisection in plain Python, and the gradient by the formula of the implicit function."""
+    """The quantile by bisection in plain Python, and the gradient of the implicit function."""
     risks, num_envs = [float(r) for r in risks], len(risks)
     mean = sum(risks) / num_envs
     s = math.sqrt(sum((r - mean) ** 2 for r in risks) / (num_envs - 1))
@@ -167,7 +167,7 @@ def eqrm_loop(risks, p):
 
 @laws
 @given(generators(), st.integers(2, 8), st.floats(0.001, 0.999))
-def test_eqrm_and_its_gradient_are_those_of_the_kernel_density(generator, num_envs, p):
+def test_eqrm_and_its_gradient_equal_those_of_the_kernel_density(generator, num_envs, p):
     risks = normal(generator, num_envs).requires_grad_()
     value = eqrm_objective(risks, quantile=p)
     expected, slope = eqrm_loop(risks.detach(), p)
@@ -181,7 +181,7 @@ def test_eqrm_and_its_gradient_are_those_of_the_kernel_density(generator, num_en
 def test_eqrm_gradients_agree_with_finite_differences_twice(p):
     risks = normal(seeded(1), 4).requires_grad_()
     assert gradcheck(lambda r: eqrm_objective(r, quantile=p), (risks,))
-    if p < 0.99:  # further out the finite differences of the gradient are too coarse
+    if p < 0.99:  # for larger p the finite differences of the gradient are too inaccurate
         assert gradgradcheck(lambda r: eqrm_objective(r, quantile=p), (risks,))
 
 
@@ -193,7 +193,9 @@ def test_eqrm_gradients_agree_with_finite_differences_twice(p):
     st.floats(-100, 100),
     st.floats(1e-3, 1e3),
 )
-def test_eqrm_moves_with_shift_and_scale_and_ignores_order(generator, num_envs, p, shift, scale):
+def test_eqrm_is_equivariant_to_shift_and_scale_and_ignores_order(
+    generator, num_envs, p, shift, scale
+):
     risks = normal(generator, num_envs)
     value = eqrm_objective(risks, quantile=p)
     torch.testing.assert_close(
@@ -204,9 +206,7 @@ def test_eqrm_moves_with_shift_and_scale_and_ignores_order(generator, num_envs, 
 
 @pytest.mark.parametrize("risk", [0.1, 0.0, -3.0, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equal_risks_have_that_risk_as_every_quantile_and_gradient_one_over_their_number(
-    risk, dtype
-):
+def test_every_quantile_of_equal_risks_is_that_risk_with_equal_gradients(risk, dtype):
     risks = torch.full((3,), risk, dtype=dtype, requires_grad=True)
     value = eqrm_objective(risks, quantile=0.99)
     value.backward()
@@ -215,7 +215,7 @@ def test_equal_risks_have_that_risk_as_every_quantile_and_gradient_one_over_thei
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-12, 1e12])
-def test_eqrm_of_risks_far_from_one_in_size_is_exact(scale):
+def test_eqrm_of_very_large_or_small_risks_is_exact(scale):
     risks = (scale * torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)).requires_grad_()
     value = eqrm_objective(risks, quantile=0.8)
     value.backward()
@@ -230,14 +230,14 @@ def test_eqrm_of_a_risk_that_is_not_finite_is_nan(bad):
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, NAN])
-def test_eqrm_refuses_a_quantile_that_is_none(p):
+def test_eqrm_rejects_an_invalid_quantile(p):
     with pytest.raises(
         ValueError, match="eqrm_objective: `quantile` must be strictly between 0 and 1"
     ):
         eqrm_objective(torch.ones(3), quantile=p)
 
 
-def test_eqrm_refuses_one_environment():
+def test_eqrm_rejects_a_single_environment():
     with pytest.raises(ValueError, match="eqrm_objective: needs at least two environments, got 1"):
         eqrm_objective(torch.ones(1), quantile=0.5)
 
@@ -246,11 +246,11 @@ def test_eqrm_refuses_one_environment():
 
 
 def dro_loop(q, risks, present, step_size):
-    """A step in plain numbers: the present share what they had in proportion to q exp(eta R)."""
-    here = [e for e, there in enumerate(present) if there]
-    grown = {e: q[e] * math.exp(step_size * risks[e]) for e in here}
-    share = sum(q[e] for e in here)
-    return [share * grown[e] / sum(grown.values()) if e in grown else q[e] for e in range(len(q))]
+    """One step in plain Python: present environments share their total weight by q exp(eta R)."""
+    present_envs = [e for e, is_present in enumerate(present) if is_present]
+    grown = {e: q[e] * math.exp(step_size * risks[e]) for e in present_envs}
+    total = sum(q[e] for e in present_envs)
+    return [total * grown[e] / sum(grown.values()) if e in grown else q[e] for e in range(len(q))]
 
 
 @laws
@@ -266,20 +266,18 @@ def test_group_dro_follows_the_loop_step_after_step(generator, num_envs, step_si
         )
         present[0] = True
         q = dro_loop(q, risks.tolist(), present.tolist(), step_size)
-        seen = (
-            torch.where(present, risks, NAN) if some_absent else risks
-        )  # what an absent one holds does not matter
-        loss = dro(seen, present=present if some_absent else None)
+        # The risk of an absent environment must not matter.
+        given_risks = torch.where(present, risks, NAN) if some_absent else risks
+        loss = dro(given_risks, present=present if some_absent else None)
         np.testing.assert_allclose(dro.weights, q, atol=1e-12)
-        here = present.double() * torch.tensor(q, dtype=torch.float64)
-        torch.testing.assert_close(loss, (here * risks).sum())
-        torch.testing.assert_close(
-            torch.autograd.grad(loss, risks)[0], here
-        )  # no gradient through q
+        weights = present.double() * torch.tensor(q, dtype=torch.float64)
+        torch.testing.assert_close(loss, (weights * risks).sum())
+        # The gradient equals the weights, because q itself has no gradient.
+        torch.testing.assert_close(torch.autograd.grad(loss, risks)[0], weights)
         assert dro.weights.sum().item() == pytest.approx(1, abs=1e-12)
 
 
-def test_group_dro_stays_in_eval_mode_and_is_saved_with_the_model():
+def test_group_dro_is_constant_in_eval_mode_and_is_saved_with_the_model():
     dro = GroupDRO(3, step_size=1.0)
     dro(torch.tensor([0.0, 1.0, 2.0]))
     other = GroupDRO(3, step_size=1.0)
@@ -293,14 +291,14 @@ def test_group_dro_stays_in_eval_mode_and_is_saved_with_the_model():
     assert "3, step_size=1.0" in repr(dro)
 
 
-def test_group_dro_recovers_a_weight_that_float32_would_lose_and_keeps_its_digits_under_half():
+def test_group_dro_recovers_a_tiny_weight_and_keeps_its_precision_under_half():
     dro = GroupDRO(2, step_size=1.0)
     for _ in range(20):
         dro(torch.tensor([0.0, 50.0]))
     assert dro.log_weights[0].item() == pytest.approx(-1000)
     dro(torch.tensor([0.0, 0.1]))
     dro(torch.tensor([0.1, 0.0]))
-    dro.log_weights += 1 / 3  # digits that no narrower type holds
+    dro.log_weights += 1 / 3  # needs the precision of float64
     exact = dro.log_weights.clone()
     for convert in (dro.half, dro.float, dro.bfloat16):
         convert()
@@ -314,7 +312,7 @@ def test_group_dro_recovers_a_weight_that_float32_would_lose_and_keeps_its_digit
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
-def test_a_risk_that_is_not_finite_leaves_the_weights_as_they_were(bad):
+def test_a_risk_that_is_not_finite_leaves_the_weights_unchanged(bad):
     dro = GroupDRO(2, step_size=1.0)
     assert not dro(torch.tensor([bad, 1.0])).isfinite()
     torch.testing.assert_close(dro.weights, torch.full((2,), 0.5, dtype=torch.float64))
@@ -352,7 +350,9 @@ def test_two_steps_before_one_backward_pass_work():
         (torch.ones(2), torch.zeros(2).bool(), ValueError, "no environment is present."),
     ],
 )
-def test_group_dro_says_what_does_not_fit_and_keeps_its_state(risks, present, error, message):
+def test_invalid_arguments_of_group_dro_are_an_error_and_keep_its_state(
+    risks, present, error, message
+):
     dro = GroupDRO(2, step_size=1.0)
     before = dro.weights
     with pytest.raises(error, match=f"GroupDRO: .*{re.escape(message)}"):
@@ -361,13 +361,13 @@ def test_group_dro_says_what_does_not_fit_and_keeps_its_state(risks, present, er
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, 2.0, True])
-def test_group_dro_needs_a_count(num_envs):
+def test_group_dro_rejects_an_invalid_number_of_environments(num_envs):
     with pytest.raises(ValueError, match="GroupDRO: `num_envs` must be an int of at least 1"):
         GroupDRO(num_envs, step_size=1.0)
 
 
 @pytest.mark.parametrize("step_size", [-1.0, NAN, INF])
-def test_group_dro_needs_a_step_size(step_size):
+def test_group_dro_rejects_an_invalid_step_size(step_size):
     with pytest.raises(ValueError, match="GroupDRO: `step_size` must be finite and not negative"):
         GroupDRO(2, step_size=step_size)
 
@@ -383,7 +383,7 @@ def test_group_dro_needs_a_step_size(step_size):
     st.integers(1, 20),
     st.integers(0, 20),
 )
-def test_schedules_begin_and_end_where_they_should_and_are_monotone(
+def test_schedules_have_the_given_first_and_last_weight_and_are_monotone(
     step, first, last, num_steps, begin
 ):
     options = {"first": first, "last": last, "num_steps": num_steps, "begin": begin}
@@ -448,6 +448,6 @@ def test_schedules_begin_and_end_where_they_should_and_are_monotone(
         ),
     ],
 )
-def test_schedules_say_what_does_not_fit(call, message):
+def test_invalid_arguments_of_schedules_are_an_error(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()

@@ -1,4 +1,4 @@
-"""Laws of the additive statistics: a loop as oracle, and pieces, ranks and masks that change nothing."""
+"""Laws of the additive statistics: equal to a loop, for any micro-batches, ranks and masks."""
 
 import itertools
 import re
@@ -40,7 +40,7 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def loop(losses, env, num_envs, h, halves, mask, weights):
-    """The sums of samples with an index, one sample at a time."""
+    """The sums of samples with an environment index, computed one sample at a time."""
     names = ("weight", "weight_square", "loss", "loss_square", "derivative", "derivative_square")
     sums = {name: np.zeros(num_envs) for name in (*names, "half_weight", "half_derivative")}
     for i, e in enumerate(env.tolist()):
@@ -58,22 +58,29 @@ def loop(losses, env, num_envs, h, halves, mask, weights):
 
 
 def sample(generator, num_samples, num_envs):
-    """Losses with NaN and 1e9 where the mask is False, and all that goes with them."""
+    """Losses with NaN and 1e9 where the mask is False, environments, and options."""
     mask = torch.rand(num_samples, generator=generator) < 0.7
     losses, h = normal(generator, num_samples), normal(generator, num_samples)
     bad = torch.tensor([NAN, 1e9]).double()[torch.arange(num_samples) % 2]
-    return torch.where(mask, losses, bad), torch.randint(num_envs, (num_samples,), generator=generator), {
-        "num_envs": num_envs,
-        "derivatives": torch.where(mask, h, bad),
-        "halves": torch.rand(num_samples, generator=generator) < 0.5,
-        "mask": mask,
-        "weights": torch.where(mask, torch.rand(num_samples, generator=generator, dtype=torch.float64), bad),
-    }  # fmt: skip
+    env = torch.randint(num_envs, (num_samples,), generator=generator)
+    halves = torch.rand(num_samples, generator=generator) < 0.5
+    weights = torch.rand(num_samples, generator=generator, dtype=torch.float64)
+    return (
+        torch.where(mask, losses, bad),
+        env,
+        {
+            "num_envs": num_envs,
+            "derivatives": torch.where(mask, h, bad),
+            "halves": halves,
+            "mask": mask,
+            "weights": torch.where(mask, weights, bad),
+        },
+    )
 
 
 @laws
 @given(generators(), SIZES, st.integers(1, 5))
-def test_sums_of_samples_with_an_index_are_those_of_the_loop(generator, num_samples, num_envs):
+def test_sums_of_samples_with_an_index_equal_those_of_the_loop(generator, num_samples, num_envs):
     losses, env, options = sample(generator, num_samples, num_envs)
     expected = loop(
         losses, env, num_envs, *(options[k] for k in ("derivatives", "halves", "mask", "weights"))
@@ -87,7 +94,7 @@ def test_sums_of_samples_with_an_index_are_those_of_the_loop(generator, num_samp
 
 @laws
 @given(generators(), SIZES, st.integers(1, 5), st.booleans())
-def test_losses_of_every_environment_are_samples_with_an_index(
+def test_losses_of_every_environment_equal_samples_with_an_index(
     generator, num_samples, num_envs, own_mask
 ):
     losses, h = normal(generator, num_envs, num_samples), normal(generator, num_envs, num_samples)
@@ -116,7 +123,7 @@ def test_losses_of_every_environment_are_samples_with_an_index(
 
 @laws
 @given(generators(), st.integers(1, 8), st.integers(1, 4))
-def test_masked_cells_have_no_gradient_and_what_is_there_the_right_one(
+def test_masked_cells_have_no_gradient_and_the_others_the_right_one(
     generator, num_samples, num_envs
 ):
     losses, env, options = sample(generator, num_samples, num_envs)
@@ -135,12 +142,12 @@ def test_masked_cells_have_no_gradient_and_what_is_there_the_right_one(
     )
 
 
-# --- what is made of them
+# --- estimates from the statistics
 
 
 @laws
 @given(generators(), st.integers(1, 4), st.integers(2, 7))
-def test_estimates_from_statistics_are_those_from_the_samples(generator, num_envs, num_samples):
+def test_estimates_from_statistics_equal_those_from_the_samples(generator, num_envs, num_samples):
     losses, h = normal(generator, num_envs, num_samples), normal(generator, num_envs, num_samples)
     statistics = environment_statistics(
         losses, derivatives=h, halves=torch.arange(num_samples) % 2 == 0
@@ -159,7 +166,7 @@ def test_estimates_from_statistics_are_those_from_the_samples(generator, num_env
             torch.testing.assert_close(got, vrex_penalty_debiased(losses, paired=paired), **EXACT)
 
 
-def test_environments_of_unequal_size_are_those_of_the_list():
+def test_statistics_of_unequal_environments_equal_the_estimate_from_a_list():
     rows = [normal(seeded(e), n) for e, n in enumerate((2, 5, 3))]
     env = torch.tensor([0] * 2 + [1] * 5 + [2] * 3)
     got = vrex_penalty_debiased_from_statistics(
@@ -209,7 +216,7 @@ def test_weighted_debiased_variances_are_unbiased_over_every_sample_of_a_small_p
     assert mean_over(samples, estimate) == pytest.approx(0.08, abs=1e-12)
 
 
-# --- pieces and ranks
+# --- micro-batches and ranks
 
 OBJECTIVES = {
     "vrex": lambda s: invariant_objective(
@@ -239,7 +246,7 @@ KEPT, IMPORTANCE = (
 
 
 def statistics_of(theta, rows, paired=False):
-    if paired:  # three views of every sample
+    if paired:  # three environments score every sample
         logits = torch.stack([X[rows].roll(e, dims=1) @ theta for e in range(3)])
         y, env, num_envs = Y[rows].expand(3, -1), None, None
     else:
@@ -263,27 +270,27 @@ def theta():
 
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_pieces_have_the_value_and_the_gradient_of_the_whole(name, paired):
+def test_micro_batches_have_the_value_and_the_gradient_of_the_whole_batch(name, paired):
     objective = OBJECTIVES[name]
-    whole, pieces = theta(), theta()
+    whole, split = theta(), theta()
     expected = objective(statistics_of(whole, torch.arange(24), paired))
     expected.backward()
 
     parts = torch.randperm(24, generator=seeded(4)).split([1, 10, 6, 7])
     with torch.no_grad():
-        total = merge_statistics(*(statistics_of(pieces, rows, paired) for rows in parts))
+        total = merge_statistics(*(statistics_of(split, rows, paired) for rows in parts))
     value, coefficients = statistics_coefficients(total, objective)
     for rows in parts:
-        statistics_surrogate(coefficients, statistics_of(pieces, rows, paired)).backward()
+        statistics_surrogate(coefficients, statistics_of(split, rows, paired)).backward()
     torch.testing.assert_close(value, expected.detach(), **EXACT)
-    torch.testing.assert_close(pieces.grad, whole.grad, **EXACT)
+    torch.testing.assert_close(split.grad, whole.grad, **EXACT)
     assert whole.grad.abs().sum() > 0.01
     assert not value.requires_grad
     assert not any(c.requires_grad for c in coefficients.values())
 
 
 def work(rank, store, out):
-    """One of two ranks: its share of the rows, in two micro-batches; the gradient is averaged as DDP does."""
+    """Run one of two ranks on its share of the rows; the gradient is averaged as in DDP."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     rows = torch.arange(24).split([17, 7])[rank]
@@ -313,7 +320,7 @@ def test_two_processes_have_the_value_and_the_gradient_of_one(tmp_path):
             torch.testing.assert_close(result[name], (expected.detach(), whole.grad), **EXACT)
 
 
-def test_without_a_process_group_it_says_so():
+def test_an_all_reduce_without_a_process_group_is_an_error():
     with pytest.raises(RuntimeError, match="all_reduce_statistics: there is no process group"):
         all_reduce_statistics({"loss": torch.ones(2)})
     with pytest.raises(ValueError, match="all_reduce_statistics: `statistics` has no entry"):
@@ -322,7 +329,7 @@ def test_without_a_process_group_it_says_so():
 
 @laws
 @given(generators(), st.integers(1, 6))
-def test_risk_coefficients_are_the_case_of_one_entry(generator, num_envs):
+def test_risk_coefficients_are_the_special_case_of_one_statistic(generator, num_envs):
     risks = normal(generator, num_envs)
     value, coefficients = statistics_coefficients(
         {"risks": risks}, lambda s: vrex_penalty(s["risks"])
@@ -332,7 +339,7 @@ def test_risk_coefficients_are_the_case_of_one_entry(generator, num_envs):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_coefficients_come_out_in_every_mode_and_an_unused_entry_has_none(mode):
+def test_coefficients_are_the_same_in_every_mode_and_zero_for_an_unused_entry(mode):
     with mode():
         statistics = environment_statistics(normal(seeded(0), 2, 3))
         _, coefficients = statistics_coefficients(statistics, OBJECTIVES["vrex"])
@@ -341,7 +348,7 @@ def test_coefficients_come_out_in_every_mode_and_an_unused_entry_has_none(mode):
     assert (coefficients["weight"] != 0).all()
 
 
-def test_a_state_is_updated_once():
+def test_the_objective_is_called_once():
     dro = GroupDRO(3, step_size=1.0)
     statistics = statistics_of(theta().detach(), torch.arange(24))
     value, _ = statistics_coefficients(statistics, lambda s: dro(risks_from_statistics(s)))
@@ -353,12 +360,13 @@ def test_a_state_is_updated_once():
 # --- edges
 
 
-def test_an_absent_environment_is_zero_in_the_sums_and_an_error_or_nan_in_the_risks():
+def test_an_absent_environment_has_zero_sums_and_a_risk_that_raises_or_is_nan():
     losses = torch.tensor([1.0, 3.0], requires_grad=True)
     statistics = environment_statistics(losses, torch.tensor([0, 2]), num_envs=3)
     assert statistics["weight"].tolist() == [1, 0, 1]
     with pytest.raises(
-        ValueError, match=re.escape("each environment needs a sample, environments [1] have not.")
+        ValueError,
+        match=re.escape("each environment needs a sample, but environments [1] lack it."),
     ):
         risks_from_statistics(statistics)
     risks = risks_from_statistics(statistics, absent="nan")
@@ -368,7 +376,7 @@ def test_an_absent_environment_is_zero_in_the_sums_and_an_error_or_nan_in_the_ri
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 0.0]), torch.tensor([0.1, 1e-12])])
-def test_one_sample_in_effect_is_too_few_for_an_unbiased_estimate(weights):
+def test_an_effective_sample_size_of_one_is_too_small_for_an_unbiased_estimate(weights):
     x = torch.ones(2, 1) if weights is None else torch.ones(2, 2)
     for paired in (False, True):
         statistics = environment_statistics(x, derivatives=x, paired=paired, weights=weights)
@@ -378,7 +386,8 @@ def test_one_sample_in_effect_is_too_few_for_an_unbiased_estimate(weights):
             vrex_penalty_debiased_from_statistics,
         ):
             with pytest.raises(
-                ValueError, match=re.escape("at least two samples, environments [0, 1] have not.")
+                ValueError,
+                match=re.escape("at least two samples, but environments [0, 1] lack it."),
             ):
                 estimate(statistics)
 
@@ -392,18 +401,18 @@ def test_an_empty_half_is_an_error(halves):
         irm_penalty_from_statistics(statistics, estimator="split")
 
 
-def test_all_masked_and_an_empty_batch_are_sums_of_zero():
+def test_a_fully_masked_and_an_empty_batch_have_zero_sums():
     masked = environment_statistics(
         torch.full((2, 3), NAN), mask=torch.zeros(3).bool(), paired=True
     )
     empty = environment_statistics(torch.ones(2, 0), paired=True)
     for statistics in (masked, empty):
         assert all((entry == 0).all() for entry in statistics.values())
-    with pytest.raises(ValueError, match=re.escape("environments [0, 1] have not.")):
+    with pytest.raises(ValueError, match=re.escape("environments [0, 1] lack it.")):
         risks_from_statistics(masked)
 
 
-def test_a_sample_of_weight_zero_is_as_good_as_masked():
+def test_a_sample_of_weight_zero_is_equivalent_to_a_masked_one():
     losses = torch.tensor([[1.0, NAN], [3.0, 1e9]], requires_grad=True)
     statistics = environment_statistics(
         losses, derivatives=losses, weights=torch.tensor([1.0, 0.0])
@@ -461,7 +470,7 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
         (
             lambda: environment_statistics(L, I3),
             ValueError,
-            "both must have shape (n,), got losses (2, 3)",
+            "`losses` and `env` must have shape (n,), got losses (2, 3)",
         ),
         (
             lambda: environment_statistics(V[:0], I3[:0]),
@@ -482,7 +491,7 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
         (
             lambda: environment_statistics(V, I3, paired=True),
             ValueError,
-            "give losses (E, N) without `env`.",
+            "needs losses (E, N) without `env`.",
         ),
         (
             lambda: environment_statistics(L, mask=V),
@@ -527,7 +536,7 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
         (
             lambda: environment_statistics(L, halves=V > 0),
             ValueError,
-            "`halves` split the `derivatives`",
+            "`halves` needs `derivatives`",
         ),
         (
             lambda: environment_statistics(L, derivatives=L, halves=V),
@@ -558,17 +567,17 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
         (
             lambda: merge_statistics(),
             ValueError,
-            "needs one or more parts of the same entries and shapes, got []",
+            "needs one or more parts with the same entries and shapes, got []",
         ),
         (
             lambda: merge_statistics({"loss": V}, {"weight": V}),
             ValueError,
-            "Give `num_envs` to every part.",
+            "Pass `num_envs` for every part.",
         ),
         (
             lambda: merge_statistics({"loss": V}, {"loss": V[:2]}),
             ValueError,
-            "Give `num_envs` to every part.",
+            "Pass `num_envs` for every part.",
         ),
         (
             lambda: statistics_coefficients({}, lambda s: V.sum()),
@@ -584,7 +593,7 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
         (
             lambda: statistics_coefficients({"a": V}, lambda s: s["a"]),
             ValueError,
-            "depends on the statistics it is",
+            "depends on the statistics passed",
         ),
         (
             lambda: statistics_surrogate({}, {}),
@@ -599,6 +608,6 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
         ),
     ],
 )
-def test_statistics_say_what_does_not_fit(call, error, message):
+def test_invalid_arguments_of_statistics_are_an_error(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()

@@ -33,7 +33,7 @@ def test_vrex_is_the_variance(generator, num_envs, correction):
 
 @laws
 @given(generators(), SIZES)
-def test_vrex_ignores_order_and_a_common_shift_and_squares_scale(generator, num_envs):
+def test_vrex_ignores_order_and_common_shifts_and_squares_the_scale(generator, num_envs):
     risks = normal(generator, num_envs)
     penalty = vrex_penalty(risks)
     torch.testing.assert_close(vrex_penalty(risks.flip(0) + 5), penalty)
@@ -97,7 +97,7 @@ def test_statistics_of_half_precision_are_float32(dtype):
         ),
     ],
 )
-def test_risks_that_do_not_fit_are_an_error(risks, options, error, message):
+def test_invalid_risks_are_an_error(risks, options, error, message):
     with pytest.raises(error, match=f"vrex_penalty: .*{re.escape(message)}"):
         vrex_penalty(risks, **options)
 
@@ -156,7 +156,7 @@ def test_irm_gradients_agree_with_finite_differences(loss):
 
 def test_irm_values_by_hand():
     assert irm_penalty(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 1.0]), loss="mse") == 4.0
-    assert irm_penalty(torch.zeros(3), torch.ones(3)) == 0  # at 0 no scale matters
+    assert irm_penalty(torch.zeros(3), torch.ones(3)) == 0  # a scale does not change logits of 0
     assert irm_penalty(torch.tensor([[0.0, 0.0]]), torch.tensor([1]), loss="ce") == 0
     torch.testing.assert_close(
         irm_penalty(torch.tensor([2.0]), None, loss="bpr"), (2 / (1 + torch.tensor(2.0).exp())) ** 2
@@ -164,7 +164,7 @@ def test_irm_values_by_hand():
 
 
 @pytest.mark.parametrize("targets", [torch.tensor([True, False]), torch.tensor([1, 0])])
-def test_irm_takes_bool_and_integer_targets_for_bce(targets):
+def test_irm_accepts_bool_and_integer_targets_for_bce(targets):
     logits = torch.tensor([0.3, -2.0])
     assert irm_penalty(logits, targets) == irm_penalty(logits, targets.float())
 
@@ -221,7 +221,7 @@ OUTSIDE = torch.ones(3, requires_grad=True)
             ONES,
             "bpr",
             ValueError,
-            "with loss='bpr' the logits are margins and `targets` must be None.",
+            "with loss='bpr', `logits` are margins and `targets` must be None.",
         ),
         (
             ONES,
@@ -249,7 +249,7 @@ OUTSIDE = torch.ones(3, requires_grad=True)
             TypeError,
             "`targets` must be classes in int64, got torch.float32.",
         ),
-        (ONES, None, lambda z, y: z, ValueError, "the mean over samples, got shape (3,)."),
+        (ONES, None, lambda z, y: z, ValueError, "the logits passed to it, got shape (3,)."),
         (
             ONES,
             None,
@@ -262,11 +262,11 @@ OUTSIDE = torch.ones(3, requires_grad=True)
             None,
             lambda z, y: OUTSIDE.mean(),
             ValueError,
-            "depends on the logits it is given. Use its argument",
+            "depends on the logits passed to it. Use its argument",
         ),
         (ONES, None, lambda z, y: 1.0, TypeError, "must return a scalar tensor, got float."),
     ],
 )
-def test_irm_says_what_does_not_fit(logits, targets, loss, error, message):
+def test_invalid_arguments_of_irm_are_an_error(logits, targets, loss, error, message):
     with pytest.raises(error, match=f"irm_penalty: .*{re.escape(message)}"):
         irm_penalty(logits, targets, loss=loss)

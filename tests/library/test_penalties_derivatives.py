@@ -1,4 +1,4 @@
-"""Laws of derivatives by a dummy scale and of the debiased variance: oracles, and expectations counted out in full."""
+"""Laws of IRM derivatives and of the debiased variance, with exact expectations."""
 
 import itertools
 import re
@@ -53,7 +53,7 @@ def draw(loss, generator, *shape):
 
 
 def one_by_one(z, y, loss):
-    """The derivative of each sample by a scale of its own, each through its own backward pass."""
+    """The derivative of each sample's loss by its own scale, from its own backward pass."""
     rows = []
     for index in np.ndindex(*y.shape):
         scale = torch.ones((), dtype=z.dtype, requires_grad=True)
@@ -65,7 +65,7 @@ def one_by_one(z, y, loss):
 @pytest.mark.parametrize("loss", LOSSES)
 @laws
 @given(generators(), SIZES, st.booleans())
-def test_closed_forms_and_callables_are_the_derivative_of_each_sample(
+def test_closed_forms_and_callables_give_the_derivative_of_each_sample(
     loss, generator, num_samples, several
 ):
     z, y = draw(loss, generator, *((2, num_samples) if several else (num_samples,)))
@@ -85,20 +85,20 @@ def test_closed_forms_and_callables_are_the_derivative_of_each_sample(
 
 @laws
 @given(generators(), SIZES)
-def test_bpr_is_the_derivative_of_each_margin(generator, num_samples):
+def test_bpr_gives_the_derivative_of_each_margin(generator, num_samples):
     d = normal(generator, num_samples)
     torch.testing.assert_close(irm_derivatives_bpr(d), one_by_one(d, d, bpr))
     torch.testing.assert_close(irm_derivatives_bpr(d), irm_derivatives(d, None, loss=bpr))
 
 
-def test_a_loss_of_a_row_of_logits_gets_one_derivative_for_the_row():
+def test_a_loss_per_row_of_logits_has_one_derivative_per_row():
     z = normal(seeded(0), 5, 3).requires_grad_()
     h = irm_derivatives(z, None, loss=lambda z, _: z.prod(dim=1))
     torch.testing.assert_close(h, 3 * z.prod(dim=1))  # homogeneous of degree 3
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_square_of_their_mean_is_irm_penalty(loss):
+def test_the_squared_mean_of_the_derivatives_is_irm_penalty(loss):
     z, y = draw(loss, seeded(2), 6)
     torch.testing.assert_close(
         irm_penalty_from_derivatives(irm_derivatives(z, y, loss=loss)), irm_penalty(z, y, loss=loss)
@@ -131,7 +131,7 @@ def loop(h, estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @laws
 @given(generators(), st.integers(1, 4), st.integers(2, 7))
-def test_estimators_are_those_of_the_loop_averaged_over_environments(
+def test_estimators_equal_the_loop_averaged_over_environments(
     estimator, generator, num_envs, num_samples
 ):
     h = normal(generator, num_envs, num_samples)
@@ -148,7 +148,7 @@ def test_estimators_are_those_of_the_loop_averaged_over_environments(
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_expectations_over_every_sample_of_a_small_population(estimator):
-    """All 3^4 equally likely samples of four: the mean over them is the expectation, without chance."""
+    """The mean over all 3^4 equally likely samples of size four is the exact expectation."""
     population, n = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64), 4
     samples = [torch.stack(x) for x in itertools.product(population, repeat=n)]
     values = torch.stack([irm_penalty_from_derivatives(h, estimator=estimator) for h in samples])
@@ -169,7 +169,7 @@ def test_the_ustatistic_has_half_the_variance_of_the_split_at_mean_zero():
         )
         for e in ("split", "ustat")
     }
-    # products of pairs: 16 independent ones, or all 28
+    # The split averages 16 products of pairs, the U-statistic all 28.
     torch.testing.assert_close(variance["split"], torch.tensor(1 / 16).double())
     torch.testing.assert_close(variance["ustat"], torch.tensor(1 / 28).double())
 
@@ -183,33 +183,31 @@ def expectation(samples, *, paired):
     return float(torch.stack([vrex_penalty_debiased(x, paired=paired) for x in samples]).mean())
 
 
-def test_debiased_of_independent_samples_is_unbiased():
+def test_the_debiased_variance_of_independent_samples_is_unbiased():
     """Two samples for each of three environments from two equally likely losses: 4^3 outcomes."""
     noise = [torch.tensor(x).double() for x in itertools.product((-1.0, 1.0), repeat=6)]
     samples = [torch.from_numpy(RISKS)[:, None] + x.reshape(3, 2) for x in noise]
     assert expectation(samples, paired=False) == pytest.approx(RISKS.var(ddof=1), abs=1e-12)
     plain = float(torch.stack([vrex_penalty(x.mean(dim=1), correction=1) for x in samples]).mean())
-    assert plain == pytest.approx(
-        RISKS.var(ddof=1) + 1 / 2, abs=1e-12
-    )  # the noise of a mean of two
+    # The noise of a mean of two losses adds 1 / 2.
+    assert plain == pytest.approx(RISKS.var(ddof=1) + 1 / 2, abs=1e-12)
 
 
-def test_debiased_of_paired_samples_is_unbiased_and_the_other_correction_is_not():
-    """Each sample draws its losses in all environments together: one of four columns, two samples, 16 outcomes."""
+def test_the_debiased_variance_of_paired_samples_is_unbiased_only_when_paired():
+    """Each of two samples draws one of four columns of losses, so there are 16 outcomes."""
     columns = torch.tensor(
         [[3.0, 3.0, 3.2], [-3.0, -3.2, -3.0], [1.0, 1.3, 0.9], [-1.0, -1.1, -1.1]]
     ).double()
     columns = columns - columns.mean(dim=0) + torch.from_numpy(RISKS)
     samples = [torch.stack(x, dim=1) for x in itertools.product(columns, repeat=2)]
     assert expectation(samples, paired=True) == pytest.approx(RISKS.var(ddof=1), abs=1e-12)
-    assert (
-        expectation(samples, paired=False) < -1
-    )  # what is shared is subtracted although it does no harm
+    # The unpaired correction also subtracts shared noise, which does not add to the variance.
+    assert expectation(samples, paired=False) < -1
 
 
 @laws
 @given(generators(), st.integers(2, 5), st.integers(2, 6))
-def test_debiased_is_that_of_numpy(generator, num_envs, num_samples):
+def test_the_debiased_variance_equals_that_of_numpy(generator, num_envs, num_samples):
     losses = normal(generator, num_envs, num_samples)
     x = losses.numpy()
     variance = x.mean(axis=1).var(ddof=1)
@@ -225,7 +223,7 @@ def test_debiased_is_that_of_numpy(generator, num_envs, num_samples):
 
 @laws
 @given(generators(), st.lists(st.integers(2, 6), min_size=2, max_size=5))
-def test_debiased_of_environments_of_unequal_size(generator, sizes):
+def test_the_debiased_variance_of_environments_of_unequal_size(generator, sizes):
     rows = [normal(generator, n).requires_grad_() for n in sizes]
     means = np.array([row.detach().numpy().mean() for row in rows])
     noise = np.mean([row.detach().numpy().var(ddof=1) / len(row) for row in rows])
@@ -236,14 +234,14 @@ def test_debiased_of_environments_of_unequal_size(generator, sizes):
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_debiased_gradients_agree_with_finite_differences(paired):
+def test_gradients_of_the_debiased_variance_agree_with_finite_differences(paired):
     assert gradcheck(
         lambda x: vrex_penalty_debiased(x, paired=paired),
         (normal(seeded(0), 3, 4).requires_grad_(),),
     )
 
 
-def test_the_noise_that_paired_samples_share_changes_nothing():
+def test_noise_shared_by_paired_samples_changes_nothing():
     losses, shared = normal(seeded(0), 3, 5), 100 * normal(seeded(1), 5)
     shared = shared - shared.mean()
     for penalty in (
@@ -317,16 +315,16 @@ OUTSIDE = torch.ones(3, requires_grad=True)
             None,
             lambda z, y: OUTSIDE * 2,
             ValueError,
-            "depend on the logits it is given. Use its argument",
+            "depend on the logits passed to it. Use its argument",
         ),
     ],
 )
-def test_derivatives_say_what_does_not_fit(logits, targets, loss, error, message):
+def test_invalid_arguments_of_derivatives_are_an_error(logits, targets, loss, error, message):
     with pytest.raises(error, match=f"irm_derivatives: .*{re.escape(message)}"):
         irm_derivatives(logits, targets, loss=loss)
 
 
-def test_cross_entropy_of_several_environments_at_once_is_not_one_environment():
+def test_irm_penalty_rejects_cross_entropy_of_several_environments():
     with pytest.raises(
         ValueError,
         match=re.escape("irm_penalty: with loss='ce' `logits` must be (n, K), got (2, 3, 4)"),
@@ -351,7 +349,7 @@ def test_cross_entropy_of_several_environments_at_once_is_not_one_environment():
         (ONES, "half", ValueError, "`estimator` must be 'square', 'split' or 'ustat', got 'half'."),
     ],
 )
-def test_estimators_say_what_does_not_fit(h, estimator, error, message):
+def test_invalid_arguments_of_estimators_are_an_error(h, estimator, error, message):
     with pytest.raises(error, match=f"irm_penalty_from_derivatives: .*{re.escape(message)}"):
         irm_penalty_from_derivatives(h, estimator=estimator)
 
@@ -369,6 +367,6 @@ def test_estimators_say_what_does_not_fit(h, estimator, error, message):
         (torch.ones(2, 1), True, ValueError, "got shape (1,) in environment 0."),
     ],
 )
-def test_debiased_says_what_does_not_fit(losses, paired, error, message):
+def test_invalid_arguments_of_the_debiased_variance_are_an_error(losses, paired, error, message):
     with pytest.raises(error, match=f"vrex_penalty_debiased: .*{re.escape(message)}"):
         vrex_penalty_debiased(losses, paired=paired)

@@ -1,4 +1,4 @@
-"""Laws of the penalties of features and logits, and of inferred environments: loops, hand values, precision, edges."""
+"""Laws of the penalties of features and logits, and of inferred environments."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ GAMMAS = (0.1, 1.0, 10.0)
 
 
 def numpy_covariance(f):
-    """Entry by entry, ddof 1."""
+    """The covariance with ddof 1, computed entry by entry."""
     n, width = f.shape
     mean = f.sum(axis=0) / n
     return np.array(
@@ -75,7 +75,9 @@ def test_coral_is_the_distance_of_covariances(generator, num_a, num_b, width, me
 
 @laws
 @given(generators(), SIZES, WIDTHS)
-def test_coral_sees_no_shift_without_means_and_that_alone_with_them(generator, num_samples, width):
+def test_coral_ignores_a_shift_without_means_and_measures_only_it_with_them(
+    generator, num_samples, width
+):
     a = normal(generator, num_samples, width)
     shift = normal(generator, width)
     for normalisation in ("paper", "mean"):
@@ -109,15 +111,15 @@ def test_mmd_of_equal_features_and_of_copies_is_0(generator, num_samples, width)
     assert abs(mmd_penalty(a, torch.cat([a, a]), gammas=GAMMAS).item()) < 1e-12
 
 
-def test_mmd_sees_a_mean_and_a_variance():
+def test_mmd_detects_a_different_mean_and_a_different_variance():
     a = normal(seeded(0), 200, 2)
     same = mmd_penalty(a, normal(seeded(1), 200, 2), gammas=[0.5])
-    assert 0 < same < 0.02  # biased: above 0 for samples of one distribution
+    assert 0 < same < 0.02  # the estimate is biased, so it is above 0 for equal distributions
     assert mmd_penalty(a, normal(seeded(1), 200, 2) + 1, gammas=[0.5]) > 5 * same
     assert mmd_penalty(a, 3 * normal(seeded(1), 200, 2), gammas=[0.5]) > 5 * same
 
 
-def test_two_points_far_apart_share_nothing():
+def test_mmd_of_two_distant_points_is_twice_the_number_of_kernels():
     a, b = torch.zeros(1, 3, dtype=torch.float64), torch.full((1, 3), 1e3, dtype=torch.float64)
     assert mmd_penalty(a, b, gammas=GAMMAS) == 2 * len(GAMMAS)
     d = 2.0
@@ -132,7 +134,7 @@ def test_a_common_offset_costs_no_precision_in_float32():
         lambda x, y: mmd_penalty(x, y, gammas=[0.1]),
         lambda x, y: information_bottleneck_penalty(torch.cat([x, y]), torch.arange(90) // 45),
     ):
-        far_a, far_b = a + 1000, b + 1000  # rounds the features themselves by 3e-5
+        far_a, far_b = a + 1000, b + 1000  # the offset rounds the features themselves by 3e-5
         expected = function(far_a.double(), far_b.double()).item()
         assert function(far_a, far_b).item() == pytest.approx(expected, rel=1e-4)
 
@@ -147,7 +149,7 @@ def test_a_common_offset_costs_no_precision_in_float32():
 def test_the_bottleneck_is_the_mean_of_numpys_variances(
     generator, num_envs, width, correction, given_envs
 ):
-    """Width 0 stands for a vector (n,)."""
+    """Width 0 means a vector (n,)."""
     env = torch.cat(
         [torch.arange(num_envs).repeat(3), torch.randint(num_envs, (4,), generator=generator)]
     )
@@ -221,10 +223,10 @@ def test_statistics_of_half_precision_are_float32(case, dtype):
     f = normal(seeded(0), 6, 3).to(dtype)
     assert HALF[case](f).dtype == torch.float32
     torch.testing.assert_close(HALF[case](f), HALF[case](f.float()))
-    assert HALF[case](1000 * f).isfinite()  # squares that overflow in float16
+    assert HALF[case](1000 * f).isfinite()  # the squares would overflow in float16
 
 
-def test_two_widths_of_numbers_give_the_wider():
+def test_two_dtypes_give_the_wider_one():
     a, b = pair(seeded(0), 4, 3, 2)
     assert coral_penalty(a, b.half()).dtype == torch.float64
     assert mmd_penalty(a.half(), b.bfloat16(), gammas=[1.0]).dtype == torch.float32
@@ -237,9 +239,9 @@ def test_two_widths_of_numbers_give_the_wider():
 @given(generators(), st.integers(0, 8))
 def test_inferred_environments_are_the_best_of_all_labellings(generator, num_samples):
     h = normal(generator, num_samples)
-    found = infer_environments(h)
-    assert found.dtype == torch.int64
-    assert torch.equal(found, (h > 0).long())
+    env = infer_environments(h)
+    assert env.dtype == torch.int64
+    assert torch.equal(env, (h > 0).long())
 
     def objective(q):
         return (q * h).mean() ** 2 + ((1 - q) * h).mean() ** 2
@@ -247,15 +249,16 @@ def test_inferred_environments_are_the_best_of_all_labellings(generator, num_sam
     if num_samples:
         labellings = [torch.tensor(bits) for bits in itertools.product([0, 1], repeat=num_samples)]
         best = max(objective(q) for q in labellings)
-        torch.testing.assert_close(objective(found), best)
-        torch.testing.assert_close(objective(1 - found), best)  # the swapped one is as good
+        torch.testing.assert_close(objective(env), best)
+        # Swapping the two labels gives the same objective.
+        torch.testing.assert_close(objective(1 - env), best)
         assert (
             objective(torch.rand(num_samples, generator=generator, dtype=h.dtype)) <= best + 1e-12
         )
 
 
 def test_environments_are_inferred_from_a_spurious_feature():
-    """A reference model leans on a feature that is right in 85% of the samples: the labels find the others."""
+    """The reference model uses a feature that agrees with the target in 85% of the samples."""
     y = torch.tensor([1.0, 0.0]).repeat(100)
     agrees = torch.arange(200) % 20 < 17
     logits = torch.where(agrees, 1, -1) * (2 * y - 1)
@@ -278,36 +281,168 @@ BOTTLENECK = information_bottleneck_penalty
 @pytest.mark.parametrize(
     ("function", "arguments", "options", "error", "message"),
     [
-        (coral_penalty, (F.long(), F), {}, TypeError, "`features_a` must be a floating-point tensor, got torch.int64."),
-        (coral_penalty, (F, None), {}, TypeError, "`features_b` must be a floating-point tensor, got NoneType."),
-        (coral_penalty, (F[0], F), {}, ValueError, "`features_a` must have shape (n, D) with n >= 2 and D >= 1, got "),
-        (coral_penalty, (F, F[:1]), {}, ValueError, "`features_b` must have shape (n, D) with n >= 2 and D >= 1"),
+        (
+            coral_penalty,
+            (F.long(), F),
+            {},
+            TypeError,
+            "`features_a` must be a floating-point tensor, got torch.int64.",
+        ),
+        (
+            coral_penalty,
+            (F, None),
+            {},
+            TypeError,
+            "`features_b` must be a floating-point tensor, got NoneType.",
+        ),
+        (
+            coral_penalty,
+            (F[0], F),
+            {},
+            ValueError,
+            "`features_a` must have shape (n, D) with n >= 2 and D >= 1, got ",
+        ),
+        (
+            coral_penalty,
+            (F, F[:1]),
+            {},
+            ValueError,
+            "`features_b` must have shape (n, D) with n >= 2 and D >= 1",
+        ),
         (coral_penalty, (F[:, :0], F[:, :0]), {}, ValueError, "got (4, 0)."),
-        (coral_penalty, (F, F[:, :1]), {}, ValueError, "must have the same width, got (4, 2) and (4, 1)."),
-        (coral_penalty, (F, F), {"normalisation": "sum"}, ValueError, "must be 'paper' or 'mean', got 'sum'."),
-        (mmd_penalty, (F, F[:0]), {"gammas": [1.0]}, ValueError, "with n >= 1 and D >= 1, got (0, 2)."),
+        (
+            coral_penalty,
+            (F, F[:, :1]),
+            {},
+            ValueError,
+            "must have the same width, got (4, 2) and (4, 1).",
+        ),
+        (
+            coral_penalty,
+            (F, F),
+            {"normalisation": "sum"},
+            ValueError,
+            "must be 'paper' or 'mean', got 'sum'.",
+        ),
+        (
+            mmd_penalty,
+            (F, F[:0]),
+            {"gammas": [1.0]},
+            ValueError,
+            "with n >= 1 and D >= 1, got (0, 2).",
+        ),
         (mmd_penalty, (F, F[:, :1]), {"gammas": [1.0]}, ValueError, "must have the same width"),
-        (mmd_penalty, (F, F), {"gammas": []}, ValueError, "`gammas` must be one or more positive numbers, got []."),
-        (mmd_penalty, (F, F), {"gammas": [1.0, 0.0]}, ValueError, "positive numbers, got [1.0, 0.0]."),
+        (
+            mmd_penalty,
+            (F, F),
+            {"gammas": []},
+            ValueError,
+            "`gammas` must be one or more positive numbers, got [].",
+        ),
+        (
+            mmd_penalty,
+            (F, F),
+            {"gammas": [1.0, 0.0]},
+            ValueError,
+            "positive numbers, got [1.0, 0.0].",
+        ),
         (mmd_penalty, (F, F), {"gammas": [math.nan]}, ValueError, "positive numbers, got [nan]."),
         (mmd_penalty, (F, F), {"gammas": [math.inf]}, ValueError, "positive numbers, got [inf]."),
-        (BOTTLENECK, (F, ENV), {"correction": -1}, ValueError, "`correction` must not be negative, got -1."),
-        (BOTTLENECK, (ENV, ENV), {}, TypeError, "`values` must be a floating-point tensor, got torch.int64."),
-        (BOTTLENECK, ([1.0], ENV), {}, TypeError, "`values` must be a floating-point tensor, got list."),
-        (BOTTLENECK, (F[:0], ENV[:0]), {}, ValueError, "`values` must have shape (n, D) with n >= 1 and D >= 1"),
+        (
+            BOTTLENECK,
+            (F, ENV),
+            {"correction": -1},
+            ValueError,
+            "`correction` must not be negative, got -1.",
+        ),
+        (
+            BOTTLENECK,
+            (ENV, ENV),
+            {},
+            TypeError,
+            "`values` must be a floating-point tensor, got torch.int64.",
+        ),
+        (
+            BOTTLENECK,
+            ([1.0], ENV),
+            {},
+            TypeError,
+            "`values` must be a floating-point tensor, got list.",
+        ),
+        (
+            BOTTLENECK,
+            (F[:0], ENV[:0]),
+            {},
+            ValueError,
+            "`values` must have shape (n, D) with n >= 1 and D >= 1",
+        ),
         (BOTTLENECK, (F[None], ENV), {}, ValueError, "got (1, 4, 2)."),
-        (BOTTLENECK, (F, ENV), {"num_envs": 3}, ValueError, "each environment needs at least 2 samples, got [2, 2, 0]"),
-        (BOTTLENECK, (F[:3], ENV[:3]), {"correction": 0}, ValueError, "at least 2 samples, got [1, 2]."),
+        (
+            BOTTLENECK,
+            (F, ENV),
+            {"num_envs": 3},
+            ValueError,
+            "each environment needs at least 2 samples, got [2, 2, 0]",
+        ),
+        (
+            BOTTLENECK,
+            (F[:3], ENV[:3]),
+            {"correction": 0},
+            ValueError,
+            "at least 2 samples, got [1, 2].",
+        ),
         (BOTTLENECK, (F, ENV), {"correction": 2}, ValueError, "at least 3 samples, got [2, 2]."),
-        (spectral_decoupling_penalty, (ENV,), {}, TypeError, "must be a floating-point tensor, got torch.int64."),
-        (spectral_decoupling_penalty, (1.0,), {}, TypeError, "must be a floating-point tensor, got float."),
-        (spectral_decoupling_penalty, (F[:0],), {}, ValueError, "`logits` is empty; a mean needs a number."),
-        (infer_environments, (ENV,), {}, TypeError, "`h` must be a floating-point tensor, got torch.int64."),
-        (infer_environments, ([1.0],), {}, TypeError, "`h` must be a floating-point tensor, got list."),
-        (infer_environments, (F,), {}, ValueError, "`h` must have shape (n,), one derivative a sample, got (4, 2)."),
-        (infer_environments, (F[0] * math.nan,), {}, ValueError, "`h` has a NaN, which belongs to no environment."),
+        (
+            spectral_decoupling_penalty,
+            (ENV,),
+            {},
+            TypeError,
+            "must be a floating-point tensor, got torch.int64.",
+        ),
+        (
+            spectral_decoupling_penalty,
+            (1.0,),
+            {},
+            TypeError,
+            "must be a floating-point tensor, got float.",
+        ),
+        (
+            spectral_decoupling_penalty,
+            (F[:0],),
+            {},
+            ValueError,
+            "`logits` is empty; a mean needs an entry.",
+        ),
+        (
+            infer_environments,
+            (ENV,),
+            {},
+            TypeError,
+            "`h` must be a floating-point tensor, got torch.int64.",
+        ),
+        (
+            infer_environments,
+            ([1.0],),
+            {},
+            TypeError,
+            "`h` must be a floating-point tensor, got list.",
+        ),
+        (
+            infer_environments,
+            (F,),
+            {},
+            ValueError,
+            "`h` must have shape (n,), one derivative a sample, got (4, 2).",
+        ),
+        (
+            infer_environments,
+            (F[0] * math.nan,),
+            {},
+            ValueError,
+            "`h` has a NaN, which belongs to no environment.",
+        ),
     ],
-)  # fmt: skip
-def test_what_does_not_fit_is_an_error(function, arguments, options, error, message):
+)
+def test_invalid_arguments_are_an_error(function, arguments, options, error, message):
     with pytest.raises(error, match=f"{function.__name__}: .*{re.escape(message)}"):
         function(*arguments, **options)

@@ -1,4 +1,4 @@
-"""Laws of the penalties of gradients: NumPy and loops, closed form against per-sample gradients, precision, edges."""
+"""Laws of the penalties of gradients: NumPy oracles, closed forms, precision and edge cases."""
 
 import math
 import re
@@ -29,7 +29,7 @@ LABELS = ENV.clone()
 
 
 def numpy_spread(rows, reduction):
-    """(1/E) sum over e of the squared distance to the mean of the rows, row by row."""
+    """The mean squared distance of the rows from their mean, computed row by row."""
     mean = sum(rows) / len(rows)
     return sum(float(getattr((row - mean) ** 2, reduction)()) for row in rows) / len(rows)
 
@@ -64,7 +64,7 @@ def test_iga_is_the_mean_squared_distance_to_the_mean_gradient(
 
 @laws
 @given(generators(), SIZES, REDUCTIONS)
-def test_iga_ignores_order_and_a_common_shift_and_squares_scale(generator, num_envs, reduction):
+def test_iga_ignores_order_and_common_shifts_and_squares_the_scale(generator, num_envs, reduction):
     g = normal(generator, num_envs, 3)
     penalty = iga_penalty(g, reduction=reduction)
     torch.testing.assert_close(iga_penalty(g.flip(0) + 7.0, reduction=reduction), penalty)
@@ -75,8 +75,8 @@ def test_iga_ignores_order_and_a_common_shift_and_squares_scale(generator, num_e
     )
 
 
-def test_iga_trains_through_gradients_of_a_graph():
-    """Quadratic risks of unlike curvature: the penalty is a function of theta, and so has a gradient."""
+def test_iga_is_differentiable_through_gradients_with_a_graph():
+    """The risks are quadratic with different curvatures, so the penalty depends on theta."""
     theta, curvature = (
         torch.tensor([3.0, -1.0], requires_grad=True),
         torch.tensor([[1.0, 2.0], [3.0, 2.0]]),
@@ -84,9 +84,8 @@ def test_iga_trains_through_gradients_of_a_graph():
     risks = [0.5 * (k * theta.square()).sum() for k in curvature]
     g = torch.stack([torch.autograd.grad(risk, theta, create_graph=True)[0] for risk in risks])
     penalty = iga_penalty(g, reduction="sum")
-    torch.testing.assert_close(
-        penalty, theta[0].square()
-    )  # gradients k theta: (1 - 2)^2 and (3 - 2)^2 times theta^2
+    # The gradients are k theta, at squared distances (1 - 2)^2 and (3 - 2)^2 times theta^2.
+    torch.testing.assert_close(penalty, theta[0].square())
     torch.testing.assert_close(torch.autograd.grad(penalty, theta)[0], torch.tensor([6.0, 0.0]))
 
 
@@ -104,7 +103,7 @@ def test_fishr_is_the_spread_of_numpys_variances(generator, num_envs, width, red
 
 @laws
 @given(generators(), SIZES)
-def test_fishr_ignores_order_names_of_environments_copies_and_their_own_shifts(generator, num_envs):
+def test_fishr_ignores_order_labels_copies_and_shifts_of_each_environment(generator, num_envs):
     env = draw_env(generator, num_envs)
     g = normal(generator, len(env), 3)
     penalty = fishr_penalty(g, env)
@@ -131,7 +130,7 @@ def linear_case(generator, env, num_classes=3, width=4, *, offset=0.0):
 
 
 def loop_gradients(head, features, targets):
-    """What the definition says: one backward pass for each sample."""
+    """Per-sample gradients by definition: one backward pass for each sample."""
     rows = []
     for x, y in zip(features, targets, strict=True):
         loss = F.cross_entropy(head(x[None]), y[None])
@@ -186,13 +185,13 @@ def test_gradients_agree_with_finite_differences(reduction):
     assert gradcheck(lambda f, z: fishr_penalty_linear(f, z, ENV, ENV, reduction=reduction), (f, z))
 
 
-def test_a_class_out_of_range_is_torchs_own_error():
+def test_a_class_out_of_range_raises_the_error_of_torch():
     with pytest.raises(RuntimeError, match="Class values must be smaller than num_classes"):
         fishr_penalty_linear(torch.ones(7, 2), torch.ones(7, 3), ENV + 1, ENV)
 
 
 def test_nearly_constant_gradients_do_not_cancel_in_float32():
-    """Features with a mean of 30, logits that hardly vary: E[g^2] - E[g]^2 in float32 is off by more than ten times."""
+    """With features of mean 30 and nearly constant logits, E[g^2] - E[g]^2 fails in float32."""
     env = torch.arange(4).repeat(50)
     features = (30 + 3e-3 * normal(seeded(0), 200, 5)).float().double()
     logits, targets = (
@@ -210,9 +209,8 @@ def test_nearly_constant_gradients_do_not_cancel_in_float32():
     closed = fishr_penalty_linear(features.float(), logits.float(), targets, env, reduction="sum")
     general = fishr_penalty(g.float(), env, reduction="sum")
     assert closed.item() == pytest.approx(expected, rel=1e-6)
-    assert general.item() == pytest.approx(
-        expected, rel=5e-3
-    )  # the rows themselves are rounded, by 1e-6 of 30
+    # The tolerance is larger here, because the rows themselves are rounded by 1e-6 of 30.
+    assert general.item() == pytest.approx(expected, rel=5e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -246,7 +244,7 @@ def test_one_environment_and_equal_environments_have_penalty_0_with_gradient_0()
         assert gradients(value, x)[0].abs().max() < 1e-14
 
 
-def test_any_integer_index_will_do():
+def test_any_integer_dtype_is_accepted_as_index():
     g = normal(seeded(0), 7, 2)
     for dtype in (torch.int32, torch.uint8, torch.int16):
         assert torch.equal(fishr_penalty(g, ENV.to(dtype)), fishr_penalty(g, ENV))
@@ -262,7 +260,7 @@ def test_any_integer_index_will_do():
         (ENV.clamp(min=1) - 1, 2, None),
     ],
 )
-def test_while_a_compiler_traces_an_edge_is_nan_and_all_else_is_the_same(
+def test_under_compilation_invalid_values_give_nan_and_all_others_are_unchanged(
     monkeypatch, env, num_envs, expected
 ):
     g = normal(seeded(0), 7, 2)
@@ -275,9 +273,8 @@ def test_while_a_compiler_traces_an_edge_is_nan_and_all_else_is_the_same(
         value = torch.tensor(expected, dtype=g.dtype) if expected else function()
         with monkeypatch.context() as patch:
             patch.setattr(torch.compiler, "is_compiling", lambda: True)
-            patch.setattr(
-                Tensor, "index_select", lambda x, dim, index: x[index % len(x)]
-            )  # as a compiled kernel may
+            # A compiled kernel may read any row for an index out of range.
+            patch.setattr(Tensor, "index_select", lambda x, dim, index: x[index % len(x)])
             torch.testing.assert_close(function(), value, rtol=0, atol=0, equal_nan=True)
 
 
@@ -285,7 +282,7 @@ def test_while_a_compiler_traces_an_edge_is_nan_and_all_else_is_the_same(
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2, 7])
-def test_per_sample_gradients_come_in_the_order_of_the_parameters_in_chunks_too(chunk_size):
+def test_per_sample_gradients_follow_the_order_of_the_parameters_also_in_chunks(chunk_size):
     head, features, targets = linear_case(seeded(0), ENV)
     parameters = dict(reversed(list(head.named_parameters())))
     assert list(parameters) == ["bias", "weight"]
@@ -323,38 +320,164 @@ G = torch.ones(7, 2)
 @pytest.mark.parametrize(
     ("function", "arguments", "options", "error", "message"),
     [
-        (iga_penalty, (G.long(),), {}, TypeError, "`gradients` must be a floating-point tensor, got torch.int64."),
-        (iga_penalty, ([1.0],), {}, TypeError, "`gradients` must be a floating-point tensor, got list."),
+        (
+            iga_penalty,
+            (G.long(),),
+            {},
+            TypeError,
+            "`gradients` must be a floating-point tensor, got torch.int64.",
+        ),
+        (
+            iga_penalty,
+            ([1.0],),
+            {},
+            TypeError,
+            "`gradients` must be a floating-point tensor, got list.",
+        ),
         (iga_penalty, (G[0],), {}, ValueError, "shape (E, P) with E >= 1 and P >= 1, got (2,)."),
         (iga_penalty, (G[:0],), {}, ValueError, "with E >= 1 and P >= 1, got (0, 2)."),
         (iga_penalty, (G[:, :0],), {}, ValueError, "with E >= 1 and P >= 1, got (7, 0)."),
-        (iga_penalty, (G,), {"reduction": "max"}, ValueError, "`reduction` must be 'mean' or 'sum', got 'max'."),
-        (fishr_penalty, (G[:0], ENV[:0]), {}, ValueError, "shape (n, P) with n >= 1 and P >= 1, got (0, 2)."),
-        (fishr_penalty, (G, ENV.float()), {}, TypeError, "`env` must be a tensor of integers, got torch.float32."),
-        (fishr_penalty, (G, ENV > 0), {}, TypeError, "`env` must be a tensor of integers, got torch.bool."),
-        (fishr_penalty, (G, [0, 1]), {}, TypeError, "`env` must be a tensor of integers, got list."),
-        (fishr_penalty, (G, ENV[:3]), {}, ValueError, "must have shape (n,) = (7,), the environment of each sample"),
-        (fishr_penalty, (G, ENV), {"num_envs": 0}, ValueError, "needs an environment, got 7 samples and `num_envs` "),
-        (fishr_penalty, (G, ENV), {"num_envs": 2}, ValueError, "`env` must be in 0..1, got 0 to 2. Number the"),
+        (
+            iga_penalty,
+            (G,),
+            {"reduction": "max"},
+            ValueError,
+            "`reduction` must be 'mean' or 'sum', got 'max'.",
+        ),
+        (
+            fishr_penalty,
+            (G[:0], ENV[:0]),
+            {},
+            ValueError,
+            "shape (n, P) with n >= 1 and P >= 1, got (0, 2).",
+        ),
+        (
+            fishr_penalty,
+            (G, ENV.float()),
+            {},
+            TypeError,
+            "`env` must be a tensor of integers, got torch.float32.",
+        ),
+        (
+            fishr_penalty,
+            (G, ENV > 0),
+            {},
+            TypeError,
+            "`env` must be a tensor of integers, got torch.bool.",
+        ),
+        (
+            fishr_penalty,
+            (G, [0, 1]),
+            {},
+            TypeError,
+            "`env` must be a tensor of integers, got list.",
+        ),
+        (
+            fishr_penalty,
+            (G, ENV[:3]),
+            {},
+            ValueError,
+            "must have shape (n,) = (7,), the environment of each sample",
+        ),
+        (
+            fishr_penalty,
+            (G, ENV),
+            {"num_envs": 0},
+            ValueError,
+            "needs an environment, got 7 samples and `num_envs` ",
+        ),
+        (
+            fishr_penalty,
+            (G, ENV),
+            {"num_envs": 2},
+            ValueError,
+            "`env` must be in 0..1, got 0 to 2. Number the",
+        ),
         (fishr_penalty, (G, ENV - 1), {}, ValueError, "`env` must be in 0..1, got -1 to 1."),
-        (fishr_penalty, (G, ENV), {"num_envs": 4}, ValueError, "at least 2 samples, got [3, 2, 2, 0]. Leave an absent"),
+        (
+            fishr_penalty,
+            (G, ENV),
+            {"num_envs": 4},
+            ValueError,
+            "at least 2 samples, got [3, 2, 2, 0]. Leave an absent",
+        ),
         (fishr_penalty, (G, 2 * ENV), {}, ValueError, "at least 2 samples, got [3, 0, 2, 0, 2]."),
         (fishr_penalty, (G[:6], ENV[:6]), {}, ValueError, "at least 2 samples, got [3, 2, 1]."),
-        (fishr_penalty, (G, ENV), {"reduction": "none"}, ValueError, "`reduction` must be 'mean' or 'sum'"),
-        (fishr_penalty_linear, (G.long(), G, LABELS, ENV), {}, TypeError, "`features` must be a floating-point tensor"),
-        (fishr_penalty_linear, (G, G.long(), LABELS, ENV), {}, TypeError, "`logits` must be a floating-point tensor"),
-        (fishr_penalty_linear, (G, G[:, 0], LABELS, ENV), {}, ValueError, "`logits` must have shape (n, K)"),
-        (fishr_penalty_linear, (G, G[:, :1], LABELS, ENV), {}, ValueError, "at least two columns. For one logit z"),
-        (fishr_penalty_linear, (G[:5], G, LABELS, ENV), {}, ValueError, "must have the same n, got (5, 2), (7, 2)"),
+        (
+            fishr_penalty,
+            (G, ENV),
+            {"reduction": "none"},
+            ValueError,
+            "`reduction` must be 'mean' or 'sum'",
+        ),
+        (
+            fishr_penalty_linear,
+            (G.long(), G, LABELS, ENV),
+            {},
+            TypeError,
+            "`features` must be a floating-point tensor",
+        ),
+        (
+            fishr_penalty_linear,
+            (G, G.long(), LABELS, ENV),
+            {},
+            TypeError,
+            "`logits` must be a floating-point tensor",
+        ),
+        (
+            fishr_penalty_linear,
+            (G, G[:, 0], LABELS, ENV),
+            {},
+            ValueError,
+            "`logits` must have shape (n, K)",
+        ),
+        (
+            fishr_penalty_linear,
+            (G, G[:, :1], LABELS, ENV),
+            {},
+            ValueError,
+            "at least two columns. For one logit z",
+        ),
+        (
+            fishr_penalty_linear,
+            (G[:5], G, LABELS, ENV),
+            {},
+            ValueError,
+            "must have the same n, got (5, 2), (7, 2)",
+        ),
         (fishr_penalty_linear, (G, G, LABELS[:5], ENV), {}, ValueError, "(7, 2) and (5,)."),
-        (fishr_penalty_linear, (G, G, G[:, 0], ENV), {}, TypeError, "`targets` must be classes in int64, got torch.fl"),
-        (fishr_penalty_linear, (G, G, LABELS % 2, ENV), {"num_envs": 4}, ValueError, "got [3, 2, 2, 0]."),
+        (
+            fishr_penalty_linear,
+            (G, G, G[:, 0], ENV),
+            {},
+            TypeError,
+            "`targets` must be classes in int64, got torch.fl",
+        ),
+        (
+            fishr_penalty_linear,
+            (G, G, LABELS % 2, ENV),
+            {"num_envs": 4},
+            ValueError,
+            "got [3, 2, 2, 0].",
+        ),
         (per_sample_gradients, (torch.sum, {}, G), {}, ValueError, "`parameters` is empty"),
-        (per_sample_gradients, (torch.sum, {"a": G}), {}, ValueError, "(n, ...) of one length, got shapes []."),
-        (per_sample_gradients, (torch.sum, {"a": G}, G, G[:2]), {}, ValueError, "got shapes [(7, 2), (2, 2)]."),
+        (
+            per_sample_gradients,
+            (torch.sum, {"a": G}),
+            {},
+            ValueError,
+            "(n, ...) of one length, got shapes [].",
+        ),
+        (
+            per_sample_gradients,
+            (torch.sum, {"a": G}, G, G[:2]),
+            {},
+            ValueError,
+            "got shapes [(7, 2), (2, 2)].",
+        ),
         (per_sample_gradients, (torch.sum, {"a": G}, G.sum()), {}, ValueError, "got shapes [()]."),
     ],
-)  # fmt: skip
-def test_what_does_not_fit_is_an_error(function, arguments, options, error, message):
+)
+def test_invalid_arguments_are_an_error(function, arguments, options, error, message):
     with pytest.raises(error, match=f"{function.__name__}: .*{re.escape(message)}"):
         function(*arguments, **options)

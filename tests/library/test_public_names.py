@@ -1,4 +1,4 @@
-"""What the library shows to the outside: names, docstrings, and what it stands on."""
+"""The public interface of the library: names, docstrings and dependencies."""
 
 import ast
 import importlib
@@ -14,7 +14,7 @@ import pytest
 import invmod
 
 ROOT = Path(invmod.__file__).parent
-ROOMS = sorted(module.name for module in pkgutil.iter_modules(invmod.__path__))
+SUBPACKAGES = sorted(module.name for module in pkgutil.iter_modules(invmod.__path__))
 FILES = sorted(ROOT.rglob("*.py"))
 BOTTOM_TO_TOP = (
     "_files",
@@ -34,9 +34,9 @@ BOTTOM_TO_TOP = (
 
 
 def imports(path):
-    """Full names of the modules that a file imports when it is imported itself, and those that a call imports.
+    """Full names of the modules that a file imports at import time, and those imported by calls.
 
-    What stands under `if TYPE_CHECKING:` is not imported at all.
+    Imports under `if TYPE_CHECKING:` are excluded.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [
@@ -68,7 +68,7 @@ def module_name(path):
 
 
 def imported_modules(path):
-    """Modules of invmod that a file imports: at once, within a function, or under `if TYPE_CHECKING:`."""
+    """All modules of invmod that a file imports, also in functions or for type checking."""
     modules = {module_name(path) for path in FILES}
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -79,13 +79,15 @@ def imported_modules(path):
     return {name if name in modules else name.rpartition(".")[0] for name in names} & modules
 
 
-def files_of(room):
-    return [path for path in FILES if path.relative_to(ROOT).parts[0].removesuffix(".py") == room]
+def files_of(subpackage):
+    return [
+        path for path in FILES if path.relative_to(ROOT).parts[0].removesuffix(".py") == subpackage
+    ]
 
 
 def test_all_is_sorted_and_complete():
     assert list(invmod.__all__) == sorted(set(invmod.__all__))
-    modules = {*ROOMS}
+    modules = {*SUBPACKAGES}
     shown = {name for name in vars(invmod) if not name.startswith("_")} - modules
     assert shown == set(invmod.__all__)
 
@@ -123,7 +125,7 @@ def test_every_public_name_has_a_docstring(name):
 
 @pytest.mark.parametrize("name", invmod.__all__)
 def test_options_are_keyword_only(name):
-    """Tensors, features and names by position; what tunes a function by keyword."""
+    """Tensors, features and names are positional arguments, options are keyword-only."""
     thing = getattr(invmod, name)
     routines = [thing]
     if inspect.isclass(thing):
@@ -144,7 +146,7 @@ def test_options_are_keyword_only(name):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_imports_nothing_but_the_core_dependencies_until_it_is_asked_for_more(path):
+def test_a_file_imports_optional_dependencies_only_inside_functions(path):
     core = {"torch", "numpy", "einops", "typing_extensions", "invmod"} | sys.stdlib_module_names
     at_once, later = imports(path)
     assert {name.split(".")[0] for name in at_once} <= core
@@ -156,29 +158,30 @@ def test_a_file_imports_nothing_but_the_core_dependencies_until_it_is_asked_for_
     }
 
 
-def test_every_room_has_its_place_in_the_order():
-    assert sorted(BOTTOM_TO_TOP) == ROOMS
+def test_every_subpackage_has_a_place_in_the_import_order():
+    assert sorted(BOTTOM_TO_TOP) == SUBPACKAGES
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_nothing_imports_upward(room):
-    """A room imports only itself and the rooms listed before it, also inside functions."""
-    names = [name for path in files_of(room) for part in imports(path) for name in part]
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_nothing_imports_upward(subpackage):
+    """A subpackage imports only itself and those listed before it, also inside functions."""
+    names = [name for path in files_of(subpackage) for part in imports(path) for name in part]
     inside = {f"{name}.".split(".")[1] for name in names if name.split(".")[0] == "invmod"}
-    assert inside <= {*BOTTOM_TO_TOP[: BOTTOM_TO_TOP.index(room) + 1]}
+    assert inside <= {*BOTTOM_TO_TOP[: BOTTOM_TO_TOP.index(subpackage) + 1]}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_name_in_the_list_of_a_room_is_public(room):
-    listed = getattr(importlib.import_module(f"invmod.{room}"), "__all__", [])
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_every_name_in_all_of_a_subpackage_is_public(subpackage):
+    listed = getattr(importlib.import_module(f"invmod.{subpackage}"), "__all__", [])
     assert list(listed) == sorted(set(listed))
-    if room not in ("robustness", "testing"):  # whose functions are documented as names of the room
+    # Functions of these two are documented as names of the subpackage.
+    if subpackage not in ("robustness", "testing"):
         assert set(listed) <= set(invmod.__all__)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_that_is_a_folder_shows_the_names_of_its_list_alone(room):
-    module = importlib.import_module(f"invmod.{room}")
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_a_subpackage_exposes_only_the_names_in_its_all(subpackage):
+    module = importlib.import_module(f"invmod.{subpackage}")
     if not hasattr(module, "__path__"):
         return
     files = {file.name for file in pkgutil.iter_modules(module.__path__)}
@@ -186,15 +189,16 @@ def test_a_room_that_is_a_folder_shows_the_names_of_its_list_alone(room):
     assert shown == set(module.__all__)
 
 
-def test_no_module_imports_one_that_imports_it_back():
-    """Not even for type hints: a module can then be read after those that it imports."""
-    waiting = {module_name(path): imported_modules(path) for path in FILES}
-    while free := [name for name, needed in waiting.items() if not needed & waiting.keys()]:
+def test_no_two_modules_import_each_other():
+    """Imports for type hints count too, so modules can be read in the order of their imports."""
+    # Remove modules without unresolved imports until none is left; a cycle is never removed.
+    remaining = {module_name(path): imported_modules(path) for path in FILES}
+    while free := [name for name, needed in remaining.items() if not needed & remaining.keys()]:
         for name in free:
-            del waiting[name]
-    assert not waiting, f"these modules import each other: {waiting}"
+            del remaining[name]
+    assert not remaining, f"these modules import each other: {remaining}"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_says_what_it_is_for(room):
-    assert importlib.import_module(f"invmod.{room}").__doc__
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_every_subpackage_has_a_docstring(subpackage):
+    assert importlib.import_module(f"invmod.{subpackage}").__doc__

@@ -1,4 +1,4 @@
-"""The robustness report: what reaches a model, what comes out of it, and what is made of it."""
+"""The robustness report: inputs of the models, results, tests, tables, files and plots."""
 
 import builtins
 import itertools
@@ -42,7 +42,7 @@ def mean(predictions, _targets):
 
 
 def made_up(n=60, names=NAMES, seed=0):
-    """Features that all show the sign of the target, and the targets."""
+    """Features that all contain the sign of the target plus noise, and the targets."""
     generator = seeded(seed)
     targets = torch.randint(2, (n,), generator=generator)
     signal = (2.0 * targets - 1)[:, None]
@@ -50,13 +50,14 @@ def made_up(n=60, names=NAMES, seed=0):
 
 
 def by_mean(features, mask):
-    """Predict by the mean of what is there."""
+    """Predict by the mean of the available modalities."""
     z = torch.stack([x.mean(dim=1) for x in features.values()], dim=1)
     z = torch.where(mask, z, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
     return (z > 0).long()
 
 
-def by_first(features, mask):  # knows nothing of the mask
+def by_first(features, mask):
+    """Predict by the first modality, without using the mask."""
     return (next(iter(features.values())).nan_to_num().mean(dim=1) > 0).long()
 
 
@@ -70,12 +71,12 @@ def quick(predict=by_mean, features=None, targets=None, metric=accuracy, **optio
     return robustness_report(predict, features, targets, metric, **options)
 
 
-# --- what reaches a model
+# --- inputs of the models
 
 
 @laws
 @given(generators(), st.integers(1, 4), st.integers(1, 6))
-def test_a_pattern_is_imposed_on_all_rows_besides_what_is_missing_already(
+def test_a_pattern_is_imposed_on_all_rows_in_addition_to_the_natural_mask(
     generator, num_modalities, num_rows
 ):
     names = [f"m{index}" for index in range(num_modalities)]
@@ -104,7 +105,7 @@ def test_a_pattern_is_imposed_on_all_rows_besides_what_is_missing_already(
         assert result.name == invmod.pattern_name(result.pattern, names)
 
 
-def test_rows_of_nan_are_missing_where_no_mask_is_given():
+def test_rows_of_nan_are_missing_if_no_mask_is_given():
     features, targets = made_up()
     features["text"][:10] = NAN
     sums = quick(lambda _, mask: mask.double().sum(dim=1), features, targets, mean).complete().value
@@ -113,7 +114,7 @@ def test_rows_of_nan_are_missing_where_no_mask_is_given():
 
 
 def test_the_drop_of_a_model_that_ignores_the_mask_is_reported():
-    """It reads the first modality alone, hidden or not; what it could see, it would use."""
+    """The model reads only the first modality, so hiding it must reduce the metric."""
     report = quick(by_first)
     assert report.complete().value > 0.8
     for result in report.patterns:
@@ -122,9 +123,8 @@ def test_the_drop_of_a_model_that_ignores_the_mask_is_reported():
             assert result.drop > 0.3
     original, _ = made_up()
     peeking = quick(lambda features, mask: by_first(original, mask))
-    assert (
-        len({result.value for result in peeking.patterns}) == 1
-    )  # this one is not blinded, and it shows
+    # A model that reads the original features is not affected by any pattern.
+    assert len({result.value for result in peeking.patterns}) == 1
 
 
 def test_integers_and_bools_are_hidden_by_a_stated_value():
@@ -147,7 +147,7 @@ def test_integers_and_bools_are_hidden_by_a_stated_value():
         quick(predict, {"flags": flags}, torch.zeros(6), mean)
 
 
-def test_the_features_given_stay_as_they_are_and_a_model_cannot_change_them():
+def test_a_model_cannot_change_the_given_features():
     features, targets = made_up()
     before = {name: x.clone() for name, x in features.items()}
 
@@ -164,7 +164,7 @@ def test_the_features_given_stay_as_they_are_and_a_model_cannot_change_them():
     assert honest.complete().value > 0.9
 
 
-def test_no_gradients_are_kept():
+def test_models_are_called_without_gradients():
     layer = nn.Linear(6, 1, dtype=torch.float64)
     quick(lambda x, _: (layer(torch.cat(list(x.values()), dim=1).nan_to_num())[:, 0] > 0).long())
 
@@ -180,7 +180,7 @@ def test_no_gradients_are_kept():
 
 
 @pytest.mark.parametrize("num_modalities", [1, 2, 4])
-def test_along_rates_no_row_is_emptied_and_the_axis_is_the_share_that_is_hidden(num_modalities):
+def test_missing_rates_empty_no_row_and_the_axis_is_the_hidden_share(num_modalities):
     names = [f"m{index}" for index in range(num_modalities)]
     features = {name: torch.zeros(400, 1) for name in names}
     masks = []
@@ -228,7 +228,7 @@ def test_hidden_cells_are_the_same_for_every_model_and_grow_with_the_rate():
     assert all(torch.equal(a, b) for a, b in zip(masks["a"], masks["b"], strict=True))
     first, *_ = masks["a"]
     assert first.all()
-    for before, after in itertools.pairwise(masks["a"][4:7]):  # one modality
+    for before, after in itertools.pairwise(masks["a"][4:7]):  # masks of one modality
         assert (after <= before).all()
 
 
@@ -240,14 +240,14 @@ def test_the_area_is_the_mean_along_the_curve():
     assert min(y) <= report.area("image") <= max(y)
     with pytest.raises(KeyError, match="no curve of 'video'"):
         report.curve("video")
-    with pytest.raises(KeyError, match="give `rates`"):
+    with pytest.raises(KeyError, match="pass `rates`"):
         quick().curve()
 
 
 # --- patterns
 
 
-def test_which_patterns_can_be_asked_for():
+def test_the_patterns_of_every_option():
     assert {r.name for r in quick(patterns="one_missing").patterns} == {
         "text+image+audio",
         "text+image",
@@ -265,7 +265,7 @@ def test_which_patterns_can_be_asked_for():
         assert len(quick(by_mean, single, targets, patterns=patterns).patterns) == 1
 
 
-def test_beyond_eight_modalities_the_patterns_are_a_seeded_sample_that_is_said_to_be_one():
+def test_beyond_eight_modalities_the_patterns_are_a_seeded_sample_and_marked_as_such():
     names = [f"m{index}" for index in range(10)]
     features, targets = made_up(8, names)
     reports = [quick(by_mean, features, targets, generator=seeded(s)) for s in (0, 0, 1)]
@@ -276,14 +276,14 @@ def test_beyond_eight_modalities_the_patterns_are_a_seeded_sample_that_is_said_t
     assert {tuple(j == i for j in range(10)) for i in range(10)} <= patterns[0]
     assert set(map(sum, patterns[0])) == set(range(1, 11))
     assert reports[0].patterns_sampled
-    assert "255 of 1023 patterns were tried" in str(reports[0])
+    assert "255 of 1023 patterns were evaluated" in str(reports[0])
     assert not quick().patterns_sampled
 
 
-# --- questions
+# --- queries
 
 
-def test_the_summary_against_plain_python():
+def test_the_summary_equals_one_in_plain_python():
     report = quick({"mean": by_mean, "first": by_first})
     for model in ("mean", "first"):
         values = {result.pattern: result.value for result in report.results(model)}
@@ -299,7 +299,7 @@ def test_the_summary_against_plain_python():
         report.results("last")
 
 
-def test_where_lower_is_better_a_drop_is_still_a_loss():
+def test_if_lower_is_better_a_positive_drop_is_still_a_loss():
     def error_rate(predictions, targets):
         return 1 - accuracy(predictions, targets)
 
@@ -343,7 +343,7 @@ def test_intervals_are_percentiles_of_the_bootstrap_over_units():
         np.testing.assert_allclose([low, high], np.quantile(values, [0.1, 0.9]), atol=0.02)
 
 
-def test_a_metric_of_one_value_a_unit_gives_the_same_report_faster():
+def test_a_metric_with_per_unit_values_gives_the_same_report():
     options = {"predict": {"a": by_mean, "b": by_first}, "rates": (0.0, 0.5), "num_resamples": 50}
     slow, fast = quick(**options), quick(**options, per_unit=right)
     for a, b in zip((*slow.patterns, *slow.rates), (*fast.patterns, *fast.rates), strict=True):
@@ -356,7 +356,7 @@ def test_a_metric_of_one_value_a_unit_gives_the_same_report_faster():
 
 
 def test_the_units_need_not_be_the_rows_of_the_features():
-    """Users are ranked items of which modalities are hidden: 7 units, 60 rows."""
+    """Seven users are the units; the modalities of 60 items, the rows, are hidden."""
     items, _ = made_up()
     users = torch.arange(7)
 
@@ -371,7 +371,7 @@ def test_the_units_need_not_be_the_rows_of_the_features():
 
 @laws
 @given(generators(), st.integers(1, 5), st.integers(1, 12))
-def test_max_t_against_its_definition(generator, num_tests, count):
+def test_max_t_equals_its_definition(generator, num_tests, count):
     observed, permuted = (
         normal(generator, num_tests).numpy(),
         normal(generator, count, num_tests).numpy(),
@@ -388,8 +388,8 @@ def test_max_t_against_its_definition(generator, num_tests, count):
     assert (adjusted >= plain).all()
 
 
-def test_the_test_keeps_its_level_on_models_that_differ_by_chance():
-    """Two models with independent errors of the same rate under every pattern: at level 10% some 10% are rejected."""
+def test_the_permutation_test_keeps_its_level_for_models_that_differ_by_chance():
+    """For two models with independent, equally frequent errors, about 10% are rejected at 10%."""
     rejected, trials, n = 0, 200, 40
     for trial in range(trials):
         rng = np.random.default_rng(trial)
@@ -398,10 +398,10 @@ def test_the_test_keeps_its_level_on_models_that_differ_by_chance():
         _, adjusted = adjusted_p_values(differences.mean(axis=0), signs @ differences / n)
         rejected += bool((adjusted <= 0.1).any())
     assert rejected / trials <= 0.1 + 3 * (0.09 / trials) ** 0.5
-    assert rejected / trials >= 0.04  # and it is not idle
+    assert rejected / trials >= 0.04  # the test is not too conservative
 
 
-def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
+def test_a_real_difference_is_significant_and_an_absent_one_is_not():
     report = quick(
         {"first": by_first, "mean": by_mean, "again": by_first}, num_resamples=300, per_unit=right
     )
@@ -423,7 +423,7 @@ def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
         assert difference.adjusted_p_value >= difference.p_value
 
 
-def test_the_correction_counts_the_comparisons():
+def test_the_correction_includes_the_number_of_comparisons():
     two = quick({"first": by_first, "mean": by_mean}, num_resamples=99, per_unit=right)
     three = quick(
         {"first": by_first, "mean": by_mean, "again": by_first}, num_resamples=99, per_unit=right
@@ -435,7 +435,7 @@ def test_the_correction_counts_the_comparisons():
 # --- reproducible
 
 
-def test_one_seed_gives_one_report():
+def test_equal_seeds_give_equal_reports():
     options = {"predict": {"a": by_mean, "b": by_first}, "rates": (0.5,), "num_resamples": 20}
     state = torch.get_rng_state()
     first = quick(**options)
@@ -452,7 +452,7 @@ def test_one_seed_gives_one_report():
 # --- scikit-learn, NumPy
 
 
-def test_a_scikit_learn_predictor_gets_arrays():
+def test_a_scikit_learn_predictor_receives_arrays():
     features, targets = made_up(200)
     arrays = {name: x.numpy() for name, x in features.items()}
     model = HistGradientBoostingClassifier(max_iter=10).fit(
@@ -487,7 +487,7 @@ def report():
     )
 
 
-def test_the_table_has_every_figure(report):
+def test_the_table_contains_every_number(report):
     text = str(report)
     assert text == text_table(report)
     for result in report.patterns:
@@ -499,13 +499,12 @@ def test_the_table_has_every_figure(report):
     for model in report.models:
         assert f"{report.area(None, model):.4f}" in text
     assert "(higher is better), 60 units, 95% intervals from 40 resamples" in text
-    assert (
-        len({line.find("[") for line in text.split("\n\n")[1].splitlines()[2:9]}) == 1
-    )  # the columns are aligned
+    # The intervals start at the same position, so the columns are aligned.
+    assert len({line.find("[") for line in text.split("\n\n")[1].splitlines()[2:9]}) == 1
     assert "no intervals" in str(quick())
 
 
-def test_a_long_list_of_patterns_is_shortened_and_says_so():
+def test_a_long_list_of_patterns_is_shortened_with_a_note():
     features, targets = made_up(20, [f"m{index}" for index in range(6)])
     report = quick({"a": by_mean, "b": by_first}, features, targets)
     text = str(report)
@@ -514,7 +513,7 @@ def test_a_long_list_of_patterns_is_shortened_and_says_so():
     assert len(text.splitlines()) < 50
 
 
-def test_json_gives_the_same_report_back(report, tmp_path):
+def test_json_round_trips_a_report(report, tmp_path):
     assert RobustnessReport.from_json(report.to_json()) == report
     path = tmp_path / "report.json"
     report.save(path)
@@ -524,7 +523,7 @@ def test_json_gives_the_same_report_back(report, tmp_path):
     assert json.loads(path.read_text(encoding="utf-8"))["patterns"][0]["name"] == "text+image+audio"
 
 
-def test_a_file_that_is_there_survives_a_write_that_fails(report, tmp_path, monkeypatch):
+def test_an_existing_file_survives_a_failed_write(report, tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     path.write_text("precious", encoding="utf-8")
 
@@ -555,7 +554,9 @@ def test_a_file_that_is_there_survives_a_write_that_fails(report, tmp_path, monk
         (lambda text: text.replace('"metric":', '"metrik":'), "the report is damaged: .*'metrik'"),
     ],
 )
-def test_a_damaged_file_says_what_and_where(report, tmp_path, damage, message):
+def test_the_error_for_a_damaged_file_names_the_reason_and_the_path(
+    report, tmp_path, damage, message
+):
     path = tmp_path / "report.json"
     path.write_text(damage(report.to_json()), encoding="utf-8")
     with pytest.raises(ValueError, match=f"report.json: RobustnessReport.from_json: {message}"):
@@ -600,12 +601,12 @@ def test_the_curves_show_every_point(report):
     single = plot_rates(quick(rates=(0.0, 0.5)))
     assert single.axes[0].get_legend() is None
     assert not single.axes[0].collections
-    with pytest.raises(KeyError, match="give `rates`"):
+    with pytest.raises(KeyError, match="pass `rates`"):
         plot_rates(quick())
 
 
 @pytest.mark.parametrize("num_modalities", [1, 2, 5, 7])
-def test_every_number_of_panels_fits(num_modalities):
+def test_curves_are_drawn_for_any_number_of_panels(num_modalities):
     features, targets = made_up(20, [f"m{index}" for index in range(num_modalities)])
     figure = plot_rates(
         quick(by_mean, features, targets, rates=(0.0, 0.5), num_draws=1, patterns=[])
@@ -615,7 +616,7 @@ def test_every_number_of_panels_fits(num_modalities):
     )
 
 
-def test_the_heat_map_shows_every_value_and_which_modalities_are_there(report):
+def test_the_heat_map_shows_every_value_and_the_available_modalities(report):
     figure = plot_patterns(report)
     dots, heat, _ = figure.axes
     assert [text.get_text() for text in heat.texts] == [
@@ -630,13 +631,12 @@ def test_the_heat_map_shows_every_value_and_which_modalities_are_there(report):
     }
     for row, result in enumerate(report.results()):
         assert [filled[column, row] for column in range(3)] == list(result.pattern)
-    dark = plot_patterns(
-        quick(by_mean, metric=lambda p, t: 0.5, higher_is_better=False)
-    )  # one value everywhere
+    # All cells have the same value, so the colour range has no width.
+    dark = plot_patterns(quick(by_mean, metric=lambda p, t: 0.5, higher_is_better=False))
     assert len(dark.axes[1].texts) == 7
 
 
-def test_a_heat_map_of_many_patterns_has_the_complete_one_and_the_worst():
+def test_a_heat_map_of_many_patterns_shows_the_complete_one_and_the_worst():
     features, targets = made_up(10, [f"m{index}" for index in range(7)])
     report = quick(by_mean, features, targets)
     figure = plot_patterns(report)
@@ -646,7 +646,7 @@ def test_a_heat_map_of_many_patterns_has_the_complete_one_and_the_worst():
     assert min(shown) == pytest.approx(report.worst().value, abs=1e-3)
 
 
-def test_the_page_needs_nothing_else_and_escapes_names(report, tmp_path):
+def test_the_page_is_self_contained_and_escapes_names(report, tmp_path):
     write_page(report, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
@@ -673,7 +673,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(report, tmp_path):
         (write_page, "jinja2"),
     ],
 )
-def test_what_is_not_installed_is_named_with_the_extra(
+def test_the_error_for_a_missing_package_names_the_extra(
     report, tmp_path, monkeypatch, function, module
 ):
     import importlib
@@ -712,7 +712,7 @@ def test_the_deprecated_methods_call_the_functions_and_warn(report, tmp_path):
     assert (tmp_path / "old.html").read_bytes() == (tmp_path / "new.html").read_bytes()
 
 
-def test_a_page_has_a_true_minus_before_numbers_and_leaves_names_alone(tmp_path):
+def test_a_page_has_a_typographic_minus_before_numbers_but_not_in_names(tmp_path):
     features, targets = made_up(names=("pre-text", "image"))
     report = quick(by_first, features, targets)
     write_page(report, tmp_path / "report.html")
@@ -730,7 +730,7 @@ def test_a_document_escapes_its_title_and_keeps_its_body():
     assert "p { margin: 0; }" in page
 
 
-def test_a_table_and_json_need_the_core_alone(monkeypatch):
+def test_the_table_and_json_need_only_core_dependencies(monkeypatch):
     real = builtins.__import__
 
     def without(name, *rest, **more):
@@ -830,12 +830,12 @@ def failing(features, mask):
         ({"integer_fill": {"video": 0}}, KeyError, "video"),
     ],
 )
-def test_bad_input_is_refused_with_what_is_wrong(options, error, message):
+def test_invalid_input_is_rejected_with_the_reason(options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         quick(**options)
 
 
-def test_an_error_of_a_model_says_which_and_where():
+def test_an_error_of_a_model_names_the_model_and_the_condition():
     with pytest.raises(RuntimeError, match="index out of range") as caught:
         quick({"good": by_mean, "bad": failing})
     assert caught.value.__notes__ == [
@@ -843,20 +843,20 @@ def test_an_error_of_a_model_says_which_and_where():
     ]
 
 
-def test_the_table_says_how_many_rows_a_pattern_empties_and_shows_figures_of_any_size():
+def test_the_table_reports_emptied_rows_and_formats_numbers_of_any_size():
     features, targets = made_up()
     features["image"][:, :] = features["audio"][:, :] = NAN
     features["text"][:3] = NAN
     text = str(quick(by_mean, features, targets, patterns="one_left"))
-    assert "A pattern leaves up to 60 rows with nothing." in text
+    assert "A pattern leaves up to 60 rows without any modality." in text
     large = str(quick(lambda x, mask: mask.double().sum(dim=1) * 12345.678, metric=mean))
     assert re.search(r"text\+image\+audio +37037 ", large)
     tiny = str(quick(lambda x, mask: mask.double().sum(dim=1) * 1e-5, metric=mean))
     assert re.search(r"text\+image\+audio +3.0e-05 ", tiny)
 
 
-def test_a_point_of_a_curve_is_the_mean_of_its_draws_and_its_interval_is_of_that_mean():
-    """The bootstrap by hand: the mean over the draws' predictions of each resample."""
+def test_a_point_of_a_curve_is_the_mean_of_its_draws_with_the_interval_of_that_mean():
+    """The expected interval is bootstrapped from the mean over the draws of each resample."""
     features, targets = made_up()
     masks = []
 

@@ -1,4 +1,4 @@
-"""Each assertion of `invmod.testing` passes on a part that obeys its law, and fails on one that is broken."""
+"""Each assertion of `invmod.testing` passes for a correct part and fails for a broken one."""
 
 import re
 import subprocess
@@ -47,7 +47,7 @@ def test_parts_that_honour_their_mask_pass():
     assert_mask_honoured(masked_mean, Z[:0], MASK[:0])
 
 
-def test_z_and_the_mask_stay_as_they_are():
+def test_z_and_the_mask_are_not_changed():
     z, mask = Z.clone().requires_grad_(), MASK.clone()
     assert_mask_honoured(masked_mean, z, mask)
     assert torch.equal(z.detach(), Z)
@@ -57,13 +57,14 @@ def test_z_and_the_mask_stay_as_they_are():
 
 def test_a_product_with_the_mask_is_caught_by_nan():
     with fails(
-        "the output changes when the unavailable cell of row 1 and modality 1 holds nan. Select the available"
+        "the output changes when the unavailable cell of row 1 and modality 1 holds nan. "
+        "Select the available"
     ):
         assert_mask_honoured(lambda z, mask: (mask[..., None] * z).sum(dim=1), Z, MASK)
 
 
 @pytest.mark.parametrize("row", [1, 2])
-def test_the_cell_that_is_read_is_named(row):
+def test_the_error_names_the_cell_that_changes_the_output(row):
     def part(z, mask):
         return selected(z, mask).sum(dim=1) + z[row, row % 2, 0].nan_to_num()
 
@@ -78,7 +79,7 @@ def test_the_cell_that_is_read_is_named(row):
 @pytest.mark.parametrize(
     ("replaced", "caught"), [({}, "1000000000.0"), ({"posinf": torch.inf}, "inf")]
 )
-def test_a_part_that_only_replaces_nan_is_caught_by_another_content(replaced, caught):
+def test_a_part_that_only_replaces_nan_is_caught_by_another_fill_value(replaced, caught):
     def part(z, mask):  # adds large contents of unavailable cells
         return (
             selected(z, mask).sum()
@@ -89,7 +90,7 @@ def test_a_part_that_only_replaces_nan_is_caught_by_another_content(replaced, ca
         assert_mask_honoured(part, Z, MASK)
 
 
-def test_two_cells_that_only_count_together_are_called_that():
+def test_the_error_for_two_cells_that_only_matter_together_names_all_cells():
     def part(z, mask):
         both = z[1, 1, 0].isnan() & z[2, 0, 0].isnan()
         return selected(z, mask).sum() + 1.0 * both
@@ -118,13 +119,14 @@ def test_a_gradient_into_an_unavailable_cell_is_caught():
 
     features = dict(zip(("text", "image", "audio"), Z.unbind(1), strict=True))
     with fails(
-        "with respect to the feature of 'text' is not 0 in the unavailable cell of row 2 and modality 0"
+        "with respect to the feature of 'text' is not 0 in the unavailable cell of row 2 and "
+        "modality 0"
     ):
         assert_mask_honoured(part, features, MASK)
 
 
-def test_a_selection_after_the_layer_lets_nan_into_its_weights():
-    """The output is right, and the gradient of the weights is NaN: the mask must come before the layer."""
+def test_a_selection_after_the_layer_lets_nan_into_the_gradient_of_its_weights():
+    """The output is correct, but the weights' gradient is NaN: mask before the layer instead."""
 
     class Late(nn.Module):
         def __init__(self):
@@ -163,7 +165,7 @@ def test_a_gradient_that_depends_on_unavailable_cells_is_caught():
         assert_mask_honoured(lambda z, mask: Uneven.apply(z, mask), Z, MASK)
 
 
-def test_arguments_of_the_mask_law_that_do_not_fit_are_refused():
+def test_invalid_arguments_of_the_mask_law_are_rejected():
     with pytest.raises(
         TypeError, match=r"assert_mask_honoured: `z` must be floating point, got torch.int64"
     ):
@@ -186,7 +188,8 @@ def test_arguments_of_the_mask_law_that_do_not_fit_are_refused():
 def test_a_full_mask_that_changes_the_output_is_caught():
     assert_full_mask_equals_no_mask(masked_mean, Z)
     with fails(
-        "assert_full_mask_equals_no_mask: a mask with every cell available changes the output. Tensor-likes"
+        "assert_full_mask_equals_no_mask: a mask with every cell available changes the output. "
+        "Tensor-likes"
     ):
         assert_full_mask_equals_no_mask(
             lambda z, mask: z.sum(dim=1) if mask is None else masked_mean(z, mask), Z
@@ -197,7 +200,7 @@ def test_a_full_mask_that_changes_the_output_is_caught():
 # --- permutations
 
 
-def test_parts_that_do_not_look_at_the_order_pass():
+def test_parts_that_do_not_depend_on_the_order_pass():
     weights = torch.tensor([[0.5, 0.2, 0.3]], dtype=torch.float64)
     assert_permutation_invariant(fuse, Z, weights, MASK, dim=1)
     assert_permutation_invariant(fuse, Z, weights, None, dim=1)
@@ -211,22 +214,23 @@ def test_parts_that_do_not_look_at_the_order_pass():
 
 
 def cyclic(z):
-    """Unchanged by a shift, but not by a swap: products of neighbours on a ring."""
+    """Products of neighbours on a ring, which a shift leaves unchanged but a swap does not."""
     return (z * z.roll(1)).sum()
 
 
 def last_is_special(z):
-    """Unchanged by the swap of the first two, but not by a shift."""
+    """A function that a swap of the first two entries leaves unchanged, but a shift does not."""
     return z[:-1].sum() + 2 * z[-1]
 
 
 @pytest.mark.parametrize(
     ("part", "order"), [(cyclic, "[1, 0, 2, 3]"), (last_is_special, "[3, 0, 1, 2]")]
 )
-def test_a_part_that_looks_at_the_order_is_caught_by_one_of_the_two(part, order):
+def test_a_part_that_depends_on_the_order_is_caught_by_one_of_the_two_permutations(part, order):
     z = torch.tensor([1.0, 2.0, 4.0, 8.0])
     with fails(
-        f"assert_permutation_invariant: the permutation {order} of dim 0 changes the output. Scalars are"
+        f"assert_permutation_invariant: the permutation {order} of dim 0 changes "
+        "the output. Scalars are"
     ):
         assert_permutation_invariant(part, z, dim=0)
 
@@ -238,17 +242,19 @@ def test_a_part_that_looks_at_the_order_is_caught_by_one_of_the_two(part, order)
         (lambda z: torch.cat([z[:2], 2 * z[2:]]), "[2, 0, 1]"),
     ],
 )
-def test_an_output_that_does_not_follow_its_input_is_caught(part, order):
+def test_an_output_that_is_not_permuted_with_its_input_is_caught(part, order):
     with fails(
-        f"assert_permutation_equivariant: the permutation {order} of dim 0 does not permute the output alike"
+        f"assert_permutation_equivariant: the permutation {order} of dim 0 does not "
+        "permute the output equally"
     ):
         assert_permutation_equivariant(part, torch.tensor([1.0, 2.0, 4.0]), dim=0)
 
 
-def test_inputs_of_different_sizes_cannot_be_permuted_alike():
+def test_inputs_of_different_sizes_are_rejected():
     with pytest.raises(
         ValueError,
-        match=r"assert_permutation_invariant: the inputs must have one size along `dim`, got \[3, 4\]",
+        match=r"assert_permutation_invariant: the inputs must have equal sizes along `dim`, "
+        r"got \[3, 4\]",
     ):
         assert_permutation_invariant(fuse, Z, torch.ones(1, 4), dim=1)
 
@@ -309,7 +315,10 @@ def test_every_name_of_the_module_is_public_and_documented():
 
 
 def test_the_module_needs_neither_pytest_nor_hypothesis():
-    code = "import sys, invmod.testing; sys.exit(bool({'pytest', 'hypothesis', '_pytest'} & set(sys.modules)))"
+    code = (
+        "import sys, invmod.testing; "
+        "sys.exit(bool({'pytest', 'hypothesis', '_pytest'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
