@@ -33,7 +33,7 @@ class RocchioOptions:
 class Rocchio:
     """A model that is fitted in closed form: it is built once, and `scorer` may be called often."""
 
-    def __init__(self, data: WarmData, options: RocchioOptions, seed: int) -> None:
+    def __init__(self, data: WarmData, options: RocchioOptions, seed: int) -> None:  # noqa: ARG002
         self.data, self.content = data, Content(data)
         num_users = torch.bincount(data.pairs[1], minlength=data.num_items).clamp(min=1)
         self.warm = F.normalize(self.content.warm) * num_users[:, None] ** -options.damping

@@ -95,7 +95,7 @@ def figure_png(figure: matplotlib.figure.Figure, *, dpi: int = 144) -> bytes:
     A palette makes the file of a chart about a third as large. The name and version of matplotlib
     are left out of the file. A character that the font lacks is drawn as a box, without a warning.
     """
-    from PIL import Image  # matplotlib requires it, and invmod does without both until here
+    from PIL import Image  # installed with matplotlib; only drawing needs it
 
     drawn, data = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():

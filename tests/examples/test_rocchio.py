@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rocchio
 import torch
 
+import rocchio
 from milk_recsys.config import method as methods
 from milk_recsys.config.options import PreparationOptions
 from tests.recsys.methods.tiny_baselines import content_by_hand, make_data, matrix, unit

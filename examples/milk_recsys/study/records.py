@@ -1,4 +1,4 @@
-"""What identifies a run of a study, and the metric and format of its figures. Importing this needs no torch."""
+"""A run of a study, the metric that it is judged by, and the format of its means. No torch here."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Run:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """What a store tells runs apart by."""
+        """The values that identify the run in a results file."""
         return self.phase, self.method, self.options.data.setting, self.number
 
     @property
     def tested(self) -> bool:
-        """Whether the test set may be looked at."""
+        """Whether the run may be evaluated on the test items."""
         return self.phase not in ("trial", "factors")
 
 

@@ -1,17 +1,22 @@
-"""The results file of a study: one row for each run, in ``runs.parquet``, and a journal of the runs made since.
+"""The results file of a study: ``runs.parquet`` has a row for each run; a journal has newer runs.
 
-A study appends each run to ``runs.jsonl`` when the run ends, so that a killed study loses nothing, and compacts the
-journal into ``runs.parquet`` when the command ends. This command compacts a folder as well, and adds the runs of
-other folders whose methods were run apart:
+A study appends each run to ``runs.jsonl`` when the run ends, so that a killed study loses nothing.
+When the command ends, it compacts the journal into ``runs.parquet``. This command also compacts a
+folder, and adds the runs of other folders:
 
     python -m milk_recsys.study.store docs/results/lfm2k
     python -m milk_recsys.study.store docs/results/lfm2k --add runs/lfm2k-keep runs/lfm2k-milk
 
-Columns of ``runs.parquet``: ``phase``, ``method``, ``setting`` and ``number``, which identify a run; ``options`` as
-JSON; ``users``, which numbers the sets of test users and is null where a run has no values of users; ``per_user``, a
-list of float32; and ``fields``, all other values as JSON. The first run on a set of users holds the values of all runs
-on this set in its ``per_user``: one user after another, and for each user the runs in the order of their rows. Values
-of one user are similar from run to run, so that the file is smaller by a sixth than with a list for each run.
+Columns of ``runs.parquet``:
+
+* ``phase``, ``method``, ``setting`` and ``number`` identify a run;
+* ``options`` are JSON;
+* ``users`` is the number of the run's set of test users, null if the run has no values of users;
+* ``per_user`` is a list of float32. The first run on a set of users holds the values of all runs
+  on this set: one user after another, and for each user the runs in the order of their rows. The
+  values of one user are similar from run to run, so the file is smaller by a sixth than with one
+  list for each run;
+* ``fields`` are all other values as JSON.
 
 Importing this module needs no torch.
 """
@@ -42,7 +47,7 @@ from milk_recsys.study.records import Run
 __all__ = ["Line", "Store", "user_values"]
 
 Line = dict[str, Any]
-"""A run: the values that identify it, its options and its figures; ``per_user`` is a float32 array."""
+"""A run: what identifies it, its options and its metrics; ``per_user`` is a float32 array."""
 
 KEY = ("phase", "method", "setting", "number")
 REQUIRED = {*KEY, "options", "split", "candidates"}
@@ -68,7 +73,8 @@ class Store:
         lines: one dictionary for each run, in the order in which they were made.
 
     Raises:
-        DataError: a file is damaged, or two methods were not ranked on the same candidates and users.
+        DataError: a file is damaged, or two methods did not rank the same candidates for the same
+            users.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,9 +103,10 @@ class Store:
     def compact(self) -> bool:
         """Move the journal's runs into the table; return whether there were any.
 
-        Both files are read again under a lock, so that runs which another process has added since are kept. The
-        journal is removed only after the new table has replaced the old one. If the process is killed between the
-        two steps, the journal's runs are in both files, and each is read once.
+        Both files are read again under a lock, so that runs that another process has added
+        meanwhile are kept. The journal is removed only after the new table has replaced the old
+        one. If the process is killed between the two steps, the journal's runs are in both files,
+        and each is read once.
         """
         with _locked(self.folder):
             if not self.journal.path.exists():
@@ -113,12 +120,12 @@ class Store:
         return True
 
     def _insert(self, line: Line, path: Path) -> None:
-        """Take a line. A later line of the same run replaces the earlier one."""
-        lacking = REQUIRED - set(line)
-        if lacking:
+        """Add a line. A later line of the same run replaces the earlier one."""
+        absent = REQUIRED - set(line)
+        if absent:
             raise DataError(
-                f"{path}: holds a line without {', '.join(sorted(lacking))}, which is not a line of a study. Name "
-                "another --out."
+                f"{path}: holds a line without {', '.join(sorted(absent))}, which is not a line of "
+                "a study. Name another --out."
             )
         where = (line["options"]["split_seed"], line["setting"], line["options"]["candidates"])
         for other in self.lines:
@@ -132,8 +139,9 @@ class Store:
                 line["split"],
             ):
                 raise DataError(
-                    f"{path}: {line['method']} and {other['method']} were not measured on the same candidates and "
-                    f"users of split {where[0]}, {where[1]}: the data or the code changed. Start in another --out."
+                    f"{path}: {line['method']} and {other['method']} were not measured on the same "
+                    f"candidates and users of split {where[0]}, {where[1]}: the data or the code "
+                    "changed. Start in another --out."
                 )
             if same:
                 break
@@ -148,18 +156,18 @@ class Store:
     def of(
         self, phase: str, method: str, setting: str = "ftmt", *, limit: int | None = None
     ) -> list[Line]:
-        """Return a method's lines of a phase by number, the first `limit` of them where it is given."""
-        found = [
+        """Return the lines of a method in a phase by number, or the first `limit` of them."""
+        lines = [
             x
             for x in self.lines
             if (x["phase"], x["method"], x["setting"]) == (phase, method, setting)
         ]
-        return sorted(found, key=lambda line: line["number"])[:limit]
+        return sorted(lines, key=lambda line: line["number"])[:limit]
 
     def ranked(
         self, phase: str, method: str, setting: str = "ftmt", *, limit: int | None = None
     ) -> list[Line]:
-        """Return those of `of` that may be compared: neither leaky by option nor diverged."""
+        """Return the lines of `of` that may be compared: neither leaky by option nor diverged."""
         return [
             x
             for x in self.of(phase, method, setting, limit=limit)
@@ -167,7 +175,7 @@ class Store:
         ]
 
     def methods(self, among: Iterable[str], setting: str = "ftmt") -> list[str]:
-        """Return the methods among those given that have a repeat to compare."""
+        """Return those of the given methods that have a repeat to compare."""
         return [method for method in among if self.ranked("repeat", method, setting)]
 
 
@@ -178,26 +186,25 @@ def user_values(line: Line) -> npt.NDArray[np.float64]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: while one process compacts the journal, no other one reads it or appends to it."""
-    if not folder.is_dir():  # nothing to read, and `add` reports it
+    """Hold the folder's lock: while a process compacts the journal, no other reads or appends."""
+    if not folder.is_dir():  # There is nothing to read, and `add` reports the missing folder.
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without locks: one process at a time is the user's part
+        # Some file systems have no locks. There the user must run one process at a time.
+        with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)  # releases the lock
+        os.close(handle)  # Releases the lock.
 
 
-# --- lines of the journal ---------------------------------------------------------------------------------------------
+# --- lines of the journal -------------------------------------------------------------------------
 
 
 def _to_json(line: Line) -> Line:
-    """Return a line with its users' values as text: float32, deflated, base64."""
+    """Return a line with the values of its users as text: float32, deflated, base64."""
     if "per_user" not in line:
         return line
     values = np.asarray(line["per_user"], dtype="<f4")
@@ -214,7 +221,7 @@ def _from_json(line: Line) -> Line:
     }
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def _write_table(lines: Sequence[Line], path: Path) -> None:
@@ -225,8 +232,8 @@ def _write_table(lines: Sequence[Line], path: Path) -> None:
     columns["fields"] = [
         _dumps({k: v for k, v in line.items() if k not in apart}) for line in lines
     ]
-    # One row group and large pages let zstd find values that many runs have in common. A dictionary of the users'
-    # values would hide them from it.
+    # With one row group and large pages, zstd finds the values that many runs have in common. A
+    # dictionary would replace the users' values by numbers of a few bits, which zstd cannot match.
     pq.write_table(
         pa.table(columns, schema=SCHEMA),
         path,
@@ -242,7 +249,8 @@ def _interleaved(lines: Sequence[Line]) -> tuple[list[int | None], list[Any]]:
     runs: dict[tuple[int, int], list[int]] = {}
     for row, line in enumerate(lines):
         if "per_user" in line:
-            # Runs on a split have the same test users. A setting that left some of them out would change the length.
+            # Runs on the same split have the same test users. The number of values guards against a
+            # setting that leaves users out.
             key = line["options"]["split_seed"], len(line["per_user"])
             runs.setdefault(key, []).append(row)
     users: list[int | None] = [None] * len(lines)
@@ -260,7 +268,7 @@ def _separated(users: Sequence[int | None], values: pa.ListArray) -> dict[int, n
     for row, number in enumerate(users):
         if number is not None:
             rows.setdefault(number, []).append(row)
-    separated = {}
+    separated: dict[int, npt.NDArray[Any]] = {}
     for of_users in rows.values():
         matrix = (
             values[of_users[0]].values.to_numpy(zero_copy_only=False).reshape(-1, len(of_users))
@@ -275,7 +283,7 @@ def _dumps(value: Any) -> str:
 
 def _read_table(path: Path) -> list[Line]:
     try:
-        # `ParquetFile`, because `read_table` gives a path such as split=3/runs.parquet a column `split`.
+        # `read_table` would add a column `split` for a path such as split=3/runs.parquet.
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise DataError(
@@ -300,7 +308,7 @@ def _read_table(path: Path) -> list[Line]:
     return lines
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
