@@ -8,8 +8,8 @@ Any of them may be hidden from a trained model. The methods are in examples/miss
 an installation with `make install` or `pip install -e .` can import; otherwise add the folder
 examples/ to PYTHONPATH.
 
-The command writes table.md, digits.png and runs.jsonl into `--out`. A study that was stopped
-resumes from runs.jsonl.
+The command writes table.md, digits.png and runs.jsonl.gz into `--out`. A study that was stopped
+resumes from its runs.jsonl.
 """
 
 from dataclasses import dataclass
@@ -140,7 +140,7 @@ def draw(results: dict[str, dict[str, Any]], problem: Problem, path: Path) -> No
 
 
 def main(options: Options) -> None:
-    """Train the runs that runs.jsonl lacks, then write the table and the picture."""
+    """Train the runs that are not stored yet, then write the table and the picture."""
     problem = digits_problem(options.epochs)
     results = Study(problem, options.out, seeds=options.seeds).run()
     text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")

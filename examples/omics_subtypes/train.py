@@ -9,8 +9,8 @@ describes them and their source. The methods are in examples/missing_study.py, w
 with `make install` or `pip install -e .` can import; otherwise add the folder examples/ to
 PYTHONPATH.
 
-The command writes table.md and runs.jsonl into `--out`. A study that was stopped resumes from
-runs.jsonl.
+The command writes table.md and runs.jsonl.gz into `--out`. A study that was stopped resumes from
+its runs.jsonl.
 """
 
 import os
@@ -152,7 +152,7 @@ def _balanced(predicted: Any, y: Any, classes: Any) -> float:
 
 
 def main(options: Options) -> None:
-    """Train the runs that runs.jsonl lacks, then write the tables."""
+    """Train the runs that are not stored yet, then write the tables."""
     make = tcga_problem if options.dataset == "tcga_breast" else mfeat_problem
     problem = make(options.epochs)
     out = options.out or Path("docs/results") / options.dataset

@@ -1,5 +1,6 @@
 """Tests of the two comparisons of training methods: tuning, resuming, tables, committed results."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -50,16 +51,29 @@ def test_every_method_has_the_same_number_of_configurations():
     assert all(len({json.dumps(config) for config in configs}) == 6 for configs in METHODS.values())
 
 
+def stored_lines(folder):
+    """The lines of a finished study."""
+    assert not (folder / "runs.jsonl").exists()
+    return (
+        gzip.decompress((folder / "runs.jsonl.gz").read_bytes()).decode().splitlines(keepends=True)
+    )
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path, missing):
     problem = small_problem(missing=missing)
     whole = Study(problem, tmp_path / "whole", seeds=2).run(log=str)
-    lines = (tmp_path / "whole/runs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = stored_lines(tmp_path / "whole")
     assert len(lines) == 7 * (2 * 2 + 2)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut/runs.jsonl").write_text("".join(lines[:9]) + lines[9][:20], encoding="utf-8")
     assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
-    assert (tmp_path / "cut/runs.jsonl").read_text(encoding="utf-8") == "".join(lines)
+    assert stored_lines(tmp_path / "cut") == lines
+    # A finished study is read from its compressed file, and more splits are added to it.
+    assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
+    Study(problem, tmp_path / "cut", seeds=3).run(log=str)
+    assert stored_lines(tmp_path / "cut")[: len(lines)] == lines
+    assert len(stored_lines(tmp_path / "cut")) == len(lines) + 7
     patterns = set(whole["ERM"]["runs"][0]["test"])
     assert patterns == (
         {"m1", "m2", "m1+m2"}
@@ -72,10 +86,7 @@ def test_configurations_are_chosen_on_validation_rows_and_tuning_runs_use_no_tes
     two_configurations, tmp_path
 ):
     results = Study(small_problem(), tmp_path, seeds=1).run(log=str)
-    runs = [
-        json.loads(line)
-        for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    runs = [json.loads(line) for line in stored_lines(tmp_path)]
     for run in runs:
         assert ("test" in run) == (run["seed"] not in missing_study.TUNING_SEEDS)
     for method, entry in results.items():
@@ -155,7 +166,7 @@ def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(
     parts = torch.cat(problem.split(0))
     assert torch.equal(parts.sort().values, torch.arange(1797))
     digits.main(digits.Options(out=tmp_path, seeds=1, epochs=1))
-    assert {path.name for path in tmp_path.iterdir()} == {"runs.jsonl", "table.md", "digits.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"runs.jsonl.gz", "table.md", "digits.png"}
     assert "| masks, V-REx |" in capsys.readouterr().out
 
 

@@ -42,7 +42,7 @@ def test_a_registered_method_trains(tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["model"] == "rocchio"
     assert metrics["test"]["ndcg@20"] > metrics["floor"]["test"]["ndcg@20"]
-    with pytest.raises(ValueError, match="there is a method 'rocchio' already"):
+    with pytest.raises(ValueError, match="there is already a method 'rocchio'"):
         methods.register(rocchio.ROCCHIO)
 
 

@@ -750,9 +750,13 @@ def test_defaults_are_valid_and_only_trained_methods_have_a_loop(name):
         ("gar", {"lr": 0.0}, "--lr must be finite, above 0"),
         ("gar", {"hidden": 2.5}, "--hidden must be a whole number"),
         ("gar", {"alpha": 2.0}, "has no option --alpha"),
-        ("duif", {"negatives": "all"}, "no use for --negatives all"),
-        ("duif", {"dtype": "bfloat16"}, "not in bfloat16"),
-        ("knn", {"epochs": 5}, "no use for --epochs 5"),
+        ("duif", {"negatives": "all"}, "does not use --negatives, got all"),
+        (
+            "duif",
+            {"dtype": "bfloat16"},
+            "must be float32 or float64 for --model duif, got bfloat16",
+        ),
+        ("knn", {"epochs": 5}, "does not use --epochs, got 5"),
         ("gorek", {}, "there is no such method. Did you mean gorec?"),
     ],
 )

@@ -52,7 +52,7 @@ def test_output_of_a_method_that_is_fitted_in_closed_form(ran, tmp_path, capsys)
     assert run_command(ran[0].but(out=tmp_path / "run"), ran[1]) == 0
     output = capsys.readouterr().out
     assert re.search(r"keep: fitted in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", output)
-    assert "content_knn beside it" in output
+    assert "content_knn for comparison" in output
     assert "loss" not in output
     assert "epoch" not in output
 
