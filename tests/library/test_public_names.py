@@ -152,6 +152,7 @@ def test_a_file_imports_optional_dependencies_only_inside_functions(path):
     assert {name.split(".")[0] for name in at_once} <= core
     assert {name.split(".")[0] for name in later} <= core | {
         "matplotlib",
+        "PIL",  # installed with matplotlib
         "polars",
         "jinja2",
         "safetensors",
