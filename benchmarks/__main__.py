@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
     # allocation, blocks of up to 31 MiB are reused instead of requested from the system each time.
     torch.empty(31 * 2**20, dtype=torch.uint8)
     device = torch.device(arguments.device)
-    cases_training.OPTIONS = cases_training.OPTIONS.but(device=arguments.device)
+    cases_training.OPTIONS = cases_training.OPTIONS.replace(device=arguments.device)
     rates, kept = measure_rates(device), _read(arguments.out)
     setting = str(arguments.threads) if device.type == "cpu" else arguments.device
     before = kept.get(setting, {}).get("cases", {})

@@ -82,7 +82,7 @@ def large_batch(quick: bool) -> Case:  # noqa: ARG001
     """Batches of 65,536 triples, against batches of 2,048, on random data; time per triple."""
     size = 65_536
     dataset = random_dataset(100_000, 50_000, round(4 * size / TRAINED_SHARE), _named(2, 256))
-    large, small = (training_setup(dataset, OPTIONS.but(batch_size=b)) for b in (size, 2048))
+    large, small = (training_setup(dataset, OPTIONS.replace(batch_size=b)) for b in (size, 2048))
     triples = large.learner.tables.num_pairs
     return Case(
         large.epoch,
@@ -102,7 +102,7 @@ def _steps(
     """Set up training on random data whose epoch has twelve steps."""
     num_pairs = round(12 * OPTIONS.method.batch_size / TRAINED_SHARE)
     dataset = random_dataset(num_users, num_items, num_pairs, widths, used_items=used_items)
-    return training_setup(dataset, OPTIONS.but(**options))
+    return training_setup(dataset, OPTIONS.replace(**options))
 
 
 def _against(ours: Training, other: Training, against: str, wanted: float | None) -> Case:

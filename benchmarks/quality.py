@@ -236,7 +236,7 @@ def runs_of(journal: Journal, variant: Variant) -> list[dict[str, Any]]:
 
 def run(variant: Variant, number: int, dataset: Dataset) -> dict[str, Any]:
     """Train and evaluate once; return the line for the results file."""
-    options = variant.options.but(seed=number, split_seed=number, compare="none")
+    options = variant.options.replace(seed=number, split_seed=number, compare="none")
     record, sections, facts = train_once(options, dataset)
     line = {
         "variant": variant.name,

@@ -106,12 +106,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> in
     return 0
 
 
-def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> None:
+def recommend(options: RecommendOptions, log: Callable[[str], None] = print) -> None:
     """Read a run and new items, and write both tables.
 
     Arguments:
         options: the options of the command.
-        say: function that prints notes, and at the end the paths of the tables.
+        log: function that prints notes, and at the end the paths of the tables.
 
     Raises:
         DataError: the run, the items or an option cannot be used, or a table exists already.
@@ -130,7 +130,7 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
     # first.
     _check_free(users_path, items_path, options)
     for note in (*items.notes, *_notes(scorer, len(items.ids), options.top)):
-        say(f"note: {note}")
+        log(f"note: {note}")
 
     # Features are read from the memory maps in blocks; only the vectors of all items are in memory.
     vectors = torch.cat(
@@ -164,7 +164,7 @@ def recommend(options: RecommendOptions, say: Callable[[str], None] = print) -> 
         plural(scorer.num_users, "user", "users"),
         plural(len(items.ids), "new item", "new items"),
     )
-    say(f"{users} and {new}: {users_path}, {items_path}")
+    log(f"{users} and {new}: {users_path}, {items_path}")
 
 
 def _tables(options: RecommendOptions) -> tuple[Path, Path]:

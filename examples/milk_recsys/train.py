@@ -41,7 +41,7 @@ from milk_recsys.base.statistics import paired_difference
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split, draw_split, read_split, split_facts, write_split
 from milk_recsys.catalogue.tables import Tables, build_tables
-from milk_recsys.config.options import OptionError, Options
+from milk_recsys.config.options import DataOptions, OptionError, Options
 from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.metrics import NonFiniteScores
 from milk_recsys.report.page import write_report
@@ -76,18 +76,18 @@ def run(options: Options, dataset: Dataset, progress: Progress | None = None) ->
     device = choose_device(options.run.device)
     if options.run.threads:
         torch.set_num_threads(options.run.threads)
-    with joined_world(device) as world, matrix_products(options, device):
+    with joined_world(device) as world, matrix_products(options.run.tf32, device):
         # The default folder contains the time, so all ranks must use that of rank 0.
-        options = options.but(out=world.broadcast(options.run.out))
+        options = options.replace(out=world.broadcast(options.run.out))
         return _run(options, dataset, device, world, progress or Progress(quiet=not world.is_main))
 
 
 @contextmanager
-def matrix_products(options: Options, device: torch.device) -> Iterator[None]:
+def matrix_products(tf32: bool, device: torch.device) -> Iterator[None]:
     """Set the precision of a GPU's float32 matrix products, and restore it at the end."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if options.run.tf32 else "highest")
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         yield
     finally:
@@ -98,7 +98,7 @@ def _run(
     options: Options, dataset: Dataset, device: torch.device, world: World, progress: Progress
 ) -> dict[str, Any]:
     folder = Path(str(options.run.out))
-    split, notes = _split(options, dataset, folder)
+    split, notes = _split(options.data, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device)
     check_learner(options, device, world)
@@ -114,7 +114,7 @@ def _run(
 
     with progress:
         for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
-            progress.say(f"note: {note}")
+            progress.log(f"note: {note}")
         model, record = train_model(options, tables, folder, progress, world)
         sections, per_user = evaluate_test(model, tables, options.loop.monitor, world)
         baseline = _evaluate_baseline(options, tables, per_user, world)
@@ -164,7 +164,7 @@ def _evaluate_baseline(
             "model": UNTRAINED_BASELINE,
             "left_out": "There are too many pairs of a training item and a test item.",
         }
-    learner = make_learner(options.but(model=UNTRAINED_BASELINE), tables)
+    learner = make_learner(options.replace(model=UNTRAINED_BASELINE), tables)
     learner.prepare()
     metrics, baseline = evaluate_group(learner, tables, tables.test, tables.mask, world)
     names = dict.fromkeys(("ndcg@20", "recall@20", options.loop.monitor))
@@ -187,7 +187,7 @@ def _compare(
         the setting has them, on complete test items, with each modality removed (``imposed``), and
         between the losses that this removal causes (``drops``).
     """
-    ablation = options.but(model="erm")
+    ablation = options.replace(model="erm")
     if world.is_main:
         folder.mkdir(exist_ok=True)
     model, record = train_model(ablation, tables, folder, progress, world)
@@ -223,14 +223,14 @@ def _compare(
     }
 
 
-def _split(options: Options, dataset: Dataset, folder: Path) -> tuple[Split, list[str]]:
+def _split(options: DataOptions, dataset: Dataset, folder: Path) -> tuple[Split, list[str]]:
     """Read the split of the run that is resumed or of ``--split``, or draw a new one."""
     if (folder / "config.json").exists():
-        return read_split(folder / "split.npz", dataset, options.data.setting)
+        return read_split(folder / "split.npz", dataset, options.setting)
     return (
-        read_split(options.data.split, dataset, options.data.setting)
-        if options.data.split
-        else draw_split(dataset, options.data)
+        read_split(options.split, dataset, options.setting)
+        if options.split
+        else draw_split(dataset, options)
     )
 
 
@@ -275,7 +275,7 @@ def _run_command(options: Options, dataset: Dataset) -> int:
         f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: "
         f"test ndcg@20 {test['ndcg@20']:.4f}, "
         f"recall@20 {test['recall@20']:.4f} over {test['users']} users"
-        + ("" if not options.card.trains else f" (best epoch {metrics['best_epoch']})")
+        + ("" if not options.definition.trains else f" (best epoch {metrics['best_epoch']})")
     )
     if "test" in (metrics["floor"] or {}):
         baseline = metrics["floor"]["test"]["ndcg@20"]

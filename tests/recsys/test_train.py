@@ -204,7 +204,7 @@ def test_a_history_cut_by_a_kill_is_repaired_before_the_next_line(tmp_path: Path
 def test_a_folder_that_holds_a_run_is_refused(trained_run: SimpleNamespace) -> None:
     before = {path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()}
     with pytest.raises(OptionError, match=r"holds a run .* never overwritten"):
-        begin.open_run(trained_run.options.but(resume=False))
+        begin.open_run(trained_run.options.replace(resume=False))
     assert before == {
         path: path.read_bytes() for path in trained_run.folder.rglob("*") if path.is_file()
     }
@@ -267,7 +267,7 @@ def test_resume_with_changed_options_is_refused(
 
 def test_resume_takes_the_options_of_the_run(trained_run: SimpleNamespace) -> None:
     options = begin.parse_options(["--resume", "--out", str(trained_run.folder)])
-    assert options.but(resume=False) == trained_run.options
+    assert options.replace(resume=False) == trained_run.options
 
 
 @pytest.mark.usefixtures("no_report")

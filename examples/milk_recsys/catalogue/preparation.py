@@ -1,4 +1,4 @@
-"""Preparation of feature rows: scaling, imputation and compression, fitted on warm items."""
+"""Preparation of feature rows: scaling and imputation, fitted on warm items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from milk_recsys.config.options import PreparationOptions
 
-__all__ = ["leading_directions", "prepare_scale", "scale_and_impute", "scale_rows"]
+__all__ = ["prepare_scale", "scale_and_impute", "scale_rows"]
 
 Imputer = Callable[[Mapping[str, Tensor], Tensor], tuple[dict[str, Tensor], Tensor]]
 
@@ -57,27 +57,3 @@ def scale_and_impute(
     if options.scale_before_impute:
         return imputer(prepare_scale(rows, options, dtype), mask)[0]
     return prepare_scale(imputer(rows, mask)[0], options, dtype)
-
-
-def leading_directions(gram: Tensor, count: int) -> Tensor:
-    """Return the leading eigenvectors (d, count) of a Gram matrix (d, d), by subspace iteration.
-
-    The start is fixed, so that the result is the same in every run. The result is nearly exact if
-    the eigenvalues decay.
-
-    References:
-        Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4.
-    """
-    generator = torch.Generator().manual_seed(0)
-    # Sixteen more directions than requested: oversampling makes the iteration converge faster.
-    start = torch.randn(
-        len(gram), min(count + 16, len(gram)), generator=generator, dtype=gram.dtype
-    )
-    space = torch.linalg.qr(start.to(gram.device)).Q
-    for _ in range(8):
-        space = torch.linalg.qr(gram @ space).Q
-    # Rayleigh-Ritz step: eigenvectors within the subspace. `eigh` orders eigenvalues upwards, so
-    # the last columns belong to the largest ones.
-    directions = torch.linalg.eigh(space.T @ gram @ space).eigenvectors[:, -count:]
-    eigenvectors: Tensor = space @ directions
-    return eigenvectors

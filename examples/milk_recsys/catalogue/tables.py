@@ -15,7 +15,7 @@ from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.pairs import Pairs, pair_blocks
 from milk_recsys.catalogue.split import Split
 from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
-from milk_recsys.config.options import Options
+from milk_recsys.config.options import DataOptions, Options
 
 __all__ = ["Group", "Tables", "build_tables"]
 
@@ -135,7 +135,7 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
             f"no training item has the modality {absent[0]!r}, so nothing can be learnt about it. "
             "Remove this modality from the data set."
         )
-    _check_size(dataset, options)
+    _check_size(dataset, options.run.dtype)
     # With "test", validation and test items are ranked among the items of their own half only.
     warm, own_half = torch.from_numpy(split.warm), options.data.candidates == "test"
     pool = (
@@ -145,14 +145,16 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
     )
     rows = build_user_rows(dataset.interactions, dataset.num_users, pool, only=warm)
     validation, test = (
-        _positives(dataset, items, options) for items in (split.validation, split.test)
+        _positives(dataset, items, options.data) for items in (split.validation, split.test)
     )
     all_cold = _group(test, split.cold, device)
     return Tables(
         modalities=dataset.modalities,
         num_users=dataset.num_users,
         features=ItemFeatures(
-            dataset.features, device, mapped=keep_features_on_disk(dataset, options, device)
+            dataset.features,
+            device,
+            mapped=keep_features_on_disk(dataset, options.data.features, options.run.dtype, device),
         ),
         natural_mask=torch.from_numpy(dataset.natural_mask).to(device),
         mask=torch.from_numpy(split.mask).to(device),
@@ -164,38 +166,40 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
     )
 
 
-def keep_features_on_disk(dataset: Dataset, options: Options, device: torch.device) -> bool:
+def keep_features_on_disk(
+    dataset: Dataset, features: str, dtype: str, device: torch.device
+) -> bool:
     """Return whether features stay in their files.
 
-    The option decides; with "auto", they stay there if a prepared copy would take much memory.
+    Arguments:
+        features: the option; with "auto", features stay there if a prepared copy would take much
+            memory.
+        dtype: the model's precision, which prepared features have.
     """
-    if options.data.features != "auto":
-        return options.data.features == "mapped"
-    # Prepared features have the precision of the model, whatever that of the files is.
-    size = sum(x.size for x in dataset.features.values()) * (
-        8 if options.run.dtype == "float64" else 4
-    )
+    if features != "auto":
+        return features == "mapped"
+    size = sum(x.size for x in dataset.features.values()) * (8 if dtype == "float64" else 4)
     if device.type == "cuda":
         return size > torch.cuda.get_device_properties(device).total_memory // 4
     return size > CPU_FEATURE_BYTES
 
 
-def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: Options) -> Pairs:
+def _positives(dataset: Dataset, items: npt.NDArray[np.int64], options: DataOptions) -> Pairs:
     """Return the pairs of the given items, restricted to the users who are evaluated."""
     selected = np.zeros(dataset.num_items, dtype=np.bool_)
     selected[items] = True
     pairs: Pairs = np.concatenate(
         [block[selected[block[:, 1]]] for _, block in pair_blocks(dataset.interactions)]
     )
-    if options.data.eval_users is None:
+    if options.eval_users is None:
         return pairs
     # The fourth stream of the seed; `draw_split` uses the first three (spawn keys 0, 1 and 2).
-    seed = np.random.SeedSequence(options.data.split_seed, spawn_key=(3,))
+    seed = np.random.SeedSequence(options.split_seed, spawn_key=(3,))
     order = np.random.default_rng(seed).permutation(dataset.num_users)
     evaluated = np.zeros(dataset.num_users, dtype=np.bool_)
     evaluated[pairs[:, 0]] = True
     # Of the users with a positive, keep the first `eval_users` in the random order.
-    evaluated[order[evaluated[order]][options.data.eval_users :]] = False
+    evaluated[order[evaluated[order]][options.eval_users :]] = False
     kept: Pairs = pairs[evaluated[pairs[:, 0]]]
     return kept
 
@@ -211,13 +215,10 @@ def _group(pairs: Pairs, candidates: npt.NDArray[np.int64], device: torch.device
     )
 
 
-def _check_size(dataset: Dataset, options: Options) -> None:
+def _check_size(dataset: Dataset, dtype: str) -> None:
     """Refuse features whose squares, summed over a row, could overflow in the model's precision."""
     # The margin of 1e3 leaves room for the sum of a million squares.
-    limit = (
-        float(np.finfo(np.float64 if options.run.dtype == "float64" else np.float32).max) ** 0.5
-        / 1e3
-    )
+    limit = float(np.finfo(np.float64 if dtype == "float64" else np.float32).max) ** 0.5 / 1e3
     for name in dataset.modalities:
         largest = dataset.largest(name)
         if largest > limit:

@@ -142,7 +142,7 @@ def _options_of_run(early: _EarlyOptions) -> Options | None:
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
         saved = from_json({name: value for name, value in values.items() if name != "dataset"})
-        validate(saved.but(out=early.out))  # The folder may have been moved since the run.
+        validate(saved.replace(out=early.out))  # The folder may have been moved since the run.
         return saved
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise OptionError(f"{config}: is not the config of a run ({error}).") from None
@@ -157,7 +157,7 @@ def _check_unchanged(options: Options, saved: Options) -> None:
     names = (
         ["model"]
         if options.run.model != saved.run.model
-        else [*common_fields(), *saved.card.fields]
+        else [*common_fields(), *saved.definition.fields]
     )
     for name in names:
         if name not in _MAY_CHANGE and options.value(name) != saved.value(name):

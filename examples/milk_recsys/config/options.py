@@ -196,7 +196,7 @@ class Options:
     def __post_init__(self) -> None:
         """Fill in the method's own options, or check their type."""
         # A frozen dataclass refuses ordinary assignment, hence `object.__setattr__`.
-        kind = self.card.options
+        kind = self.definition.options
         if self.method is None:
             object.__setattr__(self, "method", kind())
         elif not isinstance(self.method, kind):
@@ -206,7 +206,7 @@ class Options:
             )
 
     @property
-    def card(self) -> Method:
+    def definition(self) -> Method:
         """Description of the chosen method."""
         return find_method(self.run.model)
 
@@ -218,9 +218,9 @@ class Options:
             OptionError: the method has no such option.
         """
         method = find_method(model)
-        return cls(run=RunOptions(model=model)).but(**{**(method.loop or {}), **values})
+        return cls(run=RunOptions(model=model)).replace(**{**(method.loop or {}), **values})
 
-    def but(self, **values: Any) -> "Options":
+    def replace(self, **values: Any) -> "Options":
         """Return a copy with some options changed, given by their names on the command line.
 
         With another ``model``, the method's own options have their defaults, unless both methods
@@ -233,7 +233,7 @@ class Options:
         method, common = find_method(model), common_fields()
         own = self.method
         if model != self.run.model:
-            same = set(method.fields) == set(self.card.fields)
+            same = set(method.fields) == set(self.definition.fields)
             own = method.options(**(vars(own) if same else {}))
         unknown = sorted(set(values) - set(common) - set(method.fields))
         if unknown:
@@ -263,7 +263,7 @@ class Options:
         if self.run.compare is not None:
             return self
         comparable = self.data.folder is None and self.run.model not in ("erm", "keep")
-        return self.but(compare="erm" if comparable else "none")
+        return self.replace(compare="erm" if comparable else "none")
 
     def notes(self, given: frozenset[str] = frozenset()) -> tuple[str, ...]:
         """Return notes on options that have no effect in combination with the others.
@@ -304,7 +304,7 @@ class Options:
 
     def value(self, name: str) -> Any:
         """Return the value of an option by its name on the command line."""
-        if name in self.card.fields:
+        if name in self.definition.fields:
             return getattr(self.method, name)
         group, field = common_fields()[name]
         return getattr(getattr(self, group), field.name)
@@ -346,7 +346,7 @@ def validate_method(options: Options, num_modalities: int | None = None) -> None
     Raises:
         OptionError: options conflict.
     """
-    check = options.card.validate
+    check = options.definition.validate
     problem = check(options, num_modalities) if check else None
     if problem:
         raise OptionError(problem)
@@ -354,7 +354,7 @@ def validate_method(options: Options, num_modalities: int | None = None) -> None
 
 def validate(options: Options) -> None:
     """Check all options; raise an OptionError that names the option, the rule and the value."""
-    method = options.card
+    method = options.definition
     for group in (*(getattr(options, name) for name in GROUPS), options.method):
         problem = problem_of(group)
         if problem:

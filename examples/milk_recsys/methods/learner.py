@@ -30,7 +30,7 @@ def make_learner(
     options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
 ) -> Learner:
     """Build the learner of the method that the options select."""
-    learner: Learner = load(options.card.learner)(options, tables, world, factors)
+    learner: Learner = load(options.definition.learner)(options, tables, world, factors)
     return learner
 
 
@@ -61,17 +61,17 @@ def build(data: WarmData, options: Options, factors: Factors | None = None) -> A
     Raises:
         ValueError: the method declares no model, or the factors are missing.
     """
-    card = options.card
-    if card.model is None:
+    method = options.definition
+    if method.model is None:
         raise ValueError(
-            f"build: the method {card.name} declares no `model`. Call `make_learner` instead."
+            f"build: the method {method.name} declares no `model`. Call `make_learner` instead."
         )
-    make = load(card.model)
-    if not card.needs_factors:
+    make = load(method.model)
+    if not method.needs_factors:
         return make(data, options.method, options.run.seed)
     if factors is None:
         raise ValueError(
-            f"build: {card.name} needs `factors`. Train a `Factorisation` on the same data first."
+            f"build: {method.name} needs `factors`. Train a `Factorisation` on the same data first."
         )
     return make(data, options.method, options.run.seed, factors)
 
@@ -180,7 +180,7 @@ class TrainedLearner(_WarmLearner):
         super().__init__(data, options)
         # The factorisation exists only while it trains, and the model only after it.
         self.factorisation: Factorisation | None = None
-        if options.card.needs_factors and factors is None:
+        if options.definition.needs_factors and factors is None:
             self.factorisation = Factorisation(data, options.method, options.run.seed)
         else:
             self.model = build(data, options, factors)

@@ -61,7 +61,7 @@ def _begin(argv: Sequence[str], prog: str) -> tuple[Options, Dataset]:
         ):
             print(f"The run in {out} is finished; its report is {out / 'report.html'}.")
             raise SystemExit(0)
-        options, dataset = open_run(options.but(out=out).resolved())
+        options, dataset = open_run(options.replace(out=out).resolved())
         notes = (*dataset.notes, *options.notes(given_options(argv)))
         return options, dataclasses.replace(dataset, notes=notes)
     except (DataError, OptionError) as error:

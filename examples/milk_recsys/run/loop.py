@@ -56,7 +56,7 @@ def train_model(
         the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
     """
     begun = time.perf_counter()
-    learner, card = make_learner(options, tables, world, factors), options.card
+    learner, method = make_learner(options, tables, world, factors), options.definition
     history = Journal(folder / "history.jsonl")
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
     state: dict[str, Any] = {
@@ -67,14 +67,14 @@ def train_model(
         "done": False,
     }
     # A checkpoint from before the first evaluation has null as best score: JSON has no -inf.
-    if checkpoint.exists() and card.trains:
+    if checkpoint.exists() and method.trains:
         state = learner.load(checkpoint)
         state["best"] = -math.inf if state["best"] is None else state["best"]
     world.barrier()
     # A killed run may have written history lines of epochs after its last checkpoint.
     if world.is_main:
         history.truncate_after(state["epoch"])
-    if card.trains:
+    if method.trains:
         _train(learner, options, tables, state, history, folder, progress, world)
     else:
         # Methods in closed form are fitted here, and have a history of one line.
@@ -86,10 +86,10 @@ def train_model(
             "best": True,
             "seconds": time.perf_counter() - begun,
         }
-        learner.save(best_file, {"epoch": 0, "model": card.name}, weights_only=True)
+        learner.save(best_file, {"epoch": 0, "model": method.name}, weights_only=True)
         if world.is_main:
             history.append(line)
-        with progress.training(card.name, 1, 0) as bar:
+        with progress.training(method.name, 1, 0) as bar:
             bar.epoch(line, validation[options.loop.monitor], options.loop.monitor)
 
     world.barrier()  # Rank 0 must have written the file before any rank reads it.
@@ -126,7 +126,7 @@ def _train(
 
     def save_factors(epoch: int, loss: float) -> None:
         nonlocal saved
-        progress.say(f"{name}, factors, epoch {epoch - 1}: loss {loss:.4f}")
+        progress.log(f"{name}, factors, epoch {epoch - 1}: loss {loss:.4f}")
         if time.monotonic() - saved > SAVE_SECONDS:
             learner.save(checkpoint, {**state, "best": None})
             saved = time.monotonic()
@@ -162,11 +162,13 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
         DataError: the options require compiled loops or TorchRec, which are not available.
         OptionError: the options do not support this number of processes.
     """
-    card = options.card
-    if world.size > 1 and not card.distributed:
-        raise OptionError(f"--model {card.name} trains in one process; start it without torchrun.")
-    if card.check:
-        load(card.check)(options, device, world)
+    method = options.definition
+    if world.size > 1 and not method.distributed:
+        raise OptionError(
+            f"--model {method.name} trains in one process; start it without torchrun."
+        )
+    if method.check:
+        load(method.check)(options, device, world)
 
 
 def train_epoch(

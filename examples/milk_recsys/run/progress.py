@@ -50,7 +50,7 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line."""
         # Without markup=False, rich would read square brackets in the text as formatting.
         self.console.print(text, markup=False)
@@ -59,7 +59,7 @@ class Progress:
     def training(self, model: str, epochs: int, done: int) -> Iterator[TrainingBar]:
         """Show the training of one model, of which `done` epochs are complete already."""
         if done:
-            self.say(f"{model}: resuming after epoch {done - 1}")
+            self.log(f"{model}: resuming after epoch {done - 1}")
         bar = TrainingBar(self, self._bars, model, epochs, done)
         try:
             yield bar
@@ -94,14 +94,14 @@ class TrainingBar:
             else ""
         )
         if "loss" not in line:
-            self._progress.say(f"{self._model}: fitted in {line['seconds']:.3g} s, {validation}")
+            self._progress.log(f"{self._model}: fitted in {line['seconds']:.3g} s, {validation}")
             return
         speed = f"{line['triples_per_second']:,.0f} triples/s"
         figures = f"loss {line['loss']:.4f}  {speed}  best {monitor} {best:.4f}"
         self._bars.update(self._task, completed=line["epoch"] + 1, figures=figures)
         if validation:
             mark = " *" if line["best"] else ""
-            self._progress.say(
+            self._progress.log(
                 f"{self._model} epoch {line['epoch']}: loss {line['loss']:.4f}, {speed}, "
                 f"{validation}{mark}"
             )

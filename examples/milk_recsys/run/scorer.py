@@ -82,16 +82,16 @@ def load_run(
             "with the data it was started with."
         )
     options, dims, num_users = _read_config(folder / "config.json")
-    card = options.card
-    if card.scorer is None:
+    method = options.definition
+    if method.scorer is None:
         raise DataError(
-            f"{folder}: holds a run of {card.name}, a baseline. Only runs of KEEP, MILK and its "
+            f"{folder}: holds a run of {method.name}, a baseline. Only runs of KEEP, MILK and its "
             "ablations can be loaded for scoring."
         )
     weights = folder / "model.safetensors"
     tensors, _ = load_state(weights, choose_device(device))
     try:
-        model = load(card.scorer)(options, dims, num_users, tensors)
+        model = load(method.scorer)(options, dims, num_users, tensors)
     except (RuntimeError, KeyError) as error:
         raise DataError(f"{weights}: does not fit config.json in its folder ({error}).") from None
     names = read_names(folder / "users.tsv", "user", num_users, [])

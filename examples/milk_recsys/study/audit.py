@@ -27,7 +27,7 @@ from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split
 from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.config.method import Method
-from milk_recsys.config.options import Options
+from milk_recsys.config.options import DataOptions, Options
 from milk_recsys.methods.contract import Learner
 from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.negatives import sample_negatives
@@ -46,9 +46,9 @@ class Leak(ValueError):
     """A run uses information about the test items that must be hidden from it."""
 
 
-def leaks_by_option(options: Options) -> str | None:
+def leaks_by_option(options: DataOptions) -> str | None:
     """Describe the leak that the options of a run allow on purpose; None if there is none."""
-    if options.data.negatives == "all":
+    if options.negatives == "all":
         return "negatives are drawn from all items, the test items among them (--negatives all)"
     return None
 
@@ -82,10 +82,10 @@ def audit(
     learners = [make(options, tables) for tables in (given, blind)]
     for learner in learners:
         learner.prepare()
-        if options.card.trains:
+        if options.definition.trains:
             train_epoch(learner, 0)
     names = compare(*(dict(tensors_of(learner)) for learner in learners))
-    _check_validation(learners, (given, blind), options)
+    _check_validation(learners, (given, blind), options.data.candidates)
     # `random` scores the positions of the candidates, so its scores depend on the other candidates
     # by design.
     if options.run.model != "random":
@@ -123,8 +123,8 @@ def _pairs_of_few_users(dataset: Dataset) -> Any:
 def _short(options: Options) -> Options:
     """Return the options with smaller values for the slow parts of a fit."""
     smaller = {"factor_epochs": FACTOR_EPOCHS, "landmarks": LANDMARKS}
-    own = {name: value for name, value in smaller.items() if name in options.card.fields}
-    return options.but(device="cpu", eval_users=None, **own)
+    own = {name: value for name, value in smaller.items() if name in options.definition.fields}
+    return options.replace(device="cpu", eval_users=None, **own)
 
 
 # --- comparison -----------------------------------------------------------------------------------
@@ -226,12 +226,12 @@ def _check_negatives(tables: Tables, split: Split) -> None:
 
 
 def _check_validation(
-    models: list[Learner], tables: tuple[Tables, Tables], options: Options
+    models: list[Learner], tables: tuple[Tables, Tables], candidates: str
 ) -> None:
     """Raise if a validation metric, which selects epoch and options, depends on the test items."""
     # With other --candidates the validation items are ranked among all new items, so their metrics
     # may differ.
-    if options.data.candidates != "test":
+    if candidates != "test":
         return
     given, blind = (
         evaluate_group(m, t, t.validation, t.mask)[0] for m, t in zip(models, tables, strict=True)

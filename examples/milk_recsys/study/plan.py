@@ -259,12 +259,12 @@ class Plan:
 
     def _options(self, model: str, setting: str, seed: int, values: Mapping[str, Any]) -> Options:
         """Return the options of a run; `values` replace the limits of the method."""
-        card = find_method(model)
+        method = find_method(model)
         own = dict(values)
-        limits = dict(card.limits)
+        limits = dict(method.limits)
         if self.quick:
             limits |= {"epochs": 2, "eval_every": 1} if limits else {}
-            own |= {"factor_epochs": 2} if card.needs_factors else {}
+            own |= {"factor_epochs": 2} if method.needs_factors else {}
         fixed: dict[str, Any] = {"data": self.data, "setting": setting, "compare": "none"}
         fixed |= {"seed": seed, "split_seed": seed, "empty_items": "drop", "threads": self.threads}
         return Options.of(model, **fixed, **limits, **own)
@@ -313,7 +313,7 @@ class Plan:
         """Return the run that measures the time to rank the test items, after one epoch."""
         run = self._run("timing", method, method, "ftmt", 0, 0, self._chosen(store, method))
         once: dict[str, Any] = {"epochs": 1} if find_method(method).trains else {}
-        return dataclasses.replace(run, options=run.options.but(**once))
+        return dataclasses.replace(run, options=run.options.replace(**once))
 
     def _repeat(
         self, store: Store, method: str, setting: str, number: int, variant: str | None = None

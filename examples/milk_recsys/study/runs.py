@@ -138,7 +138,7 @@ _AUDITED: dict[str, int] = {}
 
 def _audited(options: Options, dataset: Dataset, split: Split) -> dict[str, Any]:
     """Audit a run, unless a run that differs only in numbers was audited in this process."""
-    leak = leaks_by_option(options)
+    leak = leaks_by_option(options.data)
     if leak:
         return {"leaky": leak}
     # Numbers such as a learning rate do not change which data a method reads; names and switches
@@ -170,7 +170,7 @@ def _shared_factors(
     The cache has one file for each split, seed and set of options of the factorisation. (None, 0.0)
     is returned for a method that needs no factors.
     """
-    if not options.card.needs_factors:
+    if not options.definition.needs_factors:
         return None, 0.0
     own = {k: v for k, v in dataclasses.asdict(options.method).items() if k.startswith("factor_")}
     key = hashlib.sha256(

@@ -79,9 +79,9 @@ def test_auto_leaves_large_features_in_their_files(
         options = Options.of(model="milk", dtype=dtype)  # type: ignore[arg-type]
         for limit, leaves in ((values * size, False), (values * size - 1, True)):
             monkeypatch.setattr(catalogue_tables, "CPU_FEATURE_BYTES", limit)
-            assert keep_features_on_disk(dataset, options, CPU) is leaves
-            assert keep_features_on_disk(dataset, options.but(features="mapped"), CPU)
-            assert not keep_features_on_disk(dataset, options.but(features="memory"), CPU)
+            assert keep_features_on_disk(dataset, "auto", options.run.dtype, CPU) is leaves
+            assert keep_features_on_disk(dataset, "mapped", "float32", CPU)
+            assert not keep_features_on_disk(dataset, "memory", "float32", CPU)
             assert tables_of(dataset, dtype=dtype).features.mapped is leaves
 
 

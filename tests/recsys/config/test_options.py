@@ -116,7 +116,7 @@ def test_every_option_can_be_given():
     )
     options = parse_options(argv)
     fields = {name: field for name, (_, field) in common_fields().items()} | dict(
-        options.card.fields
+        options.definition.fields
     )
     for name, field in fields.items():
         if name != "user_table":  # Another value requires float32.
@@ -365,9 +365,9 @@ def test_the_command_line_and_python_agree_on_every_default(model):
 
 def test_an_ablation_keeps_the_values_of_milk_and_another_method_takes_its_own():
     milk = Options.of("milk", lr=0.5, seed=3)
-    assert milk.but(model="erm").method.lr == 0.5
-    assert milk.but(model="gar").method.lr == Options.of("gar").method.lr
-    assert milk.but(model="gar").run.seed == 3
+    assert milk.replace(model="erm").method.lr == 0.5
+    assert milk.replace(model="gar").method.lr == Options.of("gar").method.lr
+    assert milk.replace(model="gar").run.seed == 3
 
 
 def test_options_of_a_method_are_of_its_type():

@@ -8,6 +8,7 @@ import torch
 from scipy import optimize
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.linear_algebra import leading_singular_vectors
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.keep import model as keep
 from tests.recsys.methods.tiny_baselines import (
@@ -75,7 +76,7 @@ def test_singular_vectors_are_exact_at_full_rank_and_nearly_optimal_at_a_lower_r
     s = np.linalg.svd(dense, compute_uv=False)
     torch.manual_seed(0)
     for rank in (min(shape), 4):
-        a, values, b = (t.numpy() for t in keep.leading(x, rank))
+        a, values, b = (t.numpy() for t in leading_singular_vectors(x, rank))
         assert a.shape == (shape[0], rank)
         assert b.shape == (shape[1], rank)
         assert (np.diff(values) <= 0).all()
@@ -87,7 +88,7 @@ def test_singular_vectors_are_exact_at_full_rank_and_nearly_optimal_at_a_lower_r
         identity = np.eye(positive.sum())
         assert np.allclose(a[:, positive].T @ a[:, positive], identity, atol=1e-9)
         assert np.allclose(b[:, positive].T @ b[:, positive], identity, atol=1e-9)
-    assert np.allclose(keep.leading(x, min(shape))[1].numpy(), s, atol=1e-6)
+    assert np.allclose(leading_singular_vectors(x, min(shape))[1].numpy(), s, atol=1e-6)
 
 
 def test_all_items_as_landmarks_are_exact_and_fewer_approximate(monkeypatch):

@@ -49,7 +49,7 @@ def test_a_loaded_run_scores_what_the_run_scored(ran):
 
 def test_output_of_a_method_that_is_fitted_in_closed_form(ran, tmp_path, capsys):
     # The output has the path of `tmp_path`, and with it the name of this test.
-    assert run_command(ran[0].but(out=tmp_path / "run"), ran[1]) == 0
+    assert run_command(ran[0].replace(out=tmp_path / "run"), ran[1]) == 0
     output = capsys.readouterr().out
     assert re.search(r"keep: fitted in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", output)
     assert "content_knn for comparison" in output

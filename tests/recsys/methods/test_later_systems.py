@@ -214,7 +214,7 @@ def test_scores_are_finite_if_one_item_has_a_modality(name, dtype):
     known = data.observed.clone()
     known[1:, 1] = False
     data = dataclasses.replace(data, observed=known, dtype=getattr(torch, dtype))
-    options = make_options(name).but(dtype=dtype)
+    options = make_options(name).replace(dtype=dtype)
     assert np.isfinite(scores(build(data, options, None), new, observed)).all()
 
 

@@ -163,7 +163,7 @@ def test_no_items(scorer):
     ids=str,
 )
 def test_runs_with_other_options_score_as_their_models(trained_run, tmp_path, changes, dtype):
-    changed = trained_run.options.but(out=tmp_path / "run", epochs=1, **changes)
+    changed = trained_run.options.replace(out=tmp_path / "run", epochs=1, **changes)
     options, dataset = begin.open_run(changed)
     run(options, dataset, Progress(quiet=True))
     opened, model = (
@@ -318,7 +318,7 @@ def test_a_device_that_is_not_there(trained_run):
 
 def test_users_tsv_is_written_only_if_the_data_have_names(trained_run, write_dataset, tmp_path):
     data = write_dataset(tmp_path / "data", names=False)
-    _, dataset = begin.open_run(trained_run.options.but(data=data, out=tmp_path / "run"))
+    _, dataset = begin.open_run(trained_run.options.replace(data=data, out=tmp_path / "run"))
     begin.start_folder(tmp_path / "run", dataset)
     assert not (tmp_path / "run/users.tsv").exists()
     assert read_dataset(trained_run.data).user_names == load_run(trained_run.folder).user_names
@@ -327,7 +327,7 @@ def test_users_tsv_is_written_only_if_the_data_have_names(trained_run, write_dat
 def test_a_folder_with_users_tsv_is_not_used_for_a_run(trained_run):
     before = (trained_run.data / "users.tsv").read_text()
     with pytest.raises(OptionError, match=r"holds a run \(users.tsv\)"):
-        begin.open_run(trained_run.options.but(out=trained_run.data))
+        begin.open_run(trained_run.options.replace(out=trained_run.data))
     assert (trained_run.data / "users.tsv").read_text() == before
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from milk_recsys import train
+from milk_recsys.catalogue.dataset import read_dataset
 from milk_recsys.catalogue.split import draw_split
 from milk_recsys.catalogue.tables import build_tables
 from milk_recsys.config.options import Options
@@ -54,7 +55,7 @@ def no_waiting() -> Iterator[Callable[[str], None]]:
 def learner_on(device: str, data: Path, **values: Any) -> tuple[Learner, Options]:
     fixed: dict[str, Any] = {"batch_size": 128, "embedding_dim": 16, "lr": 0.02, "device": device}
     options = Options.of(model="milk", data=data, **{**fixed, **values})
-    dataset = begin.read_dataset(data)
+    dataset = read_dataset(data)
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device(device))
     return Learner(build_model(options, tables), tables, options), options
@@ -64,22 +65,22 @@ def learner_on(device: str, data: Path, **values: Any) -> tuple[Learner, Options
 def test_an_epoch_never_waits_for_the_gpu(
     data: Path, values: dict[str, Any], no_waiting: Callable[[str], None]
 ) -> None:
-    learner, options = learner_on("cuda", data, **values)
-    loop.train_epoch(learner, 0, options)  # Records the step.
+    learner, _ = learner_on("cuda", data, **values)
+    loop.train_epoch(learner, 0)  # Records the step.
     no_waiting("error")
-    sums = loop.epoch_sums(learner, 1, options, lambda: None)
+    sums = learner.epoch_sums(1, lambda: None)
     no_waiting("default")
     assert torch.isfinite(sums).all()
 
 
 @each_variant
 def test_a_replayed_step_equals_the_step(data: Path, values: dict[str, Any]) -> None:
-    replayed, options = learner_on("cuda", data, **values)
+    replayed, _ = learner_on("cuda", data, **values)
     plain, _ = learner_on("cuda", data, **values)
     assert isinstance(replayed.step, CapturedStep)
     plain.step = plain.step_on
     for epoch in range(3):
-        lines = [loop.train_epoch(learner, epoch, options) for learner in (replayed, plain)]
+        lines = [loop.train_epoch(learner, epoch) for learner in (replayed, plain)]
         assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-4)
     assert replayed.step.replay is not None
 
@@ -90,15 +91,13 @@ def test_one_batch_has_the_same_terms_and_gradient_on_both(data: Path) -> None:
             continue
         terms, weights = [], []
         for device in ("cpu", "cuda"):
-            learner, options = learner_on(device, data, **{**values, "dtype": "float64"})
+            learner, _ = learner_on(device, data, **{**values, "dtype": "float64"})
             users, positives = learner.tables.pairs_at(torch.arange(128, device=device))
             negatives = learner.tables.pool[
                 torch.arange(128, device=device) % len(learner.tables.pool)
             ]
             generator = torch.Generator().manual_seed(0)
-            environments = loop.epoch_weights(
-                learner.tables, options, 1, generator, learner.model.uniform
-            )[0]
+            environments = learner.epoch_weights(1, generator)[0]
             terms.append(learner.step_on(users, positives, negatives, environments).cpu())
             weights.append({name: p.detach().cpu() for name, p in learner.model.named_parameters()})
         assert torch.allclose(terms[0], terms[1], rtol=1e-9), values
@@ -123,13 +122,13 @@ def test_a_run_is_as_good_as_on_the_cpu(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_has_the_same_loss(data: Path, tmp_path: Path) -> None:
-    whole, options = learner_on("cuda", data)
+    whole, _ = learner_on("cuda", data)
     for epoch in range(2):
-        loop.train_epoch(whole, epoch, options)
+        loop.train_epoch(whole, epoch)
     whole.save(tmp_path / "state.safetensors", {"epoch": 1})
     resumed, _ = learner_on("cuda", data)
     assert resumed.load(tmp_path / "state.safetensors") == {"epoch": 1}
-    lines = [loop.train_epoch(learner, 2, options) for learner in (whole, resumed)]
+    lines = [loop.train_epoch(learner, 2) for learner in (whole, resumed)]
     assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-5)
 
 
@@ -137,8 +136,7 @@ def test_evaluation_agrees_with_the_cpu(data: Path) -> None:
     gpu, _ = learner_on("cuda", data)
     cpu, _ = learner_on("cpu", data)
     sections = [
-        evaluate_group(own.model, own.tables, own.tables.test, own.tables.mask)[0]
-        for own in (gpu, cpu)
+        evaluate_group(own, own.tables, own.tables.test, own.tables.mask)[0] for own in (gpu, cpu)
     ]
     assert sections[0]["ndcg@20"] == pytest.approx(sections[1]["ndcg@20"], abs=1e-3)
 

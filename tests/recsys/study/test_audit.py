@@ -77,7 +77,7 @@ def plant(model, change):
     """Return a function that builds a learner and then fits a part of it on hidden data."""
 
     def make(options, tables):
-        learner = TrainedLearner(WarmData.of_tables(tables, options), options.but(model=model))
+        learner = TrainedLearner(WarmData.of_tables(tables, options), options.replace(model=model))
         learner.prepare()
         change(learner.model, tables, options)
         return learner
@@ -240,8 +240,10 @@ def test_negatives_that_are_new_items_are_a_leak():
 
 
 def test_a_leak_by_option_is_described():
-    assert "negatives all" in leaks_by_option(Options.of(model="milk", **PRESETS["authors_code"]))
-    assert leaks_by_option(Options.of(model="milk")) is None
+    assert "negatives all" in leaks_by_option(
+        Options.of(model="milk", **PRESETS["authors_code"]).data
+    )
+    assert leaks_by_option(Options.of(model="milk").data) is None
 
 
 def test_tensors_are_found_in_attributes_containers_and_closures():

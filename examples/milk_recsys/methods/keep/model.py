@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from milk_recsys.base.checkpoint import save_state
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.linear_algebra import leading_singular_vectors
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.options import Options
@@ -67,7 +68,6 @@ BLOCK = 4096  # Number of kernel rows that are computed at once.
 CACHED_PATTERNS = 8  # Number of patterns whose regression stays in memory.
 JITTER = 1e-3  # Added to the diagonal of the kernel between landmarks, so that it is definite.
 STATE_NAMES = ("trained_users", "items", "observed", "sampled", "landmarks")
-ITERATIONS = 5  # Subspace iterations when the rank is below that of the matrix.
 LEADING = 50  # Number of squared singular values whose mean is the unit of the shrinkage.
 
 
@@ -124,42 +124,12 @@ def vectors(pairs: Tensor, rank: int, popularity: float, shrinkage: float) -> tu
         is_coalesced=True,
         check_invariants=False,
     )
-    a, s, b = leading(x, rank)
+    a, s, b = leading_singular_vectors(x, rank)
     # Rows of users without pairs are 0 up to rounding; make them exactly 0.
     a[torch.bincount(pairs.indices()[0], minlength=len(a)) == 0] = 0
     squares = s.square()
     shrunk = squares + shrinkage * squares[:LEADING].mean()
     return a, b * (s * squares / shrunk.clamp(min=torch.finfo(s.dtype).tiny))
-
-
-def leading(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the leading singular vectors and values of a sparse matrix.
-
-    At full rank the decomposition is exact. A lower rank uses subspace iteration from a random
-    start (Halko, Martinsson and Tropp, Finding structure with randomness, SIAM Review 2011).
-
-    Arguments:
-        x: sparse (U, n).
-        rank: r, at most min(U, n).
-
-    Returns:
-        left vectors (U, r), singular values (r,) in descending order, right vectors (n, r).
-    """
-    if x.shape[0] > x.shape[1]:
-        b, s, a = leading(x.T.coalesce(), rank)
-        return a, s, b
-    xt, y = x.T.coalesce(), torch.eye(rank, dtype=x.dtype, device=x.device)
-    if rank < len(x):
-        y = torch.randn(len(x), rank, dtype=x.dtype).to(x.device)
-        for _ in range(ITERATIONS):
-            # Q is stored by columns; sparse products are faster on a matrix stored by rows.
-            y = torch.linalg.qr(x @ (xt @ y)).Q.contiguous()
-    # Rayleigh-Ritz: diagonalise X X' within the subspace that the columns of y span. The
-    # eigenvalues, which eigh returns in ascending order, are the squared singular values.
-    z = xt @ y
-    squares, rotation = torch.linalg.eigh((z.T @ z).double())
-    s, rotation = squares.clamp(min=0).sqrt().flip(0).to(x.dtype), rotation.flip(1).to(x.dtype)
-    return y @ rotation, s, z @ rotation / s.clamp(min=float(s[0]) * torch.finfo(s.dtype).eps)
 
 
 class KeepModel(nn.Module):

@@ -14,8 +14,9 @@ from invmod import (
     fuse,
 )
 from milk_recsys.base.device import choose_device
+from milk_recsys.base.linear_algebra import leading_eigenvectors
 from milk_recsys.catalogue.features import ItemFeatures
-from milk_recsys.catalogue.preparation import leading_directions, prepare_scale, scale_and_impute
+from milk_recsys.catalogue.preparation import prepare_scale, scale_and_impute
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.options import Options, PreparationOptions
 from milk_recsys.methods.milk import MilkOptions
@@ -132,7 +133,7 @@ class Recommender(nn.Module):
                 for items, block in features.blocks(rows):
                     x = self._filled(block, observed[items])[name].double()
                     gram += x.T @ x
-                basis.copy_(leading_directions(gram, basis.shape[1]))
+                basis.copy_(leading_eigenvectors(gram, basis.shape[1]))
 
     def prepare(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
         """Scale and impute rows of features (N, d) in the options' order; compress wide ones."""
