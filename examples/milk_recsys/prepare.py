@@ -201,9 +201,10 @@ def features_of(given: tuple[str, ...]) -> dict[str, Path]:
     for word in given:
         # The name becomes part of a file name, so it must not contain a slash.
         name, mark, file = word.partition("=")
-        if not (name.strip() and mark and file) or "/" in name or name in files:
+        name = name.strip()
+        if not (name and mark and file) or "/" in name or name in files:
             raise OptionError(f"--features must be NAME=FILE, each name once, got {word!r}.")
-        files[name.strip()] = Path(file)
+        files[name] = Path(file)
     if not files:
         raise OptionError("--features is needed: NAME=FILE for at least one modality.")
     return files

@@ -494,6 +494,7 @@ def test_tables(tmp_path, pairs, capsys):
         ({"user_column": "user"}, "has no column 'user'; it has who, sku, price"),
         ({"item_ids": None}, "need --item-ids"),
         ({"features": ("image",)}, "--features must be NAME=FILE"),
+        ({"features": ("image=a.csv", " image=b.csv")}, "each name once"),
         ({"features": ()}, "--features is needed"),
         ({"features": ("image=nowhere.csv",)}, "nowhere.csv: no such file"),
         ({"pairs": "ids.json"}, "no such file"),
