@@ -30,13 +30,11 @@ def coral_penalty(
     the penalty over the pairs.
 
     Arguments:
-
-    features_a, features_b: (n_a, D) and (n_b, D), at least two samples each.
-
-    means: whether to add :math:`\frac{1}{D} \lVert \bar f_a - \bar f_b \rVert^2`, which is not in
-        the paper. Both normalisations add the same term. normalisation: ``"paper"``, the equation
-        above, or ``"mean"``: :math:`\frac{1}{D^2} \lVert C_a - C_b
-            \rVert_F^2`, the mean over entries, 4 times as large.
+        features_a, features_b: (n_a, D) and (n_b, D), at least two samples each.
+        means: whether to add :math:`\frac{1}{D} \lVert \bar f_a - \bar f_b \rVert^2`, which is not
+            in the paper. Both normalisations add the same term.
+        normalisation: ``"paper"``, the equation above, or ``"mean"``, the mean over entries
+            :math:`\frac{1}{D^2} \lVert C_a - C_b \rVert_F^2`, which is 4 times as large.
 
     Returns:
         a scalar in float32 or wider. For features of width 1, the covariances are variances.
