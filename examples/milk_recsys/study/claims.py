@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats  # type: ignore[import-untyped]
 
+from milk_recsys.base.statistics import mean_interval
 from milk_recsys.study.plan import Plan, best_trial, strongest
 from milk_recsys.study.records import MONITOR
 from milk_recsys.study.spaces import ABLATIONS, SWEEPS, VARIANTS
@@ -39,7 +40,6 @@ LEVEL = 0.05
 """Significance level of a verdict."""
 OVERLAP = 0.1 / 0.8
 """Number of test items over number of training items of a split: 10% and 80% of the items."""
-RESAMPLES = 1000
 Array = npt.NDArray[np.float64]
 
 
@@ -121,18 +121,9 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
     """
     above = below = 0
     for first, second in zip(a, b, strict=True):
-        difference = user_values(first) - user_values(second)
-        if len(difference) < 2 or (difference == difference[0]).all():
-            continue
-        interval = stats.bootstrap(
-            (difference,),
-            np.mean,
-            n_resamples=RESAMPLES,
-            batch=50,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-        above, below = above + bool(interval.low > 0), below + bool(interval.high < 0)
+        if interval := mean_interval(user_values(first) - user_values(second)):
+            low, high = interval
+            above, below = above + (low > 0), below + (high < 0)
     return above, below
 
 
