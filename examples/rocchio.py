@@ -38,9 +38,9 @@ class Rocchio:
         num_users = torch.bincount(data.pairs[1], minlength=data.num_items).clamp(min=1)
         self.warm = F.normalize(self.content.warm) * num_users[:, None] ** -options.damping
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from users (u,) to their scores of the new items (u, C)."""
-        new = F.normalize(self.content(features, observed))
+        new = F.normalize(self.content(features, mask))
         return user_profile_scorer(self.data, self.warm @ new.T)
 
 

@@ -27,7 +27,7 @@ def test_scores_are_sums_of_cosines(damping):
     weights = np.maximum(pairs.sum(0), 1) ** -damping
     # The warm items serve as new ones, so that their imputed content is known.
     expected = pairs[users] * weights @ (x @ x.T)
-    scores = model.scorer(data.features, data.observed)(users)
+    scores = model.scorer(data.features, data.mask)(users)
     torch.testing.assert_close(scores, torch.from_numpy(expected))
     assert data.preparation == PreparationOptions()
 

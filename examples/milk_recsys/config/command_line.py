@@ -102,8 +102,10 @@ class _EarlyOptions:
 
 
 def _model_of(early: _EarlyOptions) -> str:
-    """Return the name of the model. Presets are those of MILK, so `--preset` alone means MILK."""
-    return early.model or (DEFAULT_METHOD if early.preset is None else "milk")
+    """Return the name of the model. `--preset` alone means the first method that has it: MILK."""
+    if early.model or early.preset is None:
+        return early.model or DEFAULT_METHOD
+    return next(name for name in BUILT_IN if early.preset in find_method(name).presets)
 
 
 def _defaults(early: _EarlyOptions, method: Method, saved: Options | None) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def _defaults(early: _EarlyOptions, method: Method, saved: Options | None) -> di
     options = saved or Options.of(method.name)
     values = {name: options.value(name) for name in (*common_fields(), *method.fields)}
     if saved is None and method.presets:
-        preset = early.preset or "recommended"
+        preset: str = early.preset or next(iter(method.presets))
         values |= {**method.presets[preset], "preset": preset}
     return values
 

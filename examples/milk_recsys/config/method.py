@@ -166,7 +166,9 @@ class Method:
         loop: defaults of ``epochs``, ``eval_every`` and ``patience``. None: the method is fitted in
             closed form, without epochs.
         without: names of common options that the method does not have.
-        presets: name -> option -> value.
+        presets: name -> option -> value; the first is the default of ``--preset``.
+        compare: default of ``--compare`` on the embedded data, "erm" or "none".
+        independent_scores: whether the score of an item is independent of the other candidates.
         precisions: supported values of ``--dtype``.
         distributed: whether the method can be trained in several processes.
         space: option -> search space in a study.
@@ -186,6 +188,8 @@ class Method:
     loop: Mapping[str, int] | None = None
     without: tuple[str, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    compare: Literal["erm", "none"] = "erm"
+    independent_scores: bool = True
     precisions: tuple[str, ...] = ("float32", "float64")
     distributed: bool = False
     space: Mapping[str, Interval | Choice] = dataclasses.field(default_factory=dict)

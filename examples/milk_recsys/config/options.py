@@ -183,20 +183,23 @@ class Options:
 
     Attributes:
         data, run, loop, preparation: the common options.
+            None as `loop` means the defaults of the method.
         method: the method's own options, an instance of the dataclass ``Method.options``; None
             means their defaults.
     """
 
     data: DataOptions = DataOptions()
     run: RunOptions = RunOptions()
-    loop: LoopOptions = LoopOptions()
+    loop: LoopOptions = None  # type: ignore[assignment]  # replaced in `__post_init__`
     preparation: PreparationOptions = PreparationOptions()
     method: Any = None
 
     def __post_init__(self) -> None:
-        """Fill in the method's own options, or check their type."""
+        """Fill in the method's defaults, and check the type of its own options."""
         # A frozen dataclass refuses ordinary assignment, hence `object.__setattr__`.
         kind = self.definition.options
+        if self.loop is None:
+            object.__setattr__(self, "loop", LoopOptions(**(self.definition.loop or {})))
         if self.method is None:
             object.__setattr__(self, "method", kind())
         elif not isinstance(self.method, kind):
@@ -217,8 +220,7 @@ class Options:
         Raises:
             OptionError: the method has no such option.
         """
-        method = find_method(model)
-        return cls(run=RunOptions(model=model)).replace(**{**(method.loop or {}), **values})
+        return cls(run=RunOptions(model=model)).replace(**values)
 
     def replace(self, **values: Any) -> "Options":
         """Return a copy with some options changed, given by their names on the command line.
@@ -255,15 +257,10 @@ class Options:
         return Options(**groups, method=dataclasses.replace(own, **own_values))
 
     def resolved(self) -> "Options":
-        """Return the options with ``compare`` set: erm on the embedded data, none with ``--data``.
-
-        By default the ablation itself (``--model erm``) is not compared with anything, and neither
-        is KEEP, because erm is not an ablation of KEEP.
-        """
+        """Return the options with ``compare`` set: `Method.compare`, or none with ``--data``."""
         if self.run.compare is not None:
             return self
-        comparable = self.data.folder is None and self.run.model not in ("erm", "keep")
-        return self.replace(compare="erm" if comparable else "none")
+        return self.replace(compare=self.definition.compare if self.data.folder is None else "none")
 
     def notes(self, given: frozenset[str] = frozenset()) -> tuple[str, ...]:
         """Return notes on options that have no effect in combination with the others.

@@ -79,13 +79,13 @@ class ContentRows:
         self.dtype = data.dtype
         self.means = [
             torch.where(known[:, None], x, 0.0).sum(dim=0) / known.sum().clamp(min=1)
-            for x, known in zip(self._scaled(data.features).values(), data.observed.T, strict=True)
+            for x, known in zip(self._scaled(data.features).values(), data.mask.T, strict=True)
         ]
-        self.warm = self(data.features, data.observed)
+        self.warm = self(data.features, data.mask)
 
-    def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> list[Tensor]:
+    def __call__(self, features: Mapping[str, Tensor], mask: Tensor) -> list[Tensor]:
         """Return the rows of N items, one tensor (N, d_m) per modality."""
-        parts = zip(self._scaled(features).values(), self.means, observed.T, strict=True)
+        parts = zip(self._scaled(features).values(), self.means, mask.T, strict=True)
         return [centred(x, mean, known, unit=self._unit) for x, mean, known in parts]
 
     def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -99,13 +99,13 @@ def centred(x: Tensor, mean: Tensor, known: Tensor, *, unit: bool) -> Tensor:
     return torch.where(known[:, None], rows, 0.0)
 
 
-def patterns(observed: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+def patterns(mask: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Yield each pattern of observed modalities with its rows, except the empty pattern.
 
     A pattern is a tuple of the column numbers of the modalities that its items have; the rows are
-    the positions of these items in `observed` (N, M).
+    the positions of these items in `mask` (N, M).
     """
-    for pattern, rows in rows_by_pattern(observed).items():
+    for pattern, rows in rows_by_pattern(mask).items():
         if any(pattern):
             yield tuple(m for m, available in enumerate(pattern) if available), rows
 
@@ -173,18 +173,18 @@ class NeighbourScores:
         with seeded(seed, device=data.device) as generator:
             self.weights = modality_weights(data, self.rows, k, generator)
 
-    def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+    def __call__(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return T (n, C) of C new items; the column of an item without any modality is 0."""
-        check_cells(len(self.rows.warm[0]), len(observed))
-        known = observed.to(self.weights.dtype)
+        check_cells(len(self.rows.warm[0]), len(mask))
+        known = mask.to(self.weights.dtype)
         shares = known * self.weights
         # A new item whose modalities all have weight 0 would divide by 0: weight them equally.
         shares = torch.where(shares.any(dim=1, keepdim=True), shares, known)
         # `tiny` keeps 0 / 0 from giving NaN for an item without any modality; its shares stay 0.
         shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
-        total = shares.new_zeros(len(self.rows.warm[0]), len(observed))
+        total = shares.new_zeros(len(self.rows.warm[0]), len(mask))
         for share, warm, new in zip(
-            shares.T, self.rows.warm, self.rows(features, observed), strict=True
+            shares.T, self.rows.warm, self.rows(features, mask), strict=True
         ):
             total += similar(warm, new, self._k).mul_(share)
         return total

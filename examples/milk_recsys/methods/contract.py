@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from milk_recsys.catalogue.features import ItemFeatures
 
-__all__ = ["ClosedForm", "Learner", "ScoreBlock", "TrainedModel"]
+__all__ = ["ClosedForm", "EpochLearner", "Learner", "ScoreBlock", "TrainedModel"]
 
 ScoreBlock = Callable[[Tensor], Tensor]
 """Function from user ids (u,) to the scores of C items for these users, (u, C)."""
@@ -56,24 +56,6 @@ class Learner(Protocol):
         """
         ...
 
-    def train_epoch(
-        self, epoch: int, on_step: Callable[[], None] = lambda: None
-    ) -> dict[str, float]:
-        """Train for one epoch.
-
-        All randomness depends only on the seed and the number of the epoch, so that a resumed run
-        repeats the one that was interrupted. The loop does not call this for a method that is
-        fitted in closed form (`Method.loop` is None).
-
-        Arguments:
-            epoch: number of the epoch, from 0.
-            on_step: may be called after each step.
-
-        Returns:
-            ``loss`` and its terms, means over the epoch.
-        """
-        ...
-
     def scorer(
         self, features: ItemFeatures, items: Tensor, mask: Tensor, *, max_users: int = 0
     ) -> ScoreBlock:
@@ -105,15 +87,36 @@ class Learner(Protocol):
         ...
 
 
+class EpochLearner(Learner, Protocol):
+    """A method that is trained by epochs (`Method.loop` is given)."""
+
+    def train_epoch(
+        self, epoch: int, on_step: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Train for one epoch.
+
+        All randomness depends only on the seed and the number of the epoch, so that a resumed run
+        repeats the one that was interrupted.
+
+        Arguments:
+            epoch: number of the epoch, from 0.
+            on_step: may be called after each step.
+
+        Returns:
+            ``loss`` and its terms, means over the epoch.
+        """
+        ...
+
+
 class ClosedForm(Protocol):
     """A model whose constructor ``Name(data, options, seed)`` fits it."""
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from user ids (u,) to their scores of C new items, (u, C).
 
         Arguments:
             features: modality -> (C, d_m), as stored; values in unobserved rows are not read.
-            observed: (C, M) bool, True where an item has the modality.
+            mask: (C, M) bool, True where an item has the modality.
         """
         ...
 

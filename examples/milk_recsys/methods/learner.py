@@ -142,18 +142,6 @@ class ClosedFormLearner(_WarmLearner):
         if self.model is None:
             self.model = build(self.data, self.options)
 
-    def train_epoch(
-        self,
-        epoch: int,  # noqa: ARG002
-        on_step: Callable[[], None] = lambda: None,  # noqa: ARG002
-    ) -> dict[str, float]:
-        """Raise an error, since a closed form has no epochs.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError(f"{self.options.run.model} is fitted in closed form: it has no epochs.")
-
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
         """Write only the facts: the model is fitted again when it is needed."""
         save_state(path, {}, facts)

@@ -26,11 +26,11 @@ class WarmData:
     It holds nothing about any other item, so a baseline cannot use new items in training.
 
     Attributes:
-        modalities: names, in the order of the columns of `observed`.
+        modalities: names, in the order of the columns of `mask`.
         num_users: number of users, U.
-        features: modality -> (n, d_m), as stored, except that rows are NaN where `observed` is
+        features: modality -> (n, d_m), as stored, except that rows are NaN where `mask` is
             False.
-        observed: (n, M) bool, True where an item has a modality that may be used.
+        mask: (n, M) bool, True where an item has a modality that may be used.
         rows: the training pairs, with the new item numbers.
         preparation: options for the scaling of the features.
         dtype: dtype of all computations, float32 or float64.
@@ -39,7 +39,7 @@ class WarmData:
     modalities: tuple[str, ...]
     num_users: int
     features: dict[str, Tensor]
-    observed: Tensor
+    mask: Tensor
     rows: UserRows
     preparation: PreparationOptions = dataclasses.field(default_factory=PreparationOptions)
     dtype: torch.dtype = torch.float32
@@ -47,12 +47,12 @@ class WarmData:
     @classmethod
     def of_tables(cls, tables: Tables, options: Options) -> WarmData:
         """Take the warm items of a data set and its split and renumber them in order."""
-        observed = tables.mask[tables.warm]
+        mask = tables.mask[tables.warm]
         features = tables.features.rows(tables.warm)
         # NaN overwrites features that the run may not use, so that a method which reads one by
         # mistake produces NaN scores and is noticed.
         masked = {
-            name: x.masked_fill(~observed[:, m, None], torch.nan)
+            name: x.masked_fill(~mask[:, m, None], torch.nan)
             for m, (name, x) in enumerate(features.items())
         }
         item_numbers = torch.arange(len(tables.warm), device=tables.device)
@@ -70,13 +70,13 @@ class WarmData:
             )
         dtype = torch.float64 if options.run.dtype == "float64" else torch.float32
         return cls(
-            tables.modalities, tables.num_users, masked, observed, rows, options.preparation, dtype
+            tables.modalities, tables.num_users, masked, mask, rows, options.preparation, dtype
         )
 
     @property
     def num_items(self) -> int:
         """The number of warm items, n."""
-        return len(self.observed)
+        return len(self.mask)
 
     @property
     def num_pairs(self) -> int:
@@ -86,7 +86,7 @@ class WarmData:
     @property
     def device(self) -> torch.device:
         """The device of the tensors."""
-        return self.observed.device
+        return self.mask.device
 
     @property
     def pairs(self) -> tuple[Tensor, Tensor]:
@@ -133,16 +133,16 @@ class Content:
         # Fit the means on what `scale_and_impute` will impute: scaled rows if it scales first.
         if self._preparation.scale_before_impute:
             features = prepare_scale(features, self._preparation, self.dtype)
-        imputer.fit(features, data.observed)
+        imputer.fit(features, data.mask)
         self._imputer = imputer.to(self.dtype)
-        self.warm = self(data.features, data.observed)
+        self.warm = self(data.features, data.mask)
         self.widths = tuple(x.shape[1] for x in data.features.values())
         self.fitted: dict[str, Tensor] = dict(self._imputer.state_dict())
 
-    def __call__(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+    def __call__(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Scale, impute and concatenate the features of N items, warm or new, to (N, F)."""
         rows = {name: features[name] for name in self._modalities}
-        filled = scale_and_impute(rows, observed, self._imputer, self._preparation, self.dtype)
+        filled = scale_and_impute(rows, mask, self._imputer, self._preparation, self.dtype)
         return torch.cat([filled[name] for name in self._modalities], dim=1)
 
 

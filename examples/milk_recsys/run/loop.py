@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from milk_recsys.base.files import Journal
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.method import load
 from milk_recsys.config.options import OptionError, Options
-from milk_recsys.methods.contract import Learner
+from milk_recsys.methods.contract import EpochLearner, Learner
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.learner import make_learner
 from milk_recsys.run.evaluation import evaluate_group
@@ -75,7 +75,9 @@ def train_model(
     if world.is_main:
         history.truncate_after(state["epoch"])
     if method.trains:
-        _train(learner, options, tables, state, history, folder, progress, world)
+        _train(
+            cast(EpochLearner, learner), options, tables, state, history, folder, progress, world
+        )
     else:
         # Methods in closed form are fitted here, and have a history of one line.
         learner.prepare()
@@ -104,7 +106,7 @@ def train_model(
 
 
 def _train(
-    learner: Learner,
+    learner: EpochLearner,
     options: Options,
     tables: Tables,
     state: dict[str, Any],
@@ -172,7 +174,7 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
 
 
 def train_epoch(
-    learner: Learner, epoch: int, on_step: Callable[[], None] = lambda: None
+    learner: EpochLearner, epoch: int, on_step: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """Train for an epoch.
 

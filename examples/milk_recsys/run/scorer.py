@@ -85,8 +85,8 @@ def load_run(
     method = options.definition
     if method.scorer is None:
         raise DataError(
-            f"{folder}: holds a run of {method.name}, a baseline. Only runs of KEEP, MILK and its "
-            "ablations can be loaded for scoring."
+            f"{folder}: holds a run of {method.name}, which cannot be loaded for scoring, because "
+            "its `Method` has no `scorer`. Train KEEP, MILK or an ablation of it instead."
         )
     weights = folder / "model.safetensors"
     tensors, _ = load_state(weights, choose_device(device))
@@ -109,7 +109,7 @@ class ScoringModel(Protocol):
         """Return the model in float64."""
         ...
 
-    def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+    def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the vectors (N, D) of items."""
         ...
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from milk_recsys.catalogue.split import Split
 from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.config.method import Method
 from milk_recsys.config.options import DataOptions, Options
-from milk_recsys.methods.contract import Learner
+from milk_recsys.methods.contract import EpochLearner, Learner
 from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.negatives import sample_negatives
 from milk_recsys.run.evaluation import evaluate_group
@@ -83,12 +83,10 @@ def audit(
     for learner in learners:
         learner.prepare()
         if options.definition.trains:
-            train_epoch(learner, 0)
+            train_epoch(cast(EpochLearner, learner), 0)
     names = compare(*(dict(tensors_of(learner)) for learner in learners))
     _check_validation(learners, (given, blind), options.data.candidates)
-    # `random` scores the positions of the candidates, so its scores depend on the other candidates
-    # by design.
-    if options.run.model != "random":
+    if options.definition.independent_scores:
         _check_independent_scores(learners[0], given)
     return names
 

@@ -8,7 +8,7 @@ import hashlib
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,7 @@ from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.config.options import Options, to_json, validate
 from milk_recsys.methods.contract import Learner
 from milk_recsys.methods.factors import Factorisation, Factors
-from milk_recsys.methods.milk import MilkOptions
-from milk_recsys.methods.milk.model import Recommender
+from milk_recsys.methods.milk.learner import Learner as MilkLearner
 from milk_recsys.methods.warm import WarmData
 from milk_recsys.ranking.metrics import NonFiniteScores
 from milk_recsys.run.evaluation import evaluate_group, evaluate_test, grouped_metrics
@@ -33,6 +32,7 @@ from milk_recsys.run.loop import Diverged, train_model, versions
 from milk_recsys.run.progress import Progress
 from milk_recsys.study.audit import audit, leaks_by_option
 from milk_recsys.study.records import MONITOR, Run, mean_sd
+from milk_recsys.study.spaces import ABLATIONS
 
 __all__ = ["MONITOR", "Run", "execute", "mean_sd", "train_once"]
 
@@ -204,10 +204,11 @@ def _evaluate(
     if len(tables.modalities) >= 3:
         mask = missing_none_one_two(dataset, split, run.options.data.split_seed)
         values["groups"] = grouped_metrics(model, tables, torch.from_numpy(mask).to(tables.device))
-    if isinstance(run.options.method, MilkOptions):
-        values |= _modalities(model, tables)
+    if run.options.run.model in ABLATIONS:  # A figure and a table are about MILK's family alone.
+        learner = cast(MilkLearner, model)
+        values |= _modalities(learner, tables)
         if run.method == "erm":
-            values["imputed"] = _other_imputers(model, tables)
+            values["imputed"] = _other_imputers(learner, tables)
     return values
 
 
@@ -219,7 +220,7 @@ def _timed(model: Learner, tables: Tables) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _modalities(learner: Any, tables: Tables) -> dict[str, Any]:
+def _modalities(learner: MilkLearner, tables: Tables) -> dict[str, Any]:
     """Measure the value of each modality to a model of MILK's family.
 
     A score is a sum with one term per modality. The share of a modality is
@@ -239,7 +240,7 @@ def _modalities(learner: Any, tables: Tables) -> dict[str, Any]:
         only = torch.zeros_like(tables.natural_mask)
         only[:, m] = tables.natural_mask[:, m]
         alone[name] = evaluate_group(learner, tables, tables.test, only)[0][MONITOR]
-    model: Recommender = learner.model
+    model = learner.model
     items, users = tables.test.candidates, torch.unique(tables.test.users)
     z = model.encoders(
         model.prepare(tables.features.rows(items), tables.natural_mask[items])
@@ -249,9 +250,9 @@ def _modalities(learner: Any, tables: Tables) -> dict[str, Any]:
     return {"alone": alone, "share": dict(zip(tables.modalities, shares.tolist(), strict=True))}
 
 
-def _other_imputers(learner: Any, tables: Tables) -> dict[str, Any]:
+def _other_imputers(learner: MilkLearner, tables: Tables) -> dict[str, Any]:
     """Evaluate the trained model with other imputations of missing modalities, for Table 3."""
-    model: Recommender = learner.model
+    model = learner.model
     trained: Any = model.imputer
     metrics = {}
     rows = model.scaled(tables.features.rows(tables.warm))

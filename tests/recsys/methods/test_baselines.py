@@ -337,14 +337,14 @@ def test_gorec_gives_a_new_item_the_mean_factors_of_its_cluster():
     )[0]
     v = linear(a, "head.1", linear(a, "head.0", hidden("decoder", np.concatenate([x, mu], 1))))
     with torch.no_grad():
-        scores = b.scorer(data.features, data.observed)(torch.arange(USERS))
+        scores = b.scorer(data.features, data.mask)(torch.arange(USERS))
     np.testing.assert_allclose(scores.numpy(), a["P"] @ v.T, rtol=1e-8, atol=1e-10)
 
 
 def test_micro_loss_matches_numpy():
     data, b = make_data(), make("micro", neighbours=4, l2=0.1, contrast_weight=0.2, tau=0.6)
     a, x = arrays(b), content_by_hand(data)
-    known, parts = data.observed.numpy(), np.split(x, [7], axis=1)
+    known, parts = data.mask.numpy(), np.split(x, [7], axis=1)
     single = []
     for m, part in enumerate(parts):
         learned = linear(a, f"maps.{m}", part)
@@ -383,10 +383,10 @@ def test_micro_gives_a_new_item_the_vectors_of_its_nearest_warm_items():
     a, x = arrays(b), content_by_hand(data)
     rng = np.random.default_rng(5)
     new = {name: torch.from_numpy(rng.standard_normal((4, d))) for name, d in DIMS.items()}
-    observed = torch.tensor([[True, True], [False, True], [True, False], [True, True]])
+    mask = torch.tensor([[True, True], [False, True], [True, False], [True, True]])
     y, known, parts = (
-        b.content(new, observed).numpy(),
-        data.observed.numpy(),
+        b.content(new, mask).numpy(),
+        data.mask.numpy(),
         np.split(x, [7], axis=1),
     )
     single = []
@@ -396,7 +396,7 @@ def test_micro_gives_a_new_item_the_vectors_of_its_nearest_warm_items():
             (new_part, warm_part),
             (linear(a, f"maps.{m}", new_part), linear(a, f"maps.{m}", warm_part)),
         ):
-            graph = graph_by_hand(x_new, x_warm, observed[:, m].numpy(), known[:, m], 3)
+            graph = graph_by_hand(x_new, x_warm, mask[:, m].numpy(), known[:, m], 3)
             s = graph.sum(1, keepdims=True)
             sides.append(np.where(s > 0, graph / np.where(s > 0, s, 1), 0) @ a["item.weight"])
         single.append(0.9 * sides[0] + 0.1 * sides[1])
@@ -410,7 +410,7 @@ def test_micro_gives_a_new_item_the_vectors_of_its_nearest_warm_items():
     start = np.concatenate([a["user.weight"], a["item.weight"]])
     p = ((start + walk @ start + walk @ walk @ start) / 3)[:USERS]
     with torch.no_grad():
-        scores = b.scorer(new, observed)(torch.arange(USERS))
+        scores = b.scorer(new, mask)(torch.arange(USERS))
     np.testing.assert_allclose(scores.numpy(), p @ v.T, rtol=1e-8, atol=1e-10)
 
 
@@ -427,29 +427,27 @@ def test_content_knn_scores_match_numpy():
     data, b = make_data(), make("content_knn")
     rng = np.random.default_rng(3)
     new = {name: torch.from_numpy(rng.standard_normal((5, d))) for name, d in DIMS.items()}
-    observed = torch.tensor(
-        [[True, True], [True, False], [False, True], [True, True], [True, True]]
-    )
+    mask = torch.tensor([[True, True], [True, False], [False, True], [True, True], [True, True]])
     new["image"][1] = torch.nan
     expected = np.zeros((USERS, 5))
     users, items = (t.numpy() for t in data.pairs)
     for c in range(5):
         for m, (name, x) in enumerate(data.features.items()):
-            known = data.observed[:, m].numpy()
+            known = data.mask[:, m].numpy()
             mean = x.numpy()[known].mean(0)
             for u, i in zip(users, items, strict=True):
-                if observed[c, m] and known[i]:
+                if mask[c, m] and known[i]:
                     similarity = max(
                         unit(x.numpy()[i] - mean) @ unit(new[name][c].numpy() - mean), 0
                     )
-                    expected[u, c] += similarity / observed[c].sum().item()
-    scores = b.scorer(new, observed)(torch.tensor([11, 0, 4]))
+                    expected[u, c] += similarity / mask[c].sum().item()
+    scores = b.scorer(new, mask)(torch.tensor([11, 0, 4]))
     np.testing.assert_allclose(scores.numpy(), expected[[11, 0, 4]], rtol=1e-9, atol=1e-12)
 
 
 def test_random_scores_do_not_depend_on_the_other_users_in_the_call():
     data, b = make_data(), make("random")
-    score = b.scorer(data.features, data.observed)
+    score = b.scorer(data.features, data.mask)
     all_scores = score(torch.arange(USERS))
     assert torch.equal(all_scores[[3, 7]], score(torch.tensor([3, 7])))
     assert 0.4 < all_scores.mean() < 0.6
@@ -592,7 +590,7 @@ def test_a_new_item_is_scored_without_a_vector_of_its_own(name):
     assert max(sizes & {ITEMS, USERS + ITEMS}, default=ITEMS) in (ITEMS, USERS + ITEMS)
     new = {k: x[:6] + 0.1 for k, x in data.features.items()}
     with torch.no_grad():
-        expected = learner.model.scorer(new, data.observed[:6])(torch.arange(USERS)).clone()
+        expected = learner.model.scorer(new, data.mask[:6])(torch.arange(USERS)).clone()
         # If a score read a warm item's own vector, it would become NaN.
         for k, x in net.state_dict().items():
             per_item = k in ("Q", "target_Q") or (
@@ -602,7 +600,7 @@ def test_a_new_item_is_scored_without_a_vector_of_its_own(name):
                 x.fill_(torch.nan)
             if k == "vectors.weight":
                 x[USERS:] = torch.nan
-        scores = learner.model.scorer(new, data.observed[:6])(torch.arange(USERS))
+        scores = learner.model.scorer(new, data.mask[:6])(torch.arange(USERS))
     assert torch.equal(scores, expected)
 
 
@@ -614,18 +612,14 @@ def test_scores_depend_neither_on_missing_features_nor_on_the_other_items_in_the
     if name in TRAINED:
         learner.train_epoch(0)
     new = {k: x.nan_to_num(0.3)[:8] + 0.1 for k, x in data.features.items()}
-    observed = torch.ones(8, 2, dtype=torch.bool)
-    observed[2, 0] = observed[5, 1] = False
+    mask = torch.ones(8, 2, dtype=torch.bool)
+    mask[2, 0] = mask[5, 1] = False
     with torch.no_grad():
-        expected = learner.model.scorer(new, observed)(torch.arange(USERS)).clone()
+        expected = learner.model.scorer(new, mask)(torch.arange(USERS)).clone()
         for fill in (torch.nan, 1e9):
-            filled = {
-                k: x.masked_fill(~observed[:, [m]], fill) for m, (k, x) in enumerate(new.items())
-            }
-            assert torch.equal(
-                learner.model.scorer(filled, observed)(torch.arange(USERS)), expected
-            )
-        subset = learner.model.scorer({k: x[1:6] for k, x in new.items()}, observed[1:6])(
+            filled = {k: x.masked_fill(~mask[:, [m]], fill) for m, (k, x) in enumerate(new.items())}
+            assert torch.equal(learner.model.scorer(filled, mask)(torch.arange(USERS)), expected)
+        subset = learner.model.scorer({k: x[1:6] for k, x in new.items()}, mask[1:6])(
             torch.tensor([2, 9])
         )
     torch.testing.assert_close(subset, expected[[2, 9], 1:6], rtol=1e-9, atol=1e-12)
@@ -683,7 +677,7 @@ def test_each_trained_method_overfits_a_tiny_set(name):
     for epoch in range(epochs):
         learner.train_epoch(epoch)
     with torch.no_grad():
-        scores = learner.model.scorer(features, data.observed)(torch.arange(users))
+        scores = learner.model.scorer(features, data.mask)(torch.arange(users))
     preferred = torch.from_numpy(kinds[None] == (np.arange(users) % 2)[:, None])
     correct = (scores[:, :, None] > scores[:, None, :])[
         preferred[:, :, None] & ~preferred[:, None, :]

@@ -29,14 +29,14 @@ def divided_by_counts(r, power):
     return np.maximum(r.sum(1, keepdims=True), 1) ** -power * r * np.maximum(r.sum(0), 1) ** -power
 
 
-def keep_by_hand(data, new, observed, b, *, width, ridge, shrinkage, popularity):
+def keep_by_hand(data, new, mask, b, *, width, ridge, shrinkage, popularity):
     """The scores of the docstring of `keep.model`, with the weights mu of the model `b`."""
     a, s, bt = np.linalg.svd(divided_by_counts(matrix(data), popularity), full_matrices=False)
     e = bt.T * (s**3 / (s**2 + shrinkage * (s[:50] ** 2).mean()))
-    parts, expected = centred_by_hand(data, new, observed), np.zeros((USERS, len(observed)))
-    known = data.observed.numpy()
-    for c in range(len(observed)):
-        have = tuple(np.flatnonzero(observed[c].numpy()).tolist())
+    parts, expected = centred_by_hand(data, new, mask), np.zeros((USERS, len(mask)))
+    known = data.mask.numpy()
+    for c in range(len(mask)):
+        have = tuple(np.flatnonzero(mask[c].numpy()).tolist())
         mu = b.net.weights(have).numpy()
         k = np.zeros((data.num_items, data.num_items))
         row = np.zeros(data.num_items)
@@ -49,11 +49,11 @@ def keep_by_hand(data, new, observed, b, *, width, ridge, shrinkage, popularity)
 
 
 def test_scores_equal_the_formulas():
-    data, new, observed = make_data(), *new_items()
+    data, new, mask = make_data(), *new_items()
     own = {"width": 0.8, "ridge": 0.4, "shrinkage": 0.3, "popularity": 0.25}
     b = make("keep", **own)
-    expected = keep_by_hand(data, new, observed, b, **own)
-    np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-6, atol=1e-8)
+    expected = keep_by_hand(data, new, mask, b, **own)
+    np.testing.assert_allclose(scores(b, new, mask), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_vectors_of_warm_items_give_the_scores_of_kernel_ridge_over_users():
@@ -92,9 +92,9 @@ def test_singular_vectors_are_exact_at_full_rank_and_nearly_optimal_at_a_lower_r
 
 
 def test_all_items_as_landmarks_are_exact_and_fewer_approximate(monkeypatch):
-    data, new, observed = make_data(2, users=40, items=60), *new_items()
+    data, new, mask = make_data(2, users=40, items=60), *new_items()
     exact = make("keep", data)
-    expected = exact.net.embed_items(new, observed)
+    expected = exact.net.embed_items(new, mask)
     monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 50)
     monkeypatch.setattr(keep, "BLOCK", 7)
     errors = []
@@ -102,7 +102,7 @@ def test_all_items_as_landmarks_are_exact_and_fewer_approximate(monkeypatch):
         near = make("keep", data, landmarks=landmarks).net
         assert near.landmarks.tolist() == sorted(set(near.landmarks.tolist()))
         assert len(near.landmarks) == landmarks
-        errors.append(float((near.embed_items(new, observed) - expected).norm() / expected.norm()))
+        errors.append(float((near.embed_items(new, mask) - expected).norm() / expected.norm()))
     assert 0.3 > errors[0] > errors[1] > 1e-6 > errors[2]
     monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 60)
     assert len(make("keep", data, landmarks=15).net.landmarks) == 60  # All 60 items are landmarks.
@@ -115,18 +115,18 @@ def test_all_items_as_landmarks_are_exact_and_fewer_approximate(monkeypatch):
 
 
 def test_equal_weights_and_one_regression_for_all_patterns():
-    data, new, observed = make_data(), *new_items()
+    data, new, mask = make_data(), *new_items()
     equal = make("keep", fit_weights=False)
     assert equal.net.weights((0, 1)).tolist() == [0.5, 0.5]
     single, per_pattern = make("keep", per_pattern=False), make("keep")
     # Item 0 has both modalities, for which both models fit the same regression.
     np.testing.assert_allclose(
-        scores(single, new, observed)[:, 0], scores(per_pattern, new, observed)[:, 0]
+        scores(single, new, mask)[:, 0], scores(per_pattern, new, mask)[:, 0]
     )
     net, (weights, coefficients) = single.net, single.net.solve((0, 1))
-    k = net.kernel((0, 1), weights, net.rows(new, observed), observed)
+    k = net.kernel((0, 1), weights, net.rows(new, mask), mask)
     np.testing.assert_allclose(
-        scores(single, new, observed),
+        scores(single, new, mask),
         (net.users.weight @ (k @ coefficients).T).numpy(),
         rtol=1e-9,
     )
@@ -137,7 +137,7 @@ def test_equal_weights_and_one_regression_for_all_patterns():
 def test_weights_are_least_squares_on_items_that_have_the_whole_pattern():
     data, b = make_data(), make("keep")
     e, columns = b.net.items.numpy(), []
-    complete = np.flatnonzero(data.observed.all(dim=1).numpy())
+    complete = np.flatnonzero(data.mask.all(dim=1).numpy())
     for x, _ in centred_by_hand(data, *new_items()):
         g = np.maximum(unit(x) @ unit(x)[complete].T, 0)
         g[complete, np.arange(len(complete))] = 0
@@ -152,35 +152,35 @@ def test_weights_are_least_squares_on_items_that_have_the_whole_pattern():
 
 
 def test_scores_without_shrinkage_are_finite_for_pairs_of_rank_one():
-    data, new, observed = make_data(), *new_items()
+    data, new, mask = make_data(), *new_items()
     pairs = torch.cartesian_prod(torch.arange(USERS), torch.tensor([0, 3, 4]))
     data = dataclasses.replace(data, rows=build_user_rows(pairs, USERS, torch.arange(ITEMS)))
-    assert np.isfinite(scores(make("keep", data, shrinkage=0.0), new, observed)).all()
+    assert np.isfinite(scores(make("keep", data, shrinkage=0.0), new, mask)).all()
 
 
 def test_the_cache_of_regressions_has_a_maximum_size(monkeypatch):
-    new, observed = new_items()
+    new, mask = new_items()
     b = make("keep")
-    expected = scores(b, new, observed)
+    expected = scores(b, new, mask)
     monkeypatch.setattr(keep, "CACHED_PATTERNS", 2)
     small_cache = make("keep")
-    np.testing.assert_allclose(scores(small_cache, new, observed), expected)
-    np.testing.assert_allclose(scores(small_cache, new, observed), expected)
+    np.testing.assert_allclose(scores(small_cache, new, mask), expected)
+    np.testing.assert_allclose(scores(small_cache, new, mask), expected)
     assert len(small_cache.net._maps) == 2 < len(b.net._maps)
 
 
 def test_cached_regressions_survive_loading_the_same_state_and_no_other():
-    new, observed = new_items()
+    new, mask = new_items()
     b, other = make("keep"), make("keep", popularity=0.0)
-    expected = scores(other, new, observed)
-    before = scores(b, new, observed)
+    expected = scores(other, new, mask)
+    before = scores(b, new, mask)
     cached = dict(b.net._maps)
     b.net.load_state_dict(b.net.state_dict())
     assert all(b.net._maps[pattern] is regression for pattern, regression in cached.items())
-    np.testing.assert_array_equal(scores(b, new, observed), before)
+    np.testing.assert_array_equal(scores(b, new, mask), before)
     b.net.load_state_dict(other.net.state_dict())
     assert not b.net._maps
-    np.testing.assert_allclose(scores(b, new, observed), expected)
+    np.testing.assert_allclose(scores(b, new, mask), expected)
 
 
 def test_vectors_that_do_not_fit_in_memory_are_an_error(monkeypatch):

@@ -56,11 +56,11 @@ CLOSED = ("knn", "marec", "ridge", "keep")
 
 def test_knn_scores_match_numpy():
     data, b = make_data(), make("knn", neighbours=6)
-    new, observed = new_items()
+    new, mask = new_items()
     mu = b.neighbour_scores.weights.numpy()
     assert (mu >= 0).all()
-    expected = matrix(data) @ neighbour_scores_by_hand(data, new, observed, mu, 6)
-    np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-9, atol=1e-12)
+    expected = matrix(data) @ neighbour_scores_by_hand(data, new, mask, mu, 6)
+    np.testing.assert_allclose(scores(b, new, mask), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_knn_weights_solve_least_squares_on_warm_items_without_self_similarity():
@@ -85,40 +85,40 @@ def test_marec_solves_the_least_squares_problem_of_a_new_item():
 
     The column of a new item in R is 0, so that |r - R b|^2 is |R b|^2.
     """
-    data, new, observed = make_data(), *new_items()
+    data, new, mask = make_data(), *new_items()
     l1, d, alpha = 3.0, 4.0, 0.7
     b = make("marec", neighbours=6, smoothing=l1 / (1 + d))
     r, t = (
         matrix(data),
-        neighbour_scores_by_hand(data, new, observed, b.neighbour_scores.weights.numpy(), 6),
+        neighbour_scores_by_hand(data, new, mask, b.neighbour_scores.weights.numpy(), 6),
     )
     # Stack the three squared terms into one ordinary least squares problem.
     tall = np.concatenate([r, l1**0.5 * np.eye(ITEMS), d**0.5 * r])
     target = np.concatenate([np.zeros((USERS + ITEMS, 5)), d**0.5 * alpha * r @ t])
     expected = r @ np.linalg.lstsq(tall, target, rcond=None)[0] * (1 + d) / (alpha * d)
-    np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(scores(b, new, mask), expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 2.0])
 def test_ridge_is_one_regression_per_pattern(smoothing):
-    data, new, observed = make_data(), *new_items()
+    data, new, mask = make_data(), *new_items()
     b = make("ridge", ridge=0.7, smoothing=smoothing)
     scaled = dataclasses.replace(
         data, features={k: torch.from_numpy(unit(x.numpy())) for k, x in data.features.items()}
     )
     parts = centred_by_hand(
-        scaled, {k: torch.from_numpy(unit(x.numpy())) for k, x in new.items()}, observed
+        scaled, {k: torch.from_numpy(unit(x.numpy())) for k, x in new.items()}, mask
     )
     r, expected = matrix(data), np.zeros((USERS, 5))
     for c in range(5):
-        available = np.flatnonzero(observed[c].numpy())
+        available = np.flatnonzero(mask[c].numpy())
         warm, row = (np.concatenate([parts[m][side] for m in available], axis=1) for side in (0, 1))
         weights = np.linalg.solve(warm.T @ warm + 0.7 * np.eye(warm.shape[1]), warm.T @ r.T)
         expected[:, c] = row[c] @ weights
     if smoothing:
         k = r @ r.T
         expected = k @ np.linalg.solve(k + 2.0 * np.eye(USERS), expected)
-    np.testing.assert_allclose(scores(b, new, observed), expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(scores(b, new, mask), expected, rtol=1e-8, atol=1e-10)
 
 
 def test_with_one_pattern_ridge_is_multi_output_ridge():
@@ -138,17 +138,17 @@ def test_with_one_pattern_ridge_is_multi_output_ridge():
 
 
 def test_ridge_solves_the_smaller_system(monkeypatch):
-    new, observed = new_items()
+    new, mask = new_items()
     few, many = make_data(items=8), make_data(items=40)  # Fewer and more rows than columns.
     for data in (few, many):
         b = make("ridge", data, ridge=0.5, smoothing=0.0)
         x = [
             torch.cat([b.rows.warm[m] for m in (0, 1)], dim=1),
-            torch.cat(b.rows(new, observed), dim=1)[[0, 3]],
+            torch.cat(b.rows(new, mask), dim=1)[[0, 3]],
         ]
         gram = x[0].T @ x[0] + 0.5 * torch.eye(x[0].shape[1])
         expected = x[0] @ torch.linalg.solve(gram, x[1].T)
-        torch.testing.assert_close(b.regress(new, observed)[:, [0, 3]], expected)
+        torch.testing.assert_close(b.regress(new, mask)[:, [0, 3]], expected)
 
 
 @pytest.mark.parametrize(("users", "items"), [(12, 20), (30, 9)])
@@ -185,37 +185,37 @@ def test_non_negative_least_squares_from_products():
 
 
 def test_patterns_contain_all_rows_except_the_empty_ones():
-    observed = torch.tensor([[True, False], [False, False], [True, True], [True, False]])
-    assert {p: rows.tolist() for p, rows in patterns(observed)} == {(0,): [0, 3], (0, 1): [2]}
+    mask = torch.tensor([[True, False], [False, False], [True, True], [True, False]])
+    assert {p: rows.tolist() for p, rows in patterns(mask)} == {(0,): [0, 3], (0, 1): [2]}
 
 
 @pytest.mark.parametrize("name", ["knn", "marec"])
 def test_modalities_of_weight_0_count_equally_if_an_item_has_no_other(name):
     data, b = make_data(), make(name, neighbours=6)
-    new, observed = new_items()
+    new, mask = new_items()
     b.neighbour_scores.weights = torch.tensor([0.3, 0.0], dtype=torch.float64)
-    similarities = b.neighbour_scores(new, observed).numpy()
-    graphs = graphs_by_hand(data, new, observed, 6)
+    similarities = b.neighbour_scores(new, mask).numpy()
+    graphs = graphs_by_hand(data, new, mask, 6)
     only_image = 2
-    assert observed[only_image].tolist() == [False, True]
+    assert mask[only_image].tolist() == [False, True]
     np.testing.assert_allclose(similarities[:, only_image], graphs[1][:, only_image], rtol=1e-9)
     np.testing.assert_allclose(similarities[:, [0, 1]], graphs[0][:, [0, 1]], rtol=1e-9)
     b.neighbour_scores.weights = torch.zeros(2, dtype=torch.float64)
     np.testing.assert_allclose(
-        b.neighbour_scores(new, observed)[:, 0], (graphs[0] + graphs[1])[:, 0] / 2, rtol=1e-9
+        b.neighbour_scores(new, mask)[:, 0], (graphs[0] + graphs[1])[:, 0] / 2, rtol=1e-9
     )
-    assert b.neighbour_scores(new, torch.zeros_like(observed)).abs().max() == 0
+    assert b.neighbour_scores(new, torch.zeros_like(mask)).abs().max() == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CLOSED)
 def test_scores_are_finite_if_one_item_has_a_modality(name, dtype):
-    data, new, observed = make_data(), *new_items()
-    known = data.observed.clone()
+    data, new, mask = make_data(), *new_items()
+    known = data.mask.clone()
     known[1:, 1] = False
-    data = dataclasses.replace(data, observed=known, dtype=getattr(torch, dtype))
+    data = dataclasses.replace(data, mask=known, dtype=getattr(torch, dtype))
     options = make_options(name).replace(dtype=dtype)
-    assert np.isfinite(scores(build(data, options, None), new, observed)).all()
+    assert np.isfinite(scores(build(data, options, None), new, mask)).all()
 
 
 @pytest.mark.parametrize("name", CLOSED)
@@ -231,18 +231,16 @@ def test_scores_of_a_user_without_a_pair_are_0(name):
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_scores_do_not_depend_on_the_order_of_modalities(name):
-    data, new, observed = make_data(), *new_items()
+    data, new, mask = make_data(), *new_items()
     names = ("image", "text")
     reordered = dataclasses.replace(
         data,
         modalities=names,
         features={n: data.features[n] for n in names},
-        observed=data.observed[:, [1, 0]],
+        mask=data.mask[:, [1, 0]],
     )
-    expected = scores(make(name), new, observed)
-    reordered_scores = scores(
-        make(name, reordered), {n: new[n] for n in names}, observed[:, [1, 0]]
-    )
+    expected = scores(make(name), new, mask)
+    reordered_scores = scores(make(name, reordered), {n: new[n] for n in names}, mask[:, [1, 0]])
     np.testing.assert_allclose(reordered_scores, expected, rtol=1e-7, atol=1e-9)
 
 
@@ -295,9 +293,9 @@ def test_aldi_loss_matches_numpy():
 def test_aldi_scores_a_new_item_by_the_student_network():
     data, b = make_data(), make("aldi", hidden=9, batch_size=7)
     assert b.train_epoch(0)["loss"] > 0  # The last batch is smaller.
-    new, observed = new_items()
+    new, mask = new_items()
     a, p = arrays(b), make_factors(data).users.numpy()
-    rows = b.content({name: x.clone() for name, x in new.items()}, observed).numpy()
+    rows = b.content({name: x.clone() for name, x in new.items()}, mask).numpy()
 
     def tower(side, v):
         return linear(
@@ -307,7 +305,7 @@ def test_aldi_scores_a_new_item_by_the_student_network():
         )
 
     np.testing.assert_allclose(
-        scores(b, new, observed), tower("user", p) @ tower("item", rows).T, rtol=1e-8
+        scores(b, new, mask), tower("user", p) @ tower("item", rows).T, rtol=1e-8
     )
     assert make("aldi", batch_size=1).train_epoch(0) == {"loss": 0.0}
 
@@ -363,7 +361,7 @@ def test_sibrar_loss_matches_numpy():
 def test_sibrar_scores_a_new_item_by_the_mean_over_its_modalities(contrast_weight):
     b = make("sibrar", contrast_weight=contrast_weight, width=5)
     b.train_epoch(0)
-    new, observed = new_items()
+    new, mask = new_items()
     a = arrays(b)
     parts = []
     for m, x in enumerate(new.values()):
@@ -372,12 +370,9 @@ def test_sibrar_scores_a_new_item_by_the_mean_over_its_modalities(contrast_weigh
         )
         parts.append(linear(a, "branch.3", np.maximum(running_norm(a, "branch.1", h, eps=1e-5), 0)))
     v = np.stack(
-        [
-            np.mean([parts[m][c] for m in np.flatnonzero(observed[c].numpy())], axis=0)
-            for c in range(5)
-        ]
+        [np.mean([parts[m][c] for m in np.flatnonzero(mask[c].numpy())], axis=0) for c in range(5)]
     )
-    np.testing.assert_allclose(scores(b, new, observed), a["user.weight"] @ v.T, rtol=1e-8)
+    np.testing.assert_allclose(scores(b, new, mask), a["user.weight"] @ v.T, rtol=1e-8)
 
 
 def test_sibrar_without_the_contrast_samples_one_modality(monkeypatch):
@@ -404,7 +399,7 @@ def test_sibrar_samples_two_different_modalities_that_an_item_has(monkeypatch):
 
     monkeypatch.setattr(type(b), "loss", record)
     b.train_epoch(0)
-    has = torch.cat([data.observed, torch.ones(ITEMS, 1, dtype=torch.bool)], dim=1)
+    has = torch.cat([data.mask, torch.ones(ITEMS, 1, dtype=torch.bool)], dim=1)
     for items, drawn in seen:
         assert (drawn[..., 0] != drawn[..., 1]).all()
         assert has[items[:, :, None], drawn].all()
@@ -426,7 +421,7 @@ def test_i3mrec_loss_matches_numpy():
         "dropout": 0.0,
     }
     data, b = make_data(), make("i3mrec", **options)
-    a, x, known = arrays(b), content_by_hand(data), data.observed.numpy()
+    a, x, known = arrays(b), content_by_hand(data), data.mask.numpy()
     parts, d = np.split(x, [7], axis=1), a["user.weight"].shape[1]
     mapped = [linear(a, f"maps.{m}", part) * known[:, [m]] for m, part in enumerate(parts)]
     single = np.stack([unit(z) for z in mapped], axis=1)
@@ -489,9 +484,9 @@ def test_i3mrec_loss_matches_numpy():
 
 def test_an_environment_of_i3mrec_without_a_triple_has_no_risk():
     data = make_data(missing=False)
-    known = data.observed.clone()
+    known = data.mask.clone()
     known[1:, 1] = False
-    data = dataclasses.replace(data, observed=known)
+    data = dataclasses.replace(data, mask=known)
     common = {"contrast_weight": 0.0, "bottleneck_weight": 0.0, "dropout": 0.0}
     losses = [
         make("i3mrec", data, penalty_weight=w, **common).loss(U, POS, NEG, POS).item()
@@ -509,7 +504,7 @@ def test_i3mrec_scores_a_new_item_by_the_modalities_that_it_has():
     )
     rows = unit({k: x.nan_to_num(0.1) for k, x in new.items()}["image"].numpy())
     v = np.tanh(unit(linear(a, "maps.1", rows)) @ a["mix.weight"].T)
-    known = data.observed[:, :, None]
+    known = data.mask[:, :, None]
     u = b.users(
         [f(x) * known[:, m] for m, (f, x) in enumerate(zip(b.net["maps"], b._x, strict=True))]
     )
@@ -520,7 +515,7 @@ def test_dgmrec_loss_matches_numpy():
     options = {"contrast_weight": 0.2, "tau_general": 0.7, "tau": 0.4, "translation_weight": 0.3}
     options |= {"l2": 0.05, "fused_l2": 0.07, "neighbours": 4, "layers": 2}
     data, b = make_data(), make("dgmrec", **options)
-    a, x, known = arrays(b), content_by_hand(data), data.observed.numpy()
+    a, x, known = arrays(b), content_by_hand(data), data.mask.numpy()
     parts, r = np.split(x, [7], axis=1), matrix(data)
     size, users, items = USERS + ITEMS, *(t.numpy() for t in data.pairs)
     adjacency = np.zeros((size, size))
@@ -603,15 +598,15 @@ def test_dgmrec_loss_matches_numpy():
 
 def test_dgmrec_scores_a_new_item_by_its_nearest_warm_items():
     data, b = make_data(), make("dgmrec", neighbours=3)
-    new, observed = new_items()
-    y, x, known = b.content(new, observed).numpy(), content_by_hand(data), data.observed.numpy()
+    new, mask = new_items()
+    y, x, known = b.content(new, mask).numpy(), content_by_hand(data), data.mask.numpy()
     with torch.no_grad():
         _, shared, specific = b._items()
     neighbour_means: list[list[np.ndarray]] = [[], []]
     for m, (new_part, warm_part) in enumerate(
         zip(np.split(y, [7], axis=1), np.split(x, [7], axis=1), strict=True)
     ):
-        graph = graph_by_hand(new_part, warm_part, observed[:, m].numpy(), known[:, m], 3)
+        graph = graph_by_hand(new_part, warm_part, mask[:, m].numpy(), known[:, m], 3)
         total = graph.sum(1, keepdims=True)
         graph = np.where(total > 0, graph / np.where(total > 0, total, 1), 0)
         for rows, means in zip((shared, specific), neighbour_means, strict=True):
@@ -622,7 +617,7 @@ def test_dgmrec_scores_a_new_item_by_its_nearest_warm_items():
         other = linear(
             a, f"translate.{m}.2", np.tanh(linear(a, f"translate.{m}.0", neighbour_means[0][1 - m]))
         )
-        neighbour_means[0][m] = np.where(observed[:, [m]].numpy(), neighbour_means[0][m], other)
+        neighbour_means[0][m] = np.where(mask[:, [m]].numpy(), neighbour_means[0][m], other)
     v = (
         (neighbour_means[0][0] + neighbour_means[0][1]) / 2
         + neighbour_means[1][0]
@@ -635,24 +630,22 @@ def test_dgmrec_scores_a_new_item_by_its_nearest_warm_items():
     ) / 3
     with torch.no_grad():
         u = b._ids()[0].numpy() + fused
-    np.testing.assert_allclose(scores(b, new, observed), u @ v.T, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(scores(b, new, mask), u @ v.T, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_forms_give_the_same_scores_on_cpu_and_gpu(name):
-    data, (new, observed) = make_data(), new_items()
+    data, (new, mask) = make_data(), new_items()
     gpu_data = dataclasses.replace(
         data,
         features={name: x.cuda() for name, x in data.features.items()},
-        observed=data.observed.cuda(),
+        mask=data.mask.cuda(),
         rows=data.rows.to("cuda"),
     )
-    score = make(name, gpu_data).scorer(
-        {name: x.cuda() for name, x in new.items()}, observed.cuda()
-    )
+    score = make(name, gpu_data).scorer({name: x.cuda() for name, x in new.items()}, mask.cuda())
     gpu_scores = score(torch.arange(USERS, device="cuda")).cpu().numpy()
     np.testing.assert_allclose(
-        gpu_scores, scores(make(name, data), new, observed), rtol=1e-7, atol=1e-9
+        gpu_scores, scores(make(name, data), new, mask), rtol=1e-7, atol=1e-9
     )

@@ -86,14 +86,14 @@ def numpy_terms(it: SimpleNamespace) -> dict[str, float]:
         ],
         axis=1,
     )
-    observed = it.tables.mask.numpy()
+    mask = it.tables.mask.numpy()
     users, positives, negatives = (x.numpy() for x in it.triples)
     u = parameters["users.weight"][users]
 
     def fused(w: np.ndarray) -> np.ndarray:
         if own.training_fusion == "imputed":
             return np.einsum("m,nmd->nd", w, c)
-        weighted = w * observed
+        weighted = w * mask
         return np.einsum("nm,nmd->nd", weighted / weighted.sum(1, keepdims=True), c)
 
     risks = []
@@ -104,7 +104,7 @@ def numpy_terms(it: SimpleNamespace) -> dict[str, float]:
     penalty = np.var(risks, ddof=own.variance_correction) if own.has_envs else 0.0
     total, pairs, aligned = 0.0, 0, np.unique(positives)
     for j in aligned:
-        available = np.flatnonzero(observed[j])
+        available = np.flatnonzero(mask[j])
         if own.alignment_mask == "complete" and len(available) < len(names):
             continue
         for a in range(len(available)):
@@ -264,7 +264,7 @@ def test_a_batch_encodes_each_distinct_item_once(
     distinct = len(torch.unique(torch.cat([positives, negatives])))
     for gather in (gather_batch, gather_compiled):
         batch = gather(it.tables, it.gather, positives, negatives)
-        assert len(batch.observed) == len(batch.copies) == distinct
+        assert len(batch.mask) == len(batch.copies) == distinct
         assert len(batch.shares) == len(positives.unique())
         assert batch.copies.sum() == 80
 

@@ -22,14 +22,14 @@ DIMS = {"text": 7, "image": 4}
 def make_data(seed=0, *, missing=True, users=USERS, items=ITEMS):
     rng = np.random.default_rng(seed)
     features = {name: torch.from_numpy(rng.standard_normal((items, d))) for name, d in DIMS.items()}
-    observed = torch.ones(items, len(DIMS), dtype=torch.bool)
+    mask = torch.ones(items, len(DIMS), dtype=torch.bool)
     if missing:
-        observed[::5, 1] = False
+        mask[::5, 1] = False
     for m, x in enumerate(features.values()):
-        x[~observed[:, m]] = torch.nan
+        x[~mask[:, m]] = torch.nan
     pairs = torch.from_numpy(np.argwhere(rng.random((users, items)) < 0.35))
     rows = build_user_rows(pairs, users, torch.arange(items))
-    return WarmData(tuple(DIMS), users, features, observed, rows, dtype=torch.float64)
+    return WarmData(tuple(DIMS), users, features, mask, rows, dtype=torch.float64)
 
 
 def make_factors(data, seed=1):
@@ -86,7 +86,7 @@ def content_by_hand(data):
     """Unit rows of each modality, missing rows filled with the mean row, concatenated."""
     parts = []
     for m, x in enumerate(data.features.values()):
-        known = data.observed[:, m].numpy()
+        known = data.mask[:, m].numpy()
         scaled = unit(x.numpy()[known])
         full = np.tile(scaled.mean(0), (len(x), 1))
         full[known] = scaled
@@ -123,12 +123,12 @@ def symmetric(a):
 def new_items(count=5, seed=3):
     rng = np.random.default_rng(seed)
     new = {name: torch.from_numpy(rng.standard_normal((count, d))) for name, d in DIMS.items()}
-    observed = torch.tensor(
-        [[True, True], [True, False], [False, True], [True, True], [True, True]]
-    )[:count]
+    mask = torch.tensor([[True, True], [True, False], [False, True], [True, True], [True, True]])[
+        :count
+    ]
     for m, x in enumerate(new.values()):
-        x[~observed[:, m]] = torch.nan
-    return new, observed
+        x[~mask[:, m]] = torch.nan
+    return new, mask
 
 
 def matrix(data):
@@ -138,23 +138,23 @@ def matrix(data):
     return r
 
 
-def centred_by_hand(data, new, observed):
+def centred_by_hand(data, new, mask):
     """Return per modality the warm and the new rows, centred, and 0 where missing.
 
     The mean is over the warm items that have the modality.
     """
     parts = []
     for m, (name, x) in enumerate(data.features.items()):
-        known = data.observed[:, m].numpy()
+        known = data.mask[:, m].numpy()
         mean = x.numpy()[known].mean(0)
         warm = np.where(known[:, None], x.numpy() - mean, 0)
-        parts.append((warm, np.where(observed[:, [m]].numpy(), new[name].numpy() - mean, 0)))
+        parts.append((warm, np.where(mask[:, [m]].numpy(), new[name].numpy() - mean, 0)))
     return parts
 
 
-def graphs_by_hand(data, new, observed, k):
+def graphs_by_hand(data, new, mask, k):
     graphs = []
-    for warm, rows in centred_by_hand(data, new, observed):
+    for warm, rows in centred_by_hand(data, new, mask):
         g = np.maximum(unit(warm) @ unit(rows).T, 0)
         for c in range(g.shape[1]):
             g[np.argsort(-g[:, c])[k:], c] = 0
@@ -162,12 +162,12 @@ def graphs_by_hand(data, new, observed, k):
     return graphs
 
 
-def neighbour_scores_by_hand(data, new, observed, mu, k):
-    graphs = graphs_by_hand(data, new, observed, k)
+def neighbour_scores_by_hand(data, new, mask, mu, k):
+    graphs = graphs_by_hand(data, new, mask, k)
     t = sum(w * g for w, g in zip(mu, graphs, strict=True))
-    return t / (observed.numpy() @ mu)
+    return t / (mask.numpy() @ mu)
 
 
-def scores(baseline, new, observed):
+def scores(baseline, new, mask):
     with torch.no_grad():
-        return baseline.scorer(new, observed)(torch.arange(USERS)).numpy()
+        return baseline.scorer(new, mask)(torch.arange(USERS)).numpy()

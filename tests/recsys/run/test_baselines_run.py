@@ -179,7 +179,7 @@ def test_the_training_view_has_no_row_of_a_new_item(data):
     assert view.test.candidates.numel() == view.validation.users.numel() == 0
     # Features that the setting hides are NaN, so that no method can read them.
     for m, x in enumerate(warm.features.values()):
-        assert x[~warm.observed[:, m]].isnan().all()
+        assert x[~warm.mask[:, m]].isnan().all()
 
 
 def test_the_training_view_of_mapped_features_has_no_row_of_a_new_item(data):

@@ -100,10 +100,10 @@ class Aldi:
             bpr_loss(s_i, s_j) + distilled + options.rating_weight * rating + options.l2 * kernels
         )
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: the student network on their content."""
         self.net.eval()
-        v = self.net["item"](self.content(features, observed))
+        v = self.net["item"](self.content(features, mask))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -161,9 +161,9 @@ class Ccfcrec:
         encoded: Tensor = self.net["head"](torch.cat(mapped, dim=1))
         return encoded
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: <q_c, U_u>, q_c their encoded content."""
-        v = self.embed(self.content(features, observed))
+        v = self.embed(self.content(features, mask))
         return lambda users: self.net["user"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -114,9 +114,9 @@ class Clcrec:
             + options.norm_weight * norms
         )
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: <p_u, enc(x)>."""
-        v = self.net["encoder"](self.content(features, observed))
+        v = self.net["encoder"](self.content(features, mask))
         return lambda users: self.net["vectors"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -32,13 +32,13 @@ class ContentKnn:
         self._data = data
         self.rows = ContentRows(data, unit=True)
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that sums the similarities of new items over a user's items."""
-        check_cells(self._data.num_items, len(observed))
+        check_cells(self._data.num_items, len(mask))
         total = torch.zeros(
-            self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device
+            self._data.num_items, len(mask), dtype=self.rows.dtype, device=mask.device
         )
-        for warm, new in zip(self.rows.warm, self.rows(features, observed), strict=True):
+        for warm, new in zip(self.rows.warm, self.rows(features, mask), strict=True):
             total += similar(warm, new, 0)
         # Divide by M_c; an item without any modality has a total of 0 anyway.
-        return user_profile_scorer(self._data, total / observed.sum(dim=1).clamp(min=1))
+        return user_profile_scorer(self._data, total / mask.sum(dim=1).clamp(min=1))

@@ -76,7 +76,7 @@ class Dgmrec:
             csr_and_transpose(
                 _with_loops(normalised_graph(*neighbours(x, x, known, known, k)), known)
             )
-            for x, known in zip(self._x, data.observed.T, strict=True)
+            for x, known in zip(self._x, data.mask.T, strict=True)
         ]
         self._adjacency = csr_and_transpose(normalised_adjacency(data, self.content.dtype))
         pairs = interactions(data, self.content.dtype)
@@ -125,7 +125,7 @@ class Dgmrec:
         distinct_users = torch.unique(users[contrasted])
         distinct_items = torch.unique(items[contrasted])
         # The general parts of two modalities are contrasted on items that have every modality.
-        complete = distinct_items[self._data.observed[distinct_items].all(dim=1)]
+        complete = distinct_items[self._data.mask[distinct_items].all(dim=1)]
         contrasts = []
         for m, (a, p) in enumerate(zip(general, shared_u, strict=True)):
             for b, q in zip(general[:m], shared_u[:m], strict=True):
@@ -147,7 +147,7 @@ class Dgmrec:
         # Only complete items have a target for the translation. The target is detached, so that the
         # translation learns to match the shared part and not the reverse.
         translated = [
-            (self._translated(m, shared, self._data.observed) - x.detach())[complete]
+            (self._translated(m, shared, self._data.mask) - x.detach())[complete]
             for m, x in enumerate(shared)
         ]
         if len(translated) > 1:
@@ -180,7 +180,7 @@ class Dgmrec:
         shared: list[Tensor] = []
         specific: list[Tensor] = []
         for m, x in enumerate(self._x):
-            known = self._data.observed[:, m, None]
+            known = self._data.mask[:, m, None]
             taste = Product.apply(
                 torch.tanh(net["taste"][m](net["user"].weight)), *self._item_means
             )
@@ -200,7 +200,7 @@ class Dgmrec:
                 [Product.apply(x, *graph) for x, graph in zip(part, self.graphs, strict=True)]
                 for part in (shared, specific)
             )
-        return general, self._filled(shared, self._data.observed), specific
+        return general, self._filled(shared, self._data.mask), specific
 
     def _filled(self, shared: list[Tensor], known: Tensor) -> list[Tensor]:
         """Return gt per modality, translated from the other modalities where it is missing."""
@@ -219,9 +219,9 @@ class Dgmrec:
         mean = torch.einsum("nm,mnd->nd", weights, torch.stack([shared[o] for o in others]))
         return self.net["translate"][m](mean / weights.sum(dim=1, keepdim=True).clamp(min=1))
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items by gt and qt of their nearest warm items."""
-        rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
+        rows = torch.split(self.content(features, mask), list(self.content.widths), dim=1)
         _, shared, specific = self._items()
         users = self._ids()[0] + _fused(
             *(
@@ -233,12 +233,10 @@ class Dgmrec:
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
             # A new item has no users and hence no taste. It
             # averages gt and qt of warm items, which have both.
-            edges = neighbours(
-                x, y, observed[:, m], self._data.observed[:, m], self._options.neighbours
-            )
+            edges = neighbours(x, y, mask[:, m], self._data.mask[:, m], self._options.neighbours)
             for part, means in zip((shared, specific), neighbour_means, strict=True):
                 means.append(average_neighbours(edges, part[m]))
-        v = _fused(self._filled(neighbour_means[0], observed), neighbour_means[1])
+        v = _fused(self._filled(neighbour_means[0], mask), neighbour_means[1])
         return lambda block: users[block] @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

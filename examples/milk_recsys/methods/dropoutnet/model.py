@@ -139,9 +139,9 @@ class DropoutNet:
         ).sum(dim=1)
         return (scores - (net.target_P[users] * net.target_Q[items]).sum(dim=1)).square().mean()
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: the item tower with item factors of 0."""
-        x = self.content(features, observed)
+        x = self.content(features, mask)
         v = self.net["item"](torch.cat([x.new_zeros(len(x), self.net.Q.shape[1]), x], dim=1))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
 

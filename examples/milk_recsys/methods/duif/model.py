@@ -69,9 +69,9 @@ class Duif:
         norms = (u.square() + v.square() + w.square()).sum(dim=1).mean()
         return bpr_loss((u * v).sum(dim=1), (u * w).sum(dim=1)) + self._options.l2 * norms
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: <p_u, W x_j>."""
-        v = self.net["item"](self.content(features, observed))
+        v = self.net["item"](self.content(features, mask))
         return lambda users: self.net["user"](users) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -154,10 +154,10 @@ class Gar:
             + self._options.l2 * _half_squares(self._generator)
         )
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: the recommender on their generated factors."""
         self.net.eval()
-        v = self.net["item"](self._generator(self.content(features, observed)))
+        v = self.net["item"](self._generator(self.content(features, mask)))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -118,9 +118,9 @@ class Gorec:
         decoded: Tensor = self.net["head"](self.net["decoder"](torch.cat([x, z], dim=1)))
         return decoded
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: inner products of P and the decoded factors."""
-        x = F.normalize(self.content(features, observed), dim=1)
+        x = F.normalize(self.content(features, mask), dim=1)
         # A new item belongs to the cluster with the nearest centre.
         cluster = torch.cdist(x, self.net.centres).argmin(dim=1)
         v = self._decode(x, self._posterior(x, self.net.means[cluster])[0])

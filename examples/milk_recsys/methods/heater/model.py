@@ -133,9 +133,9 @@ class Heater:
     def _linear_parameters(self) -> list[nn.Parameter]:
         return [p for m in self.net.modules() if isinstance(m, nn.Linear) for p in m.parameters()]
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: the item tower on their encoded content."""
-        v = self.net["item"](self.embed(self.columns(self.content(features, observed))))
+        v = self.net["item"](self.embed(self.columns(self.content(features, mask))))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

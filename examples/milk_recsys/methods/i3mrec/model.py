@@ -124,7 +124,7 @@ class I3mrec:
             users, items, negatives: (B,).
             anchors: distinct items that are contrasted under the masks.
         """
-        options, known = self._options, self._data.observed
+        options, known = self._options, self._data.mask
         mapped = [
             f(x) * known[:, m, None]
             for m, (f, x) in enumerate(zip(self.net["maps"], self._x, strict=True))
@@ -219,7 +219,7 @@ class I3mrec:
         """
         bounds = []
         for m in range(len(self._x)):
-            rows = items[self._data.observed[items, m]]
+            rows = items[self._data.mask[items, m]]
             mean, precision, _ = self._gaussian(m, rows)
             own_views, all_views = t[rows], t[items]
             # The mean over j of (mean - T_j)^2, expanded to avoid a tensor with an axis for j. The
@@ -247,10 +247,10 @@ class I3mrec:
                 ],
                 dim=1,
             )
-            t = self.fuse(single, self._data.observed[items])
+            t = self.fuse(single, self._data.mask[items])
         losses = []
         for m in range(len(self._x)):
-            known = self._data.observed[items, m]
+            known = self._data.mask[items, m]
             mean, precision, log_variance = self._gaussian(m, items)
             each = ((mean - t).square() * precision + log_variance).sum(dim=1) / 2
             losses.append((each * known).sum() / known.sum().clamp(min=1))
@@ -263,16 +263,14 @@ class I3mrec:
         log_variance = torch.tanh(log_variance)
         return mean, (-log_variance).exp(), log_variance
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: T of the modalities that they have."""
         self.net.eval()
-        rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
+        rows = torch.split(self.content(features, mask), list(self.content.widths), dim=1)
         pairs = list(zip(self.net["maps"], rows, self._x, strict=True))
         single = torch.stack([F.normalize(f(x), dim=1) for f, x, _ in pairs], dim=1)
-        v = self.fuse(single, observed)
-        u = self.users(
-            [f(x) * self._data.observed[:, m, None] for m, (f, _, x) in enumerate(pairs)]
-        )
+        v = self.fuse(single, mask)
+        u = self.users([f(x) * self._data.mask[:, m, None] for m, (f, _, x) in enumerate(pairs)])
         return lambda users: u[users] @ v.T
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ KEEP = Method(
     name="keep",
     title="KEEP",
     options=KeepOptions,
+    compare="none",  # erm is not an ablation of KEEP.
     learner="milk_recsys.methods.keep.model:keep_learner",
     model="milk_recsys.methods.keep.model:Keep",
     scorer="milk_recsys.methods.keep.model:scoring_model",

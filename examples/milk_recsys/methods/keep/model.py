@@ -95,7 +95,7 @@ class Keep:
             "users.weight": users,
             "trained_users": data.rows.offsets.diff() > 0,
             "items": items,
-            "observed": data.observed,
+            "observed": data.mask,
             "sampled": order[:SAMPLED],
             "landmarks": order[
                 : own.landmarks if data.num_items > MAX_DIRECT_ITEMS else MAX_DIRECT_ITEMS
@@ -107,9 +107,9 @@ class Keep:
         state |= {f"warm_{m}": x for m, x in enumerate(rows.warm)}
         self.net = KeepModel(data.modalities, own, state)
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from users to their scores of new items, <A_u, v_c>."""
-        v = self.net.embed_items(features, observed)
+        v = self.net.embed_items(features, mask)
         return lambda users: self.net.users(users) @ v.T
 
 
@@ -193,7 +193,7 @@ class KeepModel(nn.Module):
         """Centred rows (n, d_m) of the warm items, one tensor per modality."""
         return [self.get_buffer(f"warm_{m}") for m in range(len(self.modalities))]
 
-    def rows(self, features: Mapping[str, Tensor], observed: Tensor) -> list[Tensor]:
+    def rows(self, features: Mapping[str, Tensor], mask: Tensor) -> list[Tensor]:
         """Return the new items' centred rows (N, d_m), one tensor per modality.
 
         They have length 1, or are 0 where the modality is missing.
@@ -202,8 +202,8 @@ class KeepModel(nn.Module):
         for m, name in enumerate(self.modalities):
             mean = self.get_buffer(f"mean_{m}")
             x = features.get(name)
-            x = mean.expand(len(observed), -1) if x is None else x.to(mean.dtype)
-            rows.append(centred(x, mean, observed[:, m], unit=True))
+            x = mean.expand(len(mask), -1) if x is None else x.to(mean.dtype)
+            rows.append(centred(x, mean, mask[:, m], unit=True))
         return rows
 
     # --- content ----------------------------------------------------------------------------------
@@ -237,22 +237,22 @@ class KeepModel(nn.Module):
         ).to(e)
 
     def kernel(
-        self, pattern: tuple[int, ...], weights: Tensor, rows: Sequence[Tensor], observed: Tensor
+        self, pattern: tuple[int, ...], weights: Tensor, rows: Sequence[Tensor], mask: Tensor
     ) -> Tensor:
         """Return the kernel k_p between items and the landmarks, (N, L).
 
         Arguments:
             rows: the items' centred rows (N, d_m), one tensor per modality.
-            observed: (N, M) bool.
+            mask: (N, M) bool.
         """
         total = torch.zeros(
-            len(observed), len(self.landmarks), dtype=self.items.dtype, device=observed.device
+            len(mask), len(self.landmarks), dtype=self.items.dtype, device=mask.device
         )
         for m, weight in zip(pattern, weights.tolist(), strict=True):
             if weight:
                 # Rows have length 1, so that their inner products are cosines.
                 k = rows[m] @ self.warm[m][self.landmarks].T
-                k.sub_(1).mul_(self._own.width).exp_().mul_(observed[:, m, None]).mul_(
+                k.sub_(1).mul_(self._own.width).exp_().mul_(mask[:, m, None]).mul_(
                     self.observed[self.landmarks, m]
                 )
                 total.add_(k, alpha=weight)
@@ -306,18 +306,18 @@ class KeepModel(nn.Module):
         coefficients = torch.cholesky_solve(right, torch.linalg.cholesky(system))
         return torch.linalg.solve_triangular(root.T, coefficients, upper=True)
 
-    def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+    def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the vectors (N, r) of new items, each from the regression of its pattern.
 
         The vector of an item without any modality is 0.
         """
-        rows = self.rows(features, observed)
-        vectors = self.items.new_zeros(len(observed), self.items.shape[1])
-        for pattern, items in patterns(observed):
+        rows = self.rows(features, mask)
+        vectors = self.items.new_zeros(len(mask), self.items.shape[1])
+        for pattern, items in patterns(mask):
             used = pattern if self._own.per_pattern else tuple(range(len(self.modalities)))
             weights, coefficients = self.solve(used)
             for block in items.split(BLOCK):
-                k = self.kernel(used, weights, [x[block] for x in rows], observed[block])
+                k = self.kernel(used, weights, [x[block] for x in rows], mask[block])
                 vectors[block] = k @ coefficients
         return vectors
 

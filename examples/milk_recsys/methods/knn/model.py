@@ -34,6 +34,6 @@ class Knn:
         self._data = data
         self.neighbour_scores = NeighbourScores(data, options.neighbours, seed)
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that sums the similarities of new items over a user's items."""
-        return user_profile_scorer(self._data, self.neighbour_scores(features, observed))
+        return user_profile_scorer(self._data, self.neighbour_scores(features, mask))

@@ -46,8 +46,6 @@ class Marec:
             interactions(data, self.neighbour_scores.rows.dtype), options.smoothing
         )
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that sums the smoothed similarities over a user's items."""
-        return user_profile_scorer(
-            self._data, self.smooth(self.neighbour_scores(features, observed))
-        )
+        return user_profile_scorer(self._data, self.smooth(self.neighbour_scores(features, mask)))

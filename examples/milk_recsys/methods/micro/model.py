@@ -71,7 +71,7 @@ class Micro:
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
-        self.fixed = [self._graph(x, data.observed[:, m]) for m, x in enumerate(self._x)]
+        self.fixed = [self._graph(x, data.mask[:, m]) for m, x in enumerate(self._x)]
         self._walk = csr_and_transpose(_random_walk_matrix(data, self.content.dtype))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -178,7 +178,7 @@ class Micro:
         share = self._options.fixed_share
         graphs = []
         for m, (x, fixed) in enumerate(zip(self._x, self.fixed, strict=True)):
-            learned = self._graph(self.net["maps"][m](x), self._data.observed[:, m])
+            learned = self._graph(self.net["maps"][m](x), self._data.mask[:, m])
             graphs.append((share * fixed + (1 - share) * learned).coalesce())
         return graphs
 
@@ -186,14 +186,14 @@ class Micro:
         """Return N(x), sparse (n, n)."""
         return normalised_graph(*neighbours(x, x, known, known, self._options.neighbours))
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: h / |h| of their nearest warm items."""
-        rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
+        rows = torch.split(self.content(features, mask), list(self.content.widths), dim=1)
         single = []
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
             known, x_known, share = (
-                self._data.observed[:, m],
-                observed[:, m],
+                self._data.mask[:, m],
+                mask[:, m],
                 self._options.fixed_share,
             )
             # A new item has no row sum in D, so its neighbours are averaged instead of normalised

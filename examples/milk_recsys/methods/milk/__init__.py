@@ -250,5 +250,11 @@ ENVS = dataclasses.replace(
 )
 
 ERM = dataclasses.replace(
-    MILK, name="erm", title="ERM", options=ErmOptions, space={"lr": LR}, search_seed=3
+    MILK,
+    name="erm",
+    title="ERM",
+    options=ErmOptions,
+    compare="none",  # This is the ablation that other methods are compared with.
+    space={"lr": LR},
+    search_seed=3,
 )

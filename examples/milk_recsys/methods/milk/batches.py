@@ -37,7 +37,7 @@ class TripleBatch(NamedTuple):
         positives: (b,) rows of the positive items.
         negatives: (b,) rows of the negative items.
         features: modality -> (n, d) prepared features of the rows.
-        observed: (n, M) bool.
+        mask: (n, M) bool.
         copies: (n,) number of positions of the batch that refer to each row.
         shares: (p,) weight of each row of a positive item in the alignment: the share of the item's
             positive occurrences in the whole batch for which the row stands (1 / c if the item has
@@ -47,7 +47,7 @@ class TripleBatch(NamedTuple):
     positives: Tensor
     negatives: Tensor
     features: dict[str, Tensor]
-    observed: Tensor
+    mask: Tensor
     copies: Tensor
     shares: Tensor
 
@@ -64,12 +64,12 @@ def prepared_rows(model: Recommender, tables: Tables, *, buffer_rows: int = 0) -
         buffer_rows: size of a buffer, in rows, that every call with at most that many items
             overwrites and returns; 0 for none. It saves an allocation in every step.
     """
-    features, observed = tables.features, tables.mask
+    features, mask = tables.features, tables.mask
     if features.mapped:
-        return lambda items: model.prepare(features.rows(items), observed[items])
+        return lambda items: model.prepare(features.rows(items), mask[items])
     # Preparation does not depend on anything that is trained, so once is enough.
     items = features.items
-    prepared = model.prepare(features.rows(items), observed[items])
+    prepared = model.prepare(features.rows(items), mask[items])
     whole, widths = (
         torch.cat(list(prepared.values()), dim=1),
         [x.shape[1] for x in prepared.values()],

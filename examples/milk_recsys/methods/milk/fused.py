@@ -72,11 +72,11 @@ class _SumsFunction(torch.autograd.Function):
         from milk_recsys.methods.milk.kernels import forward_sums
 
         features = list(batch.features.values())
-        c = u.new_empty(len(batch.observed), len(features), u.shape[1])
+        c = u.new_empty(len(batch.mask), len(features), u.shape[1])
         for m, x in enumerate(features):
             torch.addmm(parameters[2 * m + 1], x, parameters[2 * m].t(), out=c[:, m])
         # Arrays without rows stand for terms that the objective does not have.
-        mask, pairs = batch.observed[:0], 0.0
+        mask, pairs = batch.mask[:0], 0.0
         if options.aligns:
             mask, divisor = alignment_pairs(batch, options)
             pairs = float(divisor)

@@ -109,19 +109,19 @@ class Recommender(nn.Module):
         size = len(self.modalities)
         return self.users.weight.new_full((1, size), 1 / size, requires_grad=False)
 
-    def fit_preparation(self, features: ItemFeatures, observed: Tensor, rows: Tensor) -> None:
+    def fit_preparation(self, features: ItemFeatures, mask: Tensor, rows: Tensor) -> None:
         """Fit the imputer and the principal directions on the observed training rows alone.
 
         Arguments:
             features: of all items, as stored. They are read block by block.
-            observed: (num_items, M) bool.
+            mask: (num_items, M) bool.
             rows: int64, the warm items.
         """
         imputer = MeanImputer(self.modalities)
         for items, block in features.blocks(rows):
             imputer.partial_fit(
                 self.scaled(block) if self.preparation.scale_before_impute else block,
-                observed[items],
+                mask[items],
             )
         self.imputer = imputer.to(self.users.weight.dtype)
         for index, name in enumerate(self.modalities):
@@ -131,22 +131,22 @@ class Recommender(nn.Module):
                 # up over blocks, so that the features are never in memory as a whole.
                 gram = torch.zeros(len(basis), len(basis), dtype=torch.float64, device=basis.device)
                 for items, block in features.blocks(rows):
-                    x = self._filled(block, observed[items])[name].double()
+                    x = self._filled(block, mask[items])[name].double()
                     gram += x.T @ x
                 basis.copy_(leading_eigenvectors(gram, basis.shape[1]))
 
-    def prepare(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
+    def prepare(self, features: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """Scale and impute rows of features (N, d) in the options' order; compress wide ones."""
-        filled = self._filled(features, observed)
+        filled = self._filled(features, mask)
         bases = (getattr(self, f"basis_{index}") for index in range(len(self.modalities)))
         return {
             name: filled[name] if basis is None else filled[name] @ basis
             for name, basis in zip(self.modalities, bases, strict=True)
         }
 
-    def _filled(self, features: Mapping[str, Tensor], observed: Tensor) -> dict[str, Tensor]:
+    def _filled(self, features: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         return scale_and_impute(
-            features, observed, self.imputer, self.preparation, self.users.weight.dtype
+            features, mask, self.imputer, self.preparation, self.users.weight.dtype
         )
 
     def scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,19 +179,19 @@ class Recommender(nn.Module):
 
         return score
 
-    def embed_items(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+    def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Embed items for scoring (Eq. 18): the mean over imputed, or over available modalities.
 
         Arguments:
             features: modality -> (N, d), unscaled. Values of unobserved rows are not read.
-            observed: (N, M) bool.
+            mask: (N, M) bool.
 
         Returns:
             (N, D).
         """
         # Without a mask, `fuse` averages all modalities, imputed ones included.
-        mask = observed if self.options.inference == "available_mean" else None
-        return fuse(self.encoders(self.prepare(features, observed)), self.uniform, mask)[0]
+        used = mask if self.options.inference == "available_mean" else None
+        return fuse(self.encoders(self.prepare(features, mask)), self.uniform, used)[0]
 
 
 def build_model(options: Options, tables: Tables) -> Recommender:

@@ -182,8 +182,8 @@ def bpr_losses(
     if options.training_fusion == "imputed":
         margins = fuse(scores(u, z, batch.positives, batch.negatives), weights)
     else:
-        better = fuse(scores(u, z, batch.positives), weights, batch.observed[batch.positives])
-        worse = fuse(scores(u, z, batch.negatives), weights, batch.observed[batch.negatives])
+        better = fuse(scores(u, z, batch.positives), weights, batch.mask[batch.positives])
+        worse = fuse(scores(u, z, batch.negatives), weights, batch.mask[batch.negatives])
         margins = better - worse
     return F.softplus(-margins).sum(dim=1)  # softplus(-x) = -ln sigmoid(x)
 
@@ -245,7 +245,7 @@ def alignment_pairs(batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, T
 
     The divisor is the one of `options.alignment_reduction`, summed over the rows; 0 for "sum".
     """
-    mask = batch.observed[: len(batch.shares)]
+    mask = batch.mask[: len(batch.shares)]
     if options.alignment_mask == "complete":
         mask = mask & mask.all(dim=1, keepdim=True)
     match options.alignment_reduction:
@@ -275,5 +275,5 @@ def _squares(
 ) -> Tensor:
     """Return the sum of squared norms of all triples' users and uniformly fused items."""
     available = options.training_fusion == "available"
-    h = fuse(z, model.uniform, batch.observed)[0] if available else z.mean(dim=1)
+    h = fuse(z, model.uniform, batch.mask)[0] if available else z.mean(dim=1)
     return u.square().sum() + (batch.copies @ h.square()).sum()

@@ -110,10 +110,10 @@ class Mtpr:
             + (options.embedding_decay * vectors + options.decay * maps) / options.batch_size
         )
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items in their counterfactual form."""
         d = self.net["item"].shape[1]
-        v = self.content(features, observed) @ self.net["content"] @ self.net["item_map"][d:]
+        v = self.content(features, mask) @ self.net["content"] @ self.net["item_map"][d:]
         u = self.net["user"] @ self.net["user_map"]
         return lambda users: u[users] @ v.T
 

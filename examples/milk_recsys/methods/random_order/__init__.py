@@ -14,6 +14,7 @@ RANDOM = Method(
     name="random",
     title="random order",
     options=RandomOptions,
+    independent_scores=False,  # They depend on the positions of the candidates.
     learner="milk_recsys.methods.learner:closed_form",
     model="milk_recsys.methods.random_order.model:RandomOrder",
     without=("negatives", "features", "scale_features", "scale_before_impute", "norm_floor"),

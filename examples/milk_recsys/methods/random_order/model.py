@@ -25,9 +25,9 @@ class RandomOrder:
     def __init__(self, data: WarmData, options: RandomOptions, seed: int) -> None:  # noqa: ARG002
         self._seed = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:  # noqa: ARG002
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:  # noqa: ARG002
         """Return a function that hashes users and positions of new items (splitmix64)."""
-        positions = np.arange(len(observed), dtype=np.uint64)
+        positions = np.arange(len(mask), dtype=np.uint64)
 
         def score(users: Tensor) -> Tensor:
             # splitmix64 works modulo 2^64, so overflow is intended. The user takes the upper 32

@@ -43,22 +43,22 @@ class Ridge:
         strength = self._options.smoothing
         self.smooth = Smoother(interactions(data, self.rows.dtype), strength) if strength else None
 
-    def regress(self, features: Mapping[str, Tensor], observed: Tensor) -> Tensor:
+    def regress(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return T (n, C), with one regression per pattern, each computed in float64."""
-        check_cells(self._data.num_items, len(observed))
-        rows = self.rows(features, observed)
+        check_cells(self._data.num_items, len(mask))
+        rows = self.rows(features, mask)
         item_scores = torch.zeros(
-            self._data.num_items, len(observed), dtype=self.rows.dtype, device=observed.device
+            self._data.num_items, len(mask), dtype=self.rows.dtype, device=mask.device
         )
-        for pattern, positions in patterns(observed):
+        for pattern, positions in patterns(mask):
             warm = torch.cat([self.rows.warm[m] for m in pattern], dim=1).double()
             new = torch.cat([rows[m][positions] for m in pattern], dim=1).double()
             item_scores[:, positions] = _ridge(warm, new, self._options.ridge).to(item_scores.dtype)
         return item_scores
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that sums the rows of T over a user's items."""
-        item_scores = self.regress(features, observed)
+        item_scores = self.regress(features, mask)
         return user_profile_scorer(
             self._data, self.smooth(item_scores) if self.smooth else item_scores
         )

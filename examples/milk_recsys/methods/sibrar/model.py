@@ -63,9 +63,9 @@ class Sibrar:
         # The users of each item in CSR layout: those of item j start at _item_users[_offsets[j]].
         self._item_users = users[items.argsort(stable=True)]
         self._offsets = F.pad(torch.bincount(items, minlength=data.num_items).cumsum(0), (1, 0))
-        always = torch.ones(len(data.observed), 1, dtype=torch.bool, device=data.device)
+        always = torch.ones(len(data.mask), 1, dtype=torch.bool, device=data.device)
         # (n, M + 1). The last column, always True, is the modality "users who have the item".
-        self._has = torch.cat([data.observed, always], dim=1)
+        self._has = torch.cat([data.mask, always], dim=1)
         self._adam = torch.optim.AdamW(
             self.net.parameters(),
             lr=self._options.lr,
@@ -146,16 +146,16 @@ class Sibrar:
         )
         return loss + options.contrast_weight * contrast
 
-    def scorer(self, features: Mapping[str, Tensor], observed: Tensor) -> ScoreBlock:
+    def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function that scores new items: means of e_m over their content."""
         self.net.eval()
-        rows = torch.split(self.content(features, observed), list(self.content.widths), dim=1)
+        rows = torch.split(self.content(features, mask), list(self.content.widths), dim=1)
         encoded = torch.stack(
             [self.net["branch"](f(x).relu()) for f, x in zip(self.net["maps"], rows, strict=True)],
             dim=1,
         )
         # Missing modalities were imputed before encoding; the mean leaves them out.
-        known = observed[:, :, None].to(encoded.dtype)
+        known = mask[:, :, None].to(encoded.dtype)
         v = (known * encoded).sum(dim=1) / known.sum(dim=1).clamp(min=1)
         return lambda users: self.net["user"](users) @ v.T
 
