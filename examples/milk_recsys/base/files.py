@@ -1,7 +1,12 @@
-"""Files that are written atomically (under a temporary name, then renamed), and journals."""
+"""Files that are written atomically (under a temporary name, then renamed), and journals.
+
+The library has the same `replacing` for its own files. It cannot serve here: importing any part of
+invmod imports torch, and commands check their options and data before that.
+"""
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +21,10 @@ __all__ = ["Journal", "read_json", "replacing", "write_json"]
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` if the block raises no error.
 
-    If the process is killed, `path` remains as it was, and the temporary file may remain.
+    If the process is killed, `path` remains as it was, and the temporary file may remain. Every
+    call has a temporary name of its own, so several threads and processes may write `path`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         temporary.replace(path)

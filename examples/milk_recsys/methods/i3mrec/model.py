@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invmod import vrex_penalty
 from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
@@ -144,11 +145,10 @@ class I3mrec:
                 risks.append((F.softplus(gap) * both_known).sum() / both_known.sum())
         if risks:
             environments = torch.stack(risks)
-            loss = (
-                loss
-                + environments.sum()
-                + (options.penalty_weight * environments.var() if len(risks) > 1 else 0)
-            )
+            loss = loss + environments.sum()
+            if len(risks) > 1:
+                penalty = vrex_penalty(environments, correction=1)
+                loss = loss + options.penalty_weight * penalty
         if options.contrast_weight:
             loss = loss + options.contrast_weight * self.contrast(fixed[anchors], known[anchors])
         if options.bottleneck_weight:

@@ -275,5 +275,6 @@ def _squares(
 ) -> Tensor:
     """Return the sum of squared norms of all triples' users and uniformly fused items."""
     available = options.training_fusion == "available"
+    # Without a mask, fusion by the uniform row is the mean, which costs less than a product.
     h = fuse(z, model.uniform, batch.mask)[0] if available else z.mean(dim=1)
     return u.square().sum() + (batch.copies @ h.square()).sum()
