@@ -46,11 +46,21 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
     """
     args = [str(argument) for argument in argv]
     early, _ = tyro.cli(
-        _EarlyOptions, args=args, return_unknown_args=True, add_help=False, prog=prog
+        _EarlyOptions,
+        args=args,
+        return_unknown_args=True,
+        add_help=False,
+        prog=prog,
+        config=(tyro.conf.DisallowNone,),
     )
     try:
         saved = _options_of_run(early)
         method = find_method(_model_of(early) if saved is None else saved.run.model)
+        if early.model not in (None, method.name):
+            raise OptionError(
+                f"--model {early.model}: the run in {early.out} was started with {method.name}. "
+                "Leave the option out to resume that run, or choose another --out."
+            )
         defaults = _defaults(early, method, saved)
         _check_known(args, method)
         parsed = tyro.cli(

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.metadata
 import math
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
@@ -196,6 +197,26 @@ class Method:
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     paper: bool = False
 
+    def __post_init__(self) -> None:
+        """Resolve the types of the options that ``from __future__ import annotations`` made text.
+
+        Raises:
+            TypeError: `options` is not a dataclass, or a type cannot be resolved.
+        """
+        if not (isinstance(self.options, type) and dataclasses.is_dataclass(self.options)):
+            raise TypeError(f"Method {self.name!r}: `options` must be a dataclass.")
+        if all(not isinstance(field.type, str) for field in self.fields.values()):
+            return
+        try:
+            hints = typing.get_type_hints(self.options)
+        except NameError as error:
+            raise TypeError(
+                f"Method {self.name!r}: a type in {self.options.__name__} cannot be resolved "
+                f"({error}). Import it at the top of the module."
+            ) from None
+        for field in self.fields.values():
+            field.type = hints[field.name]
+
     @property
     def fields(self) -> Mapping[str, "dataclasses.Field[Any]"]:
         """The method's own options by name."""
@@ -238,7 +259,7 @@ def find_method(name: str) -> Method:
     """Return a method by its name on the command line.
 
     Raises:
-        OptionError: there is no method with this name, or its entry point is not a `Method`.
+        OptionError: there is no method with this name, or its entry point cannot be loaded.
     """
     # Built-in methods come first, so that an entry point of another package cannot replace them.
     if name in BUILT_IN:
@@ -248,17 +269,29 @@ def find_method(name: str) -> Method:
         return _REGISTERED[name]
     for point in _entry_points():
         if point.name == name:
-            method = point.load()
-            if not isinstance(method, Method):
-                raise OptionError(
-                    f"--model {name}: {point.value} must be a Method, got {type(method).__name__}."
-                )
-            return method
+            return _load_entry_point(point)
     near = difflib.get_close_matches(name, method_names(), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise OptionError(
         f"--model {name}: there is no such method.{hint} Choose from {', '.join(method_names())}."
     )
+
+
+def _load_entry_point(point: importlib.metadata.EntryPoint) -> Method:
+    package = point.dist.name if point.dist else "an unknown package"
+    where = f"--model {point.name}: the entry point {point.value} of {package}"
+    try:
+        method = point.load()
+    except Exception as error:
+        raise OptionError(
+            f"{where} cannot be loaded ({type(error).__name__}: {error}). Mend or uninstall the "
+            "package."
+        ) from error
+    if not isinstance(method, Method):
+        raise OptionError(f"{where} must be a Method, got {type(method).__name__}.")
+    if method.name != point.name:
+        raise OptionError(f"{where} must have the name of its method, {method.name!r}.")
+    return method
 
 
 def _entry_points() -> Iterator[importlib.metadata.EntryPoint]:
@@ -327,4 +360,6 @@ def _out_of_range(field: "dataclasses.Field[Any]", kind: type, value: Any) -> st
         return None
     lower = f"above {low:g}" if above else f"at least {low:g}"
     upper = "" if high == math.inf else f" and at most {high:g}"
-    return f"{flag(field.name)} must be finite, {lower}{upper}, got {value}."
+    # Every whole number is finite.
+    finite = "" if kind is int else "finite, "
+    return f"{flag(field.name)} must be {finite}{lower}{upper}, got {value}."

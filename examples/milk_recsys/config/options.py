@@ -248,7 +248,9 @@ class Options:
         # If a method redefines a common option, the value belongs to the method's own options.
         for name in set(values) - set(method.fields):
             group, field = common[name]
-            changed[group][field.name] = values[name]
+            value = values[name]
+            is_path = isinstance(value, str) and Path in get_args(field.type)
+            changed[group][field.name] = Path(value) if is_path else value
         groups = {
             group: dataclasses.replace(getattr(self, group), **fields)
             for group, fields in changed.items()

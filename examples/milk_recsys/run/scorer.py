@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from invmod import mask_from_features
 from milk_recsys.base.checkpoint import load_state
 from milk_recsys.base.device import choose_device
-from milk_recsys.base.errors import DataError
+from milk_recsys.base.errors import DataError, OptionError
 from milk_recsys.base.files import read_json
 from milk_recsys.catalogue.tsv import read_names
 from milk_recsys.config.method import load
@@ -367,5 +367,7 @@ def _read_config(path: Path) -> tuple[Options, dict[str, int], int]:
         facts = values.pop("dataset")
         dims = {name: int(dim) for name, dim in facts["modalities"].items()}
         return from_json(values), dims, int(facts["users"])
+    except OptionError as error:  # For example, the method is of a package that is not installed.
+        raise DataError(f"{path}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is not the config of a run ({error!r:.200}).") from None

@@ -204,16 +204,16 @@ def test_a_given_option_overrides_the_preset_even_with_the_recommended_value():
             ["--train-missing-rate", "-.1"],
             "--train-missing-rate must be finite, at least 0 and at most 1",
         ),
-        (["--batch-size", "0"], "--batch-size must be finite, at least 1, got 0"),
-        (["--epochs", "0"], "--epochs must be finite, at least 1"),
-        (["--eval-every", "0"], "--eval-every must be finite, at least 1"),
-        (["--patience", "0"], "--patience must be finite, at least 1"),
-        (["--num-draws", "0"], "--num-draws must be finite, at least 1"),
-        (["--embedding-dim", "0"], "--embedding-dim must be finite, at least 1"),
-        (["--threads", "0"], "--threads must be finite, at least 1"),
-        (["--eval-users", "0"], "--eval-users must be finite, at least 1"),
-        (["--seed", "-1"], "--seed must be finite, at least 0"),
-        (["--split-seed", "-1"], "--split-seed must be finite, at least 0"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--eval-every", "0"], "--eval-every must be at least 1"),
+        (["--patience", "0"], "--patience must be at least 1"),
+        (["--num-draws", "0"], "--num-draws must be at least 1"),
+        (["--embedding-dim", "0"], "--embedding-dim must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--eval-users", "0"], "--eval-users must be at least 1"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--split-seed", "-1"], "--split-seed must be at least 0"),
         (["--penalty-weight", "-1"], "--penalty-weight must be finite, at least 0"),
         (["--alignment-weight", "inf"], "--alignment-weight must be finite"),
         (["--norm-floor", "-1"], "--norm-floor must be finite, at least 0"),
@@ -405,3 +405,10 @@ def test_a_config_of_version_0_1_0_opens(model):
         assert opened.method.lr == 0.25
         return
     assert from_json({**older, **values}) == now
+
+
+def test_a_run_is_not_resumed_with_another_model(trained_run, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["--resume", "--out", str(trained_run.folder), "--model", "keep"])
+    assert "--model keep: the run in" in (error := capsys.readouterr().err)
+    assert "was started with milk. Leave the option out" in error

@@ -217,7 +217,7 @@ def test_own_options_are_given_on_the_command_line():
         *(
             (
                 ["--model", name, "--batch-size", "1"],
-                "--batch-size must be finite, at least 2, got 1",
+                "--batch-size must be at least 2, got 1",
             )
             for name in ("dropoutnet", "heater", "gar", "gorec", "aldi")
         ),
