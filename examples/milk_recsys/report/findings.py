@@ -225,6 +225,8 @@ def _against_next(losses: Sequence[Loss]) -> list[str]:
     if len(losses) < 2:
         return []
     worst, second = losses[:2]
+    if second.estimate.value <= 0:
+        return ["The value is not lower when any of the other modalities is hidden."]
     share = "" if second.relative is None else f", {percent(second.relative)}"
     text = (
         f"The second largest loss is that of “{second.modality}” "
@@ -404,7 +406,7 @@ def _setting_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answe
         return Answer(question, "Nothing: this setting removes no modality from a test item.")
     if here is None or complete is None:
         return Answer(question, "Not measured: a value is missing.")
-    share = f" ({percent((complete - here) / complete)})" if complete > 0 else ""
+    share = f" ({percent(abs(complete - here) / complete)})" if complete > 0 else ""
     return Answer(
         question,
         f"{metric_name(metric)} is {number(here)} under {setting} and {number(complete)} with "

@@ -249,6 +249,13 @@ def test_the_order_of_the_modalities_in_the_file_does_not_matter() -> None:
     assert [loss.modality for loss in find(plausible(hidden)).losses] == ["text", "image", "audio"]
 
 
+def test_a_second_largest_loss_that_is_none_is_not_called_a_loss() -> None:
+    answer = find(plausible({"text": 0.31, "image": 0.483, "audio": 0.49})).answers[0]
+    assert answer.details[1] == (
+        "The value is not lower when any of the other modalities is hidden."
+    )
+
+
 def test_overlapping_intervals_make_the_order_of_two_modalities_uncertain() -> None:
     answer = find(plausible({"text": 0.31, "image": 0.32})).answers[0]
     assert "that of “image” overlap, so their order is uncertain" in answer.headline
@@ -358,6 +365,9 @@ def test_the_cost_of_the_setting() -> None:
         answer.headline
         == "NDCG@20 is 0.4520 under FTMT and 0.4830 with complete items: 0.0310 lower (6.4%)."
     )
+    metrics = plausible()
+    metrics["test"] = section(0.488)
+    assert find(metrics).answers[-1].headline.endswith("complete items: 0.0050 higher (1.0%).")
     metrics = plausible(setting="ftft")
     metrics["missingness"]["removed"]["test"] = dict.fromkeys(HIDDEN, 0)
     assert (
