@@ -31,7 +31,6 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import optuna
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -40,11 +39,9 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import tiny_dataset
 from milk_recsys.config.options import OptionError
-from milk_recsys.study.audit import Leak
 from milk_recsys.study.plan import NAMES, Plan
-from milk_recsys.study.records import MONITOR, Run
+from milk_recsys.study.records import MONITOR, Leak, Run
 from milk_recsys.study.results import write_results
-from milk_recsys.study.runs import execute
 from milk_recsys.study.spaces import FIELD, METHODS
 from milk_recsys.study.store import Store
 
@@ -245,6 +242,11 @@ _DATASETS: dict[Path, Dataset] = {}
 
 def _work(run: Run, where: Path | Dataset, cache: Path, threads: int | None) -> dict[str, Any]:
     """Make a run, in this process or a worker; each process reads the data set only once."""
+    # These imports take seconds, and `--help` and the check of the options do not need them.
+    import torch
+
+    from milk_recsys.study.runs import execute
+
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if threads:
         torch.set_num_threads(threads)

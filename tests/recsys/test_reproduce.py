@@ -139,12 +139,12 @@ def test_a_killed_study_resumes_to_the_same_result(finished, tmp_path, monkeypat
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(reproduce, "execute", dies)
+    monkeypatch.setattr(runs, "execute", dies)
     with pytest.raises(KeyboardInterrupt):
         run_plan(make_plan(), tmp_path)
     with (tmp_path / "runs.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"phase": "trial", "meth')  # The kill interrupted the writing of a line.
-    monkeypatch.setattr(reproduce, "execute", real)
+    monkeypatch.setattr(runs, "execute", real)
     store = run_plan(make_plan(), tmp_path)
     assert [untimed(x) for x in store.lines] == [untimed(x) for x in finished.lines]
 
