@@ -38,11 +38,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import tiny_dataset
+from milk_recsys.config.method import method_names
 from milk_recsys.config.options import OptionError
 from milk_recsys.study.plan import NAMES, Plan
 from milk_recsys.study.records import MONITOR, Leak, Run
 from milk_recsys.study.results import write_results
-from milk_recsys.study.spaces import FIELD, METHODS
+from milk_recsys.study.spaces import FIELD, METHODS, is_own
 from milk_recsys.study.store import Store
 
 Name = Literal[
@@ -78,7 +79,8 @@ class Reproduce:
     out: Path | None = None
     """Folder for the results file, tables and figures; by default runs/reproduce-NAME."""
     methods: tuple[str, ...] = ()
-    """Methods to compare; by default those of the paper, or all of them for `field`."""
+    """Methods to compare; by default those of the paper, or all methods of the package for `field`.
+    `field` also takes the names of your own methods."""
     settings: tuple[Literal["ftmt", "mtmt"], ...] = ("ftmt", "mtmt")
     """Settings of missing modalities."""
     decide: bool = True
@@ -133,9 +135,17 @@ def run_command(command: Reproduce) -> int:
 
 def check(command: Reproduce) -> str | None:
     """Return an error message for an invalid command, or None."""
-    unknown = [m for m in command.methods if m not in FIELD]
-    if unknown:
-        return f"--methods: {unknown[0]} is unknown. Choose from {', '.join(FIELD)}."
+    known = method_names()
+    for method in command.methods:
+        if method not in known:
+            # The methods of the package are in the order of the tables, before your own.
+            names = dict.fromkeys((*FIELD, *known))
+            return f"--methods: {method} is unknown. Choose from {', '.join(names)}."
+        if is_own(method) and command.name != "field":
+            return (
+                f"--methods: {method} is not a method of the paper, so it is not in {command.name}."
+                " Study it with `field`, the comparison of all systems."
+            )
     for name in ("trials", "repeats", "jobs"):
         if getattr(command, name) < 1:
             return f"--{name} must be at least 1, got {getattr(command, name)}."
