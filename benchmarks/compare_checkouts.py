@@ -5,11 +5,13 @@ python -m benchmarks.compare_checkouts OTHER_CHECKOUT --data $INVMOD_DATA/lfm2k 
 
 Each run is ``train.py`` with the same options in both checkouts, on one thread. The table has the
 largest absolute difference of all numbers of metrics.json except times; 0 means that they are equal
-bit for bit.
+bit for bit. A number that only one of the checkouts writes, and one that is NaN in only one of
+them, count as a difference, and their names are printed.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ RUNS = {
     "gar": "--model gar --epochs 2 --factor-epochs 5",
     "sibrar": "--model sibrar --epochs 2",
 }
+TOLERANCE = 1e-6
 TIMES = {"seconds", "seconds_per_epoch", "triples_per_second", "versions"}
 
 
@@ -44,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     """Train all runs in both checkouts, and write the table.
 
     Returns:
-        the exit status: 0, or 1 if a run failed or if numbers differ by more than 1e-6.
+        the exit status: 0, or 1 if a run failed, if numbers differ by more than `TOLERANCE`, or if
+        only one checkout has a number.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare_checkouts", description=__doc__
@@ -60,10 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="file for the table, which is printed in any case")
     arguments = parser.parse_args(argv)
-    lines, worst = (
-        ["| run | options | NDCG@20 | largest difference |", "| --- | --- | --- | --- |"],
-        0.0,
-    )
+    lines = ["| run | options | NDCG@20 | largest difference |", "| --- | --- | --- | --- |"]
+    differ = False
     for name in arguments.runs:
         metrics = [
             measure(checkout, arguments.data, RUNS[name])
@@ -72,9 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         if any(content is None for content in metrics):
             return 1
         before, after = (dict(numbers(content)) for content in metrics)
-        # A metric that only one of the checkouts writes cannot be compared.
-        largest = max(abs(before[key] - after[key]) for key in before.keys() & after.keys())
-        worst = max(worst, largest)
+        largest, unpaired = compare(before, after)
+        # The negated comparison is also true for NaN.
+        differ |= not largest <= TOLERANCE or bool(unpaired)
+        if unpaired:
+            print(f"{name}: in one checkout only: {', '.join(unpaired)}", file=sys.stderr)
         lines.append(f"| {name} | `{RUNS[name]}` | {after['test.ndcg@20']:.4f} | {largest:.2g} |")
         print(lines[-1], flush=True)
     lines += [
@@ -84,7 +88,28 @@ def main(argv: list[str] | None = None) -> int:
     ]
     if arguments.out:
         arguments.out.write_text("\n".join(lines), encoding="utf-8")
-    return int(worst > 1e-6)
+    return int(differ)
+
+
+def compare(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, list[str]]:
+    """Compare two sets of numbers by their names.
+
+    Returns:
+        the largest absolute difference, and the names of the numbers that only one of the two has,
+        or that are NaN in only one of them. A number that is NaN in both does not differ. Without a
+        common number the difference is NaN.
+    """
+    unpaired = sorted(before.keys() ^ after.keys())
+    differences = []
+    for key in sorted(before.keys() & after.keys()):
+        a, b = before[key], after[key]
+        if math.isnan(a) != math.isnan(b):
+            unpaired.append(key)
+        else:
+            # Equal infinities and two NaN have no finite difference, but they do not differ.
+            same = a == b or math.isnan(a)
+            differences.append(0.0 if same else abs(a - b))
+    return max(differences, default=math.nan), unpaired
 
 
 def measure(checkout: Path, data: Path, options: str) -> Any:
@@ -130,6 +155,8 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         for key, part in value.items():
             if key not in TIMES:
                 yield from numbers(part, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        yield from numbers({str(place): part for place, part in enumerate(value)}, name)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield name, float(value)
 

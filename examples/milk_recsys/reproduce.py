@@ -31,7 +31,6 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import optuna
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -39,13 +38,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import tiny_dataset
+from milk_recsys.config.method import method_names
 from milk_recsys.config.options import OptionError
-from milk_recsys.study.audit import Leak
 from milk_recsys.study.plan import NAMES, Plan
-from milk_recsys.study.records import MONITOR, Run
+from milk_recsys.study.records import MONITOR, Leak, Run
 from milk_recsys.study.results import write_results
-from milk_recsys.study.runs import execute
-from milk_recsys.study.spaces import FIELD, METHODS
+from milk_recsys.study.spaces import FIELD, METHODS, is_own
 from milk_recsys.study.store import Store
 
 Name = Literal[
@@ -81,7 +79,8 @@ class Reproduce:
     out: Path | None = None
     """Folder for the results file, tables and figures; by default runs/reproduce-NAME."""
     methods: tuple[str, ...] = ()
-    """Methods to compare; by default those of the paper, or all of them for `field`."""
+    """Methods to compare; by default those of the paper, or all methods of the package for `field`.
+    `field` also takes the names of your own methods."""
     settings: tuple[Literal["ftmt", "mtmt"], ...] = ("ftmt", "mtmt")
     """Settings of missing modalities."""
     decide: bool = True
@@ -136,9 +135,17 @@ def run_command(command: Reproduce) -> int:
 
 def check(command: Reproduce) -> str | None:
     """Return an error message for an invalid command, or None."""
-    unknown = [m for m in command.methods if m not in FIELD]
-    if unknown:
-        return f"--methods: {unknown[0]} is unknown. Choose from {', '.join(FIELD)}."
+    known = method_names()
+    for method in command.methods:
+        if method not in known:
+            # The methods of the package are in the order of the tables, before your own.
+            names = dict.fromkeys((*FIELD, *known))
+            return f"--methods: {method} is unknown. Choose from {', '.join(names)}."
+        if is_own(method) and command.name != "field":
+            return (
+                f"--methods: {method} is not a method of the paper, so it is not in {command.name}."
+                " Study it with `field`, the comparison of all systems."
+            )
     for name in ("trials", "repeats", "jobs"):
         if getattr(command, name) < 1:
             return f"--{name} must be at least 1, got {getattr(command, name)}."
@@ -245,6 +252,11 @@ _DATASETS: dict[Path, Dataset] = {}
 
 def _work(run: Run, where: Path | Dataset, cache: Path, threads: int | None) -> dict[str, Any]:
     """Make a run, in this process or a worker; each process reads the data set only once."""
+    # These imports take seconds, and `--help` and the check of the options do not need them.
+    import torch
+
+    from milk_recsys.study.runs import execute
+
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if threads:
         torch.set_num_threads(threads)

@@ -17,10 +17,12 @@ import invmod.robustness
 import invmod.testing
 from milk_recsys import prepare, reproduce
 from milk_recsys.config import command_line, options
+from milk_recsys.config import method as methods
 from milk_recsys.config.method import DEFAULT_METHOD, find_method
 from milk_recsys.methods.milk import PRESETS
 from milk_recsys.recommend import RecommendOptions
 from milk_recsys.study.plan import NAMES
+from rocchio import ROCCHIO
 from tests.recsys.methods.tiny_baselines import BASELINES
 
 ROOT = Path(__file__).parents[2]
@@ -226,7 +228,11 @@ def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:
         assert {word for word in arguments if word.startswith("--")} <= known
 
 
-def test_the_command_lines_of_reproduce_py_and_prepare_py_are_accepted() -> None:
+def test_the_command_lines_of_reproduce_py_and_prepare_py_are_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(methods, "_REGISTERED", {})
+    methods.register(ROCCHIO)  # the pages' method of your own
     uses = [(reproduce.Reproduce, words) for words in commands("reproduce")]
     uses += [(prepare.Source, words) for words in commands("prepare")]
     assert len(uses) >= 7
@@ -258,4 +264,5 @@ def test_the_baselines_page_has_a_section_for_every_baseline_and_its_options_exi
         )
     known = {flag(f.name) for kind in BASELINES.values() for f in dataclasses.fields(kind)}
     known |= {flag(name) for name in (*options.common_fields(), *find_method("milk").fields)}
+    known |= {flag(field.name) for field in dataclasses.fields(reproduce.Reproduce)}
     assert set(re.findall(r"`(--[a-z0-9-]+)`", page)) <= known

@@ -1,4 +1,4 @@
-"""The documented method of one's own: its scores, and both ways to add it."""
+"""The documented method of one's own: its scores, both ways to add it, and a study of it."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import torch
 import rocchio
 from milk_recsys.config import method as methods
 from milk_recsys.config.options import PreparationOptions
+from milk_recsys.study.store import Store
 from tests.recsys.methods.tiny_baselines import content_by_hand, make_data, matrix, unit
 
 EXAMPLES = Path(rocchio.__file__).parent
@@ -46,18 +47,40 @@ def test_a_registered_method_trains(tmp_path, monkeypatch):
         methods.register(rocchio.ROCCHIO)
 
 
-def test_a_method_of_an_installed_package_is_a_choice(tmp_path):
-    info = tmp_path / "my_package-1.0.dist-info"
-    info.mkdir()
+@pytest.fixture
+def installed(tmp_path):
+    """Run `milk-recsys` in a process where a package declares the method by an entry point."""
+    info = tmp_path / "site" / "my_package-1.0.dist-info"
+    info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[milk_recsys.methods]\nrocchio = rocchio:ROCCHIO\n")
-    path = os.pathsep.join([str(tmp_path), str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "milk_recsys", "train", "--model", "rocchio", "--help"],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "--damping" in done.stdout
-    assert "Exponent that reduces the weight of popular items." in done.stdout
+    path = os.pathsep.join([str(info.parent), str(EXAMPLES), *sys.path])
+
+    def run(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "milk_recsys", *words],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_a_method_of_an_installed_package_is_a_choice(installed):
+    output = installed("train", "--model", "rocchio", "--help")
+    assert "--damping" in output
+    assert "Exponent that reduces the weight of popular items." in output
+
+
+def test_a_method_of_an_installed_package_is_studied(installed, tmp_path):
+    out = tmp_path / "study"
+    words = ["--smoke", "--settings", "ftmt", "--methods", "rocchio", "knn", "--out", str(out)]
+    installed("reproduce", "field", *words)
+    store = Store(out)
+    assert len(store.of("trial", "rocchio")) == len(store.of("repeat", "rocchio")) == 2
+    assert set(store.of("repeat", "rocchio")[0]["tuned"]) == {"damping"}
+    assert "| rocchio |" in (out / "field.md").read_text(encoding="utf-8")

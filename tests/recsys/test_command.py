@@ -100,15 +100,47 @@ def test_train_main_reads_its_arguments(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_bad_options_and_data_of_train_are_refused_before_torch_is_imported():
-    code = (
-        "import sys; from milk_recsys.__main__ import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit as ended: sys.exit(3 if 'torch' in sys.modules else ended.code)"
-    )
-    for arguments in (["--data", "nowhere"], ["--alhpa", "1"]):
-        assert python(code, "train", *arguments).returncode == 2
-    assert python(code, "train", "--help").returncode == 0
+# Runs the command, or the script that the first argument names. The exit status is 3 if torch has
+# been imported.
+WITHOUT_TORCH = """
+import runpy, sys
+del sys.argv[0]
+try:
+    if sys.argv[0] == "milk-recsys":
+        from milk_recsys.__main__ import main
+        sys.exit(main(sys.argv[1:]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as ended:
+    sys.exit(3 if "torch" in sys.modules else ended.code)
+"""
+
+
+@pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce"])
+def test_no_command_imports_torch_for_its_help(name):
+    for words in (["milk-recsys", name], [str(FOLDER / f"{name}.py")]):
+        ran = python(WITHOUT_TORCH, *words, "--help")
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--data", "nowhere"], "no such folder"),
+        (["train", "--alhpa", "1"], "--alhpa"),
+        (["recommend", "--run", "nowhere"], "--items"),
+        (["prepare", "mmrec", "--folder", "nowhere", "--out", "{tmp}"], "nowhere"),
+        (["prepare", "mmrek"], "mmrek"),
+        (["reproduce", "table2"], "--data is needed"),
+        (["reproduce", "table2", "--data", "nowhere"], "no such folder"),
+        (["reproduce", "field", "--smoke", "--methods", "nobody"], "nobody"),
+    ],
+)
+def test_bad_options_and_data_are_refused_before_torch_is_imported(words, message, tmp_path):
+    words = [word.format(tmp=tmp_path / "out") for word in words]
+    ran = python(WITHOUT_TORCH, "milk-recsys", *words)
+    assert ran.returncode == 2, ran.stderr
+    assert message in ran.stderr
 
 
 WITHOUT = """

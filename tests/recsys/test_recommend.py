@@ -394,8 +394,8 @@ def test_as_a_command_without_the_training_data(trained_run, items, tmp_path):
     ]
 
     def start() -> subprocess.CompletedProcess[str]:
-        # The path of invmod, in case that it is not installed.
-        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
+        # The paths of the test process, in case the packages are not installed.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )

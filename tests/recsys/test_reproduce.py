@@ -15,6 +15,7 @@ from milk_recsys import reproduce
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.split import draw_split
 from milk_recsys.catalogue.synthetic import tiny_dataset
+from milk_recsys.config import method as methods
 from milk_recsys.config.method import find_method
 from milk_recsys.config.options import DataOptions, Options
 from milk_recsys.methods.milk import PRESETS
@@ -139,12 +140,12 @@ def test_a_killed_study_resumes_to_the_same_result(finished, tmp_path, monkeypat
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(reproduce, "execute", dies)
+    monkeypatch.setattr(runs, "execute", dies)
     with pytest.raises(KeyboardInterrupt):
         run_plan(make_plan(), tmp_path)
     with (tmp_path / "runs.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"phase": "trial", "meth')  # The kill interrupted the writing of a line.
-    monkeypatch.setattr(reproduce, "execute", real)
+    monkeypatch.setattr(runs, "execute", real)
     store = run_plan(make_plan(), tmp_path)
     assert [untimed(x) for x in store.lines] == [untimed(x) for x in finished.lines]
 
@@ -424,6 +425,49 @@ def test_a_bad_command_ends_with_status_2(values, message, capsys, tmp_path):
     values = {k: Path(v) if k == "data" else v for k, v in values.items()}
     assert reproduce.run_command(reproduce.Reproduce("table2", out=tmp_path / "out", **values)) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def own_method(monkeypatch):
+    """A registered method: DUIF under another name, without limits for a study."""
+    monkeypatch.setattr(methods, "_REGISTERED", {})
+    method = dataclasses.replace(find_method("duif"), name="mine", search_seed=101, limits={})
+    methods.register(method)
+    return method
+
+
+def test_a_method_of_your_own_is_studied(own_method, tmp_path):
+    command = reproduce.Reproduce(
+        "field", smoke=True, settings=("ftmt",), out=tmp_path, methods=("mine", "knn")
+    )
+    assert reproduce.run_command(command) == 0
+    store = Store(tmp_path)
+    for method, phase, number in (
+        ("mine", "trial", 2),
+        ("mine", "repeat", 2),
+        ("mine", "timing", 1),
+        ("knn", "repeat", 2),
+    ):
+        assert len(store.of(phase, method)) == number
+    line = store.of("repeat", "mine")[0]
+    assert set(line["tuned"]) == set(own_method.space)
+    assert line["epochs"] == 2  # as in all runs of --smoke
+    assert line["audit"]["compared"] > 0
+    rows = {row["method"] for row in table_of(tmp_path / "field.md")}
+    assert rows == {"mine", "knn"}
+    assert "mine" in {row["method"] for row in table_of(tmp_path / "search.md")}
+
+
+def test_a_method_of_your_own_is_no_default_and_in_no_table_of_the_paper(own_method, capsys):
+    assert own_method.name not in {*FIELD, *METHODS, *SPACES}
+    command = reproduce.Reproduce("table2", smoke=True, methods=("milk", "mine"))
+    assert reproduce.run_command(command) == 2
+    assert "mine is not a method of the paper, so it is not in table2" in capsys.readouterr().err
+    command = reproduce.Reproduce("field", smoke=True, methods=("mien",))
+    assert reproduce.run_command(command) == 2
+    error = capsys.readouterr().err
+    assert "mien is unknown. Choose from milk, align, " in error
+    assert error.endswith(", keep, mine.\n")
 
 
 def test_a_store_of_another_kind_is_an_error(tmp_path):

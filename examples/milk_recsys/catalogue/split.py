@@ -1,4 +1,8 @@
-"""The split into warm and new items, and a run's mask, drawn from a seed or read from a file."""
+"""The split into warm and new items, and a run's mask, drawn from a seed or read from a file.
+
+Only drawing a mask needs torch. Importing this module does not import it, so that the commands that
+only read or write splits start at once.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,19 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from invmod import simulate_missing
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.base.files import replacing
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.npy import BAD_NPY
 from milk_recsys.config.options import DataOptions
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Split", "draw_split", "read_split", "split_facts", "write_split"]
 
@@ -90,6 +95,8 @@ def draw_split(dataset: Dataset, options: DataOptions) -> tuple[Split, list[str]
 
 
 def _generator(stream: np.random.SeedSequence) -> torch.Generator:
+    import torch
+
     # A seed of torch must fit into a signed 64-bit integer, hence the shift by one bit.
     return torch.Generator().manual_seed(int(stream.generate_state(1, np.uint64)[0] >> 1))
 
@@ -103,6 +110,10 @@ def _remove_modalities(
     notes: list[str],
 ) -> npt.NDArray[np.bool_]:
     """Remove one modality from a share `rate` of the rows; note it if too few rows can lose one."""
+    import torch
+
+    from invmod import simulate_missing
+
     result = simulate_missing(
         torch.from_numpy(mask), rate, rows=torch.from_numpy(rows), generator=generator
     )

@@ -33,6 +33,7 @@ from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.negatives import sample_negatives
 from milk_recsys.run.evaluation import evaluate_group
 from milk_recsys.run.loop import train_epoch
+from milk_recsys.study.records import Leak
 
 __all__ = ["Leak", "audit", "leaks_by_option", "without_test"]
 
@@ -40,10 +41,6 @@ USERS = 200  # number of users in the training pairs of the audit
 FACTOR_EPOCHS = 2
 LANDMARKS = 512  # landmarks of KEEP, if it has too many warm items for an exact fit
 Make = Callable[[Options, Tables], Any]
-
-
-class Leak(ValueError):
-    """A run uses information about the test items that must be hidden from it."""
 
 
 def leaks_by_option(options: DataOptions) -> str | None:

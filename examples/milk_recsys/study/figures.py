@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from milk_recsys.base.files import replacing
 from milk_recsys.study.plan import Plan, best_trial, strongest
 from milk_recsys.study.records import MONITOR
-from milk_recsys.study.spaces import ABLATIONS, SPACES, SWEEPS, WHY_PENALTIES
+from milk_recsys.study.spaces import ABLATIONS, SWEEPS, WHY_PENALTIES, space_of
 from milk_recsys.study.store import Line, Store
 
 __all__ = ["FIGURES", "write_figure"]
@@ -105,7 +105,7 @@ def figure_3(plan: Plan, store: Store) -> Figure | None:
 
     A line shows the gain of MILK over the better baseline.
     """
-    baselines = [m for m in plan.methods if m not in ABLATIONS and SPACES[m]]
+    baselines = [m for m in plan.methods if m not in ABLATIONS and space_of(m)]
     methods = [*strongest(store, baselines, plan.repeats)[:2][::-1], "milk"]
     lines = {m: [x for x in _repeats(plan, store, m) if "groups" in x] for m in methods}
     if not all(lines.values()) or len(methods) < 2:
@@ -277,7 +277,7 @@ def figure_search(plan: Plan, store: Store) -> Figure | None:
     axes = figure.subplots()
     for place, (method, scores) in enumerate(searches.items()):
         style = ("-", "--", "-.", ":")[place // 10]
-        label = f"{method} ({len(SPACES[method])} options)"
+        label = f"{method} ({len(space_of(method))} options)"
         axes.plot(
             range(1, len(scores) + 1),
             np.maximum.accumulate(scores),

@@ -18,17 +18,18 @@ from milk_recsys.study.spaces import (
     FACTORS,
     FIELD,
     METHODS,
-    SPACES,
     SWEEPS,
     VARIANTS,
     WHY_PENALTIES,
     WINNER,
     WITHOUT,
     Space,
+    is_own,
+    space_of,
 )
 from milk_recsys.study.store import Line, Store
 
-__all__ = ["NAMES", "Plan", "best_trial", "propose"]
+__all__ = ["NAMES", "Plan", "best_trial", "needs", "propose", "strongest"]
 
 NAMES = (
     "table1",
@@ -62,7 +63,15 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "why": (("milk", "erm"), ("ftmt",)),
     "field": (FIELD, ("ftmt", "mtmt")),
 }
-"""Table or figure -> the methods that it needs, tuned and repeated, and their settings."""
+"""Table or figure -> the methods that it needs, tuned and repeated, and their settings.
+
+The comparison of all systems (`field`) also needs every method of your own that a plan names.
+"""
+
+
+def needs(name: str, method: str) -> bool:
+    """Return whether a table or figure needs the runs of a method."""
+    return method in NEEDS[name][0] or (name == "field" and is_own(method))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +199,7 @@ class Plan:
         """Return the methods that the tables and figures need, in order, with their settings."""
         wanted: dict[str, tuple[str, ...]] = {}
         for method in self.methods:
-            settings = {
-                s for name in self.names if method in NEEDS[name][0] for s in NEEDS[name][1]
-            }
+            settings = {s for name in self.names if needs(name, method) for s in NEEDS[name][1]}
             kept = tuple(s for s in self.settings if s in settings)
             if kept:
                 wanted[method] = kept
@@ -200,11 +207,11 @@ class Plan:
 
     def _baselines(self) -> list[str]:
         """Return the tuned methods except MILK and its ablations."""
-        return [m for m in self.methods if m not in ABLATIONS and SPACES[m]]
+        return [m for m in self.methods if m not in ABLATIONS and space_of(m)]
 
     def _num_trials(self, method: str) -> int:
         """Return the number of trials of a method: none if it has no search space."""
-        return self.trials if SPACES[method] else 0
+        return self.trials if space_of(method) else 0
 
     def _factor_trials(self) -> int:
         """Return the number of trials of the factorisation: none if no method needs factors."""
@@ -263,7 +270,7 @@ class Plan:
         own = dict(values)
         limits = dict(method.limits)
         if self.quick:
-            limits |= {"epochs": 2, "eval_every": 1} if limits else {}
+            limits |= {"epochs": 2, "eval_every": 1} if method.trains else {}
             own |= {"factor_epochs": 2} if method.needs_factors else {}
         fixed: dict[str, Any] = {"data": self.data, "setting": setting, "compare": "none"}
         fixed |= {"seed": seed, "split_seed": seed, "empty_items": "drop", "threads": self.threads}
@@ -288,7 +295,7 @@ class Plan:
     def _trial(self, method: str, before: Sequence[Line]) -> Run:
         number = len(before)
         tuned = propose(
-            SPACES[method], (find_method(method).search_seed, number), before, "validation"
+            space_of(method), (find_method(method).search_seed, number), before, "validation"
         )
         return self._run("trial", method, method, "ftmt", number, TUNING_SEED, tuned)
 

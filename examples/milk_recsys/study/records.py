@@ -1,4 +1,7 @@
-"""A run of a study, the metric that it is judged by, and the format of its means. No torch here."""
+"""A run of a study, its metric, the format of means, and the error `Leak`.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ import numpy as np
 
 from milk_recsys.config.options import Options
 
-__all__ = ["MONITOR", "Run", "mean_sd"]
+__all__ = ["MONITOR", "Leak", "Run", "mean_sd"]
 
 MONITOR = "ndcg@20"
+
+
+class Leak(ValueError):
+    """A run uses information about the test items that must be hidden from it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from milk_recsys.study import claims, field, tables
 from milk_recsys.study.figures import FIGURES, write_figure
 from milk_recsys.study.plan import FRESH_SEED, Plan, strongest
 from milk_recsys.study.records import MONITOR, mean_sd
-from milk_recsys.study.spaces import ABLATIONS, METHODS, SPACES, VARIANTS, WHY_PENALTIES, WINNER
+from milk_recsys.study.spaces import ABLATIONS, METHODS, VARIANTS, WHY_PENALTIES, WINNER, space_of
 from milk_recsys.study.store import Line, Store
 
 __all__ = ["write_results"]
@@ -178,7 +178,7 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
         ]
     if name == "why":
         return worth(plan, store)
-    baselines = [m for m in plan.methods if m not in ABLATIONS and SPACES[m]]
+    baselines = [m for m in plan.methods if m not in ABLATIONS and space_of(m)]
     top = strongest(store, baselines, plan.repeats)[:2]
     methods = {"figure1": ["duif"], "figure3": ["milk", *top, "content_knn"]}.get(
         name, list(ABLATIONS)

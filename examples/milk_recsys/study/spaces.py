@@ -26,6 +26,8 @@ __all__ = [
     "WINNER",
     "WITHOUT",
     "Space",
+    "is_own",
+    "space_of",
 ]
 
 Space = Mapping[str, Interval | Choice]
@@ -34,7 +36,24 @@ Space = Mapping[str, Interval | Choice]
 _BY_SEED = sorted((find_method(name) for name in BUILT_IN), key=lambda method: method.search_seed)
 
 SPACES: Mapping[str, Space] = MappingProxyType({method.name: method.space for method in _BY_SEED})
-"""Method -> option -> values that a study may try. A method with an empty space is not tuned."""
+"""Method of the package -> option -> values that a study may try.
+
+A method with an empty space is not tuned.
+"""
+
+
+def space_of(name: str) -> Space:
+    """Return the search space of a method, which may be one of your own.
+
+    A function, not a table: `register` may add a method after this module was imported.
+    """
+    return find_method(name).space
+
+
+def is_own(name: str) -> bool:
+    """Return whether a method was added by `register` or by an entry point."""
+    return name not in BUILT_IN
+
 
 FACTORS: Space = MappingProxyType(
     {"factor_lr": log_range(2e-3, 2e-2), "factor_l2": log_range(3e-4, 1e-1)}

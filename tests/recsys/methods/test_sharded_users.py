@@ -1,6 +1,7 @@
 """A sharded table has the initial rows, the steps and the files of a table in one process."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import warnings
@@ -276,9 +277,8 @@ def test_fill_rows_checks_its_arguments() -> None:
 
 def test_torchrec_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, milk_recsys.methods.milk.sharded_users; sys.exit('torchrec' in sys.modules)"
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(sharded_users.__file__).parents[1], check=True
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_errors_before_a_table_is_made(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
