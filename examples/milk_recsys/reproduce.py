@@ -43,7 +43,7 @@ from milk_recsys.config.options import OptionError
 from milk_recsys.study.plan import NAMES, Plan
 from milk_recsys.study.records import MONITOR, Leak, Run
 from milk_recsys.study.results import write_results
-from milk_recsys.study.spaces import FIELD, METHODS, is_own
+from milk_recsys.study.spaces import FIELD, METHODS
 from milk_recsys.study.store import Store
 
 Name = Literal[
@@ -141,7 +141,7 @@ def check(command: Reproduce) -> str | None:
             # The methods of the package are in the order of the tables, before your own.
             names = dict.fromkeys((*FIELD, *known))
             return f"--methods: {method} is unknown. Choose from {', '.join(names)}."
-        if is_own(method) and command.name != "field":
+        if command.name != "field" and method not in METHODS:
             return (
                 f"--methods: {method} is not a method of the paper, so it is not in {command.name}."
                 " Study it with `field`, the comparison of all systems."
