@@ -50,7 +50,7 @@ class Environments(Protocol):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw weights on the simplex, (*sample_shape, E, M)."""
+        """Draw weights on the simplex, (\\*sample_shape, E, M)."""
 
 
 def checked_shape(
