@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-# Where the real data sets are; tests that need them are skipped where there are none.
+# The folder of the real data sets. Without it, tests that need them are skipped.
 ifndef INVMOD_DATA
 SHARED_DATA := $(shell cd ../shared/data 2>/dev/null && pwd)
 ifneq ($(SHARED_DATA),)
@@ -21,38 +21,41 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test coverage lint format types docs smoke wheel-smoke bench bench-quick distributed reproduce-cuda clean
+.PHONY: help install train test coverage lint format types docs smoke wheel-smoke bench \
+	bench-quick distributed reproduce-cuda clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3] [PIP_ARGS='options of pip install']"
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  %-15s %s\n", $$1, $$2 }'
 
-install: $(STAMP) ## the environment in .venv/, from requirements.lock
+install: $(STAMP) ## make the environment in .venv/ from requirements.lock
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "invmod needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"invmod needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
 	@$(BIN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN) -m pip install $(PIP_ARGS) -r requirements.lock
 	$(BIN) -m pip install $(PIP_ARGS) --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-train: $(STAMP) ## train a recommender of new items on the embedded data (TRAIN_ARGS: options of train.py)
+train: $(STAMP) ## train KEEP on the embedded data (TRAIN_ARGS: options of train.py)
 	$(BIN) examples/milk_recsys/train.py $(TRAIN_ARGS)
 
-# A process for each core, a file of tests in one of them, one thread each.
+# One process per core, up to 8, each with one thread. All tests of a file run in one process.
 PROCESSES := -n auto --maxprocesses 8 --dist loadfile
 
 test: $(STAMP) ## run all tests (TEST_ARGS: options of pytest)
 	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) $(TEST_ARGS)
 
 coverage: $(STAMP) ## run all tests and report branch coverage of invmod/
-	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) --cov --cov-report=term-missing --cov-fail-under=95 $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) \
+		--cov --cov-report=term-missing --cov-fail-under=95 $(TEST_ARGS)
 
 lint: $(STAMP) ## check style
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 
-format: $(STAMP) ## put style right
+format: $(STAMP) ## correct the style
 	$(BIN) -m ruff check --fix .
 	$(BIN) -m ruff format .
 
@@ -62,32 +65,33 @@ types: $(STAMP) ## check types
 docs: $(STAMP) ## build the documentation in docs/_build/html
 	$(BIN) -m sphinx -W --keep-going docs docs/_build/html
 
-smoke: $(STAMP) ## make every table and figure of the paper on a tiny set, in a minute
+smoke: $(STAMP) ## make every table and figure of the paper on a tiny data set, in a minute
 	$(BIN) examples/milk_recsys/reproduce.py all --smoke
 
-wheel-smoke: $(STAMP) ## build the wheel and try it in an environment of its own
+wheel-smoke: $(STAMP) ## build the wheel and try it in a new environment
 	.ci/wheel_smoke $(BIN)
 
-bench: $(STAMP) ## time training, ranking and parts against plain references and floors (BENCH_ARGS: options)
+bench: $(STAMP) ## time training, ranking and parts against references (BENCH_ARGS: options)
 	$(BIN) -m benchmarks $(BENCH_ARGS)
 
-bench-quick: $(STAMP) ## in two minutes, whether a ratio of the benchmark has fallen by half
+bench-quick: $(STAMP) ## check in two minutes that no ratio of the benchmark fell by half
 	$(BIN) -m benchmarks --quick $(BENCH_ARGS)
 
-# TorchRec and what it needs at import. Without --no-deps pip would put another build of torch in place of the lock's;
-# newer versions do not load with it. On a GPU, fbgemm-gpu==1.8.0 takes the place of fbgemm-gpu-cpu.
+# TorchRec and the packages that it imports. Without --no-deps, pip would replace the torch of the
+# lock by another build. Newer versions of TorchRec do not load with the torch of the lock. On a
+# GPU, use fbgemm-gpu==1.8.0 instead of fbgemm-gpu-cpu.
 FBGEMM := fbgemm-gpu-cpu==1.8.0
 TORCHREC := torchrec==1.8.0 $(FBGEMM) tensordict==0.15.3 pyvers==0.2.3 cloudpickle==3.1.3 \
 	pyre-extensions==0.0.32 typing-inspect==0.9.0
 
-distributed: $(STAMP) ## add TorchRec to .venv/, for a user table sharded over processes
+distributed: $(STAMP) ## add TorchRec to .venv/, for user tables sharded over processes
 	$(BIN) -m pip install $(PIP_ARGS) --no-deps $(TORCHREC)
 
-# An environment that is named is used as it is; else the one in .venv/.
+# A Python given on the command line or in the environment is used as it is, else that of .venv/.
 GIVEN := $(filter command environment,$(origin PYTHON))
 
-reproduce-cuda: $(if $(GIVEN),,$(STAMP)) ## on a GPU: its tests, times, and KEEP, MILK and its ablations over five splits
+reproduce-cuda: $(if $(GIVEN),,$(STAMP)) ## run tests, benchmarks and comparisons on a GPU
 	$(if $(GIVEN),$(PYTHON),$(BIN)) -m benchmarks.reproduce_cuda $(CUDA_ARGS)
 
-clean: ## remove what was built, but neither .venv/ nor runs/
+clean: ## remove built files and caches, except .venv/ and runs/
 	rm -rf dist build docs/_build .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage

@@ -234,13 +234,13 @@ class _Frames:
 
     def of_users(self, best: Best) -> pl.DataFrame:
         """Return a frame with user, user_name, trained, rank, item, item_name, score."""
-        users, items = best.rows.numpy(), self.ids[best.found.numpy()]
+        users, items = best.rows.numpy(), self.ids[best.indices.numpy()]
         return self._frame("user", users, "item", items, best, {"trained": self.trained[users]})
 
     def of_items(self, best: Best) -> pl.DataFrame:
         """Return a frame with item, item_name, rank, user, user_name, score."""
         return self._frame(
-            "item", self.ids[best.rows.numpy()], "user", best.found.numpy(), best, {}
+            "item", self.ids[best.rows.numpy()], "user", best.indices.numpy(), best, {}
         )
 
     def _frame(

@@ -53,7 +53,12 @@ def num_pairs(mask: Tensor, anchor: int | None, dtype: torch.dtype) -> Tensor:
     """Return the number of available pairs of each sample, (N,)."""
     n = mask.sum(dim=1).to(dtype)
     # A sample without the anchor has no pair, whatever else it has.
-    return n * (n - 1) / 2 if anchor is None else mask[:, anchor] * (n - 1)
+    return pairs_among(n) if anchor is None else mask[:, anchor] * (n - 1)
+
+
+def pairs_among(n: Tensor) -> Tensor:
+    """Return n (n - 1) / 2, the number of pairs among n modalities."""
+    return n * (n - 1) / 2
 
 
 def reduce_losses(

@@ -10,6 +10,7 @@ from invmod.environments.diagnostics import Dominance, dominance
 from invmod.environments.dirichlet import CyclicMixupEnvs, DirichletEnvs
 from invmod.environments.given import FixedEnvs, GivenEnvs, UniformEnvs, UnionEnvs
 from invmod.environments.inferred import infer_environments
+from invmod.environments.protocol import Environments
 from invmod.environments.subsets import (
     KOfAvailableEnvs,
     LeaveOneOutEnvs,
@@ -21,6 +22,7 @@ __all__ = [
     "CyclicMixupEnvs",
     "DirichletEnvs",
     "Dominance",
+    "Environments",
     "FixedEnvs",
     "GivenEnvs",
     "KOfAvailableEnvs",

@@ -10,7 +10,29 @@ from torch import Tensor
 
 
 class Environments(Protocol):
-    """A generator of E environments over M modalities, as in `torch.distributions`."""
+    """Type of any generator of E environments over M modalities, for annotations.
+
+    A class of your own that has these three members is such a generator. It need not inherit from
+    `Environments`; a type checker compares the members.
+
+    Example:
+        >>> import invmod
+        >>> class FirstOrUniform:
+        ...     num_envs = 2
+        ...     def __init__(self, num_modalities: int) -> None:
+        ...         self.num_modalities = num_modalities
+        ...     def sample(self, sample_shape=(), *, generator=None, device=None, dtype=None):
+        ...         first = torch.zeros(self.num_modalities, device=device, dtype=dtype)
+        ...         first[0] = 1.0
+        ...         rows = torch.stack([first, torch.full_like(first, 1 / self.num_modalities)])
+        ...         return rows.expand(*sample_shape, -1, -1)
+        >>> envs: invmod.Environments = FirstOrUniform(2)
+        >>> invmod.UnionEnvs(envs, invmod.LeaveOneOutEnvs(2)).sample()
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000],
+                [0.0000, 1.0000],
+                [1.0000, 0.0000]])
+    """
 
     @property
     def num_envs(self) -> int:
@@ -28,7 +50,7 @@ class Environments(Protocol):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw weights on the simplex, (*sample_shape, E, M)."""
+        """Draw weights on the simplex, (\\*sample_shape, E, M)."""
 
 
 def checked_shape(

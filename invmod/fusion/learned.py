@@ -82,6 +82,8 @@ class GatedFusion(nn.Module):
         return f"num_modalities={self.weight.shape[0]}, embedding_dim={self.weight.shape[1]}"
 
 
+# Letters of the patterns in this class: n sample, m modality, p head, d entry of a head, and e
+# query, because each query gives a sample one fused row, as an environment does.
 class AttentionFusion(nn.Module):
     r"""Attention over modalities, with learned queries.
 
@@ -160,7 +162,7 @@ class AttentionFusion(nn.Module):
         return self._attention(_zero_unavailable(z, mask), mask)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Split the last axis into heads of equal width (p in the pattern is the head)."""
+        """Split the last axis into heads of equal width."""
         return rearrange(x, "... (p d) -> ... p d", p=self.num_heads)
 
     def _attention(self, available: Tensor, mask: Tensor) -> Tensor:
@@ -169,8 +171,7 @@ class AttentionFusion(nn.Module):
         with torch.autocast(device_type=available.device.type, enabled=False):
             keys = available @ self.key.to(wide).T + self.modality.to(wide)
             keys, query = self._heads(keys), self._heads(self.query.to(wide))
-            # n sample, m modality, q query, h head, d entry of a head.
-            scores = torch.einsum("nmhd,qhd->nqhm", keys, query) / math.sqrt(query.shape[-1])
+            scores = torch.einsum("nmpd,epd->nepm", keys, query) / math.sqrt(query.shape[-1])
         return _masked_softmax(scores, mask[:, None, None])
 
     @override
@@ -182,7 +183,7 @@ class AttentionFusion(nn.Module):
         weights = self._attention(available, mask)
         values = self._heads(available)
         with torch.autocast(device_type=z.device.type, enabled=False):
-            fused = torch.einsum("nqhm,nmhd->nqhd", weights, values)
+            fused = torch.einsum("nepm,nmpd->nepd", weights, values)
         fused = rearrange(fused, "... p d -> ... (p d)")
         # A single query has no axis Q in the result.
         return (fused[:, 0] if self.query.shape[0] == 1 else fused).to(z.dtype)

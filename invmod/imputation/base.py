@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod._checks import check_known, check_names, checked_rows
+from invmod._files import replacing
 from invmod.missingness.masks import MaskLike, mask_columns
 
 
@@ -68,16 +68,10 @@ class Imputer(nn.Module, ABC):
             raise RuntimeError(
                 f"{type(self).__name__}.save: not fitted yet. Call `fit` with training rows first."
             )
-        path = Path(path)
-        # A process that is killed while writing leaves a temporary file, never half a state.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             safetensors.torch.save_file(
                 state, temporary, metadata={"modalities": json.dumps(self.modalities)}
             )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load(self, path: str | Path) -> Self:
         """Read a state that `save` wrote. The imputer must be built with the same arguments.

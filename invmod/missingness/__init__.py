@@ -1,5 +1,9 @@
 """Availability masks of modalities, and simulated missingness."""
 
+import typing as _typing
+
+from invmod._deprecation import INTERNAL as _INTERNAL
+from invmod._deprecation import deprecated_names as _deprecated_names
 from invmod.missingness.batches import Batch, collate
 from invmod.missingness.chance import simulate_mar, simulate_mcar, simulate_mnar
 from invmod.missingness.features import hide_features, mask_from_features
@@ -20,3 +24,24 @@ __all__ = [
     "simulate_missing",
     "simulate_mnar",
 ]
+
+# Hidden from type checkers, which accept any name of a module that has a `__getattr__`.
+if not _typing.TYPE_CHECKING:
+    __getattr__ = _deprecated_names(
+        __name__,
+        {
+            "MaskLike": (
+                "invmod.missingness.masks:MaskLike",
+                "annotate with `torch.Tensor | Mapping[str, torch.Tensor]`",
+            ),
+            "ROWS_AT_ONCE": ("invmod.missingness.masks:ROWS_AT_ONCE", _INTERNAL),
+            "append_axes": ("invmod.missingness.masks:append_axes", _INTERNAL),
+            "check_any_mask": ("invmod.missingness.masks:check_any_mask", _INTERNAL),
+            "check_count": ("invmod._checks:check_count", _INTERNAL),
+            "check_mask": ("invmod.missingness.masks:check_mask", _INTERNAL),
+            "check_names": ("invmod._checks:check_names", _INTERNAL),
+            "checked_rows": ("invmod._checks:checked_rows", _INTERNAL),
+            "mask_columns": ("invmod.missingness.masks:mask_columns", _INTERNAL),
+        },
+        ends_in="0.3",
+    )

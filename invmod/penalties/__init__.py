@@ -1,5 +1,9 @@
 """Invariance penalties, grouped by their arguments: risks, derivatives, gradients or features."""
 
+import typing as _typing
+
+from invmod._deprecation import INTERNAL as _INTERNAL
+from invmod._deprecation import deprecated_names as _deprecated_names
 from invmod.penalties.derivatives import (
     irm_derivatives,
     irm_derivatives_bpr,
@@ -36,3 +40,9 @@ __all__ = [
     "vrex_penalty",
     "vrex_penalty_debiased",
 ]
+
+# Hidden from type checkers, which accept any name of a module that has a `__getattr__`.
+if not _typing.TYPE_CHECKING:
+    __getattr__ = _deprecated_names(
+        __name__, {"check_risks": ("invmod._checks:check_risks", _INTERNAL)}, ends_in="0.3"
+    )

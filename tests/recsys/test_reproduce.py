@@ -381,8 +381,10 @@ def test_the_users_of_the_most_popular_item_are_separated(finished, tmp_path):
         for user, item in DATASET.interactions.tolist():
             if item in test:
                 users_of.setdefault(item, []).append(user)
-        most = max(map(len, users_of.values()))
-        popular = next(users_of[item] for item in sorted(users_of) if len(users_of[item]) == most)
+        largest = max(map(len, users_of.values()))
+        popular = next(
+            users_of[item] for item in sorted(users_of) if len(users_of[item]) == largest
+        )
         everybody = sorted({user for users in users_of.values() for user in users})
         values = np.array([3.0 if user in popular else 1.0 for user in everybody], dtype=np.float32)
         store.add({**line, "per_user": values})

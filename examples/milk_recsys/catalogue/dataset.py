@@ -103,10 +103,10 @@ class Dataset:
         """Return the largest absolute value among a modality's features."""
         # `read_dataset` has computed the value while it checked the features. It belongs to
         # that array: `dataclasses.replace` may have put another array into `features`.
-        scanned, abs_max = self.abs_max.get(modality, (None, 0.0))
+        checked, abs_max = self.abs_max.get(modality, (None, 0.0))
         return (
             abs_max
-            if scanned is self.features[modality]
+            if checked is self.features[modality]
             else scan_features(self.features[modality], modality)[1]
         )
 

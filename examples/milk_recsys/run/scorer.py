@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from invmod import mask_from_features
+from invmod._deprecation import warn_renamed
 from milk_recsys.base.checkpoint import load_state
 from milk_recsys.base.device import choose_device
 from milk_recsys.base.errors import DataError, OptionError
@@ -46,13 +47,19 @@ class Best(NamedTuple):
 
     Attributes:
         rows: (R,) the users (or items) that the lists are for.
-        found: (R, K) the items (or users) in each list.
+        indices: (R, K) the items (or users) in each list: positions of items, or ids of users.
         scores: (R, K), non-increasing along a row.
     """
 
     rows: Tensor
-    found: Tensor
+    indices: Tensor
     scores: Tensor
+
+    @property
+    def found(self) -> Tensor:
+        """Deprecated: use `indices`."""
+        warn_renamed("Best.found", "Best.indices", ends_in="0.3")
+        return self.indices
 
 
 def load_run(

@@ -1,6 +1,7 @@
 """Scoring new items with a finished run: inner products, missing modalities, errors and lists."""
 
 import json
+import linecache
 import shutil
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from milk_recsys.ranking.metrics import positive_ranks
 from milk_recsys.run import begin
 from milk_recsys.run.evaluation import rank_group
 from milk_recsys.run.progress import Progress
-from milk_recsys.run.scorer import Scorer
+from milk_recsys.run.scorer import Best, Scorer
 from milk_recsys.train import run
 
 
@@ -148,7 +149,7 @@ def test_features_may_be_arrays_tensors_or_lists_of_any_numeric_dtype(scorer):
 def test_no_items(scorer):
     vectors = scorer.embed({"text": np.zeros((0, 6))})
     assert scorer.score(None, {"text": np.zeros((0, 6))}).shape == (30, 0)
-    assert [tuple(best.found.shape) for best in scorer.best_items(vectors, 5)] == [(30, 0)]
+    assert [tuple(best.indices.shape) for best in scorer.best_items(vectors, 5)] == [(30, 0)]
     assert list(scorer.best_users(vectors, 5)) == []
 
 
@@ -353,7 +354,7 @@ def test_lists_do_not_depend_on_the_size_of_blocks(trained_run, monkeypatch, blo
     for top in (4, 50):
         lists = list(opened.best_items(vectors, top))
         assert torch.cat([best.rows for best in lists]).tolist() == list(range(30))
-        items = torch.cat([best.found for best in lists]).numpy()
+        items = torch.cat([best.indices for best in lists]).numpy()
         assert items.tolist() == reference_best(scores, top).tolist()
         assert np.array_equal(
             torch.cat([best.scores for best in lists]), np.take_along_axis(scores, items, 1)
@@ -361,7 +362,7 @@ def test_lists_do_not_depend_on_the_size_of_blocks(trained_run, monkeypatch, blo
 
         lists = list(opened.best_users(vectors, top))
         assert torch.cat([best.rows for best in lists]).tolist() == list(range(30))
-        users = torch.cat([best.found for best in lists]).numpy()
+        users = torch.cat([best.indices for best in lists]).numpy()
         # Users 28 and 29 have no training pair and are not candidates.
         assert users.tolist() == reference_best(scores[:28].T, top).tolist()
         assert np.array_equal(
@@ -373,7 +374,17 @@ def test_of_users_with_equal_vectors_the_lower_ids_come_first(trained_run):
     opened = load_run(trained_run.folder, device="cpu", scores_at_once=8)
     opened.model.users.weight[:] = opened.model.users.weight[0].clone()
     (best,) = opened.best_users(opened.embed({"text": np.ones((2, 6))}), 5)
-    assert best.found.tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert best.indices.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_the_old_name_of_the_indices_warns_at_the_line_that_uses_it():
+    best = Best(torch.tensor([0]), torch.tensor([[2, 1]]), torch.tensor([[0.5, 0.25]]))
+    message = r"^`Best\.found` is now `Best\.indices`\. The old name will be removed"
+    with pytest.warns(DeprecationWarning, match=message) as caught:
+        assert best.found is best.indices
+    (warning,) = caught
+    line = linecache.getline(warning.filename, warning.lineno).strip()
+    assert line == "assert best.found is best.indices"
 
 
 def test_lists_of_chosen_users(scorer):
@@ -382,9 +393,9 @@ def test_lists_of_chosen_users(scorer):
     vectors, scores = scorer.embed(features), scorer.score(None, features).numpy()
     (best,) = scorer.best_items(vectors, 3, users=[29, 4])
     assert best.rows.tolist() == [29, 4]
-    assert best.found.tolist() == reference_best(scores[[29, 4]], 3).tolist()
+    assert best.indices.tolist() == reference_best(scores[[29, 4]], 3).tolist()
     (best,) = scorer.best_users(vectors, 3, users=[29, 4, 29])
-    assert best.found.tolist() == np.array([4, 29])[reference_best(scores[[4, 29]].T, 2)].tolist()
+    assert best.indices.tolist() == np.array([4, 29])[reference_best(scores[[4, 29]].T, 2)].tolist()
 
 
 @pytest.mark.cuda
@@ -398,4 +409,4 @@ def test_on_a_gpu(scorer, trained_run):
         scorer.best_users(scorer.embed(features), 7),
         strict=True,
     )
-    assert all(torch.equal(gpu.found, cpu.found) for gpu, cpu in pairs)
+    assert all(torch.equal(gpu.indices, cpu.indices) for gpu, cpu in pairs)
