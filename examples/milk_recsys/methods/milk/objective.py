@@ -19,6 +19,7 @@ from invmod import (
     vrex_coefficients,
     vrex_penalty,
 )
+from invmod.alignment.pairs import pairs_among
 from milk_recsys.methods.milk import MilkOptions
 from milk_recsys.methods.milk.batches import TripleBatch
 from milk_recsys.methods.milk.model import Recommender
@@ -253,9 +254,7 @@ def alignment_pairs(batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, T
             return mask, batch.shares.new_zeros(())
         case "item_mean":
             return mask, batch.shares.sum()
-    n = mask.sum(dim=1)
-    # n available modalities make n (n - 1) / 2 pairs.
-    pairs = (batch.shares * (n * (n - 1) / 2)).sum()
+    pairs = (batch.shares * pairs_among(mask.sum(dim=1))).sum()
     return (
         mask,
         pairs * options.embedding_dim if options.alignment_reduction == "element_mean" else pairs,
