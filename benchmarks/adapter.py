@@ -155,11 +155,9 @@ def reference_setup(training: Training) -> tuple[Callable[[], Any], Callable[[],
 
     The reference starts from the weights of `training` and uses the same prepared features.
     """
-    model, tables, options = (
-        training.learner.model,
-        training.learner.tables,
-        training.learner.options,
-    )
+    model = training.learner.model
+    tables = training.learner.tables
+    options = training.learner.options
     device = tables.device
     prepared = prepared_rows(model, tables)(torch.arange(tables.features.num_items, device=device))
     reference = ReferenceMilk(tables.num_users, tables.features.dims, options.embedding_dim).to(

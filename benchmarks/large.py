@@ -317,10 +317,8 @@ def measure(
     with memory.phase("train"), suppress(Enough):
         loop.train_epoch(learner, 0, mark)
     with tempfile.TemporaryDirectory(dir=data.parent) as folder:
-        weights, checkpoint = (
-            Path(folder) / "model.safetensors",
-            Path(folder) / "checkpoint.safetensors",
-        )
+        weights = Path(folder) / "model.safetensors"
+        checkpoint = Path(folder) / "checkpoint.safetensors"
         with memory.phase("save"):
             learner.save(weights, {}, weights_only=True)
             learner.save(checkpoint, {})

@@ -160,10 +160,8 @@ def recommend(options: RecommendOptions, log: Callable[[str], None] = print) -> 
         raise DataError(
             f"{users_path.parent}: cannot be written to ({error.strerror or error})."
         ) from None
-    users, new = (
-        plural(scorer.num_users, "user", "users"),
-        plural(len(items.ids), "new item", "new items"),
-    )
+    users = plural(scorer.num_users, "user", "users")
+    new = plural(len(items.ids), "new item", "new items")
     log(f"{users} and {new}: {users_path}, {items_path}")
 
 

@@ -169,11 +169,9 @@ class JointImputer(Imputer):
         columns = mask_columns(function, mask, self.modalities, num_rows).to(device)
         parts = []
         for index, name in enumerate(self.modalities):
-            centre, scale, x = (
-                getattr(self, f"centre_{index}"),
-                getattr(self, f"scale_{index}"),
-                features.get(name),
-            )
+            centre = getattr(self, f"centre_{index}")
+            scale = getattr(self, f"scale_{index}")
+            x = features.get(name)
             if x is None:
                 if columns[:, index].any():
                     raise ValueError(

@@ -80,10 +80,8 @@ def _differences(baseline: str, comparisons: dict[str, list[Comparison]]) -> lis
             plain, adjusted = adjusted_p_values(
                 np.array([comparison.value for comparison in model_comparisons]), permuted
             )
-            p_values, corrected = (
-                plain.tolist(),
-                np.minimum(1, adjusted * len(comparisons)).tolist(),
-            )
+            p_values = plain.tolist()
+            corrected = np.minimum(1, adjusted * len(comparisons)).tolist()
         for comparison, p, corrected_p in zip(model_comparisons, p_values, corrected, strict=True):
             differences.append(
                 ModelDifference(

@@ -72,12 +72,10 @@ class MetricScores:
     def __init__(
         self, metric: Callable[[Any, Any], float], predictions: Any, targets: Any, value: float
     ) -> None:
-        self.metric, self.predictions, self.targets, self.value = (
-            metric,
-            predictions,
-            targets,
-            value,
-        )
+        self.metric = metric
+        self.predictions = predictions
+        self.targets = targets
+        self.value = value
 
     def resampled(self, resamples: Resamples) -> Floats:
         """Return the metric of each bootstrap resample, (B,)."""

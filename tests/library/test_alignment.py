@@ -70,10 +70,8 @@ def test_loss_equals_a_loop_over_pairs(
 def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     reduction, generator, num_rows, num_modalities
 ):
-    z, mask = (
-        normal(generator, num_rows, num_modalities, 3),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, 3)
+    mask = random_mask(generator, num_rows, num_modalities)
     assert_mask_honoured(
         lambda z, mask: pairwise_alignment_loss(z, mask, reduction=reduction), z, mask
     )
@@ -142,10 +140,8 @@ def test_gradient_of_the_gradient_norm_is_correct():
 
 
 def test_functional_transforms_work():
-    z, masks = (
-        normal(seeded(2), 4, 3, 2),
-        torch.stack([random_mask(seeded(seed), 4, 3) for seed in range(5)]),
-    )
+    z = normal(seeded(2), 4, 3, 2)
+    masks = torch.stack([random_mask(seeded(seed), 4, 3) for seed in range(5)])
     vmapped = torch.func.vmap(torch.func.grad(pairwise_alignment_loss))(
         z.expand(5, -1, -1, -1), masks
     )
@@ -183,10 +179,8 @@ def test_a_row_of_weight_k_counts_as_k_copies(
 def test_a_mean_does_not_depend_on_the_scale_of_the_weights(
     reduction, share, generator, num_rows, num_modalities
 ):
-    z, mask = (
-        normal(generator, num_rows, num_modalities, 2),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, 2)
+    mask = random_mask(generator, num_rows, num_modalities)
     weights = torch.rand(num_rows, generator=generator, dtype=torch.float64)
     got = pairwise_alignment_loss(z, mask, weights=share * weights, reduction=reduction)
     torch.testing.assert_close(
@@ -200,10 +194,8 @@ def test_parts_weighted_by_one_over_the_copies_sum_to_the_whole(
     generator, num_rows, num_modalities
 ):
     """Two ranks have rows in common; with weights of one over the copies each row counts once."""
-    z, mask = (
-        normal(generator, num_rows, num_modalities, 2),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, 2)
+    mask = random_mask(generator, num_rows, num_modalities)
     rows_of_ranks = torch.rand((2, num_rows), generator=generator) < 0.7
     copies = rows_of_ranks.sum(dim=0)
     parts = [

@@ -158,10 +158,8 @@ def test_coral_equals_a_loop_over_pairs_of_covariances(
 def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     kind, generator, num_rows, num_modalities, anchor
 ):
-    z, mask = (
-        normal(generator, num_rows, num_modalities, 3),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, 3)
+    mask = random_mask(generator, num_rows, num_modalities)
     assert_mask_honoured(lambda z, mask: LOSSES[kind](z, mask, anchor=anchor), z, mask)
 
 
@@ -210,10 +208,8 @@ def test_one_sample_has_no_candidates_and_no_covariance():
 def test_loss_is_invariant_to_the_order_of_modalities_and_samples(
     kind, generator, num_rows, num_modalities
 ):
-    z, mask = (
-        normal(generator, num_rows, num_modalities, 3),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, 3)
+    mask = random_mask(generator, num_rows, num_modalities)
     loss = LOSSES[kind]
     for dim in (0, 1):
         assert_permutation_invariant(loss, z, mask, dim=dim)

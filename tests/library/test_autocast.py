@@ -34,10 +34,8 @@ MASK = random_mask(seeded(2), 5, 3)
 RISKS = normal(seeded(3), 4, dtype=torch.float32)
 LOGITS = normal(seeded(4), 6, 3, dtype=torch.float32)
 TARGETS = (LOGITS > 0.3).float()
-GATES, ATTENTION = (
-    invmod.GatedFusion(3, 4),
-    invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5)),
-)
+GATES = invmod.GatedFusion(3, 4)
+ATTENTION = invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5))
 for parameter in (GATES.weight, ATTENTION.query):
     nn.init.normal_(parameter, generator=seeded(6))
 
@@ -142,10 +140,8 @@ def test_coefficients_are_the_same_under_autocast():
 def test_a_training_step_runs_from_features_to_gradients():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoders, head = (
-            ModalityEncoders.mlp({"a": 3, "b": 2, "c": 1}, 4),
-            nn.Linear(4, 1, bias=False),
-        )
+        encoders = ModalityEncoders.mlp({"a": 3, "b": 2, "c": 1}, 4)
+        head = nn.Linear(4, 1, bias=False)
     mask = random_mask(seeded(0), 8, 3)
     features = {
         name: poison(normal(seeded(dim), 8, dim, dtype=torch.float32), mask[:, index], NAN)
@@ -194,10 +190,8 @@ def test_encoders_of_images_keep_their_masked_cells_out_under_autocast(skip_miss
         conv = nn.Sequential(
             nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
         )
-    encoders, mask = (
-        ModalityEncoders({"image": conv}, skip_missing=skip_missing),
-        random_mask(seeded(0), 6, 1),
-    )
+    encoders = ModalityEncoders({"image": conv}, skip_missing=skip_missing)
+    mask = random_mask(seeded(0), 6, 1)
     image = poison(
         normal(seeded(1), 6, 2, 5, 5, dtype=torch.float32), mask[:, 0], NAN
     ).requires_grad_()

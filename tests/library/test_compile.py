@@ -35,10 +35,8 @@ MASK = random_mask(seeded(2), 5, 3)
 RISKS = normal(seeded(3), 4, dtype=torch.float32)
 LOGITS = normal(seeded(4), 6, dtype=torch.float32)
 TARGETS = (LOGITS > 0.3).float()
-GATES, ATTENTION = (
-    invmod.GatedFusion(3, 4),
-    invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5)),
-)
+GATES = invmod.GatedFusion(3, 4)
+ATTENTION = invmod.AttentionFusion(3, 4, num_heads=2, generator=seeded(5))
 for parameter in (GATES.weight, ATTENTION.query):
     nn.init.normal_(parameter, generator=seeded(6))
 
@@ -231,10 +229,8 @@ class Words(nn.Module):
 
 def test_encoders_of_images_and_words_compile_with_nan_and_ids_out_of_range_in_masked_cells():
     conv = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    encoders, mask = (
-        ModalityEncoders({"image": conv, "words": Words()}),
-        random_mask(seeded(0), 6, 2),
-    )
+    encoders = ModalityEncoders({"image": conv, "words": Words()})
+    mask = random_mask(seeded(0), 6, 2)
     image = poison(
         normal(seeded(1), 6, 2, 5, 5, dtype=torch.float32), mask[:, 0], NAN
     ).requires_grad_()

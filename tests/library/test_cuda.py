@@ -236,10 +236,8 @@ def test_random_simulators_hide_the_same_cells_on_both_devices():
         lambda x, mask, g: simulate_mar(x, mask, 0.5, driver="a", generator=g, **options),
         lambda x, mask, g: simulate_mnar(x, mask, 0.5, generator=g, **options),
     ):
-        here, on_device = (
-            simulate(features, MASK, seeded(0)),
-            simulate(there, MASK.cuda(), seeded(0)),
-        )
+        here = simulate(features, MASK, seeded(0))
+        on_device = simulate(there, MASK.cuda(), seeded(0))
         assert on_device.mask.is_cuda
         assert torch.equal(on_device.mask.cpu(), here.mask)
         torch.testing.assert_close(on_device.expected_rates.cpu(), here.expected_rates)

@@ -79,10 +79,8 @@ def test_fuse_with_a_mask_equals_the_reference_loop(
 def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     generator, num_envs, num_rows, num_modalities
 ):
-    z, mask = (
-        normal(generator, num_rows, num_modalities, 2),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, 2)
+    mask = random_mask(generator, num_rows, num_modalities)
     weights = simplex_rows(generator, num_envs, num_modalities).requires_grad_()
     assert_mask_honoured(lambda z, mask: fuse(z, weights, mask), z, mask, parameters=[weights])
 
@@ -132,10 +130,8 @@ def test_the_order_of_modalities_does_not_matter(generator, num_envs, num_rows, 
 @laws
 @given(generators(), NUM_ENVS, NUM_ROWS, NUM_MODALITIES)
 def test_samples_keep_their_order(generator, num_envs, num_rows, num_modalities):
-    z, mask = (
-        normal(generator, num_rows, num_modalities, 3),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, 3)
+    mask = random_mask(generator, num_rows, num_modalities)
     weights = simplex_rows(generator, num_envs, num_modalities)
     assert_permutation_equivariant(
         lambda z, mask: fuse(z, weights, mask), z, mask, dim=0, output_dim=1, rtol=0, atol=1e-12

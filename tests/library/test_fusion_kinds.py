@@ -87,10 +87,8 @@ def fusion_equal_to_mean(kind, m):
 def test_masked_mean_is_the_mean_of_the_available_modalities(
     generator, num_rows, num_modalities, trailing
 ):
-    z, mask = (
-        normal(generator, num_rows, num_modalities, *trailing),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, *trailing)
+    mask = random_mask(generator, num_rows, num_modalities)
     expected = [
         row[available].mean(axis=0) if available.any() else np.zeros(trailing)
         for row, available in zip(z.numpy(), mask.numpy(), strict=True)
@@ -104,10 +102,8 @@ def test_masked_mean_is_the_mean_of_the_available_modalities(
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
 def test_gates_equal_a_loop(generator, num_rows, num_modalities):
     fusion = randomised(GatedFusion(num_modalities, D), generator)
-    z, mask = (
-        normal(generator, num_rows, num_modalities, D),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, D)
+    mask = random_mask(generator, num_rows, num_modalities)
     v, b = fusion.weight.detach().numpy(), fusion.bias.detach().numpy()
     expected, gates = np.zeros((num_rows, D)), np.zeros((num_rows, num_modalities))
     for n, (row, available) in enumerate(zip(z.numpy(), mask.numpy(), strict=True)):
@@ -128,10 +124,8 @@ def test_attention_equals_a_loop(generator, num_rows, num_modalities, num_heads,
     fusion = randomised(
         AttentionFusion(num_modalities, D, num_heads=num_heads, num_queries=num_queries), generator
     )
-    z, mask = (
-        normal(generator, num_rows, num_modalities, D),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, D)
+    mask = random_mask(generator, num_rows, num_modalities)
     query, key, modality = (p.detach().numpy() for p in (fusion.query, fusion.key, fusion.modality))
     d = D // num_heads
     expected = np.zeros((num_rows, num_queries, D))
@@ -158,10 +152,8 @@ def test_attention_equals_a_loop(generator, num_rows, num_modalities, num_heads,
 def test_product_of_experts_equals_a_product_of_densities(
     generator, num_rows, num_modalities, prior
 ):
-    mean, log_variance = (
-        normal(generator, num_rows, num_modalities, 2),
-        normal(generator, num_rows, num_modalities, 2),
-    )
+    mean = normal(generator, num_rows, num_modalities, 2)
+    log_variance = normal(generator, num_rows, num_modalities, 2)
     mask = random_mask(generator, num_rows, num_modalities)
     fused = product_of_experts(mean, log_variance, mask, prior=prior)
     for n in range(num_rows):
@@ -228,10 +220,8 @@ def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     kind, generator, num_rows, num_modalities
 ):
     fusion = KINDS[kind](num_modalities, generator)
-    z, mask = (
-        normal(generator, num_rows, num_modalities, D),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, D)
+    mask = random_mask(generator, num_rows, num_modalities)
     mask[:1] = False  # a row without modalities
     assert_mask_honoured(fusion, z, mask)
 
@@ -243,10 +233,8 @@ def test_an_all_true_mask_equals_none_and_samples_keep_their_order(
     kind, generator, num_rows, num_modalities
 ):
     fusion = KINDS[kind](num_modalities, generator)
-    z, mask = (
-        normal(generator, num_rows, num_modalities, D),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    z = normal(generator, num_rows, num_modalities, D)
+    mask = random_mask(generator, num_rows, num_modalities)
     assert_full_mask_equals_no_mask(fusion, z)
     assert_permutation_equivariant(fusion, z, mask, dim=0)
 
@@ -255,10 +243,8 @@ def test_an_all_true_mask_equals_none_and_samples_keep_their_order(
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
 def test_a_constant_is_preserved(kind, generator, num_rows, num_modalities):
-    constant, mask = (
-        normal(generator, num_rows, D),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    constant = normal(generator, num_rows, D)
+    mask = random_mask(generator, num_rows, num_modalities)
     assert_constant_preserved(
         KINDS[kind](num_modalities, generator), constant, num_modalities, mask, rtol=0, atol=1e-6
     )
@@ -372,10 +358,8 @@ def test_a_module_can_be_saved_and_its_start_depends_on_the_seed(make):
 
 
 def test_the_first_steps_of_training_change_the_fusion():
-    z, targets = (
-        normal(seeded(0), 64, 3, D, dtype=torch.float32),
-        normal(seeded(1), 64, D, dtype=torch.float32),
-    )
+    z = normal(seeded(0), 64, 3, D, dtype=torch.float32)
+    targets = normal(seeded(1), 64, D, dtype=torch.float32)
     targets = z[:, 1] + 0.1 * targets  # only the second modality is informative
     for fusion in (GatedFusion(3, D), AttentionFusion(3, D, generator=seeded(0))):
         optimiser = torch.optim.Adam(fusion.parameters(), lr=0.1)

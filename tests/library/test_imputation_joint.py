@@ -308,10 +308,8 @@ def test_the_rarest_source_is_dropped_if_no_training_row_has_all():
     a = torch.tensor([[0.0], [1.0], [2.0], [NAN], [NAN], [3.0]])
     c = torch.tensor([[NAN], [NAN], [NAN], [0.0], [1.0], [5.0]])
     b = torch.tensor([[1.0], [3.0], [5.0], [10.0], [20.0], [NAN]])
-    features, mask = (
-        {"a": a, "b": b, "c": c},
-        torch.cat([~a.isnan(), ~b.isnan(), ~c.isnan()], dim=1),
-    )
+    features = {"a": a, "b": b, "c": c}
+    mask = torch.cat([~a.isnan(), ~b.isnan(), ~c.isnan()], dim=1)
     imputer = RidgeImputer(["a", "b", "c"], ridge=0.0, standardize=False).fit(features, mask)
     torch.testing.assert_close(imputer(features, mask)[0]["b"][5], torch.tensor([7.0]))
     alone = mask.clone()

@@ -136,10 +136,8 @@ def every_simulator(features, mask, generator, **options):
 def test_simulated_and_natural_missingness_are_kept_apart(
     data, generator, num_rows, num_modalities
 ):
-    features, mask = (
-        draw_features(generator, num_rows, num_modalities),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    features = draw_features(generator, num_rows, num_modalities)
+    mask = random_mask(generator, num_rows, num_modalities)
     chosen = data.draw(
         st.one_of(st.none(), st.permutations(range(num_rows)).map(lambda p: p[: num_rows // 2 + 1]))
     )
@@ -199,10 +197,8 @@ def test_a_seeded_generator_repeats_the_masks_and_none_uses_the_global_generator
 def test_the_content_of_unavailable_cells_changes_nothing(
     generator, num_rows, num_modalities, value
 ):
-    features, mask = (
-        draw_features(generator, num_rows, num_modalities),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    features = draw_features(generator, num_rows, num_modalities)
+    mask = random_mask(generator, num_rows, num_modalities)
     dirty = {
         name: poison(x, mask[:, index], value) for index, (name, x) in enumerate(features.items())
     }
@@ -220,10 +216,8 @@ def test_the_content_of_unavailable_cells_changes_nothing(
 def test_expected_rates_follow_a_permutation_of_the_modalities(
     data, generator, num_rows, num_modalities, strength
 ):
-    features, mask = (
-        draw_features(generator, num_rows, num_modalities),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    features = draw_features(generator, num_rows, num_modalities)
+    mask = random_mask(generator, num_rows, num_modalities)
     order = data.draw(st.permutations(range(num_modalities)))
     names, rates = list(features), draw_rates(generator, num_modalities)
     by_name = dict(zip(names, rates.tolist(), strict=True))
@@ -312,10 +306,8 @@ def test_the_expected_rates_of_an_exact_share_follow_its_definition(
 def test_expected_rates_equal_those_of_the_oracle(
     generator, num_rows, num_modalities, strength, allow_empty, mnar
 ):
-    features, mask = (
-        draw_features(generator, num_rows, num_modalities),
-        random_mask(generator, num_rows, num_modalities),
-    )
+    features = draw_features(generator, num_rows, num_modalities)
+    mask = random_mask(generator, num_rows, num_modalities)
     names, rates = list(features), draw_rates(generator, num_modalities)
     own = [oracle_scores(x.numpy(), mask[:, m].numpy()) for m, x in enumerate(features.values())]
     options = {
@@ -348,10 +340,8 @@ def test_expected_rates_equal_those_of_the_oracle(
 def test_expected_rates_of_mcar_equal_those_of_the_oracle(
     generator, num_rows, num_modalities, allow_empty
 ):
-    mask, rates = (
-        random_mask(generator, num_rows, num_modalities),
-        draw_rates(generator, num_modalities),
-    )
+    mask = random_mask(generator, num_rows, num_modalities)
+    rates = draw_rates(generator, num_modalities)
     result = simulate_mcar(mask, rates, allow_empty=allow_empty, generator=generator)
     p = np.broadcast_to(rates.numpy(), mask.shape)
     expected = oracle_expected(p, 1 - p, mask.numpy(), allow_empty)
@@ -361,10 +351,8 @@ def test_expected_rates_of_mcar_equal_those_of_the_oracle(
 @pytest.mark.parametrize("simulate", ["mcar", "mnar"])
 def test_loss_patterns_follow_the_distribution_conditional_on_a_nonempty_row(simulate):
     """Each loss pattern occurs as often as its conditional probability, within five sigma."""
-    draws, kinds = (
-        6000,
-        torch.tensor([[True, True, True], [True, False, True], [False, True, False]]),
-    )
+    draws = 6000
+    kinds = torch.tensor([[True, True, True], [True, False, True], [False, True, False]])
     mask, rates = kinds.repeat(draws, 1), (0.7, 0.4, 0.9)
     if simulate == "mcar":
         result, p = simulate_mcar(mask, rates, generator=seeded(0)), np.tile(rates, (3, 1))
@@ -534,10 +522,8 @@ def test_scores_are_free_of_scale_and_shift(generator, num_rows, scale, shift):
 
 def test_a_custom_score_is_used_for_integers_and_by_name():
     ids = torch.tensor([[1, 0, 0], [1, 2, 0], [1, 2, 3], [3, 2, 1]])
-    features, mask = (
-        {"words": ids, "x": torch.tensor([4.0, 3.0, 2.0, 1.0])},
-        torch.ones(4, 2, dtype=torch.bool),
-    )
+    features = {"words": ids, "x": torch.tensor([4.0, 3.0, 2.0, 1.0])}
+    mask = torch.ones(4, 2, dtype=torch.bool)
     seen = []
 
     def length(rows):

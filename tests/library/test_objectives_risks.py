@@ -319,10 +319,8 @@ def test_a_risk_that_is_not_finite_leaves_the_weights_unchanged(bad):
 
 
 def test_two_steps_before_one_backward_pass_work():
-    dro, risks = (
-        GroupDRO(2, step_size=1.0),
-        torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True),
-    )
+    dro = GroupDRO(2, step_size=1.0)
+    risks = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
     total = dro(risks) + dro(risks)
     total.backward()
     first = torch.tensor(dro_loop([0.5, 0.5], [0, 1], [1, 1], 1.0))

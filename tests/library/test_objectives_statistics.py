@@ -239,10 +239,8 @@ OBJECTIVES = {
 }
 X, Y = normal(seeded(0), 24, 4), (normal(seeded(1), 24) > 0).double()
 ENV, HALVES = torch.arange(24) % 3, torch.arange(24) // 3 % 2 == 0
-KEPT, IMPORTANCE = (
-    torch.arange(24) != 5,
-    torch.rand(24, generator=seeded(2), dtype=torch.float64) + 0.1,
-)
+KEPT = torch.arange(24) != 5
+IMPORTANCE = torch.rand(24, generator=seeded(2), dtype=torch.float64) + 0.1
 
 
 def statistics_of(theta, rows, paired=False):

@@ -77,10 +77,8 @@ def test_iga_ignores_order_and_common_shifts_and_squares_the_scale(generator, nu
 
 def test_iga_is_differentiable_through_gradients_with_a_graph():
     """The risks are quadratic with different curvatures, so the penalty depends on theta."""
-    theta, curvature = (
-        torch.tensor([3.0, -1.0], requires_grad=True),
-        torch.tensor([[1.0, 2.0], [3.0, 2.0]]),
-    )
+    theta = torch.tensor([3.0, -1.0], requires_grad=True)
+    curvature = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
     risks = [0.5 * (k * theta.square()).sum() for k in curvature]
     g = torch.stack([torch.autograd.grad(risk, theta, create_graph=True)[0] for risk in risks])
     penalty = iga_penalty(g, reduction="sum")
@@ -194,10 +192,8 @@ def test_nearly_constant_gradients_do_not_cancel_in_float32():
     """With features of mean 30 and nearly constant logits, E[g^2] - E[g]^2 fails in float32."""
     env = torch.arange(4).repeat(50)
     features = (30 + 3e-3 * normal(seeded(0), 200, 5)).float().double()
-    logits, targets = (
-        (1e-4 * normal(seeded(1), 200, 3)).float().double(),
-        torch.zeros(200, dtype=torch.int64),
-    )
+    logits = (1e-4 * normal(seeded(1), 200, 3)).float().double()
+    targets = torch.zeros(200, dtype=torch.int64)
     a = F.softmax(logits, dim=1) - F.one_hot(targets, 3)
     g = torch.cat([(a[:, :, None] * features[:, None]).flatten(1), a], dim=1)
     expected = numpy_fishr(g, env, "sum")

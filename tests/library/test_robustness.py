@@ -63,10 +63,8 @@ def by_first(features, mask):
 
 def quick(predict=by_mean, features=None, targets=None, metric=accuracy, **options):
     made, truth = made_up()
-    features, targets = (
-        made if features is None else features,
-        truth if targets is None else targets,
-    )
+    features = made if features is None else features
+    targets = truth if targets is None else targets
     options = {"rates": (), "num_resamples": 0, "generator": seeded(0)} | options
     return robustness_report(predict, features, targets, metric, **options)
 
@@ -372,10 +370,8 @@ def test_the_units_need_not_be_the_rows_of_the_features():
 @laws
 @given(generators(), st.integers(1, 5), st.integers(1, 12))
 def test_max_t_equals_its_definition(generator, num_tests, count):
-    observed, permuted = (
-        normal(generator, num_tests).numpy(),
-        normal(generator, count, num_tests).numpy(),
-    )
+    observed = normal(generator, num_tests).numpy()
+    permuted = normal(generator, count, num_tests).numpy()
     scale = np.sqrt((permuted**2).mean(axis=0))
     t, null = abs(observed) / scale, abs(permuted) / scale
     plain, adjusted = adjusted_p_values(observed, permuted)

@@ -19,10 +19,8 @@ from invmod.testing import (
 )
 from tests.strategies import NAN, normal, random_mask, seeded
 
-Z, MASK = (
-    normal(seeded(0), 4, 3, 2),
-    torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 0]]).bool(),
-)
+Z = normal(seeded(0), 4, 3, 2)
+MASK = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 0]]).bool()
 
 
 def fails(message):

@@ -33,10 +33,8 @@ def seeded(seed: int, *place: int, device: torch.device) -> Iterator[torch.Gener
     number = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     settings: Any = deterministic  # fill_uninitialized_memory is a property of this module.
-    was_deterministic, filled = (
-        torch.are_deterministic_algorithms_enabled(),
-        settings.fill_uninitialized_memory,
-    )
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    filled = settings.fill_uninitialized_memory
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(number)
         torch.use_deterministic_algorithms(was_deterministic or device.type == "cpu")

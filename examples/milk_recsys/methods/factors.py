@@ -107,10 +107,8 @@ class Factorisation:
         return total / len(self._kept)
 
     def _step(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
-        user_rows, item_rows = (
-            F.embedding(users, self.net["user"]),
-            F.embedding(torch.stack([items, negatives]), self.net["item"]),
-        )
+        user_rows = F.embedding(users, self.net["user"])
+        item_rows = F.embedding(torch.stack([items, negatives]), self.net["item"])
         norms = user_rows.square().sum() + item_rows.square().sum()
         # (B, D) times (2, B, D) broadcasts, so that the sum holds both scores of each triple.
         loss = bpr_loss(
@@ -182,11 +180,9 @@ class Factorisation:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load the tensors that `state_dict` returned."""
         numbers = unpack(state, self.net, self._adam)
-        self.epoch, self._num_stale, self.done = (
-            numbers["epoch"],
-            numbers["stale"],
-            bool(numbers["done"]),
-        )
+        self.epoch = numbers["epoch"]
+        self._num_stale = numbers["stale"]
+        self.done = bool(numbers["done"])
         self.best = float(state["score"])
         for name, x in self._best.items():
             x.copy_(state[f"best.{name}"])

@@ -84,10 +84,8 @@ def normalised_adjacency(data: WarmData, dtype: torch.dtype) -> Tensor:
     """
     users, items = data.pairs
     size = data.num_users + data.num_items
-    rows, columns = (
-        torch.cat([users, items + data.num_users]),
-        torch.cat([items + data.num_users, users]),
-    )
+    rows = torch.cat([users, items + data.num_users])
+    columns = torch.cat([items + data.num_users, users])
     # clamp(min=1) avoids 1 / 0 for nodes without an edge; their rows have no entry to be scaled.
     scale = torch.bincount(rows, minlength=size).to(dtype).clamp(min=1).rsqrt()
     indices = torch.stack([rows, columns])

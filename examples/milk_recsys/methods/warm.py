@@ -123,11 +123,9 @@ class Content:
     """
 
     def __init__(self, data: WarmData) -> None:
-        self._preparation, self._modalities, self.dtype = (
-            data.preparation,
-            data.modalities,
-            data.dtype,
-        )
+        self._preparation = data.preparation
+        self._modalities = data.modalities
+        self.dtype = data.dtype
         imputer = MeanImputer(data.modalities)
         features = {name: x.to(self.dtype) for name, x in data.features.items()}
         # Fit the means on what `scale_and_impute` will impute: scaled rows if it scales first.

@@ -85,10 +85,8 @@ def positive_ranks(
             size = min(compared_rows, len(users))
             buffers = [scores.new_empty(size, num_candidates) for _ in range(2)]
         begin, end = ends[first], ends[first + len(block)]
-        block_firsts, block_further = (
-            firsts[first : first + len(block)],
-            further[begin - first : end - first - len(block)],
-        )
+        block_firsts = firsts[first : first + len(block)]
+        block_further = further[begin - first : end - first - len(block)]
         for rows, part in zip(
             _parts(scores, compared_rows), _parts(block_firsts, compared_rows), strict=True
         ):

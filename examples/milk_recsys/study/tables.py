@@ -171,10 +171,8 @@ def _have_the_most_popular(dataset: Dataset, seed: int) -> npt.NDArray[np.bool_]
     # Imported here because it imports torch, which the other tables do not need.
     from milk_recsys.catalogue.split import draw_split
 
-    test, pairs = (
-        draw_split(dataset, DataOptions(split_seed=seed))[0].test,
-        np.asarray(dataset.interactions),
-    )
+    test = draw_split(dataset, DataOptions(split_seed=seed))[0].test
+    pairs = np.asarray(dataset.interactions)
     tested = pairs[np.isin(pairs[:, 1], test)]
     popular = np.bincount(tested[:, 1]).argmax()
     return np.isin(np.unique(tested[:, 0]), tested[tested[:, 1] == popular, 0])

@@ -137,10 +137,8 @@ def test_ccfcrec_loss_matches_numpy():
     data, b = make_data(), make("ccfcrec", tau=0.4, contrast_share=0.6)
     a, x = arrays(b), content_by_hand(data)
     k = torch.tensor([1, 2, 4, 5])
-    positives, negatives = (
-        torch.tensor([[2, 6], [5, 1], [8, 8], [0, 2]]),
-        torch.randint(ITEMS, (4, 3, 5)),
-    )
+    positives = torch.tensor([[2, 6], [5, 1], [8, 8], [0, 2]])
+    negatives = torch.randint(ITEMS, (4, 3, 5))
     parts = np.split(x, [7], axis=1)
     hidden = linear(
         a,
@@ -384,11 +382,9 @@ def test_micro_gives_a_new_item_the_vectors_of_its_nearest_warm_items():
     rng = np.random.default_rng(5)
     new = {name: torch.from_numpy(rng.standard_normal((4, d))) for name, d in DIMS.items()}
     mask = torch.tensor([[True, True], [False, True], [True, False], [True, True]])
-    y, known, parts = (
-        b.content(new, mask).numpy(),
-        data.mask.numpy(),
-        np.split(x, [7], axis=1),
-    )
+    y = b.content(new, mask).numpy()
+    known = data.mask.numpy()
+    parts = np.split(x, [7], axis=1)
     single = []
     for m, (warm_part, new_part) in enumerate(zip(parts, np.split(y, [7], axis=1), strict=True)):
         sides = []

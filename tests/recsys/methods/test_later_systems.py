@@ -88,10 +88,8 @@ def test_marec_solves_the_least_squares_problem_of_a_new_item():
     data, new, mask = make_data(), *new_items()
     l1, d, alpha = 3.0, 4.0, 0.7
     b = make("marec", neighbours=6, smoothing=l1 / (1 + d))
-    r, t = (
-        matrix(data),
-        neighbour_scores_by_hand(data, new, mask, b.neighbour_scores.weights.numpy(), 6),
-    )
+    r = matrix(data)
+    t = neighbour_scores_by_hand(data, new, mask, b.neighbour_scores.weights.numpy(), 6)
     # Stack the three squared terms into one ordinary least squares problem.
     tall = np.concatenate([r, l1**0.5 * np.eye(ITEMS), d**0.5 * r])
     target = np.concatenate([np.zeros((USERS + ITEMS, 5)), d**0.5 * alpha * r @ t])
@@ -311,10 +309,8 @@ def test_aldi_scores_a_new_item_by_the_student_network():
 
 
 def test_sibrar_loss_matches_numpy():
-    data, b = (
-        make_data(),
-        make("sibrar", contrast_weight=0.2, tau=0.7, width=5, layers=2, num_negatives=2),
-    )
+    data = make_data()
+    b = make("sibrar", contrast_weight=0.2, tau=0.7, width=5, layers=2, num_negatives=2)
     a, x = arrays(b), content_by_hand(data)
     parts, r = np.split(x, [7], axis=1), matrix(data)
     users, items = (t[:4] for t in data.pairs)
@@ -560,10 +556,8 @@ def test_dgmrec_loss_matches_numpy():
     expected = softplus((u[U] * (v[NEG] - v[POS])).sum(1)).mean()
     contrasted = np.array([0, 2, 3])
     # Contrasts of users alone, or items alone, use distinct rows; those of pairs use all pairs.
-    distinct_users, distinct_items = (
-        np.unique(U.numpy()[contrasted]),
-        np.unique(POS.numpy()[contrasted]),
-    )
+    distinct_users = np.unique(U.numpy()[contrasted])
+    distinct_items = np.unique(POS.numpy()[contrasted])
     complete = [i for i in distinct_items if known[i].all()]
     contrasts = info_nce(general[1][complete], general[0][complete], 0.7) + info_nce(
         shared_u[1][distinct_users], shared_u[0][distinct_users], 0.7

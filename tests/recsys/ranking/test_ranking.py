@@ -59,11 +59,9 @@ SCALES = [1.0, 0.0, 1e-30, 1e-42, 1e12]
 @st.composite
 def cases(draw):
     """Vectors of few distinct values, so that ties are common; some or all items are excluded."""
-    num_users, num_items, dim = (
-        draw(st.integers(0, 5)),
-        draw(st.integers(0, 40)),
-        draw(st.integers(1, 5)),
-    )
+    num_users = draw(st.integers(0, 5))
+    num_items = draw(st.integers(0, 40))
+    dim = draw(st.integers(1, 5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     level = draw(st.integers(0, 3))
     scales = draw(st.lists(st.sampled_from(SCALES), min_size=2, max_size=2))
@@ -140,10 +138,8 @@ def test_a_reused_buffer_does_not_change_results():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_near_ties_are_ordered_as_in_float64(copies, dtype):
     """Up to thousands of items have scores that a matrix product in float32 cannot distinguish."""
-    users, kinds = (
-        random_vectors(30, 64).double(),
-        random_vectors(4000 // copies, 64, seed=1).double(),
-    )
+    users = random_vectors(30, 64).double()
+    kinds = random_vectors(4000 // copies, 64, seed=1).double()
     items = kinds.repeat(copies, 1)
     items *= 1 + 3e-7 * random_vectors(len(items), 1, seed=2).double()
     plain = (users.float() @ items.float().T).numpy()
@@ -167,10 +163,8 @@ def test_zero_vectors(dtype):
 @pytest.mark.parametrize("scale", [1e-320, 1e-160, 1e-30, 1e30, 1e160])
 def test_vectors_of_any_size(scale):
     """The filter scales vectors, so only the scores have to be within the range of the dtype."""
-    users, items = (
-        random_vectors(10, 16).double() * scale,
-        random_vectors(3000, 16, seed=1).double(),
-    )
+    users = random_vectors(10, 16).double() * scale
+    items = random_vectors(3000, 16, seed=1).double()
     items *= torch.exp(4 * random_vectors(3000, 1, seed=2).double())
     check(users, items / max(scale, 1e-300), 10)
     if scale < 1:
@@ -190,10 +184,8 @@ def test_the_filter_uses_float64_if_float32_products_are_less_precise():
 
 
 def test_gradients_are_not_followed():
-    users, items = (
-        random_vectors(3, 4).double().requires_grad_(),
-        random_vectors(50, 4).double().requires_grad_(),
-    )
+    users = random_vectors(3, 4).double().requires_grad_()
+    items = random_vectors(50, 4).double().requires_grad_()
     assert not top_items(users, items, 5).scores.requires_grad
 
 
@@ -233,10 +225,8 @@ def test_vectors_that_are_not_finite_are_refused(bad):
 
 
 def test_scores_that_overflow_are_errors():
-    users, items = (
-        torch.ones(3, 4, dtype=torch.float64),
-        torch.full((9, 4), 1e30, dtype=torch.float64),
-    )
+    users = torch.ones(3, 4, dtype=torch.float64)
+    items = torch.full((9, 4), 1e30, dtype=torch.float64)
     users[1] *= 1e20
     with pytest.raises(DataError, match="vector of user 1 is too large to be multiplied"):
         top_items(users, items, 2)

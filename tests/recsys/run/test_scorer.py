@@ -167,10 +167,8 @@ def test_runs_with_other_options_score_as_their_models(trained_run, tmp_path, ch
     changed = trained_run.options.replace(out=tmp_path / "run", epochs=1, **changes)
     options, dataset = begin.open_run(changed)
     run(options, dataset, Progress(quiet=True))
-    opened, model = (
-        load_run(tmp_path / "run", device="cpu"),
-        build_model(tmp_path / "run", dataset, options),
-    )
+    opened = load_run(tmp_path / "run", device="cpu")
+    model = build_model(tmp_path / "run", dataset, options)
     split, _ = read_split(tmp_path / "run/split.npz", dataset, options.data.setting)
     rows = split.cold
     with torch.no_grad():

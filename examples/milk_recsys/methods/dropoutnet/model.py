@@ -130,10 +130,8 @@ class DropoutNet:
         """
         net = self.net
         # Drop the inputs only. The target below is the score of the complete factors.
-        p, q = (
-            net.P[users].index_fill(0, dropped_users, 0),
-            net.Q[items].index_fill(0, dropped_items, 0),
-        )
+        p = net.P[users].index_fill(0, dropped_users, 0)
+        q = net.Q[items].index_fill(0, dropped_items, 0)
         scores = (
             net["user"](p) * net["item"](torch.cat([q, self.content.warm[items]], dim=1))
         ).sum(dim=1)

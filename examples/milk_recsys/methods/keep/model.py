@@ -219,10 +219,8 @@ class KeepModel(nn.Module):
         if not self._own.fit_weights:
             return e.new_full((len(pattern),), 1 / len(pattern))
         # The normal equations of the least squares problem, added up over blocks of items.
-        products, right = (
-            torch.zeros(len(pattern), len(pattern)).double(),
-            torch.zeros(len(pattern)).double(),
-        )
+        products = torch.zeros(len(pattern), len(pattern)).double()
+        right = torch.zeros(len(pattern)).double()
         complete = self.observed[self.sampled][:, list(pattern)].all(dim=1)
         for block in (self.sampled[complete] if complete.any() else self.sampled).split(100):
             predicted = [

@@ -191,11 +191,9 @@ class Micro:
         rows = torch.split(self.content(features, mask), list(self.content.widths), dim=1)
         single = []
         for m, (x, y) in enumerate(zip(rows, self._x, strict=True)):
-            known, x_known, share = (
-                self._data.mask[:, m],
-                mask[:, m],
-                self._options.fixed_share,
-            )
+            known = self._data.mask[:, m]
+            x_known = mask[:, m]
+            share = self._options.fixed_share
             # A new item has no row sum in D, so its neighbours are averaged instead of normalised
             # on both sides. The fixed and the learned graph are mixed as in S_m.
             weights = [

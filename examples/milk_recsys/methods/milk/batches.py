@@ -70,10 +70,8 @@ def prepared_rows(model: Recommender, tables: Tables, *, buffer_rows: int = 0) -
     # Preparation does not depend on anything that is trained, so once is enough.
     items = features.items
     prepared = model.prepare(features.rows(items), mask[items])
-    whole, widths = (
-        torch.cat(list(prepared.values()), dim=1),
-        [x.shape[1] for x in prepared.values()],
-    )
+    whole = torch.cat(list(prepared.values()), dim=1)
+    widths = [x.shape[1] for x in prepared.values()]
     row_of_item = None
     if len(items) < features.num_items:
         # An item without features keeps row -1, which index_select below rejects with an error.
@@ -160,10 +158,8 @@ class CompiledGather:
         size = len(positives)
         rows, negative_rows = torch.empty_like(positives), torch.empty_like(positives)
         items, copies = positives.new_empty(2 * size), torch.empty(2 * size, dtype=torch.float64)
-        inputs, outputs = (
-            [x.numpy() for x in (positives, negatives)],
-            [x.numpy() for x in (items, rows, negative_rows, copies)],
-        )
+        inputs = [x.numpy() for x in (positives, negatives)]
+        outputs = [x.numpy() for x in (items, rows, negative_rows, copies)]
         num_positive, count = find_rows(*inputs, self.row_of_item, *outputs)  # type: ignore[call-arg]
         items, copies, shares = items[:count], copies[:count], torch.ones(num_positive)
         if whole is not None:

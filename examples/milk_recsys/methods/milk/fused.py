@@ -88,13 +88,11 @@ class _SumsFunction(torch.autograd.Function):
         # Fusion and score are linear, so scores (b, M) are fused instead of embeddings (Eq. 12-13).
         margins = weights @ scores.t()
         losses = F.softplus(-margins).sum(dim=1, dtype=torch.float64)
-        ctx.arrays, ctx.features, ctx.c, ctx.margins, ctx.weights = (
-            arrays,
-            features,
-            c,
-            margins,
-            weights,
-        )
+        ctx.arrays = arrays
+        ctx.features = features
+        ctx.c = c
+        ctx.margins = margins
+        ctx.weights = weights
         return torch.cat([losses, torch.tensor([distances, pairs, squares], dtype=torch.float64)])
 
     @staticmethod
@@ -103,10 +101,8 @@ class _SumsFunction(torch.autograd.Function):
         from milk_recsys.methods.milk.kernels import backward_sums
 
         by_c, by_losses = torch.empty_like(ctx.c), grad[:-3].to(ctx.c.dtype)
-        by_u, by_bias = (
-            by_c.new_empty(ctx.arrays[0].shape),
-            torch.zeros(by_c.shape[1:], dtype=torch.float64),
-        )
+        by_u = by_c.new_empty(ctx.arrays[0].shape)
+        by_bias = torch.zeros(by_c.shape[1:], dtype=torch.float64)
         # The derivative of softplus(-x) is -sigmoid(-x).
         by_score = (torch.sigmoid(-ctx.margins) * -by_losses[:, None]).t() @ ctx.weights
         # grad ends with distances, pairs, squares. The number of pairs is a constant.

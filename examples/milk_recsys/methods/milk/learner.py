@@ -194,10 +194,8 @@ class Learner:
         Returns:
             (steps, E, M) fusion weights; only the uniform row for a model without environments.
         """
-        envs, uniform = (
-            environments(len(self.tables.modalities), self.options, self.seed),
-            self.model.uniform,
-        )
+        envs = environments(len(self.tables.modalities), self.options, self.seed)
+        uniform = self.model.uniform
         if envs is None:
             return uniform.expand(steps, *uniform.shape)
         weights = envs.sample((steps,), generator=generator, dtype=uniform.dtype)
@@ -266,10 +264,8 @@ class Learner:
         """Gather the gradient of the looked-up rows and pass it to the table's optimiser."""
         if u.grad is None:
             raise RuntimeError("Learner: the objective does not depend on the users.")
-        grad, weight = (
-            self.world.all_gather(u.grad, self.world.sizes(len(users))),
-            self.model.users.weight,
-        )
+        grad = self.world.all_gather(u.grad, self.world.sizes(len(users)))
+        weight = self.model.users.weight
         if self.lazy:
             self.lazy.update(users, grad)
             return
