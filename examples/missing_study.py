@@ -361,9 +361,8 @@ class Study:
             "seed": seed,
             "validation": float(np.mean([r.value for r in on_validation])),
         }
-        if (
-            seed not in TUNING_SEEDS
-        ):  # Test rows must have no part in the choice of a configuration.
+        # Test rows must have no part in the choice of a configuration.
+        if seed not in TUNING_SEEDS:
             on_test = measure(self.problem, predict, test)
             result["test"] = {r.name: r.value for r in on_test}
             result["predictions"] = self._predictions(predict, test, on_test)

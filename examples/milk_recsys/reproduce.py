@@ -40,33 +40,18 @@ from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import tiny_dataset
 from milk_recsys.config.method import method_names
 from milk_recsys.config.options import OptionError
-from milk_recsys.study.plan import NAMES, Plan
+from milk_recsys.study.plan import NAMES, Name, Plan
 from milk_recsys.study.records import MONITOR, Leak, Run
 from milk_recsys.study.results import write_results
 from milk_recsys.study.spaces import FIELD, METHODS
 from milk_recsys.study.store import Store
-
-Name = Literal[
-    "table1",
-    "table2",
-    "table3",
-    "table4",
-    "figure1",
-    "figure3",
-    "figure4",
-    "figure5",
-    "figure6",
-    "why",
-    "all",
-    "field",
-]
 
 
 @dataclasses.dataclass(frozen=True)
 class Reproduce:
     """Reproduce the paper's tables and figures on one data set."""
 
-    name: Annotated[Name, tyro.conf.Positional]
+    name: Annotated[Literal[Name, "all", "field"], tyro.conf.Positional]
     """Table or figure of the paper, `all` of them, or `field`, the comparison of all systems."""
     data: Path | None = None
     """Folder of a data set."""

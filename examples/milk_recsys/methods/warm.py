@@ -16,7 +16,7 @@ from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
 from milk_recsys.config.options import Options, PreparationOptions
 from milk_recsys.ranking.negatives import sample_negatives
 
-__all__ = ["Content", "WarmData", "bpr_loss", "nearest"]
+__all__ = ["Content", "WarmData", "bpr_loss", "minimise", "nearest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,16 @@ class Content:
 def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
     """Return the mean of -ln sigma(positive - negative), sigma being the logistic function."""
     return F.softplus(negative - positive).mean()
+
+
+def minimise(loss: Tensor, *optimisers: torch.optim.Optimizer) -> float:
+    """Make a step of each optimiser on a loss; return the loss."""
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+    loss.backward()
+    for optimiser in optimisers:
+        optimiser.step()
+    return loss.item()
 
 
 def nearest(

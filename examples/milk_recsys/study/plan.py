@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import optuna
@@ -29,9 +29,9 @@ from milk_recsys.study.spaces import (
 )
 from milk_recsys.study.store import Line, Store
 
-__all__ = ["NAMES", "Plan", "best_trial", "needs", "propose", "strongest"]
+__all__ = ["NAMES", "Name", "Plan", "best_trial", "needs", "propose", "strongest"]
 
-NAMES = (
+Name = Literal[
     "table1",
     "table2",
     "table3",
@@ -42,7 +42,9 @@ NAMES = (
     "figure5",
     "figure6",
     "why",
-)
+]
+"""A table or a figure of the paper."""
+NAMES: tuple[Name, ...] = get_args(Name)
 TUNING_SEED = 1000  # split and training seed of all trials, different from the seeds of all repeats
 FACTOR_TRIALS, FACTORS_SEED = 8, 15  # trials of the matrix factorisation, and seed of their sampler
 STARTUP = 6  # random trials before the sampler uses the results of earlier ones

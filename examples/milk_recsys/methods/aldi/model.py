@@ -33,7 +33,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.aldi import AldiOptions
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss
+from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise
 
 __all__ = ["Aldi"]
 
@@ -68,10 +68,8 @@ class Aldi:
                 if len(users) < 2:  # Batch normalisation needs two rows.
                     continue
                 loss = self.loss(users, items, negatives)
-                self._adam.zero_grad()
-                loss.backward()
-                self._adam.step()
-                total, count = total + len(users) * loss.item(), count + len(users)
+                total += len(users) * minimise(loss, self._adam)
+                count += len(users)
         self.net.eval()
         return {"loss": total / max(1, count)}
 

@@ -32,7 +32,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.ccfcrec import CcfcrecOptions
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.methods.warm import Content, WarmData, minimise
 from milk_recsys.ranking.negatives import sample_negatives
 
 __all__ = ["Ccfcrec"]
@@ -93,10 +93,7 @@ class Ccfcrec:
                     len(users), options.num_positives + 1, options.num_negatives
                 )
                 loss = self.loss(users, items, other_users, positives, negatives)
-                self._adam.zero_grad()
-                loss.backward()
-                self._adam.step()
-                total += len(users) * loss.item()
+                total += len(users) * minimise(loss, self._adam)
         return {"loss": total / self._data.num_pairs}
 
     def _sample_user_items(self, users: Tensor, generator: torch.Generator) -> Tensor:

@@ -30,7 +30,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.user_rows import UserRows
 from milk_recsys.methods.clcrec import ClcrecOptions
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.methods.warm import Content, WarmData, minimise
 
 __all__ = ["Clcrec", "distinct_negatives"]
 
@@ -80,10 +80,7 @@ class Clcrec:
                 loss = self.loss(
                     users, candidates, replaced.view(candidates.shape).to(candidates.device)
                 )
-                self._adam.zero_grad()
-                loss.backward()
-                self._adam.step()
-                total += len(users) * loss.item()
+                total += len(users) * minimise(loss, self._adam)
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, candidates: Tensor, replaced: Tensor) -> Tensor:

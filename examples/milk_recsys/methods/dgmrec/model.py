@@ -38,7 +38,7 @@ from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.dgmrec import DgmrecOptions
 from milk_recsys.methods.graphs import Product, csr_and_transpose, normalised_adjacency
 from milk_recsys.methods.micro.model import average_neighbours, neighbours, normalised_graph
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss
+from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise
 
 __all__ = ["Dgmrec"]
 
@@ -98,10 +98,7 @@ class Dgmrec:
                     : options.contrast_pairs
                 ].to(users.device)
                 loss = self.loss(users, items, negatives, contrasted)
-                self._adam.zero_grad()
-                loss.backward()
-                self._adam.step()
-                total += len(users) * loss.item()
+                total += len(users) * minimise(loss, self._adam)
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor, contrasted: Tensor) -> Tensor:

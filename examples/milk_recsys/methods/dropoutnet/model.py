@@ -30,7 +30,7 @@ from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.dropoutnet import DropoutNetOptions
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.scaling import standardise_nonzero_rows
-from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.methods.warm import Content, WarmData, minimise
 
 __all__ = ["DropoutNet"]
 
@@ -94,10 +94,8 @@ class DropoutNet:
                         for _ in range(2)
                     )
                     loss = self.loss(pairs[0][batch], pairs[1][batch], dropped_items, dropped_users)
-                    self._sgd.zero_grad()
-                    loss.backward()
-                    self._sgd.step()
-                    total, count = total + len(batch) * loss.item(), count + len(batch)
+                    total += len(batch) * minimise(loss, self._sgd)
+                    count += len(batch)
                 self._groups += 1
         self.net.eval()
         return {"loss": total / count}

@@ -24,7 +24,7 @@ from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.duif import DuifOptions
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss
+from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise
 
 __all__ = ["Duif"]
 
@@ -54,10 +54,7 @@ class Duif:
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items, negatives in self._data.triples(self._options.batch_size, generator):
                 loss = self.loss(users, items, negatives)
-                self._adam.zero_grad()
-                loss.backward()
-                self._adam.step()
-                total += len(users) * loss.item()
+                total += len(users) * minimise(loss, self._adam)
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.gar import GarOptions
-from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.methods.warm import Content, WarmData, minimise
 
 __all__ = ["Gar"]
 
@@ -82,8 +82,10 @@ class Gar:
                 if len(users) < 2:  # Batch normalisation needs two rows.
                     continue
                 negatives = self._data.negatives(users, generator)
-                recommender = self._minimise(0, self.recommender_loss(users, items, negatives))
-                generated = self._minimise(1, self.generator_loss(users, items))
+                recommender = minimise(
+                    self.recommender_loss(users, items, negatives), self._adams[0]
+                )
+                generated = minimise(self.generator_loss(users, items), self._adams[1])
                 totals += len(users) * torch.tensor([recommender, generated], dtype=torch.float64)
                 count += len(users)
         self.net.eval()
@@ -101,13 +103,6 @@ class Gar:
         # uniform item of the user.
         uniform = torch.rand(count, generator=generator, dtype=torch.float64).to(device)
         return users, rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[1]
-
-    def _minimise(self, which: int, loss: Tensor) -> float:
-        """Take a step of optimiser 0 (the recommender) or 1 (the generator); return the loss."""
-        self.net.zero_grad()
-        loss.backward()
-        self._adams[which].step()
-        return loss.item()
 
     def generate(self, items: Tensor) -> Tensor:
         """Generate the factors (B, d) of warm items (B,) from their content."""

@@ -35,7 +35,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.gorec import GorecOptions
-from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.methods.warm import Content, WarmData, minimise
 
 __all__ = ["Gorec", "cluster_means"]
 
@@ -80,10 +80,8 @@ class Gorec:
                     continue
                 noise = torch.randn(len(items), self.net.Q.shape[1], generator=generator)
                 loss = self.loss(items, noise.to(self.x))
-                self._adam.zero_grad()
-                loss.backward()
-                self._adam.step()
-                total, count = total + len(items) * loss.item(), count + len(items)
+                total += len(items) * minimise(loss, self._adam)
+                count += len(items)
         self.net.eval()
         return {"loss": total / count}
 

@@ -32,7 +32,7 @@ from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.heater import HeaterOptions
 from milk_recsys.methods.scaling import Columns, standardise_nonzero_rows
-from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.methods.warm import Content, WarmData, minimise
 
 __all__ = ["Heater"]
 
@@ -93,10 +93,8 @@ class Heater:
                     labels[batch],
                     replaced[: int(options.dropout * len(batch))],
                 )
-                self._sgd.zero_grad()
-                loss.backward()
-                self._sgd.step()
-                total, count = total + len(batch) * loss.item(), count + len(batch)
+                total += len(batch) * minimise(loss, self._sgd)
+                count += len(batch)
         self.net.eval()
         return {"loss": total / max(1, count)}
 

@@ -40,7 +40,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.graphs import Product, csr_and_transpose, normalised_adjacency
 from milk_recsys.methods.i3mrec import I3mrecOptions
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss
+from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise
 
 __all__ = ["I3mrec"]
 
@@ -100,23 +100,15 @@ class I3mrec:
                 sampled = torch.randperm(self._data.num_items, generator=generator)[
                     : options.batch_size
                 ]
-                self._minimise(1, self.estimator_loss(sampled.to(self._data.device)))
+                minimise(self.estimator_loss(sampled.to(self._data.device)), self._adams[1])
             for users, items, negatives in self._data.triples(options.batch_size, generator):
                 sampled = torch.randperm(len(items), generator=generator)[
                     : options.contrast_items
                 ].to(items.device)
-                total += len(users) * self._minimise(
-                    0, self.loss(users, items, negatives, torch.unique(items[sampled]))
-                )
+                loss = self.loss(users, items, negatives, torch.unique(items[sampled]))
+                total += len(users) * minimise(loss, self._adams[0])
         self.net.eval()
         return {"loss": total / self._data.num_pairs}
-
-    def _minimise(self, which: int, loss: Tensor) -> float:
-        """Take a step of optimiser 0 (the model) or 1 (the estimators); return the loss."""
-        self.net.zero_grad()
-        loss.backward()
-        self._adams[which].step()
-        return loss.item()
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor, anchors: Tensor) -> Tensor:
         """Return the loss of a batch of triples.

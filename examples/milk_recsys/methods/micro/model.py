@@ -35,7 +35,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.graphs import Product, csr_and_transpose
 from milk_recsys.methods.micro import MicroOptions
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss, nearest
+from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise, nearest
 
 __all__ = ["Micro", "average_neighbours", "neighbours", "normalised_graph"]
 
@@ -114,10 +114,7 @@ class Micro:
                     graphs,
                     anchors.to(active.device),
                 )
-                self._adam.zero_grad()
-                loss.backward()
-                self._adam.step()
-                total += loss.item()
+                total += minimise(loss, self._adam)
                 if batch == 0:
                     graphs = [csr_and_transpose(graph.detach()) for graph in graphs]
         return {"loss": total / batches}

@@ -32,7 +32,7 @@ from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.mtpr import MtprOptions
-from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.methods.warm import Content, WarmData, minimise
 
 __all__ = ["Mtpr"]
 
@@ -68,11 +68,7 @@ class Mtpr:
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             for users, items, negatives in self._data.triples(self._options.batch_size, generator):
                 loss = self.loss(users, items, negatives)
-                self.net.zero_grad()
-                loss.backward()
-                self._adagrad.step()
-                self._adam.step()
-                total += len(users) * loss.item()
+                total += len(users) * minimise(loss, self._adagrad, self._adam)
         return {"loss": total / self._data.num_pairs}
 
     def loss(self, users: Tensor, items: Tensor, negatives: Tensor) -> Tensor:

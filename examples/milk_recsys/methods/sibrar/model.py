@@ -36,7 +36,7 @@ from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.graphs import ragged_ranges
 from milk_recsys.methods.sibrar import SibrarOptions
-from milk_recsys.methods.warm import Content, WarmData
+from milk_recsys.methods.warm import Content, WarmData, minimise
 
 __all__ = ["Sibrar"]
 
@@ -94,10 +94,7 @@ class Sibrar:
                     .indices
                 )
                 loss = self.loss(users, items, drawn)
-                self._adam.zero_grad()
-                loss.backward()
-                self._adam.step()
-                total += len(users) * loss.item()
+                total += len(users) * minimise(loss, self._adam)
         self.net.eval()
         return {"loss": total / self._data.num_pairs}
 
