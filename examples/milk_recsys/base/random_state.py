@@ -30,7 +30,7 @@ def seeded(seed: int, *place: int, device: torch.device) -> Iterator[torch.Gener
     """
     # SeedSequence ignores trailing zeros of its entropy, so the last number must not be 0.
     entropy = [seed, 1, *(1 + number for number in place)]
-    number = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+    number = _torch_seed(entropy)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     settings: Any = deterministic  # fill_uninitialized_memory is a property of this module.
     was_deterministic = torch.are_deterministic_algorithms_enabled()
@@ -49,4 +49,9 @@ def seeded(seed: int, *place: int, device: torch.device) -> Iterator[torch.Gener
 
 def epoch_seed(seed: int, epoch: int) -> int:
     """Return the seed of an epoch's random numbers. Different epochs have different streams."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    return _torch_seed([seed, epoch])
+
+
+def _torch_seed(entropy: list[int]) -> int:
+    # A seed of torch must fit into a signed 64-bit integer, hence the shift by one bit.
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

@@ -81,7 +81,7 @@ class Tables:
     @property
     def trained_users(self) -> Tensor:
         """Whether each user has a training pair, (num_users,) bool."""
-        return self.rows.offsets.diff() > 0
+        return self.rows.has_pairs
 
     def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the users and items, (n,) int64 each, of the training pairs with these numbers.

@@ -57,6 +57,11 @@ class UserRows:
         return len(self.keys) - 1
 
     @property
+    def has_pairs(self) -> Tensor:
+        """Mask of the users with a pair, (U,) bool."""
+        return self.offsets.diff() > 0
+
+    @property
     def items(self) -> Tensor:
         """Item ids (P,) int64 of all pairs, increasing within a user; built on each access."""
         return self.pairs_at(torch.arange(self.num_pairs, device=self.keys.device))[1]

@@ -13,11 +13,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from milk_recsys.catalogue.features import ItemFeatures
+from milk_recsys.ranking.metrics import ScoreBlock
 
 __all__ = ["ClosedForm", "EpochLearner", "Learner", "ScoreBlock", "TrainedModel"]
-
-ScoreBlock = Callable[[Tensor], Tensor]
-"""Function from user ids (u,) to the scores of C items for these users, (u, C)."""
 
 
 class Learner(Protocol):

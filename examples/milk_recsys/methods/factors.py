@@ -70,12 +70,12 @@ class Factorisation:
         with seeded(seed, 0, 0, device=data.device) as generator:
             order = torch.randperm(data.num_pairs, generator=generator).to(data.device)
             users, items = (
-                torch.empty(n, options.embedding_dim).normal_(std=0.1) for n in self._sizes()
+                torch.empty(n, options.embedding_dim).normal_(std=0.1)
+                for n in (data.num_users, data.num_items)
             )
         # The held-out pairs are the first 5% of a random order. Sorting restores the order by user.
-        held, kept = torch.split(
-            order, [int(HELD_OUT * len(order)), len(order) - int(HELD_OUT * len(order))]
-        )
+        num_held = int(HELD_OUT * len(order))
+        held, kept = order[:num_held], order[num_held:]
         self._held, self._kept = data.rows.pairs_at(held.sort().values), kept.sort().values
         self.net: Any = nn.ParameterDict(
             {"user": users.to(data.device, dtype), "item": items.to(data.device, dtype)}
@@ -85,9 +85,6 @@ class Factorisation:
         # `_num_stale` counts the evaluations in a row without a gain.
         self.epoch, self._num_stale, self.best, self.done = 0, 0, -1.0, False
 
-    def _sizes(self) -> tuple[int, int]:
-        return self._data.num_users, self._data.num_items
-
     def train_epoch(self) -> float:
         """Train for one epoch; return its loss, a mean over triples."""
         total = 0.0
@@ -95,10 +92,8 @@ class Factorisation:
             order = torch.randperm(len(self._kept), generator=generator).to(self._data.device)
             for pair_numbers in torch.split(self._kept[order], self._options.factor_batch_size):
                 users, items = self._data.rows.pairs_at(pair_numbers)
-                total += (
-                    len(users)
-                    * self._step(users, items, self._data.negatives(users, generator)).item()
-                )
+                loss = self._step(users, items, self._data.negatives(users, generator))
+                total += len(users) * loss.item()
         self.epoch += 1
         last = self.epoch >= self._options.factor_epochs
         if self.epoch % EVAL_EVERY == 0 or last:
@@ -142,6 +137,8 @@ class Factorisation:
         ranked_users = torch.unique(users)[:MAX_EVAL_USERS]
         chosen = torch.isin(users, ranked_users)
         known_users, known_items = self._data.rows.pairs_at(self._kept)
+        ranked = torch.isin(known_users, ranked_users)
+        known_users, known_items = known_users[ranked], known_items[ranked]
 
         def score(block: Tensor) -> Tensor:
             scores = self.net["user"][block] @ self.net["item"].T

@@ -89,7 +89,7 @@ class _WarmLearner:
     def __init__(self, data: WarmData, options: Options) -> None:
         self.data, self.options = data, options
         self.model: Any = None
-        self.trained_users = data.rows.offsets.diff() > 0
+        self.trained_users = data.rows.has_pairs
 
     @property
     def num_pairs(self) -> int:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invmod import MeanImputer
+from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.catalogue.preparation import prepare_scale, scale_and_impute
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
 from milk_recsys.config.options import Options, PreparationOptions
 from milk_recsys.ranking.negatives import sample_negatives
 
-__all__ = ["Content", "WarmData", "bpr_loss", "minimise", "nearest"]
+__all__ = ["Checkpointed", "Content", "WarmData", "bpr_loss", "minimise", "nearest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,15 @@ class WarmData:
         for pair_numbers in torch.split(order, size):
             yield self.rows.pairs_at(pair_numbers)
 
+    def draw_items(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw an item of each user (B,) uniformly among the user's training pairs, (B,)."""
+        first, end = self.rows.offsets[users], self.rows.offsets[users + 1]
+        uniform = torch.rand(len(users), generator=generator, dtype=torch.float64)
+        # The pairs of a user are numbered consecutively, so a uniform number in this range is a
+        # uniform item of the user.
+        numbers = first + (uniform.to(users.device) * (end - first)).long()
+        return self.rows.pairs_at(numbers)[1]
+
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
         """Draw for each user (B,) a warm item that the user does not have, (B,)."""
         return sample_negatives(users, self.rows, self.rows.pool, generator=generator)
@@ -142,6 +153,26 @@ class Content:
         rows = {name: features[name] for name in self._modalities}
         filled = scale_and_impute(rows, mask, self._imputer, self._preparation, self.dtype)
         return torch.cat([filled[name] for name in self._modalities], dim=1)
+
+
+class Checkpointed:
+    """A model whose state is that of its network and of its optimisers.
+
+    Attributes:
+        net: the network.
+        optimisers: the optimisers, in an order that must not change: files number them.
+    """
+
+    net: Any
+    optimisers: tuple[torch.optim.Optimizer, ...]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return every tensor that later epochs depend on."""
+        return pack(self.net, *self.optimisers)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load the tensors that `state_dict` returned."""
+        unpack(state, self.net, *self.optimisers)
 
 
 def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["NonFiniteScores", "mean_metrics", "per_user_metrics", "positive_ranks"]
+__all__ = ["NonFiniteScores", "ScoreBlock", "mean_metrics", "per_user_metrics", "positive_ranks"]
 
 ScoreBlock = Callable[[Tensor], Tensor]
+"""Function from user ids (u,) to the scores of C items for these users, (u, C)."""
 CPU_COMPARED = 2**18  # Number of scores compared at once on a CPU, to fit its cache.
 
 

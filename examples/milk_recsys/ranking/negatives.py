@@ -15,7 +15,7 @@ from torch import Tensor
 
 from milk_recsys.catalogue.user_rows import UserRows
 
-__all__ = ["sample_negatives"]
+__all__ = ["count_before", "sample_negatives"]
 
 
 KEYS_IN_CACHE = 2**21  # Maximum number of keys (int64, 16 MB) that fit a CPU's last-level cache.
@@ -63,10 +63,10 @@ def sample_negatives(
     uniform = torch.rand(len(users), generator=generator, device=device, dtype=torch.float64)
     # In float64 the product stays below `free`: the largest draw is 1 - 2^-53.
     k = (uniform.to(users.device) * rows.free[users]).long()
-    return pool[k + _count_before(k, users, rows)]
+    return pool[k + count_before(k, users, rows)]
 
 
-def _count_before(k: Tensor, users: Tensor, rows: UserRows) -> Tensor:
+def count_before(k: Tensor, users: Tensor, rows: UserRows) -> Tensor:
     """Count the values r_i - i that are at most k in each user's row."""
     # Keys are u * (n + 1) + r_i - i, increasing over all users. One search of all keys is one
     # call, but reads some twenty distant positions per draw, which is slow when the keys

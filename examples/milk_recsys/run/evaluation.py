@@ -108,8 +108,11 @@ def evaluate_test(
     imposed = _imposed(model, tables, monitor, world)
     per_user["test_complete"] = imposed.pop(None)
     sections["test_complete"] = _section(model, per_user["test_complete"])
-    sections["test_all_cold"], _ = evaluate_group(
-        model, tables, tables.all_cold, tables.mask, world
+    # With --candidates all_cold the two groups are one, and it is ranked already.
+    sections["test_all_cold"] = (
+        dict(sections["test"])
+        if tables.all_cold is tables.test
+        else evaluate_group(model, tables, tables.all_cold, tables.mask, world)[0]
     )
     sections["by_pattern"] = _by_pattern(model, tables, ranks)
     sections["imposed"] = {

@@ -28,17 +28,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.aldi import AldiOptions
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, bpr_loss, minimise
 
 __all__ = ["Aldi"]
 
 
-class Aldi:
+class Aldi(Checkpointed):
     """The ALDI model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: AldiOptions, seed: int, factors: Factors) -> None:
@@ -58,6 +57,7 @@ class Aldi:
         self.net.register_buffer("Q", factors.items.clone())
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
+        self.optimisers = (self._adam,)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch."""
@@ -103,14 +103,6 @@ class Aldi:
         self.net.eval()
         v = self.net["item"](self.content(features, mask))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adam)
 
 
 def _identification_logits(positives: Tensor, negatives: Tensor) -> Tensor:

@@ -27,18 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.ccfcrec import CcfcrecOptions
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.warm import Content, WarmData, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, minimise
 from milk_recsys.ranking.negatives import sample_negatives
 
 __all__ = ["Ccfcrec"]
 
 
-class Ccfcrec:
+class Ccfcrec(Checkpointed):
     """The CCFCRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: CcfcrecOptions, seed: int) -> None:
@@ -60,7 +59,10 @@ class Ccfcrec:
                 }
             )
             for p in self.net.parameters():
-                nn.init.xavier_normal_(p) if p.ndim > 1 else nn.init.zeros_(p)
+                if p.ndim > 1:
+                    nn.init.xavier_normal_(p)
+                else:
+                    nn.init.zeros_(p)
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(
             self.net.parameters(),
@@ -68,6 +70,7 @@ class Ccfcrec:
             weight_decay=self._options.weight_decay,
             fused=True,
         )
+        self.optimisers = (self._adam,)
         users, items = data.pairs
         everyone = torch.arange(data.num_users, device=data.device)
         # The training pairs by item, to draw users who do not have an item.
@@ -83,7 +86,10 @@ class Ccfcrec:
                 other_users = sample_negatives(
                     items, self._item_users, self._item_users.pool, generator=generator
                 )
-                positives = self._sample_user_items(users, generator)
+                # Items that the users have, drawn with replacement.
+                repeated = users.repeat_interleave(options.num_positives)
+                positives = self._data.draw_items(repeated, generator)
+                positives = positives.view(len(users), options.num_positives)
                 # n negatives for each of the p positives, and n for the item itself.
                 repeated = users.repeat_interleave(
                     (options.num_positives + 1) * options.num_negatives
@@ -95,17 +101,6 @@ class Ccfcrec:
                 loss = self.loss(users, items, other_users, positives, negatives)
                 total += len(users) * minimise(loss, self._adam)
         return {"loss": total / self._data.num_pairs}
-
-    def _sample_user_items(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw items that the users (B,) have, with replacement, (B, num_positives)."""
-        rows = self._data.rows
-        first, counts = rows.offsets[users], (rows.offsets[users + 1] - rows.offsets[users])
-        uniform = torch.rand(
-            len(users), self._options.num_positives, generator=generator, dtype=torch.float64
-        )
-        # The pairs of a user are numbered consecutively, from `first` on.
-        numbers = first[:, None] + (uniform.to(users.device) * counts[:, None]).long()
-        return rows.pairs_at(numbers.flatten())[1].view(numbers.shape)
 
     def loss(
         self,
@@ -162,11 +157,3 @@ class Ccfcrec:
         """Return a function that scores new items: <q_c, U_u>, q_c their encoded content."""
         v = self.embed(self.content(features, mask))
         return lambda users: self.net["user"](users) @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adam)

@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.user_rows import UserRows
 from milk_recsys.methods.clcrec import ClcrecOptions
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.warm import Content, WarmData, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, minimise
+from milk_recsys.ranking.negatives import count_before
 
 __all__ = ["Clcrec", "distinct_negatives"]
 
@@ -39,7 +39,7 @@ __all__ = ["Clcrec", "distinct_negatives"]
 MAX_DENSE_ROWS = 8192
 
 
-class Clcrec:
+class Clcrec(Checkpointed):
     """The CLCRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: ClcrecOptions, seed: int) -> None:
@@ -59,6 +59,7 @@ class Clcrec:
             nn.init.xavier_normal_(self.net["vectors"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
+        self.optimisers = (self._adam,)
         # Negatives are distinct, so there can be no more
         # than the items that the busiest user lacks.
         self._num_negatives = min(self._options.num_negatives, int(data.rows.free.min()))
@@ -116,14 +117,6 @@ class Clcrec:
         v = self.net["encoder"](self.content(features, mask))
         return lambda users: self.net["vectors"](users) @ v.T
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adam)
-
 
 def _candidate_scores(anchors: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
     """Return the inner products of anchors with their candidates, (B, C).
@@ -166,11 +159,6 @@ def distinct_negatives(
         columns.append(torch.where(taken.gather(1, draw), end, draw))
         taken.scatter_(1, columns[-1], True)
     chosen = torch.cat(columns, dim=1)
-    # `chosen` counts only items that the user does not have. The key of a pair is u (n + 1) plus
-    # the number of such items before it (see `UserRows`), so the number of the user's keys up to
-    # u (n + 1) + chosen is the number of the user's own items before the chosen one.
-    keys = (users * (rows.pool_size + 1))[:, None] + chosen
-    num_owned_before = (
-        torch.searchsorted(rows.keys[:-1], keys, right=True) - rows.offsets[users][:, None]
-    )
-    return rows.pool[chosen + num_owned_before]
+    # `chosen` counts only items that the user does not have; add the user's own items before it.
+    num_owned_before = count_before(chosen.flatten(), users.repeat_interleave(count), rows)
+    return rows.pool[chosen + num_owned_before.view_as(chosen)]

@@ -31,14 +31,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.closed_form import interactions
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.dgmrec import DgmrecOptions
 from milk_recsys.methods.graphs import Product, csr_and_transpose, normalised_adjacency
 from milk_recsys.methods.micro.model import average_neighbours, neighbours, normalised_graph
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, bpr_loss, minimise
 
 __all__ = ["Dgmrec"]
 
@@ -46,7 +45,7 @@ __all__ = ["Dgmrec"]
 HOPS = 3
 
 
-class Dgmrec:
+class Dgmrec(Checkpointed):
     """The DGMRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: DgmrecOptions, seed: int) -> None:
@@ -86,6 +85,7 @@ class Dgmrec:
             csr_and_transpose(_row_normalised(x)) for x in (pairs, pairs.t().coalesce())
         )
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
+        self.optimisers = (self._adam,)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch."""
@@ -235,14 +235,6 @@ class Dgmrec:
                 means.append(average_neighbours(edges, part[m]))
         v = _fused(self._filled(neighbour_means[0], mask), neighbour_means[1])
         return lambda block: users[block] @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adam)
 
 
 def _fused(shared: list[Tensor], specific: list[Tensor]) -> Tensor:

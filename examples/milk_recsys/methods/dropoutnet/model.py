@@ -72,7 +72,7 @@ class DropoutNet:
         options, total, count = self._options, 0.0, 0
         self.net.train()
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
-            users = (self._data.rows.offsets.diff() > 0).nonzero()[:, 0]
+            users = self._data.rows.has_pairs.nonzero()[:, 0]
             order = torch.randperm(len(users), generator=generator).to(users.device)
             for group in torch.split(users[order], options.group_size):
                 for param_group in self._sgd.param_groups:

@@ -20,16 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.duif import DuifOptions
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, bpr_loss, minimise
 
 __all__ = ["Duif"]
 
 
-class Duif:
+class Duif(Checkpointed):
     """The DUIF model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: DuifOptions, seed: int) -> None:
@@ -47,6 +46,7 @@ class Duif:
             nn.init.normal_(self.net["user"].weight, std=0.1)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
+        self.optimisers = (self._adam,)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch."""
@@ -70,11 +70,3 @@ class Duif:
         """Return a function that scores new items: <p_u, W x_j>."""
         v = self.net["item"](self.content(features, mask))
         return lambda users: self.net["user"](users) @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adam)

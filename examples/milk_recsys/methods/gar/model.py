@@ -24,19 +24,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.gar import GarOptions
-from milk_recsys.methods.warm import Content, WarmData, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, bpr_loss, minimise
 
 __all__ = ["Gar"]
 
 BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
 
 
-class Gar:
+class Gar(Checkpointed):
     """The GAR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: GarOptions, seed: int, factors: Factors) -> None:
@@ -67,8 +66,8 @@ class Gar:
             )
             for part in (self._towers, self._generator)
         ]
-        has_pair = data.rows.offsets.diff() > 0
-        self._users = has_pair.nonzero()[:, 0]
+        self.optimisers = tuple(self._adams)
+        self._users = data.rows.has_pairs.nonzero()[:, 0]
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch, with the same number of triples as training pairs.
@@ -94,15 +93,9 @@ class Gar:
 
     def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw `count` users uniformly among those with a training pair, and an item of each."""
-        rows, device = self._data.rows, self._data.device
-        users = self._users[
-            torch.randint(len(self._users), (count,), generator=generator).to(device)
-        ]
-        first = rows.offsets[users]
-        # The pairs of a user are numbered consecutively, so a uniform number in this range is a
-        # uniform item of the user.
-        uniform = torch.rand(count, generator=generator, dtype=torch.float64).to(device)
-        return users, rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[1]
+        chosen = torch.randint(len(self._users), (count,), generator=generator)
+        users = self._users[chosen.to(self._data.device)]
+        return users, self._data.draw_items(users, generator)
 
     def generate(self, items: Tensor) -> Tensor:
         """Generate the factors (B, d) of warm items (B,) from their content."""
@@ -127,9 +120,8 @@ class Gar:
         rows = self.net["item"](torch.cat([self.net.Q[items], self.net.Q[negatives], generated]))
         real, negative, fake = ((u * v).sum(dim=1) for v in rows.chunk(3))
         beta = self._options.real_share
-        return F.softplus(
-            (1 - beta) * fake + beta * negative - real
-        ).mean() + self._options.l2 * _half_squares(self._towers)
+        loss = bpr_loss(real, (1 - beta) * fake + beta * negative)
+        return loss + self._options.l2 * _half_squares(self._towers)
 
     def generator_loss(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the generator's loss on pairs (B,), with the towers in evaluation mode."""
@@ -154,14 +146,6 @@ class Gar:
         self.net.eval()
         v = self.net["item"](self._generator(self.content(features, mask)))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, *self._adams)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, *self._adams)
 
 
 def _layers(width: int, hidden: int, out: int, *, dropout: float) -> nn.Sequential:

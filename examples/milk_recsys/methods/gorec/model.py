@@ -30,17 +30,16 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.gorec import GorecOptions
-from milk_recsys.methods.warm import Content, WarmData, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, minimise
 
 __all__ = ["Gorec", "cluster_means"]
 
 
-class Gorec:
+class Gorec(Checkpointed):
     """The GoRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: GorecOptions, seed: int, factors: Factors) -> None:
@@ -68,6 +67,7 @@ class Gorec:
             self.net.register_buffer(name, x.clone())
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr, fused=True)
+        self.optimisers = (self._adam,)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch: every warm item once."""
@@ -123,14 +123,6 @@ class Gorec:
         cluster = torch.cdist(x, self.net.centres).argmin(dim=1)
         v = self._decode(x, self._posterior(x, self.net.means[cluster])[0])
         return lambda users: self.net.P[users] @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adam)
 
 
 def _hidden(width: int, d: int) -> nn.Sequential:

@@ -26,13 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.heater import HeaterOptions
 from milk_recsys.methods.scaling import Columns, standardise_nonzero_rows
-from milk_recsys.methods.warm import Content, WarmData, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, minimise
 
 __all__ = ["Heater"]
 
@@ -41,7 +40,7 @@ STD = 0.01
 BN: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
 
 
-class Heater:
+class Heater(Checkpointed):
     """The Heater model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: HeaterOptions, seed: int, factors: Factors) -> None:
@@ -67,6 +66,7 @@ class Heater:
         self.net.register_buffer("Q", standardise_nonzero_rows(factors.items, clip=1.0))
         self.net.to(data.device, self.content.dtype)
         self._sgd = torch.optim.SGD(self.net.parameters(), lr=self._options.lr, momentum=0.9)
+        self.optimisers = (self._sgd,)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch: every training pair once, and its negatives."""
@@ -135,14 +135,6 @@ class Heater:
         """Return a function that scores new items: the item tower on their encoded content."""
         v = self.net["item"](self.embed(self.columns(self.content(features, mask))))
         return lambda users: self.net["user"](self.net.P[users]) @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._sgd)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._sgd)
 
 
 def _tower(d: int) -> nn.Sequential:

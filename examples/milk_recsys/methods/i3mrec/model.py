@@ -35,12 +35,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invmod import vrex_penalty
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.graphs import Product, csr_and_transpose, normalised_adjacency
 from milk_recsys.methods.i3mrec import I3mrecOptions
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, bpr_loss, minimise
 
 __all__ = ["I3mrec"]
 
@@ -50,7 +49,7 @@ HOPS = 3
 HIDDEN, ESTIMATOR_STEPS, ESTIMATOR_LR = 32, 10, 1e-4
 
 
-class I3mrec:
+class I3mrec(Checkpointed):
     """The I3-MRec model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: I3mrecOptions, seed: int) -> None:
@@ -84,6 +83,7 @@ class I3mrec:
                 list(self.net["estimators"].parameters()), lr=ESTIMATOR_LR, fused=True
             ),
         ]
+        self.optimisers = tuple(self._adams)
         # All nonempty sets of modalities, 2^M - 1 masks (M,).
         self._masks = [
             torch.tensor(mask, device=data.device)
@@ -264,11 +264,3 @@ class I3mrec:
         v = self.fuse(single, mask)
         u = self.users([f(x) * self._data.mask[:, m, None] for m, (f, _, x) in enumerate(pairs)])
         return lambda users: u[users] @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, *self._adams)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, *self._adams)

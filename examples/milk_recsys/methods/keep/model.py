@@ -93,7 +93,7 @@ class Keep:
             order = torch.randperm(data.num_items, generator=generator).to(data.device)
         state = {
             "users.weight": users,
-            "trained_users": data.rows.offsets.diff() > 0,
+            "trained_users": data.rows.has_pairs,
             "items": items,
             "observed": data.mask,
             "sampled": order[:SAMPLED],

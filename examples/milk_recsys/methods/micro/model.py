@@ -30,12 +30,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.graphs import Product, csr_and_transpose
 from milk_recsys.methods.micro import MicroOptions
-from milk_recsys.methods.warm import Content, WarmData, bpr_loss, minimise, nearest
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, bpr_loss, minimise, nearest
 
 __all__ = ["Micro", "average_neighbours", "neighbours", "normalised_graph"]
 
@@ -47,7 +46,7 @@ Edges = tuple[Tensor, Tensor]
 """Edges of each row: similarities (n, k), 0 where there is no edge, and column indices (n, k)."""
 
 
-class Micro:
+class Micro(Checkpointed):
     """The MICRO model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: MicroOptions, seed: int) -> None:
@@ -70,6 +69,7 @@ class Micro:
             nn.init.xavier_uniform_(self.net["item"].weight)  # type: ignore[arg-type]
         self.net.to(data.device, self.content.dtype)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=self._options.lr)
+        self.optimisers = (self._adam,)
         self._x = torch.split(self.content.warm, list(self.content.widths), dim=1)
         self.fixed = [self._graph(x, data.mask[:, m]) for m, x in enumerate(self._x)]
         self._walk = csr_and_transpose(_random_walk_matrix(data, self.content.dtype))
@@ -83,8 +83,7 @@ class Micro:
         batches = self._data.num_pairs // options.batch_size + 1
         for group in self._adam.param_groups:
             group["lr"] = options.lr * 0.96 ** (epoch / 50)
-        rows = self._data.rows
-        active = (rows.offsets.diff() > 0).nonzero()[:, 0]
+        active = self._data.rows.has_pairs.nonzero()[:, 0]
         with seeded(self._seed, 1, epoch, device=self._data.device) as generator:
             # The graphs are built once per epoch. Their gradient reaches the learned maps only in
             # the first batch; after it they are constants.
@@ -95,15 +94,7 @@ class Micro:
                         active.device
                     )
                 ]
-                # The pairs of a user are numbered consecutively
-                # from `first`; draw one of them uniformly.
-                first = rows.offsets[users]
-                uniform = torch.rand(len(users), generator=generator, dtype=torch.float64).to(
-                    active.device
-                )
-                items = rows.pairs_at(first + (uniform * (rows.offsets[users + 1] - first)).long())[
-                    1
-                ]
+                items = self._data.draw_items(users, generator)
                 anchors = torch.randperm(self._data.num_items, generator=generator)[
                     : options.contrast_items
                 ]
@@ -207,14 +198,6 @@ class Micro:
         )[1]
         u = self._propagate(fused)[0]
         return lambda users: u[users] @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adam)
 
 
 def neighbours(x: Tensor, y: Tensor, x_known: Tensor, known: Tensor, k: int) -> Edges:

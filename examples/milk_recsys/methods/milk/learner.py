@@ -199,11 +199,9 @@ class Learner:
         if envs is None:
             return uniform.expand(steps, *uniform.shape)
         weights = envs.sample((steps,), generator=generator, dtype=uniform.dtype)
-        return (
-            weights
-            if uniform.device.type == "cpu"
-            else weights.pin_memory().to(uniform.device, non_blocking=True)
-        )
+        if uniform.device.type == "cpu":
+            return weights
+        return weights.pin_memory().to(uniform.device, non_blocking=True)
 
     # --- a step -----------------------------------------------------------------------------------
 
@@ -256,9 +254,8 @@ class Learner:
         leaf = sums.detach().requires_grad_()
         terms = objective(leaf, size, self.model, self.options)
         terms.loss.backward()  # type: ignore[no-untyped-call]
-        return torch.stack(
-            terms
-        ).detach(), leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        return torch.stack(terms).detach(), gradient
 
     def _update_users(self, users: Tensor, u: Tensor) -> None:
         """Gather the gradient of the looked-up rows and pass it to the table's optimiser."""
@@ -276,11 +273,13 @@ class Learner:
     def _zero_user_grad(self, users: Tensor) -> None:
         """Set the table's gradient to 0 again."""
         grad = self.model.users.weight.grad
+        if grad is None:
+            return
         # Only the norm of all parameters gives a gradient to rows that the batch did not look up.
-        if grad is not None:
-            grad.index_fill_(
-                0, users, 0
-            ) if self.options.regulariser != "parameters" else grad.zero_()
+        if self.options.regulariser == "parameters":
+            grad.zero_()
+        else:
+            grad.index_fill_(0, users, 0)
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -319,13 +318,9 @@ class Learner:
             return weights
         tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
         for name, p in self.model.named_parameters():
-            state = (
-                self.adam.state[p]
-                if p in self.adam.state
-                else self.lazy.tensors()
-                if self.lazy
-                else {}
-            )
+            state = self.lazy.tensors() if self.lazy else {}
+            if p in self.adam.state:
+                state = self.adam.state[p]
             tensors |= {f"optimiser.{name}.{key}": value for key, value in state.items()}
         return tensors
 

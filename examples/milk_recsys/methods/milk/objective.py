@@ -255,18 +255,16 @@ def alignment_pairs(batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, T
         case "item_mean":
             return mask, batch.shares.sum()
     pairs = (batch.shares * pairs_among(mask.sum(dim=1))).sum()
-    return (
-        mask,
-        pairs * options.embedding_dim if options.alignment_reduction == "element_mean" else pairs,
-    )
+    if options.alignment_reduction == "element_mean":
+        pairs = pairs * options.embedding_dim
+    return mask, pairs
 
 
 def _alignment(z: Tensor, batch: TripleBatch, options: MilkOptions) -> tuple[Tensor, Tensor]:
     """Return Eq. 6 summed over the positive items, between observed modalities, and its divisor."""
     mask, pairs = alignment_pairs(batch, options)
-    return pairwise_alignment_loss(
-        z[: len(mask)], mask, weights=batch.shares, reduction="sum"
-    ), pairs
+    loss = pairwise_alignment_loss(z[: len(mask)], mask, weights=batch.shares, reduction="sum")
+    return loss, pairs
 
 
 def _squares(

@@ -28,18 +28,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.mtpr import MtprOptions
-from milk_recsys.methods.warm import Content, WarmData, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, minimise
 
 __all__ = ["Mtpr"]
 
 STD = 0.01
 
 
-class Mtpr:
+class Mtpr(Checkpointed):
     """The MTPR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: MtprOptions, seed: int) -> None:
@@ -61,6 +60,7 @@ class Mtpr:
         maps = [self.net[name] for name in ("content", "user_map", "item_map")]
         self._adagrad = torch.optim.Adagrad(vectors, lr=self._options.embedding_lr)
         self._adam = torch.optim.Adam(maps, lr=self._options.lr, fused=True)
+        self.optimisers = (self._adagrad, self._adam)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch."""
@@ -112,11 +112,3 @@ class Mtpr:
         v = self.content(features, mask) @ self.net["content"] @ self.net["item_map"][d:]
         u = self.net["user"] @ self.net["user_map"]
         return lambda users: u[users] @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adagrad, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adagrad, self._adam)

@@ -31,17 +31,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milk_recsys.base.checkpoint import pack, unpack
+from invmod import masked_mean
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.graphs import ragged_ranges
 from milk_recsys.methods.sibrar import SibrarOptions
-from milk_recsys.methods.warm import Content, WarmData, minimise
+from milk_recsys.methods.warm import Checkpointed, Content, WarmData, bpr_loss, minimise
 
 __all__ = ["Sibrar"]
 
 
-class Sibrar:
+class Sibrar(Checkpointed):
     """The SiBraR model; the docstring of the module states its equations."""
 
     def __init__(self, data: WarmData, options: SibrarOptions, seed: int) -> None:
@@ -72,6 +72,7 @@ class Sibrar:
             weight_decay=self._options.weight_decay,
             fused=True,
         )
+        self.optimisers = (self._adam,)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch."""
@@ -131,7 +132,7 @@ class Sibrar:
         h = torch.cat([positive[:, None], h[:, 1:]], dim=1).relu()
         e = net["branch"](h.flatten(0, 2)).view(*h.shape[:3], -1)
         scores = (net["user"](users)[:, None] * e.mean(dim=2)).sum(dim=2)
-        loss = F.softplus(scores[:, 1:] - scores[:, :1]).mean()
+        loss = bpr_loss(scores[:, :1], scores[:, 1:])
         if drawn.shape[2] == 1:
             return loss
         # S of each pair, (B, 1 + K, 1 + K); its rows and its columns are classified.
@@ -152,17 +153,8 @@ class Sibrar:
             dim=1,
         )
         # Missing modalities were imputed before encoding; the mean leaves them out.
-        known = mask[:, :, None].to(encoded.dtype)
-        v = (known * encoded).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+        v = masked_mean(encoded, mask)
         return lambda users: self.net["user"](users) @ v.T
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return every tensor that later epochs depend on."""
-        return pack(self.net, self._adam)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
-        unpack(state, self.net, self._adam)
 
 
 def _branch(width: int, d: int, layers: int) -> nn.Sequential:
