@@ -33,7 +33,8 @@ from milk_recsys.config.options import OptionError, Options, flag
 from milk_recsys.ranking.metrics import NonFiniteScores
 from milk_recsys.run.begin import dataset_facts
 from milk_recsys.run.loop import Diverged
-from milk_recsys.study.runs import MONITOR, mean_sd, train_once
+from milk_recsys.study.records import MONITOR, mean_sd
+from milk_recsys.study.runs import train_once
 
 METRICS = (MONITOR, "recall@20")
 OURS = ("data", "empty_items", "split", "split_seed", "seed", "compare", "out", "resume", "threads")

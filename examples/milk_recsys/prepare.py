@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.catalogue.dataset import Dataset, read_dataset
+from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.importers.amazon import prepare_amazon
 from milk_recsys.catalogue.importers.layouts import prepare_mmrec, prepare_text
 from milk_recsys.catalogue.importers.tables import prepare_table
@@ -146,7 +146,7 @@ def run_command(source: Amazon | Mmrec | Text | Table) -> int:
         ) as draft:
             fill(draft, source)
             # An error while reading, as while writing, removes the temporary folder of the draft.
-            dataset = read_dataset(draft.folder, empty_items="drop")
+            dataset = draft.read()
             notes = [*draft.notes, *dataset.notes]
             if source.expect:
                 notes += compare(dataset, draft.folder, source.expect)

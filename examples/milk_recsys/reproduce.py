@@ -42,7 +42,6 @@ from milk_recsys.config.method import method_names
 from milk_recsys.config.options import OptionError
 from milk_recsys.study.plan import NAMES, Name, Plan
 from milk_recsys.study.records import MONITOR, Leak, Run
-from milk_recsys.study.results import write_results
 from milk_recsys.study.spaces import FIELD, METHODS
 from milk_recsys.study.store import Store
 
@@ -143,6 +142,9 @@ def check(command: Reproduce) -> str | None:
 
 def reproduce(command: Reproduce) -> int:
     """Run the plan and write its results."""
+    # Imported here because it imports matplotlib, which --help and worker processes do not need.
+    from milk_recsys.study.results import write_results
+
     out = command.out or Path("runs") / f"reproduce-{command.name}"
     dataset = (
         tiny_dataset() if command.data is None else read_dataset(command.data, empty_items="drop")
@@ -197,7 +199,7 @@ def run_all(plan: Plan, store: Store, dataset: Dataset, cache: Path, jobs: int) 
         # The plan is evaluated again after each run, since later runs depend on earlier results: a
         # trial on the trials before it, and repeats on the best trial.
         if jobs == 1:
-            while (run := next(iter(plan.with_factors(store).ready(store)), None)) is not None:
+            while (run := next(iter(plan.ready(store)), None)) is not None:
                 append(_work(run, dataset, cache, plan.threads))
             return
         # Processes are spawned because a forked one could deadlock on locks of torch's threads.
@@ -217,7 +219,7 @@ def _run_parallel(
     """Keep `jobs` runs in progress until no run is left; finished runs make others possible."""
     running: dict[Future[dict[str, Any]], tuple[Any, ...]] = {}
     while True:
-        for run in plan.with_factors(store).ready(store, set(running.values())):
+        for run in plan.ready(store, set(running.values())):
             if len(running) == jobs:
                 break
             # A path is cheaper to send to another process than a data set.

@@ -97,9 +97,8 @@ def read_items(
 
 def _find_files(folder: Path) -> tuple[dict[str, str], None]:
     """Return the feature file of each modality, and None for the number of items, not known yet."""
-    return {
-        path.stem: f"features/{path.name}" for path in sorted(folder.glob("features/*.npy"))
-    }, None
+    paths = sorted(folder.glob("features/*.npy"))
+    return {path.stem: f"features/{path.name}" for path in paths}, None
 
 
 def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str], int | None]:

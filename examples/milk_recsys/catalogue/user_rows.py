@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.pairs import PAIRS_AT_ONCE
 
 __all__ = ["UserRows", "build_user_rows"]
-
-PAIRS_AT_ONCE = 2**21  # Number of pairs converted at a time.
 
 
 @dataclass(frozen=True)

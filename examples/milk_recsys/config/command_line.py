@@ -6,7 +6,6 @@ Nothing here imports torch, so that `--help` and the error for a misspelt option
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from milk_recsys.base.files import read_json
 from milk_recsys.config.method import (
     BUILT_IN,
     DEFAULT_METHOD,
@@ -152,7 +152,7 @@ def _options_of_run(early: _EarlyOptions) -> Options | None:
         return None
     config = early.out / "config.json"
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = read_json(config)
         saved = from_json({name: value for name, value in values.items() if name != "dataset"})
         validate(saved.replace(out=early.out))  # The folder may have been moved since the run.
         return saved

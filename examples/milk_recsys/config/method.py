@@ -331,20 +331,14 @@ def _problem(field: "dataclasses.Field[Any]", value: Any) -> str | None:
             f"{flag(field.name)} must be one of {', '.join(map(str, get_args(kind)))}, "
             f"got {value!r}."
         )
-    optional = type(None) in get_args(kind)
-    if optional and value is None:
-        return None
-    kind = (
-        next((part for part in get_args(kind) if part is not type(None)), kind)
-        if optional
-        else kind
-    )
+    if type(None) in get_args(kind):
+        if value is None:
+            return None
+        kind = next((part for part in get_args(kind) if part is not type(None)), kind)
     if kind is bool:
-        return (
-            None
-            if type(value) is bool
-            else f"{flag(field.name)} must be true or false, got {value!r}."
-        )
+        if type(value) is bool:
+            return None
+        return f"{flag(field.name)} must be true or false, got {value!r}."
     if kind not in (int, float):
         return None
     return _out_of_range(field, kind, value)

@@ -62,17 +62,16 @@ def curves_png(
         if not rival_history:
             figure = Figure(figsize=(WIDTH, 3.8), layout=_layout())
             parts, validation = figure.subplots(1, 2)
-            _draw_parts(parts, history, f"Training loss, {findings.name}", linear=linear)
         else:
             figure = Figure(figsize=(WIDTH, 7.2), layout=_layout())
             axes = figure.subplot_mosaic([["model", "rival"], ["validation", "validation"]])
             parts, validation = axes["model"], axes["validation"]
             axes["rival"].sharey(parts)
-            _draw_parts(parts, history, f"Training loss, {findings.name}", linear=linear)
             _draw_parts(
                 axes["rival"], rival_history, f"Training loss, {findings.rival}", linear=linear
             )
             axes["rival"].set_ylabel("")
+        _draw_parts(parts, history, f"Training loss, {findings.name}", linear=linear)
         if parts.has_data():
             # The legend needs 40% more height, measured in the scale of the axis.
             low, high = parts.get_ylim()

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.base.files import replacing
+from milk_recsys.base.files import read_json, replacing
 from milk_recsys.config.method import find_method
 from milk_recsys.report.figures import curves_png, robustness_png
 from milk_recsys.report.findings import (
@@ -222,7 +222,7 @@ def _count(value: Any) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file. A report is made from the folder of a finished run."

@@ -20,7 +20,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from milk_recsys.base.statistics import mean_interval
 from milk_recsys.study.plan import Plan, best_trial, strongest
 from milk_recsys.study.records import MONITOR
-from milk_recsys.study.spaces import ABLATIONS, SWEEPS, VARIANTS
+from milk_recsys.study.spaces import SWEEPS, VARIANTS
 from milk_recsys.study.store import Line, Store, user_values
 
 __all__ = [
@@ -133,11 +133,8 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
 def claims_of(plan: Plan, store: Store) -> list[Claim]:
     """Return the claims for which the results file has runs, in the order of the paper."""
     claims: list[Claim | None] = []
-    baselines = [
-        m for m in plan.methods if m not in ABLATIONS and m not in ("content_knn", "random")
-    ]
     for setting in plan.settings:
-        best = strongest(store, baselines, plan.repeats, setting)
+        best = strongest(store, plan.baselines(), plan.repeats, setting)
         if best and "milk" in plan.methods:
             text = (
                 f"MILK ranks new items better than the strongest baseline ({best[0]}) under "
@@ -167,7 +164,9 @@ def claims_of(plan: Plan, store: Store) -> list[Claim]:
                 "ftmt",
             )
         )
-    claims += [_larger_gain_if_more_is_missing(store, strongest(store, baselines, plan.repeats))]
+    claims += [
+        _larger_gain_if_more_is_missing(store, strongest(store, plan.baselines(), plan.repeats))
+    ]
     claims += [_missing_lowers(store, "duif")]
     return [claim for claim in claims if claim is not None and len(claim.values)]
 

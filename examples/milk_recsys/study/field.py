@@ -62,7 +62,7 @@ def table_field(plan: Plan, store: Store) -> TableRows:
     against = {name: _p_against(plan, store, order, name) for name in rivals}
     rows = []
     for method in order:
-        lines = store.ranked("repeat", method, limit=plan.repeats)
+        lines = plan.repeats_of(store, method)
         row = {
             "method": method
             if len(lines) == plan.repeats
@@ -71,7 +71,7 @@ def table_field(plan: Plan, store: Store) -> TableRows:
         for title, part in (("FTFT", "test_complete"), ("FTMT", "test")):
             row[f"{title} {MONITOR}"] = with_interval([x[part][MONITOR] for x in lines])
             row[f"{title} recall@20"] = with_interval([x[part]["recall@20"] for x in lines])
-        missing = store.ranked("repeat", method, "mtmt", limit=plan.repeats)
+        missing = plan.repeats_of(store, method, "mtmt")
         for metric in (MONITOR, "recall@20"):
             row[f"MTMT {metric}"] = (
                 with_interval([x["test"][metric] for x in missing]) if missing else ""
@@ -105,7 +105,7 @@ def table_patterns(plan: Plan, store: Store) -> TableRows:
     """Return NDCG@20 by pattern of the test items under FTMT, and with each modality hidden."""
     rows = []
     for method in strongest(store, plan.methods, plan.repeats):
-        lines = store.ranked("repeat", method, limit=plan.repeats)
+        lines = plan.repeats_of(store, method)
         row = {"method": method, "complete": mean_sd([x["test_complete"][MONITOR] for x in lines])}
         for title, key in (("has", "by_pattern"), ("all without", "imposed")):
             names = dict.fromkeys(name for x in lines for name in x[key])
@@ -153,7 +153,7 @@ def table_without(plan: Plan, store: Store) -> TableRows:
     """Return the ablations of the winner: each lacks one part, with all other options as tuned."""
     rows = []
     for name in (WINNER, *WITHOUT):
-        lines = store.ranked("repeat", name, limit=plan.repeats)
+        lines = plan.repeats_of(store, name)
         if not lines:
             continue
         row = {
@@ -208,7 +208,7 @@ def figure_time(plan: Plan, store: Store) -> Figure | None:
     axes.spines[["top", "right"]].set_visible(False)
     places, names = [], []
     for method in methods:
-        lines = store.ranked("repeat", method, limit=plan.repeats)
+        lines = plan.repeats_of(store, method)
         at = (
             np.mean([x["seconds"] + x["factor_seconds"] for x in lines]),
             np.mean([x["test"][MONITOR] for x in lines]),
@@ -237,7 +237,7 @@ def figure_drop(plan: Plan, store: Store) -> Figure | None:
     figure = Figure(figsize=(7.5, 0.27 * len(methods) + 1.2), layout="constrained")
     axes = figure.subplots()
     for place, method in enumerate(methods):
-        lines = store.ranked("repeat", method, limit=plan.repeats)
+        lines = plan.repeats_of(store, method)
         complete = np.mean([x["test_complete"][MONITOR] for x in lines])
         left = np.mean([x["test_complete"][MONITOR] * (1 - worst_drop(x)) for x in lines])
         axes.plot([left, complete], [place, place], color=_colour(method), linewidth=1.5)

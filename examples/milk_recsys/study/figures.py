@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from milk_recsys.base.files import replacing
 from milk_recsys.study.plan import Plan, best_trial, strongest
 from milk_recsys.study.records import MONITOR
-from milk_recsys.study.spaces import ABLATIONS, SWEEPS, WHY_PENALTIES, space_of
-from milk_recsys.study.store import Line, Store
+from milk_recsys.study.spaces import SWEEPS, WHY_PENALTIES, space_of
+from milk_recsys.study.store import Store
 
 __all__ = ["FIGURES", "write_figure"]
 
@@ -47,11 +47,6 @@ def write_figure(
     return [png, pdf]
 
 
-def _repeats(plan: Plan, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
-    """Return the repeats of a method that may be compared."""
-    return store.ranked("repeat", method, setting, limit=plan.repeats)
-
-
 def _bars(
     axes: Axes, groups: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[str]
 ) -> None:
@@ -76,7 +71,7 @@ def _bars(
 
 def figure_1(plan: Plan, store: Store) -> Figure | None:
     """Draw DUIF with complete data, with modalities missing in the test items, and in all items."""
-    missing, both = _repeats(plan, store, "duif"), _repeats(plan, store, "duif", "mtmt")
+    missing, both = plan.repeats_of(store, "duif"), plan.repeats_of(store, "duif", "mtmt")
     if not missing:
         return None
     columns = {
@@ -105,9 +100,8 @@ def figure_3(plan: Plan, store: Store) -> Figure | None:
 
     A line shows the gain of MILK over the better baseline.
     """
-    baselines = [m for m in plan.methods if m not in ABLATIONS and space_of(m)]
-    methods = [*strongest(store, baselines, plan.repeats)[:2][::-1], "milk"]
-    lines = {m: [x for x in _repeats(plan, store, m) if "groups" in x] for m in methods}
+    methods = [*strongest(store, plan.baselines(), plan.repeats)[:2][::-1], "milk"]
+    lines = {m: [x for x in plan.repeats_of(store, m) if "groups" in x] for m in methods}
     if not all(lines.values()) or len(methods) < 2:
         return None
     groups = [
@@ -139,17 +133,17 @@ def figure_3(plan: Plan, store: Store) -> Figure | None:
 
 def figure_4(plan: Plan, store: Store) -> Figure | None:
     """Draw MILK and its ablations under both settings."""
-    methods = [m for m in ("erm", "envs", "align", "milk") if _repeats(plan, store, m)]
+    methods = [m for m in ("erm", "envs", "align", "milk") if plan.repeats_of(store, m)]
     if "milk" not in methods:
         return None
-    settings = [s for s in plan.settings if _repeats(plan, store, "milk", s)]
+    settings = [s for s in plan.settings if plan.repeats_of(store, "milk", s)]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for ax, metric, label in zip(
         axes, ("recall@20", MONITOR), ("Recall@20", "NDCG@20"), strict=True
     ):
         groups = {
-            LABELS[m]: [[x["test"][metric] for x in _repeats(plan, store, m, s)] for s in settings]
+            LABELS[m]: [[x["test"][metric] for x in plan.repeats_of(store, m, s)] for s in settings]
             for m in methods
         }
         _bars(ax, groups, [s.upper() for s in settings])
@@ -162,10 +156,10 @@ def figure_4(plan: Plan, store: Store) -> Figure | None:
 
 def figure_5(plan: Plan, store: Store) -> Figure | None:
     """Draw MILK and its ablations with complete test items (FTFT) and under FTMT, and the loss."""
-    methods = [m for m in ("erm", "envs", "align", "milk") if _repeats(plan, store, m)]
+    methods = [m for m in ("erm", "envs", "align", "milk") if plan.repeats_of(store, m)]
     if "milk" not in methods:
         return None
-    lines = {m: _repeats(plan, store, m) for m in methods}
+    lines = {m: plan.repeats_of(store, m) for m in methods}
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     parts = {"FTFT": "test_complete", "FTMT": "test"}

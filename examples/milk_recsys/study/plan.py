@@ -106,7 +106,7 @@ class Plan:
 
     def ready(self, store: Store, in_flight: Collection[tuple[Any, ...]] = ()) -> Iterator[Run]:
         """Yield the runs that the results file lacks and whose dependencies are met, in order."""
-        for run in self._ready(store):
+        for run in self.with_factors(store)._ready(store):
             if run.key not in in_flight and not store.has(run):
                 yield run
 
@@ -155,6 +155,10 @@ class Plan:
             for method in self.finalists(store):
                 yield from (self._fresh(store, method, k) for k in range(self.fresh()))
 
+    def repeats_of(self, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
+        """Return the repeats of a method that may be compared, as many as the plan has."""
+        return store.ranked("repeat", method, setting, limit=self.repeats)
+
     def done(self, store: Store) -> int:
         """Count the runs of this plan in the results file, which may have runs of other plans."""
         plan = self.with_factors(store)
@@ -186,7 +190,7 @@ class Plan:
                 )
         if self.decide and "table2" in self.names and "ftmt" in self.settings:
             count += self.repeats * (
-                len(set(ABLATIONS) & set(self.methods)) + bool(self._baselines())
+                len(set(ABLATIONS) & set(self.methods)) + bool(self.baselines())
             )
         if "field" in self.names:
             count += len(wanted) + len(WITHOUT) * self.repeats * (WINNER in wanted)
@@ -207,7 +211,7 @@ class Plan:
                 wanted[method] = kept
         return wanted
 
-    def _baselines(self) -> list[str]:
+    def baselines(self) -> list[str]:
         """Return the tuned methods except MILK and its ablations."""
         return [m for m in self.methods if m not in ABLATIONS and space_of(m)]
 
@@ -241,7 +245,7 @@ class Plan:
         if "milk" not in wanted or any(len(store.of("repeat", m)) < self.repeats for m in wanted):
             return []
         return [m for m in ABLATIONS if m in wanted] + strongest(
-            store, self._baselines(), self.repeats
+            store, self.baselines(), self.repeats
         )[:1]
 
     def fresh(self) -> int:

@@ -12,7 +12,7 @@ from milk_recsys.study import claims, field, tables
 from milk_recsys.study.figures import FIGURES, write_figure
 from milk_recsys.study.plan import FRESH_SEED, Plan, strongest
 from milk_recsys.study.records import MONITOR, mean_sd
-from milk_recsys.study.spaces import ABLATIONS, METHODS, VARIANTS, WHY_PENALTIES, WINNER, space_of
+from milk_recsys.study.spaces import ABLATIONS, METHODS, VARIANTS, WHY_PENALTIES, WINNER
 from milk_recsys.study.store import Line, Store
 
 __all__ = ["write_results"]
@@ -178,14 +178,13 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
         ]
     if name == "why":
         return worth(plan, store)
-    baselines = [m for m in plan.methods if m not in ABLATIONS and space_of(m)]
-    top = strongest(store, baselines, plan.repeats)[:2]
+    top = strongest(store, plan.baselines(), plan.repeats)[:2]
     methods = {"figure1": ["duif"], "figure3": ["milk", *top, "content_knn"]}.get(
         name, list(ABLATIONS)
     )
     rows = []
     for method in methods:
-        lines = store.ranked("repeat", method, limit=plan.repeats)
+        lines = plan.repeats_of(store, method)
         if not lines:
             continue
         row = {"method": method}
@@ -204,7 +203,7 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
             row["complete"] = mean([x["test_complete"][metric] for x in lines])
             row["FTMT"] = mean([x["test"][metric] for x in lines])
             if name != "figure5":
-                missing = store.ranked("repeat", method, "mtmt", limit=plan.repeats)
+                missing = plan.repeats_of(store, method, "mtmt")
                 row["MTMT"] = mean([x["test"][metric] for x in missing]) if missing else ""
             row["lost, FTMT"] = mean(
                 [1 - x["test"][metric] / max(x["test_complete"][metric], 1e-12) for x in lines]

@@ -31,10 +31,10 @@ from milk_recsys.run.evaluation import evaluate_group, evaluate_test, grouped_me
 from milk_recsys.run.loop import Diverged, train_model, versions
 from milk_recsys.run.progress import Progress
 from milk_recsys.study.audit import audit, leaks_by_option
-from milk_recsys.study.records import MONITOR, Run, mean_sd
+from milk_recsys.study.records import MONITOR, Run
 from milk_recsys.study.spaces import ABLATIONS
 
-__all__ = ["MONITOR", "Run", "execute", "mean_sd", "train_once"]
+__all__ = ["execute", "train_once"]
 
 MISSING_SHARES = (0.1, 0.45, 0.45)
 """Shares of the test items that miss none, one and two modalities in Figure 3."""

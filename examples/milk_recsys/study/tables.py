@@ -12,6 +12,7 @@ import polars as pl
 
 from milk_recsys.base.files import replacing
 from milk_recsys.catalogue.dataset import Dataset
+from milk_recsys.catalogue.split import draw_split
 from milk_recsys.config.options import DataOptions
 from milk_recsys.study.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, in_paper
 from milk_recsys.study.plan import Plan, best_trial
@@ -87,10 +88,8 @@ def _escaped(text: str) -> str:
 
 def table_1(dataset: Dataset) -> TableRows:
     """Return the sizes of the parts of a split, and those of the paper if it has the data set."""
-    # Imported here because it imports torch, which the other tables do not need.
-    from milk_recsys.catalogue.split import draw_split
-
-    split, _ = draw_split(dataset, DataOptions())
+    # The parts are those of every setting, and ftft draws no mask.
+    split, _ = draw_split(dataset, DataOptions(setting="ftft"))
     known, rows = in_paper(dataset.name), []
     pairs = np.asarray(dataset.interactions)
     for name, items in (
@@ -124,7 +123,7 @@ def table_2(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     for method in store.methods(plan.methods):
         row = {"method": method}
         for setting in plan.settings:
-            lines = store.ranked("repeat", method, setting, limit=plan.repeats)
+            lines = plan.repeats_of(store, method, setting)
             for metric in METRICS:
                 row[f"{setting} {metric}"] = (
                     mean_sd([x["test"][metric] for x in lines]) if lines else ""
@@ -132,7 +131,7 @@ def table_2(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
             if known:
                 value = TABLE_2.get((method, setting, known, MONITOR))
                 row[f"paper: {setting} {MONITOR}"] = "" if value is None else f"{value:.4f}"
-        lines = store.ranked("repeat", method, limit=plan.repeats)
+        lines = plan.repeats_of(store, method)
         row["seconds"] = (
             f"{np.mean([x['seconds'] + x['factor_seconds'] for x in lines]):.0f}" if lines else ""
         )
@@ -146,10 +145,7 @@ def table_popular(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     A single item that many users have can decide a split: a method that ranks it first for all
     users has a high score there, but not on other splits.
     """
-    ranked = {
-        method: store.ranked("repeat", method, limit=plan.repeats)
-        for method in store.methods(plan.methods)
-    }
+    ranked = {method: plan.repeats_of(store, method) for method in store.methods(plan.methods)}
     seeds = {line["options"]["split_seed"] for lines in ranked.values() for line in lines}
     has, rows = {seed: _have_the_most_popular(dataset, seed) for seed in seeds}, []
     for method, lines in ranked.items():
@@ -168,10 +164,7 @@ def table_popular(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
 
 def _have_the_most_popular(dataset: Dataset, seed: int) -> npt.NDArray[np.bool_]:
     """Return a mask of the users with a test item: True for those with the most popular one."""
-    # Imported here because it imports torch, which the other tables do not need.
-    from milk_recsys.catalogue.split import draw_split
-
-    test = draw_split(dataset, DataOptions(split_seed=seed))[0].test
+    test = draw_split(dataset, DataOptions(split_seed=seed, setting="ftft"))[0].test
     pairs = np.asarray(dataset.interactions)
     tested = pairs[np.isin(pairs[:, 1], test)]
     popular = np.bincount(tested[:, 1]).argmax()
@@ -200,15 +193,14 @@ def table_search(plan: Plan, store: Store) -> TableRows:
 
 def table_3(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     """Return MILK without modules (three imputations), with each module alone, and with both."""
-    erm = [x for x in store.ranked("repeat", "erm", limit=plan.repeats) if "imputed" in x]
+    erm = [x for x in plan.repeats_of(store, "erm") if "imputed" in x]
     sections = {
         "zero": [x["imputed"]["zero"] for x in erm],
         "mean": [x["test"] for x in erm],
         "map": [x["imputed"]["map"] for x in erm],
     }
     sections |= {
-        m: [x["test"] for x in store.ranked("repeat", m, limit=plan.repeats)]
-        for m in ("align", "envs", "milk")
+        m: [x["test"] for x in plan.repeats_of(store, m)] for m in ("align", "envs", "milk")
     }
     return _two_metrics(sections, TABLE_3, dataset)
 
@@ -216,10 +208,7 @@ def table_3(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
 def table_4(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
     """Return MILK and its variants with other environments."""
     names = ("milk", *VARIANTS)
-    sections = {
-        name: [x["test"] for x in store.ranked("repeat", name, limit=plan.repeats)]
-        for name in names
-    }
+    sections = {name: [x["test"] for x in plan.repeats_of(store, name)] for name in names}
     return _two_metrics(sections, TABLE_4, dataset)
 
 

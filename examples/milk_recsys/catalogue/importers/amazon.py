@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rich.progress
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.importers.write import Draft, Ids
@@ -232,6 +230,10 @@ def _draw_split(draft: Draft, texts: list[str], options: DataOptions, metadata: 
 
 def _fit_svd(texts: list[str], dim: int) -> Encode:
     """Fit TF-IDF and a truncated SVD on texts; return the function that encodes texts."""
+    # Imported here because it takes a second, which other sources and --help do not need.
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     if len(texts) < 2:
         raise DataError(
             "text: fewer than two warm items have a text, so nothing can be fitted. "

@@ -142,13 +142,13 @@ def _write(draft: Draft, folder: Path, files: dict[str, str], pairs: Pairs) -> N
     """Write the pairs and the features; row i of each feature file belongs to item i."""
     rows = {name: read_features(folder / file) for name, file in files.items()}
     count = len(next(iter(rows.values())))
+    if len(pairs) and pairs[:, 1].max() >= count:
+        raise DataError(
+            f"{folder / next(iter(files.values()))}: has {count} rows, but there is an item "
+            f"{pairs[:, 1].max()}. Give every item a row."
+        )
     for file in files.values():
         read_features(folder / file, count)
-        if len(pairs) and pairs[:, 1].max() >= count:
-            raise DataError(
-                f"{folder / file}: has {count} rows, but there is an item {pairs[:, 1].max()}. "
-                "Give every item a row."
-            )
     draft.write_pairs(pairs, int(pairs[:, 0].max(initial=-1)) + 1, count)
     for name, source in rows.items():
         target = draft.new_features(name, source.shape[1], source.dtype)

@@ -61,16 +61,17 @@ def _scan(path: Path) -> pl.LazyFrame:
     if path.suffix in (".parquet", ".pq"):
         return pl.scan_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
-        return pl.scan_csv(
-            path, separator="," if path.suffix == ".csv" else "\t", infer_schema_length=None
-        )
+        separator = "," if path.suffix == ".csv" else "\t"
+        # The inference reads the whole file, so it is done once and not for every block of rows.
+        inferred = pl.scan_csv(path, separator=separator, infer_schema_length=None)
+        return pl.scan_csv(path, separator=separator, schema=inferred.collect_schema())
     raise DataError(f"{path}: must end in .csv, .tsv or .parquet.")
 
 
 def _batches(path: Path, columns: Sequence[str]) -> Any:
     """Yield the given columns of a table in blocks of rows."""
-    frame = _scan(path)
     try:
+        frame = _scan(path)
         known = frame.collect_schema().names()
         lacking = [name for name in columns if name not in known]
         if lacking:
