@@ -37,7 +37,6 @@ from milk_recsys.base.distributed import World, joined_world
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import write_json
 from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
-from milk_recsys.base.statistics import paired_difference
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split, draw_split, read_split, split_facts, write_split
 from milk_recsys.catalogue.tables import Tables, build_tables
@@ -45,7 +44,12 @@ from milk_recsys.config.options import DataOptions, OptionError, Options
 from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.metrics import NonFiniteScores
 from milk_recsys.report.page import write_report
-from milk_recsys.run.evaluation import evaluate_group, evaluate_test
+from milk_recsys.run.evaluation import (
+    compared_metrics,
+    evaluate_group,
+    evaluate_test,
+    paired_differences,
+)
 from milk_recsys.run.loop import Diverged, check_learner, train_model, versions
 from milk_recsys.run.progress import Progress
 
@@ -167,8 +171,7 @@ def _evaluate_baseline(
     learner = make_learner(options.replace(model=UNTRAINED_BASELINE), tables)
     learner.prepare()
     metrics, baseline = evaluate_group(learner, tables, tables.test, tables.mask, world)
-    names = dict.fromkeys(("ndcg@20", "recall@20", options.loop.monitor))
-    difference = {name: paired_difference(per_user["test"][name], baseline[name]) for name in names}
+    difference = paired_differences(per_user["test"], baseline, options.loop.monitor)
     return {"model": UNTRAINED_BASELINE, "test": metrics, "difference": {"test": difference}}
 
 
@@ -191,23 +194,20 @@ def _compare(
     if world.is_main:
         folder.mkdir(exist_ok=True)
     model, record = train_model(ablation, tables, folder, progress, world)
-    sections, ablated = evaluate_test(model, tables, options.loop.monitor, world)
-    names = dict.fromkeys(("ndcg@20", "recall@20", options.loop.monitor))
+    monitor = options.loop.monitor
+    sections, ablated = evaluate_test(model, tables, monitor, world)
 
     def difference(where: str) -> dict[str, Any]:
-        return {
-            name: paired_difference(per_user[where][name], ablated[where][name]) for name in names
-        }
+        return paired_differences(per_user[where], ablated[where], monitor)
 
-    def lost(values: dict[str, dict[str, Tensor]], where: str, name: str) -> Tensor:
-        return values["test_complete"][name] - values[where][name]
+    def lost(values: dict[str, dict[str, Tensor]], where: str) -> dict[str, Tensor]:
+        """Return what each user loses by the removal of a modality, by metric."""
+        complete, removed = values["test_complete"], values[where]
+        return {name: complete[name] - removed[name] for name in compared_metrics(monitor)}
 
     def drop_difference(where: str) -> dict[str, Any]:
         """Return the model's loss from removing a modality, minus that of the ablation."""
-        return {
-            name: paired_difference(lost(per_user, where, name), lost(ablated, where, name))
-            for name in names
-        }
+        return paired_differences(lost(per_user, where), lost(ablated, where), monitor)
 
     imposed = [where for where in per_user if where.startswith("imposed/")]
     return {

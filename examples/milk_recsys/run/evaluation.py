@@ -20,10 +20,11 @@ from milk_recsys.methods.contract import Learner
 from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
 
 __all__ = [
-    "drop_intervals",
+    "compared_metrics",
     "evaluate_group",
     "evaluate_test",
     "grouped_metrics",
+    "paired_differences",
 ]
 
 PerUser = dict[str, Tensor]
@@ -193,6 +194,16 @@ def grouped_metrics(model: Learner, tables: Tables, mask: Tensor) -> dict[str, A
     return sections
 
 
+def compared_metrics(monitor: str) -> tuple[str, ...]:
+    """Return the metrics that are compared between models and between conditions, each once."""
+    return tuple(dict.fromkeys(("ndcg@20", "recall@20", monitor)))
+
+
+def paired_differences(a: PerUser, b: PerUser, monitor: str) -> dict[str, dict[str, float]]:
+    """Return the mean of a - b over users for each compared metric; see `paired_difference`."""
+    return {name: paired_difference(a[name], b[name]) for name in compared_metrics(monitor)}
+
+
 def drop_intervals(
     per_user: Mapping[str, PerUser], modalities: tuple[str, ...], monitor: str
 ) -> dict[str, Any]:
@@ -209,7 +220,7 @@ def drop_intervals(
         if hidden is None:
             continue
         drops[name] = {}
-        for metric in dict.fromkeys(("ndcg@20", "recall@20", monitor)):
+        for metric in compared_metrics(monitor):
             before, after = complete[metric].mean().item(), hidden[metric].mean().item()
             drops[name][metric] = {
                 "complete": before,
