@@ -45,6 +45,18 @@ def _kind(x: object) -> str:
     return str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
 
 
+def check_feature(function: str, name: str, x: object) -> None:
+    """Raise unless the feature of the modality `name` is a tensor (N, ...)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}."
+        )
+    if x.ndim == 0:
+        raise ValueError(
+            f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar."
+        )
+
+
 def check_z(function: str, z: Tensor, *, ndim: int | None = None) -> None:
     """Raise unless `z` is floating point, of shape (N, M, ...) with at least one modality.
 
