@@ -22,6 +22,15 @@ def check_count(function: str, argument: str, count: int) -> int:
     return int(count)
 
 
+def check_choice(function: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of the two or more `choices`."""
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(
+            f"{function}: `{argument}` must be {', '.join(others)} or {last}, got {value!r}."
+        )
+
+
 def check_floating(function: str, argument: str, x: Tensor) -> None:
     """Raise unless `x` is a floating-point tensor."""
     if not isinstance(x, Tensor) or not x.is_floating_point():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from invmod._checks import check_count
+from invmod._checks import check_choice, check_count
 from invmod.imputation.joint import JointImputer, shape_error
 from invmod.missingness import rows_by_pattern
 
@@ -100,8 +100,7 @@ class PPCAImputer(JointImputer):
         check_count("PPCAImputer", "num_components", num_components)
         check_count("PPCAImputer", "max_iterations", max_iterations)
         self.num_components, self.max_iterations = num_components, max_iterations
-        if noise not in ("modality", "shared"):
-            raise ValueError(f"PPCAImputer: `noise` must be 'modality' or 'shared', got {noise!r}.")
+        check_choice("PPCAImputer", "noise", noise, ("modality", "shared"))
         if not tolerance >= 0:
             raise ValueError(f"PPCAImputer: `tolerance` must not be negative, got {tolerance}.")
         self.noise, self.tolerance = noise, tolerance

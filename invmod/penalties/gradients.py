@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from invmod._checks import check_choice
 from invmod.penalties.groups import check_samples, env_shares, without_autocast
 
 Reduction = Literal["mean", "sum"]
@@ -196,8 +197,7 @@ def _mean_products(shares: Tensor, a: Tensor, f: Tensor) -> Tensor:
 
 def _spread(function: str, rows: Tensor, reduction: Reduction) -> Tensor:
     """Return the mean squared distance of rows (E, P) from their mean; `reduction` is over P."""
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"{function}: `reduction` must be 'mean' or 'sum', got {reduction!r}.")
+    check_choice(function, "reduction", reduction, ("mean", "sum"))
     squares = (rows - rows.mean(dim=0)).square().mean(dim=0)
     return squares.mean() if reduction == "mean" else squares.sum()
 
