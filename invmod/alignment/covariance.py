@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_choice
+from invmod._precision import without_autocast
 from invmod.alignment.pairs import modality_pairs, prepare_inputs
 
 
@@ -79,7 +80,7 @@ def coral_alignment_loss(
     # Start from a zero that depends on z, so that the result has a graph even without a pair.
     total = (available[:, :, :1] * 0.0).sum()
     num_compared = torch.zeros((), dtype=z.dtype, device=z.device)
-    with torch.autocast(device_type=z.device.type, enabled=False):
+    with without_autocast(z):
         for first, second in modality_pairs(z.shape[1], anchor):
             both = mask[:, first] & mask[:, second]
             has_covariance = both.sum() >= 2

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod._checks import check_count
+from invmod._precision import without_autocast
 from invmod.fusion.masked import check_z_and_mask
 
 
@@ -164,7 +165,7 @@ class AttentionFusion(nn.Module):
     def _attention(self, available: Tensor, mask: Tensor) -> Tensor:
         wide = available.dtype
         # Under autocast the products would run in half precision, even on float32 input.
-        with torch.autocast(device_type=available.device.type, enabled=False):
+        with without_autocast(available):
             keys = available @ self.key.to(wide).T + self.modality.to(wide)
             keys, query = self._heads(keys), self._heads(self.query.to(wide))
             scores = torch.einsum("nmpd,epd->nepm", keys, query) / math.sqrt(query.shape[-1])
@@ -176,7 +177,7 @@ class AttentionFusion(nn.Module):
         available, mask = _prepare("AttentionFusion", z, mask, self.modality.shape)
         weights = self._attention(available, mask)
         values = self._heads(available)
-        with torch.autocast(device_type=z.device.type, enabled=False):
+        with without_autocast(z):
             fused = torch.einsum("nepm,nmpd->nepd", weights, values)
         fused = rearrange(fused, "... p d -> ... (p d)")
         # A single query has no axis Q in the result.

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_choice, check_floating
-from invmod.penalties.groups import check_samples, env_shares, without_autocast
+from invmod._precision import without_autocast
+from invmod.penalties.groups import check_samples, env_shares
 
 
 def coral_penalty(

@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from invmod._checks import check_choice
-from invmod.penalties.groups import check_samples, env_shares, without_autocast
+from invmod._precision import without_autocast
+from invmod.penalties.groups import check_samples, env_shares
 
 Reduction = Literal["mean", "sum"]
 
