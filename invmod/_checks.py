@@ -22,6 +22,15 @@ def check_count(function: str, argument: str, count: int) -> int:
     return int(count)
 
 
+def check_choice(function: str, argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of the two or more `choices`."""
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(
+            f"{function}: `{argument}` must be {', '.join(others)} or {last}, got {value!r}."
+        )
+
+
 def check_floating(function: str, argument: str, x: Tensor) -> None:
     """Raise unless `x` is a floating-point tensor."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -43,6 +52,18 @@ def check_integers(function: str, argument: str, x: Tensor) -> None:
 
 def _kind(x: object) -> str:
     return str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+
+
+def check_feature(function: str, name: str, x: object) -> None:
+    """Raise unless the feature of the modality `name` is a tensor (N, ...)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}."
+        )
+    if x.ndim == 0:
+        raise ValueError(
+            f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar."
+        )
 
 
 def check_z(function: str, z: Tensor, *, ndim: int | None = None) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from invmod._checks import check_names
+from invmod._checks import check_feature, check_names
 from invmod.missingness.masks import MaskLike, append_axes, mask_columns
 
 
@@ -187,16 +187,7 @@ class ModalityEncoders(nn.Module):
                 "zeros and mask it."
             )
         for name, x in features.items():
-            if not isinstance(x, Tensor):
-                raise TypeError(
-                    f"ModalityEncoders: the feature of {name!r} must be a tensor, "
-                    f"got {type(x).__name__}."
-                )
-            if x.ndim == 0:
-                raise ValueError(
-                    f"ModalityEncoders: the feature of {name!r} must have shape (N, ...), "
-                    "got a scalar."
-                )
+            check_feature("ModalityEncoders", name, x)
             width = self._widths.get(name)
             if width is not None and (x.ndim != 2 or x.shape[1] != width):
                 raise ValueError(

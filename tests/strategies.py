@@ -69,5 +69,5 @@ def gradients(output: Tensor, *inputs: Tensor) -> list[Tensor]:
     All its coefficients differ, so that entries with exchanged gradients are detected.
     """
     flat = output.reshape(-1)
-    coefficients = torch.linspace(0.5, 2.0, max(flat.numel(), 1), dtype=flat.dtype)[: flat.numel()]
+    coefficients = torch.linspace(0.5, 2.0, len(flat), dtype=flat.dtype, device=flat.device)
     return list(torch.autograd.grad((flat * coefficients).sum(), inputs))

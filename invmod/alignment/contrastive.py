@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invmod._precision import without_autocast
 from invmod.alignment.pairs import (
     PairReduction,
     modality_pairs,
@@ -90,7 +91,7 @@ def infonce_alignment_loss(
     u = unit_vectors(z, mask)
     # Start from a zero that depends on u, so that the result has a graph even without a pair.
     s = (u[..., :1] * 0.0).sum(dim=(1, 2))
-    with torch.autocast(device_type=z.device.type, enabled=False):
+    with without_autocast(z):
         for first, second in modality_pairs(z.shape[1], anchor):
             # logits[j, i] compares modality `first` of sample j with modality `second` of sample i,
             # so the positives lie on the diagonal and the transpose holds the reverse direction.

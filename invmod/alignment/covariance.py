@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invmod._checks import check_choice
+from invmod._precision import without_autocast
 from invmod.alignment.pairs import modality_pairs, prepare_inputs
 
 
@@ -68,12 +70,8 @@ def coral_alignment_loss(
         (tensor(9.), tensor(36.))
     """
     function = "coral_alignment_loss"
-    if normalisation not in ("paper", "mean"):
-        raise ValueError(
-            f"{function}: `normalisation` must be 'paper' or 'mean', got {normalisation!r}."
-        )
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"{function}: `reduction` must be 'sum' or 'mean', got {reduction!r}.")
+    check_choice(function, "normalisation", normalisation, ("paper", "mean"))
+    check_choice(function, "reduction", reduction, ("sum", "mean"))
     z, mask = prepare_inputs(function, z, mask, anchor, stop_gradient)
     # Select, then compute: NaN in an unavailable cell would survive a multiplication by 0.
     available = torch.where(mask[..., None], z, 0.0)
@@ -82,7 +80,7 @@ def coral_alignment_loss(
     # Start from a zero that depends on z, so that the result has a graph even without a pair.
     total = (available[:, :, :1] * 0.0).sum()
     num_compared = torch.zeros((), dtype=z.dtype, device=z.device)
-    with torch.autocast(device_type=z.device.type, enabled=False):
+    with without_autocast(z):
         for first, second in modality_pairs(z.shape[1], anchor):
             both = mask[:, first] & mask[:, second]
             has_covariance = both.sum() >= 2

@@ -32,7 +32,8 @@ def prepare_inputs(
         raise ValueError(f"{function}: `stop_gradient` detaches the `anchor`; give one.")
     if mask is None:
         mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
-    check_mask(function, mask, z.shape[0], z.shape[1])
+    else:
+        check_mask(function, mask, z.shape[0], z.shape[1])
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     if stop_gradient and anchor is not None:
         # An assignment into z would change the caller's tensor.

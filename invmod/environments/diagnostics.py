@@ -20,7 +20,6 @@ class Dominance(NamedTuple):
     Example:
         >>> import torch
         >>> share, largest, distance = dominance(torch.eye(2))
-        >>> import torch
         >>> share, largest.item(), distance.item()
         (tensor([0.5000, 0.5000], dtype=torch.float64), 1.0, 0.5)
     """

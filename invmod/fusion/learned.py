@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod._checks import check_count
+from invmod._precision import without_autocast
 from invmod.fusion.masked import check_z_and_mask
 
 
@@ -59,9 +60,8 @@ class GatedFusion(nn.Module):
 
     def gates(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the gates g (N, M) in float32 or wider; 0 without any available modality."""
-        mask = check_z_and_mask("GatedFusion", z, mask, ndim=3)
-        _check_shape("GatedFusion", z, self.weight.shape)
-        return self._gates(_zero_unavailable(z, mask), mask)
+        available, mask = _prepare("GatedFusion", z, mask, self.weight.shape)
+        return self._gates(available, mask)
 
     def _gates(self, available: Tensor, mask: Tensor) -> Tensor:
         # One dot product per modality, written elementwise so that autocast does not lower it.
@@ -71,9 +71,7 @@ class GatedFusion(nn.Module):
     @override
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Fuse (N, M, D) to (N, D)."""
-        mask = check_z_and_mask("GatedFusion", z, mask, ndim=3)
-        _check_shape("GatedFusion", z, self.weight.shape)
-        available = _zero_unavailable(z, mask)
+        available, mask = _prepare("GatedFusion", z, mask, self.weight.shape)
         gates = rearrange(self._gates(available, mask), "n m -> n m 1")
         return reduce(gates * available, "n m d -> n d", "sum").to(z.dtype)
 
@@ -157,9 +155,8 @@ class AttentionFusion(nn.Module):
 
     def attention(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weights (N, Q, num_heads, M) in float32 or wider; 0 without any modality."""
-        mask = check_z_and_mask("AttentionFusion", z, mask, ndim=3)
-        _check_shape("AttentionFusion", z, self.modality.shape)
-        return self._attention(_zero_unavailable(z, mask), mask)
+        available, mask = _prepare("AttentionFusion", z, mask, self.modality.shape)
+        return self._attention(available, mask)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Split the last axis into heads of equal width."""
@@ -168,7 +165,7 @@ class AttentionFusion(nn.Module):
     def _attention(self, available: Tensor, mask: Tensor) -> Tensor:
         wide = available.dtype
         # Under autocast the products would run in half precision, even on float32 input.
-        with torch.autocast(device_type=available.device.type, enabled=False):
+        with without_autocast(available):
             keys = available @ self.key.to(wide).T + self.modality.to(wide)
             keys, query = self._heads(keys), self._heads(self.query.to(wide))
             scores = torch.einsum("nmpd,epd->nepm", keys, query) / math.sqrt(query.shape[-1])
@@ -177,12 +174,10 @@ class AttentionFusion(nn.Module):
     @override
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Fuse (N, M, D) to (N, D) or (N, Q, D)."""
-        mask = check_z_and_mask("AttentionFusion", z, mask, ndim=3)
-        _check_shape("AttentionFusion", z, self.modality.shape)
-        available = _zero_unavailable(z, mask)
+        available, mask = _prepare("AttentionFusion", z, mask, self.modality.shape)
         weights = self._attention(available, mask)
         values = self._heads(available)
-        with torch.autocast(device_type=z.device.type, enabled=False):
+        with without_autocast(z):
             fused = torch.einsum("nepm,nmpd->nepd", weights, values)
         fused = rearrange(fused, "... p d -> ... (p d)")
         # A single query has no axis Q in the result.
@@ -198,9 +193,19 @@ class AttentionFusion(nn.Module):
         )
 
 
-def _zero_unavailable(z: Tensor, mask: Tensor) -> Tensor:
-    """Return z in float32 or wider, with 0 in the unavailable cells."""
-    return torch.where(mask[..., None], z, 0.0).to(torch.promote_types(z.dtype, torch.float32))
+def _prepare(kind: str, z: Tensor, mask: Tensor | None, sizes: torch.Size) -> tuple[Tensor, Tensor]:
+    """Check z, which must be (N, M, D) with M and D in `sizes`, and the mask.
+
+    Returns:
+        z in float32 or wider, with 0 in the unavailable cells, and the mask (N, M).
+    """
+    mask = check_z_and_mask(kind, z, mask, ndim=3)
+    if z.shape[1:] != sizes:
+        raise ValueError(
+            f"{kind}: `z` must have shape (N, {sizes[0]}, {sizes[1]}), got {tuple(z.shape)}."
+        )
+    wide = torch.promote_types(z.dtype, torch.float32)
+    return torch.where(mask[..., None], z, 0.0).to(wide), mask
 
 
 def _masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -209,11 +214,3 @@ def _masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     # A row of -inf only would give NaN, so a row without any available entry keeps its scores.
     weights = torch.where(mask | ~any_available, scores, -torch.inf).softmax(dim=-1)
     return torch.where(mask, weights, 0.0)
-
-
-def _check_shape(kind: str, z: Tensor, sizes: torch.Size) -> None:
-    """Raise unless z is (N, M, D) with M and D in `sizes`."""
-    if z.shape[1:] != sizes:
-        raise ValueError(
-            f"{kind}: `z` must have shape (N, {sizes[0]}, {sizes[1]}), got {tuple(z.shape)}."
-        )

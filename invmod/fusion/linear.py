@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from invmod._checks import check_floating, check_z
+from invmod._precision import without_autocast
 from invmod.missingness.masks import append_axes, check_mask
 
 
@@ -62,7 +63,7 @@ def fuse(z: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
                 [1., 7.]])
     """
     _check(z, weights)
-    with torch.autocast(device_type=z.device.type, enabled=False):
+    with without_autocast(z):
         if mask is None:
             wide = torch.promote_types(z.dtype, torch.float32)
             return _weighted_sums(weights.to(wide), z.to(wide)).to(z.dtype)

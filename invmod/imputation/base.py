@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from invmod._checks import check_known, check_names, checked_rows
+from invmod._checks import check_feature, check_known, check_names, checked_rows
 from invmod._files import replacing
 from invmod.missingness.masks import MaskLike, mask_columns
 
@@ -131,14 +131,7 @@ class Imputer(nn.Module, ABC):
         check_known(function, "features", features, self.modalities)
         present = {name: x for name, x in features.items() if x is not None}
         for name, x in present.items():
-            if not isinstance(x, Tensor):
-                raise TypeError(
-                    f"{function}: the feature of {name!r} must be a tensor, got {type(x).__name__}."
-                )
-            if x.ndim == 0:
-                raise ValueError(
-                    f"{function}: the feature of {name!r} must have shape (N, ...), got a scalar."
-                )
+            check_feature(function, name, x)
         rows = {name: x.shape[0] for name, x in present.items()}
         if mask is not None:
             column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from invmod._checks import check_count
+from invmod._checks import check_choice, check_count
 from invmod.imputation.joint import JointImputer, shape_error
 from invmod.missingness import rows_by_pattern
 
@@ -100,8 +100,7 @@ class PPCAImputer(JointImputer):
         check_count("PPCAImputer", "num_components", num_components)
         check_count("PPCAImputer", "max_iterations", max_iterations)
         self.num_components, self.max_iterations = num_components, max_iterations
-        if noise not in ("modality", "shared"):
-            raise ValueError(f"PPCAImputer: `noise` must be 'modality' or 'shared', got {noise!r}.")
+        check_choice("PPCAImputer", "noise", noise, ("modality", "shared"))
         if not tolerance >= 0:
             raise ValueError(f"PPCAImputer: `tolerance` must not be negative, got {tolerance}.")
         self.noise, self.tolerance = noise, tolerance
@@ -166,7 +165,8 @@ class PPCAImputer(JointImputer):
         cross_moments = x.new_zeros(x.shape[1], k + 1)
         squares, counts, total = x.new_zeros(num), x.new_zeros(num), x.new_zeros(())
         for pattern, rows in groups:
-            b, v, likelihood = self._factors(x[rows], pattern, model)
+            values = x[rows]
+            b, v, likelihood = self._factors(values, pattern, model)
             total = total + likelihood
             factors_and_one = torch.cat([b, b.new_ones(len(b), 1)], dim=1)
             # E[b b^T] is the product of the means plus the posterior covariance V_S of each row.
@@ -174,9 +174,10 @@ class PPCAImputer(JointImputer):
             moment[:k, :k] += len(b) * v
             for m, available in enumerate(pattern):
                 if available:
+                    part = values[:, columns[m]]
                     factor_moments[m] += moment
-                    cross_moments[columns[m]] += x[rows][:, columns[m]].T @ factors_and_one
-                    squares[m] += x[rows][:, columns[m]].square().sum()
+                    cross_moments[columns[m]] += part.T @ factors_and_one
+                    squares[m] += part.square().sum()
                     counts[m] += len(b) * len(columns[m])
         coefficients = [
             torch.linalg.solve(factor_moments[m], cross_moments[part].T).T

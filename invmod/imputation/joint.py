@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from invmod._precision import without_autocast
 from invmod.imputation.base import Imputer
 from invmod.missingness.masks import MaskLike, append_axes, mask_columns
 
@@ -116,7 +117,7 @@ class JointImputer(Imputer):
         # Rows that have all modalities need no prediction.
         incomplete = (~columns.all(dim=1)).nonzero()[:, 0]
         if len(incomplete):
-            with torch.autocast(device_type=table.device.type, enabled=False):
+            with without_autocast(table):
                 fills[incomplete] = self._predict(table[incomplete], columns[incomplete])
         filled = {}
         for index, (name, part) in enumerate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,15 @@ from invmod._checks import check_count
 from invmod.imputation.joint import JointImputer, shape_error
 
 PAIRS_AT_ONCE = 1 << 24  # maximum number of distances in memory: 128 MiB in float64
+
+
+class _Donors(NamedTuple):
+    """The R training rows, in the forms that the distances to them need."""
+
+    features: Tensor  # x (R, D)
+    mask: Tensor  # a (R, M), in the dtype of x
+    entries: Tensor  # a (R, D), one column per entry
+    squares: Tensor  # x^2 (R, D)
 
 
 class KNNImputer(JointImputer):
@@ -76,11 +85,14 @@ class KNNImputer(JointImputer):
         donors, donor_mask = self.get_buffer("donors"), self.get_buffer("donor_mask")
         fills = torch.zeros_like(x)
         starts = torch.tensor([0, *self._sizes()]).cumsum(0).tolist()
+        # Computed once, because the distances of every block need them.
+        a_donors = donor_mask.to(x.dtype)
+        all_donors = _Donors(donors, a_donors, self._expanded(a_donors), donors.square())
         # Blocks of rows bound the memory of the table of distances (rows, training rows).
         for block in torch.split(
             torch.arange(len(x), device=x.device), max(1, PAIRS_AT_ONCE // len(donors))
         ):
-            distances = self._squared_distances(x[block], a[block])
+            distances = self._squared_distances(x[block], a[block], all_donors)
             for index, (start, stop) in enumerate(itertools.pairwise(starts)):
                 rows = (~a[block, index]).nonzero()[:, 0]
                 # Training rows without this modality sort last. The stable sort keeps equal
@@ -96,17 +108,19 @@ class KNNImputer(JointImputer):
                 fills[block[rows], start:stop] = sums / counts.clamp(min=1)
         return fills
 
-    def _squared_distances(self, x: Tensor, a: Tensor) -> Tensor:
+    def _squared_distances(self, x: Tensor, a: Tensor, donors: _Donors) -> Tensor:
         """Return d^2 (n, R) to all R training rows, inf where no modality is shared.
 
         The sums are matrix products: |x - y|^2 = |x|^2 + |y|^2 - 2 x y, where the squares are
         restricted to shared entries and the product is 0 for the others, which hold 0.
         """
-        donors, donor_mask = self.get_buffer("donors"), self.get_buffer("donor_mask").to(x.dtype)
         sizes = torch.tensor(self._sizes(), dtype=x.dtype, device=x.device)
-        row_entries, donor_entries = self._expanded(a.to(x.dtype)), self._expanded(donor_mask)
-        squares = x.square() @ donor_entries.T + row_entries @ donors.square().T - 2 * x @ donors.T
-        num_shared = (a * sizes) @ donor_mask.T
+        squares = (
+            x.square() @ donors.entries.T
+            + self._expanded(a.to(x.dtype)) @ donors.squares.T
+            - 2 * x @ donors.features.T
+        )
+        num_shared = (a * sizes) @ donors.mask.T
         # Rounding can make the difference of squares slightly negative.
         return torch.where(
             num_shared > 0, sizes.sum() / num_shared.clamp(min=1) * squares.clamp(min=0), torch.inf

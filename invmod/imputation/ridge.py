@@ -73,19 +73,25 @@ class RidgeImputer(JointImputer):
     def _fit_table(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
         groups = rows_by_pattern(a)
         # The moments of any set of patterns are sums of these, so no training row is stored.
+        sums, moments = [], []
+        for rows in groups.values():
+            values = x[rows]
+            sums.append(values.sum(dim=0))
+            moments.append(values.T @ values)
         return {
             "patterns": torch.tensor(list(groups), dtype=torch.bool, device=x.device),
             "counts": torch.tensor(
                 [len(rows) for rows in groups.values()], dtype=torch.float64, device=x.device
             ),
-            "sums": torch.stack([x[rows].sum(dim=0) for rows in groups.values()]),
-            "moments": torch.stack([x[rows].T @ x[rows] for rows in groups.values()]),
+            "sums": torch.stack(sums),
+            "moments": torch.stack(moments),
         }
 
     @override
     def _predict(self, x: Tensor, a: Tensor) -> Tensor:
         fills = torch.zeros_like(x)
         for pattern, rows in rows_by_pattern(a).items():
+            values = x[rows]
             for target, target_available in enumerate(pattern):
                 sources = (
                     []
@@ -97,7 +103,7 @@ class RidgeImputer(JointImputer):
                 # Without sources the fill stays 0, the mean of the centred table.
                 if sources:
                     target_columns = self._columns([target])
-                    fills[rows[:, None], target_columns] = self._regress(x[rows], target, sources)
+                    fills[rows[:, None], target_columns] = self._regress(values, target, sources)
         return fills
 
     def _fittable_sources(self, target: int, sources: list[int]) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from invmod._checks import check_choice
 from invmod.imputation.base import Imputer
 from invmod.missingness.masks import MaskLike, append_axes, mask_columns
 
@@ -58,8 +59,7 @@ class LearnedTokens(Imputer):
         per: Literal["modality", "pattern"] = "modality",
     ) -> None:
         super().__init__(list(shapes))
-        if per not in ("modality", "pattern"):
-            raise ValueError(f"LearnedTokens: `per` must be 'modality' or 'pattern', got {per!r}.")
+        check_choice("LearnedTokens", "per", per, ("modality", "pattern"))
         if per == "pattern" and len(shapes) > MAX_PATTERN_MODALITIES:
             raise ValueError(
                 f"LearnedTokens: there are 2^{len(shapes)} patterns of {len(shapes)} modalities, "

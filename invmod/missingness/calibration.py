@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_known
+from invmod._precision import without_autocast
 
 Rates: TypeAlias = float | Sequence[float] | Mapping[str, float]
 Score: TypeAlias = Callable[[Tensor], Tensor]
@@ -127,7 +128,7 @@ def scaled_scores(
         return torch.zeros(0, dtype=torch.float64, device=rows.device)
     given = x.detach()[rows.to(x.device)]
     # Autocast would run a matrix product of the caller's score function in half precision.
-    with torch.autocast(device_type=x.device.type, enabled=False), torch.no_grad():
+    with without_autocast(x), torch.no_grad():
         s = (
             given.reshape(len(rows), -1).mean(1, dtype=torch.float64)
             if score is None

@@ -130,10 +130,11 @@ def given_rows(function: str, name: str, values: Tensor, fill: int | None = None
     start = 0
     for block in _blocks(values):
         nan = block.isnan()
+        some, every = nan.any(1), nan.all(1)
         for wrong, what, hint in (
             (block.isinf().any(1), "an infinity", "Clip or drop it first."),
             (
-                nan.any(1) & ~nan.all(1),
+                some & ~every,
                 "NaN in part of a row",
                 "A missing modality is a whole row of NaN; impute single values first.",
             ),
@@ -143,8 +144,9 @@ def given_rows(function: str, name: str, values: Tensor, fill: int | None = None
                 raise ValueError(
                     f"{function}: modality {name!r} has {what}, first in row {row}. {hint}"
                 )
-        # all() is True on a row without entries; such rows are available, and `wrong` is False.
-        given.append(~nan.all(1) if block.shape[1] else ~wrong)
+        # Now `some` and `every` differ only on rows without entries, which are available: there
+        # `some` is False, but `every` is True.
+        given.append(~some)
         start += len(block)
     return torch.cat(given) if given else torch.zeros(0, dtype=torch.bool, device=values.device)
 

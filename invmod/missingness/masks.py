@@ -103,7 +103,7 @@ def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
     # `group` (N,) is the index of each row's pattern among the distinct patterns.
     patterns, group = torch.unique(mask, dim=0, return_inverse=True)
     rows = {
-        tuple(bool(has) for has in pattern.tolist()): (group == index).nonzero()[:, 0]
+        tuple(pattern.tolist()): (group == index).nonzero()[:, 0]
         for index, pattern in enumerate(patterns)
     }
     return dict(sorted(rows.items(), key=lambda item: (sum(item[0]), item[0]), reverse=True))

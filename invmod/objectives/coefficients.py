@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod._checks import check_risks
+from invmod._checks import check_choice, check_risks
 
 
 def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
@@ -113,10 +113,7 @@ def vrex_coefficients(
         )
     if correction < 0:
         raise ValueError(f"vrex_coefficients: `correction` must not be negative, got {correction}.")
-    if risk_reduction not in ("mean", "sum"):
-        raise ValueError(
-            f"vrex_coefficients: `risk_reduction` must be 'mean' or 'sum', got {risk_reduction!r}."
-        )
+    check_choice("vrex_coefficients", "risk_reduction", risk_reduction, ("mean", "sum"))
     num_envs = risks.shape[0]
     if penalty_weight > 0 and num_envs <= correction:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invmod._checks import check_choice
 from invmod.penalties import vrex_penalty
 
 # The effective sample size (sum w)^2 / sum w^2 of a single sample is 1 for every weight; the margin
@@ -47,8 +48,7 @@ def risks_from_statistics(
         tensor([2., 5.], dtype=torch.float64)
     """
     function = "risks_from_statistics"
-    if absent not in ("raise", "nan"):
-        raise ValueError(f"{function}: `absent` must be 'raise' or 'nan', got {absent!r}.")
+    check_choice(function, "absent", absent, ("raise", "nan"))
     weight, loss = _entries(function, statistics, "weight", "loss")
     if absent == "raise":
         _require(function, weight > 0, "a sample")
@@ -97,10 +97,7 @@ def irm_penalty_from_statistics(
         tensor(3.6667, dtype=torch.float64)
     """
     function = "irm_penalty_from_statistics"
-    if estimator not in ("square", "split", "ustat"):
-        raise ValueError(
-            f"{function}: `estimator` must be 'square', 'split' or 'ustat', got {estimator!r}."
-        )
+    check_choice(function, "estimator", estimator, ("square", "split", "ustat"))
     weight, weight_square, total = _entries(
         function, statistics, "weight", "weight_square", "derivative"
     )

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod._checks import check_risks
+from invmod._checks import check_choice, check_risks
 
 
 def invariant_objective(
@@ -54,11 +54,7 @@ def invariant_objective(
         raise ValueError(
             f"invariant_objective: `penalty_weight` must not be negative, got {penalty_weight}."
         )
-    if risk_reduction not in ("mean", "sum"):
-        raise ValueError(
-            "invariant_objective: `risk_reduction` must be 'mean' or 'sum', got "
-            f"{risk_reduction!r}."
-        )
+    check_choice("invariant_objective", "risk_reduction", risk_reduction, ("mean", "sum"))
     # Half-precision risks are reduced in float32, where differences of risks keep their digits.
     wide = risks.to(torch.promote_types(risks.dtype, torch.float32))
     value = penalty(wide) if callable(penalty) else penalty

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from invmod._checks import check_floating, check_integers, environment_count
+from invmod._precision import without_autocast
 
 _FUNCTION = "environment_statistics"
 
@@ -110,7 +111,7 @@ def environment_statistics(
     }
     if paired:
         # Autocast would compute the matrix product in half precision.
-        with torch.autocast(device_type=losses.device.type, enabled=False):
+        with without_autocast(losses):
             statistics["loss_product"] = (w * loss) @ (w * loss).T
     else:
         statistics["loss_square"] = (w * loss).square().sum(dim=1)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invmod._checks import check_floating
+from invmod._precision import without_autocast
 
 SampleLoss = Literal["bce", "ce", "mse"] | Callable[[Tensor, Tensor | None], Tensor]
 Estimator = Literal["square", "split", "ustat"]
@@ -68,7 +69,7 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
     if logits.numel() == 0:
         raise ValueError("irm_penalty: `logits` is empty; an environment needs a sample.")
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    with torch.autocast(device_type=z.device.type, enabled=False):
+    with without_autocast(z):
         if callable(loss):
             return _dummy_scale_derivative(z, targets, loss).square()
         if loss == "bpr":
@@ -131,7 +132,7 @@ def irm_derivatives(logits: Tensor, targets: Tensor | None, *, loss: SampleLoss 
     """
     check_floating("irm_derivatives", "logits", logits)
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    with torch.autocast(device_type=z.device.type, enabled=False):
+    with without_autocast(z):
         if callable(loss):
             return _dummy_scales(z, targets, loss)
         if loss not in ("bce", "ce", "mse"):

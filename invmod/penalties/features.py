@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod._checks import check_floating
-from invmod.penalties.groups import check_samples, env_shares, without_autocast
+from invmod._checks import check_choice, check_floating
+from invmod._precision import without_autocast
+from invmod.penalties.groups import check_samples, env_shares
 
 
 def coral_penalty(
@@ -57,10 +58,7 @@ def coral_penalty(
         tensor(40.)
     """
     a, b = _check_pair("coral_penalty", features_a, features_b, least=2)
-    if normalisation not in ("paper", "mean"):
-        raise ValueError(
-            f"coral_penalty: `normalisation` must be 'paper' or 'mean', got {normalisation!r}."
-        )
+    check_choice("coral_penalty", "normalisation", normalisation, ("paper", "mean"))
     with without_autocast(a):
         squares = (_covariance(a) - _covariance(b)).square().mean()
     penalty = squares / 4 if normalisation == "paper" else squares

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from invmod.penalties.groups import check_samples, env_shares, without_autocast
+from invmod._checks import check_choice
+from invmod._precision import without_autocast
+from invmod.penalties.groups import check_samples, env_shares
 
 Reduction = Literal["mean", "sum"]
 
@@ -196,8 +198,7 @@ def _mean_products(shares: Tensor, a: Tensor, f: Tensor) -> Tensor:
 
 def _spread(function: str, rows: Tensor, reduction: Reduction) -> Tensor:
     """Return the mean squared distance of rows (E, P) from their mean; `reduction` is over P."""
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"{function}: `reduction` must be 'mean' or 'sum', got {reduction!r}.")
+    check_choice(function, "reduction", reduction, ("mean", "sum"))
     squares = (rows - rows.mean(dim=0)).square().mean(dim=0)
     return squares.mean() if reduction == "mean" else squares.sum()
 

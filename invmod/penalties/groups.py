@@ -68,8 +68,3 @@ def env_shares(
             "environments."
         )
     return member.to(dtype) / counts[:, None]
-
-
-def without_autocast(x: Tensor) -> torch.autocast:
-    """Return a context in which matrix products are computed in the dtype of x."""
-    return torch.autocast(device_type=x.device.type, enabled=False)

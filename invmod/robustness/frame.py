@@ -73,7 +73,7 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
         }
         for point in report.rates
     ]
-    rows = [{column: row.get(column) for column in schema} for row in rows]
+    # Keys that a row lacks become null.
     frame: polars.DataFrame = pl.DataFrame(rows, schema=schema)
     return frame
 

@@ -27,8 +27,7 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
     ``plt.close(figure)``.
 
     Arguments:
-
-    report: of `robustness_report`, with `rates`.
+        report: of `robustness_report`, with `rates`.
 
     Raises:
         ImportError: matplotlib is not installed; the message explains how to install it.

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
-
-class Scores(Protocol):
-    """One model's predictions under one condition, and their metric for any resample of units."""
-
-    value: float
-
-    def resampled(self, resamples: Resamples) -> Floats:
-        """Return the metric of each bootstrap resample, (B,)."""
-
-    def swapped(self, other: Any, resamples: Resamples) -> Floats:
-        """Return the difference other - self after each random swap of units, (B,)."""
 
 
 class Resamples:

@@ -19,6 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 BOTTOM_TO_TOP = (
     "_files",
     "_checks",
+    "_precision",
     "_deprecation",
     "missingness",
     "imputation",
