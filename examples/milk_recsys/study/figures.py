@@ -248,10 +248,9 @@ def figure_why(plan: Plan, store: Store) -> Figure | None:
     for place, name in enumerate(names if erm else ()):
         at = float(np.mean([y["alone"][name] for y in erm]))
         left.axhline(at, color=COLOURS[place % len(COLOURS)], linestyle=":", linewidth=1)
-    for axes, label in (
-        (left, "NDCG@20 (dotted: each modality of erm alone)"),
-        (right, "share of the score's variance"),
-    ):
+    if erm:
+        left.plot([], [], ":", color="0.4", linewidth=1, label="erm, each alone")
+    for axes, label in ((left, "NDCG@20"), (right, "share of the score's variance")):
         axes.set_xticks(x, [f"{v:g}" for v in points])
         axes.set(xlabel="weight of the penalty", ylabel=label)
         axes.spines[["top", "right"]].set_visible(False)
