@@ -6,6 +6,7 @@ PIP_ARGS ?=
 TRAIN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+MUTANT_ARGS ?=
 CUDA_ARGS ?=
 
 VENV := .venv
@@ -21,7 +22,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test coverage lint format types docs smoke wheel-smoke bench \
+.PHONY: help install train test coverage mutants lint format types docs smoke wheel-smoke bench \
 	bench-quick distributed reproduce-cuda clean
 
 help: ## list the targets
@@ -50,6 +51,9 @@ test: $(STAMP) ## run all tests (TEST_ARGS: options of pytest)
 coverage: $(STAMP) ## run all tests and report branch coverage of invmod/
 	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) \
 		--cov --cov-report=term-missing --cov-fail-under=95 $(TEST_ARGS)
+
+mutants: $(STAMP) ## measure how many small faults the tests notice (MUTANT_ARGS: options)
+	nice $(BIN) -m benchmarks.mutants $(MUTANT_ARGS)
 
 lint: $(STAMP) ## check style
 	$(BIN) -m ruff check .
