@@ -10,6 +10,7 @@ from invmod.objectives.coefficients import (
     statistics_surrogate,
     vrex_coefficients,
 )
+from invmod.objectives.environment_risks import environment_risks
 from invmod.objectives.estimates import (
     irm_penalty_from_statistics,
     risks_from_statistics,
@@ -35,6 +36,7 @@ __all__ = [
     "all_reduce_statistics",
     "constant_schedule",
     "cvar_objective",
+    "environment_risks",
     "environment_statistics",
     "eqrm_objective",
     "exponential_schedule",
