@@ -26,6 +26,8 @@ ENV = torch.arange(8) % 2
 CLASSES = torch.arange(8) % 3
 KEEP = torch.tensor([True, True, True, True, True, False, True, False])
 IGNORED = torch.where(KEEP, CLASSES, -100)
+# Masks with more and with fewer modalities, which differ in the rows that count.
+DIFFERING = (torch.ones(4, 2, dtype=torch.bool), ~torch.stack([KEEP[4:], KEEP[4:] & False], 1))
 BINARY = (LOGITS > 0).float()
 BINARY_IGNORED = torch.where(KEEP[:, None], BINARY, -100.0)
 
@@ -59,6 +61,11 @@ CASES = {
     "infonce": (alignment.infonce_alignment_loss, Z),
     "infonce, anchor": (lambda z: alignment.infonce_alignment_loss(z, anchor=1), Z),
     "coral": (alignment.coral_alignment_loss, Z),
+    "singular values": (alignment.singular_value_alignment_loss, Z),
+    "stack by id": (
+        lambda x: alignment.stack_by_id({"a": x}, {"a": list(range(8))})[0].sum(),
+        LOGITS,
+    ),
     "vrex": (penalties.vrex_penalty, RISKS),
     "vrex, ddof 1": (lambda r: penalties.vrex_penalty(r, correction=1), RISKS),
     "vrex debiased": (lambda x: penalties.vrex_penalty_debiased(x, paired=False), LOSSES),
@@ -126,6 +133,20 @@ CASES = {
     "eqrm, upper": (lambda r: objectives.eqrm_objective(r, quantile=0.9), RISKS),
     "group dro": (lambda r: objectives.GroupDRO(4, step_size=0.1)(r), RISKS),
     "group dro, eval": (lambda r: objectives.GroupDRO(4, step_size=0.1).eval()(r), RISKS),
+    "more vs fewer": (lambda x: objectives.more_vs_fewer_loss(x, RISKS - 1), RISKS),
+    "more vs fewer, fewer": (lambda x: objectives.more_vs_fewer_loss(RISKS + 1, x), RISKS),
+    "counter-intuitive rate": (lambda x: objectives.counter_intuitive_rate(x, RISKS - 1), RISKS),
+    "learning index": (penalties.modality_learning_index, LOGITS.abs()),
+    "environment risks": (
+        lambda z: objectives.environment_risks(
+            lambda z, mask: torch.where(mask[..., None], z, 0.0),
+            z,
+            torch.ones(z.shape[:2], dtype=torch.bool, device=z.device),
+            environments.LeaveOneOutEnvs(3),
+            lambda out: out.mean(),
+        ).sum(),
+        Z,
+    ),
     "statistics": (lambda x: estimate(x, paired=False, estimator="square"), LOSSES),
     "statistics, paired": (lambda x: estimate(x, paired=True, estimator="ustat"), LOSSES),
     "statistics, halves": (lambda x: estimate(x, paired=True, estimator="split"), LOSSES),
@@ -151,6 +172,21 @@ HIDDEN = {
     "infonce": (lambda z: alignment.infonce_alignment_loss(z, MASK), Z, MASK),
     "infonce, anchor": (lambda z: alignment.infonce_alignment_loss(z, MASK, anchor=1), Z, MASK),
     "coral": (lambda z: alignment.coral_alignment_loss(z, MASK, means=True), Z, MASK),
+    "singular values": (
+        lambda z: alignment.singular_value_alignment_loss(z, MASK),
+        Z,
+        MASK,
+    ),
+    "more vs fewer": (
+        lambda x: objectives.more_vs_fewer_loss(x, RISKS - 1, *DIFFERING),
+        RISKS,
+        KEEP[4:],
+    ),
+    "more vs fewer, fewer": (
+        lambda x: objectives.more_vs_fewer_loss(RISKS + 1, x, *DIFFERING),
+        RISKS,
+        KEEP[4:],
+    ),
     "group dro": (
         lambda r: objectives.GroupDRO(4, step_size=0.1)(r, present=KEEP[4:]),
         RISKS,
@@ -249,7 +285,12 @@ def numpy_calls():
         yield f"{loss}: mask", lambda f=function: f(Z, mask)
     yield "weights", lambda: alignment.pairwise_alignment_loss(Z, weights=RISKS.numpy())
     for name, (function, x) in CASES.items():
-        if name not in ("vrex debiased, rows", "invariant, penalty", "irm callable"):
+        if name not in (
+            "vrex debiased, rows",
+            "invariant, penalty",
+            "irm callable",
+            "environment risks",  # its features may be anything
+        ):
             yield name, lambda f=function, x=x: f(x.numpy())
     yield "irm bce: targets", lambda: penalties.irm_penalty(LOGITS, BINARY.numpy())
     yield "irm ce: targets", lambda: penalties.irm_derivatives(LOGITS, CLASSES.numpy(), loss="ce")
