@@ -41,7 +41,8 @@ def environment_risks(
     ``loss(model(x, mask))`` becomes ``invariant_objective(environment_risks(...), ...)``.
 
     A sample for which an environment would hide everything that it has keeps all of it in this
-    environment, because most models cannot predict from nothing.
+    environment, because most models cannot predict from nothing. The draw of masks cannot be
+    compiled: compile `predict` instead of this function.
 
     Arguments:
         predict: ``predict(features, mask) -> outputs``, a model or a function that calls one. The
