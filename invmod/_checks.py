@@ -12,6 +12,16 @@ import torch
 from torch import Tensor
 
 
+def has_known_values(x: Tensor) -> bool:
+    """Return whether a Python branch may depend on the values of `x`.
+
+    They are unknown on the meta device, and in code that is compiled, exported or traced a branch
+    would be fixed to the values of the example input.
+    """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return not (x.is_meta or torch.compiler.is_compiling() or tracing)
+
+
 def check_count(function: str, argument: str, count: int) -> int:
     """Return `count` as an int; raise unless it is an int of at least 1."""
     # bool is a subclass of int, so it is excluded explicitly.
@@ -65,14 +75,6 @@ def describe_type(x: object) -> str:
     # Lists and arrays are not converted silently, because a converted copy has no gradient.
     advice = " Convert it with `torch.as_tensor(...)`." if hasattr(x, "__len__") else ""
     return f"{type(x).__name__}.{advice}"
-
-
-def values_are_known(x: Tensor) -> bool:
-    """Return whether a check may read the values of x.
-
-    It may not while a graph is compiled or exported, nor on the meta device, which has no values.
-    """
-    return not torch.compiler.is_compiling() and not x.is_meta
 
 
 def check_feature(function: str, name: str, x: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from invmod._checks import check_floating, values_are_known
+from invmod._checks import check_floating, has_known_values
 
 
 def infer_environments(h: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def infer_environments(h: Tensor) -> Tensor:
             "infer_environments: `h` must have shape (n,), one derivative a sample, "
             f"got {tuple(h.shape)}."
         )
-    if values_are_known(h) and h.isnan().any():
+    if has_known_values(h) and h.isnan().any():
         raise ValueError(
             "infer_environments: `h` has a NaN, which belongs to no environment. "
             "Fix the reference model."

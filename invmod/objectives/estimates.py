@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod._checks import check_choice, check_tensor, values_are_known
+from invmod._checks import check_choice, check_tensor, has_known_values
 from invmod.penalties import vrex_penalty
 
 # The effective sample size (sum w)^2 / sum w^2 of a single sample is 1 for every weight; the margin
@@ -213,7 +213,7 @@ def _entries(function: str, statistics: Mapping[str, Tensor], *names: str) -> li
 
 def _require(function: str, satisfied: Tensor, what: str) -> None:
     """Raise unless every environment satisfies the requirement; a no-op if values are unknown."""
-    if values_are_known(satisfied) and not satisfied.all():
+    if has_known_values(satisfied) and not satisfied.all():
         lacking = (~satisfied).nonzero()[:, 0].tolist()
         raise ValueError(
             f"{function}: each environment needs {what}, but environments {lacking} lack it. "

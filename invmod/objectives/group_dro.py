@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from invmod._checks import check_count, check_risks, describe_type, values_are_known
+from invmod._checks import check_count, check_risks, describe_type, has_known_values
 
 
 class GroupDRO(nn.Module):
@@ -129,7 +129,7 @@ class GroupDRO(nn.Module):
                 f"GroupDRO: `present` must have shape (E,) = ({self.num_envs},), got "
                 f"{tuple(present.shape)}."
             )
-        if values_are_known(present) and not present.any():
+        if has_known_values(present) and not present.any():
             raise ValueError("GroupDRO: no environment is present. Skip a step without samples.")
 
     @override

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from invmod._checks import check_floating, describe_type, values_are_known
+from invmod._checks import check_floating, describe_type, has_known_values
 
 
 def more_vs_fewer_loss(
@@ -144,7 +144,7 @@ def _differing_rows(
             f"{function}: `mask_more` and `mask_fewer` must have shape (N, M) with N = {num_rows}, "
             f"got {tuple(mask_more.shape)} and {tuple(mask_fewer.shape)}."
         )
-    if values_are_known(mask_more):
+    if has_known_values(mask_more):
         rows = (mask_fewer & ~mask_more).any(dim=1).nonzero()[:, 0].tolist()
         if rows:
             raise ValueError(

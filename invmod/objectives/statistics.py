@@ -16,7 +16,7 @@ from invmod._checks import (
     check_tensor,
     describe_type,
     environment_count,
-    values_are_known,
+    has_known_values,
 )
 from invmod._precision import without_autocast
 
@@ -262,7 +262,7 @@ def _checked_tensor(
 
 def _nan_if_invalid(valid: Tensor, name: str, rule: str) -> Tensor | float:
     """Return 0 if `valid` is all True; otherwise raise or, if values are unknown, return NaN."""
-    if not values_are_known(valid):
+    if not has_known_values(valid):
         return torch.where(valid.all(), 0.0, float("nan"))
     if not valid.all():
         raise ValueError(

@@ -9,7 +9,7 @@ from invmod._checks import (
     check_floating,
     check_integers,
     environment_count,
-    values_are_known,
+    has_known_values,
 )
 
 
@@ -61,7 +61,7 @@ def env_shares(
         member = member & counted
     counts = member.sum(dim=1)
     # A branch on values would break the graph of torch.compile, so invalid rows are set to NaN.
-    if not values_are_known(env):
+    if not has_known_values(env):
         nan = torch.full((), float("nan"), dtype=dtype, device=env.device)
         return torch.where(
             ((counts >= least) & in_range)[:, None], member.to(dtype) / counts[:, None], nan
