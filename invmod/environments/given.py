@@ -133,7 +133,7 @@ class FixedEnvs(GivenEnvs):
         TypeError: `generator` is not a `torch.Generator`.
 
     Example:
-        >>> from invmod import CyclicMixupEnvs
+        >>> from invmod.environments import CyclicMixupEnvs
         >>> envs = FixedEnvs(CyclicMixupEnvs(3), generator=torch.Generator().manual_seed(0))
         >>> bool((envs.sample() == envs.sample()).all())
         True

@@ -21,7 +21,7 @@ class Environments(Protocol):
     `Environments`; a type checker compares the members.
 
     Example:
-        >>> import invmod
+        >>> from invmod.environments import Environments, LeaveOneOutEnvs, UnionEnvs
         >>> class FirstOrUniform:
         ...     num_envs = 2
         ...     def __init__(self, num_modalities: int) -> None:
@@ -31,8 +31,8 @@ class Environments(Protocol):
         ...         first[0] = 1.0
         ...         rows = torch.stack([first, torch.full_like(first, 1 / self.num_modalities)])
         ...         return rows.expand(*sample_shape, -1, -1)
-        >>> envs: invmod.Environments = FirstOrUniform(2)
-        >>> invmod.UnionEnvs(envs, invmod.LeaveOneOutEnvs(2)).sample()
+        >>> envs: Environments = FirstOrUniform(2)
+        >>> UnionEnvs(envs, LeaveOneOutEnvs(2)).sample()
         tensor([[1.0000, 0.0000],
                 [0.5000, 0.5000],
                 [0.0000, 1.0000],

@@ -33,7 +33,7 @@ class UnionEnvs:
         ValueError: no generator is given, or their `num_modalities` differ.
 
     Example:
-        >>> from invmod import LeaveOneOutEnvs, UniformEnvs
+        >>> from invmod.environments import LeaveOneOutEnvs, UniformEnvs
         >>> UnionEnvs(UniformEnvs(3), LeaveOneOutEnvs(3)).sample()
         tensor([[0.3333, 0.3333, 0.3333],
                 [0.0000, 0.5000, 0.5000],

@@ -52,7 +52,7 @@ def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> T
         ValueError: risks are not (E,), or the objective is not a scalar that depends on them.
 
     Example:
-        >>> from invmod import vrex_penalty
+        >>> from invmod.penalties import vrex_penalty
         >>> risk_coefficients(torch.tensor([1.0, 3.0]), lambda r: r.mean() + vrex_penalty(r))
         tensor([-0.5000,  1.5000])
     """
@@ -161,7 +161,8 @@ def statistics_coefficients(
         ValueError: there is no entry, or the objective is not a scalar that depends on an entry.
 
     Example:
-        >>> from invmod import environment_statistics, risks_from_statistics, vrex_penalty
+        >>> from invmod.objectives import environment_statistics, risks_from_statistics
+        >>> from invmod.penalties import vrex_penalty
         >>> s = environment_statistics(torch.tensor([[0.0, 2.0], [2.0, 4.0]]))  # risks 1 and 3
         >>> value, c = statistics_coefficients(s, lambda s: vrex_penalty(risks_from_statistics(s)))
         >>> value, c["loss"]  # each risk is its sum over 2

@@ -41,7 +41,7 @@ def risks_from_statistics(
         ValueError: an environment has no sample, or `absent` is unknown.
 
     Example:
-        >>> from invmod import environment_statistics
+        >>> from invmod.objectives import environment_statistics
         >>> env = torch.tensor([0, 0, 1])
         >>> s = environment_statistics(torch.tensor([1.0, 3.0, 5.0]), env, num_envs=2)
         >>> risks_from_statistics(s)
@@ -90,7 +90,7 @@ def irm_penalty_from_statistics(
         Arjovsky et al., Invariant Risk Minimization, 2019.
 
     Example:
-        >>> from invmod import environment_statistics
+        >>> from invmod.objectives import environment_statistics
         >>> h = torch.tensor([[1.0, 2.0, 3.0]])
         >>> s = environment_statistics(torch.zeros(1, 3), derivatives=h)
         >>> irm_penalty_from_statistics(s, estimator="ustat")  # (36 - 14) / 6
@@ -152,7 +152,7 @@ def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> T
         Krueger et al., ICML 2021, Eq. 8, for the variance that is corrected.
 
     Example:
-        >>> from invmod import environment_statistics
+        >>> from invmod.objectives import environment_statistics
         >>> losses = torch.tensor([[0.0, 2.0], [2.0, 4.0]])
         >>> vrex_penalty_debiased_from_statistics(environment_statistics(losses, paired=True))
         tensor(2., dtype=torch.float64)
