@@ -73,7 +73,10 @@ def environment_statistics(
             parity of the sample's position in the whole batch.
         paired: whether to compute the products between environments; requires losses (E, N).
         mask: bool, True for the samples to include; in the shape of the losses or (N,), with
-            `paired` (N,). Masked values, NaN included, change neither a sum nor a gradient.
+            `paired` (N,). Masked values, NaN included, change neither a sum nor the gradient with
+            respect to the losses. A loss that was computed from NaN still gives the weights of its
+            model a gradient of NaN, because its backward pass multiplies the zero by NaN: replace
+            missing inputs before the model.
         weights: non-negative, in the same shapes as the mask; 0 is equivalent to a masked sample.
             They are importance weights, not counts: two samples of weight 1 carry more information
             than one sample of weight 2.

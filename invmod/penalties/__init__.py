@@ -17,12 +17,8 @@ from invmod.penalties.features import (
     mmd_penalty,
     spectral_decoupling_penalty,
 )
-from invmod.penalties.gradients import (
-    fishr_penalty,
-    fishr_penalty_linear,
-    iga_penalty,
-    per_sample_gradients,
-)
+from invmod.penalties.fishr import fishr_penalty, fishr_penalty_linear
+from invmod.penalties.gradients import iga_penalty, per_sample_gradients
 from invmod.penalties.risks import vrex_penalty, vrex_penalty_debiased
 
 __all__ = [

@@ -55,14 +55,14 @@ def irm_penalty(
             Works under `torch.no_grad` and `torch.inference_mode` as well.
         ignore_index: targets equal to this number do not count, as in
             `torch.nn.functional.cross_entropy`: their derivatives are left out of the mean, and
-            what their logits hold, NaN included, changes neither the value nor a gradient. Not for
-            ``"bpr"``, which has no targets, nor for a callable, which ignores targets itself.
+            their logits, NaN included, change neither the value nor the gradient with respect to
+            the logits. Not for ``"bpr"``, which has no targets, nor for a callable, which ignores
+            targets itself.
 
     Returns:
         a scalar in float32 or wider, NaN if all targets are ignored. It is the biased estimator,
-        the square of a mean. For unbiased
-        estimators, or several environments at once, use `invmod.irm_derivatives` and
-        `invmod.irm_penalty_from_derivatives`.
+        the square of a mean. For unbiased estimators, or several environments at once, use
+        `invmod.irm_derivatives` and `invmod.irm_penalty_from_derivatives`.
 
     Raises:
         TypeError: logits are not a floating-point tensor, targets are not a tensor, classes are not
