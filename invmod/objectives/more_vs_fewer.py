@@ -100,9 +100,9 @@ def counter_intuitive_rate(
         tensor(0.5000)
     """
     more, fewer, counts = _checked("counter_intuitive_rate", more, fewer, mask_more, mask_fewer)
-    excess = (more - fewer).detach()
     # A comparison with NaN is False and would hide it.
-    worse = torch.where(excess.isnan(), excess, (more > fewer).to(more.dtype))
+    undefined = more.isnan() | fewer.isnan()
+    worse = torch.where(undefined, float("nan"), (more > fewer).to(more.dtype))
     return torch.where(counts, worse, 0.0).sum() / counts.sum()
 
 
