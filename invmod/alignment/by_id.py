@@ -20,7 +20,7 @@ def stack_by_id(
 
     and :math:`c_{jm} = 0`, :math:`a_{jm} = 0` if modality m has no row with this id. Use it where
     each modality has a loader of its own, whose rows come in another order or belong to other
-    samples. The result is what the alignment losses and `invmod.fusion` take.
+    samples. The result is what the alignment losses and ``invmod.fusion`` take.
 
     Arguments:
         z: name -> (n_m, D), the encoded rows of each modality; the order of the names is the order

@@ -39,8 +39,8 @@ def singular_value_alignment_loss(
     The loss is smallest if all rows are equal up to their lengths and signs, a matrix of rank one,
     and largest, :math:`\log n_j`, if they are orthogonal. It compares all modalities of a sample at
     once, without an anchor. Like the cosine loss it does not keep samples apart: its minimum
-    includes mapping all of them to one point, so the task's loss, or `infonce_alignment_loss`, must
-    prevent that. Its gradient vanishes at equal rows.
+    includes mapping all of them to one point, so the task's loss, or
+    `invmod.infonce_alignment_loss`, must prevent that. Its gradient vanishes at equal rows.
 
     Arguments:
         z: (N, M, D) encoded modalities. Missing ones may be filled by a model of the
