@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +16,13 @@ from invmod.environments.protocol import (
     takes_mask,
 )
 
-Features = TypeVar("Features")
-Outputs = TypeVar("Outputs")
-
 
 def environment_risks(
-    predict: Callable[[Features, Tensor], Outputs],
-    features: Features,
+    predict: Callable[[Any, Tensor], Any],
+    features: Any,
     mask: Tensor,
     envs: Environments,
-    loss: Callable[[Outputs], Tensor],
+    loss: Callable[[Any], Tensor],
     *,
     include_natural: bool = False,
     generator: torch.Generator | None = None,
