@@ -6,17 +6,14 @@ A generator of environments has ``num_envs``, ``num_modalities`` and ``sample``,
 ``sample_masks``, for models that do not fuse linearly.
 """
 
+from invmod.environments.available import KOfAvailableEnvs
 from invmod.environments.diagnostics import Dominance, dominance
 from invmod.environments.dirichlet import CyclicMixupEnvs, DirichletEnvs
-from invmod.environments.given import FixedEnvs, GivenEnvs, UniformEnvs, UnionEnvs
+from invmod.environments.given import FixedEnvs, GivenEnvs, UniformEnvs
 from invmod.environments.inferred import infer_environments
 from invmod.environments.protocol import Environments
-from invmod.environments.subsets import (
-    KOfAvailableEnvs,
-    LeaveOneOutEnvs,
-    OneHotEnvs,
-    RandomSubsetEnvs,
-)
+from invmod.environments.subsets import LeaveOneOutEnvs, OneHotEnvs, RandomSubsetEnvs
+from invmod.environments.union import UnionEnvs
 
 __all__ = [
     "CyclicMixupEnvs",

@@ -1,4 +1,4 @@
-"""Environments that are given by the caller, drawn once, or combined from others."""
+"""Environments that are given by the caller or drawn once."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class FixedEnvs(GivenEnvs):
         TypeError: `generator` is not a `torch.Generator`.
 
     Example:
-        >>> from invmod import CyclicMixupEnvs
+        >>> from invmod.environments import CyclicMixupEnvs
         >>> envs = FixedEnvs(CyclicMixupEnvs(3), generator=torch.Generator().manual_seed(0))
         >>> bool((envs.sample() == envs.sample()).all())
         True
@@ -168,84 +168,3 @@ class FixedEnvs(GivenEnvs):
     @override
     def __repr__(self) -> str:
         return f"FixedEnvs({self._source})"
-
-
-class UnionEnvs:
-    """Environments of several kinds, concatenated along the axis E.
-
-    Arguments:
-        envs: at least one generator of environments, all of the same number of modalities.
-
-    Attributes:
-        num_envs: E, the sum of the `num_envs` of all generators.
-        num_modalities: M.
-
-    Raises:
-        ValueError: no generator is given, or their `num_modalities` differ.
-
-    Example:
-        >>> from invmod import LeaveOneOutEnvs, UniformEnvs
-        >>> UnionEnvs(UniformEnvs(3), LeaveOneOutEnvs(3)).sample()
-        tensor([[0.3333, 0.3333, 0.3333],
-                [0.0000, 0.5000, 0.5000],
-                [0.5000, 0.0000, 0.5000],
-                [0.5000, 0.5000, 0.0000]])
-    """
-
-    def __init__(self, *envs: Environments) -> None:
-        if not envs:
-            raise ValueError("UnionEnvs: give at least one generator of environments.")
-        sizes = [env.num_modalities for env in envs]
-        if len(set(sizes)) > 1:
-            raise ValueError(
-                f"UnionEnvs: all `envs` must have the same `num_modalities`, got {sizes}."
-            )
-        self.envs = envs
-        self.num_modalities = sizes[0]
-        self.num_envs = sum(env.num_envs for env in envs)
-
-    def sample(
-        self,
-        sample_shape: Sequence[int] = (),
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Draw from each generator in turn: (\\*sample_shape, E, M).
-
-        The arguments are those of `CyclicMixupEnvs.sample`.
-        """
-        parts = [
-            env.sample(sample_shape, generator=generator, device=device, dtype=dtype)
-            for env in self.envs
-        ]
-        return torch.cat(parts, dim=-2)
-
-    def sample_masks(
-        self,
-        sample_shape: Sequence[int] = (),
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Draw masks from each generator in turn: bool (\\*sample_shape, E, M).
-
-        Raises:
-            TypeError: one of the generators has weights only.
-        """
-        without_masks = [env for env in self.envs if not hasattr(env, "sample_masks")]
-        if without_masks:
-            raise TypeError(
-                f"UnionEnvs.sample_masks: {without_masks[0]!r} has weights only, no masks."
-            )
-        parts = [
-            env.sample_masks(  # type: ignore[attr-defined]
-                sample_shape, generator=generator, device=device
-            )
-            for env in self.envs
-        ]
-        return torch.cat(parts, dim=-2)
-
-    def __repr__(self) -> str:
-        return f"UnionEnvs({', '.join(map(repr, self.envs))})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class _SubsetEnvs(ABC):
         """
         kind = type(self).__name__
         dtype, shape = checked_dtype(kind, dtype), checked_shape(kind, sample_shape)
-        return _to_device(even_weights(self._masks(shape, generator), dtype), device)
+        return to_device(even_weights(self._masks(shape, generator), dtype), device)
 
     def sample_masks(
         self,
@@ -85,7 +85,7 @@ class _SubsetEnvs(ABC):
             ValueError: `sample_shape` is negative.
         """
         shape = checked_shape(type(self).__name__, sample_shape, "sample_masks")
-        return _to_device(self._masks(shape, generator), device)
+        return to_device(self._masks(shape, generator), device)
 
 
 class OneHotEnvs(_SubsetEnvs):
@@ -182,7 +182,7 @@ class RandomSubsetEnvs(_SubsetEnvs):
     Arguments:
         num_modalities: M, at least 1.
         rates: probability in [0, 1] that a modality is missing, before the condition; one number
-            or M of them. Modalities in `keep` have rate 0.
+            or M of them, also as a tensor or an array. Modalities in `keep` have rate 0.
         keep: positions of the modalities that are always available.
         num_envs: E, the number of independent environments in a sample.
 
@@ -210,14 +210,16 @@ class RandomSubsetEnvs(_SubsetEnvs):
         self,
         num_modalities: int,
         *,
-        rates: float | Sequence[float] = 0.5,
+        rates: float | Sequence[float] | Tensor = 0.5,
         keep: Sequence[int] = (),
         num_envs: int = 1,
     ) -> None:
         kind = "RandomSubsetEnvs"
-        self.num_modalities = check_count(kind, "num_modalities", num_modalities)
-        self.num_envs = check_count(kind, "num_envs", num_envs)
-        rate_list = list(rates) if isinstance(rates, Sequence) else [rates] * num_modalities
+        num_modalities = check_count(kind, "num_modalities", num_modalities)
+        self.num_modalities, self.num_envs = num_modalities, check_count(kind, "num_envs", num_envs)
+        # A tensor or an array becomes a number or a list of Python numbers.
+        given = rates.tolist() if hasattr(rates, "tolist") else rates
+        rate_list = list(given) if isinstance(given, Sequence) else [given] * num_modalities
         if len(rate_list) != num_modalities:
             raise ValueError(
                 f"{kind}: `rates` must be one number or {num_modalities} of them, "
@@ -226,10 +228,10 @@ class RandomSubsetEnvs(_SubsetEnvs):
         for rate in rate_list:
             if isinstance(rate, bool) or not isinstance(rate, (int, float, Real)):
                 raise TypeError(f"{kind}: `rates` must be numbers, got {rate!r}.")
-            if not 0 <= rate <= 1:
+            if not 0 <= float(rate) <= 1:
                 raise ValueError(f"{kind}: `rates` must lie in [0, 1], got {rate}.")
         for position in keep:
-            if isinstance(position, bool) or not isinstance(position, int):
+            if isinstance(position, bool) or not isinstance(position, (int, Integral)):
                 raise TypeError(
                     f"{kind}: `keep` must have positions of modalities, got {position!r}."
                 )
@@ -253,7 +255,7 @@ class RandomSubsetEnvs(_SubsetEnvs):
         all_missing_from = rates.flip(0).cumprod(0).flip(0)
         p_first = torch.where(all_missing_from < 1, (1 - rates) / (1 - all_missing_from), 0.0)
         # One uniform number per modality decides both cases, with two different thresholds.
-        drawn = _uniform_numbers((*shape, self.num_envs, self.num_modalities), generator)
+        drawn = uniform_numbers((*shape, self.num_envs, self.num_modalities), generator)
         mask = drawn >= rates
         is_first = drawn >= 1 - p_first
         none_so_far = torch.ones(mask.shape[:-1], dtype=torch.bool, device="cpu")
@@ -268,148 +270,7 @@ class RandomSubsetEnvs(_SubsetEnvs):
         )
 
 
-class KOfAvailableEnvs:
-    r"""k of the modalities that a sample has: a subset drawn uniformly for every sample.
-
-    .. math::
-        S_{en} \subseteq \{m : a_{nm} = 1\}, \qquad
-        |S_{en}| = \min\Big(k, \sum_m a_{nm}\Big), \qquad
-        w_{nem} = \frac{\mathbf 1 [m \in S_{en}]}{|S_{en}|}
-
-    where :math:`S_{en}` is the subset of sample n in environment e, :math:`a_{nm}` is 1 if sample n
-    has modality m, and :math:`w_{nem}` are the fusion weights.
-
-    Environments that ignore the missing modalities of a sample may hide everything that it has.
-    This class takes the mask of the data, so that every sample keeps at least one modality that it
-    has. A sample with fewer than k modalities keeps all of them. For a sample without any modality
-    the masks are all False; its weights must lie on the simplex and are 1/M (`invmod.fuse` with
-    the mask returns 0 for it).
-
-    Arguments:
-        num_modalities: M, at least 1.
-        k: number of modalities to keep, in [1, M].
-        num_envs: E, the number of independent subsets of each sample.
-
-    Attributes:
-        num_envs: E.
-        num_modalities: M.
-        k: the argument `k`.
-
-    Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument is outside its range.
-
-    Example:
-        >>> mask = torch.tensor([[True, True, True], [False, True, False]])
-        >>> masks = KOfAvailableEnvs(3, k=2, num_envs=4).sample_masks(mask=mask)  # (N, E, M)
-        >>> masks.sum(dim=-1)
-        tensor([[2, 2, 2, 2],
-                [1, 1, 1, 1]])
-    """
-
-    def __init__(self, num_modalities: int, *, k: int, num_envs: int = 1) -> None:
-        kind = "KOfAvailableEnvs"
-        self.num_modalities = check_count(kind, "num_modalities", num_modalities)
-        self.k = check_count(kind, "k", k)
-        self.num_envs = check_count(kind, "num_envs", num_envs)
-        if k > num_modalities:
-            raise ValueError(
-                f"{kind}: `k` must be at most `num_modalities` = {num_modalities}, got {k}."
-            )
-
-    def sample(
-        self,
-        sample_shape: Sequence[int] = (),
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Draw weights that are spread evenly over the subsets.
-
-        With the same seed the subsets are those of `sample_masks`.
-
-        Arguments:
-            sample_shape: leading shape of independent samples.
-            mask: bool (N, M), True for the modalities that a sample has. None means all.
-            generator: source of the draw; None means the global generator.
-            device: device of the result. None means the device of the mask, or the default device
-                without a mask.
-            dtype: dtype of the result; None means the default dtype.
-
-        Returns:
-            (\\*sample_shape, N, E, M) with rows on the simplex; without a mask
-            (\\*sample_shape, E, M).
-
-        Raises:
-            TypeError: `dtype` is not floating point, or the mask is not bool.
-            ValueError: `sample_shape` is negative, or the mask is not (N, M).
-        """
-        dtype = checked_dtype("KOfAvailableEnvs", dtype)
-        masks = self._masks("sample", sample_shape, mask, generator)
-        return _to_device(even_weights(masks, dtype), _result_device(device, mask))
-
-    def sample_masks(
-        self,
-        sample_shape: Sequence[int] = (),
-        *,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Draw masks: bool (\\*sample_shape, N, E, M), True for the modalities that are kept.
-
-        Without `mask` the result has no axis N. Arguments and errors are those of `sample`.
-        """
-        return _to_device(
-            self._masks("sample_masks", sample_shape, mask, generator), _result_device(device, mask)
-        )
-
-    def _masks(
-        self,
-        method: str,
-        sample_shape: Sequence[int],
-        mask: Tensor | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        shape = checked_shape("KOfAvailableEnvs", sample_shape, method)
-        rows = (1, self.num_modalities) if mask is None else self._check_mask(method, mask).shape
-        available = torch.ones(rows, dtype=torch.bool, device="cpu") if mask is None else mask.cpu()
-        # A uniform subset of size k: give every modality a random key and keep the k smallest. Keys
-        # lie in [0, 1), so a key of 2 sorts unavailable modalities last.
-        keys = _uniform_numbers((*shape, rows[0], self.num_envs, self.num_modalities), generator)
-        keys = torch.where(available[:, None, :], keys, 2.0)
-        # The second argsort inverts the sorting permutation and gives the rank of each key.
-        ranks = keys.argsort(dim=-1).argsort(dim=-1)
-        masks = (ranks < self.k) & available[:, None, :]
-        # Without a mask one sample stands for all, and its axis is removed again.
-        return masks.squeeze(-3) if mask is None else masks
-
-    def _check_mask(self, method: str, mask: Tensor) -> Tensor:
-        function = f"KOfAvailableEnvs.{method}"
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"{function}: `mask` must be a bool tensor, got {kind}.")
-        if mask.ndim != 2 or mask.shape[1] != self.num_modalities:
-            raise ValueError(
-                f"{function}: `mask` must have shape (N, M) with M = {self.num_modalities}, "
-                f"got {tuple(mask.shape)}."
-            )
-        return mask
-
-    def __repr__(self) -> str:
-        return f"KOfAvailableEnvs({self.num_modalities}, k={self.k}, num_envs={self.num_envs})"
-
-
-def _result_device(
-    device: torch.device | str | None, mask: Tensor | None
-) -> torch.device | str | None:
-    """Return `device`; if it is None, return the device of the mask, or None without a mask."""
-    return mask.device if device is None and mask is not None else device
-
-
-def _uniform_numbers(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+def uniform_numbers(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Draw uniform numbers in [0, 1) and return them on the CPU.
 
     They depend on the generator alone, so the result is the same on every device.
@@ -418,6 +279,6 @@ def _uniform_numbers(shape: tuple[int, ...], generator: torch.Generator | None) 
     return torch.rand(shape, generator=generator, device=device, dtype=torch.float64).cpu()
 
 
-def _to_device(x: Tensor, device: torch.device | str | None) -> Tensor:
+def to_device(x: Tensor, device: torch.device | str | None) -> Tensor:
     """Move x to `device`, or to the default device where it is None."""
     return x.to(torch.get_default_device() if device is None else device)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod._checks import check_choice, check_risks
+from invmod._checks import check_choice, check_risks, check_tensor, describe_type
 
 
 def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
@@ -52,7 +52,7 @@ def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> T
         ValueError: risks are not (E,), or the objective is not a scalar that depends on them.
 
     Example:
-        >>> from invmod import vrex_penalty
+        >>> from invmod.penalties import vrex_penalty
         >>> risk_coefficients(torch.tensor([1.0, 3.0]), lambda r: r.mean() + vrex_penalty(r))
         tensor([-0.5000,  1.5000])
     """
@@ -161,7 +161,8 @@ def statistics_coefficients(
         ValueError: there is no entry, or the objective is not a scalar that depends on an entry.
 
     Example:
-        >>> from invmod import environment_statistics, risks_from_statistics, vrex_penalty
+        >>> from invmod.objectives import environment_statistics, risks_from_statistics
+        >>> from invmod.penalties import vrex_penalty
         >>> s = environment_statistics(torch.tensor([[0.0, 2.0], [2.0, 4.0]]))  # risks 1 and 3
         >>> value, c = statistics_coefficients(s, lambda s: vrex_penalty(risks_from_statistics(s)))
         >>> value, c["loss"]  # each risk is its sum over 2
@@ -172,9 +173,9 @@ def statistics_coefficients(
         raise ValueError(f"{function}: `statistics` has no entry.")
     for name, entry in statistics.items():
         if not isinstance(entry, Tensor) or not entry.is_floating_point():
-            what = entry.dtype if isinstance(entry, Tensor) else type(entry).__name__
             raise TypeError(
-                f"{function}: `statistics` must be floating-point tensors, got {what} for {name!r}."
+                f"{function}: `statistics` must be floating-point tensors, got for {name!r}: "
+                f"{describe_type(entry)}"
             )
     return _coefficients(function, "statistics", dict(statistics), objective)
 
@@ -200,6 +201,7 @@ def statistics_surrogate(
         a scalar, of the widest dtype among them.
 
     Raises:
+        TypeError: an entry is not a tensor.
         ValueError: the names or shapes differ.
 
     Example:
@@ -213,6 +215,8 @@ def statistics_surrogate(
             f"least one, got {list(coefficients)} and {list(statistics)}."
         )
     for name, c in coefficients.items():
+        check_tensor("statistics_surrogate", f"coefficients[{name!r}]", c)
+        check_tensor("statistics_surrogate", f"statistics[{name!r}]", statistics[name])
         if c.shape != statistics[name].shape:
             raise ValueError(
                 f"statistics_surrogate: {name!r} must have one shape, got {tuple(c.shape)} for "

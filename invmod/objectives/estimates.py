@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod._checks import check_choice
+from invmod._checks import check_choice, check_tensor, has_known_values
 from invmod.penalties import vrex_penalty
 
 # The effective sample size (sum w)^2 / sum w^2 of a single sample is 1 for every weight; the margin
@@ -41,7 +41,7 @@ def risks_from_statistics(
         ValueError: an environment has no sample, or `absent` is unknown.
 
     Example:
-        >>> from invmod import environment_statistics
+        >>> from invmod.objectives import environment_statistics
         >>> env = torch.tensor([0, 0, 1])
         >>> s = environment_statistics(torch.tensor([1.0, 3.0, 5.0]), env, num_envs=2)
         >>> risks_from_statistics(s)
@@ -90,7 +90,7 @@ def irm_penalty_from_statistics(
         Arjovsky et al., Invariant Risk Minimization, 2019.
 
     Example:
-        >>> from invmod import environment_statistics
+        >>> from invmod.objectives import environment_statistics
         >>> h = torch.tensor([[1.0, 2.0, 3.0]])
         >>> s = environment_statistics(torch.zeros(1, 3), derivatives=h)
         >>> irm_penalty_from_statistics(s, estimator="ustat")  # (36 - 14) / 6
@@ -152,7 +152,7 @@ def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> T
         Krueger et al., ICML 2021, Eq. 8, for the variance that is corrected.
 
     Example:
-        >>> from invmod import environment_statistics
+        >>> from invmod.objectives import environment_statistics
         >>> losses = torch.tensor([[0.0, 2.0], [2.0, 4.0]])
         >>> vrex_penalty_debiased_from_statistics(environment_statistics(losses, paired=True))
         tensor(2., dtype=torch.float64)
@@ -207,12 +207,13 @@ def _entries(function: str, statistics: Mapping[str, Tensor], *names: str) -> li
                 f"{function}: `statistics` has no entry {name!r}, only {list(statistics)}. "
                 "Pass the argument of `environment_statistics` that this entry needs."
             )
+        check_tensor(function, f"statistics[{name!r}]", statistics[name])
     return [statistics[name] for name in names]
 
 
 def _require(function: str, satisfied: Tensor, what: str) -> None:
-    """Raise unless every environment satisfies the requirement; a no-op under `torch.compile`."""
-    if not torch.compiler.is_compiling() and not satisfied.all():
+    """Raise unless every environment satisfies the requirement; a no-op if values are unknown."""
+    if has_known_values(satisfied) and not satisfied.all():
         lacking = (~satisfied).nonzero()[:, 0].tolist()
         raise ValueError(
             f"{function}: each environment needs {what}, but environments {lacking} lack it. "

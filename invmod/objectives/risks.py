@@ -45,7 +45,7 @@ def invariant_objective(
         Krueger et al., ICML 2021; Bai et al., SIGIR 2024, Eq. 14.
 
     Example:
-        >>> from invmod import vrex_penalty
+        >>> from invmod.penalties import vrex_penalty
         >>> invariant_objective(torch.tensor([1.0, 3.0]), penalty=vrex_penalty, penalty_weight=10.0)
         tensor(12.)
     """

@@ -5,10 +5,13 @@ import inspect
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-import invmod
 from finetune_any_model import finetune
+from invmod.environments import RandomSubsetEnvs
+from invmod.missingness import hide_features
+from invmod.robustness import RobustnessReport
 from tests.strategies import normal, seeded
 
 
@@ -27,6 +30,17 @@ def test_the_model_and_its_training_loop_use_nothing_of_invmod():
     assert "invmod" not in inspect.getsource(finetune.train)
 
 
+def test_the_loss_is_the_mean_and_variance_of_the_risks_of_four_masks():
+    """The part of the library in the example, written out."""
+    model, data = small_problem()
+    sensors, targets = data.tensors
+    loss = finetune.robust_loss(0.1, seeded(3))(model, sensors, targets)
+    masks = RandomSubsetEnvs(8, rates=0.5, num_envs=3).sample_masks(generator=seeded(3))
+    logits = [model(sensors), *(model(sensors, ~mask) for mask in masks)]
+    risks = torch.stack([F.cross_entropy(x, targets) for x in logits])
+    torch.testing.assert_close(loss, risks.mean() + 0.1 * risks.var(correction=0))
+
+
 def test_the_values_of_a_hidden_sensor_do_not_change_the_predictions():
     model, data = small_problem()
     predict = finetune.predictor(model)
@@ -36,9 +50,7 @@ def test_the_values_of_a_hidden_sensor_do_not_change_the_predictions():
     expected = predict(sensors, mask)
     other = sensors | {finetune.SENSORS[3]: torch.full((90, 8), 50.0)}
     assert torch.equal(predict(other, mask), expected)
-    assert torch.equal(
-        predict(invmod.hide_features(sensors, mask, finetune.SENSORS), mask), expected
-    )
+    assert torch.equal(predict(hide_features(sensors, mask, finetune.SENSORS), mask), expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -72,7 +84,7 @@ def test_the_command_reports_the_model_before_and_after_finetuning(tmp_path, cap
     with torch.random.fork_rng():
         report = finetune.main(options)
     assert {path.name for path in options.out.iterdir()} == {"report.json", "report.html"}
-    assert invmod.RobustnessReport.load(options.out / "report.json") == report
+    assert RobustnessReport.load(options.out / "report.json") == report
     assert report.complete("complete data").value > 0.7
     assert report.worst("finetuned").value > report.worst("complete data").value
     assert "report.html" in capsys.readouterr().out

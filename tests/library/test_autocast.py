@@ -26,6 +26,9 @@ from invmod import (
     vrex_penalty_debiased_from_statistics,
     worst_case_objective,
 )
+from invmod.alignment import singular_value_alignment_loss
+from invmod.objectives import more_vs_fewer_loss
+from invmod.penalties import fishr_penalty_linear
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
 Z = normal(seeded(0), 5, 3, 4, dtype=torch.float32)
@@ -46,6 +49,22 @@ CASES = {
     "align to an anchor": (lambda z: pairwise_alignment_loss(z, MASK, anchor=1), Z),
     "align angles": (lambda z: invmod.cosine_alignment_loss(z, MASK), Z),
     "align by contrast": (lambda z: invmod.infonce_alignment_loss(z, MASK), Z),
+    "align singular values": (lambda z: singular_value_alignment_loss(z, MASK), Z),
+    "more versus fewer": (lambda r: more_vs_fewer_loss(r, RISKS.flip(0)), RISKS),
+    "irm with ignored targets": (
+        lambda z: irm_penalty(z, torch.where(TARGETS > 0, TARGETS, -100.0), ignore_index=-100),
+        LOGITS,
+    ),
+    "fishr with ignored targets": (
+        lambda z: fishr_penalty_linear(
+            z,
+            z,
+            torch.tensor([0, 1, -100, 2, 0, 1]),
+            torch.arange(6) % 2,
+            ignore_index=-100,
+        ),
+        LOGITS,
+    ),
     "align covariances": (lambda z: invmod.coral_alignment_loss(z, MASK, means=True), Z),
     "fuse own weights": (lambda z: fuse(z, WEIGHTS.expand(5, 4, 3), MASK), Z),
     "fuse by mean": (lambda z: invmod.masked_mean(z, MASK), Z),

@@ -27,6 +27,9 @@ from invmod import (
     vrex_penalty_debiased_from_statistics,
     worst_case_objective,
 )
+from invmod.alignment import singular_value_alignment_loss
+from invmod.objectives import more_vs_fewer_loss
+from invmod.penalties import fishr_penalty_linear, modality_learning_index
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
 Z = normal(seeded(0), 5, 3, 4, dtype=torch.float32)
@@ -115,6 +118,30 @@ CASES = {
         (Z,),
     ),
     "align angles": (lambda z: invmod.cosine_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
+    "align singular values": (
+        lambda z: singular_value_alignment_loss(z, MASK),
+        (poison(Z, MASK, NAN),),
+    ),
+    "more versus fewer": (
+        lambda r: more_vs_fewer_loss(r, RISKS.flip(0), MASK[:4] | True, MASK[:4]),
+        (RISKS,),
+    ),
+    "irm with ignored targets": (
+        lambda z: irm_penalty(z, torch.where(TARGETS > 0, TARGETS, -100.0), ignore_index=-100),
+        (LOGITS,),
+    ),
+    "fishr with ignored targets": (
+        lambda z: fishr_penalty_linear(
+            z[:, None],
+            torch.stack([z, -z, 2 * z], dim=1),
+            torch.tensor([0, 1, -100, 2, 0, 1]),
+            torch.tensor([0, 1, 0, 1, 0, 1]),
+            num_envs=2,
+            ignore_index=-100,
+        ),
+        (LOGITS,),
+    ),
+    "learning index": (lambda r: modality_learning_index(r.square()), (RISKS,)),
     "align by contrast": (
         lambda z: invmod.infonce_alignment_loss(z, MASK),
         (poison(Z, MASK, NAN),),

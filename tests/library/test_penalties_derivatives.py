@@ -361,8 +361,13 @@ def test_invalid_arguments_of_estimators_are_an_error(h, estimator, error, messa
         ([ONES, ONES], True, TypeError, "with paired=True `losses` must be one tensor (E, N)."),
         (torch.ones(1, 3), True, ValueError, "needs at least two environments, got 1."),
         ([], False, ValueError, "needs at least two environments, got 0."),
-        (torch.ones(2, 3).long(), True, TypeError, "got torch.int64 in environment 0."),
-        ([ONES, [1.0, 2.0]], False, TypeError, "got list in environment 1."),
+        (torch.ones(2, 3).long(), True, TypeError, "got for environment 0: torch.int64."),
+        (
+            [ONES, [1.0, 2.0]],
+            False,
+            TypeError,
+            "got for environment 1: list. Convert it with `torch.as_tensor(...)`.",
+        ),
         ([ONES, torch.ones(1)], False, ValueError, "got shape (1,) in environment 1."),
         (torch.ones(2, 1), True, ValueError, "got shape (1,) in environment 0."),
     ],
@@ -370,3 +375,45 @@ def test_invalid_arguments_of_estimators_are_an_error(h, estimator, error, messa
 def test_invalid_arguments_of_the_debiased_variance_are_an_error(losses, paired, error, message):
     with pytest.raises(error, match=f"vrex_penalty_debiased: .*{re.escape(message)}"):
         vrex_penalty_debiased(losses, paired=paired)
+
+
+# --- ignored targets
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@laws
+@given(generators(), st.integers(1, 6))
+def test_ignored_targets_count_as_if_their_samples_were_not_there(loss, generator, num_samples):
+    z, y = draw(loss, generator, num_samples)
+    keep = torch.rand(num_samples, generator=generator) < 0.6
+    keep[0] = True
+    ignored = torch.where(keep, y, -100)
+    z.requires_grad_()
+    h = irm_derivatives(z, ignored, loss=loss, ignore_index=-100)
+    assert torch.equal(h[keep], irm_derivatives(z[keep], y[keep], loss=loss))
+    assert not h[~keep].any()
+    result = irm_penalty(z, ignored, loss=loss, ignore_index=-100)
+    expected = irm_penalty(z[keep], y[keep], loss=loss)
+    torch.testing.assert_close(result, expected)
+    for got, wanted in zip(*(torch.autograd.grad(x, z) for x in (result, expected)), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_index_that_no_target_has_changes_nothing_and_all_ignored_targets_give_nan(loss):
+    z, y = draw(loss, seeded(0), 5)
+    for result, expected in (
+        (irm_penalty(z, y, loss=loss, ignore_index=-100), irm_penalty(z, y, loss=loss)),
+        (irm_derivatives(z, y, loss=loss, ignore_index=-1), irm_derivatives(z, y, loss=loss)),
+    ):
+        torch.testing.assert_close(result, expected)
+    assert irm_penalty(z, torch.full_like(y, -100), loss=loss, ignore_index=-100).isnan()
+
+
+def test_a_loss_that_cannot_ignore_targets_is_an_error():
+    z = torch.ones(3)
+    for loss, kind in (("bpr", "'bpr'"), (lambda z, y: z.sum(), "a callable")):
+        with pytest.raises(ValueError, match=f"irm_penalty: `ignore_index` needs .* got {kind}"):
+            irm_penalty(z, None, loss=loss, ignore_index=-100)
+    with pytest.raises(ValueError, match=r"irm_derivatives: `ignore_index` needs .* a callable"):
+        irm_derivatives(z, None, loss=lambda z, y: z, ignore_index=-100)

@@ -380,7 +380,7 @@ G = torch.ones(7, 2)
             (G, ENV),
             {"num_envs": 0},
             ValueError,
-            "needs an environment, got 7 samples and `num_envs` ",
+            "`num_envs` must be at least 1, got 0.",
         ),
         (
             fishr_penalty,
@@ -477,3 +477,35 @@ G = torch.ones(7, 2)
 def test_invalid_arguments_are_an_error(function, arguments, options, error, message):
     with pytest.raises(error, match=f"{function.__name__}: .*{re.escape(message)}"):
         function(*arguments, **options)
+
+
+# --- ignored targets
+
+
+@laws
+@given(generators(), REDUCTIONS)
+def test_ignored_targets_count_as_if_their_samples_were_not_there(generator, reduction):
+    features, logits = normal(generator, 14, 3), normal(generator, 14, 4)
+    targets, env = torch.randint(4, (14,), generator=generator), torch.arange(14) % 2
+    keep = torch.rand(14, generator=generator) < 0.6
+    keep[:4] = True
+    ignored = torch.where(keep, targets, -100)
+    features.requires_grad_()
+    result = fishr_penalty_linear(
+        features, logits, ignored, env, num_envs=2, reduction=reduction, ignore_index=-100
+    )
+    expected = fishr_penalty_linear(
+        features[keep], logits[keep], targets[keep], env[keep], num_envs=2, reduction=reduction
+    )
+    torch.testing.assert_close(result, expected)
+    for got, wanted in zip(
+        *(torch.autograd.grad(x, features) for x in (result, expected)), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_an_environment_without_two_targets_that_count_is_an_error():
+    x, env = normal(seeded(0), 6, 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    targets = torch.tensor([0, 1, 2, 0, -100, -100])
+    with pytest.raises(ValueError, match=r"at least 2 samples, got \[3, 1\]"):
+        fishr_penalty_linear(x, x, targets, env, num_envs=2, ignore_index=-100)
