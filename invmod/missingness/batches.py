@@ -222,6 +222,11 @@ def _stack_modality(
     """
     example = next(iter(parts.values())) if template is None else template
     for n, part in parts.items():
+        if not part:
+            raise ValueError(
+                f"collate: {name!r} of sample {n} is an empty mapping. Use None for a missing "
+                "modality."
+            )
         if part.keys() != example.keys():
             raise KeyError(
                 f"collate: {name!r} of sample {n} has the keys {_keys(part)}, but another sample "
