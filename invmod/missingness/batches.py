@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from invmod._checks import check_known, check_names
-from invmod.missingness.cells import available_rows
+from invmod.missingness.arrays import available_rows
 from invmod.missingness.samples import (
     Pad,
     checked_pads,

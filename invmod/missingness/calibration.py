@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invmod._checks import check_known
 from invmod._scale import standard_deviation
-from invmod.missingness.cells import Feature, as_tensor, device_of
+from invmod.missingness.arrays import Feature, as_tensor, device_of
 
 Rates: TypeAlias = float | Sequence[float] | Tensor | NDArray[Any] | Mapping[str, float]
 Score: TypeAlias = Callable[[Any], Tensor]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_names, checked_rows
+from invmod.missingness.arrays import Feature, count_rows, given_features
 from invmod.missingness.calibration import (
     Rates,
     Score,
@@ -22,7 +23,6 @@ from invmod.missingness.calibration import (
     rate_columns,
     scaled_scores,
 )
-from invmod.missingness.cells import Feature, count_rows, given_features
 from invmod.missingness.masks import MaskLike, check_any_mask, mask_columns
 from invmod.missingness.simulated import SimulatedMissing, mean_over_available, uniform
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_names
-from invmod.missingness.cells import (
+from invmod.missingness.arrays import (
     Array,
     Feature,
     as_tensor,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_known
-from invmod.missingness.cells import as_tensor
+from invmod.missingness.arrays import as_tensor
 
 Pad: TypeAlias = float | Mapping[str, float]
 

@@ -133,7 +133,7 @@ def test_reading_long_rows_in_blocks_gives_the_same_mask(monkeypatch, entries):
     x, ids = normal(seeded(0), 5, 2, 3), torch.arange(30).reshape(5, 2, 3)
     x[[1, 4]], ids[[0, 2]] = NAN, -1
     read = []
-    monkeypatch.setattr(missingness.cells, "ENTRIES_AT_ONCE", entries)
+    monkeypatch.setattr(missingness.arrays, "ENTRIES_AT_ONCE", entries)
     isnan = torch.Tensor.isnan
     monkeypatch.setattr(torch.Tensor, "isnan", lambda t: (read.append(t.numel()), isnan(t))[1])
     mask = mask_from_features({"x": x, "ids": ids}, ["x", "ids"], integer_fill=-1)

@@ -117,11 +117,11 @@ def test_arrays_of_any_layout_equal_their_tensors(generator, num_rows, dtype):
 
 def test_a_file_in_memory_is_read_in_blocks(tmp_path, monkeypatch):
     copied = []
-    monkeypatch.setattr("invmod.missingness.cells.ROWS_AT_ONCE", 3)
-    from invmod.missingness import cells
+    monkeypatch.setattr("invmod.missingness.arrays.ROWS_AT_ONCE", 3)
+    from invmod.missingness import arrays
 
-    plain = cells.as_tensor
-    monkeypatch.setattr(cells, "as_tensor", lambda w, x: (copied.append(len(x)), plain(w, x))[1])
+    plain = arrays.as_tensor
+    monkeypatch.setattr(arrays, "as_tensor", lambda w, x: (copied.append(len(x)), plain(w, x))[1])
     np.save(tmp_path / "x.npy", np.array([[1.0], [NAN], [2.0], [3.0], [NAN]]))
     array = np.load(tmp_path / "x.npy", mmap_mode="r")
     assert mask_from_features({"a": array}, ["a"])[:, 0].tolist() == [
