@@ -266,7 +266,8 @@ def test_hiding_works_in_one_graph_for_all_numbers_of_rows():
         return graph.forward
 
     compiled = torch.compile(hide, fullgraph=True, dynamic=True, backend=backend)
-    for num_rows in range(2, 14):
+    # Starting from a number that no other axis has, because equal sizes share a symbol.
+    for num_rows in range(5, 17):
         mask = random_mask(seeded(num_rows), num_rows, 2)
         x, ids = torch.ones(num_rows, 2), torch.ones(num_rows, 3).long()
         for got, expected in zip(compiled(x, ids, mask), hide(x, ids, mask), strict=True):
