@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from invmod._checks import check_count, check_known, check_names, has_known_values
+from invmod._checks import check_count, check_names, has_known_values
 from invmod.encoders.names import KEY, check_loaded_names, encode_names
 from invmod.encoders.rows import (
     Feature,
-    check_output,
-    checked_entries,
-    describe,
+    call_module,
+    count_rows,
+    first_entry,
     hide_rows,
     running_statistics_for_single_rows,
     select_rows,
@@ -191,7 +191,7 @@ class ModalityEncoders(nn.Module):
                 modality (checked where the values are known, not in compiled or exported code).
             Exception: a module's own error, with the name of its modality prepended.
         """
-        num_rows = self._check(features, mask)
+        num_rows = count_rows(features, mask, self.modalities, self._widths)
         columns: Sequence[Tensor | None] = [None] * len(self.modalities)
         if mask is not None:
             columns = mask_columns("ModalityEncoders", mask, self.modalities, num_rows).unbind(1)
@@ -217,38 +217,6 @@ class ModalityEncoders(nn.Module):
         """Iterate over the pairs (name, module)."""
         return zip(self.modalities, self.encoders, strict=True)
 
-    def _check(self, features: Mapping[str, Feature | None], mask: MaskLike | None) -> int:
-        """Check names, types, numbers of rows and known widths; return N."""
-        check_known("ModalityEncoders", "features", features, self.modalities)
-        sizes: dict[str, int] = {}
-        for name, x in features.items():
-            if x is None:
-                continue
-            entries = checked_entries("ModalityEncoders", name, x)
-            width = self._widths.get(name)
-            if width is not None and (isinstance(x, Mapping) or x.ndim != 2 or x.shape[1] != width):
-                got = "a mapping" if isinstance(x, Mapping) else tuple(x.shape)
-                raise ValueError(
-                    f"ModalityEncoders: the feature of {name!r} must have shape (N, {width}), "
-                    f"got {got}."
-                )
-            sizes |= {entry: values.shape[0] for entry, values in entries.items()}
-        if not sizes:
-            column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
-            if not isinstance(column, Tensor) or column.ndim == 0:
-                raise ValueError(
-                    "ModalityEncoders: no modality is given, so the number of rows is unknown. "
-                    "Pass a mask, or the features of at least one modality."
-                )
-            return column.shape[0]
-        num_rows = next(iter(sizes.values()))
-        # A set of sizes would hash them, which symbolic sizes do not allow.
-        if any(size != num_rows for size in sizes.values()):
-            raise ValueError(
-                f"ModalityEncoders: modalities must have equal numbers of rows, got {sizes}."
-            )
-        return num_rows
-
     def _zeros(self, encoded: Mapping[str, Tensor], num_rows: int) -> Tensor:
         """Return the embeddings (N, D) of a modality that is missing in all rows."""
         for c in encoded.values():
@@ -264,27 +232,18 @@ class ModalityEncoders(nn.Module):
     def _encode(self, name: str, encoder: nn.Module, x: Feature, column: Tensor | None) -> Tensor:
         """Return the embeddings (N, D) of one modality; `column` (N,) is its column of the mask."""
         if column is None:
-            return self._call(name, encoder, x)
+            return call_module(name, encoder, x)
         if not self.skip_missing:
-            c = self._call(name, encoder, hide_rows(x, column))
+            c = call_module(name, encoder, hide_rows(x, column))
             # A module maps zeros to its bias, so the missing rows of z are set to 0 again.
             return torch.where(column[:, None], c, 0.0)
         # Encode the available rows only and scatter them into a table of zeros.
-        first = next(iter(x.values())) if isinstance(x, Mapping) else x
+        first = first_entry(x)
         (rows,) = column.to(first.device).nonzero(as_tuple=True)
         single = self.training and rows.shape[0] == 1
         with running_statistics_for_single_rows(encoder) if single else nullcontext():
-            c = self._call(name, encoder, select_rows(x, rows))
+            c = call_module(name, encoder, select_rows(x, rows))
         return c.new_zeros(first.shape[0], c.shape[1]).index_copy(0, rows, c)
-
-    def _call(self, name: str, encoder: nn.Module, x: Feature) -> Tensor:
-        """Call one module, with its own errors named after the modality, and check its output."""
-        try:
-            c = encoder(**x) if isinstance(x, Mapping) else encoder(x)
-        except Exception as error:
-            raise _prefix_error(error, name, x) from error
-        first = next(iter(x.values())) if isinstance(x, Mapping) else x
-        return check_output("ModalityEncoders", name, c, first.shape[0])
 
     @override
     def extra_repr(self) -> str:
@@ -342,17 +301,3 @@ def _check_hidden(name: str, column: Tensor) -> None:
             f"{int(column.sum())} available rows of it. Hide them, for example with "
             "`mask_from_features`, or impute the modality first."
         )
-
-
-def _prefix_error(error: Exception, name: str, x: Feature) -> Exception:
-    """Return a module's error with the name of its modality prepended to the message.
-
-    The type stays the same, unless it cannot be built from one string: then it is RuntimeError.
-    """
-    message = (
-        f"ModalityEncoders: the module of {name!r} failed on a feature of {describe(x)}: {error}"
-    )
-    try:
-        return type(error)(message)
-    except TypeError:
-        return RuntimeError(message)
