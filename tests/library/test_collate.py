@@ -92,9 +92,9 @@ def test_a_sample_of_only_nan_lacks_the_modality():
 
 def test_missing_integers_hold_their_fill_value_and_are_false_in_the_mask():
     samples = [{"ids": torch.tensor([0, 0]), "flag": True}, {"more": torch.tensor([5])}]
-    batch = collate(samples, modalities=["ids", "more", "flag"], integer_fill={"more": -1})
-    assert batch.features["ids"].tolist() == [[0, 0], [0, 0]]
-    assert batch.features["more"].tolist() == [[-1], [5]]
+    batch = collate(samples, modalities=["ids", "more", "flag"], integer_fill={"more": -7})
+    assert batch.features["ids"].tolist() == [[0, 0], [-1, -1]]
+    assert batch.features["more"].tolist() == [[-7], [5]]
     assert batch.features["flag"].tolist() == [True, False]
     assert batch.mask.tolist() == [[True, False, True], [False, True, False]]
 
@@ -153,7 +153,7 @@ def test_a_modality_that_no_sample_has_takes_its_shape_from_like():
     features, mask, extras = collate(samples, **options)
     assert features["image"].shape == (2, 3, 2)
     assert features["image"].isnan().all()
-    assert features["ids"].equal(torch.zeros(2, 4, dtype=torch.int32))
+    assert features["ids"].equal(torch.full((2, 4), -1, dtype=torch.int32))
     assert not mask.any()
     assert extras["y"].tolist() == [1, 2]
     empty = collate([], **options)
@@ -185,7 +185,7 @@ COLLATE = partial(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 1])  # more than the usable CPUs raise a warning
 def test_collate_works_in_a_data_loader_with_and_without_workers(num_workers):
     loader = DataLoader(
         SAMPLES, batch_size=1 + 2 * (num_workers > 0), collate_fn=COLLATE, num_workers=num_workers
@@ -199,7 +199,9 @@ def test_collate_works_in_a_data_loader_with_and_without_workers(num_workers):
                 assert (batch.features["image"][row] == n).all()
             else:
                 assert batch.features["image"][row].isnan().all()
-            assert batch.features["words"][row].tolist() == ([n, n + 1, 0] if n % 2 else [0, 0, 0])
+            assert batch.features["words"][row].tolist() == (
+                [n, n + 1, 0] if n % 2 else [-1, -1, -1]
+            )
             rows += 1
     assert rows == len(SAMPLES)
 
@@ -287,7 +289,7 @@ T = torch.ones
             [{"a": np.array(["x"])}],
             {},
             TypeError,
-            "'a' of sample 0 cannot be made a tensor: can't convert",
+            "'a' of sample 0 has dtype <U1, which is not a number. Convert it",
         ),
         (
             [{"a": T(2)}, {"a": torch.tensor([1.0, NAN])}],
@@ -341,7 +343,7 @@ T = torch.ones
             [{"a": T(1)}],
             {"like": {"a": (1,)}},
             TypeError,
-            "`like` must map 'a' to a tensor, got tuple.",
+            "`like` must map 'a' to a tensor or a mapping of tensors, got tuple.",
         ),
         (
             [{"a": T(1)}],
@@ -353,7 +355,7 @@ T = torch.ones
             [{"a": T(1)}],
             {"integer_fill": 0.5},
             TypeError,
-            "`integer_fill` must be an int or name -> int, got 0.5.",
+            "`integer_fill` must be 'auto', None, an int or name -> int, got 0.5.",
         ),
         (
             [{"a": T(1).byte()}],
