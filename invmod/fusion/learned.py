@@ -167,7 +167,8 @@ class AttentionFusion(nn.Module):
         with without_autocast(available):
             keys = available @ self.key.to(wide).T + self.modality.to(wide)
             keys = rearrange(keys, "n m (p d) -> n p d m", p=p)
-            query = rearrange(self.query.to(wide), "e (p d) -> p e d", p=p)
+            # einops remembers types that it met, and a parameter would add one after compilation.
+            query = self.query.to(wide).unflatten(1, (p, -1)).movedim(1, 0)
             scores = query @ keys / math.sqrt(query.shape[-1])
         return _masked_softmax(scores, mask[:, None, None])
 

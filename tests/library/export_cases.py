@@ -21,7 +21,14 @@ from invmod.fusion import (
     masked_mean,
     product_of_experts,
 )
-from invmod.imputation import LearnedTokens, MeanImputer, ZeroImputer
+from invmod.imputation import (
+    KNNImputer,
+    LearnedTokens,
+    MeanImputer,
+    PPCAImputer,
+    RidgeImputer,
+    ZeroImputer,
+)
 from tests.strategies import NAN, normal, random_mask, seeded
 
 M, D = 3, 4
@@ -127,7 +134,10 @@ def conv() -> nn.Module:
 
 
 class Classifier(nn.Module):
-    """A masked classifier: an imputer or none, encoders, a fusion and a linear head."""
+    """A masked classifier: an imputer or none, encoders, a fusion and a linear head.
+
+    With a `Fuse`, there are logits for each environment.
+    """
 
     def __init__(self, encoders: nn.Module, fusion: nn.Module, imputer: Any = None) -> None:
         super().__init__()
@@ -171,19 +181,26 @@ def linear() -> nn.Module:
     return ModalityEncoders.linear(WIDTHS, D)
 
 
+def skipping(*layers: Callable[[], nn.Module]) -> nn.Module:
+    modules = {
+        name: nn.Sequential(nn.Linear(width, D), *(layer() for layer in layers))
+        for name, width in WIDTHS.items()
+    }
+    return ModalityEncoders(modules, skip_missing=True)
+
+
 def make_cases() -> dict[str, Case]:
-    """Build all cases, keyed by the first column of the table in docs/parts/export.md."""
-    own = ModalityEncoders(custom())
-    skipping = ModalityEncoders({name: nn.Linear(d, D) for name, d in WIDTHS.items()})
-    skipping.skip_missing = True
+    """Build all parts that can be exported, by the first column of docs/parts/export.md."""
+    own, skip = ModalityEncoders(custom()), "`ModalityEncoders` with `skip_missing=True`"
     heads = AttentionFusion(M, D, num_heads=2)
     queries = AttentionFusion(M, D, num_heads=2, num_queries=3)
     shapes = {name: (width,) for name, width in WIDTHS.items()}
+    ppca = fitted(PPCAImputer, num_components=1)
     parts = {
         "`ModalityEncoders.linear`": (linear(), vectors),
         "`ModalityEncoders.mlp`": (ModalityEncoders.mlp(WIDTHS, D, dropout=0.5), vectors),
         "`ModalityEncoders` of images and tokens": (own, images_and_tokens),
-        "`ModalityEncoders` with `skip_missing=True`": (skipping, vectors),
+        f"{skip}, linear maps": (skipping(), vectors),
         "`masked_mean`": (Call(masked_mean), embeddings),
         "`fuse`, weights (E, M)": (Fuse(weights(5, M)), embeddings),
         "`fuse`, weights (N, E, M)": (Call(fuse), own_weights),
@@ -199,6 +216,8 @@ def make_cases() -> dict[str, Case]:
         "`MeanImputer`": (fitted(MeanImputer), vectors),
         "`LearnedTokens`": (LearnedTokens(shapes), vectors),
         "`LearnedTokens`, one per pattern": (LearnedTokens(shapes, per="pattern"), vectors),
+        "`RidgeImputer.linear_maps()`": (fitted(RidgeImputer).linear_maps(), vectors),
+        "`PPCAImputer.linear_maps()`": (ppca.linear_maps(), vectors),
         "classifier: encoders, gates, head": (Classifier(linear(), GatedFusion(M, D)), vectors),
         "classifier: imputer, encoders, attention, head": (
             Classifier(linear(), AttentionFusion(M, D), fitted(MeanImputer)),
@@ -210,3 +229,15 @@ def make_cases() -> dict[str, Case]:
         ),
     }
     return {name: Case(randomised(model), batch) for name, (model, batch) in parts.items()}
+
+
+def make_refused() -> dict[str, Case]:
+    """Build all parts that cannot be exported, by the first column of docs/parts/export.md."""
+    normalised = skipping(lambda: nn.BatchNorm1d(D))
+    parts = {
+        "`ModalityEncoders` with `skip_missing=True`, batch normalisation": normalised,
+        "`KNNImputer`": fitted(KNNImputer),
+        "`RidgeImputer`": fitted(RidgeImputer),
+        "`PPCAImputer`": fitted(PPCAImputer, num_components=1),
+    }
+    return {name: Case(model.eval(), vectors) for name, model in parts.items()}
