@@ -75,7 +75,7 @@ def robustness_report(
 
     - Mean of 0-1 values (accuracy): the exact interval of a proportion (Clopper-Pearson), with the
       effective number of units of Korn and Graubard where values are means over draws. Differences
-      of two models: the adjusted interval of Bonett and Price.
+      of two models: an adjusted interval after Bonett and Price.
     - Other mean: a t interval, corrected for skewness by Hall's transformation. Differences of two
       models: the t interval. With one unit there is none; if all units are equal it has no width.
     - Any other metric: percentiles of the bootstrap over units, expanded for few units. Resamples

@@ -157,7 +157,7 @@ def _points(
     modalities = evaluation.modalities
     hidden = [modality in (None, name) for name in modalities]
     column = len(modalities) if modality is None else modalities.index(modality)
-    where = f"at the missing rate {rate:g} of {modality or 'all modalities'}"
+    where = f"at the missing rate {rate:g} of {'all modalities' if modality is None else modality}"
     rates = tuple(rate * here for here in hidden)
     shares, scores = _drawn(evaluation, rates, num_draws, column, where)
     effective_rate = shares.overall(hidden)

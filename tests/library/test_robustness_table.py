@@ -37,7 +37,7 @@ def test_the_table_contains_every_number(report):
         )
     for model in report.models:
         assert f"{report.area(None, model):.4f}" in text
-    assert "(higher is better), 60 units, 95% intervals from 40 resamples" in text
+    assert "(higher is better), 60 units, 95% intervals, 40 resamples" in text
     # The intervals start at the same position, so the columns are aligned.
     assert len({line.find("[") for line in text.split("\n\n")[1].splitlines()[2:9]}) == 1
     assert "no intervals" in str(quick())
