@@ -103,15 +103,13 @@ class LinearJointImputer(JointImputer):
         maps = torch.zeros(2**num, dim, dim, dtype=torch.float64, device=device)
         offsets = torch.zeros(2**num, dim, dtype=torch.float64, device=device)
         # The fill of a row of zeros is the offset, and the fills of unit rows are the columns.
+        # Entries of missing modalities are never read, so their columns are 0.
         rows = torch.cat([torch.zeros_like(maps[0, :1]), torch.eye(dim).to(maps)])
-        sizes = torch.tensor(self._sizes(), device=device)
         for pattern in itertools.product((False, True), repeat=num):
             code = sum(2**index for index, available in enumerate(pattern) if available)
-            a = torch.tensor(pattern, device=device)
-            available = a.repeat_interleave(sizes)
-            if a.all():
+            if all(pattern):
                 continue
-            fills = self._predict(torch.where(available, rows, 0.0), a.expand(dim + 1, -1))
+            fills = self._predict(rows, torch.tensor(pattern, device=device).expand(dim + 1, -1))
             maps[code], offsets[code] = (fills[1:] - fills[0]).T, fills[0]
         state = {f"centre_{index}": centre.clone() for index, centre in enumerate(centres)}
         state |= {f"scale_{index}": scale.clone() for index, scale in enumerate(scales)}

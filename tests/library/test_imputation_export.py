@@ -95,6 +95,16 @@ def test_an_exported_imputer_takes_any_number_of_rows(kind, strict, dim, absent)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_an_absent_modality_is_missing_in_traced_code_whatever_its_mask(kind):
+    model, batch = Filled(build(kind), absent=True).eval(), Dim("batch")
+    shapes = ({0: batch}, {0: batch}, {0: batch})
+    program = torch.export.export(model, inputs(1, 4), dynamic_shapes=shapes, strict=False)
+    text, image, mask = inputs(7, 7)
+    mask[:4, 1], without = True, mask & torch.tensor([True, False])
+    check(program.module()(text, image, mask), model(text, image, without))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_imputer_runs_in_onnx_with_holes_in_the_batch(kind, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -177,6 +187,9 @@ def test_maps_fill_as_the_imputer_that_they_store(kind):
         assert torch.equal(restored(features, mask)[0][name], got[0][name])
     assert torch.equal(got[1], expected[1])
     before = got[0]["a"].clone()
+    for buffer in imputer.buffers():
+        buffer.zero_()
+    assert torch.equal(maps(features, mask)[0]["a"], before)
     imputer.fit({name: 2 * x for name, x in features.items()}, mask)
     assert torch.equal(maps(features, mask)[0]["a"], before)
 

@@ -255,7 +255,8 @@ def test_zeros_of_integers_are_restored_in_their_dtype(dtype):
     older.load_state_dict({"fill_0": torch.zeros(3, dtype=dtype), "fill_1": torch.zeros(2, 2)})
     for imputer in (fitted, current, older):
         filled, _ = imputer({}, nothing)
-        assert filled["text"].equal(torch.zeros(2, 3, dtype=dtype))
+        assert filled["text"].dtype == dtype
+        assert not filled["text"].any()
         assert filled["image"].dtype == torch.float32
 
 
@@ -271,8 +272,10 @@ def test_weights_can_be_averaged_with_their_buffers(kind, average):
     for name in NAMES:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-9, atol=1e-9)
     # An average of state dicts, in floats throughout, still states the names.
+    codes = model[0].state_dict()["modality_names"]
+    assert not ((codes * 0.1 + codes * 0.9).long() == codes).all()  # it must be rounded
     state = {
-        key: 0.3 * a + 0.7 * b
+        key: 0.1 * a + 0.9 * b
         for (key, a), b in zip(
             model[0].state_dict().items(), averaged.module[0].state_dict().values(), strict=True
         )
