@@ -178,6 +178,8 @@ def checked_rows(function: str, rows: Tensor | None, num_rows: int, device: torc
             f"{function}: `rows` must be row numbers, int64 of shape (n,), "
             f"got {rows.dtype} of shape {tuple(rows.shape)}."
         )
+    if not has_known_values(rows):
+        return rows.to(device)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
         raise ValueError(
             f"{function}: `rows` must lie in [0, {num_rows}), got values from {int(rows.min())} "
