@@ -145,6 +145,15 @@ def test_a_part_that_selects_rows_does_not_export(name, strict):
 
 
 @pytest.mark.parametrize("name", REFUSED)
+def test_a_part_that_selects_rows_does_not_compile_to_one_graph(name):
+    compiled = torch.compile(
+        REFUSED[name].model, backend=CompileCounter(), fullgraph=True, dynamic=True
+    )
+    with pytest.raises(Exception, match=r"data-dependent|Could not guard"):
+        compiled(*REFUSED[name].batch(TRACED))
+
+
+@pytest.mark.parametrize("name", REFUSED)
 def test_the_docstring_of_a_part_that_does_not_export_names_the_form_that_does(name):
     kind = re.match(r"`(\w+)", name)[1]
     rooms = (invmod.encoders, invmod.imputation)
