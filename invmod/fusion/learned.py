@@ -168,7 +168,7 @@ class AttentionFusion(nn.Module):
             keys = available @ self.key.to(wide).T + self.modality.to(wide)
             keys = rearrange(keys, "n m (p d) -> n p d m", p=p)
             # einops remembers types that it met, and a parameter would add one after compilation.
-            query = self.query.to(wide).unflatten(1, (p, -1)).movedim(1, 0)
+            query = self.query.to(wide).reshape(-1, p, keys.shape[2]).movedim(1, 0)
             scores = query @ keys / math.sqrt(query.shape[-1])
         return _masked_softmax(scores, mask[:, None, None])
 

@@ -63,8 +63,10 @@ class LinearMapImputer(TableImputer):
     @override
     def _fills(self, x: Tensor, a: Tensor) -> Tensor:
         maps, offsets = self.get_buffer("maps"), self.get_buffer("offsets")
-        digits = 2 ** torch.arange(len(self.modalities), device=a.device)
-        code = (a.long() * digits).sum(dim=1, keepdim=True)
+        # The digits are Python numbers, because programs that AOTInductor of torch 2.13 compiles
+        # have wrong powers of an integer tensor.
+        digits = (2**index * column.long() for index, column in enumerate(a.unbind(dim=1)))
+        code = sum(digits, torch.zeros_like(a[:, 0], dtype=torch.int64))[:, None]
         fills = torch.zeros_like(x)
         # The last pattern has all modalities, and nothing to fill.
         for index in range(2 ** len(self.modalities) - 1):

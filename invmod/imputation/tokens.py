@@ -103,9 +103,10 @@ class LearnedTokens(Imputer):
         token_index = torch.zeros(num_rows, dtype=torch.int64, device=columns.device)
         if self.per == "pattern":
             # Read the mask as a binary number whose lowest digit is the first modality.
-            token_index = (
-                columns * 2 ** torch.arange(columns.shape[1], device=columns.device)
-            ).sum(dim=1)
+            # The digits are Python numbers, because programs that AOTInductor of torch 2.13
+            # compiles have wrong powers of an integer tensor.
+            for index, column in enumerate(columns.unbind(dim=1)):
+                token_index = token_index + 2**index * column.long()
         filled = {}
         for index, name in enumerate(self.modalities):
             token: Tensor = getattr(self, f"token_{index}")

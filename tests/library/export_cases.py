@@ -122,6 +122,13 @@ def images_and_tokens(num_rows: int) -> tuple[dict[str, Any], Tensor]:
     return {"text": features["text"], "image": image, "audio": tokens}, mask
 
 
+def without_audio(num_rows: int) -> tuple[dict[str, Tensor | None], Tensor]:
+    """Draw vectors of all modalities but one, which is missing in all rows."""
+    features, mask = vectors(num_rows)
+    mask[:, 2] = False
+    return {**features, "audio": None}, mask
+
+
 def conv() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(2, 3, 3),
@@ -200,6 +207,7 @@ def make_cases() -> dict[str, Case]:
         "`ModalityEncoders.linear`": (linear(), vectors),
         "`ModalityEncoders.mlp`": (ModalityEncoders.mlp(WIDTHS, D, dropout=0.5), vectors),
         "`ModalityEncoders` of images and tokens": (own, images_and_tokens),
+        "`ModalityEncoders` without one of its modalities": (linear(), without_audio),
         f"{skip}, linear maps": (skipping(), vectors),
         "`masked_mean`": (Call(masked_mean), embeddings),
         "`fuse`, weights (E, M)": (Fuse(weights(5, M)), embeddings),

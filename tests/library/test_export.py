@@ -47,7 +47,7 @@ def export(
 ) -> torch.export.ExportedProgram:
     inputs = case.batch(TRACED)
     dim = MODES[mode]()
-    shapes = tree_map(lambda x: {0: dim}, inputs)
+    shapes = tree_map(lambda x: None if x is None else {0: dim}, inputs)
     # The tuple of the arguments of `*inputs` is one argument.
     shapes = (shapes,) if isinstance(case.model, Call) else shapes
     return torch.export.export(case.model, inputs, dynamic_shapes=shapes, strict=strict)
@@ -94,7 +94,8 @@ def test_an_onnx_model_runs_in_onnx_runtime_with_other_numbers_of_rows(name):
     names = [value.name for value in session.get_inputs()]
     for num_rows in (TRACED, *OTHERS):
         inputs = case.batch(num_rows)
-        tensors = zip(names, tree_leaves(inputs), strict=True)
+        given = [x for x in tree_leaves(inputs) if x is not None]
+        tensors = zip(names, given, strict=True)
         outputs = session.run(None, {name: x.numpy() for name, x in tensors})
         expected = case.model(*inputs)
         assert_equal_outputs([torch.from_numpy(x) for x in outputs], expected, rtol=1e-5, atol=1e-6)
@@ -142,6 +143,15 @@ def test_ahead_of_time_compilation_runs_with_other_numbers_of_rows(arguments, tm
 def test_a_part_that_selects_rows_does_not_export(name, strict):
     with pytest.raises(Exception, match=r"data-dependent|Could not guard|specialized"):
         export(REFUSED[name], strict=strict)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_part_that_selects_rows_does_not_compile_to_one_graph(name):
+    compiled = torch.compile(
+        REFUSED[name].model, backend=CompileCounter(), fullgraph=True, dynamic=True
+    )
+    with pytest.raises(Exception, match=r"data-dependent|Could not guard"):
+        compiled(*REFUSED[name].batch(TRACED))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -439,6 +439,32 @@ def test_the_first_steps_of_training_change_the_fusion():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_meta_tensors_pass(kind):
+    fusion = KINDS[kind](3, seeded(0))
+    if isinstance(fusion, nn.Module):
+        fusion = fusion.to("meta")
+    if kind == "uniform environment":
+        weights = torch.full((1, 3), 1 / 3, device="meta")
+        fusion = lambda z, mask=None: fuse(z, weights, mask)[0]  # noqa: E731
+    z = torch.zeros(5, 3, D, device="meta")
+    mask = torch.ones(5, 3, dtype=torch.bool, device="meta")
+    for h in (fusion(z), fusion(z, mask)):
+        assert h.is_meta
+        assert h.shape[0] == 5
+
+
+def test_sizes_may_be_integers_of_numpy():
+    m, d, two = np.int64(3), np.int32(D), np.uint8(2)
+    z = normal(seeded(0), 5, 3, D, dtype=torch.float32)
+    attention = AttentionFusion(m, d, num_heads=two, num_queries=two, generator=seeded(1))
+    same = AttentionFusion(3, D, num_heads=2, num_queries=2, generator=seeded(1))
+    assert torch.equal(attention(z), same(z))
+    assert type(attention.num_heads) is int
+    assert torch.equal(GatedFusion(m, d)(z), GatedFusion(3, D)(z))
+    assert ProxyTokens(m, d, rank=two).substitutes(z).shape == (5, 6, D)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(kind, dtype):
     z, mask = normal(seeded(0), 5, 3, D).to(dtype), random_mask(seeded(1), 5, 3)
