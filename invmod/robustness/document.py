@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import html
 import io
+import platform
 import warnings
 from typing import TYPE_CHECKING
 
@@ -87,6 +89,24 @@ def html_document(title: str, body: str, *, style: str = STYLE) -> str:
         (True, True)
     """
     return SKELETON.format(title=html.escape(title), style=style, body=body)
+
+
+def stamp(date: datetime.date | None = None) -> str:
+    """Return the date and the versions of invmod, PyTorch and Python; None means today.
+
+    Example:
+        >>> stamp(datetime.date(2026, 3, 1)).split(",")[0]
+        '1 March 2026'
+    """
+    import torch
+
+    import invmod
+
+    date = datetime.date.today() if date is None else date
+    return (
+        f"{date.day} {date:%B %Y}, invmod {invmod.__version__}, PyTorch {torch.__version__}, "
+        f"Python {platform.python_version()}"
+    )
 
 
 def figure_png(figure: matplotlib.figure.Figure, *, dpi: int = 144) -> bytes:
