@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,9 +18,9 @@ from invmod.robustness.arguments import (
     checked_targets,
     drawn_seed,
 )
-from invmod.robustness.conditions import Patterns, checked_rates, pattern_list
+from invmod.robustness.conditions import Patterns, Rates, checked_rates, pattern_list
 from invmod.robustness.evaluation import Evaluation
-from invmod.robustness.measure import pattern_results, rate_results
+from invmod.robustness.measure import pattern_results, profile_results, rate_results
 from invmod.robustness.report import RobustnessReport
 from invmod.robustness.resampling import Resamples
 
@@ -35,7 +35,7 @@ def robustness_report(
     *,
     mask: Array | None = None,
     patterns: Patterns = "all",
-    rates: Sequence[float] = RATES,
+    rates: Rates = RATES,
     num_draws: int = 3,
     generator: torch.Generator | None = None,
     higher_is_better: bool = True,
@@ -88,7 +88,10 @@ def robustness_report(
             available names. ``"all"`` means all :math:`2^M - 1` non-empty patterns up to M = 8, and
             a sample of 255 for larger M: the complete pattern, those with one modality missing or
             one left, and random others. The complete pattern is always included.
-        rates: nominal missing rates in [0, 1); without rates the report has no curves.
+        rates: nominal missing rates in [0, 1) of the curves, a sequence, array or tensor; without
+            rates the report has no curves. Or profiles of unequal rates, name -> {modality: rate}
+            (a modality without a rate keeps its cells) or name -> one rate for all modalities; then
+            the report has `profiles` in place of curves. A row never loses all of its modalities.
         num_draws: number of draws of hidden cells at each rate, over which results are averaged.
         generator: seeds draws, patterns and resamples; None is the global generator.
         higher_is_better: whether a larger metric is better.
@@ -128,7 +131,7 @@ def robustness_report(
         ('b', 0.5)
     """
     given_as_tensors, tensors = checked_features(features)
-    rates = checked_rates(rates)
+    curve_rates, profiles = checked_rates(rates, tuple(tensors))
     check_counts(num_draws, num_resamples)
     check_confidence(confidence)
     targets = checked_targets(targets)
@@ -162,6 +165,7 @@ def robustness_report(
         num_resamples=num_resamples,
         patterns_sampled=sampled,
         patterns=tuple(results),
-        rates=tuple(rate_results(evaluation, rates, num_draws, results)),
+        rates=tuple(rate_results(evaluation, curve_rates, num_draws, results)),
         differences=tuple(differences),
+        profiles=tuple(profile_results(evaluation, profiles, num_draws, results)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +12,14 @@ from torch import Tensor
 from invmod.missingness import pattern_name, simulate_mcar
 from invmod.robustness.conditions import Pattern
 from invmod.robustness.evaluation import Evaluation
-from invmod.robustness.report import Interval, ModelDifference, PatternResult, RateResult
 from invmod.robustness.resampling import Floats, adjusted_p_values
+from invmod.robustness.results import (
+    Interval,
+    ModelDifference,
+    PatternResult,
+    ProfileResult,
+    RateResult,
+)
 
 
 class Comparison(NamedTuple):
@@ -22,7 +28,7 @@ class Comparison(NamedTuple):
     `permuted` (B,) are the differences after random swaps of the two models' predictions.
     """
 
-    pattern: str
+    pattern: Pattern
     value: float
     interval: Interval
     permuted: Floats
@@ -62,11 +68,13 @@ def pattern_results(
             bounds = evaluation.interval(resampled[model] - resampled[baseline])
             permuted = scores[baseline].swapped(scores[model], evaluation.resamples)  # type: ignore[arg-type]
             # Both models use the same resamples, so the difference of their values is paired.
-            comparisons[model].append(Comparison(name, value, bounds, permuted))
-    return results, _differences(baseline, comparisons)
+            comparisons[model].append(Comparison(pattern, value, bounds, permuted))
+    return results, _differences(baseline, comparisons, evaluation.modalities)
 
 
-def _differences(baseline: str, comparisons: dict[str, list[Comparison]]) -> list[ModelDifference]:
+def _differences(
+    baseline: str, comparisons: dict[str, list[Comparison]], modalities: tuple[str, ...]
+) -> list[ModelDifference]:
     """Return the comparisons with p values, corrected by max-T over patterns and by Bonferroni.
 
     The Bonferroni factor is the number of models that are compared with the baseline.
@@ -87,7 +95,8 @@ def _differences(baseline: str, comparisons: dict[str, list[Comparison]]) -> lis
                 ModelDifference(
                     model=model,
                     baseline=baseline,
-                    name=comparison.pattern,
+                    pattern=comparison.pattern,
+                    name=pattern_name(comparison.pattern, modalities),
                     value=comparison.value,
                     interval=comparison.interval,
                     p_value=p,
@@ -125,40 +134,98 @@ def _points(
     evaluation: Evaluation, modality: str | None, rate: float, num_draws: int
 ) -> Iterator[RateResult]:
     """Yield one point per model: the mean over draws, with the interval of that mean."""
+    modalities = evaluation.modalities
+    hidden = [modality in (None, name) for name in modalities]
+    column = len(modalities) if modality is None else modalities.index(modality)
+    where = f"at the missing rate {rate:g} of {modality or 'all modalities'}"
+    rates = tuple(rate * here for here in hidden)
+    shares, means = _averaged(evaluation, rates, num_draws, column, where)
+    effective_rate = shares.overall(hidden)
+    for model, (value, bounds) in means.items():
+        yield RateResult(model, modality, rate, effective_rate, value, bounds)
+
+
+def profile_results(
+    evaluation: Evaluation,
+    profiles: Mapping[str, tuple[float, ...]],
+    num_draws: int,
+    results: Sequence[PatternResult],
+) -> Iterator[ProfileResult]:
+    """Yield one result per profile and model.
+
+    Arguments:
+        evaluation: models and data.
+        profiles: name -> M missing rates.
+        num_draws: number of draws of hidden cells for each profile.
+        results: of `pattern_results`; drops are relative to the complete pattern.
+    """
+    complete = {result.model: result.value for result in results if all(result.pattern)}
+    for name, rates in profiles.items():
+        # All profiles use the same random numbers, so they are compared on the same draws.
+        column = len(evaluation.modalities) + 1
+        where = f"under the profile {name}"
+        shares, means = _averaged(evaluation, rates, num_draws, column, where)
+        for model, (value, bounds) in means.items():
+            drop = evaluation.drop(complete[model], value)
+            effective = shares.by_modality()
+            yield ProfileResult(model, name, rates, effective, value, bounds, drop)
+
+
+class Shares:
+    """Numbers of hidden and of available cells, summed over draws.
+
+    Attributes:
+        hidden, available: int64 (M,).
+    """
+
+    def __init__(self, num_modalities: int) -> None:
+        self.hidden = torch.zeros(num_modalities, dtype=torch.int64)
+        self.available = torch.zeros(num_modalities, dtype=torch.int64)
+
+    def add(self, available: Tensor, mask: Tensor) -> None:
+        """Add the cells of one draw: those available before it and those after it."""
+        self.available += available.sum(dim=0)
+        self.hidden += available.sum(dim=0) - mask.sum(dim=0)
+
+    def overall(self, chosen: Sequence[bool]) -> float:
+        """Return the hidden share of the chosen modalities' cells; 0 if they have none."""
+        columns = torch.tensor(chosen)
+        return float(self.hidden[columns].sum() / self.available[columns].sum().clamp(min=1))
+
+    def by_modality(self) -> tuple[float, ...]:
+        """Return the hidden share of each modality's cells; 0 for a modality without any."""
+        return tuple((self.hidden / self.available.clamp(min=1)).tolist())
+
+
+def _averaged(
+    evaluation: Evaluation, rates: Sequence[float], num_draws: int, column: int, where: str
+) -> tuple[Shares, dict[str, tuple[float, Interval]]]:
+    """Return the hidden shares, and model -> mean over draws with the interval of that mean.
+
+    Arguments:
+        evaluation: models and data.
+        rates: M missing rates.
+        num_draws: number of draws of hidden cells.
+        column: number of the curve, which selects its random numbers.
+        where: the condition in words, for error messages.
+    """
     values: dict[str, list[float]] = {model: [] for model in evaluation.predictors}
     totals: dict[str, Floats] = {}
-    effective_rate = 0.0
+    available = evaluation.mask.cpu()
+    shares = Shares(len(rates))
     for draw in range(num_draws):
-        mask, hidden = _draw(evaluation, modality, rate, draw)
-        effective_rate += hidden / num_draws
-        where = f"at the missing rate {rate:g} of {modality or 'all modalities'}"
-        for model, scores in evaluation.scores(mask, where).items():
+        # A draw uses the same random numbers at every rate, so the cells hidden at a smaller rate
+        # are also hidden at a larger one. The two multipliers give each draw and curve a seed.
+        generator = torch.Generator().manual_seed(
+            (evaluation.draw_seed + 1009 * draw + 9176 * column) % 2**63
+        )
+        mask = simulate_mcar(available, rates, generator=generator).mask
+        shares.add(available, mask)
+        for model, scores in evaluation.scores(mask.to(evaluation.mask.device), where).items():
             values[model].append(scores.value)
             resampled = evaluation.resampled(scores)
             totals[model] = totals[model] + resampled if model in totals else resampled
-    for model, draw_values in values.items():
-        bounds = evaluation.interval(totals[model] / num_draws)
-        mean = float(np.mean(draw_values))
-        yield RateResult(model, modality, rate, effective_rate, mean, bounds)
-
-
-def _draw(
-    evaluation: Evaluation, modality: str | None, rate: float, draw: int
-) -> tuple[Tensor, float]:
-    """Return a mask, and the share of the available cells that it hides.
-
-    A draw uses the same random numbers at every rate, so the cells hidden at a smaller rate are
-    also hidden at a larger rate.
-    """
-    modalities, available = evaluation.modalities, evaluation.mask.cpu()
-    column = len(modalities) if modality is None else modalities.index(modality)
-    # The two multipliers give each draw and each curve its own seed.
-    generator = torch.Generator().manual_seed(
-        (evaluation.draw_seed + 1009 * draw + 9176 * column) % 2**63
-    )
-    rates = {name: rate for name in modalities if modality in (None, name)}
-    mask = simulate_mcar(available, rates, modalities=modalities, generator=generator).mask
-    columns = [modalities.index(name) for name in rates]
-    before = int(available[:, columns].sum())
-    hidden = before - int(mask[:, columns].sum())
-    return mask.to(evaluation.mask.device), hidden / max(before, 1)
+    return shares, {
+        model: (float(np.mean(drawn)), evaluation.interval(totals[model] / num_draws))
+        for model, drawn in values.items()
+    }

@@ -41,6 +41,8 @@ def text_table(report: RobustnessReport) -> str:
     parts = [_head(report), _patterns(report), _by_num_missing(report)]
     if report.rates:
         parts.append(_rates(report))
+    if report.profiles:
+        parts.append(_profiles(report))
     if report.differences:
         parts.append(_differences(report))
     return "\n\n".join(parts)
@@ -135,6 +137,35 @@ def _rates(report: RobustnessReport) -> str:
     return aligned(
         ["missing rate", "effective", *report.models], rows, rule_before=1 if rows[1:] else 0
     )
+
+
+def _profiles(report: RobustnessReport) -> str:
+    header, rows = profile_rows(report)
+    return aligned(header, rows) + "\nIn brackets: the share of cells that was hidden."
+
+
+def profile_rows(report: RobustnessReport) -> tuple[list[str], list[list[str]]]:
+    """Return the header and one row per profile.
+
+    The columns are the profile, for each modality its rate and effective rate, and for each model
+    the metric and its change.
+    """
+    header = [
+        "profile",
+        *report.modalities,
+        *(text for model in report.models for text in (model, "change")),
+    ]
+    rows = []
+    for name in dict.fromkeys(profile.name for profile in report.profiles):
+        first = report.profile(name)
+        row = [name]
+        for rate, effective in zip(first.rates, first.effective_rates, strict=True):
+            row.append(f"{rate:g} ({effective:.3f})")
+        for model in report.models:
+            result = report.profile(name, model)
+            row += [with_interval(result.value, result.interval), change(result.drop)]
+        rows.append(row)
+    return header, rows
 
 
 def _differences(report: RobustnessReport) -> str:
