@@ -70,13 +70,9 @@ def _hidden(columns: Arrays, mask: NDArray[np.bool_], path: str) -> Arrays:
     hidden: dict[str, NDArray[Any]] = {}
     for column, name in enumerate(names):
         values = columns[name]
-        available = mask[:, column].reshape(-1, *(1,) * (values.ndim - 1))
         is_number = values.dtype.kind in "fiub"
-        hidden[name] = np.where(
-            available,
-            values.astype(np.float64) if is_number else values.astype(object),
-            np.nan if is_number else None,
-        )
+        hidden[name] = values.astype(np.float64 if is_number else object)
+        hidden[name][~mask[:, column]] = np.nan if is_number else None
     return hidden
 
 

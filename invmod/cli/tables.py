@@ -205,4 +205,6 @@ def _side_by_side(parts: list[NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate([part.reshape(len(part), -1).astype(float) for part in parts], axis=1)
     # Only whether an entry is missing matters for text, dates and mixtures.
     missing = np.concatenate([missing_cells(part) for part in parts], axis=1)
-    return np.where(missing, None, True)
+    cells = np.full(missing.shape, True, dtype=object)
+    cells[missing] = None
+    return cells
