@@ -7,8 +7,10 @@ options are answered at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from invmod.cli.errors import UsageError
@@ -36,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> errors.getvalue()
         'invmod missing: absent.csv: there is no such file.\\n'
     """
+    if argv is None and isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal cannot show must not stop the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     try:
         options = parser.parse_args(argv)
@@ -46,8 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UsageError as error:
+        if getattr(options, "traceback", False):
+            traceback.print_exc()
         print(f"invmod {options.command}: {_one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells report it
     except BrokenPipeError:
         # The reader, such as `head`, has closed the pipe. Without a new target for stdout, the
         # interpreter would print a second error when it flushes stdout at exit.
@@ -155,8 +164,8 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--metric",
         required=True,
         metavar="METRIC",
-        help="accuracy, balanced_accuracy, f1, auroc, r2, mse or mae, or MODULE:NAME of a function "
-        "of predictions and targets",
+        help="accuracy, balanced_accuracy, f1, f1_macro, auroc, r2, mse or mae, or MODULE:NAME of "
+        "a function of predictions and targets",
     )
     parser.add_argument(
         "--lower-is-better",
@@ -196,6 +205,9 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--fail-over-drop",
         metavar="SHARE",
         help="fail if the worst pattern loses more than this share of the complete value",
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show the traceback of an error, to debug a model"
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--html", metavar="FILE", help="write the report as a page")
