@@ -66,7 +66,7 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
         {
             "model": point.model,
             "condition": "rate",
-            "name": point.modality or "all",
+            "name": _curve_name(point.modality),
             "rate": point.rate,
             "effective_rate": point.effective_rate,
             "value": point.value,
@@ -88,6 +88,13 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
     # Keys that a row lacks become null.
     frame: polars.DataFrame = pl.DataFrame(rows, schema=schema)
     return frame
+
+
+def _curve_name(modality: str | None) -> str:
+    """Return the hidden modality, quoted if it is called "all", the name of the joint curve."""
+    if modality is None:
+        return "all"
+    return f'"{modality}"' if modality.strip('"') == "all" else modality
 
 
 def _bounds(interval: Interval) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from invmod.missingness import pattern_name, simulate_mcar
 from invmod.robustness.conditions import Pattern
 from invmod.robustness.evaluation import Evaluation
-from invmod.robustness.resampling import Floats, adjusted_p_values
+from invmod.robustness.intervals import Floats
+from invmod.robustness.permutation import adjusted_p_values
 from invmod.robustness.results import (
     Interval,
     ModelDifference,
@@ -20,6 +21,7 @@ from invmod.robustness.results import (
     ProfileResult,
     RateResult,
 )
+from invmod.robustness.scores import ModelScores
 
 
 class Comparison(NamedTuple):
@@ -31,6 +33,7 @@ class Comparison(NamedTuple):
     pattern: Pattern
     value: float
     interval: Interval
+    num_undefined: int
     permuted: Floats
 
 
@@ -48,8 +51,7 @@ def pattern_results(
     for pattern in patterns:
         name = pattern_name(pattern, evaluation.modalities)
         mask = evaluation.mask & torch.tensor(pattern, device=evaluation.mask.device)
-        scores = evaluation.scores(mask, f"under the pattern {name}")
-        resampled = {model: evaluation.resampled(score) for model, score in scores.items()}
+        scores = evaluation.scores([mask], f"under the pattern {name}")
         for model, score in scores.items():
             complete.setdefault(model, score.value)
             results.append(
@@ -58,18 +60,29 @@ def pattern_results(
                     pattern=pattern,
                     name=name,
                     value=score.value,
-                    interval=evaluation.interval(resampled[model]),
+                    interval=evaluation.interval(score),
                     drop=evaluation.drop(complete[model], score.value),
                     empty_rows=int((~mask.any(dim=1)).sum()),
+                    num_undefined=score.num_undefined,
                 )
             )
         for model in others:
-            value = scores[model].value - scores[baseline].value
-            bounds = evaluation.interval(resampled[model] - resampled[baseline])
-            permuted = scores[baseline].swapped(scores[model], evaluation.resamples)  # type: ignore[arg-type]
-            # Both models use the same resamples, so the difference of their values is paired.
-            comparisons[model].append(Comparison(pattern, value, bounds, permuted))
+            comparisons[model].append(
+                _comparison(evaluation, pattern, scores[baseline], scores[model])
+            )
     return results, _differences(baseline, comparisons, evaluation.modalities)
+
+
+def _comparison(evaluation: Evaluation, pattern: Pattern, baseline: Any, other: Any) -> Comparison:
+    """Compare the scores of a model with those of the baseline, which have the same class."""
+    value = other.value - baseline.value
+    if not evaluation.resamples.count:
+        return Comparison(pattern, value, None, 0, np.empty(0))
+    bounds, num_undefined = baseline.difference_interval(
+        other, evaluation.resamples, evaluation.confidence
+    )
+    permuted = baseline.swapped(other, evaluation.resamples)
+    return Comparison(pattern, value, bounds, num_undefined, permuted)
 
 
 def _differences(
@@ -101,6 +114,7 @@ def _differences(
                     interval=comparison.interval,
                     p_value=p,
                     adjusted_p_value=corrected_p,
+                    num_undefined=comparison.num_undefined,
                 )
             )
     return differences
@@ -126,7 +140,13 @@ def rate_results(
             for result in results:
                 if all(result.pattern):
                     yield RateResult(
-                        result.model, modality, 0.0, 0.0, result.value, result.interval
+                        result.model,
+                        modality,
+                        0.0,
+                        0.0,
+                        result.value,
+                        result.interval,
+                        result.num_undefined,
                     )
 
 
@@ -137,12 +157,15 @@ def _points(
     modalities = evaluation.modalities
     hidden = [modality in (None, name) for name in modalities]
     column = len(modalities) if modality is None else modalities.index(modality)
-    where = f"at the missing rate {rate:g} of {modality or 'all modalities'}"
+    where = f"at the missing rate {rate:g} of {'all modalities' if modality is None else modality}"
     rates = tuple(rate * here for here in hidden)
-    shares, means = _averaged(evaluation, rates, num_draws, column, where)
+    shares, scores = _drawn(evaluation, rates, num_draws, column, where)
     effective_rate = shares.overall(hidden)
-    for model, (value, bounds) in means.items():
-        yield RateResult(model, modality, rate, effective_rate, value, bounds)
+    for model, score in scores.items():
+        interval = evaluation.interval(score)
+        yield RateResult(
+            model, modality, rate, effective_rate, score.value, interval, score.num_undefined
+        )
 
 
 def profile_results(
@@ -164,11 +187,19 @@ def profile_results(
         # All profiles use the same random numbers, so they are compared on the same draws.
         column = len(evaluation.modalities) + 1
         where = f"under the profile {name}"
-        shares, means = _averaged(evaluation, rates, num_draws, column, where)
-        for model, (value, bounds) in means.items():
-            drop = evaluation.drop(complete[model], value)
-            effective = shares.by_modality()
-            yield ProfileResult(model, name, rates, effective, value, bounds, drop)
+        shares, scores = _drawn(evaluation, rates, num_draws, column, where)
+        for model, score in scores.items():
+            interval = evaluation.interval(score)
+            yield ProfileResult(
+                model=model,
+                name=name,
+                rates=rates,
+                effective_rates=shares.by_modality(),
+                value=score.value,
+                interval=interval,
+                drop=evaluation.drop(complete[model], score.value),
+                num_undefined=score.num_undefined,
+            )
 
 
 class Shares:
@@ -197,10 +228,10 @@ class Shares:
         return tuple((self.hidden / self.available.clamp(min=1)).tolist())
 
 
-def _averaged(
+def _drawn(
     evaluation: Evaluation, rates: Sequence[float], num_draws: int, column: int, where: str
-) -> tuple[Shares, dict[str, tuple[float, Interval]]]:
-    """Return the hidden shares, and model -> mean over draws with the interval of that mean.
+) -> tuple[Shares, dict[str, ModelScores]]:
+    """Return the hidden shares, and model -> scores, which are means over the draws.
 
     Arguments:
         evaluation: models and data.
@@ -209,10 +240,9 @@ def _averaged(
         column: number of the curve, which selects its random numbers.
         where: the condition in words, for error messages.
     """
-    values: dict[str, list[float]] = {model: [] for model in evaluation.predictors}
-    totals: dict[str, Floats] = {}
     available = evaluation.mask.cpu()
     shares = Shares(len(rates))
+    masks = []
     for draw in range(num_draws):
         # A draw uses the same random numbers at every rate, so the cells hidden at a smaller rate
         # are also hidden at a larger one. The two multipliers give each draw and curve a seed.
@@ -221,11 +251,5 @@ def _averaged(
         )
         mask = simulate_mcar(available, rates, generator=generator).mask
         shares.add(available, mask)
-        for model, scores in evaluation.scores(mask.to(evaluation.mask.device), where).items():
-            values[model].append(scores.value)
-            resampled = evaluation.resampled(scores)
-            totals[model] = totals[model] + resampled if model in totals else resampled
-    return shares, {
-        model: (float(np.mean(drawn)), evaluation.interval(totals[model] / num_draws))
-        for model, drawn in values.items()
-    }
+        masks.append(mask.to(evaluation.mask.device))
+    return shares, evaluation.scores(masks, where)

@@ -7,6 +7,7 @@ import.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,15 @@ class RobustnessReport:
         """Return the result with the worst metric, the first one in case of ties."""
         choose = min if self.higher_is_better else max
         return choose(self.results(model), key=lambda result: result.value)
+
+    def tied_for_worst(self, model: str | None = None) -> tuple[PatternResult, ...]:
+        """Return all results whose metric equals that of `worst`, which is the first of them."""
+        worst = self.worst(model).value
+        return tuple(
+            result
+            for result in self.results(model)
+            if math.isclose(result.value, worst, rel_tol=1e-12, abs_tol=0.0)
+        )
 
     def by_num_missing(self, model: str | None = None) -> dict[int, float]:
         """Return number of missing modalities -> mean metric over the patterns of that number."""

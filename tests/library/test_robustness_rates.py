@@ -1,5 +1,6 @@
 """Missing rates of a robustness report: curves of one rate, and profiles of unequal rates."""
 
+import itertools
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from invmod.robustness import RobustnessReport, to_frame
-from tests.library.robustness_cases import NAMES, by_first, by_mean, mean, quick
+from tests.library.robustness_cases import NAMES, by_first, by_mean, made_up, mean, quick, right
 
 PHONE = {"audio": 0.6, "text": 0.1}
 
@@ -133,3 +134,90 @@ def test_rates_may_be_an_array_or_a_tensor():
 def test_invalid_rates_are_rejected_with_the_reason(rates, error, message):
     with pytest.raises(error, match=re.escape(message)):
         quick(rates=rates)
+
+
+@pytest.mark.parametrize("num_modalities", [1, 2, 4])
+def test_missing_rates_empty_no_row_and_the_axis_is_the_hidden_share(num_modalities):
+    names = [f"m{index}" for index in range(num_modalities)]
+    features = {name: torch.zeros(400, 1) for name in names}
+    masks = []
+
+    def watch(_, mask):
+        masks.append(mask.clone())
+        return mask.double().mean(dim=1)
+
+    rates = (0.0, 0.3, 0.6, 0.9)
+    report = quick(watch, features, torch.zeros(400), mean, rates=rates, num_draws=2, patterns=[])
+    assert all(mask.any(dim=1).all() for mask in masks)
+    assert len(masks) == 1 + 3 * 2 * (1 + num_modalities * (num_modalities > 1))
+    for point in report.curve():
+        assert point.value == pytest.approx(1 - point.effective_rate)
+        empty = point.rate**num_modalities
+        expected = (point.rate - empty) / (1 - empty)
+        assert point.effective_rate == pytest.approx(
+            expected, abs=5 * (0.25 / 800 / num_modalities) ** 0.5
+        )
+    if num_modalities > 1:
+        for name in names:
+            for point in report.curve(name):
+                assert point.value == pytest.approx(1 - point.effective_rate / num_modalities)
+                assert point.effective_rate == pytest.approx(
+                    point.rate, abs=5 * (0.25 / 800) ** 0.5
+                )
+    else:
+        assert {point.modality for point in report.rates} == {None}
+        assert {point.effective_rate for point in report.rates} == {0.0}
+        with pytest.raises(ValueError, match="has no width"):
+            report.area()
+
+
+def test_hidden_cells_are_the_same_for_every_model_and_grow_with_the_rate():
+    masks = {"a": [], "b": []}
+
+    def watch(name):
+        def predict(_, mask):
+            masks[name].append(mask.clone())
+            return torch.zeros(60)
+
+        return predict
+
+    quick({"a": watch("a"), "b": watch("b")}, rates=(0.2, 0.5, 0.8), num_draws=1, patterns=[])
+    assert all(torch.equal(a, b) for a, b in zip(masks["a"], masks["b"], strict=True))
+    first, *_ = masks["a"]
+    assert first.all()
+    for before, after in itertools.pairwise(masks["a"][4:7]):  # masks of one modality
+        assert (after <= before).all()
+
+
+def test_the_area_is_the_mean_along_the_curve():
+    report = quick(rates=(0.0, 0.4, 0.8), num_draws=2)
+    points = report.curve("image")
+    x, y = [point.effective_rate for point in points], [point.value for point in points]
+    assert report.area("image") == pytest.approx(np.trapezoid(y, x) / (x[-1] - x[0]))
+    assert min(y) <= report.area("image") <= max(y)
+    with pytest.raises(KeyError, match="no curve of 'video'"):
+        report.curve("video")
+    with pytest.raises(KeyError, match="pass `rates`"):
+        quick().curve()
+
+
+def test_a_point_of_a_curve_is_the_mean_of_its_draws_with_the_interval_of_that_mean():
+    """The expected interval is bootstrapped from the mean over the draws of each resample."""
+    features, targets = made_up()
+    masks = []
+
+    def watch(given, mask):
+        masks.append(mask.clone())
+        return by_mean(given, mask)
+
+    report = quick(watch, rates=(0.0, 0.7), num_draws=4, num_resamples=300, patterns=[])
+    drawn = masks[1:5]  # of all modalities
+    assert len({tuple(mask.flatten().tolist()) for mask in drawn}) == 4
+    hits = torch.stack([right(by_mean(features, mask), targets) for mask in drawn]).numpy()
+    point = report.curve()[1]
+    assert point.value == pytest.approx(hits.mean())
+    rng = np.random.default_rng(0)
+    means = [hits[:, rng.integers(60, size=60)].mean() for _ in range(4000)]
+    np.testing.assert_allclose(point.interval, np.quantile(means, [0.025, 0.975]), atol=0.02)
+    shares = [1 - mask.double().mean().item() for mask in drawn]
+    assert point.effective_rate == pytest.approx(np.mean(shares))
