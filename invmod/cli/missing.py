@@ -22,7 +22,7 @@ from invmod.missingness import (
     missingness_summary,
     summary_table,
 )
-from invmod.missingness.summary_table import aligned, test_rows
+from invmod.missingness.summary_text import aligned, test_rows
 
 
 def missing(options: argparse.Namespace) -> int:

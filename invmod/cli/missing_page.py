@@ -7,7 +7,7 @@ import datetime
 from invmod._optional import import_optional
 from invmod.missingness import McarTest, MissingnessSummary
 from invmod.missingness.picture import plot_missingness
-from invmod.missingness.summary_table import (
+from invmod.missingness.summary_text import (
     headline,
     pair_rows,
     pattern_rows,

@@ -17,7 +17,7 @@ from invmod.missingness.summary import (
     PatternCount,
     missingness_summary,
 )
-from invmod.missingness.summary_table import summary_table
+from invmod.missingness.summary_text import summary_table
 
 __all__ = [
     "Batch",

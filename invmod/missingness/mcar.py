@@ -175,7 +175,7 @@ def mcar_test(
     """
     check_choice("mcar_test", "method", method, METHODS)
     check_count("mcar_test", "num_permutations", num_permutations)
-    missing, _ = missing_rows("mcar_test", features, modalities)
+    missing, partial = missing_rows("mcar_test", features, modalities)
     numeric = {}
     for name in modalities:
         if (given := features.get(name)) is not None:
@@ -191,6 +191,8 @@ def mcar_test(
     if method == "auto":
         method = "little" if all(rows.shape[1] == 1 for rows in numeric.values()) else "permutation"
     left_out = tuple(name for name in modalities if name not in numeric)
+    if not (missing.any() or partial.any()):
+        return _result(method, left_out, reason="no value is missing.")
     if method == "little":
         return _little(numeric, left_out)
     return _permutation(numeric, missing, tuple(modalities), left_out, num_permutations, generator)

@@ -7,6 +7,7 @@ import datetime
 import html
 import io
 import platform
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -100,11 +101,11 @@ def stamp(date: datetime.date | None = None) -> str:
     """
     import torch
 
-    import invmod
-
     date = datetime.date.today() if date is None else date
+    # Importing the package here would make a cycle; it is loaded whenever this module is.
+    version = sys.modules["invmod"].__version__
     return (
-        f"{date.day} {date:%B %Y}, invmod {invmod.__version__}, PyTorch {torch.__version__}, "
+        f"{date.day} {date:%B %Y}, invmod {version}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
 

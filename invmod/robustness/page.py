@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from invmod._files import write_text
 from invmod.robustness import switches
 from invmod.robustness.document import STYLE, figure_png, html_document, png_data_uri, stamp
-from invmod.robustness.numbers import change, p_value, plain, with_interval
+from invmod.robustness.numbers import change, level, p_value, with_interval
 from invmod.robustness.optional import import_optional
 from invmod.robustness.plots import plot_patterns, plot_rates
 from invmod.robustness.report import RobustnessReport
-from invmod.robustness.table import profile_rows
+from invmod.robustness.table import area_text, notes, profile_rows
 from invmod.robustness.verdict import verdict
 
 if TYPE_CHECKING:
@@ -67,9 +67,10 @@ BODY = """\
 {{ report.models | join(", ") }}, over {{ report.num_units }} units
 {%- if report.num_rows != report.num_units %} and {{ report.num_rows }} rows of features{% endif %};
 modalities: {{ report.modalities | join(", ") }}.
+{%- if has_intervals %}
+ Intervals have a confidence level of {{ level }}.{% endif %}
 {%- if report.num_resamples %}
- Intervals have a confidence level of {{ "%g" | format(100 * report.confidence) }}% and come from
-{{ report.num_resamples }} bootstrap resamples of the units.{% endif %}</p>
+ Number of resamples: {{ report.num_resamples }}.{% endif %}</p>
 <p class="lead">{{ stamp }}</p>
 
 <div class="answer">
@@ -130,6 +131,7 @@ It is smaller, because no row loses all of its modalities. Values are means over
 
 <h2>Patterns</h2>
 {{ table("Patterns", pattern_header, patterns, (1,), keys) }}
+{% if notes %}<p>{{ notes | join(" ") }}</p>{% endif %}
 
 {% if differences %}
 <h2>Differences</h2>
@@ -192,6 +194,9 @@ def page(report: RobustnessReport, *, date: datetime.date | None = None) -> str:
     body = environment.from_string(BODY).render(
         title=TITLE,
         report=report,
+        has_intervals=any(result.interval for result in report.patterns),
+        level=level(report.confidence),
+        notes=notes(report, shortened=False),
         stamp=f"Page of {stamp(date)}.",
         verdicts=[(model, verdict(report, model)) for model in report.models],
         summary_header=summary_header,
@@ -245,7 +250,7 @@ def _differences(report: RobustnessReport) -> list[list[str]]:
             entry.name,
             f"{entry.model} \N{MINUS SIGN} {entry.baseline}",
             with_interval(entry.value, entry.interval),
-            p_value(entry.adjusted_p_value),
+            p_value(entry.adjusted_p_value, report.num_resamples, len(report.models) - 1),
         ]
         for entry in report.differences
     ]
@@ -267,12 +272,7 @@ def _summary(report: RobustnessReport) -> tuple[list[str], list[list[str]]]:
             change(worst.drop),
         ]
         if report.rates:
-            points = report.curve(None, model)
-            row.append(
-                plain(report.area(None, model))
-                if points[-1].effective_rate > 0 and points[1:]
-                else ""
-            )
+            row.append(area_text(report, None, model))
         rows.append(row)
     return header, rows
 

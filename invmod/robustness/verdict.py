@@ -106,8 +106,10 @@ def _worst(report: RobustnessReport, worst: PatternResult, complete: PatternResu
     if worst.value == complete.value:
         return f"No {sampled}pattern with missing modalities is worse."
     value = with_interval(worst.value, worst.interval)
+    others = len(report.tied_for_worst(worst.model)) - 1
+    ties = f" (tied with {others} {'other' if others == 1 else 'others'})" if others else ""
     return (
-        f"The worst {sampled}pattern is {described(worst, report.modalities)}: {value}, "
+        f"The worst {sampled}pattern is {described(worst, report.modalities)}{ties}: {value}, "
         f"{_loss(worst.drop)}."
     )
 

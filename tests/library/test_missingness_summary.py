@@ -273,7 +273,7 @@ def test_the_tests_reject_true_hypotheses_at_their_level_and_find_false_ones():
 @pytest.mark.parametrize(
     ("features", "reason"),
     [
-        ({"a": [1.0, 2.0, 3.0, 4.0], "b": [1.0, 0.0, 2.0, 1.0]}, "at least two patterns"),
+        ({"a": [1.0, 2.0, 3.0, 4.0], "b": [1.0, 0.0, 2.0, 1.0]}, "no value is missing"),
         ({"a": [1.0, NAN, 3.0, NAN], "b": [NAN, 0.0, NAN, 1.0]}, "at least two patterns"),
         ({"a": [1.0, 1.0, 1.0, 1.0], "b": [1.0, NAN, 2.0, 1.0]}, "'a' is constant"),
         ({"a": [1.0, 2.0, 3.0, 5.0, 4.0], "b": [2.0, 4.0, 6.0, NAN, NAN]}, "collinear"),
@@ -297,7 +297,7 @@ def test_little_refuses_wide_modalities_and_auto_permutes_them():
         "'a' has several values per row" in mcar_test(features, ["a", "b"], method="little").reason
     )
     assert mcar_test(features, ["a", "b"]).method == "permutation"
-    many = {f"c{index}": np.arange(300.0) for index in range(201)}
+    many = {f"c{index}": np.append(np.arange(300.0), NAN) for index in range(201)}
     assert "201 columns, more than 200" in mcar_test(many, list(many)).reason
 
 
@@ -324,8 +324,9 @@ def test_the_permutation_p_value_is_that_of_all_permutations():
 
 def test_the_permutation_test_handles_wide_vectors_text_and_rows_missing_in_part():
     rng = np.random.default_rng(4)
-    image = rng.normal(size=(90, 200))
-    title = np.where(image[:, :80].mean(axis=1) > 0, "", "cat")
+    topic = rng.normal(size=90)
+    image = rng.normal(size=(90, 200)) + 0.5 * topic[:, None]
+    title = np.where(topic > 0, "", "cat")
     image[5, 3] = NAN
     image[6] = NAN
     constant = np.ones(90)

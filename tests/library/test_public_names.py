@@ -21,6 +21,7 @@ BOTTOM_TO_TOP = (
     "_checks",
     "_precision",
     "_deprecation",
+    "_optional",
     "missingness",
     "imputation",
     "encoders",
@@ -31,6 +32,8 @@ BOTTOM_TO_TOP = (
     "objectives",
     "robustness",
     "testing",
+    "cli",
+    "__main__",
 )
 
 

@@ -162,6 +162,11 @@ def test_the_verdict_has_complete_value_worst_pattern_and_safe_rate():
         (made({"m": {"11": 0.2, "10": 0.5, "01": 0.3}}, better=False), "without b: 0.5000, 150.0%"),
         (made({"m": {"11": -0.2, "10": -0.5}}), "without b: -0.5000, 150.0% worse."),
         (made({"m": {"11": 0.0, "10": -0.5}}), "undefined, because the complete value is 0."),
+        (made({"m": {"11": 0.8, "10": 0.4, "01": 0.4}}), "without b (tied with 1 other): 0.4000"),
+        (
+            made({"m": {"111": 0.8, "110": 0.4, "011": 0.4, "101": 0.4}}),
+            "without c (tied with 2 others): 0.4000",
+        ),
         (made({"m": {"11": 0.8, "10": 0.79999}}), "0.8000, less than 0.1% worse."),
         (made({"m": {"111": 0.8, "010": 0.4}}), "The worst pattern is with only b: 0.4000"),
         (made({"m": {"1111": 0.8, "0100": 0.4}}), "The worst pattern is with only b: 0.4000"),
@@ -297,6 +302,7 @@ def test_the_page_has_all_patterns_where_the_text_table_is_shortened():
     assert "Shown: the complete pattern" in str(report)
     parsed = Page(page(report, date=DAY))
     assert set(parsed.rows) == {pattern_key(result.pattern) for result in report.results()}
+    assert "Shown: the complete pattern" not in parsed.text
     assert len(parsed.rows) == 63
 
 
