@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from invmod.missingness import (
 )
 from invmod.missingness.summary_text import aligned, test_rows
 
+WIDTH = 100  # of the lines of the test's sentence
+
 
 def missing(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
@@ -36,7 +39,7 @@ def missing(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.data}: {error}") from error
     print(f"{options.data}: {summary_table(summary)}")
     if test is not None:
-        print(f"\n{test}")
+        print(f"\n{textwrap.fill(str(test), WIDTH)}")
         header, rows, _ = test_rows(test)
         if rows:
             print(f"\n{aligned(header, rows)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import textwrap
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from invmod.robustness.verdict import verdict
 
 Bounds = dict[str, Any]
 
+WIDTH = 100  # of the lines of the verdict
+
 
 def report(options: argparse.Namespace) -> int:
     """Run the command and return its exit status: 1 if a gate fails."""
@@ -32,7 +35,7 @@ def report(options: argparse.Namespace) -> int:
     _write(made, options)
     print(f"{made}\n")
     for model in made.models:
-        print(f"{model}: {' '.join(verdict(made, model))}")
+        print(textwrap.fill(f"{model}: {' '.join(verdict(made, model))}", WIDTH))
     if not bounds:
         return 0
     # Output of the report comes before the message of the gate, also if both go to one file.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -300,11 +301,15 @@ def test_the_files_are_written_before_the_gate_fails(folder, capsys):
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
         "test.npz", "shop_models.py", "out.json", "out.html",
     }  # fmt: skip
-    first = capsys.readouterr().out
-    report(*words)
-    assert capsys.readouterr().out == first
-    report(*words, "--seed", "1")
-    assert capsys.readouterr().out != first
+
+
+def test_the_seed_decides_the_result(folder, capsys):
+    words = (*GOOD[:5], "--rates", "0.5")
+    outputs = []
+    for seed in ("0", "0", "1"):
+        assert report(*words, "--seed", seed) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != outputs[2]
 
 
 def test_several_models_rates_and_the_mask_reach_the_report(folder, capsys):
@@ -516,6 +521,36 @@ def test_a_broken_pipe_is_caught(table, monkeypatch):
     with os.fdopen(write, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert main(["missing", str(table / "table.csv")]) == 141
+
+
+# --- the page of the documentation
+
+
+def test_the_page_of_the_commands_shows_what_they_print(tmp_path, monkeypatch, capsys):
+    page = ROOT / "docs" / "commands.md"
+    blocks = re.findall(
+        r"^```(python|console)\n(.*?)^```$",
+        page.read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+    names = {}
+    for kind, text in blocks:
+        if kind == "python":
+            exec(text, names)
+            if text.startswith("# models.py\n"):
+                Path("models.py").write_text(text, encoding="utf-8")
+            continue
+        command, expected = text.split("\n", 1)
+        main(shlex.split(command)[2:])
+        printed = capsys.readouterr()
+        assert printed.out + printed.err == expected, command
+    sys.modules.pop("models", None)
+    assert [kind for kind, _ in blocks].count("console") == 3
+    names["test_the_model_copes_without_a_modality"]()
+    assert "With all modalities" in Path("votes.html").read_text(encoding="utf-8")
 
 
 # --- metrics
