@@ -20,6 +20,7 @@ BOTTOM_TO_TOP = (
     "_files",
     "_checks",
     "_precision",
+    "_scale",
     "_deprecation",
     "_optional",
     "missingness",
