@@ -8,7 +8,8 @@ from invmod.missingness.batches import Batch, collate
 from invmod.missingness.chance import simulate_mar, simulate_mcar, simulate_mnar
 from invmod.missingness.features import hide_features, mask_from_features
 from invmod.missingness.masks import pattern_name, rows_by_pattern
-from invmod.missingness.mcar import McarTest, ModalityTest, mcar_test
+from invmod.missingness.mcar import mcar_test
+from invmod.missingness.mcar_results import McarTest, ModalityTest
 from invmod.missingness.picture import plot_missingness
 from invmod.missingness.simulated import SimulatedMissing, simulate_k_available, simulate_missing
 from invmod.missingness.summary import (

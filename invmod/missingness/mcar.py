@@ -3,115 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from invmod._checks import check_choice, check_count
-from invmod.missingness.cells import Bools, Floats, as_array, missing_cells, numeric_rows
+from invmod.missingness.arrays import Feature
+from invmod.missingness.cells import (
+    Bools,
+    Floats,
+    as_array,
+    feature_cells,
+    missing_rows,
+    numeric_rows,
+)
 from invmod.missingness.little import NotComputable, little_statistic
-from invmod.missingness.summary import Array, missing_rows
+from invmod.missingness.mcar_results import McarTest, ModalityTest
+from invmod.missingness.permutation import holm, permutation_p, standardized
+from invmod.missingness.sentinels import IntegerFill, integer_fills
 
 Method = Literal["auto", "little", "permutation"]
 METHODS = ("auto", "little", "permutation")
 MAX_ROWS = 20_000  # rows that a permutation test uses of each modality; more are sampled
 
 
-@dataclass(frozen=True)
-class ModalityTest:
-    """The permutation test of one modality's values.
-
-    Attributes:
-        modality: name of the modality.
-        num_rows: number of rows that the test uses.
-        num_patterns: number of patterns of the other modalities among these rows.
-        p_value: uncorrected p value.
-        adjusted_p_value: p value after Holm's correction for the number of tested modalities.
-
-    Example:
-        >>> ModalityTest("text", 80, 2, 0.01, 0.02).adjusted_p_value
-        0.02
-    """
-
-    modality: str
-    num_rows: int
-    num_patterns: int
-    p_value: float
-    adjusted_p_value: float
-
-
-@dataclass(frozen=True)
-class McarTest:
-    """The result of `mcar_test`. ``print(result)`` states it in a sentence.
-
-    Attributes:
-        method: ``"little"`` or ``"permutation"``.
-        p_value: None if the test could not be computed.
-        reason: why it could not be computed, or None.
-        statistic, degrees_of_freedom: of Little's test, else None.
-        num_permutations: of the permutation test, else 0.
-        num_rows: number of rows with at least one tested value.
-        tested: names of the modalities whose values are tested.
-        left_out: names of the modalities whose values are not tested, because they are not numbers
-            or do not vary enough.
-        modalities: one `ModalityTest` per tested modality; empty for Little's test.
-
-    Example:
-        >>> print(str(McarTest("little", 0.2, None, 3.2, 2, 0, 90, ("a", "b"), (), ()))[:62])
-        Little's test: chi square 3.20, 2 degrees of freedom, p = 0.2.
-    """
-
-    method: str
-    p_value: float | None
-    reason: str | None
-    statistic: float | None
-    degrees_of_freedom: int | None
-    num_permutations: int
-    num_rows: int
-    tested: tuple[str, ...]
-    left_out: tuple[str, ...]
-    modalities: tuple[ModalityTest, ...]
-
-    def __str__(self) -> str:
-        name = "Little's test" if self.method == "little" else "Permutation test"
-        if self.p_value is None:
-            return f"{name} of MCAR: not computed, because {self.reason}"
-        figures = (
-            f"chi square {self.statistic:.2f}, {self.degrees_of_freedom} degrees of freedom"
-            if self.method == "little"
-            else f"{self.num_permutations} permutations, {len(self.modalities)} modalities"
-        )
-        verdict = (
-            "The data contradict MCAR at the 5% level."
-            if self.p_value < 0.05
-            else "The data do not contradict MCAR, which is no proof of it."
-        )
-        return f"{name}: {figures}, p {shown_p(self.p_value, self.smallest_p)}. {verdict}"
-
-    @property
-    def smallest_p(self) -> float:
-        """Smallest p value that the number of permutations allows; 0 for Little's test."""
-        return len(self.modalities) / (1 + self.num_permutations) if self.modalities else 0.0
-
-
-def shown_p(p: float, smallest: float = 0.0) -> str:
-    """Return "= p", or "<= smallest" if p is the smallest value that the test can give.
-
-    Example:
-        >>> shown_p(0.0312), shown_p(0.001, 0.001), shown_p(1e-9)
-        ('= 0.0312', '<= 0.001', '= 1e-09')
-    """
-    return f"<= {smallest:.2g}" if 0 < p <= smallest * (1 + 1e-9) else f"= {p:.3g}"
-
-
 def mcar_test(
-    features: Mapping[str, Array | None],
+    features: Mapping[str, Feature | None],
     modalities: Sequence[str],
     *,
     method: Method = "auto",
     num_permutations: int = 999,
+    integer_fill: IntegerFill = "auto",
     generator: torch.Generator | None = None,
 ) -> McarTest:
     r"""Test whether modalities are missing completely at random.
@@ -144,11 +67,12 @@ def mcar_test(
     observed value is related to it.
 
     Arguments:
-        features: name -> (N, ...), as for `missingness_summary`. Only numbers are tested; the other
-            modalities still define the patterns of the permutation test.
+        features: name -> (N, ...), as for `missingness_summary`. Only numbers are tested. Text,
+            objects and mappings still define the patterns of the permutation test.
         modalities: the M names.
         method: ``"little"``, ``"permutation"``, or ``"auto"``: Little's test if each numeric
             modality has one value per row, else the permutation test.
+        integer_fill: as for `missingness_summary`.
         num_permutations: B; no p value is smaller than 1 / (1 + B).
         generator: seeds the permutations; None is the global generator.
 
@@ -175,14 +99,17 @@ def mcar_test(
     """
     check_choice("mcar_test", "method", method, METHODS)
     check_count("mcar_test", "num_permutations", num_permutations)
-    missing, partial = missing_rows("mcar_test", features, modalities)
+    missing, partial = missing_rows("mcar_test", features, modalities, integer_fill)
+    fills = integer_fills("mcar_test", integer_fill, tuple(modalities))
     numeric = {}
     for name in modalities:
-        if (given := features.get(name)) is not None:
-            values = as_array("mcar_test", name, given)
-            rows = numeric_rows(values, missing_cells(values))
-            if rows is not None and rows.shape[1] and not np.isnan(rows).all():
-                numeric[name] = rows
+        given = features.get(name)
+        if given is None or isinstance(given, Mapping):
+            continue
+        cells = feature_cells("mcar_test", name, given, fills[name])
+        rows = numeric_rows(as_array("mcar_test", name, given), cells)
+        if rows is not None and rows.shape[1] and not np.isnan(rows).all():
+            numeric[name] = rows
     for name, rows in numeric.items():
         if np.isinf(rows).any():
             raise ValueError(
@@ -259,11 +186,11 @@ def _permutation(
             complete = np.sort(rng.choice(complete, MAX_ROWS, replace=False))
         _, groups = np.unique(missing[complete], axis=0, return_inverse=True)
         groups = groups.reshape(-1)
-        z = _standardized(numeric[name][complete])
+        z = standardized(numeric[name][complete])
         if len(complete) < 3 or z.shape[1] == 0 or groups.max(initial=0) == 0:
             continue
         used[complete] = True
-        p = _permutation_p(z, groups, num_permutations, rng)
+        p = permutation_p(z, groups, num_permutations, rng)
         found.append((name, len(complete), int(groups.max()) + 1, p))
     tested = tuple(name for name, *_ in found)
     left_out = tuple(name for name in names if name not in tested)
@@ -273,7 +200,7 @@ def _permutation(
             "other modalities."
         )
         return _result("permutation", left_out, reason=reason)
-    adjusted = _holm([p for *_, p in found])
+    adjusted = holm([p for *_, p in found])
     return _result(
         "permutation",
         left_out,
@@ -286,52 +213,3 @@ def _permutation(
             for (name, rows, patterns, p), corrected in zip(found, adjusted, strict=True)
         ),
     )
-
-
-def _standardized(rows: Floats) -> Floats:
-    """Return the columns that vary, with mean 0 and standard deviation 1."""
-    if not len(rows):
-        return rows[:, :0]
-    centred = rows - rows.mean(axis=0)
-    spread = centred.std(axis=0)
-    # A constant column has a spread of the order of its rounding errors instead of 0.
-    varies = spread > 1e-12 * np.abs(rows).max(axis=0)
-    kept: Floats = centred[:, varies] / spread[varies]
-    return kept
-
-
-def _permutation_p(
-    z: Floats, groups: np.ndarray[Any, Any], num_permutations: int, rng: np.random.Generator
-) -> float:
-    """Return the p value of the variation of z (n, K) between groups (n,)."""
-    sizes = np.bincount(groups)
-    order = np.argsort(groups, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-
-    def between(rows: np.ndarray[Any, Any]) -> float:
-        # Rows are sorted by group, so that each group is a contiguous slice to sum.
-        sums = np.add.reduceat(z[rows], starts, axis=0)
-        return float(((sums**2).sum(axis=1) / sizes).sum())
-
-    observed = between(order)
-    # Values that differ only by the order of summation count as ties.
-    as_large = sum(
-        between(rng.permutation(len(z))) >= observed * (1 - 1e-9) for _ in range(num_permutations)
-    )
-    return (1 + as_large) / (1 + num_permutations)
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p values after Holm's step-down correction.
-
-    Example:
-        >>> _holm([0.01, 0.5, 0.02])
-        [0.03, 0.5, 0.04]
-    """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted

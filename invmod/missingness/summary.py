@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
-from invmod._checks import check_known, check_names
-from invmod.missingness.cells import Bools, as_array, missing_cells
-
-Array = Tensor | NDArray[Any]
+from invmod.missingness.arrays import Array, Feature
+from invmod.missingness.cells import Bools, missing_rows
+from invmod.missingness.sentinels import IntegerFill
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,10 @@ class MissingnessSummary:
 
 
 def missingness_summary(
-    data: Array | Mapping[str, Array | None], modalities: Sequence[str]
+    data: Array | Mapping[str, Feature | None],
+    modalities: Sequence[str],
+    *,
+    integer_fill: IntegerFill = "auto",
 ) -> MissingnessSummary:
     r"""Count what is missing: rows per modality, patterns, and pairs that are missing together.
 
@@ -169,11 +169,14 @@ def missingness_summary(
 
     Arguments:
         data: a mask, bool (N, M) or name -> bool (N,), True means available; or features, name ->
-            (N, ...). A feature is a tensor, a NumPy array of numbers, text or objects, or None.
-            NaN, None and blank text are missing values. A modality is missing in a row where all
-            of its values are missing; if only some are, it counts as available and as `partial`.
+            (N, ...). A feature is a tensor, a NumPy array of numbers, text or objects, a mapping
+            key -> array, or None. NaN, None and blank text are missing values, and so are rows of
+            integers that `integer_fill` names. A modality is missing in a row where all of its
+            values are missing; if only some are, it counts as available and as `partial`.
         modalities: the M names in the order of the mask's columns. A modality whose feature is None
             or absent is missing in all rows.
+        integer_fill: the value that marks a missing row of integers or bools, as in
+            `mask_from_features`: -1 for signed integers by default.
 
     Raises:
         KeyError: `data` has a name that is not in `modalities`, or a mask lacks one.
@@ -194,51 +197,8 @@ def missingness_summary(
         >>> summary.missing, summary.partial, summary.pairs()[0].both
         ((1, 1), (1, 0), 1)
     """
-    missing, partial = missing_rows("missingness_summary", data, modalities)
+    missing, partial = missing_rows("missingness_summary", data, modalities, integer_fill)
     return count_missing(missing, partial, tuple(modalities))
-
-
-def missing_rows(
-    function: str, data: Array | Mapping[str, Array | None], modalities: Sequence[str]
-) -> tuple[Bools, Bools]:
-    """Return bool (N, M) twice: whether a modality is missing in a row, wholly or only in part."""
-    names = check_names(function, modalities)
-    if not isinstance(data, Mapping):
-        mask = as_array(function, "mask", data)
-        if mask.dtype != np.bool_:
-            raise TypeError(
-                f"{function}: a mask must have dtype bool, got {mask.dtype}. Pass features as a "
-                "mapping, name -> (N, ...)."
-            )
-        if mask.ndim != 2 or mask.shape[1] != len(names):
-            raise ValueError(
-                f"{function}: a mask must have shape (N, M) = (N, {len(names)}), got {mask.shape}."
-            )
-        return ~mask, np.zeros_like(mask)
-    check_known(function, "data", data, names)
-    given = {name: as_array(function, name, x) for name, x in data.items() if x is not None}
-    counts = {name: len(x) for name, x in given.items()}
-    if len({*counts.values()}) != 1:
-        raise ValueError(
-            f"{function}: modalities must have equal numbers of rows, at least one given, got "
-            f"{counts}."
-        )
-    # Bool features have no missing value, so columns that are all bool (N,) can only be a mask.
-    if all(x.dtype == np.bool_ and x.ndim == 1 for x in given.values()):
-        if absent := [name for name in names if name not in given]:
-            raise KeyError(f"{function}: the mask lacks the modalities {absent}.")
-        missing = np.stack([~given[name] for name in names], axis=1)
-        return missing, np.zeros_like(missing)
-    (num_rows,) = {*counts.values()}
-    missing = np.ones((num_rows, len(names)), dtype=bool)
-    partial = np.zeros_like(missing)
-    for column, name in enumerate(names):
-        if name in given:
-            cells = missing_cells(given[name])
-            # A row without entries has nothing that could be missing.
-            missing[:, column] = cells.all(axis=1) if cells.shape[1] else False
-            partial[:, column] = cells.any(axis=1) & ~missing[:, column]
-    return missing, partial
 
 
 def count_missing(missing: Bools, partial: Bools, names: tuple[str, ...]) -> MissingnessSummary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from invmod.missingness.mcar import McarTest, shown_p
+from invmod.missingness.mcar_results import McarTest, shown_p
 from invmod.missingness.summary import MissingnessSummary
 
 MAX_ROWS = 20  # rows of each table; a note states how many more there are

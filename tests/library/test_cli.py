@@ -173,6 +173,9 @@ def test_missing_reads_a_folder_and_values_that_mean_missing(tmp_path):
     columns = read_columns(str(tmp_path / "t.csv"), ["-1", "NA"])
     assert missingness_summary(columns, ["a", "b"]).missing == (1, 1)
     assert columns["a"].dtype == np.float64
+    words = ["missing", str(tmp_path / "t.csv"), "--missing-value", "-1", "--missing-value", "NA"]
+    assert main([*words, "--json", str(tmp_path / "out.json")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["missing"] == [1, 1]
     pl.DataFrame({"a": [1, -1], "b": ["NA", "x"]}).write_parquet(tmp_path / "t.parquet")
     columns = read_columns(str(tmp_path / "t.parquet"), ["-1", "NA"])
     assert missingness_summary(columns, ["a", "b"]).missing == (1, 1)
@@ -301,6 +304,15 @@ def test_the_files_are_written_before_the_gate_fails(folder, capsys):
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
         "test.npz", "shop_models.py", "out.json", "out.html",
     }  # fmt: skip
+
+
+def test_a_metric_of_scikit_learn_gets_targets_first(folder):
+    values = []
+    for metric in ("r2", "sklearn.metrics:r2_score"):
+        assert report(*GOOD[:4], metric, "--rates", "", "--json", "out.json") == 0
+        values.append([result.value for result in RobustnessReport.load("out.json").patterns])
+    assert values[0] == pytest.approx(values[1])
+    assert len({*values[0]}) > 1
 
 
 def test_the_seed_decides_the_result(folder, capsys):

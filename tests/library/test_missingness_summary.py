@@ -13,10 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
-from invmod.missingness import mcar_test, missingness_summary, summary_table
+from invmod.missingness import (
+    hide_features,
+    mask_from_features,
+    mcar_test,
+    missingness_summary,
+    summary_table,
+)
 from invmod.missingness.cells import missing_cells
 from invmod.missingness.little import little_statistic
-from invmod.missingness.mcar import MAX_ROWS, _holm, shown_p
+from invmod.missingness.mcar import MAX_ROWS
+from invmod.missingness.mcar_results import shown_p
+from invmod.missingness.permutation import holm
 from tests.strategies import NAN, generators, laws, random_mask, seeded
 
 NAMES = ["image", "text", "audio"]
@@ -103,11 +111,45 @@ def test_values_are_missing_by_the_stated_rule():
     summary = missingness_summary(features, [*features, "absent"])
     missing = dict(zip(summary.modalities, summary.missing, strict=True))
     assert missing == {
-        "numbers": 2, "counts": 0, "text": 2, "objects": 3, "days": 2, "bytes": 2, "none": 5,
+        "numbers": 2, "counts": 1, "text": 2, "objects": 3, "days": 2, "bytes": 2, "none": 5,
         "rows": 2, "half": 1, "empty rows": 0, "absent": 5,
     }  # fmt: skip
     assert dict(zip(summary.modalities, summary.partial, strict=True))["rows"] == 2
     assert sum(summary.partial) == 2
+
+
+@laws
+@given(generators())
+def test_features_that_a_mask_can_be_derived_from_have_the_same_missing_rows(generator):
+    mask = random_mask(generator, 8, 4)
+    names = ["float", "ids", "tokens", "bytes"]
+    features = {
+        "float": torch.ones(8, 3),
+        "ids": torch.zeros(8, dtype=torch.int16),
+        "tokens": {"input": torch.ones(8, 2, dtype=torch.int64), "weight": torch.ones(8)},
+        "bytes": torch.zeros(8, 2, 2, dtype=torch.uint8),
+    }
+    for fill in ("auto", {"ids": 5, "bytes": 7}, None):
+        hidden = hide_features(features, mask, names, integer_fill=fill)
+        expected = mask_from_features(hidden, names, integer_fill=fill)
+        summary = missingness_summary(hidden, names, integer_fill=fill)
+        assert summary == missingness_summary(expected, names)
+    # Padding of an available row with the sentinel is no missing value.
+    padded = missingness_summary({"ids": torch.tensor([[3, -1], [-1, -1]])}, ["ids"])
+    assert (padded.missing, padded.partial) == ((1,), (0,))
+
+
+def test_mappings_define_patterns_but_are_not_tested():
+    x = np.arange(40.0)
+    tokens = {"input": np.where(x > 20, -1, 5).astype(int)}
+    result = mcar_test({"x": x, "tokens": tokens}, ["x", "tokens"], method="permutation")
+    assert (result.tested, result.left_out) == (("x",), ("tokens",))
+    assert result.p_value < 0.01
+    # A row of the sentinel is no value of the test.
+    counts = np.where(x > 20, -1, x).astype(int)
+    result = mcar_test({"x": x, "n": counts}, ["x", "n"], integer_fill=None, method="permutation")
+    assert result.reason == "no value is missing."
+    assert mcar_test({"x": x, "n": counts}, ["x", "n"], method="permutation").p_value < 0.01
 
 
 def test_the_missing_values_of_pandas_are_missing():
@@ -133,9 +175,10 @@ def test_no_row_or_one_row_has_a_summary(num_rows):
         ({"video": torch.ones(3)}, KeyError, "['video']"),
         ({"image": torch.ones(3), "text": torch.ones(2)}, ValueError, "equal numbers of rows"),
         ({}, ValueError, "at least one given"),
-        ({"image": [1.0]}, TypeError, "tensor, a NumPy array or None, got list"),
+        ({"image": [1.0]}, TypeError, "key -> tensor or None, got list"),
         ({"image": torch.tensor(1.0)}, ValueError, "(N, ...), got a scalar"),
-        ({"image": torch.ones(3, dtype=torch.bool)}, KeyError, "lacks the modalities"),
+        ({"image": {}}, ValueError, "the arrays of 'image' must have equal numbers of rows"),
+        ({"image": torch.ones(3, dtype=torch.bool)}, KeyError, "without the modalities"),
     ],
 )
 def test_invalid_data_are_rejected_with_the_reason(data, error, message):
@@ -376,8 +419,8 @@ def test_a_generator_decides_the_permutations_and_the_global_state_stays():
 
 
 def test_holm_equals_its_definition_and_p_values_at_the_floor_say_so():
-    assert _holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert _holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert shown_p(0.002, 0.001) == "= 0.002"
     assert shown_p(0.0, 0.0) == "= 0"
 
