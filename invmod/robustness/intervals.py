@@ -100,7 +100,7 @@ def paired_binary_interval(differences: Floats, confidence: float) -> Bounds:
     Example:
         >>> low, high = paired_binary_interval(np.array([1.0] + [0.0] * 19), 0.95)
         >>> round(low, 3), round(high, 3)  # 1 / 23 -/+ 2.093 * sqrt((4 / 23 - 1 / 529) / 23)
-        (-0.138, 0.225)
+        (-0.138, 0.224)
     """
     count = len(differences)
     trials = count + 3

@@ -1,5 +1,6 @@
 """JSON files and data frames of a robustness report."""
 
+import dataclasses
 import json
 
 import polars as pl
@@ -13,6 +14,7 @@ from tests.library.robustness_cases import (
     NAMES,
     by_first,
     by_mean,
+    made_up,
     quick,
 )
 
@@ -94,3 +96,49 @@ def test_the_frame_has_a_row_for_every_model_and_condition(report):
     )
     assert set(frame.filter(pl.col("condition") == "rate")["name"]) == {"all", *NAMES}
     assert to_frame(quick())["low"].null_count() == 7
+
+
+def version_1(report):
+    """Return the report as the JSON that version 1 wrote."""
+    content = json.loads(report.to_json())
+    content["version"] = 1
+    del content["profiles"], content["worse_with_more"]
+    for key in ("patterns", "rates", "differences"):
+        for entry in content[key]:
+            del entry["num_undefined"]
+    for difference in content["differences"]:
+        del difference["pattern"]
+    return content
+
+
+def test_a_report_of_version_1_is_read(report):
+    expected = dataclasses.replace(report, worse_with_more=())
+    assert RobustnessReport.from_json(json.dumps(version_1(report))) == expected
+
+
+def test_undefined_intervals_of_version_1_become_none(report):
+    content = version_1(report)
+    content["patterns"][3]["interval"] = [float("nan")] * 2
+    text = json.dumps(content)
+    assert "NaN" in text
+    read = RobustnessReport.from_json(text)
+    assert read.patterns[3].interval is None
+    assert read.patterns[2] == report.patterns[2]
+    json.loads(read.to_json(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
+def test_tokens_that_are_not_json_are_refused(report, token):
+    text = report.to_json().replace('"confidence": 0.95', f'"confidence": {token}')
+    with pytest.raises(ValueError, match=f"this is not JSON: it has the token {token}"):
+        RobustnessReport.from_json(text)
+    broken = dataclasses.replace(report, confidence=float(token))
+    with pytest.raises(ValueError, match="JSON has no NaN and no infinity"):
+        broken.to_json()
+
+
+def test_a_modality_called_all_is_told_apart_from_the_curve_of_all():
+    features, targets = made_up(names=("all", "text"))
+    frame = to_frame(quick(by_mean, features, targets, rates=(0.5,), num_draws=1))
+    names = frame.filter(pl.col("condition") == "rate")["name"].to_list()
+    assert names == ["all", '"all"', "text"]
