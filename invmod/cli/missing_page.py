@@ -15,6 +15,7 @@ from invmod.missingness.summary_text import (
     test_rows,
 )
 from invmod.robustness.document import STYLE, figure_png, html_document, png_data_uri, stamp
+from invmod.robustness.switches import figure
 
 # On a narrow screen, the picture scrolls instead of becoming too small to read.
 WIDE_PICTURE = "img.wide { min-width: 44rem; }\n"
@@ -32,7 +33,7 @@ BODY = """\
 <tr>
 {% for cell in row %}
 {% if loop.first %}<th scope="row">{{ cell }}</th>
-{% else %}<td class="n">{{ cell | true_minus }}</td>
+{% else %}<td class="n">{{ cell | figure }}</td>
 {% endif %}
 {% endfor %}
 </tr>
@@ -108,7 +109,7 @@ def missing_page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["true_minus"] = lambda text: text.replace("-", "\N{MINUS SIGN}")
+    environment.filters["figure"] = figure
     body = environment.from_string(BODY).render(
         title=title,
         stamp=stamp(date),
@@ -125,7 +126,7 @@ def missing_page(
 
 def picture(summary: MissingnessSummary) -> bytes:
     """Return the picture as a PNG file."""
-    figure = plot_missingness(summary)
-    png = figure_png(figure)
-    import_optional("matplotlib.pyplot", what="The picture").close(figure)
+    drawn = plot_missingness(summary)
+    png = figure_png(drawn)
+    import_optional("matplotlib.pyplot", what="The picture").close(drawn)
     return png

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 from invmod._files import write_text
 from invmod.robustness import switches
 from invmod.robustness.document import STYLE, figure_png, html_document, png_data_uri, stamp
-from invmod.robustness.numbers import change, level, p_value, with_interval
+from invmod.robustness.numbers import change, level, p_value, plain, with_interval
 from invmod.robustness.optional import import_optional
 from invmod.robustness.plots import plot_patterns, plot_rates
 from invmod.robustness.report import RobustnessReport
 from invmod.robustness.table import area_text, notes, profile_rows
-from invmod.robustness.verdict import verdict
+from invmod.robustness.verdict import name_without, verdict
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 TITLE = "Robustness to missing modalities"
+MAX_STEPS = 20  # rows of the table of steps, of which there are M 2^(M-1) at most
 
 # On a narrow screen, intervals break after their value, and curves scroll instead of shrinking.
 PAGE_STYLE = (
@@ -133,6 +134,15 @@ It is smaller, because no row loses all of its modalities. Values are means over
 {{ table("Patterns", pattern_header, patterns, (1,), keys) }}
 {% if notes %}<p>{{ notes | join(" ") }}</p>{% endif %}
 
+{% if steps %}
+<h2>Steps at which one modality more makes a model worse</h2>
+{{ table("Steps at which one modality more makes a model worse", step_header, steps, (1, 2, 3)) }}
+{% if more_steps %}<p>{{ more_steps }} more, with larger p values or smaller losses.</p>{% endif %}
+<p>Each step adds one modality to a pattern.
+{%- if report.num_resamples %} The p values are one-sided and corrected for all steps between the
+patterns. A step with a large p value may be due to chance.{% endif %}</p>
+{% endif %}
+
 {% if differences %}
 <h2>Differences</h2>
 {{ table("Differences", ("Pattern", "Models", "Difference", "Corrected p"), differences, (1, 2)) }}
@@ -210,6 +220,17 @@ def page(report: RobustnessReport, *, date: datetime.date | None = None) -> str:
         ],
         patterns=_patterns(report),
         keys=[switches.pattern_key(result.pattern) for result in report.results()],
+        step_header=(
+            "Model",
+            "Modality",
+            "Added to",
+            "Without it",
+            "With it",
+            "Loss",
+            "Corrected p",
+        ),
+        steps=_steps(report)[:MAX_STEPS],
+        more_steps=max(0, len(report.worse_with_more) - MAX_STEPS),
         differences=_differences(report),
         figures=switches.figures_json(report),
         script=switches.SCRIPT,
@@ -241,6 +262,22 @@ def _patterns(report: RobustnessReport) -> list[list[str]]:
             row += [with_interval(entry.value, entry.interval), change(entry.drop)]
         rows.append(row)
     return rows
+
+
+def _steps(report: RobustnessReport) -> list[list[str]]:
+    """Return one row per step at which one modality more makes a model worse, the surest first."""
+    return [
+        [
+            entry.model,
+            entry.added,
+            name_without(entry, report.modalities),
+            plain(entry.value_without),
+            plain(entry.value),
+            with_interval(entry.loss, entry.interval),
+            p_value(entry.adjusted_p_value, report.num_resamples, len(report.models)),
+        ]
+        for entry in report.violations()
+    ]
 
 
 def _differences(report: RobustnessReport) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from invmod.missingness import pattern_name
 from invmod.robustness.numbers import percent, with_interval
 from invmod.robustness.report import RobustnessReport
-from invmod.robustness.results import PatternResult
+from invmod.robustness.results import PatternResult, Violation
 
 SAFE_LOSS = 0.05
 """Largest relative loss that counts as safe at a missing rate."""
@@ -94,6 +94,7 @@ def verdict(report: RobustnessReport, model: str | None = None) -> list[str]:
     ]
     sentences += _at_rates(report, model)
     sentences += _profiles(report, model)
+    sentences += _worse_with_more(report, complete.model)
     return sentences + _comparison(report, complete.model)
 
 
@@ -151,20 +152,19 @@ def _at_rates(report: RobustnessReport, model: str | None) -> list[str]:
     safe = safe_rate(report, model)
     if safe is None:
         return []
-    kept = f"within {SAFE_LOSS:.0%} of its complete value"
+    kept = f"{report.metric} stays within {SAFE_LOSS:.0%} of its complete value"
     if safe.next_rate is None:
         return [
-            f"It stays {kept} at every evaluated missing rate, up to {percent(safe.rate)} of the "
-            "cells."
+            f"Up to the largest evaluated missing rate, {percent(safe.rate)} of the cells, {kept}."
         ]
     if safe.rate == 0:
         return [
-            f"It does not stay {kept} at any evaluated missing rate; the smallest is "
+            f"There is no evaluated missing rate up to which {kept}; the smallest is "
             f"{percent(safe.next_rate)} of the cells."
         ]
     return [
-        f"It stays {kept} up to a missing rate of {percent(safe.rate)} of the cells, and not at "
-        f"the next evaluated rate of {percent(safe.next_rate)}."
+        f"Up to a missing rate of {percent(safe.rate)} of the cells, {kept}; at the next evaluated "
+        f"rate, {percent(safe.next_rate)}, it does not."
     ]
 
 
@@ -177,7 +177,38 @@ def _profiles(report: RobustnessReport, model: str | None) -> list[str]:
     worst = choose(results, key=lambda result: result.value)
     which = "the profile" if len(results) == 1 else f"the worst of {len(results)} profiles,"
     value = with_interval(worst.value, worst.interval)
-    return [f"Under {which} {worst.name}, it is {value}, {_loss(worst.drop)}."]
+    return [f"Under {which} {worst.name}, {report.metric} is {value}, {_loss(worst.drop)}."]
+
+
+def _worse_with_more(report: RobustnessReport, model: str) -> list[str]:
+    """Return how often one modality more makes a model significantly worse."""
+    if not report.num_resamples:
+        return []
+    found = report.violations(significance=LEVEL, model=model)
+    if not found:
+        return []
+    surest, steps = found[0], "1 step" if len(found) == 1 else f"{len(found)} steps"
+    added = pattern_name((True,), (surest.added,))
+    return [
+        f"One modality more makes the model significantly worse at {steps} (at {LEVEL:.0%}, "
+        f"corrected), most clearly {added} in addition to {name_without(surest, report.modalities)}."
+    ]
+
+
+def name_without(violation: Violation, modalities: tuple[str, ...]) -> str:
+    """Return the name of a violation's pattern without the added modality.
+
+    Example:
+        >>> both = (True, True)
+        >>> step = Violation("m", both, "text+audio", "audio", 0.7, 0.8, 0.1, None, None, None)
+        >>> name_without(step, ("text", "audio"))
+        'text'
+    """
+    fewer = [
+        has and name != violation.added
+        for name, has in zip(modalities, violation.pattern, strict=True)
+    ]
+    return pattern_name(fewer, modalities)
 
 
 def _comparison(report: RobustnessReport, model: str) -> list[str]:
@@ -191,6 +222,7 @@ def _comparison(report: RobustnessReport, model: str) -> list[str]:
     better = sum(sign * entry.value > 0 for entry in significant)
     patterns = "1 pattern" if len(tested) == 1 else f"{len(tested)} patterns"
     return [
-        f"Of {patterns}, it is significantly better than {tested[0].baseline} under {better} and "
-        f"significantly worse under {len(significant) - better} (at {LEVEL:.0%}, corrected)."
+        f"Of {patterns}, the model is significantly better than {tested[0].baseline} under "
+        f"{better} and significantly worse under {len(significant) - better} (at {LEVEL:.0%}, "
+        "corrected)."
     ]

@@ -20,6 +20,7 @@ from invmod.robustness import (
     ProfileResult,
     RateResult,
     RobustnessReport,
+    Violation,
     plot_patterns,
     plot_rates,
     write_page,
@@ -137,8 +138,8 @@ def test_the_verdict_has_complete_value_worst_pattern_and_safe_rate():
     assert verdict(report) == [
         "With all modalities, score is 0.8000.",
         "The worst pattern is without a: 0.4000, 50.0% worse.",
-        "It stays within 5% of its complete value up to a missing rate of 25.0% of the cells, and "
-        "not at the next evaluated rate of 40.0%.",
+        "Up to a missing rate of 25.0% of the cells, score stays within 5% of its complete value; "
+        "at the next evaluated rate, 40.0%, it does not.",
     ]
 
 
@@ -173,16 +174,16 @@ def test_the_verdict_has_complete_value_worst_pattern_and_safe_rate():
         (made({"m": {"1111": 0.8, "0001": 0.4, "0011": 0.3}}), "is without a and b: 0.3000"),
         (
             made({"m": {"11": 0.8, "10": 0.8}}, rates=((0.0, 0.8), (0.5, 0.77))),
-            "It stays within 5% of its complete value at every evaluated missing rate, up to 50.0%",
+            "Up to the largest evaluated missing rate, 50.0% of the cells, score stays within 5%",
         ),
         (
             made({"m": {"11": 0.8, "10": 0.8}}, rates=((0.0, 0.8), (0.1, 0.7), (0.5, 0.8))),
-            "It does not stay within 5% of its complete value at any evaluated missing rate; the "
-            "smallest is 10.0% of the cells.",
+            "There is no evaluated missing rate up to which score stays within 5% of its complete "
+            "value; the smallest is 10.0% of the cells.",
         ),
         (
             made({"m": {"11": 0.2, "10": 0.3}}, better=False, rates=((0.1, 0.21), (0.2, 0.25))),
-            "up to a missing rate of 10.0% of the cells",
+            "Up to a missing rate of 10.0% of the cells",
         ),
     ],
 )  # fmt: skip
@@ -215,14 +216,15 @@ def test_several_models_have_a_verdict_each_and_are_compared():
     )  # fmt: skip
     better = made(values, differences=differences)
     sentence = (
-        "Of 3 patterns, it is significantly better than base under 1 and significantly worse under "
-        "1 (at 5%, corrected)."
+        "Of 3 patterns, the model is significantly better than base under 1 and significantly "
+        "worse under 1 (at 5%, corrected)."
     )
     assert verdict(better, "ours")[-1] == sentence
     assert not any("significantly" in text for text in verdict(better, "base"))
     lower = made(values, better=False, differences=differences[1:])
     assert (
-        "Of 2 patterns, it is significantly better than base under 0" in verdict(lower, "ours")[-1]
+        "Of 2 patterns, the model is significantly better than base under 0"
+        in verdict(lower, "ours")[-1]
     )
     text = Page(page(better, date=DAY)).text
     assert f"base. {' '.join(verdict(better, 'base'))}" in text
@@ -238,10 +240,10 @@ def test_profiles_are_in_the_verdict_and_in_a_table():
     )
     report = made({"m": {"11": 0.8, "10": 0.4}}, profiles=profiles)
     assert verdict(report)[-1] == (
-        "Under the worst of 2 profiles, <phone>, it is 0.4000 [0.3000, 0.4500], 50.0% worse."
+        "Under the worst of 2 profiles, <phone>, score is 0.4000 [0.3000, 0.4500], 50.0% worse."
     )
     one = made({"m": {"11": 0.8, "10": 0.4}}, profiles=profiles[:1])
-    assert verdict(one)[-1].startswith("Under the profile desk, it is 0.6000")
+    assert verdict(one)[-1].startswith("Under the profile desk, score is 0.6000")
     parsed = Page(page(report, date=DAY))
     row = [
         "<phone>",
@@ -252,6 +254,41 @@ def test_profiles_are_in_the_verdict_and_in_a_table():
     ]
     assert [row] == [given for table in parsed.tables for given in table if given[0] == "<phone>"]
     assert "Profiles of missing rates" not in page(made({"m": {"11": 0.8}}), date=DAY)
+
+
+def test_steps_that_make_a_model_worse_are_in_the_verdict_and_in_a_table():
+    def step(model, pattern, added, p, loss=0.1):
+        bounds = (loss - 0.05, loss + 0.0625)
+        return Violation(model, pattern, "x", added, 0.7, 0.7 + loss, loss, bounds, p, p)
+
+    found = (
+        step("m", (True, True, False), "b", 0.03),
+        step("m", (True, True, True), "<c>", 0.002),
+        step("m", (True, False, True), "<c>", 0.2),
+    )
+    values = {"111": 0.8, "110": 0.4}
+    names = ("a", "b", "<c>")
+    report = made({"m": values}, names=names, num_resamples=999, worse_with_more=found)
+    assert verdict(report)[-1] == (
+        "One modality more makes the model significantly worse at 2 steps (at 5%, corrected), most "
+        "clearly <c> in addition to a+b."
+    )
+    one = made({"m": values}, names=names, intervals=True, worse_with_more=found[:1])
+    assert "at 1 step (at 5%, corrected), most clearly b in addition to a." in verdict(one)[-1]
+    for none in (made({"m": values}, intervals=True, worse_with_more=found[2:], names=names),
+                 made({"m": values}, worse_with_more=found, names=names)):  # fmt: skip
+        assert not any("One modality more" in text for text in verdict(none))
+    parsed = Page(page(report, date=DAY))
+    (table,) = [table for table in parsed.tables if table[0][1] == "Modality"]
+    assert table[1] == [
+        "m", "<c>", "a+b", "0.8000", "0.7000", "0.1000 [0.0500,\xa00.1625]", "0.002",
+    ]  # fmt: skip
+    assert [row[1:3] for row in table[1:]] == [["<c>", "a+b"], ["b", "a"], ["<c>", "a"]]
+    rough = made({"m": values}, names=names, num_resamples=9, worse_with_more=found)
+    assert "\N{LESS-THAN OR EQUAL TO}\xa00.002" in page(rough, date=DAY)
+    many = made({"m": values}, names=names, worse_with_more=found[:1] * 25)
+    assert "5 more, with larger p values" in page(many, date=DAY)
+    assert "makes a model worse" not in page(made({"m": values}), date=DAY)
 
 
 def test_a_pattern_is_described_with_names_quoted_where_they_are_ambiguous():
