@@ -189,9 +189,10 @@ def _worse_with_more(report: RobustnessReport, model: str) -> list[str]:
         return []
     surest, steps = found[0], "1 step" if len(found) == 1 else f"{len(found)} steps"
     added = pattern_name((True,), (surest.added,))
+    fewer = name_without(surest, report.modalities)
     return [
         f"One modality more makes the model significantly worse at {steps} (at {LEVEL:.0%}, "
-        f"corrected), most clearly {added} in addition to {name_without(surest, report.modalities)}."
+        f"corrected), most clearly {added} in addition to {fewer}."
     ]
 
 
