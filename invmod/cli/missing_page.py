@@ -14,11 +14,11 @@ from invmod.missingness.summary_text import (
     rate_rows,
     test_rows,
 )
-from invmod.robustness.document import STYLE, figure_png, html_document, png_data_uri, stamp
+from invmod.robustness.document import figure_png, html_document, png_data_uri, stamp
 from invmod.robustness.switches import figure
 
-# On a narrow screen, the picture scrolls instead of becoming too small to read.
-WIDE_PICTURE = "img.wide { min-width: 44rem; }\n"
+PIXELS_PER_INCH = 76  # of the picture on the page, whose smallest text has 8 points
+DPI = 144  # of the PNG file
 
 BODY = """\
 {% macro table(label, header, rows, note) %}
@@ -50,7 +50,8 @@ BODY = """\
 {% if image %}
 <figure>
 <div class="scroll" role="region" aria-label="Picture" tabindex="0">
-<img class="wide" src="{{ image }}" alt="Missing rates, patterns and correlation of missingness">
+<img style="max-width: none; width: {{ width }}px" src="{{ image }}"
+alt="Missing rates, patterns and correlation of missingness">
 </div>
 <figcaption>A filled dot is an available modality, an empty one a missing modality.</figcaption>
 </figure>
@@ -110,23 +111,27 @@ def missing_page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["figure"] = figure
+    png = picture(summary) if summary.num_rows else None
     body = environment.from_string(BODY).render(
         title=title,
         stamp=stamp(date),
         headline=headline(summary),
         test=test,
-        image=png_data_uri(picture(summary)) if summary.num_rows else None,
+        image=None if png is None else png_data_uri(png),
+        # The header of a PNG file has its width in bytes 16 to 19. A wide picture is scrolled, so
+        # that its text can be read on any screen.
+        width=0 if png is None else int.from_bytes(png[16:20]) * PIXELS_PER_INCH // DPI,
         rates=rate_rows(summary),
         patterns=pattern_rows(summary),
         pairs=pair_rows(summary),
         tests=test_rows(test) if test is not None and test.modalities else None,
     )
-    return html_document(f"What is missing from {title}", body, style=STYLE + WIDE_PICTURE)
+    return html_document(f"What is missing from {title}", body)
 
 
 def picture(summary: MissingnessSummary) -> bytes:
     """Return the picture as a PNG file."""
     drawn = plot_missingness(summary)
-    png = figure_png(drawn)
+    png = figure_png(drawn, dpi=DPI)
     import_optional("matplotlib.pyplot", what="The picture").close(drawn)
     return png

@@ -26,7 +26,7 @@ from invmod.cli.report import gate_bounds
 from invmod.cli.tables import grouped, read_columns
 from invmod.missingness import mcar_test, missingness_summary, plot_missingness
 from invmod.robustness import RobustnessReport
-from tests.library.test_robustness_page import DAY, NASTY, Page
+from tests.library.test_robustness_page import DAY, NASTY, Page, in_chromium, needs_chromium
 from tests.strategies import NAN, generators, laws
 
 ROOT = Path(invmod.__file__).parents[1]
@@ -634,3 +634,20 @@ def test_metrics_reject_what_they_cannot_compare(name, predictions, targets, mes
 def test_the_metrics_have_their_direction():
     lower = {name for name, metric in METRICS.items() if not metric.higher_is_better}
     assert lower == {"mse", "mae"}
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_page_of_missing_data_is_not_wider_than_the_screen(tmp_path, width):
+    x = np.arange(60.0)
+    names = ["a" * 70, "second modality with a long name", *(f"m{k}" for k in range(8))]
+    features = {name: np.where(x % (k + 2) == 0, NAN, x) for k, name in enumerate(names)}
+    test = mcar_test(features, names, method="permutation", num_permutations=9)
+    text = missing_page(missingness_summary(features, names), test, title="b" * 80, date=DAY)
+    script = (
+        "document.body.dataset.overflow = "
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth;"
+    )
+    shown = in_chromium(text, script, tmp_path, width=width)
+    assert re.search(r'data-overflow="(-?\d+)"', shown)[1] == "0"
