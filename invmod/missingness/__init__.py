@@ -8,22 +8,44 @@ from invmod.missingness.batches import Batch, collate
 from invmod.missingness.chance import simulate_mar, simulate_mcar, simulate_mnar
 from invmod.missingness.features import hide_features, mask_from_features
 from invmod.missingness.masks import pattern_name, rows_by_pattern
+from invmod.missingness.mcar import mcar_test
+from invmod.missingness.mcar_results import McarTest, ModalityTest
+from invmod.missingness.picture import plot_missingness
 from invmod.missingness.simulated import SimulatedMissing, simulate_k_available, simulate_missing
+from invmod.missingness.summary import (
+    MissingnessSummary,
+    PairCount,
+    PatternCount,
+    missingness_summary,
+)
+from invmod.missingness.summary_text import summary_table
 
 __all__ = [
     "Batch",
+    "McarTest",
+    "MissingnessSummary",
+    "ModalityTest",
+    "PairCount",
+    "PatternCount",
     "SimulatedMissing",
     "collate",
     "hide_features",
     "mask_from_features",
+    "mcar_test",
+    "missingness_summary",
     "pattern_name",
+    "plot_missingness",
     "rows_by_pattern",
     "simulate_k_available",
     "simulate_mar",
     "simulate_mcar",
     "simulate_missing",
     "simulate_mnar",
+    "summary_table",
 ]
+
+# summary.py does not import the module that shows it, so `str(summary)` is defined here.
+MissingnessSummary.__str__ = summary_table  # type: ignore[assignment, method-assign]
 
 # Hidden from type checkers, which accept any name of a module that has a `__getattr__`.
 if not _typing.TYPE_CHECKING:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import html
 import io
+import platform
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -87,6 +90,24 @@ def html_document(title: str, body: str, *, style: str = STYLE) -> str:
         (True, True)
     """
     return SKELETON.format(title=html.escape(title), style=style, body=body)
+
+
+def stamp(date: datetime.date | None = None) -> str:
+    """Return the date and the versions of invmod, PyTorch and Python; None means today.
+
+    Example:
+        >>> stamp(datetime.date(2026, 3, 1)).split(",")[0]
+        '1 March 2026'
+    """
+    import torch
+
+    date = datetime.date.today() if date is None else date
+    # Importing the package here would make a cycle; it is loaded whenever this module is.
+    version = sys.modules["invmod"].__version__
+    return (
+        f"{date.day} {date:%B %Y}, invmod {version}, PyTorch {torch.__version__}, "
+        f"Python {platform.python_version()}"
+    )
 
 
 def figure_png(figure: matplotlib.figure.Figure, *, dpi: int = 144) -> bytes:

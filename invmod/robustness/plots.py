@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 MAX_ROWS = 63  # a heat map with more rows is not readable; the worst patterns are shown
+MAX_NAME = 24  # a label with more characters would leave no room for the plot
 PANELS = 4  # panels per row
 # The colours are distinguishable for colour-blind readers.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -34,7 +35,7 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
         KeyError: the report has no rates.
 
     Example:
-        >>> from invmod import PatternResult, RateResult
+        >>> from invmod.robustness import PatternResult, RateResult
         >>> rates = (
         ...     RateResult("m", None, 0.0, 0.0, 0.8, None),
         ...     RateResult("m", None, 0.5, 0.4, 0.6, None),
@@ -67,14 +68,14 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
                 linestyle=STYLES[index % len(STYLES)],
                 marker="o",
                 markersize=3,
-                label=model,
+                label=literal(model),
             )
             bands = [point.interval for point in points]
             if all(bands):
                 low, high = zip(*(band for band in bands if band is not None), strict=True)
                 panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set_title(
-            "any modality hidden" if modality is None else f"{modality} hidden", fontsize=9
+            "any modality hidden" if modality is None else f"{literal(modality)} hidden", fontsize=9
         )
         panel.set(xlim=(0, 0.95), xticks=(0, 0.3, 0.6, 0.9))
         panel.tick_params(labelsize=8)
@@ -83,7 +84,7 @@ def plot_rates(report: RobustnessReport) -> matplotlib.figure.Figure:
     for panel in panels[len(curves) :]:
         panel.set_visible(False)
     figure.supxlabel("share of cells missing (effective rate)", fontsize=9)
-    figure.supylabel(report.metric, fontsize=9)
+    figure.supylabel(literal(report.metric), fontsize=9)
     if len(report.models) > 1:
         panels[0].legend(frameon=False, fontsize=8)
     typed: matplotlib.figure.Figure = figure  # pyplot is imported without types
@@ -104,7 +105,7 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
         ImportError: matplotlib is not installed; the message explains how to install it.
 
     Example:
-        >>> from invmod import PatternResult
+        >>> from invmod.robustness import PatternResult
         >>> results = (
         ...     PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
         ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0),
@@ -120,12 +121,12 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
     plt = import_optional("matplotlib.pyplot")
     results = report.results()
     if len(results) > MAX_ROWS:
-        kept = _worst_names(report)
-        results = tuple(result for result in results if result.name in kept)
-    values = {(result.model, result.name): result.value for result in report.patterns}
-    table = [[values[model, result.name] for model in report.models] for result in results]
+        kept = _worst_patterns(report)
+        results = tuple(result for result in results if result.pattern in kept)
+    values = {(result.model, result.pattern): result.value for result in report.patterns}
+    table = [[values[model, result.pattern] for model in report.models] for result in results]
     m, k = len(report.modalities), len(report.models)
-    longest = max(len(name) for name in (*report.modalities, *report.models))
+    longest = min(max(len(name) for name in (*report.modalities, *report.models)), MAX_NAME)
     row_height = 0.26
     figure = plt.figure(
         figsize=(0.42 * m + 1.15 * k + 1.6, row_height * len(results) + 0.075 * longest + 0.7),
@@ -140,7 +141,7 @@ def plot_patterns(report: RobustnessReport) -> matplotlib.figure.Figure:
             dots.axhline(row - 0.5, color="0.8", linewidth=0.8)
             heat.axhline(row - 0.5, color="white", linewidth=2)
     colour_bar = figure.colorbar(image, ax=heat, fraction=0.06, pad=0.03, aspect=30)
-    colour_bar.set_label(report.metric, fontsize=8)
+    colour_bar.set_label(literal(report.metric), fontsize=8)
     colour_bar.ax.tick_params(labelsize=8)
     colour_bar.outline.set_visible(False)
     typed: matplotlib.figure.Figure = figure
@@ -160,7 +161,8 @@ def _draw_dots(dots: Any, report: RobustnessReport, results: Sequence[PatternRes
                 markeredgewidth=0.8,
             )
     dots.set(xlim=(-0.6, len(report.modalities) - 0.4), ylim=(len(results) - 0.5, -0.5), yticks=[])
-    dots.set_xticks(range(len(report.modalities)), report.modalities, rotation=90, fontsize=8)
+    names = [literal(name) for name in report.modalities]
+    dots.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     dots.xaxis.tick_top()
     dots.tick_params(length=0)
     dots.spines[:].set_visible(False)
@@ -190,9 +192,8 @@ def _draw_heat(
                 fontsize=8,
                 color="black" if bright else "white",
             )
-    heat.set_xticks(
-        range(len(report.models)), report.models, rotation=90 if rotate else 0, fontsize=8
-    )
+    names = [literal(name) for name in report.models]
+    heat.set_xticks(range(len(names)), names, rotation=90 if rotate else 0, fontsize=8)
     heat.xaxis.tick_top()
     heat.set_yticks([])
     heat.tick_params(length=0)
@@ -200,16 +201,34 @@ def _draw_heat(
     return image
 
 
-def _worst_names(report: RobustnessReport) -> set[str]:
-    """Return the names of the complete pattern and of the worst patterns, at most `MAX_ROWS`.
+def _worst_patterns(report: RobustnessReport) -> set[tuple[bool, ...]]:
+    """Return the complete pattern and the worst patterns, at most `MAX_ROWS`.
 
     A pattern is ranked by the worst value of any model under it.
     """
     sign = 1 if report.higher_is_better else -1
-    worst_values: dict[str, float] = {}
+    worst_values: dict[tuple[bool, ...], float] = {}
     for result in report.patterns:
-        worst = worst_values.get(result.name, math.inf)
-        worst_values[result.name] = min(worst, sign * result.value)
-    complete = report.complete().name
-    ranked = sorted(worst_values.keys() - {complete}, key=lambda name: (worst_values[name], name))
+        worst = worst_values.get(result.pattern, math.inf)
+        worst_values[result.pattern] = min(worst, sign * result.value)
+    complete = report.complete().pattern
+    ranked = sorted(
+        worst_values.keys() - {complete}, key=lambda pattern: (worst_values[pattern], pattern)
+    )
     return {complete, *ranked[: MAX_ROWS - 1]}
+
+
+def literal(name: str) -> str:
+    r"""Return a name that matplotlib draws as it is; the middle of a long one is left out.
+
+    A pair of dollar signs would enclose a formula, and a leading underscore would keep a label out
+    of the legend; a word joiner, which has no width, is put in front of it.
+
+    Example:
+        >>> print(literal("a$b$c"), len(literal("_ours")))
+        a\$b\$c 6
+    """
+    if len(name) > MAX_NAME:
+        name = f"{name[: MAX_NAME - 9]}\N{HORIZONTAL ELLIPSIS}{name[-8:]}"
+    shown = name.replace("$", r"\$")
+    return f"\N{WORD JOINER}{shown}" if shown.startswith("_") else shown

@@ -81,12 +81,15 @@ def _patterns(report: RobustnessReport) -> str:
     return "\n".join([aligned(header, rows, rule_before=2), *notes(report)])
 
 
-def notes(report: RobustnessReport) -> list[str]:
-    """Return sentences on the table of patterns: what it leaves out, ties and undefined cases."""
+def notes(report: RobustnessReport, *, shortened: bool = True) -> list[str]:
+    """Return sentences on the table of patterns: what it leaves out, ties and undefined cases.
+
+    `shortened` False is for a table that has all patterns.
+    """
     lines, total, shown = [], len(report.results()), len(shown_patterns(report))
     if report.patterns_sampled:
         lines.append(f"{total} of {2 ** len(report.modalities) - 1} patterns were evaluated.")
-    if shown < total:
+    if shortened and shown < total:
         lines.append(
             f"Shown: the complete pattern, one missing, one left, and the worst; {total} in all."
         )

@@ -22,6 +22,7 @@ BOTTOM_TO_TOP = (
     "_precision",
     "_scale",
     "_deprecation",
+    "_optional",
     "missingness",
     "imputation",
     "encoders",
@@ -32,6 +33,8 @@ BOTTOM_TO_TOP = (
     "objectives",
     "robustness",
     "testing",
+    "cli",
+    "__main__",
 )
 
 
