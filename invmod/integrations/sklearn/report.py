@@ -70,7 +70,8 @@ def estimator_report(
         higher_is_better: whether a larger `metric` is better.
         fill: value of hidden cells. None: missing. A number or a string: this value. Modality name
             -> value: a value per modality. A fitted transformer, such as `ModalityKNNImputer`: its
-            output for the table in which hidden cells are missing.
+            output for the table in which hidden cells are missing; it must be a data frame (see
+            `set_output`) if the estimator was fitted on one.
         patterns, rates, num_draws, num_resamples, confidence: as in `robustness_report`.
         random_state: seed of draws and resamples: an int, a ``RandomState``, or None.
 
@@ -138,6 +139,8 @@ def estimator_report(
 
 
 def _check_estimators(estimators: dict[str, Any]) -> None:
+    if not estimators:
+        raise ValueError(f"{_FUNCTION}: `estimator` must have at least one estimator, got none.")
     for name, estimator in estimators.items():
         if isinstance(estimator, type) or not hasattr(estimator, "predict"):
             raise TypeError(
@@ -157,7 +160,11 @@ def _score(
     estimators: dict[str, Any], scoring: Any, metric: Metric | None, X: Any, y: NDArray[Any]
 ) -> Scoring:
     if metric is None:
-        return _explained(lambda: scoring_of(_FUNCTION, estimators, scoring, X, y), "first")
+        # The scorer is called once here, with the first estimator.
+        chosen: Scoring = _explained(
+            lambda: scoring_of(_FUNCTION, estimators, scoring, X, y), next(iter(estimators))
+        )
+        return chosen
     function = metric
 
     def reversed_metric(predictions: Any, targets: Any) -> float:
@@ -186,7 +193,7 @@ def _predictor(
 ) -> Callable[[Any, Any], NDArray[Any]]:
     """Return the function of features and mask that the report calls."""
 
-    def predict(features: Any, mask: Any) -> NDArray[Any]:
+    def predict(_: Any, mask: Any) -> NDArray[Any]:
         table = hide(np.asarray(mask))
         return np.asarray(_explained(lambda: getattr(estimator, response)(table), name))
 

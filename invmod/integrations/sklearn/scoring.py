@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +45,15 @@ class _StandIn:
             raise AttributeError(f"{type(self._estimator).__name__} has no {name} for this scorer.")
         # An estimator without this method raises AttributeError here, as a scorer expects.
         attribute = getattr(self._estimator, name)
-        return partial(self._respond, name) if name in RESPONSES else attribute
+        if name not in RESPONSES:
+            return attribute
+
+        def response(X: Any) -> Any:
+            return self._respond(name, X)
+
+        # Scorers look a method up by the name that it carries.
+        response.__name__ = name
+        return response
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -145,15 +152,15 @@ def _unshared(estimators: Mapping[str, Any]) -> set[str]:
 
 
 def _correct(predictions: Any, targets: Any) -> NDArray[Any]:
-    equal = np.asarray(predictions == targets)
+    equal = np.asarray(predictions == targets).reshape(len(targets), -1)
     # With several outputs a row is correct if all of them are.
-    return equal.reshape(len(equal), -1).all(axis=1).astype(np.float64)
+    return np.asarray(equal.all(axis=1), dtype=np.float64)
 
 
 def _negative_error(power: int) -> Callable[[Any, Any], NDArray[Any]]:
     def per_unit(predictions: Any, targets: Any) -> NDArray[Any]:
         errors = np.abs(np.asarray(predictions, dtype=np.float64) - targets) ** power
-        return -errors.reshape(len(errors), -1).mean(axis=1)
+        return np.asarray(-errors.reshape(len(errors), -1).mean(axis=1))
 
     return per_unit
 

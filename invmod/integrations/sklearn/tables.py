@@ -71,9 +71,9 @@ class ArrayTable:
     def mask(self) -> Bools:
         """Return bool (N, M): False where all columns of a modality are missing."""
         # NaN is the only value that differs from itself; None occurs in arrays of objects.
-        missing = self.values != self.values
+        missing: Bools = np.asarray(self.values != self.values, dtype=np.bool_)
         if self.values.dtype.kind == "O":
-            missing = missing.astype(np.bool_) | np.equal(self.values, None)
+            missing |= np.asarray(self.values == np.array(None), dtype=np.bool_)
         return np.stack(
             [~missing[:, columns].all(axis=1) for columns in self.groups.values()], axis=1
         )
@@ -128,9 +128,10 @@ class FrameTable:
             replaced = []
             for column in (names[position] for position in columns):
                 kept = nw.when(nw.col(available)).then(nw.col(column))
-                if values[name] is not None:
-                    kept = kept.otherwise(nw.lit(values[name]))
-                replaced.append(kept.alias(column))
+                value = values[name]
+                # Without a value `when` leaves nulls of the type of the column.
+                filled = kept if value is None else kept.otherwise(nw.lit(value))
+                replaced.append(filled.alias(column))
             frame = frame.with_columns(rows).with_columns(*replaced).drop(available)
         return frame.clone().to_native()
 
