@@ -228,7 +228,8 @@ def _check_whole(model: nn.Module) -> None:
 def _as_tensors(x: Any) -> Any:
     if isinstance(x, Mapping):
         return {name: _as_tensors(part) for name, part in x.items()}
-    return torch.as_tensor(x)
+    # A copy, because an array may be read-only, which a tensor cannot be.
+    return x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
 
 
 def _rows(x: Any, rows: slice, device: torch.device) -> Any:

@@ -175,6 +175,7 @@ def test_a_batch_size_changes_no_figure():
 def test_features_may_be_arrays():
     features, targets = data(8)
     arrays = {name: x.numpy() for name, x in features.items()}
+    arrays["text"].flags.writeable = False  # as pandas returns them
     figures = [
         PeriodicReport(given, labels, accuracy, predict=classes)
         ._figures(Net().requires_grad_(False), 1, is_main=True, broadcast=lambda x: x)
