@@ -7,6 +7,7 @@ together with names also accepts a mapping ``name -> (N,)``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -112,15 +113,27 @@ def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
 def pattern_name(pattern: Sequence[bool], modalities: Sequence[str]) -> str:
     """Return the name of a pattern: its modalities joined by "+", or "none".
 
+    Different patterns have different names: a modality whose name has a "+" or a quotation mark, is
+    empty or is "none" is quoted.
+
     Example:
         >>> pattern_name((True, False, True), ["text", "image", "audio"])
         'text+audio'
         >>> pattern_name((False, False), ["text", "image"])
         'none'
+        >>> pattern_name((False, False, True), ["a", "b", "a+b"])
+        '"a+b"'
     """
     if len(pattern) != len(modalities):
         raise ValueError(
             f"pattern_name: `pattern` has {len(pattern)} entries for {len(modalities)} modalities."
         )
     available = [name for name, has in zip(modalities, pattern, strict=True) if has]
-    return "+".join(available) or "none"
+    return "+".join(map(_quoted_if_ambiguous, available)) or "none"
+
+
+def _quoted_if_ambiguous(name: str) -> str:
+    """Return a modality's name, quoted if a joined name with it could mean another pattern."""
+    ambiguous = name in ("", "none") or "+" in name or '"' in name
+    # JSON's string form escapes quotation marks, so that the joined name can be read in one way.
+    return json.dumps(name, ensure_ascii=False) if ambiguous else name

@@ -3,15 +3,19 @@
 from invmod.robustness.deprecated import add_deprecated_methods as _add_deprecated_methods
 from invmod.robustness.evaluate import robustness_report
 from invmod.robustness.frame import to_frame
+from invmod.robustness.gate import RobustnessError
 from invmod.robustness.page import write_page
 from invmod.robustness.plots import plot_patterns, plot_rates
-from invmod.robustness.report import ModelDifference, PatternResult, RateResult, RobustnessReport
+from invmod.robustness.report import RobustnessReport
+from invmod.robustness.results import ModelDifference, PatternResult, ProfileResult, RateResult
 from invmod.robustness.table import text_table
 
 __all__ = [
     "ModelDifference",
     "PatternResult",
+    "ProfileResult",
     "RateResult",
+    "RobustnessError",
     "RobustnessReport",
     "plot_patterns",
     "plot_rates",

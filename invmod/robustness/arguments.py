@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from numbers import Integral
+from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from invmod._checks import check_count, check_names
 from invmod.missingness import hide_features, mask_from_features
+from invmod.missingness.masks import mask_columns
+from invmod.robustness.inputs import Array, as_tensor, checked_array
 
-Array = Tensor | NDArray[Any]
+Metric = Callable[[Any, Any], float]
 Predict = Callable[[dict[str, Any], Any], Any]
 
 
@@ -37,58 +41,136 @@ def checked_predictors(predict: Predict | Mapping[str, Predict]) -> dict[str, Pr
 
 def checked_features(features: Mapping[str, Array]) -> tuple[bool, dict[str, Tensor]]:
     """Return whether the features are tensors, and the features as tensors."""
-    kinds = {isinstance(x, Tensor) for x in features.values()}
-    if not all(isinstance(x, (Tensor, np.ndarray)) for x in features.values()) or len(kinds) != 1:
+    if not isinstance(features, Mapping):
+        raise TypeError(
+            "robustness_report: `features` must be a mapping of names to tensors or arrays, got "
+            f"{type(features).__name__}."
+        )
+    arrays = {name: checked_array(_feature(name), x) for name, x in features.items()}
+    kinds = {isinstance(x, Tensor) for x in arrays.values()}
+    if len(kinds) != 1:
         got = {name: type(x).__name__ for name, x in features.items()}
         raise TypeError(
             f"robustness_report: `features` must be all tensors or all NumPy arrays, got {got}."
         )
-    return kinds.pop(), {name: torch.as_tensor(x) for name, x in features.items()}
+    check_names("robustness_report", tuple(arrays))
+    tensors = {name: as_tensor(_feature(name), x) for name, x in arrays.items()}
+    for name, x in tensors.items():
+        if x.ndim == 0 or len(x) == 0:
+            raise ValueError(
+                f"robustness_report: {_feature(name)} must have at least one row, got shape "
+                f"{tuple(x.shape)}."
+            )
+    return kinds.pop(), tensors
 
 
-def checked_mask(mask: Array | None, features: dict[str, Tensor]) -> Tensor:
+def _feature(name: object) -> str:
+    return f"the feature of {name!r}"
+
+
+def checked_mask(mask: Array | Mapping[str, Array] | None, features: dict[str, Tensor]) -> Tensor:
     """Return the natural mask: `mask`, or if it is None, a mask that is False for rows of NaN."""
     modalities = tuple(features)
     if mask is None:
         return mask_from_features(features, modalities)
-    if not isinstance(mask, (Tensor, np.ndarray)):
-        raise TypeError(
-            f"robustness_report: `mask` must be a tensor or an array, got {type(mask).__name__}."
-        )
-    natural_mask = torch.as_tensor(mask)
-    # The result is not used: the call checks the dtype and the shape of the mask.
-    hide_features(features, natural_mask, modalities, integer_fill=0)
-    return natural_mask
+    natural_mask: Tensor | dict[str, Tensor]
+    if isinstance(mask, Mapping):
+        natural_mask = {
+            name: as_tensor("`mask`", checked_array(f"the mask of {name!r}", column))
+            for name, column in mask.items()
+        }
+    else:
+        natural_mask = as_tensor("`mask`", checked_array("`mask`", mask))
+    rows = len(next(iter(features.values())))
+    columns = mask_columns("robustness_report", natural_mask, modalities, rows)
+    # The result is not used: the call checks that the features have equal numbers of rows.
+    hide_features(features, columns, modalities, integer_fill=0)
+    return columns
 
 
 def checked_targets(targets: Any) -> Array:
     """Return the targets; raise unless they are an array with at least one unit."""
-    if not isinstance(targets, (Tensor, np.ndarray)):
-        raise TypeError(
-            "robustness_report: `targets` must be a tensor or an array, got "
-            f"{type(targets).__name__}."
-        )
-    if targets.ndim == 0 or len(targets) == 0:
+    given = checked_array("`targets`", targets)
+    if given.ndim == 0 or len(given) == 0:
         raise ValueError(
-            f"robustness_report: `targets` must have at least one unit, got {tuple(targets.shape)}."
+            f"robustness_report: `targets` must have at least one unit, got {tuple(given.shape)}."
         )
-    return targets
+    return given
 
 
-def check_counts(num_draws: int, num_resamples: int) -> None:
-    """Check the numbers of draws and of resamples."""
-    if num_draws < 1:
-        raise ValueError(f"robustness_report: `num_draws` must be at least 1, got {num_draws}.")
+def checked_predictions(predictions: Any, num_units: int, model: str, where: str) -> Array:
+    """Return the predictions of a model; raise unless they fit the targets and have no NaN."""
+    given = checked_array(f"predictions of {model}", predictions, where)
+    if given.ndim == 0 or len(given) != num_units:
+        raise ValueError(
+            f"robustness_report: predictions of {model} must have the first axis of `targets`, "
+            f"{num_units} units, got shape {tuple(given.shape)} {where}."
+        )
+    if has_nan(given):
+        raise ValueError(
+            f"robustness_report: predictions of {model} have NaN {where}. Hidden cells are NaN in "
+            "the features: impute them, or exclude them by the mask."
+        )
+    return given
+
+
+def has_nan(x: Array) -> bool:
+    """Return whether floating-point or complex entries are NaN."""
+    if isinstance(x, Tensor):
+        return (x.is_floating_point() or x.is_complex()) and bool(x.isnan().any())
+    return x.dtype.kind in "fc" and bool(np.isnan(x).any())
+
+
+def checked_counts(num_draws: int, num_resamples: int) -> tuple[int, int]:
+    """Return the numbers of draws and of resamples as ints, after checking their range."""
+    if isinstance(num_resamples, bool) or not isinstance(num_resamples, Integral):
+        raise TypeError(
+            f"robustness_report: `num_resamples` must be an int, got {num_resamples!r}."
+        )
     if num_resamples < 0:
         raise ValueError(
             f"robustness_report: `num_resamples` must not be negative, got {num_resamples}."
         )
+    return check_count("robustness_report", "num_draws", num_draws), int(num_resamples)
 
 
-def check_confidence(confidence: float) -> None:
-    """Check that the confidence is a probability."""
+def checked_confidence(confidence: float) -> float:
+    """Return the confidence as a float, after checking that it lies between 0 and 1."""
     if not 0 < confidence < 1:
         raise ValueError(f"robustness_report: `confidence` must lie in (0, 1), got {confidence}.")
+    return float(confidence)
+
+
+def checked_metric(argument: str, metric: Any, targets_first: bool | None) -> Metric:
+    """Return a metric as a function of predictions and targets, in this order.
+
+    If `targets_first` is None, the functions of `sklearn.metrics` are recognised, whose arguments
+    are targets and predictions.
+    """
+    if not callable(metric):
+        raise TypeError(
+            f"robustness_report: `{argument}` must be callable, got {type(metric).__name__}."
+        )
+    if hasattr(metric, "_score_func"):
+        raise TypeError(
+            f"robustness_report: `{argument}` must be a function of predictions and targets, got a "
+            "scorer of scikit-learn, which takes an estimator. Pass its metric, such as "
+            "`sklearn.metrics.accuracy_score`."
+        )
+    if targets_first is None:
+        targets_first = (getattr(unwrapped(metric), "__module__", None) or "").startswith(
+            "sklearn.metrics"
+        )
+    if not targets_first:
+        return cast(Metric, metric)
+    return lambda predictions, targets: metric(targets, predictions)
+
+
+def unwrapped(metric: Any) -> Any:
+    """Return the function that a `functools.partial` calls, or the metric itself."""
+    while isinstance(metric, functools.partial):
+        metric = metric.func
+    return metric
 
 
 def drawn_seed(generator: torch.Generator | None) -> int:

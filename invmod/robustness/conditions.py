@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 Pattern = tuple[bool, ...]
+Rates = (
+    Sequence[float]
+    | NDArray[Any]
+    | torch.Tensor
+    | Mapping[str, float]
+    | Mapping[str, Mapping[str, float]]
+    | Mapping[str, float | Mapping[str, float]]
+)
 Patterns = Literal["all", "one_missing", "one_left"] | Sequence[Collection[str]]
 
 ALL_UP_TO = 8  # largest number of modalities with all 2^M - 1 patterns; more are sampled
@@ -85,10 +95,65 @@ def _sample(m: int, generator: torch.Generator | None) -> set[Pattern]:
     return drawn
 
 
-def checked_rates(rates: Sequence[float]) -> list[float]:
-    """Return the missing rates in ascending order, after checking their range."""
-    values = sorted({float(rate) for rate in rates})
-    for rate in values:
-        if not 0 <= rate < 1:
-            raise ValueError(f"robustness_report: `rates` must lie in [0, 1), got {rate}.")
-    return values
+def checked_rates(
+    rates: Rates, modalities: tuple[str, ...]
+) -> tuple[list[float], dict[str, tuple[float, ...]]]:
+    """Return the missing rates of the curves, ascending, and profile -> M rates.
+
+    A sequence, array or tensor has the rates of the curves. A mapping has profiles instead: name ->
+    one rate of all modalities, or modality -> rate. A modality without a rate keeps its cells.
+    """
+    if isinstance(rates, Mapping):
+        return [], {
+            _profile_name(name): _profile(name, given, modalities) for name, given in rates.items()
+        }
+    if isinstance(rates, (torch.Tensor, np.ndarray)):
+        rates = rates.reshape(-1).tolist()
+    if isinstance(rates, str) or not isinstance(rates, Iterable):
+        raise TypeError(
+            "robustness_report: `rates` must be a sequence of numbers, or profile -> {modality: "
+            f"rate}}, got {rates!r}."
+        )
+    return sorted({_rate("rates", rate) for rate in rates}), {}
+
+
+def _profile_name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise TypeError(
+            f"robustness_report: the names of profiles in `rates` must be strings, got {name!r}."
+        )
+    return name
+
+
+def _profile(
+    name: str, given: float | Mapping[str, float], modalities: tuple[str, ...]
+) -> tuple[float, ...]:
+    """Return the M rates of a profile."""
+    where = f"rates[{name!r}]"
+    if not isinstance(given, Mapping):
+        return (_rate(where, given),) * len(modalities)
+    unknown = [modality for modality in given if modality not in modalities]
+    if unknown:
+        raise KeyError(
+            f"robustness_report: `{where}` names {unknown}, which are not among {list(modalities)}."
+        )
+    return tuple(
+        _rate(f"{where}[{modality!r}]", given.get(modality, 0.0)) for modality in modalities
+    )
+
+
+def _rate(where: str, rate: object) -> float:
+    """Return a rate as a float after checking its type and range."""
+    try:
+        value = float(rate)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"robustness_report: `{where}` must be a number, got {rate!r}.") from error
+    if isinstance(rate, (bool, str)):
+        raise TypeError(f"robustness_report: `{where}` must be a number, got {rate!r}.")
+    # The negation also refuses NaN.
+    if not 0 <= value < 1:
+        raise ValueError(
+            f"robustness_report: `{where}` must lie in [0, 1), got {value}. To hide a modality in "
+            "all rows, use `patterns`."
+        )
+    return value

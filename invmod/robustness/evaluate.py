@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from invmod.robustness.arguments import (
-    Array,
     Predict,
-    check_confidence,
-    check_counts,
+    checked_confidence,
+    checked_counts,
     checked_features,
     checked_mask,
+    checked_metric,
     checked_predictors,
     checked_targets,
     drawn_seed,
+    unwrapped,
 )
-from invmod.robustness.conditions import Patterns, checked_rates, pattern_list
+from invmod.robustness.conditions import Patterns, Rates, checked_rates, pattern_list
 from invmod.robustness.evaluation import Evaluation
-from invmod.robustness.measure import pattern_results, rate_results
+from invmod.robustness.inputs import Array
+from invmod.robustness.measure import pattern_results, profile_results, rate_results
 from invmod.robustness.report import RobustnessReport
 from invmod.robustness.resampling import Resamples
 
@@ -33,13 +35,14 @@ def robustness_report(
     targets: Any,
     metric: Callable[[Any, Any], float],
     *,
-    mask: Array | None = None,
+    mask: Array | Mapping[str, Array] | None = None,
     patterns: Patterns = "all",
-    rates: Sequence[float] = RATES,
+    rates: Rates = RATES,
     num_draws: int = 3,
     generator: torch.Generator | None = None,
     higher_is_better: bool = True,
     per_unit: Callable[[Any, Any], Any] | None = None,
+    targets_first: bool | None = None,
     integer_fill: int | Mapping[str, int] = -1,
     num_resamples: int = 1000,
     confidence: float = 0.95,
@@ -65,9 +68,21 @@ def robustness_report(
     the nominal rate. The draws of a modality use the same random numbers at every rate and for
     every model.
 
-    Intervals are bootstrap percentile intervals over units. Units are the first axis of predictions
-    and targets; they can differ from the rows of the features (for example users and items). With
-    several models, each further model is compared with the first one under each pattern by a
+    Units are the first axis of predictions and targets; they can differ from the rows of the
+    features (for example users and items). Intervals depend on the metric. A metric is a mean over
+    units if `per_unit` is given, or if it equals the mean of its values of single units; this is
+    tried if there are at most 1000 or `num_resamples` units.
+
+    - Mean of 0-1 values (accuracy): the exact interval of a proportion (Clopper-Pearson), with the
+      effective number of units of Korn and Graubard where values are means over draws. Differences
+      of two models: an adjusted interval after Bonett and Price.
+    - Other mean: a t interval, corrected for skewness by Hall's transformation. Differences of two
+      models: the t interval. With one unit there is none; if all units are equal it has no width.
+    - Any other metric: percentiles of the bootstrap over units, expanded for few units. Resamples
+      in which the metric is undefined (NaN, infinite, or a ValueError) are left out and counted in
+      `num_undefined`.
+
+    With several models, each further model is compared with the first one under each pattern by a
     permutation test, which swaps the two models' predictions of each unit with probability 1/2. The
     p values are corrected for the number of patterns by step-down max-T, and for several
     comparisons by Bonferroni.
@@ -76,27 +91,35 @@ def robustness_report(
         predict: called with features (hidden cells filled as above) and a mask (N, M); returns a
             tensor or an array whose first axis is that of `targets`. To compare models, pass name
             -> such a function. It receives tensors if `features` are tensors, and arrays if they
-            are arrays. A module must be in evaluation mode. It is called without gradients,
-            ``P + R (M + 1) num_draws`` times with P patterns and R rates above 0
-            (``P + R num_draws`` times if M = 1).
+            are arrays; each call gets its own copies, so a model may write into them. A module must
+            be in evaluation mode. It is called without gradients, ``P + R (M + 1) num_draws`` times
+            with P patterns and R rates above 0 (``P + R num_draws`` times if M = 1 or with R
+            profiles).
         features: modality name -> (N, ...), tensors or NumPy arrays of any shape after the first
             axis.
         targets: tensor or array, (U, ...).
-        metric: function of predictions and targets (U, ...) that returns a number.
-        mask: bool (N, M), the natural mask; if None, rows of NaN are missing.
+        metric: function of predictions and targets (U, ...), in this order, that returns a number.
+            Functions of ``sklearn.metrics``, which take targets first, are recognised.
+        mask: bool (N, M), or name -> (N,), the natural mask; if None, rows of NaN are missing.
         patterns: ``"all"``, ``"one_missing"``, ``"one_left"``, or a sequence of collections of the
             available names. ``"all"`` means all :math:`2^M - 1` non-empty patterns up to M = 8, and
             a sample of 255 for larger M: the complete pattern, those with one modality missing or
             one left, and random others. The complete pattern is always included.
-        rates: nominal missing rates in [0, 1); without rates the report has no curves.
+        rates: nominal missing rates in [0, 1) of the curves, a sequence, array or tensor; without
+            rates the report has no curves. Or profiles of unequal rates, name -> {modality: rate}
+            (a modality without a rate keeps its cells) or name -> one rate for all modalities; then
+            the report has `profiles` in place of curves. A row never loses all of its modalities.
         num_draws: number of draws of hidden cells at each rate, over which results are averaged.
         generator: seeds draws, patterns and resamples; None is the global generator.
         higher_is_better: whether a larger metric is better.
         per_unit: function of predictions and targets that returns (U,) values whose mean is the
-            metric. It makes resampling fast.
+            metric. It makes intervals and tests fast and more accurate.
+        targets_first: whether `metric` and `per_unit` take targets before predictions, as those of
+            scikit-learn do. None means only where they come from ``sklearn.metrics``: set it for
+            your own wrappers of them.
         integer_fill: fill value of hidden cells of integers and bools, or name -> value.
         num_resamples: B, the number of bootstrap resamples and of permutations; 0 for neither
-            intervals nor tests.
+            intervals nor tests. No p value is below 1 / (B + 1).
         confidence: confidence level of the intervals, in (0, 1).
 
     Returns:
@@ -105,14 +128,15 @@ def robustness_report(
 
     Raises:
         KeyError: `integer_fill` has a name that is not in `features`.
-        TypeError: predictions, targets, features or the mask have a wrong type.
+        TypeError: predictions, targets, features or the mask have a wrong type, such as data
+            frames, lists, strings and sparse arrays; the message says how to convert them.
         ValueError: an argument is out of range, shapes do not fit, a module is in training mode,
-            predictions or a metric are NaN (the message names model and condition), or the metric
-            is not the mean of `per_unit`.
+            predictions or a metric are NaN (the message names model and condition), the metric is
+            not the mean of `per_unit`, or it is undefined in more than half of the resamples.
 
     References:
-        Efron and Tibshirani, An Introduction to the Bootstrap, 1993; Westfall and Young,
-        Resampling-Based Multiple Testing, 1993.
+        Westfall and Young, Resampling-Based Multiple Testing, 1993. Those of the intervals are in
+        ``invmod/robustness/intervals.py``.
 
     Example:
         >>> features = {"a": torch.tensor([[0.0], [1.0]]), "b": torch.tensor([[0.0], [1.0]])}
@@ -128,9 +152,8 @@ def robustness_report(
         ('b', 0.5)
     """
     given_as_tensors, tensors = checked_features(features)
-    rates = checked_rates(rates)
-    check_counts(num_draws, num_resamples)
-    check_confidence(confidence)
+    curve_rates, profiles = checked_rates(rates, tuple(tensors))
+    num_draws, num_resamples = checked_counts(num_draws, num_resamples)
     targets = checked_targets(targets)
     # Separate seeds make resamples and hidden cells independent of the number of conditions.
     resample_seed, draw_seed = drawn_seed(generator), drawn_seed(generator)
@@ -140,11 +163,11 @@ def robustness_report(
         given_as_tensors=given_as_tensors,
         mask=checked_mask(mask, tensors),
         targets=targets,
-        metric=metric,
-        per_unit=per_unit,
+        metric=checked_metric("metric", metric, targets_first),
+        per_unit=None if per_unit is None else checked_metric("per_unit", per_unit, targets_first),
         integer_fill=integer_fill,
-        higher_is_better=higher_is_better,
-        confidence=confidence,
+        higher_is_better=bool(higher_is_better),
+        confidence=checked_confidence(confidence),
         resamples=Resamples(len(targets), num_resamples, resample_seed),
         draw_seed=draw_seed,
     )
@@ -153,15 +176,16 @@ def robustness_report(
     return RobustnessReport(
         models=tuple(evaluation.predictors),
         modalities=evaluation.modalities,
-        metric=getattr(metric, "__name__", "metric"),
-        higher_is_better=higher_is_better,
+        metric=getattr(unwrapped(metric), "__name__", "metric"),
+        higher_is_better=evaluation.higher_is_better,
         num_rows=len(evaluation.mask),
         num_units=len(targets),
-        confidence=confidence,
+        confidence=evaluation.confidence,
         num_draws=num_draws,
         num_resamples=num_resamples,
         patterns_sampled=sampled,
         patterns=tuple(results),
-        rates=tuple(rate_results(evaluation, rates, num_draws, results)),
+        rates=tuple(rate_results(evaluation, curve_rates, num_draws, results)),
         differences=tuple(differences),
+        profiles=tuple(profile_results(evaluation, profiles, num_draws, results)),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,25 @@ import torch
 from torch import Tensor
 
 from invmod.missingness import hide_features
-from invmod.robustness.arguments import Array, Predict
-from invmod.robustness.resampling import Floats, MetricScores, Resamples, UnitScores, interval
+from invmod.robustness.arguments import Predict, checked_predictions
+from invmod.robustness.inputs import Array
+from invmod.robustness.intervals import Bounds, Floats
+from invmod.robustness.resampling import Resamples
+from invmod.robustness.scores import (
+    MetricScores,
+    ModelScores,
+    UnitScores,
+    close,
+    copied,
+    is_mean_over_units,
+    unit_values,
+)
 
-ModelScores = UnitScores | MetricScores
+UNITS_TRIED = 1000
+"""Number of units up to which a metric is tried on single units, if there are fewer resamples."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluation:
     """The models, data and settings shared by all conditions of one report, already checked.
 
@@ -34,6 +47,7 @@ class Evaluation:
         confidence: confidence level of the intervals.
         resamples: bootstrap resamples and swaps of the units.
         draw_seed: seed of the cells hidden at the missing rates.
+        mean_over_units: whether the metric is a mean over units; None until this was tried.
     """
 
     predictors: dict[str, Predict]
@@ -48,38 +62,52 @@ class Evaluation:
     confidence: float
     resamples: Resamples
     draw_seed: int
+    mean_over_units: bool | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names, in the order of the mask's columns."""
         return tuple(self.features)
 
-    def scores(self, mask: Tensor, where: str) -> dict[str, ModelScores]:
-        """Return model name -> scores, with the cells hidden where the mask is False.
+    def scores(self, masks: Sequence[Tensor], where: str) -> dict[str, ModelScores]:
+        """Return model name -> scores under one condition, which are means over its draws.
+
+        The scores of all models have the same class.
 
         Arguments:
-            mask: bool (N, M).
+            masks: bool (N, M), one per draw; cells are hidden where the mask is False.
             where: the condition in words, for error messages.
         """
-        hidden = hide_features(self.features, mask, self.modalities, integer_fill=self.integer_fill)
-        # `hide_features` returns new tensors, so a model cannot change the caller's features.
-        given: dict[str, Any] = (
-            dict(hidden) if self.given_as_tensors else {n: x.numpy() for n, x in hidden.items()}
-        )
-        return {
-            model: self._score(
-                self._predictions(model, predictor, dict(given), mask, where), model, where
+        predictions: dict[str, list[Any]] = {model: [] for model in self.predictors}
+        for mask in masks:
+            hidden = hide_features(
+                self.features, mask, self.modalities, integer_fill=self.integer_fill
             )
-            for model, predictor in self.predictors.items()
+            for model in self.predictors:
+                predictions[model].append(self._predictions(model, hidden, mask, where))
+        values = {
+            model: [self._value(chosen, model, where) for chosen in drawn]
+            for model, drawn in predictions.items()
+        }
+        units = self._unit_scores(predictions, values, where)
+        if units is not None:
+            return dict(units)
+        return {
+            model: MetricScores(
+                self.metric,
+                drawn,
+                self.targets,
+                float(np.mean(values[model])),
+                f"{model!r} {where}",
+            )
+            for model, drawn in predictions.items()
         }
 
-    def resampled(self, scores: ModelScores) -> Floats:
-        """Return the metric of each bootstrap resample, (B,)."""
-        return scores.resampled(self.resamples) if self.resamples.count else np.empty(0)
-
-    def interval(self, resampled: Floats) -> tuple[float, float] | None:
-        """Return the percentile interval, or None without resamples."""
-        return interval(resampled, self.confidence) if len(resampled) else None
+    def interval(self, scores: ModelScores) -> Bounds | None:
+        """Return the interval, or None without resamples."""
+        if not self.resamples.count:
+            return None
+        return scores.interval(self.resamples, self.confidence)
 
     def drop(self, complete: float, value: float) -> float | None:
         """Return the loss relative to the complete pattern's metric, or None if that is 0."""
@@ -87,42 +115,69 @@ class Evaluation:
         return loss / abs(complete) if complete else None
 
     def _predictions(
-        self, model: str, predictor: Predict, given: dict[str, Any], mask: Tensor, where: str
+        self, model: str, hidden: Mapping[str, Tensor], mask: Tensor, where: str
     ) -> Any:
+        # Each model gets its own copies, so that it may write into them: filling NaN in place is a
+        # common way to impute. `features` and `hidden` stay as they are.
+        own: dict[str, Any] = {name: x.clone() for name, x in hidden.items()}
+        own_mask: Any = mask.clone()
+        if not self.given_as_tensors:
+            own, own_mask = {name: x.numpy() for name, x in own.items()}, own_mask.numpy()
         try:
             with torch.no_grad():
-                # The mask is copied, because a model may write into it.
-                predictions = predictor(
-                    given, mask.clone() if self.given_as_tensors else mask.numpy().copy()
-                )
+                predictions = self.predictors[model](own, own_mask)
         except Exception as error:
             error.add_note(f"robustness_report: raised by the model {model!r} {where}.")
             raise
-        if not isinstance(predictions, (Tensor, np.ndarray)):
-            raise TypeError(
-                f"robustness_report: predictions of {model!r} must be a tensor or an array, "
-                f"got {type(predictions).__name__} {where}."
-            )
-        if predictions.ndim == 0 or len(predictions) != len(self.targets):
-            raise ValueError(
-                f"robustness_report: predictions of {model!r} must have the first axis of "
-                f"`targets`, {len(self.targets)} units, got shape {tuple(predictions.shape)} "
-                f"{where}."
-            )
-        if _has_nan(predictions):
-            raise ValueError(
-                f"robustness_report: predictions of {model!r} have NaN {where}. Hidden cells are "
-                "NaN in the features: impute them, or exclude them by the mask."
-            )
-        return predictions
+        # The copy keeps the predictions of a model that returns a buffer and uses it again.
+        return copied(checked_predictions(predictions, len(self.targets), repr(model), where))
 
-    def _score(self, predictions: Any, model: str, where: str) -> ModelScores:
-        value = float(self.metric(predictions, self.targets))
+    def _value(self, predictions: Any, model: str, where: str) -> float:
+        # A metric may write into its arguments too, for example by sorting in place.
+        value = float(self.metric(copied(predictions), copied(self.targets)))
         if not np.isfinite(value):
             raise ValueError(f"robustness_report: the metric of {model!r} is {value} {where}.")
+        return value
+
+    def _unit_scores(
+        self, predictions: dict[str, list[Any]], values: dict[str, list[float]], where: str
+    ) -> dict[str, UnitScores] | None:
+        """Return the scores from values of units if the metric is a mean over them, else None."""
+        if self.per_unit is None and not self._is_mean(predictions):
+            return None
+        scores = {}
+        for model, drawn in predictions.items():
+            draws = []
+            for chosen, value in zip(drawn, values[model], strict=True):
+                units = self._units(chosen)
+                mean = math.nan if units is None else float(units.mean())
+                if units is not None and close(mean, value):
+                    draws.append(UnitScores(units))
+                elif self.per_unit is None:
+                    return None  # It was a mean over units only for the predictions tried first.
+                else:
+                    raise ValueError(
+                        "robustness_report: the mean of `per_unit` must be the metric, got "
+                        f"{mean:.6g} and {value:.6g} for {model!r} {where}."
+                    )
+            scores[model] = UnitScores.averaged(draws)
+        return scores
+
+    def _is_mean(self, predictions: dict[str, list[Any]]) -> bool:
+        if self.mean_over_units is None:
+            # Single units need U calls of the metric, so many units are not tried.
+            limit = max(self.resamples.count, UNITS_TRIED) if self.resamples.count else 0
+            self.mean_over_units = len(self.targets) <= limit and all(
+                is_mean_over_units(self.metric, drawn[0], self.targets, self.resamples.seed)
+                for drawn in predictions.values()
+            )
+        return self.mean_over_units
+
+    def _units(self, predictions: Any) -> Floats | None:
+        """Return one value per unit, (U,): those of `per_unit`, or the metric of single units."""
         if self.per_unit is None:
-            return MetricScores(self.metric, predictions, self.targets, value)
-        values = self.per_unit(predictions, self.targets)
+            return unit_values(self.metric, predictions, self.targets)
+        values = self.per_unit(copied(predictions), copied(self.targets))
         values = np.asarray(
             values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64
         )
@@ -131,16 +186,4 @@ class Evaluation:
                 f"robustness_report: `per_unit` must return ({len(self.targets)},) values, one "
                 f"per unit, got {values.shape}."
             )
-        # The tolerance allows for a metric that was computed in float32.
-        if not np.isclose(values.mean(), value, rtol=1e-5, atol=1e-8):
-            raise ValueError(
-                "robustness_report: the mean of `per_unit` must be the metric, got "
-                f"{values.mean():.6g} and {value:.6g} for {model!r} {where}."
-            )
-        return UnitScores(values)
-
-
-def _has_nan(predictions: Any) -> bool:
-    if isinstance(predictions, Tensor):
-        return predictions.is_floating_point() and bool(predictions.isnan().any())
-    return predictions.dtype.kind == "f" and bool(np.isnan(predictions).any())
+        return values

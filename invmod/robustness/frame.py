@@ -5,22 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from invmod.robustness.optional import import_optional
-from invmod.robustness.report import Interval, RobustnessReport
+from invmod.robustness.report import RobustnessReport
+from invmod.robustness.results import Interval
 
 if TYPE_CHECKING:
     import polars
 
 
 def to_frame(report: RobustnessReport) -> polars.DataFrame:
-    """Return all patterns and rates as a polars data frame, one row per model and condition.
+    """Return patterns, rates and profiles as a polars data frame, one row per model and condition.
 
     Arguments:
         report: of `robustness_report`.
 
     Returns:
-        a data frame with the columns model, condition ("pattern" or "rate"), name (of the pattern
-        or the hidden modality, or "all"), num_missing, rate, effective_rate, value, low and high
-        (bounds of the interval), drop and empty_rows.
+        a data frame with the columns model, condition ("pattern", "rate" or "profile"), name (of
+        the pattern or profile, or the hidden modality, or "all"), num_missing, rate,
+        effective_rate, value, low and high (bounds of the interval), drop and empty_rows.
 
     Raises:
         ImportError: polars is not installed; the message explains how to install it.
@@ -65,7 +66,7 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
         {
             "model": point.model,
             "condition": "rate",
-            "name": point.modality or "all",
+            "name": _curve_name(point.modality),
             "rate": point.rate,
             "effective_rate": point.effective_rate,
             "value": point.value,
@@ -73,9 +74,27 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
         }
         for point in report.rates
     ]
+    rows += [
+        {
+            "model": profile.model,
+            "condition": "profile",
+            "name": profile.name,
+            "value": profile.value,
+            **_bounds(profile.interval),
+            "drop": profile.drop,
+        }
+        for profile in report.profiles
+    ]
     # Keys that a row lacks become null.
     frame: polars.DataFrame = pl.DataFrame(rows, schema=schema)
     return frame
+
+
+def _curve_name(modality: str | None) -> str:
+    """Return the hidden modality, quoted if it is called "all", the name of the joint curve."""
+    if modality is None:
+        return "all"
+    return f'"{modality}"' if modality.strip('"') == "all" else modality
 
 
 def _bounds(interval: Interval) -> dict[str, float | None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,16 @@ from torch import Tensor
 from invmod.missingness import pattern_name, simulate_mcar
 from invmod.robustness.conditions import Pattern
 from invmod.robustness.evaluation import Evaluation
-from invmod.robustness.report import Interval, ModelDifference, PatternResult, RateResult
-from invmod.robustness.resampling import Floats, adjusted_p_values
+from invmod.robustness.intervals import Floats
+from invmod.robustness.permutation import adjusted_p_values
+from invmod.robustness.results import (
+    Interval,
+    ModelDifference,
+    PatternResult,
+    ProfileResult,
+    RateResult,
+)
+from invmod.robustness.scores import ModelScores
 
 
 class Comparison(NamedTuple):
@@ -22,9 +30,10 @@ class Comparison(NamedTuple):
     `permuted` (B,) are the differences after random swaps of the two models' predictions.
     """
 
-    pattern: str
+    pattern: Pattern
     value: float
     interval: Interval
+    num_undefined: int
     permuted: Floats
 
 
@@ -42,8 +51,7 @@ def pattern_results(
     for pattern in patterns:
         name = pattern_name(pattern, evaluation.modalities)
         mask = evaluation.mask & torch.tensor(pattern, device=evaluation.mask.device)
-        scores = evaluation.scores(mask, f"under the pattern {name}")
-        resampled = {model: evaluation.resampled(score) for model, score in scores.items()}
+        scores = evaluation.scores([mask], f"under the pattern {name}")
         for model, score in scores.items():
             complete.setdefault(model, score.value)
             results.append(
@@ -52,21 +60,34 @@ def pattern_results(
                     pattern=pattern,
                     name=name,
                     value=score.value,
-                    interval=evaluation.interval(resampled[model]),
+                    interval=evaluation.interval(score),
                     drop=evaluation.drop(complete[model], score.value),
                     empty_rows=int((~mask.any(dim=1)).sum()),
+                    num_undefined=score.num_undefined,
                 )
             )
         for model in others:
-            value = scores[model].value - scores[baseline].value
-            bounds = evaluation.interval(resampled[model] - resampled[baseline])
-            permuted = scores[baseline].swapped(scores[model], evaluation.resamples)  # type: ignore[arg-type]
-            # Both models use the same resamples, so the difference of their values is paired.
-            comparisons[model].append(Comparison(name, value, bounds, permuted))
-    return results, _differences(baseline, comparisons)
+            comparisons[model].append(
+                _comparison(evaluation, pattern, scores[baseline], scores[model])
+            )
+    return results, _differences(baseline, comparisons, evaluation.modalities)
 
 
-def _differences(baseline: str, comparisons: dict[str, list[Comparison]]) -> list[ModelDifference]:
+def _comparison(evaluation: Evaluation, pattern: Pattern, baseline: Any, other: Any) -> Comparison:
+    """Compare the scores of a model with those of the baseline, which have the same class."""
+    value = other.value - baseline.value
+    if not evaluation.resamples.count:
+        return Comparison(pattern, value, None, 0, np.empty(0))
+    bounds, num_undefined = baseline.difference_interval(
+        other, evaluation.resamples, evaluation.confidence
+    )
+    permuted = baseline.swapped(other, evaluation.resamples)
+    return Comparison(pattern, value, bounds, num_undefined, permuted)
+
+
+def _differences(
+    baseline: str, comparisons: dict[str, list[Comparison]], modalities: tuple[str, ...]
+) -> list[ModelDifference]:
     """Return the comparisons with p values, corrected by max-T over patterns and by Bonferroni.
 
     The Bonferroni factor is the number of models that are compared with the baseline.
@@ -87,11 +108,13 @@ def _differences(baseline: str, comparisons: dict[str, list[Comparison]]) -> lis
                 ModelDifference(
                     model=model,
                     baseline=baseline,
-                    name=comparison.pattern,
+                    pattern=comparison.pattern,
+                    name=pattern_name(comparison.pattern, modalities),
                     value=comparison.value,
                     interval=comparison.interval,
                     p_value=p,
                     adjusted_p_value=corrected_p,
+                    num_undefined=comparison.num_undefined,
                 )
             )
     return differences
@@ -117,7 +140,13 @@ def rate_results(
             for result in results:
                 if all(result.pattern):
                     yield RateResult(
-                        result.model, modality, 0.0, 0.0, result.value, result.interval
+                        result.model,
+                        modality,
+                        0.0,
+                        0.0,
+                        result.value,
+                        result.interval,
+                        result.num_undefined,
                     )
 
 
@@ -125,40 +154,102 @@ def _points(
     evaluation: Evaluation, modality: str | None, rate: float, num_draws: int
 ) -> Iterator[RateResult]:
     """Yield one point per model: the mean over draws, with the interval of that mean."""
-    values: dict[str, list[float]] = {model: [] for model in evaluation.predictors}
-    totals: dict[str, Floats] = {}
-    effective_rate = 0.0
-    for draw in range(num_draws):
-        mask, hidden = _draw(evaluation, modality, rate, draw)
-        effective_rate += hidden / num_draws
-        where = f"at the missing rate {rate:g} of {modality or 'all modalities'}"
-        for model, scores in evaluation.scores(mask, where).items():
-            values[model].append(scores.value)
-            resampled = evaluation.resampled(scores)
-            totals[model] = totals[model] + resampled if model in totals else resampled
-    for model, draw_values in values.items():
-        bounds = evaluation.interval(totals[model] / num_draws)
-        mean = float(np.mean(draw_values))
-        yield RateResult(model, modality, rate, effective_rate, mean, bounds)
-
-
-def _draw(
-    evaluation: Evaluation, modality: str | None, rate: float, draw: int
-) -> tuple[Tensor, float]:
-    """Return a mask, and the share of the available cells that it hides.
-
-    A draw uses the same random numbers at every rate, so the cells hidden at a smaller rate are
-    also hidden at a larger rate.
-    """
-    modalities, available = evaluation.modalities, evaluation.mask.cpu()
+    modalities = evaluation.modalities
+    hidden = [modality in (None, name) for name in modalities]
     column = len(modalities) if modality is None else modalities.index(modality)
-    # The two multipliers give each draw and each curve its own seed.
-    generator = torch.Generator().manual_seed(
-        (evaluation.draw_seed + 1009 * draw + 9176 * column) % 2**63
-    )
-    rates = {name: rate for name in modalities if modality in (None, name)}
-    mask = simulate_mcar(available, rates, modalities=modalities, generator=generator).mask
-    columns = [modalities.index(name) for name in rates]
-    before = int(available[:, columns].sum())
-    hidden = before - int(mask[:, columns].sum())
-    return mask.to(evaluation.mask.device), hidden / max(before, 1)
+    where = f"at the missing rate {rate:g} of {'all modalities' if modality is None else modality}"
+    rates = tuple(rate * here for here in hidden)
+    shares, scores = _drawn(evaluation, rates, num_draws, column, where)
+    effective_rate = shares.overall(hidden)
+    for model, score in scores.items():
+        interval = evaluation.interval(score)
+        yield RateResult(
+            model, modality, rate, effective_rate, score.value, interval, score.num_undefined
+        )
+
+
+def profile_results(
+    evaluation: Evaluation,
+    profiles: Mapping[str, tuple[float, ...]],
+    num_draws: int,
+    results: Sequence[PatternResult],
+) -> Iterator[ProfileResult]:
+    """Yield one result per profile and model.
+
+    Arguments:
+        evaluation: models and data.
+        profiles: name -> M missing rates.
+        num_draws: number of draws of hidden cells for each profile.
+        results: of `pattern_results`; drops are relative to the complete pattern.
+    """
+    complete = {result.model: result.value for result in results if all(result.pattern)}
+    for name, rates in profiles.items():
+        # All profiles use the same random numbers, so they are compared on the same draws.
+        column = len(evaluation.modalities) + 1
+        where = f"under the profile {name}"
+        shares, scores = _drawn(evaluation, rates, num_draws, column, where)
+        for model, score in scores.items():
+            interval = evaluation.interval(score)
+            yield ProfileResult(
+                model=model,
+                name=name,
+                rates=rates,
+                effective_rates=shares.by_modality(),
+                value=score.value,
+                interval=interval,
+                drop=evaluation.drop(complete[model], score.value),
+                num_undefined=score.num_undefined,
+            )
+
+
+class Shares:
+    """Numbers of hidden and of available cells, summed over draws.
+
+    Attributes:
+        hidden, available: int64 (M,).
+    """
+
+    def __init__(self, num_modalities: int) -> None:
+        self.hidden = torch.zeros(num_modalities, dtype=torch.int64)
+        self.available = torch.zeros(num_modalities, dtype=torch.int64)
+
+    def add(self, available: Tensor, mask: Tensor) -> None:
+        """Add the cells of one draw: those available before it and those after it."""
+        self.available += available.sum(dim=0)
+        self.hidden += available.sum(dim=0) - mask.sum(dim=0)
+
+    def overall(self, chosen: Sequence[bool]) -> float:
+        """Return the hidden share of the chosen modalities' cells; 0 if they have none."""
+        columns = torch.tensor(chosen)
+        return float(self.hidden[columns].sum() / self.available[columns].sum().clamp(min=1))
+
+    def by_modality(self) -> tuple[float, ...]:
+        """Return the hidden share of each modality's cells; 0 for a modality without any."""
+        return tuple((self.hidden / self.available.clamp(min=1)).tolist())
+
+
+def _drawn(
+    evaluation: Evaluation, rates: Sequence[float], num_draws: int, column: int, where: str
+) -> tuple[Shares, dict[str, ModelScores]]:
+    """Return the hidden shares, and model -> scores, which are means over the draws.
+
+    Arguments:
+        evaluation: models and data.
+        rates: M missing rates.
+        num_draws: number of draws of hidden cells.
+        column: number of the curve, which selects its random numbers.
+        where: the condition in words, for error messages.
+    """
+    available = evaluation.mask.cpu()
+    shares = Shares(len(rates))
+    masks = []
+    for draw in range(num_draws):
+        # A draw uses the same random numbers at every rate, so the cells hidden at a smaller rate
+        # are also hidden at a larger one. The two multipliers give each draw and curve a seed.
+        generator = torch.Generator().manual_seed(
+            (evaluation.draw_seed + 1009 * draw + 9176 * column) % 2**63
+        )
+        mask = simulate_mcar(available, rates, generator=generator).mask
+        shares.add(available, mask)
+        masks.append(mask.to(evaluation.mask.device))
+    return shares, evaluation.scores(masks, where)

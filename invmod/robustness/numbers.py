@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def plain(value: float) -> str:
     """Return a number with four decimals, or with few significant digits if it is large or tiny.
@@ -42,21 +44,60 @@ def percent(share: float, *, signed: bool = False) -> str:
 def change(drop: float | None) -> str:
     """Return the relative change of a metric from its relative loss: a loss has a minus sign.
 
+    A change that rounds to zero has no sign, because it may be a rounding error.
+
     Example:
-        >>> change(0.125), change(-0.125), change(0.0), change(None)
+        >>> change(0.125), change(-0.125), change(1e-9), change(None)
         ('-12.5%', '+12.5%', '0.0%', 'undefined')
     """
-    return "undefined" if drop is None else percent(-drop, signed=True) if drop else percent(0.0)
+    if drop is None:
+        return "undefined"
+    return percent(0.0) if abs(drop) < 0.0005 else percent(-drop, signed=True)
 
 
-def p_value(p: float | None) -> str:
-    """Return a p value with three significant digits; an empty text if there is none.
+def level(confidence: float) -> str:
+    """Return a confidence level as a percentage with all of its digits.
 
     Example:
-        >>> p_value(0.01234), p_value(None)
-        ('0.0123', '')
+        >>> level(0.95), level(0.999)
+        ('95%', '99.9%')
     """
-    return "" if p is None else f"{p:.3g}"
+    return f"{100 * confidence:.10g}%"
+
+
+def p_value(p: float | None, num_permutations: int, num_comparisons: int = 1) -> str:
+    """Return a p value with the precision that its permutations allow; an empty text for None.
+
+    A p value of B permutations is a multiple of 1 / (B + 1). Its smallest value shows only that no
+    permutation had so large a difference, so it is written as an upper bound, rounded up.
+
+    Arguments:
+        p: of a permutation test, or None.
+        num_permutations: B.
+        num_comparisons: factor of a Bonferroni correction that p includes.
+
+    Example:
+        >>> p_value(1 / 1001, 1000), p_value(1 / 201, 200), p_value(13 / 1001, 1000)
+        ('<= 0.001', '<= 0.005', '0.013')
+        >>> p_value(2 / 1001, 1000, 2), p_value(1.0, 1000), p_value(None, 0)
+        ('<= 0.002', '1', '')
+    """
+    if p is None:
+        return ""
+    smallest = num_comparisons / (num_permutations + 1)
+    if p >= 1:
+        return "1"
+    if p <= smallest * (1 + 1e-9):
+        return f"<= {_rounded_up(p):g}"
+    digits = max(2, min(6, math.ceil(math.log10(num_permutations + 1) - 1e-3)))
+    # Rounding must not turn a p value into 0 or 1, or below the smallest one.
+    return f"{min(p, 1 - 10**-digits):.{digits}f}"
+
+
+def _rounded_up(p: float) -> float:
+    """Return a number above 0 rounded up to two significant digits."""
+    unit = 10.0 ** (math.floor(math.log10(p)) - 1)
+    return math.ceil(p / unit - 1e-6) * unit
 
 
 def true_minus(text: str) -> str:

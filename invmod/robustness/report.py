@@ -1,4 +1,4 @@
-"""The data of a robustness report: results, queries and JSON.
+"""The data of a robustness report and queries of them.
 
 Tables, plots and pages are functions of a report in separate modules, which this module does not
 import.
@@ -6,109 +6,37 @@ import.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from invmod._files import write_text
+from invmod.missingness import pattern_name
+from invmod.robustness import gate, storage
+from invmod.robustness.gate import PatternKey
+from invmod.robustness.results import (
+    Interval,
+    ModelDifference,
+    PatternResult,
+    ProfileResult,
+    RateResult,
+)
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import polars
 
-VERSION = 1
-
-Interval = tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class PatternResult:
-    """The result of one model under one pattern of missing modalities.
-
-    Attributes:
-        model: name of the model.
-        pattern: M bools, True for an available modality.
-        name: the available modalities, such as ``"text+image"``.
-        value: the metric.
-        interval: of the metric, or None without resamples.
-        drop: loss relative to the complete pattern, positive if the metric is worse; None if the
-            complete metric is 0.
-        empty_rows: number of rows of the features that have no modality under the pattern.
-
-    Example:
-        >>> PatternResult("model", (True, False), "text", 0.5, (0.4, 0.6), 0.25, 0).num_missing
-        1
-    """
-
-    model: str
-    pattern: tuple[bool, ...]
-    name: str
-    value: float
-    interval: Interval
-    drop: float | None
-    empty_rows: int
-
-    @property
-    def num_missing(self) -> int:
-        """Number of missing modalities."""
-        return self.pattern.count(False)
-
-
-@dataclass(frozen=True)
-class RateResult:
-    """The result of one model at one missing rate.
-
-    Attributes:
-        model: name of the model.
-        modality: the modality with hidden cells; None for all modalities.
-        rate: nominal missing rate of each cell.
-        effective_rate: hidden share of the available cells of these modalities, mean over draws.
-        value: the metric, mean over draws.
-        interval: of the mean metric, or None without resamples.
-
-    Example:
-        >>> RateResult("model", None, 0.5, 0.43, 0.8, None).modality is None
-        True
-    """
-
-    model: str
-    modality: str | None
-    rate: float
-    effective_rate: float
-    value: float
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class ModelDifference:
-    """The metric of `model` minus that of `baseline`, the first model, under one pattern.
-
-    Attributes:
-        model, baseline: names of the models.
-        name: the available modalities.
-        value: the difference.
-        interval: of the paired difference, or None without resamples.
-        p_value: two-sided p value of the permutation test, or None without resamples.
-        adjusted_p_value: p value corrected for all patterns and comparisons of the report.
-
-    Example:
-        >>> interval = (0.05, 0.15)
-        >>> result = ModelDifference("ours", "theirs", "text", 0.1, interval, 0.001, 0.004)
-        >>> result.adjusted_p_value
-        0.004
-    """
-
-    model: str
-    baseline: str
-    name: str
-    value: float
-    interval: Interval
-    p_value: float | None
-    adjusted_p_value: float | None
+__all__ = [
+    "Interval",
+    "ModelDifference",
+    "PatternResult",
+    "ProfileResult",
+    "RateResult",
+    "RobustnessReport",
+]
 
 
 @dataclass(frozen=True)
@@ -128,6 +56,7 @@ class RobustnessReport:
             first.
         rates: one `RateResult` per curve, rate and model.
         differences: one `ModelDifference` per pattern and model except the first.
+        profiles: one `ProfileResult` per profile of unequal missing rates and model.
 
     Example:
         >>> results = (
@@ -156,6 +85,7 @@ class RobustnessReport:
     patterns: tuple[PatternResult, ...]
     rates: tuple[RateResult, ...] = ()
     differences: tuple[ModelDifference, ...] = ()
+    profiles: tuple[ProfileResult, ...] = ()
 
     # The package `invmod.robustness` sets these deprecated methods, see
     # `invmod/robustness/deprecated.py`.
@@ -179,10 +109,57 @@ class RobustnessReport:
         """Return a model's result with all modalities; None is the first model."""
         return next(result for result in self.results(model) if all(result.pattern))
 
+    def result(self, pattern: PatternKey, model: str | None = None) -> PatternResult:
+        """Return a model's result under one pattern.
+
+        Arguments:
+            pattern: collection of the names of the available modalities, or M bools.
+            model: name; None is the first model.
+
+        Raises:
+            KeyError: the report has no such model or pattern, or a name is not a modality.
+            TypeError: the pattern is a string or no collection.
+            ValueError: the pattern has a wrong number of bools.
+        """
+        wanted = gate.pattern_of(pattern, self.modalities)
+        for result in self.results(model):
+            if result.pattern == wanted:
+                return result
+        raise KeyError(
+            "RobustnessReport.result: the pattern "
+            f"{pattern_name(wanted, self.modalities)} was not evaluated. Pass it in `patterns` to "
+            "`robustness_report`."
+        )
+
+    def profile(self, name: str, model: str | None = None) -> ProfileResult:
+        """Return a model's result under a profile of missing rates; None is the first model.
+
+        Raises:
+            KeyError: the report has no such model or profile.
+        """
+        model = self._model(model)
+        for profile in self.profiles:
+            if (profile.name, profile.model) == (name, model):
+                return profile
+        names = list(dict.fromkeys(profile.name for profile in self.profiles))
+        raise KeyError(
+            f"RobustnessReport.profile: there is no profile {name!r} among {names}. Pass "
+            "`rates={name: {modality: rate}}` to `robustness_report`."
+        )
+
     def worst(self, model: str | None = None) -> PatternResult:
         """Return the result with the worst metric, the first one in case of ties."""
         choose = min if self.higher_is_better else max
         return choose(self.results(model), key=lambda result: result.value)
+
+    def tied_for_worst(self, model: str | None = None) -> tuple[PatternResult, ...]:
+        """Return all results whose metric equals that of `worst`, which is the first of them."""
+        worst = self.worst(model).value
+        return tuple(
+            result
+            for result in self.results(model)
+            if math.isclose(result.value, worst, rel_tol=1e-12, abs_tol=0.0)
+        )
 
     def by_num_missing(self, model: str | None = None) -> dict[int, float]:
         """Return number of missing modalities -> mean metric over the patterns of that number."""
@@ -235,6 +212,64 @@ class RobustnessReport:
             / width
         )
 
+    def require(
+        self,
+        *,
+        worst: float | None = None,
+        worst_drop: float | None = None,
+        complete: float | None = None,
+        pattern: Mapping[PatternKey, float] | None = None,
+        profile: Mapping[str, float] | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Raise unless the report meets all given bounds; use it as a line of a test suite.
+
+        A bound of the metric is a minimum if a higher metric is better, and a maximum if a lower
+        one is. A value that equals its bound meets it. Bounds are compared with values, not with
+        intervals; the message has both.
+
+        Arguments:
+            worst: bound of the metric under the worst pattern.
+            worst_drop: largest allowed relative loss of the worst pattern, such as 0.2 for 20%. An
+                undefined drop (the complete metric is 0) does not meet it.
+            complete: bound of the metric with all modalities.
+            pattern: pattern -> bound of the metric under it, where a pattern is a tuple or
+                frozenset of the names of its available modalities, or M bools.
+            profile: name of a profile of missing rates -> bound of the metric under it.
+            model: the model that must meet the bounds; None means every model of the report.
+
+        Raises:
+            RobustnessError: a bound is not met. The message has all such bounds, each with its
+                pattern, value and interval.
+            KeyError: the report has no such model, pattern, profile or modality.
+            TypeError: a bound is not a number, or a pattern is not a collection of names.
+            ValueError: no bound is given, or a bound is not finite.
+
+        Example:
+            >>> results = (
+            ...     PatternResult("m", (True, True), "a+b", 0.8, (0.7, 0.9), 0.0, 0),
+            ...     PatternResult("m", (True, False), "a", 0.4, (0.3, 0.5), 0.5, 0),
+            ... )
+            >>> report = RobustnessReport(
+            ...     ("m",), ("a", "b"), "accuracy", True, 10, 10, 0.95, 3, 9, False, results
+            ... )
+            >>> report.require(complete=0.75, worst=0.4, pattern={("a",): 0.4})
+            >>> report.require(worst=0.6)  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+            ...
+            invmod.robustness.gate.RobustnessError: accuracy does not meet 1 bound ...
+              worst: m under the pattern a is 0.4000 [0.3000, 0.5000], must be at least 0.6000.
+        """
+        gate.require(
+            self,
+            worst=worst,
+            worst_drop=worst_drop,
+            complete=complete,
+            pattern=pattern,
+            profile=profile,
+            model=None if model is None else self._model(model),
+        )
+
     def _model(self, model: str | None) -> str:
         if model is not None and model not in self.models:
             raise KeyError(
@@ -246,42 +281,17 @@ class RobustnessReport:
 
     def to_json(self) -> str:
         """Return the report as JSON, which `from_json` converts back to an equal report."""
-        return json.dumps(
-            {"format": "invmod robustness report", "version": VERSION, **dataclasses.asdict(self)},
-            indent=1,
-        )
+        return storage.report_to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> RobustnessReport:
-        """Return the report that `to_json` wrote.
+        """Return the report that `to_json` wrote, with this or an earlier version.
 
         Raises:
-            ValueError: the text is not JSON, or not a report of this version; the message gives the
-                reason.
+            ValueError: the text is not JSON, or not a report of a version that this invmod reads;
+                the message gives the reason.
         """
-        try:
-            given = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"RobustnessReport.from_json: this is not JSON: {error}.") from error
-        if not isinstance(given, dict) or given.pop("format", None) != "invmod robustness report":
-            raise ValueError(
-                "RobustnessReport.from_json: this is JSON, but not a robustness report."
-            )
-        if (version := given.pop("version", None)) != VERSION:
-            raise ValueError(
-                f"RobustnessReport.from_json: the report has version {version!r}, this invmod "
-                f"reads {VERSION}."
-            )
-        # JSON has neither tuples nor dataclasses, so both are restored here.
-        kinds = {"patterns": PatternResult, "rates": RateResult, "differences": ModelDifference}
-        try:
-            for key, kind in kinds.items():
-                given[key] = tuple(kind(**_tuples(entry)) for entry in given[key])
-            return cls(**_tuples(given))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"RobustnessReport.from_json: the report is damaged: {error}."
-            ) from error
+        return storage.report_from_json(text, cls)
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON; an existing file is replaced atomically."""
@@ -299,8 +309,3 @@ class RobustnessReport:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-
-
-def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the mapping in which JSON's lists are tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from invmod.robustness.numbers import change, p_value, plain, with_interval
+from invmod.robustness.numbers import change, level, p_value, plain, with_interval
 from invmod.robustness.report import PatternResult, RobustnessReport
 
 MAX_ROWS = 31  # all patterns of five modalities
@@ -41,6 +41,8 @@ def text_table(report: RobustnessReport) -> str:
     parts = [_head(report), _patterns(report), _by_num_missing(report)]
     if report.rates:
         parts.append(_rates(report))
+    if report.profiles:
+        parts.append(_profiles(report))
     if report.differences:
         parts.append(_differences(report))
     return "\n\n".join(parts)
@@ -51,16 +53,19 @@ def _head(report: RobustnessReport) -> str:
     units = f"{report.num_units} units" + (
         f", {report.num_rows} rows" if report.num_rows != report.num_units else ""
     )
-    intervals = (
-        f"{report.confidence:.0%} intervals from {report.num_resamples} resamples"
-        if report.num_resamples
-        else "no intervals"
-    )
-    return f"{report.metric} ({better} is better), {units}, {intervals}"
+    return f"{report.metric} ({better} is better), {units}, {intervals_text(report)}"
+
+
+def intervals_text(report: RobustnessReport) -> str:
+    """Return the level of the intervals and the number of resamples, or why there are none."""
+    if not report.num_resamples:
+        return "no intervals"
+    if all(result.interval is None for result in report.patterns):
+        return "no intervals (a single unit)" if report.num_units == 1 else "no intervals"
+    return f"{level(report.confidence)} intervals, {report.num_resamples} resamples"
 
 
 def _patterns(report: RobustnessReport) -> str:
-    shown = shown_patterns(report)
     header = ["pattern", *(text for model in report.models for text in (model, "change"))]
     rows = pattern_rows(report)
     # The worst pattern can differ between models, so its name and its value have separate rows.
@@ -70,18 +75,38 @@ def _patterns(report: RobustnessReport) -> str:
             worst = report.worst(model)
             row += [worst.name if pick == "name" else plain(worst.value), change(worst.drop)]
         rows.append(row)
-    total = len(report.results())
-    notes = []
+    return "\n".join([aligned(header, rows, rule_before=2), *notes(report)])
+
+
+def notes(report: RobustnessReport) -> list[str]:
+    """Return sentences on the table of patterns: what it leaves out, ties and undefined cases."""
+    lines, total, shown = [], len(report.results()), len(shown_patterns(report))
     if report.patterns_sampled:
-        notes.append(f"{total} of {2 ** len(report.modalities) - 1} patterns were evaluated.")
-    if len(shown) < total:
-        notes.append(
+        lines.append(f"{total} of {2 ** len(report.modalities) - 1} patterns were evaluated.")
+    if shown < total:
+        lines.append(
             f"Shown: the complete pattern, one missing, one left, and the worst; {total} in all."
         )
     emptied = max(result.empty_rows for result in report.patterns)
     if emptied:
-        notes.append(f"A pattern leaves up to {emptied} rows without any modality.")
-    return "\n".join([aligned(header, rows, rule_before=2), *notes])
+        lines.append(f"A pattern leaves up to {emptied} rows without any modality.")
+    for model in report.models:
+        tied = len(report.tied_for_worst(model))
+        if tied > 1:
+            lines.append(f"{model}: {tied} patterns tie for the worst; the first is named.")
+    undefined = max(
+        *(result.num_undefined for result in report.patterns),
+        *(point.num_undefined for point in report.rates),
+        *(profile.num_undefined for profile in report.profiles),
+        *(difference.num_undefined for difference in report.differences),
+        0,
+    )
+    if undefined:
+        lines.append(
+            f"The metric is undefined in up to {undefined} of {report.num_resamples} resamples; "
+            "intervals come from the others."
+        )
+    return lines
 
 
 def shown_patterns(report: RobustnessReport) -> list[PatternResult]:
@@ -94,9 +119,11 @@ def shown_patterns(report: RobustnessReport) -> list[PatternResult]:
     if len(results) <= MAX_ROWS:
         return results
     m = len(report.modalities)
-    worst = {report.worst(model).name for model in report.models}
+    worst = {report.worst(model).pattern for model in report.models}
     return [
-        result for result in results if result.num_missing in (0, 1, m - 1) or result.name in worst
+        result
+        for result in results
+        if result.num_missing in (0, 1, m - 1) or result.pattern in worst
     ]
 
 
@@ -124,17 +151,53 @@ def _rates(report: RobustnessReport) -> str:
                 *(with_interval(v.value, v.interval) for v in values),
             ]
         )
-    if rows[1:]:
-        rows.append(
-            [
-                "mean along the curve",
-                "",
-                *(plain(report.area(None, model)) for model in report.models),
-            ]
-        )
+    means = [area_text(report, None, model) for model in report.models]
+    if any(means):
+        rows.append(["mean along the curve", "", *means])
     return aligned(
-        ["missing rate", "effective", *report.models], rows, rule_before=1 if rows[1:] else 0
+        ["missing rate", "effective", *report.models], rows, rule_before=1 if any(means) else 0
     )
+
+
+def area_text(report: RobustnessReport, modality: str | None, model: str) -> str:
+    """Return the mean along a curve as text, empty if the curve has no width.
+
+    A curve has no width if it has one point, or if no rate could hide a cell: a row keeps its last
+    modality.
+    """
+    points = report.curve(modality, model)
+    if not points[-1].effective_rate > points[0].effective_rate:
+        return ""
+    return plain(report.area(modality, model))
+
+
+def _profiles(report: RobustnessReport) -> str:
+    header, rows = profile_rows(report)
+    return aligned(header, rows) + "\nIn brackets: the share of cells that was hidden."
+
+
+def profile_rows(report: RobustnessReport) -> tuple[list[str], list[list[str]]]:
+    """Return the header and one row per profile.
+
+    The columns are the profile, for each modality its rate and effective rate, and for each model
+    the metric and its change.
+    """
+    header = [
+        "profile",
+        *report.modalities,
+        *(text for model in report.models for text in (model, "change")),
+    ]
+    rows = []
+    for name in dict.fromkeys(profile.name for profile in report.profiles):
+        first = report.profile(name)
+        row = [name]
+        for rate, effective in zip(first.rates, first.effective_rates, strict=True):
+            row.append(f"{rate:g} ({effective:.3f})")
+        for model in report.models:
+            result = report.profile(name, model)
+            row += [with_interval(result.value, result.interval), change(result.drop)]
+        rows.append(row)
+    return header, rows
 
 
 def _differences(report: RobustnessReport) -> str:
@@ -144,13 +207,14 @@ def _differences(report: RobustnessReport) -> str:
 def pattern_rows(report: RobustnessReport) -> list[list[str]]:
     """Return one row per listed pattern: name, then metric and change for each model."""
     by_model = {
-        model: {result.name: result for result in report.results(model)} for model in report.models
+        model: {result.pattern: result for result in report.results(model)}
+        for model in report.models
     }
     rows = []
     for result in shown_patterns(report):
         row = [result.name]
         for model in report.models:
-            model_result = by_model[model][result.name]
+            model_result = by_model[model][result.pattern]
             row += [
                 with_interval(model_result.value, model_result.interval),
                 change(model_result.drop),
@@ -164,16 +228,17 @@ def difference_rows(report: RobustnessReport) -> list[list[str]]:
 
     Its columns are the pattern, the models, the difference and the corrected p value.
     """
-    shown = {result.name for result in shown_patterns(report)}
+    shown = {result.pattern for result in shown_patterns(report)}
+    comparisons = len(report.models) - 1
     return [
         [
             d.name,
             f"{d.model} - {d.baseline}",
             with_interval(d.value, d.interval),
-            p_value(d.adjusted_p_value),
+            p_value(d.adjusted_p_value, report.num_resamples, comparisons),
         ]
         for d in report.differences
-        if d.name in shown
+        if d.pattern in shown
     ]
 
 
