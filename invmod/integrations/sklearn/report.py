@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from invmod.integrations.sklearn.columns import Columns
 from invmod.integrations.sklearn.scoring import Metric, Scoring, scoring_of
 from invmod.integrations.sklearn.tables import Table, as_table
 from invmod.robustness import RobustnessReport, robustness_report
-from invmod.robustness.conditions import Patterns
+from invmod.robustness.conditions import Patterns, Rates
 from invmod.robustness.evaluate import RATES
 
 _FUNCTION = "estimator_report"
@@ -33,7 +33,7 @@ def estimator_report(
     higher_is_better: bool = True,
     fill: Any = None,
     patterns: Patterns = "all",
-    rates: Sequence[float] = RATES,
+    rates: Rates = RATES,
     num_draws: int = 3,
     random_state: Any = None,
     num_resamples: int = 1000,
