@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 from invmod._checks import check_count
 from invmod.robustness import RobustnessReport, robustness_report
-from invmod.robustness.arguments import Array
+from invmod.robustness.inputs import Array
 
 Predict = Callable[[Any, dict[str, Any], Tensor], Tensor]
 

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from typing_extensions import override
 
 from invmod.integrations.training import PeriodicReport, Predict
-from invmod.robustness.arguments import Array
+from invmod.robustness.inputs import Array
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
