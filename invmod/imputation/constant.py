@@ -11,7 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod.imputation.base import Imputer
-from invmod.missingness.masks import ROWS_AT_ONCE, MaskLike, append_axes, mask_columns
+from invmod.imputation.names import decode_text, encode_text
+from invmod.missingness.masks import ROWS_AT_ONCE, MaskLike, append_axes
 
 
 class _ConstantImputer(Imputer):
@@ -43,9 +44,8 @@ class _ConstantImputer(Imputer):
                 observed row, or an observed row contains NaN.
         """
 
-    def _set_fills(self, fills: Sequence[Tensor | None]) -> None:
-        for index, fill in enumerate(fills):
-            setattr(self, f"fill_{index}", fill)
+    def _set_fills(self, fills: Sequence[Tensor | None], **others: Tensor) -> None:
+        self._set_state({f"fill_{index}": fill for index, fill in enumerate(fills)} | others)
 
     @override
     def forward(
@@ -54,17 +54,19 @@ class _ConstantImputer(Imputer):
         """Fill the unavailable rows.
 
         Arguments:
-            features: modality name -> (N, ...). All rows of a modality that is absent or None are
-                filled.
+            features: modality name -> (N, ...). A modality that is absent or None is missing in all
+                rows, so all of them are filled.
             mask: bool (N, M) or name -> (N,), True for the available cells.
 
         Returns:
-            (features, usable): every modality (N, ...), and an all-True mask (N, M).
+            (features, usable): every modality (N, ...), and an all-True mask (N, M). Available
+            cells are returned unchanged, NaN included.
 
         Raises:
             RuntimeError: the imputer is not fitted, or no row so far had one of the modalities.
             KeyError: a modality is unknown.
-            TypeError, ValueError: shapes or types do not fit.
+            TypeError, ValueError: shapes or types do not fit, or the mask marks a modality as
+                available that is absent or None.
         """
         function = type(self).__name__
         without_fill = [
@@ -80,27 +82,37 @@ class _ConstantImputer(Imputer):
                 "Call `partial_fit` with rows that have them."
             )
         num_rows = self._check_features(function, features, mask)
-        columns = mask_columns(function, mask, self.modalities, num_rows)
+        columns = self._mask_columns(function, features, mask, num_rows)
         filled = {}
         for index, name in enumerate(self.modalities):
             fill: Tensor = getattr(self, f"fill_{index}")
             x = features.get(name)
             if x is None:
                 # A copy: the caller may change the result without changing the fitted buffer.
-                filled[name] = fill.expand(num_rows, *fill.shape).clone()
-                continue
-            if x.shape[1:] != fill.shape:
-                raise ValueError(
-                    f"{function}: the feature of {name!r} must have shape (N, "
-                    f"{', '.join(map(str, fill.shape))}) as in `fit`, got {tuple(x.shape)}."
+                filled[name] = fill.to(self._absent_dtype(index)).repeat(
+                    num_rows, *(1,) * fill.ndim
                 )
+                continue
+            self._check_row(function, name, x, fill.shape)
             # Select instead of multiplying by the mask, because missing rows may hold NaN.
             filled[name] = torch.where(append_axes(columns[:, index], x), x, fill.to(x.dtype))
         return filled, torch.ones_like(columns)
 
+    def _absent_dtype(self, index: int) -> torch.dtype:
+        """Return the dtype of the fills of a modality that is absent."""
+        fill: Tensor = getattr(self, f"fill_{index}")
+        return fill.dtype
+
 
 class ZeroImputer(_ConstantImputer):
-    """Fill missing rows with zeros.
+    r"""Fill missing rows with zeros.
+
+    .. math::
+        \hat x_{nm} = a_{nm} x_{nm}
+
+    where :math:`x_{nm}` is the feature of sample n and modality m, and :math:`a_{nm}` is 1 where
+    the mask is True. Features of every dtype can be filled, False standing for zero in bools. It
+    can be exported and compiled with any number of rows.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
@@ -115,14 +127,64 @@ class ZeroImputer(_ConstantImputer):
                 [True]]))
     """
 
+    _fills_integers = True
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        super().__init__(modalities)
+        # The dtypes of integer and bool features, and None for all others.
+        self._dtypes: list[torch.dtype | None] = [None] * len(self.modalities)
+
     @override
     def fit(
         self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
     ) -> Self:
         self._observed_rows("ZeroImputer.fit", features, mask, rows)
         tables = [features[name] for name in self.modalities]
-        self._set_fills([torch.zeros(x.shape[1:], dtype=x.dtype, device=x.device) for x in tables])
+        fills = [
+            torch.zeros(x.shape[1:], dtype=_buffer_dtype(x.dtype), device=x.device) for x in tables
+        ]
+        dtypes = encode_text([_dtype_name(x.dtype) for x in tables], tables[0].device)
+        self._set_fills(fills, dtypes=dtypes)
         return self
+
+    @override
+    def _state_names(self) -> list[str]:
+        return [*super()._state_names(), "dtypes"]
+
+    @override
+    def _state_changed(self, loaded: Sequence[str] = ()) -> None:
+        # Decoded once, because traced code cannot read the values of a buffer.
+        codes = getattr(self, "dtypes", None)
+        names = None if codes is None or codes.is_meta else decode_text(codes)
+        self._dtypes = [
+            None if name is None else getattr(torch, name)
+            for name in names or [None] * len(self.modalities)
+        ]
+
+    @override
+    def _absent_dtype(self, index: int) -> torch.dtype:
+        return self._dtypes[index] or super()._absent_dtype(index)
+
+    @override
+    def _current_form(self, state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        """Return a copy of a state in which integers and bools of older versions are float."""
+        state = dict(state_dict)
+        keys = [f"{prefix}{name}" for name in super()._state_names()]
+        fills = {key: state[key] for key in keys if isinstance(state.get(key), Tensor)}
+        if f"{prefix}dtypes" not in state and len(fills) == len(keys):
+            names = [_dtype_name(fill.dtype) for fill in fills.values()]
+            state[f"{prefix}dtypes"] = encode_text(names)
+        return state | {key: fill.to(_buffer_dtype(fill.dtype)) for key, fill in fills.items()}
+
+
+def _buffer_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a buffer of zeros for features of this dtype."""
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.float32
+
+
+def _dtype_name(dtype: torch.dtype) -> str | None:
+    """Return the name of a dtype that differs from the dtype of its buffer, or None."""
+    return None if _buffer_dtype(dtype) == dtype else str(dtype).removeprefix("torch.")
 
 
 class _RunningSum(NamedTuple):
@@ -146,7 +208,7 @@ class MeanImputer(_ConstantImputer):
     where :math:`x_{nm}` is the feature of sample n and modality m, :math:`a_{nm}` is 1 where the
     mask is True, and rows are the training rows. The sums are in float64 for every dtype of the
     features, because sums in float16 overflow. For features larger than memory, call `partial_fit`
-    block by block.
+    block by block. A fitted imputer can be exported and compiled with any number of rows.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
@@ -192,8 +254,8 @@ class MeanImputer(_ConstantImputer):
         modality was observed in some row, calling the imputer is an error.
 
         Arguments:
-            features: modality name -> (N, ...), a block of rows, with exactly the names of
-                `modalities`.
+            features: modality name -> (N, ...), a block of rows. A modality that is absent or None
+                is missing in all of them.
             mask: bool (N, M) or name -> (N,), True for the observed cells.
             rows: int64 (n,), the training rows of the block; None means all N.
 
@@ -202,7 +264,7 @@ class MeanImputer(_ConstantImputer):
 
         Raises:
             RuntimeError: the means were loaded.
-            KeyError: a modality is unknown or absent.
+            KeyError: a modality is unknown.
             TypeError, ValueError: shapes or types do not fit each other or those of earlier rows,
                 or an observed row contains NaN.
 
@@ -236,10 +298,14 @@ class MeanImputer(_ConstantImputer):
         before: Sequence[_RunningSum | None],
     ) -> list[_RunningSum | None]:
         """Return the sums `before`, one per modality, with the given rows added."""
-        observed_rows = self._observed_rows(function, features, mask, rows)
+        # A block may lack a modality, unlike all rows together.
+        all_needed = function.endswith(".fit")
+        observed_rows = self._observed_rows(function, features, mask, rows, all_needed=all_needed)
         return [
-            _add_rows(f"{function}: modality {name!r}", running_sum, features[name], modality_rows)
-            for name, running_sum, modality_rows in zip(
+            running_sum
+            if features.get(name) is None
+            else _add_rows(f"{function}: modality {name!r}", running_sum, features[name], some_rows)
+            for name, running_sum, some_rows in zip(
                 self.modalities, before, observed_rows, strict=True
             )
         ]
@@ -252,14 +318,12 @@ class MeanImputer(_ConstantImputer):
         )
 
     @override
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Discard the sums of the means that the loaded state replaces."""
-        names = [f"{prefix}fill_{index}" for index in range(len(self.modalities))]
+    def _state_changed(self, loaded: Sequence[str] = ()) -> None:
+        """Discard the sums of the means that a loaded state has replaced."""
         self._sums = [
-            None if name in state_dict else running_sum
-            for name, running_sum in zip(names, self._sums, strict=True)
+            None if f"fill_{index}" in loaded else running_sum
+            for index, running_sum in enumerate(self._sums)
         ]
-        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 def _add_rows(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.arguments import (
     Predict,
     checked_confidence,
@@ -43,7 +44,7 @@ def robustness_report(
     higher_is_better: bool = True,
     per_unit: Callable[[Any, Any], Any] | None = None,
     targets_first: bool | None = None,
-    integer_fill: int | Mapping[str, int] = -1,
+    integer_fill: IntegerFill = "auto",
     num_resamples: int = 1000,
     confidence: float = 0.95,
 ) -> RobustnessReport:
@@ -59,8 +60,9 @@ def robustness_report(
 
     where :math:`a` is the mask (N, M), :math:`x` are the features and :math:`y` the targets. If a
     lower metric is better, the sign of the drop is reversed, so that a positive drop is always a
-    loss. Hidden cells are passed to the model as NaN, or as `integer_fill` for integers and bools,
-    so even a model that ignores its mask cannot read them.
+    loss. Hidden cells are passed to the model as `invmod.missingness.hide_features` leaves them
+    (NaN, or `integer_fill` for integers and bools), so even a model that ignores its mask cannot
+    read them.
 
     For the missing rates, `invmod.simulate_mcar` hides cells in all modalities at once and in one
     modality at a time. A row never loses all of its modalities. The draw is conditional on this, so
@@ -117,7 +119,9 @@ def robustness_report(
         targets_first: whether `metric` and `per_unit` take targets before predictions, as those of
             scikit-learn do. None means only where they come from ``sklearn.metrics``: set it for
             your own wrappers of them.
-        integer_fill: fill value of hidden cells of integers and bools, or name -> value.
+        integer_fill: content of hidden cells of integers and bools. ``"auto"``: -1 for signed
+            integers, 0 or False for unsigned integers and bools. An int, or name -> int for some
+            modalities: this value. None: 0.
         num_resamples: B, the number of bootstrap resamples and of permutations; 0 for neither
             intervals nor tests. No p value is below 1 / (B + 1).
         confidence: confidence level of the intervals, in (0, 1).

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invmod.missingness import hide_features
+from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.arguments import Predict, checked_predictions
 from invmod.robustness.inputs import Array
 from invmod.robustness.intervals import Bounds, Floats
@@ -57,7 +58,7 @@ class Evaluation:
     targets: Array
     metric: Callable[[Any, Any], float]
     per_unit: Callable[[Any, Any], Any] | None
-    integer_fill: int | Mapping[str, int]
+    integer_fill: IntegerFill
     higher_is_better: bool
     confidence: float
     resamples: Resamples
