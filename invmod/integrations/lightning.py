@@ -65,7 +65,8 @@ class RobustnessCallback(PeriodicReport, Callback):
     take less time than the timeout of the process group.
 
     Arguments:
-        features: modality name -> (N, ...), tensors or arrays of the held-out data.
+        features: modality name -> (N, ...), tensors or arrays of the held-out data, or mappings of
+            them, such as token ids with an attention mask.
         targets: (N, ...).
         metric: function of predictions and targets that returns a number.
         predict: function of the module, the features and a mask (N, M), all on the device of the

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from invmod._checks import check_count
+from invmod._checks import check_count, check_names
+from invmod.missingness import hide_features, mask_from_features
+from invmod.missingness.arrays import as_tensor, count_rows, given_features
 from invmod.robustness import RobustnessReport, robustness_report
 from invmod.robustness.inputs import Array
 
@@ -55,7 +57,7 @@ class PeriodicReport:
                 f"RobustnessCallback: {unknown} are not options of `robustness_report`, which are "
                 f"{sorted(known)}."
             )
-        self.features = {name: _as_tensors(x) for name, x in features.items()}
+        self._set_features(features, report_options)
         self.targets = targets.cpu() if isinstance(targets, Tensor) else targets
         self.metric = metric
         self.predict = call_model if predict is None else predict
@@ -68,6 +70,18 @@ class PeriodicReport:
         self.prefix = prefix
         self.report_options = {"rates": RATES, "num_resamples": 0, **report_options}
         self.reports: dict[int, RobustnessReport] = {}
+
+    def _set_features(self, features: Mapping[str, Any], options: dict[str, Any]) -> None:
+        """Store the features as tensors, their number of rows, and the natural mask."""
+        function = "RobustnessCallback"
+        given = given_features(function, features, check_names(function, tuple(features)))
+        if absent := features.keys() - given.keys():
+            raise ValueError(f"{function}: `features` must not be None, but {sorted(absent)} are.")
+        self.num_rows = count_rows(function, given)
+        self.features = {name: _as_tensors(name, x) for name, x in given.items()}
+        self.integer_fill = options.pop("integer_fill", "auto")
+        if options.get("mask") is None:
+            options["mask"] = mask_from_features(self.features, tuple(self.features))
 
     def _figures(
         self,
@@ -116,23 +130,29 @@ class PeriodicReport:
         parameter = next(model.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
 
-        def predict(features: dict[str, Any], mask: Tensor) -> Tensor:
-            size = self.batch_size or max(len(mask), 1)
+        names = tuple(self.features)
+
+        def predict(_: Any, mask: Tensor) -> Tensor:
+            size = self.batch_size or self.num_rows
             parts = []
-            for start in range(0, max(len(mask), 1), size):
+            for start in range(0, self.num_rows, size):
                 rows = slice(start, start + size)
-                given = {name: _rows(x, rows, device) for name, x in features.items()}
+                batch = {name: _rows(x, rows, device) for name, x in self.features.items()}
+                kept = mask[rows].to(device)
+                hidden = hide_features(batch, kept, names, integer_fill=self.integer_fill)
                 with context():
-                    part = self.predict(model, convert(given), mask[rows].to(device))
-                parts.append(_prediction(part))
+                    parts.append(_prediction(self.predict(model, convert(hidden), kept)))
             return torch.cat(parts)
 
+        # Cells are hidden batch by batch in `predict`, so the report needs names and rows only.
+        # This allows for features that are mappings, and the device never holds the whole data.
+        placeholders = {name: torch.zeros(self.num_rows, 1) for name in names}
         with evaluation_mode(model), kept_random_state(device):
             # The same seed after every epoch: the same cells are hidden, so figures are comparable.
             torch.manual_seed(self.seed)
             return robustness_report(
                 predict,
-                self.features,
+                placeholders,
                 self.targets,
                 self.metric,
                 generator=torch.Generator().manual_seed(self.seed),
@@ -225,11 +245,10 @@ def _check_whole(model: nn.Module) -> None:
         )
 
 
-def _as_tensors(x: Any) -> Any:
+def _as_tensors(name: str, x: Any) -> Any:
     if isinstance(x, Mapping):
-        return {name: _as_tensors(part) for name, part in x.items()}
-    # A copy, because an array may be read-only, which a tensor cannot be.
-    return x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+        return {key: _as_tensors(f"{name}.{key}", part) for key, part in x.items()}
+    return x if isinstance(x, Tensor) else as_tensor(f"RobustnessCallback: {name!r}", x)
 
 
 def _rows(x: Any, rows: slice, device: torch.device) -> Any:

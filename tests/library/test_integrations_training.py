@@ -185,6 +185,60 @@ def test_features_may_be_arrays():
     assert figures[0] == figures[1]
 
 
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_a_modality_may_be_a_mapping(batch_size):
+    """Token ids and their attention mask are hidden together, with the sentinels of integers."""
+    ids = torch.arange(1, 25).reshape(8, 3)
+    features = {
+        "words": {"ids": ids.numpy(), "attention": ids > 2},
+        "image": torch.ones(8, 2),
+    }
+    seen = set()
+
+    def predict(model, features, mask):
+        words = features["words"]
+        hidden = (words["ids"] == -1).all(dim=1)
+        assert torch.equal(hidden, ~mask[:, 0])
+        assert not words["attention"][hidden].any()
+        assert torch.equal(features["image"].isnan().all(dim=1), ~mask[:, 1])
+        seen.add(len(mask))
+        return (~hidden).long()
+
+    report = PeriodicReport(
+        features,
+        torch.ones(8, dtype=torch.long),
+        accuracy,
+        predict=predict,
+        batch_size=batch_size,
+        rates=(0.5,),
+    )
+    figures = report._figures(nn.Identity(), 1, is_main=True, broadcast=lambda x: x)
+    assert figures["robustness/worst"] == 0.0
+    assert figures["robustness/worst_has_words"] == 0.0
+    assert seen == ({8} if batch_size is None else {3, 2})
+
+
+def test_features_are_checked_before_training():
+    features, targets = data(8)
+    with pytest.raises(ValueError, match="equal numbers of rows"):
+        PeriodicReport({**features, "text": torch.zeros(7, 1)}, targets, accuracy)
+    with pytest.raises(ValueError, match=r"must not be None, but \['text'\] are"):
+        PeriodicReport({**features, "text": None}, targets, accuracy)
+    with pytest.raises(TypeError, match="must be a tensor"):
+        PeriodicReport({**features, "text": "words"}, targets, accuracy)
+
+
+def test_the_natural_mask_is_that_of_the_features_or_given():
+    features, targets = data(8)
+    features["text"][:3] = float("nan")
+    available = torch.ones(8, 2, dtype=torch.bool)
+    for mask, missing in ((None, 3), (available, 0)):
+        report = PeriodicReport(features, targets, accuracy, predict=classes, mask=mask, rates=())
+        report._figures(Net(), 1, is_main=True, broadcast=lambda x: x)
+        text = next(r for r in report.reports[1].patterns if r.pattern == (False, True))
+        assert text.empty_rows == missing
+
+
 def test_half_precision_predictions_reach_the_metric_in_float32():
     features, targets = data(8)
     seen = set()
