@@ -218,13 +218,20 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def kept_random_state(device: torch.device) -> Iterator[None]:
     """Restore the random states of Python, NumPy and torch (CPU and `device`) afterwards."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # only restored
-    devices = [] if device.type == "cpu" else [device]
+    # `torch.cuda`, `torch.mps`, ...; the CPU has no such module with a random state.
+    accelerator: Any = getattr(torch, device.type, None)
+    # MPS has one device, so its functions take none.
+    which = () if device.type == "mps" else (device,)
+    has_state = hasattr(accelerator, "get_rng_state")
+    state = accelerator.get_rng_state(*which) if has_state else None
     try:
-        with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        with torch.random.fork_rng(devices=[]):
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
+        if has_state:
+            accelerator.set_rng_state(state, *which)
 
 
 def _check_whole(model: nn.Module) -> None:

@@ -163,6 +163,32 @@ def test_random_states_come_back():
     assert states[0] == states[1]
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_the_random_state_of_a_gpu_comes_back():
+    device = torch.device("cuda", 0)
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        with kept_random_state(device):
+            torch.rand(3, device=device)
+        drawn.append(torch.rand(3, device=device))
+        torch.manual_seed(1)
+        drawn.append(torch.rand(3, device=device))
+    assert all(torch.equal(each, drawn[0]) for each in drawn)
+
+
+def test_a_model_that_draws_numbers_has_the_same_report_after_every_epoch():
+    features, targets = data()
+    report = PeriodicReport(
+        features, targets, accuracy, predict=lambda *_: torch.randint(2, (len(targets),))
+    )
+    for epoch in (1, 2):
+        torch.manual_seed(epoch)
+        report._figures(nn.Identity(), epoch, is_main=True, broadcast=lambda x: x)
+    assert report.reports[1] == report.reports[2]
+
+
 def test_a_batch_size_changes_no_figure():
     features, targets = data()
     net, figures = Net(), []

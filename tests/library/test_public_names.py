@@ -35,10 +35,9 @@ BOTTOM_TO_TOP = (
     "integrations",
     "testing",
 )
-# A module for a framework imports it at once: its classes inherit from those of the framework.
+# These modules import their framework at once, because their classes inherit from its classes.
 FRAMEWORKS = {
     "sklearn": {"sklearn"},
-    "lightning": {"pytorch_lightning"},
     "transformers": {"transformers"},
 }
 
@@ -171,7 +170,6 @@ def test_a_file_imports_optional_dependencies_only_inside_functions(path):
         "jinja2",
         "safetensors",
         "narwhals",
-        "lightning",
     }
 
 
