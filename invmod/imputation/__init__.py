@@ -16,9 +16,10 @@ leaves the imputer as it was. On loading, a fitted imputer keeps its device and 
 unfitted one takes those of the loaded tensors.
 """
 
-from invmod.imputation.constant import MeanImputer, ZeroImputer
+from invmod.imputation.constant import ZeroImputer
 from invmod.imputation.factors import PPCAImputer
 from invmod.imputation.maps import LinearMapImputer
+from invmod.imputation.mean import MeanImputer
 from invmod.imputation.neighbours import KNNImputer
 from invmod.imputation.ridge import RidgeImputer
 from invmod.imputation.tokens import LearnedTokens

@@ -53,12 +53,11 @@ class TableImputer(Imputer):
             raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
         centres, scales = self._units()
         table, columns = self._table(function, features, mask, centres, scales)
-        # A row with NaN or an infinity in an available cell has no prediction. Its fills are NaN,
-        # so that a broken row stays visible. Elsewhere it counts as 0 and disturbs nothing.
-        broken = ~table.isfinite().all(dim=1, keepdim=True)
         with without_autocast(table):
-            fills = self._fills(torch.where(broken, 0.0, table), columns)
-        fills = torch.where(broken, torch.nan, fills)
+            fills = self._fills(table, columns)
+        # A row with NaN or an infinity in an available cell has no prediction. Its fills are NaN,
+        # so that a broken row stays visible.
+        fills = torch.where(table.isfinite().all(dim=1, keepdim=True), fills, torch.nan)
         filled = {}
         for index, (name, part) in enumerate(
             zip(self.modalities, torch.split(fills, self._sizes(), dim=1), strict=True)

@@ -139,7 +139,8 @@ def _nearest(d: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
     num_donors = d.shape[1]
     k = min(k, num_donors)
     d = torch.where(candidates, d, torch.inf)
-    kth = d.kthvalue(k, dim=1, keepdim=True).values
+    # `kthvalue` has no deterministic implementation on some devices.
+    kth = d.topk(k, dim=1, largest=False).values.amax(dim=1, keepdim=True)
     nearer = d < kth * (1 - TIE)
     equal = candidates & ~nearer & (d <= kth * (1 + TIE))
     # Rows at equal distance take the places that are left, in the order of their indices.

@@ -176,7 +176,7 @@ def robustness_report(
         draw_seed=draw_seed,
     )
     chosen, sampled = pattern_list(patterns, evaluation.modalities, generator)
-    results, differences = pattern_results(evaluation, chosen)
+    results, differences, worse = pattern_results(evaluation, chosen)
     return RobustnessReport(
         models=tuple(evaluation.predictors),
         modalities=evaluation.modalities,
@@ -192,4 +192,5 @@ def robustness_report(
         rates=tuple(rate_results(evaluation, curve_rates, num_draws, results)),
         differences=tuple(differences),
         profiles=tuple(profile_results(evaluation, profiles, num_draws, results)),
+        worse_with_more=tuple(worse),
     )

@@ -13,6 +13,7 @@ from invmod.missingness import pattern_name, simulate_mcar
 from invmod.robustness.conditions import Pattern
 from invmod.robustness.evaluation import Evaluation
 from invmod.robustness.intervals import Floats
+from invmod.robustness.monotony import violations
 from invmod.robustness.permutation import adjusted_p_values
 from invmod.robustness.results import (
     Interval,
@@ -20,6 +21,7 @@ from invmod.robustness.results import (
     PatternResult,
     ProfileResult,
     RateResult,
+    Violation,
 )
 from invmod.robustness.scores import ModelScores
 
@@ -39,8 +41,10 @@ class Comparison(NamedTuple):
 
 def pattern_results(
     evaluation: Evaluation, patterns: Sequence[Pattern]
-) -> tuple[list[PatternResult], list[ModelDifference]]:
+) -> tuple[list[PatternResult], list[ModelDifference], list[Violation]]:
     """Evaluate all models under each pattern; compare each further model with the first.
+
+    The violations are steps at which one modality more makes a model worse.
 
     The complete pattern must come first, because drops are relative to it.
     """
@@ -48,12 +52,14 @@ def pattern_results(
     complete: dict[str, float] = {}
     baseline, *others = evaluation.predictors
     comparisons: dict[str, list[Comparison]] = {model: [] for model in others}
+    kept: dict[str, list[ModelScores]] = {model: [] for model in evaluation.predictors}
     for pattern in patterns:
         name = pattern_name(pattern, evaluation.modalities)
         mask = evaluation.mask & torch.tensor(pattern, device=evaluation.mask.device)
         scores = evaluation.scores([mask], f"under the pattern {name}")
         for model, score in scores.items():
             complete.setdefault(model, score.value)
+            kept[model].append(score)
             results.append(
                 PatternResult(
                     model=model,
@@ -70,7 +76,8 @@ def pattern_results(
             comparisons[model].append(
                 _comparison(evaluation, pattern, scores[baseline], scores[model])
             )
-    return results, _differences(baseline, comparisons, evaluation.modalities)
+    found = list(violations(evaluation, patterns, results, kept))
+    return results, _differences(baseline, comparisons, evaluation.modalities), found
 
 
 def _comparison(evaluation: Evaluation, pattern: Pattern, baseline: Any, other: Any) -> Comparison:

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def adjusted_p_values(observed: Floats, permuted: Floats) -> tuple[Floats, Floats]:
-    r"""Two-sided p values of H differences, uncorrected and corrected by step-down max-T.
+def adjusted_p_values(
+    observed: Floats, permuted: Floats, *, one_sided: bool = False
+) -> tuple[Floats, Floats]:
+    r"""Return p values of H differences, uncorrected and corrected by step-down max-T.
 
     .. math::
         p_h = \frac{1 + \#\{b : |t_h^b| \geq |t_h|\}}{1 + B}, \qquad
@@ -26,6 +28,8 @@ def adjusted_p_values(observed: Floats, permuted: Floats) -> tuple[Floats, Float
         observed: (H,).
         permuted: (B, H). A NaN, where the metric is undefined, counts as larger than any observed
             difference.
+        one_sided: test only for differences above 0; the absolute values in the equations are then
+            the values themselves.
 
     References:
         Westfall and Young, Resampling-Based Multiple Testing, Wiley 1993; Phipson and Smyth,
@@ -34,13 +38,16 @@ def adjusted_p_values(observed: Floats, permuted: Floats) -> tuple[Floats, Float
     count = permuted.shape[0]
     scale = np.sqrt(np.nanmean(np.vstack([observed, permuted]) ** 2, axis=0))
     scale = np.where(scale > 0, scale, 1.0)
-    t, null = np.abs(observed) / scale, np.nan_to_num(np.abs(permuted) / scale, nan=np.inf)
-    slack = 1 - 1e-9  # counts values that differ only by the order of summation as ties
-    plain = (1 + (null >= t * slack).sum(axis=0)) / (1 + count)
+    t, null = observed / scale, np.nan_to_num(permuted / scale, nan=np.inf)
+    if not one_sided:
+        t, null = np.abs(t), np.abs(null)
+    # The slack counts values that differ only by the order of summation as ties.
+    reached = t - 1e-9 * np.abs(t)
+    plain = (1 + (null >= reached).sum(axis=0)) / (1 + count)
     order = np.argsort(-t, kind="stable")
     # Column h is the maximum over hypothesis h and all hypotheses with smaller statistics.
     largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[:, ::-1]
-    stepped = (1 + (largest >= t[order] * slack).sum(axis=0)) / (1 + count)
+    stepped = (1 + (largest >= reached[order]).sum(axis=0)) / (1 + count)
     adjusted = np.empty_like(plain)
     adjusted[order] = np.maximum.accumulate(stepped)
     return plain, adjusted

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from invmod._files import write_text
 from invmod.missingness import pattern_name
 from invmod.robustness import gate, storage
+from invmod.robustness.contributions import Contributions, contributions
 from invmod.robustness.gate import PatternKey
 from invmod.robustness.results import (
     Interval,
@@ -23,6 +24,7 @@ from invmod.robustness.results import (
     PatternResult,
     ProfileResult,
     RateResult,
+    Violation,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class RobustnessReport:
         rates: one `RateResult` per curve, rate and model.
         differences: one `ModelDifference` per pattern and model except the first.
         profiles: one `ProfileResult` per profile of unequal missing rates and model.
+        worse_with_more: one `Violation` per step between two patterns at which one modality more
+            makes a model worse.
 
     Example:
         >>> results = (
@@ -86,6 +90,7 @@ class RobustnessReport:
     rates: tuple[RateResult, ...] = ()
     differences: tuple[ModelDifference, ...] = ()
     profiles: tuple[ProfileResult, ...] = ()
+    worse_with_more: tuple[Violation, ...] = ()
 
     # The package `invmod.robustness` sets these deprecated methods, see
     # `invmod/robustness/deprecated.py`.
@@ -212,6 +217,50 @@ class RobustnessReport:
             / width
         )
 
+    def violations(
+        self, *, significance: float | None = None, model: str | None = None
+    ) -> tuple[Violation, ...]:
+        """Return the steps at which one modality more makes a model worse, the surest first.
+
+        Each step adds one modality to a pattern. The one-sided p values are corrected for all steps
+        between evaluated patterns, by max-T, and for the number of models.
+
+        Arguments:
+            significance: only steps with a corrected p value of at most this level, such as 0.05.
+                None is all steps, also those that chance explains.
+            model: name; None is every model.
+
+        Raises:
+            KeyError: the report has no such model.
+            ValueError: a significance level is given, but the report has no tests.
+        """
+        name = None if model is None else self._model(model)
+        if significance is not None and not self.num_resamples:
+            raise ValueError(
+                "RobustnessReport.violations: `significance` needs p values, but the report has "
+                "none. Pass `num_resamples` to `robustness_report`."
+            )
+        chosen = [
+            violation
+            for violation in self.worse_with_more
+            if name in (None, violation.model)
+            and (significance is None or _p_value(violation) <= significance)
+        ]
+        return tuple(sorted(chosen, key=lambda v: (_p_value(v), -v.loss)))
+
+    def contributions(self, *, empty: float, model: str | None = None) -> Contributions:
+        """Return the share of each modality in a model's metric; see `Contributions`.
+
+        Arguments:
+            empty: the metric without any modality, such as that of the best constant prediction.
+            model: name; None is the first model.
+
+        Raises:
+            KeyError: the report has no such model.
+            ValueError: the report does not have all non-empty patterns, or `empty` is not finite.
+        """
+        return contributions(self, empty=empty, model=self._model(model))
+
     def require(
         self,
         *,
@@ -309,3 +358,8 @@ class RobustnessReport:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _p_value(violation: Violation) -> float:
+    """Return the corrected p value, 1 if there is none."""
+    return 1.0 if violation.adjusted_p_value is None else violation.adjusted_p_value

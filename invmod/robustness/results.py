@@ -133,3 +133,37 @@ class ModelDifference:
     p_value: float | None
     adjusted_p_value: float | None
     num_undefined: int = 0
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A step at which a model becomes worse although it has one modality more.
+
+    Attributes:
+        model: name of the model.
+        pattern: M bools, True for an available modality.
+        name: the available modalities, as in `PatternResult`.
+        added: the modality without which the model is better.
+        value: the metric under the pattern.
+        value_without: the metric under the pattern without the added modality.
+        loss: how much worse the metric is with the modality, above 0.
+        interval: of the loss, or None without resamples.
+        p_value: one-sided p value of the loss, or None without resamples.
+        adjusted_p_value: p value corrected for all such steps and models of the report.
+
+    Example:
+        >>> both = (True, True)
+        >>> Violation("m", both, "text+audio", "audio", 0.7, 0.8, 0.1, None, None, None).loss
+        0.1
+    """
+
+    model: str
+    pattern: tuple[bool, ...]
+    name: str
+    added: str
+    value: float
+    value_without: float
+    loss: float
+    interval: Interval
+    p_value: float | None
+    adjusted_p_value: float | None

@@ -43,6 +43,10 @@ class UnitScores:
         self.value = float(values.mean())
         self.binary = bool(np.isin(values, (0.0, 1.0)).all()) if binary is None else binary
 
+    def resampled(self, resamples: Resamples) -> Floats:
+        """Return the mean of each bootstrap resample, (B,)."""
+        return np.array([self.values[index].mean() for index in resamples.indices()])
+
     def interval(self, _resamples: Resamples, confidence: float) -> Bounds | None:
         """Return the interval of the mean; None for a single unit with no known range."""
         if self.binary:

@@ -7,7 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from invmod.robustness.results import ModelDifference, PatternResult, ProfileResult, RateResult
+from invmod.robustness.results import (
+    ModelDifference,
+    PatternResult,
+    ProfileResult,
+    RateResult,
+    Violation,
+)
 
 if TYPE_CHECKING:
     from invmod.robustness.report import RobustnessReport
@@ -20,6 +26,7 @@ KINDS = {
     "rates": RateResult,
     "profiles": ProfileResult,
     "differences": ModelDifference,
+    "worse_with_more": Violation,
 }
 
 
@@ -69,10 +76,11 @@ def report_from_json(text: str, kind: type[RobustnessReport]) -> RobustnessRepor
 def _upgrade(given: dict[str, Any]) -> None:
     """Change the content of a report of version 1 in place to that of version 2.
 
-    Version 1 had no profiles. Its differences had only the name of their pattern, in the order of
-    the patterns. Where a metric was undefined in a resample, its intervals were NaN.
+    Version 1 had no profiles and no violations. Its differences had only the name of their pattern,
+    in the order of the patterns. Where a metric was undefined in a resample, its intervals were
+    NaN.
     """
-    given["profiles"] = []
+    given["profiles"], given["worse_with_more"] = [], []
     patterns = [result["pattern"] for result in given["patterns"]]
     distinct = list(dict.fromkeys(map(tuple, patterns)))
     for place, difference in enumerate(given["differences"]):

@@ -8,6 +8,7 @@ from invmod.robustness.numbers import change, level, p_value, plain, with_interv
 from invmod.robustness.report import PatternResult, RobustnessReport
 
 MAX_ROWS = 31  # all patterns of five modalities
+MAX_VIOLATIONS = 10
 
 
 def text_table(report: RobustnessReport) -> str:
@@ -45,6 +46,8 @@ def text_table(report: RobustnessReport) -> str:
         parts.append(_profiles(report))
     if report.differences:
         parts.append(_differences(report))
+    if report.worse_with_more:
+        parts.append(_violations(report))
     return "\n\n".join(parts)
 
 
@@ -202,6 +205,30 @@ def profile_rows(report: RobustnessReport) -> tuple[list[str], list[list[str]]]:
 
 def _differences(report: RobustnessReport) -> str:
     return aligned(["pattern", "difference", "", "corrected p"], difference_rows(report))
+
+
+def _violations(report: RobustnessReport) -> str:
+    found = report.violations()
+    if not report.num_resamples:
+        return f"One modality more makes a model worse at {len(found)} steps (not tested)."
+    significant = report.violations(significance=0.05)
+    text = (
+        f"One modality more makes a model worse at {len(found)} steps, significantly at "
+        f"{len(significant)} (5%, corrected)."
+    )
+    if not significant:
+        return text
+    rows = [
+        [
+            v.model,
+            v.name,
+            v.added,
+            with_interval(v.loss, v.interval),
+            p_value(v.adjusted_p_value, report.num_resamples, len(report.models)),
+        ]
+        for v in significant[:MAX_VIOLATIONS]
+    ]
+    return f"{text}\n{aligned(['model', 'pattern', 'better without', 'loss', 'corrected p'], rows)}"
 
 
 def pattern_rows(report: RobustnessReport) -> list[list[str]]:

@@ -266,18 +266,29 @@ GOOD = {"text": torch.zeros(3, 4), "image": torch.zeros(3, 6)}
 @pytest.mark.parametrize(
     ("features", "mask", "error", "message"),
     [
-        ({**GOOD, "audio": torch.zeros(3, 1)}, None, KeyError, "unknown: ['audio'], absent: []"),
         (
-            {"text": GOOD["text"]},
+            {**GOOD, "audio": torch.zeros(3, 1)},
             None,
             KeyError,
-            "unknown: [], absent: ['image']. Impute an absent modality first",
+            "`features` has modalities ['audio'] that are not among ('text', 'image')",
         ),
         (
-            {**GOOD, "image": None},
+            {"text": GOOD["text"]},
+            torch.ones(3, 2).bool(),
+            ValueError,
+            "`features` has no modality 'image', but `mask` has 3 available rows of it",
+        ),
+        (
+            {},
+            None,
+            ValueError,
+            "no modality is given, so the number of rows is unknown",
+        ),
+        (
+            {**GOOD, "image": [1.0]},
             None,
             TypeError,
-            "the feature of 'image' must be a tensor, got NoneType.",
+            "the feature of 'image' must be a tensor, got list.",
         ),
         (
             {**GOOD, "image": torch.tensor(1.0)},
@@ -368,15 +379,32 @@ class TwoArgumentError(Exception):
         super().__init__(f"{first} {second}")
 
 
+class CodedError(Exception):
+    """An error that takes a code first, as some errors of torch do."""
+
+    def __init__(self, code, *args):
+        super().__init__(*args)
+
+
+class PrefixedError(Exception):
+    def __init__(self, text):
+        super().__init__(f"prefixed: {text}")
+
+
 @pytest.mark.parametrize(
     ("raised", "caught"),
-    [(ValueError("too hot"), ValueError), (TwoArgumentError("too", "hot"), RuntimeError)],
+    [
+        (ValueError("too hot"), ValueError),
+        (TwoArgumentError("too", "hot"), RuntimeError),
+        (CodedError(7, "too hot"), RuntimeError),
+        (PrefixedError("too hot"), PrefixedError),
+    ],
 )
 def test_an_error_of_a_module_is_raised_again_with_its_modality(raised, caught):
     encoders = ModalityEncoders({"audio.v2": Raises(raised)})
     message = (
         "the module of 'audio.v2' failed on a feature of shape (3, 4) and dtype torch.float32: "
-        "too hot"
+        f"{raised}"
     )
     with pytest.raises(caught, match=re.escape(message)) as info:
         encoders({"audio.v2": torch.zeros(3, 4)})
@@ -432,7 +460,7 @@ def test_modules_must_return_rows_of_one_width(modules, message):
         (
             lambda: ModalityEncoders.mlp({"a": 2}, 3, hidden_dims=(0,)),
             ValueError,
-            "`hidden_dims` must be positive, got",
+            "`hidden_dims` must be at least 1, got 0.",
         ),
     ],
 )

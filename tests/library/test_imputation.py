@@ -194,7 +194,7 @@ def test_loaded_means_reject_partial_fit_but_can_be_fitted_again():
 def test_the_block_size_does_not_change_the_means(monkeypatch, rows_at_once):
     features, mask = draw(seeded(0), 7)
     whole = MeanImputer(NAMES).fit(features, mask)
-    monkeypatch.setattr(imputation.constant, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(imputation.mean, "ROWS_AT_ONCE", rows_at_once)
     blocks = MeanImputer(NAMES).fit(features, mask)
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(blocks.state_dict()[key], value, rtol=1e-14, atol=1e-14)
@@ -209,7 +209,7 @@ def test_a_table_is_read_in_blocks(monkeypatch):
             gathered.append(len(index))
             return super().__getitem__(index)
 
-    monkeypatch.setattr(imputation.constant, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(imputation.mean, "ROWS_AT_ONCE", 3)
     features = {"text": torch.ones(10, 2).as_subclass(Watched)}
     MeanImputer(["text"]).fit(features, torch.ones(10, 1, dtype=torch.bool))
     assert gathered == [3, 3, 3, 1]

@@ -387,7 +387,7 @@ def test_a_constant_entry_changes_nothing_and_is_filled_with_its_constant(kind, 
         imputer.fit(all_features, mask, torch.arange(num_rows))
         filled[value], _ = imputer(all_features, mask)
         alone = mask & torch.tensor([True, True, False])
-        assert (imputer(all_features, alone)[0]["constant"] - value).abs().max() < 1e-12
+        assert (imputer(all_features, alone)[0]["constant"] == value).all()
     for name in NAMES:
         torch.testing.assert_close(filled[0.3][name], filled[0.5][name], rtol=1e-6, atol=1e-6)
 
@@ -443,6 +443,14 @@ def test_a_tie_of_scaled_entries_goes_to_the_lower_index():
             mask = torch.cat([torch.ones(4, 1).bool(), ~b.isnan()], dim=1)
             imputer = KNNImputer(["a", "b"], num_neighbours=1).fit({"a": a, "b": b}, mask)
             assert imputer({"a": a, "b": b}, mask)[0]["b"][2].item() == 1.0
+
+
+def test_distances_that_differ_by_a_millionth_are_not_equal():
+    a = torch.tensor([1 + 1e-6, -1.0, 0.0], dtype=torch.float64)[:, None]
+    b = torch.tensor([1.0, 2.0, NAN], dtype=torch.float64)[:, None]
+    mask = torch.cat([torch.ones(3, 1).bool(), ~b.isnan()], dim=1)
+    imputer = KNNImputer(["a", "b"], num_neighbours=1).fit({"a": a, "b": b}, mask)
+    assert imputer({"a": a, "b": b}, mask)[0]["b"][2].item() == 2.0
 
 
 # --- ridge

@@ -279,15 +279,31 @@ def test_holm_against_its_definition():
         ([0.1, -0.12, 0.05, -0.02, 0.03], "no significant difference"),
         ([0.3], "no significant difference"),
         ([0.0, 0.0, 0.0], "no significant difference"),
+        ([0.2] * 10, "holds"),
+        ([-0.2] * 6, "does not hold"),
+        ([0.2] * 5, "no significant difference"),
+        ([0.1 + 0.2, 0.3] * 5, "holds"),
     ],
 )
 def test_a_verdict_follows_the_t_test(values, expected):
     claim = claims.Claim("it is better", "5", np.array(values))
-    if len(set(values)) > 1:
+    if not np.allclose(values, values[0]):
         assert claim.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
-        low, high = claim.interval
-        assert (low > 0 or high < 0) == (claim.p < 0.05)
+    low, high = claim.interval
+    assert (low > 0 or high < 0) == (claim.p < 0.05)
     assert claims.verdict(claim, claim.p) == expected
+
+
+def test_equal_differences_have_the_p_value_of_the_sign_test():
+    """The t statistic of ten equal differences is undefined, but they are not a tie."""
+    for count in range(1, 12):
+        claim = claims.Claim("it is better", "5", np.full(count, 0.2))
+        assert claim.p == pytest.approx(stats.binomtest(count, count).pvalue)
+        bounded = (pytest.approx(0.2), pytest.approx(0.2))
+        assert claim.interval == (bounded if count > 5 else (-np.inf, np.inf))
+    assert claims.Claim("it is better", "5", np.zeros(10)).p == 1.0
+    assert claims.Claim("it is better", "5", np.zeros(10)).interval == (0.0, 0.0)
+    assert claims.Claim("it is better", "5", np.array([])).p == 1.0
 
 
 def test_counts_of_splits_with_a_significant_difference_over_users():

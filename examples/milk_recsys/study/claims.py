@@ -76,19 +76,37 @@ class Claim:
         return float(np.std(self.values, ddof=1) * np.sqrt(1 / len(self.values) + self.overlap))
 
     @property
+    def all_equal(self) -> bool:
+        """Whether the values show no variation, so that their t statistic is undefined."""
+        return bool(np.allclose(self.values, self.values[:1], rtol=1e-9, atol=1e-12))
+
+    @property
     def p(self) -> float:
-        """The two-sided p value of the t test; 1 if there are fewer than two different values."""
-        if len(self.values) < 2 or np.allclose(self.values, self.values[0]):
-            return 1.0
+        """The two-sided p value of the t test, or of the sign test for equal values.
+
+        R equal values other than 0 all have the same sign, which has the probability 2 / 2^R if
+        both signs are equally likely. Values that are all 0 show no difference.
+        """
+        if self.all_equal:
+            zero = bool((np.abs(self.values) <= 1e-12).all())
+            return 1.0 if zero else 2.0 ** (1 - len(self.values))
         return float(2 * stats.t.sf(abs(self.values.mean()) / self.error, len(self.values) - 1))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% t interval of the mean."""
+        """The 95% t interval of the mean; it excludes 0 exactly if `p` is below 5%.
+
+        The interval of equal values is their value if the sign test is significant or they are 0.
+        Otherwise it is unbounded, because too few equal values do not bound their mean.
+        """
         if len(self.values) < 2:
             return -np.inf, np.inf
-        half = float(stats.t.ppf(0.975, len(self.values) - 1)) * self.error
-        return float(self.values.mean()) - half, float(self.values.mean()) + half
+        mean = float(self.values.mean())
+        if self.all_equal:
+            known = self.p < LEVEL or abs(mean) <= 1e-12
+            return (mean, mean) if known else (-np.inf, np.inf)
+        half = float(stats.t.ppf(1 - LEVEL / 2, len(self.values) - 1)) * self.error
+        return mean - half, mean + half
 
 
 def verdict(claim: Claim, p: float) -> str:

@@ -47,7 +47,8 @@ def with_interval(values: Sequence[float]) -> str:
     if len(values) < 2:
         return mean
     low, high = claims.Claim("", "", np.array(values), overlap=claims.OVERLAP).interval
-    return f"{mean} ± {(high - low) / 2:.4f}"
+    # Too few equal values have an unbounded interval.
+    return f"{mean} ± {(high - low) / 2:.4f}" if np.isfinite(high - low) else mean
 
 
 def table_field(plan: Plan, store: Store) -> TableRows:
