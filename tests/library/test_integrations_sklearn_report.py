@@ -272,6 +272,34 @@ def test_a_score_of_several_estimators_uses_what_all_of_them_have():
         estimator_report({"a": logistic, "b": others}, X, y, groups=GROUPS, **QUICK)
 
 
+def test_several_estimators_are_compared_by_probabilities_where_all_have_them():
+    """Decision functions have no common scale, so rows of them cannot be swapped."""
+    X, y = data()
+    scorer = make_scorer(
+        lambda y, scores: float(np.mean(scores)),
+        response_method=("decision_function", "predict_proba"),
+    )
+    fitted = model(X, y)
+    alone = estimator_report(fitted, X, y, groups=GROUPS, scoring=scorer, **QUICK)
+    assert alone.complete().value == pytest.approx(fitted.decision_function(X).mean())
+    both = estimator_report(
+        {"a": fitted, "b": model(X, y)}, X, y, groups=GROUPS, scoring=scorer, **QUICK
+    )
+    assert both.complete("b").value == pytest.approx(fitted.predict_proba(X)[:, 1].mean())
+
+
+def test_a_row_of_several_labels_is_correct_if_all_are():
+    X, y = data()
+    labels = np.stack([y == "yes", X["t"].to_numpy() > 0], axis=1).astype(int)
+    fitted = model(X, labels, DecisionTreeClassifier(max_depth=2, random_state=0))
+    report = estimator_report(
+        fitted, X, labels, groups=GROUPS, scoring="accuracy", rates=(), num_resamples=5
+    )
+    predictions = fitted.predict(hidden(X, ["text"]))
+    assert by_name(report)["text"] == pytest.approx((predictions == labels).all(axis=1).mean())
+    assert by_name(report)["text"] < (predictions == labels).mean()
+
+
 @pytest.mark.parametrize("frame", [lambda X: X, pl.from_pandas, lambda X: X.to_numpy()])
 def test_an_estimator_that_refuses_nan_gets_an_error_with_remedies(frame):
     X, y = data()
