@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from invmod._checks import check_count, check_names
 from invmod.missingness import hide_features, mask_from_features
 from invmod.missingness.masks import mask_columns
+from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.inputs import Array, as_tensor, checked_array
 
 Metric = Callable[[Any, Any], float]
@@ -68,11 +69,15 @@ def _feature(name: object) -> str:
     return f"the feature of {name!r}"
 
 
-def checked_mask(mask: Array | Mapping[str, Array] | None, features: dict[str, Tensor]) -> Tensor:
-    """Return the natural mask: `mask`, or if it is None, a mask that is False for rows of NaN."""
+def checked_mask(
+    mask: Array | Mapping[str, Array] | None,
+    features: dict[str, Tensor],
+    integer_fill: IntegerFill = "auto",
+) -> Tensor:
+    """Return the natural mask: `mask`, or if it is None, that of `mask_from_features`."""
     modalities = tuple(features)
     if mask is None:
-        return mask_from_features(features, modalities)
+        return mask_from_features(features, modalities, integer_fill=integer_fill)
     natural_mask: Tensor | dict[str, Tensor]
     if isinstance(mask, Mapping):
         natural_mask = {
@@ -84,7 +89,7 @@ def checked_mask(mask: Array | Mapping[str, Array] | None, features: dict[str, T
     rows = len(next(iter(features.values())))
     columns = mask_columns("robustness_report", natural_mask, modalities, rows)
     # The result is not used: the call checks that the features have equal numbers of rows.
-    hide_features(features, columns, modalities, integer_fill=0)
+    hide_features(features, columns, modalities, integer_fill=integer_fill)
     return columns
 
 

@@ -119,9 +119,10 @@ def robustness_report(
         targets_first: whether `metric` and `per_unit` take targets before predictions, as those of
             scikit-learn do. None means only where they come from ``sklearn.metrics``: set it for
             your own wrappers of them.
-        integer_fill: content of hidden cells of integers and bools. ``"auto"``: -1 for signed
-            integers, 0 or False for unsigned integers and bools. An int, or name -> int for some
-            modalities: this value. None: 0.
+        integer_fill: content of missing and hidden cells of integers and bools. ``"auto"``: -1 for
+            signed integers, 0 or False for unsigned integers and bools. An int, or name -> int for
+            some modalities: this value. None: 0. Without a mask, rows of integers are naturally
+            missing by the same rule.
         num_resamples: B, the number of bootstrap resamples and of permutations; 0 for neither
             intervals nor tests. No p value is below 1 / (B + 1).
         confidence: confidence level of the intervals, in (0, 1).
@@ -165,7 +166,7 @@ def robustness_report(
         predictors=checked_predictors(predict),
         features=tensors,
         given_as_tensors=given_as_tensors,
-        mask=checked_mask(mask, tensors),
+        mask=checked_mask(mask, tensors, integer_fill),
         targets=targets,
         metric=checked_metric("metric", metric, targets_first),
         per_unit=None if per_unit is None else checked_metric("per_unit", per_unit, targets_first),

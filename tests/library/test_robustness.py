@@ -100,6 +100,21 @@ def test_integers_and_bools_are_hidden_by_a_stated_value():
     assert not seen[True, False]["flags"].any()
 
 
+@pytest.mark.parametrize(("integer_fill", "missing"), [("auto", 2), (-7, 3), (None, None)])
+def test_rows_of_integers_are_naturally_missing_by_the_rule_that_hides_them(integer_fill, missing):
+    ids = torch.arange(12).reshape(6, 2)
+    ids[2], ids[3] = -1, -7
+    masks = []
+
+    def predict(features, mask):
+        masks.append(mask[:, 0].tolist())
+        return torch.zeros(6)
+
+    features = {"words": ids, "x": torch.ones(6, 1)}
+    quick(predict, features, torch.zeros(6), mean, integer_fill=integer_fill, rates=())
+    assert masks[0] == [row != missing for row in range(6)]
+
+
 def test_a_model_cannot_change_the_given_features():
     features, targets = made_up()
     before = {name: x.clone() for name, x in features.items()}
