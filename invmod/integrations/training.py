@@ -81,7 +81,9 @@ class PeriodicReport:
         self.features = {name: _as_tensors(name, x) for name, x in given.items()}
         self.integer_fill = options.pop("integer_fill", "auto")
         if options.get("mask") is None:
-            options["mask"] = mask_from_features(self.features, tuple(self.features))
+            options["mask"] = mask_from_features(
+                self.features, tuple(self.features), integer_fill=self.integer_fill
+            )
 
     def _figures(
         self,

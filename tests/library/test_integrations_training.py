@@ -265,6 +265,24 @@ def test_the_natural_mask_is_that_of_the_features_or_given():
         assert text.empty_rows == missing
 
 
+def test_rows_of_the_fill_value_of_integers_are_missing():
+    words = torch.arange(1, 9)[:, None].repeat(1, 2)
+    words[0], words[1:3] = -1, 99
+    features = {"words": words, "image": torch.ones(8, 2)}
+    for options, missing in (({}, 1), ({"integer_fill": 99}, 2)):
+        report = PeriodicReport(
+            features,
+            torch.ones(8),
+            lambda predictions, targets: 1.0,
+            predict=lambda model, features, mask: features["image"][:, 0].nan_to_num(),
+            rates=(),
+            **options,
+        )
+        report._figures(nn.Identity(), 1, is_main=True, broadcast=lambda x: x)
+        alone = next(r for r in report.reports[1].patterns if r.pattern == (True, False))
+        assert alone.empty_rows == missing
+
+
 def test_half_precision_predictions_reach_the_metric_in_float32():
     features, targets = data(8)
     seen = set()
