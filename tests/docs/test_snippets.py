@@ -45,10 +45,28 @@ def run_block(kind: str, code: str, line: int, page: Path, names: dict[str, Any]
     assert not results.failed, "".join(output)
 
 
-# The export to ONNX in torch 2.13 warns about torch's own trees.
-@pytest.mark.filterwarnings("ignore:.*treespec.*is deprecated:FutureWarning")
+# Warnings of other libraries about themselves, on the pages that call them.
+MARKS = {
+    "export.md": [
+        # The export to ONNX in torch 2.13 warns about torch's own trees.
+        pytest.mark.filterwarnings("ignore:.*treespec.*is deprecated:FutureWarning")
+    ],
+    "integrations.md": [
+        # Lightning recommends worker processes, which a small batch in memory does not need.
+        pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+        # Lightning 2.6 calls a part of torch's pytrees that torch 2.13 deprecates.
+        pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+    ]
+}
+
+
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name
+    "page",
+    [
+        pytest.param(page, marks=MARKS.get(page.name, ()), id=page.name)
+        for page in PAGES
+        if blocks(page)
+    ],
 )
 def test_the_snippets_of_a_page_run_in_order(
     page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -32,10 +33,16 @@ BOTTOM_TO_TOP = (
     "penalties",
     "objectives",
     "robustness",
+    "integrations",
     "testing",
     "cli",
     "__main__",
 )
+# These modules import their framework at once, because their classes inherit from its classes.
+FRAMEWORKS = {
+    "sklearn": {"sklearn"},
+    "transformers": {"transformers"},
+}
 
 
 def imports(path):
@@ -154,14 +161,28 @@ def test_options_are_keyword_only(name):
 def test_a_file_imports_optional_dependencies_only_inside_functions(path):
     core = {"torch", "numpy", "einops", "typing_extensions", "invmod"} | sys.stdlib_module_names
     at_once, later = imports(path)
-    assert {name.split(".")[0] for name in at_once} <= core
+    framework = set()
+    if "integrations" in path.relative_to(ROOT).parts[:-1]:
+        part = path.relative_to(ROOT / "integrations").parts[0].removesuffix(".py")
+        framework = FRAMEWORKS.get(part, set())
+    assert {name.split(".")[0] for name in at_once} <= core | framework
     assert {name.split(".")[0] for name in later} <= core | {
         "matplotlib",
         "PIL",  # installed with matplotlib
         "polars",
         "jinja2",
         "safetensors",
+        "narwhals",
     }
+
+
+def test_no_framework_is_imported_before_its_own_module():
+    code = (
+        "import sys, invmod, invmod.integrations\n"
+        "frameworks = {'sklearn', 'narwhals', 'lightning', 'pytorch_lightning', 'transformers'}\n"
+        "assert not frameworks & sys.modules.keys(), frameworks & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_subpackage_has_a_place_in_the_import_order():
