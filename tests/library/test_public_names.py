@@ -18,6 +18,7 @@ SUBPACKAGES = sorted(module.name for module in pkgutil.iter_modules(invmod.__pat
 FILES = sorted(ROOT.rglob("*.py"))
 BOTTOM_TO_TOP = (
     "_files",
+    "_tables",
     "_checks",
     "_precision",
     "_deprecation",
@@ -29,6 +30,7 @@ BOTTOM_TO_TOP = (
     "alignment",
     "penalties",
     "objectives",
+    "calibration",
     "robustness",
     "testing",
 )
