@@ -61,7 +61,8 @@ def calibrate_by_pattern(
 
     where f is a prediction, l and u are a predicted lower and upper quantile, and :math:`\pi` are
     predicted probabilities of classes. The sum of ``"cumulative"`` has no random term, so that sets
-    are reproducible; among equal probabilities the smaller index counts first.
+    are reproducible; the least probable class always has the score 1, and with few classes such
+    ties make sets cover more than asked. Among equal probabilities the smaller index counts first.
 
     The rule decides which calibration rows a pattern has. With :math:`a_i` the modalities of row i:
 

@@ -40,11 +40,15 @@ def class_scores(score: Score, outputs: Floats) -> Floats:
     """
     if score == "probability":
         return 1 - outputs
-    # Among equally probable classes the one with the smaller index comes first.
+    # Among equally probable classes the one with the smaller index comes first. The sum up to a
+    # class is 1 minus the sum of the classes after it, so that the least probable class has a score
+    # of exactly 1: in a sum of all classes, rounding would break ties between rows.
     order = np.argsort(-outputs, axis=1, kind="stable")
+    descending = np.take_along_axis(outputs, order, axis=1)
+    after = np.zeros_like(outputs)
+    after[:, :-1] = np.cumsum(descending[:, :0:-1], axis=1)[:, ::-1]
     cumulative = np.empty_like(outputs)
-    sums = np.cumsum(np.take_along_axis(outputs, order, axis=1), axis=1)
-    np.put_along_axis(cumulative, order, sums, axis=1)
+    np.put_along_axis(cumulative, order, 1 - after, axis=1)
     return cumulative
 
 
