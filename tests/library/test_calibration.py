@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from invmod.calibration import CalibrationReport, calibrate_by_pattern
 from invmod.calibration.ranks import conformal_rank, rows_needed, wilson
+from invmod.calibration.scores import class_scores
 from tests.strategies import laws
 
 NAMES = ("a", "b", "c")
@@ -693,3 +694,14 @@ def test_an_error_of_the_model_names_the_pattern():
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         call(predict=predict)
     assert "under the pattern a+b+c" in caught.value.__notes__[0]
+
+
+def test_equally_probable_classes_are_ordered_by_their_index():
+    scores = class_scores("cumulative", np.full((1, 64), 1 / 64))
+    np.testing.assert_array_equal(scores[0], np.arange(1, 65) / 64)
+
+
+def test_wilsons_interval_ends_exactly_at_0_and_1():
+    for trials in range(1, 60):
+        assert wilson(0, trials)[0] == 0.0
+        assert wilson(trials, trials)[1] == 1.0
