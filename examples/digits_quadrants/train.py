@@ -22,10 +22,11 @@ import tyro
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from missing_study import Problem, Study, accuracy, summary, table  # isort: skip
-
-import invmod
+from invmod.missingness import pattern_name
 from invmod.robustness.document import figure_png
+from missing_methods import Problem, accuracy
+from missing_study import Study
+from missing_tables import summary, table
 
 QUADRANTS = {
     "top left": (slice(0, 4), slice(0, 4)),
@@ -91,7 +92,7 @@ def draw(results: dict[str, dict[str, Any]], problem: Problem, path: Path) -> No
     test = problem.split(0)[2]
     figure, axes = plt.subplots(1, len(patterns), figsize=(9, 2.9))
     for column, (ax, pattern) in enumerate(zip(axes, patterns, strict=True)):
-        key = invmod.pattern_name([bool(available) for available in pattern], names)
+        key = pattern_name([bool(available) for available in pattern], names)
         predictions = {
             method: entry["runs"][0]["predictions"][key] for method, entry in results.items()
         }

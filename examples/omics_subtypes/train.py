@@ -23,7 +23,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from missing_study import Problem, Study, accuracy, balanced_accuracy, summary, table
+from missing_methods import Problem, accuracy, balanced_accuracy
+from missing_study import Study
+from missing_tables import summary, table
 
 VIEWS = ("fou", "fac", "kar", "pix", "zer", "mor")
 ASSAYS = ("mirna", "mrna", "protein")

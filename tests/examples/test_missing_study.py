@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-import invmod
+import missing_methods
 import missing_study
+import missing_tables
 from digits_quadrants import train as digits
-from missing_study import METHODS, Problem, Study
+from invmod.missingness import hide_features
+from missing_methods import METHODS, Problem
+from missing_study import Study
 from omics_subtypes import train as omics
 from tests.strategies import normal, seeded
 
@@ -35,7 +38,7 @@ def small_problem(num_modalities=3, missing=False):
         order = torch.randperm(60, generator=seeded(seed))
         return order[:40], order[40:], torch.arange(60, 90)
 
-    return Problem("small", features, targets, split, missing_study.accuracy, epochs=2)
+    return Problem("small", features, targets, split, missing_methods.accuracy, epochs=2)
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path
     problem = small_problem(missing=missing)
     whole = Study(problem, tmp_path / "whole", seeds=2).run(log=str)
     lines = stored_lines(tmp_path / "whole")
-    assert len(lines) == 7 * (2 * 2 + 2)
+    assert len(lines) == len(METHODS) * (2 * 2 + 2)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut/runs.jsonl").write_text("".join(lines[:9]) + lines[9][:20], encoding="utf-8")
     assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
@@ -73,7 +76,7 @@ def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path
     assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
     Study(problem, tmp_path / "cut", seeds=3).run(log=str)
     assert stored_lines(tmp_path / "cut")[: len(lines)] == lines
-    assert len(stored_lines(tmp_path / "cut")) == len(lines) + 7
+    assert len(stored_lines(tmp_path / "cut")) == len(lines) + len(METHODS)
     patterns = set(whole["ERM"]["runs"][0]["test"])
     assert patterns == (
         {"m1", "m2", "m1+m2"}
@@ -108,7 +111,7 @@ def test_configurations_are_chosen_on_validation_rows_and_tuning_runs_use_no_tes
 def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
     problem = small_problem()
     first, again = (
-        missing_study.train(problem, method, METHODS[method][1], seed=3) for _ in range(2)
+        missing_methods.train(problem, method, METHODS[method][1], seed=3) for _ in range(2)
     )
     rows = problem.split(3)[0]
     features = {name: x[rows] for name, x in problem.features.items()}
@@ -116,7 +119,7 @@ def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
     assert torch.equal(first(features, mask), again(features, mask))
     hidden = mask.clone()
     hidden[:, 0] = False
-    without_m0 = invmod.hide_features(features, hidden, list(features))
+    without_m0 = hide_features(features, hidden, list(features))
     assert torch.equal(
         first(without_m0, hidden), first(features | {"m0": torch.zeros(len(rows), 4)}, hidden)
     )
@@ -124,7 +127,7 @@ def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
 
 def test_the_numbers_of_a_table_equal_those_of_plain_python(two_configurations, tmp_path):
     results = Study(small_problem(), tmp_path, seeds=3).run(log=str)
-    for row in missing_study.summary(results):
+    for row in missing_tables.summary(results):
         tests = [run["test"] for run in results[row["method"]]["runs"]]
         one_hidden = [
             np.mean([test[name] for name in ("m0+m1", "m0+m2", "m1+m2")]) for test in tests
@@ -135,13 +138,13 @@ def test_the_numbers_of_a_table_equal_those_of_plain_python(two_configurations, 
         assert row["worst"][0] == pytest.approx(worst.mean())
         assert row["worst"][1] == pytest.approx(4.302653 * worst.std(ddof=1) / 3**0.5, rel=1e-5)
         assert row["difference"][0] == pytest.approx((worst - base).mean())
-    assert missing_study.pair((0.5, float("nan"))) == "0.500"
+    assert missing_tables.pair((0.5, float("nan"))) == "0.500"
 
 
 def test_balanced_accuracy_weights_classes_equally():
     targets, predicted = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
-    assert missing_study.balanced_accuracy(predicted, targets) == pytest.approx((2 / 3 + 1) / 2)
-    assert missing_study.accuracy(predicted, targets) == 0.75
+    assert missing_methods.balanced_accuracy(predicted, targets) == pytest.approx((2 / 3 + 1) / 2)
+    assert missing_methods.accuracy(predicted, targets) == 0.75
 
 
 # --- the two commands
@@ -227,8 +230,8 @@ def test_the_committed_table_is_made_from_the_committed_runs(name):
             "config": best,
             "runs": [stored[missing_study.run_key(method, best, seed)] for seed in range(10)],
         }
-    assert len(stored) == 7 * (6 * 2 + 10)
-    expected = missing_study.table(missing_study.summary(results), "").split("\n\n")[0]
+    assert len(stored) == len(METHODS) * (6 * 2 + 10)
+    expected = missing_tables.table(missing_tables.summary(results), "").split("\n\n")[0]
     assert (RESULTS / name / "table.md").read_text(encoding="utf-8").startswith(expected)
     page = {"digits_quadrants": "digits_quadrants"}.get(name, "omics_subtypes")
     text = (RESULTS.parent / "examples" / f"{page}.md").read_text(encoding="utf-8")
