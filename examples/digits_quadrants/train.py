@@ -4,12 +4,12 @@
     python examples/digits_quadrants/train.py --seeds 2   # fewer splits
 
 scikit-learn's 1,797 digits of 8 by 8 pixels are cut into four quadrants, which are the modalities.
-Any of them may be hidden from a trained model. The methods are in examples/missing_study.py, which
+Any of them may be hidden from a trained model. The methods are in examples/missing_methods.py, which
 an installation with `make install` or `pip install -e .` can import; otherwise add the folder
 examples/ to PYTHONPATH.
 
-The command writes table.md, digits.png and runs.jsonl.gz into `--out`. A study that was stopped
-resumes from its runs.jsonl.
+The command writes table.md, digits.png, runs.jsonl.gz and calibration.jsonl into `--out`. A study
+that was stopped resumes from its runs.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from invmod.missingness import pattern_name
 from invmod.robustness.document import figure_png
+from missing_calibration import CalibrationStudy, calibration_table
 from missing_methods import Problem, accuracy
 from missing_study import Study
 from missing_tables import summary, table
@@ -145,6 +146,9 @@ def main(options: Options) -> None:
     problem = digits_problem(options.epochs)
     results = Study(problem, options.out, seeds=options.seeds).run()
     text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")
+    config = results["environments"]["config"]
+    lines = CalibrationStudy(problem, options.out, config, seeds=options.seeds).run()
+    text += "\n" + calibration_table(lines)
     (options.out / "table.md").write_text(text, encoding="utf-8")
     draw(results, problem, options.out / "digits.png")
     print(f"\n{text}\nThe picture is {options.out / 'digits.png'}.")

@@ -5,12 +5,12 @@
 
 The 150 training patients have micro-RNA, messenger RNA and protein; the 70 test patients lack
 protein. The environment variable INVMOD_DATA must name the folder of the data sets; docs/data.md
-describes them and their source. The methods are in examples/missing_study.py, which an installation
+describes them and their source. The methods are in examples/missing_methods.py, which an installation
 with `make install` or `pip install -e .` can import; otherwise add the folder examples/ to
 PYTHONPATH.
 
-The command writes table.md and runs.jsonl.gz into `--out`. A study that was stopped resumes from
-its runs.jsonl.
+The command writes table.md, runs.jsonl.gz and calibration.jsonl into `--out`. A study that was
+stopped resumes from its runs.
 """
 
 import os
@@ -23,6 +23,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from missing_calibration import CalibrationStudy, calibration_table
 from missing_methods import Problem, accuracy, balanced_accuracy
 from missing_study import Study
 from missing_tables import summary, table
@@ -169,6 +170,9 @@ def main(options: Options) -> None:
         text = table(summary(results), caption) + "\n" + over_patients(results, problem)
     else:
         text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")
+    config = results["environments"]["config"]
+    lines = CalibrationStudy(problem, out, config, seeds=options.seeds).run()
+    text += "\n" + calibration_table(lines)
     (out / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
 
