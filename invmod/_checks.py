@@ -12,6 +12,16 @@ import torch
 from torch import Tensor
 
 
+def has_known_values(x: Tensor) -> bool:
+    """Return whether a Python branch may depend on the values of `x`.
+
+    They are unknown on the meta device, and in code that is compiled, exported or traced a branch
+    would be fixed to the values of the example input.
+    """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return not (x.is_meta or torch.compiler.is_compiling() or tracing)
+
+
 def check_count(function: str, argument: str, count: int) -> int:
     """Return `count` as an int; raise unless it is an int of at least 1."""
     # bool is a subclass of int, so it is excluded explicitly.
@@ -150,6 +160,8 @@ def checked_rows(function: str, rows: Tensor | None, num_rows: int, device: torc
             f"{function}: `rows` must be row numbers, int64 of shape (n,), "
             f"got {rows.dtype} of shape {tuple(rows.shape)}."
         )
+    if not has_known_values(rows):
+        return rows.to(device)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
         raise ValueError(
             f"{function}: `rows` must lie in [0, {num_rows}), got values from {int(rows.min())} "

@@ -18,6 +18,7 @@ __all__ = [
     "assert_constant_preserved",
     "assert_full_mask_equals_no_mask",
     "assert_mask_honoured",
+    "assert_nan_propagates",
     "assert_on_simplex",
     "assert_permutation_equivariant",
     "assert_permutation_invariant",
@@ -72,7 +73,7 @@ def assert_mask_honoured(
             ...
         AssertionError: assert_mask_honoured: the output changes when the unavailable cell of ...
     """
-    _check_cells(z, mask)
+    _check_cells("assert_mask_honoured", z, mask)
     if isinstance(part, torch.nn.Module):
         parameters = (*part.parameters(), *parameters)
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
@@ -98,6 +99,51 @@ def assert_mask_honoured(
                     f"assert_mask_honoured: {condition}, the gradient with respect to {name} "
                     "changes."
                 )
+
+
+def assert_nan_propagates(part: Callable[[Any, Tensor], Tensor], z: Features, mask: Tensor) -> None:
+    r"""Assert that NaN in an available cell comes out of a part as NaN.
+
+    .. math::
+        a_{nm} = 1 \text{ and } z_{nm} = \mathrm{NaN} \quad \Rightarrow \quad
+        f(z, a) \text{ has an entry that is NaN}
+
+    where f is the part and a is the mask. A part that swallows NaN hides a broken batch: its output
+    looks right while the weights are NaN. The cells are tried one at a time.
+
+    Arguments:
+        part: called as ``part(z, mask)``; returns a tensor.
+        z: floating point (N, M, ...), or modality name -> (N, ...) in the order of the mask's
+            columns.
+        mask: bool (N, M); True is available.
+
+    Raises:
+        AssertionError: the output has no NaN; the message names the cell.
+        TypeError: `z` is not floating point, or `mask` not bool.
+        ValueError: the shapes of `z` and `mask` do not fit.
+
+    Example:
+        >>> z, mask = torch.ones(1, 2, 3), torch.tensor([[True, False]])
+        >>> assert_nan_propagates(
+        ...     lambda z, mask: torch.where(mask[..., None], z, 0).sum(dim=1), z, mask
+        ... )
+        >>> assert_nan_propagates(  # doctest: +ELLIPSIS
+        ...     lambda z, mask: torch.where(mask[..., None] & (z > 0), z, 0).sum(dim=1), z, mask
+        ... )
+        Traceback (most recent call last):
+            ...
+        AssertionError: assert_nan_propagates: the output has no NaN when the available cell of ...
+    """
+    _check_cells("assert_nan_propagates", z, mask)
+    for row, modality in mask.nonzero().tolist():
+        cell = torch.zeros_like(mask)
+        cell[row, modality] = True
+        if not part(_filled(z, cell, float("nan")), mask).isnan().any():
+            raise AssertionError(
+                "assert_nan_propagates: the output has no NaN when the available cell of row "
+                f"{row} and modality {modality} holds NaN. A comparison such as `x > 0` is False "
+                "for NaN; write the guard so that NaN passes it, such as `~(x <= 0)`."
+            )
 
 
 def assert_full_mask_equals_no_mask(
@@ -299,21 +345,20 @@ def assert_constant_preserved(
 # ---------------------------------------------------------------- cells and gradients
 
 
-def _check_cells(z: Features, mask: Tensor) -> None:
+def _check_cells(caller: str, z: Features, mask: Tensor) -> None:
     tensors = list(z.values()) if isinstance(z, Mapping) else [z]
     for x in tensors:
         if not x.is_floating_point():
-            raise TypeError(f"assert_mask_honoured: `z` must be floating point, got {x.dtype}.")
+            raise TypeError(f"{caller}: `z` must be floating point, got {x.dtype}.")
     if mask.dtype != torch.bool:
         raise TypeError(
-            f"assert_mask_honoured: `mask` must have dtype torch.bool, got {mask.dtype}. "
+            f"{caller}: `mask` must have dtype torch.bool, got {mask.dtype}. "
             "Use `mask.bool()` (True means available)."
         )
-    shape = (len(tensors[0]), len(tensors)) if isinstance(z, Mapping) else tuple(z.shape[:2])
+    shape = (tensors[0].shape[0], len(tensors)) if isinstance(z, Mapping) else tuple(z.shape[:2])
     if tuple(mask.shape) != shape:
         raise ValueError(
-            f"assert_mask_honoured: `mask` must have shape (N, M) = {shape}, got "
-            f"{tuple(mask.shape)}."
+            f"{caller}: `mask` must have shape (N, M) = {shape}, got {tuple(mask.shape)}."
         )
 
 

@@ -138,7 +138,7 @@ class AttentionFusion(nn.Module):
                 f"AttentionFusion: `num_heads` must divide `embedding_dim` = {embedding_dim}, "
                 f"got {num_heads}."
             )
-        self.num_heads = num_heads
+        self.num_heads = int(num_heads)
         # Zero queries give equal scores to all modalities, so training starts at the masked mean.
         # The keys must be random: with zero keys too, the gradients of both would be 0.
         self.query = nn.Parameter(torch.zeros(num_queries, embedding_dim))

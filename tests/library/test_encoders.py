@@ -266,18 +266,29 @@ GOOD = {"text": torch.zeros(3, 4), "image": torch.zeros(3, 6)}
 @pytest.mark.parametrize(
     ("features", "mask", "error", "message"),
     [
-        ({**GOOD, "audio": torch.zeros(3, 1)}, None, KeyError, "unknown: ['audio'], absent: []"),
         (
-            {"text": GOOD["text"]},
+            {**GOOD, "audio": torch.zeros(3, 1)},
             None,
             KeyError,
-            "unknown: [], absent: ['image']. Impute an absent modality first",
+            "`features` has modalities ['audio'] that are not among ('text', 'image')",
         ),
         (
-            {**GOOD, "image": None},
+            {"text": GOOD["text"]},
+            torch.ones(3, 2).bool(),
+            ValueError,
+            "`features` has no modality 'image', but `mask` has 3 available rows of it",
+        ),
+        (
+            {},
+            None,
+            ValueError,
+            "no modality is given, so the number of rows is unknown",
+        ),
+        (
+            {**GOOD, "image": [1.0]},
             None,
             TypeError,
-            "the feature of 'image' must be a tensor, got NoneType.",
+            "the feature of 'image' must be a tensor, got list.",
         ),
         (
             {**GOOD, "image": torch.tensor(1.0)},
@@ -432,7 +443,7 @@ def test_modules_must_return_rows_of_one_width(modules, message):
         (
             lambda: ModalityEncoders.mlp({"a": 2}, 3, hidden_dims=(0,)),
             ValueError,
-            "`hidden_dims` must be positive, got",
+            "`hidden_dims` must be at least 1, got 0.",
         ),
     ],
 )

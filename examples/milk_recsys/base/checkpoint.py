@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -154,7 +154,11 @@ def load_state(
 
 
 def load_into(
-    path: Path, tensors: Mapping[str, Tensor | Destination], *, partial: bool = False
+    path: Path,
+    tensors: Mapping[str, Tensor | Destination],
+    *,
+    partial: bool = False,
+    optional: Collection[str] = (),
 ) -> dict[str, Any]:
     """Copy a file of `save_state` into existing tensors on any device, block by block.
 
@@ -162,6 +166,7 @@ def load_into(
         tensors: name -> the tensor, or the rows of it, to fill. No tensor changes before all of
             them have been found to fit.
         partial: whether the file may have tensors that `tensors` lacks.
+        optional: names of tensors that stay as they are if the file lacks them.
 
     Returns:
         the facts.
@@ -170,22 +175,21 @@ def load_into(
         DataError: the file is absent, damaged or of another kind; or a tensor of it is missing,
             unexpected, or of another shape or dtype.
     """
-    destinations = {
-        name: tensor if isinstance(tensor, Destination) else Destination(tensor, 0)
-        for name, tensor in tensors.items()
-    }
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
             stored = set(file.keys())
+            left_out = set(optional) - stored
+            tensors = {name: x for name, x in tensors.items() if name not in left_out}
             # Check all tensors before the first one changes.
             problem = _misfit(file, stored, tensors, partial)
             if problem:
                 raise DataError(
                     f"{path}: {problem}. Was it written by another run, or another version?"
                 )
-            for name, destination in destinations.items():
-                target, start = destination.tensor.detach(), destination.start
+            for name, tensor in tensors.items():
+                rows = tensor if isinstance(tensor, Destination) else Destination(tensor, 0)
+                target, start = rows.tensor.detach(), rows.start
                 if target.ndim == 0:
                     target.copy_(file.get_tensor(name))
                     continue

@@ -163,6 +163,16 @@ def test_a_part_of_the_tensors_can_be_loaded(tmp_path: Path) -> None:
     assert target.tolist() == [1, 1, 1]
 
 
+def test_an_optional_tensor_that_the_file_lacks_stays_as_it_is(tmp_path: Path) -> None:
+    save_state(tmp_path / "file", {"b": torch.ones(3)}, {})
+    targets = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    load_into(tmp_path / "file", targets, optional=["a", "b"])
+    assert targets["a"].tolist() == [0, 0]
+    assert targets["b"].tolist() == [1, 1, 1]
+    with pytest.raises(DataError, match="lacks the tensor 'a'"):
+        load_into(tmp_path / "file", targets, optional=["b"])
+
+
 def test_damaged_files_are_errors(tmp_path: Path) -> None:
     targets = {"a": torch.zeros(4, 2)}
     with pytest.raises(DataError, match="no such file"):

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from milk_recsys import load_run
-from milk_recsys.base.checkpoint import load_state
+from milk_recsys.base.checkpoint import load_state, save_state
 from milk_recsys.catalogue.dataset import DataError, read_dataset
 from milk_recsys.catalogue.split import read_split
 from milk_recsys.catalogue.tables import build_tables
 from milk_recsys.config.options import OptionError
+from milk_recsys.methods.milk.learner import milk_learner
 from milk_recsys.methods.milk.model import Recommender
 from milk_recsys.ranking.metrics import positive_ranks
 from milk_recsys.run import begin
@@ -104,6 +105,26 @@ def test_scores_rank_as_evaluation_does(scorer, model, tables, trained_run):
     )
     learner = SimpleNamespace(scorer=model.scorer, user_starts=None)
     assert ranks.tolist() == rank_group(learner, tables, tables.test, tables.mask).tolist()
+
+
+def test_a_run_without_names_of_modalities_loads_and_one_with_other_names_does_not(
+    scorer, tables, trained_run, tmp_path
+):
+    """Versions before the names were saved wrote no names; swapped encoders must not load."""
+    shutil.copytree(trained_run.folder, tmp_path / "run")
+    tensors, facts = load_state(tmp_path / "run/model.safetensors")
+    names = tensors.pop("encoders.modality_names")
+    save_state(tmp_path / "run/model.safetensors", tensors, facts)
+    features = masked_features(trained_run.dataset, trained_run.dataset.natural_mask, [1, 2, 3])
+    older = load_run(tmp_path / "run", device="cpu")
+    assert torch.equal(older.score([3], features), scorer.score([3], features))
+    learner = milk_learner(trained_run.options, tables)
+    assert learner.load(tmp_path / "run/model.safetensors", weights_only=True) == facts
+    assert torch.equal(learner.model.state_dict()["encoders.modality_names"], names)
+    other = {"encoders.modality_names": names.flip(0)}
+    save_state(tmp_path / "run/model.safetensors", {**tensors, **other}, facts)
+    with pytest.raises(ValueError, match="the loaded state has the modalities None"):
+        load_run(tmp_path / "run", device="cpu")
 
 
 def test_rows_of_scores_are_in_the_order_of_the_given_users(scorer, trained_run):

@@ -309,7 +309,9 @@ class Learner:
         tensors: dict[str, Tensor | Destination] = {**self._tensors(weights_only)}
         for name in self._sharded(tensors):
             tensors[name] = Destination(cast(Tensor, tensors[name]), self.model.first_user)
-        return load_into(path, tensors)
+        # Files of older versions have no names of modalities.
+        names = [name for name in tensors if name.endswith("encoders.modality_names")]
+        return load_into(path, tensors, optional=names)
 
     def _tensors(self, weights_only: bool) -> dict[str, Tensor]:
         """Return the tensors of a file by name. They are not copies."""

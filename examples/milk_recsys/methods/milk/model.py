@@ -13,6 +13,7 @@ from invmod import (
     ModalityEncoders,
     fuse,
 )
+from invmod.encoders.names import encode_names
 from milk_recsys.base.device import choose_device
 from milk_recsys.base.linear_algebra import leading_eigenvectors
 from milk_recsys.catalogue.features import ItemFeatures
@@ -221,5 +222,7 @@ def scoring_model(
     # On the meta device, weights that are replaced at once take neither memory nor random numbers.
     with torch.device("meta"):
         model = Recommender(dims, num_users, options.method, options.preparation)
-    model.load_state_dict(tensors, assign=True)
+    # Files of older versions have no names of modalities. Those in `dims` are from config.json.
+    older = {"encoders.modality_names": encode_names(tuple(dims))}
+    model.load_state_dict({**older, **tensors}, assign=True)
     return model
