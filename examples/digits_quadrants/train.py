@@ -4,9 +4,9 @@
     python examples/digits_quadrants/train.py --seeds 2   # fewer splits
 
 scikit-learn's 1,797 digits of 8 by 8 pixels are cut into four quadrants, which are the modalities.
-Any of them may be hidden from a trained model. The methods are in examples/missing_methods.py, which
-an installation with `make install` or `pip install -e .` can import; otherwise add the folder
-examples/ to PYTHONPATH.
+Any of them may be hidden from a trained model. The methods are in examples/missing_methods.py. It
+can be imported after `make install` or `pip install -e .`; otherwise add the folder examples/ to
+PYTHONPATH.
 
 The command writes table.md, digits.png, runs.jsonl.gz and calibration.jsonl into `--out`. A study
 that was stopped resumes from its runs.

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from invmod._files import write_text
 from invmod.calibration.groups import PatternScores
-from invmod.calibration.model import Array, MaskedModel, Pattern, Table, checked_table
-from invmod.calibration.ranks import Floats, accepted_classes, combined_ends, coverage_deviation
-from invmod.calibration.report import CalibrationReport, PatternCalibration
+from invmod.calibration.model import (
+    Array,
+    MaskedModel,
+    Pattern,
+    Predict,
+    Table,
+    check_predict,
+    checked_table,
+)
+from invmod.calibration.ranks import Floats, accepted_classes, combined_ends
+from invmod.calibration.report import CalibrationReport
 from invmod.calibration.scores import class_scores, interval_ends
+from invmod.calibration.summary import counted_tests, pattern_calibration
 from invmod.calibration.targets import checked_targets
 from invmod.missingness import pattern_name, rows_by_pattern
+
+VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +151,12 @@ class ConformalPredictor:
             values = checked_targets(
                 function, targets, self.model.score, len(table.mask), self.num_classes
             )
-            tests = self._tests(table, values, self._results(function, table))
+            infinite = {
+                p: s.quantile(self.coverage) == math.inf for p, s in self.calibrated.items()
+            }
+            tests = counted_tests(table.mask, values, self._results(function, table), infinite)
         results = [
-            self._summary(pattern, scores, tests.get(pattern, {}))
+            pattern_calibration(pattern, scores, self.modalities, self.coverage, tests)
             for pattern, scores in self.calibrated.items()
             # Rows without any modality are a fact about the test rows, not about calibration.
             if any(pattern) or pattern in tests
@@ -147,6 +164,58 @@ class ConformalPredictor:
         return CalibrationReport(
             self.modalities, self.model.score, self.coverage, self.num_rows, tuple(results)
         )
+
+    # --- files
+
+    def to_json(self) -> str:
+        """Return everything except the model as JSON."""
+        model = self.model
+        data = {
+            "version": VERSION,
+            "modalities": model.modalities,
+            "score": model.score,
+            "integer_fill": model.integer_fill,
+            "coverage": self.coverage,
+            "num_rows": self.num_rows,
+            "num_classes": self.num_classes,
+            "calibrated": [
+                [pattern, scores.rule, [[u, group.tolist()] for u, group in scores.groups]]
+                for pattern, scores in self.calibrated.items()
+            ],
+        }
+        return json.dumps(data, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, predict: Predict) -> ConformalPredictor:
+        """Read the JSON of `to_json`; `predict` must be the model that was calibrated.
+
+        Raises:
+            TypeError: `predict` is not callable.
+            ValueError: the text is of another version, or `predict` is in training mode.
+        """
+        check_predict("ConformalPredictor.from_json", predict)
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            raise ValueError(
+                f"ConformalPredictor.from_json: the text is no calibration of version {VERSION}."
+            )
+        calibrated = {
+            tuple(pattern): PatternScores(
+                rule, tuple((tuple(u), np.array(scores, dtype=float)) for u, scores in groups)
+            )
+            for pattern, rule, groups in data["calibrated"]
+        }
+        model = MaskedModel(predict, tuple(data["modalities"]), data["score"], data["integer_fill"])
+        return cls(model, data["coverage"], data["num_rows"], data["num_classes"], calibrated)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything except the model to a JSON file."""
+        write_text(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path, predict: Predict) -> ConformalPredictor:
+        """Read a file of `save`; `predict` must be the model that was calibrated."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"), predict)
 
     # --- helpers
 
@@ -203,39 +272,3 @@ class ConformalPredictor:
                     f"{function}: the model must return {self.num_classes} classes as in "
                     f"calibration, got {output.shape[1]}."
                 )
-
-    def _tests(
-        self, table: Table, targets: NDArray[Any], results: NDArray[Any]
-    ) -> dict[Pattern, dict[str, Any]]:
-        """Return pattern -> the fields of `PatternCalibration` that need test rows."""
-        if self.num_classes is None:
-            covered = (results[:, 0] <= targets) & (targets <= results[:, 1])
-            sizes = np.maximum(results[:, 1] - results[:, 0], 0)
-        else:
-            covered = results[np.arange(len(results)), targets]
-            sizes = results.sum(axis=1).astype(float)
-        tests: dict[Pattern, dict[str, Any]] = {}
-        for pattern, rows in rows_by_pattern(table.mask).items():
-            index = rows.cpu().numpy()
-            infinite = self.calibrated[pattern].quantile(self.coverage) == math.inf
-            tests[pattern] = {
-                "num_tests": len(index),
-                "num_covered": int(covered[index].sum()),
-                "mean_size": None if infinite else float(sizes[index].mean()),
-                "num_infinite": len(index) if infinite else 0,
-            }
-        return tests
-
-    def _summary(
-        self, pattern: Pattern, scores: PatternScores, tests: dict[str, Any]
-    ) -> PatternCalibration:
-        deviation = coverage_deviation(scores.num_rows, self.coverage)
-        return PatternCalibration(
-            pattern=pattern,
-            name=pattern_name(pattern, self.modalities),
-            rule=scores.rule,
-            num_rows=scores.num_rows,
-            quantile=scores.quantile(self.coverage),
-            deviation=deviation if len(scores.groups) == 1 else None,
-            **tests,
-        )

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invmod.calibration import CalibrationReport, calibrate_by_pattern
+from invmod.calibration import CalibrationReport, ConformalPredictor, calibrate_by_pattern
 from invmod.calibration.ranks import conformal_rank, rows_needed, wilson
 from invmod.calibration.scores import class_scores
 from tests.strategies import laws
@@ -564,6 +564,20 @@ def test_the_deviation_is_that_of_a_beta_distribution():
         lambda features, mask: np.zeros(len(mask)), features, np.arange(100.0), "absolute"
     )
     assert predictor.report().patterns[0].deviation == pytest.approx(beta(91, 10).std())
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_saved_calibration_gives_the_same_results(score, tmp_path):
+    features, _, targets = draw(0, 30, score=score)
+    predictor = calibrate_by_pattern(model(score), features, targets, score, coverage=0.8)
+    predictor.save(tmp_path / "calibration.json")
+    loaded = ConformalPredictor.load(tmp_path / "calibration.json", model(score))
+    np.testing.assert_array_equal(results(loaded, features), results(predictor, features))
+    assert loaded.report(features, targets) == predictor.report(features, targets)
+    with pytest.raises(ValueError, match="no calibration of version 1"):
+        ConformalPredictor.from_json("{}", model(score))
+    with pytest.raises(ValueError, match=r"from_json: `predict` is in training mode"):
+        ConformalPredictor.from_json(predictor.to_json(), torch.nn.Linear(1, 1))
 
 
 # --- refused arguments
