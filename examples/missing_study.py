@@ -1,6 +1,7 @@
 """A comparison of training methods on equal budgets, shared by digits_quadrants and omics_subtypes.
 
-The methods are in examples/missing_methods.py, and the tables in examples/missing_tables.py.
+The methods are in examples/missing_losses.py and examples/missing_methods.py, the tables in
+examples/missing_tables.py.
 
 Each method has six configurations, which are tuned on two splits. The configuration with the best
 mean of the metric over all patterns of missing modalities on validation rows is trained on ten
@@ -26,7 +27,7 @@ from invmod.missingness import hide_features, mask_from_features
 from invmod.robustness import PatternResult, robustness_report
 from missing_methods import METHODS, Problem, train
 
-__all__ = ["Study", "measure"]
+__all__ = ["Study", "measure", "share_of_test_rows"]
 
 TUNING_SEEDS = (100, 101)
 
@@ -190,6 +191,12 @@ class Study:
             hidden = hide_features(features, mask, names)
             predictions[result.name] = predict(hidden, mask).argmax(dim=1).tolist()
         return predictions
+
+
+def share_of_test_rows(problem: Problem) -> float:
+    """Return the number of test rows of a split divided by that of its training rows."""
+    rows, _, test = problem.split(0)
+    return len(test) / len(rows)
 
 
 def replace_file(path: Path, data: bytes) -> None:
