@@ -45,7 +45,7 @@ def check_floating(function: str, argument: str, x: Tensor) -> None:
     """Raise unless `x` is a floating-point tensor."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(
-            f"{function}: `{argument}` must be a floating-point tensor, got {_kind(x)}."
+            f"{function}: `{argument}` must be a floating-point tensor, got {describe_type(x)}"
         )
 
 
@@ -57,11 +57,32 @@ def check_integers(function: str, argument: str, x: Tensor) -> None:
         or x.is_complex()
         or x.dtype == torch.bool
     ):
-        raise TypeError(f"{function}: `{argument}` must be a tensor of integers, got {_kind(x)}.")
+        raise TypeError(
+            f"{function}: `{argument}` must be a tensor of integers, got {describe_type(x)}"
+        )
 
 
-def _kind(x: object) -> str:
-    return str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+def check_tensor(function: str, argument: str, x: object) -> None:
+    """Raise unless `x` is a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function}: `{argument}` must be a tensor, got {describe_type(x)}")
+
+
+def describe_type(x: object) -> str:
+    """Return the end of an error message: the dtype or type of x, and how to convert an array."""
+    if isinstance(x, Tensor):
+        return f"{x.dtype}."
+    # Lists and arrays are not converted silently, because a converted copy has no gradient.
+    advice = " Convert it with `torch.as_tensor(...)`." if hasattr(x, "__len__") else ""
+    return f"{type(x).__name__}.{advice}"
+
+
+def values_are_known(x: Tensor) -> bool:
+    """Return whether a check may read the values of x.
+
+    It may not while a graph is compiled or exported, nor on the meta device, which has no values.
+    """
+    return not torch.compiler.is_compiling() and not x.is_meta
 
 
 def check_feature(function: str, name: str, x: object) -> None:
@@ -105,12 +126,17 @@ def environment_count(function: str, env: Tensor, num_envs: int | None) -> int:
 
     This is `num_envs`, or the largest index plus one if `num_envs` is None.
     """
-    if num_envs is None:
-        num_envs = int(env.max()) + 1 if env.shape[0] else 0
+    if num_envs is not None:
+        return check_count(function, "num_envs", num_envs)
+    if env.is_meta:
+        raise ValueError(
+            f"{function}: `env` is on the meta device and has no values to count. Pass `num_envs`."
+        )
+    num_envs = int(env.max()) + 1 if env.shape[0] else 0
     if num_envs < 1:
         raise ValueError(
-            f"{function}: needs an environment, got {env.shape[0]} samples and `num_envs` = "
-            f"{num_envs}."
+            f"{function}: needs an environment, got {env.shape[0]} samples. Pass "
+            "`num_envs` if they may be absent."
         )
     return num_envs
 

@@ -10,11 +10,11 @@ row of pixels. Any of the sensors may fail when the model is in use. The file ha
     1. your model, and its training on complete samples
     2. `robust_loss`, which replaces the loss in your training step
     3. finetuning the trained weights with this loss, in a plain loop or in Lightning
-    4. accuracy with missing sensors, before and after, by `invmod.robustness_report`
+    4. accuracy with missing sensors, before and after, by `invmod.robustness.robustness_report`
 
 A transformer ignores a missing modality if its token is marked as padding. A model without a mask
-for padding needs an imputer before it, such as `invmod.MeanImputer`; the guide in the documentation
-shows that.
+for padding needs an imputer before it, such as `invmod.imputation.MeanImputer`; the guide in the
+documentation shows that.
 """
 
 import copy
@@ -30,8 +30,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import invmod
-import invmod.robustness
+from invmod.environments import RandomSubsetEnvs
+from invmod.objectives import environment_risks, invariant_objective
+from invmod.penalties import vrex_penalty
+from invmod.robustness import RobustnessReport, robustness_report, write_page
 
 NUM_SENSORS = 8
 SENSORS = tuple(f"row {number}" for number in range(1, NUM_SENSORS + 1))
@@ -119,16 +121,20 @@ def robust_loss(penalty_weight: float, generator: torch.Generator) -> Loss:
 
     The risks are the losses on the complete batch and on the batch under three random masks.
     """
-    envs = invmod.RandomSubsetEnvs(NUM_SENSORS, rates=0.5, num_envs=3)
+    envs = RandomSubsetEnvs(NUM_SENSORS, rates=0.5, num_envs=3)
 
     def loss_of(model: nn.Module, sensors: Tensor, targets: Tensor) -> Tensor:
-        masks = envs.sample_masks(generator=generator)  # (E, M), True is available
-        logits = [model(sensors), *(model(sensors, ~mask) for mask in masks)]
-        risks = torch.stack([F.cross_entropy(env_logits, targets) for env_logits in logits])
-        # risks is (1 + E,): the first environment is the complete batch.
-        return invmod.invariant_objective(
-            risks, penalty=invmod.vrex_penalty, penalty_weight=penalty_weight
+        available = torch.ones(len(sensors), NUM_SENSORS, dtype=torch.bool)
+        risks = environment_risks(
+            lambda sensors, mask: model(sensors, ~mask),
+            sensors,
+            available,
+            envs,
+            lambda logits: F.cross_entropy(logits, targets),
+            include_natural=True,
+            generator=generator,
         )
+        return invariant_objective(risks, penalty=vrex_penalty, penalty_weight=penalty_weight)
 
     return loss_of
 
@@ -194,7 +200,7 @@ def accuracy(predictions: Tensor, targets: Tensor) -> float:
     return correct(predictions, targets).mean().item()
 
 
-def main(options: Options) -> invmod.RobustnessReport:
+def main(options: Options) -> RobustnessReport:
     """Train on complete data, finetune a copy with masks, and compare the two in a report."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32) / 16  # (N, sensor, pixel)
@@ -216,7 +222,7 @@ def main(options: Options) -> invmod.RobustnessReport:
     loop = train if options.trainer == "plain" else train_with_lightning
     loop(finetuned, loader, robust_loss(options.penalty_weight, generator), options.robust_epochs)
 
-    report = invmod.robustness_report(
+    report = robustness_report(
         {"complete data": predictor(model), "finetuned": predictor(finetuned)},
         dict(zip(SENSORS, images[test_rows].unbind(1), strict=True)),
         targets[test_rows],
@@ -229,7 +235,7 @@ def main(options: Options) -> invmod.RobustnessReport:
     print(report)
     options.out.mkdir(parents=True, exist_ok=True)
     report.save(options.out / "report.json")
-    invmod.robustness.write_page(report, options.out / "report.html")
+    write_page(report, options.out / "report.html")
     print(f"\nThe page is {options.out / 'report.html'}.")
     return report
 

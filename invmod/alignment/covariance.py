@@ -103,4 +103,7 @@ def _moments(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     row_weights = rows.to(x.dtype)
     mean = row_weights @ x / row_weights.sum().clamp(min=1)
     deviations = torch.where(rows[:, None], x - mean, 0.0)
+    # The mean of large numbers has a large rounding error, so the deviations are centred again.
+    rest = deviations.sum(dim=0) / row_weights.sum().clamp(min=1)
+    deviations = torch.where(rows[:, None], deviations - rest, 0.0)
     return mean, deviations.T @ deviations / (row_weights.sum() - 1).clamp(min=1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import combinations
+from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from invmod._checks import check_z
+from invmod._checks import check_z, describe_type
 from invmod.missingness.masks import check_mask
 
 PairReduction = Literal["none", "sum", "item_mean", "mean"]
@@ -22,7 +23,7 @@ def prepare_inputs(
     With `stop_gradient` the anchor's column of z is detached.
     """
     check_z(function, z, ndim=3)
-    if anchor is not None and (isinstance(anchor, bool) or not isinstance(anchor, int)):
+    if anchor is not None and (isinstance(anchor, bool) or not isinstance(anchor, Integral)):
         raise TypeError(
             f"{function}: `anchor` must be the position of a modality or None, got {anchor!r}."
         )
@@ -98,8 +99,9 @@ def divisor(weights: Tensor) -> Tensor:
 def check_weights(function: str, weights: Tensor, num_rows: int) -> None:
     """Raise unless `weights` is a real tensor (N,)."""
     if not isinstance(weights, Tensor) or weights.is_complex():
-        kind = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"{function}: `weights` must be a tensor of real numbers, got {kind}.")
+        raise TypeError(
+            f"{function}: `weights` must be a tensor of real numbers, got {describe_type(weights)}"
+        )
     if weights.shape != (num_rows,):
         raise ValueError(
             f"{function}: `weights` must have shape (N,) = ({num_rows},), "
@@ -110,7 +112,8 @@ def check_weights(function: str, weights: Tensor, num_rows: int) -> None:
 def unit_vectors(z: Tensor, mask: Tensor) -> Tensor:
     """Return z / |z| where it is available and not 0, else 0.
 
-    The squares neither overflow nor underflow, and no gradient enters the other cells.
+    The squares neither overflow nor underflow, and no gradient enters the other cells. An available
+    vector with NaN gives NaN.
     """
     available = torch.where(mask[..., None], z, 0.0)
     largest = (
@@ -118,10 +121,11 @@ def unit_vectors(z: Tensor, mask: Tensor) -> Tensor:
         if z.shape[-1]
         else available.sum(-1, keepdim=True)
     )
-    nonzero = largest > 0
+    # NaN > 0 is False, so a test for lengths above 0 would turn NaN into 0 and hide it.
+    zero = largest == 0
     # Dividing by the largest entry keeps the squares in range. The scale is detached, because a
     # direction does not depend on it. Vectors of length 0 are cut off from the graph: the gradient
     # of their norm would be NaN.
-    scaled = torch.where(nonzero, available, 0.0) / torch.where(nonzero, largest, 1.0)
+    scaled = torch.where(zero, 0.0, available) / torch.where(zero, 1.0, largest)
     squares = scaled.square().sum(dim=-1, keepdim=True)
-    return scaled * torch.where(nonzero, squares, 1.0).rsqrt()
+    return scaled * torch.where(zero, 1.0, squares).rsqrt()

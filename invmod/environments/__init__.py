@@ -8,7 +8,7 @@ A generator of environments has ``num_envs``, ``num_modalities`` and ``sample``,
 
 from invmod.environments.diagnostics import Dominance, dominance
 from invmod.environments.dirichlet import CyclicMixupEnvs, DirichletEnvs
-from invmod.environments.given import FixedEnvs, GivenEnvs, UniformEnvs, UnionEnvs
+from invmod.environments.given import FixedEnvs, GivenEnvs, UniformEnvs
 from invmod.environments.inferred import infer_environments
 from invmod.environments.protocol import Environments
 from invmod.environments.subsets import (
@@ -17,6 +17,7 @@ from invmod.environments.subsets import (
     OneHotEnvs,
     RandomSubsetEnvs,
 )
+from invmod.environments.union import UnionEnvs
 
 __all__ = [
     "CyclicMixupEnvs",

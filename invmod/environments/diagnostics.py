@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from invmod._checks import check_floating
+from invmod._checks import check_floating, values_are_known
 
 
 class Dominance(NamedTuple):
@@ -67,7 +67,7 @@ def dominance(weights: Tensor) -> Dominance:
         )
     rows = weights.detach().flatten(0, -2) if weights.ndim > 1 else weights.detach()[None]
     largest = rows.amax(dim=1, keepdim=True)
-    if largest.isnan().any():
+    if values_are_known(largest) and largest.isnan().any():
         raise ValueError("dominance: `weights` contains a row with NaN.")
     # Exact equality: only weights that are equal in their own dtype tie.
     ties = (rows == largest).double()

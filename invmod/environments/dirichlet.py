@@ -24,15 +24,16 @@ class _DirichletRows:
     def __init__(
         self,
         num_modalities: int,
-        alpha: float | Sequence[float] = 0.1,
+        alpha: float | Sequence[float] = 1.0,
         *,
         num_draws: int = 1,
         include_uniform: bool = True,
         min_weight: float = 0.0,
     ) -> None:
         kind = type(self).__name__
-        self.num_modalities = check_count(kind, "num_modalities", num_modalities)
-        self.num_draws = check_count(kind, "num_draws", num_draws)
+        num_modalities = check_count(kind, "num_modalities", num_modalities)
+        num_draws = check_count(kind, "num_draws", num_draws)
+        self.num_modalities, self.num_draws = num_modalities, num_draws
         if isinstance(min_weight, bool) or not isinstance(min_weight, (int, float, Real)):
             raise TypeError(f"{kind}: `min_weight` must be a number, got {min_weight!r}.")
         if not 0 <= min_weight < 1 / num_modalities:
@@ -106,8 +107,9 @@ class CyclicMixupEnvs(_DirichletRows):
 
     Arguments:
         num_modalities: M, at least 1.
-        alpha: Dirichlet concentration, one number or M of them, finite and positive. Values from
-            1e-6 to 1e6 are safe, because the draw is computed in log space in float64.
+        alpha: Dirichlet concentration, one number or M of them, finite and positive. 1 draws
+            uniformly from the simplex. Values from 1e-6 to 1e6 are safe, because the draw is
+            computed in log space in float64.
         num_draws: number of independent draws in a sample, each with its M shifts.
         include_uniform: put the uniform row first.
         min_weight: lower bound :math:`\epsilon` of every weight, in [0, 1/M).
@@ -125,7 +127,7 @@ class CyclicMixupEnvs(_DirichletRows):
         SIGIR 2024, Eq. 9-12.
 
     Example:
-        >>> envs = CyclicMixupEnvs(3, alpha=0.5)
+        >>> envs = CyclicMixupEnvs(3)
         >>> weights = envs.sample(generator=torch.Generator().manual_seed(0))
         >>> weights.shape, weights[0]
         (torch.Size([4, 3]), tensor([0.3333, 0.3333, 0.3333]))
@@ -184,7 +186,8 @@ class DirichletEnvs(_DirichletRows):
 
     Arguments:
         num_modalities: M, at least 1.
-        alpha: Dirichlet concentration, one number or M of them, finite and positive.
+        alpha: Dirichlet concentration, one number or M of them, finite and positive. 1 draws
+            uniformly from the simplex.
         num_draws: a sample has ``num_draws * num_modalities`` independent draws.
         include_uniform: put the uniform row first.
         min_weight: lower bound :math:`\epsilon` of every weight, in [0, 1/M).
@@ -201,8 +204,8 @@ class DirichletEnvs(_DirichletRows):
         Bai et al., SIGIR 2024, Eq. 9, without the cyclic shifts of Eq. 10.
 
     Example:
-        >>> envs = DirichletEnvs(3, alpha=0.5)
-        >>> envs.num_envs == CyclicMixupEnvs(3, alpha=0.5).num_envs == 4
+        >>> envs = DirichletEnvs(3)
+        >>> envs.num_envs == CyclicMixupEnvs(3).num_envs == 4
         True
         >>> envs.sample((2,), generator=torch.Generator().manual_seed(0)).shape
         torch.Size([2, 4, 3])
@@ -266,8 +269,9 @@ def _dirichlet(
     numpy's samplers are vectorised. They use a numpy generator of their own, whose seed is drawn
     from the torch generator.
     """
-    # torch's own Dirichlet takes no generator, so torch only provides the seed.
-    device = None if generator is None else generator.device
+    # torch's own Dirichlet takes no generator, so torch only provides the seed. Without a generator
+    # it is drawn on the CPU, because the default device may have no values (meta).
+    device = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
     rng = np.random.default_rng(seed)
     size = (shape[0] * shape[1], len(alpha))

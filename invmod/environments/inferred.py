@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from invmod._checks import check_floating
+from invmod._checks import check_floating, values_are_known
 
 
 def infer_environments(h: Tensor) -> Tensor:
@@ -43,6 +42,7 @@ def infer_environments(h: Tensor) -> Tensor:
         Creager, Jacobsen and Zemel, Environment Inference for Invariant Learning, ICML 2021.
 
     Example:
+        >>> import torch
         >>> infer_environments(torch.tensor([0.5, -2.0, 0.0, 1.0]))
         tensor([1, 0, 0, 1])
     """
@@ -52,8 +52,7 @@ def infer_environments(h: Tensor) -> Tensor:
             "infer_environments: `h` must have shape (n,), one derivative a sample, "
             f"got {tuple(h.shape)}."
         )
-    # The check reads values, which a compiled graph cannot do.
-    if not torch.compiler.is_compiling() and h.isnan().any():
+    if values_are_known(h) and h.isnan().any():
         raise ValueError(
             "infer_environments: `h` has a NaN, which belongs to no environment. "
             "Fix the reference model."

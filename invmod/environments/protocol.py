@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import operator
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from invmod._checks import describe_type
 
 
 class Environments(Protocol):
@@ -57,7 +62,9 @@ def checked_shape(
     kind: str, sample_shape: int | Sequence[int], method: str = "sample"
 ) -> tuple[int, ...]:
     """Return the leading shape of a sample as a tuple."""
-    shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
+    one_axis = isinstance(sample_shape, (int, Integral))
+    sizes = (sample_shape,) if one_axis else tuple(sample_shape)  # type: ignore[arg-type]
+    shape = tuple(operator.index(size) for size in sizes)  # type: ignore[arg-type]
     if any(size < 0 for size in shape):
         raise ValueError(
             f"{kind}.{method}: `sample_shape` must not be negative, got {sample_shape}."
@@ -70,3 +77,25 @@ def checked_dtype(kind: str, dtype: torch.dtype | None) -> torch.dtype:
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"{kind}.sample: `dtype` must be floating point, got {dtype}.")
     return dtype or torch.get_default_dtype()
+
+
+def check_has_masks(function: str, envs: object) -> None:
+    """Raise unless the environments are subsets of the modalities."""
+    if not hasattr(envs, "sample_masks"):
+        raise TypeError(f"{function}: {envs!r} has weights only, no masks.")
+
+
+def takes_mask(draw: Callable[..., Tensor]) -> bool:
+    """Return whether a method that draws environments takes the mask of the data."""
+    return "mask" in inspect.signature(draw).parameters
+
+
+def check_env_mask(function: str, mask: Tensor, num_modalities: int) -> None:
+    """Raise unless `mask` is a bool tensor (N, num_modalities)."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"{function}: `mask` must be a bool tensor, got {describe_type(mask)}")
+    if mask.ndim != 2 or mask.shape[1] != num_modalities:
+        raise ValueError(
+            f"{function}: `mask` must have shape (N, M) with M = {num_modalities}, "
+            f"got {tuple(mask.shape)}."
+        )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from invmod._checks import check_count
-from invmod.environments.protocol import checked_dtype, checked_shape
+from invmod.environments.protocol import check_env_mask, checked_dtype, checked_shape
 
 
 def even_weights(masks: Tensor, dtype: torch.dtype) -> Tensor:
@@ -182,7 +182,7 @@ class RandomSubsetEnvs(_SubsetEnvs):
     Arguments:
         num_modalities: M, at least 1.
         rates: probability in [0, 1] that a modality is missing, before the condition; one number
-            or M of them. Modalities in `keep` have rate 0.
+            or M of them, also as a tensor or an array. Modalities in `keep` have rate 0.
         keep: positions of the modalities that are always available.
         num_envs: E, the number of independent environments in a sample.
 
@@ -210,14 +210,16 @@ class RandomSubsetEnvs(_SubsetEnvs):
         self,
         num_modalities: int,
         *,
-        rates: float | Sequence[float] = 0.5,
+        rates: float | Sequence[float] | Tensor = 0.5,
         keep: Sequence[int] = (),
         num_envs: int = 1,
     ) -> None:
         kind = "RandomSubsetEnvs"
-        self.num_modalities = check_count(kind, "num_modalities", num_modalities)
-        self.num_envs = check_count(kind, "num_envs", num_envs)
-        rate_list = list(rates) if isinstance(rates, Sequence) else [rates] * num_modalities
+        num_modalities = check_count(kind, "num_modalities", num_modalities)
+        self.num_modalities, self.num_envs = num_modalities, check_count(kind, "num_envs", num_envs)
+        # A tensor or an array becomes a number or a list of Python numbers.
+        given = rates.tolist() if hasattr(rates, "tolist") else rates
+        rate_list = list(given) if isinstance(given, Sequence) else [given] * num_modalities
         if len(rate_list) != num_modalities:
             raise ValueError(
                 f"{kind}: `rates` must be one number or {num_modalities} of them, "
@@ -226,10 +228,10 @@ class RandomSubsetEnvs(_SubsetEnvs):
         for rate in rate_list:
             if isinstance(rate, bool) or not isinstance(rate, (int, float, Real)):
                 raise TypeError(f"{kind}: `rates` must be numbers, got {rate!r}.")
-            if not 0 <= rate <= 1:
+            if not 0 <= float(rate) <= 1:
                 raise ValueError(f"{kind}: `rates` must lie in [0, 1], got {rate}.")
         for position in keep:
-            if isinstance(position, bool) or not isinstance(position, int):
+            if isinstance(position, bool) or not isinstance(position, (int, Integral)):
                 raise TypeError(
                     f"{kind}: `keep` must have positions of modalities, got {position!r}."
                 )
@@ -374,7 +376,9 @@ class KOfAvailableEnvs:
         generator: torch.Generator | None,
     ) -> Tensor:
         shape = checked_shape("KOfAvailableEnvs", sample_shape, method)
-        rows = (1, self.num_modalities) if mask is None else self._check_mask(method, mask).shape
+        if mask is not None:
+            check_env_mask(f"KOfAvailableEnvs.{method}", mask, self.num_modalities)
+        rows = (1, self.num_modalities) if mask is None else tuple(mask.shape)
         available = torch.ones(rows, dtype=torch.bool, device="cpu") if mask is None else mask.cpu()
         # A uniform subset of size k: give every modality a random key and keep the k smallest. Keys
         # lie in [0, 1), so a key of 2 sorts unavailable modalities last.
@@ -385,18 +389,6 @@ class KOfAvailableEnvs:
         masks = (ranks < self.k) & available[:, None, :]
         # Without a mask one sample stands for all, and its axis is removed again.
         return masks.squeeze(-3) if mask is None else masks
-
-    def _check_mask(self, method: str, mask: Tensor) -> Tensor:
-        function = f"KOfAvailableEnvs.{method}"
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"{function}: `mask` must be a bool tensor, got {kind}.")
-        if mask.ndim != 2 or mask.shape[1] != self.num_modalities:
-            raise ValueError(
-                f"{function}: `mask` must have shape (N, M) with M = {self.num_modalities}, "
-                f"got {tuple(mask.shape)}."
-            )
-        return mask
 
     def __repr__(self) -> str:
         return f"KOfAvailableEnvs({self.num_modalities}, k={self.k}, num_envs={self.num_envs})"

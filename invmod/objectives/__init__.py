@@ -10,12 +10,14 @@ from invmod.objectives.coefficients import (
     statistics_surrogate,
     vrex_coefficients,
 )
+from invmod.objectives.environment_risks import environment_risks
 from invmod.objectives.estimates import (
     irm_penalty_from_statistics,
     risks_from_statistics,
     vrex_penalty_debiased_from_statistics,
 )
 from invmod.objectives.group_dro import GroupDRO
+from invmod.objectives.more_vs_fewer import counter_intuitive_rate, more_vs_fewer_loss
 from invmod.objectives.risks import invariant_objective, mmrex_objective, worst_case_objective
 from invmod.objectives.schedules import (
     constant_schedule,
@@ -34,7 +36,9 @@ __all__ = [
     "GroupDRO",
     "all_reduce_statistics",
     "constant_schedule",
+    "counter_intuitive_rate",
     "cvar_objective",
+    "environment_risks",
     "environment_statistics",
     "eqrm_objective",
     "exponential_schedule",
@@ -43,6 +47,7 @@ __all__ = [
     "linear_schedule",
     "merge_statistics",
     "mmrex_objective",
+    "more_vs_fewer_loss",
     "risk_coefficients",
     "risks_from_statistics",
     "statistics_coefficients",

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod._checks import check_choice, check_risks
+from invmod._checks import check_choice, check_risks, check_tensor, describe_type
 
 
 def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
@@ -172,9 +172,9 @@ def statistics_coefficients(
         raise ValueError(f"{function}: `statistics` has no entry.")
     for name, entry in statistics.items():
         if not isinstance(entry, Tensor) or not entry.is_floating_point():
-            what = entry.dtype if isinstance(entry, Tensor) else type(entry).__name__
             raise TypeError(
-                f"{function}: `statistics` must be floating-point tensors, got {what} for {name!r}."
+                f"{function}: `statistics` must be floating-point tensors, got for {name!r}: "
+                f"{describe_type(entry)}"
             )
     return _coefficients(function, "statistics", dict(statistics), objective)
 
@@ -200,6 +200,7 @@ def statistics_surrogate(
         a scalar, of the widest dtype among them.
 
     Raises:
+        TypeError: an entry is not a tensor.
         ValueError: the names or shapes differ.
 
     Example:
@@ -213,6 +214,8 @@ def statistics_surrogate(
             f"least one, got {list(coefficients)} and {list(statistics)}."
         )
     for name, c in coefficients.items():
+        check_tensor("statistics_surrogate", f"coefficients[{name!r}]", c)
+        check_tensor("statistics_surrogate", f"statistics[{name!r}]", statistics[name])
         if c.shape != statistics[name].shape:
             raise ValueError(
                 f"statistics_surrogate: {name!r} must have one shape, got {tuple(c.shape)} for "

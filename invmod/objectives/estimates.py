@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invmod._checks import check_choice
+from invmod._checks import check_choice, check_tensor, values_are_known
 from invmod.penalties import vrex_penalty
 
 # The effective sample size (sum w)^2 / sum w^2 of a single sample is 1 for every weight; the margin
@@ -207,12 +207,13 @@ def _entries(function: str, statistics: Mapping[str, Tensor], *names: str) -> li
                 f"{function}: `statistics` has no entry {name!r}, only {list(statistics)}. "
                 "Pass the argument of `environment_statistics` that this entry needs."
             )
+        check_tensor(function, f"statistics[{name!r}]", statistics[name])
     return [statistics[name] for name in names]
 
 
 def _require(function: str, satisfied: Tensor, what: str) -> None:
-    """Raise unless every environment satisfies the requirement; a no-op under `torch.compile`."""
-    if not torch.compiler.is_compiling() and not satisfied.all():
+    """Raise unless every environment satisfies the requirement; a no-op if values are unknown."""
+    if values_are_known(satisfied) and not satisfied.all():
         lacking = (~satisfied).nonzero()[:, 0].tolist()
         raise ValueError(
             f"{function}: each environment needs {what}, but environments {lacking} lack it. "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from invmod._checks import check_risks
+from invmod._checks import check_count, check_risks, describe_type, values_are_known
 
 
 class GroupDRO(nn.Module):
@@ -35,8 +35,8 @@ class GroupDRO(nn.Module):
             grow again.
 
     Raises:
-        ValueError: `num_envs` is not an int of at least 1, or `step_size` is negative or not
-            finite.
+        TypeError: `num_envs` is not an int.
+        ValueError: `num_envs` is below 1, or `step_size` is negative or not finite.
 
     References:
         Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, ICLR 2020,
@@ -54,10 +54,7 @@ class GroupDRO(nn.Module):
 
     def __init__(self, num_envs: int, *, step_size: float) -> None:
         super().__init__()
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(
-                f"GroupDRO: `num_envs` must be an int of at least 1, got {num_envs!r}."
-            )
+        num_envs = check_count("GroupDRO", "num_envs", num_envs)
         if not (math.isfinite(step_size) and step_size >= 0):
             raise ValueError(
                 f"GroupDRO: `step_size` must be finite and not negative, got {step_size}."
@@ -123,14 +120,16 @@ class GroupDRO(nn.Module):
         self.log_weights.copy_(torch.where(risks.isfinite().all(), new, old))
 
     def _check_present(self, present: Tensor) -> None:
-        if present.dtype != torch.bool:
-            raise TypeError(f"GroupDRO: `present` must have dtype torch.bool, got {present.dtype}.")
+        if not isinstance(present, Tensor) or present.dtype != torch.bool:
+            raise TypeError(
+                f"GroupDRO: `present` must be a bool tensor, got {describe_type(present)}"
+            )
         if present.shape != (self.num_envs,):
             raise ValueError(
                 f"GroupDRO: `present` must have shape (E,) = ({self.num_envs},), got "
                 f"{tuple(present.shape)}."
             )
-        if not torch.compiler.is_compiling() and not present.any():
+        if values_are_known(present) and not present.any():
             raise ValueError("GroupDRO: no environment is present. Skip a step without samples.")
 
     @override

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, distributed
 
-from invmod._checks import check_floating, check_integers, environment_count
+from invmod._checks import (
+    check_floating,
+    check_integers,
+    check_tensor,
+    describe_type,
+    environment_count,
+    values_are_known,
+)
 from invmod._precision import without_autocast
 
 _FUNCTION = "environment_statistics"
@@ -142,6 +149,7 @@ def merge_statistics(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         a new dictionary, the statistics of the whole batch.
 
     Raises:
+        TypeError: an entry is not a tensor.
         ValueError: there is no part, or the parts' entries differ in name or shape.
 
     Example:
@@ -150,6 +158,9 @@ def merge_statistics(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         >>> merge_statistics(a, b)["loss"]
         tensor([5., 2.], dtype=torch.float64)
     """
+    for part in parts:
+        for name, entry in part.items():
+            check_tensor("merge_statistics", name, entry)
     shapes = [{name: tuple(entry.shape) for name, entry in part.items()} for part in parts]
     if not parts or any(shape != shapes[0] for shape in shapes):
         raise ValueError(
@@ -239,10 +250,9 @@ def _checked_tensor(
 ) -> Tensor:
     """Return x; raise unless it has one of `shapes` and `dtype` (floating point if None)."""
     if not isinstance(x, Tensor) or (x.dtype != dtype if dtype else not x.is_floating_point()):
-        what = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
             f"{_FUNCTION}: `{name}` must be a tensor of {dtype or 'floating-point numbers'}, got "
-            f"{what}."
+            f"{describe_type(x)}"
         )
     if x.shape not in shapes:
         expected = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
@@ -251,8 +261,8 @@ def _checked_tensor(
 
 
 def _nan_if_invalid(valid: Tensor, name: str, rule: str) -> Tensor | float:
-    """Return 0 if `valid` is all True; otherwise raise or, under `torch.compile`, return NaN."""
-    if torch.compiler.is_compiling():
+    """Return 0 if `valid` is all True; otherwise raise or, if values are unknown, return NaN."""
+    if not values_are_known(valid):
         return torch.where(valid.all(), 0.0, float("nan"))
     if not valid.all():
         raise ValueError(

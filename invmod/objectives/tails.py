@@ -154,12 +154,20 @@ def _kernel_quantile(x: Tensor, bandwidth: Tensor, quantile: float) -> Tensor:
     steps = torch.linspace(0, 1, _CELLS + 1, dtype=x.dtype, device=x.device)
     for _ in range(_REFINEMENTS):
         grid = low + (high - low) * steps
-        below = torch.special.ndtr((grid[:, None] - fixed) / width).mean(dim=1) < quantile
+        below = _normal_cdf((grid[:, None] - fixed) / width).mean(dim=1) < quantile
         cell = below.sum().clamp(1, _CELLS)  # q lies between grid points cell - 1 and cell
         low, high = grid.gather(0, cell[None] - 1)[0], grid.gather(0, cell[None])[0]
     q: Tensor = (low + high) / 2
     for _ in range(_NEWTON_STEPS):
         u = (q - x) / bandwidth
         density = torch.exp(-u.square() / 2).mean() / (math.sqrt(2 * math.pi) * bandwidth)
-        q = q - (torch.special.ndtr(u).mean() - quantile) / density
+        q = q - (_normal_cdf(u).mean() - quantile) / density
     return q
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    """Return the standard normal distribution function, accurate in its lower tail.
+
+    `torch.special.ndtr` is exactly 0 below -8.3, because it subtracts numbers near 1.
+    """
+    return torch.erfc(-x / math.sqrt(2)) / 2

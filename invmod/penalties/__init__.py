@@ -4,6 +4,7 @@ import typing as _typing
 
 from invmod._deprecation import INTERNAL as _INTERNAL
 from invmod._deprecation import deprecated_names as _deprecated_names
+from invmod.penalties.balance import modality_gradient_norms, modality_learning_index
 from invmod.penalties.derivatives import (
     irm_derivatives,
     irm_derivatives_bpr,
@@ -35,6 +36,8 @@ __all__ = [
     "irm_penalty",
     "irm_penalty_from_derivatives",
     "mmd_penalty",
+    "modality_gradient_norms",
+    "modality_learning_index",
     "per_sample_gradients",
     "spectral_decoupling_penalty",
     "vrex_penalty",

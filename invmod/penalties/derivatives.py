@@ -6,18 +6,24 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from invmod._checks import check_floating
 from invmod._precision import without_autocast
+from invmod.penalties.closed_forms import bpr_derivatives, check_ignore_index, closed_form
 
 SampleLoss = Literal["bce", "ce", "mse"] | Callable[[Tensor, Tensor | None], Tensor]
 Estimator = Literal["square", "split", "ustat"]
 Loss = Literal["bce", "ce", "mse", "bpr"] | Callable[[Tensor, Tensor | None], Tensor]
 
 
-def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -> Tensor:
+def irm_penalty(
+    logits: Tensor,
+    targets: Tensor | None,
+    *,
+    loss: Loss = "bce",
+    ignore_index: int | None = None,
+) -> Tensor:
     r"""IRMv1 penalty of one environment: its risk's squared derivative by a scale of the logits.
 
     .. math::
@@ -36,6 +42,10 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
     ``"bpr"``  margins d of any shape, targets None    :math:`-d \, \sigma(-d)`
     =========  ======================================  ==========================================
 
+    An infinite logit counts as the largest finite number of its dtype, in all of these losses: h is
+    0, the limit, where the prediction is right, and so large that its square is infinite where it
+    is wrong. Classes can therefore be excluded by logits of minus infinity. NaN gives NaN.
+
     Arguments:
         logits: see the table.
         targets: see the table. The values are not checked: a class outside 0..K-1 raises PyTorch's
@@ -43,17 +53,23 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
         loss: a name of the table, or a callable ``loss(logits, targets) -> scalar`` (the mean over
             samples), which is differentiated with a dummy scale and one `torch.autograd.grad`.
             Works under `torch.no_grad` and `torch.inference_mode` as well.
+        ignore_index: targets equal to this number do not count, as in
+            `torch.nn.functional.cross_entropy`: their derivatives are left out of the mean, and
+            what their logits hold, NaN included, changes neither the value nor a gradient. Not for
+            ``"bpr"``, which has no targets, nor for a callable, which ignores targets itself.
 
     Returns:
-        a scalar in float32 or wider. It is the biased estimator, the square of a mean. For unbiased
+        a scalar in float32 or wider, NaN if all targets are ignored. It is the biased estimator,
+        the square of a mean. For unbiased
         estimators, or several environments at once, use `invmod.irm_derivatives` and
         `invmod.irm_penalty_from_derivatives`.
 
     Raises:
-        TypeError: logits are not floating point, classes are not integers, or a callable does not
-            return a tensor.
+        TypeError: logits are not a floating-point tensor, targets are not a tensor, classes are not
+            integers, or a callable does not return a tensor.
         ValueError: shapes do not fit, there is no sample, targets are given with ``"bpr"``, the
-            loss is unknown, or a callable does not return a scalar that depends on the logits.
+            loss is unknown or cannot ignore targets, or a callable does not return a scalar that
+            depends on the logits.
 
     References:
         Arjovsky et al., Invariant Risk Minimization, 2019, the practical version IRMv1.
@@ -62,10 +78,13 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
         >>> z, y = torch.tensor([2.0, 1.0]), torch.tensor([1.0, 1.0])
         >>> irm_penalty(z, y, loss="mse")  # (2 * 2 * 1 + 0) / 2 = 2
         tensor(4.)
+        >>> irm_penalty(z, torch.tensor([1.0, -100.0]), loss="mse", ignore_index=-100)
+        tensor(16.)
         >>> irm_penalty(torch.zeros(4), None, loss="bpr")
         tensor(0.)
     """
     check_floating("irm_penalty", "logits", logits)
+    check_ignore_index("irm_penalty", loss, ignore_index)
     if logits.numel() == 0:
         raise ValueError("irm_penalty: `logits` is empty; an environment needs a sample.")
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -77,7 +96,7 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
                 raise ValueError(
                     "irm_penalty: with loss='bpr', `logits` are margins and `targets` must be None."
                 )
-            return _bpr(z).mean().square()
+            return bpr_derivatives(z).mean().square()
         if loss not in ("bce", "ce", "mse"):
             raise ValueError(
                 "irm_penalty: `loss` must be 'bce', 'ce', 'mse', 'bpr' or a callable, got "
@@ -87,10 +106,18 @@ def irm_penalty(logits: Tensor, targets: Tensor | None, *, loss: Loss = "bce") -
             raise ValueError(
                 f"irm_penalty: with loss='ce' `logits` must be (n, K), got {tuple(z.shape)}."
             )
-        return _closed_form("irm_penalty", z, targets, loss).mean().square()
+        h, num_ignored = closed_form("irm_penalty", z, targets, loss, ignore_index)
+        mean = h.mean() if ignore_index is None else h.sum() / (h.numel() - num_ignored)
+        return mean.square()
 
 
-def irm_derivatives(logits: Tensor, targets: Tensor | None, *, loss: SampleLoss = "bce") -> Tensor:
+def irm_derivatives(
+    logits: Tensor,
+    targets: Tensor | None,
+    *,
+    loss: SampleLoss = "bce",
+    ignore_index: int | None = None,
+) -> Tensor:
     r"""Derivatives of the samples' losses with respect to a scale of their logits, for IRMv1.
 
     .. math::
@@ -110,15 +137,21 @@ def irm_derivatives(logits: Tensor, targets: Tensor | None, *, loss: SampleLoss 
             ``loss(logits, targets) -> losses`` that returns one loss per sample, in the shape of
             `logits` or of its leading axes. Each logit has its own dummy scale, so one
             `torch.autograd.grad` gives all of h.
+        ignore_index: h is 0, without a gradient, where the target is this number. A 0 would still
+            count in a mean, so leave these samples out of what follows: select
+            ``h[targets != ignore_index]``, or pass ``mask=targets != ignore_index`` to
+            `invmod.environment_statistics`. Not for a callable, which ignores targets itself.
 
     Returns:
-        h in float32 or wider, one number per loss. An empty batch gives an empty h.
+        h in float32 or wider, one number per loss. An empty batch gives an empty h. Infinite logits
+        and NaN are treated as in `invmod.irm_penalty`.
 
     Raises:
-        TypeError: logits are not floating point, classes are not int64, or a callable does not
-            return a tensor.
-        ValueError: shapes do not fit, targets are None with a named loss, the loss is unknown, or
-            the losses of a callable have a wrong shape or do not depend on the logits.
+        TypeError: logits are not a floating-point tensor, targets are not a tensor, classes are not
+            int64, or a callable does not return a tensor.
+        ValueError: shapes do not fit, targets are None with a named loss, the loss is unknown or
+            cannot ignore targets, or the losses of a callable have a wrong shape or do not depend
+            on the logits.
 
     References:
         Arjovsky et al., Invariant Risk Minimization, 2019, the practical version IRMv1.
@@ -131,6 +164,7 @@ def irm_derivatives(logits: Tensor, targets: Tensor | None, *, loss: SampleLoss 
         tensor([24.,  3.])
     """
     check_floating("irm_derivatives", "logits", logits)
+    check_ignore_index("irm_derivatives", loss, ignore_index)
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     with without_autocast(z):
         if callable(loss):
@@ -139,7 +173,7 @@ def irm_derivatives(logits: Tensor, targets: Tensor | None, *, loss: SampleLoss 
             raise ValueError(
                 f"irm_derivatives: `loss` must be 'bce', 'ce', 'mse' or a callable, got {loss!r}."
             )
-        return _closed_form("irm_derivatives", z, targets, loss)
+        return closed_form("irm_derivatives", z, targets, loss, ignore_index)[0]
 
 
 def irm_derivatives_bpr(margins: Tensor) -> Tensor:
@@ -156,7 +190,8 @@ def irm_derivatives_bpr(margins: Tensor) -> Tensor:
         margins: d, of any shape: the score of the positive item minus that of the negative item.
 
     Returns:
-        h in the shape of the margins, in float32 or wider.
+        h in the shape of the margins, in float32 or wider. An infinite margin counts as the largest
+        finite number of its dtype: h is 0 for plus infinity.
 
     Raises:
         TypeError: margins are not floating point.
@@ -170,7 +205,7 @@ def irm_derivatives_bpr(margins: Tensor) -> Tensor:
         tensor([-0.0000, -0.2689])
     """
     check_floating("irm_derivatives_bpr", "margins", margins)
-    return _bpr(margins.to(torch.promote_types(margins.dtype, torch.float32)))
+    return bpr_derivatives(margins.to(torch.promote_types(margins.dtype, torch.float32)))
 
 
 def irm_penalty_from_derivatives(h: Tensor, *, estimator: Estimator = "square") -> Tensor:
@@ -231,40 +266,6 @@ def irm_penalty_from_derivatives(h: Tensor, *, estimator: Estimator = "square") 
         "irm_penalty_from_derivatives: `estimator` must be 'square', 'split' or 'ustat', got "
         f"{estimator!r}."
     )
-
-
-def _bpr(d: Tensor) -> Tensor:
-    return -d * torch.sigmoid(-d)
-
-
-def _closed_form(function: str, z: Tensor, targets: Tensor | None, loss: str) -> Tensor:
-    """Return the derivatives h of a named loss."""
-    if targets is None:
-        raise ValueError(f"{function}: loss={loss!r} needs `targets`, got None.")
-    if loss == "ce":
-        return _cross_entropy(function, z, targets)
-    if targets.shape != z.shape:
-        raise ValueError(
-            f"{function}: with loss={loss!r} `targets` must have the shape of `logits` "
-            f"{tuple(z.shape)}, got {tuple(targets.shape)}."
-        )
-    # By the chain rule, h = z * (derivative of the loss with respect to z), elementwise.
-    y = targets.to(z.dtype)
-    return z * (torch.sigmoid(z) - y) if loss == "bce" else 2 * z * (z - y)
-
-
-def _cross_entropy(function: str, z: Tensor, targets: Tensor) -> Tensor:
-    """Return h of the cross entropy, the mean logit under the softmax minus the target's logit."""
-    if z.ndim < 2 or targets.shape != z.shape[:-1]:
-        raise ValueError(
-            f"{function}: with loss='ce' `logits` must be (n, K) and `targets` (n,), "
-            f"got {tuple(z.shape)} and {tuple(targets.shape)}."
-        )
-    if targets.dtype != torch.int64:
-        raise TypeError(
-            f"{function}: with loss='ce' `targets` must be classes in int64, got {targets.dtype}."
-        )
-    return (F.softmax(z, dim=-1) * z).sum(dim=-1) - z.gather(-1, targets[..., None])[..., 0]
 
 
 def _dummy_scales(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_choice, check_floating
-from invmod._precision import without_autocast
-from invmod.penalties.groups import check_samples, env_shares
+from invmod._precision import centre, without_autocast
+from invmod.penalties.groups import centre_within, check_samples, env_shares
 
 
 def coral_penalty(
@@ -66,7 +66,7 @@ def coral_penalty(
 
 
 def _covariance(f: Tensor) -> Tensor:
-    centred = f - f.mean(dim=0)
+    centred = centre(f)
     return centred.T @ centred / (f.shape[0] - 1)
 
 
@@ -174,8 +174,7 @@ def information_bottleneck_penalty(
     shares = env_shares(function, env, v.shape[0], num_envs=num_envs, least=least, dtype=v.dtype)
     with without_autocast(v):
         # Centring before squaring avoids the cancellation in E[v^2] - E[v]^2.
-        centred = v - (shares @ v).index_select(0, env.long())
-        variances = (shares @ centred.square()).mean(dim=1)
+        variances = (shares @ centre_within(v, shares, env).square()).mean(dim=1)
     # The rows of `shares` sum to 1, so `variances` has ddof 0; the factor changes it to
     # `correction`.
     counts = (shares > 0).sum(dim=1).to(v.dtype)

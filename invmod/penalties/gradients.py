@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from invmod._checks import check_choice
-from invmod._precision import without_autocast
-from invmod.penalties.groups import check_samples, env_shares
+from invmod._checks import check_choice, check_count, check_tensor
+from invmod._precision import centre, without_autocast
+from invmod.penalties.groups import centre_within, check_samples, env_shares
 
 Reduction = Literal["mean", "sum"]
 
@@ -101,8 +101,8 @@ def fishr_penalty(
     g = check_samples("fishr_penalty", "gradients", gradients, "(n, P)")
     shares = env_shares("fishr_penalty", env, g.shape[0], num_envs=num_envs, least=2, dtype=g.dtype)
     with without_autocast(g):
-        centred = g - (shares @ g).index_select(0, env.long())
-        return _spread("fishr_penalty", shares @ centred.square(), reduction)
+        variances = shares @ centre_within(g, shares, env).square()
+        return _spread("fishr_penalty", variances, reduction)
 
 
 def fishr_penalty_linear(
@@ -113,6 +113,7 @@ def fishr_penalty_linear(
     *,
     num_envs: int | None = None,
     reduction: Reduction = "mean",
+    ignore_index: int | None = None,
 ) -> Tensor:
     r"""Fishr of a linear head with a bias under cross entropy, without per-sample gradients.
 
@@ -125,9 +126,8 @@ def fishr_penalty_linear(
     where f are the features, z the logits and y the targets of the samples of environment e,
     squares are elementwise, and :math:`v_e^W` and :math:`v_e^b` are the gradient variances of the
     weight and the bias. The penalty is that of `invmod.fishr_penalty` for
-    :math:`v_e = (v_e^W, v_e^b)`, with P = K D + K. If gradients hardly vary, the differences cancel
-    and would lose orders of magnitude of precision in float32, so everything is computed in
-    float64.
+    :math:`v_e = (v_e^W, v_e^b)`, with P = K D + K. If gradients hardly vary, these differences
+    cancel, so the variances are computed in float64 and from deviations of a and f.
 
     Arguments:
         features: f (n, D), the input of the head.
@@ -137,13 +137,17 @@ def fishr_penalty_linear(
             PyTorch's own error.
         env: (n,) integers, the environment of each sample, from 0.
         num_envs, reduction: as in `invmod.fishr_penalty`.
+        ignore_index: samples with this target do not count, as in
+            `torch.nn.functional.cross_entropy`, for example padded tokens: they belong to no
+            environment, and what their features and logits hold, NaN included, changes neither the
+            value nor a gradient.
 
     Returns:
         a scalar in float32 or wider. The special cases are those of `invmod.fishr_penalty`.
 
     Raises:
-        TypeError: features or logits are not floating point, or classes or the index are not
-            integers.
+        TypeError: features or logits are not floating-point tensors, or classes or the index are
+            not tensors of integers.
         ValueError: shapes do not fit, an environment has fewer than two samples, an index is out of
             range, or the reduction is unknown.
 
@@ -166,12 +170,38 @@ def fishr_penalty_linear(
         check_samples(function, "features", features, "(n, D)").dtype,
         check_samples(function, "logits", logits, "(n, K)").dtype,
     )
+    _check_classes(function, features, logits, targets)
+    counted = None
+    if ignore_index is not None:
+        counted = targets != ignore_index
+        features, logits = (torch.where(counted[:, None], x, 0.0) for x in (features, logits))
+        targets = torch.where(counted, targets, 0)
+    shares = env_shares(
+        function,
+        env,
+        logits.shape[0],
+        num_envs=num_envs,
+        least=2,
+        dtype=torch.float64,
+        counted=counted,
+    )
+    with without_autocast(features):
+        # The bias is treated as the weight of a constant feature 1.
+        f = F.pad(features.double(), (0, 1), value=1.0)
+        # The gradient of the cross entropy with respect to the weight is the outer product a f^T.
+        a = F.softmax(logits.double(), dim=1) - F.one_hot(targets, logits.shape[1])
+        v = _product_variances(shares, a, f, env)
+        return _spread(function, rearrange(v, "e c d -> e (c d)"), reduction).to(dtype)
+
+
+def _check_classes(function: str, features: Tensor, logits: Tensor, targets: Tensor) -> None:
     num_samples, num_classes = logits.shape
     if num_classes < 2:
         raise ValueError(
             f"{function}: `logits` must have at least two columns. For one logit z pass two "
             "columns, 0 and z."
         )
+    check_tensor(function, "targets", targets)
     if features.shape[0] != num_samples or targets.shape != (num_samples,):
         raise ValueError(
             f"{function}: `features` (n, D), `logits` (n, K) and `targets` (n,) must have the "
@@ -180,14 +210,30 @@ def fishr_penalty_linear(
         )
     if targets.dtype != torch.int64:
         raise TypeError(f"{function}: `targets` must be classes in int64, got {targets.dtype}.")
-    shares = env_shares(function, env, num_samples, num_envs=num_envs, least=2, dtype=torch.float64)
-    with without_autocast(features):
-        # The bias is treated as the weight of a constant feature 1.
-        f = F.pad(features.double(), (0, 1), value=1.0)
-        # The gradient of the cross entropy with respect to the weight is the outer product a f^T.
-        a = F.softmax(logits.double(), dim=1) - F.one_hot(targets, num_classes)
-        v = _mean_products(shares, a.square(), f.square()) - _mean_products(shares, a, f).square()
-        return _spread(function, rearrange(v, "e c d -> e (c d)"), reduction).to(dtype)
+
+
+def _product_variances(shares: Tensor, a: Tensor, f: Tensor, env: Tensor) -> Tensor:
+    r"""Return the environments' variances of a_k f_d, (E, K, D), without forming the products.
+
+    .. math::
+        a f - \overline{a f} = \bar a \tilde f + \bar f \tilde a + \tilde a \tilde f
+        - \overline{\tilde a \tilde f}, \qquad \tilde a = a - \bar a, \quad \tilde f = f - \bar f
+
+    The variance is the mean square of the right-hand side. Written with deviations it keeps its
+    digits where gradients hardly vary, unlike the mean square minus the squared mean.
+    """
+    mean_a, mean_f = (shares @ a)[:, :, None], (shares @ f)[:, None, :]
+    a, f = centre_within(a, shares, env), centre_within(f, shares, env)
+    covariance = _mean_products(shares, a, f)
+    return (
+        mean_a.square() * (shares @ f.square())[:, None, :]
+        + mean_f.square() * (shares @ a.square())[:, :, None]
+        + _mean_products(shares, a.square(), f.square())
+        - covariance.square()
+        + 2 * mean_a * mean_f * covariance
+        + 2 * mean_a * _mean_products(shares, a, f.square())
+        + 2 * mean_f * _mean_products(shares, a.square(), f)
+    )
 
 
 def _mean_products(shares: Tensor, a: Tensor, f: Tensor) -> Tensor:
@@ -199,7 +245,7 @@ def _mean_products(shares: Tensor, a: Tensor, f: Tensor) -> Tensor:
 def _spread(function: str, rows: Tensor, reduction: Reduction) -> Tensor:
     """Return the mean squared distance of rows (E, P) from their mean; `reduction` is over P."""
     check_choice(function, "reduction", reduction, ("mean", "sum"))
-    squares = (rows - rows.mean(dim=0)).square().mean(dim=0)
+    squares = centre(rows).square().mean(dim=0)
     return squares.mean() if reduction == "mean" else squares.sum()
 
 
@@ -232,7 +278,10 @@ def per_sample_gradients(
         (n, P), the parameters flattened in the order of the mapping; (0, P) for an empty batch.
 
     Raises:
-        ValueError: there is no parameter or no batch tensor, or the batch tensors differ in length.
+        TypeError: a parameter or an entry of the batch is not a tensor, or the size of a chunk is
+            not an int.
+        ValueError: there is no parameter or no batch tensor, the batch tensors differ in length, or
+            the size of a chunk is below 1.
 
     References:
         Rame, Dancette and Cord, ICML 2022, Section 3.
@@ -248,7 +297,11 @@ def per_sample_gradients(
         raise ValueError(
             "per_sample_gradients: `parameters` is empty; pass at least one name -> tensor."
         )
-    if not batch or len({x.shape[:1] for x in batch}) != 1 or batch[0].ndim == 0:
+    for x in (*parameters.values(), *batch):
+        check_tensor("per_sample_gradients", "parameters` and `batch", x)
+    if chunk_size is not None:
+        chunk_size = check_count("per_sample_gradients", "chunk_size", chunk_size)
+    if not batch or any(x.shape[:1] != batch[0].shape[:1] for x in batch) or batch[0].ndim == 0:
         raise ValueError(
             "per_sample_gradients: `batch` must be one or more tensors (n, ...) of one length, "
             f"got shapes {[tuple(x.shape) for x in batch]}."

@@ -8,7 +8,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from invmod._checks import check_risks
+from invmod._checks import check_risks, describe_type
 
 
 def vrex_penalty(risks: Tensor, *, correction: int = 0) -> Tensor:
@@ -98,6 +98,11 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
         >>> vrex_penalty_debiased(losses, paired=True)  # every sample differs by 2, without noise
         tensor(2.)
     """
+    if not isinstance(losses, (Tensor, Sequence)):
+        raise TypeError(
+            "vrex_penalty_debiased: `losses` must be a floating-point tensor (E, N) or a sequence "
+            f"of them, got {describe_type(losses)}"
+        )
     if isinstance(losses, Tensor) and losses.ndim != 2:
         raise ValueError(
             f"vrex_penalty_debiased: `losses` must have shape (E, N), got {tuple(losses.shape)}."
@@ -114,9 +119,13 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
         _check_losses(e, row)
     if not isinstance(losses, Tensor):
         wide = [row.to(torch.promote_types(row.dtype, torch.float32)) for row in losses]
+        # A common shift changes no variance, and the means of small numbers keep their digits.
+        wide = [row - wide[0].detach().mean() for row in wide]
         noise = torch.stack([row.var() / row.shape[0] for row in wide])
         return torch.stack([row.mean() for row in wide]).var() - noise.mean()
     matrix = losses.to(torch.promote_types(losses.dtype, torch.float32))
+    # A common shift changes no variance, and the means of small numbers keep their digits.
+    matrix = matrix - matrix.detach().mean()
     num_envs, num_samples = matrix.shape
     variance = reduce(matrix, "e n -> e", "mean").var()
     if not paired:
@@ -129,10 +138,9 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
 
 def _check_losses(e: int, row: Tensor) -> None:
     if not isinstance(row, Tensor) or not row.is_floating_point():
-        what = row.dtype if isinstance(row, Tensor) else type(row).__name__
         raise TypeError(
-            f"vrex_penalty_debiased: `losses` must be floating point, got {what} in environment "
-            f"{e}."
+            "vrex_penalty_debiased: `losses` must be a floating-point tensor (E, N) or a sequence "
+            f"of them, got for environment {e}: {describe_type(row)}"
         )
     if row.ndim != 1 or row.shape[0] < 2:
         raise ValueError(

@@ -408,3 +408,25 @@ def test_invalid_options_of_single_losses_are_errors():
             LOSSES[kind](z, weights=torch.ones(3))
         with pytest.raises(TypeError, match="`weights` must be a tensor of real numbers, got list"):
             LOSSES[kind](z, weights=[1.0, 1.0])
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "item_mean", "mean"])
+@pytest.mark.parametrize("kind", BY_SAMPLE)
+def test_a_gradient_reaches_the_weights_of_rows(kind, reduction):
+    """The weights may be learned, so every reduction must differentiate both of their uses."""
+    z, mask = normal(seeded(0), 5, 3, 4), random_mask(seeded(1), 5, 3, share=0.8)
+    weights = (torch.rand(5, generator=seeded(2)).double() + 0.1).requires_grad_()
+
+    def loss(weights):
+        return LOSSES[kind](z, mask, weights=weights, reduction=reduction)
+
+    assert gradcheck(loss, weights)
+    assert gradients(loss(weights), weights)[0].any()
+
+
+def test_the_anchor_may_be_an_integer_of_numpy():
+    z = normal(seeded(0), 5, 3, 4)
+    for loss in LOSSES.values():
+        for stop_gradient in (False, True):
+            options = {"stop_gradient": stop_gradient}
+            assert torch.equal(loss(z, anchor=np.int64(1), **options), loss(z, anchor=1, **options))

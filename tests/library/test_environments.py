@@ -185,11 +185,12 @@ def test_dtype_changes_only_rounding():
 
 def test_defaults_follow_torch():
     envs = CyclicMixupEnvs(2)
-    assert envs.alpha.tolist() == [0.1, 0.1]
+    assert envs.alpha.tolist() == [1.0, 1.0]
     assert envs.sample().dtype == torch.get_default_dtype()
     assert envs.sample(device="cpu").device.type == "cpu"
     with torch.device("meta"):
         assert envs.sample(generator=seeded(0)).device.type == "meta"
+        assert envs.sample().device.type == "meta"
 
 
 def test_sample_shape_may_be_an_int_or_zero():

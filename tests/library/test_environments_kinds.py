@@ -195,6 +195,24 @@ def test_given_rows_are_returned():
         GivenEnvs(thirds)
 
 
+def test_given_rows_are_divided_by_their_sums():
+    """Sums within the tolerance are accepted, and the stored rows lie on the simplex exactly."""
+    rows = torch.tensor([[0.25, 0.75], [0.5, 0.5]], dtype=torch.float64)
+    scales = torch.tensor([[1 + 9e-5], [1 - 9e-5]], dtype=torch.float64)
+    envs = GivenEnvs(rows * scales)
+    torch.testing.assert_close(envs.weights, rows, rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        envs.sample(dtype=torch.float64).sum(dim=-1), torch.ones(2).double(), rtol=0, atol=1e-15
+    )
+
+
+def test_given_rows_are_constants_without_a_graph():
+    rows = torch.tensor([[0.25, 0.75]], requires_grad=True)
+    envs = GivenEnvs(rows)
+    assert not envs.weights.requires_grad
+    assert not envs.sample().requires_grad
+
+
 def test_given_rows_are_copied():
     rows = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
     envs = GivenEnvs(rows)
@@ -407,6 +425,16 @@ def test_k_of_available_returns_the_device_of_its_mask():
         ),
         (lambda: UnionEnvs(), ValueError, "UnionEnvs: give at least one"),
         (
+            lambda: UnionEnvs(OneHotEnvs(2)).sample(mask=torch.ones(3, 2)),
+            TypeError,
+            "UnionEnvs.sample: `mask` must be a bool tensor, got torch.float32.",
+        ),
+        (
+            lambda: UnionEnvs(OneHotEnvs(2)).sample_masks(mask=torch.ones(2, 3).bool()),
+            ValueError,
+            "UnionEnvs.sample_masks: `mask` must have shape (N, M) with M = 2, got (2, 3).",
+        ),
+        (
             lambda: UnionEnvs(OneHotEnvs(2), OneHotEnvs(3)),
             ValueError,
             "the same `num_modalities`, got [2, 3]",
@@ -441,6 +469,35 @@ def test_a_union_is_the_concatenation_of_its_parts(seed, num_modalities, shape):
     nested = UnionEnvs(UnionEnvs(*parts[:2]), parts[2])
     assert torch.equal(nested.sample(shape, generator=seeded(seed)), expected)
     assert union.num_envs == nested.num_envs == 2 * num_modalities + 3
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("method", ["sample", "sample_masks"])
+def test_a_union_passes_the_mask_to_the_parts_that_take_one(method, shape):
+    mask = torch.tensor([[True, True, False], [False, True, False], [True, True, True]])
+    available = KOfAvailableEnvs(3, k=1, num_envs=2)
+    random = RandomSubsetEnvs(3, num_envs=2)
+    union = UnionEnvs(random, UnionEnvs(available, OneHotEnvs(3)))
+    drawn = getattr(union, method)(shape, mask=mask, generator=seeded(0))
+    assert drawn.shape == (*shape, 3, 7, 3)
+    # The draws are those of the parts in turn; rows that do not depend on the sample are repeated.
+    generator = seeded(0)
+    shared = getattr(random, method)(shape, generator=generator)
+    own = getattr(available, method)(shape, mask=mask, generator=generator)
+    for n in range(3):
+        assert torch.equal(drawn[..., n, :2, :], shared)
+        assert torch.equal(drawn[..., n, 2:4, :], own[..., n, :, :])
+        assert torch.equal(drawn[..., n, 4:, :] > 0, torch.eye(3).bool().expand(*shape, 3, 3))
+    assert not (own.bool() & ~mask[:, None]).any()
+    assert getattr(union, method)(shape).shape == (*shape, 7, 3)
+
+
+def test_a_union_follows_the_device_of_the_mask():
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    union = UnionEnvs(UniformEnvs(3), KOfAvailableEnvs(3, k=2))
+    with torch.device("meta"):
+        assert union.sample(mask=mask).device.type == "cpu"
+        assert union.sample(mask=mask, device="meta").is_meta
 
 
 @laws
@@ -511,3 +568,44 @@ def test_dominance_of_the_kinds_has_known_values():
 def test_dominance_of_invalid_weights_is_an_error(weights, error, message):
     with pytest.raises(error, match=re.escape(message)):
         dominance(weights)
+
+
+# --- integers and rates of NumPy
+
+
+def test_integers_of_numpy_are_counts_and_positions():
+    two, three = np.int64(2), np.int8(3)
+    envs = (
+        CyclicMixupEnvs(three, num_draws=two),
+        DirichletEnvs(three, num_draws=two),
+        UniformEnvs(three),
+        OneHotEnvs(three),
+        LeaveOneOutEnvs(three),
+        RandomSubsetEnvs(three, keep=(np.int32(1),), num_envs=two),
+        KOfAvailableEnvs(three, k=two, num_envs=two),
+    )
+    for env in envs:
+        assert type(env.num_envs) is type(env.num_modalities) is int
+        assert env.sample((two,)).shape == env.sample(two).shape == (2, env.num_envs, 3)
+    assert CyclicMixupEnvs(np.int8(100), num_draws=np.int8(100)).num_envs == 10_001
+
+
+@pytest.mark.parametrize(
+    "rates", [np.array([0.0, 0.5, 1.0]), torch.tensor([0.0, 0.5, 1.0]), np.float32(0.5), 0.5]
+)
+def test_rates_may_be_a_number_a_tensor_or_an_array(rates):
+    envs = RandomSubsetEnvs(3, rates=rates, num_envs=5)
+    assert envs.rates in ((0.0, 0.5, 1.0), (0.5, 0.5, 0.5))
+    assert all(type(rate) is float for rate in envs.rates)
+    assert envs.sample_masks().shape == (5, 3)
+
+
+def test_the_default_concentration_draws_uniformly_from_the_simplex():
+    """Both kinds have the same default, so that they differ in the cyclic shifts alone."""
+    for kind in (CyclicMixupEnvs, DirichletEnvs):
+        rows = kind(3, include_uniform=False).sample((4000,), generator=seeded(0))[:, 0]
+        # On a uniform simplex of three weights each has mean 1/3, variance 1/18 and the density
+        # 2 (1 - w), so it exceeds 1/2 with probability 1/4.
+        assert rows[:, 0].mean().item() == pytest.approx(1 / 3, abs=0.02)
+        assert rows.var(dim=0).mean().item() == pytest.approx(1 / 18, abs=0.003)
+        assert (rows > 0.5).float().mean().item() == pytest.approx(1 / 4, abs=0.02)

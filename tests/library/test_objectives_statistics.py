@@ -475,7 +475,11 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
             ValueError,
             "needs an environment, got 0 samples",
         ),
-        (lambda: environment_statistics(V, I3, num_envs=0), ValueError, "and `num_envs` = 0."),
+        (
+            lambda: environment_statistics(V, I3, num_envs=0),
+            ValueError,
+            "`num_envs` must be at least 1, got 0.",
+        ),
         (
             lambda: environment_statistics(V, I3 + 2, num_envs=2),
             ValueError,
@@ -585,9 +589,13 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
         (
             lambda: statistics_coefficients({"a": I3}, lambda s: V),
             TypeError,
-            "got torch.int64 for 'a'.",
+            "got for 'a': torch.int64.",
         ),
-        (lambda: statistics_coefficients({"a": 1.0}, lambda s: V), TypeError, "got float for 'a'."),
+        (
+            lambda: statistics_coefficients({"a": 1.0}, lambda s: V),
+            TypeError,
+            "got for 'a': float.",
+        ),
         (
             lambda: statistics_coefficients({"a": V}, lambda s: s["a"]),
             ValueError,
@@ -609,3 +617,42 @@ L, V, I3 = torch.ones(2, 3), torch.ones(3), torch.zeros(3).long()
 def test_invalid_arguments_of_statistics_are_an_error(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+# --- one part, weights with a gradient, and integers of NumPy
+
+
+def test_merging_one_part_copies_it():
+    part = environment_statistics(V, I3, num_envs=2, derivatives=V)
+    merged = merge_statistics(part)
+    assert list(merged) == list(part)
+    for name, entry in part.items():
+        assert torch.equal(merged[name], entry)
+        assert merged[name].shape == entry.shape
+        merged[name] += 1.0
+    assert part["loss"].sum() == pytest.approx(V.sum().item())
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_gradient_reaches_the_weights_of_samples(paired):
+    losses, weights = normal(seeded(0), 2, 4), torch.rand(4, generator=seeded(1)).double() + 0.1
+
+    def estimate(weights):
+        s = environment_statistics(losses, weights=weights, derivatives=losses, paired=paired)
+        return (
+            risks_from_statistics(s).square().sum()
+            + vrex_penalty_debiased_from_statistics(s)
+            + irm_penalty_from_statistics(s, estimator="ustat")
+        )
+
+    assert torch.autograd.gradcheck(estimate, weights.requires_grad_())
+    (gradient,) = torch.autograd.grad(estimate(weights), weights)
+    assert gradient.abs().min() > 1e-3
+
+
+def test_the_number_of_environments_may_be_an_integer_of_numpy():
+    expected = environment_statistics(V, I3, num_envs=4)
+    result = environment_statistics(V, I3, num_envs=np.int64(4))
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
+    with pytest.raises(TypeError, match=r"`num_envs` must be an int, got 4.0"):
+        environment_statistics(V, I3, num_envs=4.0)

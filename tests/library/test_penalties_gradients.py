@@ -380,7 +380,7 @@ G = torch.ones(7, 2)
             (G, ENV),
             {"num_envs": 0},
             ValueError,
-            "needs an environment, got 7 samples and `num_envs` ",
+            "`num_envs` must be at least 1, got 0.",
         ),
         (
             fishr_penalty,

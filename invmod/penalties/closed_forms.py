@@ -1,0 +1,83 @@
+"""Derivatives of named losses with respect to a scale of the logits, in closed form."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from invmod._checks import check_tensor
+
+
+def bpr_derivatives(d: Tensor) -> Tensor:
+    """Return h of margins d."""
+    d = _finite(d)
+    return -d * torch.sigmoid(-d)
+
+
+def _finite(z: Tensor) -> Tensor:
+    """Replace infinite entries by the largest finite numbers, because infinity times 0 is NaN.
+
+    The products of the closed forms then have their limits. NaN stays NaN, and the replaced entries
+    have gradient 0.
+    """
+    limit = torch.finfo(z.dtype).max
+    return z.clamp(-limit, limit)
+
+
+def check_ignore_index(function: str, loss: object, ignore_index: int | None) -> None:
+    """Raise if targets are to be ignored by a loss that cannot."""
+    if ignore_index is not None and (callable(loss) or loss == "bpr"):
+        kind = "a callable" if callable(loss) else repr(loss)
+        raise ValueError(
+            f"{function}: `ignore_index` needs a loss with targets and a closed form, got {kind}. "
+            "Select the samples that count before the call, or ignore targets in the callable."
+        )
+
+
+def closed_form(
+    function: str, z: Tensor, targets: Tensor | None, loss: str, ignore_index: int | None
+) -> tuple[Tensor, Tensor | int]:
+    """Return the derivatives h of a named loss, and the number of ignored targets, whose h is 0."""
+    if targets is None:
+        raise ValueError(f"{function}: loss={loss!r} needs `targets`, got None.")
+    check_tensor(function, "targets", targets)
+    _check_targets(function, z, targets, loss)
+    if ignore_index is None:
+        return _derivatives(_finite(z), targets, loss), 0
+    ignored = targets == ignore_index
+    # Replace the ignored logits and targets before the computation: NaN times 0 is NaN, and the
+    # index of an ignored class may be out of range.
+    z = torch.where(ignored[..., None] if loss == "ce" else ignored, 0.0, z)
+    h = _derivatives(_finite(z), torch.where(ignored, 0, targets), loss)
+    return torch.where(ignored, 0.0, h), ignored.sum()
+
+
+def _derivatives(z: Tensor, targets: Tensor, loss: str) -> Tensor:
+    """Return h of checked arguments."""
+    if loss == "ce":
+        # This is the mean logit under the softmax minus the target's logit.
+        mean = (F.softmax(z, dim=-1) * z).sum(dim=-1)
+        return mean - z.gather(-1, targets[..., None])[..., 0]
+    # By the chain rule, h = z * (derivative of the loss with respect to z), elementwise.
+    y = targets.to(z.dtype)
+    return z * (torch.sigmoid(z) - y) if loss == "bce" else 2 * z * (z - y)
+
+
+def _check_targets(function: str, z: Tensor, targets: Tensor, loss: str) -> None:
+    if loss != "ce":
+        if targets.shape != z.shape:
+            raise ValueError(
+                f"{function}: with loss={loss!r} `targets` must have the shape of `logits` "
+                f"{tuple(z.shape)}, got {tuple(targets.shape)}."
+            )
+        return
+    if z.ndim < 2 or targets.shape != z.shape[:-1]:
+        raise ValueError(
+            f"{function}: with loss='ce' `logits` must be (n, K) and `targets` (n,), "
+            f"got {tuple(z.shape)} and {tuple(targets.shape)}."
+        )
+    if targets.dtype != torch.int64:
+        raise TypeError(
+            f"{function}: with loss='ce' `targets` must be classes in int64, got {targets.dtype}."
+        )
