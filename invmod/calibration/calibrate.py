@@ -10,6 +10,7 @@ from invmod._checks import check_choice, check_count, check_known
 from invmod.calibration.groups import RULES, CalibrationRows, PatternScores, Rule
 from invmod.calibration.model import (
     Array,
+    Mask,
     MaskedModel,
     Pattern,
     Predict,
@@ -34,7 +35,7 @@ def calibrate_by_pattern(
     targets: Array,
     score: Score,
     *,
-    mask: Array | None = None,
+    mask: Mask | None = None,
     coverage: float = 0.9,
     rule: Rule = "auto",
     min_rows: int = 200,
@@ -88,7 +89,8 @@ def calibrate_by_pattern(
         targets: (N,), numbers, or indices of classes.
         score: ``"absolute"`` or ``"quantiles"`` for intervals, ``"probability"`` or
             ``"cumulative"`` for sets of classes.
-        mask: bool (N, M), the natural mask; if None, rows of NaN are missing.
+        mask: the natural mask, bool (N, M) with columns in the order of `features`, or name -> (N,);
+            if None, rows of NaN are missing.
         coverage: share c of targets to cover, in (0, 1).
         rule: the rule of all patterns, or ``"auto"``.
         min_rows: smallest number of rows with exactly a pattern for which ``"auto"`` uses only

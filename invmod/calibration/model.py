@@ -15,9 +15,10 @@ from invmod.calibration.ranks import Floats
 from invmod.calibration.scores import Score
 from invmod.missingness import hide_features, mask_from_features, pattern_name
 from invmod.missingness.features import count_rows
-from invmod.missingness.masks import check_mask
+from invmod.missingness.masks import mask_columns
 
 Array = Tensor | NDArray[Any]
+Mask = Array | Mapping[str, Array]
 Pattern = tuple[bool, ...]
 Predict = Callable[[dict[str, Any], Any], Any]
 
@@ -45,7 +46,7 @@ class Table:
 def checked_table(
     function: str,
     features: Mapping[str, Array],
-    mask: Array | None,
+    mask: Mask | None,
     integer_fill: int | Mapping[str, int],
 ) -> Table:
     """Check features and mask; without a mask, rows of NaN are missing."""
@@ -56,14 +57,20 @@ def checked_table(
             f"{function}: `features` must be all tensors or all NumPy arrays, got {got}."
         )
     tensors = {name: as_tensor(x) for name, x in features.items()}
+    names = tuple(tensors)
     if mask is None:
-        natural_mask = mask_from_features(tensors, tuple(tensors), integer_fill=integer_fill)
-    elif isinstance(mask, (Tensor, np.ndarray)):
-        natural_mask = as_tensor(mask)
-        check_mask(function, natural_mask, count_rows(function, tensors), len(tensors))
+        natural_mask = mask_from_features(tensors, names, integer_fill=integer_fill)
+    elif isinstance(mask, (Tensor, np.ndarray, Mapping)):
+        given = (
+            {name: as_tensor(column) for name, column in mask.items()}
+            if isinstance(mask, Mapping)
+            else as_tensor(mask)
+        )
+        natural_mask = mask_columns(function, given, names, count_rows(function, tensors))
     else:
         raise TypeError(
-            f"{function}: `mask` must be a tensor or an array, got {type(mask).__name__}."
+            f"{function}: `mask` must be a tensor, an array or name -> (N,), got "
+            f"{type(mask).__name__}."
         )
     return Table(tensors, natural_mask, kinds.pop())
 

@@ -17,6 +17,7 @@ from invmod._files import write_text
 from invmod.calibration.groups import PatternScores
 from invmod.calibration.model import (
     Array,
+    Mask,
     MaskedModel,
     Pattern,
     Predict,
@@ -65,7 +66,7 @@ class ConformalPredictor:
         """Names, in the order of the mask's columns."""
         return self.model.modalities
 
-    def intervals(self, features: Mapping[str, Array], mask: Array | None = None) -> Any:
+    def intervals(self, features: Mapping[str, Array], mask: Mask | None = None) -> Any:
         r"""Return the intervals of regression targets.
 
         With one pattern of calibration scores the interval of a row is
@@ -77,7 +78,8 @@ class ConformalPredictor:
 
         Arguments:
             features: modality name -> (N, ...), as for `calibrate_by_pattern`.
-            mask: bool (N, M); if None, rows of NaN are missing.
+            mask: bool (N, M) with columns in the order of `modalities`, or name -> (N,); if None,
+                rows of NaN are missing.
 
         Returns:
             (N, 2) lower and upper ends in float64, an array if the features are arrays, else a
@@ -97,7 +99,7 @@ class ConformalPredictor:
         table = self._table("ConformalPredictor.intervals", features, mask)
         return table.like_given(self._results("ConformalPredictor.intervals", table))
 
-    def sets(self, features: Mapping[str, Array], mask: Array | None = None) -> Any:
+    def sets(self, features: Mapping[str, Array], mask: Mask | None = None) -> Any:
         r"""Return the sets of classes.
 
         .. math:: \{\, c : s(x, p, c) \le q_p \,\}
@@ -106,7 +108,8 @@ class ConformalPredictor:
 
         Arguments:
             features: modality name -> (N, ...), as for `calibrate_by_pattern`.
-            mask: bool (N, M); if None, rows of NaN are missing.
+            mask: bool (N, M) with columns in the order of `modalities`, or name -> (N,); if None,
+                rows of NaN are missing.
 
         Returns:
             bool (N, C), True for the classes of a row's set, an array if the features are arrays,
@@ -129,14 +132,15 @@ class ConformalPredictor:
         self,
         features: Mapping[str, Array] | None = None,
         targets: Array | None = None,
-        mask: Array | None = None,
+        mask: Mask | None = None,
     ) -> CalibrationReport:
         """Return rule, rows and quantile of each pattern, and coverage on test rows if given.
 
         Arguments:
             features: modality name -> (N, ...) of test rows, which must not be calibration rows.
             targets: (N,), their targets.
-            mask: bool (N, M); if None, rows of NaN are missing.
+            mask: bool (N, M) with columns in the order of `modalities`, or name -> (N,); if None,
+                rows of NaN are missing.
 
         Raises:
             TypeError: only one of `features` and `targets` is given, or a wrong type.
@@ -219,7 +223,7 @@ class ConformalPredictor:
 
     # --- helpers
 
-    def _table(self, function: str, features: Mapping[str, Array], mask: Array | None) -> Table:
+    def _table(self, function: str, features: Mapping[str, Array], mask: Mask | None) -> Table:
         names = self.modalities
         if set(features) != set(names):
             raise KeyError(

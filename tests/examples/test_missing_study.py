@@ -206,7 +206,7 @@ def test_the_fill_of_ppca_keeps_available_embeddings_and_has_no_gradient_through
     mask = torch.ones(40, 3, dtype=torch.bool)
     mask[:10, 0] = False
     mask[39] = False
-    fill = missing_losses.PPCAFill(z.detach(), torch.ones_like(mask))
+    fill = missing_losses.PPCAFill(z.detach(), torch.ones_like(mask), 8)
     filled, usable = fill(z, mask)
     # One factor explains the embeddings, so the fill is the hidden value.
     torch.testing.assert_close(filled[:10, 0], z[:10, 0], atol=1e-2, rtol=1e-2)

@@ -399,6 +399,18 @@ def test_arrays_and_tensors_give_the_same_and_keep_their_kind():
     )
 
 
+def test_a_mask_may_be_given_by_name_in_any_order():
+    features, mask, targets = draw(0, 60)
+    by_name = {name: mask[:, index] for index, name in reversed(list(enumerate(NAMES)))}
+    expected = calibrate_by_pattern(model("absolute"), features, targets, "absolute", mask=mask)
+    found = calibrate_by_pattern(model("absolute"), features, targets, "absolute", mask=by_name)
+    assert found.report() == expected.report()
+    np.testing.assert_array_equal(
+        found.intervals(features, by_name), expected.intervals(features, mask)
+    )
+    assert expected.report(features, targets, by_name) == expected.report(features, targets, mask)
+
+
 @pytest.mark.parametrize("kind", ["reversed", "big endian", "read only"])
 def test_unusual_arrays_are_accepted(kind):
     features, _, targets = draw(0, 60)
@@ -615,7 +627,11 @@ def returning(value):
         ({"targets": np.zeros(3)}, ValueError, r"must have shape \(N,\) = \(30,\)"),
         ({"targets": [0.0] * 30}, TypeError, "`targets` must be a tensor or an array, got list"),
         ({"targets": np.full(30, np.nan)}, ValueError, "must be finite numbers.*with NaN"),
-        ({"mask": [[True] * 3] * 30}, TypeError, "`mask` must be a tensor or an array, got list"),
+        (
+            {"mask": [[True] * 3] * 30},
+            TypeError,
+            "`mask` must be a tensor, an array or name.*got list",
+        ),
         ({"mask": np.ones((30, 2), dtype=bool)}, ValueError, r"\(N, M\) = \(30, 3\)"),
         ({"mask": np.ones((30, 3))}, TypeError, "`mask` must have dtype torch.bool"),
         ({"features": {"a": [1.0]}}, TypeError, "all tensors or all NumPy arrays"),
