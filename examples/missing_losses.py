@@ -43,7 +43,6 @@ from invmod.penalties import vrex_penalty
 __all__ = ["LOSSES", "Classifier", "PPCAFill", "Step"]
 
 EMBEDDING_DIM = 32
-PPCA_COMPONENTS = 8
 
 
 # --- the model ------------------------------------------------------------------------------------
@@ -76,12 +75,12 @@ class Classifier(nn.Module):
 class PPCAFill(nn.Module):
     """Fill missing embeddings by probabilistic PCA, without a gradient to its parameters."""
 
-    def __init__(self, z: Tensor, mask: Tensor) -> None:
+    def __init__(self, z: Tensor, mask: Tensor, num_components: int) -> None:
         super().__init__()
         self.names = tuple(f"m{index}" for index in range(z.shape[1]))
         self.imputer = PPCAImputer(
             self.names,
-            num_components=PPCA_COMPONENTS,
+            num_components=num_components,
             noise="modality",
             standardize=False,
             max_iterations=50,

@@ -39,7 +39,9 @@ METHODS: dict[str, list[dict[str, float]]] = {
     "singular values": [
         {"temperature": t, "singular": w} for t, w in product((0.1, 1.0), (0.01, 0.1, 1.0))
     ],
-    "PPCA": [{"rate": r, "singular": w} for r, w in product((0.2, 0.5, 0.8), (0.0, 0.1))],
+    "PPCA": [
+        {"rate": r, "components": k, "singular": 0.1} for r, k in product((0.2, 0.5, 0.8), (16, 64))
+    ],
     "EmbraceNet": [{"rate": r} for r in (0.0, 0.2, 0.35, 0.5, 0.65, 0.8)],
     # The paper's weight is 0.2; its loss is a mean over the 32 coordinates, and ours is a sum.
     "proxies": [{"rate": r, "weight": w} for r, w in product((0.2, 0.5, 0.8), (0.002, 0.02))],
@@ -119,7 +121,7 @@ def train(
     )
     for epoch in range(problem.epochs):
         if method == "PPCA" and epoch and epoch % PPCA_EPOCHS == 0:
-            model.fill = fitted_fill(model, scaled, mask, rows)
+            model.fill = fitted_fill(model, scaled, mask, rows, int(config["components"]))
         for batch in rows[torch.randperm(len(rows), generator=generator)].split(BATCH_SIZE):
             x = {name: values[batch] for name, values in scaled.items()}
             step = Step(model, config, x, mask[batch], problem.targets[batch], generator)
@@ -128,7 +130,7 @@ def train(
             loss.backward()
             optimiser.step()
     if method == "PPCA":
-        model.fill = fitted_fill(model, scaled, mask, rows)
+        model.fill = fitted_fill(model, scaled, mask, rows, int(config["components"]))
     model.eval()
 
     def predict(features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
@@ -143,9 +145,13 @@ def train(
 
 
 def fitted_fill(
-    model: Classifier, features: Mapping[str, Tensor], mask: Tensor, rows: Tensor
+    model: Classifier,
+    features: Mapping[str, Tensor],
+    mask: Tensor,
+    rows: Tensor,
+    num_components: int,
 ) -> PPCAFill:
     """Fit probabilistic PCA to the embeddings of the training rows."""
     with torch.no_grad():
         z = model.encoders({name: x[rows] for name, x in features.items()}, mask[rows])
-    return PPCAFill(z, mask[rows])
+    return PPCAFill(z, mask[rows], num_components)

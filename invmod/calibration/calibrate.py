@@ -89,8 +89,8 @@ def calibrate_by_pattern(
         targets: (N,), numbers, or indices of classes.
         score: ``"absolute"`` or ``"quantiles"`` for intervals, ``"probability"`` or
             ``"cumulative"`` for sets of classes.
-        mask: the natural mask, bool (N, M) with columns in the order of `features`, or name -> (N,);
-            if None, rows of NaN are missing.
+        mask: the natural mask, bool (N, M) with columns in the order of `features`, or name ->
+            (N,); if None, rows of NaN are missing.
         coverage: share c of targets to cover, in (0, 1).
         rule: the rule of all patterns, or ``"auto"``.
         min_rows: smallest number of rows with exactly a pattern for which ``"auto"`` uses only
