@@ -1,16 +1,15 @@
-"""Compare seven training methods on breast cancer subtypes, where all test patients lack an assay.
+"""Compare training methods on breast cancer subtypes, where all test patients lack an assay.
 
     python examples/omics_subtypes/train.py                         # TCGA breast cancer
     python examples/omics_subtypes/train.py --dataset uci_mfeat     # six views of digits
 
 The 150 training patients have micro-RNA, messenger RNA and protein; the 70 test patients lack
 protein. The environment variable INVMOD_DATA must name the folder of the data sets; docs/data.md
-describes them and their source. The methods are in examples/missing_study.py, which an installation
-with `make install` or `pip install -e .` can import; otherwise add the folder examples/ to
-PYTHONPATH.
+describes them and their source. The methods are in examples/missing_losses.py. It can be imported
+after `make install` or `pip install -e .`; otherwise add the folder examples/ to PYTHONPATH.
 
-The command writes table.md and runs.jsonl.gz into `--out`. A study that was stopped resumes from
-its runs.jsonl.
+The command writes table.md, runs.jsonl.gz and calibration.jsonl into `--out`. A study that was
+stopped resumes from its runs.
 """
 
 import os
@@ -23,7 +22,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from missing_study import Problem, Study, accuracy, balanced_accuracy, summary, table
+from missing_calibration import CalibrationStudy, calibration_table
+from missing_methods import Problem, accuracy, balanced_accuracy
+from missing_study import Study, share_of_test_rows
+from missing_tables import compare, comparison_table, summary, table
 
 VIEWS = ("fou", "fac", "kar", "pix", "zer", "mor")
 ASSAYS = ("mirna", "mrna", "protein")
@@ -167,6 +169,11 @@ def main(options: Options) -> None:
         text = table(summary(results), caption) + "\n" + over_patients(results, problem)
     else:
         text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")
+    metric = problem.metric.__name__.replace("_", " ")
+    text += "\n" + comparison_table(compare(results, share_of_test_rows(problem)), metric)
+    config = results["environments"]["config"]
+    lines = CalibrationStudy(problem, out, config, seeds=options.seeds).run()
+    text += "\n" + calibration_table(lines)
     (out / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from invmod._tables import aligned
 from invmod.robustness.numbers import change, level, p_value, plain, with_interval
 from invmod.robustness.report import PatternResult, RobustnessReport
 
@@ -270,20 +269,3 @@ def difference_rows(report: RobustnessReport) -> list[list[str]]:
         for d in report.differences
         if d.pattern in shown
     ]
-
-
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, rule_before: int = 0) -> str:
-    """Return a table of aligned text with a rule under the header.
-
-    A second rule stands above the last `rule_before` rows, if that is not 0.
-    """
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    rule = "  ".join("-" * width for width in widths)
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (header, *rows)
-    ]
-    lines.insert(1, rule)
-    if rule_before:
-        lines.insert(-rule_before, rule)
-    return "\n".join(line.rstrip() for line in lines)

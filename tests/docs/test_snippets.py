@@ -56,7 +56,7 @@ MARKS = {
         pytest.mark.filterwarnings("ignore:.*does not have many workers"),
         # Lightning 2.6 calls a part of torch's pytrees that torch 2.13 deprecates.
         pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-    ]
+    ],
 }
 
 

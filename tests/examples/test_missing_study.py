@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-import invmod
+import missing_calibration
+import missing_losses
+import missing_methods
 import missing_study
+import missing_tables
 from digits_quadrants import train as digits
-from missing_study import METHODS, Problem, Study
+from invmod.missingness import hide_features
+from missing_calibration import CalibrationStudy
+from missing_methods import METHODS, Problem
+from missing_study import Study
 from omics_subtypes import train as omics
 from tests.strategies import normal, seeded
 
@@ -35,7 +41,7 @@ def small_problem(num_modalities=3, missing=False):
         order = torch.randperm(60, generator=seeded(seed))
         return order[:40], order[40:], torch.arange(60, 90)
 
-    return Problem("small", features, targets, split, missing_study.accuracy, epochs=2)
+    return Problem("small", features, targets, split, missing_methods.accuracy, epochs=2)
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path
     problem = small_problem(missing=missing)
     whole = Study(problem, tmp_path / "whole", seeds=2).run(log=str)
     lines = stored_lines(tmp_path / "whole")
-    assert len(lines) == 7 * (2 * 2 + 2)
+    assert len(lines) == len(METHODS) * (2 * 2 + 2)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut/runs.jsonl").write_text("".join(lines[:9]) + lines[9][:20], encoding="utf-8")
     assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
@@ -73,7 +79,7 @@ def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path
     assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
     Study(problem, tmp_path / "cut", seeds=3).run(log=str)
     assert stored_lines(tmp_path / "cut")[: len(lines)] == lines
-    assert len(stored_lines(tmp_path / "cut")) == len(lines) + 7
+    assert len(stored_lines(tmp_path / "cut")) == len(lines) + len(METHODS)
     patterns = set(whole["ERM"]["runs"][0]["test"])
     assert patterns == (
         {"m1", "m2", "m1+m2"}
@@ -108,7 +114,7 @@ def test_configurations_are_chosen_on_validation_rows_and_tuning_runs_use_no_tes
 def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
     problem = small_problem()
     first, again = (
-        missing_study.train(problem, method, METHODS[method][1], seed=3) for _ in range(2)
+        missing_methods.train(problem, method, METHODS[method][1], seed=3) for _ in range(2)
     )
     rows = problem.split(3)[0]
     features = {name: x[rows] for name, x in problem.features.items()}
@@ -116,7 +122,7 @@ def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
     assert torch.equal(first(features, mask), again(features, mask))
     hidden = mask.clone()
     hidden[:, 0] = False
-    without_m0 = invmod.hide_features(features, hidden, list(features))
+    without_m0 = hide_features(features, hidden, list(features))
     assert torch.equal(
         first(without_m0, hidden), first(features | {"m0": torch.zeros(len(rows), 4)}, hidden)
     )
@@ -124,7 +130,7 @@ def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
 
 def test_the_numbers_of_a_table_equal_those_of_plain_python(two_configurations, tmp_path):
     results = Study(small_problem(), tmp_path, seeds=3).run(log=str)
-    for row in missing_study.summary(results):
+    for row in missing_tables.summary(results):
         tests = [run["test"] for run in results[row["method"]]["runs"]]
         one_hidden = [
             np.mean([test[name] for name in ("m0+m1", "m0+m2", "m1+m2")]) for test in tests
@@ -135,13 +141,135 @@ def test_the_numbers_of_a_table_equal_those_of_plain_python(two_configurations, 
         assert row["worst"][0] == pytest.approx(worst.mean())
         assert row["worst"][1] == pytest.approx(4.302653 * worst.std(ddof=1) / 3**0.5, rel=1e-5)
         assert row["difference"][0] == pytest.approx((worst - base).mean())
-    assert missing_study.pair((0.5, float("nan"))) == "0.500"
+    assert missing_tables.pair((0.5, float("nan"))) == "0.500"
 
 
 def test_balanced_accuracy_weights_classes_equally():
     targets, predicted = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
-    assert missing_study.balanced_accuracy(predicted, targets) == pytest.approx((2 / 3 + 1) / 2)
-    assert missing_study.accuracy(predicted, targets) == 0.75
+    assert missing_methods.balanced_accuracy(predicted, targets) == pytest.approx((2 / 3 + 1) / 2)
+    assert missing_methods.accuracy(predicted, targets) == 0.75
+
+
+# --- comparisons and calibration
+
+
+def test_a_corrected_t_test_widens_the_variance_by_the_share_of_test_rows():
+    from scipy import stats
+
+    x = np.array([0.1, 0.3, 0.2, 0.25, -0.05])
+    mean, half, p = missing_tables.corrected_t_test(x, test_share=0.0)
+    plain = stats.ttest_1samp(x, 0)
+    low, high = plain.confidence_interval()
+    assert (mean, half, p) == pytest.approx((x.mean(), (high - low) / 2, plain.pvalue))
+    wide = missing_tables.corrected_t_test(x, test_share=0.4)
+    # The variance is 1/5 + 2/5 in place of 1/5, three times as large.
+    assert wide[1] == pytest.approx(3**0.5 * half)
+    assert wide[2] > p
+    assert missing_tables.corrected_t_test([0.2, 0.2], 0.5)[2] == 0.0
+    assert missing_tables.corrected_t_test([0.0, 0.0], 0.5)[2] == 1.0
+
+
+def test_holms_correction_is_that_of_plain_python():
+    p = [0.01, 0.04, 0.03, 0.005, 0.9]
+    expected = {}
+    largest = 0.0
+    for rank, value in enumerate(sorted(p)):
+        largest = min(1.0, max(largest, value * (len(p) - rank)))
+        expected[value] = largest
+    assert missing_tables.holm(p) == pytest.approx([expected[value] for value in p])
+
+
+def test_parts_are_compared_with_the_method_without_them(two_configurations, tmp_path):
+    results = Study(small_problem(), tmp_path, seeds=3).run(log=str)
+    rows = missing_tables.compare(results, test_share=0.5)
+    assert [(row["part"], row["baseline"]) for row in rows][:2] == [
+        ("more-versus-fewer", "two masks"),
+        ("more-versus-fewer", "environments"),
+    ]
+    for row in rows:
+        for measure, function in (("mean", np.mean), ("worst", np.min)):
+            part, baseline = (
+                np.array([function(list(run["test"].values())) for run in results[name]["runs"]])
+                for name in (row["part"], row["baseline"])
+            )
+            expected = missing_tables.corrected_t_test(part - baseline, 0.5)
+            assert row[measure][:2] == pytest.approx(expected[:2])
+            assert row[measure][2] >= expected[2]
+    assert missing_tables.p_text(0.0004) == "< 0.001"
+    assert missing_tables.p_text(float("nan")) == ""
+
+
+def test_the_fill_of_ppca_keeps_available_embeddings_and_has_no_gradient_through_fills():
+    generator = seeded(0)
+    factor = normal(generator, 40, 1, 1, dtype=torch.float32)
+    z = (factor * normal(generator, 1, 3, 32, dtype=torch.float32)).requires_grad_()
+    mask = torch.ones(40, 3, dtype=torch.bool)
+    mask[:10, 0] = False
+    mask[39] = False
+    fill = missing_losses.PPCAFill(z.detach(), torch.ones_like(mask), 8)
+    filled, usable = fill(z, mask)
+    # One factor explains the embeddings, so the fill is the hidden value.
+    torch.testing.assert_close(filled[:10, 0], z[:10, 0], atol=1e-2, rtol=1e-2)
+    assert torch.equal(filled[mask], z[mask])
+    assert usable[:39].all()
+    assert not usable[39].any()
+    filled[:10, 0].sum().backward()
+    assert not z.grad.any()
+
+
+def test_halves_of_the_test_rows_are_disjoint_and_lack_the_same_share_of_cells():
+    problem = small_problem(missing=True)
+    halves = missing_calibration.halves(problem, seed=3)
+    shown = [
+        {tuple(row) for row in half.features["m1"][half.mask[:, 1]].tolist()} for half in halves
+    ]
+    assert min(map(len, shown)) > 0
+    assert not shown[0] & shown[1]
+    assert [len(half.targets) for half in halves] == [15, 15]
+    for half in halves:
+        # No test row has m0; a row keeps at least one of the others.
+        assert not half.mask[:, 0].any()
+        assert half.mask.any(dim=1).all()
+        for index, x in enumerate(half.features.values()):
+            assert torch.equal(x.isnan().all(dim=1), ~half.mask[:, index])
+    assert 0 < (~halves[0].mask[:, 1:]).float().mean() < 0.5
+
+
+def test_the_calibration_study_resumes_and_counts_what_plain_python_counts(tmp_path, monkeypatch):
+    problem = small_problem()
+    config = {"alpha": 0.1}
+    lines = CalibrationStudy(problem, tmp_path, config, seeds=2).run()
+    assert [line["rule"] for line in lines] == 2 * ["one quantile", *missing_calibration.RULES]
+    path = tmp_path / "calibration.jsonl"
+    path.write_text(path.read_text(encoding="utf-8")[:-30], encoding="utf-8")
+    trained = []
+    train = missing_calibration.train
+
+    def counted(problem, method, config, seed):
+        trained.append(seed)
+        return train(problem, method, config, seed)
+
+    monkeypatch.setattr(missing_calibration, "train", counted)
+    assert CalibrationStudy(problem, tmp_path, config, seeds=2).run() == lines
+    assert trained == [1]
+    predict = train(problem, "environments", config, 0)
+    calibration, test = missing_calibration.halves(problem, 0)
+    scores = sorted(
+        1 - predict(calibration.features, calibration.mask)[row, target].item()
+        for row, target in enumerate(calibration.targets)
+    )
+    quantile = scores[-(-16 * 9 // 10) - 1]
+    counts = {}
+    probabilities = predict(test.features, test.mask)
+    for row, target in enumerate(test.targets):
+        members = (1 - probabilities[row].double() <= quantile).tolist()
+        count = counts.setdefault(str(int((~test.mask[row]).sum())), [0, 0, 0])
+        count[0] += 1
+        count[1] += members[target]
+        count[2] += sum(members)
+    assert lines[0]["hidden"] == counts
+    table = missing_calibration.calibration_table(lines)
+    assert table.count("| coverage |") == table.count("| mean size |") == 5
 
 
 # --- the two commands
@@ -166,7 +294,12 @@ def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(
     parts = torch.cat(problem.split(0))
     assert torch.equal(parts.sort().values, torch.arange(1797))
     digits.main(digits.Options(out=tmp_path, seeds=1, epochs=1))
-    assert {path.name for path in tmp_path.iterdir()} == {"runs.jsonl.gz", "table.md", "digits.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "runs.jsonl.gz",
+        "calibration.jsonl",
+        "table.md",
+        "digits.png",
+    }
     assert "| masks, V-REx |" in capsys.readouterr().out
 
 
@@ -185,7 +318,8 @@ def test_the_omics_command_writes_two_tables_and_test_patients_lack_protein(
 
 @pytest.mark.data
 def test_the_command_for_the_views_of_digits_writes_one_table(monkeypatch, tmp_path, data_root):
-    monkeypatch.setattr(missing_study, "METHODS", {"ERM": METHODS["ERM"][:1]})
+    few = {method: METHODS[method][:1] for method in ("ERM", "environments")}
+    monkeypatch.setattr(missing_study, "METHODS", few)
     omics.main(omics.Options(dataset="uci_mfeat", out=tmp_path, seeds=1, epochs=1))
     assert (tmp_path / "table.md").read_text(encoding="utf-8").count("| ERM |") == 1
     problem = omics.mfeat_problem(1)
@@ -227,9 +361,19 @@ def test_the_committed_table_is_made_from_the_committed_runs(name):
             "config": best,
             "runs": [stored[missing_study.run_key(method, best, seed)] for seed in range(10)],
         }
-    assert len(stored) == 7 * (6 * 2 + 10)
-    expected = missing_study.table(missing_study.summary(results), "").split("\n\n")[0]
+    assert len(stored) == len(METHODS) * (6 * 2 + 10)
+    expected = missing_tables.table(missing_tables.summary(results), "").split("\n\n")[0]
     assert (RESULTS / name / "table.md").read_text(encoding="utf-8").startswith(expected)
+    share = {"digits_quadrants": 447 / 900, "tcga_breast": 70 / 100, "uci_mfeat": 500 / 1000}[name]
+    comparison = missing_tables.comparison_table(missing_tables.compare(results, share), "")
+    lines = (RESULTS / name / "calibration.jsonl").read_text(encoding="utf-8").splitlines()
+    calibration = missing_calibration.calibration_table([json.loads(line) for line in lines])
+    assert {json.loads(line)["config"]["alpha"] for line in lines} == {
+        results["environments"]["config"]["alpha"]
+    }
+    table = (RESULTS / name / "table.md").read_text(encoding="utf-8")
+    assert comparison.split("\n\n")[0] in table
+    assert calibration in table
     page = {"digits_quadrants": "digits_quadrants"}.get(name, "omics_subtypes")
     text = (RESULTS.parent / "examples" / f"{page}.md").read_text(encoding="utf-8")
     assert re.search(rf"^% TABLE {name}$", text, re.MULTILINE)

@@ -19,6 +19,7 @@ SUBPACKAGES = sorted(module.name for module in pkgutil.iter_modules(invmod.__pat
 FILES = sorted(ROOT.rglob("*.py"))
 BOTTOM_TO_TOP = (
     "_files",
+    "_tables",
     "_checks",
     "_precision",
     "_scale",
@@ -32,6 +33,7 @@ BOTTOM_TO_TOP = (
     "alignment",
     "penalties",
     "objectives",
+    "calibration",
     "robustness",
     "integrations",
     "testing",

@@ -1,0 +1,199 @@
+"""Tables of the comparison of training methods in examples/missing_study.py."""
+
+import datetime
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+
+__all__ = ["compare", "comparison_table", "summary", "table"]
+
+# A part -> the method that trains in the same way without it.
+CONTROLS = {
+    "more-versus-fewer": "two masks",
+    "singular values": "alignment",
+    "PPCA": "dropout",
+    "EmbraceNet": "dropout",
+    "proxies": "dropout",
+}
+BEST_WITHOUT = "environments"
+
+
+def by_number_hidden(values: Mapping[str, float]) -> dict[int, float]:
+    """Average over the patterns with the same number of hidden modalities.
+
+    Arguments:
+        values: name of a pattern -> metric.
+
+    Returns:
+        number of hidden modalities -> mean of the metric.
+    """
+    # The name of a pattern joins its modalities by "+", so the longest pattern has the most of
+    # them.
+    max_joins = max(name.count("+") for name in values)
+    groups: dict[int, list[float]] = {}
+    for name, value in values.items():
+        groups.setdefault(max_joins - name.count("+"), []).append(value)
+    return {count: float(np.mean(group)) for count, group in sorted(groups.items())}
+
+
+def half_width(values: npt.ArrayLike) -> float:
+    """Half of the width of the 95% t interval of a mean; NaN for a single value."""
+    x = np.asarray(values, dtype=float)
+    return (
+        float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
+        if len(x) > 1
+        else float("nan")
+    )
+
+
+def summary(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Summarise the results of `Study.run`, one row per method.
+
+    A row has means and intervals over splits, by number of hidden modalities and for the worst
+    pattern, and the paired difference from ERM on the worst pattern.
+    """
+    rows = []
+    worst = {
+        method: [min(run["test"].values()) for run in entry["runs"]]
+        for method, entry in results.items()
+    }
+    for method, entry in results.items():
+        hidden = [by_number_hidden(run["test"]) for run in entry["runs"]]
+        difference = np.subtract(worst[method], worst["ERM"])
+        rows.append(
+            {
+                "method": method,
+                "by_hidden": {
+                    count: (
+                        float(np.mean([h[count] for h in hidden])),
+                        half_width([h[count] for h in hidden]),
+                    )
+                    for count in hidden[0]
+                },
+                "worst": (float(np.mean(worst[method])), half_width(worst[method])),
+                "difference": (float(difference.mean()), half_width(difference)),
+                "config": entry["config"],
+            }
+        )
+    return rows
+
+
+def table(rows: Iterable[Mapping[str, Any]], caption: str) -> str:
+    """Format a summary as a table in Markdown, with a caption below it."""
+    rows = list(rows)
+    counts = list(rows[0]["by_hidden"])
+    header = [
+        "method",
+        *("complete" if c == 0 else f"{c} hidden" for c in counts),
+        "worst pattern",
+        "against ERM",
+        "chosen",
+    ]
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    for row in rows:
+        cells = [pair(row["by_hidden"][count]) for count in counts] + [pair(row["worst"])]
+        cells.append("" if row["method"] == "ERM" else pair(row["difference"], signed=True))
+        cells.append(", ".join(f"{key} {value:g}" for key, value in row["config"].items()))
+        lines.append(f"| {row['method']} | {' | '.join(cells)} |")
+    made = f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, one thread"
+    note = f"{caption} Means over seeds ± half of a 95% t interval. Made {made}."
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def pair(value: tuple[float, float], *, signed: bool = False) -> str:
+    """Format a mean and half of the width of its interval, without the latter if it is NaN."""
+    mean, half = value
+    text = f"{mean:+.3f}" if signed else f"{mean:.3f}"
+    return text if half != half else f"{text} ± {half:.3f}"  # only NaN differs from itself
+
+
+# --- comparisons of parts -------------------------------------------------------------------------
+
+
+def compare(results: Mapping[str, Mapping[str, Any]], test_share: float) -> list[dict[str, Any]]:
+    """Compare each part with its control and with the environments, by mean and worst pattern.
+
+    The splits share rows, so the variance of a mean over n splits is not 1/n of the variance over
+    splits. It is multiplied by 1/n + r, where r is the number of test rows divided by the number of
+    training rows (Nadeau and Bengio, Inference for the Generalization Error, 2003). The p values
+    are of a two-sided t test; Holm's correction is over all rows of a measure.
+
+    Arguments:
+        results: of `Study.run`.
+        test_share: r.
+
+    Returns:
+        one row per part and baseline, with (difference, half width, corrected p) per measure.
+    """
+    pairs = [
+        (part, baseline)
+        for part, control in CONTROLS.items()
+        for baseline in (control, BEST_WITHOUT)
+        if part in results
+    ]
+    rows: list[dict[str, Any]] = [{"part": part, "baseline": baseline} for part, baseline in pairs]
+    for measure, of_patterns in (("mean", np.mean), ("worst", np.min)):
+        values = {
+            method: np.array([of_patterns(list(run["test"].values())) for run in entry["runs"]])
+            for method, entry in results.items()
+        }
+        tests = [
+            corrected_t_test(values[part] - values[baseline], test_share)
+            for part, baseline in pairs
+        ]
+        adjusted = holm([p for _, _, p in tests])
+        for row, (mean, half, _), p in zip(rows, tests, adjusted, strict=True):
+            row[measure] = mean, half, p
+    return rows
+
+
+def corrected_t_test(differences: npt.ArrayLike, test_share: float) -> tuple[float, float, float]:
+    """Return mean, half of the 95% interval, and p value of paired differences over splits."""
+    x = np.asarray(differences, dtype=float)
+    if len(x) < 2:
+        return float(x.mean()), float("nan"), float("nan")
+    error = (x.var(ddof=1) * (1 / len(x) + test_share)) ** 0.5
+    mean, half = float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * error)
+    if error == 0:
+        return mean, half, float(mean == 0)
+    return mean, half, float(2 * stats.t.sf(abs(mean) / error, len(x) - 1))
+
+
+def holm(p_values: Iterable[float]) -> list[float]:
+    """Correct p values for their number by Holm's step-down method."""
+    p = np.asarray(list(p_values), dtype=float)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1)
+    return adjusted.tolist()
+
+
+def comparison_table(rows: Iterable[Mapping[str, Any]], metric: str) -> str:
+    """Format the rows of `compare` as a table in Markdown."""
+    lines = [
+        "| part | compared with | mean over patterns | p | worst pattern | p |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [
+            text
+            for measure in ("mean", "worst")
+            for text in (pair(row[measure][:2], signed=True), p_text(row[measure][2]))
+        ]
+        lines.append(f"| {row['part']} | {row['baseline']} | {' | '.join(cells)} |")
+    note = (
+        f"Differences of {metric} ± half of a 95% interval over splits, corrected for the rows "
+        "that splits share; p values after Holm correction over the rows of the table."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def p_text(p: float) -> str:
+    """Format a p value with two significant digits, or as a bound if it is below 0.001."""
+    return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.2g}"  # only NaN differs from itself
