@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from invmod.calibration.ranks import Floats
 from invmod.calibration.scores import Score
 from invmod.missingness import hide_features, mask_from_features, pattern_name
-from invmod.missingness.features import count_rows
+from invmod.missingness.arrays import count_rows
 from invmod.missingness.masks import mask_columns
 
 Array = Tensor | NDArray[Any]
