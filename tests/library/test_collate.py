@@ -90,6 +90,13 @@ def test_a_sample_of_only_nan_lacks_the_modality():
     assert batch.mask.tolist() == [[False], [True]]
 
 
+@pytest.mark.parametrize(("integer_fill", "missing"), [("auto", 0), (7, 1), (None, None)])
+def test_a_sample_may_state_a_missing_modality_by_its_fill_value(integer_fill, missing):
+    samples = [{"a": torch.tensor([value, value])} for value in (-1, 7, 3)]
+    batch = collate(samples, modalities=["a"], integer_fill=integer_fill)
+    assert batch.mask[:, 0].tolist() == [n != missing for n in range(3)]
+
+
 def test_missing_integers_hold_their_fill_value_and_are_false_in_the_mask():
     samples = [{"ids": torch.tensor([0, 0]), "flag": True}, {"more": torch.tensor([5])}]
     batch = collate(samples, modalities=["ids", "more", "flag"], integer_fill={"more": -7})
@@ -176,12 +183,22 @@ def test_gradients_flow_to_the_available_samples():
 
 @pytest.mark.parametrize(
     "missing",
-    [None, NAN, np.nan, np.float32("nan"), np.array(NAN), torch.tensor(NAN), complex(NAN), "NA"],
+    [
+        None,
+        NAN,
+        np.nan,
+        np.float32("nan"),
+        np.array(NAN),
+        torch.tensor(NAN),
+        complex(NAN),
+        "NA",
+        "NaT",
+    ],
     ids=repr,
 )
 def test_a_missing_value_of_a_table_lacks_the_modality(missing):
-    if missing == "NA":
-        missing = pytest.importorskip("pandas").NA
+    if isinstance(missing, str):
+        missing = getattr(pytest.importorskip("pandas"), missing)
     samples = [
         {"image": torch.ones(1, 2, 2), "ids": np.array([3, 4]), "age": 7.5},
         {"image": missing, "ids": missing, "age": missing},
