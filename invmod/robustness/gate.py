@@ -22,24 +22,32 @@ class Report(Protocol):
     """
 
     @property
-    def models(self) -> tuple[str, ...]: ...  # noqa: D102
+    def models(self) -> tuple[str, ...]:
+        """Names of the models."""
 
     @property
-    def modalities(self) -> tuple[str, ...]: ...  # noqa: D102
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
 
     @property
-    def metric(self) -> str: ...  # noqa: D102
+    def metric(self) -> str:
+        """Name of the metric."""
 
     @property
-    def higher_is_better(self) -> bool: ...  # noqa: D102
+    def higher_is_better(self) -> bool:
+        """Whether a larger metric is better."""
 
-    def complete(self, model: str | None = None) -> PatternResult: ...  # noqa: D102
+    def complete(self, model: str | None = None) -> PatternResult:
+        """Return the result with all modalities."""
 
-    def worst(self, model: str | None = None) -> PatternResult: ...  # noqa: D102
+    def worst(self, model: str | None = None) -> PatternResult:
+        """Return the result with the worst metric."""
 
-    def result(self, pattern: PatternKey, model: str | None = None) -> PatternResult: ...  # noqa: D102
+    def result(self, pattern: PatternKey, model: str | None = None) -> PatternResult:
+        """Return the result under one pattern."""
 
-    def profile(self, name: str, model: str | None = None) -> ProfileResult: ...  # noqa: D102
+    def profile(self, name: str, model: str | None = None) -> ProfileResult:
+        """Return the result under a profile."""
 
 
 class RobustnessError(AssertionError):

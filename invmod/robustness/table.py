@@ -52,7 +52,7 @@ def text_table(report: RobustnessReport) -> str:
 
 def _head(report: RobustnessReport) -> str:
     better = "higher" if report.higher_is_better else "lower"
-    units = f"{report.num_units} units" + (
+    units = ("1 unit" if report.num_units == 1 else f"{report.num_units} units") + (
         f", {report.num_rows} rows" if report.num_rows != report.num_units else ""
     )
     return f"{report.metric} ({better} is better), {units}, {intervals_text(report)}"

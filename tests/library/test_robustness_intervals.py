@@ -368,7 +368,7 @@ def test_a_single_unit_has_an_interval_only_for_a_proportion():
         **options,
     )
     assert {x.interval for x in (*report.patterns, *report.rates, *report.differences)} == {None}
-    assert "1 units, no intervals (a single unit)" in str(report)
+    assert "1 unit, no intervals (a single unit)" in str(report)
     assert RobustnessReport.from_json(report.to_json()) == report
 
 
