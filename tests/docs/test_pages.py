@@ -62,7 +62,7 @@ def test_the_pages_document_every_public_name_that_only_a_module_exports(
 ) -> None:
     pages = "\n".join(read(page) for page in PAGES)
     documented = re.findall(
-        rf"^\.\. autofunction:: {re.escape(module.__name__)}\.(\w+)$", pages, re.MULTILINE
+        rf"^\.\. auto(?:function|class|exception):: {re.escape(module.__name__)}\.(\w+)$", pages, re.MULTILINE
     )
     assert sorted(documented) == sorted(set(module.__all__) - set(invmod.__all__))
 
