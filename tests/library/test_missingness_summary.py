@@ -348,21 +348,32 @@ def test_little_refuses_wide_modalities_and_auto_permutes_them():
 
 
 def test_the_permutation_p_value_is_that_of_all_permutations():
-    """With four rows in two groups, all 24 permutations can be listed."""
-    x = np.array([0.0, 1.0, 3.0, 7.0])
-    y = np.array([NAN, NAN, 1.0, 2.0])
+    """With six rows in groups of one, two and three, all 720 permutations can be listed."""
+    x = np.array([0.0, 1.0, 3.0, 7.0, 2.0, 4.5])
+    y = np.array([NAN, NAN, NAN, 2.0, 1.0, 3.0])
+    w = np.array([NAN, 1.0, 2.0, 1.0, 2.0, 5.0])
     z = StandardScaler().fit_transform(x[:, None])[:, 0]
+    groups = (slice(0, 1), slice(1, 3), slice(3, 6))
     values = [
-        (z[list(order[:2])].sum() ** 2 + z[list(order[2:])].sum() ** 2) / 2
-        for order in itertools.permutations(range(4))
+        sum(z[list(order[group])].sum() ** 2 / len(order[group]) for group in groups)
+        for order in itertools.permutations(range(6))
     ]
     exact = np.mean([value >= values[0] - 1e-9 for value in values])
-    result = mcar_test({"x": x, "y": y}, ["x", "y"], method="permutation", num_permutations=4000)
+    result = mcar_test(
+        {"x": x, "y": y, "w": w}, ["x", "y", "w"], method="permutation", num_permutations=4000,
+        generator=seeded(0),
+    )  # fmt: skip
     tests = {entry.modality: entry for entry in result.modalities}
-    assert list(tests) == ["x"]  # y occurs under one pattern of x only
-    assert tests["x"].p_value == pytest.approx(exact, abs=0.03)
-    assert (tests["x"].num_rows, tests["x"].num_patterns) == (4, 2)
+    assert list(tests) == ["x", "w"]  # y occurs under one pattern of the others only
+    assert tests["x"].p_value == pytest.approx(exact, abs=0.02)
+    assert (tests["x"].num_rows, tests["x"].num_patterns) == (6, 3)
     assert result.left_out == ("y",)
+    unweighted = [
+        sum(z[list(order[group])].sum() ** 2 for group in groups)
+        for order in itertools.permutations(range(6))
+    ]
+    wrong = np.mean([value >= unweighted[0] - 1e-9 for value in unweighted])
+    assert abs(wrong - exact) > 0.04  # the data tell the statistic from one without weights
 
 
 def test_the_permutation_test_handles_wide_vectors_text_and_rows_missing_in_part():
