@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from invmod.robustness.report import RobustnessReport
 
 
 @dataclass(frozen=True)
@@ -47,19 +44,28 @@ class Contributions:
     clipped: tuple[str, ...]
 
 
-def contributions(report: RobustnessReport, *, empty: float, model: str) -> Contributions:
+def contributions(
+    model: str,
+    modalities: tuple[str, ...],
+    metric: Mapping[tuple[bool, ...], float],
+    *,
+    empty: float,
+    higher_is_better: bool,
+) -> Contributions:
     """Return the exact Shapley values of a model's metric over all patterns.
 
     Arguments:
-        report: with all non-empty patterns.
-        empty: the metric without any modality.
         model: name.
+        modalities: the M names.
+        metric: pattern -> metric, for all non-empty patterns.
+        empty: the metric without any modality.
+        higher_is_better: whether a larger metric is better.
 
     Raises:
         ValueError: a pattern was not evaluated, or `empty` is not finite.
     """
-    m = len(report.modalities)
-    values = {result.pattern: result.value for result in report.results(model)}
+    m = len(modalities)
+    values = dict(metric)
     if len(values) != 2**m - 1:
         raise ValueError(
             "RobustnessReport.contributions: needs all patterns of the modalities, "
@@ -71,11 +77,11 @@ def contributions(report: RobustnessReport, *, empty: float, model: str) -> Cont
             f"RobustnessReport.contributions: `empty` must be a finite number, got {empty!r}."
         )
     values[(False,) * m] = float(empty)
-    sign = 1.0 if report.higher_is_better else -1.0
-    phi = dict.fromkeys(report.modalities, 0.0)
+    sign = 1.0 if higher_is_better else -1.0
+    phi = dict.fromkeys(modalities, 0.0)
     for pattern, value in values.items():
         size = sum(pattern)
-        for place, name in enumerate(report.modalities):
+        for place, name in enumerate(modalities):
             if not pattern[place]:
                 more = (*pattern[:place], True, *pattern[place + 1 :])
                 weight = math.factorial(size) * math.factorial(m - size - 1) / math.factorial(m)

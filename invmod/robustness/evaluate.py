@@ -23,7 +23,8 @@ from invmod.robustness.arguments import (
 from invmod.robustness.conditions import Patterns, Rates, checked_rates, pattern_list
 from invmod.robustness.evaluation import Evaluation
 from invmod.robustness.inputs import Array
-from invmod.robustness.measure import pattern_results, profile_results, rate_results
+from invmod.robustness.measure import pattern_results
+from invmod.robustness.rates import profile_results, rate_results
 from invmod.robustness.report import RobustnessReport
 from invmod.robustness.resampling import Resamples
 

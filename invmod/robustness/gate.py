@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from invmod.robustness.numbers import plain, with_interval
-
-if TYPE_CHECKING:
-    from invmod.robustness.report import RobustnessReport
-    from invmod.robustness.results import PatternResult, ProfileResult
+from invmod.robustness.results import PatternResult, ProfileResult
 
 PatternKey = Collection[str] | tuple[bool, ...]
 
 TOLERANCE = 1e-9
 """Relative tolerance of a bound, for values such as 0.6 that a sum over rows rounds."""
+
+
+class Report(Protocol):
+    """The part of a `RobustnessReport` that the gate reads.
+
+    The class itself has the method `require`, so its module imports this one.
+    """
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger metric is better."""
+
+    def complete(self, model: str | None = None) -> PatternResult:
+        """Return the result with all modalities."""
+
+    def worst(self, model: str | None = None) -> PatternResult:
+        """Return the result with the worst metric."""
+
+    def result(self, pattern: PatternKey, model: str | None = None) -> PatternResult:
+        """Return the result under one pattern."""
+
+    def profile(self, name: str, model: str | None = None) -> ProfileResult:
+        """Return the result under a profile."""
 
 
 class RobustnessError(AssertionError):
@@ -40,7 +72,7 @@ class RobustnessError(AssertionError):
 
 
 def require(
-    report: RobustnessReport,
+    report: Report,
     *,
     worst: float | None,
     worst_drop: float | None,
@@ -107,9 +139,7 @@ def pattern_of(key: PatternKey, modalities: tuple[str, ...]) -> tuple[bool, ...]
     return tuple(name in key for name in modalities)
 
 
-def _summary_failures(
-    report: RobustnessReport, model: str, bounds: Mapping[str, float]
-) -> Iterator[str]:
+def _summary_failures(report: Report, model: str, bounds: Mapping[str, float]) -> Iterator[str]:
     if "complete" in bounds:
         result = report.complete(model)
         yield from _value_failures(report, "complete", result, bounds["complete"])
@@ -120,7 +150,7 @@ def _summary_failures(
 
 
 def _named_failures(
-    report: RobustnessReport,
+    report: Report,
     model: str,
     by_pattern: Mapping[tuple[bool, ...], float],
     by_profile: Mapping[str, float],
@@ -132,7 +162,7 @@ def _named_failures(
 
 
 def _value_failures(
-    report: RobustnessReport, label: str, result: PatternResult | ProfileResult, bound: float
+    report: Report, label: str, result: PatternResult | ProfileResult, bound: float
 ) -> Iterator[str]:
     met = result.value >= bound if report.higher_is_better else result.value <= bound
     if not (met or math.isclose(result.value, bound, rel_tol=TOLERANCE)):
@@ -144,7 +174,7 @@ def _value_failures(
         yield f"{label}: {_described(result)}, must be {rule} {text}."
 
 
-def _drop_failures(report: RobustnessReport, worst: PatternResult, bound: float) -> Iterator[str]:
+def _drop_failures(report: Report, worst: PatternResult, bound: float) -> Iterator[str]:
     if worst.drop is None:
         # A gate that cannot be evaluated must not be passed.
         yield (

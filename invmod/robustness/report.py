@@ -259,7 +259,13 @@ class RobustnessReport:
             KeyError: the report has no such model.
             ValueError: the report does not have all non-empty patterns, or `empty` is not finite.
         """
-        return contributions(self, empty=empty, model=self._model(model))
+        return contributions(
+            self._model(model),
+            self.modalities,
+            {result.pattern: result.value for result in self.results(model)},
+            empty=empty,
+            higher_is_better=self.higher_is_better,
+        )
 
     def require(
         self,

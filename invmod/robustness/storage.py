@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from invmod.robustness.results import (
     ModelDifference,
@@ -15,8 +15,7 @@ from invmod.robustness.results import (
     Violation,
 )
 
-if TYPE_CHECKING:
-    from invmod.robustness.report import RobustnessReport
+Report = TypeVar("Report")
 
 FORMAT = "invmod robustness report"
 VERSION = 2
@@ -30,7 +29,7 @@ KINDS = {
 }
 
 
-def report_to_json(report: RobustnessReport) -> str:
+def report_to_json(report: Any) -> str:
     """Return the report as JSON; raise a ValueError if a number of it is not finite."""
     content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(report)}
     try:
@@ -43,8 +42,8 @@ def report_to_json(report: RobustnessReport) -> str:
         ) from error
 
 
-def report_from_json(text: str, kind: type[RobustnessReport]) -> RobustnessReport:
-    """Return the report of this or an earlier version; see `RobustnessReport.from_json`."""
+def report_from_json(text: str, kind: type[Report]) -> Report:
+    """Return the report, of the class `kind`, that this or an earlier version wrote."""
     undefined: list[str] = []
     try:
         given = json.loads(text, parse_constant=undefined.append)

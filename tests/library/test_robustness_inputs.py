@@ -92,12 +92,26 @@ def test_a_model_may_return_a_buffer_and_a_metric_may_write_into_its_arguments()
     plain = quick({"a": by_mean, "b": by_first}, **options)
     shared = quick({"a": fills_buffer(by_mean), "b": fills_buffer(by_first)}, **options)
     assert shared.differences == plain.differences
+
+    def balanced(predictions, targets):
+        return sum(float((predictions[targets == c] == c).double().mean()) for c in (0, 1)) / 2
+
+    def writes(predictions, targets):
+        value = balanced(predictions, targets)
+        predictions.fill_(0)
+        targets.fill_(0)
+        return value
+
     features, targets = made_up()
     kept = targets.clone()
-    written = quick({"a": by_mean, "b": by_first}, features, targets, sorts, **options)
-    assert written.patterns == plain.patterns
-    assert written.differences == plain.differences
-    assert torch.equal(targets, kept)
+    for careful, careless in ((accuracy, sorts), (balanced, writes)):
+        models = {"a": by_mean, "b": by_first}
+        plain = quick(models, features, targets, careful, **options)
+        written = quick(models, features, targets, careless, **options)
+        assert written.patterns == plain.patterns
+        assert written.differences == plain.differences
+        assert written.worse_with_more == plain.worse_with_more
+        assert torch.equal(targets, kept)
 
 
 def read_only(x):

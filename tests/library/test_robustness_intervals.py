@@ -155,6 +155,9 @@ def test_tiny_and_equal_cases():
     assert percentile_interval(np.zeros(10), 1, 0.95) is None
     np.testing.assert_allclose(skewed_interval(equal, 0.95), (0.1, 0.1))
     np.testing.assert_allclose(t_interval(equal, 0.95), (0.1, 0.1))
+    # (2.5 - 1.5) / 23 -/+ 2.093 * sqrt((4 / 23 - 1 / 529) / 23)
+    one_more = paired_binary_interval(np.array([1.0] + [0.0] * 19), 0.95)
+    np.testing.assert_allclose(one_more, (-0.13750, 0.22446), atol=5e-5)
     low, high = paired_binary_interval(np.zeros(20), 0.95)
     assert low == -high < 0
 

@@ -70,6 +70,16 @@ def test_an_undefined_permutation_counts_as_larger_than_the_observed_difference(
     assert plain[1] == adjusted[1] == 1.0
 
 
+def test_a_one_sided_test_finds_only_differences_above_0():
+    observed = np.array([5.0, -5.0])
+    permuted = np.random.default_rng(0).normal(size=(99, 2))
+    plain, adjusted = adjusted_p_values(observed, permuted, one_sided=True)
+    np.testing.assert_allclose(plain, (0.01, 1.0))
+    np.testing.assert_allclose(adjusted, (0.01, 1.0))
+    plain, _ = adjusted_p_values(observed, permuted)
+    np.testing.assert_allclose(plain, (0.01, 0.01))
+
+
 def test_equal_models_have_a_p_value_of_1():
     plain, adjusted = adjusted_p_values(np.zeros(3), np.zeros((9, 3)))
     assert (plain == 1).all()

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from invmod.robustness import PatternResult, RobustnessReport
-from invmod.robustness.monotony import steps
+from invmod.robustness.arguments import drawn_seed
+from invmod.robustness.monotony import Step, steps
+from invmod.robustness.monotony import _null as centred_or_swapped
+from invmod.robustness.resampling import Resamples
 from tests.library.robustness_cases import by_mean, made_up, mean, quick, right
 from tests.strategies import normal, seeded
 
@@ -154,6 +157,49 @@ def test_the_violations_of_another_metric_are_tested_by_the_centred_bootstrap():
     found = report.violations(significance=0.05)
     assert {(v.model, v.added) for v in found} == {("bad", "audio")}
     assert all(v.interval[0] > 0 for v in found)
+
+
+def test_the_p_value_of_a_violation_counts_swaps_that_lose_at_least_as_much():
+    options = {"num_resamples": 99, "per_unit": right, "patterns": [("text", "image")]}
+    features, targets = made_up()
+
+    def chance(given, mask):
+        votes = torch.where(mask[:, 0], given["text"][:, 0], 0.1)
+        return (votes + torch.where(mask[:, 2], -0.3 * given["audio"][:, 1], 0.0) > 0).long()
+
+    report = quick(chance, features, targets, **options)
+    (violation,) = report.violations()
+    every = torch.ones(60, 3, dtype=torch.bool)
+    fewer = torch.tensor([True, True, False]).expand(60, 3)
+    loss = (
+        right(chance(features, fewer), targets) - right(chance(features, every), targets)
+    ).numpy()
+    swaps = np.stack(list(Resamples(60, 99, drawn_seed(seeded(0))).swaps()))
+    losses = np.where(swaps, -loss, loss).mean(axis=1)
+    expected = (1 + (losses >= loss.mean() - 1e-12).sum()) / 100
+    assert 0.02 < expected < 0.5
+    assert violation.p_value == violation.adjusted_p_value == pytest.approx(expected)
+    # With a second model, the number of models is the factor of Bonferroni's correction.
+    both = quick({"a": chance, "b": by_mean}, features, targets, **options)
+    (corrected,) = both.violations(model="a")
+    assert corrected.adjusted_p_value == pytest.approx(2 * expected)
+
+
+def test_centred_bootstrap_values_are_widened_for_few_units():
+    class Scores:
+        def __init__(self, values, value):
+            self.values, self.value = np.array(values), value
+
+        def resampled(self, _resamples):
+            return self.values
+
+    class Given:
+        resamples = Resamples(5, 3, 0)
+
+    scores = [Scores([0.6, 0.7, 0.9], 0.7), Scores([0.5, 0.4, 0.5], 0.5)]
+    null = centred_or_swapped(Given(), scores, [Step(0, 1, 0)])
+    expected = np.array([[-0.1 - 0.0], [0.0 + 0.1], [0.2 - 0.0]]) * math.sqrt(5 / 4)
+    np.testing.assert_allclose(null, expected)
 
 
 def test_violations_by_chance_are_rarely_significant():

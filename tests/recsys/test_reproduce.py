@@ -321,6 +321,14 @@ def test_counts_of_splits_with_a_significant_difference_over_users():
     assert claims.users_agree(same, same) == (0, 0)
 
 
+def test_equal_differences_of_all_users_count_as_a_significant_split():
+    more, less = ([{"per_user": np.full(400, v)}] for v in (0.7, 0.5))
+    assert claims.users_agree(more, less) == (1, 0)
+    assert claims.users_agree(less, more) == (0, 1)
+    few, fewer = ([{"per_user": np.full(5, v)}] for v in (0.7, 0.5))
+    assert claims.users_agree(few, fewer) == (0, 0)
+
+
 def test_claims_use_the_runs_of_the_store(finished):
     texts = {claim.text for claim in claims.claims_of(make_plan(), finished)}
     assert any("strongest baseline" in text for text in texts)

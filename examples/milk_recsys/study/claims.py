@@ -136,12 +136,13 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
     """Count the splits whose mean difference over users is significantly above 0, and below 0.
 
     A split is significant if the 95% percentile interval of a bootstrap over its users excludes 0.
+    Equal differences of all users have no such interval, and the sign test decides.
     """
     above = below = 0
     for first, second in zip(a, b, strict=True):
-        if interval := mean_interval(user_values(first) - user_values(second)):
-            low, high = interval
-            above, below = above + (low > 0), below + (high < 0)
+        differences = user_values(first) - user_values(second)
+        low, high = mean_interval(differences) or Claim("", "", differences).interval
+        above, below = above + (low > 0), below + (high < 0)
     return above, below
 
 
