@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from invmod._checks import check_count, check_names
+from invmod.integrations.states import check_whole, evaluation_mode, kept_random_state
 from invmod.missingness import hide_features, mask_from_features
 from invmod.missingness.arrays import as_tensor, count_rows, given_features
 from invmod.robustness import RobustnessReport, robustness_report
@@ -106,7 +105,7 @@ class PeriodicReport:
             convert: applied to the features of each call.
         """
         if not self.every_rank:
-            _check_whole(model)
+            check_whole(model)
         figures: dict[str, float] = {}
         error: Exception | None = None
         if is_main or self.every_rank:
@@ -192,66 +191,6 @@ def report_figures(report: RobustnessReport, prefix: str) -> dict[str, float]:
     if report.rates and len({point.effective_rate for point in report.curve()}) > 1:
         figures["area"] = report.area()
     return {f"{prefix}/{name}": value for name, value in figures.items()}
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch a model to evaluation mode, and afterwards each of its modules to its former mode.
-
-    Example:
-        >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
-        >>> with evaluation_mode(model):
-        ...     print([module.training for module in model])
-        [False, False]
-        >>> [module.training for module in model]
-        [True, False]
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        # `train` would set all submodules, and frozen ones may be in evaluation mode.
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Restore the random states of Python, NumPy and torch (CPU and `device`) afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # only restored
-    # `torch.cuda`, `torch.mps`, ...; the CPU has no such module with a random state.
-    accelerator: Any = getattr(torch, device.type, None)
-    # MPS has one device, so its functions take none.
-    which = () if device.type == "mps" else (device,)
-    has_state = hasattr(accelerator, "get_rng_state")
-    state = accelerator.get_rng_state(*which) if has_state else None
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        if has_state:
-            accelerator.set_rng_state(state, *which)
-
-
-def _check_whole(model: nn.Module) -> None:
-    """Raise if parameters are sharded: a forward pass on rank 0 alone would wait for ever."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.tensor import DTensor
-
-    if distributed.get_world_size() > 1 and (
-        any(isinstance(parameter, DTensor) for parameter in model.parameters())
-        or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
-    ):
-        raise RuntimeError(
-            "RobustnessCallback: the parameters of the model are sharded over ranks, so each rank "
-            "must take part in a forward pass. Pass `every_rank=True` and the same data on all "
-            "ranks."
-        )
 
 
 def _as_tensors(name: str, x: Any) -> Any:
