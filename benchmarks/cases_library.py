@@ -14,16 +14,8 @@ from benchmarks.floors import FLOAT
 from benchmarks.machine import Work
 from benchmarks.reference import reference_alignment
 from benchmarks.timing import Case
-from invmod import (
-    CyclicMixupEnvs,
-    fishr_penalty,
-    fishr_penalty_linear,
-    fuse,
-    irm_penalty,
-    pairwise_alignment_loss,
-    per_sample_gradients,
-    vrex_penalty,
-)
+from invmod import CyclicMixupEnvs, fuse, irm_penalty, pairwise_alignment_loss, vrex_penalty
+from invmod.penalties import fishr_penalty, fishr_penalty_linear, per_sample_gradients
 
 ROWS, DIM = 2600, 64  # ROWS is the number of distinct items in a batch of 2,048 triples
 SAMPLES, CLASSES = 65_536, 10

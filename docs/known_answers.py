@@ -90,8 +90,8 @@ def sampled_two_bit(
         risks = torch.stack([(x @ w - y).square().mean() for x, y in data])
         if penalty == "V-REx":
             return risks, invmod.vrex_penalty(risks)
-        h = torch.stack([invmod.irm_derivatives(x @ w, y, loss="mse") for x, y in data])
-        return risks, invmod.irm_penalty_from_derivatives(h)
+        h = torch.stack([invmod.penalties.irm_derivatives(x @ w, y, loss="mse") for x, y in data])
+        return risks, invmod.penalties.irm_penalty_from_derivatives(h)
 
     return risks_and_penalty
 
@@ -255,7 +255,9 @@ def train_on_colours(
         risks = torch.stack(losses)
         loss = risks.mean() + 1e-3 * sum(p.square().sum() for p in model.parameters())
         if method != "ERM":
-            current_weight = invmod.step_schedule(step, first=1.0, last=weight, at=anneal)
+            current_weight = invmod.objectives.step_schedule(
+                step, first=1.0, last=weight, at=anneal
+            )
             if method == "V-REx":
                 penalty = invmod.vrex_penalty(risks)
             else:

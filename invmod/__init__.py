@@ -1,36 +1,17 @@
-"""Parts for PyTorch models that keep working when modalities of their input are missing."""
+"""Parts for PyTorch models that keep working when modalities of their input are missing.
 
-from invmod.alignment import (
-    coral_alignment_loss,
-    cosine_alignment_loss,
-    infonce_alignment_loss,
-    pairwise_alignment_loss,
-)
+The names used most often are here. All others are in the room they belong to, for example
+`invmod.penalties.fishr_penalty`.
+"""
+
+import typing as _typing
+
+from invmod._deprecation import deprecated_names as _deprecated_names
+from invmod.alignment import infonce_alignment_loss, pairwise_alignment_loss
+from invmod.calibration import calibrate_by_pattern
 from invmod.encoders import ModalityEncoders
-from invmod.environments import (
-    CyclicMixupEnvs,
-    DirichletEnvs,
-    Dominance,
-    Environments,
-    FixedEnvs,
-    GivenEnvs,
-    KOfAvailableEnvs,
-    LeaveOneOutEnvs,
-    OneHotEnvs,
-    RandomSubsetEnvs,
-    UniformEnvs,
-    UnionEnvs,
-    dominance,
-    infer_environments,
-)
-from invmod.fusion import (
-    AttentionFusion,
-    GatedFusion,
-    Gaussian,
-    fuse,
-    masked_mean,
-    product_of_experts,
-)
+from invmod.environments import CyclicMixupEnvs, DirichletEnvs, RandomSubsetEnvs, UniformEnvs
+from invmod.fusion import AttentionFusion, GatedFusion, fuse, masked_mean
 from invmod.imputation import (
     KNNImputer,
     LearnedTokens,
@@ -40,148 +21,100 @@ from invmod.imputation import (
     ZeroImputer,
 )
 from invmod.missingness import (
-    Batch,
-    SimulatedMissing,
     collate,
     hide_features,
     mask_from_features,
-    pattern_name,
-    rows_by_pattern,
-    simulate_k_available,
-    simulate_mar,
     simulate_mcar,
     simulate_missing,
-    simulate_mnar,
 )
 from invmod.objectives import (
     GroupDRO,
-    all_reduce_statistics,
-    constant_schedule,
-    cvar_objective,
-    environment_statistics,
-    eqrm_objective,
-    exponential_schedule,
+    environment_risks,
     invariant_objective,
-    irm_penalty_from_statistics,
-    linear_schedule,
-    merge_statistics,
-    mmrex_objective,
     risk_coefficients,
-    risks_from_statistics,
-    statistics_coefficients,
-    statistics_surrogate,
-    step_schedule,
-    vrex_coefficients,
-    vrex_penalty_debiased_from_statistics,
     worst_case_objective,
 )
-from invmod.penalties import (
-    coral_penalty,
-    fishr_penalty,
-    fishr_penalty_linear,
-    iga_penalty,
-    information_bottleneck_penalty,
-    irm_derivatives,
-    irm_derivatives_bpr,
-    irm_penalty,
-    irm_penalty_from_derivatives,
-    mmd_penalty,
-    per_sample_gradients,
-    spectral_decoupling_penalty,
-    vrex_penalty,
-    vrex_penalty_debiased,
-)
-from invmod.robustness import (
-    ModelDifference,
-    PatternResult,
-    RateResult,
-    RobustnessReport,
-    robustness_report,
-)
+from invmod.penalties import irm_penalty, vrex_penalty
+from invmod.robustness import RobustnessReport, robustness_report
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AttentionFusion",
-    "Batch",
     "CyclicMixupEnvs",
     "DirichletEnvs",
-    "Dominance",
-    "Environments",
-    "FixedEnvs",
     "GatedFusion",
-    "Gaussian",
-    "GivenEnvs",
     "GroupDRO",
     "KNNImputer",
-    "KOfAvailableEnvs",
     "LearnedTokens",
-    "LeaveOneOutEnvs",
     "MeanImputer",
     "ModalityEncoders",
-    "ModelDifference",
-    "OneHotEnvs",
     "PPCAImputer",
-    "PatternResult",
     "RandomSubsetEnvs",
-    "RateResult",
     "RidgeImputer",
     "RobustnessReport",
-    "SimulatedMissing",
     "UniformEnvs",
-    "UnionEnvs",
     "ZeroImputer",
-    "all_reduce_statistics",
+    "calibrate_by_pattern",
     "collate",
-    "constant_schedule",
-    "coral_alignment_loss",
-    "coral_penalty",
-    "cosine_alignment_loss",
-    "cvar_objective",
-    "dominance",
-    "environment_statistics",
-    "eqrm_objective",
-    "exponential_schedule",
-    "fishr_penalty",
-    "fishr_penalty_linear",
+    "environment_risks",
     "fuse",
     "hide_features",
-    "iga_penalty",
-    "infer_environments",
     "infonce_alignment_loss",
-    "information_bottleneck_penalty",
     "invariant_objective",
-    "irm_derivatives",
-    "irm_derivatives_bpr",
     "irm_penalty",
-    "irm_penalty_from_derivatives",
-    "irm_penalty_from_statistics",
-    "linear_schedule",
     "mask_from_features",
     "masked_mean",
-    "merge_statistics",
-    "mmd_penalty",
-    "mmrex_objective",
     "pairwise_alignment_loss",
-    "pattern_name",
-    "per_sample_gradients",
-    "product_of_experts",
     "risk_coefficients",
-    "risks_from_statistics",
     "robustness_report",
-    "rows_by_pattern",
-    "simulate_k_available",
-    "simulate_mar",
     "simulate_mcar",
     "simulate_missing",
-    "simulate_mnar",
-    "spectral_decoupling_penalty",
-    "statistics_coefficients",
-    "statistics_surrogate",
-    "step_schedule",
-    "vrex_coefficients",
     "vrex_penalty",
-    "vrex_penalty_debiased",
-    "vrex_penalty_debiased_from_statistics",
     "worst_case_objective",
 ]
+
+# Names of 0.1 that are now only in their rooms. Type checkers accept any name of a module that has
+# a `__getattr__`, so it is hidden from them.
+if not _typing.TYPE_CHECKING:
+    _MOVED = {
+        "alignment": """
+            coral_alignment_loss cosine_alignment_loss
+        """,
+        "environments": """
+            Dominance Environments FixedEnvs GivenEnvs KOfAvailableEnvs LeaveOneOutEnvs
+            OneHotEnvs UnionEnvs dominance infer_environments
+        """,
+        "fusion": """
+            Gaussian product_of_experts
+        """,
+        "missingness": """
+            Batch SimulatedMissing pattern_name rows_by_pattern simulate_k_available
+            simulate_mar simulate_mnar
+        """,
+        "objectives": """
+            all_reduce_statistics constant_schedule cvar_objective environment_statistics
+            eqrm_objective exponential_schedule irm_penalty_from_statistics linear_schedule
+            merge_statistics mmrex_objective risks_from_statistics statistics_coefficients
+            statistics_surrogate step_schedule vrex_coefficients
+            vrex_penalty_debiased_from_statistics
+        """,
+        "penalties": """
+            coral_penalty fishr_penalty fishr_penalty_linear iga_penalty
+            information_bottleneck_penalty irm_derivatives irm_derivatives_bpr
+            irm_penalty_from_derivatives mmd_penalty per_sample_gradients
+            spectral_decoupling_penalty vrex_penalty_debiased
+        """,
+        "robustness": """
+            ModelDifference PatternResult RateResult
+        """,
+    }
+    __getattr__ = _deprecated_names(
+        __name__,
+        {
+            name: (f"invmod.{room}:{name}", f"use `invmod.{room}.{name}`")
+            for room, names in _MOVED.items()
+            for name in names.split()
+        },
+        ends_in="0.3",
+    )

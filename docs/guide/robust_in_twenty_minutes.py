@@ -135,13 +135,15 @@ print(before)
 # ------------------------------
 #
 # An *environment* is a condition in which the model will be used. Here it is a mask, which states
-# the available quadrants. :py:class:`invmod.LeaveOneOutEnvs` has four masks with one missing
-# quadrant each. :py:class:`invmod.OneHotEnvs` has four masks with one available quadrant each.
-# :py:class:`invmod.UnionEnvs` combines them. Together with the complete batch there are nine risks
-# for each batch. The objective is their mean plus a small multiple of their variance
-# (:py:func:`invmod.vrex_penalty`).
+# the available quadrants. :py:class:`invmod.environments.LeaveOneOutEnvs` has four masks with one
+# missing quadrant each. :py:class:`invmod.environments.OneHotEnvs` has four masks with one
+# available quadrant each. :py:class:`invmod.environments.UnionEnvs` combines them. Together with
+# the complete batch there are nine risks for each batch. The objective is their mean plus a small
+# multiple of their variance (:py:func:`invmod.vrex_penalty`).
 
-envs = invmod.UnionEnvs(invmod.LeaveOneOutEnvs(len(names)), invmod.OneHotEnvs(len(names)))
+envs = invmod.environments.UnionEnvs(
+    invmod.environments.LeaveOneOutEnvs(len(names)), invmod.environments.OneHotEnvs(len(names))
+)
 print(envs.sample_masks().int())
 
 
@@ -214,8 +216,8 @@ print(invmod.RobustnessReport.load(folder / "report.json").worst("after").name)
 #
 # - Your data have missing modalities already: pass their mask to the report and to the training
 #   loop, and draw environments from the modalities that each sample has
-#   (:py:class:`invmod.KOfAvailableEnvs`). :py:func:`invmod.collate` makes batches of incomplete
-#   samples.
+#   (:py:class:`invmod.environments.KOfAvailableEnvs`). :py:func:`invmod.collate` makes batches of
+#   incomplete samples.
 # - Mean imputation is poor if modalities are correlated: :doc:`/parts/imputation` has better
 #   imputers.
 # - Your model can ignore a modality, as a transformer can: pass the mask to it instead of using an

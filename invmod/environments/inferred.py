@@ -25,7 +25,7 @@ def infer_environments(h: Tensor) -> Tensor:
 
     Arguments:
         h: (n,) derivatives of a reference model (one trained without an invariance penalty), for
-            example from `invmod.irm_derivatives`.
+            example from `invmod.penalties.irm_derivatives`.
 
     Returns:
         (n,) int64 of 0 and 1, on the device of h. A derivative of exactly 0 belongs to

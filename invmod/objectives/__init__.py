@@ -10,13 +10,13 @@ from invmod.objectives.coefficients import (
     statistics_surrogate,
     vrex_coefficients,
 )
-from invmod.objectives.environment_risks import environment_risks
 from invmod.objectives.estimates import (
     irm_penalty_from_statistics,
     risks_from_statistics,
     vrex_penalty_debiased_from_statistics,
 )
 from invmod.objectives.group_dro import GroupDRO
+from invmod.objectives.masked_risks import environment_risks
 from invmod.objectives.more_vs_fewer import counter_intuitive_rate, more_vs_fewer_loss
 from invmod.objectives.risks import invariant_objective, mmrex_objective, worst_case_objective
 from invmod.objectives.schedules import (

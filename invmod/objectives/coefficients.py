@@ -37,8 +37,8 @@ def risk_coefficients(risks: Tensor, objective: Callable[[Tensor], Tensor]) -> T
        of losses, divided by the sample counts of the whole batch; repeat the forward pass with the
        same random state as in step 1.
 
-    If an objective needs more than risks, use `invmod.statistics_coefficients`; this function is
-    its special case with one statistic.
+    If an objective needs more than risks, use `invmod.objectives.statistics_coefficients`; this
+    function is its special case with one statistic.
 
     Arguments:
         risks: (E,), of the whole batch; detached here.
@@ -141,10 +141,10 @@ def statistics_coefficients(
 
     where J is the objective, :math:`S_k^{(p)}` is statistic k of part p of the batch and
     :math:`c_k` is its coefficient. Compute the statistics of each part without gradients
-    (`invmod.environment_statistics`), sum them (`invmod.merge_statistics`,
-    `invmod.all_reduce_statistics`), call this function, and backpropagate
-    `invmod.statistics_surrogate` for each part, in a forward pass with the same random state as the
-    first.
+    (`invmod.objectives.environment_statistics`), sum them (`invmod.objectives.merge_statistics`,
+    `invmod.objectives.all_reduce_statistics`), call this function, and backpropagate
+    `invmod.objectives.statistics_surrogate` for each part, in a forward pass with the same random
+    state as the first.
 
     Arguments:
         statistics: name -> tensor, of the whole batch; detached here.
@@ -194,7 +194,7 @@ def statistics_surrogate(
     the scalar by the number of ranks.
 
     Arguments:
-        coefficients: of `invmod.statistics_coefficients`.
+        coefficients: of `invmod.objectives.statistics_coefficients`.
         statistics: of this part, with gradients.
 
     Returns:

@@ -27,7 +27,7 @@ def risks_from_statistics(
     where :math:`l_i` and :math:`w_i` are the loss and the weight of sample i of environment e.
 
     Arguments:
-        statistics: of `invmod.environment_statistics`, of the whole batch.
+        statistics: of `invmod.objectives.environment_statistics`, of the whole batch.
         absent: how to treat an environment without samples. ``"raise"`` raises an error; ``"nan"``
             gives a risk of NaN without a gradient, which can be excluded by
             ``present=~risks.isnan()`` of `invmod.GroupDRO` or by ``torch.where``.
@@ -69,12 +69,13 @@ def irm_penalty_from_statistics(
 
     These are the estimators ``"square"``, ``"split"`` and ``"ustat"``, where :math:`h_i` is the
     derivative and :math:`w_i` the weight of sample i, and A and B are the two halves of an
-    environment. The value equals that of `invmod.irm_penalty_from_derivatives`, but environments
-    may differ in size, samples may be masked or weighted, and the batch may be split into parts.
-    ``"split"`` and ``"ustat"`` are unbiased if the weights do not depend on h.
+    environment. The value equals that of `invmod.penalties.irm_penalty_from_derivatives`, but
+    environments may differ in size, samples may be masked or weighted, and the batch may be split
+    into parts. ``"split"`` and ``"ustat"`` are unbiased if the weights do not depend on h.
 
     Arguments:
-        statistics: of `invmod.environment_statistics` for the whole batch, with derivatives and,
+        statistics: of `invmod.objectives.environment_statistics` for the whole batch, with
+        derivatives and,
             for ``"split"``, halves.
         estimator: ``"square"``, ``"split"`` or ``"ustat"``.
 
@@ -114,7 +115,7 @@ def irm_penalty_from_statistics(
 
 
 def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> Tensor:
-    r"""`invmod.vrex_penalty_debiased` from additive statistics, with masks and weights.
+    r"""`invmod.penalties.vrex_penalty_debiased` from additive statistics, with masks and weights.
 
     .. math::
         \frac{1}{E - 1} \sum_e (R_e - \bar R)^2 - c, \qquad
@@ -137,7 +138,7 @@ def vrex_penalty_debiased_from_statistics(statistics: Mapping[str, Tensor]) -> T
     were computed with ``paired=True``.
 
     Arguments:
-        statistics: of `invmod.environment_statistics`, of the whole batch; computed with
+        statistics: of `invmod.objectives.environment_statistics`, of the whole batch; computed with
             ``paired=True`` if all environments score the same samples.
 
     Returns:

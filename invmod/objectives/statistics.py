@@ -58,8 +58,9 @@ def environment_statistics(
     differences of float32 sums lose their digits.
 
     Every objective of risks or derivatives is a function of this dictionary: use
-    `invmod.risks_from_statistics` for objectives of risks, or `invmod.irm_penalty_from_statistics`
-    and `invmod.vrex_penalty_debiased_from_statistics`.
+    `invmod.objectives.risks_from_statistics` for objectives of risks, or
+    `invmod.objectives.irm_penalty_from_statistics` and
+    `invmod.objectives.vrex_penalty_debiased_from_statistics`.
 
     Arguments:
         losses: (n,) with `env`, or (E, N) if every environment scores the same N samples.
@@ -67,7 +68,7 @@ def environment_statistics(
         num_envs: E; the largest index plus one if None. Always pass it for parts of a batch, so
             that an environment without samples in a part still has an entry. It is required under
             `torch.compile`.
-        derivatives: h in the shape of the losses, of `invmod.irm_derivatives`.
+        derivatives: h in the shape of the losses, of `invmod.penalties.irm_derivatives`.
         halves: bool, in the shape of the losses or (N,): True for the samples in the first half of
             the split estimator. Choose the halves by an independent fair coin per sample, or by the
             parity of the sample's position in the whole batch.
@@ -146,7 +147,8 @@ def merge_statistics(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Sum the statistics of the parts of a batch.
 
     Arguments:
-        parts: dictionaries of `invmod.environment_statistics` with the same entries, at least one.
+        parts: dictionaries of `invmod.objectives.environment_statistics` with the same entries, at
+        least one.
 
     Returns:
         a new dictionary, the statistics of the whole batch.

@@ -62,7 +62,7 @@ def irm_penalty(
     Returns:
         a scalar in float32 or wider, NaN if all targets are ignored. It is the biased estimator,
         the square of a mean. For unbiased estimators, or several environments at once, use
-        `invmod.irm_derivatives` and `invmod.irm_penalty_from_derivatives`.
+        `invmod.penalties.irm_derivatives` and `invmod.penalties.irm_penalty_from_derivatives`.
 
     Raises:
         TypeError: logits are not a floating-point tensor, targets are not a tensor, classes are not
@@ -125,9 +125,9 @@ def irm_derivatives(
 
     where s is the scale, :math:`z_i` and :math:`y_i` are the logits and the target of sample i and
     :math:`\ell` is the loss, in the closed forms of `invmod.irm_penalty`, without a double
-    backward. `invmod.irm_penalty_from_derivatives` computes a penalty from them;
-    `invmod.environment_statistics` computes additive sums, which give exact gradients over
-    micro-batches and ranks.
+    backward. `invmod.penalties.irm_penalty_from_derivatives` computes a penalty from them;
+    `invmod.objectives.environment_statistics` computes additive sums, which give exact gradients
+    over micro-batches and ranks.
 
     Arguments:
         logits: any shape; with ``"ce"`` (..., K).
@@ -140,7 +140,8 @@ def irm_derivatives(
         ignore_index: h is 0, without a gradient, where the target is this number. A 0 would still
             count in a mean, so leave these samples out of what follows: select
             ``h[targets != ignore_index]``, or pass ``mask=targets != ignore_index`` to
-            `invmod.environment_statistics`. Not for a callable, which ignores targets itself.
+            `invmod.objectives.environment_statistics`. Not for a callable, which ignores targets
+            itself.
 
     Returns:
         h in float32 or wider, one number per loss. An empty batch gives an empty h. Infinite logits
@@ -177,7 +178,7 @@ def irm_derivatives(
 
 
 def irm_derivatives_bpr(margins: Tensor) -> Tensor:
-    r"""IRMv1 derivatives, as in `invmod.irm_derivatives`, for the pairwise ranking loss BPR.
+    r"""IRMv1 derivatives, as in `irm_derivatives`, for the pairwise ranking loss BPR.
 
     .. math::
         \ell(d) = -\log \sigma(d), \qquad h = -d \, \sigma(-d), \qquad d = s^+ - s^-
@@ -229,7 +230,8 @@ def irm_penalty_from_derivatives(h: Tensor, *, estimator: Estimator = "square") 
 
     Returns:
         a scalar in float32 or wider; for (E, n) the mean over environments. For environments of
-        unequal size, masks, weights or micro-batches use `invmod.irm_penalty_from_statistics`.
+        unequal size, masks, weights or micro-batches use
+        `invmod.objectives.irm_penalty_from_statistics`.
 
     Raises:
         TypeError: h is not floating point.

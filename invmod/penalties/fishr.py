@@ -25,12 +25,12 @@ def fishr_penalty(
     where :math:`g_i` is the gradient of the loss of sample i, :math:`\bar g_e` is the mean gradient
     of environment e and squares are elementwise. This is the penalty for ``reduction="sum"``;
     ``"mean"`` divides it by the number of parameters P. Both average over environments and use the
-    population variance. For a linear head with cross entropy, `invmod.fishr_penalty_linear` does
-    not need the per-sample gradients.
+    population variance. For a linear head with cross entropy,
+    `invmod.penalties.fishr_penalty_linear` does not need the per-sample gradients.
 
     Arguments:
         gradients: (n, P), the gradient of each sample's own loss (not divided by n), as returned by
-            `invmod.per_sample_gradients`.
+            `invmod.penalties.per_sample_gradients`.
         env: (n,) integers, the environment of each sample, from 0.
         num_envs: E; the largest index plus one if None. Pass it so that the absence of the last
             environment is detected; it is required under `torch.compile`. On a GPU both checks
@@ -83,7 +83,7 @@ def fishr_penalty_linear(
 
     where f are the features, z the logits and y the targets of the samples of environment e,
     squares are elementwise, and :math:`v_e^W` and :math:`v_e^b` are the gradient variances of the
-    weight and the bias. The penalty is that of `invmod.fishr_penalty` for
+    weight and the bias. The penalty is that of `invmod.penalties.fishr_penalty` for
     :math:`v_e = (v_e^W, v_e^b)`, with P = K D + K. If gradients hardly vary, these differences
     cancel, so the variances are computed in float64 and from deviations of a and f.
 
@@ -94,14 +94,15 @@ def fishr_penalty_linear(
         targets: int64 classes (n,). The values are not checked: a class outside 0..K-1 raises
             PyTorch's own error.
         env: (n,) integers, the environment of each sample, from 0.
-        num_envs, reduction: as in `invmod.fishr_penalty`.
+        num_envs, reduction: as in `invmod.penalties.fishr_penalty`.
         ignore_index: samples with this target do not count, as in
             `torch.nn.functional.cross_entropy`, for example padded tokens: they belong to no
             environment, and their features and logits, NaN included, change neither the value nor
             the gradient with respect to these arguments.
 
     Returns:
-        a scalar in float32 or wider. The special cases are those of `invmod.fishr_penalty`.
+        a scalar in float32 or wider. The special cases are those of
+        `invmod.penalties.fishr_penalty`.
 
     Raises:
         TypeError: features or logits are not floating-point tensors, or classes or the index are

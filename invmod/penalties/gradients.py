@@ -73,8 +73,8 @@ def per_sample_gradients(
 
     where :math:`\theta` are the parameters and :math:`x_i, y_i, \dots` are the tensors of sample i.
     The gradients are computed by `torch.func.vmap` over `torch.func.grad`. Use them with
-    `invmod.fishr_penalty` if the head is not linear or the loss is not cross entropy. They can be
-    differentiated again with respect to the parameters and the batch.
+    `invmod.penalties.fishr_penalty` if the head is not linear or the loss is not cross entropy.
+    They can be differentiated again with respect to the parameters and the batch.
 
     Arguments:
         sample_loss: ``sample_loss(parameters, x, y, ...) -> scalar`` for one sample, without a

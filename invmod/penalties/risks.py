@@ -81,7 +81,8 @@ def vrex_penalty_debiased(losses: Tensor | Sequence[Tensor], *, paired: bool) ->
 
     Returns:
         a scalar in float32 or wider. For masks, weights or micro-batches use
-        `invmod.environment_statistics` and `invmod.vrex_penalty_debiased_from_statistics`.
+        `invmod.objectives.environment_statistics` and
+        `invmod.objectives.vrex_penalty_debiased_from_statistics`.
 
     Raises:
         TypeError: losses are not floating point, or a sequence is given as paired.

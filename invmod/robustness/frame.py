@@ -27,7 +27,7 @@ def to_frame(report: RobustnessReport) -> polars.DataFrame:
         ImportError: polars is not installed; the message explains how to install it.
 
     Example:
-        >>> from invmod import PatternResult
+        >>> from invmod.robustness import PatternResult
         >>> result = PatternResult("m", (True,), "a", 0.8, (0.7, 0.9), 0.0, 0)
         >>> report = RobustnessReport(
         ...     ("m",), ("a",), "accuracy", True, 10, 10, 0.95, 3, 9, False, (result,)

@@ -21,7 +21,7 @@ def text_table(report: RobustnessReport) -> str:
         report: of `robustness_report`.
 
     Example:
-        >>> from invmod import PatternResult
+        >>> from invmod.robustness import PatternResult
         >>> results = (
         ...     PatternResult("m", (True, True), "a+b", 0.8, None, 0.0, 0),
         ...     PatternResult("m", (True, False), "a", 0.4, None, 0.5, 0),

@@ -8,27 +8,30 @@ import invmod
 from invmod import (
     GroupDRO,
     ModalityEncoders,
-    cvar_objective,
-    environment_statistics,
-    eqrm_objective,
     fuse,
     invariant_objective,
-    irm_derivatives,
     irm_penalty,
-    irm_penalty_from_derivatives,
-    mmrex_objective,
     pairwise_alignment_loss,
     risk_coefficients,
-    simulate_mar,
-    simulate_mnar,
     vrex_penalty,
-    vrex_penalty_debiased,
-    vrex_penalty_debiased_from_statistics,
     worst_case_objective,
 )
 from invmod.alignment import singular_value_alignment_loss
-from invmod.objectives import more_vs_fewer_loss
-from invmod.penalties import fishr_penalty_linear
+from invmod.missingness import simulate_mar, simulate_mnar
+from invmod.objectives import (
+    cvar_objective,
+    environment_statistics,
+    eqrm_objective,
+    mmrex_objective,
+    more_vs_fewer_loss,
+    vrex_penalty_debiased_from_statistics,
+)
+from invmod.penalties import (
+    fishr_penalty_linear,
+    irm_derivatives,
+    irm_penalty_from_derivatives,
+    vrex_penalty_debiased,
+)
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
 Z = normal(seeded(0), 5, 3, 4, dtype=torch.float32)
@@ -47,7 +50,7 @@ CASES = {
     "fuse with a mask": (lambda z: fuse(z, WEIGHTS, MASK), Z),
     "align": (lambda z: pairwise_alignment_loss(z, MASK), Z),
     "align to an anchor": (lambda z: pairwise_alignment_loss(z, MASK, anchor=1), Z),
-    "align angles": (lambda z: invmod.cosine_alignment_loss(z, MASK), Z),
+    "align angles": (lambda z: invmod.alignment.cosine_alignment_loss(z, MASK), Z),
     "align by contrast": (lambda z: invmod.infonce_alignment_loss(z, MASK), Z),
     "align singular values": (lambda z: singular_value_alignment_loss(z, MASK), Z),
     "more versus fewer": (lambda r: more_vs_fewer_loss(r, RISKS.flip(0)), RISKS),
@@ -65,12 +68,12 @@ CASES = {
         ),
         LOGITS,
     ),
-    "align covariances": (lambda z: invmod.coral_alignment_loss(z, MASK, means=True), Z),
+    "align covariances": (lambda z: invmod.alignment.coral_alignment_loss(z, MASK, means=True), Z),
     "fuse own weights": (lambda z: fuse(z, WEIGHTS.expand(5, 4, 3), MASK), Z),
     "fuse by mean": (lambda z: invmod.masked_mean(z, MASK), Z),
     "fuse by gates": (lambda z: GATES(z, MASK), Z),
     "fuse by attention": (lambda z: ATTENTION(z, MASK), Z),
-    "fuse experts": (lambda z: invmod.product_of_experts(z, -z, MASK).mean, Z),
+    "fuse experts": (lambda z: invmod.fusion.product_of_experts(z, -z, MASK).mean, Z),
     "vrex": (vrex_penalty, RISKS),
     "objective": (
         lambda r: invariant_objective(r, penalty=vrex_penalty, penalty_weight=5.0),

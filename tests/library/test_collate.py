@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from invmod import Batch, ModalityEncoders, collate, hide_features, mask_from_features
+from invmod import ModalityEncoders, collate, hide_features, mask_from_features
+from invmod.missingness import Batch
 from tests.strategies import (
     NAN,
     NUM_MODALITIES,

@@ -8,28 +8,33 @@ import invmod
 from invmod import (
     GroupDRO,
     ModalityEncoders,
-    cvar_objective,
-    environment_statistics,
-    eqrm_objective,
     fuse,
     invariant_objective,
-    irm_derivatives,
-    irm_derivatives_bpr,
     irm_penalty,
-    irm_penalty_from_derivatives,
-    irm_penalty_from_statistics,
-    mmrex_objective,
     pairwise_alignment_loss,
-    risks_from_statistics,
-    vrex_coefficients,
     vrex_penalty,
-    vrex_penalty_debiased,
-    vrex_penalty_debiased_from_statistics,
     worst_case_objective,
 )
 from invmod.alignment import singular_value_alignment_loss
-from invmod.objectives import more_vs_fewer_loss
-from invmod.penalties import fishr_penalty_linear, modality_learning_index
+from invmod.objectives import (
+    cvar_objective,
+    environment_statistics,
+    eqrm_objective,
+    irm_penalty_from_statistics,
+    mmrex_objective,
+    more_vs_fewer_loss,
+    risks_from_statistics,
+    vrex_coefficients,
+    vrex_penalty_debiased_from_statistics,
+)
+from invmod.penalties import (
+    fishr_penalty_linear,
+    irm_derivatives,
+    irm_derivatives_bpr,
+    irm_penalty_from_derivatives,
+    modality_learning_index,
+    vrex_penalty_debiased,
+)
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
 Z = normal(seeded(0), 5, 3, 4, dtype=torch.float32)
@@ -117,7 +122,10 @@ CASES = {
         lambda z: pairwise_alignment_loss(z, MASK, anchor=1, stop_gradient=True),
         (Z,),
     ),
-    "align angles": (lambda z: invmod.cosine_alignment_loss(z, MASK), (poison(Z, MASK, NAN),)),
+    "align angles": (
+        lambda z: invmod.alignment.cosine_alignment_loss(z, MASK),
+        (poison(Z, MASK, NAN),),
+    ),
     "align singular values": (
         lambda z: singular_value_alignment_loss(z, MASK),
         (poison(Z, MASK, NAN),),
@@ -147,7 +155,7 @@ CASES = {
         (poison(Z, MASK, NAN),),
     ),
     "align covariances": (
-        lambda z: invmod.coral_alignment_loss(z, MASK, means=True),
+        lambda z: invmod.alignment.coral_alignment_loss(z, MASK, means=True),
         (poison(Z, MASK, NAN),),
     ),
     "fuse own weights": (
@@ -158,7 +166,7 @@ CASES = {
     "fuse by gates": (lambda z: GATES(z, MASK), (poison(Z, MASK, NAN),)),
     "fuse by attention": (lambda z: ATTENTION(z, MASK), (poison(Z, MASK, NAN),)),
     "fuse experts": (
-        lambda z: invmod.product_of_experts(z, -z, MASK).mean,
+        lambda z: invmod.fusion.product_of_experts(z, -z, MASK).mean,
         (poison(Z, MASK, NAN),),
     ),
     "vrex": (vrex_penalty, (RISKS,)),

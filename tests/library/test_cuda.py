@@ -11,31 +11,28 @@ from invmod import (
     ModalityEncoders,
     ZeroImputer,
     collate,
-    cvar_objective,
-    environment_statistics,
-    eqrm_objective,
     fuse,
     hide_features,
     invariant_objective,
-    irm_derivatives,
     irm_penalty,
-    irm_penalty_from_derivatives,
     mask_from_features,
-    mmrex_objective,
     pairwise_alignment_loss,
     risk_coefficients,
-    rows_by_pattern,
-    simulate_k_available,
-    simulate_mar,
     simulate_mcar,
     simulate_missing,
-    simulate_mnar,
+    vrex_penalty,
+)
+from invmod.missingness import rows_by_pattern, simulate_k_available, simulate_mar, simulate_mnar
+from invmod.objectives import (
+    cvar_objective,
+    environment_statistics,
+    eqrm_objective,
+    mmrex_objective,
     statistics_coefficients,
     vrex_coefficients,
-    vrex_penalty,
-    vrex_penalty_debiased,
     vrex_penalty_debiased_from_statistics,
 )
+from invmod.penalties import irm_derivatives, irm_penalty_from_derivatives, vrex_penalty_debiased
 from tests.strategies import NAN, gradients, normal, poison, random_mask, seeded, simplex_rows
 
 pytestmark = [
@@ -70,12 +67,12 @@ CASES = {
     "fuse": (fuse, (Z, WEIGHTS), ()),
     "fuse with a mask": (fuse, (poison(Z, MASK, NAN), WEIGHTS), (MASK,)),
     "align": (pairwise_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
-    "align angles": (invmod.cosine_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
+    "align angles": (invmod.alignment.cosine_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
     "align by contrast": (invmod.infonce_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
-    "align covariances": (invmod.coral_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
+    "align covariances": (invmod.alignment.coral_alignment_loss, (poison(Z, MASK, NAN),), (MASK,)),
     "fuse by mean": (invmod.masked_mean, (poison(Z, MASK, NAN),), (MASK,)),
     "fuse experts": (
-        lambda z, a: invmod.product_of_experts(z, -z, a).mean,
+        lambda z, a: invmod.fusion.product_of_experts(z, -z, a).mean,
         (poison(Z, MASK, NAN),),
         (MASK,),
     ),
@@ -293,16 +290,19 @@ def test_environments_are_on_the_requested_device_with_the_values_of_the_cpu():
     for envs in (
         invmod.DirichletEnvs(3),
         invmod.RandomSubsetEnvs(3, num_envs=4),
-        invmod.OneHotEnvs(3),
+        invmod.environments.OneHotEnvs(3),
     ):
         got = envs.sample((5,), generator=seeded(0), device="cuda")
         assert got.is_cuda
         torch.testing.assert_close(got.cpu(), envs.sample((5,), generator=seeded(0)))
     mask = MASK.cuda()
-    masks = invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=mask, generator=seeded(0))
+    masks = invmod.environments.KOfAvailableEnvs(3, k=2).sample_masks(
+        mask=mask, generator=seeded(0)
+    )
     assert masks.is_cuda
     assert torch.equal(
-        masks.cpu(), invmod.KOfAvailableEnvs(3, k=2).sample_masks(mask=MASK, generator=seeded(0))
+        masks.cpu(),
+        invmod.environments.KOfAvailableEnvs(3, k=2).sample_masks(mask=MASK, generator=seeded(0)),
     )
 
 

@@ -10,19 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invmod import (
-    CyclicMixupEnvs,
-    DirichletEnvs,
+from invmod import CyclicMixupEnvs, DirichletEnvs, RandomSubsetEnvs, UniformEnvs, fuse
+from invmod.environments import (
     FixedEnvs,
     GivenEnvs,
     KOfAvailableEnvs,
     LeaveOneOutEnvs,
     OneHotEnvs,
-    RandomSubsetEnvs,
-    UniformEnvs,
     UnionEnvs,
     dominance,
-    fuse,
 )
 from invmod.testing import (
     assert_on_simplex,

@@ -9,14 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invmod import (
-    SimulatedMissing,
-    mask_from_features,
-    missingness,
-    pattern_name,
-    rows_by_pattern,
-    simulate_missing,
-)
+from invmod import mask_from_features, missingness, simulate_missing
+from invmod.missingness import SimulatedMissing, pattern_name, rows_by_pattern
 from tests.strategies import NAN, NUM_MODALITIES, generators, laws, normal, random_mask, seeded
 
 RATES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.3, 0.5, 1.0]))

@@ -11,14 +11,8 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from invmod import (
-    SimulatedMissing,
-    simulate_k_available,
-    simulate_mar,
-    simulate_mcar,
-    simulate_missing,
-    simulate_mnar,
-)
+from invmod import simulate_mcar, simulate_missing
+from invmod.missingness import SimulatedMissing, simulate_k_available, simulate_mar, simulate_mnar
 from tests.strategies import (
     NAN,
     NUM_MODALITIES,

@@ -17,9 +17,9 @@ from invmod import (
     invariant_objective,
     irm_penalty,
     risk_coefficients,
-    vrex_coefficients,
     vrex_penalty,
 )
+from invmod.objectives import vrex_coefficients
 from tests.strategies import NAN, generators, laws, normal, random_mask, seeded
 
 SIZES = st.integers(1, 6)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from invmod import (
-    GroupDRO,
+from invmod import GroupDRO, worst_case_objective
+from invmod.objectives import (
     constant_schedule,
     cvar_objective,
     eqrm_objective,
@@ -20,7 +20,6 @@ from invmod import (
     linear_schedule,
     mmrex_objective,
     step_schedule,
-    worst_case_objective,
 )
 from tests.strategies import NAN, generators, laws, normal, seeded
 

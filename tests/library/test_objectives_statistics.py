@@ -14,25 +14,25 @@ from torch.autograd import gradcheck
 
 from invmod import (
     GroupDRO,
+    invariant_objective,
+    risk_coefficients,
+    vrex_penalty,
+    worst_case_objective,
+)
+from invmod.objectives import (
     all_reduce_statistics,
     cvar_objective,
     environment_statistics,
     eqrm_objective,
-    invariant_objective,
-    irm_derivatives,
-    irm_penalty_from_derivatives,
     irm_penalty_from_statistics,
     merge_statistics,
     mmrex_objective,
-    risk_coefficients,
     risks_from_statistics,
     statistics_coefficients,
     statistics_surrogate,
-    vrex_penalty,
-    vrex_penalty_debiased,
     vrex_penalty_debiased_from_statistics,
-    worst_case_objective,
 )
+from invmod.penalties import irm_derivatives, irm_penalty_from_derivatives, vrex_penalty_debiased
 from tests.strategies import NAN, generators, laws, normal, seeded
 
 SIZES = st.integers(0, 8)

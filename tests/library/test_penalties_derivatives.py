@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from invmod import (
+from invmod import irm_penalty, vrex_penalty
+from invmod.penalties import (
     irm_derivatives,
     irm_derivatives_bpr,
-    irm_penalty,
     irm_penalty_from_derivatives,
-    vrex_penalty,
     vrex_penalty_debiased,
 )
 from tests.strategies import generators, laws, normal, seeded

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from torch.autograd import gradcheck, gradgradcheck
 
-from invmod import (
+from invmod.environments import infer_environments
+from invmod.penalties import (
     coral_penalty,
-    infer_environments,
     information_bottleneck_penalty,
     irm_derivatives,
     mmd_penalty,

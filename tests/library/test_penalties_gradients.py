@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
-from invmod import (
+from invmod.penalties import (
     fishr_penalty,
     fishr_penalty_linear,
     iga_penalty,

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from scipy import optimize  # type: ignore[import-untyped]
 from torch import Tensor
 
-from invmod import rows_by_pattern
+from invmod.missingness import rows_by_pattern
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.preparation import prepare_scale

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invmod import pattern_name, robustness_report, rows_by_pattern
+from invmod import robustness_report
+from invmod.missingness import pattern_name, rows_by_pattern
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.statistics import paired_difference
 from milk_recsys.catalogue.tables import Group, Tables

@@ -12,14 +12,14 @@ from torch.autograd.function import once_differentiable
 from invmod import (
     CyclicMixupEnvs,
     DirichletEnvs,
-    FixedEnvs,
     fuse,
     invariant_objective,
     pairwise_alignment_loss,
-    vrex_coefficients,
     vrex_penalty,
 )
 from invmod.alignment.pairs import pairs_among
+from invmod.environments import FixedEnvs
+from invmod.objectives import vrex_coefficients
 from milk_recsys.methods.milk import MilkOptions
 from milk_recsys.methods.milk.batches import TripleBatch
 from milk_recsys.methods.milk.model import Recommender

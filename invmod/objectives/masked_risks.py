@@ -49,7 +49,7 @@ def environment_risks(
         mask: bool (N, M), the modalities that each sample has.
         envs: environments that are subsets of the modalities, with `sample_masks`, such as
             `invmod.RandomSubsetEnvs`. Those that draw from what each sample has
-            (`invmod.KOfAvailableEnvs`) are given the mask.
+            (`invmod.environments.KOfAvailableEnvs`) are given the mask.
         loss: ``loss(outputs) -> scalar``, the mean loss of the batch. A lambda holds the targets.
         include_natural: put the risk under the mask of the data first, so that the model stays
             good without further missing modalities. The result then has one more entry.
