@@ -18,8 +18,10 @@ def has_known_values(x: Tensor) -> bool:
     They are unknown on the meta device, and in code that is compiled, exported or traced a branch
     would be fixed to the values of the example input.
     """
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return not (x.is_meta or torch.compiler.is_compiling() or tracing)
+    # Asked first, so that compiled code never contains the question about tracing.
+    if x.is_meta or torch.compiler.is_compiling():
+        return False
+    return not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def check_count(function: str, argument: str, count: int) -> int:

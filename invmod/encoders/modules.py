@@ -55,9 +55,10 @@ class ModalityEncoders(nn.Module):
       (a mean over the tokens that are not padding, a division by a norm) are safe to use. The
       module must accept a batch of any number of rows, including 0. With exactly one available
       row, batch normalisation in training mode uses its running statistics and leaves them
-      unchanged, because one row has no variance. The number of rows depends on the mask, so this
-      mode neither compiles without graph breaks nor exports: export a copy of the model with
-      ``skip_missing=False`` in evaluation mode, which gives the same z.
+      unchanged, because one row has no variance. The number of rows depends on the mask, so only
+      modules that do not compare numbers of rows can be exported or compiled to one graph: linear
+      maps can, batch normalisation cannot. Set ``skip_missing`` to False before an export, in
+      evaluation mode: z stays the same for modules that treat rows independently.
 
     In both modes, z is 0 in the missing cells and no gradient comes from them.
 

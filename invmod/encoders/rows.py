@@ -134,9 +134,12 @@ def _prefix_error(error: Exception, name: str, x: Feature) -> Exception:
     """
     message = f"{CALLER}: the module of {name!r} failed on a feature of {_describe(x)}: {error}"
     try:
-        return type(error)(message)
+        renamed = type(error)(message)
     except TypeError:
         return RuntimeError(message)
+    # Some types take the string for something else than the message.
+    kept = any(message in str(argument) for argument in renamed.args)
+    return renamed if kept else RuntimeError(message)
 
 
 def _describe(x: Feature) -> str:

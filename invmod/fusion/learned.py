@@ -156,19 +156,20 @@ class AttentionFusion(nn.Module):
     def attention(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weights (N, Q, num_heads, M) in float32 or wider; 0 without any modality."""
         available, mask = _prepare("AttentionFusion", z, mask, self.modality.shape)
-        return self._attention(available, mask)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """Split the last axis into heads of equal width."""
-        return rearrange(x, "... (p d) -> ... p d", p=self.num_heads)
+        return rearrange(self._attention(available, mask), "n p e m -> n e p m")
 
     def _attention(self, available: Tensor, mask: Tensor) -> Tensor:
-        wide = available.dtype
-        # Under autocast the products would run in half precision, even on float32 input.
+        """Return the weights with the axes (N, num_heads, Q, M), as the products use them."""
+        wide, p = available.dtype, self.num_heads
+        # Under autocast the products would run in half precision, even on float32 input. They are
+        # written as matrix products, because ONNX Runtime aborts the process on an einsum without
+        # rows.
         with without_autocast(available):
             keys = available @ self.key.to(wide).T + self.modality.to(wide)
-            keys, query = self._heads(keys), self._heads(self.query.to(wide))
-            scores = torch.einsum("nmpd,epd->nepm", keys, query) / math.sqrt(query.shape[-1])
+            keys = rearrange(keys, "n m (p d) -> n p d m", p=p)
+            # einops remembers types that it met, and a parameter would add one after compilation.
+            query = self.query.to(wide).reshape(-1, p, keys.shape[2]).movedim(1, 0)
+            scores = query @ keys / math.sqrt(query.shape[-1])
         return _masked_softmax(scores, mask[:, None, None])
 
     @override
@@ -176,10 +177,9 @@ class AttentionFusion(nn.Module):
         """Fuse (N, M, D) to (N, D) or (N, Q, D)."""
         available, mask = _prepare("AttentionFusion", z, mask, self.modality.shape)
         weights = self._attention(available, mask)
-        values = self._heads(available)
+        values = rearrange(available, "n m (p d) -> n p m d", p=self.num_heads)
         with without_autocast(z):
-            fused = torch.einsum("nepm,nmpd->nepd", weights, values)
-        fused = rearrange(fused, "... p d -> ... (p d)")
+            fused = rearrange(weights @ values, "n p e d -> n e (p d)")
         # A single query has no axis Q in the result.
         return (fused[:, 0] if self.query.shape[0] == 1 else fused).to(z.dtype)
 

@@ -30,7 +30,11 @@ def fuse(z: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
       This happens for a one-hot environment on a missing modality and for weights that underflowed.
       Sums below ``finfo.tiny / finfo.eps`` (1e-31 in float32) count as 0.
     * If nothing is available, the result is 0.
-    * The content of an unavailable cell, NaN included, changes neither the output nor a gradient.
+    * The content of an unavailable cell, NaN included, changes neither the output nor the gradient
+      of z and of the weights. NaN in an available cell comes out as NaN.
+
+    The mask protects z, not the encoder that made it: an encoder that receives NaN multiplies it by
+    the gradient 0 of its output, so give it the mask as well (`ModalityEncoders` takes one).
 
     Fusion is linear, so it commutes with a linear head without a bias. If the score of a model is
     linear in h, pass the scores per modality (N, M) instead of embeddings (N, M, D): many

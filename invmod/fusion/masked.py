@@ -32,7 +32,8 @@ def masked_mean(z: Tensor, mask: Tensor | None = None) -> Tensor:
     where :math:`z_{nm}` is the row of `z` for sample n and modality m, and :math:`a_{nm}` is 1
     where the mask is True. `invmod.fuse` with one uniform environment gives the same numbers with
     an additional axis E = 1. The content of an unavailable cell, NaN included, changes neither the
-    output nor a gradient.
+    output nor the gradient of z; the encoder that made z needs the mask too. NaN in an available
+    cell comes out as NaN.
 
     Arguments:
         z: (N, M, ...), for example embeddings (N, M, D) or scores (N, M).

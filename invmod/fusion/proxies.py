@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -140,11 +140,12 @@ class ProxyTokens(nn.Module):
         return total / both.sum().clamp(min=1) if reduction == "mean" else total
 
     def _substitutes(self, available: Tensor) -> Tensor:
-        sources = available[:, [s for s, _ in self.pairs]]
         wide = available.dtype
+        sources = rearrange(available[:, [s for s, _ in self.pairs]], "n p d -> p n d")
+        # Matrix products, because ONNX Runtime aborts the process on an einsum without rows.
         with without_autocast(available):
-            low = torch.einsum("npd,pdr->npr", sources, self.down.to(wide))
-            return torch.einsum("npr,prd->npd", low, self.up.to(wide)) + self.bias.to(wide)
+            tokens = sources @ self.down.to(wide) @ self.up.to(wide)
+        return rearrange(tokens, "p n d -> n p d") + self.bias.to(wide)
 
     def _prepare(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check z and the mask; return z in float32 or wider, 0 where unavailable, and the mask."""

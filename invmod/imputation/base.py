@@ -1,37 +1,32 @@
-"""Base of all imputers: checks of input, and a state that an unfitted imputer can load."""
+"""Base of all imputers: checks of features and masks, and files."""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import Tensor
 
-from invmod._checks import check_feature, check_known, check_names, checked_rows
+from invmod._checks import (
+    check_feature,
+    check_known,
+    checked_rows,
+    has_known_values,
+)
 from invmod._files import replacing
+from invmod.imputation.state import ImputerState
 from invmod.missingness.masks import MaskLike, mask_columns
 
 
-class Imputer(nn.Module, ABC):
-    """A module whose fitted state consists of buffers.
+class Imputer(ImputerState):
+    """Base of all imputers: a state, and checks of features and masks."""
 
-    The buffers are None until `fit` or a load, because their shapes depend on the data.
-    """
-
-    def __init__(self, modalities: Sequence[str]) -> None:
-        super().__init__()
-        self.modalities = check_names(type(self).__name__, modalities)
-        for name in self._state_names():
-            self.register_buffer(name, None)
-
-    @abstractmethod
-    def _state_names(self) -> list[str]:
-        """Return the names of the buffers of a fitted imputer."""
+    # Whether fills are exact in integers and bools, so that such features can be filled.
+    _fills_integers: ClassVar[bool] = False
 
     @abstractmethod
     def forward(
@@ -40,17 +35,20 @@ class Imputer(nn.Module, ABC):
         """Fill the unavailable rows.
 
         Arguments:
-            features: modality name -> (N, ...). All rows of a modality that is absent or None are
-                filled.
+            features: modality name -> (N, ...). A modality that is absent or None is missing in all
+                rows, so all of them are filled.
             mask: bool (N, M) or name -> (N,), True for the available cells.
 
         Returns:
-            (features, usable): every modality (N, ...), and an all-True mask (N, M).
+            (features, usable): every modality (N, ...), and an all-True mask (N, M). Available
+            cells are returned unchanged. NaN or an infinity in an available cell stays visible:
+            in the cell itself, and in all fills of its row that depend on it.
 
         Raises:
             RuntimeError: the imputer is not fitted.
             KeyError: a modality is unknown.
-            TypeError, ValueError: shapes or types do not fit.
+            TypeError, ValueError: shapes or types do not fit, or the mask marks a modality as
+                available that is absent or None.
         """
 
     def save(self, path: str | Path) -> None:
@@ -64,7 +62,7 @@ class Imputer(nn.Module, ABC):
         """
         safetensors = _safetensors(type(self).__name__)
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        if not state:
+        if not state:  # an unfitted imputer
             raise RuntimeError(
                 f"{type(self).__name__}.save: not fitted yet. Call `fit` with training rows first."
             )
@@ -110,14 +108,21 @@ class Imputer(nn.Module, ABC):
         return self
 
     def _observed_rows(
-        self, function: str, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None
+        self,
+        function: str,
+        features: Mapping[str, Tensor | None],
+        mask: MaskLike,
+        rows: Tensor | None,
+        *,
+        all_needed: bool = True,
     ) -> list[Tensor]:
         """Check all arguments of `fit`; for each modality return those of `rows` that have it."""
         absent = [name for name in self.modalities if features.get(name) is None]
-        if absent:
+        if absent and all_needed:
             raise KeyError(f"{function}: `features` lacks the modalities {absent}.")
-        num_rows = self._check_features(function, features, None)
-        columns = mask_columns(function, mask, self.modalities, num_rows)
+        # If all are needed, the mask does not state the number of rows, and is checked against it.
+        num_rows = self._check_features(function, features, None if all_needed else mask)
+        columns = self._mask_columns(function, features, mask, num_rows)
         training_rows = checked_rows(function, rows, num_rows, columns.device)
         # Only row numbers are returned: gathering the rows here would copy the tables.
         return [
@@ -138,51 +143,48 @@ class Imputer(nn.Module, ABC):
             # A mask of another type is reported later, by `mask_columns`.
             if isinstance(column, Tensor) and column.ndim:
                 rows["mask"] = column.shape[0]
-        if len(set(rows.values())) > 1:
+        # Without any tensor N is 0 here, and `mask_columns` reports the bad mask.
+        num_rows = next(iter(rows.values()), 0)
+        # Sizes are compared and not put into a set, because symbolic sizes cannot be hashed.
+        if any(count != num_rows for count in rows.values()):
             raise ValueError(
                 f"{function}: modalities and mask must have equal numbers of rows, got {rows}."
             )
-        # Without any tensor N is 0 here, and `mask_columns` reports the bad mask.
-        return next(iter(rows.values()), 0)
+        return num_rows
 
-    @override
-    def _load_from_state_dict(
+    def _mask_columns(
         self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Give the buffers the shapes of the loaded tensors, then load as usual.
-
-        This makes it possible to load a state into an unfitted imputer.
-        """
-        names = self._state_names()
-        partial = strict and any(f"{prefix}{name}" in state_dict for name in names)
-        for name in names:
-            saved, existing = state_dict.get(f"{prefix}{name}"), getattr(self, name)
-            if isinstance(saved, Tensor):
-                # `new_empty` keeps the dtype and device of a fitted imputer.
-                empty = (
-                    torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
+        function: str,
+        features: Mapping[str, Tensor | None],
+        mask: MaskLike,
+        num_rows: int,
+    ) -> Tensor:
+        """Return the mask (N, M), with False for the modalities that are absent or None."""
+        columns = mask_columns(function, mask, self.modalities, num_rows)
+        present = [features.get(name) is not None for name in self.modalities]
+        if all(present):
+            return columns
+        for name, given, column in zip(self.modalities, present, columns.unbind(1), strict=True):
+            if not given and has_known_values(column) and column.any():
+                raise ValueError(
+                    f"{function}: the mask marks {name!r} as available, but `features` lacks it."
                 )
-                setattr(self, name, empty)
-            elif partial and existing is None:
-                # The base class does not report missing keys of buffers that are None.
-                missing_keys.append(f"{prefix}{name}")
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        # The base class checks each buffer alone; this checks that the buffers fit together.
-        if not error_msgs and (state_error := self._state_error()):
-            error_msgs.append(state_error)
+        # In traced code, where the values are unknown, the absent modality counts as missing.
+        return columns & torch.tensor(present, device=columns.device)
 
-    def _state_error(self) -> str:
-        """Return a message about an inconsistent loaded state, or an empty string."""
-        return ""
+    def _check_row(self, function: str, name: str, x: Tensor, shape: torch.Size) -> None:
+        """Raise unless a feature has rows of the fitted shape and a dtype that can hold fills."""
+        if x.shape[1:] != shape:
+            raise ValueError(
+                f"{function}: the feature of {name!r} must have shape (N, "
+                f"{', '.join(map(str, shape))}) as in `fit`, got {tuple(x.shape)}."
+            )
+        if not (self._fills_integers or x.is_floating_point()):
+            raise TypeError(
+                f"{function}: the feature of {name!r} must be floating point, as in `fit`, got "
+                f"{x.dtype}, in which fills would be rounded. Convert it, for example with "
+                "`x.float()`."
+            )
 
 
 def _safetensors(kind: str) -> Any:
@@ -192,6 +194,7 @@ def _safetensors(kind: str) -> Any:
         import safetensors.torch
     except ImportError as error:
         raise ImportError(
-            f"{kind}: saving needs safetensors: pip install 'invmod[recsys]'."
+            f"{kind}: `save` and `load` need safetensors. Install it with "
+            '`pip install "invmod[io]"`.'
         ) from error
     return safetensors

@@ -11,12 +11,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod._checks import check_choice, check_count
-from invmod.imputation.joint import JointImputer, shape_error
+from invmod.imputation.joint import expand_columns, shape_error
+from invmod.imputation.maps import LinearJointImputer
 from invmod.missingness import rows_by_pattern
 
 # Lower bound of the noise variance, relative to the mean square entry. Without a bound, rows that
 # are fitted exactly have an infinite likelihood, and there is no maximum.
 NOISE_FLOOR = 1e-6
+
+# Lower bound of the floor itself: its inverse must be finite.
+SMALLEST_FLOOR = 1e-280
 
 
 class _Model(NamedTuple):
@@ -27,7 +31,7 @@ class _Model(NamedTuple):
     variances: Tensor  # sigma^2 (M,)
 
 
-class PPCAImputer(JointImputer):
+class PPCAImputer(LinearJointImputer):
     r"""Fill by probabilistic PCA, fitted on incomplete rows.
 
     .. math::
@@ -50,7 +54,15 @@ class PPCAImputer(JointImputer):
     lowers the likelihood. EM starts from the principal directions of the training rows with means
     in the missing cells. For complete rows and shared noise this start is already the solution. The
     noise variance is at least 1e-6 of the mean square entry, because a few rows could be fitted
-    exactly otherwise. A row without any modality is filled with the mean.
+    exactly otherwise.
+
+    A row without any modality is filled with the model's mean :math:`\mu`, the conditional mean
+    given nothing. Under missingness at random it estimates the mean of all rows, those that lack
+    the modality included, and differs from the mean of the observed rows: if images exist mostly
+    for large values of a correlated text, the observed mean is too large and :math:`\mu` is not.
+
+    The fills are computed for the patterns of a call, so this form cannot be exported or compiled
+    into one graph. `linear_maps` returns the form that can.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
@@ -97,9 +109,8 @@ class PPCAImputer(JointImputer):
         max_iterations: int = 500,
     ) -> None:
         super().__init__(modalities, standardize=standardize)
-        check_count("PPCAImputer", "num_components", num_components)
-        check_count("PPCAImputer", "max_iterations", max_iterations)
-        self.num_components, self.max_iterations = num_components, max_iterations
+        self.num_components = check_count("PPCAImputer", "num_components", num_components)
+        self.max_iterations = check_count("PPCAImputer", "max_iterations", max_iterations)
         check_choice("PPCAImputer", "noise", noise, ("modality", "shared"))
         if not tolerance >= 0:
             raise ValueError(f"PPCAImputer: `tolerance` must not be negative, got {tolerance}.")
@@ -111,25 +122,27 @@ class PPCAImputer(JointImputer):
         return ["loadings", "mean", "variances"]
 
     @override
-    def _fit_table(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
+    def _fit_table(self, x: Tensor, a: Tensor, sizes: list[int]) -> dict[str, Tensor]:
         if self.num_components >= x.shape[1]:
             raise ValueError(
                 f"PPCAImputer.fit: `num_components` must be below the {x.shape[1]} entries of a "
                 f"row, got {self.num_components}."
             )
         groups = list(rows_by_pattern(a).items())
-        floor = NOISE_FLOOR * max(float(x.square().mean()), torch.finfo(torch.float64).tiny)
+        # Constant rows have no scale of their own; they are fitted exactly with any floor.
+        mean_square = float(x.square().mean())
+        floor = max(NOISE_FLOOR * mean_square, SMALLEST_FLOOR) if mean_square else NOISE_FLOOR
         model, log_likelihoods = self._start(x, floor), []
         for _ in range(self.max_iterations):
             # A step returns the likelihood of the model that it started from, so the loop ends with
             # the model whose likelihood was measured last.
-            next_model, likelihood = self._step(x, groups, model, floor)
+            next_model, likelihood = self._step(x, groups, model, floor, sizes)
             log_likelihoods.append(likelihood)
             if len(log_likelihoods) > 1 and likelihood - log_likelihoods[-2] < self.tolerance:
                 break
             model = next_model
         else:
-            log_likelihoods.append(self._step(x, groups, model, floor)[1])
+            log_likelihoods.append(self._step(x, groups, model, floor, sizes)[1])
         self.log_likelihoods = log_likelihoods
         return model._asdict()
 
@@ -150,7 +163,12 @@ class PPCAImputer(JointImputer):
         return _Model(loadings, mean, noise.repeat(len(self.modalities)))
 
     def _step(
-        self, x: Tensor, groups: list[tuple[tuple[bool, ...], Tensor]], model: _Model, floor: float
+        self,
+        x: Tensor,
+        groups: list[tuple[tuple[bool, ...], Tensor]],
+        model: _Model,
+        floor: float,
+        sizes: list[int],
     ) -> tuple[_Model, float]:
         """Return the parameters after one EM step, and the log likelihood per row before it.
 
@@ -159,14 +177,14 @@ class PPCAImputer(JointImputer):
         pattern by pattern; the M step solves them.
         """
         k, num = self.num_components, len(self.modalities)
-        columns = torch.split(torch.arange(x.shape[1], device=x.device), self._sizes())
+        columns = torch.split(torch.arange(x.shape[1], device=x.device), sizes)
         # Expectations of (b, 1)(b, 1)^T and x (b, 1)^T, summed over the rows that have a modality.
         factor_moments = x.new_zeros(num, k + 1, k + 1)
         cross_moments = x.new_zeros(x.shape[1], k + 1)
         squares, counts, total = x.new_zeros(num), x.new_zeros(num), x.new_zeros(())
         for pattern, rows in groups:
             values = x[rows]
-            b, v, likelihood = self._factors(values, pattern, model)
+            b, v, likelihood = self._factors(values, pattern, model, sizes)
             total = total + likelihood
             factors_and_one = torch.cat([b, b.new_ones(len(b), 1)], dim=1)
             # E[b b^T] is the product of the means plus the posterior covariance V_S of each row.
@@ -197,7 +215,7 @@ class PPCAImputer(JointImputer):
         return next_model, float(total / len(x))
 
     def _factors(
-        self, x: Tensor, pattern: tuple[bool, ...], model: _Model
+        self, x: Tensor, pattern: tuple[bool, ...], model: _Model, sizes: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the posterior of the factors for rows x (n, D) of one pattern.
 
@@ -205,10 +223,10 @@ class PPCAImputer(JointImputer):
             the posterior means (n, K), the covariance (K, K) that all rows of the pattern share,
             and the log likelihood of the observed entries, summed over the rows.
         """
-        sizes = torch.tensor(self._sizes(), dtype=x.dtype, device=x.device)
+        counts = torch.tensor(sizes, dtype=x.dtype, device=x.device)
         available = torch.tensor(pattern, dtype=x.dtype, device=x.device)
         # Precisions (D,) of the noise. Missing entries have precision 0 and drop out of all sums.
-        precision = self._expanded((available / model.variances)[None])[0]
+        precision = expand_columns((available / model.variances)[None], sizes)[0]
         deviations = x - model.mean
         weighted = model.loadings * precision[:, None]
         v_inverse = (
@@ -222,10 +240,10 @@ class PPCAImputer(JointImputer):
         # and an inverse of size K instead of D.
         log_det = (
             torch.linalg.slogdet(v_inverse).logabsdet
-            + (available * sizes * model.variances.log()).sum()
+            + (available * counts * model.variances.log()).sum()
         )
         quadratic = (deviations.square() @ precision).sum() - (projected * b).sum()
-        constant = (available * sizes).sum() * math.log(2 * math.pi)
+        constant = (available * counts).sum() * math.log(2 * math.pi)
         return b, v, -(len(x) * (constant + log_det) + quadratic) / 2
 
     @override
@@ -233,7 +251,7 @@ class PPCAImputer(JointImputer):
         model = _Model(*(self.get_buffer(name) for name in self._model_state_names()))
         fills = torch.zeros_like(x)
         for pattern, rows in rows_by_pattern(a).items():
-            b, _, _ = self._factors(x[rows], pattern, model)
+            b, _, _ = self._factors(x[rows], pattern, model, self._sizes())
             fills[rows] = b @ model.loadings.T + model.mean
         return fills
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from invmod.imputation.joint import JointImputer, shape_error
+from invmod.imputation.joint import shape_error
+from invmod.imputation.maps import LinearJointImputer
 from invmod.missingness import rows_by_pattern
 
 
-class RidgeImputer(JointImputer):
+class RidgeImputer(LinearJointImputer):
     r"""Fill a missing modality by ridge regression on all available modalities of the row.
 
     For a missing modality t and the available modalities S of a row, the regression is fitted on
@@ -33,7 +35,10 @@ class RidgeImputer(JointImputer):
     pattern is solved from these sums when a row with that pattern is filled. If no training row has
     t and all of S, the modality of S that the fewest training rows have together with t is dropped
     (the last one of several), until there are such rows. If no modality remains, as for a row
-    without any, the fill is the mean of the training rows.
+    without any, the fill is the mean of the observed training rows.
+
+    The regressions are solved for the patterns of a call, so this form cannot be exported or
+    compiled into one graph. `linear_maps` returns the form that can.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
@@ -44,7 +49,7 @@ class RidgeImputer(JointImputer):
             input in both cases. Do not standardize the features twice.
 
     Raises:
-        ValueError: `ridge` is negative.
+        ValueError: `ridge` is negative or not finite.
 
     References:
         Hoerl and Kennard, Ridge Regression, Technometrics 12(1), 1970.
@@ -61,8 +66,10 @@ class RidgeImputer(JointImputer):
         self, modalities: Sequence[str], *, ridge: float = 1.0, standardize: bool = True
     ) -> None:
         super().__init__(modalities, standardize=standardize)
-        if not ridge >= 0:
-            raise ValueError(f"RidgeImputer: `ridge` must not be negative, got {ridge}.")
+        if not 0 <= ridge < math.inf:
+            raise ValueError(
+                f"RidgeImputer: `ridge` must be a finite number of at least 0, got {ridge}."
+            )
         self.ridge = float(ridge)
 
     @override
@@ -70,7 +77,7 @@ class RidgeImputer(JointImputer):
         return ["patterns", "counts", "sums", "moments"]
 
     @override
-    def _fit_table(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
+    def _fit_table(self, x: Tensor, a: Tensor, sizes: list[int]) -> dict[str, Tensor]:
         groups = rows_by_pattern(a)
         # The moments of any set of patterns are sums of these, so no training row is stored.
         sums, moments = [], []
@@ -79,7 +86,7 @@ class RidgeImputer(JointImputer):
             sums.append(values.sum(dim=0))
             moments.append(values.T @ values)
         return {
-            "patterns": torch.tensor(list(groups), dtype=torch.bool, device=x.device),
+            "patterns": torch.tensor(list(groups), dtype=torch.float64, device=x.device),
             "counts": torch.tensor(
                 [len(rows) for rows in groups.values()], dtype=torch.float64, device=x.device
             ),
@@ -108,7 +115,7 @@ class RidgeImputer(JointImputer):
 
     def _fittable_sources(self, target: int, sources: list[int]) -> list[int]:
         """Drop the rarest source until some training row has the target and all sources."""
-        patterns, counts = self.get_buffer("patterns"), self.get_buffer("counts")
+        patterns, counts = self._patterns(), self.get_buffer("counts")
         while sources and not patterns[:, [target, *sources]].all(dim=1).any():
             num_rows = [float(counts[patterns[:, [target, m]].all(dim=1)].sum()) for m in sources]
             # The second key breaks ties in favour of the last position.
@@ -118,7 +125,7 @@ class RidgeImputer(JointImputer):
 
     def _regress(self, x: Tensor, target: int, sources: list[int]) -> Tensor:
         """Return the prediction (n, D_t) of the target by ridge regression on the sources."""
-        with_all = self.get_buffer("patterns")[:, [target, *sources]].all(dim=1)
+        with_all = self._patterns()[:, [target, *sources]].all(dim=1)
         s, t = self._columns(sources), self._columns([target])
         count = self.get_buffer("counts")[with_all].sum()
         mean = self.get_buffer("sums")[with_all].sum(dim=0) / count
@@ -130,10 +137,18 @@ class RidgeImputer(JointImputer):
             c_ss.diagonal().add_(self.ridge)
             weights = torch.linalg.solve(c_ss, c_st)
         else:
-            # The pseudoinverse gives the solution of least norm where C_SS is singular.
-            weights = torch.linalg.pinv(c_ss, hermitian=True, rtol=1e-10) @ c_st
+            # The pseudoinverse gives the solution of least norm where C_SS is singular. Centring
+            # loses digits, so C_SS is also 0 where it is small next to the moments.
+            largest = float(moments.diagonal()[s].sum())
+            weights = (
+                torch.linalg.pinv(c_ss, hermitian=True, rtol=1e-10, atol=1e-12 * largest) @ c_st
+            )
         predicted: Tensor = mean[t] + (x[:, s] - mean[s]) @ weights
         return predicted
+
+    def _patterns(self) -> Tensor:
+        """Return the patterns (G, M) of the training rows as bool."""
+        return self.get_buffer("patterns") > 0.5
 
     def _columns(self, modalities: Sequence[int]) -> Tensor:
         """Return the columns of the table that belong to the modalities."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from typing_extensions import override
 
 from invmod._checks import check_choice
 from invmod.imputation.base import Imputer
-from invmod.missingness.masks import MaskLike, append_axes, mask_columns
+from invmod.missingness.masks import MaskLike, append_axes
 
 MAX_PATTERN_MODALITIES = 10  # one token per pattern: 2**10 = 1024 tokens for each modality
 
@@ -27,8 +28,9 @@ class LearnedTokens(Imputer):
     where :math:`x_{nm}` is the feature of sample n and modality m, :math:`a_{nm}` is 1 where the
     mask is True, and t are the tokens: one per modality, :math:`t_m`, or one per modality and
     pattern :math:`a_n` of available modalities, :math:`t_{m, a_n}`. There is no `fit`: the tokens
-    are parameters. They start at 0, where the result equals `invmod.ZeroImputer`. Tokens that a
-    batch does not use get a gradient of 0.
+    are parameters. They start at 0, where the result equals `ZeroImputer`. Tokens that a batch does
+    not use get a gradient of 0. Features of integers are an error, because no gradient could reach
+    a token through them. The module can be exported and compiled with any number of rows.
 
     Arguments:
         shapes: modality name -> shape of a feature without its first axis, for example ``(d,)`` or
@@ -37,7 +39,8 @@ class LearnedTokens(Imputer):
 
     Raises:
         TypeError, ValueError: the names are not distinct strings, a shape is not a sequence of
-            ints, `per` is unknown, or there are too many modalities for patterns.
+            ints that are not negative, `per` is unknown, or there are too many modalities for
+            patterns. In a call: a feature is not floating point or complex.
 
     References:
         Lee et al., Multimodal Prompting with Missing Modalities for Visual Recognition, CVPR 2023,
@@ -69,12 +72,22 @@ class LearnedTokens(Imputer):
         self.per = per
         count = 1 if per == "modality" else 2 ** len(shapes)
         for index, (name, shape) in enumerate(shapes.items()):
-            if isinstance(shape, str) or not all(isinstance(size, int) for size in shape):
+            if (
+                isinstance(shape, str)
+                or not isinstance(shape, Sequence)
+                or any(isinstance(size, bool) or not isinstance(size, Integral) for size in shape)
+            ):
                 raise TypeError(
                     f"LearnedTokens: the shape of {name!r} must be a sequence of ints, "
                     f"got {shape!r}."
                 )
-            self.register_parameter(f"token_{index}", nn.Parameter(torch.zeros(count, *shape)))
+            if any(size < 0 for size in shape):
+                raise ValueError(
+                    f"LearnedTokens: the shape of {name!r} must not be negative, got {shape!r}."
+                )
+            token = torch.zeros(count, *map(int, shape))
+            self.register_parameter(f"token_{index}", nn.Parameter(token))
+        self._set_state({})
 
     @override
     def _state_names(self) -> list[str]:
@@ -86,26 +99,27 @@ class LearnedTokens(Imputer):
     ) -> tuple[dict[str, Tensor], Tensor]:
         function = "LearnedTokens"
         num_rows = self._check_features(function, features, mask)
-        columns = mask_columns(function, mask, self.modalities, num_rows)
+        columns = self._mask_columns(function, features, mask, num_rows)
         token_index = torch.zeros(num_rows, dtype=torch.int64, device=columns.device)
         if self.per == "pattern":
             # Read the mask as a binary number whose lowest digit is the first modality.
-            token_index = (
-                columns * 2 ** torch.arange(columns.shape[1], device=columns.device)
-            ).sum(dim=1)
+            # The digits are Python numbers, because programs that AOTInductor of torch 2.13
+            # compiles have wrong powers of an integer tensor.
+            for index, column in enumerate(columns.unbind(dim=1)):
+                token_index = token_index + 2**index * column.long()
         filled = {}
         for index, name in enumerate(self.modalities):
             token: Tensor = getattr(self, f"token_{index}")
             fill, x = token[token_index], features.get(name)
             if x is None:
-                # This check depends on values, so a compiled graph cannot contain it.
-                if not torch.compiler.is_compiling() and columns[:, index].any():
-                    raise ValueError(
-                        f"{function}: the mask marks {name!r} as available, but `features` "
-                        "lacks it."
-                    )
                 filled[name] = fill
                 continue
+            if not (x.is_floating_point() or x.is_complex()):
+                raise TypeError(
+                    f"{function}: the feature of {name!r} must be floating point or complex, got "
+                    f"{x.dtype}, through which no gradient reaches a token. Put the tokens after "
+                    "the embedding of ids, or convert the feature with `x.float()`."
+                )
             if x.shape[1:] != token.shape[1:]:
                 raise ValueError(
                     f"{function}: the feature of {name!r} must have shape (N, "

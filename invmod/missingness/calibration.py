@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from invmod._checks import check_known
-from invmod._precision import without_autocast
+from invmod._scale import standard_deviation
+from invmod.missingness.arrays import Feature, as_tensor, device_of
 
-Rates: TypeAlias = float | Sequence[float] | Mapping[str, float]
-Score: TypeAlias = Callable[[Tensor], Tensor]
+Rates: TypeAlias = float | Sequence[float] | Tensor | NDArray[Any] | Mapping[str, float]
+Score: TypeAlias = Callable[[Any], Tensor]
 
 
 def rate_columns(
@@ -29,10 +32,10 @@ def rate_columns(
             )
         check_known(function, "rates", rates, names)
         columns = [rates.get(name, 0.0) for name in names]
-    elif isinstance(rates, Iterable) and not (isinstance(rates, Tensor) and rates.ndim == 0):
-        columns = rates.tolist() if isinstance(rates, Tensor) else list(rates)
     else:
-        columns = [rates.item() if isinstance(rates, Tensor) else rates] * num_modalities
+        # A tensor or an array becomes a number or a list; a scalar one is one number for all.
+        plain = rates.tolist() if isinstance(rates, Tensor | np.ndarray) else rates
+        columns = list(plain) if isinstance(plain, Iterable) else [plain] * num_modalities
     if len(columns) != num_modalities:
         raise ValueError(
             f"{function}: `rates` must be one number or one for each of the {num_modalities} "
@@ -111,24 +114,27 @@ def _intercept(logits: Tensor, rate: float) -> float:
 def scaled_scores(
     function: str,
     name: str,
-    x: Tensor | None,
+    feature: Feature | None,
     rows: Tensor,
     score_of: Callable[[str], Score | None],
 ) -> Tensor:
     """Return the scores (n,) of `rows` of one modality, with mean 0 and standard deviation 1."""
-    if x is None:
+    if feature is None:
         raise KeyError(f"{function}: `features` lacks {name!r}; the rates depend on its values.")
     score, where = score_of(name), f"{function}, modality {name!r}"
-    if score is None and not x.is_floating_point():
-        raise TypeError(
-            f"{where}: features of dtype {x.dtype} need a `score`, a function of rows (n, ...) to "
-            "(n,)."
-        )
+    x = _as_tensors(where, feature)
+    if score is None and not (isinstance(x, Tensor) and x.is_floating_point()):
+        kind = f"features of dtype {x.dtype}" if isinstance(x, Tensor) else "mappings"
+        raise TypeError(f"{where}: {kind} need a `score`, a function of rows (n, ...) to (n,).")
     if len(rows) == 0:
         return torch.zeros(0, dtype=torch.float64, device=rows.device)
-    given = x.detach()[rows.to(x.device)]
     # Autocast would run a matrix product of the caller's score function in half precision.
-    with without_autocast(x), torch.no_grad():
+    with torch.autocast(device_type=device_of(x).type, enabled=False), torch.no_grad():
+        given: Any = (
+            x[rows.to(x.device)]
+            if isinstance(x, Tensor)
+            else {key: values[rows.to(values.device)] for key, values in x.items()}
+        )
         s = (
             given.reshape(len(rows), -1).mean(1, dtype=torch.float64)
             if score is None
@@ -148,11 +154,22 @@ def scaled_scores(
         )
     if len(s) == 1:
         return torch.zeros_like(s)
-    if s.min() == s.max():
+    deviation = standard_deviation(s)
+    if deviation == 0:
         raise ValueError(
-            f"{where}: the scores are all {float(s[0])}, so no rate can depend on them. Give a "
-            "`score`."
+            f"{where}: the scores are all {float(s[0])} up to rounding, so no rate can depend on "
+            "them. Give a `score`."
         )
-    centred = s / s.abs().max()  # keeps the squares of large values from overflowing
-    centred = centred - centred.mean()
-    return centred / centred.square().mean().sqrt()
+    # The largest score is divided out first, so that the mean of large scores does not overflow.
+    largest = s.abs().max()
+    return (s / largest - (s / largest).mean()) / (deviation / largest)
+
+
+def _as_tensors(where: str, feature: Feature) -> Tensor | dict[str, Tensor]:
+    """Return a feature with its NumPy arrays as tensors."""
+    if isinstance(feature, Mapping):
+        return {
+            key: as_tensor(where, x) if isinstance(x, np.ndarray) else x
+            for key, x in feature.items()
+        }
+    return as_tensor(where, feature) if isinstance(feature, np.ndarray) else feature

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invmod._checks import check_names, checked_rows
+from invmod.missingness.arrays import Feature, count_rows, given_features
 from invmod.missingness.calibration import (
     Rates,
     Score,
@@ -22,7 +23,6 @@ from invmod.missingness.calibration import (
     rate_columns,
     scaled_scores,
 )
-from invmod.missingness.features import count_rows, given_features
 from invmod.missingness.masks import MaskLike, check_any_mask, mask_columns
 from invmod.missingness.simulated import SimulatedMissing, mean_over_available, uniform
 
@@ -103,7 +103,7 @@ def simulate_mcar(
 
 
 def simulate_mar(
-    features: Mapping[str, Tensor | None],
+    features: Mapping[str, Feature | None],
     mask: MaskLike,
     rates: Rates,
     *,
@@ -131,7 +131,8 @@ def simulate_mar(
     cannot become empty; all other rows follow the rule of `simulate_mcar`.
 
     Arguments:
-        features: modality name -> (N, ...); only the driver is read, in its available cells.
+        features: modality name -> (N, ...), tensor, NumPy array or mapping of them; only the driver
+            is read, in its available cells.
         mask: bool (N, M) or name -> (N,), the availability before the simulation.
         rates: the rates :math:`r_m` in [0, 1]: one for all modalities except the driver, M in the
             order of `modalities`, or name -> rate; the driver's rate must be 0. A name that is not
@@ -142,8 +143,8 @@ def simulate_mar(
             it is positive, rows with a large score lose more modalities; 0 is equivalent to
             `simulate_mcar`.
         score: function of a modality's available rows (n, ...) to (n,), or name -> such a function.
-            None is the mean of a row's entries. Integer features need a function, because the mean
-            of ids has no meaning.
+            None is the mean of a row's entries. Integer features and mappings need a function,
+            because the mean of ids has no meaning.
         rows: int64 (n,), the rows that may lose modalities; all N if None. Scores are standardised,
             and rates are calibrated, over these rows.
         allow_empty: whether a row may lose all of its modalities.
@@ -218,7 +219,7 @@ def simulate_mar(
 
 
 def simulate_mnar(
-    features: Mapping[str, Tensor | None],
+    features: Mapping[str, Feature | None],
     mask: MaskLike,
     rates: Rates,
     *,
@@ -243,8 +244,8 @@ def simulate_mnar(
     equal.
 
     Arguments:
-        features: modality name -> (N, ...); those with a rate between 0 and 1 are read, in their
-            available cells.
+        features: modality name -> (N, ...), tensor, NumPy array or mapping of them; those with a
+            rate between 0 and 1 are read, in their available cells.
         mask: bool (N, M) or name -> (N,), the availability before the simulation.
         rates: the rates :math:`r_m` in [0, 1]: one for all, M in the order of `modalities`, or name
             -> rate. A name that is not in the mapping has rate 0.
@@ -253,8 +254,8 @@ def simulate_mnar(
             it is positive, cells with a large score are hidden more often; 0 is equivalent to
             `simulate_mcar`.
         score: function of a modality's available rows (n, ...) to (n,), or name -> such a function.
-            None is the mean of a row's entries. Integer features need a function, because the mean
-            of ids has no meaning.
+            None is the mean of a row's entries. Integer features and mappings need a function,
+            because the mean of ids has no meaning.
         rows: int64 (n,), the rows that may lose modalities; all N if None. Scores are standardised,
             and rates are calibrated, over these rows.
         allow_empty: whether a row may lose all of its modalities.
@@ -365,7 +366,7 @@ def _hide(
 
 def _mask_and_rows(
     function: str,
-    features: Mapping[str, Tensor | None],
+    features: Mapping[str, Feature | None],
     mask: MaskLike,
     names: tuple[str, ...],
     rows: Tensor | None,

@@ -117,7 +117,7 @@ def simulate_missing(
     check_any_mask("simulate_missing", mask)
     if not 0 <= rate <= 1:
         raise ValueError(f"simulate_missing: `rate` must lie in [0, 1], got {rate}.")
-    check_count("simulate_missing", "num_missing", num_missing)
+    num_missing = check_count("simulate_missing", "num_missing", num_missing)
     candidates = checked_rows("simulate_missing", rows, mask.shape[0], mask.device)
     wanted = math.floor(rate * len(candidates) + 0.5)
     available = mask[candidates]
@@ -180,7 +180,7 @@ def simulate_k_available(
         (tensor([2, 2, 1]), 1)
     """
     check_any_mask("simulate_k_available", mask)
-    check_count("simulate_k_available", "k", k)
+    k = check_count("simulate_k_available", "k", k)
     if k > mask.shape[1]:
         raise ValueError(f"simulate_k_available: `k` must be at most M = {mask.shape[1]}, got {k}.")
     chosen = checked_rows("simulate_k_available", rows, mask.shape[0], mask.device)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.arguments import (
     Array,
     Predict,
@@ -40,7 +41,7 @@ def robustness_report(
     generator: torch.Generator | None = None,
     higher_is_better: bool = True,
     per_unit: Callable[[Any, Any], Any] | None = None,
-    integer_fill: int | Mapping[str, int] = -1,
+    integer_fill: IntegerFill = "auto",
     num_resamples: int = 1000,
     confidence: float = 0.95,
 ) -> RobustnessReport:
@@ -56,8 +57,9 @@ def robustness_report(
 
     where :math:`a` is the mask (N, M), :math:`x` are the features and :math:`y` the targets. If a
     lower metric is better, the sign of the drop is reversed, so that a positive drop is always a
-    loss. Hidden cells are passed to the model as NaN, or as `integer_fill` for integers and bools,
-    so even a model that ignores its mask cannot read them.
+    loss. Hidden cells are passed to the model as `invmod.missingness.hide_features` leaves them
+    (NaN, or `integer_fill` for integers and bools), so even a model that ignores its mask cannot
+    read them.
 
     For the missing rates, `invmod.simulate_mcar` hides cells in all modalities at once and in one
     modality at a time. A row never loses all of its modalities. The draw is conditional on this, so
@@ -94,7 +96,9 @@ def robustness_report(
         higher_is_better: whether a larger metric is better.
         per_unit: function of predictions and targets that returns (U,) values whose mean is the
             metric. It makes resampling fast.
-        integer_fill: fill value of hidden cells of integers and bools, or name -> value.
+        integer_fill: content of hidden cells of integers and bools. ``"auto"``: -1 for signed
+            integers, 0 or False for unsigned integers and bools. An int, or name -> int for some
+            modalities: this value. None: 0.
         num_resamples: B, the number of bootstrap resamples and of permutations; 0 for neither
             intervals nor tests.
         confidence: confidence level of the intervals, in (0, 1).

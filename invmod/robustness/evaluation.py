@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invmod.missingness import hide_features
+from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.arguments import Array, Predict
 from invmod.robustness.resampling import Floats, MetricScores, Resamples, UnitScores, interval
 
@@ -43,7 +44,7 @@ class Evaluation:
     targets: Array
     metric: Callable[[Any, Any], float]
     per_unit: Callable[[Any, Any], Any] | None
-    integer_fill: int | Mapping[str, int]
+    integer_fill: IntegerFill
     higher_is_better: bool
     confidence: float
     resamples: Resamples

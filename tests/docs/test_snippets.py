@@ -45,6 +45,8 @@ def run_block(kind: str, code: str, line: int, page: Path, names: dict[str, Any]
     assert not results.failed, "".join(output)
 
 
+# The export to ONNX in torch 2.13 warns about torch's own trees.
+@pytest.mark.filterwarnings("ignore:.*treespec.*is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name
 )

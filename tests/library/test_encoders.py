@@ -379,15 +379,32 @@ class TwoArgumentError(Exception):
         super().__init__(f"{first} {second}")
 
 
+class CodedError(Exception):
+    """An error that takes a code first, as some errors of torch do."""
+
+    def __init__(self, code, *args):
+        super().__init__(*args)
+
+
+class PrefixedError(Exception):
+    def __init__(self, text):
+        super().__init__(f"prefixed: {text}")
+
+
 @pytest.mark.parametrize(
     ("raised", "caught"),
-    [(ValueError("too hot"), ValueError), (TwoArgumentError("too", "hot"), RuntimeError)],
+    [
+        (ValueError("too hot"), ValueError),
+        (TwoArgumentError("too", "hot"), RuntimeError),
+        (CodedError(7, "too hot"), RuntimeError),
+        (PrefixedError("too hot"), PrefixedError),
+    ],
 )
 def test_an_error_of_a_module_is_raised_again_with_its_modality(raised, caught):
     encoders = ModalityEncoders({"audio.v2": Raises(raised)})
     message = (
         "the module of 'audio.v2' failed on a feature of shape (3, 4) and dtype torch.float32: "
-        "too hot"
+        f"{raised}"
     )
     with pytest.raises(caught, match=re.escape(message)) as info:
         encoders({"audio.v2": torch.zeros(3, 4)})

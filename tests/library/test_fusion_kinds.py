@@ -10,11 +10,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
 
-from invmod import AttentionFusion, GatedFusion, fuse, masked_mean, product_of_experts
+from invmod.fusion import (
+    AttentionFusion,
+    EmbraceNetFusion,
+    GatedFusion,
+    ProxyTokens,
+    fuse,
+    masked_mean,
+    product_of_experts,
+)
 from invmod.testing import (
     assert_constant_preserved,
     assert_full_mask_equals_no_mask,
     assert_mask_honoured,
+    assert_nan_propagates,
     assert_on_simplex,
     assert_permutation_equivariant,
     assert_permutation_invariant,
@@ -51,6 +60,7 @@ KINDS = {
     "three queries": lambda m, generator: randomised(
         AttentionFusion(m, D, num_heads=2, num_queries=3), generator
     ),
+    "expected draws": lambda m, generator: EmbraceNetFusion().eval(),
     "experts": lambda m, generator: experts(False),
     "experts with a prior": lambda m, generator: experts(True),
 }
@@ -60,6 +70,7 @@ EQUAL_TO_MEAN = [
     "gates at first",
     "attention at first",
     "experts of equal variance",
+    "expected draws",
 ]
 
 
@@ -71,6 +82,7 @@ def fusion_equal_to_mean(kind, m):
         "attention at first": lambda: AttentionFusion(
             m, D, num_heads=2, generator=seeded(0)
         ).double(),
+        "expected draws": lambda: EmbraceNetFusion().eval(),
         "experts of equal variance": lambda: (
             lambda z, mask=None: (
                 product_of_experts(z, torch.full_like(z, 0.7), mask, prior=False).mean
@@ -226,6 +238,56 @@ def test_content_of_masked_cells_changes_neither_output_nor_gradient(
     assert_mask_honoured(fusion, z, mask)
 
 
+def fused_proxies(m, generator):
+    proxies = randomised(ProxyTokens(m, D, rank=2), generator)
+    return lambda z, mask=None: masked_mean(*proxies(z, mask))
+
+
+def mean_and_variance(prior, part):
+    return lambda m, generator: (
+        lambda z, mask: product_of_experts(*z.chunk(2, dim=-1), mask, prior=prior)[part]
+    )
+
+
+NAN_KINDS = {
+    **KINDS,
+    "mean of experts": mean_and_variance(False, 0),
+    "variance of experts with a prior": mean_and_variance(True, 1),
+    "one-hot environments": lambda m, generator: lambda z, mask: fuse(z, torch.eye(m), mask),
+    "own weights": lambda m, generator: (
+        lambda z, mask: fuse(z, torch.full((len(z), 2, m), 1 / m), mask)
+    ),
+    "draws": lambda m, generator: lambda z, mask: EmbraceNetFusion()(z, mask, generator=seeded(0)),
+    "proxies": fused_proxies,
+    "alignment of proxies": lambda m, generator: (
+        lambda z, mask: randomised(ProxyTokens(m, D), seeded(0)).alignment_loss(z, mask)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NAN_KINDS)
+@laws
+@given(generators(), NUM_ROWS, NUM_MODALITIES)
+def test_nan_in_an_available_cell_comes_out_as_nan(kind, generator, num_rows, num_modalities):
+    mask = random_mask(generator, num_rows, num_modalities)
+    if kind == "alignment of proxies":
+        mask = mask & (mask.sum(dim=1, keepdim=True) > 1)  # rows with a pair
+    z = normal(generator, num_rows, num_modalities, D)
+    if kind in ("mean of experts", "variance of experts with a prior"):
+        # NaN in the mean alone, or in the variance alone, reaches the mean or the variance.
+        part = slice(0, D // 2) if kind == "mean of experts" else slice(D // 2, D)
+        half = NAN_KINDS[kind](num_modalities, generator)
+
+        def fusion(z_part, mask):
+            whole = torch.zeros(*z_part.shape[:2], D, dtype=z_part.dtype)
+            whole[..., part] = z_part
+            return half(whole, mask)
+
+        assert_nan_propagates(fusion, z[..., part], mask)
+        return
+    assert_nan_propagates(NAN_KINDS[kind](num_modalities, generator), z, mask)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
@@ -239,7 +301,10 @@ def test_an_all_true_mask_equals_none_and_samples_keep_their_order(
     assert_permutation_equivariant(fusion, z, mask, dim=0)
 
 
-@pytest.mark.parametrize("kind", ["mean", "uniform environment", "gates", "attention", "two heads"])
+@pytest.mark.parametrize(
+    "kind",
+    ["mean", "uniform environment", "gates", "attention", "two heads", "expected draws"],
+)
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
 def test_a_constant_is_preserved(kind, generator, num_rows, num_modalities):
@@ -308,7 +373,7 @@ def test_gradients_agree_with_finite_differences(kind):
         )
 
 
-@pytest.mark.parametrize("kind", ["mean", "experts", "experts with a prior"])
+@pytest.mark.parametrize("kind", ["mean", "expected draws", "experts", "experts with a prior"])
 def test_the_order_of_modalities_does_not_matter(kind):
     z, mask = normal(seeded(0), 5, 4, D), random_mask(seeded(1), 5, 4)
     assert_permutation_invariant(KINDS[kind](4, seeded(2)), z, mask, dim=1)
@@ -371,6 +436,32 @@ def test_the_first_steps_of_training_change_the_fusion():
             loss.backward()
             optimiser.step()
         assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_meta_tensors_pass(kind):
+    fusion = KINDS[kind](3, seeded(0))
+    if isinstance(fusion, nn.Module):
+        fusion = fusion.to("meta")
+    if kind == "uniform environment":
+        weights = torch.full((1, 3), 1 / 3, device="meta")
+        fusion = lambda z, mask=None: fuse(z, weights, mask)[0]  # noqa: E731
+    z = torch.zeros(5, 3, D, device="meta")
+    mask = torch.ones(5, 3, dtype=torch.bool, device="meta")
+    for h in (fusion(z), fusion(z, mask)):
+        assert h.is_meta
+        assert h.shape[0] == 5
+
+
+def test_sizes_may_be_integers_of_numpy():
+    m, d, two = np.int64(3), np.int32(D), np.uint8(2)
+    z = normal(seeded(0), 5, 3, D, dtype=torch.float32)
+    attention = AttentionFusion(m, d, num_heads=two, num_queries=two, generator=seeded(1))
+    same = AttentionFusion(3, D, num_heads=2, num_queries=2, generator=seeded(1))
+    assert torch.equal(attention(z), same(z))
+    assert type(attention.num_heads) is int
+    assert torch.equal(GatedFusion(m, d)(z), GatedFusion(3, D)(z))
+    assert ProxyTokens(m, d, rank=two).substitutes(z).shape == (5, 6, D)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -160,7 +160,11 @@ def test_a_failed_block_does_not_change_the_sums():
             TypeError,
             "modality 'text' must be floating point to have a mean",
         ),
-        ({}, KeyError, "`features` lacks the modalities ['text']."),
+        (
+            {},
+            ValueError,
+            "the mask marks 'text' as available, but `features` lacks it.",
+        ),
     ],
 )
 def test_an_invalid_block_is_an_error(features, error, message):
@@ -190,7 +194,7 @@ def test_loaded_means_reject_partial_fit_but_can_be_fitted_again():
 def test_the_block_size_does_not_change_the_means(monkeypatch, rows_at_once):
     features, mask = draw(seeded(0), 7)
     whole = MeanImputer(NAMES).fit(features, mask)
-    monkeypatch.setattr(imputation.constant, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(imputation.mean, "ROWS_AT_ONCE", rows_at_once)
     blocks = MeanImputer(NAMES).fit(features, mask)
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(blocks.state_dict()[key], value, rtol=1e-14, atol=1e-14)
@@ -205,7 +209,7 @@ def test_a_table_is_read_in_blocks(monkeypatch):
             gathered.append(len(index))
             return super().__getitem__(index)
 
-    monkeypatch.setattr(imputation.constant, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(imputation.mean, "ROWS_AT_ONCE", 3)
     features = {"text": torch.ones(10, 2).as_subclass(Watched)}
     MeanImputer(["text"]).fit(features, torch.ones(10, 1, dtype=torch.bool))
     assert gathered == [3, 3, 3, 1]
@@ -227,10 +231,11 @@ def test_half_precision_sums_do_not_overflow(dtype):
 def test_all_rows_of_an_absent_modality_are_filled(given):
     features, mask = draw(seeded(1), 6)
     imputer = MeanImputer(NAMES).fit(features, mask)
-    filled, usable = imputer({"text": features["text"]} | given, mask)
+    without = mask & torch.tensor([True, False])
+    filled, usable = imputer({"text": features["text"]} | given, without)
     assert torch.equal(filled["image"], imputer.fill_1.expand(6, 2, 2))
     assert usable.all()
-    alone, _ = imputer(given, mask[:2])
+    alone, _ = imputer(given, torch.zeros_like(mask[:2]))
     assert torch.equal(alone["text"], imputer.fill_0.expand(2, 3))
     empty, usable = imputer({name: x[:0] for name, x in features.items()}, mask[:0])
     assert empty["image"].shape == (0, 2, 2)
@@ -254,7 +259,8 @@ def test_the_order_of_a_mapping_mask_does_not_matter(imputer, generator, num_row
 def test_an_unfitted_imputer_is_restored_from_a_state_dict(imputer, assign):
     features, mask = draw(seeded(2), 9, dtype=torch.float32)
     fitted = imputer(NAMES).fit(features, mask)
-    assert list(fitted.state_dict()) == ["fill_0", "fill_1"]
+    extra = ["dtypes"] if imputer is ZeroImputer else []
+    assert list(fitted.state_dict()) == ["fill_0", "fill_1", *extra, "modality_names"]
     restored = imputer(NAMES)
     restored.load_state_dict(fitted.state_dict(), assign=assign)
     expected, got = fitted(features, mask)[0], restored(features, mask)[0]
@@ -308,7 +314,7 @@ def test_fills_of_an_absent_modality_are_not_views_of_the_buffer(num_rows):
     features, mask = draw(seeded(2), 9)
     imputer = MeanImputer(NAMES).fit(features, mask)
     kept = imputer.fill_0.clone()
-    filled = imputer({}, mask[:num_rows])[0]["text"]
+    filled = imputer({}, torch.zeros_like(mask[:num_rows]))[0]["text"]
     assert filled.is_contiguous()
     filled[0] = 7.0
     assert torch.equal(imputer.fill_0, kept)

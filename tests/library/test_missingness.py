@@ -57,7 +57,7 @@ def test_none_and_absent_names_are_missing_everywhere_and_integers_are_all_avail
 def test_blocks_of_rows_change_nothing_and_errors_name_the_row_of_the_table(
     monkeypatch, rows_at_once
 ):
-    monkeypatch.setattr(missingness.features, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(missingness.arrays, "ROWS_AT_ONCE", rows_at_once)
     x = normal(seeded(0), 5, 2)
     x[[1, 4]] = NAN
     assert mask_from_features({"a": x}, ["a"])[:, 0].tolist() == [True, False, True, True, False]

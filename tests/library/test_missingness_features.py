@@ -71,7 +71,9 @@ def test_hide_features_and_mask_from_features_are_inverse_for_any_shape_and_dtyp
 
 def test_integers_are_missing_only_in_rows_that_consist_of_the_fill_value():
     ids = torch.tensor([[-1, -1], [3, -1], [0, 0]])
-    assert mask_from_features({"a": ids}, ["a"])[:, 0].tolist() == [True, True, True]
+    alone = {"a": ids}
+    assert mask_from_features(alone, ["a"], integer_fill=None)[:, 0].tolist() == [True, True, True]
+    assert mask_from_features(alone, ["a"])[:, 0].tolist() == [False, True, True]
     assert mask_from_features({"a": ids}, ["a"], integer_fill=-1)[:, 0].tolist() == [
         False,
         True,
@@ -82,8 +84,8 @@ def test_integers_are_missing_only_in_rows_that_consist_of_the_fill_value():
         True,
         False,
     ]
-    both = mask_from_features({"a": ids, "b": ids}, ["a", "b"], integer_fill={"b": -1})
-    assert both.tolist() == [[True, False], [True, True], [True, True]]
+    both = mask_from_features({"a": ids, "b": ids}, ["a", "b"], integer_fill={"b": 0})
+    assert both.tolist() == [[False, True], [True, True], [True, False]]
     assert mask_from_features({"a": torch.zeros(2, 0).long()}, ["a"], integer_fill=0).tolist() == [
         [True],
         [True],
@@ -97,7 +99,7 @@ def test_integers_are_missing_only_in_rows_that_consist_of_the_fill_value():
     ]
 
 
-def test_a_name_without_a_fill_value_is_hidden_by_zeros_and_absent_names_stay_absent():
+def test_a_name_without_a_fill_value_follows_the_rule_and_absent_names_stay_absent():
     features = {
         "a": torch.tensor([5, 6]),
         "b": torch.tensor([5, 6]),
@@ -109,9 +111,11 @@ def test_a_name_without_a_fill_value_is_hidden_by_zeros_and_absent_names_stay_ab
     )
     assert {name: x.tolist() for name, x in hidden.items()} == {
         "a": [9, 9],
-        "b": [0, 0],
+        "b": [-1, -1],
         "d": [False, False],
     }
+    by_none = hide_features(features, torch.zeros(2, 5).bool(), [*features, "e"], integer_fill=None)
+    assert by_none["a"].tolist() == by_none["b"].tolist() == [0, 0]
 
 
 @laws
@@ -129,7 +133,7 @@ def test_reading_long_rows_in_blocks_gives_the_same_mask(monkeypatch, entries):
     x, ids = normal(seeded(0), 5, 2, 3), torch.arange(30).reshape(5, 2, 3)
     x[[1, 4]], ids[[0, 2]] = NAN, -1
     read = []
-    monkeypatch.setattr(missingness.features, "ENTRIES_AT_ONCE", entries)
+    monkeypatch.setattr(missingness.arrays, "ENTRIES_AT_ONCE", entries)
     isnan = torch.Tensor.isnan
     monkeypatch.setattr(torch.Tensor, "isnan", lambda t: (read.append(t.numel()), isnan(t))[1])
     mask = mask_from_features({"x": x, "ids": ids}, ["x", "ids"], integer_fill=-1)
@@ -186,12 +190,12 @@ M = torch.ones(2, 2).bool()
         (
             lambda: hide_features(X, M, ["a", "b"], integer_fill=0.5),
             TypeError,
-            "must be an int or name -> int, got 0.5.",
+            "must be 'auto', None, an int or name -> int, got 0.5.",
         ),
         (
             lambda: hide_features(X, M, ["a", "b"], integer_fill=True),
             TypeError,
-            "must be an int or name -> int, got True.",
+            "must be 'auto', None, an int or name -> int, got True.",
         ),
         (
             lambda: hide_features(X, M, ["a", "b"], integer_fill={"c": 1}),
@@ -218,7 +222,8 @@ M = torch.ones(2, 2).bool()
         (
             lambda: mask_from_features(X, ["a", "b"], integer_fill={"b": None}),
             TypeError,
-            "mask_from_features: `integer_fill` must be an int or name -> int, got None.",
+            "mask_from_features: `integer_fill` must be 'auto', None, an int or name -> int, got "
+            "None.",
         ),
         (
             lambda: mask_from_features(X, ["a", "b"], integer_fill={"x": 1}),

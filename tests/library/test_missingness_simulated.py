@@ -701,7 +701,7 @@ def mnar(rates=0.5, features=FEATURES, mask=FULL, **options):
         (
             lambda: mar(driver="c"),
             ValueError,
-            "modality 'c': the scores are all 1.0, so no rate can depend on them.",
+            "modality 'c': the scores are all 1.0 up to rounding, so no rate can depend on them.",
         ),
         (
             lambda: mar(features={**FEATURES, "a": None}),

@@ -21,6 +21,7 @@ BOTTOM_TO_TOP = (
     "_tables",
     "_checks",
     "_precision",
+    "_scale",
     "_deprecation",
     "missingness",
     "imputation",

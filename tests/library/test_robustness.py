@@ -142,7 +142,11 @@ def test_integers_and_bools_are_hidden_by_a_stated_value():
     assert not seen[True, False]["flags"].any()
     quick(predict, {"words": ids}, torch.zeros(6), mean, integer_fill=-7, rates=(0.9,))
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\] for torch.bool, got -1"):
-        quick(predict, {"flags": flags}, torch.zeros(6), mean)
+        quick(predict, {"flags": flags}, torch.zeros(6), mean, integer_fill=-1)
+    # By default each dtype has the sentinel of `hide_features`.
+    quick(predict, {"words": ids, "flags": flags}, torch.zeros(6), mean)
+    assert (seen[False, True]["words"] == -1).all()
+    assert not seen[True, False]["flags"].any()
 
 
 def test_a_model_cannot_change_the_given_features():

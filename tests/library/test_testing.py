@@ -13,6 +13,7 @@ from invmod.testing import (
     assert_constant_preserved,
     assert_full_mask_equals_no_mask,
     assert_mask_honoured,
+    assert_nan_propagates,
     assert_on_simplex,
     assert_permutation_equivariant,
     assert_permutation_invariant,
@@ -95,6 +96,48 @@ def test_the_error_for_two_cells_that_only_matter_together_names_all_cells():
 
     with fails("the output changes when all unavailable cells together hold nan"):
         assert_mask_honoured(part, Z, MASK)
+
+
+def test_parts_that_let_nan_of_available_cells_through_pass():
+    assert_nan_propagates(masked_mean, Z, MASK)
+    features = {"text": Z[:, 0], "image": normal(seeded(1), 4, 5)}
+    encoders = ModalityEncoders.linear({"text": 2, "image": 5}, 3).double()
+    assert_nan_propagates(encoders, features, MASK[:, :2])
+    # Without an available cell there is nothing to try.
+    assert_nan_propagates(lambda z, mask: z[:, 0] * 0, Z[:0], MASK[:0])
+    assert_nan_propagates(lambda z, mask: torch.zeros(1), Z, MASK & False)
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (1, 2), (2, 1)])
+def test_a_part_that_swallows_nan_of_one_cell_is_caught_and_the_cell_is_named(cell):
+    def part(z, mask):
+        z = z.clone()
+        z[cell] = z[cell].nan_to_num()
+        return selected(z, mask).sum(dim=1)
+
+    message = (
+        f"the available cell of row {cell[0]} and modality {cell[1]} holds NaN. A comparison such "
+        "as `x > 0` is False for NaN"
+    )
+    with fails(message):
+        assert_nan_propagates(part, Z, MASK)
+    z = Z.clone()
+    with pytest.raises(AssertionError):
+        assert_nan_propagates(part, z, MASK)
+    assert torch.equal(z, Z)
+
+
+@pytest.mark.parametrize(
+    ("z", "mask", "error", "message"),
+    [
+        (Z.long(), MASK, TypeError, "`z` must be floating point, got torch.int64."),
+        (Z, MASK.long(), TypeError, "`mask` must have dtype torch.bool, got torch.int64."),
+        (Z, MASK[:3], ValueError, "`mask` must have shape (N, M) = (4, 3), got (3, 3)."),
+    ],
+)
+def test_invalid_input_of_the_law_of_nan_is_an_error(z, mask, error, message):
+    with pytest.raises(error, match=re.escape(f"assert_nan_propagates: {message}")):
+        assert_nan_propagates(masked_mean, z, mask)
 
 
 def test_a_gradient_into_an_unavailable_cell_is_caught():

@@ -113,18 +113,19 @@ def test_a_run_without_names_of_modalities_loads_and_one_with_other_names_does_n
     """Versions before the names were saved wrote no names; swapped encoders must not load."""
     shutil.copytree(trained_run.folder, tmp_path / "run")
     tensors, facts = load_state(tmp_path / "run/model.safetensors")
-    names = tensors.pop("encoders.modality_names")
+    saved = {f"{part}.modality_names" for part in ("encoders", "imputer")}
+    names = {name: tensors.pop(name) for name in saved}
     save_state(tmp_path / "run/model.safetensors", tensors, facts)
     features = masked_features(trained_run.dataset, trained_run.dataset.natural_mask, [1, 2, 3])
     older = load_run(tmp_path / "run", device="cpu")
     assert torch.equal(older.score([3], features), scorer.score([3], features))
     learner = milk_learner(trained_run.options, tables)
     assert learner.load(tmp_path / "run/model.safetensors", weights_only=True) == facts
-    assert torch.equal(learner.model.state_dict()["encoders.modality_names"], names)
-    other = {"encoders.modality_names": names.flip(0)}
-    save_state(tmp_path / "run/model.safetensors", {**tensors, **other}, facts)
-    with pytest.raises(ValueError, match="the loaded state has the modalities None"):
-        load_run(tmp_path / "run", device="cpu")
+    for name, codes in names.items():
+        assert torch.equal(learner.model.state_dict()[name], codes)
+        save_state(tmp_path / "run/model.safetensors", {**tensors, name: codes.flip(0)}, facts)
+        with pytest.raises(ValueError, match=r"the loaded state (has|is of) the modalities None"):
+            load_run(tmp_path / "run", device="cpu")
 
 
 def test_rows_of_scores_are_in_the_order_of_the_given_users(scorer, trained_run):

@@ -310,7 +310,7 @@ class Learner:
         for name in self._sharded(tensors):
             tensors[name] = Destination(cast(Tensor, tensors[name]), self.model.first_user)
         # Files of older versions have no names of modalities.
-        names = [name for name in tensors if name.endswith("encoders.modality_names")]
+        names = [name for name in tensors if name.endswith("modality_names")]
         return load_into(path, tensors, optional=names)
 
     def _tensors(self, weights_only: bool) -> dict[str, Tensor]:

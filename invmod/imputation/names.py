@@ -1,0 +1,29 @@
+"""Text in a state: a JSON list as a tensor of integers, which every file format can hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def encode_text(text: Sequence[str | None], device: torch.device | None = None) -> Tensor:
+    """Return a list of strings as int64 (L,), the bytes of its JSON.
+
+    Tools that average or convert weights leave integers of 64 bits intact, because they are the
+    counters of batch normalisation.
+    """
+    # JSON escapes everything outside ASCII, so that any string can be encoded.
+    return torch.tensor(list(json.dumps(list(text)).encode("ascii")), device=device)
+
+
+def decode_text(codes: Tensor) -> list[str | None] | None:
+    """Return the list that `encode_text` encoded, or None if the tensor holds no such list."""
+    try:
+        # An average of several states holds floating-point numbers.
+        text = json.loads(bytes(codes.round().long().tolist()).decode("ascii"))
+    except (ValueError, TypeError):
+        return None
+    return text if isinstance(text, list) else None
