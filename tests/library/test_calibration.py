@@ -508,6 +508,25 @@ def test_integers_are_hidden_by_the_fill_value():
     assert predictor.report(hidden, np.zeros(1)).tested[0].name == "x"
 
 
+def test_bools_and_integers_are_hidden_by_the_sentinel_of_their_type():
+    mask = np.random.default_rng(0).random((40, 3)) < 0.6
+    features = {
+        "flag": np.ones((40, 1), dtype=bool),
+        "byte": np.full((40, 1), 7, dtype=np.uint8),
+        "word": np.full((40, 1), 7),
+    }
+
+    def predict(features, mask):
+        for (name, hidden), column in zip(
+            {"flag": False, "byte": 0, "word": -1}.items(), mask.T, strict=True
+        ):
+            np.testing.assert_array_equal((features[name] == hidden)[:, 0], ~column)
+        return np.zeros(len(mask))
+
+    predictor = calibrate_by_pattern(predict, features, np.arange(40.0), "absolute", mask=mask)
+    assert predictor.intervals(features, mask).shape == (40, 2)
+
+
 def test_rows_without_modalities_are_infinite_and_no_rows_give_no_rows():
     features, _, targets = draw(0, 60)
     predictor = calibrate_by_pattern(model("absolute"), features, targets, "absolute")
