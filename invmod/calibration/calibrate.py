@@ -22,6 +22,7 @@ from invmod.calibration.predictor import ConformalPredictor
 from invmod.calibration.scores import INTERVAL_SCORES, SCORES, Score
 from invmod.calibration.targets import checked_targets
 from invmod.missingness import rows_by_pattern
+from invmod.missingness.sentinels import IntegerFill
 
 Patterns = Literal["all", "observed"] | Sequence[Collection[str]]
 
@@ -40,7 +41,7 @@ def calibrate_by_pattern(
     rule: Rule = "auto",
     min_rows: int = 200,
     patterns: Patterns = "all",
-    integer_fill: int | Mapping[str, int] = -1,
+    integer_fill: IntegerFill = "auto",
 ) -> ConformalPredictor:
     r"""Calibrate a model so that its intervals or sets hold within each pattern of modalities.
 
@@ -98,7 +99,8 @@ def calibrate_by_pattern(
             the calibration rows.
         patterns: ``"all"`` for all :math:`2^M - 1` (up to M = 8), ``"observed"`` for those of the
             calibration rows, or a sequence of collections of the available names.
-        integer_fill: fill value of hidden cells of integers and bools, or name -> value.
+        integer_fill: content of hidden cells of integers and bools. ``"auto"``: -1 for signed
+            integers, 0 or False for others; an int, or name -> int, for another value.
 
     Returns:
         `ConformalPredictor` with ``intervals(features, mask)`` or ``sets(features, mask)``, and

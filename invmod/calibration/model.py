@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from invmod.calibration.ranks import Floats
 from invmod.calibration.scores import Score
 from invmod.missingness import hide_features, mask_from_features, pattern_name
-from invmod.missingness.arrays import count_rows
+from invmod.missingness.arrays import as_tensor, count_rows
 from invmod.missingness.masks import mask_columns
+from invmod.missingness.sentinels import IntegerFill
 
 Array = Tensor | NDArray[Any]
 Mask = Array | Mapping[str, Array]
@@ -47,7 +48,7 @@ def checked_table(
     function: str,
     features: Mapping[str, Array],
     mask: Mask | None,
-    integer_fill: int | Mapping[str, int],
+    integer_fill: IntegerFill,
 ) -> Table:
     """Check features and mask; without a mask, rows of NaN are missing."""
     kinds = {isinstance(x, Tensor) for x in features.values()}
@@ -56,15 +57,18 @@ def checked_table(
         raise TypeError(
             f"{function}: `features` must be all tensors or all NumPy arrays, got {got}."
         )
-    tensors = {name: as_tensor(x) for name, x in features.items()}
+    tensors = {
+        name: to_tensor(f"{function}: the feature of {name!r}", x) for name, x in features.items()
+    }
     names = tuple(tensors)
     if mask is None:
         natural_mask = mask_from_features(tensors, names, integer_fill=integer_fill)
     elif isinstance(mask, (Tensor, np.ndarray, Mapping)):
+        where = f"{function}: `mask`"
         given = (
-            {name: as_tensor(column) for name, column in mask.items()}
+            {name: to_tensor(where, column) for name, column in mask.items()}
             if isinstance(mask, Mapping)
-            else as_tensor(mask)
+            else to_tensor(where, mask)
         )
         natural_mask = mask_columns(function, given, names, count_rows(function, tensors))
     else:
@@ -75,11 +79,9 @@ def checked_table(
     return Table(tensors, natural_mask, kinds.pop())
 
 
-def as_tensor(values: Array) -> Tensor:
-    """Return a tensor; arrays are copied, because they may be read-only or of reversed stride."""
-    if isinstance(values, Tensor):
-        return values
-    return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+def to_tensor(where: str, values: Array) -> Tensor:
+    """Return a tensor; an array shares its memory with it where torch can use it."""
+    return values if isinstance(values, Tensor) else as_tensor(where, values)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class MaskedModel:
     predict: Predict
     modalities: tuple[str, ...]
     score: Score
-    integer_fill: int | Mapping[str, int]
+    integer_fill: IntegerFill
 
     def outputs(self, function: str, table: Table, rows: Tensor, pattern: Pattern) -> Floats:
         """Return the outputs for some rows, of which only the pattern's modalities are shown."""

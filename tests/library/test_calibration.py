@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invmod.calibration import CalibrationReport, ConformalPredictor, calibrate_by_pattern
-from invmod.calibration.ranks import conformal_rank, rows_needed, wilson
+from invmod.calibration.ranks import combined_ends, conformal_rank, rows_needed, wilson
 from invmod.calibration.scores import class_scores
 from tests.strategies import laws
 
@@ -160,6 +160,38 @@ def test_a_large_nested_calibration_is_computed_in_blocks(monkeypatch):
     expected = whole.intervals(tests)
     monkeypatch.setattr("invmod.calibration.ranks.NUMBERS_AT_ONCE", 150)
     np.testing.assert_array_equal(whole.intervals(tests), expected)
+
+
+def test_nested_ends_of_many_rows_are_order_statistics():
+    """Parts of this size are not sorted whole, so the order statistics depend on the rank."""
+    rng = np.random.default_rng(0)
+    scores = [np.sort(rng.random(3000)), np.sort(rng.random(2000))]
+    ends = [(rng.normal(size=20), rng.normal(size=20) + 1) for _ in scores]
+    lower, upper = combined_ends(ends, scores, 0.8)
+    rank = conformal_rank(5000, 0.8)
+    for row in range(20):
+        lows = [low[row] - s for (low, _), group in zip(ends, scores, strict=True) for s in group]
+        highs = [
+            high[row] + s for (_, high), group in zip(ends, scores, strict=True) for s in group
+        ]
+        assert lower[row] == sorted(lows)[5000 - rank]
+        assert upper[row] == sorted(highs)[rank - 1]
+
+
+def test_certain_predictions_are_probabilities():
+    certain = np.eye(3)
+    predictor = calibrate_by_pattern(
+        lambda features, mask: certain[np.arange(len(mask)) % 3],
+        {"a": np.ones((30, 1))},
+        np.arange(30) % 3,
+        "probability",
+    )
+    assert predictor.sets({"a": np.ones((3, 1))}).tolist() == certain.astype(bool).tolist()
+
+
+def test_predictors_are_compared_by_identity():
+    one, other = call(), call()
+    assert len({one, other}) == 2
 
 
 # --- ranks
@@ -476,6 +508,25 @@ def test_integers_are_hidden_by_the_fill_value():
     assert predictor.report(hidden, np.zeros(1)).tested[0].name == "x"
 
 
+def test_bools_and_integers_are_hidden_by_the_sentinel_of_their_type():
+    mask = np.random.default_rng(0).random((40, 3)) < 0.6
+    features = {
+        "flag": np.ones((40, 1), dtype=bool),
+        "byte": np.full((40, 1), 7, dtype=np.uint8),
+        "word": np.full((40, 1), 7),
+    }
+
+    def predict(features, mask):
+        for (name, hidden), column in zip(
+            {"flag": False, "byte": 0, "word": -1}.items(), mask.T, strict=True
+        ):
+            np.testing.assert_array_equal((features[name] == hidden)[:, 0], ~column)
+        return np.zeros(len(mask))
+
+    predictor = calibrate_by_pattern(predict, features, np.arange(40.0), "absolute", mask=mask)
+    assert predictor.intervals(features, mask).shape == (40, 2)
+
+
 def test_rows_without_modalities_are_infinite_and_no_rows_give_no_rows():
     features, _, targets = draw(0, 60)
     predictor = calibrate_by_pattern(model("absolute"), features, targets, "absolute")
@@ -563,7 +614,7 @@ def test_a_report_without_test_rows_has_no_worst_pattern():
 def test_wilsons_interval_equals_that_of_scipy():
     from scipy.stats import binomtest
 
-    for successes, trials in ((0, 7), (3, 7), (7, 7), (90, 100)):
+    for successes, trials in ((0, 7), (1, 7), (3, 7), (6, 7), (7, 7), (90, 100)):
         expected = binomtest(successes, trials).proportion_ci(0.9, method="wilson")
         assert wilson(successes, trials, 0.9) == pytest.approx((expected.low, expected.high))
 

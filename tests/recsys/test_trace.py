@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
-import invmod
+from invmod import (
+    alignment,
+    encoders,
+    environments,
+    fusion,
+    imputation,
+    missingness,
+    objectives,
+    penalties,
+)
 from milk_recsys.base.device import choose_device
 from milk_recsys.catalogue.split import draw_split
 from milk_recsys.catalogue.tables import build_tables
@@ -13,6 +22,16 @@ from milk_recsys.config.options import Options
 from milk_recsys.methods.learner import make_learner
 from milk_recsys.run import begin
 
+ROOMS = (
+    alignment,
+    encoders,
+    environments,
+    fusion,
+    imputation,
+    missingness,
+    objectives,
+    penalties,
+)
 OBJECTIVE = {"CyclicMixupEnvs.sample", "invariant_objective", "vrex_penalty", "vrex_coefficients"}
 # The compiled loops of `numba` stand in for these three, and tests hold the loops to them.
 COMPOSITION = {"ModalityEncoders.forward", "fuse", "pairwise_alignment_loss"}
@@ -21,8 +40,8 @@ COMPOSITION = {"ModalityEncoders.forward", "fuse", "pairwise_alignment_loss"}
 def public_calls(run):
     """Call a function; return the public functions and methods of invmod that ran meanwhile."""
     names = {}
-    for name in invmod.__all__:
-        part = getattr(invmod, name)
+    for room, name in ((room, name) for room in ROOMS for name in room.__all__):
+        part = getattr(room, name)
         if inspect.isfunction(part):
             names[part.__code__] = name
         elif inspect.isclass(part):
