@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from invmod.robustness.distributions import normal_cdf
+from invmod._distributions import normal_cdf
 from invmod.robustness.intervals import (
     binomial_interval,
     paired_binary_interval,

@@ -6,7 +6,9 @@ import importlib
 from typing import Any
 
 
-def import_optional(module: str, *, what: str, extra: str = "report") -> Any:
+def import_optional(
+    module: str, *, what: str = "This part of the robustness report", extra: str = "report"
+) -> Any:
     """Import a module that an extra of the distribution installs.
 
     Arguments:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -80,26 +79,6 @@ def coverage_deviation(num_rows: int, coverage: float) -> float | None:
         return None
     total = num_rows + 1
     return math.sqrt(rank * (total - rank) / (total**2 * (total + 1)))
-
-
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return Wilson's interval of a proportion, or None without trials.
-
-    Example:
-        >>> [round(bound, 4) for bound in wilson(0, 10)], wilson(0, 0)
-        ([0.0, 0.2775], None)
-    """
-    if trials == 0:
-        return None
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, scale = successes / trials, 1 + z**2 / trials
-    centre = (share + z**2 / (2 * trials)) / scale
-    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / scale
-    # Rounding would leave ends such as -1e-17 where the proportion is exactly 0 or 1.
-    return (
-        centre - half if successes > 0 else 0.0,
-        centre + half if successes < trials else 1.0,
-    )
 
 
 def combined_ends(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invmod._distributions import binomial_interval
 from invmod._files import write_text
 from invmod._tables import aligned
-from invmod.calibration.ranks import wilson
 
 if TYPE_CHECKING:
     import polars
@@ -56,7 +56,7 @@ class PatternCalibration:
         >>> result = PatternCalibration(
         ...     (True, False), "a", "mondrian", 50, 1.5, 0.04, 100, 90, 3.0, 0)
         >>> result.coverage, [round(bound, 3) for bound in result.interval()]
-        (0.9, [0.826, 0.945])
+        (0.9, [0.824, 0.951])
     """
 
     pattern: tuple[bool, ...]
@@ -76,8 +76,10 @@ class PatternCalibration:
         return self.num_covered / self.num_tests if self.num_tests else None
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Return Wilson's interval of the coverage, or None without test rows."""
-        return wilson(self.num_covered, self.num_tests, confidence)
+        """Return the exact interval of the coverage, or None without test rows."""
+        if not self.num_tests:
+            return None
+        return binomial_interval(self.num_covered, self.num_tests, confidence)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from invmod._files import replacing, write_text
+from invmod._tables import aligned
 from invmod.cli.errors import UsageError
 from invmod.cli.tables import Arrays, grouped, read_columns
 from invmod.missingness import (
@@ -23,7 +24,7 @@ from invmod.missingness import (
     missingness_summary,
     summary_table,
 )
-from invmod.missingness.summary_text import aligned, test_rows
+from invmod.missingness.summary_text import test_rows
 
 WIDTH = 100  # of the lines of the test's sentence
 
@@ -42,7 +43,7 @@ def missing(options: argparse.Namespace) -> int:
         print(f"\n{textwrap.fill(str(test), WIDTH)}")
         header, rows, _ = test_rows(test)
         if rows:
-            print(f"\n{aligned(header, rows)}")
+            print(f"\n{aligned(header, rows, numbers_right=True)}")
     _write(summary, test, options)
     return 0
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod._checks import check_count, check_names, has_known_values
-from invmod.encoders.names import KEY, check_loaded_names, encode_names
+from invmod._text import encode_text
+from invmod.encoders.names import KEY, check_loaded_names
 from invmod.encoders.rows import (
     Feature,
     call_module,
@@ -101,7 +102,7 @@ class ModalityEncoders(nn.Module):
                     f"got {type(module).__name__}."
                 )
         self.encoders = nn.ModuleList(modules.values())
-        self.register_buffer(KEY, encode_names(self.modalities))
+        self.register_buffer(KEY, encode_text(self.modalities))
         # Input widths by name and the output width D, set by `linear` and `mlp`; modules of the
         # caller have none here.
         self._widths: dict[str, int] = {}
@@ -260,7 +261,7 @@ class ModalityEncoders(nn.Module):
         changed them.
         """
         if not self.modality_names.is_meta:
-            self.modality_names.copy_(encode_names(self.modalities))
+            self.modality_names.copy_(encode_text(self.modalities))
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     @override
@@ -279,11 +280,11 @@ class ModalityEncoders(nn.Module):
         if check_loaded_names(state_dict, prefix, self.modalities):
             # A state of another length would be an error of its own, and floats from an average of
             # states would replace the integers where tensors are assigned.
-            state_dict = {**state_dict, key: encode_names(self.modalities, state_dict[key].device)}
+            state_dict = {**state_dict, key: encode_text(self.modalities, state_dict[key].device)}
         else:
             # With `assign=True` the module may still be on the meta device.
             device = "cpu" if self.modality_names.is_meta else self.modality_names.device
-            self.modality_names = encode_names(self.modalities, device)
+            self.modality_names = encode_text(self.modalities, device)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

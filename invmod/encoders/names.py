@@ -1,35 +1,14 @@
-"""Modality names as a tensor, so that a state dict carries them through every file format."""
+"""Comparison of the modality names in a state with those of the module that loads it."""
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
+from invmod._text import decode_text
 
 KEY = "modality_names"
-
-
-def encode_names(names: Sequence[str], device: torch.device | str | None = None) -> Tensor:
-    """Return the names as int64 (L,), the bytes of their JSON list.
-
-    The dtype is that of the counters of batch normalisation, because tools that average or convert
-    weights leave integer counters intact. int64 does not overflow when several states are added.
-    """
-    # JSON escapes everything outside ASCII, so that any string can be encoded.
-    return torch.tensor(list(json.dumps(list(names)).encode("ascii")), device=device)
-
-
-def decode_names(codes: Tensor) -> tuple[str, ...] | None:
-    """Return the names that `encode_names` encoded, or None if the tensor has none."""
-    try:
-        names = json.loads(bytes(codes.round().long().tolist()).decode("ascii"))
-    except (ValueError, TypeError):
-        return None
-    return tuple(names) if isinstance(names, list) else None
 
 
 def check_loaded_names(
@@ -56,7 +35,8 @@ def check_loaded_names(
             )
         return False
     # A state on the meta device has shapes only.
-    saved = modalities if codes.is_meta else decode_names(codes)
+    decoded = list(modalities) if codes.is_meta else decode_text(codes)
+    saved = None if decoded is None else tuple(decoded)
     if saved != modalities:
         raise RuntimeError(
             f"ModalityEncoders: the loaded state has the modalities {saved}, this module has "

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from invmod._text import decode_text, encode_text
 from invmod.imputation.base import Imputer
-from invmod.imputation.names import decode_text, encode_text
 from invmod.missingness.masks import MaskLike, append_axes
 
 

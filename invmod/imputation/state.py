@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod._checks import check_names
-from invmod.imputation.names import decode_text, encode_text
+from invmod._text import decode_text, encode_text
 
 NAMES = "modality_names"  # the buffer with the names, so that they travel with a state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from invmod._tables import aligned
 from invmod.missingness.mcar_results import McarTest, shown_p
 from invmod.missingness.summary import MissingnessSummary
 
@@ -42,7 +43,7 @@ def summary_table(summary: MissingnessSummary) -> str:
     parts = [headline(summary)]
     for header, rows, note in (rate_rows(summary), pattern_rows(summary), pair_rows(summary)):
         if rows:
-            parts.append(aligned(header, rows) + (f"\n{note}" if note else ""))
+            parts.append(aligned(header, rows, numbers_right=True) + (f"\n{note}" if note else ""))
     return "\n\n".join(parts)
 
 
@@ -157,17 +158,3 @@ def shown_name(name: str) -> str:
     """
     plain = name == name.strip() and name.isprintable() and name[:1] not in ("", "(", '"')
     return name if plain and "," not in name else json.dumps(name, ensure_ascii=False)
-
-
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of aligned text: the first column to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column and row is not header else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (header, *rows)
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invmod._distributions import Bounds
 from invmod.missingness import hide_features
 from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.arguments import Predict, checked_predictions
 from invmod.robustness.inputs import Array
-from invmod.robustness.intervals import Bounds, Floats
+from invmod.robustness.intervals import Floats
 from invmod.robustness.resampling import Resamples
 from invmod.robustness.scores import (
     MetricScores,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from invmod.robustness.optional import import_optional
+from invmod._optional import import_optional
 from invmod.robustness.report import RobustnessReport
 from invmod.robustness.results import Interval
 

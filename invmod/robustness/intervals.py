@@ -10,43 +10,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from invmod.robustness.distributions import (
-    beta_quantile,
+from invmod._distributions import (
+    Bounds,
+    binomial_interval,
     normal_cdf,
     normal_quantile,
     t_quantile,
 )
 
 Floats = NDArray[np.float64]
-Bounds = tuple[float, float]
-
-
-def binomial_interval(successes: float, trials: float, confidence: float) -> Bounds:
-    r"""Return the exact interval of a proportion (Clopper and Pearson).
-
-    .. math::
-        \big[ B_{\alpha / 2}(k, n - k + 1), \; B_{1 - \alpha / 2}(k + 1, n - k) \big]
-
-    where :math:`B_q(a, b)` is the q quantile of a beta distribution, k are the successes among n
-    trials and :math:`1 - \alpha` is the confidence. The coverage is never below the confidence, for
-    any proportion and any n. Because k has few values, it is above it near 0 and 1.
-
-    References:
-        Clopper and Pearson, The use of confidence or fiducial limits illustrated in the case of the
-        binomial, Biometrika 26(4), 1934.
-
-    Example:
-        >>> low, high = binomial_interval(20, 20, 0.95)
-        >>> round(low, 4), high
-        (0.8316, 1.0)
-    """
-    tail = (1 - confidence) / 2
-    # Effective numbers of trials are not whole, so "no success" and "no failure" have a tolerance.
-    nothing = 1e-9 * trials
-    low = 0.0 if successes <= nothing else beta_quantile(tail, successes, trials - successes + 1)
-    failures = trials - successes
-    high = 1.0 if failures <= nothing else beta_quantile(1 - tail, successes + 1, failures)
-    return low, high
 
 
 def share_interval(values: Floats, confidence: float) -> Bounds:

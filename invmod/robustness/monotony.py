@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from invmod._distributions import Bounds
 from invmod.missingness import pattern_name
 from invmod.robustness.conditions import Pattern
 from invmod.robustness.evaluation import Evaluation
-from invmod.robustness.intervals import Bounds, Floats, percentile_interval
+from invmod.robustness.intervals import Floats, percentile_interval
 from invmod.robustness.permutation import adjusted_p_values
 from invmod.robustness.results import PatternResult, Violation
 from invmod.robustness.scores import ModelScores, UnitScores

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invmod._files import write_text
+from invmod._optional import import_optional
 from invmod.robustness import switches
 from invmod.robustness.document import STYLE, figure_png, html_document, png_data_uri, stamp
 from invmod.robustness.numbers import change, level, p_value, plain, with_interval
-from invmod.robustness.optional import import_optional
 from invmod.robustness.plots import plot_patterns, plot_rates
 from invmod.robustness.report import RobustnessReport
 from invmod.robustness.table import area_text, notes, profile_rows

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from invmod.robustness.optional import import_optional
+from invmod._optional import import_optional
 from invmod.robustness.report import PatternResult, RobustnessReport
 
 if TYPE_CHECKING:

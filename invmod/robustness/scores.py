@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from invmod._distributions import Bounds
 from invmod.robustness.intervals import (
-    Bounds,
     Floats,
     paired_binary_interval,
     percentile_interval,

@@ -10,8 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invmod.calibration import CalibrationReport, ConformalPredictor, calibrate_by_pattern
-from invmod.calibration.ranks import combined_ends, conformal_rank, rows_needed, wilson
+from invmod.calibration import (
+    CalibrationReport,
+    ConformalPredictor,
+    PatternCalibration,
+    calibrate_by_pattern,
+)
+from invmod.calibration.ranks import combined_ends, conformal_rank, rows_needed
 from invmod.calibration.scores import class_scores
 from tests.strategies import laws
 
@@ -611,12 +616,16 @@ def test_a_report_without_test_rows_has_no_worst_pattern():
         CalibrationReport.from_json("{}")
 
 
-def test_wilsons_interval_equals_that_of_scipy():
+def test_the_interval_of_a_coverage_equals_that_of_scipy():
     from scipy.stats import binomtest
 
-    for successes, trials in ((0, 7), (1, 7), (3, 7), (6, 7), (7, 7), (90, 100)):
-        expected = binomtest(successes, trials).proportion_ci(0.9, method="wilson")
-        assert wilson(successes, trials, 0.9) == pytest.approx((expected.low, expected.high))
+    for covered, tests in ((0, 7), (1, 7), (7, 7), (90, 100)):
+        result = PatternCalibration(
+            (True,), "a", "mondrian", 8, 1.0, None, num_tests=tests, num_covered=covered
+        )
+        expected = binomtest(covered, tests).proportion_ci(0.9)
+        assert result.interval(0.9) == pytest.approx((expected.low, expected.high))
+    assert PatternCalibration((True,), "a", "mondrian", 8, 1.0, None).interval() is None
 
 
 def test_the_deviation_is_that_of_a_beta_distribution():
@@ -780,9 +789,3 @@ def test_an_error_of_the_model_names_the_pattern():
 def test_equally_probable_classes_are_ordered_by_their_index():
     scores = class_scores("cumulative", np.full((1, 64), 1 / 64))
     np.testing.assert_array_equal(scores[0], np.arange(1, 65) / 64)
-
-
-def test_wilsons_interval_ends_exactly_at_0_and_1():
-    for trials in range(1, 60):
-        assert wilson(0, trials)[0] == 0.0
-        assert wilson(trials, trials)[1] == 1.0

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
+from invmod._text import decode_text, encode_text
 from invmod.encoders import ModalityEncoders
-from invmod.encoders.names import decode_names, encode_names
 from tests.strategies import normal, seeded
 
 NAMES = ("wörter", "a.b", "", "type")
@@ -80,10 +80,10 @@ def test_other_names_do_not_load_into_a_module_that_contains_encoders(names):
 
 
 def test_any_names_survive_their_encoding():
-    assert decode_names(encode_names(NAMES)) == NAMES
-    assert decode_names(encode_names(NAMES).double()) == NAMES
-    assert decode_names(torch.tensor([1, 2, 3])) is None
-    assert decode_names(torch.tensor([-1])) is None
+    assert decode_text(encode_text(NAMES)) == list(NAMES)
+    assert decode_text(encode_text(NAMES).double()) == list(NAMES)
+    assert decode_text(torch.tensor([1, 2, 3])) is None
+    assert decode_text(torch.tensor([-1])) is None
     module = encoders(*NAMES)
     encoders(*NAMES).load_state_dict(module.state_dict())
 
@@ -95,13 +95,13 @@ def test_a_state_of_an_older_version_loads_with_a_warning():
     with pytest.warns(UserWarning, match="no names of modalities"):
         result = module.load_state_dict(state)
     assert result.missing_keys == []
-    assert decode_names(module.modality_names) == ("x", "y")
+    assert decode_text(module.modality_names) == ["x", "y"]
     assert all(torch.equal(x, state[key]) for key, x in values(module.state_dict()).items())
     with torch.device("meta"):
         module = encoders("x", "y")
     with pytest.warns(UserWarning, match="no names of modalities"):
         module.load_state_dict(state, assign=True)
-    assert decode_names(module.modality_names) == ("x", "y")
+    assert decode_text(module.modality_names) == ["x", "y"]
     # A part of a state, without encoders, is nothing to warn about.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -135,7 +135,7 @@ def test_memory_without_values_is_filled_with_the_names_before_it_is_saved():
     encoders("y", "x").load_state_dict(module.state_dict(), assign=True)  # shapes alone
     module = module.to_empty(device="cpu")
     module.modality_names.zero_()
-    assert decode_names(module.state_dict()["modality_names"]) == ("x", "y")
+    assert decode_text(module.state_dict()["modality_names"]) == ["x", "y"]
 
 
 def test_copies_functional_calls_and_ensembles_work_with_the_names():
@@ -171,7 +171,7 @@ def test_distributed_modules_train_and_save_the_names(tmp_path):
         x = normal(seeded(0), 4, 3, dtype=torch.float32)
         parallel({"x": x, "y": x}).sum().backward()
         state = get_model_state_dict(parallel)
-        assert decode_names(state["modality_names"]) == ("x", "y")
+        assert decode_text(state["modality_names"]) == ["x", "y"]
         set_model_state_dict(encoders("x", "y"), state)
         with pytest.raises(RuntimeError, match="the loaded state has the modalities"):
             set_model_state_dict(encoders("y", "x"), state)
@@ -179,7 +179,7 @@ def test_distributed_modules_train_and_save_the_names(tmp_path):
         torch.distributed.fsdp.fully_shard(sharded, mesh=_mesh())
         sharded({"x": x, "y": x}).sum().backward()
         state = get_model_state_dict(sharded)
-        assert decode_names(state["modality_names"]) == ("x", "y")
+        assert decode_text(state["modality_names"]) == ["x", "y"]
         set_model_state_dict(sharded, state)
     finally:
         dist.destroy_process_group()

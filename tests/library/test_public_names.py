@@ -21,6 +21,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 BOTTOM_TO_TOP = (
     "_files",
     "_tables",
+    "_text",
+    "_distributions",
     "_checks",
     "_precision",
     "_scale",

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from invmod._distributions import beta_cdf, beta_quantile, binomial_interval, t_quantile
 from invmod.robustness import RobustnessReport
-from invmod.robustness.distributions import beta_cdf, beta_quantile, t_quantile
 from invmod.robustness.intervals import (
-    binomial_interval,
     paired_binary_interval,
     percentile_interval,
     share_interval,

@@ -40,8 +40,7 @@ COMPOSITION = {"ModalityEncoders.forward", "fuse", "pairwise_alignment_loss"}
 def public_calls(run):
     """Call a function; return the public functions and methods of invmod that ran meanwhile."""
     names = {}
-    for room, name in ((room, name) for room in ROOMS for name in room.__all__):
-        part = getattr(room, name)
+    for name, part in ((name, getattr(room, name)) for room in ROOMS for name in room.__all__):
         if inspect.isfunction(part):
             names[part.__code__] = name
         elif inspect.isclass(part):

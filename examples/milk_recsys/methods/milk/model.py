@@ -13,7 +13,7 @@ from invmod import (
     ModalityEncoders,
     fuse,
 )
-from invmod.encoders.names import encode_names
+from invmod._text import encode_text
 from milk_recsys.base.device import choose_device
 from milk_recsys.base.linear_algebra import leading_eigenvectors
 from milk_recsys.catalogue.features import ItemFeatures
@@ -223,6 +223,6 @@ def scoring_model(
     with torch.device("meta"):
         model = Recommender(dims, num_users, options.method, options.preparation)
     # Files of older versions have no names of modalities. Those in `dims` are from config.json.
-    older = {"encoders.modality_names": encode_names(tuple(dims))}
+    older = {"encoders.modality_names": encode_text(tuple(dims))}
     model.load_state_dict({**older, **tensors}, assign=True)
     return model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def encode_text(text: Sequence[str | None], device: torch.device | None = None) -> Tensor:
+def encode_text(text: Sequence[str | None], device: torch.device | str | None = None) -> Tensor:
     """Return a list of strings as int64 (L,), the bytes of its JSON.
 
     Tools that average or convert weights leave integers of 64 bits intact, because they are the

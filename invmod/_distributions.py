@@ -1,4 +1,4 @@
-"""Quantiles of the normal, Student t and beta distributions.
+"""Quantiles of the normal, Student t and beta distributions, and the interval of a proportion.
 
 The core of the library does not depend on SciPy, which the tests use as an oracle.
 """
@@ -9,6 +9,8 @@ import functools
 import math
 import statistics
 from collections.abc import Callable
+
+Bounds = tuple[float, float]
 
 ITERATIONS = 200
 TINY = 1e-300
@@ -51,6 +53,34 @@ def t_quantile(p: float, df: float) -> float:
     tail = 2 * min(p, 1 - p)
     x = beta_quantile(tail, df / 2, 0.5)
     return math.copysign(math.sqrt(df * (1 - x) / x), p - 0.5)
+
+
+def binomial_interval(successes: float, trials: float, confidence: float) -> Bounds:
+    r"""Return the exact interval of a proportion (Clopper and Pearson).
+
+    .. math::
+        \big[ B_{\alpha / 2}(k, n - k + 1), \; B_{1 - \alpha / 2}(k + 1, n - k) \big]
+
+    where :math:`B_q(a, b)` is the q quantile of a beta distribution, k are the successes among n
+    trials and :math:`1 - \alpha` is the confidence. The coverage is never below the confidence, for
+    any proportion and any n. Because k has few values, it is above it near 0 and 1.
+
+    References:
+        Clopper and Pearson, The use of confidence or fiducial limits illustrated in the case of the
+        binomial, Biometrika 26(4), 1934.
+
+    Example:
+        >>> low, high = binomial_interval(20, 20, 0.95)
+        >>> round(low, 4), high
+        (0.8316, 1.0)
+    """
+    tail = (1 - confidence) / 2
+    # Effective numbers of trials are not whole, so "no success" and "no failure" have a tolerance.
+    nothing = 1e-9 * trials
+    low = 0.0 if successes <= nothing else beta_quantile(tail, successes, trials - successes + 1)
+    failures = trials - successes
+    high = 1.0 if failures <= nothing else beta_quantile(1 - tail, successes + 1, failures)
+    return low, high
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
