@@ -39,8 +39,8 @@ ROOT = Path(__file__).parents[1]
 JOURNAL = ROOT / "benchmarks/quality/mutants.jsonl"
 JUDGED = ROOT / "benchmarks/quality/mutants_judged.json"
 TABLE = ROOT / "benchmarks/quality/mutants.md"
-# Test files of rooms that are not called test_<room>*.py. Shared modules have no tests of their own,
-# so all quick tests of the library run at once.
+# Test files of rooms that are not called test_<room>*.py. Other shared modules have no tests of
+# their own, so all quick tests of the library run at once.
 LAWS = ("test_losses_*.py",)
 TESTS = {
     "alignment": ("test_alignment*.py", *LAWS),
