@@ -36,8 +36,13 @@ exclude_patterns = [
     "guides/sg_execution_times.rst",
 ]
 nitpicky = True
-FOREIGN = "torch|numpy|collections|typing|nn|Tensor|Path|pathlib|Self|NDArray|polars|matplotlib"
-nitpick_ignore_regex = [(r"py:.*", rf"({FOREIGN}|invmod\.environments\.protocol)(\..*)?")]
+FOREIGN = (
+    "torch|numpy|collections|typing|datetime|nn|Tensor|Path|pathlib|Self|NDArray|polars|matplotlib"
+    "|Trainer|sklearn"
+)
+# Names of types in signatures, and classes that no user makes.
+INTERNAL = r"Array|Predict|invmod\.environments\.protocol|invmod\.calibration\.(model|groups)"
+nitpick_ignore_regex = [(r"py:.*", rf"({FOREIGN}|{INTERNAL})(\..*)?")]
 default_role = "py:obj"
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]

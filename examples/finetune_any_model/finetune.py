@@ -10,10 +10,10 @@ row of pixels. Any of the sensors may fail when the model is in use. The file ha
     1. your model, and its training on complete samples
     2. `robust_loss`, which replaces the loss in your training step
     3. finetuning the trained weights with this loss, in a plain loop or in Lightning
-    4. accuracy with missing sensors, before and after, by `invmod.robustness.robustness_report`
+    4. accuracy with missing sensors, before and after, by `invmod.robustness_report`
 
 A transformer ignores a missing modality if its token is marked as padding. A model without a mask
-for padding needs an imputer before it, such as `invmod.imputation.MeanImputer`; the guide in the
+for padding needs an imputer before it, such as `invmod.MeanImputer`; the guide in the
 documentation shows that.
 """
 

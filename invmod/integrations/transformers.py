@@ -58,7 +58,7 @@ class RobustnessCallback(PeriodicReport, TrainerCallback):
             `invmod.integrations.lightning.RobustnessCallback`.
 
     Attributes:
-        reports: epoch -> `invmod.robustness.RobustnessReport`, on the ranks that reported.
+        reports: epoch -> `invmod.RobustnessReport`, on the ranks that reported.
 
     Raises:
         TypeError: an option is unknown, `every_n_epochs` or `batch_size` is not an int, or, during

@@ -35,7 +35,7 @@ def mask_from_features(
     r"""Derive the mask from the features.
 
     .. math::
-        a_{nm} = 0 \iff \text{all entries of } x_{nm} \text{ are NaN (floating point, complex) or }
+        a_{nm} = 0 \Leftrightarrow \text{all entries of } x_{nm} \text{ are NaN (floating point, complex) or }
         -1 \text{ (signed integers)}
 
     where :math:`x_{nm}` is row n of modality m. A row consists of all axes after the first: an

@@ -75,8 +75,7 @@ def irm_penalty_from_statistics(
 
     Arguments:
         statistics: of `invmod.objectives.environment_statistics` for the whole batch, with
-        derivatives and,
-            for ``"split"``, halves.
+            derivatives and, for ``"split"``, halves.
         estimator: ``"square"``, ``"split"`` or ``"ustat"``.
 
     Returns:

@@ -148,7 +148,7 @@ def merge_statistics(*parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Arguments:
         parts: dictionaries of `invmod.objectives.environment_statistics` with the same entries, at
-        least one.
+            least one.
 
     Returns:
         a new dictionary, the statistics of the whole batch.

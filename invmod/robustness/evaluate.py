@@ -61,7 +61,7 @@ def robustness_report(
 
     where :math:`a` is the mask (N, M), :math:`x` are the features and :math:`y` the targets. If a
     lower metric is better, the sign of the drop is reversed, so that a positive drop is always a
-    loss. Hidden cells are passed to the model as `invmod.missingness.hide_features` leaves them
+    loss. Hidden cells are passed to the model as `invmod.hide_features` leaves them
     (NaN, or `integer_fill` for integers and bools), so even a model that ignores its mask cannot
     read them.
 

@@ -12,7 +12,7 @@ from invmod.integrations.sklearn.columns import ColumnGroups
 
 
 class ModalityMeanImputer(ModalityImputer):
-    """Fill a missing modality with the means of its columns, by `invmod.imputation.MeanImputer`.
+    """Fill a missing modality with the means of its columns, by `invmod.MeanImputer`.
 
     Arguments:
         groups: modality name -> its columns: a name, a position, a slice of positions, a sequence
@@ -45,7 +45,7 @@ class ModalityMeanImputer(ModalityImputer):
 
 
 class ModalityZeroImputer(ModalityImputer):
-    """Fill a missing modality with zeros, by `invmod.imputation.ZeroImputer`.
+    """Fill a missing modality with zeros, by `invmod.ZeroImputer`.
 
     Arguments:
         groups, partial: as in `ModalityMeanImputer`.
@@ -67,11 +67,11 @@ class ModalityZeroImputer(ModalityImputer):
 
 
 class ModalityKNNImputer(ModalityImputer):
-    """Fill a missing modality from the nearest rows, by `invmod.imputation.KNNImputer`.
+    """Fill a missing modality from the nearest rows, by `invmod.KNNImputer`.
 
     Arguments:
         groups, partial: as in `ModalityMeanImputer`.
-        num_neighbours, standardize: as in `invmod.imputation.KNNImputer`.
+        num_neighbours, standardize: as in `invmod.KNNImputer`.
 
     Example:
         >>> import numpy as np
@@ -101,11 +101,11 @@ class ModalityKNNImputer(ModalityImputer):
 
 
 class ModalityRidgeImputer(ModalityImputer):
-    """Fill a missing modality by ridge regression, by `invmod.imputation.RidgeImputer`.
+    """Fill a missing modality by ridge regression, by `invmod.RidgeImputer`.
 
     Arguments:
         groups, partial: as in `ModalityMeanImputer`.
-        ridge, standardize: as in `invmod.imputation.RidgeImputer`.
+        ridge, standardize: as in `invmod.RidgeImputer`.
 
     Example:
         >>> import numpy as np
@@ -133,13 +133,13 @@ class ModalityRidgeImputer(ModalityImputer):
 
 
 class ModalityPPCAImputer(ModalityImputer):
-    """Fill a missing modality from latent factors, by `invmod.imputation.PPCAImputer`.
+    """Fill a missing modality from latent factors, by `invmod.PPCAImputer`.
 
     Arguments:
         groups, partial: as in `ModalityMeanImputer`.
         num_components: number of factors, below the number of columns in groups. The default is the
             smallest model; choose the number on validation data.
-        noise, standardize, tolerance, max_iterations: as in `invmod.imputation.PPCAImputer`.
+        noise, standardize, tolerance, max_iterations: as in `invmod.PPCAImputer`.
 
     Example:
         >>> import numpy as np

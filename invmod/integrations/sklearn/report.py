@@ -76,7 +76,7 @@ def estimator_report(
         random_state: seed of draws and resamples: an int, a ``RandomState``, or None.
 
     Returns:
-        `invmod.robustness.RobustnessReport`.
+        `invmod.RobustnessReport`.
 
     Raises:
         ImportError: X is a data frame, and narwhals is not installed.
