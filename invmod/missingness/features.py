@@ -35,8 +35,8 @@ def mask_from_features(
     r"""Derive the mask from the features.
 
     .. math::
-        a_{nm} = 0 \Leftrightarrow \text{all entries of } x_{nm} \text{ are NaN (floating point, complex) or }
-        -1 \text{ (signed integers)}
+        a_{nm} = 0 \Leftrightarrow \text{all entries of } x_{nm} \text{ are NaN, or } -1
+        \text{ if they are signed integers}
 
     where :math:`x_{nm}` is row n of modality m. A row consists of all axes after the first: an
     image (C, H, W) is missing if all of its entries are NaN. Rows of unsigned integers and bools
