@@ -130,14 +130,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def draw(paths: Sequence[Path], count: int, seed: int) -> list[tuple[Mutant, str]]:
-    """Return `count` mutants, each with the source of its file; one for each place drawn."""
+    """Return `count` mutants, each with the source of its file; one for each place drawn.
+
+    Every place has a random number of its own, and those with the smallest numbers are drawn. So a
+    larger sample contains a smaller one, and a change of one file leaves the others' mutants.
+    """
     places: dict[tuple[Path, Any], list[tuple[Any, int]]] = defaultdict(list)
     for path in paths:
         for span, operator, occurrence in mutations(path):
             places[path, span].append((operator, occurrence))
-    generator = random.Random(seed)
-    chosen = generator.sample(sorted(places), min(count, len(places)))
-    return [mutant_of(path, span, *generator.choice(places[path, span])) for path, span in chosen]
+    numbers = {place: random.Random(f"{seed} {relative(place[0])} {place[1]}") for place in places}
+    chosen = sorted(places, key=lambda place: (numbers[place].random(), place))[:count]
+    return [
+        mutant_of(path, span, *numbers[path, span].choice(places[path, span]))
+        for path, span in chosen
+    ]
+
+
+def relative(path: Path) -> str:
+    """Return the path within the checkout."""
+    return str(path.resolve().relative_to(ROOT))
 
 
 def mutations(path: Path) -> Iterator[tuple[tuple[tuple[int, int], tuple[int, int]], Any, int]]:
@@ -184,7 +196,7 @@ def mutant_of(path: Path, span: Any, operator: Any, occurrence: int) -> tuple[Mu
     """Return a mutant and its source."""
     from cosmic_ray.mutating import mutate_code
 
-    source, name = path.read_text(encoding="utf-8"), str(path.resolve().relative_to(ROOT))
+    source, name = path.read_text(encoding="utf-8"), relative(path)
     mutated = mutate_code(source, operator, occurrence)
     lines = difflib.unified_diff(source.splitlines(), mutated.splitlines(), lineterm="", n=0)
     change = "\n".join(line for line in list(lines)[2:] if not line.startswith("@@"))

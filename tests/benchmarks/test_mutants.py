@@ -51,6 +51,10 @@ def test_code_for_type_checkers_is_not_mutated(checkout):
     assert not any("int & float" in line or "int + float" in line for line in lines)
 
 
+def test_a_larger_sample_contains_a_smaller_one(checkout):
+    assert list(changes(checkout, 4, 3))[:2] == list(changes(checkout, 2, 3))
+
+
 def test_a_draw_depends_on_its_seed_only(checkout):
     assert list(changes(checkout, 1, 3)) == list(changes(checkout, 1, 3))
     assert len({*(tuple(changes(checkout, 1, seed)) for seed in range(20))}) > 3
