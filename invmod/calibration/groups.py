@@ -32,6 +32,10 @@ class PatternScores(NamedTuple):
     rule: str
     groups: tuple[tuple[Pattern, Floats], ...]
 
+    def __repr__(self) -> str:
+        """Return the rule and the number of rows, without the scores."""
+        return f"PatternScores(rule={self.rule!r}, num_rows={self.num_rows})"
+
     @property
     def scores(self) -> list[Floats]:
         """The scores of each group."""

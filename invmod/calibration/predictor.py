@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invmod._files import write_text
+from invmod.calibration.files import read_json
 from invmod.calibration.groups import PatternScores
 from invmod.calibration.model import MaskedModel, Pattern, Predict, check_predict
 from invmod.calibration.ranks import Floats, accepted_classes, combined_ends
@@ -25,10 +26,10 @@ from invmod.calibration.table import Array, Features, Mask, Table, checked_table
 from invmod.calibration.targets import checked_targets
 from invmod.missingness import pattern_name, rows_by_pattern
 
-VERSION = 1
+FORMAT, VERSION = "invmod conformal predictor", 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConformalPredictor:
     """A model with calibration scores by pattern, made by `calibrate_by_pattern`.
 
@@ -53,6 +54,18 @@ class ConformalPredictor:
     num_rows: int
     num_classes: int | None
     calibrated: dict[Pattern, PatternScores]
+
+    def __repr__(self) -> str:
+        """Return score, coverage, number of rows and the rule of each pattern, without scores."""
+        rules = {
+            pattern_name(pattern, self.modalities): scores.rule
+            for pattern, scores in self.calibrated.items()
+            if any(pattern)
+        }
+        return (
+            f"ConformalPredictor(score={self.model.score!r}, coverage={self.coverage}, "
+            f"num_rows={self.num_rows}, rules={rules})"
+        )
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -177,6 +190,7 @@ class ConformalPredictor:
         """Return everything except the model as JSON."""
         model = self.model
         data = {
+            "format": FORMAT,
             "version": VERSION,
             "modalities": model.modalities,
             "score": model.score,
@@ -198,14 +212,11 @@ class ConformalPredictor:
 
         Raises:
             TypeError: `predict` is not callable.
-            ValueError: the text is of another version, or `predict` is in training mode.
+            ValueError: the text is not JSON, no calibration, or one of another version; or
+                `predict` is in training mode.
         """
         check_predict("ConformalPredictor.from_json", predict)
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise ValueError(
-                f"ConformalPredictor.from_json: the text is no calibration of version {VERSION}."
-            )
+        data = read_json("ConformalPredictor.from_json", text, FORMAT, VERSION)
         calibrated = {
             tuple(pattern): PatternScores(
                 rule, tuple((tuple(u), np.array(scores, dtype=float)) for u, scores in groups)

@@ -1,10 +1,12 @@
 """Calibration with features that are None, absent or mappings, and with files of the wrong kind."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from invmod.calibration import ConformalPredictor, calibrate_by_pattern
+from invmod.calibration import CalibrationReport, ConformalPredictor, calibrate_by_pattern
 from invmod.encoders import ModalityEncoders
 from invmod.fusion import masked_mean
 from tests.library.test_calibration import RULES, draw, model
@@ -178,3 +180,57 @@ def test_encoders_of_mappings_and_missing_features_can_be_calibrated():
 def test_wrong_features_are_refused(feature, error, message):
     with pytest.raises(error, match=f"calibrate_by_pattern: .*{message}"):
         calibrated(a=feature)
+
+
+# --- files and text
+
+
+def test_files_of_another_kind_or_version_are_refused(tmp_path):
+    predictor = calibrated()
+    predict, path = model("absolute"), tmp_path / "file.json"
+    predictor.report().save(path)
+    with pytest.raises(
+        ValueError,
+        match=r"from_json: .*'invmod conformal predictor', but it has the format 'invmod c",
+    ):
+        ConformalPredictor.load(path, predict)
+    predictor.save(path)
+    with pytest.raises(
+        ValueError,
+        match=r"from_json: .*'invmod calibration report', but it has the format 'invmod c",
+    ):
+        CalibrationReport.load(path)
+    for read, saved in (
+        (CalibrationReport.from_json, predictor.report().to_json()),
+        (lambda text: ConformalPredictor.from_json(text, predict), predictor.to_json()),
+    ):
+        newer = json.dumps(json.loads(saved) | {"version": 7})
+        for text, message in (
+            ("a table", "the text is not JSON"),
+            ("[]", "does not state a format"),
+            ('{"version": 1}', "does not state a format"),
+            (newer, "must have version 1 .* got 7"),
+        ):
+            with pytest.raises(ValueError, match=f"from_json: .*{message}"):
+                read(text)
+
+
+def test_the_text_of_a_predictor_has_its_rules_and_no_scores():
+    predictor = calibrated("nested")
+    assert repr(predictor) == str(predictor)
+    assert repr(predictor) == (
+        "ConformalPredictor(score='absolute', coverage=0.7, num_rows=60, rules={'a+b+c': 'nested', "
+        "'a+b': 'nested', 'a+c': 'nested', 'b+c': 'nested', 'a': 'nested', 'b': 'nested', "
+        "'c': 'nested'})"
+    )
+    assert repr(predictor.calibrated[(True, False, False)]).startswith(
+        "PatternScores(rule='nested', num_rows="
+    )
+
+
+def test_nested_calibration_leaves_out_rows_that_share_no_modality_and_says_so():
+    mask = draw(0, 60)[1]
+    report = calibrated("nested").report()
+    rows = {result.name: result.num_rows for result in report.patterns}
+    assert rows["b"] == mask[:, 1].sum() < 60
+    assert "nested: calibrated on all rows that share a modality with this pattern" in str(report)
