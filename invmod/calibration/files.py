@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
+
+from invmod.calibration.table import Tensors, map_tensors
+
 
 def read_json(function: str, text: str, kind: str, version: int) -> dict[str, Any]:
     """Return the data of a file, without its format and version, after comparing both.
@@ -32,3 +36,30 @@ def read_json(function: str, text: str, kind: str, version: int) -> dict[str, An
             f"{saved!r}. Load it with the invmod that saved it."
         )
     return dict(data)
+
+
+def template_to_json(template: Tensors | None) -> Any:
+    """Return the shape of a row and the dtype of a template, or those of each of a mapping.
+
+    Example:
+        >>> template_to_json({"ids": torch.empty(0, 4, dtype=torch.int32)})
+        {'ids': [[4], 'int32']}
+    """
+    if template is None:
+        return None
+    return map_tensors(template, lambda x: [list(x.shape[1:]), str(x.dtype).removeprefix("torch.")])
+
+
+def template_from_json(data: Any) -> Tensors | None:
+    """Return the template that `template_to_json` described.
+
+    Example:
+        >>> template_from_json([[4], "int32"])
+        tensor([], size=(0, 4), dtype=torch.int32)
+    """
+    if data is None:
+        return None
+    template: Tensors = map_tensors(
+        data, lambda x: torch.empty((0, *x[0]), dtype=getattr(torch, x[1]))
+    )
+    return template

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from invmod._files import write_text
-from invmod.calibration.files import read_json
+from invmod.calibration.files import read_json, template_from_json, template_to_json
 from invmod.calibration.groups import PatternScores
 from invmod.calibration.model import MaskedModel, Pattern, Predict, check_predict
 from invmod.calibration.ranks import Floats, accepted_classes, combined_ends
@@ -195,7 +193,7 @@ class ConformalPredictor:
             "modalities": model.modalities,
             "score": model.score,
             "integer_fill": model.integer_fill,
-            "templates": {name: _described(x) for name, x in model.templates.items()},
+            "templates": {name: template_to_json(x) for name, x in model.templates.items()},
             "coverage": self.coverage,
             "num_rows": self.num_rows,
             "num_classes": self.num_classes,
@@ -228,7 +226,7 @@ class ConformalPredictor:
             tuple(data["modalities"]),
             data["score"],
             data["integer_fill"],
-            {name: _template(x) for name, x in data["templates"].items()},
+            {name: template_from_json(x) for name, x in data["templates"].items()},
         )
         return cls(model, data["coverage"], data["num_rows"], data["num_classes"], calibrated)
 
@@ -297,22 +295,3 @@ class ConformalPredictor:
                     f"{function}: the model must return {self.num_classes} classes as in "
                     f"calibration, got {output.shape[1]}."
                 )
-
-
-def _described(template: Any) -> Any:
-    """Return the shape of a row and the dtype of a template as JSON."""
-    if isinstance(template, Mapping):
-        return {key: _described(x) for key, x in template.items()}
-    if template is None:
-        return None
-    return [list(template.shape[1:]), str(template.dtype).removeprefix("torch.")]
-
-
-def _template(described: Any) -> Any:
-    """Return the template of `_described`."""
-    if isinstance(described, dict):
-        return {key: _template(x) for key, x in described.items()}
-    if described is None:
-        return None
-    shape, dtype = described
-    return torch.empty((0, *shape), dtype=getattr(torch, dtype))
