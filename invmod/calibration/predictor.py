@@ -20,7 +20,7 @@ from invmod.calibration.ranks import Floats, accepted_classes, combined_ends
 from invmod.calibration.report import CalibrationReport
 from invmod.calibration.scores import class_scores, interval_ends
 from invmod.calibration.summary import counted_tests, pattern_calibration
-from invmod.calibration.table import Array, Features, Mask, Table, checked_table
+from invmod.calibration.table import Array, Features, Mask, Table, check_mapping, checked_table
 from invmod.calibration.targets import checked_targets
 from invmod.missingness import pattern_name, rows_by_pattern
 
@@ -242,6 +242,7 @@ class ConformalPredictor:
     # --- helpers
 
     def _table(self, function: str, features: Features, mask: Mask | None) -> Table:
+        check_mapping(function, features)
         names = self.modalities
         unknown = [name for name in features if name not in names]
         if unknown:

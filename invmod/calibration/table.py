@@ -14,7 +14,13 @@ from torch import Tensor
 
 from invmod._checks import check_names
 from invmod.missingness import mask_from_features
-from invmod.missingness.arrays import as_tensor, count_rows, given_features, labelled_parts
+from invmod.missingness.arrays import (
+    as_tensor,
+    count_rows,
+    device_of,
+    given_features,
+    labelled_parts,
+)
 from invmod.missingness.masks import mask_columns
 from invmod.missingness.sentinels import IntegerFill
 
@@ -41,6 +47,11 @@ class Table:
     mask: Tensor
     given_as_tensors: bool
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the features; the mask may be on another one."""
+        return device_of(next(iter(self.features.values())))
+
     def templates(self) -> dict[str, Tensors | None]:
         """Return name -> the feature with no rows, on the CPU; None where the shape is unknown."""
 
@@ -56,10 +67,8 @@ class Table:
         """Return an array as it is, or as a tensor on the device of the features."""
         if not self.given_as_tensors:
             return values
-        first = next(iter(self.features.values()))
-        device = first.device if isinstance(first, Tensor) else next(iter(first.values())).device
         # Apple's devices have no float64.
-        return torch.from_numpy(values).to("cpu" if device.type == "mps" else device)
+        return torch.from_numpy(values).to("cpu" if self.device.type == "mps" else self.device)
 
 
 def map_tensors(feature: Any, function: Callable[[Any], Any]) -> Any:
@@ -81,6 +90,7 @@ def checked_table(
     A feature that is None is missing in all rows. Where its template is known, the table has a
     feature of the template's shape and dtype, whose content is always hidden.
     """
+    check_mapping(function, features)
     names = check_names(function, tuple(features))
     given_as_tensors = _given_as_tensors(function, features)
     tensors: dict[str, Tensors] = {}
@@ -95,6 +105,15 @@ def checked_table(
     )
     table = Table(names, tensors, natural_mask, given_as_tensors)
     return table if templates is None else _completed(table, templates)
+
+
+def check_mapping(function: str, features: object) -> None:
+    """Raise unless `features` is a mapping."""
+    if not isinstance(features, Mapping):
+        raise TypeError(
+            f"{function}: `features` must be a mapping of names to tensors or arrays, got "
+            f"{type(features).__name__}."
+        )
 
 
 def _given_as_tensors(function: str, features: Features) -> bool:
@@ -163,7 +182,7 @@ def _completed(table: Table, templates: Mapping[str, Tensors | None]) -> Table:
             features[name] = map_tensors(
                 template,
                 lambda x: torch.zeros(
-                    (len(table.mask), *x.shape[1:]), dtype=x.dtype, device=table.mask.device
+                    (len(table.mask), *x.shape[1:]), dtype=x.dtype, device=table.device
                 ),
             )
     return Table(table.modalities, features, table.mask, table.given_as_tensors)

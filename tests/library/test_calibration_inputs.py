@@ -114,6 +114,11 @@ def test_none_that_a_mask_calls_available_and_nothing_at_all_are_errors():
     with pytest.raises(KeyError, match=r"intervals: .*unknown \['z'\]"):
         predictor.intervals(features | {"z": features["a"]})
 
+    with pytest.raises(TypeError, match=r"intervals: `features` must be a mapping .* got ndarray"):
+        predictor.intervals(features["a"])
+    with pytest.raises(TypeError, match=r"by_pattern: `features` must be a mapping .* got Tensor"):
+        calibrate_by_pattern(model("absolute"), torch.ones(3, 1), np.ones(3), "absolute")
+
 
 # --- mappings
 
