@@ -146,7 +146,8 @@ def test_features_and_outputs_may_have_any_form():
             CyclicMixupEnvs(3),
             None,
             TypeError,
-            "include_uniform=True, min_weight=0.0) has weights only, no masks.",
+            "include_uniform=True, min_weight=0.0) has weights only, no masks. Use subsets such as "
+            "`RandomSubsetEnvs`, or `fuse` with weights.",
         ),
         (torch.ones(2, 3).bool(), OneHotEnvs(3), 1.0, TypeError, "tensor, got float."),
         (
