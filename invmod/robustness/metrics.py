@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, cast
+
+from torch import Tensor
 
 Metric = Callable[[Any, Any], Any]
 
@@ -72,6 +75,33 @@ def checked_direction(function: str, metric: Any, higher_is_better: bool | None)
     raise ValueError(
         f"{function}: whether a higher {name or 'metric'} is better is not known. State "
         "`higher_is_better=True` or `higher_is_better=False`."
+    )
+
+
+def checked_number(value: Any, where: str = "") -> float:
+    """Return the number that a metric returned as a float.
+
+    Arguments:
+        value: a number, or a tensor or an array with one entry.
+        where: model and condition in words, for error messages.
+
+    Raises:
+        TypeError: the value is not one number.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach()
+    shape = tuple(getattr(value, "shape", ()))
+    if math.prod(shape) == 1 and not isinstance(value, (str, bytes)):
+        try:
+            # `float` of an array of shape (1,) is deprecated, `item` of it is not.
+            return float(value.item() if shape else value)
+        except (TypeError, ValueError, RuntimeError):
+            pass  # The error below names the rule and the condition.
+    got = f"shape {shape}" if shape else type(value).__name__
+    under = f" {where}" if where else ""
+    raise TypeError(
+        f"robustness_report: the metric must return one number, got {got}{under}. For one value "
+        "per unit, pass this function as `per_unit` and its mean as `metric`."
     )
 
 

@@ -323,7 +323,7 @@ def test_directions_of_sklearn_metrics_are_those_of_its_scorers():
 
 def test_a_report_of_an_error_of_sklearn_takes_lower_as_better():
     def scores(features, mask):
-        return by_mean(features, mask).double()
+        return 0.1 + 0.8 * by_mean(features, mask).double()
 
     error = sklearn.metrics.mean_squared_error
     for metric in (error, functools.partial(error, sample_weight=None)):
@@ -359,6 +359,59 @@ def test_a_function_of_sklearn_without_a_known_direction_needs_it_stated():
         __module__ = "sklearn.metrics_of_us"
 
     assert quick(metric=Other()).higher_is_better
+
+
+@pytest.mark.parametrize(
+    ("metric", "got"),
+    [
+        (right, "shape (60,)"),
+        (lambda p, t: right(p, t).numpy(), "shape (60,)"),
+        (lambda p, t: None, "NoneType"),
+        (lambda p, t: "0.5", "str"),
+        (lambda p, t: [0.5], "list"),
+        (lambda p, t: torch.zeros(0), "shape (0,)"),
+        (lambda p, t: np.zeros(1, dtype=complex), "shape (1,)"),
+    ],
+)
+def test_a_metric_that_returns_no_number_is_named_with_its_condition(metric, got):
+    with pytest.raises(TypeError) as caught:
+        quick({"votes": by_mean}, metric=metric)
+    assert str(caught.value).startswith(
+        f"robustness_report: the metric must return one number, got {got} from 'votes' under the "
+        "pattern text+image+audio."
+    )
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [np.array, np.float32, torch.tensor, lambda x: np.array([x]), lambda x: torch.tensor([[x]])],
+)
+def test_a_metric_may_return_its_number_in_an_array(convert):
+    wrapped = quick(metric=lambda p, t: convert(accuracy(p, t)), num_resamples=20)
+    plain = quick(num_resamples=20)
+    for ours, theirs in zip(wrapped.patterns, plain.patterns, strict=True):
+        assert ours.value == pytest.approx(theirs.value)
+        assert ours.interval == pytest.approx(theirs.interval)
+
+
+def test_per_unit_must_return_numbers():
+    for values in ("text", ["a"] * 60):
+        with pytest.raises(TypeError, match=r"`per_unit` must return \(60,\) numbers"):
+            quick(per_unit=lambda p, t, values=values: values, num_resamples=5)
+    with_gradient = quick(per_unit=lambda p, t: right(p, t).requires_grad_(), num_resamples=5)
+    assert with_gradient.patterns == quick(per_unit=right, num_resamples=5).patterns
+
+
+def test_a_pattern_given_as_text_is_answered_with_the_tuple_to_write():
+    for text, written in (
+        ("text+image", "('text', 'image')"),
+        ("text", "('text',)"),
+        ("video", "a tuple of names such as ('text', 'image')"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(f"Write {written}.")):
+            quick(patterns=[text])
+        with pytest.raises(TypeError, match=re.escape(f"Write {written}.")):
+            quick().result(text)
 
 
 def test_modalities_whose_names_hold_a_plus_are_told_apart():

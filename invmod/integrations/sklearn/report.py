@@ -172,8 +172,8 @@ def _score(
         return chosen
     function = metric
 
-    def reversed_metric(predictions: Any, targets: Any) -> float:
-        return float(function(targets, predictions))
+    def reversed_metric(predictions: Any, targets: Any) -> Any:
+        return function(targets, predictions)
 
     reversed_metric.__name__ = metric_name(metric)
     return Scoring("predict", reversed_metric, None)
