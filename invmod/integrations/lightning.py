@@ -66,7 +66,8 @@ class RobustnessCallback(PeriodicReport, Callback):
 
     Arguments:
         features: modality name -> (N, ...), tensors or arrays of the held-out data, or mappings of
-            them, such as token ids with an attention mask.
+            them, such as token ids with an attention mask. None is a modality that is missing in
+            all rows; `predict` receives it as None.
         targets: (N, ...).
         metric: function of predictions and targets that returns a number.
         predict: function of the module, the features and a mask (N, M), all on the device of the
