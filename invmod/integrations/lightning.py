@@ -57,6 +57,9 @@ class RobustnessCallback(PeriodicReport, Callback):
     ``robustness/area``             mean metric along the missing rates; absent without rates
     ==============================  ==========================================================
 
+    With ``every_n_epochs`` > 1 pass ``strict=False`` to `EarlyStopping`, because the names are
+    absent before the first report.
+
     During the report the module is in evaluation mode and records no gradients. Afterwards each of
     its submodules is in its former mode, and the global random state is the former one. All epochs
     use the same seed, so they hide the same cells.

@@ -139,7 +139,8 @@ def robustness_report(
     Raises:
         KeyError: `integer_fill` has a name that is not in `features`.
         TypeError: predictions, targets, features or the mask have a wrong type, such as data
-            frames, lists, strings and sparse arrays; the message says how to convert them.
+            frames, lists, strings and sparse arrays (the message says how to convert them), or the
+            metric does not return one number.
         ValueError: an argument is out of range, shapes do not fit, a module is in training mode,
             predictions or a metric are NaN (the message names model and condition), the metric is
             not the mean of `per_unit`, or it is undefined in more than half of the resamples; or
