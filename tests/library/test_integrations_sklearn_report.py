@@ -1,5 +1,6 @@
 """The robustness report over fitted estimators of scikit-learn."""
 
+import functools
 import sys
 
 import numpy as np
@@ -48,6 +49,14 @@ def hidden(frame, kept):
     """The frame with NaN in the columns of all groups that are not kept."""
     columns = [c for name, cs in GROUPS.items() if name not in kept for c in np.atleast_1d(cs)]
     return frame.assign(**dict.fromkeys(columns, nan))
+
+
+def unknown_metric():
+    def max_of(targets, predictions):
+        return float(np.max(predictions))
+
+    max_of.__module__ = "sklearn.metrics._regression"
+    return max_of
 
 
 def by_name(report, model=None):
@@ -99,6 +108,12 @@ def test_a_metric_takes_targets_first():
     )
     assert errors.worst().value > errors.complete().value
     assert not errors.higher_is_better
+    detected = estimator_report(fitted, X, y, groups=GROUPS, metric=mean_squared_error, **QUICK)
+    assert detected == errors
+    partial = functools.partial(mean_squared_error, sample_weight=None)
+    assert estimator_report(fitted, X, y, groups=GROUPS, metric=partial, **QUICK) == errors
+    with pytest.raises(ValueError, match="estimator_report: whether a higher max_of is better"):
+        estimator_report(fitted, X, y, groups=GROUPS, metric=unknown_metric(), **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +371,9 @@ def test_integers_have_hidden_cells_too():
         ({"y": np.zeros(7)}, ValueError, "inconsistent numbers of samples"),
         ({"X": np.zeros(7)}, ValueError, r"must have shape \(N, C\), got \(7,\)"),
         ({"X": np.full((2, 2), "a")}, TypeError, "numbers or objects, got <U1"),
-        ({"X": pl.LazyFrame({"a": [1]})}, TypeError, "got LazyFrame"),
+        ({"X": pl.LazyFrame({"a": [1]})}, TypeError, r"`X` .* got LazyFrame. Call `.collect\(\)`"),
+        ({"y": pl.LazyFrame({"a": [1]})}, TypeError, r"`y` .* got LazyFrame. Call `.collect\(\)`"),
+        ({"metric": lambda t, p: t == p}, TypeError, r"must return one number, got shape \(120,\)"),
         ({"X": object()}, TypeError, "got object"),
         ({"groups": {"image": "i3"}}, KeyError, "no column 'i3'"),
     ],
