@@ -86,10 +86,11 @@ def paired_binary_interval(differences: Floats, confidence: float) -> Bounds:
 
 
 def t_interval(values: Floats, confidence: float) -> Bounds | None:
-    """Return Student's t interval of the mean of values (U,); None for a single unit.
+    """Return Student's t interval of the mean of values (U,); None where it is unknown.
 
-    It is used for paired differences, whose distribution is close to symmetric. If all values are
-    equal, it has no width.
+    It is used for paired differences, whose distribution is close to symmetric. It is unknown for a
+    single unit, and for a few values that are `equal_and_few`. More equal values have an interval
+    without width.
 
     Example:
         >>> low, high = t_interval(np.array([0.0, 2.0]), 0.95)
@@ -97,10 +98,26 @@ def t_interval(values: Floats, confidence: float) -> Bounds | None:
         (-11.71, 13.71)
     """
     count, mean = len(values), float(values.mean())
-    if count < 2:
+    if count < 2 or equal_and_few(values, count, confidence):
         return None
     half = _t_over_root(count, confidence) * float(values.std(ddof=1))
     return mean - half, mean + half
+
+
+def equal_and_few(differences: Floats, num_units: int, confidence: float) -> bool:
+    r"""Return whether differences do not vary, and their units are too few to have an interval.
+
+    U units that all differ in one direction have the two-sided p value :math:`2^{1 - U}` in a sign
+    test and in a test by swaps. Where it is above :math:`1 - c`, with the confidence c, an interval
+    without width would exclude 0 although the test does not.
+
+    Example:
+        >>> equal_and_few(np.ones(5), 5, 0.95), equal_and_few(np.ones(6), 6, 0.95)
+        (True, False)
+    """
+    spread = float(np.ptp(differences)) if len(differences) else 0.0
+    equal = spread <= 1e-12 * float(np.abs(differences).max(initial=0.0))
+    return equal and 2.0 ** (1 - num_units) > 1 - confidence
 
 
 def skewed_interval(values: Floats, confidence: float) -> Bounds | None:

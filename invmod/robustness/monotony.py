@@ -11,7 +11,7 @@ from invmod._distributions import Bounds
 from invmod.missingness import pattern_name
 from invmod.robustness.conditions import Pattern
 from invmod.robustness.evaluation import Evaluation
-from invmod.robustness.intervals import Floats, percentile_interval
+from invmod.robustness.intervals import Floats, equal_and_few, percentile_interval
 from invmod.robustness.permutation import adjusted_p_values
 from invmod.robustness.results import PatternResult, Violation
 from invmod.robustness.scores import ModelScores, UnitScores
@@ -126,7 +126,8 @@ def _interval(
     else:
         differences = more.resampled(resamples) - fewer.resampled(resamples)
         defined = differences[~np.isnan(differences)]
-        if 2 * len(defined) < len(differences):
+        few = equal_and_few(defined, resamples.num_units, evaluation.confidence)
+        if few or 2 * len(defined) < len(differences):
             return None
         bounds = percentile_interval(defined, resamples.num_units, evaluation.confidence)
     if bounds is None:

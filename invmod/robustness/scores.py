@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from invmod._distributions import Bounds
 from invmod.robustness.intervals import (
     Floats,
+    equal_and_few,
     paired_binary_interval,
     percentile_interval,
     share_interval,
@@ -125,8 +126,11 @@ class MetricScores:
     ) -> tuple[Bounds | None, int]:
         """Return the interval of the other's metric minus this one, and the undefined resamples."""
         differences = other.resampled(resamples) - self.resampled(resamples)
+        undefined = np.isnan(differences)
         bounds = other._percentiles(differences, resamples, confidence)
-        return bounds, int(np.isnan(differences).sum())
+        if equal_and_few(differences[~undefined], resamples.num_units, confidence):
+            bounds = None
+        return bounds, int(undefined.sum())
 
     def swapped(self, other: MetricScores, resamples: Resamples) -> Floats:
         """Return the difference of metrics after each random swap of predictions, (B,)."""

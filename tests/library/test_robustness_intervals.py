@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from invmod._distributions import beta_cdf, beta_quantile, binomial_interval, t_quantile
-from invmod.robustness import RobustnessReport
+from invmod.robustness import RobustnessReport, robustness_report
 from invmod.robustness.intervals import (
     paired_binary_interval,
     percentile_interval,
@@ -31,7 +31,7 @@ from tests.library.robustness_cases import (
     quick,
     right,
 )
-from tests.strategies import NAN, laws
+from tests.strategies import NAN, laws, seeded
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -400,3 +400,36 @@ def test_the_units_need_not_be_the_rows_of_the_features():
     assert (report.num_rows, report.num_units) == (60, 7)
     assert report.complete().value == pytest.approx(3 * 60)
     assert "7 units, 60 rows" in str(report)
+
+
+@pytest.mark.parametrize("per_unit", [True, False])
+@pytest.mark.parametrize("units", [2, 3, 5, 6, 9])
+def test_equal_differences_have_an_interval_only_where_the_test_agrees(units, per_unit):
+    """Differences of 0.2 for every unit: the sign test has the p value 2 ** (1 - units)."""
+    targets = np.linspace(1.0, 2.0, units)
+
+    def shifted(by):
+        return lambda features, mask: targets + by + 0.1 * (~mask[:, 0])
+
+    def metric(predictions, targets):
+        errors = predictions - targets
+        return float(errors.mean() if per_unit else np.median(errors))
+
+    report = robustness_report(
+        {"a": shifted(0.0), "b": shifted(0.2)},
+        {"x": np.ones((units, 1)), "y": np.ones((units, 1))},
+        targets,
+        metric,
+        rates=(),
+        num_resamples=99,
+        generator=seeded(0),
+    )
+    for difference in report.differences:
+        assert difference.value == pytest.approx(0.2)
+        if units < 6:
+            assert difference.interval is None
+            assert difference.p_value > 0.05
+        else:
+            np.testing.assert_allclose(difference.interval, (0.2, 0.2))
+    for step in report.violations():
+        assert (step.interval is None) == (units < 6)

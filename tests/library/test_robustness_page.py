@@ -1,5 +1,6 @@
 """The page of a robustness report: its sentences, figures, switches, names and date."""
 
+import dataclasses
 import datetime
 import html
 import json
@@ -26,6 +27,7 @@ from invmod.robustness import (
     write_page,
 )
 from invmod.robustness.document import stamp
+from invmod.robustness.numbers import p_value
 from invmod.robustness.page import page
 from invmod.robustness.switches import figures_json, pattern_key
 from invmod.robustness.verdict import described, safe_rate, verdict
@@ -502,3 +504,32 @@ def test_the_page_is_not_wider_than_the_screen(tmp_path, width):
     )
     shown = in_chromium(page(report, date=DAY), script, tmp_path, width=width)
     assert re.search(r'data-overflow="(-?\d+)"', shown)[1] == "0"
+
+
+def test_the_page_shows_corrected_p_values_of_differences_and_steps():
+    interval = (0.05, 0.15)
+    difference = ModelDifference("m", "n", (True, True), "a+b", 0.1, interval, 0.2, 0.6)
+    step = Violation("m", (True, True), "a+b", "a", 0.5, 0.7, 0.2, interval, 0.1, 0.4)
+    report = made(
+        {"n": {"11": 0.4, "10": 0.3, "01": 0.2}, "m": {"11": 0.5, "10": 0.3, "01": 0.7}},
+        intervals=True,
+        differences=(difference,),
+        worse_with_more=(step,),
+    )
+    cells = {cell for table in Page(page(report, date=DAY)).tables for row in table for cell in row}
+    assert {p_value(0.6, 9, 1), p_value(0.4, 9, 2)} <= cells
+    assert not {p_value(0.2, 9, 1), p_value(0.1, 9, 2)} & cells
+    assert {"0.1000 [0.0500,\xa00.1500]", "0.2000 [0.0500,\xa00.1500]"} <= cells
+
+
+def test_bands_of_curves_reach_from_the_lower_to_the_upper_bound():
+    points = tuple(
+        RateResult("m", None, rate, rate, value, (value - 0.1, value + 0.05))
+        for rate, value in ((0.0, 0.8), (0.4, 0.6))
+    )
+    report = dataclasses.replace(made({"m": {"11": 0.8, "10": 0.6, "01": 0.4}}), rates=points)
+    figure = plot_rates(report)
+    (band,) = figure.axes[0].collections
+    corners = {tuple(row) for row in band.get_paths()[0].vertices.round(6)}
+    assert {(0.0, 0.7), (0.0, 0.85), (0.4, 0.5), (0.4, 0.65)} <= corners
+    plt.close(figure)

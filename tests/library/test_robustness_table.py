@@ -1,6 +1,7 @@
 """The text table of a robustness report."""
 
 import builtins
+import dataclasses
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from invmod.robustness import (
     ProfileResult,
     RateResult,
     RobustnessReport,
+    Violation,
     text_table,
 )
 from invmod.robustness.numbers import p_value
@@ -230,3 +232,10 @@ def test_the_table_and_json_need_only_core_dependencies(monkeypatch):
     report = quick({"a": by_mean, "b": by_first}, rates=(0.5,), num_resamples=3)
     assert str(report)
     assert RobustnessReport.from_json(report.to_json()) == report
+
+
+def test_steps_have_corrected_p_values():
+    step = Violation("new", (True, True), "text+image", "image", 0.5, 0.7, 0.2, None, 0.01, 0.04)
+    text = str(dataclasses.replace(by_hand(), worse_with_more=(step,)))
+    (row,) = (line for line in text.splitlines() if line.startswith("new  ") and "image" in line)
+    assert row.split()[-1] == "0.040"
