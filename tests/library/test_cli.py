@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 import invmod
 from invmod.cli import main
+from invmod.cli.arrays import labels
 from invmod.cli.errors import UsageError
-from invmod.cli.metrics import METRICS, labels
+from invmod.cli.gate import gate_bounds
+from invmod.cli.grouping import grouped
+from invmod.cli.metrics import METRICS
 from invmod.cli.missing_page import missing_page
-from invmod.cli.report import gate_bounds
-from invmod.cli.tables import grouped, read_columns
+from invmod.cli.tables import read_columns as read_with_absent
 from invmod.missingness import mcar_test, missingness_summary, plot_missingness
 from invmod.robustness import RobustnessReport
 from tests.library.test_robustness_page import DAY, NASTY, Page, in_chromium, needs_chromium
@@ -94,6 +96,10 @@ def table(tmp_path):
     frame.write_parquet(tmp_path / "table.parquet")
     frame.with_columns(pl.col("age").fill_nan(None)).write_csv(tmp_path / "table.csv")
     return tmp_path
+
+
+def read_columns(path, missing_values):
+    return read_with_absent(path, missing_values)[0]
 
 
 def report(*words):
@@ -221,7 +227,7 @@ def test_the_page_of_missing_data_escapes_names_and_has_a_date():
     for entry, row in zip(test.modalities, page.tables[-1][1:], strict=True):
         assert row[1] == str(entry.num_rows)
     empty = missingness_summary(np.zeros((0, 1), dtype=bool), ["a"])
-    assert "0 rows, 1 modalities" in missing_page(empty, None, title="x", date=DAY)
+    assert "0 rows, 1 modality" in missing_page(empty, None, title="x", date=DAY)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 1), (3, 40), (300, 14)])
@@ -354,7 +360,7 @@ def test_several_models_rates_and_the_mask_reach_the_report(folder, capsys):
         (["absent:predict", *GOOD[1:]], "importing absent raises ModuleNotFoundError"),
         (["shop_models:absent", *GOOD[1:]], "shop_models has no absent"),
         (["shop_models:Shop", *GOOD[1:]], "Shop"),
-        (["shop_models:fails", *GOOD[1:]], "RuntimeError: no weights robustness_report: raised by"),
+        (["shop_models:fails", *GOOD[1:]], "the model 'model' raises RuntimeError: no weights (pattern text+image+audio). --traceback"),
         (
             ["shop_models:wrong_length", *GOOD[1:]],
             "must have the first axis of `targets`, 80 units",
@@ -374,7 +380,7 @@ def test_several_models_rates_and_the_mask_reach_the_report(folder, capsys):
             [*GOOD, "--patterns", "one_left", "--fail-under", "text+image=.5"],
             "the pattern text+image was not evaluated",
         ),
-        ([*GOOD, "--json", "absent/out.json"], "a file cannot be written"),
+        ([*GOOD, "--json", "absent/out.json"], "--json absent/out.json: there is no folder absent."),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(folder, capsys, words, message):
@@ -434,7 +440,7 @@ def test_names_with_signs_are_parsed_in_gates():
         (["missing", "broken.parquet"], "the table cannot be read"),
         (["missing", "uneven.npz"], "equal numbers of rows"),
         (["missing", "infinite.npz"], "'a' has an infinity"),
-        (["missing", "fine.npz", "--json", "absent/x.json"], "a file cannot be written"),
+        (["missing", "fine.npz", "--json", "absent/x.json"], "there is no folder absent."),
         (["missing", "objects"], "a file is not a plain array"),
     ],
 )
