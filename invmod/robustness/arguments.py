@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from invmod.missingness.masks import mask_columns
 from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.inputs import Array, as_tensor, checked_array
 
-Metric = Callable[[Any, Any], float]
 Predict = Callable[[dict[str, Any], Any], Any]
 
 
@@ -144,38 +142,6 @@ def checked_confidence(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"robustness_report: `confidence` must lie in (0, 1), got {confidence}.")
     return float(confidence)
-
-
-def checked_metric(argument: str, metric: Any, targets_first: bool | None) -> Metric:
-    """Return a metric as a function of predictions and targets, in this order.
-
-    If `targets_first` is None, the functions of `sklearn.metrics` are recognised, whose arguments
-    are targets and predictions.
-    """
-    if not callable(metric):
-        raise TypeError(
-            f"robustness_report: `{argument}` must be callable, got {type(metric).__name__}."
-        )
-    if hasattr(metric, "_score_func"):
-        raise TypeError(
-            f"robustness_report: `{argument}` must be a function of predictions and targets, got a "
-            "scorer of scikit-learn, which takes an estimator. Pass its metric, such as "
-            "`sklearn.metrics.accuracy_score`."
-        )
-    if targets_first is None:
-        targets_first = (getattr(unwrapped(metric), "__module__", None) or "").startswith(
-            "sklearn.metrics"
-        )
-    if not targets_first:
-        return cast(Metric, metric)
-    return lambda predictions, targets: metric(targets, predictions)
-
-
-def unwrapped(metric: Any) -> Any:
-    """Return the function that a `functools.partial` calls, or the metric itself."""
-    while isinstance(metric, functools.partial):
-        metric = metric.func
-    return metric
 
 
 def drawn_seed(generator: torch.Generator | None) -> int:

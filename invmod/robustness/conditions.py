@@ -62,11 +62,26 @@ def _leaving(m: int, missing: int) -> list[Pattern]:
     ]
 
 
+def suggested_names(text: object, modalities: tuple[str, ...]) -> str:
+    """Return the tuple to write for a pattern that was given as text or as another object.
+
+    Example:
+        >>> names = ("text", "image")
+        >>> [suggested_names(given, names) for given in ("image", "image+text", "sound")]
+        ["('image',)", "('image', 'text')", "a tuple of names such as ('text', 'image')"]
+    """
+    if isinstance(text, str):
+        parts = (text,) if text in modalities else tuple(text.split("+"))
+        if all(part in modalities for part in parts):
+            return repr(parts)
+    return f"a tuple of names such as {modalities[:2]!r}"
+
+
 def _named(kept: Collection[str], modalities: tuple[str, ...]) -> Pattern:
     if isinstance(kept, str):
         raise TypeError(
             "robustness_report: each of `patterns` must be a collection of names, got the string "
-            f"{kept!r}. Write ({kept!r},)."
+            f"{kept!r}. Write {suggested_names(kept, modalities)}."
         )
     unknown = [name for name in kept if name not in modalities]
     if unknown:

@@ -14,16 +14,15 @@ from invmod.robustness.arguments import (
     checked_counts,
     checked_features,
     checked_mask,
-    checked_metric,
     checked_predictors,
     checked_targets,
     drawn_seed,
-    unwrapped,
 )
 from invmod.robustness.conditions import Patterns, Rates, checked_rates, pattern_list
 from invmod.robustness.evaluation import Evaluation
 from invmod.robustness.inputs import Array
 from invmod.robustness.measure import pattern_results
+from invmod.robustness.metrics import checked_direction, checked_metric, metric_name
 from invmod.robustness.rates import profile_results, rate_results
 from invmod.robustness.report import RobustnessReport
 from invmod.robustness.resampling import Resamples
@@ -42,7 +41,7 @@ def robustness_report(
     rates: Rates = RATES,
     num_draws: int = 3,
     generator: torch.Generator | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     per_unit: Callable[[Any, Any], Any] | None = None,
     targets_first: bool | None = None,
     integer_fill: IntegerFill = "auto",
@@ -102,7 +101,8 @@ def robustness_report(
             axis.
         targets: tensor or array, (U, ...).
         metric: function of predictions and targets (U, ...), in this order, that returns a number.
-            Functions of ``sklearn.metrics``, which take targets first, are recognised.
+            Functions of ``sklearn.metrics``, which take targets first, are recognised, also in a
+            `functools.partial`.
         mask: bool (N, M), or name -> (N,), the natural mask; if None, rows of NaN are missing.
         patterns: ``"all"``, ``"one_missing"``, ``"one_left"``, or a sequence of collections of the
             available names. ``"all"`` means all :math:`2^M - 1` non-empty patterns up to M = 8, and
@@ -114,7 +114,9 @@ def robustness_report(
             the report has `profiles` in place of curves. A row never loses all of its modalities.
         num_draws: number of draws of hidden cells at each rate, over which results are averaged.
         generator: seeds draws, patterns and resamples; None is the global generator.
-        higher_is_better: whether a larger metric is better.
+        higher_is_better: whether a larger metric is better. None finds out for functions of
+            ``sklearn.metrics``: False for errors, losses and deviances, True for scores. For every
+            other metric, None means True: state False for your own errors and losses.
         per_unit: function of predictions and targets that returns (U,) values whose mean is the
             metric. It makes intervals and tests fast and more accurate.
         targets_first: whether `metric` and `per_unit` take targets before predictions, as those of
@@ -138,7 +140,9 @@ def robustness_report(
             frames, lists, strings and sparse arrays; the message says how to convert them.
         ValueError: an argument is out of range, shapes do not fit, a module is in training mode,
             predictions or a metric are NaN (the message names model and condition), the metric is
-            not the mean of `per_unit`, or it is undefined in more than half of the resamples.
+            not the mean of `per_unit`, or it is undefined in more than half of the resamples; or
+            `higher_is_better` is needed, because the name of a function of ``sklearn.metrics``
+            shows no direction.
 
     References:
         Westfall and Young, Resampling-Based Multiple Testing, 1993. Those of the intervals are in
@@ -172,7 +176,7 @@ def robustness_report(
         metric=checked_metric("metric", metric, targets_first),
         per_unit=None if per_unit is None else checked_metric("per_unit", per_unit, targets_first),
         integer_fill=integer_fill,
-        higher_is_better=bool(higher_is_better),
+        higher_is_better=checked_direction("robustness_report", metric, higher_is_better),
         confidence=checked_confidence(confidence),
         resamples=Resamples(len(targets), num_resamples, resample_seed),
         draw_seed=draw_seed,
@@ -182,7 +186,7 @@ def robustness_report(
     return RobustnessReport(
         models=tuple(evaluation.predictors),
         modalities=evaluation.modalities,
-        metric=getattr(unwrapped(metric), "__name__", "metric"),
+        metric=metric_name(metric),
         higher_is_better=evaluation.higher_is_better,
         num_rows=len(evaluation.mask),
         num_units=len(targets),

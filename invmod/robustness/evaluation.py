@@ -17,6 +17,7 @@ from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.arguments import Predict, checked_predictions
 from invmod.robustness.inputs import Array
 from invmod.robustness.intervals import Floats
+from invmod.robustness.metrics import checked_number
 from invmod.robustness.resampling import Resamples
 from invmod.robustness.scores import (
     MetricScores,
@@ -136,7 +137,8 @@ class Evaluation:
 
     def _value(self, predictions: Any, model: str, where: str) -> float:
         # A metric may write into its arguments too, for example by sorting in place.
-        value = float(self.metric(copied(predictions), copied(self.targets)))
+        returned = self.metric(copied(predictions), copied(self.targets))
+        value = checked_number(returned, f"from {model!r} {where}")
         if not np.isfinite(value):
             raise ValueError(f"robustness_report: the metric of {model!r} is {value} {where}.")
         return value
@@ -180,9 +182,15 @@ class Evaluation:
         if self.per_unit is None:
             return unit_values(self.metric, predictions, self.targets)
         values = self.per_unit(copied(predictions), copied(self.targets))
-        values = np.asarray(
-            values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64
-        )
+        try:
+            values = np.asarray(
+                values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64
+            )
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"robustness_report: `per_unit` must return ({len(self.targets)},) numbers, one "
+                f"per unit, got {type(values).__name__}."
+            ) from error
         if values.shape != (len(self.targets),):
             raise ValueError(
                 f"robustness_report: `per_unit` must return ({len(self.targets)},) values, one "

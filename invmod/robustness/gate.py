@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
+from invmod.robustness.conditions import suggested_names
 from invmod.robustness.numbers import plain, with_interval
 from invmod.robustness.results import PatternResult, ProfileResult
 
@@ -84,10 +85,7 @@ def require(
     """Raise a `RobustnessError` unless the report meets all bounds; see the method `require`."""
     bounds = {"worst": worst, "worst_drop": worst_drop, "complete": complete}
     given = {name: _checked(name, bound) for name, bound in bounds.items() if bound is not None}
-    by_pattern = {
-        pattern_of(key, report.modalities): _checked(f"pattern[{key!r}]", bound)
-        for key, bound in (pattern or {}).items()
-    }
+    by_pattern = _by_pattern(pattern or {}, report.modalities)
     by_profile = {
         name: _checked(f"profile[{name!r}]", bound) for name, bound in (profile or {}).items()
     }
@@ -96,9 +94,12 @@ def require(
             "RobustnessReport.require: needs at least one bound. Pass `worst`, `worst_drop`, "
             "`complete`, `pattern` or `profile`."
         )
+    names = report.models if model is None else (model,)
+    if "worst_drop" in given:
+        _check_drop_bound(report, names, given["worst_drop"])
     failures = [
         failure
-        for name in (report.models if model is None else (model,))
+        for name in names
         for failure in (
             *_summary_failures(report, name, given),
             *_named_failures(report, name, by_pattern, by_profile),
@@ -121,7 +122,7 @@ def pattern_of(key: PatternKey, modalities: tuple[str, ...]) -> tuple[bool, ...]
     if isinstance(key, str) or not isinstance(key, Collection):
         raise TypeError(
             "RobustnessReport: a pattern must be a collection of names of available modalities or "
-            f"{len(modalities)} bools, got {key!r}. Write ({key!r},) for one modality."
+            f"{len(modalities)} bools, got {key!r}. Write {suggested_names(key, modalities)}."
         )
     if key and all(isinstance(entry, bool) for entry in key):
         if len(key) != len(modalities):
@@ -136,7 +137,43 @@ def pattern_of(key: PatternKey, modalities: tuple[str, ...]) -> tuple[bool, ...]
             f"RobustnessReport: the pattern names {unknown}, which are not among "
             f"{list(modalities)}."
         )
+    if len(set(key)) != len(key):
+        raise ValueError(f"RobustnessReport: the pattern {key!r} has a name twice.")
     return tuple(name in key for name in modalities)
+
+
+def _by_pattern(
+    pattern: Mapping[PatternKey, float], modalities: tuple[str, ...]
+) -> dict[tuple[bool, ...], float]:
+    """Return pattern -> bound; one pattern must not have two bounds, of which one would win."""
+    bounds: dict[tuple[bool, ...], float] = {}
+    for key, bound in pattern.items():
+        wanted = pattern_of(key, modalities)
+        if wanted in bounds:
+            raise ValueError(
+                f"RobustnessReport.require: `pattern` has two bounds of the pattern {key!r}. "
+                "Names in another order are the same pattern: leave one out."
+            )
+        bounds[wanted] = _checked(f"pattern[{key!r}]", bound)
+    return bounds
+
+
+def _check_drop_bound(report: Report, models: Collection[str], bound: float) -> None:
+    """Raise if the bound of a drop is negative, or so large that no drop can exceed it."""
+    if bound < 0:
+        raise ValueError(
+            f"RobustnessReport.require: `worst_drop` must not be negative, got {bound!r}. It is "
+            "the largest allowed loss, such as 0.2 for 20%."
+        )
+    # A metric that is never negative falls to 0 at most. An error has no largest value, and a
+    # metric with negative values, such as R^2, can lose more than its complete value.
+    can_be_negative = any(report.worst(model).value < 0 for model in models)
+    if bound > 1 and report.higher_is_better and not can_be_negative:
+        raise ValueError(
+            f"RobustnessReport.require: `worst_drop` must be at most 1, got {bound!r}: "
+            f"{report.metric} is not negative, so it cannot lose more than 100%. Write 0.2 for "
+            "20%. If the metric can be negative, bound its value by `worst`."
+        )
 
 
 def _summary_failures(report: Report, model: str, bounds: Mapping[str, float]) -> Iterator[str]:
@@ -184,7 +221,7 @@ def _drop_failures(report: Report, worst: PatternResult, bound: float) -> Iterat
     elif not (worst.drop <= bound or math.isclose(worst.drop, bound, rel_tol=TOLERANCE)):
         complete = report.complete(worst.model).value
         yield (
-            f"worst_drop: {_described(worst)}, a drop of {_exact_percent(worst.drop)} from "
+            f"worst_drop: {_described(worst)}, {_exact_percent(worst.drop)} worse than "
             f"{plain(complete)}, must be at most {_exact_percent(bound)}."
         )
 
@@ -211,5 +248,19 @@ def _checked(name: str, bound: float) -> float:
     if isinstance(bound, (bool, str)) or not math.isfinite(value):
         raise ValueError(
             f"RobustnessReport.require: `{name}` must be a finite number, got {bound!r}."
+        )
+    return value
+
+
+def checked_significance(level: float) -> float:
+    """Return the level of a test as a float, after checking that it lies in (0, 1)."""
+    function = "RobustnessReport.violations"
+    try:
+        value = float(level)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{function}: `significance` must be a number, got {level!r}.") from error
+    if not 0 < value < 1:
+        raise ValueError(
+            f"{function}: `significance` must lie in (0, 1), got {level!r}. Write 0.05 for 5%."
         )
     return value

@@ -124,7 +124,7 @@ class RobustnessReport:
         Raises:
             KeyError: the report has no such model or pattern, or a name is not a modality.
             TypeError: the pattern is a string or no collection.
-            ValueError: the pattern has a wrong number of bools.
+            ValueError: the pattern has a wrong number of bools, or a name twice.
         """
         wanted = gate.pattern_of(pattern, self.modalities)
         for result in self.results(model):
@@ -226,15 +226,18 @@ class RobustnessReport:
         between evaluated patterns, by max-T, and for the number of models.
 
         Arguments:
-            significance: only steps with a corrected p value of at most this level, such as 0.05.
-                None is all steps, also those that chance explains.
+            significance: only steps with a corrected p value of at most this level in (0, 1), such
+                as 0.05 for 5%. None is all steps, also those that chance explains.
             model: name; None is every model.
 
         Raises:
             KeyError: the report has no such model.
-            ValueError: a significance level is given, but the report has no tests.
+            TypeError: `significance` is not a number.
+            ValueError: `significance` is out of range, or given for a report without tests.
         """
         name = None if model is None else self._model(model)
+        if significance is not None:
+            significance = gate.checked_significance(significance)
         if significance is not None and not self.num_resamples:
             raise ValueError(
                 "RobustnessReport.violations: `significance` needs p values, but the report has "
@@ -285,7 +288,8 @@ class RobustnessReport:
 
         Arguments:
             worst: bound of the metric under the worst pattern.
-            worst_drop: largest allowed relative loss of the worst pattern, such as 0.2 for 20%. An
+            worst_drop: largest allowed relative loss of the worst pattern, not negative: 0.2 is
+                20%. At most 1 if a higher metric is better and no value of it is negative. An
                 undefined drop (the complete metric is 0) does not meet it.
             complete: bound of the metric with all modalities.
             pattern: pattern -> bound of the metric under it, where a pattern is a tuple or
@@ -298,7 +302,8 @@ class RobustnessReport:
                 pattern, value and interval.
             KeyError: the report has no such model, pattern, profile or modality.
             TypeError: a bound is not a number, or a pattern is not a collection of names.
-            ValueError: no bound is given, or a bound is not finite.
+            ValueError: no bound is given, a bound is not finite, `worst_drop` is out of range, or
+                a pattern has two bounds.
 
         Example:
             >>> results = (

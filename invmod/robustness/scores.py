@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,9 +20,8 @@ from invmod.robustness.intervals import (
     skewed_interval,
     t_interval,
 )
+from invmod.robustness.metrics import Metric, checked_number
 from invmod.robustness.resampling import Resamples
-
-Metric = Callable[[Any, Any], Any]
 
 MEAN_CHECKS = 10
 """Number of resamples in which a metric must equal the mean of its values of single units."""
@@ -168,7 +167,7 @@ def undefined_as_nan(metric: Metric, predictions: Any, targets: Any) -> float:
     """Return the metric of resampled units; NaN if it is undefined, infinite or raises."""
     with silent():
         try:
-            value = float(metric(predictions, targets))
+            value = checked_number(metric(predictions, targets), "in a resample")
         # The metric was defined for all units. Metrics raise these errors where, for example, a
         # resample has no positive unit.
         except (ValueError, ZeroDivisionError, FloatingPointError):
@@ -191,7 +190,8 @@ def unit_values(metric: Metric, predictions: Any, targets: Any) -> Floats | None
         for unit in range(len(targets)):
             index = np.array([unit])
             try:
-                values[unit] = float(metric(take(predictions, index), take(targets, index)))
+                value = metric(take(predictions, index), take(targets, index))
+                values[unit] = checked_number(value)
             # A metric of many units may fail in any way on a single one. It is then no mean.
             except Exception:
                 return None

@@ -159,8 +159,8 @@ def _at_rates(report: RobustnessReport, model: str | None) -> list[str]:
         ]
     if safe.rate == 0:
         return [
-            f"There is no evaluated missing rate up to which {kept}; the smallest is "
-            f"{percent(safe.next_rate)} of the cells."
+            f"Already at the smallest evaluated missing rate, {percent(safe.next_rate)} of the "
+            f"cells, {report.metric} is more than {SAFE_LOSS:.0%} worse than its complete value."
         ]
     return [
         f"Up to a missing rate of {percent(safe.rate)} of the cells, {kept}; at the next evaluated "

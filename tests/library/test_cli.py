@@ -292,7 +292,7 @@ def test_the_gate_has_bounds_for_patterns_and_for_the_drop(folder, capsys):
     assert report(*DEAD, "--fail-under", "audio+image=.7", "--fail-under", "text=.7") == 1
     assert capsys.readouterr().err.count("pattern: model under") == 1
     assert report(*DEAD, "--fail-over-drop", "0.2") == 1
-    assert "a drop of" in capsys.readouterr().err
+    assert "worse than" in capsys.readouterr().err
     assert report(*DEAD, "--fail-over-drop", "0.9") == 0
     lower = (*DEAD[:3], "--metric", "shop_models:errors", "--lower-is-better", "--rates", "")
     assert report(*lower, "--fail-under", "worst=0.3") == 1

@@ -1,5 +1,6 @@
 """The robustness report over fitted estimators of scikit-learn."""
 
+import functools
 import sys
 
 import numpy as np
@@ -48,6 +49,14 @@ def hidden(frame, kept):
     """The frame with NaN in the columns of all groups that are not kept."""
     columns = [c for name, cs in GROUPS.items() if name not in kept for c in np.atleast_1d(cs)]
     return frame.assign(**dict.fromkeys(columns, nan))
+
+
+def unknown_metric():
+    def max_of(targets, predictions):
+        return float(np.max(predictions))
+
+    max_of.__module__ = "sklearn.metrics._regression"
+    return max_of
 
 
 def by_name(report, model=None):
@@ -99,6 +108,12 @@ def test_a_metric_takes_targets_first():
     )
     assert errors.worst().value > errors.complete().value
     assert not errors.higher_is_better
+    detected = estimator_report(fitted, X, y, groups=GROUPS, metric=mean_squared_error, **QUICK)
+    assert detected == errors
+    partial = functools.partial(mean_squared_error, sample_weight=None)
+    assert estimator_report(fitted, X, y, groups=GROUPS, metric=partial, **QUICK) == errors
+    with pytest.raises(ValueError, match="estimator_report: whether a higher max_of is better"):
+        estimator_report(fitted, X, y, groups=GROUPS, metric=unknown_metric(), **QUICK)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_the_message_names_pattern_value_interval_and_bound_of_all_that_fail():
         "score does not meet 6 bounds (higher is better):",
         f"  complete: {text}+image is 0.8000 [0.7000, 0.9000], must be at least 0.9000.",
         f"  worst: {image} is 0.2000 [0.1000, 0.3000], must be at least 0.3000.",
-        f"  worst_drop: {image} is 0.2000 [0.1000, 0.3000], a drop of 75% from 0.8000, must be at "
+        f"  worst_drop: {image} is 0.2000 [0.1000, 0.3000], 75% worse than 0.8000, must be at "
         "most 10%.",
         f"  pattern: {text} is 0.6000 [0.5000, 0.7000], must be at least 0.7000.",
         f"  pattern: {image} is 0.2000 [0.1000, 0.3000], must be at least 0.2500.",
@@ -131,8 +131,22 @@ def test_if_lower_is_better_the_bounds_are_maxima():
     ]
     rising = report_of({**VALUES, (False, True): 1.2}, higher_is_better=False)
     rising.require(worst_drop=0.51)
-    with pytest.raises(RobustnessError, match=r"a drop of 50% from 0.8000, must be at most 49.5%"):
+    with pytest.raises(RobustnessError, match=r"50% worse than 0.8000, must be at most 49.5%"):
         rising.require(worst_drop=0.495)
+
+
+def test_a_drop_above_100_percent_is_a_bound_only_where_it_can_be_exceeded():
+    report_of().require(worst_drop=1.0)
+    errors = report_of({**VALUES, (False, True): 2.0}, higher_is_better=False)
+    errors.require(worst_drop=1.6)
+    with pytest.raises(RobustnessError, match=r"150% worse than 0\.8000, must be at most 110%"):
+        errors.require(worst_drop=1.1)
+    explained = report_of({**VALUES, (False, True): -0.8})
+    explained.require(worst_drop=2.1)
+    with pytest.raises(RobustnessError, match="200% worse than"):
+        explained.require(worst_drop=1.5)
+    with pytest.raises(ValueError, match="must not be negative"):
+        errors.require(worst_drop=-0.1)
 
 
 def test_a_bound_equal_to_the_value_after_rounding_is_shown_in_full():
@@ -178,13 +192,28 @@ def test_a_dead_modality_fails_the_gate_and_its_mended_twin_passes():
         ({"worst": "0.5"}, ValueError, "`worst` must be a finite number, got '0.5'"),
         ({"complete": "high"}, TypeError, "`complete` must be a number, got 'high'"),
         ({"worst_drop": [0.1]}, TypeError, "`worst_drop` must be a number, got [0.1]"),
-        ({"pattern": {"text": 0.5}}, TypeError, "Write ('text',) for one modality"),
+        ({"pattern": {"text": 0.5}}, TypeError, "Write ('text',)."),
         ({"pattern": {("video",): 0.5}}, KeyError, "names ['video'], which are not among"),
         ({"pattern": {(True,): 0.5}}, ValueError, "must have 2 entries, one per modality"),
         ({"pattern": {(): 0.5}}, KeyError, "the pattern none was not evaluated"),
         ({"pattern": {("text",): None}}, TypeError, "`pattern[('text',)]` must be a number"),
         ({"profile": {"car": 0.5}}, KeyError, "no profile 'car' among ['phone']"),
         ({"worst": 0.1, "model": "theirs"}, KeyError, "there is no model 'theirs' among ['ours']"),
+        ({"pattern": {"text+image": 0.5}}, TypeError, "Write ('text', 'image')."),
+        (
+            {"pattern": {"video": 0.5}},
+            TypeError,
+            "Write a tuple of names such as ('text', 'image')",
+        ),
+        ({"pattern": {("text", "text"): 0.5}}, ValueError, "has a name twice"),
+        (
+            {"pattern": {("text", "image"): 0.99, ("image", "text"): 0.1}},
+            ValueError,
+            "two bounds of the pattern ('image', 'text')",
+        ),
+        ({"pattern": {("text",): 0.9, (True, False): 0.1}}, ValueError, "has two bounds"),
+        ({"worst_drop": 20}, ValueError, "must be at most 1, got 20.0: score is not negative"),
+        ({"worst_drop": -0.1}, ValueError, "must not be negative, got -0.1"),
     ],
 )
 def test_invalid_bounds_are_rejected_with_the_reason(bounds, error, message):

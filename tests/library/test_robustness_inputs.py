@@ -12,7 +12,8 @@ import scipy.sparse
 import sklearn.metrics
 import torch
 
-from invmod.robustness import RobustnessReport
+from invmod.robustness import RobustnessError, RobustnessReport
+from invmod.robustness.metrics import checked_direction
 from tests.library.robustness_cases import (
     NAMES,
     accuracy,
@@ -302,6 +303,115 @@ def test_per_unit_follows_the_order_of_the_metric():
             targets_first=True,
         )
     assert quick(per_unit=right, num_resamples=10).patterns == quick(num_resamples=10).patterns
+
+
+def test_directions_of_sklearn_metrics_are_those_of_its_scorers():
+    """The scorers state by their sign whether a lower value of their metric is better."""
+    scorers = [sklearn.metrics.get_scorer(name) for name in sklearn.metrics.get_scorer_names()]
+    known = {(scorer._score_func, scorer._sign) for scorer in scorers}
+    assert {sign for _, sign in known} == {1, -1}
+    for function, sign in known:
+        for metric in (function, functools.partial(function, sample_weight=None)):
+            try:
+                found = checked_direction("f", metric, None)
+            except ValueError:
+                # The scorers of likelihood ratios have private functions.
+                assert function.__name__.endswith("_likelihood_ratio"), function
+            else:
+                assert found == (sign == 1), function
+
+
+def test_a_report_of_an_error_of_sklearn_takes_lower_as_better():
+    def scores(features, mask):
+        return 0.1 + 0.8 * by_mean(features, mask).double()
+
+    error = sklearn.metrics.mean_squared_error
+    for metric in (error, functools.partial(error, sample_weight=None)):
+        report = quick(scores, metric=metric)
+        assert not report.higher_is_better
+        assert report.worst().value > report.complete().value
+        assert report.worst().drop > 0
+        with pytest.raises(RobustnessError, match=r"must be at most 0\.0010"):
+            report.require(worst=0.001)
+    assert quick(scores, metric=error, higher_is_better=True).higher_is_better
+    # A function that is not of scikit-learn keeps its direction, whatever its name.
+
+    def own_error(predictions, targets):
+        return float((predictions - targets).abs().mean())
+
+    assert quick(scores, metric=own_error).higher_is_better
+    assert not quick(scores, metric=own_error, higher_is_better=False).higher_is_better
+
+
+def test_a_function_of_sklearn_without_a_known_direction_needs_it_stated():
+    class Curve:
+        __module__ = "sklearn.metrics._ranking"
+        __name__ = "curve"
+
+        def __call__(self, targets, predictions):
+            return 1.0
+
+    with pytest.raises(ValueError, match=r"higher curve is better is not known\. State `higher_is"):
+        quick(metric=Curve())
+    assert not quick(metric=Curve(), higher_is_better=False).higher_is_better
+
+    class Other(Curve):
+        __module__ = "sklearn.metrics_of_us"
+
+    assert quick(metric=Other()).higher_is_better
+
+
+@pytest.mark.parametrize(
+    ("metric", "got"),
+    [
+        (right, "shape (60,)"),
+        (lambda p, t: right(p, t).numpy(), "shape (60,)"),
+        (lambda p, t: None, "NoneType"),
+        (lambda p, t: "0.5", "str"),
+        (lambda p, t: [0.5], "list"),
+        (lambda p, t: torch.zeros(0), "shape (0,)"),
+        (lambda p, t: np.zeros(1, dtype=complex), "shape (1,)"),
+    ],
+)
+def test_a_metric_that_returns_no_number_is_named_with_its_condition(metric, got):
+    with pytest.raises(TypeError) as caught:
+        quick({"votes": by_mean}, metric=metric)
+    assert str(caught.value).startswith(
+        f"robustness_report: the metric must return one number, got {got} from 'votes' under the "
+        "pattern text+image+audio."
+    )
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [np.array, np.float32, torch.tensor, lambda x: np.array([x]), lambda x: torch.tensor([[x]])],
+)
+def test_a_metric_may_return_its_number_in_an_array(convert):
+    wrapped = quick(metric=lambda p, t: convert(accuracy(p, t)), num_resamples=20)
+    plain = quick(num_resamples=20)
+    for ours, theirs in zip(wrapped.patterns, plain.patterns, strict=True):
+        assert ours.value == pytest.approx(theirs.value)
+        assert ours.interval == pytest.approx(theirs.interval)
+
+
+def test_per_unit_must_return_numbers():
+    for values in ("text", ["a"] * 60):
+        with pytest.raises(TypeError, match=r"`per_unit` must return \(60,\) numbers"):
+            quick(per_unit=lambda p, t, values=values: values, num_resamples=5)
+    with_gradient = quick(per_unit=lambda p, t: right(p, t).requires_grad_(), num_resamples=5)
+    assert with_gradient.patterns == quick(per_unit=right, num_resamples=5).patterns
+
+
+def test_a_pattern_given_as_text_is_answered_with_the_tuple_to_write():
+    for text, written in (
+        ("text+image", "('text', 'image')"),
+        ("text", "('text',)"),
+        ("video", "a tuple of names such as ('text', 'image')"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(f"Write {written}.")):
+            quick(patterns=[text])
+        with pytest.raises(TypeError, match=re.escape(f"Write {written}.")):
+            quick().result(text)
 
 
 def test_modalities_whose_names_hold_a_plus_are_told_apart():

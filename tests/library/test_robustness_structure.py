@@ -228,6 +228,15 @@ def test_without_resamples_the_steps_are_listed_but_not_tested():
         report.violations(model="x")
 
 
+@pytest.mark.parametrize("level", [5, 1.0, 0, -0.05, float("nan")])
+def test_a_level_of_significance_lies_between_0_and_1(level):
+    report = quick(harmed_by_audio, num_resamples=20)
+    with pytest.raises(ValueError, match=r"`significance` must lie in \(0, 1\), got .*5%"):
+        report.violations(significance=level)
+    with pytest.raises(TypeError, match="`significance` must be a number, got 'all'"):
+        report.violations(significance="all")
+
+
 def test_equal_values_are_no_violation():
     report = quick(lambda x, m: torch.full((60,), 0.1), metric=mean, num_resamples=20)
     assert report.violations() == ()

@@ -18,6 +18,7 @@ from invmod.integrations.sklearn.tables import Table, as_table
 from invmod.robustness import RobustnessReport, robustness_report
 from invmod.robustness.conditions import Patterns, Rates
 from invmod.robustness.evaluate import RATES
+from invmod.robustness.metrics import checked_direction, metric_name
 
 _FUNCTION = "estimator_report"
 
@@ -30,7 +31,7 @@ def estimator_report(
     groups: Mapping[str, Columns],
     scoring: str | Callable[[Any, Any, Any], float] | None = None,
     metric: Metric | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     fill: Any = None,
     patterns: Patterns = "all",
     rates: Rates = RATES,
@@ -67,7 +68,9 @@ def estimator_report(
         metric: in place of `scoring`, a function of targets and predictions as in
             ``sklearn.metrics``, **targets first**. The predictions are those of ``predict``; for
             probabilities use ``scoring=make_scorer(...)``.
-        higher_is_better: whether a larger `metric` is better.
+        higher_is_better: whether a larger `metric` is better. None finds out for functions of
+            ``sklearn.metrics``: False for errors, losses and deviances, True for scores. For every
+            other metric, None means True.
         fill: value of hidden cells. None: missing. A number or a string: this value. Modality name
             -> value: a value per modality. A fitted transformer, such as `ModalityKNNImputer`: its
             output for the table in which hidden cells are missing; it must be a data frame (see
@@ -83,7 +86,8 @@ def estimator_report(
         KeyError: `groups` or `fill` names a column or a modality that does not exist.
         TypeError: X, y, `groups`, `scoring` or an estimator has a wrong type.
         ValueError: an estimator refuses missing values (the message explains the remedies),
-            `groups` does not fit the table, or an argument is out of range.
+            `groups` does not fit the table, an argument is out of range, or the name of a function
+            of ``sklearn.metrics`` shows no direction and `higher_is_better` is None.
         sklearn.exceptions.NotFittedError: an estimator is not fitted.
 
     Example:
@@ -104,10 +108,11 @@ def estimator_report(
     _check_estimators(estimators)
     if scoring is not None and metric is not None:
         raise ValueError(f"{_FUNCTION}: pass `scoring` or `metric`, not both.")
-    if metric is None and not higher_is_better:
+    if metric is None and higher_is_better is not None and not higher_is_better:
         raise ValueError(
             f"{_FUNCTION}: `higher_is_better` belongs to `metric`; scorers are higher."
         )
+    higher = True if metric is None else checked_direction(_FUNCTION, metric, higher_is_better)
     table = as_table(_FUNCTION, X, groups)
     mask = table.mask()
     targets = _targets(y)
@@ -131,7 +136,7 @@ def estimator_report(
         rates=rates,
         num_draws=num_draws,
         generator=torch.Generator().manual_seed(seed),
-        higher_is_better=higher_is_better,
+        higher_is_better=higher,
         per_unit=score.per_unit,
         num_resamples=num_resamples,
         confidence=confidence,
@@ -167,10 +172,10 @@ def _score(
         return chosen
     function = metric
 
-    def reversed_metric(predictions: Any, targets: Any) -> float:
-        return float(function(targets, predictions))
+    def reversed_metric(predictions: Any, targets: Any) -> Any:
+        return function(targets, predictions)
 
-    reversed_metric.__name__ = getattr(metric, "__name__", "metric")
+    reversed_metric.__name__ = metric_name(metric)
     return Scoring("predict", reversed_metric, None)
 
 

@@ -13,7 +13,7 @@ from sklearn.metrics import check_scoring
 # Methods whose results a scorer compares with the targets.
 RESPONSES = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 
-Metric = Callable[[Any, Any], float]
+Metric = Callable[[Any, Any], Any]
 
 
 class Scoring(NamedTuple):
@@ -103,8 +103,8 @@ def scoring_of(
     # The table of this estimator is the predictions themselves, and its responses return them.
     answers = _StandIn(first, lambda _, predictions: predictions, hidden)
 
-    def metric(predictions: Any, targets: Any) -> float:
-        return float(scorer(answers, predictions, targets))
+    def metric(predictions: Any, targets: Any) -> Any:
+        return scorer(answers, predictions, targets)
 
     metric.__name__ = scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score")
     per_unit = _PER_UNIT.get(scoring) if isinstance(scoring, str) else None
