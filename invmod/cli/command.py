@@ -154,7 +154,8 @@ def _add_missing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="VALUE",
-        help="values that also mean missing, separated by commas, such as NA,-9; may be repeated",
+        help="values that also mean missing, separated by commas, such as NA,-9 (with an "
+        "equals sign if the first begins with a minus: --missing-value=-9,NA); may be repeated",
     )
     parser.add_argument(
         "--test",
@@ -200,11 +201,17 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="accuracy, balanced_accuracy, f1, f1_macro, auroc, r2, mse or mae, or MODULE:NAME of "
         "a function of predictions and targets",
     )
-    parser.add_argument(
+    direction = parser.add_mutually_exclusive_group()
+    direction.add_argument(
         "--lower-is-better",
         action="store_true",
         help="for an error of your own; mse, mae and the errors and losses of sklearn.metrics have "
         "it by themselves",
+    )
+    direction.add_argument(
+        "--higher-is-better",
+        action="store_true",
+        help="for a function of sklearn.metrics whose name does not show its direction",
     )
     parser.add_argument(
         "--patterns",

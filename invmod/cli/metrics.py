@@ -23,7 +23,7 @@ class Metric:
 
     Attributes:
         function: of predictions and targets, returns a number.
-        higher_is_better: whether a larger value is better; None if that is not stated.
+        higher_is_better: whether a larger value is better.
         per_unit: function that returns one value per unit whose mean is the metric, or None.
         low, high: the range of its values.
 
@@ -33,7 +33,7 @@ class Metric:
     """
 
     function: Callable[[Any, Any], float]
-    higher_is_better: bool | None = True
+    higher_is_better: bool = True
     per_unit: Callable[[Any, Any], Floats] | None = None
     low: float = -math.inf
     high: float = math.inf

@@ -20,6 +20,7 @@ from invmod.cli.outputs import check_outputs, written
 from invmod.cli.tables import Arrays, read_npz
 from invmod.robustness import RobustnessError, RobustnessReport, robustness_report
 from invmod.robustness.evaluate import RATES
+from invmod.robustness.metrics import checked_direction
 from invmod.robustness.verdict import verdict
 
 WIDTH = 100  # of the lines of the verdict
@@ -33,7 +34,7 @@ def report(options: argparse.Namespace) -> int:
     """Run the command and return its exit status: 1 if a gate fails."""
     check_outputs(options, options.data)
     features, targets, mask = _data(options.data)
-    metric = _metric(options.metric, lower_is_better=options.lower_is_better)
+    metric = _metric(options)
     bounds = gate_bounds(options.fail_under, options.fail_over_drop, tuple(features), metric)
     predict = loaded("MODULE:NAME", options.model)
     made = _evaluated(predict, features, targets, mask, metric, options)
@@ -69,18 +70,30 @@ def _data(path: str) -> tuple[Arrays, Any, Any]:
     return features, targets, mask
 
 
-def _metric(name: str, *, lower_is_better: bool) -> Metric:
+def _metric(options: argparse.Namespace) -> Metric:
+    name, lower_is_better = options.metric, options.lower_is_better
+    stated = not lower_is_better if lower_is_better or options.higher_is_better else None
     if name in METRICS:
-        if lower_is_better and METRICS[name].higher_is_better:
-            raise UsageError(f"--lower-is-better: a higher {name} is better. Leave the option out.")
+        if stated not in (None, METRICS[name].higher_is_better):
+            option, better = ("lower", "higher") if lower_is_better else ("higher", "lower")
+            raise UsageError(
+                f"--{option}-is-better: a {better} {name} is better. Leave the option out."
+            )
         return METRICS[name]
     if ":" not in name:
         raise UsageError(
             f"--metric {name}: the metric must be one of {', '.join(METRICS)}, or MODULE:NAME of a "
             "function of predictions and targets."
         )
-    # The direction of other functions is known to `robustness_report`, or a higher value is better.
-    return Metric(loaded("--metric", name), higher_is_better=False if lower_is_better else None)
+    function = loaded("--metric", name)
+    try:
+        higher_is_better = checked_direction("robustness_report", function, stated)
+    except ValueError as error:
+        raise UsageError(
+            f"--metric {name}: its name does not show whether a higher value is better. Add "
+            "--higher-is-better or --lower-is-better."
+        ) from error
+    return Metric(function, higher_is_better=higher_is_better)
 
 
 def _evaluated(
