@@ -86,12 +86,25 @@ def _hits(values: NDArray[Any], missing_values: Sequence[str]) -> NDArray[np.boo
         return np.asarray(np.isin(values, numbers))
     if kind == "U":
         return np.asarray(np.isin(values, list(missing_values)))
+    if kind == "M":
+        return np.asarray(np.isin(values, _dates(missing_values)))
     texts = set(missing_values)
-    # Objects, bytes and dates are compared as they are written.
+    # Objects, bytes and durations are compared as they are written.
     entries = np.char.decode(values, "utf-8", "replace") if kind == "S" else values.astype(str)
     entries = values if kind == "O" else entries
     hits = [str(entry) in texts for entry in entries.ravel().tolist()]
     return np.array(hits, dtype=bool).reshape(values.shape)
+
+
+def _dates(texts: Sequence[str]) -> NDArray[np.datetime64]:
+    """Return the texts that are dates; the others cannot occur among dates."""
+    dates = []
+    for text in texts:
+        try:
+            dates.append(np.datetime64(text, "us"))
+        except ValueError:
+            continue
+    return np.array(dates, dtype="datetime64[us]")
 
 
 def _number(text: str) -> float | None:

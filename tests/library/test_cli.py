@@ -222,7 +222,13 @@ def test_missing_values_are_lists_and_a_note_names_those_that_occur_nowhere(tmp_
     printed = capsys.readouterr()
     assert printed.err.count("note:") == 1
     assert "--missing-value zzz occurs in no column of" in printed.err
-    days = np.array(["2020-01-01", "1900-01-01"], dtype="datetime64[D]")
+    (tmp_path / "u.csv").write_text("a,b\n1,x\n-9.0, NA\n", encoding="utf-8")
+    columns, absent = read_with_absent(str(tmp_path / "u.csv"), ["-9, x"])
+    assert missingness_summary(columns, list(columns)).missing == (1, 1)
+    assert absent == []
+    columns, absent = read_with_absent(str(tmp_path / "u.csv"), ['" NA"', "NA"])
+    assert absent == ["NA"]
+    days = np.array(["2020-01-01", "1900-01-01"], dtype="datetime64[ns]")
     np.savez(tmp_path / "t.npz", a=np.array([1, -9]), b=days, c=np.array([b"x", b"NA"]))
     columns, absent = read_with_absent(str(tmp_path / "t.npz"), ["-9,NA,1900-01-01,0"])
     assert missingness_summary(columns, list(columns)).missing == (1, 1, 1)
@@ -239,6 +245,7 @@ def test_missing_values_are_lists_and_a_note_names_those_that_occur_nowhere(tmp_
         ("t.csv", "a,b\n1,2\n1,2,3\n", "line 3 has 3 fields, the header has 2."),
         ("t.csv", "a,b,a\n1,2,3\n", "the header has 'a' more than once. Rename the columns."),
         ("t.csv", "a;b\n1;2\n", "has one column, 'a;b'; its fields seem to be divided by semi"),
+        ("t.csv", "a;b\n", "seem to be divided by semicolons."),
         ("t.csv", "a;b\n1,5;2\n", "seem to be divided by semicolons. Divide them by commas."),
         ("t.csv", "a\tb\n1\t2\n", "divided by tabs. Divide them by commas, or name the file .tsv"),
         ("t.tsv", "a,b\n1,2\n", "divided by commas. Divide them by tabs."),
@@ -343,6 +350,14 @@ def test_names_with_commas_and_equals_signs_can_be_grouped_and_left_out():
     # Each name can be copied from the tables.
     for name in columns:
         assert name not in grouped(columns, [], [shown_name(name)])
+
+
+def test_a_quoted_name_is_no_pattern():
+    columns = {name: np.zeros(2) for name in ("x", "x*")}
+    assert list(grouped(columns, [], ['"x*"'])) == ["x"]
+    for text in ('"*"', '" x"'):
+        with pytest.raises(UsageError, match="no column matches"):
+            grouped(columns, [], [text])
 
 
 def test_names_and_lists_with_two_meanings_are_refused():
@@ -632,8 +647,9 @@ ACCURACY, MSE, R2 = METRICS["accuracy"], METRICS["mse"], METRICS["r2"]
         (["a+c=.999", "c+a=.1"], None, None, "a bound of the same already, a+c=.999."),
         (["a=.9", '"a"=.1'], None, None, "a bound of the same already, a=.9."),
         (["a+a=.1"], None, None, "a modality is named twice"),
-        (["a+x=.1"], None, None, """x is not among the modalities "a+b", a, b, c, worst."""),
+        (["a+x=.1"], None, None, """x is not among the modalities "a+b", a, b, c, worst, ""."""),
         (['"a+x"=.1'], None, None, "a+x is not among the modalities"),
+        (["+a=.1"], None, None, "is not among the modalities"),
         (['"a=.1'], None, None, "is not among the modalities"),
         (["complete=60"], None, ACCURACY, "lies in [0, 1], got 60. Write 0.6 for 60%."),
         (["complete=-.1"], None, ACCURACY, "lies in [0, 1], got -0.1."),
@@ -645,7 +661,7 @@ ACCURACY, MSE, R2 = METRICS["accuracy"], METRICS["mse"], METRICS["r2"]
 )
 def test_bounds_that_cannot_be_meant_are_refused(fail_under, drop, metric, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        gate_bounds(fail_under, drop, ("a+b", "a", "b", "c", "worst"), metric)
+        gate_bounds(fail_under, drop, ("a+b", "a", "b", "c", "worst", ""), metric)
 
 
 def test_bounds_within_the_range_of_the_metric_are_taken():
