@@ -12,8 +12,9 @@ from torch import Tensor
 def encode_text(text: Sequence[str | None], device: torch.device | str | None = None) -> Tensor:
     """Return a list of strings as int64 (L,), the bytes of its JSON.
 
-    Tools that average or convert weights leave integers of 64 bits intact, because they are the
-    counters of batch normalisation.
+    The dtype is that of the counters of batch normalisation, which tools that convert weights leave
+    alone. A moving average of buffers rounds integers down, so a module writes its text into the
+    buffer again before it is saved.
     """
     # JSON escapes everything outside ASCII, so that any string can be encoded.
     return torch.tensor(list(json.dumps(list(text)).encode("ascii")), device=device)

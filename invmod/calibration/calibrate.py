@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from invmod._checks import check_choice, check_count, check_known
 from invmod.calibration.groups import RULES, CalibrationRows, PatternScores, Rule
-from invmod.calibration.model import (
-    Array,
-    Mask,
-    MaskedModel,
-    Pattern,
-    Predict,
-    Table,
-    check_predict,
-    checked_table,
-)
+from invmod.calibration.model import MaskedModel, Pattern, Predict, check_predict
 from invmod.calibration.predictor import ConformalPredictor
 from invmod.calibration.scores import INTERVAL_SCORES, SCORES, Score
+from invmod.calibration.table import Array, Features, Mask, Table, checked_table
 from invmod.calibration.targets import checked_targets
 from invmod.missingness import rows_by_pattern
 from invmod.missingness.sentinels import IntegerFill
@@ -32,7 +24,7 @@ MAX_ALL = 8  # largest number of modalities for which all 2^M - 1 patterns are c
 
 def calibrate_by_pattern(
     predict: Predict,
-    features: Mapping[str, Array],
+    features: Features,
     targets: Array,
     score: Score,
     *,
@@ -71,9 +63,9 @@ def calibrate_by_pattern(
     * ``"mondrian"``: rows with :math:`a_i = p`. It is valid under any mechanism of missingness.
     * ``"masked_down"``: rows with :math:`a_i \supseteq p`, scored with only the modalities of p. It
       is valid if values are missing completely at random (MCAR).
-    * ``"nested"``: all rows, row i scored with the modalities :math:`a_i \cap p`; a test row is
-      predicted with the same modalities before it is compared with row i. It needs MCAR too, and
-      usually covers more than asked.
+    * ``"nested"``: all rows that share a modality with p, row i scored with the shared modalities
+      :math:`a_i \cap p`; a test row is predicted with the same modalities before it is compared
+      with row i. It needs MCAR too, and usually covers more than asked.
     * ``"auto"``: Mondrian for patterns with at least `min_rows` rows; else masked down, if it has
       enough rows for finite intervals (9 for a coverage of 90%, 19 for 95%); else nested.
 
@@ -86,7 +78,9 @@ def calibrate_by_pattern(
             ``"quantiles"``, and (n, C) probabilities for ``"probability"`` and ``"cumulative"``. It
             receives tensors if `features` are tensors, and arrays if they are arrays; all rows of a
             call have the same pattern. It is called without gradients, at most once per pattern.
-        features: modality name -> (N, ...) of the calibration rows.
+        features: modality name -> (N, ...) of the calibration rows, or name -> key -> (N, ...),
+            such as token ids with their attention mask. None: missing in all rows; `predict` then
+            receives None too, because the shape is unknown.
         targets: (N,), numbers, or indices of classes.
         score: ``"absolute"`` or ``"quantiles"`` for intervals, ``"probability"`` or
             ``"cumulative"`` for sets of classes.
@@ -139,7 +133,7 @@ def calibrate_by_pattern(
     table = checked_table(FUNCTION, features, mask, integer_fill)
     chosen = pattern_list(patterns, table)
     values = checked_targets(FUNCTION, targets, score, len(table.mask), None)
-    model = MaskedModel(predict, tuple(table.features), score, integer_fill)
+    model = MaskedModel(predict, table.modalities, score, integer_fill, table.templates())
     rows = CalibrationRows(FUNCTION, model, table, values)
     calibrated: dict[Pattern, PatternScores] = {}
     for pattern in chosen:
@@ -150,13 +144,13 @@ def calibrate_by_pattern(
             "classes is unknown. Pass calibration rows that have some modalities."
         )
     # Rows without any modality have no calibration rows, hence infinite intervals.
-    calibrated[(False,) * len(table.features)] = PatternScores("none", ())
+    calibrated[(False,) * len(table.modalities)] = PatternScores("none", ())
     return ConformalPredictor(model, float(coverage), len(table.mask), rows.num_classes, calibrated)
 
 
 def pattern_list(patterns: Patterns, table: Table) -> list[Pattern]:
     """Return the patterns to calibrate, those with more modalities first."""
-    modalities = tuple(table.features)
+    modalities = table.modalities
     m = len(modalities)
     if isinstance(patterns, str):
         check_choice(FUNCTION, "patterns", patterns, ("all", "observed"))

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invmod.calibration.model import MaskedModel, Pattern, Table
+from invmod.calibration.model import MaskedModel, Pattern
 from invmod.calibration.ranks import Floats, conformal_quantile, conformal_rank, rows_needed
 from invmod.calibration.scores import INTERVAL_SCORES, target_scores
+from invmod.calibration.table import Table
 from invmod.calibration.targets import check_range
 from invmod.missingness import rows_by_pattern
 
@@ -30,6 +31,10 @@ class PatternScores(NamedTuple):
 
     rule: str
     groups: tuple[tuple[Pattern, Floats], ...]
+
+    def __repr__(self) -> str:
+        """Return the rule and the number of rows, without the scores."""
+        return f"PatternScores(rule={self.rule!r}, num_rows={self.num_rows})"
 
     @property
     def scores(self) -> list[Floats]:

@@ -8,80 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from invmod.calibration.ranks import Floats
 from invmod.calibration.scores import Score
-from invmod.missingness import hide_features, mask_from_features, pattern_name
-from invmod.missingness.arrays import as_tensor, count_rows
-from invmod.missingness.masks import mask_columns
+from invmod.calibration.table import Table, Tensors, map_tensors
+from invmod.missingness import hide_features, pattern_name
 from invmod.missingness.sentinels import IntegerFill
 
-Array = Tensor | NDArray[Any]
-Mask = Array | Mapping[str, Array]
 Pattern = tuple[bool, ...]
 Predict = Callable[[dict[str, Any], Any], Any]
 
 # Sums of probabilities in half precision differ from 1 by up to about this much.
 SUM_TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Table:
-    """Features as tensors with their mask, and whether they were given as tensors."""
-
-    features: dict[str, Tensor]
-    mask: Tensor
-    given_as_tensors: bool
-
-    def like_given(self, values: NDArray[Any]) -> Any:
-        """Return an array as it is, or as a tensor on the device of the features."""
-        if not self.given_as_tensors:
-            return values
-        device = next(iter(self.features.values())).device
-        # Apple's devices have no float64.
-        return torch.from_numpy(values).to("cpu" if device.type == "mps" else device)
-
-
-def checked_table(
-    function: str,
-    features: Mapping[str, Array],
-    mask: Mask | None,
-    integer_fill: IntegerFill,
-) -> Table:
-    """Check features and mask; without a mask, rows of NaN are missing."""
-    kinds = {isinstance(x, Tensor) for x in features.values()}
-    if not all(isinstance(x, (Tensor, np.ndarray)) for x in features.values()) or len(kinds) != 1:
-        got = {name: type(x).__name__ for name, x in features.items()}
-        raise TypeError(
-            f"{function}: `features` must be all tensors or all NumPy arrays, got {got}."
-        )
-    tensors = {
-        name: to_tensor(f"{function}: the feature of {name!r}", x) for name, x in features.items()
-    }
-    names = tuple(tensors)
-    if mask is None:
-        natural_mask = mask_from_features(tensors, names, integer_fill=integer_fill)
-    elif isinstance(mask, (Tensor, np.ndarray, Mapping)):
-        where = f"{function}: `mask`"
-        given = (
-            {name: to_tensor(where, column) for name, column in mask.items()}
-            if isinstance(mask, Mapping)
-            else to_tensor(where, mask)
-        )
-        natural_mask = mask_columns(function, given, names, count_rows(function, tensors))
-    else:
-        raise TypeError(
-            f"{function}: `mask` must be a tensor, an array or name -> (N,), got "
-            f"{type(mask).__name__}."
-        )
-    return Table(tensors, natural_mask, kinds.pop())
-
-
-def to_tensor(where: str, values: Array) -> Tensor:
-    """Return a tensor; an array shares its memory with it where torch can use it."""
-    return values if isinstance(values, Tensor) else as_tensor(where, values)
 
 
 @dataclass(frozen=True)
@@ -93,27 +32,38 @@ class MaskedModel:
         modalities: names in the order of the mask's columns.
         score: decides which outputs the model must return.
         integer_fill: fill value of hidden cells of integers and bools.
+        templates: name -> the calibration's feature with no rows, which holds its shape and dtype;
+            None for a feature that was None.
     """
 
     predict: Predict
     modalities: tuple[str, ...]
     score: Score
     integer_fill: IntegerFill
+    templates: Mapping[str, Tensors | None]
 
     def outputs(self, function: str, table: Table, rows: Tensor, pattern: Pattern) -> Floats:
         """Return the outputs for some rows, of which only the pattern's modalities are shown."""
         device = table.mask.device
         mask = torch.tensor(pattern, device=device).repeat(len(rows), 1)
-        chosen = {name: x[rows.to(x.device)] for name, x in table.features.items()}
+        chosen = {
+            name: map_tensors(feature, lambda x: x[rows.to(x.device)])
+            for name, feature in table.features.items()
+        }
         # New tensors: a model that writes into its input cannot change the caller's features.
         hidden = hide_features(chosen, mask, self.modalities, integer_fill=self.integer_fill)
+        # A feature whose shape is unknown is None in the calibration, and for the model too.
+        shown = {name: hidden.get(name) for name in self.modalities}
         where = f"under the pattern {pattern_name(pattern, self.modalities)}"
         try:
             with torch.no_grad():
                 if table.given_as_tensors:
-                    outputs = self.predict(hidden, mask)
+                    outputs = self.predict(shown, mask)
                 else:
-                    arrays = {name: x.numpy() for name, x in hidden.items()}
+                    arrays = {
+                        name: None if feature is None else map_tensors(feature, Tensor.numpy)
+                        for name, feature in shown.items()
+                    }
                     outputs = self.predict(arrays, mask.numpy())
         except Exception as error:
             error.add_note(f"{function}: raised by the model {where}.")

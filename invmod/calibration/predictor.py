@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from invmod._files import write_text
+from invmod.calibration.files import read_json, template_from_json, template_to_json
 from invmod.calibration.groups import PatternScores
-from invmod.calibration.model import (
-    Array,
-    Mask,
-    MaskedModel,
-    Pattern,
-    Predict,
-    Table,
-    check_predict,
-    checked_table,
-)
+from invmod.calibration.model import MaskedModel, Pattern, Predict, check_predict
 from invmod.calibration.ranks import Floats, accepted_classes, combined_ends
 from invmod.calibration.report import CalibrationReport
 from invmod.calibration.scores import class_scores, interval_ends
 from invmod.calibration.summary import counted_tests, pattern_calibration
+from invmod.calibration.table import Array, Features, Mask, Table, check_mapping, checked_table
 from invmod.calibration.targets import checked_targets
 from invmod.missingness import pattern_name, rows_by_pattern
 
-VERSION = 1
+FORMAT, VERSION = "invmod conformal predictor", 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConformalPredictor:
     """A model with calibration scores by pattern, made by `calibrate_by_pattern`.
 
@@ -61,12 +53,24 @@ class ConformalPredictor:
     num_classes: int | None
     calibrated: dict[Pattern, PatternScores]
 
+    def __repr__(self) -> str:
+        """Return score, coverage, number of rows and the rule of each pattern, without scores."""
+        rules = {
+            pattern_name(pattern, self.modalities): scores.rule
+            for pattern, scores in self.calibrated.items()
+            if any(pattern)
+        }
+        return (
+            f"ConformalPredictor(score={self.model.score!r}, coverage={self.coverage}, "
+            f"num_rows={self.num_rows}, rules={rules})"
+        )
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names, in the order of the mask's columns."""
         return self.model.modalities
 
-    def intervals(self, features: Mapping[str, Array], mask: Mask | None = None) -> Any:
+    def intervals(self, features: Features, mask: Mask | None = None) -> Any:
         r"""Return the intervals of regression targets.
 
         With one pattern of calibration scores the interval of a row is
@@ -77,7 +81,9 @@ class ConformalPredictor:
         the score ``"absolute"``) and :math:`q_p` is the quantile of the pattern.
 
         Arguments:
-            features: modality name -> (N, ...), as for `calibrate_by_pattern`.
+            features: modality name -> (N, ...), as for `calibrate_by_pattern`. A name that is
+                absent or None is missing in all rows; the model receives hidden cells in the shape
+                and dtype that the calibration had, and None if it had None.
             mask: bool (N, M) with columns in the order of `modalities`, or name -> (N,); if None,
                 rows of NaN are missing.
 
@@ -88,8 +94,10 @@ class ConformalPredictor:
             exceed the upper one; such an interval is empty.
 
         Raises:
+            KeyError: `features` has a name that the calibration does not have.
             TypeError: the calibration is for sets of classes, or an argument has a wrong type.
-            ValueError: a row has a pattern that was not calibrated, or the model returns NaN.
+            ValueError: a row has a pattern that was not calibrated, all features are None, the mask
+                has available rows of one that is, or the model returns NaN.
         """
         if self.num_classes is not None:
             raise TypeError(
@@ -99,7 +107,7 @@ class ConformalPredictor:
         table = self._table("ConformalPredictor.intervals", features, mask)
         return table.like_given(self._results("ConformalPredictor.intervals", table))
 
-    def sets(self, features: Mapping[str, Array], mask: Mask | None = None) -> Any:
+    def sets(self, features: Features, mask: Mask | None = None) -> Any:
         r"""Return the sets of classes.
 
         .. math:: \{\, c : s(x, p, c) \le q_p \,\}
@@ -107,7 +115,9 @@ class ConformalPredictor:
         where p is the row's pattern, s is the score and :math:`q_p` is the quantile of the pattern.
 
         Arguments:
-            features: modality name -> (N, ...), as for `calibrate_by_pattern`.
+            features: modality name -> (N, ...), as for `calibrate_by_pattern`. A name that is
+                absent or None is missing in all rows; the model receives hidden cells in the shape
+                and dtype that the calibration had, and None if it had None.
             mask: bool (N, M) with columns in the order of `modalities`, or name -> (N,); if None,
                 rows of NaN are missing.
 
@@ -117,8 +127,10 @@ class ConformalPredictor:
             calibration rows, or where a row has no modality. A set can be empty.
 
         Raises:
+            KeyError: `features` has a name that the calibration does not have.
             TypeError: the calibration is for intervals, or an argument has a wrong type.
-            ValueError: a row has a pattern that was not calibrated, or the model returns NaN.
+            ValueError: a row has a pattern that was not calibrated, all features are None, the mask
+                has available rows of one that is, or the model returns NaN.
         """
         if self.num_classes is None:
             raise TypeError(
@@ -130,14 +142,15 @@ class ConformalPredictor:
 
     def report(
         self,
-        features: Mapping[str, Array] | None = None,
+        features: Features | None = None,
         targets: Array | None = None,
         mask: Mask | None = None,
     ) -> CalibrationReport:
         """Return rule, rows and quantile of each pattern, and coverage on test rows if given.
 
         Arguments:
-            features: modality name -> (N, ...) of test rows, which must not be calibration rows.
+            features: modality name -> (N, ...) of test rows, as for `intervals`. They must not be
+                calibration rows.
             targets: (N,), their targets.
             mask: bool (N, M) with columns in the order of `modalities`, or name -> (N,); if None,
                 rows of NaN are missing.
@@ -175,10 +188,12 @@ class ConformalPredictor:
         """Return everything except the model as JSON."""
         model = self.model
         data = {
+            "format": FORMAT,
             "version": VERSION,
             "modalities": model.modalities,
             "score": model.score,
             "integer_fill": model.integer_fill,
+            "templates": {name: template_to_json(x) for name, x in model.templates.items()},
             "coverage": self.coverage,
             "num_rows": self.num_rows,
             "num_classes": self.num_classes,
@@ -195,21 +210,24 @@ class ConformalPredictor:
 
         Raises:
             TypeError: `predict` is not callable.
-            ValueError: the text is of another version, or `predict` is in training mode.
+            ValueError: the text is not JSON, no calibration, or one of another version; or
+                `predict` is in training mode.
         """
         check_predict("ConformalPredictor.from_json", predict)
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise ValueError(
-                f"ConformalPredictor.from_json: the text is no calibration of version {VERSION}."
-            )
+        data = read_json("ConformalPredictor.from_json", text, FORMAT, VERSION)
         calibrated = {
             tuple(pattern): PatternScores(
                 rule, tuple((tuple(u), np.array(scores, dtype=float)) for u, scores in groups)
             )
             for pattern, rule, groups in data["calibrated"]
         }
-        model = MaskedModel(predict, tuple(data["modalities"]), data["score"], data["integer_fill"])
+        model = MaskedModel(
+            predict,
+            tuple(data["modalities"]),
+            data["score"],
+            data["integer_fill"],
+            {name: template_from_json(x) for name, x in data["templates"].items()},
+        )
         return cls(model, data["coverage"], data["num_rows"], data["num_classes"], calibrated)
 
     def save(self, path: str | Path) -> None:
@@ -223,16 +241,18 @@ class ConformalPredictor:
 
     # --- helpers
 
-    def _table(self, function: str, features: Mapping[str, Array], mask: Mask | None) -> Table:
+    def _table(self, function: str, features: Features, mask: Mask | None) -> Table:
+        check_mapping(function, features)
         names = self.modalities
-        if set(features) != set(names):
+        unknown = [name for name in features if name not in names]
+        if unknown:
             raise KeyError(
-                f"{function}: `features` must have the modalities {names} of the calibration, got "
-                f"{tuple(features)}."
+                f"{function}: `features` must have the modalities {names} of the calibration, or "
+                f"some of them, got the unknown {unknown}. Correct the names or leave them out."
             )
         # The mask's columns follow the calibration, not the order of this dictionary.
-        ordered = {name: features[name] for name in names}
-        return checked_table(function, ordered, mask, self.model.integer_fill)
+        ordered = {name: features.get(name) for name in names}
+        return checked_table(function, ordered, mask, self.model.integer_fill, self.model.templates)
 
     def _results(self, function: str, table: Table) -> NDArray[Any]:
         """Return intervals (N, 2) or sets (N, C)."""
@@ -249,7 +269,7 @@ class ConformalPredictor:
         return results
 
     def _of_pattern(
-        self, function: str, table: Table, rows: torch.Tensor, pattern: Pattern
+        self, function: str, table: Table, rows: Tensor, pattern: Pattern
     ) -> NDArray[Any]:
         """Return intervals or sets of rows that have the same pattern."""
         calibrated = self.calibrated[pattern]

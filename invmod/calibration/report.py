@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from invmod._distributions import binomial_interval
 from invmod._files import write_text
 from invmod._tables import aligned
+from invmod.calibration.files import read_json
 
 if TYPE_CHECKING:
     import polars
 
-VERSION = 1
+FORMAT, VERSION = "invmod calibration report", 1
 
 NEEDS = {
     "mondrian": "calibrated on rows with exactly this pattern; holds for any missingness.",
@@ -25,8 +26,9 @@ NEEDS = {
         "values that are missing completely at random."
     ),
     "nested": (
-        "calibrated on all rows, each scored with the modalities it shares with this pattern; "
-        "needs the same as masked_down and usually covers more than asked."
+        "calibrated on all rows that share a modality with this pattern, each scored with the "
+        "shared modalities; needs values that are missing completely at random; usually covers "
+        "more than asked."
     ),
     "none": "rows without any modality; their intervals or sets are infinite.",
 }
@@ -162,7 +164,8 @@ class CalibrationReport:
 
     def to_json(self) -> str:
         """Return the report as JSON; infinite quantiles are the string "infinite"."""
-        data = dataclasses.asdict(self) | {"version": VERSION}
+        data: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        data |= dataclasses.asdict(self)
         for result in data["patterns"]:
             if result["quantile"] is not None and math.isinf(result["quantile"]):
                 result["quantile"] = "infinite"
@@ -173,13 +176,9 @@ class CalibrationReport:
         """Read a report from the JSON of `to_json`.
 
         Raises:
-            ValueError: the text is no calibration report, or one of another version.
+            ValueError: the text is not JSON, no calibration report, or one of another version.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.pop("version", None) != VERSION:
-            raise ValueError(
-                f"CalibrationReport.from_json: the text is no report of version {VERSION}."
-            )
+        data = read_json("CalibrationReport.from_json", text, FORMAT, VERSION)
         results = []
         for values in data.pop("patterns"):
             quantile = math.inf if values["quantile"] == "infinite" else values["quantile"]

@@ -53,6 +53,7 @@ def _check_width(name: str, x: Feature, width: int) -> None:
         got = "a mapping" if isinstance(x, Mapping) else tuple(x.shape)
         raise ValueError(
             f"{CALLER}: the feature of {name!r} must have shape (N, {width}), got {got}."
+            f"{_column_hint(x) if width == 1 else ''}"
         )
 
 
@@ -122,7 +123,7 @@ def call_module(name: str, module: nn.Module, x: Feature) -> Tensor:
     if c.ndim != 2 or c.shape[0] != num_rows:
         raise ValueError(
             f"{CALLER}: the module of {name!r} must return (N, D) with N = {num_rows}, got "
-            f"{tuple(c.shape)}."
+            f"{tuple(c.shape)}.{_column_hint(x)}"
         )
     return c
 
@@ -133,6 +134,9 @@ def _prefix_error(error: Exception, name: str, x: Feature) -> Exception:
     The type stays the same, unless it cannot be built from one string: then it is RuntimeError.
     """
     message = f"{CALLER}: the module of {name!r} failed on a feature of {_describe(x)}: {error}"
+    # Ids of an embedding have one axis rightly, so only other numbers get the advice.
+    if isinstance(x, Tensor) and x.is_floating_point():
+        message += _column_hint(x)
     try:
         renamed = type(error)(message)
     except TypeError:
@@ -140,6 +144,13 @@ def _prefix_error(error: Exception, name: str, x: Feature) -> Exception:
     # Some types take the string for something else than the message.
     kept = any(message in str(argument) for argument in renamed.args)
     return renamed if kept else RuntimeError(message)
+
+
+def _column_hint(x: Feature) -> str:
+    """Return how to make columns (N, 1) of numbers (N,), such as those of a table's rows."""
+    return (
+        " Use `x[:, None]` for one number per row." if isinstance(x, Tensor) and x.ndim == 1 else ""
+    )
 
 
 def _describe(x: Feature) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod._checks import check_count
-from invmod.environments.protocol import Environments, checked_dtype, checked_shape
+from invmod.environments.protocol import USE_SUBSETS, Environments, checked_dtype, checked_shape
 
 
 class GivenEnvs:
@@ -161,7 +161,9 @@ class FixedEnvs(GivenEnvs):
             TypeError: the environments that were drawn from are not subsets of the modalities.
         """
         if not self._has_masks:
-            raise TypeError(f"FixedEnvs.sample_masks: {self._source} has weights only, no masks.")
+            raise TypeError(
+                f"FixedEnvs.sample_masks: {self._source} has weights only, no masks. {USE_SUBSETS}"
+            )
         # A subset's weights are 1/k on its k modalities and 0 elsewhere, so the mask is their sign.
         return self.sample(sample_shape, device=device) > 0
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from invmod._checks import describe_type
 
+USE_SUBSETS = "Use subsets such as `RandomSubsetEnvs`, or `fuse` with weights."
+
 
 class Environments(Protocol):
     """Type of any generator of E environments over M modalities, for annotations.
@@ -82,7 +84,7 @@ def checked_dtype(kind: str, dtype: torch.dtype | None) -> torch.dtype:
 def check_has_masks(function: str, envs: object) -> None:
     """Raise unless the environments are subsets of the modalities."""
     if not hasattr(envs, "sample_masks"):
-        raise TypeError(f"{function}: {envs!r} has weights only, no masks.")
+        raise TypeError(f"{function}: {envs!r} has weights only, no masks. {USE_SUBSETS}")
 
 
 def takes_mask(draw: Callable[..., Tensor]) -> bool:

@@ -162,6 +162,11 @@ class ZeroImputer(ConstantImputer):
         ]
 
     @override
+    def _text_buffers(self) -> dict[str, Sequence[str | None]]:
+        names = [None if dtype is None else _dtype_name(dtype) for dtype in self._dtypes]
+        return {**super()._text_buffers(), "dtypes": names}
+
+    @override
     def _absent_dtype(self, index: int) -> torch.dtype:
         return self._dtypes[index] or super()._absent_dtype(index)
 

@@ -45,6 +45,25 @@ class ImputerState(nn.Module, ABC):
     def _state_changed(self, loaded: Sequence[str] = ()) -> None:
         """Update attributes derived from the buffers; `loaded` are the names of loaded ones."""
 
+    def _text_buffers(self) -> dict[str, Sequence[str | None]]:
+        """Return the text that each buffer of encoded text holds."""
+        return {NAMES: self.modalities}
+
+    @override
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """Write the text into its buffers again before they are saved.
+
+        A moving average of buffers rounds integers down, and memory that was allocated without
+        values holds anything.
+        """
+        for name, text in self._text_buffers().items():
+            buffer = getattr(self, name)
+            if buffer is not None and not buffer.is_meta:
+                buffer.copy_(encode_text(text))
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
     @override
     def _load_from_state_dict(
         self,

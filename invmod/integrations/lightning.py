@@ -57,6 +57,9 @@ class RobustnessCallback(PeriodicReport, Callback):
     ``robustness/area``             mean metric along the missing rates; absent without rates
     ==============================  ==========================================================
 
+    With ``every_n_epochs`` > 1 pass ``strict=False`` to `EarlyStopping`, because the names are
+    absent before the first report.
+
     During the report the module is in evaluation mode and records no gradients. Afterwards each of
     its submodules is in its former mode, and the global random state is the former one. All epochs
     use the same seed, so they hide the same cells.
@@ -66,7 +69,8 @@ class RobustnessCallback(PeriodicReport, Callback):
 
     Arguments:
         features: modality name -> (N, ...), tensors or arrays of the held-out data, or mappings of
-            them, such as token ids with an attention mask.
+            them, such as token ids with an attention mask. None is a modality that is missing in
+            all rows; `predict` receives it as None.
         targets: (N, ...).
         metric: function of predictions and targets that returns a number.
         predict: function of the module, the features and a mask (N, M), all on the device of the

@@ -74,10 +74,9 @@ class PeriodicReport:
         """Store the features as tensors, their number of rows, and the natural mask."""
         function = "RobustnessCallback"
         given = given_features(function, features, check_names(function, tuple(features)))
-        if absent := features.keys() - given.keys():
-            raise ValueError(f"{function}: `features` must not be None, but {sorted(absent)} are.")
         self.num_rows = count_rows(function, given)
-        self.features = {name: _as_tensors(name, x) for name, x in given.items()}
+        # A feature of None is missing in all rows, and `predict` receives it as None.
+        self.features = {name: _as_tensors(name, given.get(name)) for name in features}
         self.integer_fill = options.pop("integer_fill", "auto")
         if options.get("mask") is None:
             options["mask"] = mask_from_features(
@@ -140,14 +139,18 @@ class PeriodicReport:
                 rows = slice(start, start + size)
                 batch = {name: _rows(x, rows, device) for name, x in self.features.items()}
                 kept = mask[rows].to(device)
-                hidden = hide_features(batch, kept, names, integer_fill=self.integer_fill)
+                shown = hide_features(batch, kept, names, integer_fill=self.integer_fill)
+                hidden = {name: shown.get(name) for name in names}
                 with context():
                     parts.append(_prediction(self.predict(model, convert(hidden), kept)))
             return torch.cat(parts)
 
         # Cells are hidden batch by batch in `predict`, so the report needs names and rows only.
         # This allows for features that are mappings, and the device never holds the whole data.
-        placeholders = {name: torch.zeros(self.num_rows, 1) for name in names}
+        placeholders = {
+            name: None if x is None else torch.zeros(self.num_rows, 1)
+            for name, x in self.features.items()
+        }
         with evaluation_mode(model), kept_random_state(device):
             # The same seed after every epoch: the same cells are hidden, so figures are comparable.
             torch.manual_seed(self.seed)
@@ -196,13 +199,15 @@ def report_figures(report: RobustnessReport, prefix: str) -> dict[str, float]:
 def _as_tensors(name: str, x: Any) -> Any:
     if isinstance(x, Mapping):
         return {key: _as_tensors(f"{name}.{key}", part) for key, part in x.items()}
-    return x if isinstance(x, Tensor) else as_tensor(f"RobustnessCallback: {name!r}", x)
+    return (
+        x if x is None or isinstance(x, Tensor) else as_tensor(f"RobustnessCallback: {name!r}", x)
+    )
 
 
 def _rows(x: Any, rows: slice, device: torch.device) -> Any:
     if isinstance(x, Mapping):
         return {name: _rows(part, rows, device) for name, part in x.items()}
-    return x[rows].to(device)
+    return None if x is None else x[rows].to(device)
 
 
 def _prediction(part: Any) -> Tensor:

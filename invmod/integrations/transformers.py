@@ -48,7 +48,8 @@ class RobustnessCallback(PeriodicReport, TrainerCallback):
         trainer: the Trainer that trains the model and logs. Callbacks do not receive it, so build
             it first and then call ``trainer.add_callback(RobustnessCallback(trainer, ...))``.
         features: modality name -> (N, ...), tensors or arrays of the held-out data, or mappings of
-            them, such as token ids with an attention mask.
+            them, such as token ids with an attention mask. None is a modality that is missing in
+            all rows; `predict` receives it as None.
         targets: (N, ...).
         metric: function of predictions and targets that returns a number.
         predict: function of the model, the features and a mask (N, M), all on the device of the

@@ -74,6 +74,8 @@ def collate(
     Arguments:
         samples: N dictionaries. A modality's value is a tensor, a NumPy array or a number, of the
             same shape and dtype in every sample that has it, or a mapping key -> such a value.
+            Numbers, as in rows of a table, are stacked to (N,); an encoder of one number per row
+            takes ``features[name][:, None]``.
         modalities: the M names in the order of the mask's columns. All other keys are extras, which
             every sample must have: tensors, arrays and numbers are stacked; all other types are
             passed to ``torch.utils.data.default_collate``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,9 @@ def environment_risks(
         predict: ``predict(features, mask) -> outputs``, a model or a function that calls one. The
             mask is bool (N, M), True is available. What a hidden modality holds is passed on: the
             model must ignore it.
-        features: the inputs of a batch, in any form that `predict` takes.
+        features: the inputs of a batch, in any form that `predict` takes. Each call receives copies
+            of tensors and arrays, also of those in dictionaries, lists and tuples. Objects of other
+            types are passed on as they are.
         mask: bool (N, M), the modalities that each sample has.
         envs: environments that are subsets of the modalities, with `sample_masks`, such as
             `invmod.RandomSubsetEnvs`. Those that draw from what each sample has
@@ -79,7 +82,13 @@ def environment_risks(
     check_env_mask(function, mask, envs.num_modalities)
     masks = _environment_masks(envs, mask, generator)
     masks = [mask, *masks] if include_natural else masks
-    return torch.stack([_scalar(function, loss(predict(features, rows))) for rows in masks])
+    risks = []
+    for rows in masks:
+        # Each call gets its own copies: a model that fills or masks its input in place must not
+        # change what the next environment, or the caller, has.
+        outputs = predict(_copied(features), rows.clone())
+        risks.append(_scalar(function, loss(outputs)))
+    return torch.stack(risks)
 
 
 def _environment_masks(
@@ -94,6 +103,19 @@ def _environment_masks(
     both = [mask & row for row in rows]
     # A sample that would be left with nothing keeps what it has.
     return [torch.where(kept.any(dim=1, keepdim=True), kept, mask) for kept in both]
+
+
+def _copied(features: Any) -> Any:
+    """Return a copy of tensors and arrays, also within mappings, lists and tuples."""
+    if isinstance(features, Tensor):
+        return features.clone()
+    if isinstance(features, np.ndarray):
+        return features.copy()
+    if isinstance(features, dict):
+        return {key: _copied(value) for key, value in features.items()}
+    if type(features) in (list, tuple):
+        return type(features)(map(_copied, features))
+    return features
 
 
 def _scalar(function: str, risk: Tensor) -> Tensor:

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invmod._checks import check_tensor
+from invmod._checks import check_tensor, has_known_values
+
+# Soft targets, such as those of mixup in half precision, may leave [0, 1] by about this much.
+ROUNDING = 1e-2
 
 
 def bpr_derivatives(d: Tensor) -> Tensor:
@@ -44,12 +47,15 @@ def closed_form(
     check_tensor(function, "targets", targets)
     _check_targets(function, z, targets, loss)
     if ignore_index is None:
+        _check_values(function, z, targets, loss)
         return _derivatives(_finite(z), targets, loss), 0
     ignored = targets == ignore_index
     # Replace the ignored logits and targets before the computation: NaN times 0 is NaN, and the
     # index of an ignored class may be out of range.
     z = torch.where(ignored[..., None] if loss == "ce" else ignored, 0.0, z)
-    h = _derivatives(_finite(z), torch.where(ignored, 0, targets), loss)
+    targets = torch.where(ignored, 0, targets)
+    _check_values(function, z, targets, loss)
+    h = _derivatives(_finite(z), targets, loss)
     return torch.where(ignored, 0.0, h), ignored.sum()
 
 
@@ -81,3 +87,47 @@ def _check_targets(function: str, z: Tensor, targets: Tensor, loss: str) -> None
         raise TypeError(
             f"{function}: with loss='ce' `targets` must be classes in int64, got {targets.dtype}."
         )
+
+
+def _check_values(function: str, z: Tensor, targets: Tensor, loss: str) -> None:
+    """Raise if targets that count are no classes or, for "bce", no probabilities."""
+    if loss == "ce":
+        check_classes(function, targets, z.shape[-1])
+    elif loss == "bce":
+        low, high = _known_range(targets)
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            raise ValueError(
+                f"{function}: with loss='bce' `targets` must lie in [0, 1], got "
+                f"{_outside(low, high, low < 0)}."
+            )
+
+
+def check_classes(function: str, targets: Tensor, num_classes: int) -> None:
+    """Raise if a target is no class, where its value is known; ignored ones are replaced before."""
+    low, high = _known_range(targets)
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{function}: `targets` must lie in [0, K) = [0, {num_classes}), got "
+            f"{_outside(low, high, low < 0)}."
+        )
+
+
+def _known_range(targets: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest target, or (0, 0) where no check of values is possible.
+
+    On a GPU the check would wait for the device.
+    """
+    if targets.numel() == 0 or targets.device.type != "cpu" or not has_known_values(targets):
+        return 0, 0
+    try:
+        low, high = (x.item() for x in targets.aminmax())
+    except RuntimeError:
+        # Under `torch.func.vmap` and in fake tensors single values cannot be read.
+        return 0, 0
+    return low, high
+
+
+def _outside(low: float, high: float, below: bool) -> str:
+    """Return the value that is out of range, with the advice for targets that do not count."""
+    value = low if below else high
+    return f"{value:g}. Pass `ignore_index={value:g}` if these targets do not count"

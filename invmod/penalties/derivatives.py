@@ -48,8 +48,9 @@ def irm_penalty(
 
     Arguments:
         logits: see the table.
-        targets: see the table. The values are not checked: a class outside 0..K-1 raises PyTorch's
-            own error in ``gather``.
+        targets: see the table. A class outside 0..K-1, or a target of ``"bce"`` outside [0, 1], is
+            an error on the CPU. On a GPU, where a check would wait for the device, and in compiled
+            code such a class is PyTorch's own error, and such a target of ``"bce"`` is none.
         loss: a name of the table, or a callable ``loss(logits, targets) -> scalar`` (the mean over
             samples), which is differentiated with a dummy scale and one `torch.autograd.grad`.
             Works under `torch.no_grad` and `torch.inference_mode` as well.
@@ -67,9 +68,9 @@ def irm_penalty(
     Raises:
         TypeError: logits are not a floating-point tensor, targets are not a tensor, classes are not
             integers, or a callable does not return a tensor.
-        ValueError: shapes do not fit, there is no sample, targets are given with ``"bpr"``, the
-            loss is unknown or cannot ignore targets, or a callable does not return a scalar that
-            depends on the logits.
+        ValueError: shapes do not fit, there is no sample, targets are out of range or given with
+            ``"bpr"``, the loss is unknown or cannot ignore targets, or a callable does not return a
+            scalar that depends on the logits.
 
     References:
         Arjovsky et al., Invariant Risk Minimization, 2019, the practical version IRMv1.
@@ -132,7 +133,7 @@ def irm_derivatives(
     Arguments:
         logits: any shape; with ``"ce"`` (..., K).
         targets: the shape of `logits`, in [0, 1] or bool (``"bce"``) or any number (``"mse"``);
-            with ``"ce"`` int64 classes (...). The values are not checked.
+            with ``"ce"`` int64 classes (...). Values are checked as in `invmod.irm_penalty`.
         loss: ``"bce"``, ``"ce"``, ``"mse"`` (the square, without a factor 1/2), or a callable
             ``loss(logits, targets) -> losses`` that returns one loss per sample, in the shape of
             `logits` or of its leading axes. Each logit has its own dummy scale, so one
@@ -150,9 +151,9 @@ def irm_derivatives(
     Raises:
         TypeError: logits are not a floating-point tensor, targets are not a tensor, classes are not
             int64, or a callable does not return a tensor.
-        ValueError: shapes do not fit, targets are None with a named loss, the loss is unknown or
-            cannot ignore targets, or the losses of a callable have a wrong shape or do not depend
-            on the logits.
+        ValueError: shapes do not fit, targets are out of range, or None with a named loss, the loss
+            is unknown or cannot ignore targets, or the losses of a callable have a wrong shape or
+            do not depend on the logits.
 
     References:
         Arjovsky et al., Invariant Risk Minimization, 2019, the practical version IRMv1.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invmod._checks import check_tensor
 from invmod._precision import without_autocast
+from invmod.penalties.closed_forms import check_classes
 from invmod.penalties.gradients import Reduction, spread
 from invmod.penalties.groups import centre_within, check_samples, env_shares
 
@@ -91,8 +92,8 @@ def fishr_penalty_linear(
         features: f (n, D), the input of the head.
         logits: z (n, K), the output of the head, K >= 2. For a single logit z pass two columns, 0
             and z.
-        targets: int64 classes (n,). The values are not checked: a class outside 0..K-1 raises
-            PyTorch's own error.
+        targets: int64 classes (n,). A class outside 0..K-1 is an error on the CPU; on a GPU, where
+            a check would wait for the device, and in compiled code it is PyTorch's own error.
         env: (n,) integers, the environment of each sample, from 0.
         num_envs, reduction: as in `invmod.penalties.fishr_penalty`.
         ignore_index: samples with this target do not count, as in
@@ -107,8 +108,8 @@ def fishr_penalty_linear(
     Raises:
         TypeError: features or logits are not floating-point tensors, or classes or the index are
             not tensors of integers.
-        ValueError: shapes do not fit, an environment has fewer than two samples, an index is out of
-            range, or the reduction is unknown.
+        ValueError: shapes do not fit, an environment has fewer than two samples, an index or a
+            class is out of range, or the reduction is unknown.
 
     References:
         Rame, Dancette and Cord, Fishr: Invariant Gradient Variances for Out-of-Distribution
@@ -135,6 +136,7 @@ def fishr_penalty_linear(
         counted = targets != ignore_index
         features, logits = (torch.where(counted[:, None], x, 0.0) for x in (features, logits))
         targets = torch.where(counted, targets, 0)
+    check_classes(function, targets, logits.shape[1])
     shares = env_shares(
         function,
         env,

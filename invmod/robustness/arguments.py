@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from invmod._checks import check_count, check_names
 from invmod.missingness import hide_features, mask_from_features
+from invmod.missingness.arrays import count_rows
 from invmod.missingness.masks import mask_columns
 from invmod.missingness.sentinels import IntegerFill
-from invmod.robustness.inputs import Array, as_tensor, checked_array
+from invmod.robustness.inputs import (
+    Array,
+    Feature,
+    TensorFeature,
+    as_tensor,
+    checked_array,
+)
 
 Predict = Callable[[dict[str, Any], Any], Any]
 
@@ -38,38 +45,68 @@ def checked_predictors(predict: Predict | Mapping[str, Predict]) -> dict[str, Pr
     return predictors
 
 
-def checked_features(features: Mapping[str, Array]) -> tuple[bool, dict[str, Tensor]]:
+def checked_features(
+    features: Mapping[str, Feature | None],
+) -> tuple[bool, dict[str, TensorFeature]]:
     """Return whether the features are tensors, and the features as tensors."""
     if not isinstance(features, Mapping):
         raise TypeError(
             "robustness_report: `features` must be a mapping of names to tensors or arrays, got "
             f"{type(features).__name__}."
         )
-    arrays = {name: checked_array(_feature(name), x) for name, x in features.items()}
+    # Keys make one level of all arrays, those of mappings too.
+    arrays = {
+        (name, key): checked_array(_label(name, key), x)
+        for name, feature in features.items()
+        for key, x in _parts(name, feature)
+    }
     kinds = {isinstance(x, Tensor) for x in arrays.values()}
     if len(kinds) != 1:
         got = {name: type(x).__name__ for name, x in features.items()}
         raise TypeError(
-            f"robustness_report: `features` must be all tensors or all NumPy arrays, got {got}."
+            "robustness_report: `features` must be all tensors or all NumPy arrays, at least one "
+            f"of them not None, got {got}."
         )
-    check_names("robustness_report", tuple(arrays))
-    tensors = {name: as_tensor(_feature(name), x) for name, x in arrays.items()}
-    for name, x in tensors.items():
+    check_names("robustness_report", tuple(features))
+    tensors: dict[str, TensorFeature] = dict.fromkeys(features)
+    for (name, key), array in arrays.items():
+        x = as_tensor(_label(name, key), array)
         if x.ndim == 0 or len(x) == 0:
             raise ValueError(
-                f"robustness_report: {_feature(name)} must have at least one row, got shape "
+                f"robustness_report: {_label(name, key)} must have at least one row, got shape "
                 f"{tuple(x.shape)}."
             )
+        part = tensors[name]
+        if key is None:
+            tensors[name] = x
+        elif isinstance(part, dict):
+            part[key] = x
+        else:
+            tensors[name] = {key: x}
     return kinds.pop(), tensors
 
 
-def _feature(name: object) -> str:
-    return f"the feature of {name!r}"
+def _parts(name: str, feature: Feature | None) -> list[tuple[str | None, Any]]:
+    """Return the arrays of a feature with their keys; an array that is no mapping has None."""
+    if feature is None:
+        return []
+    if not isinstance(feature, Mapping):
+        return [(None, feature)]
+    if not feature:
+        raise ValueError(
+            f"robustness_report: the mapping of {name!r} is empty. Use None for a modality that is "
+            "missing in all rows."
+        )
+    return list(feature.items())
+
+
+def _label(name: object, key: object) -> str:
+    return f"the feature of {name!r}" + ("" if key is None else f", key {key!r},")
 
 
 def checked_mask(
     mask: Array | Mapping[str, Array] | None,
-    features: dict[str, Tensor],
+    features: dict[str, TensorFeature],
     integer_fill: IntegerFill = "auto",
 ) -> Tensor:
     """Return the natural mask: `mask`, or if it is None, that of `mask_from_features`."""
@@ -84,8 +121,16 @@ def checked_mask(
         }
     else:
         natural_mask = as_tensor("`mask`", checked_array("`mask`", mask))
-    rows = len(next(iter(features.values())))
+    given = {name: x for name, x in features.items() if x is not None}
+    rows = count_rows("robustness_report", given)
     columns = mask_columns("robustness_report", natural_mask, modalities, rows)
+    for index, name in enumerate(modalities):
+        if name not in given and bool(columns[:, index].any()):
+            raise ValueError(
+                f"robustness_report: the feature of {name!r} is None, so it is missing in all "
+                f"rows, but `mask` is True in {int(columns[:, index].sum())} of them. Pass the "
+                "feature, or False in these rows."
+            )
     # The result is not used: the call checks that the features have equal numbers of rows.
     hide_features(features, columns, modalities, integer_fill=integer_fill)
     return columns

@@ -20,7 +20,7 @@ from invmod.robustness.arguments import (
 )
 from invmod.robustness.conditions import Patterns, Rates, checked_rates, pattern_list
 from invmod.robustness.evaluation import Evaluation
-from invmod.robustness.inputs import Array
+from invmod.robustness.inputs import Array, Feature
 from invmod.robustness.measure import pattern_results
 from invmod.robustness.metrics import checked_direction, checked_metric, metric_name
 from invmod.robustness.rates import profile_results, rate_results
@@ -32,7 +32,7 @@ RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 def robustness_report(
     predict: Predict | Mapping[str, Predict],
-    features: Mapping[str, Array],
+    features: Mapping[str, Feature | None],
     targets: Any,
     metric: Callable[[Any, Any], float],
     *,
@@ -98,7 +98,9 @@ def robustness_report(
             with P patterns and R rates above 0 (``P + R num_draws`` times if M = 1 or with R
             profiles).
         features: modality name -> (N, ...), tensors or NumPy arrays of any shape after the first
-            axis.
+            axis; or a mapping of them, such as token ids with an attention mask, whose arrays are
+            hidden together; or None, a modality that is missing in all rows. Models receive
+            mappings and None as they are given.
         targets: tensor or array, (U, ...).
         metric: function of predictions and targets (U, ...), in this order, that returns a number.
             Functions of ``sklearn.metrics``, which take targets first, are recognised, also in a
@@ -137,7 +139,8 @@ def robustness_report(
     Raises:
         KeyError: `integer_fill` has a name that is not in `features`.
         TypeError: predictions, targets, features or the mask have a wrong type, such as data
-            frames, lists, strings and sparse arrays; the message says how to convert them.
+            frames, lists, strings and sparse arrays (the message says how to convert them), or the
+            metric does not return one number.
         ValueError: an argument is out of range, shapes do not fit, a module is in training mode,
             predictions or a metric are NaN (the message names model and condition), the metric is
             not the mean of `per_unit`, or it is undefined in more than half of the resamples; or

@@ -15,7 +15,7 @@ from invmod._distributions import Bounds
 from invmod.missingness import hide_features
 from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.arguments import Predict, checked_predictions
-from invmod.robustness.inputs import Array
+from invmod.robustness.inputs import Array, TensorFeature, each_array
 from invmod.robustness.intervals import Floats
 from invmod.robustness.metrics import checked_number
 from invmod.robustness.resampling import Resamples
@@ -39,7 +39,7 @@ class Evaluation:
 
     Attributes:
         predictors: name -> model; the first model is the baseline.
-        features: name -> tensor (N, ...).
+        features: name -> tensor (N, ...), mapping of tensors, or None if it is missing in all rows.
         given_as_tensors: whether models receive tensors; otherwise they receive arrays.
         mask: bool (N, M), the natural mask, to which each condition is added.
         targets: (U, ...).
@@ -54,7 +54,7 @@ class Evaluation:
     """
 
     predictors: dict[str, Predict]
-    features: dict[str, Tensor]
+    features: dict[str, TensorFeature]
     given_as_tensors: bool
     mask: Tensor
     targets: Array
@@ -117,15 +117,15 @@ class Evaluation:
         loss = complete - value if self.higher_is_better else value - complete
         return loss / abs(complete) if complete else None
 
-    def _predictions(
-        self, model: str, hidden: Mapping[str, Tensor], mask: Tensor, where: str
-    ) -> Any:
+    def _predictions(self, model: str, hidden: Mapping[str, Any], mask: Tensor, where: str) -> Any:
         # Each model gets its own copies, so that it may write into them: filling NaN in place is a
         # common way to impute. `features` and `hidden` stay as they are.
-        own: dict[str, Any] = {name: x.clone() for name, x in hidden.items()}
-        own_mask: Any = mask.clone()
-        if not self.given_as_tensors:
-            own, own_mask = {name: x.numpy() for name, x in own.items()}, own_mask.numpy()
+        def own_copy(x: Tensor) -> Any:
+            return x.clone() if self.given_as_tensors else x.clone().numpy()
+
+        # A feature of None is absent from `hidden`; the model gets None, as it was given.
+        own = {name: each_array(hidden.get(name), own_copy) for name in self.modalities}
+        own_mask = own_copy(mask)
         try:
             with torch.no_grad():
                 predictions = self.predictors[model](own, own_mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = Tensor | NDArray[Any]
+Feature = Array | Mapping[str, Array]
+# A feature as tensors; None is a modality that is missing in all rows.
+TensorFeature = Tensor | dict[str, Tensor] | None
 
 # Kinds of NumPy dtypes that a tensor can hold: bool, integers, floats and complex numbers.
 NUMERIC_KINDS = "biufc"
+
+
+def each_array(feature: Any, function: Callable[[Any], Any]) -> Any:
+    """Return a feature with `function` applied to its array, or to each array of its mapping.
+
+    Example:
+        >>> [each_array(feature, torch.numel) for feature in (None, torch.ones(3))]
+        [None, 3]
+        >>> each_array({"ids": torch.ones(3), "kept": torch.ones(2)}, torch.numel)
+        {'ids': 3, 'kept': 2}
+    """
+    if feature is None:
+        return None
+    if isinstance(feature, Mapping):
+        return {key: function(x) for key, x in feature.items()}
+    return function(feature)
 
 
 def checked_array(argument: str, x: object, where: str = "") -> Array:
@@ -72,6 +92,8 @@ def as_tensor(argument: str, x: Array) -> Tensor:
 def _hint(x: object) -> str:
     """Return how to convert an object to an array, by the methods that it has."""
     # The methods are tried in an order that suits sparse matrices, which have several of them.
+    if hasattr(x, "collect"):
+        return " Pass `x.collect().to_numpy()`."
     for method in ("toarray", "to_numpy"):
         if hasattr(x, method):
             return f" Pass `x.{method}()`."

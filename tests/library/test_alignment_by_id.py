@@ -59,12 +59,42 @@ def test_a_modality_may_be_absent_from_a_batch():
     assert (z.shape, mask.shape, order) == ((0, 1, 3), (0, 1), [])
 
 
-def test_ids_may_be_an_array_of_numpy_and_keep_their_type():
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([3, 4], np.array([4, 5]), [3, 4, 5]),
+        (np.array([3, 4], dtype=np.uint8), torch.tensor([4, 5]), [3, 4, 5]),
+        (["3", "4"], np.array(["4", "5"]), ["3", "4", "5"]),
+        (np.array(["3", "4"], dtype=object), [np.str_("4"), "5"], ["3", "4", "5"]),
+        ((np.int64(3), 4), [4, np.int32(5)], [3, 4, 5]),
+    ],
+)
+def test_ids_of_one_kind_match_and_are_plain_values(first, second, expected):
     z = {"a": torch.ones(2, 1), "b": torch.ones(2, 1)}
-    for ids in (np.array([3, 4]), np.array(["3", "4"])):
-        _, mask, order = stack_by_id(z, {"a": [3, 4], "b": ids})
-        assert len(order) == (2 if ids.dtype.kind == "i" else 4)
-        assert mask.sum() == 4
+    _, mask, order = stack_by_id(z, {"a": first, "b": second})
+    assert order == expected
+    assert {type(row_id) for row_id in order} == {type(expected[0])}
+    assert mask.tolist() == [[True, False], [True, True], [False, True]]
+
+
+@pytest.mark.parametrize("wrong", [None, 1.5, float("nan"), True, np.float32(1), ("a", 1), b"a"])
+def test_ids_of_another_kind_are_an_error(wrong):
+    with pytest.raises(TypeError, match=r"`ids\['a'\]` must be strings or integers, got "):
+        stack_by_id({"a": ROWS}, {"a": ["x", wrong]})
+
+
+@pytest.mark.parametrize("second", [["1", "3"], np.array(["1", "3"])])
+@pytest.mark.parametrize("first", [[1, 2], torch.tensor([1, 2]), np.array([1, 2])])
+def test_strings_and_integers_together_are_an_error(first, second):
+    z = {"a": ROWS, "b": ROWS}
+    with pytest.raises(TypeError, match=r"one kind, .*'a': 'integers', 'b': 'strings'"):
+        stack_by_id(z, {"a": first, "b": second})
+    with pytest.raises(TypeError, match=r"`ids\['a'\]` must be all strings or all integers"):
+        stack_by_id(
+            {"a": ROWS}, {"a": [first[0], second[0]] if isinstance(first, list) else [1, "1"]}
+        )
+    # A modality without rows has no kind.
+    assert stack_by_id({"a": ROWS, "b": ROWS[:0]}, {"a": second, "b": []})[2] == ["1", "3"]
 
 
 ROWS = torch.ones(2, 3)
@@ -82,6 +112,7 @@ ROWS = torch.ones(2, 3)
         ({"a": ROWS}, {"a": "ab"}, TypeError, "`ids['a']` must be a sequence of ids, got str"),
         ({"a": ROWS}, {"a": 3}, TypeError, "must be a sequence of ids, got int."),
         ({"a": ROWS}, {"a": torch.ones(2)}, TypeError, "tensor of integers (n,), got torch.float"),
+        ({"a": ROWS}, {"a": torch.ones(2) > 0}, TypeError, "tensor of integers (n,), got torch.bo"),
         (
             {"a": ROWS, "b": torch.ones(1, 4)},
             {"a": [1, 2], "b": [1]},

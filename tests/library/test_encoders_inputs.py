@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from invmod.encoders import ModalityEncoders
-from invmod.missingness import mask_from_features
+from invmod.missingness import collate, mask_from_features
 from tests.strategies import NAN, generators, gradients, laws, normal, random_mask, seeded
 
 
@@ -276,3 +276,40 @@ def test_traced_encoders_follow_the_batch_size_and_the_mask():
             torch.testing.assert_close(traced(*inputs), model(*inputs))
             features = {"a": torch.ones(num_rows, 3), "b": torch.ones(num_rows, 2)}
             torch.testing.assert_close(by_name(features), model.encoders(features))
+
+
+# --- one number per row
+
+ROWS_OF_A_TABLE = [{"a": 1.0}, {"a": None}, {"a": 3.0}]
+
+
+def test_one_number_per_row_needs_an_axis_and_the_error_says_how():
+    encoders = ModalityEncoders.linear({"a": 1}, embedding_dim=2)
+    features, mask, _ = collate(ROWS_OF_A_TABLE, modalities=["a"])
+    assert features["a"].shape == (3,)
+    message = r"must have shape \(N, 1\), got \(3,\)\. Use `x\[:, None\]` for one number per row\."
+    with pytest.raises(ValueError, match=message):
+        encoders(features, mask)
+    assert encoders({"a": features["a"][:, None]}, mask).shape == (3, 1, 2)
+
+
+def test_a_module_that_fails_on_one_number_per_row_says_how_to_add_an_axis():
+    encoders = ModalityEncoders({"a": nn.Linear(1, 2)})
+    with pytest.raises(RuntimeError, match=r"the module of 'a' failed .* Use `x\[:, None\]`"):
+        encoders({"a": torch.ones(3)})
+    encoders = ModalityEncoders({"a": nn.Identity()})
+    with pytest.raises(ValueError, match=r"must return \(N, D\) .* Use `x\[:, None\]`"):
+        encoders({"a": torch.ones(3)})
+
+
+def test_features_of_other_shapes_get_no_advice_for_one_number_per_row():
+    wide = ModalityEncoders.linear({"a": 6}, embedding_dim=2)
+    words = ModalityEncoders({"a": nn.Embedding(2, 2)})
+    for encoders, x in (
+        (wide, torch.ones(3)),
+        (wide, torch.ones(3, 2)),
+        (words, torch.tensor([5])),
+    ):
+        with pytest.raises((ValueError, IndexError)) as caught:
+            encoders({"a": x})
+        assert "[:, None]" not in str(caught.value)

@@ -248,7 +248,8 @@ def test_a_fixed_draw_is_reproducible_from_its_seed_or_its_weights():
     ):
         FixedEnvs(source, generator=None)
     with pytest.raises(
-        TypeError, match=r"FixedEnvs.sample_masks: CyclicMixupEnvs\(3, .* has weights only"
+        TypeError,
+        match=r"FixedEnvs.sample_masks: CyclicMixupEnvs\(3, .* has weights only.*Use subsets",
     ):
         envs.sample_masks()
 
@@ -438,7 +439,8 @@ def test_k_of_available_returns_the_device_of_its_mask():
         (
             lambda: UnionEnvs(OneHotEnvs(2), UniformEnvs(2)).sample_masks(),
             TypeError,
-            "UnionEnvs.sample_masks: UniformEnvs(2) has weights only, no masks",
+            "UnionEnvs.sample_masks: UniformEnvs(2) has weights only, no masks. Use subsets such "
+            "as `RandomSubsetEnvs`, or `fuse` with weights.",
         ),
     ],
 )

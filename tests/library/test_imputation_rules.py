@@ -287,6 +287,40 @@ def test_weights_can_be_averaged_with_their_buffers(kind, average):
             torch.testing.assert_close(restored(features, mask)[0][name], expected[name])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("decay", [0.9, 0.95, 0.9999])
+def test_a_moving_average_that_is_saved_can_be_loaded(kind, decay):
+    """A moving average of integers is rounded down at every step, here twenty times."""
+    features, mask = draw(seeded(6))
+    model = torch.nn.ModuleList([build(kind, features, mask)])
+    average = get_ema_multi_avg_fn(decay)
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    for _ in range(20):
+        averaged.update_parameters(model)
+    restored = new(kind)
+    restored.load_state_dict(averaged.module[0].state_dict())
+    assert restored.modality_names.equal(model[0].modality_names)
+
+
+def test_tokens_in_memory_without_values_are_saved_with_their_names():
+    with torch.device("meta"):
+        tokens = LearnedTokens(DIMS)
+    tokens.to_empty(device="cpu")
+    LearnedTokens(DIMS).load_state_dict(tokens.state_dict())
+
+
+def test_the_dtypes_of_an_averaged_zero_imputer_are_saved():
+    features = {"a": torch.ones(3, 2, dtype=torch.int32)}
+    zeros = ZeroImputer(["a"]).fit(features, torch.ones(3, 1, dtype=torch.bool))
+    averaged = AveragedModel(zeros, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(20):
+        averaged.update_parameters(zeros)
+    restored = ZeroImputer(["a"])
+    restored.load_state_dict(averaged.module.state_dict())
+    filled, _ = restored({}, torch.zeros(1, 1, dtype=torch.bool))
+    assert filled["a"].dtype == torch.int32
+
+
 def test_zeros_of_bools_can_be_averaged_with_their_buffers():
     features, mask = {"a": torch.ones(3, 2).bool()}, torch.tensor([[True], [False], [True]])
     model = ZeroImputer(["a"]).fit(features, mask)

@@ -134,6 +134,32 @@ def test_early_stopping_monitors_the_worst_pattern():
     assert trainer.current_epoch == 1
 
 
+def test_early_stopping_needs_strict_false_if_the_first_epoch_has_no_report():
+    features, targets = data(seed=1)
+
+    def fit(**options):
+        stop = pl.callbacks.EarlyStopping(
+            "robustness/worst", mode="max", stopping_threshold=0.0, **options
+        )
+        report = LightningReport(features, targets, accuracy, predict=classes, every_n_epochs=2)
+        return lightning_fit([stop, report], max_epochs=4)[1]
+
+    with pytest.raises(RuntimeError, match="robustness/worst` which is not available"):
+        fit()
+    assert fit(strict=False).current_epoch == 2
+
+
+def test_between_reports_the_last_figures_stay():
+    features, targets = data(seed=1)
+    stop = pl.callbacks.EarlyStopping("robustness/complete", mode="max", patience=3, strict=False)
+    report = LightningReport(
+        features, targets, accuracy, predict=lambda *_: targets, every_n_epochs=3
+    )
+    _, trainer = lightning_fit([stop, report], max_epochs=12)
+    # The first figure is that of epoch 3, and each of the three epochs after it counts.
+    assert trainer.current_epoch == 6
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_lightning_predicts_in_the_precision_of_validation(precision):
     features, targets = data(seed=1)

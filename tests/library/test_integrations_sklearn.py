@@ -152,6 +152,58 @@ def test_an_imputer_works_in_pipelines_searches_and_files(kind):
     assert not hasattr(copy, "imputer_")
 
 
+FRAME = {"p": [1, nan, 3], "q": [1.0, nan, 2.0]}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (["A", "B", None], "text"),
+        (pd.to_datetime(["2026-01-01", "2026-01-02", "2026-01-03"]), "dates or times"),
+        (pd.Categorical(["A", "B", "A"]), "text"),
+        ([{"a": 1}, {}, {}], "dict"),
+    ],
+)
+@pytest.mark.parametrize("number", [1, 1.5])
+def test_a_column_without_numbers_is_named(column, kind, number):
+    frame = pd.DataFrame({**FRAME, "city": column, "n": [number] * 3})
+    for given in (frame, pl.from_pandas(frame)):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            ModalityMeanImputer({"x": ["p", "q"]}).fit_transform(given)
+        if isinstance(given, pl.DataFrame) and kind == "dict":
+            continue  # polars holds structs, whose values are numbers
+        assert f"column 'city' contains {kind}. Select the numeric" in str(caught.value)
+    array = frame.to_numpy(dtype=object)
+    with pytest.raises((TypeError, ValueError), match=r"column 2 contains .*ColumnTransformer"):
+        ModalityMeanImputer({"x": [0, 1]}).fit_transform(array)
+
+
+def test_an_array_of_dates_is_no_table_of_numbers():
+    dates = np.array([["2026-01-01"], ["NaT"]], dtype="datetime64[D]")
+    with pytest.raises(TypeError, match="column 0 contains dates or times"):
+        ModalityMeanImputer().fit(dates)
+
+
+def test_a_column_in_no_group_keeps_its_values_as_floats():
+    frame = pd.DataFrame({**FRAME, "count": [7, 8, 9]})
+    imputer = ModalityMeanImputer({"x": ["p", "q"]}).set_output(transform="pandas")
+    filled = imputer.fit_transform(frame)
+    assert filled["count"].tolist() == [7.0, 8.0, 9.0]
+    assert filled["count"].dtype == np.float64
+    with pytest.raises(ValueError, match="column 'count' contains text"):
+        imputer.transform(frame.assign(count=["7", "eight", "9"]))
+
+
+@pytest.mark.parametrize("kind", IMPUTERS)
+def test_a_lazy_frame_must_be_collected(kind):
+    frame = pl.from_pandas(table())
+    with pytest.raises(TypeError, match=rf"{kind.__name__}: `X` .* got LazyFrame. Call `.collect"):
+        made(kind).fit(frame.lazy())
+    fitted = made(kind).fit(frame)
+    with pytest.raises(TypeError, match=r"Call `\.collect\(\)` first"):
+        fitted.transform(frame.lazy())
+
+
 def test_float32_stays_float32_and_integers_become_float64():
     X = np.array([[1.0, 2.0], [nan, 4.0]], dtype=np.float32)
     assert ModalityMeanImputer().fit_transform(X).dtype == np.float32

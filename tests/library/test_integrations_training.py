@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import zero_one_loss
 from torch import nn
 
 from invmod.integrations.states import evaluation_mode, kept_random_state
@@ -120,12 +121,37 @@ def test_a_modality_may_be_a_mapping(batch_size):
     assert seen == ({8} if batch_size is None else {3, 2})
 
 
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_a_feature_of_none_is_missing_in_all_rows(batch_size):
+    features, targets = data(8)
+
+    def predict(model, given, mask):
+        assert list(given) == ["image", "text"]
+        assert given["text"] is None or given["text"].isnan().all()
+        assert not mask[:, 1].any()
+        return (given["image"].nan_to_num().mean(dim=1) > 0).long()
+
+    nan = torch.full_like(features["text"], float("nan"))
+    made = []
+    for text in (None, nan):
+        report = PeriodicReport(
+            {"image": features["image"], "text": text},
+            targets,
+            accuracy,
+            predict=predict,
+            batch_size=batch_size,
+        )
+        report._figures(nn.Identity(), 1, is_main=True, broadcast=lambda x: x)
+        made.append(report.reports[1])
+    assert made[0] == made[1]
+
+
 def test_features_are_checked_before_training():
     features, targets = data(8)
     with pytest.raises(ValueError, match="equal numbers of rows"):
         PeriodicReport({**features, "text": torch.zeros(7, 1)}, targets, accuracy)
-    with pytest.raises(ValueError, match=r"must not be None, but \['text'\] are"):
-        PeriodicReport({**features, "text": None}, targets, accuracy)
+    with pytest.raises(ValueError, match="at least one given"):
+        PeriodicReport(dict.fromkeys(features), targets, accuracy)
     with pytest.raises(TypeError, match="must be a tensor"):
         PeriodicReport({**features, "text": "words"}, targets, accuracy)
 
@@ -209,3 +235,18 @@ def test_figures_without_an_area_or_a_drop_leave_them_out():
     assert "x/area" not in report_figures(report, "x")
     report = expected_report(Net(), rates=(0.5,))
     assert "x/area" not in report_figures(report, "x")
+
+
+def test_a_metric_without_a_number_is_named_by_the_callback():
+    features, targets = data(8)
+    report = PeriodicReport(features, targets, lambda p, t: p == t, predict=classes)
+    with pytest.raises(TypeError, match=r"must return one number, got shape \(8,\) from 'model'"):
+        report._figures(Net(), 1, is_main=True, broadcast=lambda x: x)
+
+
+def test_an_error_of_scikit_learn_is_lower_better_in_a_callback():
+    features, targets = data(8)
+    report = PeriodicReport(features, targets, zero_one_loss, predict=classes, rates=())
+    figures = report._figures(Net(), 1, is_main=True, broadcast=lambda x: x)
+    assert not report.reports[1].higher_is_better
+    assert figures["robustness/worst"] == max(r.value for r in report.reports[1].patterns)

@@ -146,7 +146,8 @@ def test_features_and_outputs_may_have_any_form():
             CyclicMixupEnvs(3),
             None,
             TypeError,
-            "include_uniform=True, min_weight=0.0) has weights only, no masks.",
+            "include_uniform=True, min_weight=0.0) has weights only, no masks. Use subsets such as "
+            "`RandomSubsetEnvs`, or `fuse` with weights.",
         ),
         (torch.ones(2, 3).bool(), OneHotEnvs(3), 1.0, TypeError, "tensor, got float."),
         (
@@ -161,3 +162,31 @@ def test_features_and_outputs_may_have_any_form():
 def test_invalid_arguments_are_an_error(mask, envs, loss, error, message):
     with pytest.raises(error, match="environment_risks: .*" + re.escape(message)):
         environment_risks(lambda x, mask: x, torch.ones(2), mask, envs, lambda _: loss)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "arrays", "nested"])
+def test_a_model_that_writes_into_its_input_changes_no_other_environment(kind):
+    x = normal(seeded(0), 5, 2)
+    mask = torch.ones(5, 2, dtype=torch.bool)
+    columns = list(x.unbind(1)) if kind != "arrays" else [c.numpy().copy() for c in x.unbind(1)]
+    features = {"batch": columns} if kind == "nested" else columns
+    before = [torch.as_tensor(column).clone() for column in columns]
+
+    def predict(features, mask):
+        given = features["batch"] if kind == "nested" else features
+        for m, column in enumerate(given):
+            column *= mask[:, m].double().numpy() if kind == "arrays" else mask[:, m]
+        total = sum(torch.as_tensor(column) for column in given)
+        mask.fill_(False)
+        return total
+
+    def risks():
+        return environment_risks(
+            predict, features, mask, LeaveOneOutEnvs(2), torch.mean, include_natural=True
+        )
+
+    expected = torch.stack([x.sum(1).mean(), x[:, 1].mean(), x[:, 0].mean()])
+    torch.testing.assert_close(risks(), expected)
+    torch.testing.assert_close(risks(), expected)
+    assert all(torch.as_tensor(a).equal(b) for a, b in zip(columns, before, strict=True))
+    assert mask.all()

@@ -13,12 +13,13 @@ from torch.autograd import gradcheck
 
 from invmod import irm_penalty, vrex_penalty
 from invmod.penalties import (
+    fishr_penalty_linear,
     irm_derivatives,
     irm_derivatives_bpr,
     irm_penalty_from_derivatives,
     vrex_penalty_debiased,
 )
-from tests.strategies import generators, laws, normal, seeded
+from tests.strategies import NAN, generators, laws, normal, seeded
 
 SIZES = st.integers(0, 6)
 ESTIMATORS = ["square", "split", "ustat"]
@@ -260,7 +261,7 @@ def test_half_precision_is_reduced_in_float32(dtype):
         lambda x: vrex_penalty_debiased(x, paired=True),
         lambda x: vrex_penalty_debiased(list(x), paired=False),
         lambda x: irm_penalty_from_derivatives(
-            irm_derivatives(x, x, loss="bce"), estimator="ustat"
+            irm_derivatives(x, x.sigmoid(), loss="bce"), estimator="ustat"
         ),
         lambda x: irm_penalty_from_derivatives(irm_derivatives_bpr(x)),
     ):
@@ -416,3 +417,55 @@ def test_a_loss_that_cannot_ignore_targets_is_an_error():
             irm_penalty(z, None, loss=loss, ignore_index=-100)
     with pytest.raises(ValueError, match=r"irm_derivatives: `ignore_index` needs .* a callable"):
         irm_derivatives(z, None, loss=lambda z, y: z, ignore_index=-100)
+
+
+# --- targets out of range
+
+LOGITS, GROUPS = torch.ones(4, 3), torch.tensor([0, 0, 1, 1])
+CLASS_LOSSES = {
+    "irm_penalty": lambda y, **options: irm_penalty(LOGITS, y, loss="ce", **options),
+    "irm_derivatives": lambda y, **options: irm_derivatives(LOGITS, y, loss="ce", **options),
+    "fishr_penalty_linear": lambda y, **options: fishr_penalty_linear(
+        LOGITS, LOGITS, y, GROUPS, num_envs=2, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("value", [-100, -1, 3])
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_a_class_out_of_range_is_an_error_that_names_ignore_index(name, value):
+    targets = torch.tensor([0, 1, 2, value])
+    message = rf"{name}: `targets` must lie in \[0, K\) = \[0, 3\), got {value}. .*{value}` if"
+    with pytest.raises(ValueError, match=message):
+        CLASS_LOSSES[name](targets)
+    with pytest.raises(ValueError, match=message):
+        CLASS_LOSSES[name](targets, ignore_index=-7)
+    ignored = torch.tensor([0, value, value, 2]) if name == "irm_penalty" else targets
+    if name != "fishr_penalty_linear":
+        assert CLASS_LOSSES[name](ignored, ignore_index=value).isfinite().all()
+
+
+@pytest.mark.parametrize("value", [-100.0, 1.5])
+def test_a_binary_target_out_of_range_is_an_error(value):
+    targets = torch.tensor([0.0, 1.0, value])
+    for function in (irm_penalty, irm_derivatives):
+        name = function.__name__
+        with pytest.raises(ValueError, match=rf"{name}: .* must lie in \[0, 1\], got {value:g}\."):
+            function(torch.ones(3), targets)
+        assert function(torch.ones(3), targets, ignore_index=value).isfinite().all()
+        # A target may leave [0, 1] by rounding.
+        assert function(torch.ones(3), torch.tensor([-1e-3, 0.5, 1.001])).isfinite().all()
+        # Any number is a target of the squared error, and NaN comes out as NaN.
+        assert function(torch.ones(3), targets, loss="mse").isfinite().all()
+        assert function(torch.ones(3), targets * NAN).isnan().any()
+
+
+def test_targets_whose_values_are_unknown_are_not_checked():
+    y = torch.tensor([0, 1, 2, -100])
+    result = irm_derivatives(LOGITS.to("meta"), y.to("meta"), loss="ce")
+    assert result.shape == (4,)
+    many = torch.stack([LOGITS, 2 * LOGITS])
+    classes = torch.tensor([[0, 1, 2, 0], [2, 1, 0, 1]])
+    mapped = torch.func.vmap(lambda z, y: irm_penalty(z, y, loss="ce"))(many, classes)
+    expected = [irm_penalty(z, y, loss="ce") for z, y in zip(many, classes, strict=True)]
+    torch.testing.assert_close(mapped, torch.stack(expected))

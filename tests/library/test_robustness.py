@@ -283,7 +283,11 @@ def failing(features, mask):
             ValueError,
             "must have the first axis of `targets`, 60 units, got shape (3,)",
         ),
-        ({"features": {}}, TypeError, "`features` must be all tensors or all NumPy arrays, got {}"),
+        (
+            {"features": {}},
+            TypeError,
+            "all tensors or all NumPy arrays, at least one of them not None, got {}",
+        ),
         (
             {"features": {"a": torch.zeros(2), "b": np.zeros(2)}},
             TypeError,

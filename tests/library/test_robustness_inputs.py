@@ -176,6 +176,7 @@ FRAME = pd.DataFrame({"x": [0.0] * 60})
             "the feature of 'a' must be a tensor or an array, got DataFrame. Pass `x.to_numpy()`",
         ),
         (with_feature(pl.from_pandas(FRAME)), TypeError, "got DataFrame. Pass `x.to_numpy()`"),
+        (with_feature(pl.LazyFrame()), TypeError, "got LazyFrame. Pass `x.collect().to_numpy()`"),
         (with_feature(scipy.sparse.csr_array(np.eye(60))), TypeError, "Pass `x.toarray()`"),
         (with_feature(scipy.sparse.coo_matrix(np.eye(60))), TypeError, "Pass `x.toarray()`"),
         (

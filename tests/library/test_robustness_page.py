@@ -178,8 +178,8 @@ def test_the_verdict_has_complete_value_worst_pattern_and_safe_rate():
         ),
         (
             made({"m": {"11": 0.8, "10": 0.8}}, rates=((0.0, 0.8), (0.1, 0.7), (0.5, 0.8))),
-            "Already at the smallest evaluated missing rate, 10.0% of the cells, score is more than "
-            "5% worse than its complete value.",
+            "Already at the smallest evaluated missing rate, 10.0% of the cells, score is more "
+            "than 5% worse than its complete value.",
         ),
         (
             made({"m": {"11": 0.2, "10": 0.3}}, better=False, rates=((0.1, 0.21), (0.2, 0.25))),

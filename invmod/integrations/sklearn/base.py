@@ -15,6 +15,11 @@ from torch import Tensor
 
 from invmod._checks import check_choice
 from invmod.integrations.sklearn.columns import ColumnGroups, Columns, column_groups
+from invmod.integrations.sklearn.tables import (
+    check_collected,
+    columns_of_dates,
+    columns_without_numbers,
+)
 
 Groups = Mapping[str, Columns] | None
 Partial = Literal["missing", "raise"]
@@ -44,7 +49,7 @@ class ModalityImputer(
         """Fit on a table in which NaN marks missing entries.
 
         Arguments:
-            X: (N, C), an array or a data frame.
+            X: (N, C), an array or a data frame of numbers.
             y: ignored.
 
         Returns:
@@ -52,11 +57,12 @@ class ModalityImputer(
 
         Raises:
             KeyError: `groups` names a column that does not exist.
-            TypeError, ValueError: `groups` does not fit the table, a modality is missing in all
-                rows, or a row has only a part of a modality and `partial` is ``"raise"``.
+            TypeError, ValueError: a column is not numeric or the table is lazy, `groups` does not
+                fit the table, a modality is missing in all rows, or a row has only a part of a
+                modality and `partial` is ``"raise"``.
         """
         check_choice(type(self).__name__, "partial", self.partial, ("missing", "raise"))
-        X = validate_data(self, X, dtype=FLOAT_DTYPES, ensure_all_finite="allow-nan")
+        X = self._numbers(X)
         names = getattr(self, "feature_names_in_", None)
         groups = column_groups(
             type(self).__name__,
@@ -71,19 +77,18 @@ class ModalityImputer(
         return self
 
     def transform(self, X: Any) -> NDArray[Any]:
-        """Return the table with all NaN of the groups filled; other entries do not change.
+        """Return the table as floats with all NaN of the groups filled; other values stay.
 
         Arguments:
             X: (N, C), with the columns of `fit`.
 
         Raises:
-            ValueError: the columns are not those of `fit`, or a row has only a part of a modality
+            TypeError, ValueError: a column is not numeric or the table is lazy, the columns are not
+                those of `fit`, or a row has only a part of a modality
                 and `partial` is ``"raise"``.
         """
         check_is_fitted(self)
-        X = validate_data(
-            self, X, reset=False, dtype=FLOAT_DTYPES, ensure_all_finite="allow-nan", copy=True
-        )
+        X = self._numbers(X, reset=False, copy=True)
         features, mask = self._features_and_mask(X, self.groups_)
         filled, _ = self.imputer_(features, mask)
         for name, columns in self.groups_.items():
@@ -91,6 +96,24 @@ class ModalityImputer(
             # In a row that has a part of the group, the observed entries stay as they are.
             X[:, columns] = np.where(np.isnan(values), filled[name].numpy(), values)
         return X  # type: ignore[no-any-return]
+
+    def _numbers(self, X: Any, **options: Any) -> NDArray[Any]:
+        """Return a table as an array of floats; name the columns that are not numeric."""
+        name = type(self).__name__
+        check_collected(name, "X", X)
+        if dates := columns_of_dates(X):
+            raise TypeError(_not_numeric(name, dates))
+        try:
+            return validate_data(  # type: ignore[no-any-return]
+                self, X, dtype=FLOAT_DTYPES, ensure_all_finite="allow-nan", **options
+            )
+        except (TypeError, ValueError) as error:
+            # The conversion itself names a value but no column.
+            wrong = columns_without_numbers(X)
+            if not wrong:
+                raise
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"{_not_numeric(name, wrong)} The conversion reported: {error}") from error
 
     def _features_and_mask(
         self, X: NDArray[Any], groups: ColumnGroups
@@ -117,3 +140,13 @@ class ModalityImputer(
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _not_numeric(name: str, wrong: dict[Any, str]) -> str:
+    """Return the message of an error that names the first column without numbers."""
+    column, kind = next(iter(wrong.items()))
+    others = f" ({len(wrong)} columns are not numeric)" if len(wrong) > 1 else ""
+    return (
+        f"{name}: `X` must be numeric, but column {column!r} contains {kind}{others}. Select the "
+        "numeric columns with `ColumnTransformer`."
+    )

@@ -16,8 +16,8 @@ class ModalityMeanImputer(ModalityImputer):
 
     Arguments:
         groups: modality name -> its columns: a name, a position, a slice of positions, a sequence
-            of names or positions, or bools (C,). Columns in no group are passed through unchanged.
-            None makes each column a modality.
+            of names or positions, or bools (C,). Tables must be numeric; columns in no group keep
+            their values (as floats). None makes each column a modality.
         partial: how to treat a row with NaN in some columns of a group. ``"missing"``: the modality
             counts as missing in that row, so its values enter no mean, distance or regression;
             its NaN are filled, and its observed entries stay as they are. ``"raise"``: an error.

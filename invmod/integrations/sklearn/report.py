@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from invmod._checks import check_known
 from invmod.integrations.sklearn.columns import Columns
 from invmod.integrations.sklearn.scoring import Metric, Scoring, scoring_of
-from invmod.integrations.sklearn.tables import Table, as_table
+from invmod.integrations.sklearn.tables import Table, as_table, check_collected
 from invmod.robustness import RobustnessReport, robustness_report
 from invmod.robustness.conditions import Patterns, Rates
 from invmod.robustness.evaluate import RATES
@@ -115,6 +115,7 @@ def estimator_report(
     higher = True if metric is None else checked_direction(_FUNCTION, metric, higher_is_better)
     table = as_table(_FUNCTION, X, groups)
     mask = table.mask()
+    check_collected(_FUNCTION, "y", y)
     targets = _targets(y)
     check_consistent_length(mask, targets)
     hide = _hider(table, fill)

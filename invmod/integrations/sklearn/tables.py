@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from invmod.integrations.sklearn.columns import ColumnGroups, Columns, column_groups
 
 Bools = NDArray[np.bool_]
+_DATES = "dates or times"
 # The value of hidden cells: one for all modalities, or name -> value. None means missing.
 Values = Any
 
@@ -34,6 +35,7 @@ def as_table(function: str, X: Any, groups: Mapping[str, Columns]) -> Table:
         ImportError: narwhals is not installed, and X is neither an array nor a sequence.
         KeyError, TypeError, ValueError: X is not a table, or `groups` does not fit it.
     """
+    check_collected(function, "X", X)
     if isinstance(X, list | tuple):
         X = np.asarray(X)
     if isinstance(X, np.ndarray):
@@ -48,9 +50,83 @@ def as_table(function: str, X: Any, groups: Mapping[str, Columns]) -> Table:
     if not isinstance(frame, narwhals.DataFrame):
         raise TypeError(
             f"{function}: `X` must be an array or a data frame of pandas or polars, got "
-            f"{type(X).__name__}. Convert a sparse matrix with `toarray`, collect a lazy frame."
+            f"{type(X).__name__}. Convert a sparse matrix with `toarray`."
         )
     return FrameTable(function, frame, groups)
+
+
+def check_collected(function: str, argument: str, values: Any) -> None:
+    """Raise if a table or a column is a lazy one of polars, which has no values yet."""
+    # A lazy frame would become an array of one object, and scikit-learn's error does not name it.
+    if hasattr(values, "collect") and not hasattr(values, "__array__"):
+        raise TypeError(
+            f"{function}: `{argument}` must be a table with values, got {type(values).__name__}. "
+            "Call `.collect()` first."
+        )
+
+
+def columns_without_numbers(X: Any) -> dict[Any, str]:
+    """Return column -> its kind, for the columns that cannot be converted to numbers.
+
+    Columns are names in a data frame and positions in an array. Kinds are "text" or a type.
+
+    Example:
+        >>> columns_without_numbers(np.array([["Rome", 1.0], ["Oslo", None]], dtype=object))
+        {0: 'text'}
+    """
+    return {
+        name: kind
+        for name, column in _columns(X).items()
+        if (kind := _kind_without_numbers(column)) is not None
+    }
+
+
+def columns_of_dates(X: Any) -> dict[Any, str]:
+    """Return column -> its kind, for columns of dates or times.
+
+    They would become counts of nanoseconds silently, and a missing date a large negative number.
+
+    Example:
+        >>> columns_of_dates(np.array([["2026-01-01"]], dtype="datetime64[D]"))
+        {0: 'dates or times'}
+    """
+    return {name: _DATES for name, column in _columns(X).items() if _is_temporal(column)}
+
+
+def _columns(X: Any) -> dict[Any, Any]:
+    """Return name or position -> column; empty for objects that have no columns."""
+    if hasattr(X, "columns") and hasattr(X, "__getitem__"):
+        return {name: X[name] for name in X.columns}
+    array = np.asarray(X)
+    return dict(enumerate(array.T)) if array.ndim == 2 else {}
+
+
+def _is_temporal(column: Any) -> bool:
+    dtype = getattr(column, "dtype", None)
+    # Types of polars have a method; those of NumPy and pandas have a kind.
+    test = getattr(dtype, "is_temporal", None)
+    return bool(test()) if callable(test) else getattr(dtype, "kind", "") in ("M", "m")
+
+
+def _kind_without_numbers(column: Any) -> str | None:
+    """Return the kind of a column that has values other than numbers; None without any."""
+    array = np.asarray(column)
+    if array.dtype.kind in "biuf":
+        return None
+    if _is_temporal(array):
+        return _DATES
+    for value in array.tolist():
+        # NaN, None, and missing values of pandas, which differ from themselves or are no bool.
+        if value is None or isinstance(value, int | float) or type(value).__name__ == "NAType":
+            continue
+        if isinstance(value, str):
+            try:
+                float(value)
+            except ValueError:
+                return "text"
+            continue
+        return type(value).__name__
+    return None
 
 
 class ArrayTable:
