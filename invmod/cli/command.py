@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from invmod.cli.errors import UsageError
 
@@ -64,6 +65,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141  # 128 + SIGPIPE, as shells report it
 
 
+class _Once(argparse.Action):
+    """Store a value; refuse a second one, which would replace the first, a gate for example."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        del parser, option_string  # argparse passes them to every action
+        given = namespace.__dict__.setdefault("given", set())
+        if self.dest in given:
+            raise argparse.ArgumentError(self, "may be given only once.")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"a seed must lie in [0, 2^63), got {text}.")
+    return seed
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.command == "missing":
         from invmod.cli.missing import missing
@@ -89,15 +115,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_missing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    text = "show patterns and rates of missing data, and test whether data are missing at random"
+    text = (
+        "show patterns and rates of missing data, and test whether data are missing completely at "
+        "random (MCAR)"
+    )
     parser = commands.add_parser(
         "missing",
         help=text,
-        description=f"{text[0].upper()}{text[1:]} (MCAR).",
+        description=f"{text[0].upper()}{text[1:]}.",
         epilog="A value is missing if it is null, NaN or blank text. A modality is missing from a "
         "row if all of its columns are.",
         allow_abbrev=False,
     )
+    parser.register("action", None, _Once)
     parser.add_argument(
         "data",
         metavar="DATA",
@@ -124,7 +154,8 @@ def _add_missing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="VALUE",
-        help="a value that also means missing, such as NA or -1; may be repeated",
+        help="values that also mean missing, separated by commas, such as NA,-9 (with an "
+        "equals sign if the first begins with a minus: --missing-value=-9,NA); may be repeated",
     )
     parser.add_argument(
         "--test",
@@ -133,7 +164,9 @@ def _add_missing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="test of MCAR: Little's for single numeric columns, a permutation test for wide "
         "modalities (default: auto chooses between these two)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the permutations (default: 0)")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="seed of the permutations (default: 0)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
     parser.add_argument("--png", metavar="FILE", help="write a picture of patterns and pairs")
     parser.add_argument("--html", metavar="FILE", help="write a page that needs no other file")
@@ -149,6 +182,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         f"returns one prediction per target. {EXIT_STATUS}",
         allow_abbrev=False,
     )
+    parser.register("action", None, _Once)
     parser.add_argument(
         "model",
         metavar="MODULE:NAME",
@@ -167,10 +201,17 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="accuracy, balanced_accuracy, f1, f1_macro, auroc, r2, mse or mae, or MODULE:NAME of "
         "a function of predictions and targets",
     )
-    parser.add_argument(
+    direction = parser.add_mutually_exclusive_group()
+    direction.add_argument(
         "--lower-is-better",
         action="store_true",
-        help="for a metric of your own; mse and mae have it by themselves",
+        help="for an error of your own; mse, mae and the errors and losses of sklearn.metrics have "
+        "it by themselves",
+    )
+    direction.add_argument(
+        "--higher-is-better",
+        action="store_true",
+        help="for a function of sklearn.metrics whose name does not show its direction",
     )
     parser.add_argument(
         "--patterns",
@@ -191,7 +232,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="0 for no intervals (default: 1000)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of draws and resamples (default: 0)"
+        "--seed", type=_seed, default=0, help="seed of draws and resamples (default: 0)"
     )
     parser.add_argument(
         "--fail-under",
@@ -199,12 +240,14 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         default=[],
         metavar="WHAT=VALUE",
         help="fail if the metric is worse than a value: complete=VALUE, worst=VALUE or "
-        "PATTERN=VALUE, such as text+image=0.7; may be repeated",
+        "PATTERN=VALUE, such as text+image=0.7, with names as in the table; may be repeated, with "
+        "one bound of each",
     )
     parser.add_argument(
         "--fail-over-drop",
         metavar="SHARE",
-        help="fail if the worst pattern loses more than this share of the complete value",
+        help="fail if the worst pattern loses more than this share of the complete value: 0.2 is "
+        "20%%",
     )
     parser.add_argument(
         "--traceback", action="store_true", help="show the traceback of an error, to debug a model"

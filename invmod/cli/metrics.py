@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from invmod.cli.arrays import Floats, classes, errors, label_pairs, numbers_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Metric:
         function: of predictions and targets, returns a number.
         higher_is_better: whether a larger value is better.
         per_unit: function that returns one value per unit whose mean is the metric, or None.
+        low, high: the range of its values.
 
     Example:
         >>> METRICS["mse"].higher_is_better
@@ -34,34 +35,13 @@ class Metric:
     function: Callable[[Any, Any], float]
     higher_is_better: bool = True
     per_unit: Callable[[Any, Any], Floats] | None = None
-
-
-def labels(predictions: Any) -> NDArray[Any]:
-    """Return class labels (N,); scores (N, C) of C >= 2 classes become the class of the largest.
-
-    Example:
-        >>> labels(np.array([[0.1, 0.9], [0.7, 0.3]])).tolist()
-        [1, 0]
-    """
-    array = _array(predictions)
-    if array.ndim == 2 and array.shape[1] > 1:
-        return np.asarray(array.argmax(axis=1))
-    if array.ndim == 2:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(
-            f"a metric of classes needs labels (N,) or scores (N, C), got shape {array.shape}."
-        )
-    if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
-        raise ValueError(
-            "a metric of classes needs labels (N,) or scores (N, C), got fractions of shape (N,). "
-            "Return the class, for example `scores > 0.5`."
-        )
-    return array
+    low: float = -math.inf
+    high: float = math.inf
 
 
 def _correct(predictions: Any, targets: Any) -> Floats:
-    return np.asarray(labels(predictions) == _classes(targets), dtype=np.float64)
+    predicted, true = label_pairs(predictions, targets)
+    return np.asarray(predicted == true, dtype=np.float64)
 
 
 def accuracy(predictions: Any, targets: Any) -> float:
@@ -81,7 +61,7 @@ def balanced_accuracy(predictions: Any, targets: Any) -> float:
         >>> balanced_accuracy(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
         0.5
     """
-    correct, true = _correct(predictions, targets), _classes(targets)
+    correct, true = _correct(predictions, targets), classes(targets)
     return float(np.mean([correct[true == kind].mean() for kind in np.unique(true)]))
 
 
@@ -92,7 +72,7 @@ def f1(predictions: Any, targets: Any) -> float:
         >>> f1(np.array([1, 1, 0]), np.array([1, 0, 0]))
         0.6666666666666666
     """
-    predicted, true = labels(predictions), _classes(targets)
+    predicted, true = label_pairs(predictions, targets)
     for name, given in (("predictions", predicted), ("targets", true)):
         if not np.isin(given, (0, 1)).all():
             raise ValueError(f"f1 needs {name} of 0 and 1. Use f1_macro for other classes.")
@@ -106,7 +86,7 @@ def f1_macro(predictions: Any, targets: Any) -> float:
         >>> f1_macro(np.array([1, 1, 2]), np.array([1, 1, 2]))
         1.0
     """
-    predicted, true = labels(predictions), _classes(targets)
+    predicted, true = label_pairs(predictions, targets)
     kinds = np.unique(np.concatenate([predicted, true]))
     return float(np.mean([_f1(predicted, true, kind) for kind in kinds]))
 
@@ -126,7 +106,7 @@ def auroc(predictions: Any, targets: Any) -> float:
         >>> auroc(np.array([0.1, 0.4, 0.4]), np.array([0, 0, 1]))
         0.75
     """
-    scores, true = _array(predictions).astype(np.float64), _classes(targets)
+    scores, true = numbers_of("predictions", predictions), classes(targets)
     if scores.ndim == 2 and scores.shape[1] in (1, 2):
         scores = scores[:, -1]
     if scores.ndim != 1:
@@ -152,19 +132,19 @@ def r2(predictions: Any, targets: Any) -> float:
         >>> r2(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0]))
         0.7857142857142857
     """
-    errors, true = _errors(predictions, targets)
+    residuals, true = errors(predictions, targets)
     spread = ((true - true.mean(axis=0)) ** 2).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.where(spread > 0, 1 - (errors**2).sum(axis=0) / spread, np.nan)
+        shares = np.where(spread > 0, 1 - (residuals**2).sum(axis=0) / spread, np.nan)
     return float(shares.mean())
 
 
 def _squares(predictions: Any, targets: Any) -> Floats:
-    return np.asarray((_errors(predictions, targets)[0] ** 2).mean(axis=1))
+    return np.asarray((errors(predictions, targets)[0] ** 2).mean(axis=1))
 
 
 def _absolute(predictions: Any, targets: Any) -> Floats:
-    return np.asarray(np.abs(_errors(predictions, targets)[0]).mean(axis=1))
+    return np.asarray(np.abs(errors(predictions, targets)[0]).mean(axis=1))
 
 
 def mse(predictions: Any, targets: Any) -> float:
@@ -188,41 +168,12 @@ def mae(predictions: Any, targets: Any) -> float:
 
 
 METRICS = {
-    "accuracy": Metric(accuracy, per_unit=_correct),
-    "auroc": Metric(auroc),
-    "balanced_accuracy": Metric(balanced_accuracy),
-    "f1": Metric(f1),
-    "f1_macro": Metric(f1_macro),
-    "mae": Metric(mae, higher_is_better=False, per_unit=_absolute),
-    "mse": Metric(mse, higher_is_better=False, per_unit=_squares),
-    "r2": Metric(r2),
+    "accuracy": Metric(accuracy, per_unit=_correct, low=0, high=1),
+    "auroc": Metric(auroc, low=0, high=1),
+    "balanced_accuracy": Metric(balanced_accuracy, low=0, high=1),
+    "f1": Metric(f1, low=0, high=1),
+    "f1_macro": Metric(f1_macro, low=0, high=1),
+    "mae": Metric(mae, higher_is_better=False, per_unit=_absolute, low=0),
+    "mse": Metric(mse, higher_is_better=False, per_unit=_squares, low=0),
+    "r2": Metric(r2, high=1),
 }
-
-
-def _array(values: Any) -> NDArray[Any]:
-    """Return a tensor or an array as an array."""
-    # A tensor is recognised by its method, so that this module needs no torch.
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-
-
-def _classes(targets: Any) -> NDArray[Any]:
-    array = _array(targets)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(f"a metric of classes needs targets (N,), got shape {array.shape}.")
-    return array
-
-
-def _errors(predictions: Any, targets: Any) -> tuple[Floats, Floats]:
-    """Return predictions minus targets and the targets, both (N, K)."""
-    predicted = _array(predictions).astype(np.float64)
-    true = _array(targets).astype(np.float64)
-    predicted, true = predicted.reshape(len(predicted), -1), true.reshape(len(true), -1)
-    if predicted.shape != true.shape:
-        # Without this check, (N, 1) and (N,) would be broadcast to (N, N).
-        raise ValueError(
-            f"predictions and targets must have equal shapes, got {predicted.shape} and "
-            f"{true.shape}."
-        )
-    return predicted - true, true

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from invmod._files import replacing, write_text
 from invmod._tables import aligned
 from invmod.cli.errors import UsageError
-from invmod.cli.tables import Arrays, grouped, read_columns
+from invmod.cli.grouping import grouped
+from invmod.cli.outputs import check_outputs, written
+from invmod.cli.tables import Arrays, read_columns
 from invmod.missingness import (
     McarTest,
     MissingnessSummary,
@@ -31,6 +34,7 @@ WIDTH = 100  # of the lines of the test's sentence
 
 def missing(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    check_outputs(options, options.data)
     try:
         features = _features(options)
         names = list(features)
@@ -49,7 +53,12 @@ def missing(options: argparse.Namespace) -> int:
 
 
 def _features(options: argparse.Namespace) -> Arrays:
-    columns = read_columns(options.data, options.missing_value)
+    columns, absent = read_columns(options.data, options.missing_value)
+    for value in absent:
+        print(
+            f"invmod missing: note: --missing-value {value} occurs in no column of {options.data}.",
+            file=sys.stderr,
+        )
     mask = None
     if Path(options.data).suffix.lower() == ".npz":
         # The file of `invmod report` has the same form; its targets are not a modality.
@@ -88,23 +97,22 @@ def _test(features: Arrays, options: argparse.Namespace) -> McarTest | None:
 
 
 def _write(summary: MissingnessSummary, test: McarTest | None, options: argparse.Namespace) -> None:
-    try:
-        if options.json:
-            figures = {
-                "format": "invmod missingness summary",
-                "version": 1,
-                **summary.to_dict(),
-                "mcar_test": None if test is None else asdict(test),
-            }
+    if options.json:
+        figures = {
+            "format": "invmod missingness summary",
+            "version": 1,
+            **summary.to_dict(),
+            "mcar_test": None if test is None else asdict(test),
+        }
+        with written("json", options.json):
             write_text(options.json, json.dumps(figures, indent=1, allow_nan=False) + "\n")
-        if options.png:
-            from invmod.cli.missing_page import picture
+    if options.png:
+        from invmod.cli.missing_page import picture
 
-            with replacing(options.png) as temporary:
-                temporary.write_bytes(picture(summary))
-        if options.html:
-            from invmod.cli.missing_page import missing_page
+        with written("png", options.png), replacing(options.png) as temporary:
+            temporary.write_bytes(picture(summary))
+    if options.html:
+        from invmod.cli.missing_page import missing_page
 
+        with written("html", options.html):
             write_text(options.html, missing_page(summary, test, title=Path(options.data).name))
-    except (OSError, ImportError, ValueError) as error:
-        raise UsageError(f"a file cannot be written: {error}") from error

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import re
 import sys
 import textwrap
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,30 @@ import torch
 
 from invmod._files import write_text
 from invmod.cli.errors import UsageError
+from invmod.cli.gate import finite_number, gate_bounds
+from invmod.cli.loading import described, loaded
 from invmod.cli.metrics import METRICS, Metric
+from invmod.cli.outputs import check_outputs, written
 from invmod.cli.tables import Arrays, read_npz
 from invmod.robustness import RobustnessError, RobustnessReport, robustness_report
 from invmod.robustness.evaluate import RATES
+from invmod.robustness.metrics import checked_direction
 from invmod.robustness.verdict import verdict
 
-Bounds = dict[str, Any]
-
 WIDTH = 100  # of the lines of the verdict
+NOTE = re.compile(
+    r"robustness_report: raised by the (model .*) (under the .*|at the .*)\.", re.DOTALL
+)
+"""The note that `robustness_report` adds to an error of a model."""
 
 
 def report(options: argparse.Namespace) -> int:
     """Run the command and return its exit status: 1 if a gate fails."""
+    check_outputs(options, options.data)
     features, targets, mask = _data(options.data)
-    bounds = gate_bounds(options.fail_under, options.fail_over_drop, tuple(features))
-    metric = _metric(options.metric, lower_is_better=options.lower_is_better)
-    predict = _loaded("MODULE:NAME", options.model)
+    metric = _metric(options)
+    bounds = gate_bounds(options.fail_under, options.fail_over_drop, tuple(features), metric)
+    predict = loaded("MODULE:NAME", options.model)
     made = _evaluated(predict, features, targets, mask, metric, options)
     _write(made, options)
     print(f"{made}\n")
@@ -45,8 +51,8 @@ def report(options: argparse.Namespace) -> int:
     except RobustnessError as error:
         print(f"invmod report: {error}", file=sys.stderr)
         return 1
-    except KeyError as error:
-        raise UsageError(f"--fail-under: {error.args[0]}") from error
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"the gate: {error.args[0]}") from error
     return 0
 
 
@@ -64,87 +70,30 @@ def _data(path: str) -> tuple[Arrays, Any, Any]:
     return features, targets, mask
 
 
-def _metric(name: str, *, lower_is_better: bool) -> Metric:
+def _metric(options: argparse.Namespace) -> Metric:
+    name, lower_is_better = options.metric, options.lower_is_better
+    stated = not lower_is_better if lower_is_better or options.higher_is_better else None
     if name in METRICS:
-        if lower_is_better and METRICS[name].higher_is_better:
-            raise UsageError(f"--lower-is-better: a higher {name} is better. Leave the option out.")
+        if stated not in (None, METRICS[name].higher_is_better):
+            option, better = ("lower", "higher") if lower_is_better else ("higher", "lower")
+            raise UsageError(
+                f"--{option}-is-better: a {better} {name} is better. Leave the option out."
+            )
         return METRICS[name]
     if ":" not in name:
         raise UsageError(
             f"--metric {name}: the metric must be one of {', '.join(METRICS)}, or MODULE:NAME of a "
             "function of predictions and targets."
         )
-    return Metric(_loaded("--metric", name), higher_is_better=not lower_is_better)
-
-
-def _loaded(option: str, text: str) -> Any:
-    """Return the object NAME of an importable module MODULE; the working folder is searched."""
-    module, colon, name = text.partition(":")
-    if not colon or not module or not name:
-        raise UsageError(f"{option} {text}: write MODULE:NAME, such as shop.model:predict.")
-    if "/" in module or module.endswith(".py"):
-        raise UsageError(
-            f"{option} {text}: MODULE is a name such as shop.model, not a path. Run the command in "
-            "the folder from which it can be imported."
-        )
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    function = loaded("--metric", name)
     try:
-        found: Any = importlib.import_module(module)
-    except Exception as error:  # the module of a user may raise anything
+        higher_is_better = checked_direction("robustness_report", function, stated)
+    except ValueError as error:
         raise UsageError(
-            f"{option} {text}: importing {module} raises {type(error).__name__}: {error}"
+            f"--metric {name}: its name does not show whether a higher value is better. Add "
+            "--higher-is-better or --lower-is-better."
         ) from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{option} {text}: {module} has no {name}.")
-        found = getattr(found, part)
-    return found
-
-
-def gate_bounds(
-    fail_under: Collection[str], fail_over_drop: str | None, modalities: tuple[str, ...]
-) -> Bounds:
-    """Return the options of `RobustnessReport.require`; empty without a gate.
-
-    Example:
-        >>> gate_bounds(["worst=0.6", "text+image=.7"], None, ("image", "text"))
-        {'worst': 0.6, 'pattern': {('text', 'image'): 0.7}}
-    """
-    bounds: Bounds = {}
-    patterns: dict[tuple[str, ...], float] = {}
-    for text in fail_under:
-        # A name may contain "=", a number does not.
-        what, equals, number = text.rpartition("=")
-        if not equals:
-            raise UsageError(f"--fail-under {text}: write WHAT=VALUE, such as worst=0.6.")
-        value = _number("--fail-under", text, number)
-        if what in ("complete", "worst"):
-            bounds[what] = value
-            continue
-        names = (what,) if what in modalities else tuple(what.split("+"))
-        if unknown := [name for name in names if name not in modalities]:
-            raise UsageError(
-                f"--fail-under {text}: {', '.join(unknown)} is not among the modalities "
-                f"{', '.join(modalities)}. Write complete, worst, or names joined by +."
-            )
-        patterns[names] = value
-    if patterns:
-        bounds["pattern"] = patterns
-    if fail_over_drop is not None:
-        bounds["worst_drop"] = _number("--fail-over-drop", fail_over_drop, fail_over_drop)
-    return bounds
-
-
-def _number(option: str, text: str, number: str) -> float:
-    try:
-        value = float(number)
-    except ValueError:
-        value = float("nan")
-    if not abs(value) < float("inf"):
-        raise UsageError(f"{option} {text}: {number!r} is not a finite number.")
-    return value
+    return Metric(function, higher_is_better=higher_is_better)
 
 
 def _evaluated(
@@ -153,7 +102,7 @@ def _evaluated(
     rates: tuple[float, ...] = RATES
     if options.rates is not None:
         parts = [part for part in options.rates.split(",") if part.strip()]
-        rates = tuple(_number("--rates", options.rates, part) for part in parts)
+        rates = tuple(finite_number("--rates", options.rates, part) for part in parts)
     try:
         return robustness_report(
             predict,
@@ -168,23 +117,31 @@ def _evaluated(
             per_unit=metric.per_unit,
             num_resamples=options.resamples,
         )
-    except Exception as error:
-        # A note of `robustness_report` states the model and the condition of a model's error.
-        notes = " ".join(getattr(error, "__notes__", []))
-        if notes:
-            raise UsageError(f"{type(error).__name__}: {error} {notes}") from error
-        if isinstance(error, (ValueError, TypeError, KeyError)):
-            raise UsageError(str(error.args[0]) if error.args else repr(error)) from error
-        raise
+    # A model or a metric may raise anything; the exit status 1 is only for the gate.
+    except (Exception, SystemExit) as error:
+        raise UsageError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return a sentence about an error of the evaluation, with the condition if it has a note."""
+    for note in getattr(error, "__notes__", ()):
+        if found := NOTE.fullmatch(note):
+            model, condition = found.groups()
+            return (
+                f"the {model} raises {described(error)} ({condition.removeprefix('under the ')}). "
+                "--traceback shows where."
+            )
+    if isinstance(error, (ValueError, TypeError, KeyError)) and error.args:
+        return str(error.args[0])
+    return f"the evaluation raises {described(error)}. --traceback shows where."
 
 
 def _write(made: RobustnessReport, options: argparse.Namespace) -> None:
-    try:
-        if options.json:
+    if options.json:
+        with written("json", options.json):
             made.save(options.json)
-        if options.html:
-            from invmod.robustness.page import page
+    if options.html:
+        from invmod.robustness.page import page
 
+        with written("html", options.html):
             write_text(options.html, page(made))
-    except (OSError, ImportError) as error:
-        raise UsageError(f"a file cannot be written: {error}") from error

@@ -1,8 +1,7 @@
-"""Reading of tables and arrays, and grouping of their columns into modalities."""
+"""Reading of tables and arrays."""
 
 from __future__ import annotations
 
-import fnmatch
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invmod._optional import import_optional
+from invmod.cli.csv_files import read_csv
 from invmod.cli.errors import UsageError
-from invmod.missingness.cells import missing_cells
+from invmod.cli.missing_values import candidates, chosen, occurring_in, without
 
 if TYPE_CHECKING:
     import polars
 
 Arrays = dict[str, NDArray[Any]]
 
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
-def read_columns(path: str, missing_values: Sequence[str]) -> Arrays:
+
+def read_columns(path: str, missing_values: Sequence[str]) -> tuple[Arrays, list[str]]:
     """Return column -> array (N, ...) of a table, an .npz file or a folder of .npy files.
 
-    Entries equal to one of the `missing_values` are missing.
+    Arguments:
+        path: of the file or folder.
+        missing_values: texts of the option: values, or lists of values, that mean missing.
+
+    Returns:
+        the columns, and the missing values that occur nowhere.
     """
     kind = Path(path).suffix.lower()
     if not Path(path).exists():
@@ -33,14 +40,17 @@ def read_columns(path: str, missing_values: Sequence[str]) -> Arrays:
         columns = _npy_folder(path)
     elif kind == ".npz":
         columns = read_npz(path)
-    elif kind in (".parquet", ".csv", ".tsv"):
-        return _table(path, kind, missing_values)
+    elif kind == ".parquet":
+        columns = _parquet(path)
+    elif kind in SEPARATORS:
+        return _text_table(path, SEPARATORS[kind], missing_values)
     else:
         raise UsageError(
             f"{path}: the file must end in .parquet, .csv, .tsv or .npz, or be a folder of .npy "
             "files."
         )
-    return {name: _without(values, missing_values) for name, values in columns.items()}
+    values, absent = chosen(missing_values, occurring_in(columns, candidates(missing_values)))
+    return {name: without(x, values) for name, x in columns.items()}, absent
 
 
 def read_npz(path: str) -> Arrays:
@@ -64,25 +74,32 @@ def _npy_folder(path: str) -> Arrays:
         raise UsageError(f"{path}: a file is not a plain array: {error}") from error
 
 
-def _table(path: str, kind: str, missing_values: Sequence[str]) -> Arrays:
-    pl = import_optional("polars", what=f"Reading {kind} files")
+def _parquet(path: str) -> Arrays:
+    pl = import_optional("polars", what="Reading .parquet files")
     try:
-        if kind == ".parquet":
-            frame = pl.read_parquet(path)
-        else:
-            frame = pl.read_csv(
-                path,
-                separator="\t" if kind == ".tsv" else ",",
-                null_values=list(missing_values) or None,
-                # A column whose first rows look like integers may have other numbers later.
-                infer_schema_length=None,
-            )
+        frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UsageError(f"{path}: the table cannot be read: {error}") from error
-    return {
-        name: _without(_array(frame[name]), missing_values if kind == ".parquet" else ())
-        for name in frame.columns
-    }
+    return {name: _array(frame[name]) for name in frame.columns}
+
+
+def _text_table(
+    path: str, separator: str, missing_values: Sequence[str]
+) -> tuple[Arrays, list[str]]:
+    tried = candidates(missing_values)
+    occurring: set[str] = set()
+    if tried:
+        # Values are found as they are written: "-9" in a column of numbers, "NA" in one that would
+        # be numbers without it.
+        for column in read_csv(path, separator, as_text=True):
+            occurring.update(column.filter(column.is_in(tried)).unique().to_list())
+    values, _ = chosen(missing_values, occurring)
+    frame = read_csv(path, separator, null_values=values)
+    columns = {name: _array(frame[name]) for name in frame.columns}
+    # A number may be written in another way, such as -9.0.
+    occurring |= occurring_in(columns, values)
+    absent = [value for value in values if value not in occurring]
+    return {name: without(x, values) for name, x in columns.items()}, absent
 
 
 def _array(column: polars.Series) -> NDArray[Any]:
@@ -110,101 +127,3 @@ def _vectors(column: polars.Series) -> NDArray[Any]:
         if row:
             values[index] = [np.nan if entry is None else float(entry) for entry in row]
     return values
-
-
-def _without(values: NDArray[Any], missing_values: Sequence[str]) -> NDArray[Any]:
-    """Return the array with NaN, None or blank text where an entry is one of `missing_values`."""
-    if not missing_values:
-        return values
-    kind = values.dtype.kind
-    if kind in "fiub":
-        numbers = [number for text in missing_values if (number := _number(text)) is not None]
-        hit = np.isin(values, numbers)
-        return np.where(hit, np.nan, values.astype(np.float64)) if hit.any() else values
-    if kind == "U":
-        return np.where(np.isin(values, list(missing_values)), "", values)
-    if kind == "O":
-        texts = set(missing_values)
-        entries = [None if str(entry) in texts else entry for entry in values.ravel().tolist()]
-        changed = np.empty(len(entries), dtype=object)
-        changed[:] = entries
-        return changed.reshape(values.shape)
-    return values
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def grouped(columns: Arrays, modalities: Sequence[str], exclude: Sequence[str]) -> Arrays:
-    """Return modality -> array: grouped columns side by side, and each other column by itself.
-
-    Arguments:
-        columns: name -> (N, ...), all with the same number of rows.
-        modalities: texts such as ``"image=img_*"``.
-        exclude: patterns of columns to leave out.
-
-    Example:
-        >>> columns = {"img_0": np.zeros(2), "img_1": np.ones(2), "id": np.arange(2)}
-        >>> grouped(columns, ["image=img_*"], ["id"])["image"]
-        array([[0., 1.],
-               [0., 1.]])
-    """
-    kept = dict(columns)
-    for pattern in ",".join(exclude).split(",") if exclude else ():
-        for name in _matching("--exclude", pattern, columns):
-            kept.pop(name, None)
-    groups: dict[str, list[str]] = {}
-    for text in modalities:
-        modality, equals, patterns = text.partition("=")
-        if not equals or not modality:
-            raise UsageError(f"--modality {text}: write NAME=COLUMNS, as in 'image=img_*'.")
-        found = [
-            name for part in patterns.split(",") for name in _matching("--modality", part, kept)
-        ]
-        groups.setdefault(modality, []).extend(dict.fromkeys(found))
-    taken: dict[str, str] = {}
-    for modality, names in groups.items():
-        for name in names:
-            if taken.setdefault(name, modality) != modality:
-                raise UsageError(f"--modality: {taken[name]} and {modality} both contain {name}.")
-    features: Arrays = {}
-    for name, values in kept.items():
-        modality = taken.get(name, name)
-        if name not in taken and name in groups:
-            raise UsageError(f"--modality {name}: a column outside of it has the same name.")
-        if modality not in features:
-            # A modality stands where the first of its columns stands.
-            features[modality] = (
-                _side_by_side([kept[part] for part in groups[modality]])
-                if name in taken
-                else values
-            )
-    if not features:
-        raise UsageError("--exclude: no column is left.")
-    return features
-
-
-def _matching(option: str, pattern: str, columns: Arrays) -> list[str]:
-    """Return the columns that have the name `pattern`, or else that match it."""
-    if pattern in columns:
-        return [pattern]
-    found = fnmatch.filter(columns, pattern)
-    if not found:
-        shown = ", ".join(list(columns)[:8]) + (", ..." if len(columns) > 8 else "")
-        raise UsageError(f"{option}: no column matches {pattern!r}; columns are {shown}.")
-    return found
-
-
-def _side_by_side(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return the columns as one array (N, K); a mixture of kinds is an array of objects."""
-    if all(part.dtype.kind in "fiub" for part in parts):
-        return np.concatenate([part.reshape(len(part), -1).astype(float) for part in parts], axis=1)
-    # Only whether an entry is missing matters for text, dates and mixtures.
-    missing = np.concatenate([missing_cells(part) for part in parts], axis=1)
-    cells = np.full(missing.shape, True, dtype=object)
-    cells[missing] = None
-    return cells

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invmod.missingness.cells import Floats
+from invmod.missingness.mcar_results import counted
 
 MAX_COLUMNS = 200
 MAX_ITERATIONS = 2000
@@ -43,8 +44,8 @@ def little_statistic(y: Floats, names: tuple[str, ...]) -> tuple[float, int, int
         )
     if n <= p:
         raise NotComputable(
-            f"it needs more rows than columns, got {n} rows and {p} columns. Use the permutation "
-            "test."
+            f"it needs more rows than columns, got {counted(n, 'row')} and "
+            f"{counted(p, 'column')}. Use the permutation test."
         )
     _check_columns(y, names)
     patterns, group = np.unique(~np.isnan(y), axis=0, return_inverse=True)

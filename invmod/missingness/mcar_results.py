@@ -65,9 +65,11 @@ class McarTest:
         if self.p_value is None:
             return f"{name} of MCAR: not computed, because {self.reason}"
         figures = (
-            f"chi square {self.statistic:.2f}, {self.degrees_of_freedom} degrees of freedom"
+            f"chi square {self.statistic:.2f}, "
+            f"{counted(self.degrees_of_freedom or 0, 'degree of freedom', 'degrees of freedom')}"
             if self.method == "little"
-            else f"{self.num_permutations} permutations, {len(self.modalities)} modalities"
+            else f"{counted(self.num_permutations, 'permutation')}, "
+            f"{counted(len(self.modalities), 'modality', 'modalities')}"
         )
         verdict = (
             "The data contradict MCAR at the 5% level."
@@ -80,6 +82,16 @@ class McarTest:
     def smallest_p(self) -> float:
         """Smallest p value that the number of permutations allows; 0 for Little's test."""
         return len(self.modalities) / (1 + self.num_permutations) if self.modalities else 0.0
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number and its noun, in the singular for 1.
+
+    Example:
+        >>> counted(1, "row"), counted(0, "row"), counted(2, "modality", "modalities")
+        ('1 row', '0 rows', '2 modalities')
+    """
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def shown_p(p: float, smallest: float = 0.0) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from invmod._tables import aligned
-from invmod.missingness.mcar_results import McarTest, shown_p
+from invmod.missingness.mcar_results import McarTest, counted, shown_p
 from invmod.missingness.summary import MissingnessSummary
 
 MAX_ROWS = 20  # rows of each table; a note states how many more there are
@@ -49,7 +49,8 @@ def summary_table(summary: MissingnessSummary) -> str:
 
 def headline(summary: MissingnessSummary) -> str:
     """Return the numbers of rows and modalities and the overall rates in one line."""
-    counts = f"{summary.num_rows} rows, {len(summary.modalities)} modalities"
+    modalities = counted(len(summary.modalities), "modality", "modalities")
+    counts = f"{counted(summary.num_rows, 'row')}, {modalities}"
     if not summary.num_rows:
         return counts
     return (
@@ -90,7 +91,10 @@ def pattern_rows(summary: MissingnessSummary) -> Table:
         for entry in shown
     ]
     note = (
-        f"{len(rest)} more patterns with {sum(entry.count for entry in rest)} rows." if rest else ""
+        f"{counted(len(rest), 'more pattern')} with "
+        f"{counted(sum(entry.count for entry in rest), 'row')}."
+        if rest
+        else ""
     )
     return ["missing modalities", "rows", "share"], rows, note
 
@@ -109,7 +113,7 @@ def pair_rows(summary: MissingnessSummary) -> Table:
         for pair in pairs[:MAX_ROWS]
     ]
     more = len(pairs) - MAX_ROWS
-    note = f"{more} more pairs with a weaker correlation." if more > 0 else ""
+    note = f"{counted(more, 'more pair')} with a weaker correlation." if more > 0 else ""
     header = ["missing together", "rows", "expected", "correlation", "odds ratio"]
     return header, rows, note
 

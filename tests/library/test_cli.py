@@ -1,5 +1,6 @@
 """The command `invmod`: its two subcommands, their files, errors and exit status."""
 
+import itertools
 import json
 import os
 import re
@@ -19,12 +20,20 @@ from hypothesis import strategies as st
 
 import invmod
 from invmod.cli import main
+from invmod.cli.arrays import labels
 from invmod.cli.errors import UsageError
-from invmod.cli.metrics import METRICS, labels
+from invmod.cli.gate import gate_bounds
+from invmod.cli.grouping import grouped
+from invmod.cli.metrics import METRICS
 from invmod.cli.missing_page import missing_page
-from invmod.cli.report import gate_bounds
-from invmod.cli.tables import grouped, read_columns
-from invmod.missingness import mcar_test, missingness_summary, plot_missingness
+from invmod.cli.tables import read_columns as read_with_absent
+from invmod.missingness import (
+    mcar_test,
+    missingness_summary,
+    pattern_name,
+    plot_missingness,
+)
+from invmod.missingness.summary_text import shown_name
 from invmod.robustness import RobustnessReport
 from tests.library.test_robustness_page import DAY, NASTY, Page, in_chromium, needs_chromium
 from tests.strategies import NAN, generators, laws
@@ -49,6 +58,18 @@ def fails(features, mask):
 
 def wrong_length(features, mask):
     return np.zeros(3)
+
+
+def leaves(features, mask):
+    raise SystemExit(0)
+
+
+def a_label(features, mask):
+    return np.array(["cat"] * 80)
+
+
+def broken_metric(predictions, targets):
+    raise OSError("no table")
 
 
 def errors(predictions, targets):
@@ -94,6 +115,10 @@ def table(tmp_path):
     frame.write_parquet(tmp_path / "table.parquet")
     frame.with_columns(pl.col("age").fill_nan(None)).write_csv(tmp_path / "table.csv")
     return tmp_path
+
+
+def read_columns(path, missing_values):
+    return read_with_absent(path, missing_values)[0]
 
 
 def report(*words):
@@ -181,6 +206,70 @@ def test_missing_reads_a_folder_and_values_that_mean_missing(tmp_path):
     assert missingness_summary(columns, ["a", "b"]).missing == (1, 1)
 
 
+def test_missing_values_are_lists_and_a_note_names_those_that_occur_nowhere(tmp_path, capsys):
+    text = 'a,b,c\n1,x,"NA,-9"\n-9,NA,y\n-9.0,y,"no, or unknown"\n'
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    columns, absent = read_with_absent(str(tmp_path / "t.csv"), ["NA, -9", "no, or unknown", "zzz"])
+    assert missingness_summary(columns, list(columns)).missing == (2, 1, 1)
+    assert columns["a"].dtype == np.float64
+    assert absent == ["zzz"]
+    with pytest.raises(UsageError, match=re.escape("""Write '"NA,-9"' or '"NA","-9"'.""")):
+        read_columns(str(tmp_path / "t.csv"), ["NA,-9"])
+    columns = read_columns(str(tmp_path / "t.csv"), ['"NA,-9"'])
+    assert missingness_summary(columns, list(columns)).missing == (0, 0, 1)
+    words = ["missing", str(tmp_path / "t.csv"), "--missing-value=-9,zzz"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("note:") == 1
+    assert "--missing-value zzz occurs in no column of" in printed.err
+    (tmp_path / "u.csv").write_text("a,b\n1,x\n-9.0, NA\n", encoding="utf-8")
+    columns, absent = read_with_absent(str(tmp_path / "u.csv"), ["-9, x"])
+    assert missingness_summary(columns, list(columns)).missing == (1, 1)
+    assert absent == []
+    columns, absent = read_with_absent(str(tmp_path / "u.csv"), ['" NA"', "NA"])
+    assert absent == ["NA"]
+    days = np.array(["2020-01-01", "1900-01-01"], dtype="datetime64[ns]")
+    np.savez(tmp_path / "t.npz", a=np.array([1, -9]), b=days, c=np.array([b"x", b"NA"]))
+    columns, absent = read_with_absent(str(tmp_path / "t.npz"), ["-9,NA,1900-01-01,0"])
+    assert missingness_summary(columns, list(columns)).missing == (1, 1, 1)
+    assert absent == ["0"]
+    pl.DataFrame({"a": [1, -9], "b": ["NA", "x"]}).write_parquet(tmp_path / "t.parquet")
+    columns, absent = read_with_absent(str(tmp_path / "t.parquet"), ["NA,-9", "no"])
+    assert missingness_summary(columns, ["a", "b"]).missing == (1, 1)
+    assert absent == ["no"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "a,b\n1,2\n1,2,3\n", "line 3 has 3 fields, the header has 2."),
+        ("t.csv", "a,b,a\n1,2,3\n", "the header has 'a' more than once. Rename the columns."),
+        ("t.csv", "a;b\n1;2\n", "has one column, 'a;b'; its fields seem to be divided by semi"),
+        ("t.csv", "a;b\n", "seem to be divided by semicolons."),
+        ("t.csv", "a;b\n1,5;2\n", "seem to be divided by semicolons. Divide them by commas."),
+        ("t.csv", "a\tb\n1\t2\n", "divided by tabs. Divide them by commas, or name the file .tsv"),
+        ("t.tsv", "a,b\n1,2\n", "divided by commas. Divide them by tabs."),
+        ("t.csv", "", "the table cannot be read: empty CSV."),
+        ("t.csv", "a,b\n1,\xff\n", "invalid utf-8 sequence. Save it in UTF-8."),
+        ("t.csv", 'a,b\n1,"x\n', "the table cannot be read: could not parse"),
+    ],
+)
+def test_a_wrong_text_table_is_named_without_options_of_polars(
+    tmp_path, capsys, name, content, message
+):
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    assert main(["missing", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert not re.search("truncate|schema|ignore_errors|null_values", error)
+
+
+def test_a_text_column_with_a_sign_is_a_column(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("yes;no\n1\n\n2\n", encoding="utf-8")
+    assert main(["missing", str(tmp_path / "t.csv")]) == 0
+    assert ", 1 modality; " in capsys.readouterr().out
+
+
 def test_a_column_that_looks_like_integers_at_first_is_read_whole(tmp_path):
     lines = "\n".join(["a", *map(str, range(300)), "0.5", "x"])
     (tmp_path / "t.csv").write_text(lines, encoding="utf-8")
@@ -221,7 +310,7 @@ def test_the_page_of_missing_data_escapes_names_and_has_a_date():
     for entry, row in zip(test.modalities, page.tables[-1][1:], strict=True):
         assert row[1] == str(entry.num_rows)
     empty = missingness_summary(np.zeros((0, 1), dtype=bool), ["a"])
-    assert "0 rows, 1 modalities" in missing_page(empty, None, title="x", date=DAY)
+    assert "0 rows, 1 modality" in missing_page(empty, None, title="x", date=DAY)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 1), (3, 40), (300, 14)])
@@ -246,6 +335,40 @@ def test_a_group_takes_names_and_patterns_and_stands_at_its_first_column():
     assert list(grouped(columns, [], ["?_1,x"])) == ["b_2", "[z]"]
     mixed = grouped({"n": np.array([1.0, NAN]), "t": np.array(["", "x"])}, ["m=n,t"], [])
     assert missingness_summary(mixed, ["m"]).partial == (2,)
+
+
+def test_names_with_commas_and_equals_signs_can_be_grouped_and_left_out():
+    columns = {name: np.zeros(2) for name in ("p, q", "x", "h=cm", "w=cm", 'say "x"', "[z]")}
+    rest = ["h=cm", "w=cm", 'say "x"', "[z]"]
+    for exclude in (["p, q", "x"], ['"p, q",x'], ['x,"p, q"'], ["x, p?*"], ['"p, q"', "x"]):
+        assert list(grouped(columns, [], exclude)) == rest
+    for text in ("size=cm=h=cm,w=cm", '"size=cm"="h=cm",w=cm', "size=cm=?=cm"):
+        features = grouped(columns, [text], [])
+        assert features["size=cm"].shape == (2, 2)
+    assert grouped(columns, ["m=p, q"], [])["m"].shape == (2, 1)
+    assert grouped(columns, ["m=x", 'm=x,[z],"[z]"'], [])["m"].shape == (2, 2)
+    # Each name can be copied from the tables.
+    for name in columns:
+        assert name not in grouped(columns, [], [shown_name(name)])
+
+
+def test_a_quoted_name_is_no_pattern():
+    columns = {name: np.zeros(2) for name in ("x", "x*")}
+    assert list(grouped(columns, [], ['"x*"'])) == ["x"]
+    for text in ('"*"', '" x"'):
+        with pytest.raises(UsageError, match="no column matches"):
+            grouped(columns, [], [text])
+
+
+def test_names_and_lists_with_two_meanings_are_refused():
+    columns = {name: np.zeros(1) for name in ("a,b", "a", "b", "c=a")}
+    with pytest.raises(UsageError, match=re.escape("""Write '"a,b"' or '"a","b"'.""")):
+        grouped(columns, [], ["a,b"])
+    assert list(grouped(columns, [], ['"a,b"'])) == ["a", "b", "c=a"]
+    assert list(grouped(columns, [], ['"a","b"'])) == ["a,b", "c=a"]
+    with pytest.raises(UsageError, match=re.escape("""Write '"m"=...' or '"m=c"=...'.""")):
+        grouped(columns, ["m=c=a"], [])
+    assert list(grouped(columns, ['"m"=c=a'], [])) == ["a,b", "a", "b", "m"]
 
 
 @pytest.mark.parametrize(
@@ -354,7 +477,10 @@ def test_several_models_rates_and_the_mask_reach_the_report(folder, capsys):
         (["absent:predict", *GOOD[1:]], "importing absent raises ModuleNotFoundError"),
         (["shop_models:absent", *GOOD[1:]], "shop_models has no absent"),
         (["shop_models:Shop", *GOOD[1:]], "Shop"),
-        (["shop_models:fails", *GOOD[1:]], "RuntimeError: no weights robustness_report: raised by"),
+        (
+            ["shop_models:fails", *GOOD[1:]],
+            "the model 'model' raises RuntimeError: no weights (pattern text+image+audio). --",
+        ),
         (
             ["shop_models:wrong_length", *GOOD[1:]],
             "must have the first axis of `targets`, 80 units",
@@ -374,7 +500,10 @@ def test_several_models_rates_and_the_mask_reach_the_report(folder, capsys):
             [*GOOD, "--patterns", "one_left", "--fail-under", "text+image=.5"],
             "the pattern text+image was not evaluated",
         ),
-        ([*GOOD, "--json", "absent/out.json"], "a file cannot be written"),
+        (
+            [*GOOD, "--json", "absent/out.json"],
+            "--json absent/out.json: there is no folder absent.",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(folder, capsys, words, message):
@@ -383,6 +512,63 @@ def test_wrong_usage_is_one_line_and_status_2(folder, capsys, words, message):
     assert error.startswith("invmod report: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_files_are_checked_before_the_model_is_called(folder, capsys, monkeypatch, option):
+    (folder / "taken").touch()
+    paths = {
+        "absent/x": "there is no folder absent. Create it first.",
+        "taken/x": "there is no folder taken.",
+        ".": "this is a folder",
+        "test.npz": "this file is the data. Name another file.",
+    }
+    for path, message in paths.items():
+        assert report("shop_models:fails", *GOOD[1:], option, path) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"invmod report: {option} {path}: {message}")
+        assert main(["missing", "test.npz", option, path]) == 2
+        assert f"invmod missing: {option} {path}: {message}" in capsys.readouterr().err
+    assert report(*GOOD, "--json", "x", "--html", "x") == 2
+    assert "this file is that of --json" in capsys.readouterr().err
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", ".x.2636.tmp")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    assert report("shop_models:fails", *GOOD[1:], option, "x") == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"invmod report: {option} x: the file cannot be written: No space left on device.\n"
+    )
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["missing", "test.npz", option, "x"]) == 2
+    assert ".tmp" not in capsys.readouterr().err
+
+
+def test_a_module_that_needs_scikit_learn_names_the_extra(folder, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    # An entry that is None makes Python raise ModuleNotFoundError, as without the package.
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert report(*GOOD[:4], "sklearn.metrics:f1_score") == 2
+    assert "Install sklearn: pip install 'invmod[sklearn]'." in capsys.readouterr().err
+    assert report("absent:predict", *GOOD[1:]) == 2
+    assert "Install" not in capsys.readouterr().err
+
+
+def test_the_help_states_units_and_the_meaning_of_mcar(capsys):
+    assert main(["missing", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "missing completely at random (MCAR)" in text
+    assert main(["--help"]) == 0
+    assert "completely at random" in " ".join(capsys.readouterr().out.split())
+    assert main(["report", "--help"]) == 0
+    assert "0.2 is 20%" in capsys.readouterr().out
+    assert main(["missing", "x.npz", "--seed", "-1"]) == 2
+    assert "a seed must lie in [0, 2^63)" in capsys.readouterr().err
 
 
 def test_a_traceback_is_shown_on_demand(folder, capsys):
@@ -420,9 +606,122 @@ def test_arrays_that_need_pickle_are_refused(folder, capsys):
 def test_names_with_signs_are_parsed_in_gates():
     names = ("a=b", "a+b", "a", "b")
     assert gate_bounds(["a=b=0.5"], None, names)["pattern"] == {("a=b",): 0.5}
-    assert gate_bounds(["a+b=0.5"], None, names)["pattern"] == {("a+b",): 0.5}
+    assert gate_bounds(['"a+b"=0.5'], None, names)["pattern"] == {("a+b",): 0.5}
+    assert gate_bounds(['"a"+"b"=0.5'], None, names)["pattern"] == {("a", "b"): 0.5}
+    assert gate_bounds(["b+a=0.5"], None, names)["pattern"] == {("b", "a"): 0.5}
+    assert gate_bounds(['a+"a+b"=0.5'], None, names)["pattern"] == {("a", "a+b"): 0.5}
+    # Without modalities a and b, the name has one meaning.
+    assert gate_bounds(["a+b=0.5"], None, ("a+b", "c"))["pattern"] == {("a+b",): 0.5}
+    assert gate_bounds(["a+b+c=0.5"], None, ("a+b", "c"))["pattern"] == {("a+b", "c"): 0.5}
+    assert gate_bounds(['"worst"=0.5'], None, ("worst", "c"))["pattern"] == {("worst",): 0.5}
     assert gate_bounds([], "0.1", names) == {"worst_drop": 0.1}
     assert gate_bounds([], None, names) == {}
+
+
+def test_each_pattern_can_be_bounded_by_the_name_that_the_table_shows():
+    names = ("a", 'say "a"', "none", "", "worst", "a=b", "c, d", "é+")
+    for pattern in itertools.product((False, True), repeat=len(names)):
+        given = {name for name, has in zip(names, pattern, strict=True) if has}
+        shown = pattern_name(pattern, names)
+        if not given or shown == "worst":
+            continue
+        (read,) = gate_bounds([f"{shown}=0.5"], None, names)["pattern"]
+        assert set(read) == given
+        assert len(read) == len(given)
+
+
+ACCURACY, MSE, R2 = METRICS["accuracy"], METRICS["mse"], METRICS["r2"]
+
+
+@pytest.mark.parametrize(
+    ("fail_under", "drop", "metric", "message"),
+    [
+        (["a+b=.5"], None, None, """Write '"a+b"=VALUE' or '"a"+"b"=VALUE'."""),
+        (
+            ["worst=.5"],
+            None,
+            None,
+            """worst is also the name of a modality. Write '"worst"=VALUE'""",
+        ),
+        (["complete=.9", "complete=.1"], None, None, "a bound of the same already, complete=.9."),
+        (["a+c=.999", "c+a=.1"], None, None, "a bound of the same already, a+c=.999."),
+        (["a=.9", '"a"=.1'], None, None, "a bound of the same already, a=.9."),
+        (["a+a=.1"], None, None, "a modality is named twice"),
+        (["a+x=.1"], None, None, """x is not among the modalities "a+b", a, b, c, worst, ""."""),
+        (['"a+x"=.1'], None, None, "a+x is not among the modalities"),
+        (["+a=.1"], None, None, "is not among the modalities"),
+        (['"a=.1'], None, None, "is not among the modalities"),
+        (["complete=60"], None, ACCURACY, "lies in [0, 1], got 60. Write 0.6 for 60%."),
+        (["complete=-.1"], None, ACCURACY, "lies in [0, 1], got -0.1."),
+        (["complete=-1"], None, MSE, "lies in [0, inf], got -1."),
+        (["complete=1.1"], None, R2, "lies in [-inf, 1], got 1.1."),
+        ([], "20", ACCURACY, "the gate would never fail. Write 0.2 for a loss of 20%."),
+        ([], "-.1", None, "must not be negative"),
+    ],
+)
+def test_bounds_that_cannot_be_meant_are_refused(fail_under, drop, metric, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        gate_bounds(fail_under, drop, ("a+b", "a", "b", "c", "worst", ""), metric)
+
+
+def test_bounds_within_the_range_of_the_metric_are_taken():
+    assert gate_bounds(["a=0", "worst=1"], "1", ("a",), ACCURACY)["worst_drop"] == 1
+    assert gate_bounds(["a=50"], "20", ("a",), MSE) == {"pattern": {("a",): 50}, "worst_drop": 20}
+    assert gate_bounds(["a=-2"], "3", ("a",), R2) == {"pattern": {("a",): -2}, "worst_drop": 3}
+
+
+@pytest.mark.parametrize("option", ["--fail-over-drop", "--metric", "--data", "--json"])
+def test_an_option_that_would_replace_an_earlier_one_is_refused(folder, capsys, option):
+    value = {"--metric": "accuracy", "--data": "test.npz"}.get(option, "0.9")
+    assert report(*GOOD, option, value, option, value) == 2
+    assert f"{option}: may be given only once" in capsys.readouterr().err
+
+
+def test_repeated_bounds_and_a_model_that_exits_do_not_pass_the_gate(folder, capsys):
+    assert report(*DEAD, "--fail-under", "worst=.9", "--fail-under", "worst=.1") == 2
+    assert report("shop_models:leaves", *GOOD[1:], "--fail-under", "worst=.1") == 2
+    assert "SystemExit: 0" in capsys.readouterr().err
+    (folder / "exits.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    assert report("exits:predict", *GOOD[1:]) == 2
+    assert "importing exits raises SystemExit: 0" in capsys.readouterr().err
+
+
+def test_an_error_of_a_metric_is_not_the_status_of_a_failed_gate(folder, capsys):
+    assert report(*GOOD[:4], "shop_models:broken_metric", "--rates", "") == 2
+    error = capsys.readouterr().err
+    assert "the evaluation raises OSError: no table. --traceback shows where." in error
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "higher"),
+    [
+        ("sklearn.metrics:mean_squared_error", (), False),
+        ("sklearn.metrics:log_loss", (), False),
+        ("sklearn.metrics:accuracy_score", (), True),
+        ("sklearn.metrics:zero_one_loss", ("--lower-is-better",), False),
+        ("shop_models:errors", (), True),
+        ("shop_models:errors", ("--lower-is-better",), False),
+    ],
+)
+def test_the_direction_of_a_metric_reaches_the_report(folder, metric, options, higher):
+    assert report(*GOOD[:4], metric, *options, "--rates", "", "--json", "out.json") == 0
+    assert RobustnessReport.load("out.json").higher_is_better is higher
+
+
+def test_an_error_of_scikit_learn_is_bounded_from_above(folder, capsys):
+    words = (*DEAD[:4], "sklearn.metrics:mean_squared_error", "--rates", "")
+    assert report(*words, "--fail-under", "worst=0.1") == 1
+    assert "(lower is better)" in capsys.readouterr().err
+    assert report(*words[:4], "sklearn.metrics:confusion_matrix") == 2
+    assert "Add --higher-is-better or --lower-is-better." in capsys.readouterr().err
+    assert report(*GOOD[:4], "mse", "--higher-is-better") == 2
+    assert "a lower mse is better" in capsys.readouterr().err
+    assert report(*words, "--higher-is-better", "--lower-is-better") == 2
+
+
+def test_text_against_numbers_is_an_error_and_not_an_accuracy_of_0(folder, capsys):
+    assert report("shop_models:a_label", *GOOD[1:]) == 2
+    assert "targets are numbers, predictions are text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -434,7 +733,7 @@ def test_names_with_signs_are_parsed_in_gates():
         (["missing", "broken.parquet"], "the table cannot be read"),
         (["missing", "uneven.npz"], "equal numbers of rows"),
         (["missing", "infinite.npz"], "'a' has an infinity"),
-        (["missing", "fine.npz", "--json", "absent/x.json"], "a file cannot be written"),
+        (["missing", "fine.npz", "--json", "absent/x.json"], "there is no folder absent."),
         (["missing", "objects"], "a file is not a plain array"),
     ],
 )
@@ -472,7 +771,9 @@ def test_an_error_for_a_missing_package_names_the_extra(table, monkeypatch, caps
     assert "needs polars: pip install 'invmod[report]'." in capsys.readouterr().err
     np.savez(table / "a.npz", a=np.array([NAN, 1.0]))
     assert main(["missing", str(table / "a.npz"), "--png", str(table / "a.png")]) == 2
-    assert "needs matplotlib: pip install 'invmod[report]'." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "needs matplotlib: pip install 'invmod[report]'." in error
+    assert "cannot be written" not in error
     assert not (table / "a.png").exists()
 
 
@@ -606,6 +907,11 @@ def test_metrics_take_scores_columns_and_tensors_and_are_nan_where_undefined():
     assert METRICS["accuracy"].function(scores, np.array([[1], [1]])) == 0.5
     assert METRICS["accuracy"].function(np.array([[1.0], [0.0]]), np.array([1, 0])) == 1.0
     assert METRICS["mse"].function(np.array([[1.0], [3.0]]), np.array([1.0, 1.0])) == 2.0
+    text = np.array(["cat", "dog"])
+    assert METRICS["accuracy"].function(text.astype(object), text) == 1.0
+    assert METRICS["accuracy"].function(np.array([True, False]), np.array([1, 1])) == 0.5
+    mixed = np.array(["cat", None], dtype=object)
+    assert METRICS["accuracy"].function(mixed, text) == 0.5
     two = np.array([[1.0, 5.0], [2.0, 7.0]])
     assert METRICS["mae"].per_unit(two, np.zeros((2, 2))).tolist() == [3.0, 4.5]
     assert METRICS["r2"].function(two, two) == 1.0
@@ -617,6 +923,18 @@ def test_metrics_take_scores_columns_and_tensors_and_are_nan_where_undefined():
 @pytest.mark.parametrize(
     ("name", "predictions", "targets", "message"),
     [
+        ("accuracy", [0, 1], ["cat", "dog"], "targets are text, predictions are numbers"),
+        ("f1", [0, 1], ["cat", "dog"], "targets are text, predictions are numbers"),
+        ("f1_macro", [True, False], ["cat", "dog"], "targets are text, predictions are numbers"),
+        ("balanced_accuracy", ["0", "1"], [0, 1], "targets are numbers, predictions are text"),
+        ("accuracy", np.eye(2), ["cat", "dog"], "targets are text, predictions are scores"),
+        ("accuracy", [b"cat", b"dog"], ["cat", "dog"], "predictions are bytes"),
+        ("accuracy", np.array(["a", "b"], dtype=object), [0, 1], "predictions are text"),
+        ("accuracy", np.array([0, 1], dtype=object), ["a", "b"], "predictions are numbers"),
+        ("accuracy", [0, 1], [0.5, 1.0], "got fractions or NaN"),
+        ("accuracy", [0, 1], [NAN, 1.0], "got fractions or NaN"),
+        ("auroc", ["a", "b"], [0, 1], "predictions that are numbers, got text"),
+        ("mse", [0.0, 1.0], ["a", "b"], "targets that are numbers, got text"),
         ("accuracy", [0.3, 0.7], [0, 1], "got fractions of shape (N,)"),
         ("accuracy", np.zeros((2, 2, 2)), [0, 1], "got shape (2, 2, 2)"),
         ("accuracy", [0, 1], np.zeros((2, 2)), "needs targets (N,), got shape (2, 2)"),

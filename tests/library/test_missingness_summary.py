@@ -14,6 +14,10 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from invmod.missingness import (
+    McarTest,
+    MissingnessSummary,
+    ModalityTest,
+    PatternCount,
     hide_features,
     mask_from_features,
     mcar_test,
@@ -163,7 +167,7 @@ def test_no_row_or_one_row_has_a_summary(num_rows):
     summary = missingness_summary(torch.zeros(num_rows, 2, dtype=torch.bool), ["a", "b"])
     assert summary.num_rows == num_rows
     assert summary.rates == (float(num_rows), float(num_rows))
-    assert str(summary).startswith(f"{num_rows} rows, 2 modalities")
+    assert str(summary).startswith(("0 rows, 2 modalities", "1 row, 2 modalities")[num_rows])
     assert json.loads(summary.to_json())["complete_rows"] == 0
 
 
@@ -451,3 +455,20 @@ def test_wrong_options_of_the_test_are_rejected(options, error, message):
 def test_an_infinity_is_rejected_by_the_test():
     with pytest.raises(ValueError, match="'a' has an infinity"):
         mcar_test({"a": np.array([1.0, math.inf])}, ["a"])
+
+
+def test_counts_of_one_are_in_the_singular():
+    x = np.array([[NAN], [1.0], [2.0]])
+    summary = missingness_summary({"a": x}, ["a"])
+    assert str(summary).startswith("3 rows, 1 modality; 66.7%")
+    one = missingness_summary({"a": x[:1]}, ["a"])
+    assert str(one).startswith("1 row, 1 modality; 0.0%")
+    assert "got 1 row and 1 column." in mcar_test({"a": x[:2]}, ["a"], method="little").reason
+    pattern = PatternCount((False,), ("a",), 1, 1 / 21)
+    many = MissingnessSummary(("a",), 21, (1,), (0,), (pattern,) * 21, ((1,),))
+    assert "1 more pattern with 1 row." in str(many)
+    line = str(McarTest("little", 0.2, None, 3.2, 1, 0, 90, ("a",), (), ()))
+    assert "1 degree of freedom, p" in line
+    tested = (ModalityTest("a", 80, 2, 0.5, 0.5),)
+    line = str(McarTest("permutation", 0.5, None, None, None, 1, 90, ("a",), (), tested))
+    assert "1 permutation, 1 modality, p" in line
