@@ -26,6 +26,9 @@ def labels(predictions: Any) -> NDArray[Any]:
     """
     array = as_array(predictions)
     if array.ndim == 2 and array.shape[1] > 1:
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            # The largest of scores with NaN would be a class that the model did not predict.
+            raise ValueError("a metric of classes needs scores without NaN.")
         return np.asarray(array.argmax(axis=1))
     if array.ndim == 2:
         array = array[:, 0]

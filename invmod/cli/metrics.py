@@ -113,6 +113,8 @@ def auroc(predictions: Any, targets: Any) -> float:
         raise ValueError(f"auroc needs scores (N,) or (N, 2), got shape {scores.shape}.")
     if not np.isin(true, (0, 1)).all():
         raise ValueError("auroc needs targets of 0 and 1.")
+    if np.isnan(scores).any():
+        return math.nan
     positive = true == 1
     above, below = int(positive.sum()), int((~positive).sum())
     if not above or not below:

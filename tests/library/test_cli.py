@@ -969,3 +969,17 @@ def test_the_page_of_missing_data_is_not_wider_than_the_screen(tmp_path, width):
     )
     shown = in_chromium(text, script, tmp_path, width=width)
     assert re.search(r'data-overflow="(-?\d+)"', shown)[1] == "0"
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("where", ["targets", "predictions", "scores"])
+def test_a_metric_does_not_hide_nan(name, where):
+    function = METRICS[name].function
+    broken, whole = np.array([0.0, 1.0, np.nan, 1.0]), np.array([0.0, 1.0, 1.0, 1.0])
+    scores = np.array([[0.8, 0.2], [0.3, 0.7], [np.nan, 1.0], [0.1, 0.9]])
+    given = {"targets": (whole, broken), "predictions": (broken, whole), "scores": (scores, whole)}
+    try:
+        value = function(*given[where])
+    except ValueError:
+        return
+    assert np.isnan(value) or (name, where) == ("auroc", "scores")  # it reads the second column
