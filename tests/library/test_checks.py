@@ -41,6 +41,15 @@ def test_values_are_known_only_outside_traced_code_and_off_the_meta_device():
         assert torch.jit.trace(Part(), (x,))(x).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    "rows", [torch.tensor(1), torch.tensor([[1]]), torch.tensor([1.0]), torch.tensor([True])]
+)
+def test_rows_are_a_vector_of_integers(rows):
+    message = r"f: `rows` must be row numbers, int64 of shape \(n,\), got torch\."
+    with pytest.raises(TypeError, match=message):
+        checked_rows("f", rows, 2, torch.device("cpu"))
+
+
 def test_rows_on_the_meta_device_pass_without_a_check_of_their_values():
     rows = torch.zeros(3, dtype=torch.int64, device="meta")
     assert checked_rows("f", rows, 2, torch.device("meta")).shape == (3,)
