@@ -983,3 +983,16 @@ def test_a_metric_does_not_hide_nan(name, where):
     except ValueError:
         return
     assert np.isnan(value) or (name, where) == ("auroc", "scores")  # it reads the second column
+
+
+def test_numbers_on_dark_cells_of_the_correlations_are_white():
+    """The correlation of a and b is 1, and that of c with them is 0."""
+    from matplotlib import pyplot as plt
+
+    mask = np.array([[True, True, True], [True, True, False]] * 4)
+    mask[4:, :2] = False
+    figure = plot_missingness(missingness_summary(mask, ["a", "b", "c"]))
+    panel = next(axes for axes in figure.axes if axes.get_title() == "correlation of missingness")
+    colours = {(text.get_text(), text.get_color()) for text in panel.texts}
+    plt.close(figure)
+    assert colours == {("1.0", "white"), ("0.0", "black")}

@@ -1,5 +1,6 @@
 """Evenness of the modalities, and steps at which one modality more makes a model worse."""
 
+import dataclasses
 import itertools
 import math
 
@@ -241,3 +242,9 @@ def test_equal_values_are_no_violation():
     report = quick(lambda x, m: torch.full((60,), 0.1), metric=mean, num_resamples=20)
     assert report.violations() == ()
     assert "worse" not in str(report)
+
+
+def test_a_report_cannot_be_changed():
+    report = quick()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        report.metric = "other"
