@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod._checks import check_count, check_names, has_known_values
-from invmod._text import encode_text
-from invmod.encoders.names import KEY, check_loaded_names
+from invmod._text import NAMES, encode_text, restore_text
+from invmod.encoders.names import check_loaded_names
 from invmod.encoders.rows import (
     Feature,
     call_module,
@@ -102,7 +102,7 @@ class ModalityEncoders(nn.Module):
                     f"got {type(module).__name__}."
                 )
         self.encoders = nn.ModuleList(modules.values())
-        self.register_buffer(KEY, encode_text(self.modalities))
+        self.register_buffer(NAMES, encode_text(self.modalities))
         # Input widths by name and the output width D, set by `linear` and `mlp`; modules of the
         # caller have none here.
         self._widths: dict[str, int] = {}
@@ -255,13 +255,7 @@ class ModalityEncoders(nn.Module):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        """Write the names into their buffer again before it is saved.
-
-        A moving average of the buffers, or memory that was allocated without values, may have
-        changed them.
-        """
-        if not self.modality_names.is_meta:
-            self.modality_names.copy_(encode_text(self.modalities))
+        restore_text(self.modality_names, self.modalities)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     @override
@@ -276,7 +270,7 @@ class ModalityEncoders(nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Compare the names before any encoder of this module is changed, then load as usual."""
-        key = f"{prefix}{KEY}"
+        key = f"{prefix}{NAMES}"
         if check_loaded_names(state_dict, prefix, self.modalities):
             # A state of another length would be an error of its own, and floats from an average of
             # states would replace the integers where tensors are assigned.

@@ -6,9 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from invmod._text import decode_text
-
-KEY = "modality_names"
+from invmod._text import NAMES, decode_text
 
 
 def check_loaded_names(
@@ -23,12 +21,12 @@ def check_loaded_names(
     Raises:
         RuntimeError: the names or their order differ.
     """
-    codes = state_dict.get(f"{prefix}{KEY}")
+    codes = state_dict.get(f"{prefix}{NAMES}")
     if codes is None:
         if any(key.startswith(f"{prefix}encoders.") for key in state_dict):
             warnings.warn(
                 f"ModalityEncoders: the loaded state has no names of modalities (key "
-                f"'{prefix}{KEY}'), because an older version saved it. Check that its encoders "
+                f"'{prefix}{NAMES}'), because an older version saved it. Check that its encoders "
                 f"are, in this order, those of {modalities}, and save it again.",
                 UserWarning,
                 stacklevel=2,
@@ -41,6 +39,6 @@ def check_loaded_names(
         raise RuntimeError(
             f"ModalityEncoders: the loaded state has the modalities {saved}, this module has "
             f"{modalities}. Build the module with the names in the order of the state. If the "
-            f"modalities were only renamed, remove '{prefix}{KEY}' from the state."
+            f"modalities were only renamed, remove '{prefix}{NAMES}' from the state."
         )
     return True

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod._checks import check_names
-from invmod._text import decode_text, encode_text
-
-NAMES = "modality_names"  # the buffer with the names, so that they travel with a state
+from invmod._text import NAMES, decode_text, encode_text, restore_text
 
 
 class ImputerState(nn.Module, ABC):
@@ -53,15 +51,8 @@ class ImputerState(nn.Module, ABC):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        """Write the text into its buffers again before they are saved.
-
-        A moving average of buffers rounds integers down, and memory that was allocated without
-        values holds anything.
-        """
         for name, text in self._text_buffers().items():
-            buffer = getattr(self, name)
-            if buffer is not None and not buffer.is_meta:
-                buffer.copy_(encode_text(text))
+            restore_text(getattr(self, name), text)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     @override

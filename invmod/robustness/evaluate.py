@@ -113,7 +113,7 @@ def robustness_report(
         rates: nominal missing rates in [0, 1) of the curves, a sequence, array or tensor; without
             rates the report has no curves. Or profiles of unequal rates, name -> {modality: rate}
             (a modality without a rate keeps its cells) or name -> one rate for all modalities; then
-            the report has `profiles` in place of curves. A row never loses all of its modalities.
+            the report has `profiles` instead of curves. A row never loses all of its modalities.
         num_draws: number of draws of hidden cells at each rate, over which results are averaged.
         generator: seeds draws, patterns and resamples; None is the global generator.
         higher_is_better: whether a larger metric is better. None finds out for functions of

@@ -169,7 +169,7 @@ class Evaluation:
 
     def _is_mean(self, predictions: dict[str, list[Any]]) -> bool:
         if self.mean_over_units is None:
-            # Single units need U calls of the metric, so many units are not tried.
+            # Single units need U calls of the metric, and large numbers of units are not tried.
             limit = max(self.resamples.count, UNITS_TRIED) if self.resamples.count else 0
             self.mean_over_units = len(self.targets) <= limit and all(
                 is_mean_over_units(self.metric, drawn[0], self.targets, self.resamples.seed)

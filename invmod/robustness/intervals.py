@@ -160,7 +160,7 @@ def percentile_interval(resampled: Floats, num_units: int, confidence: float) ->
     r"""Return the expanded percentile interval of bootstrap values (B,); None for a single unit.
 
     The percentiles are taken at :math:`\Phi(\mp \sqrt{U / (U - 1)} \, t_{1 - \alpha / 2, U - 1})`
-    in place of :math:`\alpha / 2` and :math:`1 - \alpha / 2`. For a mean of symmetric values this
+    instead of :math:`\alpha / 2` and :math:`1 - \alpha / 2`. For a mean of symmetric values this
     gives the width of the t interval, where plain percentiles are too narrow for few units.
 
     References:

@@ -65,7 +65,7 @@ def estimator_report(
             accuracy of classifiers and :math:`R^2` of regressors. Higher is always better. To
             compare several estimators that all have probabilities, scorers that accept a decision
             function get probabilities, because decision functions have no common scale.
-        metric: in place of `scoring`, a function of targets and predictions as in
+        metric: instead of `scoring`, a function of targets and predictions as in
             ``sklearn.metrics``, **targets first**. The predictions are those of ``predict``; for
             probabilities use ``scoring=make_scorer(...)``.
         higher_is_better: whether a larger `metric` is better. None finds out for functions of
