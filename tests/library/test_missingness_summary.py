@@ -411,6 +411,14 @@ def test_the_permutation_test_states_why_it_cannot_be_computed():
     assert result.left_out == ("a", "b")
 
 
+@pytest.mark.parametrize(("num_rows", "tested"), [(2, ()), (3, ("x",))])
+def test_the_permutation_test_needs_three_rows_of_a_modality(num_rows, tested):
+    x = np.arange(1.0, num_rows + 1)
+    y = np.where(x > 1, 0.0, NAN)
+    result = mcar_test({"x": x, "y": y}, ["x", "y"], method="permutation", num_permutations=9)
+    assert result.tested == tested
+
+
 def test_a_large_modality_is_sampled():
     generator = np.random.default_rng(5)
     x = generator.normal(size=MAX_ROWS + 50)
