@@ -208,6 +208,7 @@ def test_the_rank_is_exact_where_floating_point_is_not():
     for n, hundredths in itertools.product(range(200), range(1, 100)):
         assert conformal_rank(n, hundredths / 100) == -(-(n + 1) * hundredths // 100)
     assert conformal_rank(10, 1 - 1e-12) == 11
+    assert conformal_rank(10, 1e-12) == 1
     assert [rows_needed(c) for c in (0.5, 0.9, 0.95, 0.99)] == [1, 9, 19, 99]
 
 
