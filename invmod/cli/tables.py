@@ -106,19 +106,20 @@ def _array(column: polars.Series) -> NDArray[Any]:
     """Return a column as an array: numbers with NaN, vectors as rows, anything else as objects."""
     pl = import_optional("polars", what="Reading tables")
     dtype = column.dtype
-    if dtype in (pl.List, pl.Array):
-        return _vectors(column)
+    if isinstance(dtype, pl.List | pl.Array):
+        numeric = dtype.inner.is_numeric() or dtype.inner in (pl.Boolean, pl.Null)
+        return _vectors(column, numeric=numeric)
     if dtype.is_numeric() or dtype == pl.Boolean:
         return np.asarray(column.cast(pl.Float64).to_numpy())
     # Dates, text and categories only need to be told from null.
     return np.array(column.to_list(), dtype=object)
 
 
-def _vectors(column: polars.Series) -> NDArray[Any]:
+def _vectors(column: polars.Series, *, numeric: bool) -> NDArray[Any]:
     """Return a column of vectors as float64 (N, K); a null or an empty vector is a row of NaN."""
     rows = [[] if row is None else list(row) for row in column.to_list()]
     widths = {len(row) for row in rows if row}
-    if len(widths) > 1 or any(isinstance(entry, (str, list)) for row in rows for entry in row[:1]):
+    if len(widths) > 1 or not numeric:
         # Sequences of various lengths or of text are present or missing as a whole.
         return np.array([bool(row) or None for row in rows], dtype=object)
     width = widths.pop() if widths else 1

@@ -159,6 +159,7 @@ def test_missing_reads_vectors_in_parquet(tmp_path, capsys):
             "array": pl.Series([[1.0], [NAN], [3.0], None, [5.0]], dtype=pl.Array(pl.Float32, 1)),
             "tokens": [[1, 2, 3], [4], None, [], [5, 6]],
             "words": [["a"], [], None, ["b", "c"], ["d"]],
+            "names": [[None, "a"], None, [None, "b"], [None, "c"], [None, "d"]],
             "flag": [True, None, False, True, None],
             "day": pl.Series(["2020-01-01", None, None, None, None]).str.to_date(),
             "level": pl.Series([1, None, 2, 3, 4], dtype=pl.Int8),
@@ -167,9 +168,10 @@ def test_missing_reads_vectors_in_parquet(tmp_path, capsys):
     columns = read_columns(str(tmp_path / "x.parquet"), [])
     summary = missingness_summary(columns, list(columns))
     assert dict(zip(summary.modalities, summary.missing, strict=True)) == {
-        "vector": 3, "array": 2, "tokens": 2, "words": 2, "flag": 2, "day": 4, "level": 1,
+        "vector": 3, "array": 2, "tokens": 2, "words": 2, "names": 1, "flag": 2,
+        "day": 4, "level": 1,
     }  # fmt: skip
-    assert summary.partial == (1, 0, 0, 0, 0, 0, 0)
+    assert summary.partial == (1, 0, 0, 0, 0, 0, 0, 0)
     assert columns["vector"].shape == (5, 2)
     assert main(["missing", str(tmp_path / "x.parquet")]) == 0
     assert "vector" in capsys.readouterr().out
