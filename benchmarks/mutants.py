@@ -86,8 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     drawn = draw(options.paths, options.sample, options.seed)
     results = read_journal(options.journal)
+    judged = json.loads(options.judged.read_text(encoding="utf-8"))
     if options.retry:
-        results = {key: entry for key, entry in results.items() if entry["outcome"] == "killed"}
+        results = {
+            key: entry
+            for key, entry in results.items()
+            if entry["outcome"] == "killed" or key in judged
+        }
     pending = [mutant for mutant in drawn if mutant[0].id not in results]
     print(f"{len(drawn)} mutants drawn, {len(pending)} to be tested", flush=True)
     for entry in run(pending, options.workers):
@@ -95,7 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         with options.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         print(f"{entry['outcome']:8} {entry['seconds']:5.0f} s  {entry['path']}:{entry['line']}")
-    judged = json.loads(options.judged.read_text(encoding="utf-8"))
     entries = [results[mutant.id] for mutant, _ in drawn]
     text, share = summary(entries, judged, options)
     options.table.write_text(text, encoding="utf-8")
@@ -114,7 +118,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
     parser.add_argument("--workers", type=int, default=2, help="number of processes (2)")
     parser.add_argument("--at-least", type=float, default=0.9, help="score asked for (0.9)")
-    parser.add_argument("--retry", action="store_true", help="test survivors of the journal again")
+    parser.add_argument(
+        "--retry", action="store_true", help="test survivors without a judgement again"
+    )
     parser.add_argument("--paths", type=Path, nargs="+", help="files to mutate (all of invmod/)")
     parser.add_argument(
         "--journal", type=Path, default=JOURNAL, help="file of results (JSON lines)"
