@@ -4,10 +4,10 @@ An imputer returns ``(features, usable)``. The mask `usable` marks the cells tha
 fused; after imputation these are all cells. Keep the mask of the observed cells for alignment,
 statistics and reports.
 
-All imputers treat broken and absent input alike. A modality that is absent or None is missing in
-all rows. NaN or an infinity in a cell that the mask calls observed is an error in `fit`; in a call
-it stays visible, in the cell itself and in all fills of its row that depend on it. Features of
-integers are filled by `ZeroImputer` only, because other fills would be rounded.
+All imputers treat broken and absent input in the same way. A modality that is absent or None is
+missing in all rows. NaN or an infinity in a cell that the mask calls observed is an error in `fit`;
+in a call it stays visible, in the cell itself and in all fills of its row that depend on it.
+Features of integers are filled by `ZeroImputer` only, because other fills would be rounded.
 
 An unfitted imputer has no key in a ``state_dict``. Loading a state without any of its keys leaves
 it unfitted. A state with only some of the keys is incomplete, and a strict load reports the missing

@@ -162,7 +162,7 @@ def test_a_corrected_t_test_widens_the_variance_by_the_share_of_test_rows():
     low, high = plain.confidence_interval()
     assert (mean, half, p) == pytest.approx((x.mean(), (high - low) / 2, plain.pvalue))
     wide = missing_tables.corrected_t_test(x, test_share=0.4)
-    # The variance is 1/5 + 2/5 in place of 1/5, three times as large.
+    # The variance is 1/5 + 2/5 instead of 1/5, three times as large.
     assert wide[1] == pytest.approx(3**0.5 * half)
     assert wide[2] > p
     assert missing_tables.corrected_t_test([0.2, 0.2], 0.5)[2] == 0.0
