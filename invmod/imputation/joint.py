@@ -49,8 +49,7 @@ class TableImputer(Imputer):
         self, features: Mapping[str, Tensor | None], mask: MaskLike
     ) -> tuple[dict[str, Tensor], Tensor]:
         function = type(self).__name__
-        if getattr(self, self._state_names()[0]) is None:
-            raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
+        self._check_fitted(function)
         centres, scales = self._units()
         table, columns = self._table(function, features, mask, centres, scales)
         with without_autocast(table):
@@ -88,6 +87,19 @@ class TableImputer(Imputer):
         return [
             f"{kind}_{index}" for kind in ("centre", "scale") for index in indices
         ] + self._model_state_names()
+
+    def _check_fitted(self, function: str) -> None:
+        """Raise unless the imputer is fitted."""
+        if getattr(self, self._state_names()[0]) is None:
+            raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
+
+    def _set_fitted(
+        self, centres: Sequence[Tensor], scales: Sequence[Tensor], model: Mapping[str, Tensor]
+    ) -> None:
+        """Replace the state by centres, scales and the buffers of the model."""
+        state = {f"centre_{index}": centre for index, centre in enumerate(centres)}
+        state |= {f"scale_{index}": scale for index, scale in enumerate(scales)}
+        self._set_state(state | dict(model))
 
     def _units(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the centres and the scales of the modalities."""
@@ -130,12 +142,10 @@ class TableImputer(Imputer):
     @override
     def _state_error(self) -> str:
         kind = type(self).__name__
-        absent = [name for name in self._state_names() if getattr(self, name) is None]
-        if absent:
+        if any(getattr(self, name) is None for name in self._state_names()):
             # Either nothing was loaded, or the base class reports the missing keys.
             return ""
-        for index in range(len(self.modalities)):
-            centre, scale = getattr(self, f"centre_{index}"), getattr(self, f"scale_{index}")
+        for index, (centre, scale) in enumerate(zip(*self._units(), strict=True)):
             if centre.shape != scale.shape:
                 return (
                     f"{kind}: `centre_{index}` and `scale_{index}` of the state must have the same "
@@ -206,9 +216,7 @@ class JointImputer(TableImputer):
         used = torch.unique(torch.cat(observed_rows)).to(table.device)
         sizes = [math.prod(centre.shape) for centre in centres]
         model = self._fit_table(table[used], columns[used], sizes)
-        state = {f"centre_{index}": centre for index, centre in enumerate(centres)}
-        state |= {f"scale_{index}": scale for index, scale in enumerate(scales)}
-        self._set_state(state | model)
+        self._set_fitted(centres, scales, model)
         return self
 
     def _fitted_units(self, where: str, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from invmod.imputation.joint import JointImputer, TableImputer, shape_error
+from invmod.missingness.masks import pattern_codes
 
 MAX_PATTERN_MODALITIES = 10  # one map per pattern: 2**10 = 1024 maps (D, D)
 
@@ -63,10 +63,7 @@ class LinearMapImputer(TableImputer):
     @override
     def _fills(self, x: Tensor, a: Tensor) -> Tensor:
         maps, offsets = self.get_buffer("maps"), self.get_buffer("offsets")
-        # The digits are Python numbers, because programs that AOTInductor of torch 2.13 compiles
-        # have wrong powers of an integer tensor.
-        digits = (2**index * column.long() for index, column in enumerate(a.unbind(dim=1)))
-        code = sum(digits, torch.zeros_like(a[:, 0], dtype=torch.int64))[:, None]
+        code = pattern_codes(a)[:, None]
         fills = torch.zeros_like(x)
         # The last pattern has all modalities, and nothing to fill.
         for index in range(2 ** len(self.modalities) - 1):
@@ -97,8 +94,7 @@ class LinearJointImputer(JointImputer):
             ValueError: there are more than 10 modalities.
         """
         function = f"{type(self).__name__}.linear_maps"
-        if getattr(self, self._state_names()[0]) is None:
-            raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
+        self._check_fitted(function)
         result = LinearMapImputer(self.modalities)
         centres, scales = self._units()
         dim, num, device = sum(self._sizes()), len(self.modalities), centres[0].device
@@ -107,13 +103,14 @@ class LinearJointImputer(JointImputer):
         # The fill of a row of zeros is the offset, and the fills of unit rows are the columns.
         # Entries of missing modalities are never read, so their columns are 0.
         rows = torch.cat([torch.zeros_like(maps[0, :1]), torch.eye(dim).to(maps)])
-        for pattern in itertools.product((False, True), repeat=num):
-            code = sum(2**index for index, available in enumerate(pattern) if available)
-            if all(pattern):
-                continue
-            fills = self._predict(rows, torch.tensor(pattern, device=device).expand(dim + 1, -1))
+        # The last pattern has all modalities, and nothing to fill.
+        for code in range(2**num - 1):
+            pattern = torch.tensor([bool(code >> index & 1) for index in range(num)], device=device)
+            fills = self._predict(rows, pattern.expand(dim + 1, -1))
             maps[code], offsets[code] = (fills[1:] - fills[0]).T, fills[0]
-        state = {f"centre_{index}": centre.clone() for index, centre in enumerate(centres)}
-        state |= {f"scale_{index}": scale.clone() for index, scale in enumerate(scales)}
-        result._set_state(state | {"maps": maps, "offsets": offsets})
+        result._set_fitted(
+            [centre.clone() for centre in centres],
+            [scale.clone() for scale in scales],
+            {"maps": maps, "offsets": offsets},
+        )
         return result.train(self.training)

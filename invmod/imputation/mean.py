@@ -60,11 +60,12 @@ class MeanImputer(ConstantImputer):
         self, features: Mapping[str, Tensor], mask: MaskLike, rows: Tensor | None = None
     ) -> Self:
         no_sums = [None] * len(self.modalities)
-        sums = self._updated_sums("MeanImputer.fit", features, mask, rows, no_sums)
+        function = "MeanImputer.fit"
+        sums = self._updated_sums(function, features, mask, rows, no_sums, all_needed=True)
         for name, running_sum in zip(self.modalities, sums, strict=True):
             if running_sum is None:
                 raise ValueError(
-                    f"MeanImputer.fit: modality {name!r} is observed in none of the given rows, so "
+                    f"{function}: modality {name!r} is observed in none of the given rows, so "
                     "it has no mean. Give rows that have it, or leave the modality out."
                 )
         self._set_sums(sums)
@@ -112,7 +113,9 @@ class MeanImputer(ConstantImputer):
                 "saved. Call `fit`, or begin with a new imputer."
             )
         function = "MeanImputer.partial_fit"
-        self._set_sums(self._updated_sums(function, features, mask, rows, self._sums))
+        # A block may lack a modality, unlike all rows together.
+        sums = self._updated_sums(function, features, mask, rows, self._sums, all_needed=False)
+        self._set_sums(sums)
         return self
 
     def _updated_sums(
@@ -122,10 +125,10 @@ class MeanImputer(ConstantImputer):
         mask: MaskLike,
         rows: Tensor | None,
         before: Sequence[_RunningSum | None],
+        *,
+        all_needed: bool,
     ) -> list[_RunningSum | None]:
         """Return the sums `before`, one per modality, with the given rows added."""
-        # A block may lack a modality, unlike all rows together.
-        all_needed = function.endswith(".fit")
         observed_rows = self._observed_rows(function, features, mask, rows, all_needed=all_needed)
         return [
             running_sum

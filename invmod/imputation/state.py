@@ -72,7 +72,7 @@ class ImputerState(nn.Module, ABC):
         the imputer is left as it was.
         """
         names, key = self._state_names(), f"{prefix}{NAMES}"
-        if error := self._names_error(state_dict.get(key)):
+        if error := self._names_error(state_dict.get(key), key):
             error_msgs.append(error)
             return
         state = self._current_form(state_dict, prefix)
@@ -109,7 +109,7 @@ class ImputerState(nn.Module, ABC):
         else:
             self._state_changed(loaded)
 
-    def _names_error(self, codes: Tensor | None) -> str:
+    def _names_error(self, codes: Tensor | None, key: str) -> str:
         """Return a message if a state belongs to other modalities, or an empty string."""
         # A state on the meta device has shapes only.
         if codes is None or codes.is_meta or decode_text(codes) == list(self.modalities):
@@ -117,7 +117,7 @@ class ImputerState(nn.Module, ABC):
         return (
             f"{type(self).__name__}: the loaded state is of the modalities {decode_text(codes)}, "
             f"this imputer has {list(self.modalities)}. Build it with the names in the order of "
-            f"the state. If the modalities were only renamed, remove {NAMES!r} from the state."
+            f"the state. If the modalities were only renamed, remove {key!r} from the state."
         )
 
     def _current_form(self, state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:

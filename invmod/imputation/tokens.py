@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from invmod._checks import check_choice
 from invmod.imputation.base import Imputer
-from invmod.missingness.masks import MaskLike, append_axes
+from invmod.missingness.masks import MaskLike, append_axes, pattern_codes
 
 MAX_PATTERN_MODALITIES = 10  # one token per pattern: 2**10 = 1024 tokens for each modality
 
@@ -102,11 +102,7 @@ class LearnedTokens(Imputer):
         columns = self._mask_columns(function, features, mask, num_rows)
         token_index = torch.zeros(num_rows, dtype=torch.int64, device=columns.device)
         if self.per == "pattern":
-            # Read the mask as a binary number whose lowest digit is the first modality.
-            # The digits are Python numbers, because programs that AOTInductor of torch 2.13
-            # compiles have wrong powers of an integer tensor.
-            for index, column in enumerate(columns.unbind(dim=1)):
-                token_index = token_index + 2**index * column.long()
+            token_index = pattern_codes(columns)
         filled = {}
         for index, name in enumerate(self.modalities):
             token: Tensor = getattr(self, f"token_{index}")

@@ -76,6 +76,21 @@ def append_axes(x: Tensor, like: Tensor) -> Tensor:
     return x.reshape(*x.shape, *(1,) * (like.ndim - x.ndim))
 
 
+def pattern_codes(mask: Tensor) -> Tensor:
+    """Return the pattern of each row of a mask (N, M) as a binary number (N,), lowest digit first.
+
+    Example:
+        >>> pattern_codes(torch.tensor([[True, False], [False, True], [True, True]]))
+        tensor([1, 2, 3])
+    """
+    codes = torch.zeros_like(mask[:, 0], dtype=torch.int64)
+    # The digits are Python numbers, because programs that AOTInductor of torch 2.13 compiles have
+    # wrong powers of an integer tensor.
+    for index, column in enumerate(mask.unbind(dim=1)):
+        codes = codes + 2**index * column.long()
+    return codes
+
+
 def rows_by_pattern(mask: Tensor) -> dict[tuple[bool, ...], Tensor]:
     """Group rows by their pattern of available modalities.
 

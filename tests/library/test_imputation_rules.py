@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from invmod._scale import scale_or_one, standard_deviation
@@ -214,6 +215,10 @@ def test_a_state_of_other_modalities_is_an_error_and_changes_nothing(kind, stric
     if kind in FITTED:
         with pytest.raises(RuntimeError, match=message):
             FITTED[kind](names).load_state_dict(saved.state_dict())
+    # The message names the key in the state of the whole model.
+    model, nested = nn.ModuleDict({"fill": other}), nn.ModuleDict({"fill": saved}).state_dict()
+    with pytest.raises(RuntimeError, match=r"remove 'fill\.modality_names' from the state"):
+        model.load_state_dict(nested, strict=strict)
     # A state without names, of an older version, cannot be compared and is loaded.
     older = {key: x for key, x in saved.state_dict().items() if key != "modality_names"}
     other.load_state_dict(older)
