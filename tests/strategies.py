@@ -6,9 +6,10 @@ from typing import TypeVar
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T", bound=Callable[..., object])
+Module = TypeVar("Module", bound=nn.Module)
 
 NAN = float("nan")
 NUM_MODALITIES = st.integers(1, 8)
@@ -38,6 +39,14 @@ def generators() -> st.SearchStrategy[torch.Generator]:
 
 def normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def randomised(module: Module, generator: torch.Generator) -> Module:
+    """Return the module with random parameters, in its own dtype."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(normal(generator, *parameter.shape))
+    return module
 
 
 def simplex_rows(

@@ -29,7 +29,7 @@ from invmod.imputation import (
     RidgeImputer,
     ZeroImputer,
 )
-from tests.strategies import NAN, normal, random_mask, seeded
+from tests.strategies import NAN, normal, random_mask, randomised, seeded
 
 M, D = 3, 4
 WIDTHS = {"text": 3, "image": 5, "audio": 2}
@@ -76,13 +76,9 @@ class Words(nn.Module):
         return (self.table(input_ids) * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def evaluated(module: nn.Module) -> nn.Module:
     """Return the module in evaluation mode, with random parameters."""
-    generator = seeded(3)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(normal(generator, *parameter.shape))
-    return module.eval()
+    return randomised(module, seeded(3)).eval()
 
 
 def holes(num_rows: int) -> Tensor:
@@ -236,7 +232,7 @@ def make_cases() -> dict[str, Case]:
             images_and_tokens,
         ),
     }
-    return {name: Case(randomised(model), batch) for name, (model, batch) in parts.items()}
+    return {name: Case(evaluated(model), batch) for name, (model, batch) in parts.items()}
 
 
 def make_refused() -> dict[str, Case]:

@@ -28,18 +28,23 @@ from invmod.testing import (
     assert_permutation_equivariant,
     assert_permutation_invariant,
 )
-from tests.strategies import NUM_MODALITIES, NUM_ROWS, generators, laws, normal, random_mask, seeded
+from tests.strategies import (
+    NUM_MODALITIES,
+    NUM_ROWS,
+    generators,
+    laws,
+    normal,
+    random_mask,
+    randomised,
+    seeded,
+)
 
 D = 4
 
 
-def randomised(module, generator):
+def random_double(module, generator):
     """Return the module in float64 with random parameters."""
-    module = module.double()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(normal(generator, *parameter.shape))
-    return module
+    return randomised(module.double(), generator)
 
 
 def experts(prior):
@@ -54,10 +59,10 @@ KINDS = {
     "uniform environment": lambda m, generator: (
         lambda z, mask=None: fuse(z, torch.full((1, m), 1 / m), mask)[0]
     ),
-    "gates": lambda m, generator: randomised(GatedFusion(m, D), generator),
-    "attention": lambda m, generator: randomised(AttentionFusion(m, D), generator),
-    "two heads": lambda m, generator: randomised(AttentionFusion(m, D, num_heads=2), generator),
-    "three queries": lambda m, generator: randomised(
+    "gates": lambda m, generator: random_double(GatedFusion(m, D), generator),
+    "attention": lambda m, generator: random_double(AttentionFusion(m, D), generator),
+    "two heads": lambda m, generator: random_double(AttentionFusion(m, D, num_heads=2), generator),
+    "three queries": lambda m, generator: random_double(
         AttentionFusion(m, D, num_heads=2, num_queries=3), generator
     ),
     "expected draws": lambda m, generator: EmbraceNetFusion().eval(),
@@ -113,7 +118,7 @@ def test_masked_mean_is_the_mean_of_the_available_modalities(
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
 def test_gates_equal_a_loop(generator, num_rows, num_modalities):
-    fusion = randomised(GatedFusion(num_modalities, D), generator)
+    fusion = random_double(GatedFusion(num_modalities, D), generator)
     z = normal(generator, num_rows, num_modalities, D)
     mask = random_mask(generator, num_rows, num_modalities)
     v, b = fusion.weight.detach().numpy(), fusion.bias.detach().numpy()
@@ -133,7 +138,7 @@ def test_gates_equal_a_loop(generator, num_rows, num_modalities):
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.sampled_from([1, 2, 4]), st.integers(1, 3))
 def test_attention_equals_a_loop(generator, num_rows, num_modalities, num_heads, num_queries):
-    fusion = randomised(
+    fusion = random_double(
         AttentionFusion(num_modalities, D, num_heads=num_heads, num_queries=num_queries), generator
     )
     z = normal(generator, num_rows, num_modalities, D)
@@ -239,7 +244,7 @@ def test_content_of_masked_cells_changes_neither_output_nor_gradient(
 
 
 def fused_proxies(m, generator):
-    proxies = randomised(ProxyTokens(m, D, rank=2), generator)
+    proxies = random_double(ProxyTokens(m, D, rank=2), generator)
     return lambda z, mask=None: masked_mean(*proxies(z, mask))
 
 
@@ -260,7 +265,7 @@ NAN_KINDS = {
     "draws": lambda m, generator: lambda z, mask: EmbraceNetFusion()(z, mask, generator=seeded(0)),
     "proxies": fused_proxies,
     "alignment of proxies": lambda m, generator: (
-        lambda z, mask: randomised(ProxyTokens(m, D), seeded(0)).alignment_loss(z, mask)
+        lambda z, mask: random_double(ProxyTokens(m, D), seeded(0)).alignment_loss(z, mask)
     ),
 }
 
@@ -415,7 +420,7 @@ def test_a_module_can_be_saved_and_its_start_depends_on_the_seed(make):
     z, mask = normal(seeded(0), 5, 3, D), random_mask(seeded(1), 5, 3)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    trained = randomised(first, seeded(2))
+    trained = random_double(first, seeded(2))
     fresh = make(seeded(3)).double()
     fresh.load_state_dict(trained.state_dict())
     assert torch.equal(fresh(z, mask), trained(z, mask))

@@ -28,18 +28,15 @@ from tests.strategies import (
     normal,
     poison,
     random_mask,
+    randomised,
     seeded,
 )
 
 D = 4
 
 
-def randomised(num_modalities, generator, rank=2):
-    proxies = ProxyTokens(num_modalities, D, rank=rank).double()
-    with torch.no_grad():
-        for parameter in proxies.parameters():
-            parameter.copy_(normal(generator, *parameter.shape))
-    return proxies
+def random_proxies(num_modalities, generator, rank=2):
+    return randomised(ProxyTokens(num_modalities, D, rank=rank).double(), generator)
 
 
 def reference(proxies, z, mask):
@@ -67,7 +64,7 @@ def reference(proxies, z, mask):
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES, st.integers(1, 5))
 def test_substitutes_and_the_loss_equal_a_loop(generator, num_rows, num_modalities, rank):
-    proxies = randomised(num_modalities, generator, rank)
+    proxies = random_proxies(num_modalities, generator, rank)
     z = normal(generator, num_rows, num_modalities, D)
     mask = random_mask(generator, num_rows, num_modalities)
     expected, total, count = reference(proxies, z.numpy(), mask.numpy())
@@ -85,7 +82,7 @@ def test_substitutes_and_the_loss_equal_a_loop(generator, num_rows, num_modaliti
 @laws
 @given(generators(), NUM_ROWS, NUM_MODALITIES)
 def test_hidden_cells_change_nothing(generator, num_rows, num_modalities):
-    proxies = randomised(num_modalities, generator)
+    proxies = random_proxies(num_modalities, generator)
     z = normal(generator, num_rows, num_modalities, D)
     mask = random_mask(generator, num_rows, num_modalities)
     parameters = list(proxies.parameters())
@@ -99,7 +96,7 @@ def test_hidden_cells_change_nothing(generator, num_rows, num_modalities):
 @laws
 @given(generators(), st.integers(1, 6), st.integers(2, 4))
 def test_complete_rows_use_no_substitute(generator, num_rows, num_modalities):
-    proxies = randomised(num_modalities, generator)
+    proxies = random_proxies(num_modalities, generator)
     z = normal(generator, num_rows, num_modalities, D).requires_grad_()
     z_hat, usable = proxies(z)
     assert torch.equal(z_hat, z)
@@ -110,7 +107,7 @@ def test_complete_rows_use_no_substitute(generator, num_rows, num_modalities):
 @laws
 @given(generators(), st.integers(1, 6), st.integers(2, 4))
 def test_heads_follow_a_permutation_of_the_modalities(generator, num_rows, num_modalities):
-    proxies, other = (randomised(num_modalities, generator) for _ in range(2))
+    proxies, other = (random_proxies(num_modalities, generator) for _ in range(2))
     order = torch.randperm(num_modalities, generator=generator)
     position = {pair: index for index, pair in enumerate(proxies.pairs)}
     with torch.no_grad():
@@ -142,7 +139,7 @@ def test_with_one_modality_the_loss_is_0_and_nothing_is_filled():
 
 
 def test_rows_without_a_pair_give_a_loss_of_0_with_gradients_of_0():
-    proxies, z = randomised(3, seeded(0)), normal(seeded(1), 3, 3, D)
+    proxies, z = random_proxies(3, seeded(0)), normal(seeded(1), 3, 3, D)
     mask = torch.eye(3).bool()
     loss = proxies.alignment_loss(z, mask)
     assert loss.item() == 0
@@ -150,7 +147,7 @@ def test_rows_without_a_pair_give_a_loss_of_0_with_gradients_of_0():
 
 
 def test_the_loss_moves_the_source_and_never_the_target():
-    proxies = randomised(2, seeded(0))
+    proxies = random_proxies(2, seeded(0))
     with torch.no_grad():
         proxies.down[0] = 0.0  # the head 1 -> 0 ignores its source
     assert proxies.pairs == ((1, 0), (0, 1))
@@ -161,7 +158,7 @@ def test_the_loss_moves_the_source_and_never_the_target():
 
 
 def test_gradients_agree_with_finite_differences():
-    proxies = randomised(3, seeded(0))
+    proxies = random_proxies(3, seeded(0))
     names = [name for name, _ in proxies.named_parameters()]
     z, mask = normal(seeded(1), 4, 3, D), random_mask(seeded(2), 4, 3)
 
@@ -226,7 +223,7 @@ def test_a_training_step_runs_from_features_to_all_gradients():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype):
-    proxies = randomised(3, seeded(0)).float()
+    proxies = random_proxies(3, seeded(0)).float()
     z, mask = normal(seeded(1), 5, 3, D).to(dtype), random_mask(seeded(2), 5, 3)
     z_hat, _ = proxies(z, mask)
     assert z_hat.dtype == dtype

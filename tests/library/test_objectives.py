@@ -20,7 +20,7 @@ from invmod import (
     vrex_penalty,
 )
 from invmod.objectives import vrex_coefficients
-from tests.strategies import NAN, generators, laws, normal, random_mask, seeded
+from tests.strategies import NAN, generators, laws, normal, random_mask, randomised, seeded
 
 SIZES = st.integers(1, 6)
 
@@ -189,10 +189,7 @@ class Scorer(nn.Module):
         self.encoders = ModalityEncoders.mlp({"a": 3, "b": 2}, 4, hidden_dims=(5,))
         self.dropout = nn.Dropout(0.4)
         self.users = nn.Parameter(torch.empty(7, 4))
-        self.double()
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.copy_(normal(generator, *parameter.shape))
+        randomised(self.double(), generator)
 
     def forward(self, rows, features, mask, weights, keep=None):
         """Losses (E, n); `keep` is a given dropout mask, which replaces the random one."""

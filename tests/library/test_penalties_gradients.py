@@ -20,7 +20,7 @@ from invmod.penalties import (
     information_bottleneck_penalty,
     per_sample_gradients,
 )
-from tests.strategies import generators, gradients, laws, normal, seeded
+from tests.strategies import generators, gradients, laws, normal, randomised, seeded
 
 SIZES = st.integers(1, 5)
 REDUCTIONS = st.sampled_from(["mean", "sum"])
@@ -118,10 +118,7 @@ def test_fishr_ignores_order_labels_copies_and_shifts_of_each_environment(genera
 
 
 def linear_case(generator, env, num_classes=3, width=4, *, offset=0.0):
-    head = nn.Linear(width, num_classes).double()
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.copy_(normal(generator, *parameter.shape))
+    head = randomised(nn.Linear(width, num_classes).double(), generator)
     features = (normal(generator, len(env), width) + offset).requires_grad_()
     targets = torch.randint(num_classes, env.shape, generator=generator)
     return head, features, targets
