@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
+from invmod.missingness.permutation import holm
+
 __all__ = ["compare", "comparison_table", "summary", "table"]
 
 # A part -> the method that trains in the same way without it.
@@ -146,7 +148,9 @@ def compare(results: Mapping[str, Mapping[str, Any]], test_share: float) -> list
             corrected_t_test(values[part] - values[baseline], test_share)
             for part, baseline in pairs
         ]
-        adjusted = holm([p for _, _, p in tests])
+        p_values = [p for _, _, p in tests]
+        # A single split gives NaN, which Holm's correction would turn into 1.
+        adjusted = p_values if np.isnan(p_values).any() else holm(p_values)
         for row, (mean, half, _), p in zip(rows, tests, adjusted, strict=True):
             row[measure] = mean, half, p
     return rows
@@ -162,16 +166,6 @@ def corrected_t_test(differences: npt.ArrayLike, test_share: float) -> tuple[flo
     if error == 0:
         return mean, half, float(mean == 0)
     return mean, half, float(2 * stats.t.sf(abs(mean) / error, len(x) - 1))
-
-
-def holm(p_values: Iterable[float]) -> list[float]:
-    """Correct p values for their number by Holm's step-down method."""
-    p = np.asarray(list(p_values), dtype=float)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(steps, 1)
-    return adjusted.tolist()
 
 
 def comparison_table(rows: Iterable[Mapping[str, Any]], metric: str) -> str:

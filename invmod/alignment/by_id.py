@@ -137,7 +137,7 @@ def _plain(what: str, row_id: object) -> Id:
 
 def _check_one_kind(listed: Mapping[str, list[Id]]) -> None:
     """Raise if some ids are strings and some are integers, because these are never equal."""
-    texts = {name: isinstance(row_id, str) for name, ids in listed.items() for row_id in ids}
+    texts = {name: isinstance(ids[0], str) for name, ids in listed.items() if ids}
     for name, ids in listed.items():
         other = next((row_id for row_id in ids if isinstance(row_id, str) != texts[name]), None)
         if other is not None:

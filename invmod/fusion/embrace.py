@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from invmod._checks import check_floating
-from invmod.fusion.masked import check_z_and_mask
+from invmod.fusion.masked import available_cells, check_z_and_mask
 
 
 class EmbraceNetFusion(nn.Module):
@@ -77,9 +77,7 @@ class EmbraceNetFusion(nn.Module):
             weights: (M,) or (N, M), not negative. None means equal weights.
             generator: source of the draws in training mode; None is the global generator.
         """
-        mask = check_z_and_mask("EmbraceNetFusion", z, mask, ndim=3)
-        wide = torch.promote_types(z.dtype, torch.float32)
-        available = torch.where(mask[..., None], z, 0.0).to(wide)
+        available, mask = available_cells("EmbraceNetFusion", z, mask)
         probabilities = self.probabilities(z, mask, weights)
         if not self.training:
             # Written elementwise, so that autocast does not lower the precision of a product.

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from invmod._checks import check_count
 from invmod._precision import without_autocast
-from invmod.fusion.masked import check_z_and_mask
+from invmod.fusion.masked import available_cells
 
 
 class GatedFusion(nn.Module):
@@ -60,7 +60,7 @@ class GatedFusion(nn.Module):
 
     def gates(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the gates g (N, M) in float32 or wider; 0 without any available modality."""
-        available, mask = _prepare("GatedFusion", z, mask, self.weight.shape)
+        available, mask = available_cells("GatedFusion", z, mask, self.weight.shape)
         return self._gates(available, mask)
 
     def _gates(self, available: Tensor, mask: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class GatedFusion(nn.Module):
     @override
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Fuse (N, M, D) to (N, D)."""
-        available, mask = _prepare("GatedFusion", z, mask, self.weight.shape)
+        available, mask = available_cells("GatedFusion", z, mask, self.weight.shape)
         gates = rearrange(self._gates(available, mask), "n m -> n m 1")
         return reduce(gates * available, "n m d -> n d", "sum").to(z.dtype)
 
@@ -155,7 +155,7 @@ class AttentionFusion(nn.Module):
 
     def attention(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weights (N, Q, num_heads, M) in float32 or wider; 0 without any modality."""
-        available, mask = _prepare("AttentionFusion", z, mask, self.modality.shape)
+        available, mask = available_cells("AttentionFusion", z, mask, self.modality.shape)
         return rearrange(self._attention(available, mask), "n p e m -> n e p m")
 
     def _attention(self, available: Tensor, mask: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class AttentionFusion(nn.Module):
     @override
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Fuse (N, M, D) to (N, D) or (N, Q, D)."""
-        available, mask = _prepare("AttentionFusion", z, mask, self.modality.shape)
+        available, mask = available_cells("AttentionFusion", z, mask, self.modality.shape)
         weights = self._attention(available, mask)
         values = rearrange(available, "n m (p d) -> n p m d", p=self.num_heads)
         with without_autocast(z):
@@ -191,21 +191,6 @@ class AttentionFusion(nn.Module):
             f"num_modalities={m}, embedding_dim={dim}, num_heads={self.num_heads}, "
             f"num_queries={queries}"
         )
-
-
-def _prepare(kind: str, z: Tensor, mask: Tensor | None, sizes: torch.Size) -> tuple[Tensor, Tensor]:
-    """Check z, which must be (N, M, D) with M and D in `sizes`, and the mask.
-
-    Returns:
-        z in float32 or wider, with 0 in the unavailable cells, and the mask (N, M).
-    """
-    mask = check_z_and_mask(kind, z, mask, ndim=3)
-    if z.shape[1:] != sizes:
-        raise ValueError(
-            f"{kind}: `z` must have shape (N, {sizes[0]}, {sizes[1]}), got {tuple(z.shape)}."
-        )
-    wide = torch.promote_types(z.dtype, torch.float32)
-    return torch.where(mask[..., None], z, 0.0).to(wide), mask
 
 
 def _masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:

@@ -23,6 +23,23 @@ def check_z_and_mask(
     return mask
 
 
+def available_cells(
+    function: str, z: Tensor, mask: Tensor | None, sizes: tuple[int, ...] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Check z (N, M, D), with M and D in `sizes` if they are given, and the mask.
+
+    Returns:
+        z in float32 or wider, with 0 in the unavailable cells, and the mask (N, M).
+    """
+    mask = check_z_and_mask(function, z, mask, ndim=3)
+    if sizes is not None and z.shape[1:] != sizes:
+        raise ValueError(
+            f"{function}: `z` must have shape (N, {sizes[0]}, {sizes[1]}), got {tuple(z.shape)}."
+        )
+    wide = torch.promote_types(z.dtype, torch.float32)
+    return torch.where(mask[..., None], z, 0.0).to(wide), mask
+
+
 def masked_mean(z: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Fuse by the mean of the available modalities.
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from invmod._checks import check_choice, check_count
 from invmod._precision import without_autocast
-from invmod.fusion.masked import check_z_and_mask
+from invmod.fusion.masked import available_cells
 
 
 class ProxyTokens(nn.Module):
@@ -149,14 +149,7 @@ class ProxyTokens(nn.Module):
 
     def _prepare(self, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check z and the mask; return z in float32 or wider, 0 where unavailable, and the mask."""
-        mask = check_z_and_mask("ProxyTokens", z, mask, ndim=3)
-        m, dim = self.num_modalities, self.down.shape[1]
-        if z.shape[1] != m or z.shape[2] != dim:
-            raise ValueError(
-                f"ProxyTokens: `z` must have shape (N, {m}, {dim}), got {tuple(z.shape)}."
-            )
-        wide = torch.promote_types(z.dtype, torch.float32)
-        return torch.where(mask[..., None], z, 0.0).to(wide), mask
+        return available_cells("ProxyTokens", z, mask, (self.num_modalities, self.down.shape[1]))
 
     @override
     def extra_repr(self) -> str:

@@ -98,7 +98,7 @@ def _check_values(function: str, z: Tensor, targets: Tensor, loss: str) -> None:
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise ValueError(
                 f"{function}: with loss='bce' `targets` must lie in [0, 1], got "
-                f"{_outside(low, high, low < 0)}."
+                f"{_outside(low if low < -ROUNDING else high)}."
             )
 
 
@@ -108,7 +108,7 @@ def check_classes(function: str, targets: Tensor, num_classes: int) -> None:
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"{function}: `targets` must lie in [0, K) = [0, {num_classes}), got "
-            f"{_outside(low, high, low < 0)}."
+            f"{_outside(low if low < 0 else high)}."
         )
 
 
@@ -127,7 +127,6 @@ def _known_range(targets: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def _outside(low: float, high: float, below: bool) -> str:
+def _outside(value: float) -> str:
     """Return the value that is out of range, with the advice for targets that do not count."""
-    value = low if below else high
     return f"{value:g}. Pass `ignore_index={value:g}` if these targets do not count"

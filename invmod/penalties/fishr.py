@@ -185,15 +185,16 @@ def _product_variances(shares: Tensor, a: Tensor, f: Tensor, env: Tensor) -> Ten
     """
     mean_a, mean_f = (shares @ a)[:, :, None], (shares @ f)[:, None, :]
     a, f = centre_within(a, shares, env), centre_within(f, shares, env)
+    a2, f2 = a.square(), f.square()
     covariance = _mean_products(shares, a, f)
     return (
-        mean_a.square() * (shares @ f.square())[:, None, :]
-        + mean_f.square() * (shares @ a.square())[:, :, None]
-        + _mean_products(shares, a.square(), f.square())
+        mean_a.square() * (shares @ f2)[:, None, :]
+        + mean_f.square() * (shares @ a2)[:, :, None]
+        + _mean_products(shares, a2, f2)
         - covariance.square()
         + 2 * mean_a * mean_f * covariance
-        + 2 * mean_a * _mean_products(shares, a, f.square())
-        + 2 * mean_f * _mean_products(shares, a.square(), f)
+        + 2 * mean_a * _mean_products(shares, a, f2)
+        + 2 * mean_f * _mean_products(shares, a2, f)
     )
 
 

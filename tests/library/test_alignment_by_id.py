@@ -89,7 +89,7 @@ def test_strings_and_integers_together_are_an_error(first, second):
     z = {"a": ROWS, "b": ROWS}
     with pytest.raises(TypeError, match=r"one kind, .*'a': 'integers', 'b': 'strings'"):
         stack_by_id(z, {"a": first, "b": second})
-    with pytest.raises(TypeError, match=r"`ids\['a'\]` must be all strings or all integers"):
+    with pytest.raises(TypeError, match=r"all strings or all integers, got 1 and '1'"):
         stack_by_id(
             {"a": ROWS}, {"a": [first[0], second[0]] if isinstance(first, list) else [1, "1"]}
         )

@@ -453,7 +453,9 @@ def test_a_binary_target_out_of_range_is_an_error(value):
         with pytest.raises(ValueError, match=rf"{name}: .* must lie in \[0, 1\], got {value:g}\."):
             function(torch.ones(3), targets)
         assert function(torch.ones(3), targets, ignore_index=value).isfinite().all()
-        # A target may leave [0, 1] by rounding.
+        # A target may leave [0, 1] by rounding, and is not the one that the error names.
+        with pytest.raises(ValueError, match=rf"got {value:g}\."):
+            function(torch.ones(3), torch.tensor([-0.005, 1.005, value]))
         assert function(torch.ones(3), torch.tensor([-1e-3, 0.5, 1.001])).isfinite().all()
         # Any number is a target of the squared error, and NaN comes out as NaN.
         assert function(torch.ones(3), targets, loss="mse").isfinite().all()
