@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from invmod.calibration.table import Tensors, map_tensors
+from invmod.calibration.table import Tensors
+from invmod.missingness.arrays import each_array
 
 
 def read_json(function: str, text: str, kind: str, version: int) -> dict[str, Any]:
@@ -45,9 +46,7 @@ def template_to_json(template: Tensors | None) -> Any:
         >>> template_to_json({"ids": torch.empty(0, 4, dtype=torch.int32)})
         {'ids': [[4], 'int32']}
     """
-    if template is None:
-        return None
-    return map_tensors(template, lambda x: [list(x.shape[1:]), str(x.dtype).removeprefix("torch.")])
+    return each_array(template, lambda x: [list(x.shape[1:]), str(x.dtype).removeprefix("torch.")])
 
 
 def template_from_json(data: Any) -> Tensors | None:
@@ -57,9 +56,7 @@ def template_from_json(data: Any) -> Tensors | None:
         >>> template_from_json([[4], "int32"])
         tensor([], size=(0, 4), dtype=torch.int32)
     """
-    if data is None:
-        return None
-    template: Tensors = map_tensors(
+    template: Tensors | None = each_array(
         data, lambda x: torch.empty((0, *x[0]), dtype=getattr(torch, x[1]))
     )
     return template

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from invmod.calibration.ranks import Floats
 from invmod.calibration.scores import Score
-from invmod.calibration.table import Table, Tensors, map_tensors
+from invmod.calibration.table import Table, Tensors
 from invmod.missingness import hide_features, pattern_name
+from invmod.missingness.arrays import each_array
 from invmod.missingness.sentinels import IntegerFill
 
 Pattern = tuple[bool, ...]
@@ -47,7 +48,7 @@ class MaskedModel:
         device = table.mask.device
         mask = torch.tensor(pattern, device=device).repeat(len(rows), 1)
         chosen = {
-            name: map_tensors(feature, lambda x: x[rows.to(x.device)])
+            name: each_array(feature, lambda x: x[rows.to(x.device)])
             for name, feature in table.features.items()
         }
         # New tensors: a model that writes into its input cannot change the caller's features.
@@ -60,10 +61,7 @@ class MaskedModel:
                 if table.given_as_tensors:
                     outputs = self.predict(shown, mask)
                 else:
-                    arrays = {
-                        name: None if feature is None else map_tensors(feature, Tensor.numpy)
-                        for name, feature in shown.items()
-                    }
+                    arrays = {name: each_array(x, Tensor.numpy) for name, x in shown.items()}
                     outputs = self.predict(arrays, mask.numpy())
         except Exception as error:
             error.add_note(f"{function}: raised by the model {where}.")

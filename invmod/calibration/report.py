@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from invmod._distributions import binomial_interval
 from invmod._files import write_text
+from invmod._optional import import_optional
 from invmod._tables import aligned
 from invmod.calibration.files import read_json
 
@@ -202,13 +203,7 @@ class CalibrationReport:
         Raises:
             ImportError: polars is not installed.
         """
-        try:
-            import polars as pl
-        except ImportError as error:
-            raise ImportError(
-                "CalibrationReport.to_frame: needs polars. Install it by "
-                "pip install 'invmod[report]'."
-            ) from error
+        pl = import_optional("polars", what="CalibrationReport.to_frame")
         rows = []
         for result in self.patterns:
             low, high = result.interval() or (None, None)

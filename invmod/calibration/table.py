@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from invmod.missingness.arrays import (
     as_tensor,
     count_rows,
     device_of,
+    each_array,
     given_features,
     labelled_parts,
 )
@@ -58,10 +59,7 @@ class Table:
         def template(x: Tensor) -> Tensor:
             return torch.empty((0, *x.shape[1:]), dtype=x.dtype)
 
-        return {
-            name: map_tensors(self.features[name], template) if name in self.features else None
-            for name in self.modalities
-        }
+        return {name: each_array(self.features.get(name), template) for name in self.modalities}
 
     def like_given(self, values: NDArray[Any]) -> Any:
         """Return an array as it is, or as a tensor on the device of the features."""
@@ -69,13 +67,6 @@ class Table:
             return values
         # Apple's devices have no float64.
         return torch.from_numpy(values).to("cpu" if self.device.type == "mps" else self.device)
-
-
-def map_tensors(feature: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply a function to a tensor or an array, or to each one of a mapping."""
-    if isinstance(feature, Mapping):
-        return {key: function(x) for key, x in feature.items()}
-    return function(feature)
 
 
 def checked_table(
@@ -96,7 +87,7 @@ def checked_table(
     tensors: dict[str, Tensors] = {}
     for name, feature in given_features(function, features, names).items():
         where = f"{function}: the feature of {name!r}"
-        tensors[name] = map_tensors(feature, functools.partial(to_tensor, where))
+        tensors[name] = each_array(feature, functools.partial(to_tensor, where))
     num_rows = count_rows(function, tensors)
     natural_mask = (
         mask_from_features(tensors, names, integer_fill=integer_fill)
@@ -127,7 +118,7 @@ def _given_as_tensors(function: str, features: Features) -> bool:
     kinds = {isinstance(x, Tensor) for x in arrays}
     if not all(isinstance(x, (Tensor, np.ndarray)) for x in arrays) or len(kinds) > 1:
         got = {
-            name: map_tensors(feature, lambda x: type(x).__name__)
+            name: "NoneType" if feature is None else each_array(feature, lambda x: type(x).__name__)
             for name, feature in features.items()
         }
         raise TypeError(
@@ -179,7 +170,7 @@ def _completed(table: Table, templates: Mapping[str, Tensors | None]) -> Table:
             features[name] = table.features[name]
         elif template is not None:
             # The mask has no available row of it, so the model is never shown these zeros.
-            features[name] = map_tensors(
+            features[name] = each_array(
                 template,
                 lambda x: torch.zeros(
                     (len(table.mask), *x.shape[1:]), dtype=x.dtype, device=table.device

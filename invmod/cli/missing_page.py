@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 
 from invmod._optional import import_optional
 from invmod.missingness import McarTest, MissingnessSummary
@@ -14,35 +15,21 @@ from invmod.missingness.summary_text import (
     rate_rows,
     test_rows,
 )
-from invmod.robustness.document import figure_png, html_document, png_data_uri, stamp
-from invmod.robustness.switches import figure
+from invmod.robustness.document import (
+    TABLE,
+    figure_png,
+    html_document,
+    png_data_uri,
+    stamp,
+    template_environment,
+)
 
 PIXELS_PER_INCH = 76  # of the picture on the page, whose smallest text has 8 points
 DPI = 144  # of the PNG file
 
-BODY = """\
-{% macro table(label, header, rows, note) %}
-<div class="scroll" role="region" aria-label="{{ label }}" tabindex="0">
-<table>
-<thead><tr>
-{% for name in header %}<th scope="col"{% if not loop.first %} class="n"{% endif %}>
-{{- name }}</th>{% endfor %}
-</tr></thead>
-<tbody>
-{% for row in rows %}
-<tr>
-{% for cell in row %}
-{% if loop.first %}<th scope="row">{{ cell }}</th>
-{% else %}<td class="n">{{ cell | figure }}</td>
-{% endif %}
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% if note %}<p>{{ note }}</p>{% endif %}
-{% endmacro %}
+BODY = (
+    TABLE
+    + """\
 <h1>What is missing from {{ title }}</h1>
 <p class="lead">{{ stamp }}</p>
 <div class="answer"><p class="headline">{{ headline }}.</p>
@@ -81,6 +68,7 @@ missing depends on the missing value itself.
 {% if test and test.left_out %} Values that are not tested: {{ test.left_out | join(", ") }}.
 {%- endif %}</p>
 """
+)
 
 
 def missing_page(
@@ -106,11 +94,7 @@ def missing_page(
         >>> "<h1>What is missing from x.csv</h1>" in page
         True
     """
-    jinja2 = import_optional("jinja2", what="The page of missing modalities")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["figure"] = figure
+    environment = template_environment("The page of missing modalities")
     png = picture(summary) if summary.num_rows else None
     body = environment.from_string(BODY).render(
         title=title,
@@ -129,6 +113,7 @@ def missing_page(
     return html_document(f"What is missing from {title}", body)
 
 
+@functools.lru_cache(maxsize=1)  # the PNG file and the page show the same picture
 def picture(summary: MissingnessSummary) -> bytes:
     """Return the picture as a PNG file."""
     drawn = plot_missingness(summary)

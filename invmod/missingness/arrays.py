@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,15 +54,35 @@ def labelled_parts(name: str, feature: Feature) -> list[tuple[str, Array]]:
 
 def count_rows(function: str, given: Mapping[str, Feature]) -> int:
     """Return the number of rows N; raise if the features differ in it."""
-    counts = row_counts(given)
+    return equal_rows(function, row_counts(given))
+
+
+def equal_rows(function: str, counts: Mapping[str, int]) -> int:
+    """Return the number of rows N; raise if modalities differ in it, or if there are none."""
     # Sizes are compared and not put into a set, because symbolic sizes cannot be hashed.
     first = next(iter(counts.values()), None)
     if first is None or any(count != first for count in counts.values()):
         raise ValueError(
             f"{function}: modalities must have equal numbers of rows, at least one given, got "
-            f"{counts}."
+            f"{dict(counts)}."
         )
     return first
+
+
+def each_array(feature: Any, function: Callable[[Any], Any]) -> Any:
+    """Return a feature with `function` applied to its array, or to each array of its mapping.
+
+    Example:
+        >>> [each_array(feature, torch.numel) for feature in (None, torch.ones(3))]
+        [None, 3]
+        >>> each_array({"ids": torch.ones(3), "kept": torch.ones(2)}, torch.numel)
+        {'ids': 3, 'kept': 2}
+    """
+    if feature is None:
+        return None
+    if isinstance(feature, Mapping):
+        return {key: function(x) for key, x in feature.items()}
+    return function(feature)
 
 
 def row_counts(given: Mapping[str, Feature]) -> dict[str, int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from invmod._checks import check_count, check_names
-from invmod.missingness import hide_features, mask_from_features
+from invmod.missingness import mask_from_features
 from invmod.missingness.arrays import count_rows
 from invmod.missingness.masks import mask_columns
 from invmod.missingness.sentinels import IntegerFill
@@ -131,8 +131,6 @@ def checked_mask(
                 f"rows, but `mask` is True in {int(columns[:, index].sum())} of them. Pass the "
                 "feature, or False in these rows."
             )
-    # The result is not used: the call checks that the features have equal numbers of rows.
-    hide_features(features, columns, modalities, integer_fill=integer_fill)
     return columns
 
 

@@ -9,7 +9,10 @@ import io
 import platform
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from invmod._optional import import_optional
+from invmod.robustness.numbers import figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -74,6 +77,48 @@ SKELETON = """\
 </body>
 </html>
 """
+
+
+TABLE = """\
+{% macro table(label, header, rows, note="", texts=(1,), keys=()) %}
+<div class="scroll" role="region" aria-label="{{ label }}" tabindex="0">
+<table>
+<thead><tr>
+{% for name in header %}<th scope="col"
+{%- if loop.index not in texts %} class="n"{% endif %}>{{ name }}</th>{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in rows %}
+<tr{% if keys %} data-pattern="{{ keys[loop.index0] }}"{% endif %}>
+{% for cell in row %}
+{% if loop.first %}<th scope="row">{{ cell }}</th>
+{% elif loop.index not in texts %}<td class="n">{{ cell | figure }}</td>
+{% else %}<td>{{ cell }}</td>
+{% endif %}
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% if note %}<p>{{ note }}</p>{% endif %}
+{% endmacro %}
+"""
+"""Macro of a table. `texts` are the positions of columns of names, from 1; others are numbers."""
+
+
+def template_environment(what: str = "This part of the robustness report") -> Any:
+    """Return a Jinja environment that escapes text and has the filter `figure`.
+
+    Arguments:
+        what: what needs Jinja, for the error if it is not installed.
+    """
+    jinja2 = import_optional("jinja2", what=what)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["figure"] = figure
+    return environment
 
 
 def html_document(title: str, body: str, *, style: str = STYLE) -> str:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from invmod._distributions import Bounds
 from invmod.missingness import hide_features
+from invmod.missingness.arrays import each_array
 from invmod.missingness.sentinels import IntegerFill
 from invmod.robustness.arguments import Predict, checked_predictions
-from invmod.robustness.inputs import Array, TensorFeature, each_array
+from invmod.robustness.inputs import Array, TensorFeature
 from invmod.robustness.intervals import Floats
 from invmod.robustness.metrics import checked_number
 from invmod.robustness.resampling import Resamples

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from invmod.missingness import arrays
 
 Array = Tensor | NDArray[Any]
 Feature = Array | Mapping[str, Array]
@@ -17,22 +19,6 @@ TensorFeature = Tensor | dict[str, Tensor] | None
 
 # Kinds of NumPy dtypes that a tensor can hold: bool, integers, floats and complex numbers.
 NUMERIC_KINDS = "biufc"
-
-
-def each_array(feature: Any, function: Callable[[Any], Any]) -> Any:
-    """Return a feature with `function` applied to its array, or to each array of its mapping.
-
-    Example:
-        >>> [each_array(feature, torch.numel) for feature in (None, torch.ones(3))]
-        [None, 3]
-        >>> each_array({"ids": torch.ones(3), "kept": torch.ones(2)}, torch.numel)
-        {'ids': 3, 'kept': 2}
-    """
-    if feature is None:
-        return None
-    if isinstance(feature, Mapping):
-        return {key: function(x) for key, x in feature.items()}
-    return function(feature)
 
 
 def checked_array(argument: str, x: object, where: str = "") -> Array:
@@ -65,7 +51,7 @@ def checked_array(argument: str, x: object, where: str = "") -> Array:
 
 
 def as_tensor(argument: str, x: Array) -> Tensor:
-    """Return an array as a tensor, with the byte order and strides that tensors need.
+    """Return an array as a tensor, as `invmod.missingness.arrays` does.
 
     Raises:
         TypeError: a tensor cannot hold the dtype, such as that of strings.
@@ -82,11 +68,7 @@ def as_tensor(argument: str, x: Array) -> Tensor:
             f"robustness_report: {argument} must have a numeric or bool dtype that a tensor can "
             f"hold, got {x.dtype}. {hint}"
         )
-    native = x.astype(x.dtype.newbyteorder("="), copy=False)
-    # A tensor needs non-negative strides and writable memory.
-    if not native.flags.writeable or any(stride < 0 for stride in native.strides):
-        native = native.copy()
-    return torch.as_tensor(native)
+    return arrays.as_tensor(f"robustness_report: {argument}", x)
 
 
 def _hint(x: object) -> str:

@@ -13,7 +13,7 @@ from invmod.robustness.conditions import Pattern
 from invmod.robustness.evaluation import Evaluation
 from invmod.robustness.intervals import Floats
 from invmod.robustness.monotony import violations
-from invmod.robustness.permutation import adjusted_p_values
+from invmod.robustness.permutation import corrected_p_values
 from invmod.robustness.results import (
     Interval,
     ModelDifference,
@@ -73,7 +73,7 @@ def pattern_results(
             comparisons[model].append(
                 _comparison(evaluation, pattern, scores[baseline], scores[model])
             )
-    found = list(violations(evaluation, patterns, results, kept))
+    found = list(violations(evaluation, patterns, kept))
     return results, _differences(baseline, comparisons, evaluation.modalities), found
 
 
@@ -99,15 +99,13 @@ def _differences(
     differences = []
     for model, model_comparisons in comparisons.items():
         permuted = np.stack([comparison.permuted for comparison in model_comparisons], axis=1)
-        p_values: Sequence[float | None] = [None] * len(model_comparisons)
-        corrected: Sequence[float | None] = p_values
+        tested: Sequence[tuple[float | None, float | None]] = [(None, None)] * len(
+            model_comparisons
+        )
         if len(permuted):
-            plain, adjusted = adjusted_p_values(
-                np.array([comparison.value for comparison in model_comparisons]), permuted
-            )
-            p_values = plain.tolist()
-            corrected = np.minimum(1, adjusted * len(comparisons)).tolist()
-        for comparison, p, corrected_p in zip(model_comparisons, p_values, corrected, strict=True):
+            values = np.array([comparison.value for comparison in model_comparisons])
+            tested = corrected_p_values(values, permuted, len(comparisons))
+        for comparison, (p, corrected_p) in zip(model_comparisons, tested, strict=True):
             differences.append(
                 ModelDifference(
                     model=model,

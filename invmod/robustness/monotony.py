@@ -12,8 +12,8 @@ from invmod.missingness import pattern_name
 from invmod.robustness.conditions import Pattern
 from invmod.robustness.evaluation import Evaluation
 from invmod.robustness.intervals import Floats, equal_and_few, percentile_interval
-from invmod.robustness.permutation import adjusted_p_values
-from invmod.robustness.results import PatternResult, Violation
+from invmod.robustness.permutation import corrected_p_values
+from invmod.robustness.results import Violation
 from invmod.robustness.scores import ModelScores, UnitScores
 
 
@@ -44,7 +44,6 @@ def steps(patterns: Sequence[Pattern]) -> list[Step]:
 def violations(
     evaluation: Evaluation,
     patterns: Sequence[Pattern],
-    results: Sequence[PatternResult],
     scores: Mapping[str, Sequence[ModelScores]],
 ) -> Iterator[Violation]:
     """Yield the steps at which each model becomes worse.
@@ -57,7 +56,6 @@ def violations(
     Arguments:
         evaluation: models and data.
         patterns: all patterns of the report.
-        results: of all models and patterns.
         scores: model -> scores under each pattern.
     """
     pairs = steps(patterns)
@@ -65,14 +63,12 @@ def violations(
         return
     sign = -1.0 if evaluation.higher_is_better else 1.0
     for model, model_scores in scores.items():
-        values = [result.value for result in results if result.model == model]
+        values = [score.value for score in model_scores]
         losses = np.array([sign * (values[s.more] - values[s.fewer]) for s in pairs])
         tested: Sequence[tuple[float | None, float | None]] = [(None, None)] * len(pairs)
         if evaluation.resamples.count:
             null = sign * _null(evaluation, model_scores, pairs)
-            plain, adjusted = adjusted_p_values(losses, null, one_sided=True)
-            corrected = np.minimum(1, adjusted * len(scores))
-            tested = list(zip(plain.tolist(), corrected.tolist(), strict=True))
+            tested = corrected_p_values(losses, null, len(scores), one_sided=True)
         for step, loss, (p, corrected_p) in zip(pairs, losses.tolist(), tested, strict=True):
             # Means of the same units in different patterns can differ by rounding errors.
             if loss > 1e-12 * max(abs(values[step.more]), abs(values[step.fewer])):
@@ -102,9 +98,7 @@ def _null(evaluation: Evaluation, scores: Sequence[ModelScores], pairs: Sequence
         )
         # A swap changes the sign of a unit's difference, and the mean of the signed values is a
         # matrix product, from which every step is a difference of two columns.
-        signed = np.concatenate(
-            [(1.0 - 2.0 * swap) @ units / len(units) for swap in resamples.swap_blocks()]
-        )
+        signed = resamples.swapped_means(units)
         differences: Floats = signed[:, more] - signed[:, fewer]
         return differences
     columns = np.stack([score.resampled(resamples) for score in scores], axis=1)

@@ -108,3 +108,14 @@ def true_minus(text: str) -> str:
         True
     """
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def figure(text: str) -> str:
+    """Return a number with typographic signs, and its interval in one unbroken piece.
+
+    Example:
+        >>> figure("0.5 [0.4, 0.6]")
+        '0.5 [0.4,\\xa00.6]'
+    """
+    text = text.replace("<= ", "\N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}")
+    return true_minus(text).replace(", ", ",\N{NO-BREAK SPACE}")

@@ -10,11 +10,25 @@ from typing import TYPE_CHECKING
 from invmod._files import write_text
 from invmod._optional import import_optional
 from invmod.robustness import switches
-from invmod.robustness.document import STYLE, figure_png, html_document, png_data_uri, stamp
+from invmod.robustness.document import (
+    STYLE,
+    TABLE,
+    figure_png,
+    html_document,
+    png_data_uri,
+    stamp,
+    template_environment,
+)
 from invmod.robustness.numbers import change, level, p_value, plain, with_interval
 from invmod.robustness.plots import plot_patterns, plot_rates
 from invmod.robustness.report import RobustnessReport
-from invmod.robustness.table import area_text, notes, profile_rows
+from invmod.robustness.table import (
+    area_text,
+    difference_rows,
+    notes,
+    pattern_rows,
+    profile_rows,
+)
 from invmod.robustness.verdict import name_without, verdict
 
 if TYPE_CHECKING:
@@ -38,30 +52,9 @@ thead th { white-space: normal; min-width: 4.5rem; }
 """
 )
 
-BODY = """\
-{# `texts`: positions of the columns that hold names, from 1; the others hold numbers #}
-{% macro table(label, header, rows, texts=(1,), keys=()) %}
-<div class="scroll" role="region" aria-label="{{ label }}" tabindex="0">
-<table>
-<thead><tr>
-{% for name in header %}<th scope="col"
-{%- if loop.index not in texts %} class="n"{% endif %}>{{ name }}</th>{% endfor %}
-</tr></thead>
-<tbody>
-{% for row in rows %}
-<tr{% if keys %} data-pattern="{{ keys[loop.index0] }}"{% endif %}>
-{% for cell in row %}
-{% if loop.first %}<th scope="row">{{ cell }}</th>
-{% elif loop.index not in texts %}<td class="n">{{ cell | figure }}</td>
-{% else %}<td>{{ cell }}</td>
-{% endif %}
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% endmacro %}
+BODY = (
+    TABLE
+    + """\
 <h1>{{ title }}</h1>
 <p class="lead">{{ report.metric }}
 {{- " (" ~ ("higher" if report.higher_is_better else "lower") }} is better) of
@@ -86,7 +79,7 @@ modalities: {{ report.modalities | join(", ") }}.
 </div>
 
 <h2>Summary</h2>
-{{ table("Summary", summary_header, summary, (1, 3)) }}
+{{ table("Summary", summary_header, summary, texts=(1, 3)) }}
 <p>A pattern is named by its available modalities. A change is relative to the complete pattern.</p>
 
 {% if report.modalities | length > 1 %}
@@ -131,12 +124,13 @@ It is smaller, because no row loses all of its modalities. Values are means over
 {% endif %}
 
 <h2>Patterns</h2>
-{{ table("Patterns", pattern_header, patterns, (1,), keys) }}
+{{ table("Patterns", pattern_header, patterns, keys=keys) }}
 {% if notes %}<p>{{ notes | join(" ") }}</p>{% endif %}
 
 {% if steps %}
 <h2>Steps at which one modality more makes a model worse</h2>
-{{ table("Steps at which one modality more makes a model worse", step_header, steps, (1, 2, 3)) }}
+{{ table("Steps at which one modality more makes a model worse", step_header, steps,
+  texts=(1, 2, 3)) }}
 {% if more_steps %}<p>{{ more_steps }} more, with larger p values or smaller losses.</p>{% endif %}
 <p>Each step adds one modality to a pattern.
 {%- if report.num_resamples %} The p values are one-sided and corrected for all steps between the
@@ -145,7 +139,8 @@ patterns. A step with a large p value may be due to chance.{% endif %}</p>
 
 {% if differences %}
 <h2>Differences</h2>
-{{ table("Differences", ("Pattern", "Models", "Difference", "Corrected p"), differences, (1, 2)) }}
+{{ table("Differences", ("Pattern", "Models", "Difference", "Corrected p"), differences,
+  texts=(1, 2)) }}
 <p>The differences are paired: both models are evaluated on the same units with the same hidden
 cells. The p values come from a permutation test and are corrected for the number of patterns and
 comparisons.</p>
@@ -156,6 +151,7 @@ comparisons.</p>
 {{ script | safe }}</script>
 {% endif %}
 """
+)
 
 
 def write_page(
@@ -194,11 +190,7 @@ def write_page(
 
 def page(report: RobustnessReport, *, date: datetime.date | None = None) -> str:
     """Return the page as HTML, with all text escaped."""
-    jinja2 = import_optional("jinja2")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["figure"] = switches.figure
+    environment = template_environment()
     environment.filters["true_minus_numbers"] = _true_minus_numbers
     summary_header, summary = _summary(report)
     body = environment.from_string(BODY).render(
@@ -218,7 +210,7 @@ def page(report: RobustnessReport, *, date: datetime.date | None = None) -> str:
             "Pattern",
             *(text for model in report.models for text in (model, "Change")),
         ],
-        patterns=_patterns(report),
+        patterns=pattern_rows(report, shortened=False),
         keys=[switches.pattern_key(result.pattern) for result in report.results()],
         step_header=(
             "Model",
@@ -231,7 +223,7 @@ def page(report: RobustnessReport, *, date: datetime.date | None = None) -> str:
         ),
         steps=_steps(report)[:MAX_STEPS],
         more_steps=max(0, len(report.worse_with_more) - MAX_STEPS),
-        differences=_differences(report),
+        differences=difference_rows(report, shortened=False, minus="\N{MINUS SIGN}"),
         figures=switches.figures_json(report),
         script=switches.SCRIPT,
     )
@@ -248,22 +240,6 @@ def _capitalized(table: tuple[list[str], list[list[str]]]) -> tuple[list[str], l
     return [first.capitalize(), *others], rows
 
 
-def _patterns(report: RobustnessReport) -> list[list[str]]:
-    """Return one row per pattern: name, then metric and change for each model.
-
-    The page has all patterns, also those that the text table leaves out.
-    """
-    values = {(result.model, result.pattern): result for result in report.patterns}
-    rows = []
-    for result in report.results():
-        row = [result.name]
-        for model in report.models:
-            entry = values[model, result.pattern]
-            row += [with_interval(entry.value, entry.interval), change(entry.drop)]
-        rows.append(row)
-    return rows
-
-
 def _steps(report: RobustnessReport) -> list[list[str]]:
     """Return one row per step at which one modality more makes a model worse, the surest first."""
     return [
@@ -277,19 +253,6 @@ def _steps(report: RobustnessReport) -> list[list[str]]:
             p_value(entry.adjusted_p_value, report.num_resamples, len(report.models)),
         ]
         for entry in report.violations()
-    ]
-
-
-def _differences(report: RobustnessReport) -> list[list[str]]:
-    """Return one row per comparison of two models under a pattern."""
-    return [
-        [
-            entry.name,
-            f"{entry.model} \N{MINUS SIGN} {entry.baseline}",
-            with_interval(entry.value, entry.interval),
-            p_value(entry.adjusted_p_value, report.num_resamples, len(report.models) - 1),
-        ]
-        for entry in report.differences
     ]
 
 

@@ -51,3 +51,17 @@ def adjusted_p_values(
     adjusted = np.empty_like(plain)
     adjusted[order] = np.maximum.accumulate(stepped)
     return plain, adjusted
+
+
+def corrected_p_values(
+    observed: Floats, permuted: Floats, factor: int, *, one_sided: bool = False
+) -> list[tuple[float, float]]:
+    """Return each p value of `adjusted_p_values`, and its correction by max-T and Bonferroni.
+
+    Arguments:
+        observed, permuted, one_sided: as in `adjusted_p_values`.
+        factor: of Bonferroni's correction, the number of families of hypotheses.
+    """
+    plain, adjusted = adjusted_p_values(observed, permuted, one_sided=one_sided)
+    corrected = np.minimum(1, adjusted * factor)
+    return list(zip(plain.tolist(), corrected.tolist(), strict=True))

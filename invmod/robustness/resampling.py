@@ -36,3 +36,9 @@ class Resamples:
         at_once = max(1, ENTRIES_AT_ONCE // self.num_units)
         for start in range(0, self.count, at_once):
             yield rng.random((min(at_once, self.count - start), self.num_units)) < 0.5
+
+    def swapped_means(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the means over units of values (U, ...) with the signs of each swap, (B, ...)."""
+        return np.concatenate(
+            [(1.0 - 2.0 * swap) @ values / self.num_units for swap in self.swap_blocks()]
+        )

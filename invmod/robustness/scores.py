@@ -65,11 +65,7 @@ class UnitScores:
     def swapped(self, other: UnitScores, resamples: Resamples) -> Floats:
         """Return the mean difference after each random swap of units, (B,)."""
         # For a mean over units, swapping a unit's models changes the sign of its difference.
-        difference = other.values - self.values
-        means = [
-            np.where(swap, -difference, difference).mean(axis=1) for swap in resamples.swap_blocks()
-        ]
-        return np.concatenate(means)
+        return resamples.swapped_means(other.values - self.values)
 
     @staticmethod
     def averaged(draws: Sequence[UnitScores]) -> UnitScores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from invmod.robustness.numbers import change, true_minus, with_interval
+from invmod.robustness.numbers import change, figure, with_interval
 from invmod.robustness.report import RobustnessReport
 
 STYLE = """\
@@ -69,17 +69,6 @@ SCRIPT = """\
 })();
 """
 """The script writes text by `textContent` only, so no name is read as HTML."""
-
-
-def figure(text: str) -> str:
-    """Return a number with typographic signs, and its interval in one unbroken piece.
-
-    Example:
-        >>> figure("0.5 [0.4, 0.6]")
-        '0.5 [0.4,\\xa00.6]'
-    """
-    text = text.replace("<= ", "\N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}")
-    return true_minus(text).replace(", ", ",\N{NO-BREAK SPACE}")
 
 
 def pattern_key(pattern: tuple[bool, ...]) -> str:

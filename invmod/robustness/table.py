@@ -233,14 +233,17 @@ def _violations(report: RobustnessReport) -> str:
     return f"{text}\n{aligned(['model', 'pattern', 'better without', 'loss', 'corrected p'], rows)}"
 
 
-def pattern_rows(report: RobustnessReport) -> list[list[str]]:
-    """Return one row per listed pattern: name, then metric and change for each model."""
+def pattern_rows(report: RobustnessReport, *, shortened: bool = True) -> list[list[str]]:
+    """Return one row per pattern: name, then metric and change for each model.
+
+    With `shortened` only the patterns are listed that the printed table shows.
+    """
     by_model = {
         model: {result.pattern: result for result in report.results(model)}
         for model in report.models
     }
     rows = []
-    for result in shown_patterns(report):
+    for result in shown_patterns(report) if shortened else report.results():
         row = [result.name]
         for model in report.models:
             model_result = by_model[model][result.pattern]
@@ -252,17 +255,20 @@ def pattern_rows(report: RobustnessReport) -> list[list[str]]:
     return rows
 
 
-def difference_rows(report: RobustnessReport) -> list[list[str]]:
-    """Return one row per comparison under a listed pattern.
+def difference_rows(
+    report: RobustnessReport, *, shortened: bool = True, minus: str = "-"
+) -> list[list[str]]:
+    """Return one row per comparison; with `shortened` under the patterns of the printed table only.
 
     Its columns are the pattern, the models, the difference and the corrected p value.
     """
-    shown = {result.pattern for result in shown_patterns(report)}
+    listed = shown_patterns(report) if shortened else report.results()
+    shown = {result.pattern for result in listed}
     comparisons = len(report.models) - 1
     return [
         [
             d.name,
-            f"{d.model} - {d.baseline}",
+            f"{d.model} {minus} {d.baseline}",
             with_interval(d.value, d.interval),
             p_value(d.adjusted_p_value, report.num_resamples, comparisons),
         ]

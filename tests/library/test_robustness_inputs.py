@@ -120,6 +120,13 @@ def read_only(x):
     return x
 
 
+def field_of_structure(x):
+    """Return the values as a field whose strides are no multiple of its item size."""
+    table = np.zeros(x.shape, dtype=[("values", x.dtype), ("flag", "u1")])
+    table["values"] = x
+    return table["values"]
+
+
 @pytest.mark.parametrize(
     "convert",
     [
@@ -129,8 +136,9 @@ def read_only(x):
         read_only,
         lambda x: x.astype(np.float32),
         lambda x: x.astype(np.float64)[:, ::-1],
+        field_of_structure,
     ],
-    ids=["big-endian", "negative stride", "fortran", "read-only", "float32", "reversed"],
+    ids=["big-endian", "negative stride", "fortran", "read-only", "float32", "reversed", "field"],
 )
 def test_arrays_of_any_layout_work(convert):
     features, targets = made_up()
