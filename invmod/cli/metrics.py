@@ -61,8 +61,10 @@ def balanced_accuracy(predictions: Any, targets: Any) -> float:
         >>> balanced_accuracy(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
         0.5
     """
-    correct, true = _correct(predictions, targets), classes(targets)
-    return float(np.mean([correct[true == kind].mean() for kind in np.unique(true)]))
+    predicted, true = label_pairs(predictions, targets)
+    _, kinds = np.unique(true, return_inverse=True)
+    kinds = kinds.reshape(-1)
+    return float(np.mean(np.bincount(kinds, predicted == true) / np.bincount(kinds)))
 
 
 def f1(predictions: Any, targets: Any) -> float:

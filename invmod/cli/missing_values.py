@@ -90,8 +90,11 @@ def _hits(values: NDArray[Any], missing_values: Sequence[str]) -> NDArray[np.boo
         return np.asarray(np.isin(values, _dates(missing_values)))
     texts = set(missing_values)
     # Objects, bytes and durations are compared as they are written.
-    entries = np.char.decode(values, "utf-8", "replace") if kind == "S" else values.astype(str)
-    entries = values if kind == "O" else entries
+    entries = values
+    if kind == "S":
+        entries = np.char.decode(values, "utf-8", "replace")
+    elif kind != "O":
+        entries = values.astype(str)
     hits = [str(entry) in texts for entry in entries.ravel().tolist()]
     return np.array(hits, dtype=bool).reshape(values.shape)
 

@@ -93,12 +93,12 @@ def _text_table(
         # be numbers without it.
         for column in read_csv(path, separator, as_text=True):
             occurring.update(column.filter(column.is_in(tried)).unique().to_list())
-    values, _ = chosen(missing_values, occurring)
+    values, absent = chosen(missing_values, occurring)
     frame = read_csv(path, separator, null_values=values)
     columns = {name: _array(frame[name]) for name in frame.columns}
     # A number may be written in another way, such as -9.0.
-    occurring |= occurring_in(columns, values)
-    absent = [value for value in values if value not in occurring]
+    found = occurring_in(columns, absent)
+    absent = [value for value in absent if value not in found]
     return {name: without(x, values) for name, x in columns.items()}, absent
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
@@ -117,15 +117,11 @@ class RobustnessCallback(PeriodicReport, Callback):
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs:
             return
-
-        def broadcast(figures: Any) -> Any:
-            return trainer.strategy.broadcast(figures)
-
         figures = self._figures(
             pl_module,
             epoch,
             is_main=trainer.is_global_zero,
-            broadcast=broadcast,
+            broadcast=trainer.strategy.broadcast,
             # Predictions have the precision of validation steps.
             context=trainer.precision_plugin.forward_context,
             convert=trainer.precision_plugin.convert_input,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from invmod._checks import check_count, check_names
 from invmod.integrations.states import check_whole, evaluation_mode, kept_random_state
 from invmod.missingness import hide_features, mask_from_features
-from invmod.missingness.arrays import as_tensor, count_rows, given_features
+from invmod.missingness.arrays import as_tensor, count_rows, each_array, given_features
 from invmod.robustness import RobustnessReport, robustness_report
 from invmod.robustness.inputs import Array
 
@@ -137,7 +138,8 @@ class PeriodicReport:
             parts = []
             for start in range(0, self.num_rows, size):
                 rows = slice(start, start + size)
-                batch = {name: _rows(x, rows, device) for name, x in self.features.items()}
+                part = functools.partial(_rows, rows, device)
+                batch = {name: each_array(x, part) for name, x in self.features.items()}
                 kept = mask[rows].to(device)
                 shown = hide_features(batch, kept, names, integer_fill=self.integer_fill)
                 hidden = {name: shown.get(name) for name in names}
@@ -204,10 +206,8 @@ def _as_tensors(name: str, x: Any) -> Any:
     )
 
 
-def _rows(x: Any, rows: slice, device: torch.device) -> Any:
-    if isinstance(x, Mapping):
-        return {name: _rows(part, rows, device) for name, part in x.items()}
-    return None if x is None else x[rows].to(device)
+def _rows(rows: slice, device: torch.device, x: Tensor) -> Tensor:
+    return x[rows].to(device)
 
 
 def _prediction(part: Any) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invmod._checks import check_known
 from invmod._scale import standard_deviation
-from invmod.missingness.arrays import Feature, as_tensor, device_of
+from invmod.missingness.arrays import Feature, as_tensor, device_of, each_array
 
 Rates: TypeAlias = float | Sequence[float] | Tensor | NDArray[Any] | Mapping[str, float]
 Score: TypeAlias = Callable[[Any], Tensor]
@@ -122,7 +122,9 @@ def scaled_scores(
     if feature is None:
         raise KeyError(f"{function}: `features` lacks {name!r}; the rates depend on its values.")
     score, where = score_of(name), f"{function}, modality {name!r}"
-    x = _as_tensors(where, feature)
+    x = each_array(
+        feature, lambda part: as_tensor(where, part) if isinstance(part, np.ndarray) else part
+    )
     if score is None and not (isinstance(x, Tensor) and x.is_floating_point()):
         kind = f"features of dtype {x.dtype}" if isinstance(x, Tensor) else "mappings"
         raise TypeError(f"{where}: {kind} need a `score`, a function of rows (n, ...) to (n,).")
@@ -130,11 +132,7 @@ def scaled_scores(
         return torch.zeros(0, dtype=torch.float64, device=rows.device)
     # Autocast would run a matrix product of the caller's score function in half precision.
     with torch.autocast(device_type=device_of(x).type, enabled=False), torch.no_grad():
-        given: Any = (
-            x[rows.to(x.device)]
-            if isinstance(x, Tensor)
-            else {key: values[rows.to(values.device)] for key, values in x.items()}
-        )
+        given = each_array(x, lambda part: part[rows.to(part.device)])
         s = (
             given.reshape(len(rows), -1).mean(1, dtype=torch.float64)
             if score is None
@@ -163,13 +161,3 @@ def scaled_scores(
     # The largest score is divided out first, so that the mean of large scores does not overflow.
     largest = s.abs().max()
     return (s / largest - (s / largest).mean()) / (deviation / largest)
-
-
-def _as_tensors(where: str, feature: Feature) -> Tensor | dict[str, Tensor]:
-    """Return a feature with its NumPy arrays as tensors."""
-    if isinstance(feature, Mapping):
-        return {
-            key: as_tensor(where, x) if isinstance(x, np.ndarray) else x
-            for key, x in feature.items()
-        }
-    return as_tensor(where, feature) if isinstance(feature, np.ndarray) else feature

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invmod._checks import check_known, check_names
-from invmod.missingness.arrays import Array, Feature
-from invmod.missingness.sentinels import Fill, IntegerFill, integer_fills, recognised_value
+from invmod.missingness.arrays import Array, Feature, available_rows, equal_rows
+from invmod.missingness.sentinels import Fill, IntegerFill, integer_fills
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -46,7 +46,9 @@ def feature_cells(function: str, name: str, feature: Feature, fill: Fill = "auto
     if not isinstance(feature, Mapping):
         values = as_array(function, name, feature)
         if values.dtype.kind in "iub":
-            return _sentinel_cells(function, name, values, fill)
+            # Only whole rows count: token ids, for example, may be padded with the sentinel.
+            rows_of_it = ~available_rows(function, name, np.asarray(values), fill).numpy()
+            return np.repeat(rows_of_it[:, None], math.prod(values.shape[1:]), axis=1)
         return missing_cells(values)
     rows: list[Bools] = [
         np.asarray(feature_cells(function, f"{name}[{key}]", part, fill).all(axis=1))
@@ -58,18 +60,6 @@ def feature_cells(function: str, name: str, feature: Feature, fill: Fill = "auto
             f"{[len(row) for row in rows]}."
         )
     return np.logical_or.reduce(np.stack(rows), axis=0, keepdims=True).T
-
-
-def _sentinel_cells(function: str, name: str, values: NDArray[Any], fill: Fill) -> Bools:
-    """Return bool (N, K), True in the rows of integers or bools that consist of the sentinel."""
-    table = values.reshape(len(values), math.prod(values.shape[1:]))
-    dtype = torch.from_numpy(np.empty(0, dtype=values.dtype.newbyteorder("="))).dtype
-    value = recognised_value(function, name, dtype, fill)
-    if value is None or not table.shape[1]:
-        return np.zeros(table.shape, dtype=bool)
-    # Only whole rows count: token ids, for example, may be padded with the sentinel.
-    rows = (table == value).all(axis=1)
-    return np.repeat(rows[:, None], table.shape[1], axis=1)
 
 
 def missing_cells(values: NDArray[Any]) -> Bools:
@@ -134,10 +124,10 @@ def missing_rows(
     ):
         if absent := [name for name in names if name not in plain]:
             raise KeyError(f"{function}: `data` is a mask without the modalities {absent}.")
-        _equal_rows(function, {name: len(x) for name, x in plain.items()})
+        equal_rows(function, {name: len(x) for name, x in plain.items()})
         return _missing_of_mask(function, np.stack([plain[name] for name in names], axis=1), names)
     cells = {name: feature_cells(function, name, x, fills[name]) for name, x in given.items()}
-    num_rows = _equal_rows(function, {name: len(x) for name, x in cells.items()})
+    num_rows = equal_rows(function, {name: len(x) for name, x in cells.items()})
     missing = np.ones((num_rows, len(names)), dtype=bool)
     partial = np.zeros_like(missing)
     for column, name in enumerate(names):
@@ -162,21 +152,8 @@ def _missing_of_mask(function: str, data: Array, names: tuple[str, ...]) -> tupl
     return ~mask, np.zeros_like(mask)
 
 
-def _equal_rows(function: str, counts: Mapping[str, int]) -> int:
-    """Return the number of rows; raise if modalities differ in it, or if there are none."""
-    if len({*counts.values()}) != 1:
-        raise ValueError(
-            f"{function}: modalities must have equal numbers of rows, at least one given, got "
-            f"{dict(counts)}."
-        )
-    return next(iter(counts.values()))
-
-
-def numeric_rows(values: NDArray[Any], missing: Bools) -> Floats | None:
-    """Return float64 (N, K) with NaN in missing entries; None if the values are not numbers."""
-    table = values.reshape(missing.shape)
-    if table.dtype.kind not in "fiub":
-        return None
-    rows = table.astype(np.float64)
+def numeric_rows(values: NDArray[Any], missing: Bools) -> Floats:
+    """Return numbers as float64 (N, K) with NaN in missing entries."""
+    rows = values.reshape(missing.shape).astype(np.float64)
     rows[missing] = np.nan
     return rows

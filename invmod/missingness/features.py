@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -18,6 +19,7 @@ from invmod.missingness.arrays import (
     available_rows,
     count_rows,
     device_of,
+    each_array,
     given_features,
     row_counts,
 )
@@ -169,15 +171,12 @@ def hide_features(
     hidden: dict[str, Any] = {}
     for name, feature in given.items():
         column, fill = columns[:, names.index(name)], fills[name]
-        hidden[name] = (
-            {key: _hide(function, name, x, column, fill) for key, x in feature.items()}
-            if isinstance(feature, Mapping)
-            else _hide(function, name, feature, column, fill)
-        )
+        hide = functools.partial(_hide, function, name, column, fill)
+        hidden[name] = each_array(feature, hide)
     return hidden
 
 
-def _hide(function: str, name: str, x: Array, column: Tensor, fill: Fill) -> Tensor:
+def _hide(function: str, name: str, column: Tensor, fill: Fill, x: Array) -> Tensor:
     """Return x (N, ...) with the sentinel in the rows where `column` (N,) is False."""
     if isinstance(x, np.ndarray):
         x = as_tensor(f"{function}: the feature of {name!r}", x)

@@ -106,9 +106,11 @@ def mcar_test(
         given = features.get(name)
         if given is None or isinstance(given, Mapping):
             continue
-        cells = feature_cells("mcar_test", name, given, fills[name])
-        rows = numeric_rows(as_array("mcar_test", name, given), cells)
-        if rows is not None and rows.shape[1] and not np.isnan(rows).all():
+        values = as_array("mcar_test", name, given)
+        if values.dtype.kind not in "fiub":
+            continue
+        rows = numeric_rows(values, feature_cells("mcar_test", name, values, fills[name]))
+        if rows.shape[1] and not np.isnan(rows).all():
             numeric[name] = rows
     for name, rows in numeric.items():
         if np.isinf(rows).any():

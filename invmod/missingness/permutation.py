@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
+from invmod._scale import standard_deviation
 from invmod.missingness.cells import Floats
 
 
@@ -14,11 +16,9 @@ def standardized(rows: Floats) -> Floats:
     """Return the columns that vary, with mean 0 and standard deviation 1."""
     if not len(rows):
         return rows[:, :0]
-    centred = rows - rows.mean(axis=0)
-    spread = centred.std(axis=0)
-    # A constant column has a spread of the order of its rounding errors instead of 0.
-    varies = spread > 1e-12 * np.abs(rows).max(axis=0)
-    kept: Floats = centred[:, varies] / spread[varies]
+    spread = standard_deviation(torch.from_numpy(rows)).numpy()
+    varies = spread > 0
+    kept: Floats = (rows - rows.mean(axis=0))[:, varies] / spread[varies]
     return kept
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invmod._checks import check_known
 from invmod.missingness.arrays import as_tensor
+from invmod.missingness.sentinels import integer_range
 
 Pad: TypeAlias = float | Mapping[str, float]
 
@@ -117,5 +118,5 @@ def _fits(number: float, dtype: torch.dtype) -> bool:
     """Return whether a finite number can be stored in a dtype without a change of its integers."""
     if dtype.is_floating_point or dtype.is_complex:
         return True
-    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    low, high = integer_range(dtype)
     return number == int(number) and low <= number <= high

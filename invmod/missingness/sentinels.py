@@ -61,10 +61,15 @@ def recognised_value(function: str, name: str, dtype: torch.dtype, fill: Fill) -
         return None
     if fill == "auto":
         return -1 if dtype.is_signed else None
-    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    low, high = integer_range(dtype)
     if not low <= fill <= high:
         raise ValueError(
             f"{function}, modality {name!r}: `integer_fill` must lie in [{low}, {high}] for "
             f"{dtype}, got {fill}. Pass a value for each name."
         )
     return fill
+
+
+def integer_range(dtype: torch.dtype) -> tuple[int, int]:
+    """Return the smallest and the largest value of a dtype of integers or bools."""
+    return (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
