@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats  # type: ignore[import-untyped]
 
-from invmod.missingness.permutation import holm
 from milk_recsys.base.statistics import mean_interval
 from milk_recsys.study.plan import Plan, best_trial, strongest
 from milk_recsys.study.records import MONITOR
@@ -115,6 +114,24 @@ def verdict(claim: Claim, p: float) -> str:
     if p >= LEVEL:
         return "no significant difference"
     return "holds" if claim.values.mean() > 0 else "does not hold"
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p values corrected for multiple tests by Holm's method (1979), in the order given.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    # `invmod.missingness.permutation.holm` is the same, but importing it imports torch, which
+    # reading results avoids.
+    order = np.argsort(p)
+    largest, corrected = 0.0, [0.0] * len(p)
+    for place, index in enumerate(order):
+        # The maximum keeps the corrected values in the order of the given ones.
+        largest = max(largest, min(1.0, (len(p) - place) * p[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
