@@ -672,6 +672,12 @@ def test_bounds_within_the_range_of_the_metric_are_taken():
     assert gate_bounds(["a=-2"], "3", ("a",), R2) == {"pattern": {("a",): -2}, "worst_drop": 3}
 
 
+def test_every_metric_states_its_range():
+    shares = dict.fromkeys(("accuracy", "auroc", "balanced_accuracy", "f1", "f1_macro"), (0, 1))
+    ranges = {**shares, "mae": (0, np.inf), "mse": (0, np.inf), "r2": (-np.inf, 1)}
+    assert {name: (metric.low, metric.high) for name, metric in METRICS.items()} == ranges
+
+
 @pytest.mark.parametrize("option", ["--fail-over-drop", "--metric", "--data", "--json"])
 def test_an_option_that_would_replace_an_earlier_one_is_refused(folder, capsys, option):
     value = {"--metric": "accuracy", "--data": "test.npz"}.get(option, "0.9")
