@@ -902,7 +902,8 @@ def test_the_metrics_are_those_of_scikit_learn(generator, n, num_classes):
     binary, scores = true > 0, predicted.astype(float)
     if 0 < binary.sum() < n:
         expected = sklearn.metrics.roc_auc_score(binary, scores)
-        for given_scores in (scores, torch.from_numpy(scores), np.stack([-scores, scores], axis=1)):
+        columns = scores[:, None], np.stack([-scores, scores], axis=1)
+        for given_scores in (scores, torch.from_numpy(scores), *columns):
             assert METRICS["auroc"].function(given_scores, binary) == pytest.approx(expected)
     if binary.any():
         expected = sklearn.metrics.f1_score(binary, predicted > 0)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from invmod.robustness import PatternResult, RobustnessReport
 from invmod.robustness.arguments import drawn_seed
 from invmod.robustness.monotony import Step, steps
+from invmod.robustness.monotony import _interval as interval_of_loss
 from invmod.robustness.monotony import _null as centred_or_swapped
 from invmod.robustness.resampling import Resamples
 from tests.library.robustness_cases import by_mean, made_up, mean, quick, right
@@ -158,6 +160,14 @@ def test_the_violations_of_another_metric_are_tested_by_the_centred_bootstrap():
     found = report.violations(significance=0.05)
     assert {(v.model, v.added) for v in found} == {("bad", "audio")}
     assert all(v.interval[0] > 0 for v in found)
+
+
+@pytest.mark.parametrize(("num_defined", "known"), [(49, False), (50, True)])
+def test_a_loss_that_is_undefined_in_most_resamples_has_no_interval(num_defined, known):
+    values = np.where(np.arange(100) < num_defined, normal(seeded(0), 100).numpy(), np.nan)
+    more, fewer = (SimpleNamespace(resampled=lambda _, x=x: x) for x in (values, np.zeros(100)))
+    evaluation = SimpleNamespace(resamples=Resamples(30, 100, 0), confidence=0.95)
+    assert (interval_of_loss(evaluation, more, fewer, 1.0) is not None) == known
 
 
 def test_the_p_value_of_a_violation_counts_swaps_that_lose_at_least_as_much():
