@@ -205,7 +205,7 @@ def test_a_state_of_other_modalities_is_an_error_and_changes_nothing(kind, stric
         else LearnedTokens({name: dims[name] for name in names})
     )
     before = copy.deepcopy(other.state_dict())
-    message = re.escape("of the modalities ['text', 'image'], this imputer has ['image', 'text']")
+    message = re.escape("of the modalities ['text', 'image'], this one has ['image', 'text']")
     with pytest.raises(RuntimeError, match=message):
         other.load_state_dict(saved.state_dict(), strict=strict)
     assert equal(other.state_dict(), before)

@@ -1,4 +1,4 @@
-"""The state of an imputer: buffers that an unfitted imputer can load, and the modalities' names."""
+"""The state of a fitted part: buffers that an unfitted one can load, and the modalities' names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from invmod._checks import check_names
 from invmod._text import NAMES, decode_text, encode_text, restore_text
 
 
-class ImputerState(nn.Module, ABC):
+class FittedState(nn.Module, ABC):
     """A module whose fitted state consists of buffers.
 
     The buffers are None until `fit` or a load, because their shapes depend on the data. They are
@@ -30,7 +30,7 @@ class ImputerState(nn.Module, ABC):
 
     @abstractmethod
     def _state_names(self) -> list[str]:
-        """Return the names of the buffers of a fitted imputer."""
+        """Return the names of the buffers of a fitted part."""
 
     def _set_state(self, state: Mapping[str, Tensor | None]) -> None:
         """Replace all buffers; the caller has computed them without an error."""
@@ -68,8 +68,8 @@ class ImputerState(nn.Module, ABC):
     ) -> None:
         """Give the buffers the shapes of the loaded tensors, then load as usual.
 
-        This makes it possible to load a state into an unfitted imputer. If the state does not fit,
-        the imputer is left as it was.
+        This makes it possible to load a state into an unfitted part. If the state does not fit,
+        the part is left as it was.
         """
         names, key = self._state_names(), f"{prefix}{NAMES}"
         if error := self._names_error(state_dict.get(key), key):
@@ -81,7 +81,7 @@ class ImputerState(nn.Module, ABC):
         num_errors = len(error_msgs)
         for name in loaded:
             saved, existing = state[f"{prefix}{name}"], before[name]
-            # `new_empty` keeps the dtype and device of a fitted imputer.
+            # `new_empty` keeps the dtype and device of a fitted part.
             empty = torch.empty_like(saved) if existing is None else existing.new_empty(saved.shape)
             setattr(self, name, empty)
         # The base class does not report missing keys of buffers that are None.
@@ -116,7 +116,7 @@ class ImputerState(nn.Module, ABC):
             return ""
         return (
             f"{type(self).__name__}: the loaded state is of the modalities {decode_text(codes)}, "
-            f"this imputer has {list(self.modalities)}. Build it with the names in the order of "
+            f"this one has {list(self.modalities)}. Build it with the names in the order of "
             f"the state. If the modalities were only renamed, remove {key!r} from the state."
         )
 

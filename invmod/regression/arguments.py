@@ -1,0 +1,171 @@
+"""Checks of the arguments of `PatternKernelRidge`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from invmod._checks import check_choice, check_integers, check_known, check_tensor
+from invmod.regression.kernels import KERNELS, Kernel, KernelName
+
+Auto = Literal["auto"]
+Value = TypeVar("Value")
+FUNCTION = "PatternKernelRidge"
+# Widths that are compared where the width of a modality is "auto".
+WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def by_modality(
+    argument: str, value: Value | Mapping[str, Value], modalities: tuple[str, ...]
+) -> dict[str, Value]:
+    """Return modality name -> value; one value holds for all, and absent names are an error."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(modalities, value)
+    check_known(FUNCTION, argument, value, modalities)
+    if absent := [name for name in modalities if name not in value]:
+        raise KeyError(f"{FUNCTION}: `{argument}` lacks the modalities {absent}.")
+    return {name: value[name] for name in modalities}
+
+
+def candidate_kernels(
+    kernel: KernelName | Auto | Mapping[str, KernelName | Auto],
+    width: float | Auto | Mapping[str, float | Auto],
+    modalities: tuple[str, ...],
+) -> list[list[Kernel]]:
+    """Return the kernels of each modality that are compared; a single one is given.
+
+    Raises:
+        KeyError: a mapping has an unknown modality, or lacks one.
+        ValueError: a kernel is unknown, or a width is not a finite number above 0.
+    """
+    kernels, widths = (
+        by_modality("kernel", kernel, modalities),
+        by_modality("width", width, modalities),
+    )
+    candidates = []
+    for name in modalities:
+        check_choice(FUNCTION, "kernel", kernels[name], ("auto", *KERNELS))
+        given = widths[name]
+        sizes = WIDTHS if given == "auto" else (checked_positive("width", given),)
+        curved: tuple[KernelName, ...] = ("gaussian", "angle")
+        kinds = ("linear", *curved) if kernels[name] == "auto" else (kernels[name],)
+        candidates.append(
+            [
+                Kernel(kind, size)  # type: ignore[arg-type]
+                for kind in kinds
+                for size in (sizes if kind in curved else (0.0,))
+            ]
+        )
+    return candidates
+
+
+def checked_positive(argument: str, value: object) -> float:
+    """Return `value` as a float; raise unless it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{FUNCTION}: `{argument}` must be a number or 'auto', got {value!r}.")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{FUNCTION}: `{argument}` must be finite and above 0, got {value}.")
+    return float(value)
+
+
+def given_weights(
+    weights: Literal["auto", "equal"] | Mapping[str, float], modalities: tuple[str, ...]
+) -> tuple[float, ...] | None:
+    """Return the weights (M,) if they are given or equal, else None.
+
+    Raises:
+        KeyError: a modality is unknown or absent.
+        ValueError: a weight is negative or not finite, or the weights are all 0.
+    """
+    if isinstance(weights, str):
+        check_choice(FUNCTION, "weights", weights, ("auto", "equal"))
+        return (1.0,) * len(modalities) if weights == "equal" else None
+    by_name: dict[str, float] = by_modality("weights", weights, modalities)
+    values = tuple(map(float, by_name.values()))
+    if not all(0 <= value < math.inf for value in values) or not any(values):
+        raise ValueError(
+            f"{FUNCTION}: `weights` must be finite, not negative and not all 0, got {values}."
+        )
+    return values
+
+
+def check_targets(function: str, targets: Tensor, num_rows: int) -> None:
+    """Raise unless the targets are numbers (N,) or (N, r), or classes (N,)."""
+    check_tensor(function, "targets", targets)
+    if targets.is_complex():
+        raise TypeError(f"{function}: `targets` must be real, got {targets.dtype}.")
+    classes = not targets.is_floating_point()
+    if targets.ndim not in ((1,) if classes else (1, 2)) or targets.shape[0] != num_rows:
+        shape = "(N,), since integers and bools are classes," if classes else "(N,) or (N, r)"
+        raise ValueError(
+            f"{function}: `targets` must have shape {shape} with N = {num_rows}, got "
+            f"{tuple(targets.shape)}."
+        )
+
+
+def classes_of(targets: Tensor) -> Tensor:
+    """Return the classes (C,) in ascending order; none for floating-point targets."""
+    return targets[:0].long() if targets.is_floating_point() else torch.unique(targets)
+
+
+def answers(targets: Tensor, classes: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return targets as (n, r), and classes as indicators (n, C)."""
+    if len(classes):
+        return (targets[:, None] == classes).to(dtype)
+    return targets.reshape(targets.shape[0], -1).to(dtype)
+
+
+def check_observed(function: str, name: str, x: Tensor, rows: Tensor, *, needed: bool) -> None:
+    """Raise unless the feature of a modality is real and finite in some rows, one if needed."""
+    if x.is_complex():
+        raise TypeError(f"{function}: the feature of {name!r} must be real, got {x.dtype}.")
+    if needed and not len(rows):
+        raise ValueError(
+            f"{function}: modality {name!r} is observed in none of the given rows, so it cannot be "
+            "fitted. Give rows that have it, or leave the modality out."
+        )
+    if x.is_floating_point() and not x[rows].isfinite().all():
+        raise ValueError(
+            f"{function}: modality {name!r} has NaN or an infinity in a row that the mask marks as "
+            "observed. Make the mask with `mask_from_features`."
+        )
+
+
+def checked_row_weights(function: str, row_weights: Tensor | None, targets: Tensor) -> Tensor:
+    """Return the row weights (N,) in float64, 1 if they are None.
+
+    Raises:
+        TypeError: they are not a tensor.
+        ValueError: the shape is wrong, or a weight is not finite or not above 0.
+    """
+    if row_weights is None:
+        return torch.ones(len(targets), dtype=torch.float64, device=targets.device)
+    check_tensor(function, "row_weights", row_weights)
+    if row_weights.shape != (len(targets),):
+        raise ValueError(
+            f"{function}: `row_weights` must have shape (N,) = ({len(targets)},), got "
+            f"{tuple(row_weights.shape)}."
+        )
+    if not (row_weights.isfinite() & (row_weights > 0)).all():
+        raise ValueError(
+            f"{function}: `row_weights` must be finite and above 0. Leave rows out with `rows`."
+        )
+    return row_weights.to(targets.device, torch.float64)
+
+
+def group_numbers(function: str, groups: Tensor | None, targets: Tensor) -> Tensor | None:
+    """Return the group number of each row, int64 (N,), or None."""
+    if groups is None:
+        return None
+    check_integers(function, "groups", groups)
+    if groups.shape != (len(targets),):
+        raise ValueError(
+            f"{function}: `groups` must have shape (N,) = ({len(targets)},), got "
+            f"{tuple(groups.shape)}."
+        )
+    numbers: Tensor = torch.unique(groups.to(targets.device), return_inverse=True)[1]
+    return numbers

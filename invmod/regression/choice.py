@@ -1,0 +1,184 @@
+"""Choice of kernels, weights of modalities and ridges, by errors on rows that were left out.
+
+Rows are held out in one of three ways: each training row is left out in turn (leave-one-out), each
+group of rows in turn, or a validation set is given. In all three the squared errors of all ridges
+follow from one eigendecomposition per kernel (`Spectrum`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from invmod.regression.least_squares import non_negative_least_squares
+from invmod.regression.leave_one_out import Spectrum
+
+Criterion = Literal["loo", "gcv"]
+
+RIDGES = tuple(10 ** (exponent / 2) for exponent in range(-10, 7))
+# A choice of weights other than equal ones must be better by this many standard errors of the
+# difference between the two errors, which is paired over the held-out rows.
+STANDARD_ERRORS = 1.0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows whose errors decide, and how they are held out.
+
+    Held-out rows are the q = v validation rows, or else the q = n training rows.
+
+    Arguments:
+        targets: Y (n, r) of the training rows.
+        row_weights: (n,), above 0.
+        groups: group number of each training row (n,), int64; None: each row is a group.
+        validation: targets (v, r) of the validation rows, or None.
+        intercept: whether the regression has an intercept.
+        criterion: ``"gcv"`` compares by generalised cross-validation where it can.
+    """
+
+    targets: Tensor
+    row_weights: Tensor
+    groups: Tensor | None
+    validation: Tensor | None
+    intercept: bool
+    criterion: Criterion
+
+    @property
+    def answers(self) -> Tensor:
+        """Targets of the held-out rows (q, r)."""
+        return self.targets if self.validation is None else self.validation
+
+    def of(self, rows: Tensor) -> HeldOut:
+        """Return the same for some of the training rows."""
+        return HeldOut(
+            self.targets[rows],
+            self.row_weights[rows],
+            None if self.groups is None else self.groups[rows],
+            self.validation,
+            self.intercept,
+            self.criterion,
+        )
+
+    def fits(
+        self, k: Tensor, k_validation: Tensor | None, ridges: Sequence[float]
+    ) -> Iterator[tuple[float, Tensor, float | None]]:
+        """Yield each ridge with the predictions of the held-out rows (q, r), and the GCV or None.
+
+        Arguments:
+            k: the kernel between training rows (n, n).
+            k_validation: the kernel between validation and training rows (v, n), or None.
+            ridges: the ridges.
+        """
+        spectrum = Spectrum(k, self.targets, self.row_weights, intercept=self.intercept)
+        groups = None
+        if self.groups is not None:
+            groups = [(self.groups == g).nonzero()[:, 0] for g in torch.unique(self.groups)]
+        for ridge in ridges:
+            gcv = None
+            if k_validation is not None:
+                predictions = spectrum.predictions(k_validation, ridge)
+            else:
+                predictions = self.targets - spectrum.errors(ridge, groups)
+                if self.criterion == "gcv":
+                    gcv = float(spectrum.generalised(ridge))
+            yield ridge, predictions, gcv
+
+
+class Fit(NamedTuple):
+    """The best ridge for a kernel.
+
+    Attributes:
+        ridge: the ridge.
+        error: the criterion: mean squared error of the held-out rows that are scored, or GCV.
+        predictions: predictions (q, r) of the held-out rows.
+    """
+
+    ridge: float
+    error: float
+    predictions: Tensor
+
+
+def best_fit(
+    held_out: HeldOut,
+    k: Tensor,
+    k_validation: Tensor | None,
+    scored: Tensor,
+    ridges: Sequence[float],
+) -> Fit:
+    """Return the ridge with the smallest error on the scored held-out rows.
+
+    Arguments:
+        scored: bool (q,), the held-out rows whose errors count.
+        others: as in `HeldOut.fits`.
+    """
+    best: Fit | None = None
+    for ridge, predictions, gcv in held_out.fits(k, k_validation, ridges):
+        error = mean_squares(held_out, predictions, scored) if gcv is None else gcv
+        # Among equal errors the larger ridge is kept, and NaN is never better.
+        if best is None or error <= best.error or math.isnan(best.error):
+            best = Fit(ridge, error, predictions)
+    if best is None:
+        raise ValueError("best_fit: no ridge was given.")
+    return best
+
+
+def squares(held_out: HeldOut, predictions: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the squared errors (s,) of the scored rows, and the rows' weights (s,)."""
+    errors = (held_out.answers - predictions)[scored].square().sum(dim=1)
+    weights = torch.ones_like(errors)
+    if held_out.validation is None:
+        weights = held_out.row_weights[scored]
+    # A row that the other rows do not determine has no error.
+    known = ~errors.isnan()
+    return errors[known], weights[known]
+
+
+def mean_squares(held_out: HeldOut, predictions: Tensor, scored: Tensor) -> float:
+    """Return the weighted mean squared error of the scored rows; NaN if there are none."""
+    errors, weights = squares(held_out, predictions, scored)
+    return float((weights * errors).sum() / weights.sum())
+
+
+def is_better(held_out: HeldOut, new: Fit, old: Fit, scored: Tensor) -> bool:
+    """Return whether the new fit is better by more than `STANDARD_ERRORS` standard errors."""
+    before, weights = squares(held_out, old.predictions, scored)
+    after, _ = squares(held_out, new.predictions, scored)
+    if len(before) != len(after) or len(before) < 2:
+        return False
+    gains = weights * (before - after)
+    error = gains.std() / math.sqrt(len(gains))
+    return bool(gains.mean() > STANDARD_ERRORS * error)
+
+
+def stacked_weights(
+    held_out: HeldOut, alone: Sequence[Tensor], scored: Tensor
+) -> tuple[float, ...] | None:
+    """Return weights of modalities by stacking: non-negative least squares, scaled to sum 1.
+
+    The targets are predicted by a weighted sum of the predictions that each modality alone makes
+    of held-out rows.
+
+    Arguments:
+        alone: predictions (q, r) of the held-out rows from each of the P modalities.
+        scored: bool (q,).
+
+    Returns:
+        (P,), or None if all weights are 0.
+
+    References:
+        Breiman, Stacked Regressions, Machine Learning 24, 1996.
+    """
+    targets = held_out.answers[scored]
+    centre = targets.mean(dim=0) if held_out.intercept else 0.0
+    columns = torch.stack([(x[scored] - centre).flatten() for x in alone], dim=1)
+    right = (targets - centre).flatten()
+    known = columns.isfinite().all(dim=1)
+    columns, right = columns[known], right[known]
+    weights = non_negative_least_squares(columns.T @ columns, columns.T @ right)
+    total = weights.sum()
+    return tuple((weights / total).tolist()) if total > 0 else None

@@ -1,0 +1,179 @@
+"""The units and the kernel of one modality, fitted on training rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from invmod._scale import standard_deviation
+from invmod.regression.choice import HeldOut, best_fit
+from invmod.regression.kernels import KERNELS, Kernel, kernel_between
+
+MIDDLE_WIDTH = 1.0  # The width of every kernel in the first round of the choice.
+
+
+class Units(NamedTuple):
+    """Centre and scale (d,) of the entries of a modality."""
+
+    centre: Tensor
+    scale: Tensor
+
+    @property
+    def constant(self) -> bool:
+        """Whether the modality is constant in the training rows, so that it says nothing."""
+        return bool(self.scale.isinf().all()) and self.scale.numel() > 0
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Units:
+        """Return the units on a device, in a dtype."""
+        return Units(self.centre.to(device, dtype), self.scale.to(device, dtype))
+
+    def apply(self, x: Tensor, available: Tensor) -> Tensor:
+        """Return the centred and scaled rows (N, d), which are 0 where `available` is False."""
+        scaled = (x.to(self.centre) - self.centre) / self.scale
+        # Select instead of multiplying, so that NaN in a missing cell becomes 0.
+        return torch.where(available[:, None], scaled, 0.0)
+
+
+def fitted_units(x: Tensor, *, standardize: bool) -> Units:
+    """Return the units of observed rows x (n, d), in float64.
+
+    Scaled rows have the mean square length 1. With `standardize` each entry is divided by its
+    standard deviation as well. An entry that is constant then has an infinite scale, so that it is
+    0 in all rows. If all entries are constant, all scales are infinite.
+    """
+    x = x.to(torch.float64)
+    deviation = standard_deviation(x)
+    varies = deviation > 0
+    centre = torch.where(varies, x.mean(dim=0), x[0])
+    if not varies.any():
+        return Units(centre, torch.full_like(centre, torch.inf))
+    if standardize:
+        return Units(centre, torch.where(varies, deviation * varies.sum().sqrt(), torch.inf))
+    return Units(centre, torch.full_like(centre, float(deviation.square().sum().sqrt())))
+
+
+class Table(NamedTuple):
+    """Rows with targets.
+
+    Attributes:
+        x: rows (n, d_m) of each modality, flattened, in any content where missing.
+        observed: bool (n, M).
+        targets: (n,) or (n, r).
+    """
+
+    x: list[Tensor]
+    observed: Tensor
+    targets: Tensor
+
+
+class Choices(NamedTuple):
+    """The rows on which kernels are compared, and the ridges to choose from.
+
+    Attributes:
+        table: the training rows.
+        validation: the validation rows, or None.
+        held_out: targets of the training rows, and how rows are held out.
+        sample: positions of the training rows that are compared (s,).
+        ridges: the ridges.
+    """
+
+    table: Table
+    validation: Table | None
+    held_out: HeldOut
+    sample: Tensor
+    ridges: Sequence[float]
+
+
+def fit_modality(
+    m: int, given: Choices, candidates: Sequence[Kernel], scalings: Sequence[bool]
+) -> dict[str, Tensor]:
+    """Return the state of modality number m, with the scaling and the kernel that were chosen.
+
+    Arguments:
+        m: position of the modality.
+        given: the rows.
+        candidates: kernels to choose from.
+        scalings: values of `standardize` to choose from.
+    """
+    x, observed = given.table.x[m], given.table.observed[:, m]
+    dtype = given.held_out.targets.dtype
+    if candidates[0].name == "precomputed":
+        kernel: Kernel | None = candidates[0]
+        units = Units(torch.zeros(1), torch.ones(1)).to(x.device, dtype)
+    else:
+        units_of = [fitted_units(x[observed], standardize=each) for each in scalings]
+        kernel, units = _chosen(m, given, candidates, [u.to(x.device, dtype) for u in units_of])
+    number = -1 if kernel is None else KERNELS.index(kernel.name)
+    rows = {"rows": units.apply(x, observed), "validation_rows": x.new_zeros(0, dtype=dtype)}
+    if given.validation is not None:
+        rows["validation_rows"] = _validation_rows(m, given.validation, units)
+    width = 0.0 if kernel is None else kernel.width
+    state = {"centre": units.centre, "scale": units.scale, **rows}
+    state["kernel"] = torch.tensor([number, width], dtype=dtype, device=x.device)
+    return {f"{name}_{m}": value for name, value in state.items()}
+
+
+def _chosen(
+    m: int, given: Choices, candidates: Sequence[Kernel], scalings: Sequence[Units]
+) -> tuple[Kernel | None, Units]:
+    """Choose by the error of the regression on one modality alone; the first of equal ones."""
+    if scalings[0].constant:
+        return None, scalings[0]
+    if len(candidates) * len(scalings) == 1:
+        return candidates[0], scalings[0]
+    compared = _compared_rows(m, given)
+    # Kernels without a width and those of a middle width come first, under all scalings. The other
+    # widths are compared for the best of these only.
+    first = [kernel for kernel in candidates if kernel.width in (0.0, MIDDLE_WIDTH)] or candidates
+    pairs = [(kernel, units) for units in scalings for kernel in first]
+    errors = [_error(m, given, *pair, *compared) for pair in pairs]
+    kernel, units = pairs[_smallest(errors)]
+    others = [each for each in candidates if each.name == kernel.name and each not in first]
+    errors = [min(errors), *(_error(m, given, each, units, *compared) for each in others)]
+    return [kernel, *others][_smallest(errors)], units
+
+
+def _compared_rows(m: int, given: Choices) -> tuple[Tensor, Tensor]:
+    """Return the sampled training rows that have a modality, and which held-out rows have it."""
+    with_it = given.table.observed[:, m].nonzero()[:, 0]
+    rows = with_it[torch.isin(with_it, given.sample)]
+    rows = rows if len(rows) else with_it[: len(given.sample)]
+    if given.validation is not None:
+        return rows, given.validation.observed[:, m]
+    return rows, torch.ones_like(rows, dtype=torch.bool)
+
+
+def _error(
+    m: int, given: Choices, kernel: Kernel, units: Units, rows: Tensor, scored: Tensor
+) -> float:
+    """Return the error of the regression on one modality alone, with the best ridge."""
+    x = units.apply(given.table.x[m][rows], torch.ones_like(rows, dtype=torch.bool))
+    k_validation = None
+    if given.validation is not None:
+        y = _validation_rows(m, given.validation, units)
+        k_validation = kernel_between(kernel, y, x)
+    k = kernel_between(kernel, x, x)
+    error = best_fit(given.held_out.of(rows), k, k_validation, scored, given.ridges).error
+    return math.inf if math.isnan(error) else error
+
+
+def _validation_rows(m: int, validation: Table, units: Units) -> Tensor:
+    """Return centred and scaled validation rows (v, d), 0 where the modality is missing."""
+    x, observed = validation.x[m], validation.observed[:, m]
+    if not observed.any():
+        return units.centre.new_zeros(len(x), len(units.centre))
+    return units.apply(x, observed)
+
+
+def flat_rows(x: Tensor) -> Tensor:
+    """Return a feature (N, ...) as rows (N, d); N may be 0."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+def _smallest(errors: Sequence[float]) -> int:
+    """Return the position of the smallest error, the first of several."""
+    return min(range(len(errors)), key=lambda index: (errors[index], index))

@@ -1,0 +1,44 @@
+"""Kernels of one modality, on rows that are centred and scaled to mean square length 1.
+
+With rows x and y and the width g:
+
+    linear      x'y
+    gaussian    exp(-g |x - y|^2 / 2)
+    angle       exp(g (cos(x, y) - 1)), which is the Gaussian kernel of rows of length 1
+
+A width of 1 is about as wide as the data: the mean of |x - y|^2 / 2 over pairs of training rows is
+1 for the Gaussian kernel, and at most 1 for the angle.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+KernelName = Literal["linear", "gaussian", "angle", "precomputed"]
+KERNELS: tuple[KernelName, ...] = get_args(KernelName)
+
+
+class Kernel(NamedTuple):
+    """A kernel of one modality: its name, and the width g (0 if the kernel has none)."""
+
+    name: KernelName
+    width: float
+
+    def __str__(self) -> str:
+        """Return the name, with the width if there is one."""
+        return f"{self.name} {self.width:g}" if self.width else self.name
+
+
+def kernel_between(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
+    """Return the kernel between rows x (N, d) and y (n, d), as (N, n)."""
+    if kernel.name == "angle":
+        x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    products = x @ y.T
+    if kernel.name == "linear":
+        return products
+    # -|x - y|^2 / 2 = x'y - (|x|^2 + |y|^2) / 2; rounding must not make it positive.
+    products = products - x.square().sum(dim=1)[:, None] / 2 - y.square().sum(dim=1) / 2
+    return (kernel.width * products.clamp(max=0)).exp()

@@ -1,0 +1,251 @@
+"""The class `PatternKernelRidge`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from invmod._checks import check_choice, checked_rows
+from invmod._precision import without_autocast
+from invmod.missingness import mask_from_features
+from invmod.missingness.masks import MaskLike
+from invmod.regression import arguments
+from invmod.regression.arguments import Auto
+from invmod.regression.choice import RIDGES, Criterion, HeldOut
+from invmod.regression.fitting import Choices, Table, fit_modality, flat_rows
+from invmod.regression.kernels import KernelName
+from invmod.regression.predictions import PatternPredictions
+from invmod.regression.solving import sampled_rows
+from invmod.regression.training_rows import ROW_RULES, RowRule
+
+MAX_ROWS = 20_000  # A kernel of this size takes 3.2 GB in float64, and three are held at once.
+
+
+class PatternKernelRidge(PatternPredictions):
+    r"""Predict a target from the available modalities by one kernel regression for each pattern.
+
+    For the modalities p that a row has, the prediction is kernel ridge regression on a weighted sum
+    of the kernels of these modalities:
+
+    .. math::
+        f_p(x) = \sum_i k_p(x, x_i) \, \alpha_i + b, \qquad
+        k_p(x, x_i) = \sum_{m \in p} \mu_m \, a_m a_{im} \, \kappa_m(x_m, x_{im}), \qquad
+        (K_p + l \, W^{-1}) \, \alpha + 1 b = Y, \quad 1' \alpha = 0
+
+    where i runs over the training rows, :math:`a_{im}` is 1 if row i has modality m, :math:`\mu`
+    are weights with sum 1, :math:`\kappa_m` is the kernel of the modality, l the ridge, W the
+    diagonal matrix of the rows' weights, Y the targets, and b the intercept. Nothing is imputed and
+    nothing is trained. Every pattern has a regression of its own, so predictions of rows with
+    different modalities can be compared: each is the best guess from what its row has. A row
+    without any modality gets the mean of the targets. A training row that has only some of the
+    modalities of p counts too, with a larger noise: :math:`\mu_m` is added to its ridge for each
+    modality that it lacks, the variance of a function whose value is unknown.
+
+    What is not given is chosen by the squared errors of rows that are left out, which have a closed
+    form: the kernel, its width and the scaling of each modality by a regression on this modality
+    alone; the weights and the ridge for each pattern. Weights other than equal ones are those of
+    stacking (or half way to them), and are taken if they are better by more than one standard error
+    of the difference. With more than 2,000 training rows the choices are made on 2,000 of them,
+    drawn with a fixed seed; all rows are used in the regression.
+
+    A choice on training rows can be fooled: by rows in clusters (several rows of a patient), for
+    which `groups` leaves out whole clusters, and by features that were made with the targets of the
+    training rows (embeddings of a network that was trained on them), for which only a validation
+    set helps.
+
+    For n training rows, a pattern costs :math:`n^3/3` operations to solve when it is first met, and
+    as much memory as three matrices (n, n); its coefficients are kept. A choice costs an
+    eigendecomposition of at most 2,000 rows: one for each kernel, and one to three for each
+    pattern. More than 20,000 training rows are refused.
+
+    Arguments:
+        modalities: the M names in the order of the mask's columns.
+        kernel: ``"gaussian"`` :math:`e^{-\gamma |x - y|^2 / 2}`, ``"angle"``
+            :math:`e^{\gamma (\cos(x, y) - 1)}`, ``"linear"`` :math:`x'y`, ``"precomputed"`` (then
+            the feature is the kernel itself: (N, N) in `fit`, (N, n) for predictions from n
+            training rows), or ``"auto"``; one for all modalities, or name -> kernel. Rows are
+            centred and scaled to mean square length 1 first.
+        width: :math:`\gamma`, or ``"auto"``; one for all modalities, or name -> width.
+        weights: :math:`\mu`: ``"auto"``, ``"equal"``, or name -> weight. Weights are scaled to sum
+            1 within each pattern.
+        ridge: l, or ``"auto"``. It is not multiplied by the number of rows.
+        rows: training rows of a pattern. ``"all"``: those that have any of its modalities, since
+            rows that have only some of them count too. ``"superset"``: those that have all of them.
+            ``"exact"``: those that have these and no others, if there are at least 50, else as
+            ``"superset"``; it is the only rule that is right if the target depends on what is
+            missing. If no row has all of them, ``"all"`` is used.
+        intercept: fit b; without it b is 0, and so is the prediction without any modality.
+        standardize: divide each entry by its standard deviation; ``"auto"`` compares both.
+        criterion: ``"loo"`` (leave-one-out), or ``"gcv"`` (generalised cross-validation) for the
+            kernel and the ridge, where rows are left out one by one.
+        dtype: floating dtype of all computations. float32 is faster, and needs a ridge above 1e-3.
+
+    Attributes:
+        choices: names of the available modalities -> `PatternChoice`, for the patterns met so far.
+        kernels: modality name -> its kernel and width; None for a modality that is constant.
+
+    Raises:
+        KeyError: a mapping has an unknown modality, or lacks one.
+        TypeError, ValueError: an argument is out of range.
+
+    References:
+        Mercaldo and Blume, Missing data and prediction: the pattern submodel, Biostatistics 2020;
+        Saunders, Gammerman and Vovk, Ridge Regression Learning Algorithm in Dual Variables, 1998;
+        Rifkin and Lippert, Notes on Regularized Least Squares, 2007 (leave-one-out in closed form).
+
+    Example:
+        >>> x = torch.tensor([[-1.0], [0.0], [1.0], [2.0]], dtype=torch.float64)
+        >>> model = PatternKernelRidge(["a", "b"], kernel="linear", ridge=1e-9)
+        >>> model = model.fit({"a": x, "b": 3 - x}, 2 * x[:, 0] + 1)
+        >>> model.predict({"a": torch.tensor([[3.0], [torch.nan]]), "b": torch.tensor([[0.0]] * 2)})
+        tensor([7.0000, 7.0000], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        *,
+        kernel: KernelName | Auto | Mapping[str, KernelName | Auto] = "auto",
+        width: float | Auto | Mapping[str, float | Auto] = "auto",
+        weights: Literal["auto", "equal"] | Mapping[str, float] = "auto",
+        ridge: float | Auto = "auto",
+        rows: RowRule = "all",
+        intercept: bool = True,
+        standardize: bool | Auto = "auto",
+        criterion: Criterion = "loo",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__(modalities)
+        self._candidates = arguments.candidate_kernels(kernel, width, self.modalities)
+        self._weights = arguments.given_weights(weights, self.modalities)
+        self._ridges = RIDGES if ridge == "auto" else (arguments.checked_positive("ridge", ridge),)
+        check_choice("PatternKernelRidge", "rows", rows, ROW_RULES)
+        check_choice("PatternKernelRidge", "criterion", criterion, ("loo", "gcv"))
+        self.rows: RowRule = rows
+        self.criterion: Criterion = criterion
+        self.intercept = bool(intercept)
+        self._scalings = (False, True) if standardize == "auto" else (bool(standardize),)
+        self.dtype = dtype
+
+    # --- fitting
+
+    def fit(
+        self,
+        features: Mapping[str, Tensor | None],
+        targets: Tensor,
+        mask: MaskLike | None = None,
+        *,
+        rows: Tensor | None = None,
+        groups: Tensor | None = None,
+        row_weights: Tensor | None = None,
+        validation: tuple[Mapping[str, Tensor | None], Tensor, MaskLike | None] | None = None,
+    ) -> Self:
+        """Fit on the given rows only. If an error is raised, the model is left as it was.
+
+        Arguments:
+            features: modality name -> (N, ...). The content of masked cells is never read.
+            targets: (N,) or (N, r), floating point; or classes (N,), integers or bools.
+            mask: bool (N, M) or name -> (N,), True for the observed cells; if None, rows of NaN
+                are missing.
+            rows: int64 (n,), the training rows; None means all N.
+            groups: integers (N,). Rows with the same number are left out together when choices are
+                made, so that rows in clusters do not vouch for each other.
+            row_weights: (N,), above 0. A weight of 2 counts as two equal rows in the regression.
+                Weights n / (C n_c) balance C classes with n_c rows.
+            validation: features, targets and mask of rows that choices are made on instead.
+
+        Returns:
+            itself.
+
+        Raises:
+            KeyError: a modality is unknown or absent.
+            TypeError, ValueError: shapes or types do not fit, there are too many rows, a modality
+                is observed in none of them, or an observed cell or a target is not finite.
+        """
+        function = f"{type(self).__name__}.fit"
+        if rows is not None and any(each[0].name == "precomputed" for each in self._candidates):
+            raise ValueError(f"{function}: `rows` cannot be given with a precomputed kernel.")
+        table, numbers = self._given_rows(function, features, targets, mask, rows, needed=True)
+        if len(numbers) > MAX_ROWS:
+            raise ValueError(
+                f"{function}: a kernel of {len(numbers):,} training rows does not fit; at most "
+                f"{MAX_ROWS:,} are possible. Choose some of the rows with `rows`."
+            )
+        weights = arguments.checked_row_weights(function, row_weights, targets)
+        group = arguments.group_numbers(function, groups, targets)
+        validated: Table | None = None
+        if validation is not None:
+            validated, _ = self._given_rows(
+                f"{function}: `validation`", *validation, None, needed=False
+            )
+        classes = arguments.classes_of(table.targets)
+        dtype, device = self.dtype, numbers.device
+        held_out = HeldOut(
+            arguments.answers(table.targets, classes, dtype),
+            weights[numbers].to(device, dtype),
+            None if group is None else group.to(device)[numbers],
+            None if validated is None else arguments.answers(validated.targets, classes, dtype),
+            self.intercept,
+            self.criterion,
+        )
+        sample = sampled_rows(len(numbers), numbers.device)
+        given = Choices(table, validated, held_out, sample, self._ridges)
+        state: dict[str, Tensor] = {}
+        with torch.no_grad(), without_autocast(table.observed):
+            for m, candidates in enumerate(self._candidates):
+                state |= fit_modality(m, given, candidates, self._scalings)
+        none = torch.zeros(0, dtype=dtype, device=device)
+        state |= {
+            "observed": table.observed.to(dtype),
+            "targets": table.targets.to(dtype),
+            "row_weights": held_out.row_weights,
+            "groups": none if held_out.groups is None else held_out.groups.to(dtype),
+            "classes": classes.to(dtype),
+            "validation_observed": none if validated is None else validated.observed.to(dtype),
+            "validation_targets": none if validated is None else validated.targets.to(dtype),
+            "options": none.new_zeros(0, 2 * len(self.modalities) + 3),
+        }
+        self._set_state(state)
+        return self
+
+    def _given_rows(
+        self,
+        function: str,
+        features: Mapping[str, Tensor | None],
+        targets: Tensor,
+        mask: MaskLike | None,
+        rows: Tensor | None,
+        *,
+        needed: bool,
+    ) -> tuple[Table, Tensor]:
+        """Check rows with targets; return those that are chosen, and their numbers (n,).
+
+        With `needed` every modality must be given, and observed in one of the rows.
+        """
+        if mask is None:
+            mask = mask_from_features(features, self.modalities)
+        observed_rows = self._observed_rows(function, features, mask, rows, all_needed=needed)
+        given = [x for x in features.values() if x is not None]
+        num_rows, device = given[0].shape[0], given[0].device
+        arguments.check_targets(function, targets, num_rows)
+        numbers = checked_rows(function, rows, num_rows, device)
+        x, observed = (
+            [],
+            torch.zeros(num_rows, len(self.modalities), dtype=torch.bool, device=device),
+        )
+        for m, (name, at) in enumerate(zip(self.modalities, observed_rows, strict=True)):
+            values = features.get(name)
+            if values is None:
+                # Only a validation set may lack a modality.
+                x.append(torch.zeros(len(numbers), 0, device=device))
+                continue
+            arguments.check_observed(function, name, values, at, needed=needed)
+            observed[at, m] = True
+            x.append(flat_rows(values)[numbers])
+        chosen = targets.to(device)[numbers]
+        if chosen.is_floating_point() and not chosen.isfinite().all():
+            raise ValueError(f"{function}: `targets` must be finite, got NaN or an infinity.")
+        return Table(x, observed[numbers], chosen), numbers

@@ -1,0 +1,104 @@
+"""The training rows of a regression, and the kernels between them and other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from invmod.regression.kernels import Kernel, kernel_between
+
+Pattern = tuple[int, ...]
+RowRule = Literal["all", "superset", "exact"]
+ROW_RULES: tuple[RowRule, ...] = ("all", "superset", "exact")
+# "exact" uses the rows with exactly a pattern if there are this many of them.
+MIN_EXACT_ROWS = 50
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The training rows.
+
+    Arguments:
+        x: centred and scaled rows (n, d_m) of each modality, 0 where missing; for a precomputed
+            kernel its values between the training rows (n, n).
+        observed: bool (n, M).
+        targets: Y (n, r).
+        row_weights: (n,), above 0.
+        kernels: the kernel of each modality; None for a modality that is constant, which has no
+            part in any kernel.
+    """
+
+    x: Sequence[Tensor]
+    observed: Tensor
+    targets: Tensor
+    row_weights: Tensor
+    kernels: Sequence[Kernel | None]
+
+    def used(self, pattern: Pattern, rule: RowRule) -> Tensor:
+        """Return the training rows (n_p,) from which a pattern is predicted."""
+        observed = self.observed[:, list(pattern)]
+        any_of, all_of = observed.any(dim=1), observed.all(dim=1)
+        exact = all_of & (self.observed.sum(dim=1) == len(pattern))
+        if rule == "exact" and int(exact.sum()) >= MIN_EXACT_ROWS:
+            return exact.nonzero()[:, 0]
+        chosen = all_of if rule != "all" and all_of.any() else any_of
+        return chosen.nonzero()[:, 0]
+
+    def kernel(self, pattern: Pattern, weights: Sequence[float], rows: Tensor) -> Tensor:
+        r"""Return the kernel k_p between training rows, with the noise of incomplete ones, (n, n).
+
+        The regression is a sum of functions, one per modality. If a row lacks a modality of the
+        pattern, the value of that function is unknown, and its variance is noise of the row:
+
+        .. math:: \frac{1}{w_i} \sum_{m \in p} \mu_m (1 - a_{im}) v_m
+
+        where w are the row weights and :math:`v_m` is the mean of the kernel's diagonal, 1 for all
+        but precomputed kernels. The noise stands on the diagonal.
+        """
+        parts = [self.x[m][rows] for m in range(len(self.x))]
+        k = self.kernel_to(pattern, weights, rows, parts, self.observed[rows])
+        noise = k.new_zeros(len(rows))
+        for m, weight in zip(pattern, weights, strict=True):
+            noise += weight * self._mean_diagonal(m) * ~self.observed[rows, m]
+        k.diagonal().add_(noise / self.row_weights[rows])
+        return k
+
+    def _mean_diagonal(self, m: int) -> float:
+        kernel = self.kernels[m]
+        if kernel is None or kernel.name != "precomputed":
+            return 1.0
+        return float(self.x[m].diagonal()[self.observed[:, m]].mean())
+
+    def kernel_to(
+        self,
+        pattern: Pattern,
+        weights: Sequence[float],
+        rows: Tensor,
+        x: Sequence[Tensor],
+        observed: Tensor,
+    ) -> Tensor:
+        """Return the kernel k_p between other rows and training rows, (N, n).
+
+        Arguments:
+            pattern: positions of the modalities.
+            weights: mu (P,), one per modality of the pattern.
+            rows: positions of the n training rows.
+            x: the other rows (N, d_m) of each modality.
+            observed: bool (N, M) of the other rows.
+        """
+        own, other = self.observed[rows].to(self.targets), observed.to(self.targets)
+        total = other.new_zeros(len(other), len(own))
+        for m, weight in zip(pattern, weights, strict=True):
+            kernel = self.kernels[m]
+            if kernel is None or not weight:
+                continue
+            if kernel.name == "precomputed":
+                k = x[m][:, rows]
+            else:
+                k = kernel_between(kernel, x[m], self.x[m][rows])
+            # Rows are 0 where the modality is missing, so a product with the masks is safe.
+            total = total + weight * (other[:, m, None] * k * own[:, m])
+        return total
