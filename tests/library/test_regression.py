@@ -295,17 +295,17 @@ def test_rows_of_a_pattern_follow_the_rule():
 
 
 def test_rows_with_a_part_of_a_pattern_help():
-    """A tenth of the rows are complete; the others have one or two of three modalities."""
+    """15 of 200 rows are complete; the others have one or two of three modalities."""
     errors = {"all": 0.0, "superset": 0.0}
     for seed in range(4):
-        x, y, _ = problem(300, seed, hidden=0.0)
-        mask = torch.ones(300, 3, dtype=torch.bool)
-        mask[30:165, 1:], mask[165:, 0] = False, False
+        x, y, _ = problem(200, seed, hidden=0.0)
+        mask = torch.ones(200, 3, dtype=torch.bool)
+        mask[15:107, 1:], mask[107:, 0] = False, False
         new, truth, _ = problem(300, seed + 100, hidden=0.0)
         for rule in errors:
             model = PatternKernelRidge(NAMES, rows=rule).fit(x, y, mask)
             errors[rule] += float((model.predict(new) - truth).square().mean())
-    assert errors["all"] < 0.85 * errors["superset"]
+    assert errors["all"] < 0.6 * errors["superset"]
 
 
 # --- kernels and choices
