@@ -35,6 +35,7 @@ from invmod.objectives import (
     worst_case_objective,
 )
 from invmod.penalties import irm_penalty, vrex_penalty
+from invmod.regression import PatternKernelRidge
 from invmod.robustness import RobustnessReport, robustness_report
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ __all__ = [
     "MeanImputer",
     "ModalityEncoders",
     "PPCAImputer",
+    "PatternKernelRidge",
     "RandomSubsetEnvs",
     "RidgeImputer",
     "RobustnessReport",

@@ -22,7 +22,16 @@ KERNELS: tuple[KernelName, ...] = get_args(KernelName)
 
 
 class Kernel(NamedTuple):
-    """A kernel of one modality: its name, and the width g (0 if the kernel has none)."""
+    """The kernel of one modality.
+
+    Attributes:
+        name: ``"linear"``, ``"gaussian"``, ``"angle"`` or ``"precomputed"``.
+        width: g, the factor in the exponent; 0 for kernels that have none.
+
+    Example:
+        >>> print(Kernel("gaussian", 0.5), Kernel("linear", 0.0), sep=", ")
+        gaussian 0.5, linear
+    """
 
     name: KernelName
     width: float

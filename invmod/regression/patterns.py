@@ -26,6 +26,10 @@ class PatternChoice(NamedTuple):
         ridge: the ridge.
         error: mean squared error of the held-out rows, or GCV; None if nothing was compared.
         sharpness: factor of the scores in the probabilities of classes; None if there are none.
+
+    Example:
+        >>> PatternChoice(weights=(0.5, 0.5), ridge=0.1, error=None, sharpness=None).ridge
+        0.1
     """
 
     weights: tuple[float, ...]
