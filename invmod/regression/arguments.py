@@ -50,7 +50,7 @@ def candidate_kernels(
     for name in modalities:
         check_choice(FUNCTION, "kernel", kernels[name], ("auto", *KERNELS))
         given = widths[name]
-        sizes = WIDTHS if given == "auto" else (checked_positive("width", given),)
+        sizes = WIDTHS if given == "auto" else (checked_positive(FUNCTION, "width", given),)
         curved: tuple[KernelName, ...] = ("gaussian", "angle")
         kinds = ("linear", *curved) if kernels[name] == "auto" else (kernels[name],)
         candidates.append(
@@ -63,12 +63,14 @@ def candidate_kernels(
     return candidates
 
 
-def checked_positive(argument: str, value: object) -> float:
+def checked_positive(function: str, argument: str, value: object) -> float:
     """Return `value` as a float; raise unless it is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{FUNCTION}: `{argument}` must be a number or 'auto', got {value!r}.")
+        # `set_choice` has no "auto".
+        auto = " or 'auto'" if function == FUNCTION else ""
+        raise TypeError(f"{function}: `{argument}` must be a number{auto}, got {value!r}.")
     if not 0 < value < math.inf:
-        raise ValueError(f"{FUNCTION}: `{argument}` must be finite and above 0, got {value}.")
+        raise ValueError(f"{function}: `{argument}` must be finite and above 0, got {value}.")
     return float(value)
 
 
@@ -85,10 +87,29 @@ def given_weights(
         check_choice(FUNCTION, "weights", weights, ("auto", "equal"))
         return (1.0,) * len(modalities) if weights == "equal" else None
     by_name: dict[str, float] = by_modality("weights", weights, modalities)
-    values = tuple(map(float, by_name.values()))
-    if not all(0 <= value < math.inf for value in values) or not any(values):
+    return tuple(checked_weights(FUNCTION, by_name, modalities).values())
+
+
+def checked_weights(
+    function: str, weights: Mapping[str, float], modalities: tuple[str, ...]
+) -> dict[str, float]:
+    """Return modality name -> weight as floats.
+
+    Raises:
+        KeyError: a modality is unknown.
+        TypeError: `weights` is not a mapping to numbers.
+        ValueError: a weight is negative or not finite, or the weights are all 0.
+    """
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"{function}: `weights` must be a mapping of modality names to weights, got "
+            f"{type(weights).__name__}."
+        )
+    check_known(function, "weights", weights, modalities)
+    values = {name: float(weight) for name, weight in weights.items()}
+    if not all(0 <= value < math.inf for value in values.values()) or not any(values.values()):
         raise ValueError(
-            f"{FUNCTION}: `weights` must be finite, not negative and not all 0, got {values}."
+            f"{function}: `weights` must be finite, not negative and not all 0, got {values}."
         )
     return values
 

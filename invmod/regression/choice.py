@@ -26,6 +26,21 @@ RIDGES = tuple(10 ** (exponent / 2) for exponent in range(-10, 7))
 STANDARD_ERRORS = 1.0
 
 
+def accurate_ridges(ridges: Sequence[float], num_rows: int, dtype: torch.dtype) -> Sequence[float]:
+    """Return the ridges of a grid that are above the rounding error of a kernel's eigenvalues.
+
+    The largest eigenvalue of a kernel with diagonal 1 is at most n, so the error is about n times
+    the precision of the dtype. A smaller ridge makes the factorisation fail, or the solution
+    inaccurate. A single ridge was given, and is kept.
+
+    Example:
+        >>> len(RIDGES), min(accurate_ridges(RIDGES, 3000, torch.float32))
+        (17, 0.01)
+    """
+    smallest = 10 * num_rows * torch.finfo(dtype).eps
+    return ridges if len(ridges) == 1 else [ridge for ridge in ridges if ridge >= smallest]
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """The rows whose errors decide, and how they are held out.

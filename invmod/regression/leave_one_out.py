@@ -102,25 +102,3 @@ class Spectrum:
             diagonal = diagonal - means.square()
         alpha = self.root[:, None] * (self.vectors @ (inverse[:, None] * rotated))
         return alpha, diagonal, means, b
-
-
-def solve(
-    k: Tensor,
-    targets: Tensor,
-    ridge: float,
-    row_weights: Tensor | None = None,
-    *,
-    intercept: bool,
-) -> tuple[Tensor, Tensor]:
-    """Fit with one ridge by a Cholesky factorisation, which overwrites `k`.
-
-    Returns:
-        the coefficients alpha (n, r) and the intercept b (r,).
-    """
-    k.diagonal().add_(ridge if row_weights is None else ridge / row_weights)
-    root = torch.linalg.cholesky(k)
-    if not intercept:
-        return torch.cholesky_solve(targets, root), targets.new_zeros(targets.shape[1])
-    ones = torch.cholesky_solve(targets.new_ones(len(k), 1), root)
-    b = ones.T @ targets / ones.sum()
-    return torch.cholesky_solve(targets - b, root), b[0]

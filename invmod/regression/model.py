@@ -14,11 +14,11 @@ from invmod.missingness import mask_from_features
 from invmod.missingness.masks import MaskLike
 from invmod.regression import arguments
 from invmod.regression.arguments import Auto
-from invmod.regression.choice import RIDGES, Criterion, HeldOut
+from invmod.regression.choice import RIDGES, Criterion, HeldOut, accurate_ridges
 from invmod.regression.fitting import Choices, Table, fit_modality, flat_rows
 from invmod.regression.kernels import KernelName
 from invmod.regression.predictions import PatternPredictions
-from invmod.regression.solving import sampled_rows
+from invmod.regression.state import sampled_rows
 from invmod.regression.training_rows import ROW_RULES, RowRule
 
 MAX_ROWS = 20_000  # A kernel of this size takes 3.2 GB in float64, and three are held at once.
@@ -57,9 +57,9 @@ class PatternKernelRidge(PatternPredictions):
     set helps.
 
     For n training rows, a pattern costs :math:`n^3/3` operations to solve when it is first met, and
-    as much memory as three matrices (n, n); its coefficients are kept. A choice costs an
-    eigendecomposition of at most 2,000 rows: one for each kernel, and one to three for each
-    pattern. More than 20,000 training rows are refused.
+    as much memory as three matrices (n, n); its coefficients are kept, and after `smoother` a
+    matrix (n, n) as well. A choice costs an eigendecomposition of at most 2,000 rows: one for each
+    kernel, and one to three for each pattern. More than 20,000 training rows are refused.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
@@ -81,7 +81,8 @@ class PatternKernelRidge(PatternPredictions):
         standardize: divide each entry by its standard deviation; ``"auto"`` compares both.
         criterion: ``"loo"`` (leave-one-out), or ``"gcv"`` (generalised cross-validation) for the
             kernel and the ridge, where rows are left out one by one.
-        dtype: floating dtype of all computations. float32 is faster, and needs a ridge above 1e-3.
+        dtype: floating dtype of all computations. In float32 the smaller ridges of the grid are
+            left out, those below ten times the rounding error :math:`n \epsilon`.
 
     Attributes:
         choices: names of the available modalities -> `PatternChoice`, for the patterns met so far.
@@ -121,7 +122,11 @@ class PatternKernelRidge(PatternPredictions):
         super().__init__(modalities)
         self._candidates = arguments.candidate_kernels(kernel, width, self.modalities)
         self._weights = arguments.given_weights(weights, self.modalities)
-        self._ridges = RIDGES if ridge == "auto" else (arguments.checked_positive("ridge", ridge),)
+        self._ridges = (
+            RIDGES
+            if ridge == "auto"
+            else (arguments.checked_positive(arguments.FUNCTION, "ridge", ridge),)
+        )
         check_choice("PatternKernelRidge", "rows", rows, ROW_RULES)
         check_choice("PatternKernelRidge", "criterion", criterion, ("loo", "gcv"))
         self.rows: RowRule = rows
@@ -192,7 +197,8 @@ class PatternKernelRidge(PatternPredictions):
             self.criterion,
         )
         sample = sampled_rows(len(numbers), numbers.device)
-        given = Choices(table, validated, held_out, sample, self._ridges)
+        ridges = accurate_ridges(self._ridges, len(numbers), dtype)
+        given = Choices(table, validated, held_out, sample, ridges)
         state: dict[str, Tensor] = {}
         with torch.no_grad(), without_autocast(table.observed):
             for m, candidates in enumerate(self._candidates):

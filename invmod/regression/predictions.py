@@ -1,20 +1,18 @@
-"""Predictions of a fitted `PatternKernelRidge`, and what was chosen for it."""
+"""Predictions of a fitted `PatternKernelRidge`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from invmod._precision import without_autocast
-from invmod._tables import aligned
-from invmod.missingness import mask_from_features, pattern_name, rows_by_pattern
+from invmod.missingness import mask_from_features, rows_by_pattern
 from invmod.missingness.masks import MaskLike
 from invmod.regression.fitting import Units, flat_rows
-from invmod.regression.kernels import Kernel
-from invmod.regression.patterns import PatternChoice, read_choice
-from invmod.regression.solving import PatternRegressions
+from invmod.regression.regressions import PatternRegressions
+from invmod.regression.solving import Solution
 
 BLOCK = 4096  # Number of rows that are predicted at once.
 
@@ -41,12 +39,64 @@ class PatternPredictions(PatternRegressions):
             RuntimeError: the model is not fitted.
             KeyError, TypeError, ValueError: as in `fit`.
         """
-        x, observed = self._scaled_rows(f"{type(self).__name__}", features, mask)
-        values = [x[0].new_empty(0, self._training.targets.shape[1])]
-        order = []
+        self._check_fitted(type(self).__name__)
+        width = self._training.targets.shape[1]
+        return self._by_pattern(features, mask, width, Solution.values)
+
+    def smoother(
+        self, features: Mapping[str, Tensor | None], mask: MaskLike | None = None
+    ) -> Tensor:
+        r"""Return the matrix H of the linear smoother: the weight of each training row.
+
+        .. math:: f(x) = H \, Y
+
+        where f are the values of `forward`, and Y (n, r) the targets of the training rows, or for
+        classes their indicators (n, C). A row of H tells which training rows a prediction comes
+        from, and with which sign. With an intercept it sums to 1. H does not depend on the targets
+        beyond the choice of options, so it can be applied to others, as wide as may be.
+
+        Cost: :math:`n^3/3` operations for the first call with a pattern and :math:`2 n^2` for each
+        row. The Cholesky factor (n, n) of each pattern is kept, as `forward` does not, until the
+        next `fit`; copies and pickles are made without it.
+
+        Arguments:
+            features, mask: as in `forward`.
+
+        Returns:
+            (N, n), in the dtype of the model, with gradients with respect to the features. The
+            column of a training row that the pattern does not use is 0. A row without any modality
+            has :math:`w_i / \sum_j w_j`, the training rows' shares of the weights, or 0 without an
+            intercept. A row with NaN in an available cell has NaN.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            KeyError, TypeError, ValueError: as in `fit`.
+
+        Example:
+            >>> from invmod import PatternKernelRidge
+            >>> x = torch.tensor([[0.0], [0.0], [1.0], [1.0]], dtype=torch.float64)
+            >>> model = PatternKernelRidge(["a"], kernel="linear", ridge=1e-9)
+            >>> model = model.fit({"a": x}, x[:, 0])
+            >>> model.smoother({"a": torch.tensor([[0.0], [torch.nan]])}).round(decimals=4)
+            tensor([[0.5000, 0.5000, 0.0000, 0.0000],
+                    [0.2500, 0.2500, 0.2500, 0.2500]], dtype=torch.float64)
+        """
+        self._check_fitted(f"{type(self).__name__}.smoother")
+        return self._by_pattern(features, mask, len(self._training.targets), Solution.smoother)
+
+    def _by_pattern(
+        self,
+        features: Mapping[str, Tensor | None],
+        mask: MaskLike | None,
+        width: int,
+        apply: Callable[[Solution, Tensor], Tensor],
+    ) -> Tensor:
+        """Return (N, width): `apply` to the kernel (N_p, n_p) of the rows of each pattern."""
+        x, observed = self._scaled_rows(type(self).__name__, features, mask)
+        values, order = [x[0].new_empty(0, width)], [x[0].new_empty(0, dtype=torch.int64)]
         with without_autocast(observed):
             for available, rows in rows_by_pattern(observed).items():
-                solution = self._solve(tuple(m for m, known in enumerate(available) if known))
+                solution = self._solution(available)
                 for block in torch.split(rows, BLOCK):
                     k = self._training.kernel_to(
                         solution.pattern,
@@ -55,10 +105,8 @@ class PatternPredictions(PatternRegressions):
                         [part[block] for part in x],
                         observed[block],
                     )
-                    values.append(k @ solution.alpha + solution.intercept)
+                    values.append(apply(solution, k))
                     order.append(block)
-        if not order:
-            return values[0]
         joined = torch.cat(values)[torch.cat(order).argsort()]
         # A constant modality, or one of weight 0, has no part in the sum but must not hide NaN.
         finite = torch.stack([part.isfinite().all(dim=1) for part in x]).all(dim=0)
@@ -107,9 +155,9 @@ class PatternPredictions(PatternRegressions):
         values: Tensor = self(features, mask)
         self._check_known(values)
         for available, rows in rows_by_pattern(observed).items():
-            solution = self._solve(tuple(m for m, known in enumerate(available) if known))
-            if solution.choice.sharpness is not None:
-                values[rows] = (solution.choice.sharpness * values[rows]).softmax(dim=1)
+            sharpness = self._solution(available).choice.sharpness
+            if sharpness is not None:
+                values[rows] = (sharpness * values[rows]).softmax(dim=1)
         return values
 
     def _scaled_rows(
@@ -139,10 +187,6 @@ class PatternPredictions(PatternRegressions):
             x.append(units.apply(rows, observed[:, m]))
         return x, observed
 
-    def _check_fitted(self, function: str) -> None:
-        if getattr(self, "targets", None) is None:
-            raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
-
     def _check_known(self, values: Tensor) -> None:
         """Raise if a row to be classified has no scores."""
         if wrong := values.isnan().any(dim=1).nonzero()[:, 0].tolist():
@@ -150,37 +194,3 @@ class PatternPredictions(PatternRegressions):
                 f"{type(self).__name__}: {len(wrong)} rows have NaN or an infinity in an available "
                 f"cell, the first is row {wrong[0]}. Mark the cells as missing in the mask."
             )
-
-    @property
-    def kernels(self) -> dict[str, Kernel | None]:
-        """Modality name -> its kernel; None for a modality that is constant."""
-        self._check_fitted(f"{type(self).__name__}.kernels")
-        return dict(zip(self.modalities, self._training.kernels, strict=True))
-
-    @property
-    def choices(self) -> dict[tuple[str, ...], PatternChoice]:
-        """Names of the available modalities -> what was chosen for the patterns met so far."""
-        self._check_fitted(f"{type(self).__name__}.choices")
-        num, found = len(self.modalities), {}
-        for row in self.get_buffer("options").tolist():
-            pattern = tuple(m for m in range(num) if row[m])
-            weights = tuple(row[num + m] for m in pattern)
-            found[tuple(self.modalities[m] for m in pattern)] = read_choice(weights, row[2 * num :])
-        return found
-
-    def summary(self) -> str:
-        """Return the kernels and the choices for the patterns met so far, as text."""
-        kernels = aligned(
-            ["modality", "kernel"],
-            [[name, str(k) if k else "none (constant)"] for name, k in self.kernels.items()],
-        )
-        rows = [
-            [
-                pattern_name([m in names for m in self.modalities], self.modalities),
-                ", ".join(f"{weight:.3f}" for weight in choice.weights),
-                f"{choice.ridge:.3g}",
-                "" if choice.error is None else f"{choice.error:.4g}",
-            ]
-            for names, choice in self.choices.items()
-        ]
-        return kernels + "\n\n" + aligned(["pattern", "weights", "ridge", "error"], rows)

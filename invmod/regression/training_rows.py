@@ -38,9 +38,11 @@ class TrainingRows:
     kernels: Sequence[Kernel | None]
 
     def used(self, pattern: Pattern, rule: RowRule) -> Tensor:
-        """Return the training rows (n_p,) from which a pattern is predicted."""
+        """Return the training rows (n_p,) of a pattern; none if the pattern is empty."""
         observed = self.observed[:, list(pattern)]
-        any_of, all_of = observed.any(dim=1), observed.all(dim=1)
+        any_of = observed.any(dim=1)
+        # With an empty pattern `all` is True for every row.
+        all_of = observed.all(dim=1) & any_of
         exact = all_of & (self.observed.sum(dim=1) == len(pattern))
         if rule == "exact" and int(exact.sum()) >= MIN_EXACT_ROWS:
             return exact.nonzero()[:, 0]

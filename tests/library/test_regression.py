@@ -18,8 +18,9 @@ from invmod.missingness import mask_from_features
 from invmod.regression import Kernel, PatternKernelRidge
 from invmod.regression.kernels import kernel_between
 from invmod.regression.least_squares import non_negative_least_squares
-from invmod.regression.leave_one_out import Spectrum, solve
-from invmod.regression.solving import MAX_COMPARED
+from invmod.regression.leave_one_out import Spectrum
+from invmod.regression.solving import Factor
+from invmod.regression.state import MAX_COMPARED
 from tests.library.regression_cases import F64, NAMES, hide, problem, small_model
 from tests.strategies import seeded
 
@@ -49,10 +50,10 @@ def test_errors_equal_those_of_refits(seed, n, ridge, intercept, weighted):
         for left_out in chosen:
             kept = torch.tensor([i for i in range(n) if i not in left_out.tolist()])
             weights = None if w is None else w[kept]
-            alpha, b = solve(k[kept][:, kept], y[kept], ridge, weights, intercept=intercept)
+            alpha, b = Factor(k[kept][:, kept], ridge, weights, intercept=intercept).fit(y[kept])
             expected = y[left_out] - (k[left_out][:, kept] @ alpha + b)
             torch.testing.assert_close(errors[left_out], expected, atol=1e-9, rtol=1e-7)
-    alpha, b = solve(k.clone(), y, ridge, w, intercept=intercept)
+    alpha, b = Factor(k.clone(), ridge, w, intercept=intercept).fit(y)
     torch.testing.assert_close(spectrum.predictions(k, ridge), k @ alpha + b, atol=1e-9, rtol=1e-7)
 
 
@@ -94,7 +95,7 @@ def test_the_report_of_a_choice_is_the_error_of_refits():
     )
     for i in range(15):
         kept = torch.tensor([j for j in range(15) if j != i])
-        alpha, b = solve(k[kept][:, kept], y[kept], choice.ridge, intercept=True)
+        alpha, b = Factor(k[kept][:, kept], choice.ridge, intercept=True).fit(y[kept])
         errors.append((y[i] - k[i, kept] @ alpha - b).square().sum())
     assert choice.error == pytest.approx(float(sum(errors)) / 15, rel=1e-9)
 
@@ -254,7 +255,7 @@ def test_rows_of_a_pattern_follow_the_rule():
         kept = (kept + k["b"][used][:, used] * a[:, [1]] * a[:, 1]) / 2
         # The noise of a row that lacks one of the two modalities of weight 1/2.
         kept += torch.diag((2 - a[:, :2].sum(dim=1)) / 2)
-        alpha, b = solve(kept, y[used], 0.3, intercept=True)
+        alpha, b = Factor(kept, 0.3, intercept=True).fit(y[used])
         new = (k["a"][:, used] * a[:, 0] + k["b"][:, used] * a[:, 1]) / 2
         torch.testing.assert_close(model.predict(k, hidden), new @ alpha + b)
 

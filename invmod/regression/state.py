@@ -1,0 +1,139 @@
+"""The fitted state of `PatternKernelRidge`, and the training rows that it describes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from invmod._fitted import FittedModule
+from invmod.regression.choice import Criterion, HeldOut, accurate_ridges
+from invmod.regression.kernels import KERNELS, Kernel
+from invmod.regression.patterns import Comparison
+from invmod.regression.training_rows import RowRule, TrainingRows
+
+MAX_COMPARED = 2000  # Number of training rows on which kernels, weights and ridges are chosen.
+SEED = 0  # Seed of the draw of these rows.
+PER_MODALITY = ("centre", "scale", "rows", "kernel", "validation_rows")
+SHARED = (
+    "observed",
+    "targets",
+    "row_weights",
+    "groups",
+    "classes",
+    "validation_observed",
+    "validation_targets",
+    "options",
+)
+
+
+class PatternState(FittedModule):
+    """The state of the regressions of all patterns.
+
+    The state has, for modality number m, ``centre_m`` and ``scale_m`` (d,), ``rows_m`` (n, d)
+    centred and scaled, ``kernel_m`` (its number and width; the number of a constant modality is
+    -1), and ``validation_rows_m`` (v, d). It has ``observed`` (n, M), ``targets`` (n,) or (n, r),
+    ``row_weights`` (n,), ``groups`` (n,) or (0,), ``classes`` (C,) or (0,), the mask and the
+    targets of validation rows, v = 0 without them, and ``options`` (P, 2M + 3): for each of P
+    patterns its modalities, their weights, the ridge, the error and the sharpness.
+    """
+
+    rows: RowRule
+    intercept: bool
+    criterion: Criterion
+    _ridges: Sequence[float]
+
+    @override
+    def _state_names(self) -> list[str]:
+        indices = range(len(self.modalities))
+        return [f"{kind}_{index}" for kind in PER_MODALITY for index in indices] + list(SHARED)
+
+    @override
+    def _state_changed(self, loaded: Sequence[str] = ()) -> None:
+        self.__dict__.pop("_comparison", None)
+        self.__dict__.pop("_training", None)
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to another device; the fitted state keeps its dtype if the model is cast."""
+        # Apply `fn` to an empty tensor to learn the device that it moves to, and ignore its dtype.
+        super()._apply(lambda t: t.to(fn(t.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
+        self._state_changed()
+        return self
+
+    def _check_fitted(self, function: str) -> None:
+        if getattr(self, "targets", None) is None:
+            raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
+
+    def _per_modality(self, kind: str) -> list[Tensor]:
+        return [self.get_buffer(f"{kind}_{index}") for index in range(len(self.modalities))]
+
+    def _answers(self, name: str) -> Tensor:
+        """Return targets as (n, r); classes as indicators (n, C)."""
+        targets, classes = self.get_buffer(name), self.get_buffer("classes")
+        if len(classes):
+            return (targets[:, None] == classes).to(self.get_buffer("centre_0"))
+        return targets.reshape(targets.shape[0], -1)
+
+    def _candidate_ridges(self) -> Sequence[float]:
+        """Return the ridges to choose from."""
+        weights = self.get_buffer("row_weights")
+        return accurate_ridges(self._ridges, len(weights), weights.dtype)
+
+    @functools.cached_property
+    def _training(self) -> TrainingRows:
+        """The training rows."""
+        kernels = [read_kernel(*kernel.tolist()) for kernel in self._per_modality("kernel")]
+        observed = self.get_buffer("observed") > 0.5
+        varies = torch.tensor([kernel is not None for kernel in kernels], device=observed.device)
+        return TrainingRows(
+            self._per_modality("rows"),
+            observed & varies,
+            self._answers("targets"),
+            self.get_buffer("row_weights"),
+            kernels,
+        )
+
+    @functools.cached_property
+    def _comparison(self) -> Comparison:
+        """The rows on which choices are made."""
+        training, groups = self._training, self.get_buffer("groups")
+        validated = len(self.get_buffer("validation_targets")) > 0
+        held_out = HeldOut(
+            training.targets,
+            training.row_weights,
+            groups.long() if len(groups) else None,
+            self._answers("validation_targets") if validated else None,
+            self.intercept,
+            self.criterion,
+        )
+        return Comparison(
+            training,
+            sampled_rows(len(training.targets), groups.device),
+            held_out,
+            self._per_modality("validation_rows") if validated else None,
+            self.get_buffer("validation_observed") > 0.5 if validated else None,
+            self._candidate_ridges(),
+        )
+
+
+def sampled_rows(num_rows: int, device: torch.device) -> Tensor:
+    """Return the positions of the training rows on which choices are made, at most 2,000."""
+    if num_rows <= MAX_COMPARED:
+        return torch.arange(num_rows, device=device)
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randperm(num_rows, generator=generator)[:MAX_COMPARED].sort().values.to(device)
+
+
+def read_kernel(number: float, width: float) -> Kernel | None:
+    """Return the kernel that the state describes; None for a constant modality.
+
+    Example:
+        >>> read_kernel(0.0, 0.0), read_kernel(-1.0, 0.0)
+        (Kernel(name='linear', width=0.0), None)
+    """
+    return None if number < 0 else Kernel(KERNELS[int(number)], width)

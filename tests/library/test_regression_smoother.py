@@ -1,0 +1,266 @@
+"""Laws of `PatternKernelRidge.smoother`, and of options that are set for a pattern."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from invmod.regression import PatternKernelRidge
+from tests.library.regression_cases import F64, NAMES, hide, problem, small_model
+from tests.strategies import NAN, laws, normal, seeded
+
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+def some_problem(seed, num_modalities):
+    """A problem of M modalities, some of them missing, with row weights and new rows."""
+    g = seeded(seed)
+    names = [f"m{m}" for m in range(num_modalities)]
+    x = {name: normal(g, 25, 1 + m % 3) for m, name in enumerate(names)}
+    mask = torch.rand(25, num_modalities, generator=g) < 0.7
+    mask[0] = True
+    new = {name: normal(g, 9, v.shape[1]) for name, v in x.items()}
+    new_mask = torch.rand(9, num_modalities, generator=g) < 0.6
+    new_mask[0], new_mask[1] = True, False
+    weights = torch.rand(25, generator=g, dtype=F64) + 0.5
+    return names, x, mask, new, new_mask, normal(g, 25, 3), weights
+
+
+# --- the smoother
+
+
+@laws
+@given(
+    seed=st.integers(0, 10_000),
+    num_modalities=st.integers(1, 8),
+    kernel=st.sampled_from(["linear", "gaussian", "angle"]),
+    rows=st.sampled_from(["all", "superset"]),
+    intercept=st.booleans(),
+    weighted=st.booleans(),
+)
+def test_a_product_with_the_targets_gives_the_predictions(
+    seed, num_modalities, kernel, rows, intercept, weighted
+):
+    names, x, mask, new, new_mask, y, weights = some_problem(seed, num_modalities)
+    model = PatternKernelRidge(
+        names,
+        kernel=kernel,
+        width=0.7,
+        weights="equal",
+        ridge=0.2,
+        rows=rows,
+        intercept=intercept,
+        standardize=False,
+    )
+    model.fit(x, y, mask, row_weights=weights if weighted else None)
+    h = model.smoother(new, new_mask)
+    assert h.shape == (9, 25)
+    torch.testing.assert_close(h @ y, model(new, new_mask), **EXACT)
+    sums = h.sum(dim=1)
+    if intercept:
+        torch.testing.assert_close(sums, torch.ones_like(sums), **EXACT)
+    # Targets have no part in the matrix once the options are given.
+    other = model.fit(x, y.flip(0) ** 2, mask, row_weights=weights if weighted else None)
+    assert torch.equal(other.smoother(new, new_mask), h)
+    torch.testing.assert_close(h @ (y.flip(0) ** 2), other(new, new_mask), **EXACT)
+
+
+def test_a_row_without_modalities_has_the_shares_of_the_row_weights():
+    x, y, mask = problem()
+    weights = torch.linspace(0.5, 2, 40, dtype=F64)
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    new = {name: v[:2] for name, v in x.items()}
+    h = small_model().fit(x, y, mask, row_weights=weights).smoother(new, nothing)
+    torch.testing.assert_close(h, (weights / weights.sum()).expand(2, 40))
+    h = small_model(intercept=False).fit(x, y, mask).smoother(new, nothing)
+    assert torch.equal(h, torch.zeros(2, 40, dtype=F64))
+
+
+def test_columns_of_rows_that_a_pattern_does_not_use_are_0():
+    x, y, mask = problem()
+    pattern = torch.tensor([True, False, True])
+    for rule, used in (("all", mask[:, [0, 2]].any(dim=1)), ("superset", mask[:, [0, 2]].all(1))):
+        assert 0 < int(used.sum()) < 40
+        h = small_model(rows=rule).fit(x, y, mask).smoother(x, pattern.expand(40, 3))
+        assert torch.equal((h != 0).any(dim=0), used)
+    rows = torch.tensor([30, 2, 0, 11])
+    h = small_model().fit(x, y, mask, rows=rows).smoother(x, mask)
+    assert h.shape == (40, 4)  # in the order of `rows`
+    torch.testing.assert_close(h @ y[rows], small_model().fit(x, y, mask, rows=rows)(x, mask))
+
+
+def test_classes_are_indicators():
+    x, y, mask = problem()
+    labels = (y[:, 0] > 0).long() + (y[:, 0] > 1).long()
+    model = PatternKernelRidge(NAMES, kernel="gaussian").fit(x, labels, mask)
+    indicators = torch.nn.functional.one_hot(labels).to(F64)
+    torch.testing.assert_close(model.smoother(x, mask) @ indicators, model(x, mask), **EXACT)
+
+
+def test_hidden_cells_change_no_bit_and_nan_comes_out():
+    x, y, mask = problem()
+    model = small_model().fit(x, y, mask)
+    expected = model.smoother(hide(x, mask, 0.0), mask)
+    assert torch.equal(model.smoother(hide(x, mask, NAN), mask), expected)
+    assert torch.equal(model.smoother(hide(x, mask, NAN)), expected)
+    broken = {name: v.clone() for name, v in x.items()}
+    broken["a"][0, 0] = NAN
+    h = model.smoother(broken, mask)
+    assert h[0].isnan().all()
+    assert torch.equal(h[1:], expected[1:])
+    assert model.smoother({name: v[:0] for name, v in x.items()}, mask[:0]).shape == (0, 40)
+    with pytest.raises(RuntimeError, match=r"smoother: not fitted yet"):
+        small_model().smoother(x, mask)
+
+
+def test_gradients_with_respect_to_features():
+    x, y, mask = problem(12)
+    model = small_model().fit(x, y, mask)
+    new = [v[:4].clone().requires_grad_() for v in problem(4, 1)[0].values()]
+    known = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]]).bool()
+    assert gradcheck(lambda *f: model.smoother(dict(zip(NAMES, f, strict=True)), known), new)
+
+
+def test_the_factor_of_a_pattern_is_kept_if_the_smoother_was_used():
+    def factors(model):
+        return [s._factor is not None for s in model._solutions.values()]
+
+    x, y, mask = problem()
+    whole = torch.ones_like(mask)
+    model = small_model().fit(x, y, mask)
+    expected = model(x, whole)
+    assert factors(model) == [False]
+    h = model.smoother(x, whole)
+    assert factors(model) == [True]
+    assert torch.equal(model.smoother(x, whole), h)
+    assert torch.equal(model(x, whole), expected)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert factors(other) == [False]
+        assert torch.equal(other.smoother(x, whole), h)
+    assert factors(model.fit(x, y, mask)) == []
+    # Predictions after the smoother use its factor, and are the same.
+    first = small_model().fit(x, y, mask)
+    first.smoother(x, whole)
+    assert torch.equal(first(x, whole), expected)
+
+
+# --- options of a pattern that are given
+
+
+def test_options_that_are_set_equal_those_of_the_constructor():
+    x, y, mask = problem()
+    whole = torch.ones_like(mask)
+    expected = small_model(weights={"a": 1, "b": 2, "c": 5}, ridge=0.7).fit(x, y, mask)
+    model = small_model().fit(x, y, mask)
+    before = model(x, mask & torch.tensor([True, True, False]))
+    assert model.set_choice({"c": 5, "b": 2, "a": 1}, ridge=0.7) is model
+    torch.testing.assert_close(model(x, whole), expected(x, whole), **EXACT)
+    torch.testing.assert_close(model.smoother(x, whole), expected.smoother(x, whole), **EXACT)
+    # The options of other patterns are those of the constructor.
+    assert torch.equal(model(x, mask & torch.tensor([True, True, False])), before)
+    choice = model.choices[NAMES]
+    assert choice == ((0.125, 0.25, 0.625), 0.7, None, None)
+    # A pattern that was solved before is solved again.
+    model.set_choice(dict(zip(NAMES, (1, 1, 1), strict=True)), ridge=0.3)
+    torch.testing.assert_close(model(x, whole), small_model().fit(x, y, mask)(x, whole), **EXACT)
+    assert list(model.choices).count(NAMES) == 1
+
+
+def test_options_that_are_set_are_kept_in_the_state_until_the_next_fit():
+    x, y, mask = problem()
+    model = PatternKernelRidge(NAMES).fit(x, y, mask)
+    model.set_choice({"a": 1, "c": 3}, ridge=0.7)
+    hidden = torch.tensor([True, False, True]).expand(40, 3)
+    other = PatternKernelRidge(NAMES)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x, hidden), model(x, hidden))
+    assert other.choices == model.choices == {("a", "c"): ((0.25, 0.75), 0.7, None, None)}
+    assert model.fit(x, y, mask).choices == {}
+
+
+def test_a_choice_can_be_handed_over():
+    x, y, mask = problem()
+    chosen = PatternKernelRidge(NAMES).fit(x, y, mask)
+    expected = chosen(x, mask)
+    other = PatternKernelRidge(NAMES).fit(x, y, mask)
+    for names, choice in chosen.choices.items():
+        other.set_choice(dict(zip(names, choice.weights, strict=True)), choice.ridge)
+    torch.testing.assert_close(other(x, mask), expected, **EXACT)
+
+
+def test_the_sharpness_of_classes_is_fitted_for_the_options_that_are_set():
+    x, y, mask = problem()
+    labels = (y[:, 0] > 0).long()
+    model = small_model().fit(x, labels, mask)
+    expected = small_model(ridge=2.0).fit(x, labels, mask)
+    model.set_choice(dict.fromkeys(NAMES, 1.0), ridge=2.0)
+    whole = torch.ones_like(mask)
+    torch.testing.assert_close(model.probabilities(x, whole), expected.probabilities(x, whole))
+    assert model.choices[NAMES].sharpness == pytest.approx(expected.choices[NAMES].sharpness)
+
+
+def test_a_constant_modality_has_no_weight():
+    x, y, _ = problem()
+    model = PatternKernelRidge((*NAMES, "d")).fit({**x, "d": torch.ones(40, 1)}, y)
+    model.set_choice({"a": 1, "b": 3, "d": 4}, ridge=0.1)
+    assert model.choices == {("a", "b"): ((0.25, 0.75), 0.1, None, None)}
+    with pytest.raises(ValueError, match="above 0 for a modality that is not constant"):
+        model.set_choice({"d": 1}, ridge=0.1)
+    with pytest.raises(ValueError, match="above 0 for a modality that is not constant"):
+        model.set_choice({"a": 0, "d": 1}, ridge=0.1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "ridge", "error", "message"),
+    [
+        ({"e": 1}, 0.1, KeyError, r"set_choice: `weights` has modalities \['e'\]"),
+        ({"a": -1}, 0.1, ValueError, "not negative and not all 0, got {'a': -1.0}"),
+        ({"a": 0}, 0.1, ValueError, "not all 0"),
+        ({}, 0.1, ValueError, "not all 0"),
+        ({"a": NAN}, 0.1, ValueError, "must be finite"),
+        ((1, 2, 3), 0.1, TypeError, "must be a mapping of modality names to weights, got tuple"),
+        ({"a": 1}, 0, ValueError, "`ridge` must be finite and above 0, got 0"),
+        ({"a": 1}, "auto", TypeError, "`ridge` must be a number, got 'auto'"),
+    ],
+)
+def test_invalid_options_are_rejected_and_change_nothing(weights, ridge, error, message):
+    x, y, mask = problem()
+    model = small_model().fit(x, y, mask)
+    before = model.set_choice({"a": 1}, ridge=0.4).choices
+    with pytest.raises(error, match=message):
+        model.set_choice(weights, ridge)
+    assert model.choices == before
+    with pytest.raises(RuntimeError, match="set_choice: not fitted yet"):
+        small_model().set_choice({"a": 1}, ridge=0.1)
+
+
+# --- precision
+
+
+def test_float32_leaves_out_ridges_below_its_rounding_error():
+    x = normal(seeded(0), 700, 2)
+    y = x.sum(dim=1)
+    options = {"kernel": "gaussian", "width": 0.1, "standardize": False}
+    ridges = {}
+    for dtype in (torch.float32, F64):
+        model = PatternKernelRidge(["a"], dtype=dtype, **options).fit({"a": x}, y)
+        torch.testing.assert_close(model.predict({"a": x}), y.to(dtype), atol=0.05, rtol=0)
+        ridges[dtype] = model.choices["a",].ridge
+    assert ridges[F64] < 1e-4 < ridges[torch.float32]
+    model = PatternKernelRidge(["a"], dtype=torch.float32, ridge=1e-9, **options)
+    with pytest.raises(ValueError, match=r"not positive definite in torch.float32 with the ridge"):
+        model.fit({"a": x}, y).predict({"a": x})
+
+
+def test_float32_choices_are_the_same_after_loading():
+    x, y, mask = problem()
+    model = PatternKernelRidge(NAMES, dtype=torch.float32).fit(x, y, mask)
+    expected = model(x, mask)
+    other = PatternKernelRidge(NAMES, dtype=torch.float32)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x, mask), expected)
+    assert other.choices == model.choices
