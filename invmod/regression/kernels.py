@@ -10,8 +10,6 @@ A width of 1 is about as wide as the data: the mean of |x - y|^2 / 2 over pairs 
 1 for the Gaussian kernel, and at most 1 for the angle.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple, get_args
 
 import torch.nn.functional as F

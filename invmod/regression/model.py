@@ -84,10 +84,6 @@ class PatternKernelRidge(PatternPredictions):
         dtype: floating dtype of all computations. In float32 the smaller ridges of the grid are
             left out, those below ten times the rounding error :math:`n \epsilon`.
 
-    Attributes:
-        choices: names of the available modalities -> `PatternChoice`, for the patterns met so far.
-        kernels: modality name -> its kernel and width; None for a modality that is constant.
-
     Raises:
         KeyError: a mapping has an unknown modality, or lacks one.
         TypeError, ValueError: an argument is out of range.
