@@ -68,6 +68,12 @@ class HeldOut:
         """Targets of the held-out rows (q, r)."""
         return self.targets if self.validation is None else self.validation
 
+    def weights(self, scored: Tensor) -> Tensor:
+        """Return the weights (s,) of the scored held-out rows; those of validation rows are 1."""
+        if self.validation is None:
+            return self.row_weights[scored]
+        return self.row_weights.new_ones(int(scored.sum()))
+
     def of(self, rows: Tensor) -> HeldOut:
         """Return the same for some of the training rows."""
         return HeldOut(
@@ -142,32 +148,33 @@ def best_fit(
     return best
 
 
-def squares(held_out: HeldOut, predictions: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the squared errors (s,) of the scored rows, and the rows' weights (s,)."""
-    errors = (held_out.answers - predictions)[scored].square().sum(dim=1)
-    weights = torch.ones_like(errors)
-    if held_out.validation is None:
-        weights = held_out.row_weights[scored]
-    # A row that the other rows do not determine has no error.
-    known = ~errors.isnan()
-    return errors[known], weights[known]
+def squares(held_out: HeldOut, predictions: Tensor, scored: Tensor) -> Tensor:
+    """Return the squared errors (s,) of the scored rows; NaN where a prediction is undetermined."""
+    return (held_out.answers - predictions)[scored].square().sum(dim=1)
 
 
 def mean_squares(held_out: HeldOut, predictions: Tensor, scored: Tensor) -> float:
     """Return the weighted mean squared error of the scored rows; NaN if there are none."""
-    errors, weights = squares(held_out, predictions, scored)
-    return float((weights * errors).sum() / weights.sum())
+    errors, weights = squares(held_out, predictions, scored), held_out.weights(scored)
+    known = ~errors.isnan()
+    return float((weights * errors)[known].sum() / weights[known].sum())
 
 
 def is_better(held_out: HeldOut, new: Fit, old: Fit, scored: Tensor) -> bool:
     """Return whether the new fit is better by more than `STANDARD_ERRORS` standard errors."""
-    before, weights = squares(held_out, old.predictions, scored)
-    after, _ = squares(held_out, new.predictions, scored)
-    if len(before) != len(after) or len(before) < 2:
+    gains = squares(held_out, old.predictions, scored) - squares(held_out, new.predictions, scored)
+    gains = held_out.weights(scored) * gains
+    known = ~gains.isnan()
+    if held_out.groups is not None and held_out.validation is None:
+        # The errors in a group are not independent, so a group counts as one observation.
+        numbers = torch.unique(held_out.groups[scored][known], return_inverse=True)[1]
+        sums = gains.new_zeros(int(numbers.max()) + 1 if len(numbers) else 0)
+        gains = sums.index_add(0, numbers, gains[known])
+    else:
+        gains = gains[known]
+    if len(gains) < 2:
         return False
-    gains = weights * (before - after)
-    error = gains.std() / math.sqrt(len(gains))
-    return bool(gains.mean() > STANDARD_ERRORS * error)
+    return bool(gains.mean() > STANDARD_ERRORS * gains.std() / math.sqrt(len(gains)))
 
 
 def stacked_weights(
@@ -188,10 +195,11 @@ def stacked_weights(
     References:
         Breiman, Stacked Regressions, Machine Learning 24, 1996.
     """
-    targets = held_out.answers[scored]
-    centre = targets.mean(dim=0) if held_out.intercept else 0.0
-    columns = torch.stack([(x[scored] - centre).flatten() for x in alone], dim=1)
-    right = (targets - centre).flatten()
+    targets, row_weights = held_out.answers[scored], held_out.weights(scored)
+    centre = row_weights @ targets / row_weights.sum() if held_out.intercept else 0.0
+    roots = row_weights.sqrt()[:, None]
+    columns = torch.stack([(roots * (x[scored] - centre)).flatten() for x in alone], dim=1)
+    right = (roots * (targets - centre)).flatten()
     known = columns.isfinite().all(dim=1)
     columns, right = columns[known], right[known]
     weights = non_negative_least_squares(columns.T @ columns, columns.T @ right)

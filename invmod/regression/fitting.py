@@ -38,17 +38,20 @@ class Units(NamedTuple):
         return torch.where(available[:, None], scaled, 0.0)
 
 
-def fitted_units(x: Tensor, *, standardize: bool) -> Units:
-    """Return the units of observed rows x (n, d), in float64.
+def fitted_units(x: Tensor, row_weights: Tensor, *, standardize: bool) -> Units:
+    """Return the units of observed rows x (n, d) with weights (n,), in float64.
 
-    Scaled rows have the mean square length 1. With `standardize` each entry is divided by its
-    standard deviation as well. An entry that is constant then has an infinite scale, so that it is
-    0 in all rows. If all entries are constant, all scales are infinite.
+    Scaled rows have the weighted mean square length 1. With `standardize` each entry is divided by
+    its standard deviation as well. An entry that is constant then has an infinite scale, so that it
+    is 0 in all rows. If all entries are constant, all scales are infinite.
     """
-    x = x.to(torch.float64)
+    x, shares = x.to(torch.float64), row_weights.to(torch.float64) / row_weights.sum()
+    # The deviation without weights finds the constant entries, and keeps squares from overflowing.
     deviation = standard_deviation(x)
     varies = deviation > 0
-    centre = torch.where(varies, x.mean(dim=0), x[0])
+    centre = torch.where(varies, shares @ x, x[0])
+    relative = torch.where(varies, (x - centre) / deviation, 0.0)
+    deviation = deviation * (shares @ relative.square()).sqrt()
     if not varies.any():
         return Units(centre, torch.full_like(centre, torch.inf))
     if standardize:
@@ -105,7 +108,8 @@ def fit_modality(
         kernel: Kernel | None = candidates[0]
         units = Units(torch.zeros(1), torch.ones(1)).to(x.device, dtype)
     else:
-        units_of = [fitted_units(x[observed], standardize=each) for each in scalings]
+        row_weights = given.held_out.row_weights[observed]
+        units_of = [fitted_units(x[observed], row_weights, standardize=s) for s in scalings]
         kernel, units = _chosen(m, given, candidates, [u.to(x.device, dtype) for u in units_of])
     number = -1 if kernel is None else KERNELS.index(kernel.name)
     rows = {"rows": units.apply(x, observed), "validation_rows": x.new_zeros(0, dtype=dtype)}

@@ -154,8 +154,8 @@ class PatternKernelRidge(PatternPredictions):
             rows: int64 (n,), the training rows; None means all N.
             groups: integers (N,). Rows with the same number are left out together when choices are
                 made, so that rows in clusters do not vouch for each other.
-            row_weights: (N,), above 0. A weight of 2 counts as two equal rows in the regression.
-                Weights n / (C n_c) balance C classes with n_c rows.
+            row_weights: (N,), above 0. A weight of 2 counts as two equal rows that are left out
+                together. Weights n / (C n_c) balance C classes with n_c rows.
             validation: features, targets and mask of rows that choices are made on instead.
 
         Returns:

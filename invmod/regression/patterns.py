@@ -138,7 +138,9 @@ def choose(
                 best, chosen = fit, mixed
     sharpness = None
     if classes:
-        sharpness = fitted_sharpness(best.predictions[scored], held_out.answers[scored])
+        sharpness = fitted_sharpness(
+            best.predictions[scored], held_out.answers[scored], held_out.weights(scored)
+        )
     return PatternChoice(chosen, best.ridge, best.error, sharpness)
 
 

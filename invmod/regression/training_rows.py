@@ -72,7 +72,9 @@ class TrainingRows:
         kernel = self.kernels[m]
         if kernel is None or kernel.name != "precomputed":
             return 1.0
-        return float(self.x[m].diagonal()[self.observed[:, m]].mean())
+        observed = self.observed[:, m]
+        diagonal, weights = self.x[m].diagonal()[observed], self.row_weights[observed]
+        return float(weights @ diagonal / weights.sum())
 
     def kernel_to(
         self,

@@ -199,13 +199,43 @@ def test_a_constant_modality_changes_nothing(kernel):
     assert "none (constant)" in other.summary()
 
 
-def test_a_row_that_occurs_twice_equals_a_weight_of_two():
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_row_that_occurs_twice_equals_a_weight_of_two(classes):
+    """That holds for units, kernels and choices too, if equal rows are left out together."""
+    x, y, mask = problem(30)
+    targets = (y[:, 0] > 0).long() if classes else y
+    counts = torch.randint(1, 4, (30,), generator=seeded(1))
+    repeated = torch.arange(30).repeat_interleave(counts)
+    one = PatternKernelRidge(NAMES).fit(x, targets, mask, row_weights=counts)
+    two = PatternKernelRidge(NAMES).fit(
+        {name: v[repeated] for name, v in x.items()},
+        targets[repeated],
+        mask[repeated],
+        groups=repeated,
+    )
+    torch.testing.assert_close(two(x, mask), one(x, mask), rtol=1e-7, atol=1e-7)
+    assert two.kernels == one.kernels
+    for names, choice in one.choices.items():
+        assert two.choices[names].weights == pytest.approx(choice.weights)
+        assert two.choices[names].ridge == choice.ridge
+        assert two.choices[names].error == pytest.approx(choice.error)
+    if classes:
+        torch.testing.assert_close(
+            two.probabilities(x, mask), one.probabilities(x, mask), rtol=1e-6, atol=1e-6
+        )
+    else:
+        h = two.smoother(x, mask)
+        sums = torch.zeros(30, 30, dtype=F64).index_add(1, repeated, h)
+        torch.testing.assert_close(one.smoother(x, mask), sums, rtol=1e-6, atol=1e-8)
+
+
+def test_a_weight_of_two_holds_for_precomputed_kernels():
     x, y, mask = problem(20)
     twice = torch.cat([torch.arange(20), torch.arange(5)])
     weights = torch.ones(20)
     weights[:5] = 2
-    # Units are means over rows, so the kernels are given.
-    k = {name: kernel_between(Kernel("gaussian", 0.01), v, v) for name, v in x.items()}
+    # A kernel whose diagonal differs between rows, so that the noise of missing cells counts.
+    k = {name: 0.01 * v @ v.T for name, v in x.items()}
     one = small_model(kernel="precomputed").fit(k, y, mask, row_weights=weights)
     two = small_model(kernel="precomputed")
     two.fit({name: v[twice][:, twice] for name, v in k.items()}, y[twice], mask[twice])
