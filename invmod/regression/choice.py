@@ -105,7 +105,7 @@ class HeldOut:
                 predictions = spectrum.predictions(k_validation, ridge)
             else:
                 predictions = self.targets - spectrum.errors(ridge, groups)
-                if self.criterion == "gcv":
+                if self.criterion == "gcv" and groups is None:
                     gcv = float(spectrum.generalised(ridge))
             yield ridge, predictions, gcv
 

@@ -1,4 +1,4 @@
-"""Imputers of modalities as scikit-learn transformers, and the report over fitted estimators.
+"""Imputers and regressions of modalities as scikit-learn estimators, and the report over them.
 
 A modality is a group of columns of a table (N, C): an array, or a data frame of pandas or polars.
 Importing this module imports scikit-learn.
@@ -18,6 +18,10 @@ from invmod.integrations.sklearn.imputers import (
     ModalityRidgeImputer,
     ModalityZeroImputer,
 )
+from invmod.integrations.sklearn.regression import (
+    PatternKernelClassifier,
+    PatternKernelRegressor,
+)
 from invmod.integrations.sklearn.report import estimator_report
 
 __all__ = [
@@ -26,5 +30,7 @@ __all__ = [
     "ModalityPPCAImputer",
     "ModalityRidgeImputer",
     "ModalityZeroImputer",
+    "PatternKernelClassifier",
+    "PatternKernelRegressor",
     "estimator_report",
 ]

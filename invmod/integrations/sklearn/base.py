@@ -1,4 +1,4 @@
-"""Base of the transformers: a table with NaN in, the table with NaN filled out."""
+"""Bases of the estimators: tables with NaN are converted to features with a mask."""
 
 from __future__ import annotations
 
@@ -26,13 +26,8 @@ Partial = Literal["missing", "raise"]
 
 
 # scikit-learn has no types, so for mypy its classes are Any.
-class ModalityImputer(
-    OneToOneFeatureMixin,  # type: ignore[misc]
-    TransformerMixin,  # type: ignore[misc]
-    BaseEstimator,  # type: ignore[misc]
-    metaclass=ABCMeta,
-):
-    """Base: converts between a table with NaN and features with a mask.
+class ModalityEstimator(BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
+    """Base: converts a table with NaN to features with a mask.
 
     scikit-learn reads the parameters of an estimator from the signature of its `__init__`, so each
     subclass writes its own.
@@ -40,6 +35,71 @@ class ModalityImputer(
 
     groups: Groups
     partial: Partial
+
+    def _fit_groups(self, X: NDArray[Any]) -> ColumnGroups:
+        """Return the groups of the columns of a table that `_numbers` checked in `fit`."""
+        check_choice(type(self).__name__, "partial", self.partial, ("missing", "raise"))
+        names = getattr(self, "feature_names_in_", None)
+        return column_groups(
+            type(self).__name__,
+            self.groups,
+            X.shape[1],
+            None if names is None else names.tolist(),
+        )
+
+    def _numbers(self, X: Any, **options: Any) -> Any:
+        """Return a table as an array of floats; name the columns that are not numeric.
+
+        `options` are those of `validate_data`. With the targets `y` among them it returns both.
+        """
+        name = type(self).__name__
+        check_collected(name, "X", X)
+        if dates := columns_of_dates(X):
+            raise TypeError(_not_numeric(name, dates))
+        try:
+            return validate_data(
+                self, X, dtype=FLOAT_DTYPES, ensure_all_finite="allow-nan", **options
+            )
+        except (TypeError, ValueError) as error:
+            # The conversion itself names a value but no column.
+            wrong = columns_without_numbers(X)
+            if not wrong:
+                raise
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"{_not_numeric(name, wrong)} The conversion reported: {error}") from error
+
+    def _features_and_mask(
+        self, X: NDArray[Any], groups: ColumnGroups
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return modality name -> (N, columns of the group), and the mask (N, M)."""
+        features, available = {}, []
+        for name, columns in groups.items():
+            values = X[:, columns]
+            nan = np.isnan(values)
+            some = nan.any(axis=1)
+            part = some & ~nan.all(axis=1)
+            if self.partial == "raise" and part.any():
+                raise ValueError(
+                    f"{type(self).__name__}: {int(part.sum())} rows have NaN in some columns of "
+                    f"{name!r} and values in others, the first is row {int(part.argmax())}. Use "
+                    "partial='missing' to treat the modality as missing there, or split the group."
+                )
+            features[name] = torch.from_numpy(values)
+            available.append(~some)
+        return features, torch.from_numpy(np.stack(available, axis=1))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+class ModalityImputer(
+    OneToOneFeatureMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    ModalityEstimator,
+):
+    """Base of the transformers: a table with NaN in, the table with NaN filled out."""
 
     @abstractmethod
     def _new_imputer(self, groups: ColumnGroups) -> Any:
@@ -61,15 +121,8 @@ class ModalityImputer(
                 fit the table, a modality is missing in all rows, or a row has only a part of a
                 modality and `partial` is ``"raise"``.
         """
-        check_choice(type(self).__name__, "partial", self.partial, ("missing", "raise"))
         X = self._numbers(X)
-        names = getattr(self, "feature_names_in_", None)
-        groups = column_groups(
-            type(self).__name__,
-            self.groups,
-            X.shape[1],
-            None if names is None else names.tolist(),
-        )
+        groups = self._fit_groups(X)
         features, mask = self._features_and_mask(X, groups)
         imputer = self._new_imputer(groups).fit(features, mask)
         # Both are set at the end, so that an error leaves an earlier fit as it is.
@@ -97,47 +150,8 @@ class ModalityImputer(
             X[:, columns] = np.where(np.isnan(values), filled[name].numpy(), values)
         return X  # type: ignore[no-any-return]
 
-    def _numbers(self, X: Any, **options: Any) -> NDArray[Any]:
-        """Return a table as an array of floats; name the columns that are not numeric."""
-        name = type(self).__name__
-        check_collected(name, "X", X)
-        if dates := columns_of_dates(X):
-            raise TypeError(_not_numeric(name, dates))
-        try:
-            return validate_data(  # type: ignore[no-any-return]
-                self, X, dtype=FLOAT_DTYPES, ensure_all_finite="allow-nan", **options
-            )
-        except (TypeError, ValueError) as error:
-            # The conversion itself names a value but no column.
-            wrong = columns_without_numbers(X)
-            if not wrong:
-                raise
-            kind = ValueError if isinstance(error, ValueError) else TypeError
-            raise kind(f"{_not_numeric(name, wrong)} The conversion reported: {error}") from error
-
-    def _features_and_mask(
-        self, X: NDArray[Any], groups: ColumnGroups
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return modality name -> (N, columns of the group), and the mask (N, M)."""
-        features, available = {}, []
-        for name, columns in groups.items():
-            values = X[:, columns]
-            nan = np.isnan(values)
-            some = nan.any(axis=1)
-            part = some & ~nan.all(axis=1)
-            if self.partial == "raise" and part.any():
-                raise ValueError(
-                    f"{type(self).__name__}: {int(part.sum())} rows have NaN in some columns of "
-                    f"{name!r} and values in others, the first is row {int(part.argmax())}. Use "
-                    "partial='missing' to fill these NaN, or split the group."
-                )
-            features[name] = torch.from_numpy(values)
-            available.append(~some)
-        return features, torch.from_numpy(np.stack(available, axis=1))
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
