@@ -128,9 +128,22 @@ def check_targets(function: str, targets: Tensor, num_rows: int) -> None:
         )
 
 
-def classes_of(targets: Tensor) -> Tensor:
-    """Return the classes (C,) in ascending order; none for floating-point targets."""
-    return targets[:0].long() if targets.is_floating_point() else torch.unique(targets)
+def classes_of(function: str, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the classes (C,) in ascending order; none for floating-point targets.
+
+    Raises:
+        ValueError: the dtype, in which the state keeps the classes, cannot tell them apart.
+    """
+    if targets.is_floating_point():
+        return targets[:0].long()
+    classes = torch.unique(targets).long()
+    if not torch.equal(classes.to(dtype).long(), classes):
+        raise ValueError(
+            f"{function}: `targets` has classes up to {int(classes.abs().max()):,}, which are not "
+            f"exact in {dtype}. Number them from 0, for example with `torch.unique(targets, "
+            "return_inverse=True)`."
+        )
+    return classes
 
 
 def answers(targets: Tensor, classes: Tensor, dtype: torch.dtype) -> Tensor:

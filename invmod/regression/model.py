@@ -182,7 +182,7 @@ class PatternKernelRidge(PatternPredictions):
             validated, _ = self._given_rows(
                 f"{function}: `validation`", *validation, None, needed=False
             )
-        classes = arguments.classes_of(table.targets)
+        classes = arguments.classes_of(function, table.targets, self.dtype)
         dtype, device = self.dtype, numbers.device
         held_out = HeldOut(
             arguments.answers(table.targets, classes, dtype),

@@ -63,8 +63,10 @@ class TrainingRows:
         parts = [self.x[m][rows] for m in range(len(self.x))]
         k = self.kernel_to(pattern, weights, rows, parts, self.observed[rows])
         noise = k.new_zeros(len(rows))
+        # Bools times a number would be float32.
+        missing = (~self.observed[rows]).to(k)
         for m, weight in zip(pattern, weights, strict=True):
-            noise += weight * self._mean_diagonal(m) * ~self.observed[rows, m]
+            noise += weight * self._mean_diagonal(m) * missing[:, m]
         k.diagonal().add_(noise / self.row_weights[rows])
         return k
 
