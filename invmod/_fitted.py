@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from invmod._checks import (
     check_feature,
@@ -23,6 +24,24 @@ from invmod.missingness.masks import MaskLike, mask_columns
 
 class FittedModule(FittedState):
     """A module that is fitted on rows: a state, its files, and checks of features and masks."""
+
+    # Whether the state keeps its dtype when the model that contains the module is cast.
+    _keeps_dtype: ClassVar[bool] = False
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Cast the state and move it to another device, or only move it."""
+        if not self._keeps_dtype:
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        # Apply `fn` to an empty tensor to learn the device that it moves to, and ignore its dtype.
+        super()._apply(lambda t: t.to(fn(t.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
+        self._state_changed()
+        return self
+
+    def _check_fitted(self, function: str) -> None:
+        """Raise unless the module is fitted."""
+        if getattr(self, self._state_names()[0]) is None:
+            raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
 
     def save(self, path: str | Path) -> None:
         """Write the fitted state as a safetensors file.

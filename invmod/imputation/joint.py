@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -24,6 +24,8 @@ class TableImputer(Imputer):
     cells. The centre of an entry is its mean over the observed training rows. Its scale is their
     standard deviation, or 1 without `standardize` and for a constant entry.
     """
+
+    _keeps_dtype = True  # float64
 
     # --- methods of the subclasses
 
@@ -72,13 +74,6 @@ class TableImputer(Imputer):
                 filled[name] = torch.where(available, x, fill.to(x.device, x.dtype))
         return filled, torch.ones_like(columns)
 
-    @override
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move to another device; the fitted state stays in float64 if the model is cast."""
-        # Apply `fn` to an empty tensor to learn the device that it moves to, and ignore its dtype.
-        super()._apply(lambda t: t.to(fn(t.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
-        return self
-
     # --- the table (N, D)
 
     @override
@@ -87,11 +82,6 @@ class TableImputer(Imputer):
         return [
             f"{kind}_{index}" for kind in ("centre", "scale") for index in indices
         ] + self._model_state_names()
-
-    def _check_fitted(self, function: str) -> None:
-        """Raise unless the imputer is fitted."""
-        if getattr(self, self._state_names()[0]) is None:
-            raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
 
     def _set_fitted(
         self, centres: Sequence[Tensor], scales: Sequence[Tensor], model: Mapping[str, Tensor]

@@ -15,6 +15,8 @@ from invmod.regression.kernels import KERNELS, Kernel, KernelName
 Auto = Literal["auto"]
 Value = TypeVar("Value")
 FUNCTION = "PatternKernelRidge"
+CURVED: tuple[KernelName, ...] = ("gaussian", "angle")  # The kernels that have a width.
+MAX_ROWS = 20_000  # A kernel of this size takes 3.2 GB in float64, and three are held at once.
 # Widths that are compared where the width of a modality is "auto".
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -36,30 +38,21 @@ def candidate_kernels(
     width: float | Auto | Mapping[str, float | Auto],
     modalities: tuple[str, ...],
 ) -> list[list[Kernel]]:
-    """Return the kernels of each modality that are compared; a single one is given.
+    """Return the kernels of each modality that are compared; a single one is not a choice.
 
     Raises:
         KeyError: a mapping has an unknown modality, or lacks one.
         ValueError: a kernel is unknown, or a width is not a finite number above 0.
     """
-    kernels, widths = (
-        by_modality("kernel", kernel, modalities),
-        by_modality("width", width, modalities),
-    )
+    kernels = by_modality("kernel", kernel, modalities)
+    widths = by_modality("width", width, modalities)
     candidates = []
     for name in modalities:
-        check_choice(FUNCTION, "kernel", kernels[name], ("auto", *KERNELS))
-        given = widths[name]
-        sizes = WIDTHS if given == "auto" else (checked_positive(FUNCTION, "width", given),)
-        curved: tuple[KernelName, ...] = ("gaussian", "angle")
-        kinds = ("linear", *curved) if kernels[name] == "auto" else (kernels[name],)
-        candidates.append(
-            [
-                Kernel(kind, size)  # type: ignore[arg-type]
-                for kind in kinds
-                for size in (sizes if kind in curved else (0.0,))
-            ]
-        )
+        kind, size = kernels[name], widths[name]
+        check_choice(FUNCTION, "kernel", kind, ("auto", *KERNELS))
+        sizes = WIDTHS if size == "auto" else (checked_positive(FUNCTION, "width", size),)
+        kinds: tuple[KernelName, ...] = ("linear", *CURVED) if kind == "auto" else (kind,)  # type: ignore[assignment]
+        candidates.append([Kernel(k, g) for k in kinds for g in (sizes if k in CURVED else (0.0,))])
     return candidates
 
 
@@ -74,10 +67,10 @@ def checked_positive(function: str, argument: str, value: object) -> float:
     return float(value)
 
 
-def given_weights(
+def fixed_weights(
     weights: Literal["auto", "equal"] | Mapping[str, float], modalities: tuple[str, ...]
 ) -> tuple[float, ...] | None:
-    """Return the weights (M,) if they are given or equal, else None.
+    """Return the weights (M,) if they are equal or a mapping; None if they are to be chosen.
 
     Raises:
         KeyError: a modality is unknown or absent.
@@ -114,6 +107,15 @@ def checked_weights(
     return values
 
 
+def check_num_rows(function: str, num_rows: int) -> None:
+    """Raise if a kernel of the training rows does not fit in memory."""
+    if num_rows > MAX_ROWS:
+        raise ValueError(
+            f"{function}: a kernel of {num_rows:,} training rows does not fit; at most "
+            f"{MAX_ROWS:,} are possible. Choose some of the rows with `rows`."
+        )
+
+
 def check_targets(function: str, targets: Tensor, num_rows: int) -> None:
     """Raise unless the targets are numbers (N,) or (N, r), or classes (N,)."""
     check_tensor(function, "targets", targets)
@@ -136,7 +138,7 @@ def classes_of(function: str, targets: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if targets.is_floating_point():
         return targets[:0].long()
-    classes = torch.unique(targets).long()
+    classes: Tensor = torch.unique(targets).long()
     if not torch.equal(classes.to(dtype).long(), classes):
         raise ValueError(
             f"{function}: `targets` has classes up to {int(classes.abs().max()):,}, which are not "
@@ -159,8 +161,8 @@ def check_observed(function: str, name: str, x: Tensor, rows: Tensor, *, needed:
         raise TypeError(f"{function}: the feature of {name!r} must be real, got {x.dtype}.")
     if needed and not len(rows):
         raise ValueError(
-            f"{function}: modality {name!r} is observed in none of the given rows, so it cannot be "
-            "fitted. Give rows that have it, or leave the modality out."
+            f"{function}: modality {name!r} is observed in none of the training rows, so it cannot "
+            "be fitted. Give rows that have it, or leave the modality out."
         )
     if x.is_floating_point() and not x[rows].isfinite().all():
         raise ValueError(

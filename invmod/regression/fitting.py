@@ -73,7 +73,7 @@ class Table(NamedTuple):
     targets: Tensor
 
 
-class Choices(NamedTuple):
+class ComparedRows(NamedTuple):
     """The rows on which kernels are compared, and the ridges to choose from.
 
     Attributes:
@@ -92,29 +92,29 @@ class Choices(NamedTuple):
 
 
 def fit_modality(
-    m: int, given: Choices, candidates: Sequence[Kernel], scalings: Sequence[bool]
+    m: int, compared: ComparedRows, candidates: Sequence[Kernel], scalings: Sequence[bool]
 ) -> dict[str, Tensor]:
     """Return the state of modality number m, with the scaling and the kernel that were chosen.
 
     Arguments:
         m: position of the modality.
-        given: the rows.
+        compared: the rows, and the ridges.
         candidates: kernels to choose from.
         scalings: values of `standardize` to choose from.
     """
-    x, observed = given.table.x[m], given.table.observed[:, m]
-    dtype = given.held_out.targets.dtype
+    x, observed = compared.table.x[m], compared.table.observed[:, m]
+    dtype = compared.held_out.targets.dtype
     if candidates[0].name == "precomputed":
         kernel: Kernel | None = candidates[0]
         units = Units(torch.zeros(1), torch.ones(1)).to(x.device, dtype)
     else:
-        row_weights = given.held_out.row_weights[observed]
+        row_weights = compared.held_out.row_weights[observed]
         units_of = [fitted_units(x[observed], row_weights, standardize=s) for s in scalings]
-        kernel, units = _chosen(m, given, candidates, [u.to(x.device, dtype) for u in units_of])
+        kernel, units = _chosen(m, compared, candidates, [u.to(x.device, dtype) for u in units_of])
     number = -1 if kernel is None else KERNELS.index(kernel.name)
     rows = {"rows": units.apply(x, observed), "validation_rows": x.new_zeros(0, dtype=dtype)}
-    if given.validation is not None:
-        rows["validation_rows"] = _validation_rows(m, given.validation, units)
+    if compared.validation is not None:
+        rows["validation_rows"] = _validation_rows(m, compared.validation, units)
     width = 0.0 if kernel is None else kernel.width
     state = {"centre": units.centre, "scale": units.scale, **rows}
     state["kernel"] = torch.tensor([number, width], dtype=dtype, device=x.device)
@@ -122,46 +122,46 @@ def fit_modality(
 
 
 def _chosen(
-    m: int, given: Choices, candidates: Sequence[Kernel], scalings: Sequence[Units]
+    m: int, compared: ComparedRows, candidates: Sequence[Kernel], scalings: Sequence[Units]
 ) -> tuple[Kernel | None, Units]:
     """Choose by the error of the regression on one modality alone; the first of equal ones."""
     if scalings[0].constant:
         return None, scalings[0]
     if len(candidates) * len(scalings) == 1:
         return candidates[0], scalings[0]
-    compared = _compared_rows(m, given)
+    rows_and_scored = _rows_and_scored(m, compared)
     # Kernels without a width and those of a middle width come first, under all scalings. The other
     # widths are compared for the best of these only.
     first = [kernel for kernel in candidates if kernel.width in (0.0, MIDDLE_WIDTH)] or candidates
     pairs = [(kernel, units) for units in scalings for kernel in first]
-    errors = [_error(m, given, *pair, *compared) for pair in pairs]
+    errors = [_error(m, compared, *pair, *rows_and_scored) for pair in pairs]
     kernel, units = pairs[_smallest(errors)]
     others = [each for each in candidates if each.name == kernel.name and each not in first]
-    errors = [min(errors), *(_error(m, given, each, units, *compared) for each in others)]
+    errors = [min(errors), *(_error(m, compared, each, units, *rows_and_scored) for each in others)]
     return [kernel, *others][_smallest(errors)], units
 
 
-def _compared_rows(m: int, given: Choices) -> tuple[Tensor, Tensor]:
+def _rows_and_scored(m: int, compared: ComparedRows) -> tuple[Tensor, Tensor]:
     """Return the sampled training rows that have a modality, and which held-out rows have it."""
-    with_it = given.table.observed[:, m].nonzero()[:, 0]
-    rows = with_it[torch.isin(with_it, given.sample)]
-    rows = rows if len(rows) else with_it[: len(given.sample)]
-    if given.validation is not None:
-        return rows, given.validation.observed[:, m]
+    with_it = compared.table.observed[:, m].nonzero()[:, 0]
+    rows = with_it[torch.isin(with_it, compared.sample)]
+    rows = rows if len(rows) else with_it[: len(compared.sample)]
+    if compared.validation is not None:
+        return rows, compared.validation.observed[:, m]
     return rows, torch.ones_like(rows, dtype=torch.bool)
 
 
 def _error(
-    m: int, given: Choices, kernel: Kernel, units: Units, rows: Tensor, scored: Tensor
+    m: int, compared: ComparedRows, kernel: Kernel, units: Units, rows: Tensor, scored: Tensor
 ) -> float:
     """Return the error of the regression on one modality alone, with the best ridge."""
-    x = units.apply(given.table.x[m][rows], torch.ones_like(rows, dtype=torch.bool))
+    x = units.apply(compared.table.x[m][rows], torch.ones_like(rows, dtype=torch.bool))
     k_validation = None
-    if given.validation is not None:
-        y = _validation_rows(m, given.validation, units)
+    if compared.validation is not None:
+        y = _validation_rows(m, compared.validation, units)
         k_validation = kernel_between(kernel, y, x)
     k = kernel_between(kernel, x, x)
-    error = best_fit(given.held_out.of(rows), k, k_validation, scored, given.ridges).error
+    error = best_fit(compared.held_out.of(rows), k, k_validation, scored, compared.ridges).error
     return math.inf if math.isnan(error) else error
 
 

@@ -15,13 +15,11 @@ from invmod.missingness.masks import MaskLike
 from invmod.regression import arguments
 from invmod.regression.arguments import Auto
 from invmod.regression.choice import RIDGES, Criterion, HeldOut, accurate_ridges
-from invmod.regression.fitting import Choices, Table, fit_modality, flat_rows
+from invmod.regression.fitting import ComparedRows, Table, fit_modality, flat_rows
 from invmod.regression.kernels import KernelName
 from invmod.regression.predictions import PatternPredictions
 from invmod.regression.state import sampled_rows
 from invmod.regression.training_rows import ROW_RULES, RowRule
-
-MAX_ROWS = 20_000  # A kernel of this size takes 3.2 GB in float64, and three are held at once.
 
 
 class PatternKernelRidge(PatternPredictions):
@@ -117,7 +115,7 @@ class PatternKernelRidge(PatternPredictions):
     ) -> None:
         super().__init__(modalities)
         self._candidates = arguments.candidate_kernels(kernel, width, self.modalities)
-        self._weights = arguments.given_weights(weights, self.modalities)
+        self._weights = arguments.fixed_weights(weights, self.modalities)
         self._ridges = (
             RIDGES
             if ridge == "auto"
@@ -144,7 +142,7 @@ class PatternKernelRidge(PatternPredictions):
         row_weights: Tensor | None = None,
         validation: tuple[Mapping[str, Tensor | None], Tensor, MaskLike | None] | None = None,
     ) -> Self:
-        """Fit on the given rows only. If an error is raised, the model is left as it was.
+        """Fit on the training rows only. If an error is raised, the model is left as it was.
 
         Arguments:
             features: modality name -> (N, ...). The content of masked cells is never read.
@@ -169,51 +167,55 @@ class PatternKernelRidge(PatternPredictions):
         function = f"{type(self).__name__}.fit"
         if rows is not None and any(each[0].name == "precomputed" for each in self._candidates):
             raise ValueError(f"{function}: `rows` cannot be given with a precomputed kernel.")
-        table, numbers = self._given_rows(function, features, targets, mask, rows, needed=True)
-        if len(numbers) > MAX_ROWS:
-            raise ValueError(
-                f"{function}: a kernel of {len(numbers):,} training rows does not fit; at most "
-                f"{MAX_ROWS:,} are possible. Choose some of the rows with `rows`."
-            )
-        weights = arguments.checked_row_weights(function, row_weights, targets)
-        group = arguments.group_numbers(function, groups, targets)
+        table, numbers = self._checked_table(
+            function, features, targets, mask, rows, all_needed=True
+        )
+        arguments.check_num_rows(function, len(numbers))
+        row_weights = arguments.checked_row_weights(function, row_weights, targets)
+        groups = arguments.group_numbers(function, groups, targets)
         validated: Table | None = None
         if validation is not None:
-            validated, _ = self._given_rows(
-                f"{function}: `validation`", *validation, None, needed=False
+            validated, _ = self._checked_table(
+                f"{function}: `validation`", *validation, None, all_needed=False
             )
-        classes = arguments.classes_of(function, table.targets, self.dtype)
         dtype, device = self.dtype, numbers.device
+        classes = arguments.classes_of(function, table.targets, dtype)
         held_out = HeldOut(
             arguments.answers(table.targets, classes, dtype),
-            weights[numbers].to(device, dtype),
-            None if group is None else group.to(device)[numbers],
+            row_weights.to(device, dtype)[numbers],
+            None if groups is None else groups.to(device)[numbers],
             None if validated is None else arguments.answers(validated.targets, classes, dtype),
             self.intercept,
             self.criterion,
         )
-        sample = sampled_rows(len(numbers), numbers.device)
         ridges = accurate_ridges(self._ridges, len(numbers), dtype)
-        given = Choices(table, validated, held_out, sample, ridges)
-        state: dict[str, Tensor] = {}
+        compared = ComparedRows(
+            table, validated, held_out, sampled_rows(len(numbers), device), ridges
+        )
+        state = self._shared_state(compared, classes)
         with torch.no_grad(), without_autocast(table.observed):
             for m, candidates in enumerate(self._candidates):
-                state |= fit_modality(m, given, candidates, self._scalings)
-        none = torch.zeros(0, dtype=dtype, device=device)
-        state |= {
+                state |= fit_modality(m, compared, candidates, self._scalings)
+        self._set_state(state)
+        return self
+
+    def _shared_state(self, compared: ComparedRows, classes: Tensor) -> dict[str, Tensor]:
+        """Return the part of the state that does not belong to one modality."""
+        table, validation, held_out = compared.table, compared.validation, compared.held_out
+        dtype = self.dtype
+        none = held_out.targets.new_zeros(0)
+        return {
             "observed": table.observed.to(dtype),
             "targets": table.targets.to(dtype),
             "row_weights": held_out.row_weights,
             "groups": none if held_out.groups is None else held_out.groups.to(dtype),
             "classes": classes.to(dtype),
-            "validation_observed": none if validated is None else validated.observed.to(dtype),
-            "validation_targets": none if validated is None else validated.targets.to(dtype),
+            "validation_observed": none if validation is None else validation.observed.to(dtype),
+            "validation_targets": none if validation is None else validation.targets.to(dtype),
             "options": none.new_zeros(0, 2 * len(self.modalities) + 3),
         }
-        self._set_state(state)
-        return self
 
-    def _given_rows(
+    def _checked_table(
         self,
         function: str,
         features: Mapping[str, Tensor | None],
@@ -221,30 +223,28 @@ class PatternKernelRidge(PatternPredictions):
         mask: MaskLike | None,
         rows: Tensor | None,
         *,
-        needed: bool,
+        all_needed: bool,
     ) -> tuple[Table, Tensor]:
-        """Check rows with targets; return those that are chosen, and their numbers (n,).
+        """Check rows with targets; return the chosen ones, and their numbers (n,).
 
-        With `needed` every modality must be given, and observed in one of the rows.
+        With `all_needed` every modality must be present, and observed in one of the rows.
         """
         if mask is None:
             mask = mask_from_features(features, self.modalities)
-        observed_rows = self._observed_rows(function, features, mask, rows, all_needed=needed)
-        given = [x for x in features.values() if x is not None]
-        num_rows, device = given[0].shape[0], given[0].device
+        observed_rows = self._observed_rows(function, features, mask, rows, all_needed=all_needed)
+        present = next(x for x in features.values() if x is not None)
+        num_rows, device = present.shape[0], present.device
         arguments.check_targets(function, targets, num_rows)
         numbers = checked_rows(function, rows, num_rows, device)
-        x, observed = (
-            [],
-            torch.zeros(num_rows, len(self.modalities), dtype=torch.bool, device=device),
-        )
+        x = []
+        observed = torch.zeros(num_rows, len(self.modalities), dtype=torch.bool, device=device)
         for m, (name, at) in enumerate(zip(self.modalities, observed_rows, strict=True)):
             values = features.get(name)
             if values is None:
                 # Only a validation set may lack a modality.
                 x.append(torch.zeros(len(numbers), 0, device=device))
                 continue
-            arguments.check_observed(function, name, values, at, needed=needed)
+            arguments.check_observed(function, name, values, at, needed=all_needed)
             observed[at, m] = True
             x.append(flat_rows(values)[numbers])
         chosen = targets.to(device)[numbers]

@@ -134,37 +134,33 @@ class PatternPredictions(PatternRegressions):
     def probabilities(
         self, features: Mapping[str, Tensor | None], mask: MaskLike | None = None
     ) -> Tensor:
-        r"""Return probabilities of classes (N, C), in the order of `classes`.
+        r"""Return probabilities (N, C) of the classes, in ascending order of the classes.
 
         .. math:: \pi_c = \frac{e^{s_p f_c}}{\sum_{c'} e^{s_p f_{c'}}}
 
         where f are the values of `forward`, and the factor :math:`s_p` of each pattern minimises
         the log loss of held-out rows (temperature scaling). A row without any modality has the
-        shares of the classes in the training rows.
+        shares of the classes in the training rows, or 1 / C without an intercept.
 
         Raises:
             TypeError: the targets of `fit` were no classes.
             ValueError: a row has NaN or an infinity in an available cell.
         """
-        if not len(self.get_buffer("classes")):
+        self._check_fitted(f"{type(self).__name__}.probabilities")
+        num_classes = len(self.get_buffer("classes"))
+        if not num_classes:
             raise TypeError(
                 f"{type(self).__name__}.probabilities: the targets were floating point, which have "
                 "no probabilities. Fit with classes, integers or bools."
             )
-        _, observed = self._scaled_rows(type(self).__name__, features, mask)
-        values: Tensor = self(features, mask)
-        self._check_known(values)
-        for available, rows in rows_by_pattern(observed).items():
-            sharpness = self._solution(available).choice.sharpness
-            if sharpness is not None:
-                values[rows] = (sharpness * values[rows]).softmax(dim=1)
-        return values
+        probabilities = self._by_pattern(features, mask, num_classes, Solution.probabilities)
+        self._check_known(probabilities)
+        return probabilities
 
     def _scaled_rows(
         self, function: str, features: Mapping[str, Tensor | None], mask: MaskLike | None
     ) -> tuple[list[Tensor], Tensor]:
         """Return centred and scaled rows (N, d_m) of each modality, and the mask (N, M)."""
-        self._check_fitted(function)
         if mask is None:
             mask = mask_from_features(features, self.modalities)
         num_rows = self._check_features(function, features, mask)

@@ -103,6 +103,14 @@ class Solution:
         alpha, b = self._coefficients
         return k @ alpha + b
 
+    def probabilities(self, k: Tensor) -> Tensor:
+        """Return the softmax of the predictions, if these are the scores of classes (N, C)."""
+        values = self.values(k)
+        if self.choice.sharpness is not None:
+            return (self.choice.sharpness * values).softmax(dim=1)
+        # Without modalities the values are the shares of the classes, or 0 without an intercept.
+        return values if self.intercept else values.softmax(dim=1)
+
     def smoother(self, k: Tensor) -> Tensor:
         """Return H (N, n) on all training rows, with 0 for rows that the pattern does not use."""
         h = k.new_zeros(len(k), len(self.training.targets))

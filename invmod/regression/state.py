@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +41,8 @@ class PatternState(FittedModule):
     patterns its modalities, their weights, the ridge, the error and the sharpness.
     """
 
+    _keeps_dtype = True
+
     rows: RowRule
     intercept: bool
     criterion: Criterion
@@ -56,18 +57,6 @@ class PatternState(FittedModule):
     def _state_changed(self, loaded: Sequence[str] = ()) -> None:
         self.__dict__.pop("_comparison", None)
         self.__dict__.pop("_training", None)
-
-    @override
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move to another device; the fitted state keeps its dtype if the model is cast."""
-        # Apply `fn` to an empty tensor to learn the device that it moves to, and ignore its dtype.
-        super()._apply(lambda t: t.to(fn(t.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
-        self._state_changed()
-        return self
-
-    def _check_fitted(self, function: str) -> None:
-        if getattr(self, "targets", None) is None:
-            raise RuntimeError(f"{function}: not fitted yet. Call `fit` with training rows first.")
 
     def _per_modality(self, kind: str) -> list[Tensor]:
         return [self.get_buffer(f"{kind}_{index}") for index in range(len(self.modalities))]

@@ -437,6 +437,10 @@ def test_classes_are_those_of_the_targets(labels):
     nothing = torch.zeros(90, 2, dtype=torch.bool)
     shares = (labels.sort().values == labels[index][:, None]).double().mean(dim=0)
     torch.testing.assert_close(model.probabilities(x, nothing), shares.expand(90, -1))
+    uniform = PatternKernelRidge(["a", "b"], intercept=False).fit(x, labels[index])
+    torch.testing.assert_close(
+        uniform.probabilities(x, nothing), torch.full_like(probabilities, 1 / len(labels))
+    )
 
 
 def test_probabilities_are_calibrated_in_each_pattern():
