@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from invmod._checks import check_known, checked_rows
 from invmod._precision import without_autocast
 from invmod.missingness import mask_from_features, rows_by_pattern
 from invmod.missingness.masks import MaskLike
@@ -44,7 +45,11 @@ class PatternPredictions(PatternRegressions):
         return self._by_pattern(features, mask, width, Solution.values)
 
     def smoother(
-        self, features: Mapping[str, Tensor | None], mask: MaskLike | None = None
+        self,
+        features: Mapping[str, Tensor | None],
+        mask: MaskLike | None = None,
+        *,
+        pattern: Sequence[str] | None = None,
     ) -> Tensor:
         r"""Return the matrix H of the linear smoother: the weight of each training row.
 
@@ -56,11 +61,14 @@ class PatternPredictions(PatternRegressions):
         beyond the choice of options, so it can be applied to others, as wide as may be.
 
         Cost: :math:`n^3/3` operations for the first call with a pattern and :math:`2 n^2` for each
-        row. The Cholesky factor (n, n) of each pattern is kept, as `forward` does not, until the
-        next `fit`; copies and pickles are made without it.
+        row. The Cholesky factors (n, n) of the last 8 patterns are kept, as `forward` does not,
+        until the next `fit`; copies and pickles are made without them.
 
         Arguments:
             features, mask: as in `forward`.
+            pattern: names of the modalities whose regression is used for all rows; a modality of
+                the pattern that a row lacks adds 0 to its kernel. None: each row has the
+                regression of its own modalities.
 
         Returns:
             (N, n), in the dtype of the model, with gradients with respect to the features. The
@@ -82,7 +90,88 @@ class PatternPredictions(PatternRegressions):
                     [0.2500, 0.2500, 0.2500, 0.2500]], dtype=torch.float64)
         """
         self._check_fitted(f"{type(self).__name__}.smoother")
-        return self._by_pattern(features, mask, len(self._training.targets), Solution.smoother)
+        width = len(self._training.targets)
+        return self._by_pattern(features, mask, width, Solution.smoother, pattern)
+
+    def kernel_matrix(
+        self,
+        features: Mapping[str, Tensor | None],
+        mask: MaskLike | None = None,
+        *,
+        pattern: Sequence[str] | None = None,
+    ) -> Tensor:
+        r"""Return the kernel :math:`k_p` between rows and the training rows.
+
+        Arguments:
+            features, mask, pattern: as in `smoother`.
+
+        Returns:
+            (N, n), in the dtype of the model. The column of a training row that the pattern does
+            not use is 0.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            KeyError, TypeError, ValueError: as in `fit`.
+
+        Example:
+            >>> from invmod import PatternKernelRidge
+            >>> x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+            >>> model = PatternKernelRidge(["a"], kernel="linear", ridge=1.0).fit({"a": x}, x[:, 0])
+            >>> model.kernel_matrix({"a": torch.tensor([[3.0]])})
+            tensor([[-3.,  3.]], dtype=torch.float64)
+        """
+        self._check_fitted(f"{type(self).__name__}.kernel_matrix")
+        width = len(self._training.targets)
+        return self._by_pattern(features, mask, width, Solution.spread, pattern)
+
+    @torch.no_grad()
+    def leave_one_out_smoother(
+        self, modalities: Sequence[str], rows: Tensor | None = None
+    ) -> Tensor:
+        r"""Return the weights of the other training rows in each one's leave-one-out prediction.
+
+        .. math:: f^{(-i)}(x_i) = \sum_j H_{ij} \, y_j, \qquad
+            H_{ij} = -C_{ij} / C_{ii} \; (j \ne i), \qquad H_{ii} = 0
+
+        where :math:`f^{(-i)}` is the regression that is fitted without row i, C is
+        :math:`Q - Q 1 1' Q / (1' Q 1)` with :math:`Q = (K + l W^{-1})^{-1}`, and Q itself without
+        an intercept. As for `smoother`, the targets need not be those of `fit`. The options of the
+        pattern were chosen with row i.
+
+        Cost: :math:`n^3` operations and two matrices (n, n).
+
+        Arguments:
+            modalities: names of the modalities of the pattern.
+            rows: int64 (s,), positions of the training rows that are used, without repetition;
+                None means all n.
+
+        Returns:
+            (s, s). Rows and columns of training rows that the pattern does not use are 0. A row
+            that the others do not determine has NaN.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            KeyError: a modality is unknown.
+            TypeError, ValueError: `rows` are no positions of training rows.
+
+        Example:
+            >>> from invmod import PatternKernelRidge
+            >>> x = torch.tensor([[0.0], [0.0], [3.0]], dtype=torch.float64)
+            >>> model = PatternKernelRidge(["a"], kernel="angle", ridge=1e-9).fit({"a": x}, x[:, 0])
+            >>> model.leave_one_out_smoother(["a"])[0].round(decimals=4)
+            tensor([0., 1., 0.], dtype=torch.float64)
+        """
+        function = f"{type(self).__name__}.leave_one_out_smoother"
+        self._check_fitted(function)
+        solution = self._solution(self._flags(function, modalities))
+        num_rows, device = len(self._training.targets), self.get_buffer("targets").device
+        chosen = checked_rows(function, rows, num_rows, device)
+        return solution.leave_one_out(chosen)
+
+    def _flags(self, function: str, modalities: Sequence[str]) -> list[bool]:
+        """Return which modalities (M,) are named; raise for unknown names."""
+        check_known(function, "modalities", modalities, self.modalities)
+        return [name in modalities for name in self.modalities]
 
     def _by_pattern(
         self,
@@ -90,12 +179,18 @@ class PatternPredictions(PatternRegressions):
         mask: MaskLike | None,
         width: int,
         apply: Callable[[Solution, Tensor], Tensor],
+        pattern: Sequence[str] | None = None,
     ) -> Tensor:
         """Return (N, width): `apply` to the kernel (N_p, n_p) of the rows of each pattern."""
-        x, observed = self._scaled_rows(type(self).__name__, features, mask)
+        function = type(self).__name__
+        x, observed = self._scaled_rows(function, features, mask)
         values, order = [x[0].new_empty(0, width)], [x[0].new_empty(0, dtype=torch.int64)]
         with without_autocast(observed):
-            for available, rows in rows_by_pattern(observed).items():
+            groups = rows_by_pattern(observed)
+            if pattern is not None:
+                every_row = torch.arange(len(observed), device=observed.device)
+                groups = {tuple(self._flags(function, pattern)): every_row}
+            for available, rows in groups.items():
                 solution = self._solution(available)
                 for block in torch.split(rows, BLOCK):
                     k = self._training.kernel_to(

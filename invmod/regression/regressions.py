@@ -21,6 +21,8 @@ from invmod.regression.solving import Solution
 from invmod.regression.state import PatternState
 from invmod.regression.training_rows import Pattern
 
+MAX_FACTORS = 8  # Number of patterns that keep a Cholesky factor.
+
 
 class PatternRegressions(PatternState):
     """The regressions of all patterns, each of them made when it is first needed."""
@@ -122,7 +124,13 @@ class PatternRegressions(PatternState):
         if pattern not in self._solutions:
             with torch.no_grad(), without_autocast(self.get_buffer("targets")):
                 self._solutions[pattern] = self._new_solution(pattern)
-        return self._solutions[pattern]
+        # The last pattern is the most recent one. Of the patterns before it, the oldest lose their
+        # factors, each of which is as large as a kernel.
+        solution = self._solutions[pattern] = self._solutions.pop(pattern)
+        with_factor = [each for each in self._solutions.values() if each.has_factor]
+        for each in with_factor[:-MAX_FACTORS]:
+            each.drop_factor()
+        return solution
 
     def _varying(self, modalities: Sequence[int]) -> Pattern:
         """Return the positions of the modalities that are not constant."""

@@ -63,6 +63,17 @@ class Factor:
             return h
         return h + (1 - h.sum(dim=1, keepdim=True)) * self.shares
 
+    def leave_one_out(self) -> Tensor:
+        """Return H (n, n) with the leave-one-out predictions H Y: -C_ij / C_ii, diagonal 0."""
+        c = torch.cholesky_inverse(self.root)
+        if self.shares is not None:
+            sums = c.sum(dim=1)
+            # With a single row C is 0, and its error is undetermined: NaN.
+            c -= torch.outer(sums, sums / sums.sum())
+        h = c.div_(-c.diagonal().clone()[:, None])
+        h.fill_diagonal_(0.0 if len(h) > 1 or self.shares is None else torch.nan)
+        return h
+
 
 class Solution:
     """The regression of one pattern. Coefficients and factor are computed when first needed.
@@ -96,6 +107,15 @@ class Solution:
         """Return the attributes for a copy or a pickle, without the factor (n_p, n_p)."""
         return {**self.__dict__, "_factor": None}
 
+    @property
+    def has_factor(self) -> bool:
+        """Whether the factor (n_p, n_p) is in memory."""
+        return self._factor is not None
+
+    def drop_factor(self) -> None:
+        """Free the factor, which is computed again when it is needed."""
+        self._factor = None
+
     def values(self, k: Tensor) -> Tensor:
         """Return predictions (N, r) for rows with the kernel k (N, n_p) to the training rows."""
         if self._coefficients is None:
@@ -117,8 +137,23 @@ class Solution:
         if not self.pattern:
             return h + self._mean_shares()
         if self._factor is None:
-            self._factor = self._new_factor()
+            self._factor = self._new_factor(self.rows)
         return h.index_copy(1, self.rows, self._factor.smoother(k))
+
+    def spread(self, k: Tensor) -> Tensor:
+        """Return the kernel (N, n) to all training rows, 0 for rows that the pattern omits."""
+        return k.new_zeros(len(k), len(self.training.targets)).index_copy(1, self.rows, k)
+
+    def leave_one_out(self, rows: Tensor) -> Tensor:
+        """Return H (s, s) of the leave-one-out predictions for some training rows."""
+        h = self.training.targets.new_zeros(len(rows), len(rows))
+        places = torch.isin(rows, self.rows).nonzero()[:, 0]
+        if not self.pattern or not len(places):
+            return h
+        with without_autocast(h):
+            part = self._new_factor(rows[places]).leave_one_out()
+        h[places[:, None], places] = part
+        return h
 
     def _mean_shares(self) -> Tensor:
         """Return the share of each training row in the prediction without any modality (n,)."""
@@ -133,11 +168,11 @@ class Solution:
             if not self.pattern:
                 # Nothing is known: the best guess is the mean of all targets.
                 return y.new_zeros(0, y.shape[1]), self._mean_shares() @ y
-            return (self._factor or self._new_factor()).fit(y[self.rows])
+            return (self._factor or self._new_factor(self.rows)).fit(y[self.rows])
 
     @torch.no_grad()
-    def _new_factor(self) -> Factor:
-        training, rows = self.training, self.rows
+    def _new_factor(self, rows: Tensor) -> Factor:
+        training = self.training
         with without_autocast(training.targets):
             k = training.kernel(self.pattern, self.choice.weights, rows)
             return Factor(

@@ -4,25 +4,50 @@ import dataclasses
 
 from milk_recsys.config.method import Method, count, log_range, option
 
+CHOSEN = "chosen on the training items"
+
 
 @dataclasses.dataclass(frozen=True)
 class KeepOptions:
-    """Options of KEEP."""
+    """Options of KEEP. Those that are None are chosen on the training items."""
 
-    width: float = option(
-        1.0, "Rate at which the kernel decreases with the angle between items (gamma).", above=True
+    width: float | None = option(
+        None,
+        "Rate at which the kernel decreases with the angle between items (gamma), for every "
+        "modality.",
+        above=True,
+        shown=CHOSEN,
     )
-    ridge: float = option(1.0, "Ridge penalty of the kernel regression on content (l).", above=True)
-    shrinkage: float = option(
-        1.0,
+    ridge: float | None = option(
+        None,
+        "Ridge penalty of the kernel regression on content (l), for every pattern.",
+        above=True,
+        shown=CHOSEN,
+    )
+    shrinkage: float | None = option(
+        None,
         "Shrinkage of the singular values (lambda), in units of the mean of the 50 largest squared "
         "ones.",
+        shown=CHOSEN,
+    )
+    predicted_popularity: float | None = option(
+        None,
+        "Exponent c: scores of a new item are multiplied by its predicted number of pairs to the "
+        "power c.",
+        shown=CHOSEN,
     )
     popularity: float = option(
         0.25,
         "Exponent b: each pair is divided by (its user's pairs x its item's pairs) to the power b.",
     )
-    rank: int = count(2048, "Maximum number of singular vectors of users and items.")
+    rank: int | None = option(
+        None,
+        "Maximum number of singular vectors of users and items. By default no vectors are "
+        "computed for up to 10,000 training items, which is the same as all of them, and 2,048 "
+        "for more.",
+        1,
+        shown="all, or 2048",
+    )
     landmarks: int = count(
         4096,
         "Number of warm items that span the kernel if there are more than 10,000; else all do.",

@@ -2,29 +2,34 @@
 
 The method is our own. It is fitted in closed form and imputes nothing.
 
-1. Vectors of users and warm items, from a singular value decomposition:
+1. Vectors of users and warm items, whose inner products are the smoothed training pairs (see
+   `vectors.py`):
 
-       X = D_u^-b R D_i^-b = A S B',     users A,     warm items E = B S^3 / (S^2 + lambda I)
+       X = D_u^-b R D_i^-b,     A E' = K (K + lambda I)^-1 X,     K = X X'
 
    where R (U, n) are the training pairs, D_u and D_i the numbers of pairs of users and items, b the
-   popularity exponent and lambda the shrinkage. A E' is X smoothed by kernel ridge regression over
-   users: K (K + lambda I)^-1 X with K = X X'.
+   popularity exponent and lambda the shrinkage.
 
 2. Kernel between a new item c and a warm item i, for a pattern p of modalities:
 
-       k_p(c, i) = sum_(m in p) mu_m exp(gamma (cos(x_cm, x_im) - 1)) a_cm a_im
+       k_p(c, i) = sum_(m in p) mu_m exp(gamma_m (cos(x_cm, x_im) - 1)) a_cm a_im
        sum_(m in p) mu_m = 1
 
    where x_cm is the feature vector of modality m of item c, centred on the mean of the warm items
-   that have it, a_cm is 1 if c has m and else 0, and gamma is the width. The weights mu >= 0 are
-   fitted by least squares, to predict a warm item's vector from those of its nearest neighbours in
-   modality m.
+   that have it, a_cm is 1 if c has m and else 0, gamma_m is the width and mu_m >= 0 the weight.
 
 3. Vector of a new item c with pattern p, and its score for user u:
 
-       v_c = k_p(c, W) (k_p(W, W) + l I)^-1 E,     s_uc = <A_u, v_c>
+       v_c = h_c E,     h_c = k_p(c, W) (k_p(W, W) + N_p + l I)^-1
+       s_uc = d_c^c' <A_u, v_c>,     log d_c = mean(log d_W) + h_c (log d_W - mean(log d_W))
 
-   where W are the warm items and l is the ridge penalty.
+   where W are the warm items, l is the ridge penalty, N_p is diagonal with the sum of the weights
+   of the modalities that a warm item lacks, d_W are the numbers of pairs of the warm items, and c'
+   is the exponent of the predicted popularity. X is damped by the number of an item's pairs, so
+   this number must be predicted to rank items by their expected pairs.
+
+Steps 2 and 3 are `invmod.regression.PatternKernelRidge`, which chooses widths, weights and ridges
+by leave-one-out errors of the leading vectors E; lambda and c' are chosen in `choice.py`.
 """
 
 from __future__ import annotations
@@ -36,25 +41,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invmod._text import NAMES, decode_text
+from invmod.regression import PatternKernelRidge
 from milk_recsys.base.checkpoint import save_state
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
-from milk_recsys.base.linear_algebra import leading_singular_vectors
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.options import Options
-from milk_recsys.methods.closed_form import (
-    MAX_SCORES,
-    ContentRows,
-    centred,
-    interactions,
-    nnls,
-    patterns,
-    similar_to_others,
-)
+from milk_recsys.methods.closed_form import MAX_SCORES, interactions, patterns
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.keep import KeepOptions
+from milk_recsys.methods.keep.choice import EXPONENTS, SHRINKAGES, choose
+from milk_recsys.methods.keep.landmarks import projected_coefficients
+from milk_recsys.methods.keep.vectors import COMPARED, ExactVectors, SingularVectors, damped
 from milk_recsys.methods.learner import ClosedFormLearner
 from milk_recsys.methods.warm import WarmData
 
@@ -63,49 +64,66 @@ __all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
 # Up to this many warm items, all are landmarks: a factorisation of the whole kernel then costs no
 # more than a projection on fewer landmarks.
 MAX_DIRECT_ITEMS = 10_000
-SAMPLED, NEIGHBOURS = 1000, 20  # Warm items on which mu is fitted; nearest neighbours of each.
-BLOCK = 4096  # Number of kernel rows that are computed at once.
-CACHED_PATTERNS = 8  # Number of patterns whose regression stays in memory.
-JITTER = 1e-3  # Added to the diagonal of the kernel between landmarks, so that it is definite.
-STATE_NAMES = ("trained_users", "items", "observed", "sampled", "landmarks")
-LEADING = 50  # Number of squared singular values whose mean is the unit of the shrinkage.
+MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
+DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
+MIN_EXACT_SHRINKAGE = 1e-3  # With less, X'X + lambda I is nearly singular in float32.
+FIRST_SHRINKAGE = 1.0  # lambda of the vectors E that the regression's options are chosen on.
+BLOCK = 4096  # Number of items that are embedded at once.
+CACHED_PATTERNS = 8  # Number of patterns whose coefficients stay in memory.
+PREFIX = "regression."
+STATE_NAMES = ("users.weight", "trained_users", "items", "counts", "exponent", "shrinkage")
 
 
 class Keep:
     """KEEP fitted on the training pairs.
 
+    Attributes:
+        net: the fitted model.
+        choice: the shrinkage and the exponent of the predicted popularity.
+
     Raises:
-        DataError: the vectors of users and items would not fit in memory.
+        DataError: the vectors of users and items would not fit in memory, or no warm item has
+            any modality.
     """
 
     def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
-        own, rows = options, ContentRows(data, unit=True)
-        rank = min(own.rank, data.num_users, data.num_items)
-        if rank * (data.num_users + data.num_items) > MAX_SCORES:
-            raise DataError(
-                f"{data.num_users:,} users and {data.num_items:,} training items are too many for "
-                f"{rank} singular vectors each. Choose --rank "
-                f"{MAX_SCORES // (data.num_users + data.num_items)} or less."
-            )
-        pairs = interactions(data, rows.dtype)
+        rank = _rank(data, options)
+        pairs = interactions(data, data.dtype)
         with seeded(seed, device=data.device) as generator:
-            users, items = vectors(pairs, rank, own.popularity, own.shrinkage)
+            x = damped(pairs, options.popularity)
+            vectors = ExactVectors(x) if rank is None else SingularVectors(x, rank)
             order = torch.randperm(data.num_items, generator=generator).to(data.device)
+            chosen = order[: options.landmarks if data.num_items > MAX_DIRECT_ITEMS else None]
+            landmarks = chosen.sort().values
+            first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
+            targets = vectors.leading.first(COMPARED).item_vectors(first)
+            regression, columns = _fitted_regression(data, options, targets, landmarks)
+            self.choice = choose(
+                regression,
+                data.mask[landmarks][:, columns],
+                pairs.index_select(1, landmarks).coalesce(),
+                options.popularity,
+                SHRINKAGES if options.shrinkage is None else (options.shrinkage,),
+                EXPONENTS
+                if options.predicted_popularity is None
+                else (options.predicted_popularity,),
+                generator,
+            )
+            users, items = vectors(self.choice.shrinkage)
         state = {
             "users.weight": users,
             "trained_users": data.rows.has_pairs,
             "items": items,
-            "observed": data.mask,
-            "sampled": order[:SAMPLED],
-            "landmarks": order[
-                : own.landmarks if data.num_items > MAX_DIRECT_ITEMS else MAX_DIRECT_ITEMS
-            ]
-            .sort()
-            .values,
+            "counts": torch.bincount(pairs.indices()[1], minlength=data.num_items).to(users),
+            "exponent": users.new_tensor(self.choice.exponent),
+            "shrinkage": users.new_tensor(self.choice.shrinkage),
         }
-        state |= {f"mean_{m}": mean for m, mean in enumerate(rows.means)}
-        state |= {f"warm_{m}": x for m, x in enumerate(rows.warm)}
-        self.net = KeepModel(data.modalities, own, state)
+        if len(landmarks) < data.num_items:
+            state |= {"landmarks": landmarks, "observed": data.mask[:, columns]}
+            for m, column in enumerate(columns):
+                x = data.features[data.modalities[column]].to(users)
+                state[f"warm_{m}"] = torch.where(data.mask[:, column, None], x, 0.0)
+        self.net = KeepModel(data.modalities, options, regression, state)
 
     def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from users to their scores of new items, <A_u, v_c>."""
@@ -113,35 +131,74 @@ class Keep:
         return lambda users: self.net.users(users) @ v.T
 
 
-def vectors(pairs: Tensor, rank: int, popularity: float, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Return the vectors A (U, r) of users and E (n, r) of items from the sparse pairs R (U, n)."""
-    # For each pair, the number of pairs of its user and of its item, to the power -b.
-    scales = [torch.bincount(at)[at].to(pairs.dtype) ** -popularity for at in pairs.indices()]
-    x = torch.sparse_coo_tensor(
-        pairs.indices(),
-        scales[0] * scales[1],
-        pairs.shape,
-        is_coalesced=True,
-        check_invariants=False,
+def _rank(data: WarmData, options: KeepOptions) -> int | None:
+    """Return the number of singular vectors, or None for vectors without a decomposition.
+
+    Raises:
+        DataError: the vectors would not fit in memory.
+    """
+    both, rank = data.num_users + data.num_items, options.rank
+    if rank is None:
+        shrinks = options.shrinkage is None or options.shrinkage >= MIN_EXACT_SHRINKAGE
+        fits = data.num_items <= MAX_DIRECT_ITEMS and data.num_items * both <= MAX_EXACT
+        if shrinks and fits:
+            return None
+        rank = DEFAULT_RANK
+    rank = min(rank, data.num_users, data.num_items)
+    if rank * both > MAX_SCORES:
+        raise DataError(
+            f"{data.num_users:,} users and {data.num_items:,} training items are too many for "
+            f"{rank} singular vectors each. Choose --rank {MAX_SCORES // both} or less."
+        )
+    return rank
+
+
+def _fitted_regression(
+    data: WarmData, options: KeepOptions, targets: Tensor, landmarks: Tensor
+) -> tuple[PatternKernelRidge, list[int]]:
+    """Fit the regression on content to vectors of the landmarks.
+
+    A modality that no landmark has is left out.
+
+    Returns:
+        the regression, and the column of `data.mask` of each of its modalities.
+    """
+    mask = data.mask[landmarks]
+    columns: list[int] = mask.any(dim=0).nonzero()[:, 0].tolist()
+    if not columns:
+        raise DataError("No training item has a feature, so KEEP cannot be fitted.")
+    names = [data.modalities[column] for column in columns]
+    features = {name: data.features[name][landmarks] for name in names}
+    regression = _regression(names, options, data.dtype)
+    return regression.fit(features, targets[landmarks], mask[:, columns]), columns
+
+
+def _regression(names: Sequence[str], options: KeepOptions, dtype: torch.dtype) -> Any:
+    """Return the regression on content, not fitted."""
+    return PatternKernelRidge(
+        names,
+        kernel="angle",
+        width="auto" if options.width is None else options.width,
+        weights="auto" if options.fit_weights else "equal",
+        ridge="auto" if options.ridge is None else options.ridge,
+        intercept=False,
+        standardize=False,
+        dtype=dtype,
     )
-    a, s, b = leading_singular_vectors(x, rank)
-    # Rows of users without pairs are 0 up to rounding; make them exactly 0.
-    a[torch.bincount(pairs.indices()[0], minlength=len(a)) == 0] = 0
-    squares = s.square()
-    shrunk = squares + shrinkage * squares[:LEADING].mean()
-    return a, b * (s * squares / shrunk.clamp(min=torch.finfo(s.dtype).tiny))
 
 
 class KeepModel(nn.Module):
     """The fitted KEEP, which embeds new items of any pattern without the training pairs.
 
     Arguments:
-        modalities: the M names.
+        modalities: names, in the order of the columns of masks.
         own: the method's options.
-        state: tensors as in `state_dict`: ``users.weight`` (U, r), ``trained_users`` (U,) bool,
-            ``items`` (n, r) the vectors E, ``observed`` (n, M) bool, ``sampled`` and ``landmarks``
-            (positions of warm items), and for modality number m ``mean_m`` (d_m,) and ``warm_m``
-            (n, d_m), the warm items' centred rows of length 1.
+        regression: the regression on content, fitted on all warm items or on landmarks.
+        state: ``users.weight`` (U, r), ``trained_users`` (U,) bool, ``items`` (n, r) the vectors
+            E, ``counts`` (n,) numbers of pairs, ``shrinkage`` () and ``exponent`` () of the
+            predicted popularity. With landmarks also their positions ``landmarks`` (L,), and of
+            the warm items the mask ``observed`` (n, M) and the features ``warm_m`` (n, d_m), for
+            the modalities of the regression.
 
     Raises:
         KeyError: the state lacks a tensor, or has one too many.
@@ -150,26 +207,36 @@ class KeepModel(nn.Module):
     users: nn.Embedding
     trained_users: Tensor
     items: Tensor
-    observed: Tensor
-    sampled: Tensor
+    counts: Tensor
+    exponent: Tensor
+    shrinkage: Tensor
     landmarks: Tensor
+    observed: Tensor
 
-    def __init__(self, modalities: Sequence[str], own: Any, state: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        own: Any,
+        regression: PatternKernelRidge,
+        state: Mapping[str, Tensor],
+    ) -> None:
         super().__init__()
-        of_modalities = {f"{part}_{m}" for part in ("mean", "warm") for m in range(len(modalities))}
-        mismatch = sorted(set(state) ^ {"users.weight", *STATE_NAMES, *of_modalities})
-        if mismatch:
+        needed = set(STATE_NAMES)
+        if "landmarks" in state:
+            needed |= {"landmarks", "observed"}
+            needed |= {f"warm_{m}" for m in range(len(regression.modalities))}
+        if mismatch := sorted(set(state) ^ needed):
             raise KeyError(f"KeepModel: `state` lacks, or should not have, {', '.join(mismatch)}.")
-        self.modalities, self._own = tuple(modalities), own
+        self.modalities, self._own, self.regression = tuple(modalities), own, regression
         self.users = nn.Embedding.from_pretrained(state["users.weight"])
         for name, x in state.items():
             if name != "users.weight":
                 self.register_buffer(name, x)
-        # Pattern -> the weights and the coefficients that `solve` returned.
-        self._maps: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        # Pattern -> coefficients of the projected kernel.
+        self._coefficients: dict[tuple[str, ...], Tensor] = {}
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
-        self._maps.clear()  # `fn` may change the precision or the device.
+        self._coefficients.clear()  # `fn` may change the precision or the device.
         return super()._apply(fn, recurse)
 
     def load_state_dict(
@@ -177,151 +244,94 @@ class KeepModel(nn.Module):
     ) -> Any:
         """Load a state; see `torch.nn.Module.load_state_dict`.
 
-        Cached regressions remain valid if the state equals the present one.
+        If the state equals the present one, nothing changes, so that cached regressions remain.
         """
         present = self.state_dict()
-        if any(
-            not torch.equal(x.to(present[name]), present[name])
+        if present.keys() == state_dict.keys() and all(
+            x.shape == present[name].shape and torch.equal(x.to(present[name]), present[name])
             for name, x in state_dict.items()
-            if name in present
         ):
-            self._maps.clear()
+            return nn.modules.module._IncompatibleKeys([], [])
+        self._coefficients.clear()
         return super().load_state_dict(state_dict, strict, assign)
 
     @property
-    def warm(self) -> list[Tensor]:
-        """Centred rows (n, d_m) of the warm items, one tensor per modality."""
-        return [self.get_buffer(f"warm_{m}") for m in range(len(self.modalities))]
+    def chosen(self) -> dict[str, Any]:
+        """The options that were chosen or given; those of the patterns met so far."""
+        kernels = {
+            name: None if kernel is None else kernel.width
+            for name, kernel in self.regression.kernels.items()
+        }
+        return {
+            "shrinkage": float(self.shrinkage),
+            "predicted_popularity": float(self.exponent),
+            "width": kernels,
+            "patterns": {
+                "+".join(names): {"weights": list(choice.weights), "ridge": choice.ridge}
+                for names, choice in self.regression.choices.items()
+            },
+        }
 
-    def rows(self, features: Mapping[str, Tensor], mask: Tensor) -> list[Tensor]:
-        """Return the new items' centred rows (N, d_m), one tensor per modality.
-
-        They have length 1, or are 0 where the modality is missing.
-        """
-        rows = []
-        for m, name in enumerate(self.modalities):
-            mean = self.get_buffer(f"mean_{m}")
-            x = features.get(name)
-            x = mean.expand(len(mask), -1) if x is None else x.to(mean.dtype)
-            rows.append(centred(x, mean, mask[:, m], unit=True))
-        return rows
-
-    # --- content ----------------------------------------------------------------------------------
-
-    def weights(self, pattern: tuple[int, ...]) -> Tensor:
-        """Return the weights mu of a pattern's modalities, non-negative and with sum 1.
-
-        They are fitted on sampled warm items that have all of these modalities (on all sampled
-        items if none has), by least squares: a weighted sum over modalities of the vectors of the
-        nearest neighbours has to predict the item's own vector.
-        """
-        e, warm = self.items, self.warm
-        if not self._own.fit_weights:
-            return e.new_full((len(pattern),), 1 / len(pattern))
-        # The normal equations of the least squares problem, added up over blocks of items.
-        products = torch.zeros(len(pattern), len(pattern)).double()
-        right = torch.zeros(len(pattern)).double()
-        complete = self.observed[self.sampled][:, list(pattern)].all(dim=1)
-        for block in (self.sampled[complete] if complete.any() else self.sampled).split(100):
-            predicted = [
-                (similar_to_others(warm[m], block, NEIGHBOURS).T @ e).flatten() for m in pattern
-            ]
-            columns, target = torch.stack(predicted).double(), e[block].flatten().double()
-            products += (columns @ columns.T).cpu()
-            right += (columns @ target).cpu()
-        weights = torch.from_numpy(nnls(products.numpy(), right.numpy()))
-        return (
-            weights / weights.sum() if weights.any() else torch.full_like(weights, 1 / len(weights))
-        ).to(e)
-
-    def kernel(
-        self, pattern: tuple[int, ...], weights: Tensor, rows: Sequence[Tensor], mask: Tensor
-    ) -> Tensor:
-        """Return the kernel k_p between items and the landmarks, (N, L).
-
-        Arguments:
-            rows: the items' centred rows (N, d_m), one tensor per modality.
-            mask: (N, M) bool.
-        """
-        total = torch.zeros(
-            len(mask), len(self.landmarks), dtype=self.items.dtype, device=mask.device
-        )
-        for m, weight in zip(pattern, weights.tolist(), strict=True):
-            if weight:
-                # Rows have length 1, so that their inner products are cosines.
-                k = rows[m] @ self.warm[m][self.landmarks].T
-                k.sub_(1).mul_(self._own.width).exp_().mul_(mask[:, m, None]).mul_(
-                    self.observed[self.landmarks, m]
-                )
-                total.add_(k, alpha=weight)
-        return total
-
-    def warm_kernel(self, pattern: tuple[int, ...], weights: Tensor, positions: Tensor) -> Tensor:
-        """Return the kernel k_p between warm items at `positions` (N,) and landmarks, (N, L)."""
-        rows = [x[positions] for x in self.warm]
-        return self.kernel(pattern, weights, rows, self.observed[positions])
-
-    def solve(self, pattern: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Fit the regression of a pattern, or return it from the cache.
-
-        Returns:
-            the weights mu, and the coefficients (L, r) by which the kernel with the landmarks is
-            multiplied to give item vectors.
-        """
-        if pattern not in self._maps:
-            weights = self.weights(pattern)
-            k = self.warm_kernel(pattern, weights, self.landmarks)
-            if len(k) < len(self.items):
-                coefficients = self.solve_projected(pattern, weights, k)
-            else:
-                k.diagonal().add_(self._own.ridge)
-                coefficients = torch.cholesky_solve(self.items, torch.linalg.cholesky(k))
-            if len(self._maps) == CACHED_PATTERNS:
-                self._maps.pop(next(iter(self._maps)))
-            self._maps[pattern] = weights, coefficients
-        return self._maps[pattern]
-
-    def solve_projected(self, pattern: tuple[int, ...], weights: Tensor, k: Tensor) -> Tensor:
-        """Return the coefficients (L, r) of the regression with the projected kernel.
-
-        It is ridge regression on the L features k_p(i, landmarks) C'^-1 of each warm item i, where
-        k = C C' (Cholesky) is the kernel (L, L) between landmarks. Inner products of these features
-        are the projected kernel (the Nystroem approximation).
-        """
-        k.diagonal().add_(JITTER)
-        root, e = torch.linalg.cholesky(k), self.items
-        system = self._own.ridge * torch.eye(len(root), dtype=e.dtype, device=e.device)
-        right = torch.zeros(len(root), e.shape[1], dtype=e.dtype, device=e.device)
-        # Add up the normal equations over blocks, so that the (n, L) features are
-        # never held at once.
-        for block in torch.arange(len(e), device=e.device).split(BLOCK):
-            features = torch.linalg.solve_triangular(
-                root, self.warm_kernel(pattern, weights, block).T, upper=False
-            )
-            system.addmm_(features, features.T)
-            right.addmm_(features, e[block])
-        # C'^-1 turns coefficients of the features into coefficients of the kernel.
-        coefficients = torch.cholesky_solve(right, torch.linalg.cholesky(system))
-        return torch.linalg.solve_triangular(root.T, coefficients, upper=True)
-
+    @torch.no_grad()
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the vectors (N, r) of new items, each from the regression of its pattern.
 
-        The vector of an item without any modality is 0.
+        They include the factor of the predicted popularity, up to a constant that is the same for
+        all items. The vector of an item without any modality is 0.
         """
-        rows = self.rows(features, mask)
+        names = self.regression.modalities
+        own = mask[:, [self.modalities.index(name) for name in names]]
         vectors = self.items.new_zeros(len(mask), self.items.shape[1])
-        for pattern, items in patterns(mask):
-            used = pattern if self._own.per_pattern else tuple(range(len(self.modalities)))
-            weights, coefficients = self.solve(used)
+        for modalities, items in patterns(own):
+            pattern = tuple(names[m] for m in modalities) if self._own.per_pattern else names
             for block in items.split(BLOCK):
-                k = self.kernel(used, weights, [x[block] for x in rows], mask[block])
-                vectors[block] = k @ coefficients
+                rows = {name: features[name][block] for name in names if name in features}
+                vectors[block] = self._vectors(rows, own[block], pattern)
         return vectors
+
+    def _vectors(
+        self, rows: Mapping[str, Tensor], mask: Tensor, pattern: tuple[str, ...]
+    ) -> Tensor:
+        """Return the vectors (N, r) of items by the regression of a pattern."""
+        if "landmarks" not in self._buffers:
+            h = self.regression.smoother(rows, mask, pattern=pattern)
+            vectors, logs = h @ self.items, h @ self._centred_logs()
+        else:
+            k = self.regression.kernel_matrix(rows, mask, pattern=pattern)
+            vectors, logs = (k @ self._projected(pattern)).split([self.items.shape[1], 1], dim=1)
+        return vectors * (self.exponent * logs).exp()
+
+    def _centred_logs(self) -> Tensor:
+        """Return log d_W - mean(log d_W), (n, 1)."""
+        logs = self.counts.clamp(min=1).log()
+        return (logs - logs.mean())[:, None]
+
+    def _projected(self, pattern: tuple[str, ...]) -> Tensor:
+        """Return the coefficients (L, r + 1) of vectors and log counts, from the cache if there."""
+        if pattern not in self._coefficients:
+            names = self.regression.modalities
+
+            def kernel(block: Tensor) -> Tensor:
+                rows = {name: self.get_buffer(f"warm_{m}")[block] for m, name in enumerate(names)}
+                return self.regression.kernel_matrix(rows, self.observed[block], pattern=pattern)
+
+            targets = torch.cat([self.items, self._centred_logs()], dim=1)
+            k = kernel(self.landmarks)  # The first kernel of a pattern also chooses its options.
+            ridge = self.regression.choices[pattern].ridge
+            if len(self._coefficients) == CACHED_PATTERNS:
+                self._coefficients.pop(next(iter(self._coefficients)))
+            self._coefficients[pattern] = projected_coefficients(kernel, k, targets, ridge)
+        return self._coefficients[pattern]
 
 
 class KeepLearner(ClosedFormLearner):
     """The learner of KEEP, whose file contains the fitted model and can score without the pairs."""
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The options that were chosen on the training items."""
+        chosen: dict[str, Any] = self._ready().net.chosen
+        return chosen
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
         """Write the fitted model."""
@@ -349,8 +359,13 @@ def scoring_model(
         KeyError: a tensor is absent, or there is one too many.
         RuntimeError: the numbers of users or the widths differ from those of the data.
     """
-    model = KeepModel(list(dims), options.method, tensors)
-    widths = {name: len(model.get_buffer(f"mean_{m}")) for m, name in enumerate(dims)}
-    if (model.users.num_embeddings, widths) != (num_users, dict(dims)):
+    fitted = {k.removeprefix(PREFIX): x for k, x in tensors.items() if k.startswith(PREFIX)}
+    names = decode_text(fitted[NAMES])
+    regression = _regression(names, options.method, tensors["items"].dtype)
+    regression.load_state_dict(fitted)
+    others = {name: x for name, x in tensors.items() if not name.startswith(PREFIX)}
+    model = KeepModel(list(dims), options.method, regression, others)
+    widths = {name: regression.get_buffer(f"rows_{m}").shape[1] for m, name in enumerate(names)}
+    if model.users.num_embeddings != num_users or not widths.items() <= dict(dims).items():
         raise RuntimeError(f"{model.users.num_embeddings} users and widths {widths}")
     return model

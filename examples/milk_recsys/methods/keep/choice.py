@@ -1,0 +1,185 @@
+"""The shrinkage of KEEP and its exponent of predicted popularity, chosen on training items.
+
+Each warm item j is scored as if it were new: without its pairs, and without its content. For fixed
+counts of pairs this has a closed form. Let column j of Y hold the weights of the other warm items
+in the leave-one-out prediction of item j from its content (`leave_one_out_smoother`), so that
+Y_jj = 0. With P = (X'X + lambda I)^-1, the vectors of warm items without the pairs of j give
+
+    z_j = y_j - lambda (P y_j - P e_j (P y_j)_j / P_jj),     scores of item j:  X z_j
+
+where e_j is the j-th unit vector: P - P e_j e_j' P / P_jj is the inverse without item j. No refit
+is needed, and all lambda share the matrix Y.
+
+The scores are judged as new items are: items are divided at random into lists, each item gets a
+random pattern of the modalities that it has, users rank the items of a list, and NDCG@20 is
+compared with the pairs. A list has an eighth of the items, since the best shrinkage depends on the
+length of the lists.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from invmod.regression import PatternKernelRidge
+from milk_recsys.methods.keep.vectors import LEADING, damped, gram, inverse, spectrum
+from milk_recsys.ranking.metrics import per_user_metrics, positive_ranks
+
+SHRINKAGES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+EXPONENTS = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5)
+# With less shrinkage, X'X + lambda I is singular in float32.
+MIN_SHRINKAGE = 1e-3
+MAX_ITEMS = 2000  # Number of warm items on which the options are compared.
+LISTS, MIN_LENGTH = 8, 20  # Number of lists; smallest number of items of a list.
+MAX_PATTERNS = 8  # Number of patterns among which items draw theirs.
+MAX_SCORES = 2**22  # Number of scores in memory when a list is ranked.
+
+
+class PairChoice(NamedTuple):
+    """What was chosen.
+
+    Attributes:
+        shrinkage: lambda in units of the mean of the 50 largest squared singular values.
+        exponent: c, the power of the predicted number of pairs.
+        ndcg: mean NDCG@20 of the left-out items; None if nothing was compared.
+    """
+
+    shrinkage: float
+    exponent: float
+    ndcg: float | None
+
+
+def choose(
+    regression: PatternKernelRidge,
+    mask: Tensor,
+    pairs: Tensor,
+    damping: float,
+    shrinkages: Sequence[float],
+    exponents: Sequence[float],
+    generator: torch.Generator,
+) -> PairChoice:
+    """Choose both options by the scores of warm items as if they were new.
+
+    Arguments:
+        regression: the regression on content, fitted on the n warm items.
+        mask: bool (n, M) of the warm items, M the modalities of the regression.
+        pairs: R (U, n), sparse.
+        damping: the popularity exponent b.
+        shrinkages, exponents: values to choose from; the first of equally good ones is taken.
+        generator: draws the items, their lists and their patterns.
+    """
+    if len(shrinkages) * len(exponents) == 1:
+        return PairChoice(shrinkages[0], exponents[0], None)
+    known = mask.any(dim=1).nonzero()[:, 0]
+    drawn = torch.randperm(len(known), generator=generator)[:MAX_ITEMS].to(mask.device)
+    items = known[drawn]  # in random order, so that consecutive ones make a random list
+    y = leave_one_out_weights(regression, mask, items, generator)
+    sampled = pairs.index_select(1, items).coalesce()
+    counts = torch.bincount(pairs.indices()[1], minlength=pairs.shape[1])[items]
+    logs = counts.clamp(min=1).to(y.dtype).log()
+    popularity = logs.mean() + y.T @ (logs - logs.mean())
+    x = damped(sampled, damping)
+    products = gram(x)
+    unit = spectrum(products, LEADING).unit
+    best: PairChoice | None = None
+    for shrinkage in shrinkages:
+        scores = torch.sparse.mm(
+            x, left_out_weights(y, products, max(shrinkage, MIN_SHRINKAGE) * unit)
+        )
+        for exponent in exponents:
+            ndcg = list_ndcg(scores * (exponent * popularity).exp(), sampled)
+            if best is None or (best.ndcg is not None and ndcg > best.ndcg):
+                best = PairChoice(shrinkage, exponent, ndcg)
+    assert best is not None  # neither sequence is empty
+    return best
+
+
+def leave_one_out_weights(
+    regression: PatternKernelRidge, mask: Tensor, items: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return Y (s, s) of the items; each has a random pattern of its modalities.
+
+    Arguments:
+        regression, mask: as in `choose`.
+        items: positions of the s warm items.
+        generator: draws the patterns.
+    """
+    have = mask[items]
+    patterns = drawn_patterns(mask.shape[1])
+    columns = torch.tensor(
+        [[m in pattern for m in range(mask.shape[1])] for pattern in patterns], device=mask.device
+    )
+    # A pattern suits an item that has all of its modalities.
+    suits = (have[:, None] | ~columns).all(dim=2)
+    keys = torch.rand(len(items), len(patterns), generator=generator).to(mask.device)
+    number = torch.where(suits, keys, -1.0).argmax(dim=1)
+    y: Tensor | None = None
+    for index, pattern in enumerate(patterns):
+        own = (suits.any(dim=1) & (number == index)).nonzero()[:, 0]
+        if not len(own):
+            continue
+        names = [regression.modalities[m] for m in pattern]
+        h = regression.leave_one_out_smoother(names, items)
+        y = torch.zeros_like(h) if y is None else y
+        y[:, own] = h[own].T
+    if y is None:
+        raise ValueError("leave_one_out_weights: no item has a modality.")
+    return y
+
+
+def drawn_patterns(num_modalities: int) -> list[tuple[int, ...]]:
+    """Return the patterns among which items draw: all, or the largest and the smallest ones.
+
+    Example:
+        >>> drawn_patterns(2)
+        [(0, 1), (0,), (1,)]
+        >>> drawn_patterns(4)[:3], len(drawn_patterns(4))
+        ([(0, 1, 2, 3), (0,), (1,)], 8)
+    """
+    every = range(num_modalities)
+    sizes = [num_modalities, *range(1, num_modalities)]
+    patterns = [p for size in sizes for p in itertools.combinations(every, size)]
+    return patterns[: max(MAX_PATTERNS, num_modalities + 1)]
+
+
+def left_out_weights(y: Tensor, products: Tensor, shift: float) -> Tensor:
+    """Return Z (s, s) whose column j scores item j as if it were new: z_j of the equation above.
+
+    Arguments:
+        y: Y (s, s), with the diagonal 0.
+        products: X'X (s, s).
+        shift: lambda, above 0.
+    """
+    p = inverse(products, shift)
+    smoothed = p @ y
+    return y - shift * (smoothed - p * (smoothed.diagonal() / p.diagonal()))
+
+
+def list_ndcg(scores: Tensor, pairs: Tensor) -> float:
+    """Return the mean over lists of the users' mean NDCG@20.
+
+    Arguments:
+        scores: (U, s).
+        pairs: (U, s), sparse; consecutive items make a list.
+    """
+    length = max(MIN_LENGTH, -(-scores.shape[1] // LISTS))
+    users, items = pairs.indices()
+    values = []
+    for start in range(0, scores.shape[1], length):
+        part = scores[:, start : start + length].contiguous()
+        own = (items >= start) & (items < start + length)
+        ranks = positive_ranks(
+            part.__getitem__,
+            users[own],
+            items[own] - start,
+            num_candidates=part.shape[1],
+            max_elements=MAX_SCORES,
+        )
+        ndcg = per_user_metrics(users[own], ranks)["ndcg@20"]
+        if len(ndcg):
+            values.append(float(ndcg.mean()))
+    return sum(values) / len(values) if values else 0.0
