@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.linear_algebra import leading_singular_vectors
 from milk_recsys.catalogue.user_rows import build_user_rows
+from milk_recsys.methods.closed_form import interactions
+from milk_recsys.methods.keep import choice, landmarks
 from milk_recsys.methods.keep import model as keep
+from milk_recsys.methods.keep.vectors import ExactVectors, SingularVectors, damped
 from tests.recsys.methods.tiny_baselines import (
     ITEMS,
     USERS,
@@ -23,48 +25,93 @@ from tests.recsys.methods.tiny_baselines import (
     unit,
 )
 
+GIVEN = {"width": 0.8, "ridge": 0.4, "shrinkage": 0.3, "predicted_popularity": 0.2}
+
 
 def divided_by_counts(r, power):
     """D_u^-power R D_i^-power, with D the numbers of pairs of users and items."""
     return np.maximum(r.sum(1, keepdims=True), 1) ** -power * r * np.maximum(r.sum(0), 1) ** -power
 
 
-def keep_by_hand(data, new, mask, b, *, width, ridge, shrinkage, popularity):
-    """The scores of the docstring of `keep.model`, with the weights mu of the model `b`."""
-    a, s, bt = np.linalg.svd(divided_by_counts(matrix(data), popularity), full_matrices=False)
+def kernels_by_hand(data, new, mask, weights, widths, have):
+    """The kernel of a pattern between warm items, with its noise, and with the new items."""
+    known, own = data.mask.numpy(), mask.numpy()
+    k, to_new, noise = 0, 0, 0
+    parts = centred_by_hand(data, new, mask)
+    for m, weight, width in zip(have, weights, widths, strict=True):
+        x, y = unit(parts[m][0]), unit(parts[m][1])
+        k = k + weight * np.exp(width * (x @ x.T - 1)) * known[:, [m]] * known[:, m]
+        to_new = to_new + weight * np.exp(width * (x @ y.T - 1)) * known[:, [m]] * own[:, m]
+        noise = noise + weight * ~known[:, m]
+    return k + np.diag(noise), to_new
+
+
+def keep_by_hand(data, new, mask, b, *, shrinkage, exponent, popularity=0.25):
+    """The scores of the docstring of `keep.model`, with the options that the model `b` chose."""
+    r = matrix(data)
+    a, s, bt = np.linalg.svd(divided_by_counts(r, popularity), full_matrices=False)
     e = bt.T * (s**3 / (s**2 + shrinkage * (s[:50] ** 2).mean()))
-    parts, expected = centred_by_hand(data, new, mask), np.zeros((USERS, len(mask)))
-    known = data.mask.numpy()
+    log_counts = np.log(np.maximum(r.sum(0), 1))
+    expected = np.zeros((USERS, len(mask)))
+    names = data.modalities
     for c in range(len(mask)):
-        have = tuple(np.flatnonzero(mask[c].numpy()).tolist())
-        mu = b.net.weights(have).numpy()
-        k = np.zeros((data.num_items, data.num_items))
-        row = np.zeros(data.num_items)
-        for w, m in zip(mu, have, strict=True):
-            x, y = unit(parts[m][0]), unit(parts[m][1])[c]
-            k += w * np.exp(width * (x @ x.T - 1)) * known[:, [m]] * known[:, m]
-            row += w * np.exp(width * (x @ y - 1)) * known[:, m]
-        expected[:, c] = a @ (row @ np.linalg.solve(k + ridge * np.eye(len(k)), e))
+        have = np.flatnonzero(mask[c].numpy()).tolist()
+        if not have:
+            continue
+        options = b.net.regression.choices[tuple(names[m] for m in have)]
+        widths = [b.net.regression.kernels[names[m]].width for m in have]
+        k, to_new = kernels_by_hand(data, new, mask, options.weights, widths, have)
+        h = np.linalg.solve(k + options.ridge * np.eye(len(k)), to_new[:, c])
+        popular = h @ (log_counts - log_counts.mean())
+        expected[:, c] = np.exp(exponent * popular) * (a @ (h @ e))
     return expected
 
 
-def test_scores_equal_the_formulas():
+@pytest.mark.parametrize("rank", [None, 12])
+def test_scores_equal_the_formulas(rank):
     data, new, mask = make_data(), *new_items()
-    own = {"width": 0.8, "ridge": 0.4, "shrinkage": 0.3, "popularity": 0.25}
-    b = make("keep", **own)
-    expected = keep_by_hand(data, new, mask, b, **own)
-    np.testing.assert_allclose(scores(b, new, mask), expected, rtol=1e-6, atol=1e-8)
+    b = make("keep", **GIVEN, rank=rank)
+    values = scores(b, new, mask)
+    expected = keep_by_hand(data, new, mask, b, shrinkage=0.3, exponent=0.2)
+    np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_vectors_of_warm_items_give_the_scores_of_kernel_ridge_over_users():
-    """A (B S^3 / (S^2 + lambda))' is K (K + lambda I)^-1 X, K = X X'."""
-    data, b = make_data(), make("keep", shrinkage=0.5, popularity=0.25)
+def test_scores_with_chosen_options_equal_the_formulas():
+    data, new, mask = make_data(), *new_items()
+    b = make("keep")
+    values = scores(b, new, mask)
+    chosen = b.net.chosen
+    expected = keep_by_hand(
+        data,
+        new,
+        mask,
+        b,
+        shrinkage=chosen["shrinkage"],
+        exponent=chosen["predicted_popularity"],
+    )
+    np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-8)
+    assert chosen["shrinkage"] in choice.SHRINKAGES
+    assert chosen["predicted_popularity"] in choice.EXPONENTS
+    assert set(chosen["width"]) == set(data.modalities)
+
+
+@pytest.mark.parametrize("form", [ExactVectors, lambda x: SingularVectors(x, min(x.shape))])
+def test_vectors_of_warm_items_give_the_scores_of_kernel_ridge_over_users(form):
+    """A E' is K (K + lambda I)^-1 X, K = X X', in both forms."""
+    data = make_data()
     x = divided_by_counts(matrix(data), 0.25)
     k = x @ x.T
-    strength = 0.5 * (np.linalg.svd(x, compute_uv=False)[:50] ** 2).mean()
+    strength = 0.5 * (np.linalg.svd(x, compute_uv=False)[:50] ** 2).sum() / min(50, ITEMS)
+    vectors = form(damped(interactions(data, data.dtype), 0.25))
+    a, e = vectors(strength / vectors.leading.unit)
     expected = k @ np.linalg.solve(k + strength * np.eye(USERS), x)
-    scores_of_warm_items = b.net.users.weight @ b.net.items.T
-    np.testing.assert_allclose(scores_of_warm_items.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose((a @ e.T).numpy(), expected, atol=1e-6)
+
+
+def test_both_forms_of_the_vectors_have_the_same_unit_of_the_shrinkage():
+    x = damped(interactions(make_data(users=70, items=60), torch.float64), 0.25)
+    exact, singular = ExactVectors(x), SingularVectors(x, 60)
+    assert exact.leading.unit == pytest.approx(singular.leading.unit, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(9, 40), (40, 9), (12, 12)])
@@ -91,64 +138,180 @@ def test_singular_vectors_are_exact_at_full_rank_and_nearly_optimal_at_a_lower_r
     assert np.allclose(leading_singular_vectors(x, min(shape))[1].numpy(), s, atol=1e-6)
 
 
+# --- choice of the options ------------------------------------------------------------------------
+
+
+def left_out_by_hand(data, b, names, shift, item):
+    """Scores (U,) of a warm item, refitted without its pairs and without its content."""
+    others = [j for j in range(data.num_items) if j != item]
+    x = divided_by_counts(matrix(data), 0.25)[:, others]
+    smoothing = np.linalg.solve(x.T @ x + shift * np.eye(len(others)), x.T @ x)
+    have = [data.modalities.index(name) for name in names]
+    options = b.net.regression.choices[tuple(names)]
+    widths = [b.net.regression.kernels[name].width for name in names]
+    warm = {name: torch.nan_to_num(x) for name, x in data.features.items()}
+    k, to_all = kernels_by_hand(data, warm, data.mask, options.weights, widths, have)
+    k = k[np.ix_(others, others)] + options.ridge * np.eye(len(others))
+    return x @ (smoothing @ np.linalg.solve(k, to_all[others, item]))
+
+
+@pytest.mark.parametrize("names", [("text",), ("text", "image")])
+def test_left_out_weights_equal_refits_without_the_item(names):
+    data, b = make_data(), make("keep", **GIVEN)
+    x = damped(interactions(data, data.dtype), 0.25)
+    products, items = (x.to_dense().T @ x.to_dense()), torch.arange(ITEMS)
+    y = b.net.regression.leave_one_out_smoother(names, items).T
+    for shift in (0.1, 2.0):
+        z = choice.left_out_weights(y, products, shift)
+        for item in (1, 7, 18):  # Items with both modalities.
+            expected = left_out_by_hand(data, b, names, shift, item)
+            np.testing.assert_allclose((x.to_dense() @ z)[:, item].numpy(), expected, atol=1e-9)
+
+
+def test_the_pairs_of_an_item_do_not_change_its_own_score():
+    """The options are compared on items as if they were new."""
+    data, b = make_data(), make("keep", **GIVEN)
+    y = b.net.regression.leave_one_out_smoother(["text"], torch.arange(ITEMS)).T
+    x = damped(interactions(data, data.dtype), 0.25).to_dense()
+    changed = x.clone()
+    changed[:, 3] = x[:, 3].flip(0)
+    for item, same in ((3, True), (4, False)):
+        one, other = (
+            (each @ choice.left_out_weights(y, each.T @ each, 0.5))[:, item]
+            for each in (x, changed)
+        )
+        assert torch.allclose(one, other, atol=1e-12) == same
+
+
+def test_each_item_draws_one_of_its_patterns():
+    data, b = make_data(), make("keep", **GIVEN)
+    items = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(0))
+    y = choice.leave_one_out_weights(
+        b.net.regression, data.mask, items, torch.Generator().manual_seed(1)
+    )
+    all_of = {
+        names: b.net.regression.leave_one_out_smoother(names, items).T
+        for names in (("text",), ("image",), ("text", "image"))
+    }
+    drawn = [
+        [names for names, h in all_of.items() if torch.equal(y[:, j], h[:, j])]
+        for j in range(ITEMS)
+    ]
+    assert all(len(names) == 1 for names in drawn)
+    assert len({names[0] for names in drawn}) == 3
+    for item, names in zip(items.tolist(), drawn, strict=True):
+        if not data.mask[item, 1]:
+            assert names == [("text",)]
+
+
+def test_the_value_with_the_best_lists_is_chosen(monkeypatch):
+    monkeypatch.setattr(choice, "MIN_LENGTH", 5)
+    b = make("keep")
+    data, pairs = make_data(), interactions(make_data(), torch.float64)
+    ndcg = {}
+    for shrinkage in choice.SHRINKAGES:
+        for exponent in choice.EXPONENTS:
+            best = choice.choose(
+                b.net.regression,
+                data.mask,
+                pairs,
+                0.25,
+                (shrinkage, shrinkage),
+                (exponent,),
+                torch.Generator().manual_seed(2),
+            )
+            ndcg[shrinkage, exponent] = best.ndcg
+    chosen = choice.choose(
+        b.net.regression,
+        data.mask,
+        pairs,
+        0.25,
+        choice.SHRINKAGES,
+        choice.EXPONENTS,
+        torch.Generator().manual_seed(2),
+    )
+    assert chosen.ndcg == max(ndcg.values()) > min(ndcg.values())
+    assert ndcg[chosen.shrinkage, chosen.exponent] == chosen.ndcg
+
+
+def test_lists_are_scored_like_test_lists():
+    pairs = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.float64).to_sparse_coo()
+    values = torch.tensor([[3.0, 1.0, 2.0, 0.0], [1.0, 2.0, 3.0, 0.0]], dtype=torch.float64)
+    second = 1 / np.log2(3)
+    assert choice.list_ndcg(values, pairs) == pytest.approx((1 + second) / 2)
+
+
+def test_given_options_are_not_compared():
+    b = make("keep", **GIVEN)
+    assert b.choice == choice.PairChoice(0.3, 0.2, None)
+    assert {kernel.width for kernel in b.net.regression.kernels.values()} == {0.8}
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
 def test_all_items_as_landmarks_are_exact_and_fewer_approximate(monkeypatch):
-    data, new, mask = make_data(2, users=40, items=60), *new_items()
-    exact = make("keep", data)
+    data, new, mask = make_data(2, users=40, items=60, missing=False), *new_items()
+    exact = make("keep", data, **GIVEN, fit_weights=False, rank=40)
     expected = exact.net.embed_items(new, mask)
     monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 50)
     monkeypatch.setattr(keep, "BLOCK", 7)
+    monkeypatch.setattr(landmarks, "BLOCK", 7)
     errors = []
-    for landmarks in (15, 45, 60):
-        near = make("keep", data, landmarks=landmarks).net
-        assert near.landmarks.tolist() == sorted(set(near.landmarks.tolist()))
-        assert len(near.landmarks) == landmarks
-        errors.append(float((near.embed_items(new, mask) - expected).norm() / expected.norm()))
-    assert 0.3 > errors[0] > errors[1] > 1e-6 > errors[2]
-    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 60)
-    assert len(make("keep", data, landmarks=15).net.landmarks) == 60  # All 60 items are landmarks.
-    monkeypatch.setattr(keep, "JITTER", 0)
-    weights, direct = exact.net.solve((0, 1))
-    projected = exact.net.solve_projected(
-        (0, 1), weights, exact.net.warm_kernel((0, 1), weights, torch.arange(60))
-    )
-    np.testing.assert_allclose(projected.numpy(), direct.numpy(), rtol=1e-5, atol=1e-7)
+    for count in (15, 45, 60):
+        near = make("keep", data, **GIVEN, fit_weights=False, rank=40, landmarks=count).net
+        if count < 60:
+            assert near.landmarks.tolist() == sorted(set(near.landmarks.tolist()))
+            assert len(near.landmarks) == count
+        vectors = near.users.weight @ near.embed_items(new, mask).T
+        wanted = exact.net.users.weight @ expected.T
+        errors.append(float((vectors - wanted).norm() / wanted.norm()))
+    assert 0.5 > errors[0] > errors[1] > 1e-6 > errors[2]
+
+
+def test_projection_on_all_items_is_the_exact_regression(monkeypatch):
+    monkeypatch.setattr(landmarks, "JITTER", 0)
+    x = torch.randn(30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    k, targets = (x @ x.T - 1).exp() + torch.eye(30), x[:, :2]
+    projected = landmarks.projected_coefficients(lambda block: k[block], k.clone(), targets, 0.3)
+    direct = torch.linalg.solve(k + 0.3 * torch.eye(30), targets)
+    np.testing.assert_allclose(projected.numpy(), direct.numpy(), rtol=1e-6, atol=1e-9)
 
 
 def test_equal_weights_and_one_regression_for_all_patterns():
-    data, new, mask = make_data(), *new_items()
+    new, mask = new_items()
     equal = make("keep", fit_weights=False)
-    assert equal.net.weights((0, 1)).tolist() == [0.5, 0.5]
-    single, per_pattern = make("keep", per_pattern=False), make("keep")
+    scores(equal, new, mask)
+    assert equal.net.regression.choices["text", "image"].weights == (0.5, 0.5)
+    single = make("keep", per_pattern=False, **GIVEN)
+    per_pattern = make("keep", **GIVEN)
     # Item 0 has both modalities, for which both models fit the same regression.
     np.testing.assert_allclose(
         scores(single, new, mask)[:, 0], scores(per_pattern, new, mask)[:, 0]
     )
-    net, (weights, coefficients) = single.net, single.net.solve((0, 1))
-    k = net.kernel((0, 1), weights, net.rows(new, mask), mask)
+    both = single.net.regression
+    h = both.smoother(new, mask, pattern=("text", "image"))
+    logs = single.net.counts.clamp(min=1).log()
+    vectors = (h @ single.net.items) * (0.2 * (h @ (logs - logs.mean())))[:, None].exp()
     np.testing.assert_allclose(
-        scores(single, new, mask),
-        (net.users.weight @ (k @ coefficients).T).numpy(),
-        rtol=1e-9,
+        scores(single, new, mask), (single.net.users.weight @ vectors.T).numpy(), rtol=1e-9
     )
-    assert set(net._maps) == {(0, 1)}
-    assert data.num_items == len(coefficients)
+    assert set(both.choices) == {("text", "image")}
 
 
-def test_weights_are_least_squares_on_items_that_have_the_whole_pattern():
-    data, b = make_data(), make("keep")
-    e, columns = b.net.items.numpy(), []
-    complete = np.flatnonzero(data.mask.all(dim=1).numpy())
-    for x, _ in centred_by_hand(data, *new_items()):
-        g = np.maximum(unit(x) @ unit(x)[complete].T, 0)
-        g[complete, np.arange(len(complete))] = 0
-        for c in range(len(complete)):
-            g[np.argsort(-g[:, c])[keep.NEIGHBOURS :], c] = 0
-        columns.append((g.T @ e).ravel())
-    expected = optimize.nnls(np.stack(columns, 1), e[complete].ravel())[0]
-    np.testing.assert_allclose(
-        b.net.weights((0, 1)).numpy(), expected / expected.sum(), rtol=1e-6, atol=1e-9
+def test_a_modality_that_no_warm_item_has_is_left_out():
+    data, new, mask = make_data(), *new_items()
+    without = torch.tensor([True, False]).expand_as(data.mask)
+    data = dataclasses.replace(
+        data,
+        mask=without,
+        features=data.features | {"image": torch.full_like(data.features["image"], torch.nan)},
     )
-    assert b.net.weights((1,)).tolist() == [1.0]
+    b = make("keep", data, **GIVEN)
+    assert b.net.regression.modalities == ("text",)
+    values = scores(b, new, mask)
+    assert np.isfinite(values).all()
+    assert (values[:, (~mask[:, 0]).numpy()] == 0).all()
 
 
 def test_scores_without_shrinkage_are_finite_for_pairs_of_rank_one():
@@ -156,37 +319,47 @@ def test_scores_without_shrinkage_are_finite_for_pairs_of_rank_one():
     pairs = torch.cartesian_prod(torch.arange(USERS), torch.tensor([0, 3, 4]))
     data = dataclasses.replace(data, rows=build_user_rows(pairs, USERS, torch.arange(ITEMS)))
     assert np.isfinite(scores(make("keep", data, shrinkage=0.0), new, mask)).all()
+    assert np.isfinite(scores(make("keep", data), new, mask)).all()
 
 
-def test_the_cache_of_regressions_has_a_maximum_size(monkeypatch):
+def test_the_cache_of_projections_has_a_maximum_size(monkeypatch):
     new, mask = new_items()
-    b = make("keep")
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
+    b = make("keep", **GIVEN, landmarks=15)
     expected = scores(b, new, mask)
     monkeypatch.setattr(keep, "CACHED_PATTERNS", 2)
-    small_cache = make("keep")
+    small_cache = make("keep", **GIVEN, landmarks=15)
     np.testing.assert_allclose(scores(small_cache, new, mask), expected)
     np.testing.assert_allclose(scores(small_cache, new, mask), expected)
-    assert len(small_cache.net._maps) == 2 < len(b.net._maps)
+    assert len(small_cache.net._coefficients) == 2 < len(b.net._coefficients)
 
 
 def test_cached_regressions_survive_loading_the_same_state_and_no_other():
     new, mask = new_items()
-    b, other = make("keep"), make("keep", popularity=0.0)
+    b, other = make("keep", **GIVEN), make("keep", **GIVEN, popularity=0.0)
     expected = scores(other, new, mask)
     before = scores(b, new, mask)
-    cached = dict(b.net._maps)
+    cached = dict(b.net.regression._solutions)
     b.net.load_state_dict(b.net.state_dict())
-    assert all(b.net._maps[pattern] is regression for pattern, regression in cached.items())
+    assert all(b.net.regression._solutions[p] is solution for p, solution in cached.items())
     np.testing.assert_array_equal(scores(b, new, mask), before)
     b.net.load_state_dict(other.net.state_dict())
-    assert not b.net._maps
+    assert not b.net.regression._solutions
     np.testing.assert_allclose(scores(b, new, mask), expected)
 
 
 def test_vectors_that_do_not_fit_in_memory_are_an_error(monkeypatch):
     monkeypatch.setattr(keep, "MAX_SCORES", 100)
+    monkeypatch.setattr(keep, "MAX_EXACT", 100)
     with pytest.raises(
         DataError,
         match=r"12 users and 20 training items are too many for 12 .* Choose --rank 3 or less",
     ):
         make("keep")
+
+
+def test_no_features_at_all_are_an_error():
+    data = make_data()
+    data = dataclasses.replace(data, mask=torch.zeros_like(data.mask))
+    with pytest.raises(DataError, match="No training item has a feature"):
+        make("keep", data)

@@ -84,7 +84,7 @@ def choose(
     popularity = logs.mean() + y.T @ (logs - logs.mean())
     x = damped(sampled, damping)
     products = gram(x)
-    unit = spectrum(products, LEADING).unit
+    unit = spectrum(products, min(LEADING, *x.shape)).unit
     best: PairChoice | None = None
     for shrinkage in shrinkages:
         scores = torch.sparse.mm(

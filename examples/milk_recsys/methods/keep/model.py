@@ -248,7 +248,7 @@ class KeepModel(nn.Module):
         """
         present = self.state_dict()
         if present.keys() == state_dict.keys() and all(
-            x.shape == present[name].shape and torch.equal(x.to(present[name]), present[name])
+            _equal(x.to(present[name]), present[name])
             for name, x in state_dict.items()
         ):
             return nn.modules.module._IncompatibleKeys([], [])
@@ -322,6 +322,11 @@ class KeepModel(nn.Module):
                 self._coefficients.pop(next(iter(self._coefficients)))
             self._coefficients[pattern] = projected_coefficients(kernel, k, targets, ridge)
         return self._coefficients[pattern]
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    """Return whether two tensors are equal; NaN stands for an option that was not compared."""
+    return x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all())
 
 
 class KeepLearner(ClosedFormLearner):

@@ -101,7 +101,7 @@ class ExactVectors:
 
     def __init__(self, x: Tensor) -> None:
         self._x, self._products = x, gram(x)
-        self.leading = spectrum(self._products, COMPARED)
+        self.leading = spectrum(self._products, min(COMPARED, *x.shape))
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """Return A (U, n) and E (n, n); `shrinkage` is above 0, in units of `leading.unit`."""
