@@ -107,6 +107,15 @@ def checked_weights(
     return values
 
 
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise unless systems of equations can be solved in the dtype."""
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{FUNCTION}: `dtype` must be torch.float64 or torch.float32, got {dtype}. Features of "
+            "any dtype are converted to it."
+        )
+
+
 def check_num_rows(function: str, num_rows: int) -> None:
     """Raise if a kernel of the training rows does not fit in memory."""
     if num_rows > MAX_ROWS:

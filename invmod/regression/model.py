@@ -37,17 +37,17 @@ class PatternKernelRidge(PatternPredictions):
     are weights with sum 1, :math:`\kappa_m` is the kernel of the modality, l the ridge, W the
     diagonal matrix of the rows' weights, Y the targets, and b the intercept. Nothing is imputed and
     nothing is trained. Every pattern has a regression of its own, so predictions of rows with
-    different modalities can be compared: each is the best guess from what its row has. A row
-    without any modality gets the mean of the targets. A training row that has only some of the
+    different modalities can be compared: each is the best guess from the modalities of its row. A
+    row without any modality gets the mean of the targets. A training row that has only some of the
     modalities of p counts too, with a larger noise: :math:`\mu_m` is added to its ridge for each
     modality that it lacks, the variance of a function whose value is unknown.
 
-    What is not given is chosen by the squared errors of rows that are left out, which have a closed
-    form: the kernel, its width and the scaling of each modality by a regression on this modality
-    alone; the weights and the ridge for each pattern. Weights other than equal ones are those of
-    stacking (or half way to them), and are taken if they are better by more than one standard error
-    of the difference. With more than 2,000 training rows the choices are made on 2,000 of them,
-    drawn with a fixed seed; all rows are used in the regression.
+    Options that are not given are chosen by the squared errors of rows that are left out, which
+    have a closed form: the kernel, its width and the scaling of each modality by a regression on
+    this modality alone; the weights and the ridge for each pattern. Weights other than equal ones
+    are those of stacking (or half way to them), and are taken if they are better by more than one
+    standard error of the difference. With more than 2,000 training rows the choices are made on
+    2,000 of them, drawn with a fixed seed; all rows are used in the regression.
 
     A choice on training rows can be fooled: by rows in clusters (several rows of a patient), for
     which `groups` leaves out whole clusters, and by features that were made with the targets of the
@@ -71,7 +71,8 @@ class PatternKernelRidge(PatternPredictions):
             1 within each pattern.
         ridge: l, or ``"auto"``. It is not multiplied by the number of rows.
         rows: training rows of a pattern. ``"all"``: those that have any of its modalities, since
-            rows that have only some of them count too. ``"superset"``: those that have all of them.
+            rows that have only some of them count too. ``"superset"``: those that have all of them,
+            which is better if each modality alone predicts most of the target.
             ``"exact"``: those that have these and no others, if there are at least 50, else as
             ``"superset"``; it is the only rule that is right if the target depends on what is
             missing. If no row has all of them, ``"all"`` is used.
@@ -126,10 +127,9 @@ class PatternKernelRidge(PatternPredictions):
         self.rows: RowRule = rows
         self.criterion: Criterion = criterion
         self.intercept = bool(intercept)
+        arguments.check_dtype(dtype)
         self._scalings = (False, True) if standardize == "auto" else (bool(standardize),)
         self.dtype = dtype
-
-    # --- fitting
 
     def fit(
         self,

@@ -56,9 +56,9 @@ class PatternPredictions(PatternRegressions):
         .. math:: f(x) = H \, Y
 
         where f are the values of `forward`, and Y (n, r) the targets of the training rows, or for
-        classes their indicators (n, C). A row of H tells which training rows a prediction comes
-        from, and with which sign. With an intercept it sums to 1. H does not depend on the targets
-        beyond the choice of options, so it can be applied to others, as wide as may be.
+        classes their indicators (n, C). A row of H answers which training rows a prediction comes
+        from, and with which sign. With an intercept it sums to 1. H depends on the targets through
+        the choice of options only, so it can be applied to other targets of any width.
 
         Cost: :math:`n^3/3` operations for the first call with a pattern and :math:`2 n^2` for each
         row. The Cholesky factors (n, n) of the last 8 patterns are kept, as `forward` does not,

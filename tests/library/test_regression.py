@@ -562,6 +562,7 @@ def test_images_and_integers_are_features_too():
         ({"weights": "free"}, ValueError, "`weights` must be 'auto' or 'equal'"),
         ({"weights": dict.fromkeys(NAMES, 0.0)}, ValueError, "not negative and not all 0"),
         ({"rows": "some"}, ValueError, "`rows` must be 'all', 'superset' or 'exact'"),
+        ({"dtype": torch.float16}, TypeError, "`dtype` must be torch.float64 or torch.float32"),
         ({"criterion": "aic"}, ValueError, "`criterion` must be 'loo' or 'gcv'"),
     ],
 )
