@@ -8,7 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from invmod._checks import check_choice, checked_rows
+from invmod._checks import check_choice, check_count, checked_rows
 from invmod._precision import without_autocast
 from invmod.missingness import mask_from_features
 from invmod.missingness.masks import MaskLike
@@ -46,8 +46,8 @@ class PatternKernelRidge(PatternPredictions):
     have a closed form: the kernel, its width and the scaling of each modality by a regression on
     this modality alone; the weights and the ridge for each pattern. Weights other than equal ones
     are those of stacking (or half way to them), and are taken if they are better by more than one
-    standard error of the difference. With more than 2,000 training rows the choices are made on
-    2,000 of them, drawn with a fixed seed; all rows are used in the regression.
+    standard error of the difference. With more than `choice_rows` training rows the choices are
+    made on that many of them, drawn with a fixed seed; all rows are used in the regression.
 
     A choice on training rows can be fooled: by rows in clusters (several rows of a patient), for
     which `groups` leaves out whole clusters, and by features that were made with the targets of the
@@ -56,7 +56,7 @@ class PatternKernelRidge(PatternPredictions):
 
     For n training rows, a pattern costs :math:`n^3/3` operations to solve when it is first met, and
     as much memory as three matrices (n, n); its coefficients are kept, and after `smoother` a
-    matrix (n, n) as well. A choice costs an eigendecomposition of at most 2,000 rows: one for each
+    matrix (n, n) as well. A choice costs an eigendecomposition of at most `choice_rows` rows: one for each
     kernel, and one to three for each pattern. More than 20,000 training rows are refused.
 
     Arguments:
@@ -80,6 +80,7 @@ class PatternKernelRidge(PatternPredictions):
         standardize: divide each entry by its standard deviation; ``"auto"`` compares both.
         criterion: ``"loo"`` (leave-one-out), or ``"gcv"`` (generalised cross-validation) for the
             kernel and the ridge, where rows are left out one by one.
+        choice_rows: largest number of training rows that choices are made on.
         dtype: floating dtype of all computations. In float32 the smaller ridges of the grid are
             left out, those below ten times the rounding error :math:`n \epsilon`.
 
@@ -112,6 +113,7 @@ class PatternKernelRidge(PatternPredictions):
         intercept: bool = True,
         standardize: bool | Auto = "auto",
         criterion: Criterion = "loo",
+        choice_rows: int = 2000,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(modalities)
@@ -128,6 +130,7 @@ class PatternKernelRidge(PatternPredictions):
         self.criterion: Criterion = criterion
         self.intercept = bool(intercept)
         arguments.check_dtype(dtype)
+        self.choice_rows = check_count(arguments.FUNCTION, "choice_rows", choice_rows)
         self._scalings = (False, True) if standardize == "auto" else (bool(standardize),)
         self.dtype = dtype
 
@@ -190,7 +193,7 @@ class PatternKernelRidge(PatternPredictions):
         )
         ridges = accurate_ridges(self._ridges, len(numbers), dtype)
         compared = ComparedRows(
-            table, validated, held_out, sampled_rows(len(numbers), device), ridges
+            table, validated, held_out, sampled_rows(len(numbers), self.choice_rows, device), ridges
         )
         state = self._shared_state(compared, classes)
         with torch.no_grad(), without_autocast(table.observed):

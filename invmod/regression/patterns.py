@@ -85,20 +85,31 @@ class Comparison:
         held_out = self.held_out.of(rows)
         return best_fit(held_out, k, k_validation, self.scored(pattern, rows), self.ridges)
 
-    def alone(self, m: int) -> Tensor:
-        """Return predictions of the held-out rows from one modality alone.
-
-        Returns:
-            (n, r) for all training rows, or (v, r) for the validation rows; NaN for rows that are
-            not sampled or lack the modality.
-        """
+    def alone(self, m: int) -> Alone:
+        """Return the regression on one modality alone, with the best ridge."""
         rows = self.sampled(self.training.used((m,), "all"))
-        predictions = self.fit((m,), (1.0,), rows).predictions
+        fit = self.fit((m,), (1.0,), rows)
         if self.observed is not None:
-            return torch.where(self.observed[:, m, None], predictions, torch.nan)
-        result = torch.full_like(self.training.targets, torch.nan)
-        result[rows] = predictions
-        return result
+            predictions = torch.where(self.observed[:, m, None], fit.predictions, torch.nan)
+            return Alone(rows, fit, predictions)
+        predictions = torch.full_like(self.training.targets, torch.nan)
+        predictions[rows] = fit.predictions
+        return Alone(rows, fit, predictions)
+
+
+class Alone(NamedTuple):
+    """The regression on one modality alone.
+
+    Attributes:
+        rows: positions of its training rows (s,), those that are sampled and have the modality.
+        fit: the best ridge.
+        predictions: of the held-out rows, (n, r) for all training rows, or (v, r) for the
+            validation rows; NaN for rows that are not sampled or lack the modality.
+    """
+
+    rows: Tensor
+    fit: Fit
+    predictions: Tensor
 
 
 def choose(
@@ -106,7 +117,7 @@ def choose(
     pattern: Pattern,
     used: Tensor,
     weights: Sequence[float] | None,
-    alone: Callable[[int], Tensor],
+    alone: Callable[[int], Alone],
     *,
     classes: bool,
 ) -> PatternChoice:
@@ -125,9 +136,13 @@ def choose(
     held_out = compared.held_out.of(rows)
     equal = (1 / len(pattern),) * len(pattern)
     chosen = equal if weights is None else tuple(weights)
-    best = compared.fit(pattern, chosen, rows)
+    single = alone(pattern[0]) if len(pattern) == 1 and len(compared.ridges) > 1 else None
+    if single is not None and torch.equal(single.rows, rows):
+        best = single.fit
+    else:
+        best = compared.fit(pattern, chosen, rows)
     if weights is None and len(pattern) > 1:
-        predictions = [alone(m) for m in pattern]
+        predictions = [alone(m).predictions for m in pattern]
         if compared.observed is None:
             predictions = [x[rows] for x in predictions]
         stacked = stacked_weights(held_out, predictions, scored)

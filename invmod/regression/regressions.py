@@ -16,7 +16,7 @@ from invmod._tables import aligned
 from invmod.missingness import pattern_name
 from invmod.regression.arguments import checked_positive, checked_weights
 from invmod.regression.kernels import Kernel
-from invmod.regression.patterns import PatternChoice, choose, read_choice
+from invmod.regression.patterns import Alone, PatternChoice, choose, read_choice
 from invmod.regression.solving import Solution
 from invmod.regression.state import PatternState
 from invmod.regression.training_rows import Pattern
@@ -32,7 +32,7 @@ class PatternRegressions(PatternState):
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__(modalities)
         self._solutions: dict[Pattern, Solution] = {}
-        self._predicted_alone: dict[int, Tensor] = {}
+        self._predicted_alone: dict[int, Alone] = {}
 
     @override
     def _state_changed(self, loaded: Sequence[str] = ()) -> None:
@@ -172,7 +172,7 @@ class PatternRegressions(PatternState):
         with torch.no_grad(), without_autocast(used):
             return choose(compared, pattern, used, weights, self._alone, classes=classes)
 
-    def _alone(self, m: int) -> Tensor:
+    def _alone(self, m: int) -> Alone:
         """Return `Comparison.alone`, from the cache if it was computed before."""
         if m not in self._predicted_alone:
             self._predicted_alone[m] = self._comparison.alone(m)

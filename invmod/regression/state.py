@@ -15,7 +15,6 @@ from invmod.regression.kernels import KERNELS, Kernel
 from invmod.regression.patterns import Comparison
 from invmod.regression.training_rows import RowRule, TrainingRows
 
-MAX_COMPARED = 2000  # Number of training rows on which kernels, weights and ridges are chosen.
 SEED = 0  # Seed of the draw of these rows.
 PER_MODALITY = ("centre", "scale", "rows", "kernel", "validation_rows")
 SHARED = (
@@ -46,6 +45,7 @@ class PatternState(FittedModule):
     rows: RowRule
     intercept: bool
     criterion: Criterion
+    choice_rows: int
     _ridges: Sequence[float]
 
     @override
@@ -102,7 +102,7 @@ class PatternState(FittedModule):
         )
         return Comparison(
             training,
-            sampled_rows(len(training.targets), groups.device),
+            sampled_rows(len(training.targets), self.choice_rows, groups.device),
             held_out,
             self._per_modality("validation_rows") if validated else None,
             self.get_buffer("validation_observed") > 0.5 if validated else None,
@@ -110,12 +110,12 @@ class PatternState(FittedModule):
         )
 
 
-def sampled_rows(num_rows: int, device: torch.device) -> Tensor:
-    """Return the positions of the training rows on which choices are made, at most 2,000."""
-    if num_rows <= MAX_COMPARED:
+def sampled_rows(num_rows: int, limit: int, device: torch.device) -> Tensor:
+    """Return the positions of the training rows on which choices are made, at most `limit`."""
+    if num_rows <= limit:
         return torch.arange(num_rows, device=device)
     generator = torch.Generator().manual_seed(SEED)
-    return torch.randperm(num_rows, generator=generator)[:MAX_COMPARED].sort().values.to(device)
+    return torch.randperm(num_rows, generator=generator)[:limit].sort().values.to(device)
 
 
 def read_kernel(number: float, width: float) -> Kernel | None:

@@ -20,7 +20,6 @@ from invmod.regression.kernels import kernel_between
 from invmod.regression.least_squares import non_negative_least_squares
 from invmod.regression.leave_one_out import Spectrum
 from invmod.regression.solving import Factor
-from invmod.regression.state import MAX_COMPARED
 from tests.library.regression_cases import F64, NAMES, hide, problem, small_model
 from tests.strategies import seeded
 
@@ -406,14 +405,14 @@ def test_a_validation_set_or_groups_are_not_fooled_by_leaky_features():
 
 
 def test_choices_of_many_rows_are_made_on_a_seeded_sample():
-    n = MAX_COMPARED + 100
+    n, limit = 300, 200
     x = torch.randn(n, 2, generator=seeded(0), dtype=F64)
     y = x.sum(dim=1)
     model = PatternKernelRidge(
-        ["x"], kernel="linear", ridge=0.1, weights="equal", standardize=False
+        ["x"], kernel="linear", ridge=0.1, weights="equal", standardize=False, choice_rows=limit
     )
     sample = model.fit({"x": x}, y)._comparison.sample
-    assert len(sample) == MAX_COMPARED
+    assert len(sample) == limit
     assert torch.equal(sample, model.fit({"x": x}, y)._comparison.sample)
     torch.testing.assert_close(model.predict({"x": x}), y, atol=1e-2, rtol=1e-2)
 

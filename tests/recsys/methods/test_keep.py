@@ -204,34 +204,25 @@ def test_each_item_draws_one_of_its_patterns():
             assert names == [("text",)]
 
 
-def test_the_value_with_the_best_lists_is_chosen(monkeypatch):
+def test_the_values_with_the_best_lists_are_chosen(monkeypatch):
     monkeypatch.setattr(choice, "MIN_LENGTH", 5)
-    b = make("keep")
-    data, pairs = make_data(), interactions(make_data(), torch.float64)
-    ndcg = {}
-    for shrinkage in choice.SHRINKAGES:
-        for exponent in choice.EXPONENTS:
-            best = choice.choose(
-                b.net.regression,
-                data.mask,
-                pairs,
-                0.25,
-                (shrinkage, shrinkage),
-                (exponent,),
-                torch.Generator().manual_seed(2),
-            )
-            ndcg[shrinkage, exponent] = best.ndcg
-    chosen = choice.choose(
-        b.net.regression,
-        data.mask,
-        pairs,
-        0.25,
-        choice.SHRINKAGES,
-        choice.EXPONENTS,
-        torch.Generator().manual_seed(2),
-    )
-    assert chosen.ndcg == max(ndcg.values()) > min(ndcg.values())
-    assert ndcg[chosen.shrinkage, chosen.exponent] == chosen.ndcg
+    b, data = make("keep", **GIVEN), make_data()
+    pairs = interactions(data, torch.float64)
+
+    def chosen(shrinkages, exponents):
+        g = torch.Generator().manual_seed(2)
+        return choice.choose(b.net.regression, data.mask, pairs, 0.25, shrinkages, exponents, g)
+
+    of_shrinkages = {s: chosen((s, s), (0.125,)).ndcg for s in choice.SHRINKAGES}
+    best = chosen(choice.SHRINKAGES, (0.125,))
+    assert best.ndcg == of_shrinkages[best.shrinkage] == max(of_shrinkages.values())
+    assert best.ndcg > min(of_shrinkages.values())
+    of_exponents = {c: chosen((2.0,), (c, c)).ndcg for c in choice.EXPONENTS}
+    best = chosen((2.0,), choice.EXPONENTS)
+    assert best.ndcg == of_exponents[best.exponent] == max(of_exponents.values())
+    both = chosen(choice.SHRINKAGES, choice.EXPONENTS)
+    middle = choice.EXPONENTS[3]
+    assert both.shrinkage == chosen(choice.SHRINKAGES, (middle,)).shrinkage
 
 
 def test_lists_are_scored_like_test_lists():

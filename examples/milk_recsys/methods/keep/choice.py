@@ -85,17 +85,25 @@ def choose(
     x = damped(sampled, damping)
     products = gram(x)
     unit = spectrum(products, min(LEADING, *x.shape)).unit
-    best: PairChoice | None = None
-    for shrinkage in shrinkages:
-        scores = torch.sparse.mm(
-            x, left_out_weights(y, products, max(shrinkage, MIN_SHRINKAGE) * unit)
-        )
-        for exponent in exponents:
-            ndcg = list_ndcg(scores * (exponent * popularity).exp(), sampled)
-            if best is None or (best.ndcg is not None and ndcg > best.ndcg):
-                best = PairChoice(shrinkage, exponent, ndcg)
-    assert best is not None  # neither sequence is empty
-    return best
+    scores = {
+        shrinkage: torch.sparse.mm(x, left_out_weights(y, products, shift(shrinkage) * unit))
+        for shrinkage in shrinkages
+    }
+
+    def ndcg(shrinkage: float, exponent: float) -> float:
+        return list_ndcg(scores[shrinkage] * (exponent * popularity).exp(), sampled)
+
+    # One option after the other, since ranking costs more than scoring.
+    middle = exponents[(len(exponents) - 1) // 2]
+    shrinkage = max(shrinkages, key=lambda value: ndcg(value, middle))
+    values = {value: ndcg(shrinkage, value) for value in exponents}
+    exponent = max(values, key=values.__getitem__)
+    return PairChoice(shrinkage, exponent, values[exponent])
+
+
+def shift(shrinkage: float) -> float:
+    """Return the shrinkage, or the smallest with which X'X + lambda I is far from singular."""
+    return max(shrinkage, MIN_SHRINKAGE)
 
 
 def leave_one_out_weights(

@@ -68,6 +68,7 @@ MAX_EXACT = 2**28  # Largest number of entries of vectors without a decompositio
 DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
 MIN_EXACT_SHRINKAGE = 1e-3  # With less, X'X + lambda I is nearly singular in float32.
 FIRST_SHRINKAGE = 1.0  # lambda of the vectors E that the regression's options are chosen on.
+CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
 BLOCK = 4096  # Number of items that are embedded at once.
 CACHED_PATTERNS = 8  # Number of patterns whose coefficients stay in memory.
 PREFIX = "regression."
@@ -183,6 +184,7 @@ def _regression(names: Sequence[str], options: KeepOptions, dtype: torch.dtype) 
         ridge="auto" if options.ridge is None else options.ridge,
         intercept=False,
         standardize=False,
+        choice_rows=CHOICE_ROWS,
         dtype=dtype,
     )
 
@@ -248,8 +250,7 @@ class KeepModel(nn.Module):
         """
         present = self.state_dict()
         if present.keys() == state_dict.keys() and all(
-            _equal(x.to(present[name]), present[name])
-            for name, x in state_dict.items()
+            _equal(x.to(present[name]), present[name]) for name, x in state_dict.items()
         ):
             return nn.modules.module._IncompatibleKeys([], [])
         self._coefficients.clear()
@@ -365,7 +366,7 @@ def scoring_model(
         RuntimeError: the numbers of users or the widths differ from those of the data.
     """
     fitted = {k.removeprefix(PREFIX): x for k, x in tensors.items() if k.startswith(PREFIX)}
-    names = decode_text(fitted[NAMES])
+    names = [str(name) for name in decode_text(fitted[NAMES]) or ()]
     regression = _regression(names, options.method, tensors["items"].dtype)
     regression.load_state_dict(fitted)
     others = {name: x for name, x in tensors.items() if not name.startswith(PREFIX)}
