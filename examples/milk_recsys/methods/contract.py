@@ -43,6 +43,11 @@ class Learner(Protocol):
         """
         ...
 
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The options that the method chose itself on the training items, for the record."""
+        ...
+
     def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
         """Fit a closed form, or train the frozen vectors that the method starts from.
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,11 @@ class _WarmLearner:
         self.data, self.options = data, options
         self.model: Any = None
         self.trained_users = data.rows.has_pairs
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The options that the method chose itself; most methods choose none."""
+        return {}
 
     @property
     def num_pairs(self) -> int:

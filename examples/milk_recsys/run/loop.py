@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -53,7 +54,8 @@ def train_model(
         factors: trained factors for a baseline that starts from them; None to train them.
 
     Returns:
-        the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``.
+        the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``, and ``chosen`` if
+        the method chose options itself.
     """
     begun = time.perf_counter()
     learner, method = make_learner(options, tables, world, factors), options.definition
@@ -88,6 +90,8 @@ def train_model(
             "best": True,
             "seconds": time.perf_counter() - begun,
         }
+        if learner.chosen:
+            progress.log(f"{method.name}: chosen {json.dumps(_rounded(learner.chosen))}")
         learner.save(best_file, {"epoch": 0, "model": method.name}, weights_only=True)
         if world.is_main:
             history.append(line)
@@ -102,7 +106,17 @@ def train_model(
         "epochs": len(seconds),
         # The first epoch is slower: it compiles or captures the step.
         "seconds_per_epoch": median(seconds[1:] or seconds),
+        **({"chosen": learner.chosen} if learner.chosen else {}),
     }
+
+
+def _rounded(value: Any) -> Any:
+    """Return a JSON value with numbers of three significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.3g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def _train(

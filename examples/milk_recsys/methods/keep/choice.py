@@ -12,14 +12,16 @@ is needed, and all lambda share the matrix Y.
 
 The scores are judged as new items are: items are divided at random into lists, each item gets a
 random pattern of the modalities that it has, users rank the items of a list, and NDCG@20 is
-compared with the pairs. A list has an eighth of the items, since the best shrinkage depends on the
+compared with the pairs. Defaults are kept unless other values are better by more than one standard
+error. A list has an eighth of the items, since the best shrinkage depends on the
 length of the lists.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,7 +32,8 @@ from milk_recsys.methods.keep.vectors import LEADING, damped, gram, inverse, spe
 from milk_recsys.ranking.metrics import per_user_metrics, positive_ranks
 
 SHRINKAGES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-EXPONENTS = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5)
+EXPONENTS = (0.0, 0.125, 0.25, 0.375, 0.5)
+DEFAULT_SHRINKAGE, DEFAULT_EXPONENT = 1.0, 0.125
 # With less shrinkage, X'X + lambda I is singular in float32.
 MIN_SHRINKAGE = 1e-3
 MAX_ITEMS = 2000  # Number of warm items on which the options are compared.
@@ -69,7 +72,7 @@ def choose(
         mask: bool (n, M) of the warm items, M the modalities of the regression.
         pairs: R (U, n), sparse.
         damping: the popularity exponent b.
-        shrinkages, exponents: values to choose from; the first of equally good ones is taken.
+        shrinkages, exponents: values to choose from.
         generator: draws the items, their lists and their patterns.
     """
     if len(shrinkages) * len(exponents) == 1:
@@ -85,20 +88,38 @@ def choose(
     x = damped(sampled, damping)
     products = gram(x)
     unit = spectrum(products, min(LEADING, *x.shape)).unit
-    scores = {
-        shrinkage: torch.sparse.mm(x, left_out_weights(y, products, shift(shrinkage) * unit))
-        for shrinkage in shrinkages
-    }
+    values = {}
+    for shrinkage in shrinkages:
+        z = left_out_weights(y, products, shift(shrinkage) * unit)
+        scores = torch.sparse.mm(x, z)
+        for exponent in exponents:
+            ndcg = list_ndcg(scores * (exponent * popularity).exp(), sampled)
+            values[shrinkage, exponent] = ndcg
+    best = better_than_default(values)
+    return PairChoice(*best, float(values[best].mean()))
 
-    def ndcg(shrinkage: float, exponent: float) -> float:
-        return list_ndcg(scores[shrinkage] * (exponent * popularity).exp(), sampled)
 
-    # One option after the other, since ranking costs more than scoring.
-    middle = exponents[(len(exponents) - 1) // 2]
-    shrinkage = max(shrinkages, key=lambda value: ndcg(value, middle))
-    values = {value: ndcg(shrinkage, value) for value in exponents}
-    exponent = max(values, key=values.__getitem__)
-    return PairChoice(shrinkage, exponent, values[exponent])
+def better_than_default(values: Mapping[tuple[float, float], Tensor]) -> tuple[float, float]:
+    """Return the options with the highest mean, or the defaults if they are about as good.
+
+    The best options must be better by more than one standard error of the paired difference. The
+    default of an option that is not compared is its only value.
+
+    Arguments:
+        values: (shrinkage, exponent) -> NDCG (q,) of the same q lists.
+    """
+    best = max(values, key=lambda options: float(values[options].mean()))
+    default = min(
+        values,
+        key=lambda options: (
+            abs(math.log(shift(options[0]) / DEFAULT_SHRINKAGE)),
+            abs(options[1] - DEFAULT_EXPONENT),
+        ),
+    )
+    gains = values[best] - values[default]
+    if len(gains) < 2 or gains.mean() <= gains.std() / math.sqrt(len(gains)):
+        return default
+    return best
 
 
 def shift(shrinkage: float) -> float:
@@ -167,8 +188,8 @@ def left_out_weights(y: Tensor, products: Tensor, shift: float) -> Tensor:
     return y - shift * (smoothed - p * (smoothed.diagonal() / p.diagonal()))
 
 
-def list_ndcg(scores: Tensor, pairs: Tensor) -> float:
-    """Return the mean over lists of the users' mean NDCG@20.
+def list_ndcg(scores: Tensor, pairs: Tensor) -> Tensor:
+    """Return NDCG@20 (q,) of all pairs of a list and a user who has an item of the list.
 
     Arguments:
         scores: (U, s).
@@ -187,7 +208,5 @@ def list_ndcg(scores: Tensor, pairs: Tensor) -> float:
             num_candidates=part.shape[1],
             max_elements=MAX_SCORES,
         )
-        ndcg = per_user_metrics(users[own], ranks)["ndcg@20"]
-        if len(ndcg):
-            values.append(float(ndcg.mean()))
-    return sum(values) / len(values) if values else 0.0
+        values.append(per_user_metrics(users[own], ranks)["ndcg@20"])
+    return torch.cat(values)

@@ -336,8 +336,7 @@ class KeepLearner(ClosedFormLearner):
     @property
     def chosen(self) -> dict[str, Any]:
         """The options that were chosen on the training items."""
-        chosen: dict[str, Any] = self._ready().net.chosen
-        return chosen
+        return {} if self.model is None else dict(self.model.net.chosen)
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
         """Write the fitted model."""

@@ -133,6 +133,11 @@ class Learner:
         return self.model.trained_users
 
     @property
+    def chosen(self) -> dict[str, Any]:
+        """No option is chosen on the training items."""
+        return {}
+
+    @property
     def user_starts(self) -> Sequence[int] | None:
         """The first user of each rank, then the number of users; None without a sharded table."""
         return None if self.model.shards is None else self.model.shards.starts
