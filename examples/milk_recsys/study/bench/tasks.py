@@ -1,0 +1,342 @@
+"""The tasks of the benchmark: data set, setting and split seed, identified by hashes.
+
+A task is written SET/SETTING/SEEDS, such as ``lfm2k/ftmt/200..209``. ``tasks.json``, next to this
+file, records the hashes of the official tasks, so that a task that is drawn from other data, or by
+another random generator, is refused. This command draws all of them and writes the file:
+
+    python -m milk_recsys.study.bench.tasks --data $INVMOD_DATA
+
+Importing this module needs no torch. Drawing a task does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from milk_recsys.base.errors import DataError
+from milk_recsys.base.files import read_json, write_json
+from milk_recsys.catalogue.dataset import Dataset, read_dataset
+from milk_recsys.catalogue.split import Split, draw_split
+from milk_recsys.catalogue.synthetic import embedded_dataset, tiny_dataset
+from milk_recsys.config.options import Options
+from milk_recsys.study.records import hashes_of
+
+if TYPE_CHECKING:
+    from milk_recsys.catalogue.tables import Tables
+
+__all__ = [
+    "GENERATED",
+    "SETS",
+    "SETTINGS",
+    "Instance",
+    "Task",
+    "folder_of",
+    "instances",
+    "open_dataset",
+    "recorded",
+    "seed_ranges",
+    "table_of_tasks",
+]
+
+SETS = ("lfm2k", "tiktok", "amazon_office", "citeulike_t")
+"""The real data sets; their folders are in the folder --data or $INVMOD_DATA."""
+GENERATED: Mapping[str, Callable[[], Dataset]] = MappingProxyType(
+    {"tiny": tiny_dataset, "embedded": embedded_dataset}
+)
+"""Data sets that are generated, to try the benchmark without a download."""
+SETTINGS = ("ftft", "ftmt", "mtmt")
+SEEDS = (*range(10), *range(100, 110), *range(200, 210))
+"""Seeds of the official splits: used in development, held out, and held out later."""
+RECORD = Path(__file__).with_name("tasks.json")
+MAX_SEEDS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A data set, a setting of missing modalities and the seeds of its splits."""
+
+    set: str
+    setting: str
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        """Read SET/SETTING/SEEDS; SEEDS are numbers and ranges FIRST..LAST, with commas between.
+
+        Raises:
+            DataError: the text has another form.
+
+        Example:
+            >>> Task.parse("lfm2k/ftmt/0,200..202").seeds
+            (0, 200, 201, 202)
+        """
+        parts = text.split("/")
+        if len(parts) != 3 or not all(parts):
+            raise DataError(
+                f"task {text!r}: must be SET/SETTING/SEEDS, such as lfm2k/ftmt/200..209. "
+                "`milk-recsys bench tasks` lists the tasks."
+            )
+        name, setting, seeds = parts
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise DataError(f"task {text!r}: {name!r} is not the name of a data set.")
+        if setting not in SETTINGS:
+            raise DataError(
+                f"task {text!r}: the setting must be one of {', '.join(SETTINGS)}, got {setting!r}."
+            )
+        return cls(name, setting, _seeds(text, seeds))
+
+    def __str__(self) -> str:
+        return f"{self.set}/{self.setting}/{seed_ranges(self.seeds)}"
+
+
+def _seeds(text: str, seeds: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in seeds.split(","):
+        match = re.fullmatch(r"(\d{1,18})(?:\.\.(\d{1,18}))?", part)
+        if not match:
+            raise DataError(
+                f"task {text!r}: seeds must be whole numbers and ranges, such as 0,200..209, "
+                f"got {part!r}."
+            )
+        first = int(match[1])
+        last = int(match[2] or first)
+        if not first <= last < first + MAX_SEEDS:
+            raise DataError(
+                f"task {text!r}: a range must be FIRST..LAST with at most {MAX_SEEDS} seeds, "
+                f"got {part!r}."
+            )
+        numbers += range(first, last + 1)
+    if len(set(numbers)) < len(numbers):
+        raise DataError(f"task {text!r}: a seed occurs twice. Name each once.")
+    return tuple(sorted(numbers))
+
+
+def seed_ranges(seeds: Sequence[int]) -> str:
+    """Write seeds as ranges.
+
+    Example:
+        >>> seed_ranges([0, 1, 2, 100, 102])
+        '0..2,100,102'
+    """
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)
+
+
+# --- the record -----------------------------------------------------------------------------------
+
+
+@functools.cache
+def recorded() -> dict[str, Any]:
+    """Return the record of the official tasks.
+
+    Returns:
+        set -> ``fingerprint``, ``users``, ``items``, ``pairs``, ``modalities``, and ``tasks``:
+        setting -> seed as text -> ``split``, ``candidates`` (hashes), ``test_items`` and
+        ``test_users`` (numbers).
+    """
+    record: dict[str, Any] = read_json(RECORD)
+    return record
+
+
+def recorded_hashes(name: str, setting: str, seed: int) -> dict[str, Any] | None:
+    """Return the entry of the record for one split; None if it is not an official one."""
+    entry: dict[str, Any] | None = (
+        recorded().get(name, {}).get("tasks", {}).get(setting, {}).get(str(seed))
+    )
+    return entry
+
+
+# --- drawing a task -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """One split of a task, with everything that methods are given or measured on.
+
+    Attributes:
+        tables: the split as tensors; ``tables.test`` has the candidates and the test pairs.
+        hashes: as `hashes_of` returns them.
+        official: whether the hashes are recorded in ``tasks.json``.
+    """
+
+    set: str
+    setting: str
+    seed: int
+    dataset: Dataset
+    split: Split
+    tables: Tables
+    hashes: Mapping[str, str]
+    official: bool
+
+    @property
+    def name(self) -> str:
+        """The task with this seed alone."""
+        return f"{self.set}/{self.setting}/{self.seed}"
+
+
+def folder_of(name: str, root: Path | None) -> Path | None:
+    """Return the folder of a data set; None if it is generated.
+
+    Raises:
+        DataError: there is no root folder, or no such folder in it.
+    """
+    if name in GENERATED:
+        return None
+    if root is None:
+        raise DataError(
+            f"--data is needed for {name}: the folder that holds the folder {name}. Set it, or "
+            f"INVMOD_DATA. Without data, the sets {' and '.join(GENERATED)} can be tried."
+        )
+    if not (root / name).is_dir():
+        raise DataError(
+            f"{root / name}: no such folder. Put the data set there, or name another --data."
+        )
+    return root / name
+
+
+def open_dataset(name: str, root: Path | None) -> Dataset:
+    """Read or generate a data set, and compare it with the record.
+
+    Raises:
+        DataError: it cannot be read, or differs from the official one.
+    """
+    folder = folder_of(name, root)
+    dataset = GENERATED[name]() if folder is None else read_dataset(folder, empty_items="drop")
+    official = recorded().get(name)
+    # Generated features may differ in their last bits between processors, so only the splits and
+    # pairs of generated sets are compared.
+    if folder and official and official["fingerprint"] != dataset.fingerprint:
+        raise DataError(
+            f"{folder}: differs from the official data set {name}: its fingerprint is "
+            f"{dataset.fingerprint}, not {official['fingerprint']}. Restore the files, or rename "
+            "the folder to make tasks of your own."
+        )
+    return dataset
+
+
+def instances(task: Task, dataset: Dataset) -> Iterator[Instance]:
+    """Draw the splits of a task and compare them with the record.
+
+    Raises:
+        DataError: a split or a mask differs from the official one.
+    """
+    for seed in task.seeds:
+        drawn = _draw(task.set, task.setting, seed, dataset)
+        entry = recorded_hashes(task.set, task.setting, seed)
+        if entry is None:
+            yield drawn
+            continue
+        for key, value in drawn.hashes.items():
+            if entry[key] != value:
+                raise DataError(
+                    f"{drawn.name}: the {key} hash is {value}, but the official one is "
+                    f"{entry[key]}, so the random generators of this computer draw other splits. "
+                    "Report it with the versions of NumPy and PyTorch."
+                )
+        yield dataclasses.replace(drawn, official=True)
+
+
+def _draw(name: str, setting: str, seed: int, dataset: Dataset) -> Instance:
+    import torch
+
+    from milk_recsys.catalogue.tables import build_tables
+
+    # The options that decide splits, masks and candidates are the same for all methods.
+    options = Options.of("random", setting=setting, split_seed=seed, features="mapped")
+    split, _ = draw_split(dataset, options.data)
+    tables = build_tables(dataset, split, options, torch.device("cpu"))
+    return Instance(
+        name, setting, seed, dataset, split, tables, hashes_of(split, tables), official=False
+    )
+
+
+# --- the list of tasks, and writing the record ----------------------------------------------------
+
+
+def table_of_tasks(task: Task | None = None) -> list[dict[str, str]]:
+    """Return the official tasks as rows of a table: one per set and setting, or one per seed."""
+    rows = []
+    for name, entry in recorded().items():
+        for setting, splits in entry["tasks"].items():
+            if task is None:
+                rows.append(
+                    {
+                        "task": f"{name}/{setting}/{seed_ranges([int(s) for s in splits])}",
+                        "users": f"{entry['users']:,}",
+                        "items": f"{entry['items']:,}",
+                        "pairs": f"{entry['pairs']:,}",
+                        "modalities": ", ".join(entry["modalities"]),
+                        "data": entry["fingerprint"],
+                    }
+                )
+            elif (name, setting) == (task.set, task.setting):
+                rows += [
+                    {
+                        "task": f"{name}/{setting}/{seed}",
+                        "split": split["split"],
+                        "candidates": split["candidates"],
+                        "test items": f"{split['test_items']:,}",
+                        "test users": f"{split['test_users']:,}",
+                    }
+                    for seed, split in splits.items()
+                    if int(seed) in task.seeds
+                ]
+    return rows
+
+
+def draw_record(root: Path, sets: Sequence[str] = (*GENERATED, *SETS)) -> dict[str, Any]:
+    """Draw all official tasks and return their record; see `recorded`."""
+    record: dict[str, Any] = {}
+    for name in sets:
+        folder = folder_of(name, root)
+        dataset = GENERATED[name]() if folder is None else read_dataset(folder, empty_items="drop")
+        seeds = SEEDS[:10] if name in GENERATED else SEEDS
+        record[name] = {
+            "fingerprint": dataset.fingerprint,
+            "users": dataset.num_users,
+            "items": dataset.num_items,
+            "pairs": len(dataset.interactions),
+            "modalities": list(dataset.modalities),
+            "tasks": {
+                setting: {str(seed): _entry(_draw(name, setting, seed, dataset)) for seed in seeds}
+                for setting in SETTINGS
+            },
+        }
+    return record
+
+
+def _entry(drawn: Instance) -> dict[str, Any]:
+    test = drawn.tables.test
+    return {
+        **drawn.hashes,
+        "test_items": len(test.candidates),
+        "test_users": len(test.users.unique()),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the record of the official tasks."""
+    parser = argparse.ArgumentParser(
+        prog="python -m milk_recsys.study.bench.tasks", description="Write tasks.json."
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the real data sets")
+    write_json(RECORD, draw_record(parser.parse_args(arguments).data))
+    print(RECORD)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
