@@ -75,7 +75,8 @@ class Score:
     task: str
     """Task SET/SETTING/SEEDS that the lists are of."""
     against: tuple[str, ...] = ()
-    """Systems to compare with; by default all that have a run on these splits."""
+    """Systems to compare with, with spaces or commas between; by default all that have a run on
+    these splits."""
     name: str | None = None
     """Name of the entry; by default that of the file."""
     results: Path = Path("docs/results")
@@ -169,7 +170,8 @@ def score(command: Score) -> list[str]:
 
     task, name = Task.parse(command.task), command.name or command.lists.stem
     # Everything that is quickly checked comes before the data set is read.
-    rivals, notes = rivals_of(command.results / task.set, task, command.against)
+    against = [rival for word in command.against for rival in word.split(",")]
+    rivals, notes = rivals_of(command.results / task.set, task, against)
     lists = read_lists(command.lists, task)
     dataset = open_dataset(task.set, root_of(command.data))
     lines = []

@@ -198,6 +198,8 @@ def rivals_of(
         if by_seed and not any(map(is_variant, by_seed.values()))
     ]
     notes = []
+    if not names:
+        notes.append(f"{folder}: has no run on the splits of {task}, so nothing is compared.")
     for name in names:
         missing = sorted(set(task.seeds) - set(have[name]))
         if missing:
@@ -214,8 +216,13 @@ def compare(
     """Pair an entry with its rivals on their common splits and test the differences.
 
     Raises:
-        DataError: a rival was measured on other candidates or users, or trained on another split.
+        DataError: a rival has the name of the entry, was measured on other candidates or users, or
+            was trained on another split.
     """
+    if name in rivals:
+        raise DataError(
+            f"--name {name}: it is compared with a system of this name. Choose another."
+        )
     part, setting = part_of(task.setting), task.setting.upper()
     tested, notes = [], []
     for rival, runs in rivals.items():
