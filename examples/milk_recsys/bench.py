@@ -160,8 +160,9 @@ def export(command: Export) -> list[str]:
     from milk_recsys.study.bench.export import export as write
 
     task, data = Task.parse(command.task), root_of(command.data)
-    dataset = open_dataset(task.set, data)
-    return [str(p) for p in write(instances(task, dataset), command.out, command.format)]
+    dataset, notes = open_dataset(task.set, data)
+    folders = write(instances(task, dataset), command.out, command.format)
+    return [*map(str, folders), *(f"note: {note}" for note in notes)]
 
 
 def score(command: Score) -> list[str]:
@@ -173,7 +174,8 @@ def score(command: Score) -> list[str]:
     against = [rival for word in command.against for rival in word.split(",")]
     rivals, notes = rivals_of(command.results / task.set, task, against)
     lists = read_lists(command.lists, task)
-    dataset = open_dataset(task.set, root_of(command.data))
+    dataset, remarks = open_dataset(task.set, root_of(command.data))
+    notes += remarks
     lines = []
     for instance in instances(task, dataset):
         line, remarks = measure(lists[instance.seed], instance, name)
@@ -198,11 +200,13 @@ def audit(command: Audit) -> list[str]:
     task, data = Task.parse(command.task), root_of(command.data)
     if len(task.seeds) > 1:
         raise DataError(f"--task {task}: the audit takes a single split. Name one seed.")
-    (instance,) = instances(task, open_dataset(task.set, data))
+    dataset, notes = open_dataset(task.set, data)
+    (instance,) = instances(task, dataset)
     folder = folder_of(task.set, data)
     passed = audit_fit(command.fit, instance, folder, transductive=command.transductive)
     kind = "passed, as a transductive method" if command.transductive else "passed"
-    return [f"{command.fit} on {task}: {kind} ({', '.join(passed)})"]
+    result = f"{command.fit} on {task}: {kind} ({', '.join(passed)})"
+    return [result, *(f"note: {note}" for note in notes)]
 
 
 def standings(command: Standings) -> list[str]:

@@ -175,7 +175,7 @@ def test_lists_that_use_the_other_cold_items_are_a_leak():
 
 def test_a_file_of_the_data_set_must_not_be_opened(write_dataset, tmp_path):
     folder = write_dataset(tmp_path / "shop", users=60, items=300, missing=False)
-    (instance,) = instances(Task.parse("shop/ftmt/0"), open_dataset("shop", tmp_path))
+    (instance,) = instances(Task.parse("shop/ftmt/0"), open_dataset("shop", tmp_path)[0])
 
     def reads(**given):
         assert (folder / "interactions.tsv").read_text()

@@ -92,21 +92,30 @@ def test_the_record_of_the_generated_sets_is_what_is_drawn():
 @pytest.mark.data
 @pytest.mark.parametrize("name", SETS)
 def test_the_record_of_a_real_set_is_what_is_drawn(name, data_root):
-    dataset = tasks.open_dataset(name, data_root)
+    dataset, notes = tasks.open_dataset(name, data_root)
+    assert notes == []
     for setting in tasks.SETTINGS:
         (instance,) = instances(Task(name, setting, (200,)), dataset)
         assert instance.official
 
 
-def test_other_draws_and_other_data_are_refused(monkeypatch, tmp_path, write_dataset):
+def test_other_draws_are_refused(monkeypatch):
     record = json.loads(json.dumps(tasks.recorded()))
     record["tiny"]["tasks"]["ftmt"]["0"]["split"] = "0" * 16
     monkeypatch.setattr(tasks, "recorded", lambda: record)
     with pytest.raises(DataError, match="the split hash is 4d0133aadcf2b4f7, but the official"):
         drawn("tiny/ftmt/0")
-    write_dataset(tmp_path / "lfm2k")
-    with pytest.raises(DataError, match="differs from the official data set lfm2k"):
-        tasks.open_dataset("lfm2k", tmp_path)
+
+
+def test_other_features_are_noted_and_other_splits_are_refused(tmp_path, write_dataset):
+    write_dataset(tmp_path / "lfm2k", users=60, items=200)
+    dataset, (note,) = tasks.open_dataset("lfm2k", tmp_path)
+    assert "differ from those of the official data set lfm2k (fingerprint" in note
+    with pytest.raises(DataError, match="lfm2k/ftmt/0: the split hash is"):
+        list(instances(Task("lfm2k", "ftmt", (0,)), dataset))
+
+
+def test_a_set_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         tasks.open_dataset("tiktok", tmp_path)
     with pytest.raises(DataError, match="--data is needed for tiktok"):
@@ -115,7 +124,8 @@ def test_other_draws_and_other_data_are_refused(monkeypatch, tmp_path, write_dat
 
 def test_a_set_of_ones_own_has_hashes_that_are_not_official(tmp_path, write_dataset):
     write_dataset(tmp_path / "shop", users=60, items=200)
-    dataset = tasks.open_dataset("shop", tmp_path)
+    dataset, notes = tasks.open_dataset("shop", tmp_path)
+    assert notes == []
     (instance,) = instances(Task("shop", "ftmt", (0,)), dataset)
     assert not instance.official
     assert len(instance.hashes["split"]) == 16

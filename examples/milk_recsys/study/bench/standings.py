@@ -21,7 +21,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json, replacing
 from milk_recsys.study import claims
 from milk_recsys.study.bench.score import METRICS, is_variant, part_of, seed_of, systems
-from milk_recsys.study.bench.tasks import SETS, SETTINGS, recorded_hashes, seed_ranges
+from milk_recsys.study.bench.tasks import SETS, recorded_hashes, seed_ranges
 from milk_recsys.study.records import MONITOR
 from milk_recsys.study.store import Line, Store
 from milk_recsys.study.tables import markdown
@@ -29,6 +29,8 @@ from milk_recsys.study.tables import markdown
 __all__ = ["standings_page", "table_of", "write_standings"]
 
 BLOCK = 100
+ORDER = ("ftmt", "mtmt", "ftft")
+SHOWN = ("ndcg@20", "recall@20")
 BLOCKS = {0: "splits used in development"}
 HELD_OUT = "held-out splits"
 Runs = dict[str, dict[int, Line]]
@@ -62,7 +64,7 @@ def standings_page(results: Path) -> str:
         tables = [
             f"### {setting.upper()}, {BLOCKS.get(block, HELD_OUT)} {seed_ranges(seeds)}\n\n"
             + markdown(rows, caption)
-            for setting in SETTINGS
+            for setting in ORDER
             for block, seeds, rows, caption in _tables(results / name, name, setting)
         ]
         if tables:
@@ -98,7 +100,8 @@ def _tables(
     }
     runs |= _entries(folder, name, setting)
     part = part_of(setting)
-    for block in sorted({seed // BLOCK for lines in runs.values() for seed in lines}):
+    blocks = {seed // BLOCK for lines in runs.values() for seed in lines}
+    for block in sorted(blocks, reverse=True):
         seeds, complete, lacking = _on_common_seeds(runs, block)
         if complete:
             caption = f"{len(complete)} systems."
@@ -157,8 +160,8 @@ def table_of(runs: Runs, setting: str, part: str) -> list[dict[str, str]]:
     rows = []
     for place, system in enumerate(order):
         lines = [runs[system][seed] for seed in sorted(runs[system])]
-        row = {"": str(place + 1), "system": system}
-        row |= {m: claims.with_interval([x[part][m] for x in lines]) for m in METRICS}
+        row = {"place": str(place + 1), "system": system}
+        row |= {m: claims.with_interval([x[part][m] for x in lines]) for m in SHOWN}
         row |= {"change to the first": "", "p": "", "splits, users for and against": ""}
         if place:
             claim, p = tested[place - 1], corrected[place - 1]
