@@ -9,6 +9,7 @@ the package's own evaluation. A candidate that is not in a list ranks below all 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from milk_recsys.study.store import Line
 __all__ = ["Lists", "measure", "read_lists"]
 
 Ints = npt.NDArray[np.int64]
-READERS = {
+READERS: Mapping[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": pl.read_parquet,
     ".csv": pl.read_csv,
     ".tsv": lambda path: pl.read_csv(path, separator="\t"),
@@ -91,10 +92,9 @@ def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Name the table of the lists.")
     try:
-        frame: pl.DataFrame = reader(path)
+        return reader(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from None
-    return frame
 
 
 def _order_column(path: Path, frame: pl.DataFrame) -> str:

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json, write_json
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
@@ -326,7 +328,7 @@ def _entry(drawn: Instance) -> dict[str, Any]:
     return {
         **drawn.hashes,
         "test_items": len(test.candidates),
-        "test_users": len(test.users.unique()),
+        "test_users": len(np.unique(test.users.numpy())),
     }
 
 
