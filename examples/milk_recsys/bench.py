@@ -29,17 +29,17 @@ import tyro
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing, write_json
-from milk_recsys.study.bench.score import Comparison, compare, rivals_of
+from milk_recsys.study.bench.names import Task
+from milk_recsys.study.bench.report import aligned, page_of, report_of
+from milk_recsys.study.bench.score import compare, rivals_of
 from milk_recsys.study.bench.standings import write_standings
 from milk_recsys.study.bench.tasks import (
-    Task,
     folder_of,
     instances,
     open_dataset,
     table_of_tasks,
 )
 from milk_recsys.study.records import Leak
-from milk_recsys.study.tables import markdown
 
 Name = Annotated[str, tyro.conf.Positional]
 
@@ -228,57 +228,6 @@ def root_of(data: Path | None) -> Path | None:
     """Return the folder of the data sets: the option, or $INVMOD_DATA, or None."""
     given = os.environ.get("INVMOD_DATA")
     return data or (Path(given) if given else None)
-
-
-# --- output ---------------------------------------------------------------------------------------
-
-
-def aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a table as lines of text, with columns of equal width."""
-    names = list(rows[0])
-    cells = [names, *([str(row[name]) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths])
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-
-
-def report_of(compared: Comparison) -> list[str]:
-    """Return the tables of a comparison as lines of text."""
-    lines = aligned(compared.means())
-    if compared.claims:
-        keep = ("claim", "verdict", "comparison", "p (Holm)", "splits significant over users")
-        lines += ["", *aligned([{k: row[k] for k in keep} for row in compared.tests()])]
-    return [*lines, *(f"note: {note}" for note in compared.notes)]
-
-
-def page_of(compared: Comparison, digest: str) -> str:
-    """Return the tables of a comparison as a page in Markdown."""
-    caption = (
-        "Means over splits ± half the width of a 95% interval, for splits that share items "
-        "(Nadeau and Bengio)."
-    )
-    sections = [f"# {compared.name} on {compared.task}", markdown(compared.means(), caption)]
-    if compared.claims:
-        test = (
-            "Two-sided t tests on log ratios of NDCG@20, paired over splits, corrected for splits "
-            "that share items and for the number of systems (Holm). Last column: number of splits "
-            "in which a 95% bootstrap interval over users excludes 0."
-        )
-        sections.append(markdown(compared.tests(), test))
-    hashes = [
-        {
-            "split": str(line["number"]),
-            "split hash": line["split"],
-            "candidates hash": line["candidates"],
-        }
-        for line in compared.lines
-    ]
-    sections += [markdown(hashes, f"SHA-256 of the lists: `{digest}`.")]
-    sections += [f"- {note}" for note in compared.notes]
-    return "\n\n".join(sections) + "\n"
 
 
 if __name__ == "__main__":

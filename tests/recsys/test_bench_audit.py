@@ -10,8 +10,10 @@ import bench_entry
 from milk_recsys import bench
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.synthetic import tiny_dataset
-from milk_recsys.study.bench.fit_audit import audit_fit, inputs_of, load_fit
-from milk_recsys.study.bench.tasks import Task, instances, open_dataset
+from milk_recsys.study.bench.fit_audit import audit_fit, load_fit
+from milk_recsys.study.bench.fit_inputs import inputs_of
+from milk_recsys.study.bench.names import Task
+from milk_recsys.study.bench.tasks import instances, open_dataset
 from milk_recsys.study.records import Leak
 
 DATASET = tiny_dataset()

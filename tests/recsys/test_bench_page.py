@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from milk_recsys.study.bench.fit_audit import Inputs
+from milk_recsys.study.bench.fit_inputs import Inputs
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/bench.md").read_text(encoding="utf-8")

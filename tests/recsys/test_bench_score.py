@@ -21,8 +21,10 @@ from milk_recsys.study import claims
 from milk_recsys.study.bench import score
 from milk_recsys.study.bench.entry import measure, read_lists
 from milk_recsys.study.bench.export import export
+from milk_recsys.study.bench.names import Task
+from milk_recsys.study.bench.report import report_of
 from milk_recsys.study.bench.score import compare, rivals_of, systems
-from milk_recsys.study.bench.tasks import Task, instances, open_dataset
+from milk_recsys.study.bench.tasks import instances, open_dataset
 from milk_recsys.study.records import Run
 from milk_recsys.study.runs import execute
 from milk_recsys.study.store import Store, user_values
@@ -445,7 +447,7 @@ def test_an_unknown_system_and_a_folder_without_results(results, tmp_path, entry
     assert "so nothing is compared" in notes[0]
     compared = compare(TASK, "x", entry, rivals)
     assert compared.tests() == []
-    assert bench.report_of(compared)[2].startswith("x")
+    assert report_of(compared)[2].startswith("x")
 
 
 def test_a_single_split_has_no_t_test(results, entry):

@@ -15,7 +15,8 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.synthetic import tiny_dataset
 from milk_recsys.study.bench import tasks
 from milk_recsys.study.bench.export import export
-from milk_recsys.study.bench.tasks import SETS, Task, instances, recorded_hashes, seed_ranges
+from milk_recsys.study.bench.names import SETTINGS, Task, seed_ranges
+from milk_recsys.study.bench.tasks import SETS, instances, recorded_hashes
 from milk_recsys.study.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +95,7 @@ def test_the_record_of_the_generated_sets_is_what_is_drawn():
 def test_the_record_of_a_real_set_is_what_is_drawn(name, data_root):
     dataset, notes = tasks.open_dataset(name, data_root)
     assert notes == []
-    for setting in tasks.SETTINGS:
+    for setting in SETTINGS:
         (instance,) = instances(Task(name, setting, (200,)), dataset)
         assert instance.official
 

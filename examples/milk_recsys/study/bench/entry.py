@@ -21,7 +21,8 @@ import torch
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics
 from milk_recsys.study.bench.export import list_length
-from milk_recsys.study.bench.tasks import Instance, Task, seed_ranges
+from milk_recsys.study.bench.names import Task, seed_ranges
+from milk_recsys.study.bench.tasks import Instance
 from milk_recsys.study.records import MONITOR
 from milk_recsys.study.store import Line
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.study import claims
-from milk_recsys.study.bench.tasks import Task, seed_ranges
+from milk_recsys.study.bench.names import Task, seed_ranges
 from milk_recsys.study.store import Line, Store
 
 __all__ = [

@@ -20,8 +20,9 @@ import numpy as np
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json, replacing
 from milk_recsys.study import claims
+from milk_recsys.study.bench.names import seed_ranges
 from milk_recsys.study.bench.score import METRICS, is_variant, part_of, seed_of, systems
-from milk_recsys.study.bench.tasks import SETS, recorded_hashes, seed_ranges
+from milk_recsys.study.bench.tasks import SETS, recorded_hashes
 from milk_recsys.study.records import MONITOR
 from milk_recsys.study.store import Line, Store
 from milk_recsys.study.tables import markdown

@@ -1,8 +1,8 @@
 """The tasks of the benchmark: data set, setting and split seed, identified by hashes.
 
-A task is written SET/SETTING/SEEDS, such as ``lfm2k/ftmt/200..209``. ``tasks.json``, next to this
-file, records the hashes of the official tasks, so that a task that is drawn from other data, or by
-another random generator, is refused. This command draws all of them and writes the file:
+``tasks.json``, next to this file, records the hashes of the official tasks, so that a task that is
+drawn from other pairs, or by another random generator, is refused. This command draws all of them
+and writes the file:
 
     python -m milk_recsys.study.bench.tasks --data $INVMOD_DATA
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.split import Split, draw_split
 from milk_recsys.catalogue.synthetic import embedded_dataset, tiny_dataset
 from milk_recsys.config.options import Options
+from milk_recsys.study.bench.names import SETTINGS, Task, seed_ranges
 from milk_recsys.study.records import hashes_of
 
 if TYPE_CHECKING:
@@ -37,14 +37,12 @@ if TYPE_CHECKING:
 __all__ = [
     "GENERATED",
     "SETS",
-    "SETTINGS",
     "Instance",
-    "Task",
     "folder_of",
     "instances",
     "open_dataset",
     "recorded",
-    "seed_ranges",
+    "recorded_hashes",
     "table_of_tasks",
 ]
 
@@ -54,87 +52,9 @@ GENERATED: Mapping[str, Callable[[], Dataset]] = MappingProxyType(
     {"tiny": tiny_dataset, "embedded": embedded_dataset}
 )
 """Data sets that are generated, to try the benchmark without a download."""
-SETTINGS = ("ftft", "ftmt", "mtmt")
 SEEDS = (*range(10), *range(100, 110), *range(200, 210))
 """Seeds of the official splits: used in development, held out, and held out later."""
 RECORD = Path(__file__).with_name("tasks.json")
-MAX_SEEDS = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A data set, a setting of missing modalities and the seeds of its splits."""
-
-    set: str
-    setting: str
-    seeds: tuple[int, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Task:
-        """Read SET/SETTING/SEEDS; SEEDS are numbers and ranges FIRST..LAST, with commas between.
-
-        Raises:
-            DataError: the text has another form.
-
-        Example:
-            >>> Task.parse("lfm2k/ftmt/0,200..202").seeds
-            (0, 200, 201, 202)
-        """
-        parts = text.split("/")
-        if len(parts) != 3 or not all(parts):
-            raise DataError(
-                f"task {text!r}: must be SET/SETTING/SEEDS, such as lfm2k/ftmt/200..209. "
-                "`milk-recsys bench tasks` lists the tasks."
-            )
-        name, setting, seeds = parts
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise DataError(f"task {text!r}: {name!r} is not the name of a data set.")
-        if setting not in SETTINGS:
-            raise DataError(
-                f"task {text!r}: the setting must be one of {', '.join(SETTINGS)}, got {setting!r}."
-            )
-        return cls(name, setting, _seeds(text, seeds))
-
-    def __str__(self) -> str:
-        return f"{self.set}/{self.setting}/{seed_ranges(self.seeds)}"
-
-
-def _seeds(text: str, seeds: str) -> tuple[int, ...]:
-    numbers: list[int] = []
-    for part in seeds.split(","):
-        match = re.fullmatch(r"(\d{1,18})(?:\.\.(\d{1,18}))?", part)
-        if not match:
-            raise DataError(
-                f"task {text!r}: seeds must be whole numbers and ranges, such as 0,200..209, "
-                f"got {part!r}."
-            )
-        first = int(match[1])
-        last = int(match[2] or first)
-        if not first <= last < first + MAX_SEEDS:
-            raise DataError(
-                f"task {text!r}: a range must be FIRST..LAST with at most {MAX_SEEDS} seeds, "
-                f"got {part!r}."
-            )
-        numbers += range(first, last + 1)
-    if len(set(numbers)) < len(numbers):
-        raise DataError(f"task {text!r}: a seed occurs twice. Name each once.")
-    return tuple(sorted(numbers))
-
-
-def seed_ranges(seeds: Sequence[int]) -> str:
-    """Write seeds as ranges.
-
-    Example:
-        >>> seed_ranges([0, 1, 2, 100, 102])
-        '0..2,100,102'
-    """
-    runs: list[list[int]] = []
-    for seed in sorted(seeds):
-        if runs and seed == runs[-1][1] + 1:
-            runs[-1][1] = seed
-        else:
-            runs.append([seed, seed])
-    return ",".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)
 
 
 # --- the record -----------------------------------------------------------------------------------
