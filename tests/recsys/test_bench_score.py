@@ -440,8 +440,15 @@ def test_a_second_run_on_a_split_is_a_system_of_its_own(results, tmp_path):
 
 
 def test_an_unknown_system_and_a_folder_without_results(results, tmp_path, entry):
-    with pytest.raises(DataError, match=r"no run of it on a split .*content_knn: 0\.\.2; random"):
+    with pytest.raises(
+        DataError, match=r"no system of this name\. It has: content_knn, random, rid"
+    ):
         rivals_of(results / "tiny", TASK, ("nobody",))
+    with pytest.raises(DataError, match=r"Did you mean ridge\?"):
+        rivals_of(results / "tiny", TASK, ("rigde",))
+    later = dataclasses.replace(TASK, seeds=(7,))
+    with pytest.raises(DataError, match=r"no run of it on a split of tiny/ftmt/7, only on 0\.\.2"):
+        rivals_of(results / "tiny", later, ("ridge",))
     rivals, notes = rivals_of(tmp_path / "none", TASK, ())
     assert rivals == {}
     assert "so nothing is compared" in notes[0]

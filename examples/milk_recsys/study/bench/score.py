@@ -11,7 +11,8 @@ Importing this module needs no torch: it reads results, and `entry.py` measures 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,11 +188,7 @@ def rivals_of(
     }
     for name in against:
         if not have.get(name):
-            splits = "; ".join(f"{n}: {seed_ranges(list(s))}" for n, s in sorted(runs.items()))
-            raise DataError(
-                f"--against {name}: {folder} has no run of it on a split of {task}. It has the "
-                f"systems and splits: {splits or 'none'}."
-            )
+            raise DataError(_no_run(folder, task, name, runs))
     names = list(against) or [
         name
         for name, by_seed in have.items()
@@ -208,6 +205,19 @@ def rivals_of(
                 f"compared on {seed_ranges(list(have[name]))}."
             )
     return {name: have[name] for name in names}, notes
+
+
+def _no_run(folder: Path, task: Task, name: str, runs: Mapping[str, Mapping[int, Line]]) -> str:
+    """Return the message that a system has no run on the splits of a task."""
+    if name in runs:
+        return (
+            f"--against {name}: {folder} has no run of it on a split of {task}, only on "
+            f"{seed_ranges(list(runs[name]))}. Name other systems, or enter these splits."
+        )
+    near = difflib.get_close_matches(name, runs, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    known = ", ".join(sorted(runs)) or "none"
+    return f"--against {name}: {folder} has no system of this name.{hint} It has: {known}."
 
 
 def compare(

@@ -53,7 +53,7 @@ GENERATED: Mapping[str, Callable[[], Dataset]] = MappingProxyType(
 )
 """Data sets that are generated, to try the benchmark without a download."""
 SEEDS = (*range(10), *range(100, 110), *range(200, 210))
-"""Seeds of the official splits: used in development, held out, and held out later."""
+"""Seeds of the official splits: used in development, held out, and held out for newer systems."""
 RECORD = Path(__file__).with_name("tasks.json")
 
 
