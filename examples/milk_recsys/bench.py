@@ -110,7 +110,9 @@ class Standings:
     out: Path = Path("docs/standings.md")
     """File of the page."""
     results: Path = Path("docs/results")
-    """Folder that holds SET/runs.parquet and SET/entries/*.json."""
+    """Folder that holds SET/runs.parquet."""
+    entries: Path = Path("docs/entries")
+    """Folder that holds SET/*.json, the entries from outside."""
 
 
 Command = (
@@ -211,7 +213,7 @@ def audit(command: Audit) -> list[str]:
 
 def standings(command: Standings) -> list[str]:
     """Write the page of standings; return its path as a line."""
-    write_standings(command.results, command.out)
+    write_standings(command.results, command.entries, command.out)
     return [str(command.out)]
 
 

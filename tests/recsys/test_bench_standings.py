@@ -16,7 +16,7 @@ from milk_recsys.study.bench.tasks import SETS, recorded_hashes
 from milk_recsys.study.store import Store
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "docs/results"
+RESULTS, ENTRIES = ROOT / "docs/results", ROOT / "docs/entries"
 
 
 def tables(page):
@@ -39,7 +39,7 @@ def tables(page):
 @pytest.fixture(scope="module")
 def whole():
     """The page of all results; its bootstraps take some ten seconds."""
-    return standings_page(RESULTS)
+    return standings_page(RESULTS, ENTRIES)
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def value_of(row, means):
     """Return the NDCG@20 of the splits of a system, or of an entry."""
     if row["system"] in means:
         return means[row["system"]]
-    entry = json.loads((RESULTS / f"lfm2k/entries/{row['system'][:-1]}.json").read_text())
+    entry = json.loads((ENTRIES / f"lfm2k/{row['system'][:-1]}.json").read_text())
     return np.array([entry["seeds"][str(seed)]["ndcg@20"] for seed in range(100, 110)])
 
 
 def test_every_system_and_entry_is_in_a_table(page):
     for name in SETS:
-        entries = {f"{path.stem}*" for path in (RESULTS / name / "entries").glob("*.json")}
+        entries = {f"{path.stem}*" for path in (ENTRIES / name).glob("*.json")}
         assert entries
         shown = {row["system"] for (n, _), rows in page.items() if n == name for row in rows}
         lines = Store(RESULTS / name).lines
@@ -132,7 +132,7 @@ def test_a_table_is_sorted_and_states_the_change_to_the_first():
 def copied(folder):
     """Copy the held-out runs of three systems, without values of users, and the entries."""
     (folder / "lfm2k").mkdir(parents=True)
-    shutil.copytree(RESULTS / "lfm2k/entries", folder / "lfm2k/entries")
+    shutil.copytree(ENTRIES / "lfm2k", folder / "entries/lfm2k")
     whole, few = Store(RESULTS / "lfm2k"), Store(folder / "lfm2k")
     for line in whole.lines:
         if line["phase"] == "fresh" and line["method"] in ("keep", "ridge", "milk"):
@@ -143,24 +143,43 @@ def copied(folder):
 
 def test_an_entry_appears_and_disappears_with_its_file(tmp_path):
     folder = copied(tmp_path)
-    path = folder / "lfm2k/entries/numpy_ridge.json"
+    path = folder / "entries/lfm2k/numpy_ridge.json"
     entry = json.loads(path.read_text())
     path.unlink()
-    assert "numpy_ridge" not in standings_page(folder)
+    assert "numpy_ridge" not in standings_page(folder, folder / "entries")
     entry["name"] = "mine"
     path.with_name("mine.json").write_text(json.dumps(entry))
-    assert "| mine* |" in standings_page(folder)
+    assert "| mine* |" in standings_page(folder, folder / "entries")
 
 
 def test_an_entry_on_some_of_the_splits_is_named_below_the_table(tmp_path):
     folder = copied(tmp_path)
-    path = folder / "lfm2k/entries/numpy_ridge.json"
+    path = folder / "entries/lfm2k/numpy_ridge.json"
     entry = json.loads(path.read_text())
     del entry["seeds"]["104"]
     path.write_text(json.dumps(entry))
-    page = standings_page(folder)
+    page = standings_page(folder, folder / "entries")
     assert "| numpy_ridge* |" not in page
     assert "Not run on all of these splits: numpy_ridge*." in page
+
+
+def test_systems_without_a_common_split_are_named_without_a_table(tmp_path):
+    folder = copied(tmp_path)
+    store = Store(folder / "lfm2k")
+    shutil.rmtree(folder / "lfm2k")
+    shutil.rmtree(folder / "entries")
+    (folder / "lfm2k").mkdir()
+    few = Store(folder / "lfm2k")
+    left_out = {"keep": 0, "ridge": 1, "milk": 2}
+    for line in store.lines:
+        if line["number"] < 3 and line["number"] != left_out[line["method"]]:
+            few.add(line)
+    few.compact()
+    page = standings_page(folder, folder / "entries")
+    assert (
+        "### FTMT, held-out splits 100..102\n\n0 systems. Not run on all of these splits: " in page
+    )
+    assert tables(page) == {}
 
 
 @pytest.mark.parametrize(
@@ -178,20 +197,21 @@ def test_an_entry_on_some_of_the_splits_is_named_below_the_table(tmp_path):
 )
 def test_a_damaged_entry_is_refused(change, message, tmp_path):
     folder = copied(tmp_path)
-    path = folder / "lfm2k/entries/numpy_ridge.json"
+    path = folder / "entries/lfm2k/numpy_ridge.json"
     entry = json.loads(path.read_text())
     assert entry["seeds"]["100"]["split"] == recorded_hashes("lfm2k", "ftmt", 100)["split"]
     change(entry)
     path.write_text(json.dumps(entry))
     with pytest.raises(DataError, match=message):
-        standings_page(folder)
+        standings_page(folder, folder / "entries")
 
 
 def test_the_command_writes_the_page(tmp_path, capsys):
     folder = copied(tmp_path / "results")
-    words = ["standings", "--results", str(folder), "--out", str(tmp_path / "page.md")]
+    words = ["standings", "--results", str(folder), "--entries", str(folder / "entries")]
+    words += ["--out", str(tmp_path / "page.md")]
     assert bench.main(words) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'page.md'}\n"
-    assert (tmp_path / "page.md").read_text() == standings_page(folder)
+    assert (tmp_path / "page.md").read_text() == standings_page(folder, folder / "entries")
     assert bench.main(["standings", "--results", str(tmp_path / "none")]) == 2
     assert "holds no results" in capsys.readouterr().err

@@ -4,8 +4,8 @@ A table has the systems of one data set, setting and block of splits. Seeds belo
 they have the same number of hundreds: 0 to 99 were used in development, 100 to 199 and 200 to 299
 are held out. Each system is compared with the first one, by the tests of `score.py`.
 
-Entries are the files SET/entries/*.json, which ``bench score --json`` writes. This module does not
-import torch.
+Entries are the files SET/*.json of another folder, which ``bench score --json`` writes. This module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ Runs = dict[str, dict[int, Line]]
 INTRODUCTION = """\
 # Standings
 
-NDCG@20 of new items, from the results files in `docs/results`. `milk-recsys bench standings`
-writes this page, and a test compares the two. [Enter the benchmark](bench.md) shows how to add a
-system.
+NDCG@20 and Recall@20 of new items, from the results files in `docs/results` and the entries in
+`docs/entries`. `milk-recsys bench standings` writes this page, and a test compares it with these
+files. [Enter the benchmark](bench.md) shows how to add a system.
 
 A value is the mean over splits ± half the width of its 95% interval. *p* is that of a two-sided t
 test on the log ratios of NDCG@20 to the first system of the table, over the same splits, with the
 variance of splits that share items (Nadeau and Bengio) and Holm's correction for the systems of the
 table. The last column counts the splits in which a bootstrap over users is significantly for the
-first system, and those in which it is significantly for the other one.
+first system, and those in which it is significantly for the other one; it is empty where the files
+have no values of users.
 
 The splits with seeds below 100 were in view while methods were developed, KEEP among them, so
 their tables favour KEEP. On held-out splits only the systems that were strongest before were run.
@@ -54,8 +55,12 @@ Systems marked with * are entries that were run outside of this package.
 """
 
 
-def standings_page(results: Path) -> str:
+def standings_page(results: Path, entries: Path) -> str:
     """Return the page as Markdown.
+
+    Arguments:
+        results: folder of the folders SET with runs.parquet.
+        entries: folder of the folders SET with entries; it may be absent.
 
     Raises:
         DataError: there are no results, or a file is damaged.
@@ -64,9 +69,9 @@ def standings_page(results: Path) -> str:
     for name in _sets(results):
         tables = [
             f"### {setting.upper()}, {BLOCKS.get(block, HELD_OUT)} {seed_ranges(seeds)}\n\n"
-            + markdown(rows, caption)
+            + (markdown(rows, caption) if rows else f"{caption}\n")
             for setting in ORDER
-            for block, seeds, rows, caption in _tables(results / name, name, setting)
+            for block, seeds, rows, caption in _tables(results / name, entries / name, setting)
         ]
         if tables:
             sections += [f"## {name}\n", *tables]
@@ -78,10 +83,10 @@ def standings_page(results: Path) -> str:
     return "\n".join(sections)
 
 
-def write_standings(results: Path, out: Path) -> None:
+def write_standings(results: Path, entries: Path, out: Path) -> None:
     """Write the page to a file."""
     with replacing(out) as temporary:
-        temporary.write_text(standings_page(results), encoding="utf-8")
+        temporary.write_text(standings_page(results, entries), encoding="utf-8")
 
 
 def _sets(results: Path) -> list[str]:
@@ -91,30 +96,30 @@ def _sets(results: Path) -> list[str]:
 
 
 def _tables(
-    folder: Path, name: str, setting: str
+    results: Path, entries: Path, setting: str
 ) -> Iterator[tuple[int, list[int], list[dict[str, str]], str]]:
     """Yield the block, the seeds, the rows and the caption of each table of a data set."""
     runs = {
         system: lines
-        for system, lines in systems(Store(folder), setting).items()
+        for system, lines in systems(Store(results), setting).items()
         if not any(map(is_variant, lines.values()))
     }
-    runs |= _entries(folder, name, setting)
+    runs |= _entries(entries, setting)
     part = part_of(setting)
     blocks = {seed // BLOCK for lines in runs.values() for seed in lines}
     for block in sorted(blocks, reverse=True):
         seeds, complete, lacking = _on_common_seeds(runs, block)
-        if complete:
-            caption = f"{len(complete)} systems."
-            if lacking:
-                caption += " Not run on all of these splits: " + ", ".join(lacking) + "."
-            yield block, seeds, table_of(complete, setting, part), caption
+        caption = f"{len(complete)} systems."
+        if lacking:
+            caption += " Not run on all of these splits: " + ", ".join(lacking) + "."
+        rows = table_of(complete, setting, part) if complete else []
+        yield block, seeds, rows, caption
 
 
 def _on_common_seeds(runs: Runs, block: int) -> tuple[list[int], Runs, list[str]]:
     """Return the seeds of a table, the systems that have all of them, and the other systems.
 
-    The seeds are those on which more than half of the systems of the block were run.
+    The seeds are those that more than half as many systems have as the seed with the most systems.
     """
     own = {
         system: {seed: line for seed, line in lines.items() if seed // BLOCK == block}
@@ -122,13 +127,14 @@ def _on_common_seeds(runs: Runs, block: int) -> tuple[list[int], Runs, list[str]
     }
     own = {system: lines for system, lines in own.items() if lines}
     counts = Counter(seed for lines in own.values() for seed in lines)
-    seeds = sorted(seed for seed, count in counts.items() if 2 * count > len(own))
+    most = max(counts.values())
+    seeds = sorted(seed for seed, count in counts.items() if 2 * count > most)
     complete = {
         system: {seed: lines[seed] for seed in seeds}
         for system, lines in own.items()
         if set(seeds) <= set(lines)
     }
-    return seeds, complete if seeds else {}, [s for s in own if s not in complete]
+    return seeds, complete, [s for s in own if s not in complete]
 
 
 def table_of(runs: Runs, setting: str, part: str) -> list[dict[str, str]]:
@@ -179,21 +185,21 @@ def table_of(runs: Runs, setting: str, part: str) -> list[dict[str, str]]:
 # --- entries --------------------------------------------------------------------------------------
 
 
-def _entries(folder: Path, name: str, setting: str) -> Runs:
+def _entries(folder: Path, setting: str) -> Runs:
     """Return the entries of outsiders: name with a mark -> split seed -> run without users' values.
 
     Raises:
         DataError: an entry is damaged or was measured on another split.
     """
     runs: Runs = {}
-    for path in sorted((folder / "entries").glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         try:
             entry: Mapping[str, Any] = read_json(path)
             of_set, of_setting, _ = entry["task"].split("/")
-            if (of_set, of_setting) != (name, setting):
+            if (of_set, of_setting) != (folder.name, setting):
                 continue
             lines = [
-                _line(path, name, setting, int(seed), values)
+                _line(path, folder.name, setting, int(seed), values)
                 for seed, values in entry["seeds"].items()
             ]
             runs.setdefault(f"{entry['name']}*", {}).update({seed_of(x): x for x in lines})
