@@ -1,4 +1,4 @@
-"""The command `milk-recsys`, or `python -m milk_recsys`: train, recommend, prepare and reproduce.
+"""The command `milk-recsys`, or `python -m milk_recsys`, which runs one of five commands.
 
 A command's module is imported only when the command is known, so that `--help` and the error for a
 misspelt command appear at once.
@@ -16,7 +16,7 @@ PROG = "milk-recsys"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the four commands.
+    """Run one of the commands.
 
     Arguments:
         argv: the name of a command and its options; None means the arguments of the process.
@@ -65,6 +65,12 @@ def _reproduce(argv: Sequence[str], prog: str) -> int:
     return reproduce.main(argv, prog=prog)
 
 
+def _bench(argv: Sequence[str], prog: str) -> int:
+    from milk_recsys import bench
+
+    return bench.main(argv, prog=prog)
+
+
 # Name -> the function that runs the command, and its line in the help text.
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (_train, "Train a recommender, evaluate it on new items, and write a report."),
@@ -76,6 +82,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "reproduce": (
         _reproduce,
         "Reproduce the paper's tables and figures, or compare all systems, on one data set.",
+    ),
+    "bench": (
+        _bench,
+        "Enter your own method into the benchmark: tasks, scores, leak audit, standings.",
     ),
 }
 

@@ -44,13 +44,13 @@ def modules_of(requirements: list[str]) -> set[str]:
 def test_help_lists_the_commands(capsys):
     assert command.main(["--help"]) == 0
     output = capsys.readouterr().out
-    for name in ("train", "recommend", "prepare", "reproduce"):
+    for name in ("train", "recommend", "prepare", "reproduce", "bench"):
         assert re.search(rf"^  {name} +[A-Z].*\.$", output, flags=re.MULTILINE)
         assert (FOLDER / f"{name}.py").exists()
     assert max(map(len, output.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce"])
+@pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce", "bench"])
 def test_the_help_of_a_command_has_its_name(name, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main([name, "--help"])
@@ -115,7 +115,7 @@ except SystemExit as ended:
 """
 
 
-@pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce"])
+@pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce", "bench"])
 def test_no_command_imports_torch_for_its_help(name):
     for words in (["milk-recsys", name], [str(FOLDER / f"{name}.py")]):
         ran = python(WITHOUT_TORCH, *words, "--help")
@@ -134,6 +134,8 @@ def test_no_command_imports_torch_for_its_help(name):
         (["reproduce", "table2"], "--data is needed"),
         (["reproduce", "table2", "--data", "nowhere"], "no such folder"),
         (["reproduce", "field", "--smoke", "--methods", "nobody"], "nobody"),
+        (["bench", "tasks", "lfm2k"], "must be SET/SETTING/SEEDS"),
+        (["bench", "standings", "--results", "nowhere"], "holds no results"),
     ],
 )
 def test_bad_options_and_data_are_refused_before_torch_is_imported(words, message, tmp_path):

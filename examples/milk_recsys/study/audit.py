@@ -35,7 +35,7 @@ from milk_recsys.run.evaluation import evaluate_group
 from milk_recsys.run.loop import train_epoch
 from milk_recsys.study.records import Leak
 
-__all__ = ["Leak", "audit", "leaks_by_option", "without_test"]
+__all__ = ["Leak", "audit", "leaks_by_option", "pairs_of_few_users", "without_test"]
 
 USERS = 200  # number of users in the training pairs of the audit
 FACTOR_EPOCHS = 2
@@ -65,7 +65,7 @@ def audit(
     Raises:
         Leak: a tensor or a metric differs; the message names it.
     """
-    small = dataclasses.replace(dataset, interactions=_pairs_of_few_users(dataset))
+    small = dataclasses.replace(dataset, interactions=pairs_of_few_users(dataset))
     options = _short(options)
     device = torch.device("cpu")
     given = build_tables(small, split, options, device)
@@ -107,7 +107,7 @@ def without_test(dataset: Dataset, split: Split) -> Dataset:
     )
 
 
-def _pairs_of_few_users(dataset: Dataset) -> Any:
+def pairs_of_few_users(dataset: Dataset) -> Any:
     """Return the pairs of `USERS` users, drawn with a fixed seed, in the order of the data set."""
     pairs = np.asarray(dataset.interactions)
     users = np.unique(pairs[:, 0])

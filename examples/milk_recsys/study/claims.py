@@ -31,9 +31,11 @@ __all__ = [
     "holm",
     "log_ratio",
     "pairs_of",
+    "ranks_better",
     "rows",
     "users_agree",
     "verdict",
+    "with_interval",
 ]
 
 LEVEL = 0.05
@@ -58,6 +60,7 @@ class Claim:
             same items. Such splits share most of their training data, so the values are correlated.
             The variance of their mean is taken as (1 / R + overlap) times the variance of the
             values, with R the number of repeats. 0 means independent values.
+        with_users: number of splits with the values of users; None means all of them.
 
     References:
         Nadeau and Bengio, Inference for the generalization error, Machine Learning 2003.
@@ -69,6 +72,7 @@ class Claim:
     users: tuple[int, int] | None = None
     note: str = ""
     overlap: float = 0.0
+    with_users: int | None = None
 
     @property
     def error(self) -> float:
@@ -148,6 +152,16 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
     return above, below
 
 
+def with_interval(values: Sequence[float]) -> str:
+    """Return a mean ± half the width of its 95% t interval, for splits that share items."""
+    mean = f"{np.mean(values):.4f}"
+    if len(values) < 2:
+        return mean
+    low, high = Claim("", "", np.array(values), overlap=OVERLAP).interval
+    # Too few equal values have an unbounded interval.
+    return f"{mean} ± {(high - low) / 2:.4f}" if np.isfinite(high - low) else mean
+
+
 # --- the claims -----------------------------------------------------------------------------------
 
 
@@ -225,14 +239,37 @@ def better(
 ) -> Claim | None:
     """Return the claim that the first method has a higher NDCG@20; None if no repeat is common."""
     a, b = pairs_of(store, methods, setting, phase)
-    if not a:
-        return None
-    x, y = ([line["test"][MONITOR] for line in lines] for lines in (a, b))
+    return ranks_better(text, source, a, b, overlap) if a else None
+
+
+def ranks_better(
+    text: str,
+    source: str,
+    a: Sequence[Line],
+    b: Sequence[Line],
+    overlap: float = 0.0,
+    part: str = "test",
+) -> Claim:
+    """Return the claim that the runs `a` have a higher NDCG@20 than the runs `b`.
+
+    Arguments:
+        a, b: runs on the same splits, in the same order.
+        part: section of the runs `b` that is compared with the test section of `a`. The values of
+            users are those of the test section, so without it there is no bootstrap over users.
+    """
+    x = [line["test"][MONITOR] for line in a]
+    y = [line[part][MONITOR] for line in b]
     note = (
         f"NDCG@20 {np.mean(x):.4f} against {np.mean(y):.4f}, "
         f"{100 * (np.mean(x) / max(np.mean(y), 1e-12) - 1):+.1f}%"
     )
-    return Claim(text, source, log_ratio(x, y), users_agree(a, b), note, overlap)
+    with_users = [
+        (first, second)
+        for first, second in zip(a, b, strict=True)
+        if part == "test" and "per_user" in first and "per_user" in second
+    ]
+    users = users_agree(*zip(*with_users, strict=True)) if with_users else None
+    return Claim(text, source, log_ratio(x, y), users, note, overlap, len(with_users))
 
 
 def _kept(lines: Sequence[Line]) -> Array:
@@ -328,7 +365,8 @@ def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
         users = (
             ""
             if claim.users is None
-            else f"{claim.users[0]} for, {claim.users[1]} against of {len(claim.values)}"
+            else f"{claim.users[0]} for, {claim.users[1]} against of "
+            f"{len(claim.values) if claim.with_users is None else claim.with_users}"
         )
         table.append(
             {

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from milk_recsys.study import claims
+from milk_recsys.study.claims import with_interval
 from milk_recsys.study.plan import Plan, strongest
 from milk_recsys.study.records import MONITOR, mean_sd
 from milk_recsys.study.spaces import ABLATIONS, CLOSED, WINNER, WITHOUT
@@ -39,16 +40,6 @@ def percent_lost(lines: Sequence[Line]) -> str:
     lost = np.mean([worst_drop(line) for line in lines])
     # `0 -` instead of a minus sign, since -0.0 would be printed as "-0%".
     return "" if np.isnan(lost) else f"{0 - 100 * lost:.0f}%"
-
-
-def with_interval(values: Sequence[float]) -> str:
-    """Return a mean ± half the width of its 95% t interval, for splits that share items."""
-    mean = f"{np.mean(values):.4f}"
-    if len(values) < 2:
-        return mean
-    low, high = claims.Claim("", "", np.array(values), overlap=claims.OVERLAP).interval
-    # Too few equal values have an unbounded interval.
-    return f"{mean} ± {(high - low) / 2:.4f}" if np.isfinite(high - low) else mean
 
 
 def table_field(plan: Plan, store: Store) -> TableRows:

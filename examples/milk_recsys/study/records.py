@@ -1,4 +1,4 @@
-"""A run of a study, its metric, the format of means, and the error `Leak`.
+"""A run of a study, its hashes, its metric, the format of means, and the error `Leak`.
 
 This module does not import torch.
 """
@@ -6,14 +6,20 @@ This module does not import torch.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from milk_recsys.catalogue.split import Split
 from milk_recsys.config.options import Options
 
-__all__ = ["MONITOR", "Leak", "Run", "mean_sd"]
+if TYPE_CHECKING:
+    from milk_recsys.catalogue.tables import Tables
+
+__all__ = ["MONITOR", "Leak", "Run", "digest", "hashes_of", "mean_sd"]
 
 MONITOR = "ndcg@20"
 
@@ -48,6 +54,36 @@ class Run:
     def tested(self) -> bool:
         """Whether the run may be evaluated on the test items."""
         return self.phase not in ("trial", "factors")
+
+
+def digest(*arrays: npt.NDArray[Any]) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the bytes of arrays.
+
+    The bytes are those of each array in row-major order, one array after the other.
+    """
+    hashed = hashlib.sha256()
+    for array in arrays:
+        hashed.update(np.ascontiguousarray(array).data)
+    return hashed.hexdigest()[:16]
+
+
+def hashes_of(split: Split, tables: Tables) -> dict[str, str]:
+    """Return the hashes that identify what a run was trained and evaluated on.
+
+    Returns:
+        ``split``: of the warm, validation and test item ids (int64) and the mask (bool);
+        ``candidates``: of the candidates and of the users and positions of the positive pairs
+        (int64), of the test items and then of the validation items.
+    """
+    groups = [
+        x.cpu().numpy()
+        for group in (tables.test, tables.validation)
+        for x in (group.candidates, group.users, group.positions)
+    ]
+    return {
+        "split": digest(split.warm, split.validation, split.test, split.mask),
+        "candidates": digest(*groups),
+    }
 
 
 def mean_sd(values: Any) -> str:

@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from invmod import RidgeImputer, ZeroImputer
 from milk_recsys.base.checkpoint import load_state, save_state
@@ -31,7 +30,7 @@ from milk_recsys.run.evaluation import evaluate_group, evaluate_test, grouped_me
 from milk_recsys.run.loop import Diverged, train_model, versions
 from milk_recsys.run.progress import Progress
 from milk_recsys.study.audit import audit, leaks_by_option
-from milk_recsys.study.records import MONITOR, Run
+from milk_recsys.study.records import MONITOR, Run, digest, hashes_of
 from milk_recsys.study.spaces import ABLATIONS
 
 __all__ = ["execute", "train_once"]
@@ -105,10 +104,7 @@ def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
             for k, v in to_json(options).items()
             if k not in ("data", "out", "resume", "threads")
         },
-        "split": _digest(split.warm, split.validation, split.test, split.mask),
-        "candidates": _digest(
-            *(x.cpu().numpy() for x in (*_arrays(tables.test), *_arrays(tables.validation)))
-        ),
+        **hashes_of(split, tables),
     }
     begun = time.perf_counter()
     if run.phase == "factors":
@@ -144,7 +140,7 @@ def _audited(options: Options, dataset: Dataset, split: Split) -> dict[str, Any]
     # Numbers such as a learning rate do not change which data a method reads; names and switches
     # may.
     choices = {k: v for k, v in to_json(options).items() if isinstance(v, (str, bool))}
-    key = repr((sorted(choices.items()), _digest(split.test, split.mask), dataset.fingerprint))
+    key = repr((sorted(choices.items()), digest(split.test, split.mask), dataset.fingerprint))
     if key in _AUDITED:
         return {"audit": {"compared": _AUDITED[key], "seconds": 0.0}}
     begun = time.perf_counter()
@@ -281,16 +277,3 @@ def missing_none_one_two(dataset: Dataset, split: Split, seed: int) -> npt.NDArr
             available = np.flatnonzero(mask[item])
             mask[item, rng.permutation(available)[: min(missing, len(available) - 1)]] = False
     return mask
-
-
-def _arrays(group: Any) -> tuple[Tensor, ...]:
-    """Return the tensors that identify the candidates and the users of an evaluation."""
-    return group.candidates, group.users, group.positions
-
-
-def _digest(*arrays: npt.NDArray[Any]) -> str:
-    """Return a hash of arrays, as 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]

@@ -21,6 +21,7 @@ from milk_recsys.study.spaces import VARIANTS
 from milk_recsys.study.store import Store, user_values
 
 __all__ = [
+    "markdown",
     "table_1",
     "table_2",
     "table_3",
@@ -43,7 +44,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path, caption: str) -> 
         return []
     frame = pl.DataFrame([dict(row) for row in rows])
     texts = {
-        ".md": _markdown(rows, caption),
+        ".md": markdown(rows, caption),
         ".csv": frame.write_csv(),
         ".tex": _latex(rows, caption),
     }
@@ -53,7 +54,8 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path, caption: str) -> 
     return [path.with_suffix(suffix) for suffix in texts]
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """Return a table in Markdown, followed by its caption."""
     names = list(rows[0])
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     lines += [" | ".join(str(row[name]) for name in names) for row in rows]
