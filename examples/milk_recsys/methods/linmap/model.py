@@ -113,5 +113,5 @@ class Linmap:
 
 def _scaled(rows: Sequence[Tensor], mask: Tensor) -> Tensor:
     """Concatenate rows (N, d_m), each scaled by the root of M / (number of modalities), (N, d)."""
-    scale = (mask.shape[1] / mask.sum(dim=1).clamp(min=1)).sqrt().to(rows[0].dtype)
+    scale = (mask.shape[1] / mask.sum(dim=1).clamp(min=1).to(rows[0].dtype)).sqrt()
     return torch.cat(list(rows), dim=1) * scale[:, None]
