@@ -41,6 +41,12 @@ def content_by_hand(data, new, mask):
     )
 
 
+def test_the_donor_is_keep_at_full_rank():
+    data = make_data()
+    found = make("linmap", data, **OPTIONS).donor_scorer()(torch.arange(USERS)).numpy()
+    np.testing.assert_allclose(found, donor_by_hand(data), rtol=1e-9, atol=1e-12)
+
+
 def test_one_map_for_all_patterns_is_ridge_on_scaled_features():
     data, (new, mask), b = make_data(), new_items(), make("linmap", **OPTIONS)
     parts = content_by_hand(data, new, mask)

@@ -105,8 +105,18 @@ class Linmap:
 
     def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from users to their scores of new items."""
+        return self._scores(self.columns(features, mask))
+
+    def donor_scorer(self) -> ScoreBlock:
+        """Return a function from users to the donor's scores D of the warm items, (u, n)."""
+        n = self._data.num_items
+        check_cells(n, n)
+        return self._scores(torch.eye(n, dtype=self.rows.dtype, device=self._data.device))
+
+    def _scores(self, columns: Tensor) -> ScoreBlock:
+        """Return a function from users (u,) to D t (u, C) of columns t (n, C)."""
         of_users, of_items = self.scales
-        z = self.smooth(self.columns(features, mask)).mul_(of_items[:, None])
+        z = self.smooth(columns).mul_(of_items[:, None])
         profile = user_profile_scorer(self._data, z)
         return lambda users: profile(users).mul_(of_users[users, None])
 
