@@ -129,6 +129,7 @@ def _parse(content: bytes) -> Any:
     """Return the value that a pickle describes, made of `_Array`, dictionaries and so on."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(content):
         name = opcode.name
         if name == "STOP":
@@ -229,7 +230,9 @@ def _build(stack: list[Any]) -> None:
 
 def _numbers(shape: tuple[int, ...], kind: _Type, content: bytes) -> npt.NDArray[Any]:
     """Return an array of numbers from its bytes."""
-    dtype = np.dtype(kind.name).newbyteorder(kind.order)
+    dtype: np.dtype[Any] = np.dtype(kind.name)
+    if kind.order in ("<", ">"):
+        dtype = dtype.newbyteorder("<" if kind.order == "<" else ">")
     if dtype.hasobject:
         raise _Refused("has an array of objects")
     return np.frombuffer(content, dtype=dtype).reshape(shape)
