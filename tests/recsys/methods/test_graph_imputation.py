@@ -170,6 +170,19 @@ def test_a_new_item_is_filled_from_its_nearest_items_in_the_modalities_that_it_h
     assert not b.columns(new, nothing).any()
 
 
+def test_a_nearest_item_that_could_not_be_filled_does_not_count():
+    b = make("graph_imputation", two_groups(), neighbours=4)
+    text = torch.zeros(1, 7, dtype=torch.float64)
+    # Item 10, which has no image and no pair, is the nearest; the next ones are of the first group.
+    text[0, [2, 0]] = torch.tensor([1.0, 0.8], dtype=torch.float64)
+    new = {"text": text, "image": torch.full((1, 4), torch.nan, dtype=torch.float64)}
+    mask = torch.tensor([[True, False]])
+    nearest, _ = b._nearest(b.rows(new, mask), mask)
+    assert nearest[0, 0] == 10
+    assert set(nearest[0, 1:].tolist()) < set(range(5))
+    torch.testing.assert_close(b.fill_new(new, mask)[1], b.filled[1][[1]])
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 2.0])
 def test_the_scores_are_one_ridge_regression_on_filled_rows(smoothing):
     data, (new, mask) = make_data(), new_items()
