@@ -66,6 +66,10 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "i3mrec": "milk_recsys.methods.i3mrec:I3MREC",
         "dgmrec": "milk_recsys.methods.dgmrec:DGMREC",
         "aldi": "milk_recsys.methods.aldi:ALDI",
+        "fease": "milk_recsys.methods.fease:FEASE",
+        "fease_u": "milk_recsys.methods.fease:FEASE_U",
+        "linmap": "milk_recsys.methods.linmap:LINMAP",
+        "graph_imputation": "milk_recsys.methods.graph_imputation:GRAPH_IMPUTATION",
     }
 )
 """Name on the command line -> "module:name" of the `Method`, which is imported on demand."""
@@ -124,7 +128,7 @@ class Interval:
 class Choice:
     """One of a finite number of values."""
 
-    values: tuple[float, ...]
+    values: tuple[float | str, ...]
 
 
 def interval(low: float, high: float) -> Interval:
@@ -137,7 +141,7 @@ def log_range(low: float, high: float) -> Interval:
     return Interval(low, high, log=True)
 
 
-def choice(*values: float) -> Choice:
+def choice(*values: float | str) -> Choice:
     """Return a choice among the given values."""
     return Choice(values)
 

@@ -187,7 +187,8 @@ def table_search(plan: Plan, store: Store) -> TableRows:
             }
             row[f"validation {MONITOR}"] = f"{best['validation'][MONITOR]:.4f}"
             row["chosen"] = ", ".join(
-                f"{name} {value:.3g}" for name, value in best["tuned"].items()
+                f"{name} {value if isinstance(value, str) else format(value, '.3g')}"
+                for name, value in best["tuned"].items()
             )
             rows.append(row)
     return rows

@@ -20,6 +20,7 @@ from milk_recsys.methods.closed_form import (
     nnls,
     patterns,
 )
+from milk_recsys.methods.graph_imputation import DIFFUSIONS
 from milk_recsys.methods.learner import build
 from tests.recsys.methods.tiny_baselines import (
     ITEMS,
@@ -48,7 +49,16 @@ from tests.recsys.methods.tiny_baselines import (
     unit,
 )
 
-CLOSED = ("knn", "marec", "ridge", "keep")
+CLOSED = (
+    "knn",
+    "marec",
+    "ridge",
+    "keep",
+    "fease",
+    "fease_u",
+    "linmap",
+    "graph_imputation",
+)
 
 
 # --- closed forms ---------------------------------------------------------------------------------
@@ -242,9 +252,28 @@ def test_scores_do_not_depend_on_the_order_of_modalities(name):
     np.testing.assert_allclose(reordered_scores, expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in CLOSED),
+        ("linmap", {"per_pattern": True}),
+        *(("graph_imputation", {"diffusion": name}) for name in DIFFUSIONS),
+    ],
+)
+def test_hidden_cells_change_no_score(name, options):
+    data, (new, mask) = make_data(), new_items()
+    expected = scores(make(name, data, **options), new, mask)
+    features, hidden = (
+        {key: torch.where(known[:, [m]], x, 1e9) for m, (key, x) in enumerate(rows.items())}
+        for rows, known in ((data.features, data.mask), (new, mask))
+    )
+    b = make(name, dataclasses.replace(data, features=features), **options)
+    np.testing.assert_array_equal(scores(b, hidden, mask), expected)
+
+
 def test_too_many_items_at_once_are_refused(monkeypatch):
     monkeypatch.setattr(closed, "MAX_SCORES", 50)
-    for name in ("knn", "marec", "ridge"):
+    for name in set(CLOSED) - {"keep"}:
         with pytest.raises(DataError, match="too many for a closed form"):
             scores(make(name), *new_items())
 

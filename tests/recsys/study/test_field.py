@@ -68,6 +68,10 @@ def test_the_study_of_the_paper_has_no_run_of_the_comparison_of_all_systems():
         "dgmrec",
         "aldi",
         "keep",
+        "fease",
+        "fease_u",
+        "linmap",
+        "graph_imputation",
     ) == FIELD
     assert set(CLOSED) | {WINNER} <= set(FIELD) - set(METHODS)
     assert set(SPACES) == set(FIELD)

@@ -15,7 +15,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.importers.write import Draft, copy_rows, read_features
 from milk_recsys.catalogue.split import Split
 
-__all__ = ["prepare_mmrec", "prepare_text"]
+__all__ = ["prepare_mmrec", "prepare_text", "read_inter"]
 
 Pairs = npt.NDArray[np.int64]
 SPLITS = ("train", "val", "test")
@@ -29,7 +29,7 @@ def prepare_mmrec(draft: Draft, folder: Path) -> None:
     files = sorted(folder.glob("*.inter"))
     if len(files) != 1:
         raise DataError(f"{folder}: must hold one .inter file, found {len(files)}.")
-    pairs = _read_inter(files[0])
+    pairs = read_inter(files[0])[:, :2]
     _write(draft, folder, {"visual": "image_feat.npy", "text": "text_feat.npy"}, pairs)
     draft.write_manifest()
     draft.notes.append(
@@ -38,8 +38,14 @@ def prepare_mmrec(draft: Draft, folder: Path) -> None:
     )
 
 
-def _read_inter(path: Path) -> Pairs:
-    """Return the pairs (P, 2) of an .inter file, whose header has entries like ``userID:token``."""
+def read_inter(path: Path) -> Pairs:
+    """Return user, item and label (P, 3) of an .inter file.
+
+    The entries of its header may name a type, as in ``userID:token``.
+
+    Raises:
+        DataError: the file is missing, or a line is not of this form; the message names the line.
+    """
     # An array of 64-bit integers needs far less memory than a list of Python integers.
     flat = array("q")
     with _opened(path) as file:
@@ -65,8 +71,8 @@ def _read_inter(path: Path) -> Pairs:
                     f"{path}, line {number}: ids start at 0 and x_label is 0, 1 or 2, "
                     f"got {row!r:.80}."
                 )
-            flat.extend((user, item))
-    return np.array(flat, dtype=np.int64).reshape(-1, 2)
+            flat.extend((user, item, label))
+    return np.array(flat, dtype=np.int64).reshape(-1, 3)
 
 
 def prepare_text(draft: Draft, folder: Path, *, keep_split: bool) -> None:

@@ -31,7 +31,7 @@ from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.ridge import RidgeOptions
 from milk_recsys.methods.warm import WarmData
 
-__all__ = ["Ridge"]
+__all__ = ["Ridge", "ridge_columns"]
 
 
 class Ridge:
@@ -53,7 +53,8 @@ class Ridge:
         for pattern, positions in patterns(mask):
             warm = torch.cat([self.rows.warm[m] for m in pattern], dim=1).double()
             new = torch.cat([rows[m][positions] for m in pattern], dim=1).double()
-            item_scores[:, positions] = _ridge(warm, new, self._options.ridge).to(item_scores.dtype)
+            columns = ridge_columns(warm, new, self._options.ridge)
+            item_scores[:, positions] = columns.to(item_scores.dtype)
         return item_scores
 
     def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
@@ -64,8 +65,12 @@ class Ridge:
         )
 
 
-def _ridge(warm: Tensor, new: Tensor, strength: float) -> Tensor:
-    """Return F_w (F_w'F_w + l I)^-1 F_c' (n, C) of rows F_w (n, d) and F_c (C, d)."""
+def ridge_columns(warm: Tensor, new: Tensor, strength: float) -> Tensor:
+    """Return F_w (F_w'F_w + l I)^-1 F_c' (n, C) of rows F_w (n, d) and F_c (C, d).
+
+    The column of a new item holds the weights of the warm items' targets in the prediction of a
+    ridge regression with penalty l, which is `strength`.
+    """
     n, d = warm.shape
     # F_w (F_w'F_w + l I)^-1 = (F_w F_w' + l I)^-1 F_w, so solve the
     # smaller system, of d or of n rows.
