@@ -1,4 +1,4 @@
-"""Compare training methods on digits whose quadrants may be missing, on ten splits.
+"""Compare methods on digits whose quadrants may be missing, on ten splits.
 
     python examples/digits_quadrants/train.py             # about ten minutes on one core
     python examples/digits_quadrants/train.py --seeds 2   # fewer splits
@@ -27,7 +27,7 @@ from invmod.robustness.document import figure_png
 from missing_calibration import CalibrationStudy, calibration_table
 from missing_methods import Problem, accuracy
 from missing_study import Study, share_of_test_rows
-from missing_tables import compare, comparison_table, summary, table
+from missing_tables import comparison_tables, summary, table
 
 QUADRANTS = {
     "top left": (slice(0, 4), slice(0, 4)),
@@ -39,7 +39,7 @@ QUADRANTS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Compare training methods on digits whose quadrants may be hidden."""
+    """Compare methods on digits whose quadrants may be hidden."""
 
     out: Path = Path("docs/results/digits_quadrants")
     """Folder of the results."""
@@ -150,7 +150,7 @@ def main(options: Options) -> None:
     problem = digits_problem(options.epochs)
     results = Study(problem, options.out, seeds=options.seeds).run()
     text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")
-    text += "\n" + comparison_table(compare(results, share_of_test_rows(problem)), "accuracy")
+    text += "\n" + comparison_tables(results, share_of_test_rows(problem), "accuracy")
     config = results["environments"]["config"]
     lines = CalibrationStudy(problem, options.out, config, seeds=options.seeds).run()
     text += "\n" + calibration_table(lines)

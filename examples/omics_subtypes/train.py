@@ -1,4 +1,4 @@
-"""Compare training methods on breast cancer subtypes, where all test patients lack an assay.
+"""Compare methods on breast cancer subtypes, where all test patients lack an assay.
 
     python examples/omics_subtypes/train.py                         # TCGA breast cancer
     python examples/omics_subtypes/train.py --dataset uci_mfeat     # six views of digits
@@ -25,7 +25,7 @@ from torch import Tensor
 from missing_calibration import CalibrationStudy, calibration_table
 from missing_methods import Problem, accuracy, balanced_accuracy
 from missing_study import Study, share_of_test_rows
-from missing_tables import compare, comparison_table, summary, table
+from missing_tables import comparison_tables, summary, table
 
 VIEWS = ("fou", "fac", "kar", "pix", "zer", "mor")
 ASSAYS = ("mirna", "mrna", "protein")
@@ -33,7 +33,7 @@ ASSAYS = ("mirna", "mrna", "protein")
 
 @dataclass(frozen=True)
 class Options:
-    """Compare training methods on samples with missing modalities."""
+    """Compare methods on samples with missing modalities."""
 
     dataset: Literal["tcga_breast", "uci_mfeat"] = "tcga_breast"
     """Data set: breast cancer without protein at test time, or six views of digits."""
@@ -170,7 +170,7 @@ def main(options: Options) -> None:
     else:
         text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")
     metric = problem.metric.__name__.replace("_", " ")
-    text += "\n" + comparison_table(compare(results, share_of_test_rows(problem)), metric)
+    text += "\n" + comparison_tables(results, share_of_test_rows(problem), metric)
     config = results["environments"]["config"]
     lines = CalibrationStudy(problem, out, config, seeds=options.seeds).run()
     text += "\n" + calibration_table(lines)
