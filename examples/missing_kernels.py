@@ -12,6 +12,7 @@ study chose for it, so the trials of this method count for both regressions on z
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +20,15 @@ from invmod.missingness import mask_from_features
 from invmod.regression import PatternKernelRidge
 from missing_methods import Problem, train
 
-__all__ = ["ENCODER", "KERNEL_METHODS", "KernelMethod", "fit_kernel_ridge"]
+__all__ = [
+    "ENCODER",
+    "KERNEL_METHODS",
+    "KernelMethod",
+    "Predict",
+    "fit_kernel_ridge",
+    "fit_regression",
+    "unchanged",
+]
 
 ENCODER = "environments"
 Predict = Callable[[Mapping[str, Tensor], Tensor], Tensor]
@@ -60,19 +69,44 @@ def fit_kernel_ridge(
     Returns:
         a function from features and mask to probabilities of classes (N, C).
     """
+    embed = train(problem, ENCODER, config, seed).embeddings if method.embedded else unchanged
+    return fit_regression(problem, seed, embed, validation=method.validation)
+
+
+def fit_regression(
+    problem: Problem,
+    seed: int,
+    embed: Callable[[Mapping[str, Tensor], Tensor], Mapping[str, Tensor]],
+    *,
+    validation: bool = False,
+    groups: Tensor | None = None,
+    **options: Any,
+) -> Predict:
+    """Fit a kernel regression on embeddings of the training rows of a split.
+
+    Arguments:
+        problem: the data and the splits.
+        seed: seed of the split.
+        embed: maps features and mask to the inputs of the regression, modality name -> (N, ...).
+        validation: choose options on the validation rows of the split.
+        groups: integers (N,), the groups of rows that are left out together; None: each row alone.
+        options: of `PatternKernelRidge`.
+
+    Returns:
+        a function from features and mask to probabilities of classes (N, C).
+    """
     names = tuple(problem.features)
-    rows, validation, _ = problem.split(seed)
-    embed: Callable[[Mapping[str, Tensor], Tensor], Mapping[str, Tensor]] = unchanged
-    if method.embedded:
-        embed = train(problem, ENCODER, config, seed).embeddings
+    rows, held_out, _ = problem.split(seed)
 
     def table(of: Tensor) -> tuple[Mapping[str, Tensor], Tensor, Tensor]:
         features = {name: x[of] for name, x in problem.features.items()}
         mask = mask_from_features(features, names)
         return embed(features, mask), problem.targets[of], mask
 
-    model = PatternKernelRidge(names).fit(
-        *table(rows), validation=table(validation) if method.validation else None
+    model = PatternKernelRidge(names, **options).fit(
+        *table(rows),
+        groups=None if groups is None else groups[rows],
+        validation=table(held_out) if validation else None,
     )
     # Classes that no training row has get the probability 0.
     classes, num_classes = problem.targets[rows].unique(), int(problem.targets.max()) + 1

@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invmod.fusion import ProxyTokens
 from invmod.missingness import mask_from_features
@@ -60,6 +60,7 @@ class Problem:
         split: maps a seed to training, validation and test rows.
         metric: maps predictions and targets to a number; higher is better.
         epochs: number of epochs of every run.
+        encoder: makes the encoder of a modality from its width D_m; None: a multilayer perceptron.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Problem:
     split: Callable[[int], tuple[Tensor, Tensor, Tensor]]
     metric: Callable[[Tensor, Tensor], float]
     epochs: int
+    encoder: Callable[[int], nn.Module] | None = None
 
 
 def accuracy(predictions: Tensor, targets: Tensor) -> float:
@@ -140,7 +142,9 @@ def train(problem: Problem, method: str, config: Mapping[str, float], seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(
-            {name: x.shape[1] for name, x in scaled.items()}, int(problem.targets.max()) + 1
+            {name: x.shape[1] for name, x in scaled.items()},
+            int(problem.targets.max()) + 1,
+            problem.encoder,
         )
         if method == "proxies":
             model.fill = ProxyTokens(len(names), EMBEDDING_DIM)

@@ -13,7 +13,15 @@ from scipy import stats
 from invmod.missingness.permutation import holm
 from missing_kernels import ENCODER, KERNEL_METHODS
 
-__all__ = ["comparison_tables", "summary", "table"]
+__all__ = [
+    "by_number_hidden",
+    "comparison_tables",
+    "half_width",
+    "made_text",
+    "pair",
+    "summary",
+    "table",
+]
 
 # A part -> the method that trains in the same way without it.
 CONTROLS = {
@@ -112,12 +120,16 @@ def table(rows: Iterable[Mapping[str, Any]], caption: str) -> str:
         cells.append(str(row["trials"]))
         cells.append(", ".join(f"{key} {value:g}" for key, value in row["config"].items()))
         lines.append(f"| {row['method']} | {' | '.join(cells)} |")
-    made = f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, one thread"
     note = (
         f"{caption} Means over seeds ± half of a 95% t interval. Trials: number of configurations "
-        f"that were compared on validation rows. Made {made}."
+        f"that were compared on validation rows. Made {made_text()}."
     )
     return "\n".join([*lines, "", note]) + "\n"
+
+
+def made_text() -> str:
+    """Return date, machine and version of torch for the note below a table."""
+    return f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, one thread"
 
 
 def pair(value: tuple[float, float], *, signed: bool = False) -> str:
