@@ -93,7 +93,7 @@ def draw(results: dict[str, dict[str, Any]], problem: Problem, path: Path) -> No
     test = problem.split(0)[2]
     # In inches: a digit is about 1.2 high, and a line of predictions 0.16.
     height = 1.75 + 0.16 * len(results)
-    figure, axes = plt.subplots(1, len(patterns), figsize=(9, height))
+    figure, axes = plt.subplots(1, len(patterns), figsize=(10, height))
     for column, (ax, pattern) in enumerate(zip(axes, patterns, strict=True)):
         key = pattern_name([bool(available) for available in pattern], names)
         predictions = {
@@ -138,7 +138,7 @@ def draw(results: dict[str, dict[str, Any]], problem: Problem, path: Path) -> No
                     fontsize=9,
                 )
     figure.subplots_adjust(
-        left=0.16, right=0.99, bottom=1 - 1.45 / height, top=1 - 0.2 / height, wspace=0.12
+        left=0.22, right=0.99, bottom=1 - 1.45 / height, top=1 - 0.2 / height, wspace=0.12
     )
     with mpl.rc_context({"savefig.bbox": "tight"}):
         path.write_bytes(figure_png(figure))
