@@ -14,6 +14,7 @@ from invmod.missingness.permutation import holm
 from missing_kernels import ENCODER, KERNEL_METHODS
 
 __all__ = [
+    "MEASURES",
     "by_number_hidden",
     "comparison_tables",
     "half_width",

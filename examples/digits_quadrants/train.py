@@ -1,11 +1,12 @@
 """Compare methods on digits whose quadrants may be missing, on ten splits.
 
-    python examples/digits_quadrants/train.py             # about ten minutes on one core
+    python examples/digits_quadrants/train.py             # about 25 minutes on one core
     python examples/digits_quadrants/train.py --seeds 2   # fewer splits
 
 scikit-learn's 1,797 digits of 8 by 8 pixels are cut into four quadrants, which are the modalities.
-Any of them may be hidden from a trained model. The methods are in examples/missing_losses.py. It
-can be imported after `make install` or `pip install -e .`; otherwise add the folder examples/ to
+Any of them may be hidden from a trained model. The trained methods are in
+examples/missing_losses.py, the kernel regressions in examples/missing_kernels.py. They can be
+imported after `make install` or `pip install -e .`; otherwise add the folder examples/ to
 PYTHONPATH.
 
 The command writes table.md, digits.png, runs.jsonl.gz and calibration.jsonl into `--out`. A study

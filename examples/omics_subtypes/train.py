@@ -5,8 +5,9 @@
 
 The 150 training patients have micro-RNA, messenger RNA and protein; the 70 test patients lack
 protein. The environment variable INVMOD_DATA must name the folder of the data sets; docs/data.md
-describes them and their source. The methods are in examples/missing_losses.py. It can be imported
-after `make install` or `pip install -e .`; otherwise add the folder examples/ to PYTHONPATH.
+describes them and their source. The trained methods are in examples/missing_losses.py, the kernel
+regressions in examples/missing_kernels.py. They can be imported after `make install` or
+`pip install -e .`; otherwise add the folder examples/ to PYTHONPATH.
 
 The command writes table.md, runs.jsonl.gz and calibration.jsonl into `--out`. A study that was
 stopped resumes from its runs.
