@@ -14,7 +14,7 @@ is a twentieth of the size.
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -76,12 +76,14 @@ class Study:
         folder: folder of ``runs.jsonl`` and ``runs.jsonl.gz``, which have a line for each run.
         seeds: number of splits on which the chosen configurations are trained.
         shown: number of test rows whose predictions are stored.
+        kernels: names of the kernel regressions.
     """
 
     problem: Problem
     folder: Path
     seeds: int = 10
     shown: int = 8
+    kernels: Sequence[str] = tuple(KERNEL_METHODS)
 
     def __post_init__(self) -> None:
         """Check the number of splits."""
@@ -113,8 +115,9 @@ class Study:
             ]
             best = int(np.argmax(scores))
             results[method] = self._chosen(stored, method, configs[best], scores, log)
-        for method, options in KERNEL_METHODS.items():
-            encoder = results[ENCODER] if options.embedded else {"config": {}, "tuning": []}
+        for method in self.kernels:
+            embedded = KERNEL_METHODS[method].embedded
+            encoder = results[ENCODER] if embedded else {"config": {}, "tuning": []}
             results[method] = self._chosen(
                 stored, method, encoder["config"], encoder["tuning"], log
             )

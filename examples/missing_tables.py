@@ -162,7 +162,8 @@ def kernel_pairs(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     raw, on_z, validated = KERNEL_METHODS
     trained = [(raw, method) for method in results if method not in KERNEL_METHODS]
     embedded = [(method, baseline) for method in (on_z, validated) for baseline in (ENCODER, raw)]
-    return [*trained, *embedded, (validated, on_z)]
+    pairs = [*trained, *embedded, (validated, on_z)]
+    return [pair for pair in pairs if set(pair) <= set(results)]
 
 
 def compare(
