@@ -62,7 +62,8 @@ def rows_of(title: str, values: Mapping[str, Values]) -> list[str]:
     }
     best = {name: max(means[method][name] for method in METHODS) for name in MEASURES}
     lines = {f"best of {len(METHODS)} trained methods in each column": best}
-    lines |= {method: means[method] for method in (ENCODER, *KERNEL_METHODS)}
+    # Not every study has all kernel regressions.
+    lines |= {method: means[method] for method in (ENCODER, *KERNEL_METHODS) if method in means}
     return [
         f"| {title} | {method} | {' | '.join(f'{line[name]:.3f}' for name in MEASURES)} |"
         for method, line in lines.items()

@@ -1,6 +1,7 @@
 """Tests of the controlled experiments: their data, resuming, tables, and committed results."""
 
 import dataclasses
+import gzip
 import json
 import re
 from functools import partial
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from closed_or_trained import problems
+from closed_or_trained import problems, summary
 from closed_or_trained import train as command
 from digits_quadrants.train import digits_problem
 from invmod.missingness import mask_from_features
@@ -187,6 +188,38 @@ def test_the_command_writes_its_files(tmp_path, monkeypatch, capsys):
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert "python examples/closed_or_trained/train.py clusters" in text
+
+
+def test_the_summary_has_the_means_of_plain_python_and_the_best_trained_method_by_column(tmp_path):
+    def run(method, seed, *values):
+        test = dict(zip(("a+b", "a", "b"), values, strict=True))
+        return {"method": method, "config": {}, "seed": seed, "test": test}
+
+    runs = [
+        {"method": "environments", "config": {}, "seed": 100, "validation": 0.9},
+        *(run(method, seed, 0.1, 0.1, 0.1) for method in command.METHODS for seed in (0, 1)),
+        run("ERM", 0, 0.9, 0.4, 0.2),
+        run("ERM", 1, 0.7, 0.4, 0.2),
+        run("environments", 0, 0.7, 0.6, 0.5),
+        run("environments", 1, 0.7, 0.6, 0.5),
+        run("kernel ridge", 0, 0.8, 0.6, 0.7),
+        run("kernel ridge", 1, 0.8, 0.6, 0.5),
+    ]
+    path = tmp_path / "runs.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(x) + "\n" for x in runs).encode()))
+    rows = summary.rows_of("set", summary.measured(path))
+    assert rows == [
+        "| set | best of 13 trained methods in each column | 0.800 | 0.600 | 0.500 |",
+        "| set | environments | 0.700 | 0.600 | 0.500 |",
+        "| set | kernel ridge | 0.800 | 0.667 | 0.550 |",
+    ]
+
+
+def test_the_committed_summary_is_made_from_the_committed_runs():
+    committed = (RESULTS / "closed_or_trained_sets/table.md").read_text(encoding="utf-8")
+    assert committed.startswith(summary.summary_table(RESULTS).split("\n\n")[0])
+    page = (RESULTS.parent / "closed_or_trained.md").read_text(encoding="utf-8")
+    assert re.search(r"^% TABLE closed_or_trained_sets$", page, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", command.EXPERIMENTS)
