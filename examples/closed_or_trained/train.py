@@ -8,7 +8,7 @@
 
 Each takes less than five minutes on one core. The trained model is the classifier of
 examples/missing_losses.py with the method "environments", whose six configurations are compared on
-the validation rows of each split. The command writes table.md and runs.jsonl into
+the validation rows of each split. The command writes table.md and experiment.jsonl into
 docs/results/closed_or_trained_STUDY. A study that was stopped resumes from its runs.
 """
 
@@ -126,6 +126,7 @@ EXPERIMENTS = {
             "kernel ridge, groups": partial(regression, groups=problems.group_numbers()),
             "kernel ridge, validation": VALIDATED,
         },
+        repetitions=10,
     ),
     "size": Experiment(
         {f"{n} rows": partial(problems.size, num_rows=n) for n in (50, 100, 200, 400, 900)},
@@ -251,7 +252,7 @@ def main(options: Options) -> None:
     out = options.out or Path(f"docs/results/closed_or_trained_{options.study}")
     out.mkdir(parents=True, exist_ok=True)
     experiment = EXPERIMENTS[options.study]
-    lines = run(experiment, out / "runs.jsonl")
+    lines = run(experiment, out / "experiment.jsonl")
     command = f"python examples/closed_or_trained/train.py {options.study}"
     text = results_table(experiment, lines, command)
     (out / "table.md").write_text(text, encoding="utf-8")

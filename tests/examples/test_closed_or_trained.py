@@ -104,7 +104,7 @@ def without_seconds(lines):
 
 
 def test_a_stopped_experiment_resumes_to_the_same_results(tmp_path):
-    path = tmp_path / "runs.jsonl"
+    path = tmp_path / "experiment.jsonl"
     lines = command.run(SMALL, path)
     text = path.read_text(encoding="utf-8")
     assert [json.loads(line) for line in text.splitlines()] == lines
@@ -184,7 +184,7 @@ def test_the_numbers_of_a_table_equal_those_of_plain_python():
 def test_the_command_writes_its_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(command.EXPERIMENTS, "clusters", SMALL)
     command.main(command.Options(study="clusters", out=tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {"runs.jsonl", "table.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"experiment.jsonl", "table.md"}
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert "python examples/closed_or_trained/train.py clusters" in text
@@ -226,7 +226,7 @@ def test_the_committed_summary_is_made_from_the_committed_runs():
 def test_the_committed_table_is_made_from_the_committed_runs(name):
     folder = RESULTS / f"closed_or_trained_{name}"
     experiment = command.EXPERIMENTS[name]
-    text = (folder / "runs.jsonl").read_text(encoding="utf-8")
+    text = (folder / "experiment.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     assert {command.key(line) for line in lines} == {
         (level, way, repetition)
