@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from closed_or_trained import problems, summary
+from closed_or_trained import experiments, problems, summary
 from closed_or_trained import train as command
 from digits_quadrants.train import digits_problem
 from invmod.missingness import mask_from_features
@@ -88,12 +88,12 @@ def few_rows(seed):
     return dataclasses.replace(problem, split=lambda _: parts, epochs=2)
 
 
-SMALL = command.Experiment(
+SMALL = experiments.Experiment(
     {"": few_rows},
     {
-        "environments": command.trained,
-        "kernel ridge": command.regression,
-        "kernel ridge on z": command.on_embeddings,
+        "environments": experiments.trained,
+        "kernel ridge": experiments.regression,
+        "kernel ridge on z": experiments.on_embeddings,
     },
     repetitions=2,
 )
@@ -118,57 +118,57 @@ def test_a_stopped_experiment_resumes_to_the_same_results(tmp_path):
 
 
 def test_the_trained_way_is_the_best_configuration_on_validation_rows_and_is_trained_once():
-    repetition = command.Repetition(few_rows(0))
-    model, trials, seconds = command.trained(repetition)
+    repetition = experiments.Repetition(few_rows(0))
+    model, trials, seconds = experiments.trained(repetition)
     scores = [
         np.mean(
             [
                 r.value
                 for r in command.measure(
                     repetition.problem,
-                    command.train(repetition.problem, "environments", config, 0),
+                    experiments.train(repetition.problem, "environments", config, 0),
                     repetition.problem.split(0)[1],
                 )
             ]
         )
-        for config in command.METHODS["environments"]
+        for config in experiments.METHODS["environments"]
     ]
     own = command.measure(repetition.problem, model, repetition.problem.split(0)[1])
     assert np.mean([r.value for r in own]) == max(scores)
     assert trials == 6
-    on_z = command.on_embeddings(repetition)
+    on_z = experiments.on_embeddings(repetition)
     assert on_z.seconds > seconds
-    assert command.trained(repetition).predict is model
+    assert experiments.trained(repetition).predict is model
 
 
 def test_groups_reach_the_regression():
-    repetition = command.Repetition(few_rows(0))
+    repetition = experiments.Repetition(few_rows(0))
     problem, groups = repetition.problem, problems.group_numbers()
     rows, _, test = problem.split(0)
     of = {name: x[rows] for name, x in problem.features.items()}
     model = PatternKernelRidge(list(of)).fit(of, problem.targets[rows], groups=groups[rows])
     features = {name: x[test] for name, x in problem.features.items()}
     mask = torch.ones(len(test), 2, dtype=torch.bool)
-    predict = command.regression(repetition, groups=groups).predict
+    predict = experiments.regression(repetition, groups=groups).predict
     torch.testing.assert_close(predict(features, mask), model.probabilities(features, mask))
-    alone = command.regression(repetition).predict
+    alone = experiments.regression(repetition).predict
     assert not torch.allclose(predict(features, mask), alone(features, mask), atol=1e-3)
 
 
 def test_the_numbers_of_a_table_equal_those_of_plain_python():
-    def line(level, way, repetition, values):
+    def line(level, method, repetition, values):
         test = dict(zip(("a+b", "a", "b"), values, strict=True))
-        of_run = {"level": level, "way": way, "repetition": repetition}
-        return of_run | {"test": test, "trials": 6 * (way == "environments"), "seconds": 1.25}
+        of_run = {"level": level, "method": method, "repetition": repetition}
+        return of_run | {"test": test, "trials": 6 * (method == "environments"), "seconds": 1.25}
 
-    ways = {"environments": command.trained, "kernel ridge": command.regression}
+    methods = {"environments": experiments.trained, "kernel ridge": experiments.regression}
     lines = [
         line("", "environments", 0, (0.5, 0.4, 0.3)),
         line("", "kernel ridge", 0, (0.7, 0.5, 0.3)),
         line("", "environments", 1, (0.7, 0.4, 0.3)),
         line("", "kernel ridge", 1, (0.8, 0.5, 0.1)),
     ]
-    experiment = command.Experiment({"": few_rows}, ways, repetitions=2)
+    experiment = experiments.Experiment({"": few_rows}, methods, repetitions=2)
     rows = command.results_table(experiment, lines, "COMMAND").splitlines()
     assert rows[0] == "| method | a+b | a | b | a+b, against environments | trials | seconds |"
     # The t quantile of one degree of freedom is 12.706; a mean of two has the error |x - y| / 2.
@@ -177,12 +177,14 @@ def test_the_numbers_of_a_table_equal_those_of_plain_python():
     assert "Made by `COMMAND`" in rows[-1]
     levels = {"10 rows": partial(few_rows, 0), "20 rows": partial(few_rows, 0)}
     both = [x | {"level": level} for level in levels for x in lines]
-    table = command.results_table(command.Experiment(levels, ways, repetitions=2), both, "COMMAND")
+    table = command.results_table(
+        experiments.Experiment(levels, methods, repetitions=2), both, "COMMAND"
+    )
     assert table.splitlines()[4].startswith("| 20 rows | environments | 0.600")
 
 
 def test_the_command_writes_its_files(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(command.EXPERIMENTS, "clusters", SMALL)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "clusters", SMALL)
     command.main(command.Options(study="clusters", out=tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"experiment.jsonl", "table.md"}
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
@@ -197,7 +199,7 @@ def test_the_summary_has_the_means_of_plain_python_and_the_best_trained_method_b
 
     runs = [
         {"method": "environments", "config": {}, "seed": 100, "validation": 0.9},
-        *(run(method, seed, 0.1, 0.1, 0.1) for method in command.METHODS for seed in (0, 1)),
+        *(run(method, seed, 0.1, 0.1, 0.1) for method in experiments.METHODS for seed in (0, 1)),
         run("ERM", 0, 0.9, 0.4, 0.2),
         run("ERM", 1, 0.7, 0.4, 0.2),
         run("environments", 0, 0.7, 0.6, 0.5),
@@ -222,16 +224,16 @@ def test_the_committed_summary_is_made_from_the_committed_runs():
     assert re.search(r"^% TABLE closed_or_trained_sets$", page, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", command.EXPERIMENTS)
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_the_committed_table_is_made_from_the_committed_runs(name):
     folder = RESULTS / f"closed_or_trained_{name}"
-    experiment = command.EXPERIMENTS[name]
+    experiment = experiments.EXPERIMENTS[name]
     text = (folder / "experiment.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     assert {command.key(line) for line in lines} == {
-        (level, way, repetition)
+        (level, method, repetition)
         for level in experiment.levels
-        for way in experiment.ways
+        for method in experiment.methods
         for repetition in range(experiment.repetitions)
     }
     table = command.results_table(experiment, lines, "")
