@@ -92,11 +92,13 @@ class Experiment:
         levels: name of a level -> function that makes the problem of a repetition.
         methods: name of a method -> function that fits it to a problem.
         repetitions: number of repetitions.
+        as_they_are: evaluate test rows with the modalities that they have, and hide none of them.
     """
 
     levels: Mapping[str, Callable[[int], Problem]]
     methods: Mapping[str, Fit]
     repetitions: int = 5
+    as_they_are: bool = False
 
 
 EXPERIMENTS = {
@@ -132,6 +134,16 @@ EXPERIMENTS = {
             "kernel ridge, complete rows": partial(regression, rows="superset"),
         },
         repetitions=3,
+    ),
+    "informative": Experiment(
+        {"": problems.informative},
+        {
+            ENCODER: trained,
+            "kernel ridge": regression,
+            "kernel ridge, exact rows": partial(regression, rows="exact"),
+        },
+        repetitions=3,
+        as_they_are=True,
     ),
     "images": Experiment(
         {"": problems.images},

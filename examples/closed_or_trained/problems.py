@@ -15,7 +15,7 @@ from invmod.missingness import hide_features, mask_from_features, simulate_mcar
 from missing_losses import EMBEDDING_DIM
 from missing_methods import Problem, accuracy
 
-__all__ = ["clusters", "images", "labels", "missing", "size"]
+__all__ = ["clusters", "images", "informative", "labels", "missing", "size"]
 
 STEPS = 360  # number of training steps, which is that of 40 epochs of 900 rows
 
@@ -55,6 +55,21 @@ def missing(seed: int, rate: float) -> Problem:
     names = tuple(digits.features)
     observed = mask_from_features(digits.features, names)
     kept = simulate_mcar(observed, rate, rows=parts[0], generator=generator_of(seed)).mask
+    return problem(hide_features(digits.features, kept, names), digits.targets, parts)
+
+
+def informative(seed: int) -> Problem:
+    """Digits in quadrants, 900 training rows; the class decides which cells are missing.
+
+    In all rows, each left quadrant of the digits 0 to 4, and each right quadrant of the digits 5 to
+    9, is missing with a probability of 60%.
+    """
+    digits, parts = some_digits(seed, 900)
+    names = tuple(digits.features)
+    left = torch.tensor([name.endswith("left") for name in names])
+    at_risk = left == (digits.targets < 5)[:, None]
+    hidden = torch.rand(at_risk.shape, generator=generator_of(seed)) < 0.6
+    kept = ~(at_risk & hidden)
     return problem(hide_features(digits.features, kept, names), digits.targets, parts)
 
 

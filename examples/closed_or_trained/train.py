@@ -4,6 +4,7 @@
     python examples/closed_or_trained/train.py clusters  # several rows of each patient
     python examples/closed_or_trained/train.py size      # 50 to 900 training rows
     python examples/closed_or_trained/train.py missing   # cells of training rows are missing
+    python examples/closed_or_trained/train.py informative  # the class decides what is missing
     python examples/closed_or_trained/train.py images    # raw pictures, in which things move
 
 Each takes less than five minutes on one core. The trained model is the classifier of
@@ -24,6 +25,7 @@ import torch
 import tyro
 
 from closed_or_trained.experiments import EXPERIMENTS, Experiment, Fit, Repetition
+from invmod.missingness import mask_from_features
 from missing_kernels import ENCODER
 from missing_study import measure
 from missing_tables import by_number_hidden, half_width, made_text, pair
@@ -43,7 +45,9 @@ def run(experiment: Experiment, path: Path) -> list[dict[str, Any]]:
             for method, fit in experiment.methods.items():
                 line = {"level": level, "method": method, "repetition": repetition}
                 if key(line) not in stored:
-                    stored[key(line)] = line | fitted(problem, fit)
+                    stored[key(line)] = line | fitted(
+                        problem, fit, as_they_are=experiment.as_they_are
+                    )
                     with path.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(stored[key(line)]) + "\n")
                 lines.append(stored[key(line)])
@@ -55,14 +59,20 @@ def key(line: Mapping[str, Any]) -> tuple[str, str, int]:
     return line["level"], line["method"], line["repetition"]
 
 
-def fitted(repetition: Repetition, fit: Fit) -> dict[str, Any]:
+def fitted(repetition: Repetition, fit: Fit, *, as_they_are: bool) -> dict[str, Any]:
     """Fit one method; return its metric by pattern, number of trials, and seconds."""
     predict, trials, seconds = fit(repetition)
+    problem = repetition.problem
+    rows = problem.split(0)[2]
     # A kernel regression solves a pattern when it meets it first, which belongs to the fit.
     start = time.process_time()
-    results = measure(repetition.problem, predict, repetition.problem.split(0)[2])
+    if as_they_are:
+        features = {name: x[rows] for name, x in problem.features.items()}
+        probabilities = predict(features, mask_from_features(features, tuple(features)))
+        test = {"as they are": problem.metric(probabilities.argmax(dim=1), problem.targets[rows])}
+    else:
+        test = {r.name: r.value for r in measure(problem, predict, rows)}
     seconds += time.process_time() - start
-    test = {r.name: r.value for r in results}
     return {"test": test, "trials": trials, "seconds": round(seconds, 2)}
 
 
@@ -72,7 +82,7 @@ def results_table(experiment: Experiment, lines: list[dict[str, Any]], command: 
     counts = list(by_number_hidden(lines[0]["test"]))
     names = list(lines[0]["test"])
     # With two modalities the patterns themselves are shown.
-    few = len(names) == 3
+    few = len(names) <= 3
     titles = names if few else [*(f"{c} hidden" if c else "complete" for c in counts), "worst"]
     header = [*(["training rows"] if several else []), "method", *titles]
     header += [f"{titles[0]}, against {ENCODER}", "trials", "seconds"]
@@ -110,10 +120,11 @@ class Options:
     """Compare a kernel regression with a trained model in a controlled experiment."""
 
     study: Annotated[
-        Literal["labels", "clusters", "size", "missing", "images"], tyro.conf.Positional
+        Literal["labels", "clusters", "size", "missing", "informative", "images"],
+        tyro.conf.Positional,
     ]
-    """Experiment: features made with labels, rows in clusters, size of data, missing cells, or
-    raw pictures."""
+    """Experiment: features made with labels, rows in clusters, size of data, cells missing at
+    random or by class, or raw pictures."""
     out: Path | None = None
     """Folder of the results; default: docs/results/closed_or_trained_STUDY."""
 

@@ -70,6 +70,17 @@ def test_only_training_cells_are_missing(rate):
     assert abs((~mask[rows]).float().mean() - rate) < 0.06
 
 
+def test_the_class_decides_which_side_is_missing():
+    problem = problems.informative(0)
+    mask = mask_from_features(problem.features, list(problem.features))
+    small = problem.targets < 5
+    # The columns are top left, top right, bottom left, bottom right.
+    assert mask[small][:, [1, 3]].all()
+    assert mask[~small][:, [0, 2]].all()
+    for cells in (mask[small][:, [0, 2]], mask[~small][:, [1, 3]]):
+        assert abs((~cells).float().mean() - 0.6) < 0.05
+
+
 def test_sizes_have_nested_training_rows_the_same_test_rows_and_at_least_360_steps():
     parts = {n: problems.size(1, n).split(0) for n in (50, 100, 900)}
     for n, (rows, _, test) in parts.items():
