@@ -152,6 +152,22 @@ def test_the_trained_way_is_the_best_configuration_on_validation_rows_and_is_tra
     assert experiments.trained(repetition).predict is model
 
 
+def test_rows_are_evaluated_with_the_modalities_that_they_have():
+    problem = few_rows(0)
+    test = problem.split(0)[2]
+    problem.features["b"][test[::2]] = torch.nan
+    repetition = experiments.Repetition(problem)
+    result = command.fitted(repetition, experiments.regression, as_they_are=True)
+    features = {name: x[test] for name, x in problem.features.items()}
+    predicted = experiments.regression(repetition).predict(
+        features, mask_from_features(features, ["a", "b"])
+    )
+    correct = predicted.argmax(dim=1) == problem.targets[test]
+    assert result["test"] == {"as they are": pytest.approx(correct.double().mean().item())}
+    hiding = command.fitted(repetition, experiments.regression, as_they_are=False)
+    assert set(hiding["test"]) == {"a+b", "a", "b"}
+
+
 def test_groups_reach_the_regression():
     repetition = experiments.Repetition(few_rows(0))
     problem, groups = repetition.problem, problems.group_numbers()
