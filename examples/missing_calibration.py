@@ -62,12 +62,20 @@ class CalibrationStudy:
         path = self.folder / "calibration.jsonl"
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         # The lines of a split are written at once, but the last write may have been cut short.
-        stored = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        complete = text[: text.rfind("\n") + 1]
+        if complete != text:
+            path.write_text(complete, encoding="utf-8")
+        stored = [json.loads(line) for line in complete.splitlines()]
         lines = []
         for seed in range(self.seeds):
             of_seed = [x for x in stored if x["seed"] == seed and x["config"] == self.config]
-            lines += of_seed if len(of_seed) == 1 + len(RULES) else self._split(seed)
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            if len(of_seed) != 1 + len(RULES):
+                of_seed = self._split(seed)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(as_text(of_seed))
+            lines += of_seed
+        # Without the lines of other configurations and of splits that were not written completely.
+        path.write_text(as_text(lines), encoding="utf-8")
         return lines
 
     def _split(self, seed: int) -> list[dict[str, Any]]:
@@ -94,6 +102,11 @@ class CalibrationStudy:
             }
             for rule, members in sets.items()
         ]
+
+
+def as_text(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return one line of JSON for each element."""
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def halves(problem: Problem, seed: int) -> tuple[Half, Half]:

@@ -51,13 +51,24 @@ EMBEDDING_DIM = 32
 class Classifier(nn.Module):
     """One encoder per modality, fusion by a mean, and a linear head.
 
+    The encoders are multilayer perceptrons, or modules that `encoder` makes from the width of a
+    modality.
+
     Some methods set `fill`, which takes embeddings (N, M, D) and a mask, and returns filled
     embeddings and the mask of those that may be used. Else missing ones are left out of the mean.
     """
 
-    def __init__(self, dims: Mapping[str, int], num_classes: int) -> None:
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        num_classes: int,
+        encoder: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
-        self.encoders = ModalityEncoders.mlp(dict(dims), embedding_dim=EMBEDDING_DIM)
+        if encoder is None:
+            self.encoders = ModalityEncoders.mlp(dict(dims), embedding_dim=EMBEDDING_DIM)
+        else:
+            self.encoders = ModalityEncoders({name: encoder(d) for name, d in dims.items()})
         self.head = nn.Linear(EMBEDDING_DIM, num_classes)
         self.fill: nn.Module | None = None
 

@@ -1,6 +1,7 @@
-"""Configurations of the methods that examples/missing_study.py compares, and their training.
+"""Configurations of the trained methods of examples/missing_study.py, and their training.
 
-The methods differ in the loss of a training step: examples/missing_losses.py.
+The methods differ in the loss of a training step: examples/missing_losses.py. The kernel
+regressions, which are fitted in closed form, are in examples/missing_kernels.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,13 +10,13 @@ from itertools import product
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invmod.fusion import ProxyTokens
 from invmod.missingness import mask_from_features
 from missing_losses import EMBEDDING_DIM, LOSSES, Classifier, PPCAFill, Step
 
-__all__ = ["METHODS", "Problem", "accuracy", "balanced_accuracy", "train"]
+__all__ = ["METHODS", "Problem", "Trained", "accuracy", "balanced_accuracy", "train"]
 
 LEARNING_RATE = 3e-3
 BATCH_SIZE = 100
@@ -59,6 +60,7 @@ class Problem:
         split: maps a seed to training, validation and test rows.
         metric: maps predictions and targets to a number; higher is better.
         epochs: number of epochs of every run.
+        encoder: makes the encoder of a modality from its width D_m; None: a multilayer perceptron.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Problem:
     split: Callable[[int], tuple[Tensor, Tensor, Tensor]]
     metric: Callable[[Tensor, Tensor], float]
     epochs: int
+    encoder: Callable[[int], nn.Module] | None = None
 
 
 def accuracy(predictions: Tensor, targets: Tensor) -> float:
@@ -85,15 +88,42 @@ def balanced_accuracy(predictions: Tensor, targets: Tensor) -> float:
 # --- training -------------------------------------------------------------------------------------
 
 
-def train(
-    problem: Problem, method: str, config: Mapping[str, float], seed: int
-) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
+@dataclass(frozen=True)
+class Trained:
+    """A trained classifier: a function from features and mask to probabilities of classes (N, C).
+
+    Arguments:
+        model: the classifier.
+        moments: modality name -> mean and standard deviation (D_m,) of the training rows.
+    """
+
+    model: Classifier
+    moments: Mapping[str, tuple[Tensor, Tensor]]
+
+    @torch.no_grad()
+    def __call__(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+        """Return probabilities of classes (N, C)."""
+        return self.model(self._scaled(features), mask).softmax(dim=1)
+
+    @torch.no_grad()
+    def embeddings(self, features: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+        """Return modality name -> embeddings (N, D)."""
+        z = self.model.encoders(self._scaled(features), mask)
+        return dict(zip(features, z.unbind(dim=1), strict=True))
+
+    def _scaled(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: standardised(x, *self.moments[name]) for name, x in features.items()}
+
+
+def standardised(x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Subtract the mean, and divide by the standard deviation."""
+    return (x - mean) / deviation
+
+
+def train(problem: Problem, method: str, config: Mapping[str, float], seed: int) -> Trained:
     """Train on the training rows of a split.
 
     Features are standardised with mean and standard deviation of the available training rows.
-
-    Returns:
-        a function from features and mask to probabilities of classes (N, C).
     """
     names = tuple(problem.features)
     mask = mask_from_features(problem.features, names)
@@ -104,7 +134,7 @@ def train(
         # A constant column has a standard deviation of 0 (or 1e-17), by which nothing can be
         # divided.
         moments[name] = available.mean(dim=0), available.std(dim=0).clamp(min=1e-6)
-        scaled[name] = (x - moments[name][0]) / moments[name][1]
+        scaled[name] = standardised(x, *moments[name])
 
     generator = torch.Generator().manual_seed(seed)
     # Layers draw their initial weights from the global generator, whose state is restored
@@ -112,7 +142,9 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(
-            {name: x.shape[1] for name, x in scaled.items()}, int(problem.targets.max()) + 1
+            {name: x.shape[1] for name, x in scaled.items()},
+            int(problem.targets.max()) + 1,
+            problem.encoder,
         )
         if method == "proxies":
             model.fill = ProxyTokens(len(names), EMBEDDING_DIM)
@@ -132,16 +164,7 @@ def train(
     if method == "PPCA":
         model.fill = fitted_fill(model, scaled, mask, rows, int(config["components"]))
     model.eval()
-
-    def predict(features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        x = {
-            name: (values - moments[name][0]) / moments[name][1]
-            for name, values in features.items()
-        }
-        with torch.no_grad():
-            return model(x, mask).softmax(dim=1)
-
-    return predict
+    return Trained(model, moments)
 
 
 def fitted_fill(

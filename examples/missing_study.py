@@ -1,11 +1,12 @@
 """A comparison of training methods on equal budgets, shared by digits_quadrants and omics_subtypes.
 
-The methods are in examples/missing_losses.py and examples/missing_methods.py, the tables in
-examples/missing_tables.py.
+The trained methods are in examples/missing_losses.py and examples/missing_methods.py, the kernel
+regressions in examples/missing_kernels.py, the tables in examples/missing_tables.py.
 
-Each method has six configurations, which are tuned on two splits. The configuration with the best
-mean of the metric over all patterns of missing modalities on validation rows is trained on ten
-other splits and evaluated on their test rows. Every run is appended to runs.jsonl when it ends, so
+Each trained method has six configurations, which are tuned on two splits. The configuration with
+the best mean of the metric over all patterns of missing modalities on validation rows is trained on
+ten other splits and evaluated on their test rows. A kernel regression is fitted on the same ten
+splits and is not tuned. Every run is appended to runs.jsonl when it ends, so
 a study that was stopped resumes from there. A finished study moves its runs to runs.jsonl.gz, which
 is a twentieth of the size.
 """
@@ -13,7 +14,7 @@ is a twentieth of the size.
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from invmod.missingness import hide_features, mask_from_features
 from invmod.robustness import PatternResult, robustness_report
+from missing_kernels import ENCODER, KERNEL_METHODS, fit_kernel_ridge
 from missing_methods import METHODS, Problem, train
 
 __all__ = ["Study", "measure", "share_of_test_rows"]
@@ -74,12 +76,14 @@ class Study:
         folder: folder of ``runs.jsonl`` and ``runs.jsonl.gz``, which have a line for each run.
         seeds: number of splits on which the chosen configurations are trained.
         shown: number of test rows whose predictions are stored.
+        kernels: names of the kernel regressions.
     """
 
     problem: Problem
     folder: Path
     seeds: int = 10
     shown: int = 8
+    kernels: Sequence[str] = tuple(KERNEL_METHODS)
 
     def __post_init__(self) -> None:
         """Check the number of splits."""
@@ -87,15 +91,16 @@ class Study:
             raise SystemExit(f"error: `seeds` must be at least 1, got {self.seeds}.")
 
     def run(self, log: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
-        """Train the runs that are not stored yet.
+        """Train or fit the runs that are not stored yet.
 
         Returns:
             method -> its chosen configuration, the tuning scores of all configurations, and the
-            runs of the chosen one.
+            runs of the chosen one. A kernel regression on embeddings has the configuration and the
+            scores of the method that trains the encoder. The other one has no scores.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = self._stored_runs()
-        results = {}
+        results: dict[str, dict[str, Any]] = {}
         for method, configs in METHODS.items():
             scores = [
                 float(
@@ -109,12 +114,29 @@ class Study:
                 for config in configs
             ]
             best = int(np.argmax(scores))
-            runs = [self._run(stored, method, configs[best], seed) for seed in range(self.seeds)]
-            results[method] = {"config": configs[best], "tuning": scores, "runs": runs}
-            worst = np.mean([min(run["test"].values()) for run in runs])
-            log(f"{method}: {configs[best]}, worst pattern {worst:.3f}")
+            results[method] = self._chosen(stored, method, configs[best], scores, log)
+        for method in self.kernels:
+            embedded = KERNEL_METHODS[method].embedded
+            encoder = results[ENCODER] if embedded else {"config": {}, "tuning": []}
+            results[method] = self._chosen(
+                stored, method, encoder["config"], encoder["tuning"], log
+            )
         self._compress()
         return results
+
+    def _chosen(
+        self,
+        stored: dict[str, dict[str, Any]],
+        method: str,
+        config: Mapping[str, float],
+        scores: list[float],
+        log: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """Return the results of a method with the chosen configuration."""
+        runs = [self._run(stored, method, config, seed) for seed in range(self.seeds)]
+        worst = np.mean([min(run["test"].values()) for run in runs])
+        log(f"{method}: {dict(config)}, worst pattern {worst:.3f}")
+        return {"config": config, "tuning": scores, "runs": runs}
 
     def _stored_runs(self) -> dict[str, dict[str, Any]]:
         """Return the runs of both files by their `run_key`.
@@ -152,11 +174,14 @@ class Study:
     def _run(
         self, stored: dict[str, dict[str, Any]], method: str, config: Mapping[str, float], seed: int
     ) -> dict[str, Any]:
-        """Return a stored run, or train it and append it to runs.jsonl."""
+        """Return a stored run, or make it and append it to runs.jsonl."""
         if (key := run_key(method, config, seed)) in stored:
             return stored[key]
         _, validation, test = self.problem.split(seed)
-        predict = train(self.problem, method, config, seed)
+        if method in KERNEL_METHODS:
+            predict = fit_kernel_ridge(self.problem, KERNEL_METHODS[method], config, seed)
+        else:
+            predict = train(self.problem, method, config, seed)
         on_validation = measure(self.problem, predict, validation)
         result: dict[str, Any] = {
             "method": method,

@@ -1,1 +1,1 @@
-"""Seven training methods on handwritten digits whose quadrants may be hidden."""
+"""Training methods and kernel regressions on digits whose quadrants may be hidden."""

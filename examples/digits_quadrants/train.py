@@ -1,11 +1,12 @@
-"""Compare training methods on digits whose quadrants may be missing, on ten splits.
+"""Compare methods on digits whose quadrants may be missing, on ten splits.
 
-    python examples/digits_quadrants/train.py             # about ten minutes on one core
+    python examples/digits_quadrants/train.py             # about 25 minutes on one core
     python examples/digits_quadrants/train.py --seeds 2   # fewer splits
 
 scikit-learn's 1,797 digits of 8 by 8 pixels are cut into four quadrants, which are the modalities.
-Any of them may be hidden from a trained model. The methods are in examples/missing_losses.py. It
-can be imported after `make install` or `pip install -e .`; otherwise add the folder examples/ to
+Any of them may be hidden from a trained model. The trained methods are in
+examples/missing_losses.py, the kernel regressions in examples/missing_kernels.py. They can be
+imported after `make install` or `pip install -e .`; otherwise add the folder examples/ to
 PYTHONPATH.
 
 The command writes table.md, digits.png, runs.jsonl.gz and calibration.jsonl into `--out`. A study
@@ -27,7 +28,7 @@ from invmod.robustness.document import figure_png
 from missing_calibration import CalibrationStudy, calibration_table
 from missing_methods import Problem, accuracy
 from missing_study import Study, share_of_test_rows
-from missing_tables import compare, comparison_table, summary, table
+from missing_tables import comparison_tables, summary, table
 
 QUADRANTS = {
     "top left": (slice(0, 4), slice(0, 4)),
@@ -39,7 +40,7 @@ QUADRANTS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Compare training methods on digits whose quadrants may be hidden."""
+    """Compare methods on digits whose quadrants may be hidden."""
 
     out: Path = Path("docs/results/digits_quadrants")
     """Folder of the results."""
@@ -93,7 +94,7 @@ def draw(results: dict[str, dict[str, Any]], problem: Problem, path: Path) -> No
     test = problem.split(0)[2]
     # In inches: a digit is about 1.2 high, and a line of predictions 0.16.
     height = 1.75 + 0.16 * len(results)
-    figure, axes = plt.subplots(1, len(patterns), figsize=(9, height))
+    figure, axes = plt.subplots(1, len(patterns), figsize=(10, height))
     for column, (ax, pattern) in enumerate(zip(axes, patterns, strict=True)):
         key = pattern_name([bool(available) for available in pattern], names)
         predictions = {
@@ -138,7 +139,7 @@ def draw(results: dict[str, dict[str, Any]], problem: Problem, path: Path) -> No
                     fontsize=9,
                 )
     figure.subplots_adjust(
-        left=0.16, right=0.99, bottom=1 - 1.45 / height, top=1 - 0.2 / height, wspace=0.12
+        left=0.22, right=0.99, bottom=1 - 1.45 / height, top=1 - 0.2 / height, wspace=0.12
     )
     with mpl.rc_context({"savefig.bbox": "tight"}):
         path.write_bytes(figure_png(figure))
@@ -150,7 +151,7 @@ def main(options: Options) -> None:
     problem = digits_problem(options.epochs)
     results = Study(problem, options.out, seeds=options.seeds).run()
     text = table(summary(results), f"Accuracy on test digits, {options.seeds} splits.")
-    text += "\n" + comparison_table(compare(results, share_of_test_rows(problem)), "accuracy")
+    text += "\n" + comparison_tables(results, share_of_test_rows(problem), "accuracy")
     config = results["environments"]["config"]
     lines = CalibrationStudy(problem, options.out, config, seeds=options.seeds).run()
     text += "\n" + calibration_table(lines)

@@ -1,1 +1,1 @@
-"""Seven training methods on breast cancer subtypes, where all test patients lack an assay."""
+"""Training methods and kernel regressions on cancer subtypes; test patients lack an assay."""

@@ -1,5 +1,6 @@
-"""Tests of the two comparisons of training methods: tuning, resuming, tables, committed results."""
+"""Tests of the two comparisons of methods: tuning, resuming, tables, committed results."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -10,13 +11,16 @@ import pytest
 import torch
 
 import missing_calibration
+import missing_kernels
 import missing_losses
 import missing_methods
 import missing_study
 import missing_tables
 from digits_quadrants import train as digits
 from invmod.missingness import hide_features
+from invmod.regression import PatternKernelRidge
 from missing_calibration import CalibrationStudy
+from missing_kernels import KERNEL_METHODS
 from missing_methods import METHODS, Problem
 from missing_study import Study
 from omics_subtypes import train as omics
@@ -57,6 +61,18 @@ def test_every_method_has_the_same_number_of_configurations():
     assert all(len({json.dumps(config) for config in configs}) == 6 for configs in METHODS.values())
 
 
+def with_few_rows(make):
+    """Make a problem whose splits have sixty rows in each part, for commands in seconds."""
+
+    def small(epochs):
+        problem = make(epochs)
+        return dataclasses.replace(
+            problem, split=lambda seed: tuple(part[:60] for part in problem.split(seed))
+        )
+
+    return small
+
+
 def stored_lines(folder):
     """The lines of a finished study."""
     assert not (folder / "runs.jsonl").exists()
@@ -70,7 +86,7 @@ def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path
     problem = small_problem(missing=missing)
     whole = Study(problem, tmp_path / "whole", seeds=2).run(log=str)
     lines = stored_lines(tmp_path / "whole")
-    assert len(lines) == len(METHODS) * (2 * 2 + 2)
+    assert len(lines) == len(METHODS) * (2 * 2 + 2) + len(KERNEL_METHODS) * 2
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut/runs.jsonl").write_text("".join(lines[:9]) + lines[9][:20], encoding="utf-8")
     assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
@@ -79,7 +95,7 @@ def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path
     assert Study(problem, tmp_path / "cut", seeds=2).run(log=str) == whole
     Study(problem, tmp_path / "cut", seeds=3).run(log=str)
     assert stored_lines(tmp_path / "cut")[: len(lines)] == lines
-    assert len(stored_lines(tmp_path / "cut")) == len(lines) + len(METHODS)
+    assert len(stored_lines(tmp_path / "cut")) == len(lines) + len(METHODS) + len(KERNEL_METHODS)
     patterns = set(whole["ERM"]["runs"][0]["test"])
     assert patterns == (
         {"m1", "m2", "m1+m2"}
@@ -95,7 +111,8 @@ def test_configurations_are_chosen_on_validation_rows_and_tuning_runs_use_no_tes
     runs = [json.loads(line) for line in stored_lines(tmp_path)]
     for run in runs:
         assert ("test" in run) == (run["seed"] not in missing_study.TUNING_SEEDS)
-    for method, entry in results.items():
+    for method in METHODS:
+        entry = results[method]
         scores = [
             np.mean(
                 [
@@ -108,6 +125,12 @@ def test_configurations_are_chosen_on_validation_rows_and_tuning_runs_use_no_tes
         ]
         assert entry["tuning"] == pytest.approx(scores)
         assert entry["config"] == missing_study.METHODS[method][int(np.argmax(scores))]
+    trials = {row["method"]: row["trials"] for row in missing_tables.summary(results)}
+    assert trials == dict.fromkeys(METHODS, 2) | dict.fromkeys(KERNEL_METHODS, 2) | {
+        "kernel ridge": 0
+    }
+    for method in ("kernel ridge on z", "kernel ridge on z, validation"):
+        assert results[method]["config"] == results["environments"]["config"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -126,6 +149,57 @@ def test_every_method_is_reproducible_and_ignores_hidden_modalities(method):
     assert torch.equal(
         first(without_m0, hidden), first(features | {"m0": torch.zeros(len(rows), 4)}, hidden)
     )
+
+
+def rows_of(problem, rows):
+    return {name: x[rows] for name, x in problem.features.items()}
+
+
+def test_the_kernel_regression_of_a_study_is_that_of_the_library_and_reads_no_other_rows():
+    problem = small_problem(missing=True)
+    rows, validation, test = problem.split(3)
+    features, mask = rows_of(problem, test), torch.ones(30, 3, dtype=torch.bool)
+    mask[:, 0] = False
+    fit = missing_kernels.fit_kernel_ridge
+    probabilities = fit(problem, KERNEL_METHODS["kernel ridge"], {}, 3)(features, mask)
+    model = PatternKernelRidge(list(features)).fit(rows_of(problem, rows), problem.targets[rows])
+    torch.testing.assert_close(probabilities, model.probabilities(features, mask))
+    # Only the regression that chooses on validation rows depends on their classes.
+    changed = problem.targets.clone()
+    changed[validation] = (changed[validation] + torch.arange(len(validation))) % 3
+    changed[test] = 0
+    other = dataclasses.replace(problem, targets=changed)
+    for name, method in KERNEL_METHODS.items():
+        first, second = (
+            fit(p, method, {"alpha": 0.1}, 3)(features, mask) for p in (problem, other)
+        )
+        assert torch.equal(first, second) == (name != "kernel ridge on z, validation"), name
+
+
+def test_a_kernel_regression_on_embeddings_sees_nothing_of_hidden_modalities():
+    problem = small_problem()
+    rows = problem.split(3)[0]
+    features, mask = rows_of(problem, rows), torch.ones(len(rows), 3, dtype=torch.bool)
+    mask[:, 0] = False
+    for name, method in KERNEL_METHODS.items():
+        predict = missing_kernels.fit_kernel_ridge(problem, method, {"alpha": 0.1}, 3)
+        hidden = predict(hide_features(features, mask, list(features)), mask)
+        assert torch.equal(hidden, predict(features | {"m0": torch.zeros(len(rows), 4)}, mask))
+        assert torch.allclose(hidden.sum(dim=1), torch.ones_like(hidden[:, 0])), name
+
+
+def test_a_class_that_no_training_row_has_gets_the_probability_0():
+    problem = small_problem()
+    rows, _, test = problem.split(0)
+    targets = problem.targets.clone()
+    targets[rows] = targets[rows] % 2
+    targets[test[0]] = 4
+    problem = dataclasses.replace(problem, targets=targets)
+    predict = missing_kernels.fit_kernel_ridge(problem, KERNEL_METHODS["kernel ridge"], {}, 0)
+    probabilities = predict(rows_of(problem, test), torch.ones(len(test), 3, dtype=torch.bool))
+    assert probabilities.shape == (30, 5)
+    assert not probabilities[:, 2:].any()
+    assert (probabilities[:, :2] > 0).all()
 
 
 def test_the_numbers_of_a_table_equal_those_of_plain_python(two_configurations, tmp_path):
@@ -181,22 +255,49 @@ def test_holms_correction_is_that_of_plain_python():
 
 def test_parts_are_compared_with_the_method_without_them(two_configurations, tmp_path):
     results = Study(small_problem(), tmp_path, seeds=3).run(log=str)
-    rows = missing_tables.compare(results, test_share=0.5)
-    assert [(row["part"], row["baseline"]) for row in rows][:2] == [
+    parts = missing_tables.compare(results, 0.5, missing_tables.part_pairs(results))
+    pairs = missing_tables.kernel_pairs(results)
+    kernels = missing_tables.compare(results, 0.5, pairs, ("complete", "mean", "worst"))
+    assert [(row["method"], row["baseline"]) for row in parts][:2] == [
         ("more-versus-fewer", "two masks"),
         ("more-versus-fewer", "environments"),
     ]
-    for row in rows:
-        for measure, function in (("mean", np.mean), ("worst", np.min)):
+    assert pairs[: len(METHODS)] == [("kernel ridge", method) for method in METHODS]
+    assert pairs[len(METHODS) :] == [
+        ("kernel ridge on z", "environments"),
+        ("kernel ridge on z", "kernel ridge"),
+        ("kernel ridge on z, validation", "environments"),
+        ("kernel ridge on z, validation", "kernel ridge"),
+        ("kernel ridge on z, validation", "kernel ridge on z"),
+    ]
+    of_patterns = {
+        "complete": lambda test: test["m0+m1+m2"],
+        "mean": lambda test: np.mean(list(test.values())),
+        "worst": lambda test: min(test.values()),
+    }
+    for row in (*parts, *kernels):
+        for measure, function in of_patterns.items():
+            if measure not in row:
+                continue
             part, baseline = (
-                np.array([function(list(run["test"].values())) for run in results[name]["runs"]])
-                for name in (row["part"], row["baseline"])
+                np.array([function(run["test"]) for run in results[name]["runs"]])
+                for name in (row["method"], row["baseline"])
             )
             expected = missing_tables.corrected_t_test(part - baseline, 0.5)
             assert row[measure][:2] == pytest.approx(expected[:2])
             assert row[measure][2] >= expected[2]
+    assert "complete" in kernels[0]
+    assert "complete" not in parts[0]
     assert missing_tables.p_text(0.0004) == "< 0.001"
     assert missing_tables.p_text(float("nan")) == ""
+
+
+def test_pairs_of_kernel_regressions_that_a_study_lacks_are_left_out():
+    results = dict.fromkeys(["ERM", "environments", "kernel ridge"])
+    assert missing_tables.kernel_pairs(results) == [
+        ("kernel ridge", "ERM"),
+        ("kernel ridge", "environments"),
+    ]
 
 
 def test_the_fill_of_ppca_keeps_available_embeddings_and_has_no_gradient_through_fills():
@@ -252,6 +353,19 @@ def test_the_calibration_study_resumes_and_counts_what_plain_python_counts(tmp_p
     monkeypatch.setattr(missing_calibration, "train", counted)
     assert CalibrationStudy(problem, tmp_path, config, seeds=2).run() == lines
     assert trained == [1]
+
+    def stopped(problem, method, config, seed):
+        if seed == 3:
+            raise KeyboardInterrupt
+        return counted(problem, method, config, seed)
+
+    # A split's lines are in the file as soon as it is calibrated.
+    monkeypatch.setattr(missing_calibration, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        CalibrationStudy(problem, tmp_path, config, seeds=4).run()
+    monkeypatch.setattr(missing_calibration, "train", counted)
+    assert CalibrationStudy(problem, tmp_path, config, seeds=4).run()[: len(lines)] == lines
+    assert trained == [1, 2, 3]
     predict = train(problem, "environments", config, 0)
     calibration, test = missing_calibration.halves(problem, 0)
     scores = sorted(
@@ -276,7 +390,7 @@ def test_the_calibration_study_resumes_and_counts_what_plain_python_counts(tmp_p
 
 
 def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(
-    two_configurations, tmp_path, capsys
+    two_configurations, tmp_path, capsys, monkeypatch
 ):
     problem = digits.digits_problem(epochs=1)
     assert {tuple(x.shape) for x in problem.features.values()} == {(1797, 16)}
@@ -293,6 +407,7 @@ def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(
     )
     parts = torch.cat(problem.split(0))
     assert torch.equal(parts.sort().values, torch.arange(1797))
+    monkeypatch.setattr(digits, "digits_problem", with_few_rows(digits.digits_problem))
     digits.main(digits.Options(out=tmp_path, seeds=1, epochs=1))
     assert {path.name for path in tmp_path.iterdir()} == {
         "runs.jsonl.gz",
@@ -308,7 +423,7 @@ def test_the_omics_command_writes_two_tables_and_test_patients_lack_protein(
     two_configurations, tmp_path, data_root
 ):
     omics.main(omics.Options(out=tmp_path, seeds=1, epochs=1))
-    assert (tmp_path / "table.md").read_text(encoding="utf-8").count("| ERM |") == 2
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").count("\n| ERM |") == 2
     problem = omics.tcga_problem(1)
     train, validation, test = problem.split(4)
     assert not set(test.tolist()) & set(train.tolist() + validation.tolist())
@@ -320,9 +435,10 @@ def test_the_omics_command_writes_two_tables_and_test_patients_lack_protein(
 def test_the_command_for_the_views_of_digits_writes_one_table(monkeypatch, tmp_path, data_root):
     few = {method: METHODS[method][:1] for method in ("ERM", "environments")}
     monkeypatch.setattr(missing_study, "METHODS", few)
-    omics.main(omics.Options(dataset="uci_mfeat", out=tmp_path, seeds=1, epochs=1))
-    assert (tmp_path / "table.md").read_text(encoding="utf-8").count("| ERM |") == 1
     problem = omics.mfeat_problem(1)
+    monkeypatch.setattr(omics, "mfeat_problem", with_few_rows(omics.mfeat_problem))
+    omics.main(omics.Options(dataset="uci_mfeat", out=tmp_path, seeds=1, epochs=1))
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").count("\n| ERM |") == 1
     assert torch.equal(torch.cat(problem.split(4)).sort().values, torch.arange(2000))
     assert len(problem.features) == 6
 
@@ -342,37 +458,27 @@ def test_absent_data_raise_an_error_with_instructions(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_committed_table_is_made_from_the_committed_runs(name):
-    study = Study(small_problem(), RESULTS / name)
-    stored = study._stored_runs()
-    results = {}
-    for method, configs in METHODS.items():
-        scores = [
-            np.mean(
-                [
-                    stored[missing_study.run_key(method, c, seed)]["validation"]
-                    for seed in missing_study.TUNING_SEEDS
-                ]
-            )
-            for c in configs
-        ]
-        best = configs[int(np.argmax(scores))]
-        results[method] = {
-            "config": best,
-            "runs": [stored[missing_study.run_key(method, best, seed)] for seed in range(10)],
-        }
-    assert len(stored) == len(METHODS) * (6 * 2 + 10)
+def test_the_committed_table_is_made_from_the_committed_runs(name, tmp_path, monkeypatch):
+    def train(*_args):
+        raise AssertionError("a run is not stored")
+
+    monkeypatch.setattr(missing_study, "train", train)
+    monkeypatch.setattr(missing_study, "fit_kernel_ridge", train)
+    (tmp_path / "runs.jsonl.gz").write_bytes((RESULTS / name / "runs.jsonl.gz").read_bytes())
+    kernels = omics.KERNELS.get(name, tuple(KERNEL_METHODS))
+    results = Study(small_problem(), tmp_path, kernels=kernels).run(log=str)
+    assert len(stored_lines(tmp_path)) == len(METHODS) * (6 * 2 + 10) + len(kernels) * 10
     expected = missing_tables.table(missing_tables.summary(results), "").split("\n\n")[0]
-    assert (RESULTS / name / "table.md").read_text(encoding="utf-8").startswith(expected)
+    table = (RESULTS / name / "table.md").read_text(encoding="utf-8")
+    assert table.startswith(expected)
     share = {"digits_quadrants": 447 / 900, "tcga_breast": 70 / 100, "uci_mfeat": 500 / 1000}[name]
-    comparison = missing_tables.comparison_table(missing_tables.compare(results, share), "")
+    metric = "balanced accuracy" if name == "tcga_breast" else "accuracy"
+    assert missing_tables.comparison_tables(results, share, metric) in table
     lines = (RESULTS / name / "calibration.jsonl").read_text(encoding="utf-8").splitlines()
     calibration = missing_calibration.calibration_table([json.loads(line) for line in lines])
     assert {json.loads(line)["config"]["alpha"] for line in lines} == {
         results["environments"]["config"]["alpha"]
     }
-    table = (RESULTS / name / "table.md").read_text(encoding="utf-8")
-    assert comparison.split("\n\n")[0] in table
     assert calibration in table
     page = {"digits_quadrants": "digits_quadrants"}.get(name, "omics_subtypes")
     text = (RESULTS.parent / "examples" / f"{page}.md").read_text(encoding="utf-8")
