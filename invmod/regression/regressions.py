@@ -127,8 +127,9 @@ class PatternRegressions(PatternState):
         # The last pattern is the most recent one. Of the patterns before it, the oldest lose their
         # factors, each of which is as large as a kernel.
         solution = self._solutions[pattern] = self._solutions.pop(pattern)
-        with_factor = [each for each in self._solutions.values() if each.has_factor]
-        for each in with_factor[:-MAX_FACTORS]:
+        earlier = list(self._solutions.values())[:-1]
+        with_factor = [each for each in earlier if each.has_factor]
+        for each in with_factor[: -(MAX_FACTORS - 1)]:
             each.drop_factor()
         return solution
 

@@ -264,3 +264,101 @@ def test_float32_choices_are_the_same_after_loading():
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(x, mask), expected)
     assert other.choices == model.choices
+
+
+# --- the kernel, one pattern for all rows, and leave-one-out
+
+
+@laws
+@given(
+    seed=st.integers(0, 10_000),
+    num_modalities=st.integers(1, 4),
+    intercept=st.booleans(),
+    weighted=st.booleans(),
+)
+def test_leave_one_out_weights_give_the_predictions_of_refits(
+    seed, num_modalities, intercept, weighted
+):
+    names, x, mask, _, _, y, weights = some_problem(seed, num_modalities)
+    pattern = names[: 1 + seed % num_modalities]
+    fixed = {"kernel": "angle", "width": 0.7, "weights": "equal", "ridge": 0.2}
+    fixed |= {"intercept": intercept, "standardize": False}
+    row_weights = weights if weighted else None
+    model = PatternKernelRidge(names, **fixed).fit(x, y, mask, row_weights=row_weights)
+    h = model.leave_one_out_smoother(pattern)
+    used = mask[:, : len(pattern)].any(dim=1)
+    assert (h.diagonal() == 0).all()
+    assert (h[~used] == 0).all()
+    assert (h[:, ~used] == 0).all()
+    if intercept:
+        torch.testing.assert_close(h[used].sum(dim=1), torch.ones(int(used.sum()), dtype=F64))
+    # Units of the features are those of all rows in both, so only the coefficients are refitted.
+    i = int(used.nonzero()[seed % int(used.sum()), 0])
+    others = torch.cat([torch.arange(i), torch.arange(i + 1, 25)])
+    k = model._training.kernel(
+        tuple(range(len(pattern))), [1 / len(pattern)] * len(pattern), others
+    )
+    left = others[used[others]]
+    places = used[others].nonzero()[:, 0]
+    system = k[places][:, places] + torch.diag(0.2 / model.row_weights[left])
+    row = model.kernel_matrix(x, mask, pattern=pattern)[i, left]
+    b = torch.zeros(3, dtype=F64)
+    if intercept:
+        ones = torch.linalg.solve(system, torch.ones(len(left), dtype=F64))
+        b = ones @ y[left] / ones.sum()
+    expected = row @ torch.linalg.solve(system, y[left] - b) + b
+    torch.testing.assert_close((h @ y)[i], expected, rtol=1e-7, atol=1e-9)
+
+
+def test_leave_one_out_weights_of_some_rows_ignore_the_others():
+    x, y, mask = problem(40, 0)
+    rows = torch.tensor([30, 2, 11, 5, 17])
+    model = small_model(standardize=False).fit(x, y, mask)
+    h = model.leave_one_out_smoother(NAMES, rows)
+    assert h.shape == (5, 5)
+    order = torch.tensor([4, 0, 2, 1, 3])
+    torch.testing.assert_close(
+        model.leave_one_out_smoother(NAMES, rows[order]), h[order][:, order], **EXACT
+    )
+    assert not torch.allclose(h, model.leave_one_out_smoother(NAMES)[rows][:, rows])
+    alone = model.leave_one_out_smoother(NAMES, rows[:1])
+    assert alone.isnan().all()  # With an intercept a single row has no prediction.
+    with pytest.raises(KeyError, match="touch"):
+        model.leave_one_out_smoother(["touch"])
+    with pytest.raises(ValueError, match="leave_one_out_smoother"):
+        model.leave_one_out_smoother(NAMES, torch.tensor([40]))
+
+
+def test_a_pattern_may_be_the_same_for_all_rows():
+    x, y, mask = problem(40, 1)
+    model = small_model(standardize=False).fit(x, y, mask)
+    h = model.smoother(x, mask, pattern=NAMES)
+    whole = mask.all(dim=1)
+    assert 0 < int(whole.sum()) < 40
+    torch.testing.assert_close(h[whole], model.smoother(x, mask)[whole], **EXACT)
+    assert not torch.allclose(h[~whole], model.smoother(x, mask)[~whole])
+    # It is the kernel of the whole pattern with 0 where a row lacks a modality.
+    k = model.kernel_matrix(x, mask, pattern=NAMES)
+    parts = [
+        model.choices[tuple(NAMES)].weights[m]
+        * model.kernel_matrix(x, mask, pattern=[name])
+        * mask[:, m, None]
+        for m, name in enumerate(NAMES)
+    ]
+    torch.testing.assert_close(k, torch.stack(parts).sum(dim=0), **EXACT)
+
+
+def test_only_the_last_patterns_keep_their_factors():
+    names = [f"m{m}" for m in range(4)]
+    g = seeded(0)
+    x = {name: normal(g, 20, 2) for name in names}
+    model = PatternKernelRidge(
+        names, kernel="linear", weights="equal", ridge=1.0, standardize=False
+    ).fit(x, normal(g, 20))
+    masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 4)[1:]
+    one = {name: v[:1] for name, v in x.items()}
+    first = [model.smoother(one, mask[None]) for mask in masks]
+    with_factor = [p for p, each in model._solutions.items() if each.has_factor]
+    assert with_factor == [tuple(mask.nonzero()[:, 0].tolist()) for mask in masks[-8:]]
+    for mask, h in zip(masks, first, strict=True):
+        assert torch.equal(model.smoother(one, mask[None]), h)
