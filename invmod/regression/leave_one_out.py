@@ -18,6 +18,7 @@ One eigendecomposition of W^1/2 K W^1/2 serves all ridges.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -88,11 +89,15 @@ class Spectrum:
         alpha, _, _, b = self._solve(ridge)
         return k @ alpha + b
 
+    @functools.cached_property
+    def _squared_vectors(self) -> Tensor:
+        return self.vectors.square()
+
     def _solve(self, ridge: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return alpha (n, r), the diagonal of C (n,), Q 1 / sqrt(1'Q 1) (n,), and b (r,)."""
         inverse = 1 / (self.values + ridge)
         rotated = self.rotated
-        diagonal = self.root.square() * (self.vectors.square() @ inverse)
+        diagonal = self.root.square() * (self._squared_vectors @ inverse)
         means, b = torch.zeros_like(diagonal), rotated.new_zeros(rotated.shape[1])
         if self.intercept:
             total = self.ones.square() @ inverse

@@ -33,17 +33,20 @@ def seeded(seed: int, *place: int, device: torch.device) -> Iterator[torch.Gener
     number = _torch_seed(entropy)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     settings: Any = deterministic  # fill_uninitialized_memory is a property of this module.
+    debug_mode = torch.get_deterministic_debug_mode()
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     filled = settings.fill_uninitialized_memory
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(number)
-        torch.use_deterministic_algorithms(was_deterministic or device.type == "cpu")
+        # `use_deterministic_algorithms` would do the same, but imports the compiler for seconds.
+        if device.type == "cpu" and not was_deterministic:
+            torch.set_deterministic_debug_mode("error")
         # Deterministic mode fills new tensors with NaN, which takes up to a third of an epoch.
         settings.fill_uninitialized_memory = filled and was_deterministic
         try:
             yield torch.Generator().manual_seed(number)
         finally:
-            torch.use_deterministic_algorithms(was_deterministic)
+            torch.set_deterministic_debug_mode(debug_mode)
             settings.fill_uninitialized_memory = filled
 
 
