@@ -210,17 +210,18 @@ def evaluate_mixed(
     items = torch.arange(task.num_items)
     score = learner.scorer(tables.features, items, tables.mask)
     if donor is not None:
-        score = with_donor(score, tables, donor)
+        shrinkage = learner.chosen.get("shrinkage", donor.method.shrinkage)  # KEEP may choose it.
+        score = with_donor(score, tables, donor, shrinkage)
     new = ~np.isin(items.numpy(), task.warm)
     return _evaluate(without_training_items(score, tables), task.test, items.numpy(), new)
 
 
-def with_donor(score: ScoreBlock, tables: Tables, options: Options) -> ScoreBlock:
+def with_donor(score: ScoreBlock, tables: Tables, options: Options, shrinkage: float) -> ScoreBlock:
     """Return scores in which those of the training items are X T, KEEP's at full rank."""
     own = options.method
     linmap = Options.of(
         "linmap",
-        shrinkage=own.shrinkage,
+        shrinkage=shrinkage,
         popularity=own.popularity,
         compare="none",
         dtype=options.run.dtype,

@@ -91,7 +91,8 @@ class Spectrum:
 
     @functools.cached_property
     def _squared_vectors(self) -> Tensor:
-        return self.vectors.square()
+        squares: Tensor = self.vectors.square()
+        return squares
 
     def _solve(self, ridge: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return alpha (n, r), the diagonal of C (n,), Q 1 / sqrt(1'Q 1) (n,), and b (r,)."""

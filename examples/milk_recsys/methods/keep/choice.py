@@ -137,10 +137,14 @@ def leave_one_out_weights(
         items: positions of the s warm items.
         generator: draws the patterns.
     """
-    have = mask[items]
-    patterns = drawn_patterns(mask.shape[1])
+    have, names = mask[items], regression.modalities
+    # Patterns are numbered by names, so that the order of the modalities does not matter.
+    by_name = sorted(range(len(names)), key=names.__getitem__)
+    patterns = [
+        sorted(by_name[position] for position in pattern) for pattern in drawn_patterns(len(names))
+    ]
     columns = torch.tensor(
-        [[m in pattern for m in range(mask.shape[1])] for pattern in patterns], device=mask.device
+        [[m in pattern for m in range(len(names))] for pattern in patterns], device=mask.device
     )
     # A pattern suits an item that has all of its modalities.
     suits = (have[:, None] | ~columns).all(dim=2)
@@ -151,8 +155,7 @@ def leave_one_out_weights(
         own = (suits.any(dim=1) & (number == index)).nonzero()[:, 0]
         if not len(own):
             continue
-        names = [regression.modalities[m] for m in pattern]
-        h = regression.leave_one_out_smoother(names, items)
+        h = regression.leave_one_out_smoother([names[m] for m in pattern], items)
         y = torch.zeros_like(h) if y is None else y
         y[:, own] = h[own].T
     if y is None:

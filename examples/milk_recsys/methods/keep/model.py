@@ -223,12 +223,7 @@ class KeepModel(nn.Module):
         state: Mapping[str, Tensor],
     ) -> None:
         super().__init__()
-        needed = set(STATE_NAMES)
-        if "landmarks" in state:
-            needed |= {"landmarks", "observed"}
-            needed |= {f"warm_{m}" for m in range(len(regression.modalities))}
-        if mismatch := sorted(set(state) ^ needed):
-            raise KeyError(f"KeepModel: `state` lacks, or should not have, {', '.join(mismatch)}.")
+        _check_names(state, len(regression.modalities))
         self.modalities, self._own, self.regression = tuple(modalities), own, regression
         self.users = nn.Embedding.from_pretrained(state["users.weight"])
         for name, x in state.items():
@@ -239,7 +234,16 @@ class KeepModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
         self._coefficients.clear()  # `fn` may change the precision or the device.
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        # The regression keeps its dtype, so a model of another precision needs another regression.
+        dtype = self.items.dtype
+        if dtype != self.regression.dtype:
+            state = self.regression.state_dict()
+            self.regression = _regression(self.regression.modalities, self._own, dtype)
+            self.regression.load_state_dict(
+                {name: x.to(dtype) if x.is_floating_point() else x for name, x in state.items()}
+            )
+        return self
 
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
@@ -325,6 +329,15 @@ class KeepModel(nn.Module):
         return self._coefficients[pattern]
 
 
+def _check_names(state: Mapping[str, Tensor], num_modalities: int) -> None:
+    """Raise unless the state has the tensors of `KeepModel` for the regression's modalities."""
+    needed = set(STATE_NAMES)
+    if "landmarks" in state:
+        needed |= {"landmarks", "observed", *(f"warm_{m}" for m in range(num_modalities))}
+    if mismatch := sorted(set(state) ^ needed):
+        raise KeyError(f"the model lacks, or should not have, {', '.join(mismatch)}")
+
+
 def _equal(x: Tensor, y: Tensor) -> bool:
     """Return whether two tensors are equal; NaN stands for an option that was not compared."""
     return x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all())
@@ -364,11 +377,14 @@ def scoring_model(
         KeyError: a tensor is absent, or there is one too many.
         RuntimeError: the numbers of users or the widths differ from those of the data.
     """
+    others = {name: x for name, x in tensors.items() if not name.startswith(PREFIX)}
+    if PREFIX + NAMES not in tensors:
+        raise KeyError(f"the model has no tensor {PREFIX + NAMES}")
     fitted = {k.removeprefix(PREFIX): x for k, x in tensors.items() if k.startswith(PREFIX)}
     names = [str(name) for name in decode_text(fitted[NAMES]) or ()]
-    regression = _regression(names, options.method, tensors["items"].dtype)
+    _check_names(others, len(names))
+    regression = _regression(names, options.method, others["items"].dtype)
     regression.load_state_dict(fitted)
-    others = {name: x for name, x in tensors.items() if not name.startswith(PREFIX)}
     model = KeepModel(list(dims), options.method, regression, others)
     widths = {name: regression.get_buffer(f"rows_{m}").shape[1] for m, name in enumerate(names)}
     if model.users.num_embeddings != num_users or not widths.items() <= dict(dims).items():
