@@ -333,8 +333,7 @@ class Plan:
     ) -> Run:
         tuned = self._chosen(store, method)
         if variant:
-            change = {**VARIANTS, **WITHOUT}[variant]
-            tuned |= change(tuned) if callable(change) else change
+            tuned |= {**VARIANTS, **WITHOUT}[variant]
         return self._run("repeat", variant or method, method, setting, number, number, tuned)
 
     def _sweeps(self, store: Store) -> Iterator[Run]:

@@ -7,7 +7,7 @@ size, the study also plots the best validation score against the number of trial
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -85,24 +85,24 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 LINEAR = 0.01  # at this width exp(width (cos - 1)) equals 1 - width + width cos to four digits
 
 
-def _linear(tuned: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return options of an almost linear kernel, with the same ratio of ridge to width as tuned."""
-    return {"width": LINEAR, "ridge": tuned["ridge"] * LINEAR / tuned["width"]}
-
-
-WITHOUT: Mapping[str, Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]] = (
-    MappingProxyType(
-        {
-            "one regression for all patterns": {"per_pattern": False},
-            "all modalities alike": {"fit_weights": False},
-            "counts not damped": {"popularity": 0.0},
-            "not shrunk": {"shrinkage": 0.0},
-            "linear kernel": _linear,
-            "64 vectors": {"rank": 64},
-        }
-    )
+WITHOUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "one regression for all patterns": {"per_pattern": False},
+        "all modalities alike": {"fit_weights": False},
+        "counts not damped": {"popularity": 0.0},
+        "not shrunk": {"shrinkage": 0.0},
+        "linear kernel": {"width": LINEAR},
+        "64 vectors": {"rank": 64},
+        "popularity not predicted": {"predicted_popularity": 0.0},
+        "options not chosen": {
+            "width": 1.0,
+            "ridge": 1.0,
+            "shrinkage": 1.0,
+            "predicted_popularity": 0.125,
+        },
+    }
 )
-"""Ablation of the winner -> options that replace tuned ones, or a function of the tuned ones."""
+"""Ablation of the winner -> options that are given, instead of the defaults."""
 
 SWEEPS: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {

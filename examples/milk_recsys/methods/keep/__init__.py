@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from milk_recsys.config.method import Method, count, log_range, option
+from milk_recsys.config.method import Method, count, option
 
 CHOSEN = "chosen on the training items"
 
@@ -70,6 +70,6 @@ KEEP = Method(
     model="milk_recsys.methods.keep.model:Keep",
     scorer="milk_recsys.methods.keep.model:scoring_model",
     without=("negatives", "features", "scale_features", "scale_before_impute", "norm_floor"),
-    space={"ridge": log_range(0.1, 10), "width": log_range(0.3, 5), "shrinkage": log_range(0.2, 5)},
+    space={},  # It chooses its options on the training items.
     search_seed=22,
 )
