@@ -24,7 +24,7 @@ class Units(NamedTuple):
 
     @property
     def constant(self) -> bool:
-        """Whether the modality is constant in the training rows, so that it says nothing."""
+        """Whether the modality is constant in the training rows, so that it has no information."""
         return bool(self.scale.isinf().all()) and self.scale.numel() > 0
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Units:

@@ -95,7 +95,7 @@ TEST_PAIRS[FTMT.tables.test.users.numpy(), FTMT.tables.test.positions.numpy()] =
 
 
 def knows_test_pairs(**given):
-    """Add to the score of each test pair, which it knows by the place of the item."""
+    """Add to the score of each test pair, identified by the position of the item."""
     scores = honest(**given)
     return scores + TEST_PAIRS[given["users"], : scores.shape[1]]
 

@@ -26,7 +26,7 @@ def follow(text, folder):
     """Save the program of the page and run the commands of a text, as its reader would.
 
     Returns:
-        What the commands printed, in the form of the text: "$ ", the command, and its output.
+        The output of the commands, in the form of the text: "$ ", the command, and its output.
     """
     program = re.search(r"```python\n(# my_method\.py\n.*?)```", PAGE, re.DOTALL)[1]
     (folder / "my_method.py").write_text(program, encoding="utf-8")

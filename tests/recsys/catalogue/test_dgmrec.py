@@ -263,7 +263,7 @@ def test_every_damaged_file_is_an_error(tmp_path):
             found = read_pickled_arrays(path)
         except DataError:
             continue
-        # What is still readable has the same form.
+        # The readable part has the same form.
         assert all(isinstance(key, str) and x.dtype == np.int64 for key, x in found.items())
         assert len(found) <= len(expected)
 

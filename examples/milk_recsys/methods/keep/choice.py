@@ -43,7 +43,7 @@ MAX_SCORES = 2**22  # Number of scores in memory when a list is ranked.
 
 
 class PairChoice(NamedTuple):
-    """What was chosen.
+    """The chosen options.
 
     Attributes:
         shrinkage: lambda in units of the mean of the 50 largest squared singular values.

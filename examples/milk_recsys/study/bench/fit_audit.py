@@ -6,12 +6,12 @@ The function is called as
 
 with NumPy arrays (`fit_inputs.Inputs` describes them) and returns the scores of the cold
 items for the users, or lists of them. The audit calls it several times with inputs that differ in
-something that must not matter, and compares what it returns:
+something that must not matter, and compares its results:
 
 * the same inputs again: a function must depend on its inputs and the seed alone;
 * hidden cells with the values that the setting hides, instead of NaN;
-* the cold items in another order: their scores must be in the same order, or the function knows
-  which items they are, as it does if it read their test pairs;
+* the cold items in another order: their scores must be in the same order, or the function
+  identifies the items, as it does if it read their test pairs;
 * every second cold item alone: a score that changes depends on the features of the others, as it
   does if these were used in training;
 * every second user alone: a score must not depend on which users have test pairs.
@@ -86,7 +86,7 @@ def _importable(folder: Path) -> Iterator[None]:
 def audit_fit(
     fit: Fit | str, instance: Instance, folder: Path | None, *, transductive: bool = False
 ) -> tuple[str, ...]:
-    """Call the function with inputs that must not matter, and compare what it returns.
+    """Call the function with inputs that must not matter, and compare its results.
 
     Arguments:
         fit: the function, or MODULE:NAME.
@@ -99,7 +99,7 @@ def audit_fit(
 
     Raises:
         Leak: the function uses something that it must not use; the message says what.
-        DataError: what it returns cannot be used.
+        DataError: its result cannot be used.
     """
     given = inputs_of(instance, few_users=True)
     count, half = len(given.cold_mask), np.arange(0, len(given.cold_mask), 2)
@@ -133,7 +133,7 @@ def audit_fit(
     if not _close(_select(first, order), _checked(moved.call(fit), moved)):
         raise Leak(
             "leak: test pairs: with the cold items in another order, their scores do not follow "
-            "their features, so the function knows them by their places. Score an item by its "
+            "their features, so the function identifies them by position. Score an item by its "
             "features alone. (Where lists order equal scores by place, return scores instead.)"
         )
     passed.append("order of the cold items")
