@@ -51,8 +51,8 @@ def test_the_optimum_is_calibrated_and_of_the_stated_error_in_every_pattern(mech
         assert difference == pytest.approx(0, abs=0.04), pattern
         assert slope == pytest.approx(1, abs=0.04), pattern
         rows = drawn.rows(pattern)
-        error = (drawn.y - drawn.mean)[rows].square().mean()
-        assert error == pytest.approx(drawn.variance[rows].mean(), rel=0.05)
+        error = float((drawn.y - drawn.mean)[rows].square().mean())
+        assert error == pytest.approx(float(drawn.variance[rows].mean()), rel=0.05)
 
 
 @pytest.mark.parametrize("mechanism", patterns.MECHANISMS)
