@@ -102,20 +102,22 @@ def test_standardized_scores_keep_the_order_within_a_pattern():
 # --- sharing
 
 
-@pytest.mark.parametrize(("num_rows", "others"), [(40, 0), (40, 100)])
-def test_the_expected_error_of_least_squares_agrees_with_a_simulation(num_rows, others):
+@pytest.mark.parametrize(
+    ("num_rows", "others", "shift"), [(40, 0, 1.0), (40, 100, 1.0), (20, 20, 3.0)]
+)
+def test_the_expected_error_of_least_squares_agrees_with_a_simulation(num_rows, others, shift):
     errors = []
     for seed in range(300):
         counts = {"ab": num_rows, "abc": others}
-        x, _, y, _ = sharing.sharing_rows(counts, 1.0, seeded(seed))
-        new, _, _, best = sharing.sharing_rows({"ab": 200}, 1.0, seeded(1000 + seed))
+        x, _, y, _ = sharing.sharing_rows(counts, shift, seeded(seed))
+        new, _, _, best = sharing.sharing_rows({"ab": 200}, shift, seeded(1000 + seed))
         inputs, targets = (
             torch.cat([torch.ones(len(v), 1).double(), v[:, :2].flatten(1)], dim=1)
             for v in (x, new)
         )
         coefficients = torch.linalg.lstsq(inputs, y[:, None]).solution[:, 0]
         errors.append((targets @ coefficients - best).square().mean())
-    expected = sharing.least_squares_error(num_rows, 1.0, others)
+    expected = sharing.least_squares_error(num_rows, shift, others)
     assert torch.stack(errors).mean() == pytest.approx(expected, rel=0.08)
 
 
