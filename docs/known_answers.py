@@ -1,6 +1,6 @@
 """Objectives on problems with known solutions: ``python docs/known_answers.py``.
 
-The script takes about three minutes. It writes the figures of docs/parts/objectives.md into
+The script takes about four minutes. It writes the figures of docs/parts/objectives.md into
 docs/images, and their numbers and those of docs/theory.md into docs/known_answers.json. With the
 argument `objectives` or `theory` it computes only the numbers of that page, and keeps the others.
 The tests run the same functions. The page of theory shows the problems of known_answers_patterns.py

@@ -84,7 +84,7 @@ def optimum(x: Tensor, mask: Tensor, mechanism: str) -> tuple[Tensor, Tensor]:
 def conditional(x: Tensor, mask: Tensor, *, self_masked: bool) -> tuple[Tensor, Tensor]:
     """Return x with masked cells replaced by their conditional mean, and covariances (N, 3, 3)."""
     filled, covariances = x.clone(), x.new_zeros(len(x), 3, 3)
-    for pattern in mask.unique(dim=0):
+    for pattern in torch.unique(mask, dim=0):
         if pattern.all():
             continue
         rows = (mask == pattern).all(dim=1).nonzero()[:, 0]
@@ -112,24 +112,29 @@ METHODS = {
 }
 
 
+ROWS: dict[str, RowRule] = {"exact": "exact", "superset": "superset"}
+
+
 def predicted(train: Sample, test: Sample, method: str) -> Tensor:
     """Fit a linear regression on the training rows, and predict y of the test rows, (N,)."""
-    names, rule, inputs = NAMES, "all", [(s.x, s.mask) for s in (train, test)]
-    if method in ("exact", "superset"):
-        rule = method
-    elif method == "conditional":
-        inputs = [(conditional(*each, self_masked=False)[0], None) for each in inputs]
+    if method in ROWS:
+        model = linear_regression(NAMES, ROWS[method])
+        return model.fit(columns(train.x), train.y, train.mask).predict(columns(test.x), test.mask)
+    names: tuple[str, ...] = NAMES
+    if method == "conditional":
+        x, new = (conditional(s.x, s.mask, self_masked=False)[0] for s in (train, test))
     else:
         imputer = MeanImputer(NAMES).fit(columns(train.x), train.mask)
-        filled = [torch.cat(list(imputer(columns(x), a)[0].values()), 1) for x, a in inputs]
-        inputs = [(x, None) for x in filled]
-        if method == "mean and mask":
-            names = (*NAMES, "mask of b", "mask of c")
-            masks = [s.mask[:, 1:].double() for s in (train, test)]
-            inputs = [(torch.cat(pair, 1), None) for pair in zip(filled, masks, strict=True)]
-    model = linear_regression(names, rule)
-    (x, mask), (new, new_mask) = inputs
-    return model.fit(columns(x, names), train.y, mask).predict(columns(new, names), new_mask)
+        filled = (imputer(columns(s.x), s.mask)[0] for s in (train, test))
+        x, new = (torch.cat([features[name] for name in NAMES], dim=1) for features in filled)
+    if method == "mean and mask":
+        names = (*NAMES, "mask of b", "mask of c")
+        x, new = (
+            torch.cat([values, s.mask[:, 1:].double()], dim=1)
+            for values, s in ((x, train), (new, test))
+        )
+    model = linear_regression(names, "all").fit(columns(x, names), train.y)
+    return model.predict(columns(new, names))
 
 
 def linear_regression(names: tuple[str, ...], rule: RowRule) -> PatternKernelRidge:
@@ -161,7 +166,7 @@ def expected_dcg(best: Tensor, scores: Tensor, list_length: int) -> float:
 def standardized_by_pattern(scores: Tensor, mask: Tensor) -> Tensor:
     """Return scores with mean 0 and variance 1 among the rows of each pattern, (N,)."""
     result = scores.clone()
-    for pattern in mask.unique(dim=0):
+    for pattern in torch.unique(mask, dim=0):
         rows = (mask == pattern).all(dim=1)
         result[rows] = (scores[rows] - scores[rows].mean()) / scores[rows].std()
     return result

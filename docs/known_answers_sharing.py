@@ -136,7 +136,9 @@ def sharing_numbers(*, draws: int = 10) -> dict[str, Any]:
         results[str(shift)] = {"crossing": crossing(shift)}
         for size in SIZES:
             errors = [sharing_errors(size, shift, seed) for seed in range(draws)]
-            means = {rule: sum(e[rule] for e in errors) / draws for rule in errors[0]}
+            means: dict[str, float | None] = {
+                rule: sum(e[rule] for e in errors) / draws for rule in errors[0]
+            }
             means["exact, least squares"] = least_squares_error(size, shift, 0)
             means["superset, least squares"] = least_squares_error(size, shift, OTHERS["abc"])
             results[str(shift)][str(size)] = means
