@@ -228,6 +228,13 @@ def test_the_page_shows_the_committed_numbers():
     lines = PAGE.splitlines()
     missing = [row for row in table_rows() if row not in lines]
     assert missing == []
+    prose = " ".join(lines)
+    errors = [f"{NUMBERS['patterns'][name]['optimal error']:.3f}" for name in patterns.MECHANISMS]
+    assert "itself is {}, {} and {}".format(*errors) in prose
+    assert f"better from {NUMBERS['sharing']['1.0']['crossing']} rows on" in prose
+    fusion = NUMBERS["fusion"]
+    assert f"smallest mean risk, {fusion['one slope']:.3f}" in prose
+    assert all(f"{value:.3f}" in prose for value in fusion["dcg"].values())
     assert NUMBERS["made"].split(",")[0] in PAGE
 
 
