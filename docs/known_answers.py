@@ -1,8 +1,11 @@
 """Objectives on problems with known solutions: ``python docs/known_answers.py``.
 
-The script takes about two minutes. It writes the figures of docs/parts/objectives.md into
-docs/images, and the numbers that they show into docs/known_answers.json. The tests run the same
-functions. There are three problems:
+The script takes about four minutes. It writes the figures of docs/parts/objectives.md into
+docs/images, and their numbers and those of docs/theory.md into docs/known_answers.json. With the
+argument `objectives` or `theory` it computes only the numbers of that page, and keeps the others.
+The tests run the same functions. The page of theory shows the problems of known_answers_patterns.py
+and known_answers_sharing.py, and the fusion weights below. The page of objectives shows three
+problems:
 
 * Two bits (Kamath et al. 2021). Y is -1 or 1 with equal probability. X1 is Y with its sign flipped
   with probability alpha in every environment; X2 is Y with its sign flipped with probability beta_e
@@ -13,8 +16,14 @@ functions. There are three problems:
 * Coloured digits (Arjovsky et al. 2019): scikit-learn's digits with the label "below five", a
   quarter of the labels flipped, in a colour that agrees with the label for 80% and 90% of the
   samples of the two training environments, and for 10% of the test samples.
+
+Fusion weights: the target y ~ N(0, 1), two embeddings z_m = y + N(0, s_m), and their weighted sum
+h = w_1 z_1 + w_2 z_2. An environment is a pair of weights with sum 1, and nothing else differs
+between environments. If a modality is missing, the other one has the weight 1, as in `invmod.fuse`.
+If the missing embedding is filled with its mean 0 instead, the other one keeps the weight 1/2.
 """
 
+import argparse
 import datetime
 import json
 import platform
@@ -27,6 +36,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from known_answers_patterns import expected_dcg, pattern_numbers
+from known_answers_sharing import sharing_numbers
 from matplotlib import pyplot as plt
 from scipy import optimize
 from sklearn.datasets import load_digits
@@ -40,6 +51,10 @@ ALPHAS_AND_BETAS = ((0.25, (0.1, 0.2)), (0.1, (0.11, 0.4)), (0.05, (0.1, 0.2)))
 WEIGHTS = tuple(10.0**exponent for exponent in torch.arange(-2, 6.01, 0.25).tolist())
 SPREADS = (0.04, 4.0)  # s of the linear structural model in its two environments
 METHODS = ("ERM", "IRMv1", "V-REx")
+EMBEDDING_NOISE = torch.tensor([0.25, 4.0], dtype=torch.float64)  # s of the fusion weights
+FUSION_ENVS = ((0.5, 0.5), (0.9, 0.1), (0.1, 0.9))
+FUSION_PENALTIES = (0.0, 1.0, 10.0, 100.0, 1000.0, 1e4)
+FUSION_PATTERNS = {"1": (1.0, 0.0), "2": (0.0, 1.0), "1 and 2": (0.5, 0.5)}
 
 RisksAndPenalty = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Function of the predictor's weights (2,) that returns risks (E,) and a penalty, a scalar."""
@@ -202,6 +217,98 @@ def path(
     return minima
 
 
+# --- fusion weights -------------------------------------------------------------------------------
+
+
+def fusion_slopes(weights: Tensor) -> Tensor:
+    """Return the slope of E[y | h] on h for fusion weights (..., 2), (...)."""
+    # Cov(y, h) = w_1 + w_2 and Var(h) = (w_1 + w_2)^2 + w_1^2 s_1 + w_2^2 s_2.
+    total = weights.sum(dim=-1)
+    return total / (total.square() + weights.square() @ EMBEDDING_NOISE)
+
+
+def fusion_risks(envs: tuple[tuple[float, float], ...]) -> RisksAndPenalty:
+    """Return the expected risks of u_1 w_1 z_1 + u_2 w_2 z_2 as a function of u, and V-REx.
+
+    u_m is the product of the head and of the scale that the encoder of modality m gives to z_m.
+    """
+    w = torch.tensor(envs, dtype=torch.float64)
+
+    def risks_and_penalty(u: Tensor) -> tuple[Tensor, Tensor]:
+        risks = (1 - w @ u).square() + w.square() @ (u.square() * EMBEDDING_NOISE)
+        return risks, invmod.vrex_penalty(risks)
+
+    return risks_and_penalty
+
+
+def best_scales(weight: float) -> list[float]:
+    """Return [weight, u_1, u_2, mean risk, standard deviation of risks] at the global minimum.
+
+    The minimum is the best one from several starts, since mean risk + weight * V-REx can have
+    more than one local minimum.
+    """
+    risks_and_penalty = fusion_risks(FUSION_ENVS)
+    minima = []
+    for start in ((1e-3, 1e-3), (0.1, 0.1), (0.4, 0.4), (1.0, 0.2), (1.4, 0.2)):
+        w = minimise(risks_and_penalty, weight, torch.tensor(start, dtype=torch.float64))
+        risks, penalty = risks_and_penalty(w)
+        row = [weight, *w.tolist(), float(risks.mean()), float(penalty) ** 0.5]
+        minima.append((float(risks.mean() + weight * penalty), row))
+    return min(minima)[1]
+
+
+def sampled_fusion(samples: int, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
+    """Draw for each pattern the fused embeddings h and the targets y, (samples,) each."""
+    drawn = {}
+    for name, weights in FUSION_PATTERNS.items():
+        y, *noise = torch.randn(3, samples, generator=generator, dtype=torch.float64)
+        z = y[:, None] + torch.stack(noise, dim=1) * EMBEDDING_NOISE.sqrt()
+        mask = (torch.tensor(weights) > 0).expand(samples, 2)
+        equal = torch.full((1, 2), 0.5, dtype=torch.float64)
+        drawn[name] = invmod.fuse(z[:, :, None], equal, mask)[0, :, 0], y
+    return drawn
+
+
+def fusion_numbers(*, samples: int = 100_000, list_length: int = 50) -> dict[str, Any]:
+    """Compute slopes by pattern, the effect of V-REx, and the expected DCG of mixed lists."""
+    drawn = sampled_fusion(samples, torch.Generator().manual_seed(0))
+    slopes = {
+        name: fusion_slopes(torch.tensor(w, dtype=torch.float64))
+        for name, w in FUSION_PATTERNS.items()
+    }
+    patterns = fusion_risks(tuple(FUSION_PATTERNS.values()))
+    # Of all single heads v, this one has the least mean risk over patterns.
+    single = float(len(slopes) / sum(1 / slope for slope in slopes.values()))
+    u = torch.full((2,), single, dtype=torch.float64)
+    rows = {
+        name: {
+            "slope": float(slopes[name]),
+            "sampled slope": float((h @ y) / (h @ h)),
+            "slope with mean fill": float(
+                fusion_slopes((torch.tensor(FUSION_PATTERNS[name]) > 0).double() / 2)
+            ),
+            "risk of its own slope": float(1 - slopes[name]),
+            "risk of one slope": float(risk),
+        }
+        for (name, (h, y)), risk in zip(drawn.items(), patterns(u)[0], strict=True)
+    }
+    h = torch.stack([h for h, _ in drawn.values()], dim=1).flatten()  # patterns take turns
+    best = h.reshape(-1, len(slopes)) * torch.stack(list(slopes.values()))
+    used = len(h) // list_length * list_length
+    return {
+        "patterns": rows,
+        "one slope": single,
+        "slope by environment": fusion_slopes(
+            torch.tensor(FUSION_ENVS, dtype=torch.float64)
+        ).tolist(),
+        "V-REx": [best_scales(weight) for weight in FUSION_PENALTIES],
+        "dcg": {
+            name: expected_dcg(best.flatten()[:used], scores[:used], list_length)
+            for name, scores in (("own slopes", best.flatten()), ("one slope", h))
+        },
+    }
+
+
 # --- coloured digits ------------------------------------------------------------------------------
 
 
@@ -277,7 +384,22 @@ def train_on_colours(
 # --- figures --------------------------------------------------------------------------------------
 
 
-def run() -> dict[str, Any]:
+def made() -> str:
+    """Return the date and the machine."""
+    return f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}"
+
+
+def run_theory() -> dict[str, Any]:
+    """Compute all numbers of the page of theory."""
+    return {
+        "made": made(),
+        "patterns": pattern_numbers(),
+        "sharing": sharing_numbers(),
+        "fusion": fusion_numbers(),
+    }
+
+
+def run_objectives() -> dict[str, Any]:
     """Compute all numbers that the figures show."""
     two_bits = {
         f"{alpha}; {', '.join(map(str, betas))}": {
@@ -294,7 +416,7 @@ def run() -> dict[str, Any]:
     }
     digits = {method: [train_on_colours(method, seed) for seed in range(4)] for method in METHODS}
     return {
-        "made": f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}",
+        "made": made(),
         "two_bits": two_bits,
         "linear": linear,
         "digits": digits,
@@ -438,8 +560,18 @@ PICTURES = {
 
 def main() -> None:
     """Compute the numbers, and write them and the figures."""
-    numbers = run()
-    (HERE / "known_answers.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    parser = argparse.ArgumentParser(description="Compute the numbers of two pages.")
+    parser.add_argument("page", nargs="?", choices=("objectives", "theory"), help="only this page")
+    page = parser.parse_args().page
+    file = HERE / "known_answers.json"
+    numbers = json.loads(file.read_text(encoding="utf-8"))
+    if page != "theory":
+        numbers = run_objectives() | {"theory": numbers["theory"]}
+    if page != "objectives":
+        numbers["theory"] = run_theory()
+    file.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    if page == "theory":  # It has no figures.
+        return
     with mpl.rc_context(STYLE):
         for name, draw in PICTURES.items():
             figure = draw(numbers)
