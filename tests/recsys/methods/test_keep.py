@@ -364,3 +364,11 @@ def test_no_features_at_all_are_an_error():
     data = dataclasses.replace(data, mask=torch.zeros_like(data.mask))
     with pytest.raises(DataError, match="No training item has a feature"):
         make("keep", data)
+
+
+def test_more_landmarks_than_the_regression_takes_are_an_error(monkeypatch):
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
+    monkeypatch.setattr(keep, "MAX_ROWS", 15)
+    with pytest.raises(DataError, match=r"kernel of 16 landmarks .* Choose --landmarks 15 or less"):
+        make("keep", landmarks=16)
+    make("keep", **GIVEN, landmarks=15)

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from invmod._text import NAMES, decode_text
 from invmod.regression import PatternKernelRidge
+from invmod.regression.arguments import MAX_ROWS
 from milk_recsys.base.checkpoint import save_state
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
@@ -93,9 +94,7 @@ class Keep:
         with seeded(seed, device=data.device) as generator:
             x = damped(pairs, options.popularity)
             vectors = ExactVectors(x) if rank is None else SingularVectors(x, rank)
-            order = torch.randperm(data.num_items, generator=generator).to(data.device)
-            chosen = order[: options.landmarks if data.num_items > MAX_DIRECT_ITEMS else None]
-            landmarks = chosen.sort().values
+            landmarks = _landmarks(data, options, generator)
             first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
             targets = vectors.leading.first(COMPARED).item_vectors(first)
             regression, columns = _fitted_regression(data, options, targets, landmarks)
@@ -154,6 +153,23 @@ def _rank(data: WarmData, options: KeepOptions) -> int | None:
     return rank
 
 
+def _landmarks(data: WarmData, options: KeepOptions, generator: torch.Generator) -> Tensor:
+    """Return the positions of the warm items that span the kernel.
+
+    Raises:
+        DataError: there would be too many for the regression.
+    """
+    count = options.landmarks if data.num_items > MAX_DIRECT_ITEMS else data.num_items
+    order = torch.randperm(data.num_items, generator=generator).to(data.device)
+    landmarks = order[:count].sort().values
+    if len(landmarks) > MAX_ROWS:
+        raise DataError(
+            f"A kernel of {len(landmarks):,} landmarks does not fit. Choose --landmarks {MAX_ROWS} "
+            "or less."
+        )
+    return landmarks
+
+
 def _fitted_regression(
     data: WarmData, options: KeepOptions, targets: Tensor, landmarks: Tensor
 ) -> tuple[PatternKernelRidge, list[int]]:
@@ -174,7 +190,9 @@ def _fitted_regression(
     return regression.fit(features, targets[landmarks], mask[:, columns]), columns
 
 
-def _regression(names: Sequence[str], options: KeepOptions, dtype: torch.dtype) -> Any:
+def _regression(
+    names: Sequence[str], options: KeepOptions, dtype: torch.dtype
+) -> PatternKernelRidge:
     """Return the regression on content, not fitted."""
     return PatternKernelRidge(
         names,
