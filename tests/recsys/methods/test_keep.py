@@ -10,7 +10,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.linear_algebra import leading_singular_vectors
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.closed_form import interactions
-from milk_recsys.methods.keep import choice, landmarks
+from milk_recsys.methods.keep import choice, fitted, landmarks
 from milk_recsys.methods.keep import model as keep
 from milk_recsys.methods.keep.vectors import ExactVectors, SingularVectors, damped
 from tests.recsys.methods.tiny_baselines import (
@@ -256,7 +256,7 @@ def test_all_items_as_landmarks_are_exact_and_fewer_approximate(monkeypatch):
     exact = make("keep", data, **GIVEN, fit_weights=False, rank=40)
     expected = exact.net.embed_items(new, mask)
     monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 50)
-    monkeypatch.setattr(keep, "BLOCK", 7)
+    monkeypatch.setattr(fitted, "BLOCK", 7)
     monkeypatch.setattr(landmarks, "BLOCK", 7)
     errors = []
     for count in (15, 45, 60):
@@ -328,7 +328,7 @@ def test_the_cache_of_projections_has_a_maximum_size(monkeypatch):
     monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
     b = make("keep", **GIVEN, landmarks=15)
     expected = scores(b, new, mask)
-    monkeypatch.setattr(keep, "CACHED_PATTERNS", 2)
+    monkeypatch.setattr(fitted, "CACHED_PATTERNS", 2)
     small_cache = make("keep", **GIVEN, landmarks=15)
     np.testing.assert_allclose(scores(small_cache, new, mask), expected)
     np.testing.assert_allclose(scores(small_cache, new, mask), expected)

@@ -34,12 +34,12 @@ by leave-one-out errors of the leading vectors E; lambda and c' are chosen in `c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from invmod._text import NAMES, decode_text
 from invmod.regression import PatternKernelRidge
@@ -50,12 +50,12 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.options import Options
-from milk_recsys.methods.closed_form import MAX_SCORES, interactions, patterns
+from milk_recsys.methods.closed_form import MAX_SCORES, interactions
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.keep import KeepOptions
 from milk_recsys.methods.keep.choice import EXPONENTS, SHRINKAGES, choose
-from milk_recsys.methods.keep.landmarks import projected_coefficients
+from milk_recsys.methods.keep.fitted import KeepModel, check_names, content_regression
 from milk_recsys.methods.keep.vectors import COMPARED, ExactVectors, SingularVectors, damped
 from milk_recsys.methods.learner import ClosedFormLearner
 from milk_recsys.methods.warm import WarmData
@@ -69,11 +69,7 @@ MAX_EXACT = 2**28  # Largest number of entries of vectors without a decompositio
 DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
 MIN_EXACT_SHRINKAGE = 1e-3  # With less, X'X + lambda I is nearly singular in float32.
 FIRST_SHRINKAGE = 1.0  # lambda of the vectors E that the regression's options are chosen on.
-CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
-BLOCK = 4096  # Number of items that are embedded at once.
-CACHED_PATTERNS = 8  # Number of patterns whose coefficients stay in memory.
 PREFIX = "regression."
-STATE_NAMES = ("users.weight", "trained_users", "items", "counts", "exponent", "shrinkage")
 
 
 class Keep:
@@ -186,179 +182,8 @@ def _fitted_regression(
         raise DataError("No training item has a feature, so KEEP cannot be fitted.")
     names = [data.modalities[column] for column in columns]
     features = {name: data.features[name][landmarks] for name in names}
-    regression = _regression(names, options, data.dtype)
+    regression = content_regression(names, options, data.dtype)
     return regression.fit(features, targets[landmarks], mask[:, columns]), columns
-
-
-def _regression(
-    names: Sequence[str], options: KeepOptions, dtype: torch.dtype
-) -> PatternKernelRidge:
-    """Return the regression on content, not fitted."""
-    return PatternKernelRidge(
-        names,
-        kernel="angle",
-        width="auto" if options.width is None else options.width,
-        weights="auto" if options.fit_weights else "equal",
-        ridge="auto" if options.ridge is None else options.ridge,
-        intercept=False,
-        standardize=False,
-        choice_rows=CHOICE_ROWS,
-        dtype=dtype,
-    )
-
-
-class KeepModel(nn.Module):
-    """The fitted KEEP, which embeds new items of any pattern without the training pairs.
-
-    Arguments:
-        modalities: names, in the order of the columns of masks.
-        own: the method's options.
-        regression: the regression on content, fitted on all warm items or on landmarks.
-        state: ``users.weight`` (U, r), ``trained_users`` (U,) bool, ``items`` (n, r) the vectors
-            E, ``counts`` (n,) numbers of pairs, ``shrinkage`` () and ``exponent`` () of the
-            predicted popularity. With landmarks also their positions ``landmarks`` (L,), and of
-            the warm items the mask ``observed`` (n, M) and the features ``warm_m`` (n, d_m), for
-            the modalities of the regression.
-
-    Raises:
-        KeyError: the state lacks a tensor, or has one too many.
-    """
-
-    users: nn.Embedding
-    trained_users: Tensor
-    items: Tensor
-    counts: Tensor
-    exponent: Tensor
-    shrinkage: Tensor
-    landmarks: Tensor
-    observed: Tensor
-
-    def __init__(
-        self,
-        modalities: Sequence[str],
-        own: Any,
-        regression: PatternKernelRidge,
-        state: Mapping[str, Tensor],
-    ) -> None:
-        super().__init__()
-        _check_names(state, len(regression.modalities))
-        self.modalities, self._own, self.regression = tuple(modalities), own, regression
-        self.users = nn.Embedding.from_pretrained(state["users.weight"])
-        for name, x in state.items():
-            if name != "users.weight":
-                self.register_buffer(name, x)
-        # Pattern -> coefficients of the projected kernel.
-        self._coefficients: dict[tuple[str, ...], Tensor] = {}
-
-    def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
-        self._coefficients.clear()  # `fn` may change the precision or the device.
-        super()._apply(fn, recurse)
-        # The regression keeps its dtype, so a model of another precision needs another regression.
-        dtype = self.items.dtype
-        if dtype != self.regression.dtype:
-            state = self.regression.state_dict()
-            self.regression = _regression(self.regression.modalities, self._own, dtype)
-            self.regression.load_state_dict(
-                {name: x.to(dtype) if x.is_floating_point() else x for name, x in state.items()}
-            )
-        return self
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load a state; see `torch.nn.Module.load_state_dict`.
-
-        If the state equals the present one, nothing changes, so that cached regressions remain.
-        """
-        present = self.state_dict()
-        if present.keys() == state_dict.keys() and all(
-            _equal(x.to(present[name]), present[name]) for name, x in state_dict.items()
-        ):
-            return nn.modules.module._IncompatibleKeys([], [])
-        self._coefficients.clear()
-        return super().load_state_dict(state_dict, strict, assign)
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """The options that were chosen or given; those of the patterns met so far."""
-        kernels = {
-            name: None if kernel is None else kernel.width
-            for name, kernel in self.regression.kernels.items()
-        }
-        return {
-            "shrinkage": float(self.shrinkage),
-            "predicted_popularity": float(self.exponent),
-            "width": kernels,
-            "patterns": {
-                "+".join(names): {"weights": list(choice.weights), "ridge": choice.ridge}
-                for names, choice in self.regression.choices.items()
-            },
-        }
-
-    @torch.no_grad()
-    def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        """Return the vectors (N, r) of new items, each from the regression of its pattern.
-
-        They include the factor of the predicted popularity, up to a constant that is the same for
-        all items. The vector of an item without any modality is 0.
-        """
-        names = self.regression.modalities
-        own = mask[:, [self.modalities.index(name) for name in names]]
-        vectors = self.items.new_zeros(len(mask), self.items.shape[1])
-        for modalities, items in patterns(own):
-            pattern = tuple(names[m] for m in modalities) if self._own.per_pattern else names
-            for block in items.split(BLOCK):
-                rows = {name: features[name][block] for name in names if name in features}
-                vectors[block] = self._vectors(rows, own[block], pattern)
-        return vectors
-
-    def _vectors(
-        self, rows: Mapping[str, Tensor], mask: Tensor, pattern: tuple[str, ...]
-    ) -> Tensor:
-        """Return the vectors (N, r) of items by the regression of a pattern."""
-        if "landmarks" not in self._buffers:
-            h = self.regression.smoother(rows, mask, pattern=pattern)
-            vectors, logs = h @ self.items, h @ self._centred_logs()
-        else:
-            k = self.regression.kernel_matrix(rows, mask, pattern=pattern)
-            vectors, logs = (k @ self._projected(pattern)).split([self.items.shape[1], 1], dim=1)
-        return vectors * (self.exponent * logs).exp()
-
-    def _centred_logs(self) -> Tensor:
-        """Return log d_W - mean(log d_W), (n, 1)."""
-        logs = self.counts.clamp(min=1).log()
-        return (logs - logs.mean())[:, None]
-
-    def _projected(self, pattern: tuple[str, ...]) -> Tensor:
-        """Return the coefficients (L, r + 1) of vectors and log counts, from the cache if there."""
-        if pattern not in self._coefficients:
-            names = self.regression.modalities
-
-            def kernel(block: Tensor) -> Tensor:
-                rows = {name: self.get_buffer(f"warm_{m}")[block] for m, name in enumerate(names)}
-                return self.regression.kernel_matrix(rows, self.observed[block], pattern=pattern)
-
-            targets = torch.cat([self.items, self._centred_logs()], dim=1)
-            k = kernel(self.landmarks)  # The first kernel of a pattern also chooses its options.
-            ridge = self.regression.choices[pattern].ridge
-            if len(self._coefficients) == CACHED_PATTERNS:
-                self._coefficients.pop(next(iter(self._coefficients)))
-            self._coefficients[pattern] = projected_coefficients(kernel, k, targets, ridge)
-        return self._coefficients[pattern]
-
-
-def _check_names(state: Mapping[str, Tensor], num_modalities: int) -> None:
-    """Raise unless the state has the tensors of `KeepModel` for the regression's modalities."""
-    needed = set(STATE_NAMES)
-    if "landmarks" in state:
-        needed |= {"landmarks", "observed", *(f"warm_{m}" for m in range(num_modalities))}
-    if mismatch := sorted(set(state) ^ needed):
-        raise KeyError(f"the model lacks, or should not have, {', '.join(mismatch)}")
-
-
-def _equal(x: Tensor, y: Tensor) -> bool:
-    """Return whether two tensors are equal; NaN stands for an option that was not compared."""
-    return x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all())
 
 
 class KeepLearner(ClosedFormLearner):
@@ -400,8 +225,8 @@ def scoring_model(
         raise KeyError(f"the model has no tensor {PREFIX + NAMES}")
     fitted = {k.removeprefix(PREFIX): x for k, x in tensors.items() if k.startswith(PREFIX)}
     names = [str(name) for name in decode_text(fitted[NAMES]) or ()]
-    _check_names(others, len(names))
-    regression = _regression(names, options.method, others["items"].dtype)
+    check_names(others, len(names))
+    regression = content_regression(names, options.method, others["items"].dtype)
     regression.load_state_dict(fitted)
     model = KeepModel(list(dims), options.method, regression, others)
     widths = {name: regression.get_buffer(f"rows_{m}").shape[1] for m, name in enumerate(names)}
