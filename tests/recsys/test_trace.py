@@ -14,6 +14,7 @@ from invmod import (
     missingness,
     objectives,
     penalties,
+    regression,
 )
 from milk_recsys.base.device import choose_device
 from milk_recsys.catalogue.split import draw_split
@@ -31,7 +32,9 @@ ROOMS = (
     missingness,
     objectives,
     penalties,
+    regression,
 )
+METHODS = {"forward", "sample", "leave_one_out_smoother", "smoother"}
 OBJECTIVE = {"CyclicMixupEnvs.sample", "invariant_objective", "vrex_penalty", "vrex_coefficients"}
 # The compiled loops of `numba` stand in for these three, and tests hold the loops to them.
 COMPOSITION = {"ModalityEncoders.forward", "fuse", "pairwise_alignment_loss"}
@@ -45,9 +48,10 @@ def public_calls(run):
             names[part.__code__] = name
         elif inspect.isclass(part):
             for key, method in inspect.getmembers(part, inspect.isfunction):
-                if key in {"forward", "sample"}:
+                if key in METHODS:
                     # An inherited method is listed under the first class in `__all__` that has it.
-                    names.setdefault(method.__code__, f"{name}.{key}")
+                    # A decorated method is called through the code of its decorator.
+                    names.setdefault(inspect.unwrap(method).__code__, f"{name}.{key}")
     called = set()
 
     def record(frame, event, _argument):
@@ -63,7 +67,8 @@ def public_calls(run):
 
 
 @pytest.fixture(scope="module")
-def learner_of(tmp_path_factory, write_dataset):
+def prepared(tmp_path_factory, write_dataset):
+    """A function that makes the options and the tables of a run."""
     data = write_dataset(tmp_path_factory.mktemp("trace") / "data", items=120, pairs_per_user=20)
 
     def make(model, **own):
@@ -72,7 +77,7 @@ def learner_of(tmp_path_factory, write_dataset):
             Options.of(**flat, out=tmp_path_factory.mktemp("run") / "out")
         )
         split, _ = draw_split(dataset, options.data)
-        return make_learner(options, build_tables(dataset, split, options, choose_device("cpu")))
+        return options, build_tables(dataset, split, options, choose_device("cpu"))
 
     return make
 
@@ -80,12 +85,17 @@ def learner_of(tmp_path_factory, write_dataset):
 @pytest.mark.parametrize(
     ("kernels", "expected"), [("numba", OBJECTIVE), ("torch", OBJECTIVE | COMPOSITION)]
 )
-def test_an_epoch_of_milk_runs_the_library(learner_of, kernels, expected):
-    learner = learner_of("milk", kernels=kernels)
+def test_an_epoch_of_milk_runs_the_library(prepared, kernels, expected):
+    learner = make_learner(*prepared("milk", kernels=kernels))
     learner.prepare()
     assert public_calls(lambda: learner.train_epoch(1)) == expected
 
 
-def test_keep_is_the_exception(learner_of):
-    # KEEP's regression is in milk_recsys.methods.keep. It has no epochs: `prepare` fits it.
-    assert public_calls(learner_of("keep").prepare) == set()
+def test_keep_fits_and_scores_by_the_regression_of_the_library(prepared):
+    # It has no epochs: `prepare` fits it.
+    options, tables = prepared("keep")
+    learner = make_learner(options, tables)
+    assert public_calls(learner.prepare) == {"PatternKernelRidge.leave_one_out_smoother"}
+    candidates = tables.test.candidates
+    scored = public_calls(lambda: learner.scorer(tables.features, candidates, tables.mask))
+    assert scored == {"PatternKernelRidge.smoother", "rows_by_pattern"}
