@@ -20,14 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy import optimize  # type: ignore[import-untyped]
 from torch import Tensor
 
 from invmod.missingness import rows_by_pattern
+from invmod.regression.least_squares import non_negative_least_squares
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.preparation import prepare_scale
@@ -211,40 +209,9 @@ def modality_weights(
     # Only the (M, M) normal equations leave the device; the tall system of all cells does not.
     root = torch.where(target > 0, target, ABSENT_WEIGHT**0.5)
     columns = torch.stack([(root * s).flatten() for s in predicted]).double()
-    solution = nnls(
-        (columns @ columns.T).cpu().numpy(),
-        (columns @ (root * target).flatten().double()).cpu().numpy(),
-    )
-    weights = torch.from_numpy(solution).to(target)
+    products, right = columns @ columns.T, columns @ (root * target).flatten().double()
+    weights = non_negative_least_squares(products, right).to(target)
     return weights if weights.any() else torch.ones_like(weights)
-
-
-def nnls(
-    products: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Solve min over x >= 0 of |A x - b|^2 from P = A'A and r = A'b, without the tall matrix A.
-
-    Arguments:
-        products: P (M, M); it may be singular.
-        right: r (M,).
-
-    Returns:
-        x (M,).
-    """
-    values, vectors = np.linalg.eigh(products)
-    # SciPy's solver takes a matrix, not the normal equations. With P = V diag(l) V', the small
-    # matrix B = diag(sqrt(l)) V' and c = diag(1 / sqrt(l)) V'r satisfy B'B = P and B'c = r, so min
-    # |B x - c| is the same problem. Eigenvalues near 0 come from a rank-deficient A. They are left
-    # out, since 1 / sqrt(l) would be huge.
-    nonzero = values > max(values[-1], 0) * 1e-12
-    root = np.sqrt(values[nonzero])
-    if not nonzero.any():
-        return np.zeros(len(right))
-    return np.asarray(
-        optimize.nnls(
-            root[:, None] * vectors[:, nonzero].T, (vectors[:, nonzero].T @ right) / root
-        )[0]
-    )
 
 
 # --- users ----------------------------------------------------------------------------------------

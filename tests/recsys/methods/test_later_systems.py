@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import optimize
 
+from invmod.regression.least_squares import non_negative_least_squares
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods import closed_form as closed
@@ -17,7 +18,6 @@ from milk_recsys.methods.closed_form import (
     Smoother,
     conjugate_gradients,
     interactions,
-    nnls,
     patterns,
 )
 from milk_recsys.methods.graph_imputation import DIFFUSIONS
@@ -181,12 +181,16 @@ def test_conjugate_gradients_that_do_not_converge_are_an_error():
         )
 
 
+def nnls(products, right):
+    return non_negative_least_squares(torch.from_numpy(products), torch.from_numpy(right))
+
+
 def test_non_negative_least_squares_from_products():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((50, 4)), rng.standard_normal(50)
     a[:, 3] = a[:, 2]  # Rank-deficient.
     expected = a @ optimize.nnls(a, b)[0]
-    solution = nnls(a.T @ a, a.T @ b)
+    solution = nnls(a.T @ a, a.T @ b).numpy()
     assert (solution >= 0).all()
     np.testing.assert_allclose(a @ solution, expected, atol=1e-6)
     assert nnls(np.zeros((2, 2)), np.zeros(2)).tolist() == [0, 0]

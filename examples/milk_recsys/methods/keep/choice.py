@@ -28,14 +28,12 @@ import torch
 from torch import Tensor
 
 from invmod.regression import PatternKernelRidge
-from milk_recsys.methods.keep.vectors import LEADING, damped, gram, inverse, spectrum
+from milk_recsys.methods.keep.vectors import LEADING, MIN_SHRINKAGE, damped, gram, inverse, spectrum
 from milk_recsys.ranking.metrics import per_user_metrics, positive_ranks
 
 SHRINKAGES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 EXPONENTS = (0.0, 0.125, 0.25, 0.375, 0.5)
 DEFAULT_SHRINKAGE, DEFAULT_EXPONENT = 1.0, 0.125
-# With less shrinkage, X'X + lambda I is singular in float32.
-MIN_SHRINKAGE = 1e-3
 MAX_ITEMS = 2000  # Number of warm items on which the options are compared.
 LISTS, MIN_LENGTH = 8, 20  # Number of lists; smallest number of items of a list.
 MAX_PATTERNS = 8  # Number of patterns among which items draw theirs.

@@ -56,7 +56,13 @@ from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.keep import KeepOptions
 from milk_recsys.methods.keep.choice import EXPONENTS, SHRINKAGES, choose
 from milk_recsys.methods.keep.fitted import KeepModel, check_names, content_regression
-from milk_recsys.methods.keep.vectors import COMPARED, ExactVectors, SingularVectors, damped
+from milk_recsys.methods.keep.vectors import (
+    COMPARED,
+    MIN_SHRINKAGE,
+    ExactVectors,
+    SingularVectors,
+    damped,
+)
 from milk_recsys.methods.learner import ClosedFormLearner
 from milk_recsys.methods.warm import WarmData
 
@@ -67,7 +73,6 @@ __all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
 MAX_DIRECT_ITEMS = 10_000
 MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
 DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
-MIN_EXACT_SHRINKAGE = 1e-3  # With less, X'X + lambda I is nearly singular in float32.
 FIRST_SHRINKAGE = 1.0  # lambda of the vectors E that the regression's options are chosen on.
 PREFIX = "regression."
 
@@ -135,7 +140,7 @@ def _rank(data: WarmData, options: KeepOptions) -> int | None:
     """
     both, rank = data.num_users + data.num_items, options.rank
     if rank is None:
-        shrinks = options.shrinkage is None or options.shrinkage >= MIN_EXACT_SHRINKAGE
+        shrinks = options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE
         fits = data.num_items <= MAX_DIRECT_ITEMS and data.num_items * both <= MAX_EXACT
         if shrinks and fits:
             return None

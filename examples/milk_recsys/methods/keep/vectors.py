@@ -26,6 +26,7 @@ from milk_recsys.base.linear_algebra import leading_eigenvectors, leading_singul
 from milk_recsys.methods.graphs import sparse_product
 
 COMPARED = 64  # Number of leading eigenvectors that the exact form computes.
+MIN_SHRINKAGE = 1e-3  # With less, X'X + lambda I is nearly singular in float32.
 LEADING = 50  # Number of squared singular values whose mean is the unit of the shrinkage.
 
 

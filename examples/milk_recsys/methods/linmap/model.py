@@ -36,13 +36,12 @@ from milk_recsys.methods.closed_form import (
     user_profile_scorer,
 )
 from milk_recsys.methods.contract import ScoreBlock
+from milk_recsys.methods.keep.vectors import LEADING, damped
 from milk_recsys.methods.linmap import LinmapOptions
 from milk_recsys.methods.ridge.model import ridge_columns
 from milk_recsys.methods.warm import WarmData
 
 __all__ = ["Linmap"]
-
-LEADING = 50  # Number of squared singular values whose mean is the unit of the shrinkage.
 
 
 class Linmap:
@@ -63,22 +62,10 @@ class Linmap:
             ** -options.popularity
             for at, size in zip(data.pairs, counts, strict=True)
         ]
-        x = self._damped()
+        x = damped(interactions(data, self.rows.dtype), options.popularity)
         with seeded(seed, device=data.device):
             values = leading_singular_vectors(x, min(LEADING, *x.shape))[1]
         self.smooth = Smoother(x, options.shrinkage * float(values.square().mean()))
-
-    def _damped(self) -> Tensor:
-        """Return the sparse matrix X (U, n)."""
-        pairs = interactions(self._data, self.rows.dtype)
-        users, items = pairs.indices()
-        return torch.sparse_coo_tensor(
-            pairs.indices(),
-            self.scales[0][users] * self.scales[1][items],
-            pairs.shape,
-            is_coalesced=True,
-            check_invariants=False,
-        )
 
     def columns(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the weights t_c of the donor's scores for C new items, (n, C): s_c = D t_c."""
