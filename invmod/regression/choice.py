@@ -8,9 +8,9 @@ follow from one eigendecomposition per kernel (`Spectrum`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from invmod.regression.least_squares import non_negative_least_squares
 from invmod.regression.leave_one_out import Spectrum
 
 Criterion = Literal["loo", "gcv"]
+Value = TypeVar("Value")
 
 RIDGES = tuple(10 ** (exponent / 2) for exponent in range(-10, 7))
 # A choice of weights other than equal ones must be better by this many standard errors of the
@@ -146,6 +147,37 @@ def best_fit(
     if best is None:
         raise ValueError("best_fit: no ridge was given.")
     return best
+
+
+def descend(
+    values: Sequence[Value], start: int, error: Callable[[Value], float], first: float
+) -> Value:
+    """Return the value with the smallest error among ordered values, without trying them all.
+
+    From `start` it goes up while the error falls; if the first step up does not help, it goes down.
+    This finds the smallest error if the errors fall to one minimum and rise from there. NaN is
+    never better.
+
+    Arguments:
+        values: the values, in order.
+        start: position of the first value.
+        error: returns the error of a value.
+        first: the error of the first value.
+
+    Example:
+        >>> descend([1, 2, 3, 4, 5], 1, lambda x: abs(x - 4), 2)
+        4
+    """
+    best, smallest = start, first
+    for step in (1, -1):
+        while 0 <= best + step < len(values):
+            new = error(values[best + step])
+            if not new < smallest:
+                break
+            best, smallest = best + step, new
+        if best != start:
+            break
+    return values[best]
 
 
 def squares(held_out: HeldOut, predictions: Tensor, scored: Tensor) -> Tensor:

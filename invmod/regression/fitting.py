@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invmod._scale import standard_deviation
-from invmod.regression.choice import HeldOut, best_fit
+from invmod.regression.choice import HeldOut, best_fit, descend
 from invmod.regression.kernels import KERNELS, Kernel, kernel_between
 
 MIDDLE_WIDTH = 1.0  # The width of every kernel in the first round of the choice.
@@ -130,15 +130,17 @@ def _chosen(
     if len(candidates) * len(scalings) == 1:
         return candidates[0], scalings[0]
     rows_and_scored = _rows_and_scored(m, compared)
-    # Kernels without a width and those of a middle width come first, under all scalings. The other
-    # widths are compared for the best of these only.
+    # Kernels without a width and those of a middle width come first, under all scalings. Other
+    # widths are compared for the best of these only, from the middle outwards.
     first = [kernel for kernel in candidates if kernel.width in (0.0, MIDDLE_WIDTH)] or candidates
     pairs = [(kernel, units) for units in scalings for kernel in first]
     errors = [_error(m, compared, *pair, *rows_and_scored) for pair in pairs]
     kernel, units = pairs[_smallest(errors)]
-    others = [each for each in candidates if each.name == kernel.name and each not in first]
-    errors = [min(errors), *(_error(m, compared, each, units, *rows_and_scored) for each in others)]
-    return [kernel, *others][_smallest(errors)], units
+    widths = [each for each in candidates if each.name == kernel.name]
+    start = widths.index(kernel)
+    return descend(
+        widths, start, lambda each: _error(m, compared, each, units, *rows_and_scored), min(errors)
+    ), units
 
 
 def _rows_and_scored(m: int, compared: ComparedRows) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,8 @@ from torch.autograd import gradcheck
 
 from invmod.missingness import mask_from_features
 from invmod.regression import Kernel, PatternKernelRidge
+from invmod.regression.arguments import WIDTHS
+from invmod.regression.choice import descend
 from invmod.regression.kernels import kernel_between
 from invmod.regression.least_squares import non_negative_least_squares
 from invmod.regression.leave_one_out import Spectrum
@@ -362,6 +364,46 @@ def test_choices_prefer_what_predicts():
     smooth = PatternKernelRidge(["a"]).fit({"a": x["a"]}, torch.sin(2 * x["a"].sum(dim=1)))
     assert smooth.kernels["a"].name != "linear"
     assert "a+b+c" in model.summary()
+
+
+@pytest.mark.parametrize("frequency", [0.3, 1.0, 3.0, 6.0])
+def test_no_width_is_clearly_better_than_the_chosen_one(frequency):
+    g = seeded(3)
+    x = torch.randn(120, 1, generator=g, dtype=F64)
+    y = torch.sin(frequency * x[:, 0]) + 0.1 * torch.randn(120, generator=g, dtype=F64)
+
+    def fitted(width):
+        model = PatternKernelRidge(["a"], kernel="gaussian", width=width, standardize=False)
+        model.fit({"a": x}, y).predict({"a": x})
+        return model
+
+    errors = [fitted(width).choices["a",].error for width in WIDTHS]
+    assert fitted("auto").choices["a",].error < 1.04 * min(errors)
+
+
+@given(
+    st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9, unique=True),
+    st.integers(0, 8),
+    st.integers(0, 8),
+)
+def test_a_descent_ends_at_the_only_minimum(errors, start, lowest):
+    start, lowest = start % len(errors), lowest % len(errors)
+    ordered = sorted(errors)
+    falling = sorted(ordered[1 : lowest + 1], reverse=True)
+    errors = [*falling, ordered[0], *ordered[lowest + 1 :]]
+    tried = [start]
+
+    def error(position):
+        tried.append(position)
+        return errors[position]
+
+    assert descend(range(len(errors)), start, error, errors[start]) == lowest
+    assert len(set(tried)) == len(tried)
+
+
+def test_a_descent_leaves_undetermined_errors_alone():
+    assert descend([0, 1, 2], 1, lambda _: float("nan"), 1.0) == 1
+    assert descend([0, 1, 2], 1, lambda _: 0.0, float("nan")) == 1
 
 
 def test_equal_weights_stay_unless_the_evidence_is_strong():

@@ -1,4 +1,8 @@
-"""Bootstrap intervals over users. No torch is imported here, because reading results needs none."""
+"""Bootstrap intervals over users.
+
+Nothing else than NumPy is imported: reading results needs no torch, and `scipy.stats`, which has
+the same interval, takes 0.7 s to import in every run.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import bootstrap  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,15 +27,13 @@ def mean_interval(values: npt.NDArray[np.floating]) -> tuple[float, float] | Non
     """
     if len(values) < 2 or (values == values[0]).all():
         return None
-    interval = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=NUM_RESAMPLES,
-        batch=max(1, MAX_ELEMENTS // len(values)),
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    rng, at_once = np.random.default_rng(0), max(1, MAX_ELEMENTS // len(values))
+    means = [
+        values[rng.integers(len(values), size=(len(batch), len(values)))].mean(axis=1)
+        for batch in np.array_split(np.arange(NUM_RESAMPLES), -(-NUM_RESAMPLES // at_once))
+    ]
+    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
+    return float(low), float(high)
 
 
 def paired_difference(a: Tensor, b: Tensor) -> dict[str, float]:

@@ -28,6 +28,14 @@ def test_the_interval_of_many_values_is_that_of_the_normal_distribution():
     assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
 
 
+def test_the_interval_equals_that_of_scipy():
+    values = np.random.default_rng(3).gamma(2.0, 0.1, size=150)
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=1000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert mean_interval(values) == pytest.approx((expected.low, expected.high), rel=1e-12)
+
+
 def test_an_interval_is_the_same_in_every_call_and_for_every_batch(monkeypatch):
     values = np.random.default_rng(1).standard_normal(300)
     interval = mean_interval(values)

@@ -12,7 +12,8 @@ is needed, and all lambda share the matrix Y.
 
 The scores are judged as new items are: items are divided at random into lists, each item gets a
 random pattern of the modalities that it has, users rank the items of a list, and NDCG@20 is
-compared with the pairs. Defaults are kept unless other values are better by more than one standard
+compared with the pairs. Starting from the default, the shrinkage is moved while the best NDCG of
+all exponents rises. The defaults are kept unless other values are better by more than one standard
 error. A list has an eighth of the items, since the best shrinkage depends on the
 length of the lists.
 """
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from invmod.regression import PatternKernelRidge
+from invmod.regression.choice import descend
 from milk_recsys.methods.keep.vectors import LEADING, MIN_SHRINKAGE, damped, gram, inverse, spectrum
 from milk_recsys.ranking.metrics import per_user_metrics, positive_ranks
 
@@ -70,7 +72,7 @@ def choose(
         mask: bool (n, M) of the warm items, M the modalities of the regression.
         pairs: R (U, n), sparse.
         damping: the popularity exponent b.
-        shrinkages, exponents: values to choose from.
+        shrinkages, exponents: values to choose from, the shrinkages in order.
         generator: draws the items, their lists and their patterns.
     """
     if len(shrinkages) * len(exponents) == 1:
@@ -86,13 +88,18 @@ def choose(
     x = damped(sampled, damping)
     products = gram(x)
     unit = spectrum(products, min(LEADING, *x.shape)).unit
-    values = {}
-    for shrinkage in shrinkages:
+    values: dict[tuple[float, float], Tensor] = {}
+
+    def error(shrinkage: float) -> float:
         z = left_out_weights(y, products, shift(shrinkage) * unit)
         scores = torch.sparse.mm(x, z)
         for exponent in exponents:
             ndcg = list_ndcg(scores * (exponent * popularity).exp(), sampled)
             values[shrinkage, exponent] = ndcg
+        return -max(float(values[shrinkage, exponent].mean()) for exponent in exponents)
+
+    first = min(shrinkages, key=_distance_from_default)
+    descend(shrinkages, shrinkages.index(first), error, error(first))
     best = better_than_default(values)
     return PairChoice(*best, float(values[best].mean()))
 
@@ -110,7 +117,7 @@ def better_than_default(values: Mapping[tuple[float, float], Tensor]) -> tuple[f
     default = min(
         values,
         key=lambda options: (
-            abs(math.log(shift(options[0]) / DEFAULT_SHRINKAGE)),
+            _distance_from_default(options[0]),
             abs(options[1] - DEFAULT_EXPONENT),
         ),
     )
@@ -118,6 +125,10 @@ def better_than_default(values: Mapping[tuple[float, float], Tensor]) -> tuple[f
     if len(gains) < 2 or gains.mean() <= gains.std() / math.sqrt(len(gains)):
         return default
     return best
+
+
+def _distance_from_default(shrinkage: float) -> float:
+    return abs(math.log(shift(shrinkage) / DEFAULT_SHRINKAGE))
 
 
 def shift(shrinkage: float) -> float:
