@@ -97,13 +97,20 @@ def wait() -> None:
 
 
 def facts(rates: Rates, device: torch.device = CPU) -> dict[str, Any]:
-    """Return the conditions of a measurement: machine, threads, rates, versions and date."""
+    """Return the conditions of a measurement: those of `versions`, and the rates."""
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
         **({"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         "matrix_gflops": rates.matrix / 1e9,
         "bandwidth_gb_per_s": rates.bandwidth / 1e9,
+        **versions(),
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Return the machine, the number of threads, the versions and the date."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),

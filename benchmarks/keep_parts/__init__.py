@@ -1,0 +1,1 @@
+"""Parts that KEEP does not have, measured; see `parts.py`."""
