@@ -13,13 +13,13 @@ from milk_recsys.study import claims
 from milk_recsys.study.claims import with_interval
 from milk_recsys.study.plan import Plan, strongest
 from milk_recsys.study.records import MONITOR, mean_sd
-from milk_recsys.study.spaces import ABLATIONS, CLOSED, WINNER, WITHOUT
+from milk_recsys.study.spaces import ABLATIONS, CLOSED, FORMER, WINNER, WITHOUT
 from milk_recsys.study.store import Line, Store
 
 __all__ = ["FIGURES", "table_field", "table_fresh", "table_patterns", "table_without"]
 
 TableRows = list[dict[str, str]]
-KINDS = {"tab:blue": (*ABLATIONS,), "tab:green": CLOSED, "tab:red": (WINNER,)}
+KINDS = {"tab:blue": (*ABLATIONS,), "tab:green": CLOSED, "tab:red": (WINNER, FORMER)}
 """Colour of the points of a figure -> its methods."""
 OTHERS = "0.45"  # grey, for all other methods
 
@@ -48,7 +48,7 @@ def table_field(plan: Plan, store: Store) -> TableRows:
     Its p values, corrected by Holm's method, compare each system with MILK and with the best of
     `CLOSED`.
     """
-    order = strongest(store, plan.methods, plan.repeats)
+    order = strongest(store, plan.systems(store), plan.repeats)
     closed = next((m for m in order if m in CLOSED), None)
     rivals = [name for name in (closed, "milk") if name in order and name is not None]
     against = {name: _p_against(plan, store, order, name) for name in rivals}
@@ -96,7 +96,7 @@ def _ratios(plan: Plan, store: Store, method: str, rival: str) -> claims.Claim:
 def table_patterns(plan: Plan, store: Store) -> TableRows:
     """Return NDCG@20 by pattern of the test items under FTMT, and with each modality hidden."""
     rows = []
-    for method in strongest(store, plan.methods, plan.repeats):
+    for method in strongest(store, plan.systems(store), plan.repeats):
         lines = plan.repeats_of(store, method)
         row = {"method": method, "complete": mean_sd([x["test_complete"][MONITOR] for x in lines])}
         for title, key in (("has", "by_pattern"), ("all without", "imposed")):
@@ -115,7 +115,7 @@ def table_fresh(plan: Plan, store: Store) -> TableRows:
     The first rows compare NDCG@20, the others the share that is lost with the most useful modality
     hidden.
     """
-    others = [m for m in plan.methods if m != WINNER and store.ranked("fresh", m)]
+    others = [m for m in plan.systems(store) if m != WINNER and store.ranked("fresh", m)]
     tested: list[claims.Claim | None] = []
     for other in others:
         text = f"{WINNER} ranks new items better than {other}"
@@ -187,7 +187,7 @@ def _legend(axes: Axes) -> None:
 
 def figure_time(plan: Plan, store: Store) -> Figure | None:
     """Draw NDCG@20 against the seconds of a whole run, for all methods except `random`."""
-    methods = strongest(store, [m for m in plan.methods if m != "random"], plan.repeats)
+    methods = strongest(store, [m for m in plan.systems(store) if m != "random"], plan.repeats)
     if not methods:
         return None
     figure = Figure(figsize=(7.5, 5), layout="constrained")
@@ -223,7 +223,9 @@ def figure_time(plan: Plan, store: Store) -> Figure | None:
 
 def figure_drop(plan: Plan, store: Store) -> Figure | None:
     """Draw NDCG@20 with complete test items and with the most useful modality hidden."""
-    methods = strongest(store, [m for m in plan.methods if m != "random"], plan.repeats)[::-1]
+    methods = strongest(store, [m for m in plan.systems(store) if m != "random"], plan.repeats)[
+        ::-1
+    ]
     if not methods or not store.ranked("repeat", methods[0])[0]["imposed"]:
         return None
     figure = Figure(figsize=(7.5, 0.27 * len(methods) + 1.2), layout="constrained")

@@ -17,6 +17,7 @@ from milk_recsys.study.spaces import (
     ABLATIONS,
     FACTORS,
     FIELD,
+    FORMER,
     METHODS,
     SWEEPS,
     VARIANTS,
@@ -154,6 +155,10 @@ class Plan:
                     )
             for method in self.finalists(store):
                 yield from (self._fresh(store, method, k) for k in range(self.fresh()))
+
+    def systems(self, store: Store) -> list[str]:
+        """Return the methods, and the former version of the winner if its runs are there."""
+        return [*self.methods, *(FORMER for _ in store.of("repeat", FORMER)[:1])]
 
     def repeats_of(self, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
         """Return the repeats of a method that may be compared, as many as the plan has."""

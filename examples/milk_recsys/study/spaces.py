@@ -18,6 +18,7 @@ __all__ = [
     "CLOSED",
     "FACTORS",
     "FIELD",
+    "FORMER",
     "METHODS",
     "SPACES",
     "SWEEPS",
@@ -72,6 +73,12 @@ CLOSED = ("knn", "marec", "ridge")
 """Baselines with a closed form, from other authors."""
 WINNER = "keep"
 """The method that the comparison of all systems tests against the others."""
+FORMER = "keep_tuned"
+"""The first version of the winner, whose options were tuned: commit 8f00d99 made its runs.
+
+Results files may have runs with this name. They are compared with the other systems, but this
+version cannot make more of them.
+"""
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

@@ -176,7 +176,7 @@ def _have_the_most_popular(dataset: Dataset, seed: int) -> npt.NDArray[np.bool_]
 def table_search(plan: Plan, store: Store) -> TableRows:
     """Return the best trial of each method, with its options and its validation score."""
     rows = []
-    for method in plan.methods:
+    for method in plan.systems(store):
         trials = store.of("trial", method)
         if trials:
             best = best_trial(trials)

@@ -8,10 +8,21 @@ import pytest
 from scipy import stats
 
 from milk_recsys.config.method import find_method
-from milk_recsys.study import claims, field
+from milk_recsys.study import claims, field, tables
+from milk_recsys.study.bench.score import systems
 from milk_recsys.study.plan import FRESH_SEED, NAMES, TUNING_SEED
 from milk_recsys.study.results import write_results
-from milk_recsys.study.spaces import ABLATIONS, CLOSED, FIELD, METHODS, SPACES, WINNER, WITHOUT
+from milk_recsys.study.spaces import (
+    ABLATIONS,
+    CLOSED,
+    FIELD,
+    FORMER,
+    METHODS,
+    SPACES,
+    WINNER,
+    WITHOUT,
+)
+from milk_recsys.study.store import Store
 from tests.recsys.methods.tiny_baselines import UNTRAINED
 from tests.recsys.test_reproduce import DATASET, make_plan, run_plan
 
@@ -104,6 +115,30 @@ def test_the_table(plan, store, tmp_path):
     patterns = table(tmp_path / "field_patterns.csv")
     assert {f"all without {name}" for name in DATASET.modalities} <= set(patterns["milk"])
     assert not (tmp_path / "verdicts.md").exists()
+
+
+def test_the_former_version_of_the_winner_is_compared_but_not_run(plan, store, tmp_path):
+    assert FORMER not in FIELD
+    both = Store(tmp_path)
+    for line in store.lines:
+        both.add(line)
+        if line["method"] == "ridge":
+            options = {**line["options"], "model": FORMER}
+            both.add({**line, "method": FORMER, "options": options})
+    assert plan.systems(store) == [*FEW]
+    assert plan.systems(both) == [*FEW, FORMER]
+    assert plan.finalists(both) == plan.finalists(store)
+    assert plan.done(both) == plan.done(store) == plan.total()
+    rows = {row["method"]: row for row in field.table_field(plan, both)}
+    same = [name for name in rows[FORMER] if not name.startswith(("method", "p against"))]
+    assert [rows[FORMER][name] for name in same] == [rows["ridge"][name] for name in same]
+    assert FORMER in {row["method"] for row in field.table_patterns(plan, both)}
+    assert rows["keep"].keys() == rows[FORMER].keys()
+    fresh = [row["claim"] for row in field.table_fresh(plan, both)]
+    assert f"{WINNER} ranks new items better than {FORMER}" in fresh
+    assert {line["method"] for line in systems(both, "ftmt")[FORMER].values()} == {FORMER}
+    trials = [row["method"] for row in tables.table_search(plan, both)]
+    assert trials.count(FORMER) == trials.count("ridge") == 1
 
 
 def test_the_winner_without_its_parts(plan, store):
