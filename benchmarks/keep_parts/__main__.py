@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from milk_recsys.base.files import replacing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure all parts on the splits that are not measured yet, and print the table."""
+    """Measure all parts on the splits that are not measured yet, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.keep_parts", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(300, 305)))
@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     journal = arguments.out / f"{arguments.data.name}.jsonl"
-    text = journal.read_text(encoding="utf-8") if journal.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines()]
+    lines = read_journal(journal)
     for seed in arguments.seeds:
         if any(line["seed"] == seed for line in lines):
             continue
@@ -53,22 +52,44 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8"
             )
         print(json.dumps(lines[-1]), flush=True)
-    print("\n".join(table(lines)))
+    text = "\n".join(table(arguments.out)) + "\n"
+    with replacing(arguments.out / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
     return 0
 
 
-def table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table: mean NDCG@20, gain over KEEP, p value of a paired t test."""
-    base = [line["ndcg@20"]["KEEP"] for line in lines]
-    rows = ["| | NDCG@20 | gain | p |", "| --- | --- | --- | --- |"]
-    for name in PARTS:
-        values = [line["ndcg@20"][name] for line in lines]
-        mean, other = sum(values) / len(values), sum(base) / len(base)
-        p = ""
-        if len(values) > 1 and values != base:
-            p = f"{stats.ttest_rel(values, base).pvalue:.3f}"
-        rows.append(f"| {name} | {mean:.4f} | {100 * (mean / other - 1):+.1f}% | {p} |")
-    return rows
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a journal, one per split; none if there is no journal."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def table(folder: Path) -> list[str]:
+    """Return the lines of the table of all data sets with a journal in a folder.
+
+    It has the mean NDCG@20 of each part, its gain over KEEP, and the p value of a paired t test.
+    """
+    rows, conditions = (
+        ["| data set | | NDCG@20 | change | p |", "| --- | --- | --- | --- | --- |"],
+        "",
+    )
+    for journal in sorted(folder.glob("*.jsonl")):
+        lines = read_journal(journal)
+        base = [line["ndcg@20"]["KEEP"] for line in lines]
+        for name in PARTS:
+            values = [line["ndcg@20"][name] for line in lines]
+            change, p = "", ""
+            if name != "KEEP":
+                change = f"{100 * (sum(values) / sum(base) - 1):+.1f}%"
+            if len(values) > 1 and values != base:
+                p = f"{stats.ttest_rel(values, base).pvalue:.3f}"
+            mean = sum(values) / len(values)
+            rows.append(f"| {journal.stem} | {name} | {mean:.4f} | {change} | {p} |")
+        conditions = ", ".join(
+            [lines[-1]["machine"], f"torch {lines[-1]['torch']}", lines[-1]["date"]]
+        )
+    return [*rows, "", f"Measured on {conditions}." if conditions else ""]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,10 @@ def test_all_parts_are_measured_once_and_compared(data, tmp_path, capsys, monkey
         assert list(line["ndcg@20"]) == list(PARTS)
         assert len({round(value, 6) for value in line["ndcg@20"].values()}) > 2
     printed = capsys.readouterr().out
-    assert all(f"| {name} |" in printed for name in PARTS)
+    assert all(f"| tiny | {name} | " in printed for name in PARTS)
+    assert (tmp_path / "table.md").read_text() in printed
+    mean = np.mean([line["ndcg@20"]["gradient metric"] for line in lines])
+    assert f"| tiny | gradient metric | {mean:.4f} | " in printed
     monkeypatch.setattr(command, "fit", None)  # Nothing is measured again.
     assert command.main(arguments) == 0
 
