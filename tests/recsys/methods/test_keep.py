@@ -248,6 +248,16 @@ def test_given_options_are_not_compared():
     assert {kernel.width for kernel in b.net.regression.kernels.values()} == {0.8}
 
 
+def test_with_landmarks_the_options_of_pairs_are_the_defaults(monkeypatch):
+    assert make("keep").choice.ndcg is not None
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
+    assert make("keep", landmarks=15).choice == choice.PairChoice(1.0, 0.125, None)
+    given = make("keep", landmarks=15, shrinkage=2.0).choice
+    assert given == choice.PairChoice(2.0, 0.125, None)
+    given = make("keep", landmarks=15, predicted_popularity=0.5).choice
+    assert given == choice.PairChoice(1.0, 0.5, None)
+
+
 # --- parts ----------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ by leave-one-out errors of the leading vectors E; lambda and c' are chosen in `c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,13 @@ from milk_recsys.methods.closed_form import MAX_SCORES, interactions
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.keep import KeepOptions
-from milk_recsys.methods.keep.choice import EXPONENTS, SHRINKAGES, choose
+from milk_recsys.methods.keep.choice import (
+    DEFAULT_EXPONENT,
+    DEFAULT_SHRINKAGE,
+    EXPONENTS,
+    SHRINKAGES,
+    choose,
+)
 from milk_recsys.methods.keep.fitted import KeepModel, check_names, content_regression
 from milk_recsys.methods.keep.vectors import (
     COMPARED,
@@ -96,18 +102,17 @@ class Keep:
             x = damped(pairs, options.popularity)
             vectors = ExactVectors(x) if rank is None else SingularVectors(x, rank)
             landmarks = _landmarks(data, options, generator)
+            shrinkages, exponents = _compared(options, projected=len(landmarks) < data.num_items)
             first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
             targets = vectors.leading.first(COMPARED).item_vectors(first)
             regression, columns = _fitted_regression(data, options, targets, landmarks)
             self.choice = choose(
                 regression,
-                data.mask[landmarks][:, columns],
-                pairs.index_select(1, landmarks).coalesce(),
+                data.mask[:, columns],
+                pairs,
                 options.popularity,
-                SHRINKAGES if options.shrinkage is None else (options.shrinkage,),
-                EXPONENTS
-                if options.predicted_popularity is None
-                else (options.predicted_popularity,),
+                shrinkages,
+                exponents,
                 generator,
             )
             users, items = vectors(self.choice.shrinkage)
@@ -152,6 +157,21 @@ def _rank(data: WarmData, options: KeepOptions) -> int | None:
             f"{rank} singular vectors each. Choose --rank {MAX_SCORES // both} or less."
         )
     return rank
+
+
+def _compared(options: KeepOptions, *, projected: bool) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the shrinkages and the exponents of the predicted popularity to choose from.
+
+    With a projected kernel nothing is chosen: the comparison would use landmarks alone. Among so
+    few items content predicts less than among all, so popularity would look too useful.
+    """
+    shrinkages: Sequence[float] = (DEFAULT_SHRINKAGE,) if projected else SHRINKAGES
+    exponents: Sequence[float] = (DEFAULT_EXPONENT,) if projected else EXPONENTS
+    if options.shrinkage is not None:
+        shrinkages = (options.shrinkage,)
+    if options.predicted_popularity is not None:
+        exponents = (options.predicted_popularity,)
+    return shrinkages, exponents
 
 
 def _landmarks(data: WarmData, options: KeepOptions, generator: torch.Generator) -> Tensor:
