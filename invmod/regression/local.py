@@ -23,38 +23,22 @@ References:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from invmod.regression.patterns import PatternChoice
 from invmod.regression.projection import BLOCK, Projection
-from invmod.regression.training_rows import Pattern
+from invmod.regression.solving import Fitted, PatternSolution
+from invmod.regression.training_rows import Pattern, Queries
 
 MAX_KERNEL = 2**25  # Number of kernel entries in memory when neighbours are searched.
 MAX_BATCH = 2**24  # Number of entries of a batch of local problems.
 MAX_WHITENED = 2**27  # Number of entries of the whitened features that are kept.
-
-
-class Queries(NamedTuple):
-    """Rows that are predicted.
-
-    Attributes:
-        x: centred and scaled rows (N, d_m) of each modality.
-        observed: bool (N, M).
-        positions: (N,), if the rows are training rows that are left out: their positions among
-            the training rows of the pattern.
-    """
-
-    x: list[Tensor]
-    observed: Tensor
-    positions: Tensor | None = None
-
-    def of(self, rows: Tensor) -> Queries:
-        """Return some of the rows."""
-        positions = None if self.positions is None else self.positions[rows]
-        return Queries([part[rows] for part in self.x], self.observed[rows], positions)
 
 
 class LocalWeights(NamedTuple):
@@ -69,16 +53,13 @@ class LocalWeights(NamedTuple):
     a: Tensor
 
 
-class ProjectedSolution:
-    """The projected regression of one pattern.
+class ProjectedSolution(PatternSolution):
+    """The projected regression of one pattern, which has at least one modality.
 
     Arguments:
         projection: the projected kernels.
-        pattern: positions of the modalities, at least one; none of them is constant.
-        rows: positions of the training rows of this pattern (n_p,).
-        choice: the weights and the ridge.
-        intercept: whether the regression has an intercept.
         neighbours: number of nearest rows of the correction, or 0.
+        others: as in `PatternSolution`.
     """
 
     def __init__(
@@ -91,59 +72,97 @@ class ProjectedSolution:
         intercept: bool,
         neighbours: int,
     ) -> None:
-        self.projection, self.pattern, self.rows, self.choice = projection, pattern, rows, choice
-        self.intercept, self.neighbours = intercept, neighbours
         training = projection.training
+        super().__init__(training, pattern, rows, choice, intercept=intercept)
+        self.projection, self.neighbours = projection, neighbours
         weighted = zip(pattern, choice.weights, strict=True)
         self._active = [(m, weight) for m, weight in weighted if weight > 0]
         noise = training.noise(pattern, choice.weights, training.observed[rows]) + choice.ridge
         self._noise = noise / training.row_weights[rows]  # D (n_p,)
-        self._system: tuple[Tensor, Tensor] | None = None
+        self._root: Tensor | None = None
         self._white: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy or a pickle, without the whitened features."""
+        return {**self.__dict__, "_white": None}
+
+    @property
+    @override
+    def has_factor(self) -> bool:
+        return self._white is not None
+
+    @override
+    def drop_factor(self) -> None:
+        self._white = None
 
     # --- the global part
 
-    def _solved(self) -> tuple[Tensor, Tensor]:
-        """Return the Cholesky factor of S and beta; the last entry belongs to the intercept."""
-        if self._system is None:
-            with torch.no_grad():
-                self._system = self._new_system()
-        return self._system
-
-    def _new_system(self) -> tuple[Tensor, Tensor]:
-        projection, training = self.projection, self.projection.training
-        sizes = [len(projection.landmarks[m]) for m, _ in self._active]
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        total = sum(sizes)
-        system = training.targets.new_zeros(total + 1, total + 1)
-        right = training.targets.new_zeros(total + 1, training.targets.shape[1])
-        used = torch.zeros(len(training.targets), dtype=torch.bool, device=system.device)
+    def _groups(self) -> Iterator[tuple[Pattern, float]]:
+        """Yield the groups of training rows of this pattern, with 1 / D of a row of weight 1."""
+        training = self.training
+        used = torch.zeros(len(training.targets), dtype=torch.bool, device=self.rows.device)
         used[self.rows] = True
-        places = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-        for group, rows in projection.groups.items():
-            if not used[rows[0]]:
-                continue  # The rows of a pattern are whole groups.
-            noise = training.noise(self.pattern, self.choice.weights, training.observed[rows[:1]])
-            precision = 1 / (self.choice.ridge + float(noise))
-            totals = precision * projection.totals(group)
-            system[total, total] += totals[0]
-            right[total] += totals[1:]
+        for group, rows in self.projection.groups.items():
+            if used[rows[0]]:  # The rows of a pattern are whole groups.
+                noise = training.noise(
+                    self.pattern, self.choice.weights, training.observed[rows[:1]]
+                )
+                yield group, 1 / (self.choice.ridge + float(noise))
+
+    def _places(self) -> list[slice]:
+        """Return the part of the features that belongs to each active modality."""
+        ends = list(
+            itertools.accumulate(len(self.projection.landmarks[m]) for m, _ in self._active)
+        )
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _factor(self) -> Tensor:
+        """Return the Cholesky factor of S (L + 1, L + 1); the last row is the intercept's."""
+        if self._root is None:
+            with torch.no_grad():
+                self._root = torch.linalg.cholesky(self._system())
+        return self._root
+
+    def _system(self) -> Tensor:
+        """Return the lower triangle of S."""
+        projection, places = self.projection, self._places()
+        total = places[-1].stop
+        system = self.training.targets.new_zeros(total + 1, total + 1)
+        system.diagonal()[:total] = 1
+        for group, precision in self._groups():
+            system[total, total] += (
+                precision * self.training.row_weights[projection.groups[group]].sum()
+            )
             for i, (m, weight) in enumerate(self._active):
                 if m not in group:
                     continue
-                sums = precision * weight**0.5 * projection.sums(group, m)
-                system[total, places[i]] += sums[:, 0]
-                right[places[i]] += sums[:, 1:]
+                scale = precision * weight**0.5
+                system[total, places[i]] += scale * projection.sums(group, m)
                 for j, (k, other) in enumerate(self._active[: i + 1]):
                     if k in group:
-                        scale = precision * (weight * other) ** 0.5
-                        system[places[i], places[j]] += scale * projection.inner(group, m, k)
-        system.diagonal()[:total] += 1
+                        inner = projection.inner(group, m, k)
+                        system[places[i], places[j]] += scale * other**0.5 * inner
         if not self.intercept:
-            system[total], right[total] = 0, 0
+            system[total] = 0
             system[total, total] = 1
-        root = torch.linalg.cholesky(system)  # Only the lower triangle is read.
-        return root, torch.cholesky_solve(right, root)
+        return system
+
+    @override
+    @torch.no_grad()
+    def fit(self, targets: Tensor) -> Fitted:
+        projection, places = self.projection, self._places()
+        total = places[-1].stop
+        right = targets.new_zeros(total + 1, targets.shape[1])
+        for group, precision in self._groups():
+            rows = projection.groups[group]
+            if self.intercept:
+                right[total] += precision * (self.training.row_weights[rows] @ targets[rows])
+            for place, (m, weight) in zip(places, self._active, strict=True):
+                if m in group:
+                    answers = projection.answers(group, m, targets)
+                    right[place] += precision * weight**0.5 * answers
+        beta = torch.cholesky_solve(right, self._factor())
+        return Fitted(beta, beta.new_zeros(beta.shape[1]), targets)
 
     def _features(self, queries: Queries) -> Tensor:
         """Return phi (N, L + 1), the last column for the intercept."""
@@ -166,11 +185,11 @@ class ProjectedSolution:
         """Return D^-1 F C^-T (..., L + 1) of training rows with the features F."""
         if self._white is not None:
             return self._white[near]
-        root = self._solved()[0]
+        root = self._factor()
         size = len(self.rows) * len(root)
         if size <= MAX_WHITENED:
             with torch.no_grad():
-                blocks = torch.arange(len(self.rows), device=near.device).split(BLOCK)
+                blocks = torch.split(torch.arange(len(self.rows), device=near.device), BLOCK)
                 self._white = torch.cat(
                     [self._whiten(b, self._training_features(b)) for b in blocks]
                 )
@@ -179,8 +198,8 @@ class ProjectedSolution:
 
     def _whiten(self, near: Tensor, features: Tensor) -> Tensor:
         rows = features.reshape(-1, features.shape[-1]) / self._noise[near].reshape(-1, 1)
-        root = self._solved()[0]
-        return torch.linalg.solve_triangular(root, rows.T, upper=False).T.reshape(features.shape)
+        white = torch.linalg.solve_triangular(self._factor(), rows.T, upper=False).T
+        return white.reshape(features.shape)
 
     # --- the local part
 
@@ -190,7 +209,7 @@ class ProjectedSolution:
         k, near = self._nearest(queries, count)
         widest = max(phi.shape[1], count, *(x.shape[1] for x in queries.x))
         size = max(1, MAX_BATCH // max(1, count * widest))
-        blocks = torch.arange(len(phi), device=phi.device).split(size)
+        blocks = torch.split(torch.arange(len(phi), device=phi.device), size)
         return LocalWeights(
             near, torch.cat([self._weights(queries.of(b), phi[b], k[b], near[b]) for b in blocks])
         )
@@ -201,14 +220,15 @@ class ProjectedSolution:
         A row is near if it alone would explain much of the variance of the query:
         k(c, i)^2 / (k(i, i) + D_i).
         """
-        training, weights = self.projection.training, self.choice.weights
+        training, weights = self.training, self.choice.weights
         variances = self._noise + sum(
             weight * training.observed[self.rows, m] * training.diagonal(m, self.rows)
             for m, weight in zip(self.pattern, weights, strict=True)
         )
         kernels, positions = [], []
         size = max(1, MAX_KERNEL // len(self.rows))
-        for block in torch.arange(len(queries.observed), device=self.rows.device).split(size):
+        every = torch.arange(len(queries.observed), device=self.rows.device)
+        for block in torch.split(every, size):
             part = queries.of(block)
             k = training.kernel_to(self.pattern, weights, self.rows, part.x, part.observed)
             relevance = k.detach().square() / variances
@@ -223,7 +243,7 @@ class ProjectedSolution:
         """Return a (B, S) of a batch of queries with the features phi and the kernels k."""
         noise, features = self._noise[near], self._training_features(near)
         white = self._whitened(near, features)
-        psi = torch.linalg.solve_triangular(self._solved()[0], phi.T, upper=False).T
+        psi = torch.linalg.solve_triangular(self._factor(), phi.T, upper=False).T
         g = (white @ psi[:, :, None])[:, :, 0]
         m = torch.diag_embed(1 / noise) - white @ white.mT
         if queries.positions is not None:
@@ -242,11 +262,12 @@ class ProjectedSolution:
         t = torch.linalg.cholesky(m + tiny[:, None, None] * eye)
         inner = torch.linalg.cholesky(eye + t.mT @ r_ss @ t)
         second = torch.cholesky_solve((first[:, None] @ t).mT, inner)
-        return (first - ((t @ second).mT @ r_ss)[:, 0]) / noise
+        a: Tensor = (first - ((t @ second).mT @ r_ss)[:, 0]) / noise
+        return a
 
     def _kernel_among(self, near: Tensor) -> Tensor:
         """Return the kernel (B, S, S) between the neighbours of each query."""
-        training, at = self.projection.training, self.rows[near]
+        training, at = self.training, self.rows[near]
         total = self._noise.new_zeros(*near.shape, near.shape[1])
         for m, weight in self._active:
             own = training.observed[at, m].to(total)
@@ -256,50 +277,63 @@ class ProjectedSolution:
 
     # --- predictions
 
-    def values(self, queries: Queries) -> Tensor:
-        """Return predictions (N, r)."""
-        phi, beta = self._features(queries), self._solved()[1]
+    @override
+    def values(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
+        beta, _, targets = self.own(fitted)
+        phi = self._features(queries)
         if not self.neighbours:
             return phi @ beta
         near, a = self._local(queries, phi)
-        phi = phi - self._spanned(near, a)
-        local = (a[:, None] @ self.projection.training.targets[self.rows[near]])[:, 0]
-        return phi @ beta + local
+        return (phi - self._spanned(near, a)) @ beta + self._summed(near, a, targets)
 
-    def left_out(self, queries: Queries) -> Tensor:
-        """Return predictions (N, r) of training rows, each without itself."""
+    @override
+    def left_out(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
         if queries.positions is None:
             raise ValueError("left_out: the queries must be training rows.")
-        phi, (root, beta) = self._features(queries), self._solved()
-        solved = torch.cholesky_solve(phi.T, root).T
-        own = self._noise[queries.positions]
-        targets = self.projection.training.targets
+        beta, _, targets = self.own(fitted)
+        phi = self._features(queries)
+        solved = torch.cholesky_solve(phi.T, self._factor()).T
         errors = targets[self.rows[queries.positions]] - phi @ beta
-        errors = errors / (own - (phi * solved).sum(dim=1))[:, None]
-        local = 0.0
+        left = self._noise[queries.positions] - (phi * solved).sum(dim=1)
+        local: Tensor | float = 0.0
         if self.neighbours:
             near, a = self._local(queries, phi)
-            phi = phi - self._spanned(near, a)
-            local = (a[:, None] @ targets[self.rows[near]])[:, 0]
-        return phi @ beta - (phi * solved).sum(dim=1, keepdim=True) * errors + local
+            phi, local = phi - self._spanned(near, a), self._summed(near, a, targets)
+        # beta without a row is beta - S^-1 phi e / (D - phi' S^-1 phi), with e its error.
+        change = (phi * solved).sum(dim=1) / left
+        return phi @ beta - change[:, None] * errors + local
 
+    @override
     def smoother(self, queries: Queries) -> Tensor:
-        """Return H (N, n) on all training rows, 0 for rows that the pattern does not use."""
-        phi, training = self._features(queries), self.projection.training
+        phi = self._features(queries)
         local = phi.new_zeros(len(phi), len(self.rows))
         if self.neighbours:
             near, a = self._local(queries, phi)
             phi = phi - self._spanned(near, a)
             local = local.scatter(1, near, a)
-        solved = torch.cholesky_solve(phi.T, self._solved()[0]).T
-        blocks = torch.arange(len(self.rows), device=phi.device).split(BLOCK)
+        solved = torch.cholesky_solve(phi.T, self._factor()).T
+        blocks = torch.split(torch.arange(len(self.rows), device=phi.device), BLOCK)
         spread = [solved @ self._training_features(b).T / self._noise[b] for b in blocks]
         h = torch.cat(spread, dim=1) + local
-        return h.new_zeros(len(h), len(training.targets)).index_copy(1, self.rows, h)
+        return h.new_zeros(len(h), len(self.training.targets)).index_copy(1, self.rows, h)
 
     def _spanned(self, near: Tensor, a: Tensor) -> Tensor:
-        """Return a F_S (N, L + 1), in batches."""
-        width = sum(len(self.projection.landmarks[m]) for m, _ in self._active) + 1
-        size = max(1, MAX_BATCH // max(1, near.shape[1] * width))
-        blocks = torch.arange(len(a), device=a.device).split(size)
-        return torch.cat([(a[b, None] @ self._training_features(near[b]))[:, 0] for b in blocks])
+        """Return a F_S (N, L + 1)."""
+        width = self._places()[-1].stop + 1
+        return _in_batches(lambda b: a[b, None] @ self._training_features(near[b]), a, width)
+
+    def _summed(self, near: Tensor, a: Tensor, targets: Tensor) -> Tensor:
+        """Return a Y_S (N, r)."""
+        at, width = self.rows[near], targets.shape[1]
+        return _in_batches(lambda b: a[b, None] @ targets[at[b]], a, width)
+
+
+def _in_batches(rows: Callable[[Tensor], Tensor], a: Tensor, width: int) -> Tensor:
+    """Return the rows (N, width) of products with the weights a (N, S), some at a time.
+
+    Arguments:
+        rows: returns the rows (B, 1, width) of positions (B,).
+    """
+    size = max(1, MAX_BATCH // max(1, a.shape[1] * width))
+    blocks = torch.split(torch.arange(len(a), device=a.device), size)
+    return torch.cat([rows(block)[:, 0] for block in blocks])

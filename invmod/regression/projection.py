@@ -16,7 +16,6 @@ summed once for each pattern of training rows. A new pattern then costs no pass 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -67,7 +66,9 @@ class Projection:
         }
         self._roots: dict[int, Tensor] = {}
         self._rows: dict[int, Tensor] = {}
-        self._sums: dict[tuple[Pattern, int, int], Tensor] = {}
+        self._inner: dict[tuple[Pattern, int, int], Tensor] = {}
+        self._targets: Tensor | None = None
+        self._answers: dict[tuple[Pattern, int], Tensor] = {}
 
     def features(self, m: int, x: Tensor, observed: Tensor) -> Tensor:
         """Return the features (N, L_m) of rows of modality number m, 0 where it is missing.
@@ -93,31 +94,34 @@ class Projection:
         """Return the features F_m (n, L_m) of the training rows."""
         if m not in self._rows:
             x, observed = self.training.x[m], self.training.observed[:, m]
-            blocks = torch.arange(len(x), device=x.device).split(BLOCK)
+            blocks = torch.split(torch.arange(len(x), device=x.device), BLOCK)
             self._rows[m] = torch.cat([self.features(m, x[b], observed[b]) for b in blocks])
         return self._rows[m]
 
     def inner(self, group: Pattern, m: int, k: int) -> Tensor:
         """Return F_m' W F_k (L_m, L_k), summed over the training rows of a group."""
-        if (group, m, k) not in self._sums:
+        if (group, m, k) not in self._inner:
             rows = self.groups[group]
-            weighted = self.training.row_weights[rows, None] * self.rows(m)[rows]
-            self._sums[group, m, k] = weighted.T @ self.rows(k)[rows]
-        return self._sums[group, m, k]
+            self._inner[group, m, k] = self._weighted(rows, m).T @ self.rows(k)[rows]
+        return self._inner[group, m, k]
 
     def sums(self, group: Pattern, m: int) -> Tensor:
-        """Return F_m' W [1, Y] (L_m, 1 + r), summed over the training rows of a group."""
-        if (group, m, -1) not in self._sums:
+        """Return F_m' W 1 (L_m,), summed over the training rows of a group."""
+        return self._weighted(self.groups[group], m).sum(dim=0)
+
+    def answers(self, group: Pattern, m: int, targets: Tensor) -> Tensor:
+        """Return F_m' W Y (L_m, r), summed over the training rows of a group.
+
+        Arguments:
+            targets: Y (n, r). The sums of the last targets are kept.
+        """
+        if self._targets is not targets:
+            self._targets = targets
+            self._answers.clear()
+        if (group, m) not in self._answers:
             rows = self.groups[group]
-            weighted = self.training.row_weights[rows, None] * self.rows(m)[rows]
-            self._sums[group, m, -1] = weighted.T @ self._targets(rows)
-        return self._sums[group, m, -1]
+            self._answers[group, m] = self._weighted(rows, m).T @ targets[rows]
+        return self._answers[group, m]
 
-    def totals(self, group: Pattern) -> Tensor:
-        """Return 1' W [1, Y] (1 + r,), summed over the training rows of a group."""
-        rows = self.groups[group]
-        return self.training.row_weights[rows] @ self._targets(rows)
-
-    def _targets(self, rows: Tensor) -> Tensor:
-        targets = self.training.targets[rows]
-        return torch.cat([targets.new_ones(len(rows), 1), targets], dim=1)
+    def _weighted(self, rows: Tensor, m: int) -> Tensor:
+        return self.training.row_weights[rows, None] * self.rows(m)[rows]

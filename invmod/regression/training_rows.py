@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +15,27 @@ RowRule = Literal["all", "superset", "exact"]
 ROW_RULES: tuple[RowRule, ...] = ("all", "superset", "exact")
 # "exact" uses the rows with exactly a pattern if there are this many of them.
 MIN_EXACT_ROWS = 50
+
+
+class Queries(NamedTuple):
+    """Rows that are predicted.
+
+    Attributes:
+        x: centred and scaled rows (N, d_m) of each modality, 0 where missing; for a precomputed
+            kernel its values to the training rows (N, n).
+        observed: bool (N, M).
+        positions: for training rows that are left out, their positions (N,) among the training
+            rows of the pattern; else None.
+    """
+
+    x: Sequence[Tensor]
+    observed: Tensor
+    positions: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Queries:
+        """Return some of the rows."""
+        positions = None if self.positions is None else self.positions[rows]
+        return Queries([part[rows] for part in self.x], self.observed[rows], positions)
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,9 @@ class TrainingRows:
         """
         parts = [self.x[m][rows] for m in range(len(self.x))]
         k = self.kernel_to(pattern, weights, rows, parts, self.observed[rows])
-        k.diagonal().add_(self.noise(pattern, weights, self.observed[rows]) / self.row_weights[rows])
+        k.diagonal().add_(
+            self.noise(pattern, weights, self.observed[rows]) / self.row_weights[rows]
+        )
         return k
 
     def noise(self, pattern: Pattern, weights: Sequence[float], observed: Tensor) -> Tensor:
@@ -91,9 +114,9 @@ class TrainingRows:
         kernel = self.kernels[m]
         if kernel is None:
             raise ValueError("kernel_of: a constant modality has no kernel.")
-        return x[:, rows] if kernel.name == "precomputed" else kernel_between(
-            kernel, x, self.x[m][rows]
-        )
+        if kernel.name == "precomputed":
+            return x[:, rows]
+        return kernel_between(kernel, x, self.x[m][rows])
 
     def kernel_within(self, m: int, rows: Tensor) -> Tensor:
         """Return the kernel of modality m within sets of training rows: (B, S) to (B, S, S)."""
