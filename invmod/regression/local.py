@@ -198,7 +198,7 @@ class ProjectedSolution(PatternSolution):
 
     def _whiten(self, near: Tensor, features: Tensor) -> Tensor:
         rows = features.reshape(-1, features.shape[-1]) / self._noise[near].reshape(-1, 1)
-        white = torch.linalg.solve_triangular(self._factor(), rows.T, upper=False).T
+        white: Tensor = torch.linalg.solve_triangular(self._factor(), rows.T, upper=False).T
         return white.reshape(features.shape)
 
     # --- the local part

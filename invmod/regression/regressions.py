@@ -52,6 +52,12 @@ class PatternRegressions(PatternState):
         return dict(zip(self.modalities, self._training.kernels, strict=True))
 
     @property
+    def is_exact(self) -> bool:
+        """Whether the regressions are exact, and not projected on landmarks."""
+        self._check_fitted(f"{type(self).__name__}.is_exact")
+        return self._landmarks() is None
+
+    @property
     def choices(self) -> dict[tuple[str, ...], PatternChoice]:
         """Names of the available modalities -> weights and ridge, for the patterns met so far."""
         self._check_fitted(f"{type(self).__name__}.choices")
