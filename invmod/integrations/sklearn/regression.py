@@ -40,6 +40,8 @@ class PatternKernelEstimator(ModalityEstimator):
         intercept: bool = True,
         standardize: bool | Literal["auto"] = "auto",
         criterion: Literal["loo", "gcv"] = "loo",
+        landmarks: int | None = None,
+        neighbours: int | None = None,
         cv: Any = None,
         partial: Partial = "missing",
     ) -> None:
@@ -52,6 +54,8 @@ class PatternKernelEstimator(ModalityEstimator):
         self.intercept = intercept
         self.standardize = standardize
         self.criterion = criterion
+        self.landmarks = landmarks
+        self.neighbours = neighbours
         self.cv = cv
         self.partial = partial
 
@@ -69,6 +73,8 @@ class PatternKernelEstimator(ModalityEstimator):
             intercept=self.intercept,
             standardize=self.standardize,
             criterion=self.criterion,
+            landmarks=self.landmarks,
+            neighbours=self.neighbours,
         )
         model.fit(
             features,
@@ -131,8 +137,8 @@ class PatternKernelRegressor(RegressorMixin, MultiOutputMixin, PatternKernelEsti
         groups: modality name -> its columns: a name, a position, a slice of positions, a sequence
             of names or positions, or bools (C,). Columns in no group have no part. None makes each
             column a modality.
-        kernel, width, weights, ridge, rows, intercept, standardize, criterion: as in
-            `invmod.PatternKernelRidge`.
+        kernel, width, weights, ridge, rows, intercept, standardize, criterion, landmarks,
+            neighbours: as in `invmod.PatternKernelRidge`.
         cv: how rows are left out when options are chosen. None: one by one, or by `row_groups` of
             `fit`. Otherwise folds: their number, a splitter, or pairs of train and test rows. Each
             row must be in one test set, and in the training sets of all other folds.
@@ -184,8 +190,8 @@ class PatternKernelClassifier(ClassifierMixin, PatternKernelEstimator):  # type:
 
     Arguments:
         groups, cv, partial: as in `PatternKernelRegressor`.
-        kernel, width, weights, ridge, rows, intercept, standardize, criterion: as in
-            `invmod.PatternKernelRidge`.
+        kernel, width, weights, ridge, rows, intercept, standardize, criterion, landmarks,
+            neighbours: as in `invmod.PatternKernelRidge`.
 
     Attributes:
         classes_: the classes (K,) in ascending order.

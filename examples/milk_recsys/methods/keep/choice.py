@@ -14,8 +14,12 @@ The scores are judged as new items are: items are divided at random into lists, 
 random pattern of the modalities that it has, users rank the items of a list, and NDCG@20 is
 compared with the pairs. Starting from the default, the shrinkage is moved while the best NDCG of
 all exponents rises. The defaults are kept unless other values are better by more than one standard
-error. A list has an eighth of the items, since the best shrinkage depends on the
-length of the lists.
+error. A list has an eighth of the compared items, since the best shrinkage depends on the length of
+lists.
+
+With up to 10,000 warm items, up to 2,000 of them are compared, with the content and the pairs of
+each other. With more, 1,000 are compared, with the content and the pairs of all warm items: among
+so few of so many items content would predict too little, and popularity would look too useful.
 """
 
 from __future__ import annotations
@@ -44,7 +48,9 @@ from milk_recsys.ranking.metrics import per_user_metrics, positive_ranks
 SHRINKAGES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 EXPONENTS = (0.0, 0.125, 0.25, 0.375, 0.5)
 DEFAULT_SHRINKAGE, DEFAULT_EXPONENT = 1.0, 0.125
-MAX_ITEMS = 2000  # Number of warm items on which the options are compared.
+# Number of warm items on which the options are compared: among each other, or with the content of
+# all warm items.
+MAX_ITEMS, MAX_PROJECTED_ITEMS = 2000, 1000
 LISTS, MIN_LENGTH = 8, 20  # Number of lists; smallest number of items of a list.
 MAX_PATTERNS = 8  # Number of patterns among which items draw theirs.
 MAX_SCORES = 2**22  # Number of scores in memory when a list is ranked.
@@ -127,7 +133,7 @@ def left_out_exactly(
         damping: the popularity exponent b.
         generator: draws the items, their lists and their patterns.
     """
-    items = drawn_items(mask, generator)
+    items = drawn_items(mask, MAX_ITEMS, generator)
     y = leave_one_out_weights(regression, mask, items, generator)
     sampled = pairs.index_select(1, items).coalesce()
     logs = centred_logs(pairs)[items]
@@ -163,7 +169,7 @@ def left_out_by_vectors(
         users: A (U, r).
         leading: S^2 and B.
     """
-    items = drawn_items(mask, generator)
+    items = drawn_items(mask, MAX_PROJECTED_ITEMS, generator)
     logs = centred_logs(pairs)
     targets = torch.cat([leading.b, logs[:, None]], dim=1)
     predicted = targets.new_zeros(len(items), targets.shape[1])
@@ -180,10 +186,10 @@ def left_out_by_vectors(
     return LeftOut(items, scores, predicted[:, -1], leading.unit)
 
 
-def drawn_items(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Return up to `MAX_ITEMS` warm items with a modality, so that consecutive ones make a list."""
+def drawn_items(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return up to `count` warm items with a modality, in random order."""
     known = mask.any(dim=1).nonzero()[:, 0]
-    drawn = torch.randperm(len(known), generator=generator)[:MAX_ITEMS].to(mask.device)
+    drawn = torch.randperm(len(known), generator=generator)[:count].to(mask.device)
     return known[drawn]
 
 

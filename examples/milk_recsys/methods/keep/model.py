@@ -74,8 +74,7 @@ from milk_recsys.methods.warm import WarmData
 
 __all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
 
-# Up to this many warm items, all are landmarks: a factorisation of the whole kernel then costs no
-# more than a projection on fewer landmarks.
+# Up to this many warm items the regression on content is exact, and else projected.
 MAX_DIRECT_ITEMS = 10_000
 MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
 DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
