@@ -102,15 +102,17 @@ def gradient_metric(problem: Problem) -> float:
 def likelihood_kernel(rows: Rows, pattern: Pattern, start: Kernel, targets: Tensor) -> Kernel:
     """Return the kernel with the highest marginal likelihood of targets (n, r)."""
     with_any = rows.mask[:, list(pattern)].any(dim=1)
-    rows, targets = rows.of(with_any), targets[with_any]
-    size = len(pattern)
+    # In float64, and within bounds: a line search may try nearly singular kernels.
+    rows = rows.of(with_any)
+    rows = Rows([x.double() for x in rows.x], rows.mask)
+    targets, size = targets[with_any].double(), len(pattern)
     # Weights of 0 would stay 0, so the descent starts from equal ones.
-    theta = torch.cat(
-        [torch.zeros(size), torch.tensor([*start.widths, start.ridge]).log()]
-    ).requires_grad_()
+    theta = torch.cat([torch.zeros(size), torch.tensor([*start.widths, start.ridge]).log()])
+    theta = theta.double().requires_grad_()
 
     def kernel() -> tuple[Tensor, Tensor, Tensor]:
-        return theta[:size].softmax(dim=0), theta[size:-1].exp(), theta[-1].exp()
+        others = theta[size:].clamp(-10, 10).exp()
+        return theta[:size].softmax(dim=0), others[:-1], others[-1]
 
     optimiser = torch.optim.LBFGS([theta], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
