@@ -9,8 +9,8 @@ posterior mean of a Gaussian process whose covariance is F F', and K itself betw
 .. math:: a = (r_c - g_c R_{SS}) (I + M R_{SS})^{-1} D_S^{-1},
     \qquad r_c = k(c, S) - \phi_c F_S'
 
-.. math:: M = D_S^{-1} - D_S^{-1} F_S S^{-1} F_S' D_S^{-1},
-    \qquad g_c = \phi_c S^{-1} F_S' D_S^{-1}
+.. math:: M = D_S^{-1} - D_S^{-1} F_S G^{-1} F_S' D_S^{-1},
+    \qquad g_c = \phi_c G^{-1} F_S' D_S^{-1}
 
 where M is the block of (F F' + D)^{-1} that belongs to the rows S. It follows from the identity of
 Woodbury. If all rows are neighbours, or all are landmarks, it is the exact regression. Without
@@ -117,14 +117,14 @@ class ProjectedSolution(PatternSolution):
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def _factor(self) -> Tensor:
-        """Return the Cholesky factor of S (L + 1, L + 1); the last row is the intercept's."""
+        """Return the Cholesky factor of G (L + 1, L + 1); the last row is the intercept's."""
         if self._root is None:
             with torch.no_grad():
                 self._root = torch.linalg.cholesky(self._system())
         return self._root
 
     def _system(self) -> Tensor:
-        """Return the lower triangle of S."""
+        """Return the lower triangle of G."""
         projection, places = self.projection, self._places()
         total = places[-1].stop
         system = self.training.targets.new_zeros(total + 1, total + 1)
@@ -299,7 +299,7 @@ class ProjectedSolution(PatternSolution):
         if self.neighbours:
             near, a = self._local(queries, phi)
             phi, local = phi - self._spanned(near, a), self._summed(near, a, targets)
-        # beta without a row is beta - S^-1 phi e / (D - phi' S^-1 phi), with e its error.
+        # beta without a row is beta - G^-1 phi e / (D - phi' G^-1 phi), with e its error.
         change = (phi * solved).sum(dim=1) / left
         return phi @ beta - change[:, None] * errors + local
 

@@ -7,9 +7,9 @@ features :math:`F_m` (n, L_m). For a pattern p with weights :math:`\mu` the regr
 
 with the noise D_i = (l + noise of the modalities that row i lacks) / w_i of row i:
 
-.. math:: \beta = S^{-1} F' D^{-1} Y,      S = I + F' D^{-1} F
+.. math:: \beta = G^{-1} F' D^{-1} Y,      G = I + F' D^{-1} F
 
-(with an intercept, F has a column of ones, for which the 1 on the diagonal of S is 0). Since D is
+(with an intercept, F has a column of ones, for which the 1 on the diagonal of G is 0). Since D is
 the same, up to w, for all rows with the same modalities, the products F_m' W F_k and F_m' W Y are
 summed once for each pattern of training rows. A new pattern then costs no pass over the rows.
 """
