@@ -235,11 +235,15 @@ class PatternPredictions(PatternRegressions):
             queries = Queries([x[chosen] for x in training.x], training.observed[chosen], positions)
             return solution.left_out(queries, fitted)
 
-    def with_targets(self, targets: Tensor) -> OtherTargets:
+    def with_targets(self, targets: Tensor) -> Callable[..., Tensor]:
         """Return the same regressions for other targets, with the options that were chosen.
 
         Arguments:
             targets: (n, r) of the training rows of `fit`.
+
+        Returns:
+            a function with the arguments of `forward` that returns (N, r). It keeps the
+            coefficients of each pattern, and must not be used after another `fit`.
 
         Raises:
             RuntimeError: the model is not fitted.

@@ -137,8 +137,9 @@ class PatternKernelRegressor(RegressorMixin, MultiOutputMixin, PatternKernelEsti
         groups: modality name -> its columns: a name, a position, a slice of positions, a sequence
             of names or positions, or bools (C,). Columns in no group have no part. None makes each
             column a modality.
-        kernel, width, weights, ridge, rows, intercept, standardize, criterion, landmarks,
-            neighbours: as in `invmod.PatternKernelRidge`.
+        kernel, width, weights, ridge, rows, intercept, standardize, criterion: as in
+            `invmod.PatternKernelRidge`.
+        landmarks, neighbours: as in `invmod.PatternKernelRidge`.
         cv: how rows are left out when options are chosen. None: one by one, or by `row_groups` of
             `fit`. Otherwise folds: their number, a splitter, or pairs of train and test rows. Each
             row must be in one test set, and in the training sets of all other folds.
@@ -190,8 +191,9 @@ class PatternKernelClassifier(ClassifierMixin, PatternKernelEstimator):  # type:
 
     Arguments:
         groups, cv, partial: as in `PatternKernelRegressor`.
-        kernel, width, weights, ridge, rows, intercept, standardize, criterion, landmarks,
-            neighbours: as in `invmod.PatternKernelRidge`.
+        kernel, width, weights, ridge, rows, intercept, standardize, criterion: as in
+            `invmod.PatternKernelRidge`.
+        landmarks, neighbours: as in `invmod.PatternKernelRidge`.
 
     Attributes:
         classes_: the classes (K,) in ascending order.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from invmod.regression import PatternKernelRidge
-from invmod.regression.predictions import OtherTargets
 from milk_recsys.methods.closed_form import patterns
 from milk_recsys.methods.keep import KeepOptions
 
@@ -73,7 +72,7 @@ class KeepModel(nn.Module):
         for name, x in state.items():
             if name != "users.weight":
                 self.register_buffer(name, x)
-        self._predictor: OtherTargets | None = None  # Of a projected regression.
+        self._predictor: Callable[..., Tensor] | None = None  # Of a projected regression.
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
         self._predictor = None  # `fn` may change the precision or the device.
