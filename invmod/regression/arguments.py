@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from invmod._checks import check_choice, check_integers, check_known, check_tensor
+from invmod._checks import check_choice, check_count, check_integers, check_known, check_tensor
 from invmod.regression.kernels import KERNELS, Kernel, KernelName
 
 Auto = Literal["auto"]
@@ -121,8 +121,20 @@ def check_num_rows(function: str, num_rows: int) -> None:
     if num_rows > MAX_ROWS:
         raise ValueError(
             f"{function}: a kernel of {num_rows:,} training rows does not fit; at most "
-            f"{MAX_ROWS:,} are possible. Choose some of the rows with `rows`."
+            f"{MAX_ROWS:,} are possible. Approximate it with `landmarks` and `neighbours`, or "
+            "choose some of the rows with `rows`."
         )
+
+
+def checked_approximation(landmarks: int | None, neighbours: int | None) -> tuple[int | None, int]:
+    """Return the numbers of landmarks and of neighbours, 0 if there are none."""
+    if landmarks is not None:
+        landmarks = check_count(FUNCTION, "landmarks", landmarks)
+    if neighbours is None:
+        return landmarks, 0
+    if landmarks is None:
+        raise ValueError(f"{FUNCTION}: `neighbours` needs `landmarks`.")
+    return landmarks, check_count(FUNCTION, "neighbours", neighbours)
 
 
 def check_targets(function: str, targets: Tensor, num_rows: int) -> None:

@@ -40,12 +40,13 @@ class Kernel(NamedTuple):
 
 
 def kernel_between(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
-    """Return the kernel between rows x (N, d) and y (n, d), as (N, n)."""
+    """Return the kernel between rows x (..., N, d) and y (..., n, d), as (..., N, n)."""
     if kernel.name == "angle":
-        x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
-    products = x @ y.T
+        x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+    products = x @ y.mT
     if kernel.name == "linear":
         return products
     # -|x - y|^2 / 2 = x'y - (|x|^2 + |y|^2) / 2; rounding must not make it positive.
-    products = products - x.square().sum(dim=1)[:, None] / 2 - y.square().sum(dim=1) / 2
+    products = products - x.square().sum(dim=-1)[..., None] / 2
+    products = products - y.square().sum(dim=-1)[..., None, :] / 2
     return (kernel.width * products.clamp(max=0)).exp()

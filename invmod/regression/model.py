@@ -18,8 +18,9 @@ from invmod.regression.choice import RIDGES, Criterion, HeldOut, accurate_ridges
 from invmod.regression.fitting import ComparedRows, Table, fit_modality, flat_rows
 from invmod.regression.kernels import KernelName
 from invmod.regression.predictions import PatternPredictions
-from invmod.regression.state import sampled_rows
-from invmod.regression.training_rows import ROW_RULES, RowRule
+from invmod.regression.projection import draw_landmarks
+from invmod.regression.state import read_kernel, sampled_rows
+from invmod.regression.training_rows import ROW_RULES, RowRule, TrainingRows
 
 
 class PatternKernelRidge(PatternPredictions):
@@ -48,6 +49,12 @@ class PatternKernelRidge(PatternPredictions):
     are those of stacking (or half way to them), and are taken if they are better by more than one
     standard error of the difference. With more than `choice_rows` training rows the choices are
     made on that many of them, drawn with a fixed seed; all rows are used in the regression.
+
+    With `landmarks` the kernel of each modality is projected on that many training rows, so that
+    cost and memory grow with n only linearly. `neighbours` corrects each prediction by the nearest
+    training rows: the posterior mean whose covariance is that of the projection, and the kernel
+    itself between a row and its neighbours. The result is exact if either is n, and its error
+    falls as either grows.
 
     A choice on training rows can be fooled: by rows in clusters (several rows of a patient), for
     which `groups` leaves out whole clusters, and by features that were made with the targets of the
@@ -82,6 +89,11 @@ class PatternKernelRidge(PatternPredictions):
         criterion: ``"loo"`` (leave-one-out), or ``"gcv"`` (generalised cross-validation) for the
             kernel and the ridge, where rows are left out one by one.
         choice_rows: largest number of training rows that choices are made on.
+        landmarks: number of training rows on which the kernel of each modality is projected, drawn
+            by randomly pivoted Cholesky with a fixed seed; with no more training rows than this,
+            and without landmarks, the regression is exact.
+        neighbours: number of nearest training rows by which each prediction is corrected; it needs
+            landmarks.
         dtype: floating dtype of all computations. In float32 the smaller ridges of the grid are
             left out, those below ten times the rounding error :math:`n \epsilon`.
 
@@ -115,6 +127,8 @@ class PatternKernelRidge(PatternPredictions):
         standardize: bool | Auto = "auto",
         criterion: Criterion = "loo",
         choice_rows: int = 2000,
+        landmarks: int | None = None,
+        neighbours: int | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(modalities)
@@ -132,6 +146,8 @@ class PatternKernelRidge(PatternPredictions):
         self.intercept = bool(intercept)
         arguments.check_dtype(dtype)
         self.choice_rows = check_count(arguments.FUNCTION, "choice_rows", choice_rows)
+        counts = arguments.checked_approximation(landmarks, neighbours)
+        self.landmarks, self.neighbours = counts
         self._scalings = (False, True) if standardize == "auto" else (bool(standardize),)
         self.dtype = dtype
 
@@ -174,7 +190,9 @@ class PatternKernelRidge(PatternPredictions):
         table, numbers = self._checked_table(
             function, features, targets, mask, rows, all_needed=True
         )
-        arguments.check_num_rows(function, len(numbers))
+        projected = self.landmarks is not None and len(numbers) > self.landmarks
+        if not projected:
+            arguments.check_num_rows(function, len(numbers))
         row_weights = arguments.checked_row_weights(function, row_weights, targets)
         groups = arguments.group_numbers(function, groups, targets)
         validated: Table | None = None
@@ -200,8 +218,24 @@ class PatternKernelRidge(PatternPredictions):
         with torch.no_grad(), without_autocast(table.observed):
             for m, candidates in enumerate(self._candidates):
                 state |= fit_modality(m, compared, candidates, self._scalings)
+                state[f"landmarks_{m}"] = held_out.targets.new_zeros(0)
+            if projected:
+                state |= self._drawn_landmarks(state, held_out.targets)
         self._set_state(state)
         return self
+
+    def _drawn_landmarks(self, state: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """Return the landmarks of each modality, for a state that lacks them."""
+        every = range(len(self.modalities))
+        training = TrainingRows(
+            [state[f"rows_{m}"] for m in every],
+            state["observed"] > 0.5,
+            targets,
+            state["row_weights"],
+            [read_kernel(*state[f"kernel_{m}"].tolist()) for m in every],
+        )
+        drawn = draw_landmarks(training, self.landmarks or 0)
+        return {f"landmarks_{m}": at.to(targets) for m, at in enumerate(drawn)}
 
     def _shared_state(self, compared: ComparedRows, classes: Tensor) -> dict[str, Tensor]:
         """Return the part of the state that does not belong to one modality."""

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from invmod._checks import check_known, checked_rows
+from invmod._checks import check_known, check_tensor, checked_rows
 from invmod._precision import without_autocast
 from invmod.missingness import mask_from_features, rows_by_pattern
 from invmod.missingness.masks import MaskLike
 from invmod.regression.fitting import Units, flat_rows
 from invmod.regression.regressions import PatternRegressions
-from invmod.regression.solving import Solution
+from invmod.regression.solving import Fitted, PatternSolution, Solution
+from invmod.regression.training_rows import Queries
 
 BLOCK = 4096  # Number of rows that are predicted at once.
 
@@ -22,7 +23,11 @@ class PatternPredictions(PatternRegressions):
     """Predictions from the regressions of all patterns."""
 
     def forward(
-        self, features: Mapping[str, Tensor | None], mask: MaskLike | None = None
+        self,
+        features: Mapping[str, Tensor | None],
+        mask: MaskLike | None = None,
+        *,
+        pattern: Sequence[str] | None = None,
     ) -> Tensor:
         """Return the values of the regressions, with gradients with respect to the features.
 
@@ -30,6 +35,9 @@ class PatternPredictions(PatternRegressions):
             features: modality name -> (N, ...). A modality that is absent or None is missing in
                 all rows.
             mask: bool (N, M) or name -> (N,); if None, rows of NaN are missing.
+            pattern: names of the modalities whose regression is used for all rows; a modality of
+                the pattern that a row lacks adds 0 to its kernel. None: each row has the
+                regression of its own modalities.
 
         Returns:
             (N, r) in the dtype of the model; for classes (N, C), values that are about 1 for the
@@ -42,7 +50,7 @@ class PatternPredictions(PatternRegressions):
         """
         self._check_fitted(type(self).__name__)
         width = self._training.targets.shape[1]
-        return self._by_pattern(features, mask, width, Solution.values)
+        return self._by_pattern(features, mask, width, lambda s, rows: s.values(rows), pattern)
 
     def smoother(
         self,
@@ -65,10 +73,7 @@ class PatternPredictions(PatternRegressions):
         until the next `fit`; copies and pickles are made without them.
 
         Arguments:
-            features, mask: as in `forward`.
-            pattern: names of the modalities whose regression is used for all rows; a modality of
-                the pattern that a row lacks adds 0 to its kernel. None: each row has the
-                regression of its own modalities.
+            features, mask, pattern: as in `forward`.
 
         Returns:
             (N, n), in the dtype of the model, with gradients with respect to the features. The
@@ -91,7 +96,7 @@ class PatternPredictions(PatternRegressions):
         """
         self._check_fitted(f"{type(self).__name__}.smoother")
         width = len(self._training.targets)
-        return self._by_pattern(features, mask, width, Solution.smoother, pattern)
+        return self._by_pattern(features, mask, width, lambda s, rows: s.smoother(rows), pattern)
 
     def kernel_matrix(
         self,
@@ -122,7 +127,9 @@ class PatternPredictions(PatternRegressions):
         """
         self._check_fitted(f"{type(self).__name__}.kernel_matrix")
         width = len(self._training.targets)
-        return self._by_pattern(features, mask, width, Solution.spread, pattern)
+        return self._by_pattern(
+            features, mask, width, lambda s, rows: s.spread_kernel(rows), pattern
+        )
 
     @torch.no_grad()
     def leave_one_out_smoother(
@@ -164,9 +171,105 @@ class PatternPredictions(PatternRegressions):
         function = f"{type(self).__name__}.leave_one_out_smoother"
         self._check_fitted(function)
         solution = self._solution(self._flags(function, modalities))
+        if not isinstance(solution, Solution):
+            raise ValueError(
+                f"{function}: not available with landmarks. `leave_one_out` returns the "
+                "predictions themselves."
+            )
         num_rows, device = len(self._training.targets), self.get_buffer("targets").device
         chosen = checked_rows(function, rows, num_rows, device)
         return solution.leave_one_out(chosen)
+
+    @torch.no_grad()
+    def leave_one_out(
+        self,
+        modalities: Sequence[str],
+        rows: Tensor | None = None,
+        *,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        r"""Return the prediction of each training row by the regression without this row.
+
+        The options of the pattern were chosen with the row, and so were landmarks.
+
+        Arguments:
+            modalities: names of the modalities of the pattern.
+            rows: int64 (s,), positions of the training rows to predict, which must be used by the
+                pattern; None: all of them.
+            targets: other targets (n, r) of the training rows than those of `fit`.
+
+        Returns:
+            (s, r); for classes (s, C).
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            KeyError: a modality is unknown.
+            TypeError, ValueError: `rows` are no positions of training rows of the pattern, the
+                pattern has no modality that varies, or the targets do not fit.
+
+        Example:
+            >>> from invmod import PatternKernelRidge
+            >>> x = torch.tensor([[0.0], [0.0], [3.0]], dtype=torch.float64)
+            >>> model = PatternKernelRidge(["a"], kernel="angle", ridge=1e-9).fit({"a": x}, x[:, 0])
+            >>> model.leave_one_out(["a"]).round(decimals=4).flatten()
+            tensor([0., 0., 0.], dtype=torch.float64)
+        """
+        function = f"{type(self).__name__}.leave_one_out"
+        self._check_fitted(function)
+        training = self._training
+        solution = self._solution(self._flags(function, modalities))
+        if not solution.pattern:
+            raise ValueError(f"{function}: {list(modalities)} has no modality that varies.")
+        chosen = solution.rows
+        if rows is not None:
+            chosen = checked_rows(function, rows, len(training.targets), training.targets.device)
+            if not torch.isin(chosen, solution.rows).all():
+                raise ValueError(
+                    f"{function}: `rows` has training rows that {list(modalities)} does not use."
+                )
+        fitted = None
+        if targets is not None:
+            fitted = solution.fit(self._other_targets(function, targets))
+        positions = torch.searchsorted(solution.rows, chosen)
+        with without_autocast(training.targets):
+            queries = Queries([x[chosen] for x in training.x], training.observed[chosen], positions)
+            return solution.left_out(queries, fitted)
+
+    def with_targets(self, targets: Tensor) -> Callable[..., Tensor]:
+        """Return the same regressions for other targets, with the options that were chosen.
+
+        Arguments:
+            targets: (n, r) of the training rows of `fit`.
+
+        Returns:
+            a function with the arguments of `forward` that returns (N, r). It keeps the
+            coefficients of each pattern, and must not be used after another `fit`.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            TypeError, ValueError: the targets are no such tensor.
+
+        Example:
+            >>> from invmod import PatternKernelRidge
+            >>> x = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
+            >>> model = PatternKernelRidge(["a"], kernel="linear", ridge=1e-9)
+            >>> model = model.fit({"a": x}, x[:, 0])
+            >>> model.with_targets(3 * x)({"a": torch.tensor([[4.0]])}).round(decimals=4)
+            tensor([[12.]], dtype=torch.float64)
+        """
+        function = f"{type(self).__name__}.with_targets"
+        self._check_fitted(function)
+        return OtherTargets(self, self._other_targets(function, targets))
+
+    def _other_targets(self, function: str, targets: Tensor) -> Tensor:
+        own = self._training.targets
+        check_tensor(function, "targets", targets)
+        if targets.ndim != 2 or len(targets) != len(own):
+            raise ValueError(
+                f"{function}: `targets` must have shape ({len(own)}, r), got "
+                f"{tuple(targets.shape)}."
+            )
+        return targets.to(own)
 
     def _flags(self, function: str, modalities: Sequence[str]) -> list[bool]:
         """Return which modalities (M,) are named; raise for unknown names."""
@@ -178,10 +281,10 @@ class PatternPredictions(PatternRegressions):
         features: Mapping[str, Tensor | None],
         mask: MaskLike | None,
         width: int,
-        apply: Callable[[Solution, Tensor], Tensor],
+        apply: Callable[[PatternSolution, Queries], Tensor],
         pattern: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return (N, width): `apply` to the kernel (N_p, n_p) of the rows of each pattern."""
+        """Return (N, width): `apply` to the rows of each pattern."""
         function = type(self).__name__
         x, observed = self._scaled_rows(function, features, mask)
         values, order = [x[0].new_empty(0, width)], [x[0].new_empty(0, dtype=torch.int64)]
@@ -193,14 +296,7 @@ class PatternPredictions(PatternRegressions):
             for available, rows in groups.items():
                 solution = self._solution(available)
                 for block in torch.split(rows, BLOCK):
-                    k = self._training.kernel_to(
-                        solution.pattern,
-                        solution.choice.weights,
-                        solution.rows,
-                        [part[block] for part in x],
-                        observed[block],
-                    )
-                    values.append(apply(solution, k))
+                    values.append(apply(solution, Queries(x, observed).of(block)))
                     order.append(block)
         joined = torch.cat(values)[torch.cat(order).argsort()]
         # A constant modality, or one of weight 0, has no part in the sum but must not hide NaN.
@@ -248,7 +344,9 @@ class PatternPredictions(PatternRegressions):
                 f"{type(self).__name__}.probabilities: the targets were floating point, which have "
                 "no probabilities. Fit with classes, integers or bools."
             )
-        probabilities = self._by_pattern(features, mask, num_classes, Solution.probabilities)
+        probabilities = self._by_pattern(
+            features, mask, num_classes, lambda s, rows: s.probabilities(rows)
+        )
         self._check_known(probabilities)
         return probabilities
 
@@ -285,3 +383,32 @@ class PatternPredictions(PatternRegressions):
                 f"{type(self).__name__}: {len(wrong)} rows have NaN or an infinity in an available "
                 f"cell, the first is row {wrong[0]}. Mark the cells as missing in the mask."
             )
+
+
+class OtherTargets:
+    """The regressions of a fitted model for other targets; see `PatternPredictions.with_targets`.
+
+    Arguments:
+        model: the fitted model.
+        targets: (n, r) of its training rows.
+    """
+
+    def __init__(self, model: PatternPredictions, targets: Tensor) -> None:
+        self._model, self.targets = model, targets
+        self._fitted: dict[int, tuple[PatternSolution, Fitted]] = {}
+
+    def __call__(
+        self,
+        features: Mapping[str, Tensor | None],
+        mask: MaskLike | None = None,
+        *,
+        pattern: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Return predictions (N, r); arguments and errors are those of `forward`."""
+        return self._model._by_pattern(features, mask, self.targets.shape[1], self._values, pattern)
+
+    def _values(self, solution: PatternSolution, queries: Queries) -> Tensor:
+        key = id(solution)
+        if key not in self._fitted or self._fitted[key][0] is not solution:
+            self._fitted[key] = solution, solution.fit(self.targets)
+        return solution.values(queries, self._fitted[key][1])

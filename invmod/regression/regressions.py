@@ -16,8 +16,10 @@ from invmod._tables import aligned
 from invmod.missingness import pattern_name
 from invmod.regression.arguments import checked_positive, checked_weights
 from invmod.regression.kernels import Kernel
+from invmod.regression.local import ProjectedSolution
 from invmod.regression.patterns import Alone, PatternChoice, choose, read_choice
-from invmod.regression.solving import Solution
+from invmod.regression.projection import Projection
+from invmod.regression.solving import PatternSolution, Solution
 from invmod.regression.state import PatternState
 from invmod.regression.training_rows import Pattern
 
@@ -28,23 +30,32 @@ class PatternRegressions(PatternState):
     """The regressions of all patterns, each of them made when it is first needed."""
 
     _weights: tuple[float, ...] | None
+    neighbours: int
 
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__(modalities)
-        self._solutions: dict[Pattern, Solution] = {}
+        self._solutions: dict[Pattern, PatternSolution] = {}
         self._predicted_alone: dict[int, Alone] = {}
+        self._projection: Projection | None = None
 
     @override
     def _state_changed(self, loaded: Sequence[str] = ()) -> None:
         super()._state_changed(loaded)
         self._solutions.clear()
         self._predicted_alone.clear()
+        self._projection = None
 
     @property
     def kernels(self) -> dict[str, Kernel | None]:
         """Modality name -> its kernel; None for a modality that is constant."""
         self._check_fitted(f"{type(self).__name__}.kernels")
         return dict(zip(self.modalities, self._training.kernels, strict=True))
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the regressions are exact, and not projected on landmarks."""
+        self._check_fitted(f"{type(self).__name__}.is_exact")
+        return self._landmarks() is None
 
     @property
     def choices(self) -> dict[tuple[str, ...], PatternChoice]:
@@ -118,7 +129,7 @@ class PatternRegressions(PatternState):
 
     # --- solutions
 
-    def _solution(self, available: Sequence[bool]) -> Solution:
+    def _solution(self, available: Sequence[bool]) -> PatternSolution:
         """Return the regression for rows with the modalities where `available` (M,) is True."""
         pattern = self._varying([m for m, known in enumerate(available) if known])
         if pattern not in self._solutions:
@@ -137,7 +148,7 @@ class PatternRegressions(PatternState):
         """Return the positions of the modalities that are not constant."""
         return tuple(m for m in modalities if self._training.kernels[m] is not None)
 
-    def _new_solution(self, pattern: Pattern) -> Solution:
+    def _new_solution(self, pattern: Pattern) -> PatternSolution:
         used = self._training.used(pattern, self.rows)
         choice = PatternChoice((), math.nan, None, None)
         if pattern:
@@ -145,7 +156,24 @@ class PatternRegressions(PatternState):
                 self._store(pattern, self._chosen(pattern, used))
             # Also a new choice is read from the state, which may have rounded it to float32.
             choice = self._choices()[pattern]
-        return Solution(self._training, pattern, used, choice, intercept=self.intercept)
+        landmarks = self._landmarks()
+        if landmarks is None or not pattern:
+            return Solution(self._training, pattern, used, choice, intercept=self.intercept)
+        if self._projection is None:
+            self._projection = Projection(self._training, landmarks)
+        return ProjectedSolution(
+            self._projection,
+            pattern,
+            used,
+            choice,
+            intercept=self.intercept,
+            neighbours=self.neighbours,
+        )
+
+    def _landmarks(self) -> list[Tensor] | None:
+        """Return the positions of the landmarks of each modality; None if there are none."""
+        landmarks = [at.long() for at in self._per_modality("landmarks")]
+        return landmarks if any(len(at) for at in landmarks) else None
 
     # --- options
 

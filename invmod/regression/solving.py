@@ -11,14 +11,16 @@ known when H is computed.
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from invmod._precision import without_autocast
 from invmod.regression.patterns import PatternChoice
-from invmod.regression.training_rows import Pattern, TrainingRows
+from invmod.regression.training_rows import Pattern, Queries, TrainingRows
 
 
 class Factor:
@@ -75,8 +77,22 @@ class Factor:
         return h
 
 
-class Solution:
-    """The regression of one pattern. Coefficients and factor are computed when first needed.
+class Fitted(NamedTuple):
+    """What a regression predicts from, for some targets.
+
+    Attributes:
+        coefficients: alpha (n_p, r), or beta of a projected regression.
+        intercept: b (r,); 0 for a projected regression, whose beta has it.
+        targets: Y (n, r).
+    """
+
+    coefficients: Tensor
+    intercept: Tensor
+    targets: Tensor
+
+
+class PatternSolution(ABC):
+    """The regression of one pattern.
 
     Arguments:
         training: the training rows.
@@ -100,49 +116,112 @@ class Solution:
         self.rows = rows
         self.choice = choice
         self.intercept = intercept
-        self._coefficients: tuple[Tensor, Tensor] | None = None
-        self._factor: Factor | None = None
+        self._fitted: Fitted | None = None
+
+    @property
+    @abstractmethod
+    def has_factor(self) -> bool:
+        """Whether something as large as the training rows is in memory."""
+
+    @abstractmethod
+    def drop_factor(self) -> None:
+        """Free it; it is computed again when it is needed."""
+
+    @abstractmethod
+    def fit(self, targets: Tensor) -> Fitted:
+        """Fit targets (n, r) of all training rows."""
+
+    @abstractmethod
+    def values(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
+        """Return predictions (N, r) of the targets that were fitted, by default those of `fit`."""
+
+    @abstractmethod
+    def left_out(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
+        """Return predictions (N, r) of training rows of the pattern, each without itself."""
+
+    @abstractmethod
+    def smoother(self, queries: Queries) -> Tensor:
+        """Return H (N, n) on all training rows, with 0 for rows that the pattern does not use."""
+
+    def own(self, fitted: Fitted | None) -> Fitted:
+        """Return what was fitted to the training targets, if None."""
+        if fitted is not None:
+            return fitted
+        if self._fitted is None:
+            with torch.no_grad(), without_autocast(self.training.targets):
+                self._fitted = self.fit(self.training.targets)
+        return self._fitted
+
+    def probabilities(self, queries: Queries) -> Tensor:
+        """Return the softmax of the predictions, if these are the scores of classes (N, C)."""
+        values = self.values(queries)
+        if self.choice.sharpness is not None:
+            return (self.choice.sharpness * values).softmax(dim=1)
+        # Without modalities the values are the shares of the classes, or 0 without an intercept.
+        return values if self.intercept else values.softmax(dim=1)
+
+    def kernel(self, queries: Queries) -> Tensor:
+        """Return the kernel (N, n_p) of rows with the training rows of the pattern."""
+        return self.training.kernel_to(
+            self.pattern, self.choice.weights, self.rows, queries.x, queries.observed
+        )
+
+    def spread_kernel(self, queries: Queries) -> Tensor:
+        """Return the kernel (N, n) with all training rows, 0 for rows that the pattern omits."""
+        k = self.kernel(queries)
+        return k.new_zeros(len(k), len(self.training.targets)).index_copy(1, self.rows, k)
+
+
+class Solution(PatternSolution):
+    """The exact regression. Coefficients and factor are computed when first needed."""
+
+    _factor: Factor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for a copy or a pickle, without the factor (n_p, n_p)."""
         return {**self.__dict__, "_factor": None}
 
     @property
+    @override
     def has_factor(self) -> bool:
-        """Whether the factor (n_p, n_p) is in memory."""
         return self._factor is not None
 
+    @override
     def drop_factor(self) -> None:
-        """Free the factor, which is computed again when it is needed."""
         self._factor = None
 
-    def values(self, k: Tensor) -> Tensor:
-        """Return predictions (N, r) for rows with the kernel k (N, n_p) to the training rows."""
-        if self._coefficients is None:
-            self._coefficients = self._new_coefficients()
-        alpha, b = self._coefficients
-        return k @ alpha + b
+    @override
+    @torch.no_grad()
+    def fit(self, targets: Tensor) -> Fitted:
+        if not self.pattern:
+            # Nothing is known: the best guess is the mean of all targets.
+            mean = self._mean_shares() @ targets
+            return Fitted(targets.new_zeros(0, targets.shape[1]), mean, targets)
+        # A factor that is computed here is not kept.
+        factor = self._factor or self._new_factor(self.rows)
+        return Fitted(*factor.fit(targets[self.rows]), targets)
 
-    def probabilities(self, k: Tensor) -> Tensor:
-        """Return the softmax of the predictions, if these are the scores of classes (N, C)."""
-        values = self.values(k)
-        if self.choice.sharpness is not None:
-            return (self.choice.sharpness * values).softmax(dim=1)
-        # Without modalities the values are the shares of the classes, or 0 without an intercept.
-        return values if self.intercept else values.softmax(dim=1)
+    @override
+    def values(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
+        alpha, b, _ = self.own(fitted)
+        return self.kernel(queries) @ alpha + b
 
-    def smoother(self, k: Tensor) -> Tensor:
-        """Return H (N, n) on all training rows, with 0 for rows that the pattern does not use."""
+    @override
+    def left_out(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
+        if queries.positions is None:
+            raise ValueError("left_out: the queries must be training rows.")
+        targets = self.own(fitted).targets[self.rows]
+        return self.leave_one_out(self.rows)[queries.positions] @ targets
+
+    @override
+    def smoother(self, queries: Queries) -> Tensor:
+        k = self.kernel(queries)
         h = k.new_zeros(len(k), len(self.training.targets))
         if not self.pattern:
             return h + self._mean_shares()
         if self._factor is None:
             self._factor = self._new_factor(self.rows)
         return h.index_copy(1, self.rows, self._factor.smoother(k))
-
-    def spread(self, k: Tensor) -> Tensor:
-        """Return the kernel (N, n) to all training rows, 0 for rows that the pattern omits."""
-        return k.new_zeros(len(k), len(self.training.targets)).index_copy(1, self.rows, k)
 
     def leave_one_out(self, rows: Tensor) -> Tensor:
         """Return H (s, s) of the leave-one-out predictions for some training rows."""
@@ -159,16 +238,6 @@ class Solution:
         """Return the share of each training row in the prediction without any modality (n,)."""
         w = self.training.row_weights
         return w / w.sum() if self.intercept else torch.zeros_like(w)
-
-    @torch.no_grad()
-    def _new_coefficients(self) -> tuple[Tensor, Tensor]:
-        """Return alpha (n_p, r) and b (r,); a factor that is computed here is not kept."""
-        y = self.training.targets
-        with without_autocast(y):
-            if not self.pattern:
-                # Nothing is known: the best guess is the mean of all targets.
-                return y.new_zeros(0, y.shape[1]), self._mean_shares() @ y
-            return (self._factor or self._new_factor(self.rows)).fit(y[self.rows])
 
     @torch.no_grad()
     def _new_factor(self, rows: Tensor) -> Factor:

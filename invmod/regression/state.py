@@ -16,7 +16,7 @@ from invmod.regression.patterns import Comparison
 from invmod.regression.training_rows import RowRule, TrainingRows
 
 SEED = 0  # Seed of the draw of these rows.
-PER_MODALITY = ("centre", "scale", "rows", "kernel", "validation_rows")
+PER_MODALITY = ("centre", "scale", "rows", "kernel", "validation_rows", "landmarks")
 SHARED = (
     "observed",
     "targets",
@@ -34,7 +34,8 @@ class PatternState(FittedModule):
 
     The state has, for modality number m, ``centre_m`` and ``scale_m`` (d,), ``rows_m`` (n, d)
     centred and scaled, ``kernel_m`` (its number and width; the number of a constant modality is
-    -1), and ``validation_rows_m`` (v, d). It has ``observed`` (n, M), ``targets`` (n,) or (n, r),
+    -1), ``validation_rows_m`` (v, d), and ``landmarks_m`` (L_m,), positions of training rows, or
+    none if the regression is exact. It has ``observed`` (n, M), ``targets`` (n,) or (n, r),
     ``row_weights`` (n,), ``groups`` (n,) or (0,), ``classes`` (C,) or (0,), the mask and the
     targets of validation rows, v = 0 without them, and ``options`` (P, 2M + 3): for each of P
     patterns its modalities, their weights, the ridge, the error and the sharpness.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +15,27 @@ RowRule = Literal["all", "superset", "exact"]
 ROW_RULES: tuple[RowRule, ...] = ("all", "superset", "exact")
 # "exact" uses the rows with exactly a pattern if there are this many of them.
 MIN_EXACT_ROWS = 50
+
+
+class Queries(NamedTuple):
+    """Rows that are predicted.
+
+    Attributes:
+        x: centred and scaled rows (N, d_m) of each modality, 0 where missing; for a precomputed
+            kernel its values to the training rows (N, n).
+        observed: bool (N, M).
+        positions: for training rows that are left out, their positions (N,) among the training
+            rows of the pattern; else None.
+    """
+
+    x: Sequence[Tensor]
+    observed: Tensor
+    positions: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Queries:
+        """Return some of the rows."""
+        positions = None if self.positions is None else self.positions[rows]
+        return Queries([part[rows] for part in self.x], self.observed[rows], positions)
 
 
 @dataclass(frozen=True)
@@ -62,13 +83,49 @@ class TrainingRows:
         """
         parts = [self.x[m][rows] for m in range(len(self.x))]
         k = self.kernel_to(pattern, weights, rows, parts, self.observed[rows])
-        noise = k.new_zeros(len(rows))
-        # Bools times a number would be float32.
-        missing = (~self.observed[rows]).to(k)
-        for m, weight in zip(pattern, weights, strict=True):
-            noise += weight * self._mean_diagonal(m) * missing[:, m]
-        k.diagonal().add_(noise / self.row_weights[rows])
+        k.diagonal().add_(
+            self.noise(pattern, weights, self.observed[rows]) / self.row_weights[rows]
+        )
         return k
+
+    def noise(self, pattern: Pattern, weights: Sequence[float], observed: Tensor) -> Tensor:
+        """Return the noise (N,) of rows with the mask (N, M), before the division by weights."""
+        # Bools times a number would be float32.
+        missing = (~observed).to(self.targets)
+        total = missing.new_zeros(len(missing))
+        for m, weight in zip(pattern, weights, strict=True):
+            total += weight * self._mean_diagonal(m) * missing[:, m]
+        return total
+
+    def diagonal(self, m: int, rows: Tensor) -> Tensor:
+        """Return the kernel (n,) of each of some training rows with itself, in modality m."""
+        kernel = self.kernels[m]
+        if kernel is None or kernel.name in ("gaussian", "angle"):
+            return self.targets.new_ones(len(rows))
+        if kernel.name == "precomputed":
+            return self.x[m][rows, rows]
+        return self.x[m][rows].square().sum(dim=1)
+
+    def kernel_of(self, m: int, x: Tensor, rows: Tensor) -> Tensor:
+        """Return the kernel of modality m between rows x (N, d_m) and training rows, (N, n).
+
+        The modality must be observed in all of them, and must not be constant.
+        """
+        kernel = self.kernels[m]
+        if kernel is None:
+            raise ValueError("kernel_of: a constant modality has no kernel.")
+        if kernel.name == "precomputed":
+            return x[:, rows]
+        return kernel_between(kernel, x, self.x[m][rows])
+
+    def kernel_within(self, m: int, rows: Tensor) -> Tensor:
+        """Return the kernel of modality m within sets of training rows: (B, S) to (B, S, S)."""
+        kernel = self.kernels[m]
+        if kernel is None:
+            raise ValueError("kernel_within: a constant modality has no kernel.")
+        if kernel.name == "precomputed":
+            return self.x[m][rows[:, :, None], rows[:, None]]
+        return kernel_between(kernel, self.x[m][rows], self.x[m][rows])
 
     def _mean_diagonal(self, m: int) -> float:
         kernel = self.kernels[m]
@@ -98,13 +155,9 @@ class TrainingRows:
         own, other = self.observed[rows].to(self.targets), observed.to(self.targets)
         total = other.new_zeros(len(other), len(own))
         for m, weight in zip(pattern, weights, strict=True):
-            kernel = self.kernels[m]
-            if kernel is None or not weight:
+            if self.kernels[m] is None or not weight:
                 continue
-            if kernel.name == "precomputed":
-                k = x[m][:, rows]
-            else:
-                k = kernel_between(kernel, x[m], self.x[m][rows])
+            k = self.kernel_of(m, x[m], rows)
             # Rows are 0 where the modality is missing, so a product with the masks is safe.
             total = total + weight * (other[:, m, None] * k * own[:, m])
         return total

@@ -97,6 +97,10 @@ def test_all_parts_are_measured_once_and_compared(data, tmp_path, capsys, monkey
 
 
 def test_equations_that_are_not_those_of_keep_are_refused(data, monkeypatch):
-    monkeypatch.setattr(problems, "regularised", lambda *a: 2 * regularised(*a))
+
+    def other(rows, pattern, kernel):
+        return regularised(rows, pattern, kernel._replace(ridge=30.0))
+
+    monkeypatch.setattr(problems, "regularised", other)
     with pytest.raises(RuntimeError, match="these equations"):
         problems.fit(data, 300)

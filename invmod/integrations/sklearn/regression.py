@@ -40,6 +40,8 @@ class PatternKernelEstimator(ModalityEstimator):
         intercept: bool = True,
         standardize: bool | Literal["auto"] = "auto",
         criterion: Literal["loo", "gcv"] = "loo",
+        landmarks: int | None = None,
+        neighbours: int | None = None,
         cv: Any = None,
         partial: Partial = "missing",
     ) -> None:
@@ -52,6 +54,8 @@ class PatternKernelEstimator(ModalityEstimator):
         self.intercept = intercept
         self.standardize = standardize
         self.criterion = criterion
+        self.landmarks = landmarks
+        self.neighbours = neighbours
         self.cv = cv
         self.partial = partial
 
@@ -69,6 +73,8 @@ class PatternKernelEstimator(ModalityEstimator):
             intercept=self.intercept,
             standardize=self.standardize,
             criterion=self.criterion,
+            landmarks=self.landmarks,
+            neighbours=self.neighbours,
         )
         model.fit(
             features,
@@ -133,6 +139,7 @@ class PatternKernelRegressor(RegressorMixin, MultiOutputMixin, PatternKernelEsti
             column a modality.
         kernel, width, weights, ridge, rows, intercept, standardize, criterion: as in
             `invmod.PatternKernelRidge`.
+        landmarks, neighbours: as in `invmod.PatternKernelRidge`.
         cv: how rows are left out when options are chosen. None: one by one, or by `row_groups` of
             `fit`. Otherwise folds: their number, a splitter, or pairs of train and test rows. Each
             row must be in one test set, and in the training sets of all other folds.
@@ -186,6 +193,7 @@ class PatternKernelClassifier(ClassifierMixin, PatternKernelEstimator):  # type:
         groups, cv, partial: as in `PatternKernelRegressor`.
         kernel, width, weights, ridge, rows, intercept, standardize, criterion: as in
             `invmod.PatternKernelRidge`.
+        landmarks, neighbours: as in `invmod.PatternKernelRidge`.
 
     Attributes:
         classes_: the classes (K,) in ascending order.

@@ -10,7 +10,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.linear_algebra import leading_singular_vectors
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.closed_form import interactions
-from milk_recsys.methods.keep import choice, fitted, landmarks
+from milk_recsys.methods.keep import choice, fitted
 from milk_recsys.methods.keep import model as keep
 from milk_recsys.methods.keep.vectors import ExactVectors, SingularVectors, damped
 from tests.recsys.methods.tiny_baselines import (
@@ -225,7 +225,8 @@ def test_the_chosen_values_have_the_best_lists(monkeypatch):
 
     def chosen(shrinkages, exponents):
         g = torch.Generator().manual_seed(2)
-        return choice.choose(b.net.regression, data.mask, pairs, 0.25, shrinkages, exponents, g)
+        left_out = choice.left_out_exactly(b.net.regression, data.mask, pairs, 0.25, g)
+        return choice.choose(left_out, pairs, shrinkages, exponents)
 
     grid = [(s, c) for s in choice.SHRINKAGES for c in choice.EXPONENTS]
     ndcg = {(s, c): chosen((s, s), (c,)).ndcg for s, c in grid}
@@ -248,45 +249,80 @@ def test_given_options_are_not_compared():
     assert {kernel.width for kernel in b.net.regression.kernels.values()} == {0.8}
 
 
-def test_with_landmarks_the_options_of_pairs_are_the_defaults(monkeypatch):
-    assert make("keep").choice.ndcg is not None
+@pytest.mark.parametrize("neighbours", [1, ITEMS])
+def test_left_out_scores_by_vectors_are_those_of_refits(monkeypatch, neighbours):
+    """All warm items are neighbours, so the projected regression is exact."""
     monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
-    assert make("keep", landmarks=15).choice == choice.PairChoice(1.0, 0.125, None)
-    given = make("keep", landmarks=15, shrinkage=2.0).choice
-    assert given == choice.PairChoice(2.0, 0.125, None)
-    given = make("keep", landmarks=15, predicted_popularity=0.5).choice
-    assert given == choice.PairChoice(1.0, 0.5, None)
+    data = make_data()
+    b = make("keep", **GIVEN, landmarks=4, neighbours=neighbours)
+    pairs = interactions(data, data.dtype)
+    x = damped(pairs, 0.25)
+    vectors = SingularVectors(x, min(USERS, ITEMS))
+    left_out = choice.left_out_by_vectors(
+        b.net.regression,
+        data.mask,
+        pairs,
+        vectors.users,
+        vectors.leading,
+        torch.Generator().manual_seed(0),
+    )
+    drawn = dict.fromkeys(range(ITEMS), ())
+    have, g = data.mask[left_out.items], torch.Generator().manual_seed(0)
+    choice.drawn_items(data.mask, ITEMS, g)
+    for names, own in choice.drawn_patterns_of(data.modalities, have, g):
+        drawn |= dict.fromkeys(left_out.items[own].tolist(), tuple(names))
+    assert len(set(drawn.values())) == 3
+    for shift in (0.1, 2.0):
+        found = left_out.scores(shift)
+        errors = [
+            np.abs(
+                found[:, place].numpy() - left_out_by_hand(data, b, drawn[item], shift, item)
+            ).max()
+            for place, item in enumerate(left_out.items.tolist())
+        ]
+        assert (max(errors) < 1e-7) == (neighbours == ITEMS)
+        assert max(errors) < 0.5
+    exact = make("keep", **GIVEN)
+    direct = choice.left_out_exactly(
+        exact.net.regression, data.mask, pairs, 0.25, torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(direct.items, left_out.items)
+    assert left_out.unit == pytest.approx(direct.unit)
+    assert torch.allclose(left_out.popularity, direct.popularity) == (neighbours == ITEMS)
+
+
+def test_options_are_chosen_with_landmarks_too(monkeypatch):
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
+    monkeypatch.setattr(choice, "MIN_LENGTH", 5)
+    b = make("keep", landmarks=15, neighbours=4)
+    assert b.choice.ndcg is not None
+    assert not b.net.regression.is_exact
+    assert b.net.chosen["shrinkage"] == b.choice.shrinkage
+    given = make("keep", landmarks=15, neighbours=4, shrinkage=2.0, predicted_popularity=0.5)
+    assert given.choice == choice.PairChoice(2.0, 0.5, None)
 
 
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def test_all_items_as_landmarks_are_exact_and_fewer_approximate(monkeypatch):
+def test_all_items_as_neighbours_are_exact_and_fewer_approximate(monkeypatch):
     data, new, mask = make_data(2, users=40, items=60, missing=False), *new_items()
-    exact = make("keep", data, **GIVEN, fit_weights=False, rank=40)
-    expected = exact.net.embed_items(new, mask)
+    options = {**GIVEN, "width": 4.0, "fit_weights": False, "rank": 40}
+    exact = make("keep", data, **options)
+    expected = exact.net.users.weight @ exact.net.embed_items(new, mask).T
     monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 50)
     monkeypatch.setattr(fitted, "BLOCK", 7)
-    monkeypatch.setattr(landmarks, "BLOCK", 7)
-    errors = []
-    for count in (15, 45, 60):
-        near = make("keep", data, **GIVEN, fit_weights=False, rank=40, landmarks=count).net
-        if count < 60:
-            assert near.landmarks.tolist() == sorted(set(near.landmarks.tolist()))
-            assert len(near.landmarks) == count
-        vectors = near.users.weight @ near.embed_items(new, mask).T
-        wanted = exact.net.users.weight @ expected.T
-        errors.append(float((vectors - wanted).norm() / wanted.norm()))
-    assert 0.5 > errors[0] > errors[1] > 1e-6 > errors[2]
 
+    def error(landmarks, neighbours):
+        b = make("keep", data, **options, landmarks=landmarks, neighbours=neighbours)
+        assert not b.net.regression.is_exact
+        scores = b.net.users.weight @ b.net.embed_items(new, mask).T
+        return float((scores - expected).norm() / expected.norm())
 
-def test_projection_on_all_items_is_the_exact_regression(monkeypatch):
-    monkeypatch.setattr(landmarks, "JITTER", 0)
-    x = torch.randn(30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    k, targets = (x @ x.T - 1).exp() + torch.eye(30), x[:, :2]
-    projected = landmarks.projected_coefficients(lambda block: k[block], k.clone(), targets, 0.3)
-    direct = torch.linalg.solve(k + 0.3 * torch.eye(30), targets)
-    np.testing.assert_allclose(projected.numpy(), direct.numpy(), rtol=1e-6, atol=1e-9)
+    by_neighbours = [error(5, count) for count in (2, 20, 60)]
+    assert 0.5 > by_neighbours[0] > by_neighbours[1] > 1e-6 > by_neighbours[2]
+    by_landmarks = [error(count, 2) for count in (5, 40)]
+    assert by_landmarks[0] > by_landmarks[1]
 
 
 def test_equal_weights_and_one_regression_for_all_patterns():
@@ -333,18 +369,6 @@ def test_scores_without_shrinkage_are_finite_for_pairs_of_rank_one():
     assert np.isfinite(scores(make("keep", data), new, mask)).all()
 
 
-def test_the_cache_of_projections_has_a_maximum_size(monkeypatch):
-    new, mask = new_items()
-    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
-    b = make("keep", **GIVEN, landmarks=15)
-    expected = scores(b, new, mask)
-    monkeypatch.setattr(fitted, "CACHED_PATTERNS", 2)
-    small_cache = make("keep", **GIVEN, landmarks=15)
-    np.testing.assert_allclose(scores(small_cache, new, mask), expected)
-    np.testing.assert_allclose(scores(small_cache, new, mask), expected)
-    assert len(small_cache.net._coefficients) == 2 < len(b.net._coefficients)
-
-
 def test_cached_regressions_survive_loading_the_same_state_and_no_other():
     new, mask = new_items()
     b, other = make("keep", **GIVEN), make("keep", **GIVEN, popularity=0.0)
@@ -374,11 +398,3 @@ def test_no_features_at_all_are_an_error():
     data = dataclasses.replace(data, mask=torch.zeros_like(data.mask))
     with pytest.raises(DataError, match="No training item has a feature"):
         make("keep", data)
-
-
-def test_more_landmarks_than_the_regression_takes_are_an_error(monkeypatch):
-    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
-    monkeypatch.setattr(keep, "MAX_ROWS", 15)
-    with pytest.raises(DataError, match=r"kernel of 16 landmarks .* Choose --landmarks 15 or less"):
-        make("keep", landmarks=16)
-    make("keep", **GIVEN, landmarks=15)

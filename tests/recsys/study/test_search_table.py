@@ -26,7 +26,7 @@ def test_texts_are_proposed_and_shown():
     lines[3]["tuned"] = {"diffusion": "heat", "neighbours": 20, "ridge": 1.23456, "smoothing": 30.0}
     lines[3]["validation"] = {"ndcg@20": 0.75}
     store = SimpleNamespace(of=lambda phase, method: lines)
-    plan = SimpleNamespace(methods=("graph_imputation",))
+    plan = SimpleNamespace(systems=lambda _store: ["graph_imputation"])
     (row,) = table_search(plan, store)
     assert row["chosen"] == "diffusion heat, neighbours 20, ridge 1.23, smoothing 30"
     assert (row["the best"], row["validation ndcg@20"]) == ("4", "0.7500")

@@ -49,8 +49,13 @@ class KeepOptions:
         shown="all, or 2048",
     )
     landmarks: int = count(
-        4096,
-        "Number of warm items that span the kernel if there are more than 10,000; else all do.",
+        1024,
+        "Number of warm items on which the kernel of each modality is projected, if there are more "
+        "than 10,000; else the regression is exact.",
+    )
+    neighbours: int = count(
+        256,
+        "Number of nearest warm items by which the vector of each new item is then corrected.",
     )
     per_pattern: bool = option(
         True,

@@ -14,15 +14,19 @@ The scores are judged as new items are: items are divided at random into lists, 
 random pattern of the modalities that it has, users rank the items of a list, and NDCG@20 is
 compared with the pairs. Starting from the default, the shrinkage is moved while the best NDCG of
 all exponents rises. The defaults are kept unless other values are better by more than one standard
-error. A list has an eighth of the items, since the best shrinkage depends on the
-length of the lists.
+error. A list has an eighth of the compared items, since the best shrinkage depends on the length of
+lists.
+
+With up to 10,000 warm items, up to 2,000 of them are compared, with the content and the pairs of
+each other. With more, 1,000 are compared, with the content and the pairs of all warm items: among
+so few of so many items content would predict too little, and popularity would look too useful.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,13 +34,23 @@ from torch import Tensor
 
 from invmod.regression import PatternKernelRidge
 from invmod.regression.choice import descend
-from milk_recsys.methods.keep.vectors import LEADING, MIN_SHRINKAGE, damped, gram, inverse, spectrum
+from milk_recsys.methods.keep.vectors import (
+    LEADING,
+    MIN_SHRINKAGE,
+    Spectrum,
+    damped,
+    gram,
+    inverse,
+    spectrum,
+)
 from milk_recsys.ranking.metrics import per_user_metrics, positive_ranks
 
 SHRINKAGES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 EXPONENTS = (0.0, 0.125, 0.25, 0.375, 0.5)
 DEFAULT_SHRINKAGE, DEFAULT_EXPONENT = 1.0, 0.125
-MAX_ITEMS = 2000  # Number of warm items on which the options are compared.
+# Number of warm items on which the options are compared: among each other, or with the content of
+# all warm items.
+MAX_ITEMS, MAX_PROJECTED_ITEMS = 2000, 1000
 LISTS, MIN_LENGTH = 8, 20  # Number of lists; smallest number of items of a list.
 MAX_PATTERNS = 8  # Number of patterns among which items draw theirs.
 MAX_SCORES = 2**22  # Number of scores in memory when a list is ranked.
@@ -56,45 +70,44 @@ class PairChoice(NamedTuple):
     ndcg: float | None
 
 
+class LeftOut(NamedTuple):
+    """Some warm items, scored as if they were new.
+
+    Attributes:
+        items: positions of the s items, in random order.
+        scores: maps lambda to the scores (U, s) of all users.
+        popularity: predicted log numbers of pairs (s,), up to a constant.
+        unit: the unit of the shrinkage.
+    """
+
+    items: Tensor
+    scores: Callable[[float], Tensor]
+    popularity: Tensor
+    unit: float
+
+
 def choose(
-    regression: PatternKernelRidge,
-    mask: Tensor,
+    left_out: LeftOut,
     pairs: Tensor,
-    damping: float,
     shrinkages: Sequence[float],
     exponents: Sequence[float],
-    generator: torch.Generator,
 ) -> PairChoice:
     """Choose both options by the scores of warm items as if they were new.
 
     Arguments:
-        regression: the regression on content, fitted on the n warm items.
-        mask: bool (n, M) of the warm items, M the modalities of the regression.
+        left_out: the scores.
         pairs: R (U, n), sparse.
-        damping: the popularity exponent b.
         shrinkages, exponents: values to choose from, the shrinkages in order.
-        generator: draws the items, their lists and their patterns.
     """
     if len(shrinkages) * len(exponents) == 1:
         return PairChoice(shrinkages[0], exponents[0], None)
-    known = mask.any(dim=1).nonzero()[:, 0]
-    drawn = torch.randperm(len(known), generator=generator)[:MAX_ITEMS].to(mask.device)
-    items = known[drawn]  # in random order, so that consecutive ones make a random list
-    y = leave_one_out_weights(regression, mask, items, generator)
-    sampled = pairs.index_select(1, items).coalesce()
-    counts = torch.bincount(pairs.indices()[1], minlength=pairs.shape[1])[items]
-    logs = counts.clamp(min=1).to(y.dtype).log()
-    popularity = logs.mean() + y.T @ (logs - logs.mean())
-    x = damped(sampled, damping)
-    products = gram(x)
-    unit = spectrum(products, min(LEADING, *x.shape)).unit
+    sampled = pairs.index_select(1, left_out.items).coalesce()
     values: dict[tuple[float, float], Tensor] = {}
 
     def error(shrinkage: float) -> float:
-        z = left_out_weights(y, products, shift(shrinkage) * unit)
-        scores = torch.sparse.mm(x, z)
+        scores = left_out.scores(shift(shrinkage) * left_out.unit)
         for exponent in exponents:
-            ndcg = list_ndcg(scores * (exponent * popularity).exp(), sampled)
+            ndcg = list_ndcg(scores * (exponent * left_out.popularity).exp(), sampled)
             values[shrinkage, exponent] = ndcg
         return -max(float(values[shrinkage, exponent].mean()) for exponent in exponents)
 
@@ -102,6 +115,89 @@ def choose(
     descend(shrinkages, shrinkages.index(first), error, error(first))
     best = better_than_default(values)
     return PairChoice(*best, float(values[best].mean()))
+
+
+def left_out_exactly(
+    regression: PatternKernelRidge,
+    mask: Tensor,
+    pairs: Tensor,
+    damping: float,
+    generator: torch.Generator,
+) -> LeftOut:
+    """Score warm items without their content and their pairs, among the sampled ones.
+
+    Arguments:
+        regression: the regression on content, fitted on the n warm items.
+        mask: bool (n, M) of the warm items, M the modalities of the regression.
+        pairs: R (U, n), sparse.
+        damping: the popularity exponent b.
+        generator: draws the items, their lists and their patterns.
+    """
+    items = drawn_items(mask, MAX_ITEMS, generator)
+    y = leave_one_out_weights(regression, mask, items, generator)
+    sampled = pairs.index_select(1, items).coalesce()
+    logs = centred_logs(pairs)[items]
+    x = damped(sampled, damping)
+    products = gram(x)
+
+    def scores(shift: float) -> Tensor:
+        result: Tensor = torch.sparse.mm(x, left_out_weights(y, products, shift))
+        return result
+
+    unit = spectrum(products, min(LEADING, *x.shape)).unit
+    return LeftOut(items, scores, y.T @ (logs - logs.mean()), unit)
+
+
+def left_out_by_vectors(
+    regression: PatternKernelRidge,
+    mask: Tensor,
+    pairs: Tensor,
+    users: Tensor,
+    leading: Spectrum,
+    generator: torch.Generator,
+) -> LeftOut:
+    """Score warm items without their content and their pairs, by singular vectors.
+
+    With X = A S B', w = S^2 / (S^2 + lambda) and b_j the row of B of item j, and p_j (r,) the
+    leave-one-out prediction of b_j from its content, the equation above becomes
+
+        scores of item j:  A S (w p_j + (1 - w) t_j b_j)
+        t_j = -<b_j, w p_j> / (1 - <b_j, w b_j>)
+
+    Arguments:
+        regression, mask, pairs, generator: as in `left_out_exactly`.
+        users: A (U, r).
+        leading: S^2 and B.
+    """
+    items = drawn_items(mask, MAX_PROJECTED_ITEMS, generator)
+    logs = centred_logs(pairs)
+    targets = torch.cat([leading.b, logs[:, None]], dim=1)
+    predicted = targets.new_zeros(len(items), targets.shape[1])
+    for names, own in drawn_patterns_of(regression.modalities, mask[items], generator):
+        predicted[own] = regression.leave_one_out(names, items[own], targets=targets)
+    p, b = predicted[:, :-1], leading.b[items]
+    scaled = users * leading.squares.sqrt()
+
+    def scores(shift: float) -> Tensor:
+        w = leading.squares / (leading.squares + shift)
+        t = -(b * (w * p)).sum(dim=1) / (1 - (b * (w * b)).sum(dim=1))
+        return scaled @ (w * p + (1 - w) * t[:, None] * b).T
+
+    return LeftOut(items, scores, predicted[:, -1], leading.unit)
+
+
+def drawn_items(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return up to `count` warm items with a modality, in random order."""
+    known = mask.any(dim=1).nonzero()[:, 0]
+    drawn = torch.randperm(len(known), generator=generator)[:count].to(mask.device)
+    return known[drawn]
+
+
+def centred_logs(pairs: Tensor) -> Tensor:
+    """Return the log numbers of pairs of the items (n,), less their mean."""
+    counts = torch.bincount(pairs.indices()[1], minlength=pairs.shape[1])
+    logs = counts.clamp(min=1).to(pairs.dtype).log()
+    return logs - logs.mean()
 
 
 def better_than_default(values: Mapping[tuple[float, float], Tensor]) -> tuple[float, float]:
@@ -142,34 +238,46 @@ def leave_one_out_weights(
     """Return Y (s, s) of the items; each has a random pattern of its modalities.
 
     Arguments:
-        regression, mask: as in `choose`.
+        regression, mask: as in `left_out_exactly`.
         items: positions of the s warm items.
         generator: draws the patterns.
     """
-    have, names = mask[items], regression.modalities
+    y: Tensor | None = None
+    for names, own in drawn_patterns_of(regression.modalities, mask[items], generator):
+        h = regression.leave_one_out_smoother(names, items)
+        y = torch.zeros_like(h) if y is None else y
+        y[:, own] = h[own].T
+    if y is None:
+        raise ValueError("leave_one_out_weights: no item has a modality.")
+    return y
+
+
+def drawn_patterns_of(
+    names: Sequence[str], have: Tensor, generator: torch.Generator
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Draw a pattern for each item; yield names of modalities, and the items with this pattern.
+
+    Arguments:
+        names: of the M modalities.
+        have: bool (s, M), the modalities that the items have.
+        generator: draws the patterns.
+    """
     # Patterns are numbered by names, so that the order of the modalities does not matter.
     by_name = sorted(range(len(names)), key=names.__getitem__)
     patterns = [
         sorted(by_name[position] for position in pattern) for pattern in drawn_patterns(len(names))
     ]
     columns = torch.tensor(
-        [[m in pattern for m in range(len(names))] for pattern in patterns], device=mask.device
+        [[m in pattern for m in range(len(names))] for pattern in patterns], device=have.device
     )
     # A pattern suits an item that has all of its modalities.
     suits = (have[:, None] | ~columns).all(dim=2)
-    keys = torch.rand(len(items), len(patterns), generator=generator).to(mask.device)
+    keys = torch.rand(len(have), len(patterns), generator=generator).to(have.device)
     number = torch.where(suits, keys, -1.0).argmax(dim=1)
-    y: Tensor | None = None
     for index, pattern in enumerate(patterns):
         own = (suits.any(dim=1) & (number == index)).nonzero()[:, 0]
-        if not len(own):
-            continue
-        h = regression.leave_one_out_smoother([names[m] for m in pattern], items)
-        y = torch.zeros_like(h) if y is None else y
-        y[:, own] = h[own].T
-    if y is None:
-        raise ValueError("leave_one_out_weights: no item has a modality.")
-    return y
+        if len(own):
+            yield [names[m] for m in pattern], own
 
 
 def drawn_patterns(num_modalities: int) -> list[tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,18 +11,16 @@ from torch import Tensor, nn
 from invmod.regression import PatternKernelRidge
 from milk_recsys.methods.closed_form import patterns
 from milk_recsys.methods.keep import KeepOptions
-from milk_recsys.methods.keep.landmarks import projected_coefficients
 
 CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
 BLOCK = 4096  # Number of items that are embedded at once.
-CACHED_PATTERNS = 8  # Number of patterns whose coefficients stay in memory.
 STATE_NAMES = ("users.weight", "trained_users", "items", "counts", "exponent", "shrinkage")
 
 
 def content_regression(
-    names: Sequence[str], options: KeepOptions, dtype: torch.dtype
+    names: Sequence[str], options: KeepOptions, dtype: torch.dtype, *, projected: bool
 ) -> PatternKernelRidge:
-    """Return the regression on content, not fitted."""
+    """Return the regression on content, not fitted; `projected` on landmarks, or else exact."""
     return PatternKernelRidge(
         names,
         kernel="angle",
@@ -32,6 +30,8 @@ def content_regression(
         intercept=False,
         standardize=False,
         choice_rows=CHOICE_ROWS,
+        landmarks=options.landmarks if projected else None,
+        neighbours=options.neighbours if projected else None,
         dtype=dtype,
     )
 
@@ -42,12 +42,10 @@ class KeepModel(nn.Module):
     Arguments:
         modalities: names, in the order of the columns of masks.
         own: the method's options.
-        regression: the regression on content, fitted on all warm items or on landmarks.
+        regression: the regression on content, fitted on all warm items.
         state: ``users.weight`` (U, r), ``trained_users`` (U,) bool, ``items`` (n, r) the vectors
             E, ``counts`` (n,) numbers of pairs, ``shrinkage`` () and ``exponent`` () of the
-            predicted popularity. With landmarks also their positions ``landmarks`` (L,), and of
-            the warm items the mask ``observed`` (n, M) and the features ``warm_m`` (n, d_m), for
-            the modalities of the regression.
+            predicted popularity.
 
     Raises:
         KeyError: the state lacks a tensor, or has one too many.
@@ -59,8 +57,6 @@ class KeepModel(nn.Module):
     counts: Tensor
     exponent: Tensor
     shrinkage: Tensor
-    landmarks: Tensor
-    observed: Tensor
 
     def __init__(
         self,
@@ -70,23 +66,24 @@ class KeepModel(nn.Module):
         state: Mapping[str, Tensor],
     ) -> None:
         super().__init__()
-        check_names(state, len(regression.modalities))
+        check_names(state)
         self.modalities, self._own, self.regression = tuple(modalities), own, regression
         self.users = nn.Embedding.from_pretrained(state["users.weight"])
         for name, x in state.items():
             if name != "users.weight":
                 self.register_buffer(name, x)
-        # Pattern -> coefficients of the projected kernel.
-        self._coefficients: dict[tuple[str, ...], Tensor] = {}
+        self._predictor: Callable[..., Tensor] | None = None  # Of a projected regression.
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
-        self._coefficients.clear()  # `fn` may change the precision or the device.
+        self._predictor = None  # `fn` may change the precision or the device.
         super()._apply(fn, recurse)
         # The regression keeps its dtype, so a model of another precision needs another regression.
         dtype = self.items.dtype
         if dtype != self.regression.dtype:
             state = self.regression.state_dict()
-            self.regression = content_regression(self.regression.modalities, self._own, dtype)
+            self.regression = content_regression(
+                self.regression.modalities, self._own, dtype, projected=True
+            )
             self.regression.load_state_dict(
                 {name: x.to(dtype) if x.is_floating_point() else x for name, x in state.items()}
             )
@@ -104,7 +101,7 @@ class KeepModel(nn.Module):
             _equal(x.to(present[name]), present[name]) for name, x in state_dict.items()
         ):
             return nn.modules.module._IncompatibleKeys([], [])
-        self._coefficients.clear()
+        self._predictor = None
         return super().load_state_dict(state_dict, strict, assign)
 
     @property
@@ -145,12 +142,15 @@ class KeepModel(nn.Module):
         self, rows: Mapping[str, Tensor], mask: Tensor, pattern: tuple[str, ...]
     ) -> Tensor:
         """Return the vectors (N, r) of items by the regression of a pattern."""
-        if "landmarks" not in self._buffers:
+        if self.regression.is_exact:
             h = self.regression.smoother(rows, mask, pattern=pattern)
             vectors, logs = h @ self.items, h @ self._centred_logs()
         else:
-            k = self.regression.kernel_matrix(rows, mask, pattern=pattern)
-            vectors, logs = (k @ self._projected(pattern)).split([self.items.shape[1], 1], dim=1)
+            if self._predictor is None:
+                targets = torch.cat([self.items, self._centred_logs()], dim=1)
+                self._predictor = self.regression.with_targets(targets)
+            values = self._predictor(rows, mask, pattern=pattern)
+            vectors, logs = values.split([self.items.shape[1], 1], dim=1)
         return vectors * (self.exponent * logs).exp()
 
     def _centred_logs(self) -> Tensor:
@@ -158,30 +158,10 @@ class KeepModel(nn.Module):
         logs = self.counts.clamp(min=1).log()
         return (logs - logs.mean())[:, None]
 
-    def _projected(self, pattern: tuple[str, ...]) -> Tensor:
-        """Return the coefficients (L, r + 1) of vectors and log counts, from the cache if there."""
-        if pattern not in self._coefficients:
-            names = self.regression.modalities
 
-            def kernel(block: Tensor) -> Tensor:
-                rows = {name: self.get_buffer(f"warm_{m}")[block] for m, name in enumerate(names)}
-                return self.regression.kernel_matrix(rows, self.observed[block], pattern=pattern)
-
-            targets = torch.cat([self.items, self._centred_logs()], dim=1)
-            k = kernel(self.landmarks)  # The first kernel of a pattern also chooses its options.
-            ridge = self.regression.choices[pattern].ridge
-            if len(self._coefficients) == CACHED_PATTERNS:
-                self._coefficients.pop(next(iter(self._coefficients)))
-            self._coefficients[pattern] = projected_coefficients(kernel, k, targets, ridge)
-        return self._coefficients[pattern]
-
-
-def check_names(state: Mapping[str, Tensor], num_modalities: int) -> None:
-    """Raise unless the state has the tensors of `KeepModel` for the regression's modalities."""
-    needed = set(STATE_NAMES)
-    if "landmarks" in state:
-        needed |= {"landmarks", "observed", *(f"warm_{m}" for m in range(num_modalities))}
-    if mismatch := sorted(set(state) ^ needed):
+def check_names(state: Mapping[str, Tensor]) -> None:
+    """Raise unless the state has the tensors of `KeepModel`."""
+    if mismatch := sorted(set(state) ^ set(STATE_NAMES)):
         raise KeyError(f"the model lacks, or should not have, {', '.join(mismatch)}")
 
 

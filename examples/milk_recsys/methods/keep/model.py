@@ -43,7 +43,6 @@ from torch import Tensor
 
 from invmod._text import NAMES, decode_text
 from invmod.regression import PatternKernelRidge
-from invmod.regression.arguments import MAX_ROWS
 from milk_recsys.base.checkpoint import save_state
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
@@ -55,11 +54,12 @@ from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.keep import KeepOptions
 from milk_recsys.methods.keep.choice import (
-    DEFAULT_EXPONENT,
-    DEFAULT_SHRINKAGE,
     EXPONENTS,
     SHRINKAGES,
+    PairChoice,
     choose,
+    left_out_by_vectors,
+    left_out_exactly,
 )
 from milk_recsys.methods.keep.fitted import KeepModel, check_names, content_regression
 from milk_recsys.methods.keep.vectors import (
@@ -74,8 +74,7 @@ from milk_recsys.methods.warm import WarmData
 
 __all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
 
-# Up to this many warm items, all are landmarks: a factorisation of the whole kernel then costs no
-# more than a projection on fewer landmarks.
+# Up to this many warm items the regression on content is exact, and else projected.
 MAX_DIRECT_ITEMS = 10_000
 MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
 DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
@@ -96,24 +95,16 @@ class Keep:
     """
 
     def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
-        rank = _rank(data, options)
+        rank, projected = _rank(data, options), data.num_items > MAX_DIRECT_ITEMS
         pairs = interactions(data, data.dtype)
         with seeded(seed, device=data.device) as generator:
             x = damped(pairs, options.popularity)
             vectors = ExactVectors(x) if rank is None else SingularVectors(x, rank)
-            landmarks = _landmarks(data, options, generator)
-            shrinkages, exponents = _compared(options, projected=len(landmarks) < data.num_items)
             first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
             targets = vectors.leading.first(COMPARED).item_vectors(first)
-            regression, columns = _fitted_regression(data, options, targets, landmarks)
-            self.choice = choose(
-                regression,
-                data.mask[:, columns],
-                pairs,
-                options.popularity,
-                shrinkages,
-                exponents,
-                generator,
+            regression, columns = _fitted_regression(data, options, targets, projected=projected)
+            self.choice = self._choose(
+                options, regression, data.mask[:, columns], pairs, vectors, generator
             )
             users, items = vectors(self.choice.shrinkage)
         state = {
@@ -124,12 +115,30 @@ class Keep:
             "exponent": users.new_tensor(self.choice.exponent),
             "shrinkage": users.new_tensor(self.choice.shrinkage),
         }
-        if len(landmarks) < data.num_items:
-            state |= {"landmarks": landmarks, "observed": data.mask[:, columns]}
-            for m, column in enumerate(columns):
-                x = data.features[data.modalities[column]].to(users)
-                state[f"warm_{m}"] = torch.where(data.mask[:, column, None], x, 0.0)
         self.net = KeepModel(data.modalities, options, regression, state)
+
+    def _choose(
+        self,
+        options: KeepOptions,
+        regression: PatternKernelRidge,
+        mask: Tensor,
+        pairs: Tensor,
+        vectors: ExactVectors | SingularVectors,
+        generator: torch.Generator,
+    ) -> PairChoice:
+        """Choose the shrinkage and the exponent of the popularity that were not given."""
+        given = options.shrinkage, options.predicted_popularity
+        shrinkages: Sequence[float] = SHRINKAGES if given[0] is None else (given[0],)
+        exponents: Sequence[float] = EXPONENTS if given[1] is None else (given[1],)
+        if None not in given:
+            return PairChoice(shrinkages[0], exponents[0], None)
+        if isinstance(vectors, ExactVectors) or regression.is_exact:
+            damping = options.popularity
+            left_out = left_out_exactly(regression, mask, pairs, damping, generator)
+        else:
+            users, leading = vectors.users, vectors.leading
+            left_out = left_out_by_vectors(regression, mask, pairs, users, leading, generator)
+        return choose(left_out, pairs, shrinkages, exponents)
 
     def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from users to their scores of new items, <A_u, v_c>."""
@@ -159,56 +168,23 @@ def _rank(data: WarmData, options: KeepOptions) -> int | None:
     return rank
 
 
-def _compared(options: KeepOptions, *, projected: bool) -> tuple[Sequence[float], Sequence[float]]:
-    """Return the shrinkages and the exponents of the predicted popularity to choose from.
-
-    With a projected kernel nothing is chosen: the comparison would use landmarks alone. Among so
-    few items content predicts less than among all, so popularity would look too useful.
-    """
-    shrinkages: Sequence[float] = (DEFAULT_SHRINKAGE,) if projected else SHRINKAGES
-    exponents: Sequence[float] = (DEFAULT_EXPONENT,) if projected else EXPONENTS
-    if options.shrinkage is not None:
-        shrinkages = (options.shrinkage,)
-    if options.predicted_popularity is not None:
-        exponents = (options.predicted_popularity,)
-    return shrinkages, exponents
-
-
-def _landmarks(data: WarmData, options: KeepOptions, generator: torch.Generator) -> Tensor:
-    """Return the positions of the warm items that span the kernel.
-
-    Raises:
-        DataError: there would be too many for the regression.
-    """
-    count = options.landmarks if data.num_items > MAX_DIRECT_ITEMS else data.num_items
-    order = torch.randperm(data.num_items, generator=generator).to(data.device)
-    landmarks = order[:count].sort().values
-    if len(landmarks) > MAX_ROWS:
-        raise DataError(
-            f"A kernel of {len(landmarks):,} landmarks does not fit. Choose --landmarks {MAX_ROWS} "
-            "or less."
-        )
-    return landmarks
-
-
 def _fitted_regression(
-    data: WarmData, options: KeepOptions, targets: Tensor, landmarks: Tensor
+    data: WarmData, options: KeepOptions, targets: Tensor, *, projected: bool
 ) -> tuple[PatternKernelRidge, list[int]]:
-    """Fit the regression on content to vectors of the landmarks.
+    """Fit the regression on content to vectors of the warm items.
 
-    A modality that no landmark has is left out.
+    A modality that no warm item has is left out.
 
     Returns:
         the regression, and the column of `data.mask` of each of its modalities.
     """
-    mask = data.mask[landmarks]
-    columns: list[int] = mask.any(dim=0).nonzero()[:, 0].tolist()
+    columns: list[int] = data.mask.any(dim=0).nonzero()[:, 0].tolist()
     if not columns:
         raise DataError("No training item has a feature, so KEEP cannot be fitted.")
     names = [data.modalities[column] for column in columns]
-    features = {name: data.features[name][landmarks] for name in names}
-    regression = content_regression(names, options, data.dtype)
-    return regression.fit(features, targets[landmarks], mask[:, columns]), columns
+    regression = content_regression(names, options, data.dtype, projected=projected)
+    features = {name: data.features[name] for name in names}
+    return regression.fit(features, targets, data.mask[:, columns]), columns
 
 
 class KeepLearner(ClosedFormLearner):
@@ -250,8 +226,9 @@ def scoring_model(
         raise KeyError(f"the model has no tensor {PREFIX + NAMES}")
     fitted = {k.removeprefix(PREFIX): x for k, x in tensors.items() if k.startswith(PREFIX)}
     names = [str(name) for name in decode_text(fitted[NAMES]) or ()]
-    check_names(others, len(names))
-    regression = content_regression(names, options.method, others["items"].dtype)
+    check_names(others)
+    # The state has landmarks if the regression was projected.
+    regression = content_regression(names, options.method, others["items"].dtype, projected=True)
     regression.load_state_dict(fitted)
     model = KeepModel(list(dims), options.method, regression, others)
     widths = {name: regression.get_buffer(f"rows_{m}").shape[1] for m, name in enumerate(names)}

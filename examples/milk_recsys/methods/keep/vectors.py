@@ -120,15 +120,16 @@ class SingularVectors:
         rank: r, at most min(U, n).
 
     Attributes:
-        leading: the leading eigenvectors of X'X.
+        users: A (U, r).
+        leading: S^2 and B.
     """
 
     def __init__(self, x: Tensor, rank: int) -> None:
-        self._a, singular, b = leading_singular_vectors(x, rank)
+        self.users, singular, b = leading_singular_vectors(x, rank)
         # Rows of users without pairs are 0 up to rounding; make them exactly 0.
-        self._a[torch.bincount(x.indices()[0], minlength=len(self._a)) == 0] = 0
+        self.users[torch.bincount(x.indices()[0], minlength=len(self.users)) == 0] = 0
         self.leading = Spectrum(singular.square(), b)
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """Return A (U, r) and E (n, r); `shrinkage` is in units of `leading.unit`."""
-        return self._a, self.leading.item_vectors(shrinkage)
+        return self.users, self.leading.item_vectors(shrinkage)

@@ -1,0 +1,247 @@
+"""Laws of `PatternKernelRidge` with landmarks and neighbours."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invmod.regression import PatternKernelRidge, local
+from invmod.regression.landmarks import random_pivots
+from tests.library.regression_cases import F64, NAMES, hide, problem, small_model
+from tests.strategies import laws, seeded
+
+NUM_ROWS = 60
+PATTERNS = [p for size in (1, 2, 3) for p in itertools.combinations(range(3), size)]
+
+
+def new_rows(n=9, seed=5):
+    """New rows, three of each of three patterns."""
+    x, _, _ = problem(n, seed)
+    mask = torch.tensor([[True, True, True], [True, False, False], [False, True, True]])
+    return x, mask.repeat(n // 3, 1)
+
+
+def both(counts, seed=0, **options):
+    """Return the exact and the projected model, fitted on the same rows."""
+    x, y, mask = problem(NUM_ROWS, seed)
+    weights = torch.rand(NUM_ROWS, generator=seeded(1), dtype=F64) + 0.5
+    landmarks, neighbours = counts
+    near = small_model(landmarks=landmarks, neighbours=neighbours, **options)
+    exact = small_model(**options)
+    return [model.fit(x, y, mask, row_weights=weights) for model in (exact, near)]
+
+
+# --- landmarks ------------------------------------------------------------------------------------
+
+
+def test_landmarks_reproduce_their_rows_and_differ():
+    x = torch.randn(50, 2, generator=seeded(0), dtype=F64)
+    k = (-torch.cdist(x, x).square() / 2).exp()
+    chosen = random_pivots(lambda at: k[:, at], k.diagonal().clone(), 12, seeded(1))
+    assert len(set(chosen.tolist())) == len(chosen) == 12
+    again = random_pivots(lambda at: k[:, at], k.diagonal().clone(), 12, seeded(1))
+    assert torch.equal(chosen, again)
+    projected = k[:, chosen] @ torch.linalg.solve(k[chosen][:, chosen], k[chosen])
+    torch.testing.assert_close(projected[chosen], k[chosen])
+
+
+def test_landmarks_end_where_rows_are_spanned():
+    x = torch.randn(30, 4, generator=seeded(0), dtype=F64)
+    k = x @ x.T
+    chosen = random_pivots(lambda at: k[:, at], k.diagonal().clone(), 30, seeded(2))
+    assert len(chosen) == 4
+    none = random_pivots(lambda at: k[:, at] * 0, k.diagonal() * 0, 5, seeded(0))
+    assert none.tolist() == []
+
+
+def test_landmarks_are_drawn_by_their_errors():
+    """Three copies of one row and one other row: the first landmark is one of the copies in 3/4."""
+    x = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]], dtype=F64)
+    k = x @ x.T
+    g = seeded(0)
+    drawn = [random_pivots(lambda at: k[:, at], k.diagonal().clone(), 2, g) for _ in range(400)]
+    assert all(len(each) == 2 and (each == 3).sum() == 1 for each in drawn)
+    share = sum(int(each[0] == 3) for each in drawn) / 400
+    assert share == pytest.approx(0.25, abs=0.08)
+
+
+def test_the_error_of_landmarks_is_near_that_of_the_best_rank():
+    x = torch.randn(300, 3, generator=seeded(4), dtype=F64)
+    k = (-torch.cdist(x, x).square() / 4).exp()
+    chosen = random_pivots(lambda at: k[:, at], k.diagonal().clone(), 40, seeded(3))
+    left = (k - k[:, chosen] @ torch.linalg.solve(k[chosen][:, chosen], k[chosen])).trace()
+    best = torch.linalg.eigvalsh(k)[: 300 - 40].sum()
+    assert best < left < 4 * best
+
+
+# --- predictions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "angle", "linear"])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("counts", [(59, None), (59, 7), (6, 60), (6, 1000)])
+def test_all_rows_as_landmarks_or_as_neighbours_are_exact(kernel, intercept, counts):
+    exact, near = both(counts, kernel=kernel, intercept=intercept)
+    x, mask = new_rows()
+    # One row is no landmark, but with a small ridge its error is small.
+    tolerance = 1e-2 if counts[0] == 59 and kernel != "linear" else 1e-8
+    torch.testing.assert_close(near(x, mask), exact(x, mask), rtol=0, atol=tolerance)
+    if tolerance == 1e-8:
+        torch.testing.assert_close(near.smoother(x, mask), exact.smoother(x, mask))
+        for pattern in PATTERNS:
+            names = [NAMES[m] for m in pattern]
+            expected, found = (model.leave_one_out(names) for model in (exact, near))
+            torch.testing.assert_close(found, expected)
+
+
+def test_errors_fall_with_landmarks_and_with_neighbours():
+    x, mask = new_rows(60)
+
+    def error(counts):
+        exact, near = both(counts, width=0.2)
+        return float((near(x, mask) - exact(x, mask)).norm())
+
+    by_landmarks = [error((count, None)) for count in (4, 16, 48)]
+    by_neighbours = [error((4, count)) for count in (4, 16, 58)]
+    assert by_landmarks == sorted(by_landmarks, reverse=True)
+    assert by_landmarks[0] > by_neighbours[0] > 1.5 * by_neighbours[1] > 3 * by_neighbours[2]
+
+
+@pytest.mark.parametrize("counts", [(8, None), (8, 5)])
+@pytest.mark.parametrize("rows", ["all", "superset", "exact"])
+def test_predictions_are_those_of_the_smoother(counts, rows):
+    _, near = both(counts, rows=rows)
+    x, mask = new_rows()
+    h = near.smoother(x, mask)
+    torch.testing.assert_close(h @ near._training.targets, near(x, mask))
+    torch.testing.assert_close(h.sum(dim=1), torch.ones(9, dtype=F64))
+    other = torch.randn(NUM_ROWS, 3, generator=seeded(8), dtype=F64)
+    predictor = near.with_targets(other)
+    torch.testing.assert_close(predictor(x, mask), h @ other)
+    torch.testing.assert_close(predictor(x, mask), h @ other)
+    forced = near.smoother(x, mask, pattern=["a", "b"])
+    torch.testing.assert_close(predictor(x, mask, pattern=["a", "b"]), forced @ other)
+    torch.testing.assert_close(near(x, mask, pattern=["a", "b"]), forced @ near._training.targets)
+
+
+@pytest.mark.parametrize("counts", [(8, None), (8, 5), (None, None)])
+def test_leaving_out_a_row_equals_a_row_that_hardly_counts(counts):
+    _, near = both(counts)
+    left_out = near.leave_one_out(["a", "b"], torch.tensor([0, 3]))
+    x, _, mask = problem(NUM_ROWS)
+    for place, row in enumerate((0, 3)):
+        without = copy.deepcopy(near)
+        without.row_weights[row] = 1e-9
+        without._state_changed()
+        one = {name: v[[row]] for name, v in x.items()}
+        expected = without(one, mask[[row]], pattern=["a", "b"])[0]
+        torch.testing.assert_close(left_out[place], expected, rtol=0, atol=1e-6)
+
+
+def test_batches_change_nothing(monkeypatch):
+    _, near = both((8, 5))
+    x, mask = new_rows()
+    expected, left = near(x, mask), near.leave_one_out(["a"])
+    for name, value in (("MAX_KERNEL", 70), ("MAX_BATCH", 200), ("MAX_WHITENED", 10)):
+        monkeypatch.setattr(local, name, value)
+    _, again = both((8, 5))
+    torch.testing.assert_close(again(x, mask), expected)
+    torch.testing.assert_close(again.leave_one_out(["a"]), left)
+
+
+@laws
+@given(st.integers(0, 100), st.sampled_from([(5, None), (5, 4)]), st.sampled_from([7.0, torch.nan]))
+def test_hidden_cells_change_no_bit(seed, counts, value):
+    x, y, mask = problem(30, seed)
+    new, new_mask = new_rows()
+    options = {"landmarks": counts[0], "neighbours": counts[1]}
+    model = small_model(**options).fit(x, y, mask)
+    expected = model(new, new_mask)
+    hidden = small_model(**options).fit(hide(x, mask, value), y, mask)
+    assert torch.equal(hidden(hide(new, new_mask, value), new_mask), expected)
+
+
+def test_a_precomputed_kernel_and_classes():
+    x = torch.randn(40, 3, generator=seeded(0), dtype=F64)
+    classes = (x[:, 0] > 0).long()
+    k = (-torch.cdist(x, x).square() / 2).exp()
+    options = {"kernel": "precomputed", "ridge": 0.1, "standardize": False}
+    exact = PatternKernelRidge(["k"], **options).fit({"k": k}, classes)
+    near = PatternKernelRidge(["k"], **options, landmarks=5, neighbours=40).fit({"k": k}, classes)
+    assert len(near.landmarks_0) == 5
+    torch.testing.assert_close(near({"k": k}), exact({"k": k}))
+    torch.testing.assert_close(near.probabilities({"k": k}), exact.probabilities({"k": k}))
+    assert torch.equal(near.predict({"k": k}), exact.predict({"k": k}))
+
+
+def test_float32_agrees_with_float64():
+    exact, near = both((20, 10), dtype=torch.float32)
+    _, double = both((20, 10))
+    for m in range(3):
+        setattr(near, f"landmarks_{m}", double.get_buffer(f"landmarks_{m}").float())
+    near._state_changed()
+    x, mask = new_rows()
+    torch.testing.assert_close(near(x, mask).double(), double(x, mask), rtol=1e-3, atol=1e-3)
+    assert near(x, mask).dtype == exact(x, mask).dtype == torch.float32
+
+
+def test_gradients_reach_the_features():
+    _, near = both((8, 5))
+    x, mask = new_rows(3)
+
+    def values(a):
+        return near({**x, "a": a}, mask)
+
+    assert torch.autograd.gradcheck(values, x["a"].clone().requires_grad_(), atol=1e-6)
+
+
+def test_a_fitted_model_can_be_stored(tmp_path):
+    _, near = both((8, 5))
+    x, mask = new_rows()
+    near.save(tmp_path / "model.safetensors")
+    loaded = small_model(landmarks=8, neighbours=5).load(tmp_path / "model.safetensors")
+    assert torch.equal(loaded(x, mask), near(x, mask))
+
+
+def test_few_rows_are_exact_and_many_are_refused_without_landmarks(monkeypatch):
+    exact, near = both((NUM_ROWS, 5))
+    x, mask = new_rows()
+    assert torch.equal(exact(x, mask), near(x, mask))
+    monkeypatch.setattr("invmod.regression.arguments.MAX_ROWS", NUM_ROWS - 1)
+    with pytest.raises(ValueError, match="Approximate it with `landmarks` and `neighbours`"):
+        both((NUM_ROWS, 5))
+    x, y, mask = problem(NUM_ROWS)
+    small_model(landmarks=5).fit(x, y, mask)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"landmarks": 0}, ValueError, "`landmarks` must be at least 1"),
+        ({"landmarks": 2.0}, TypeError, "`landmarks` must be an int"),
+        ({"neighbours": 5}, ValueError, "`neighbours` needs `landmarks`"),
+        ({"landmarks": 5, "neighbours": 0}, ValueError, "`neighbours` must be at least 1"),
+    ],
+)
+def test_invalid_counts_are_rejected(options, error, message):
+    with pytest.raises(error, match=message):
+        small_model(**options)
+
+
+def test_calls_are_checked():
+    exact, near = both((8, 5))
+    with pytest.raises(ValueError, match="not available with landmarks"):
+        near.leave_one_out_smoother(["a"])
+    for model in (exact, near):
+        lacking = (~model._training.observed[:, 0]).nonzero()[0]
+        with pytest.raises(ValueError, match="`rows` has training rows that"):
+            model.leave_one_out(["a"], lacking)
+        with pytest.raises(ValueError, match=r"must have shape \(60, r\)"):
+            model.with_targets(torch.zeros(5, 2))
+        with pytest.raises(ValueError, match="no modality that varies"):
+            model.leave_one_out([])
+        with pytest.raises(KeyError, match="'z'"):
+            model.leave_one_out(["z"])
