@@ -33,7 +33,7 @@ from typing_extensions import override
 
 from invmod.regression.patterns import PatternChoice
 from invmod.regression.projection import BLOCK, Projection
-from invmod.regression.solving import Fitted, PatternSolution
+from invmod.regression.solving import Fitted, PatternSolution, cholesky_factor
 from invmod.regression.training_rows import Pattern, Queries
 
 MAX_KERNEL = 2**25  # Number of kernel entries in memory when neighbours are searched.
@@ -120,32 +120,44 @@ class ProjectedSolution(PatternSolution):
         """Return the Cholesky factor of G (L + 1, L + 1); the last row is the intercept's."""
         if self._root is None:
             with torch.no_grad():
-                self._root = torch.linalg.cholesky(self._system())
+                self._root = cholesky_factor(self._system(), self.choice.ridge)
         return self._root
 
     def _system(self) -> Tensor:
-        """Return the lower triangle of G."""
+        """Return G, or its lower triangle."""
+        system = self._summed_groups() if self.projection.keeps_sums else self._summed_rows()
+        system.diagonal()[:-1] += 1
+        if not self.intercept:
+            system[-1, -1] = 1
+        return system
+
+    def _summed_rows(self) -> Tensor:
+        """Return F' D^-1 F from one pass over the training rows."""
+        size = self._places()[-1].stop + 1
+        total = self.training.targets.new_zeros(size, size)
+        for block in torch.split(torch.arange(len(self.rows), device=total.device), BLOCK):
+            features = self._training_features(block)
+            total.addmm_(features.T / self._noise[block], features)
+        return total
+
+    def _summed_groups(self) -> Tensor:
+        """Return the lower triangle of F' D^-1 F from the sums of groups of training rows."""
         projection, places = self.projection, self._places()
-        total = places[-1].stop
-        system = self.training.targets.new_zeros(total + 1, total + 1)
-        system.diagonal()[:total] = 1
+        last = places[-1].stop
+        total = self.training.targets.new_zeros(last + 1, last + 1)
         for group, precision in self._groups():
-            system[total, total] += (
-                precision * self.training.row_weights[projection.groups[group]].sum()
-            )
+            weights = self.training.row_weights[projection.groups[group]]
+            total[last, last] += self.intercept * precision * weights.sum()
             for i, (m, weight) in enumerate(self._active):
                 if m not in group:
                     continue
                 scale = precision * weight**0.5
-                system[total, places[i]] += scale * projection.sums(group, m)
+                total[last, places[i]] += self.intercept * scale * projection.sums(group, m)
                 for j, (k, other) in enumerate(self._active[: i + 1]):
                     if k in group:
                         inner = projection.inner(group, m, k)
-                        system[places[i], places[j]] += scale * other**0.5 * inner
-        if not self.intercept:
-            system[total] = 0
-            system[total, total] = 1
-        return system
+                        total[places[i], places[j]] += scale * other**0.5 * inner
+        return total
 
     @override
     @torch.no_grad()

@@ -11,12 +11,14 @@ with the noise D_i = (l + noise of the modalities that row i lacks) / w_i of row
 
 (with an intercept, F has a column of ones, for which the 1 on the diagonal of G is 0). Since D is
 the same, up to w, for all rows with the same modalities, the products F_m' W F_k and F_m' W Y are
-summed once for each pattern of training rows. A new pattern then costs no pass over the rows.
+summed once for each pattern of training rows. A new pattern then costs no pass over the rows,
+unless there are so many patterns of training rows that their sums would not fit in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from invmod.regression.training_rows import Pattern, TrainingRows
 SEED = 1  # Seed of the draw of landmarks.
 MAX_DRAWN = 20_000  # Number of rows among which the landmarks of a modality are drawn.
 BLOCK = 8192  # Number of rows whose features are computed at once.
+MAX_SUMS = 2**28  # Number of entries of the sums over all groups that are kept.
 
 
 def draw_landmarks(training: TrainingRows, count: int) -> list[Tensor]:
@@ -69,6 +72,23 @@ class Projection:
         self._inner: dict[tuple[Pattern, int, int], Tensor] = {}
         self._targets: Tensor | None = None
         self._answers: dict[tuple[Pattern, int], Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy or a pickle, without what is computed from them."""
+        empty: dict[str, Any] = {
+            "_roots": {},
+            "_rows": {},
+            "_inner": {},
+            "_targets": None,
+            "_answers": {},
+        }
+        return {**self.__dict__, **empty}
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether the sums of all groups fit: with many patterns of rows there are too many."""
+        sizes = [len(at) for at in self.landmarks]
+        return sum(sum(sizes[m] for m in group) ** 2 for group in self.groups) <= MAX_SUMS
 
     def features(self, m: int, x: Tensor, observed: Tensor) -> Tensor:
         """Return the features (N, L_m) of rows of modality number m, 0 where it is missing.

@@ -40,13 +40,7 @@ class Factor:
         self, k: Tensor, ridge: float, row_weights: Tensor | None = None, *, intercept: bool
     ) -> None:
         k.diagonal().add_(ridge if row_weights is None else ridge / row_weights)
-        self.root, failed = torch.linalg.cholesky_ex(k)
-        if failed:
-            raise ValueError(
-                f"PatternKernelRidge: a kernel of {len(k)} rows is not positive definite in "
-                f"{k.dtype} with the ridge {ridge:.3g}. Use a larger ridge or dtype=torch.float64; "
-                "a precomputed kernel must be symmetric and positive semi-definite."
-            )
+        self.root = cholesky_factor(k, ridge)
         # The share s of each training row in the intercept (n,).
         self.shares: Tensor | None = None
         if intercept:
@@ -75,6 +69,24 @@ class Factor:
         h = c.div_(-c.diagonal().clone()[:, None])
         h.fill_diagonal_(0.0 if len(h) > 1 or self.shares is None else torch.nan)
         return h
+
+
+def cholesky_factor(system: Tensor, ridge: float) -> Tensor:
+    """Return the lower Cholesky factor of the system (n, n) of a regression with this ridge.
+
+    Raises:
+        ValueError: it is not positive definite.
+    """
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(system)
+    if failed:
+        raise ValueError(
+            f"PatternKernelRidge: a kernel of {len(system)} rows is not positive definite in "
+            f"{system.dtype} with the ridge {ridge:.3g}. Use a larger ridge or "
+            "dtype=torch.float64; a precomputed kernel must be symmetric and positive "
+            "semi-definite."
+        )
+    return root
 
 
 class Fitted(NamedTuple):

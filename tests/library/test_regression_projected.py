@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invmod.regression import PatternKernelRidge, local
+from invmod.regression import PatternKernelRidge, local, projection
 from invmod.regression.landmarks import random_pivots
 from tests.library.regression_cases import F64, NAMES, hide, problem, small_model
 from tests.strategies import laws, seeded
@@ -150,6 +150,28 @@ def test_batches_change_nothing(monkeypatch):
     _, again = both((8, 5))
     torch.testing.assert_close(again(x, mask), expected)
     torch.testing.assert_close(again.leave_one_out(["a"]), left)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_one_pass_over_the_rows_equals_the_sums_of_groups(monkeypatch, intercept):
+    x, mask = new_rows()
+    _, near = both((8, 5), intercept=intercept)
+    expected = near(x, mask)
+    assert near._projection._inner
+    monkeypatch.setattr(projection, "MAX_SUMS", 0)
+    _, again = both((8, 5), intercept=intercept)
+    torch.testing.assert_close(again(x, mask), expected)
+    assert not again._projection._inner
+
+
+def test_a_copy_computes_its_sums_itself():
+    x, mask = new_rows()
+    _, near = both((8, 5))
+    expected = near(x, mask)
+    twin = copy.deepcopy(near)
+    assert near._projection._rows
+    assert not twin._projection._rows
+    torch.testing.assert_close(twin(x, mask), expected)
 
 
 @laws
