@@ -64,7 +64,8 @@ class PatternKernelRidge(PatternPredictions):
     For n training rows, a pattern costs :math:`n^3/3` operations to solve when it is first met, and
     as much memory as three matrices (n, n); its coefficients are kept, and after `smoother` a
     matrix (n, n) as well. A choice costs an eigendecomposition of at most `choice_rows` rows: one
-    for each kernel, and one to three for each pattern. More than 20,000 training rows are refused.
+    for each kernel, and one to three for each pattern. More than 20,000 training rows are refused
+    without `landmarks`.
 
     Arguments:
         modalities: the M names in the order of the mask's columns.
