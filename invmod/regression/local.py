@@ -323,8 +323,29 @@ class ProjectedSolution(PatternSolution):
             near, a = self._local(queries, phi)
             phi = phi - self._spanned(near, a)
             local = local.scatter(1, near, a)
+        return self._spread(torch.cholesky_solve(phi.T, self._factor()).T, local)
+
+    @override
+    def left_out_smoother(self, queries: Queries) -> Tensor:
+        if queries.positions is None:
+            raise ValueError("left_out_smoother: the queries must be training rows.")
+        own, phi = queries.positions[:, None], self._features(queries)
+        local = phi.new_zeros(len(phi), len(self.rows))
         solved = torch.cholesky_solve(phi.T, self._factor()).T
-        blocks = torch.split(torch.arange(len(self.rows), device=phi.device), BLOCK)
+        left = self._noise[queries.positions] - (phi * solved).sum(dim=1)
+        if self.neighbours:
+            near, a = self._local(queries, phi)
+            phi = phi - self._spanned(near, a)
+            local = local.scatter(1, near, a)
+        # G^-1 without a row is G^-1 + G^-1 phi phi' G^-1 / (D - phi' G^-1 phi).
+        change = (phi * solved).sum(dim=1) / left
+        all_of = torch.cholesky_solve(phi.T, self._factor()).T + change[:, None] * solved
+        h = self._spread(all_of, local)
+        return h.scatter(1, self.rows[own], 0.0)
+
+    def _spread(self, solved: Tensor, local: Tensor) -> Tensor:
+        """Return solved F' D^-1 + local, (N, n_p), on all training rows (N, n)."""
+        blocks = torch.split(torch.arange(len(self.rows), device=solved.device), BLOCK)
         spread = [solved @ self._training_features(b).T / self._noise[b] for b in blocks]
         h = torch.cat(spread, dim=1) + local
         return h.new_zeros(len(h), len(self.training.targets)).index_copy(1, self.rows, h)

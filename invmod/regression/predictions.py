@@ -133,7 +133,11 @@ class PatternPredictions(PatternRegressions):
 
     @torch.no_grad()
     def leave_one_out_smoother(
-        self, modalities: Sequence[str], rows: Tensor | None = None
+        self,
+        modalities: Sequence[str],
+        rows: Tensor | None = None,
+        *,
+        from_all: bool = False,
     ) -> Tensor:
         r"""Return the weights of the other training rows in each one's leave-one-out prediction.
 
@@ -151,10 +155,12 @@ class PatternPredictions(PatternRegressions):
             modalities: names of the modalities of the pattern.
             rows: int64 (s,), positions of the training rows that are used, without repetition;
                 None means all n.
+            from_all: predict `rows` from all other training rows, not from each other. With
+                landmarks it must be True, and the landmarks were drawn with row i.
 
         Returns:
-            (s, s). Rows and columns of training rows that the pattern does not use are 0. A row
-            that the others do not determine has NaN.
+            (s, s), or (s, n) with `from_all`. Rows and columns of training rows that the pattern
+            does not use are 0. A row that the others do not determine has NaN.
 
         Raises:
             RuntimeError: the model is not fitted.
@@ -170,15 +176,23 @@ class PatternPredictions(PatternRegressions):
         """
         function = f"{type(self).__name__}.leave_one_out_smoother"
         self._check_fitted(function)
-        solution = self._solution(self._flags(function, modalities))
-        if not isinstance(solution, Solution):
-            raise ValueError(
-                f"{function}: not available with landmarks. `leave_one_out` returns the "
-                "predictions themselves."
-            )
-        num_rows, device = len(self._training.targets), self.get_buffer("targets").device
-        chosen = checked_rows(function, rows, num_rows, device)
-        return solution.leave_one_out(chosen)
+        training, solution = self._training, self._solution(self._flags(function, modalities))
+        chosen = checked_rows(function, rows, len(training.targets), training.targets.device)
+        if not from_all:
+            if not isinstance(solution, Solution):
+                raise ValueError(f"{function}: with landmarks, `from_all` must be True.")
+            return solution.leave_one_out(chosen)
+        used = torch.isin(chosen, solution.rows)
+        h = training.targets.new_zeros(len(chosen), len(training.targets))
+        if solution.pattern and used.any():
+            with without_autocast(h):
+                h[used] = solution.left_out_smoother(self._left_out(solution, chosen[used]))
+        return h
+
+    def _left_out(self, solution: PatternSolution, rows: Tensor) -> Queries:
+        """Return training rows (s,) of a pattern as queries that are left out."""
+        training, positions = self._training, torch.searchsorted(solution.rows, rows)
+        return Queries([x[rows] for x in training.x], training.observed[rows], positions)
 
     @torch.no_grad()
     def leave_one_out(
@@ -230,10 +244,8 @@ class PatternPredictions(PatternRegressions):
         fitted = None
         if targets is not None:
             fitted = solution.fit(self._other_targets(function, targets))
-        positions = torch.searchsorted(solution.rows, chosen)
         with without_autocast(training.targets):
-            queries = Queries([x[chosen] for x in training.x], training.observed[chosen], positions)
-            return solution.left_out(queries, fitted)
+            return solution.left_out(self._left_out(solution, chosen), fitted)
 
     def with_targets(self, targets: Tensor) -> Callable[..., Tensor]:
         """Return the same regressions for other targets, with the options that were chosen.

@@ -155,6 +155,10 @@ class PatternSolution(ABC):
     def smoother(self, queries: Queries) -> Tensor:
         """Return H (N, n) on all training rows, with 0 for rows that the pattern does not use."""
 
+    @abstractmethod
+    def left_out_smoother(self, queries: Queries) -> Tensor:
+        """Return H (N, n) of training rows of the pattern, each without itself."""
+
     def own(self, fitted: Fitted | None) -> Fitted:
         """Return what was fitted to the training targets, if None."""
         if fitted is not None:
@@ -224,6 +228,13 @@ class Solution(PatternSolution):
             raise ValueError("left_out: the queries must be training rows.")
         targets = self.own(fitted).targets[self.rows]
         return self.leave_one_out(self.rows)[queries.positions] @ targets
+
+    @override
+    def left_out_smoother(self, queries: Queries) -> Tensor:
+        if queries.positions is None:
+            raise ValueError("left_out_smoother: the queries must be training rows.")
+        h = self.leave_one_out(self.rows)[queries.positions]
+        return h.new_zeros(len(h), len(self.training.targets)).index_copy(1, self.rows, h)
 
     @override
     def smoother(self, queries: Queries) -> Tensor:

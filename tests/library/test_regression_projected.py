@@ -128,6 +128,22 @@ def test_predictions_are_those_of_the_smoother(counts, rows):
 
 
 @pytest.mark.parametrize("counts", [(8, None), (8, 5), (None, None)])
+@pytest.mark.parametrize("names", [["a"], ["a", "c"]])
+def test_left_out_weights_are_those_of_left_out_predictions(counts, names):
+    _, near = both(counts)
+    targets = near._training.targets
+    h = near.leave_one_out_smoother(names, from_all=True)
+    used = near._solution([name in names for name in NAMES]).rows
+    assert h.diagonal().eq(0).all()
+    torch.testing.assert_close((h @ targets)[used], near.leave_one_out(names))
+    unused = torch.ones(NUM_ROWS, dtype=torch.bool)
+    unused[used] = False
+    assert h[unused].eq(0).all()
+    some = torch.tensor([5, 0, 17])
+    torch.testing.assert_close(near.leave_one_out_smoother(names, some, from_all=True), h[some])
+
+
+@pytest.mark.parametrize("counts", [(8, None), (8, 5), (None, None)])
 def test_leaving_out_a_row_equals_a_row_that_hardly_counts(counts):
     _, near = both(counts)
     left_out = near.leave_one_out(["a", "b"], torch.tensor([0, 3]))
@@ -255,7 +271,7 @@ def test_invalid_counts_are_rejected(options, error, message):
 
 def test_calls_are_checked():
     exact, near = both((8, 5))
-    with pytest.raises(ValueError, match="not available with landmarks"):
+    with pytest.raises(ValueError, match="with landmarks, `from_all` must be True"):
         near.leave_one_out_smoother(["a"])
     for model in (exact, near):
         lacking = (~model._training.observed[:, 0]).nonzero()[0]
