@@ -12,7 +12,7 @@ from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.closed_form import interactions
 from milk_recsys.methods.keep import choice, fitted
 from milk_recsys.methods.keep import model as keep
-from milk_recsys.methods.keep.vectors import ExactVectors, SingularVectors, damped
+from milk_recsys.methods.keep.vectors import ExactVectors, SingularVectors, UserVectors, damped
 from tests.recsys.methods.tiny_baselines import (
     ITEMS,
     USERS,
@@ -250,35 +250,32 @@ def test_given_options_are_not_compared():
 
 
 @pytest.mark.parametrize("neighbours", [1, ITEMS])
-def test_left_out_scores_by_vectors_are_those_of_refits(monkeypatch, neighbours):
-    """All warm items are neighbours, so the projected regression is exact."""
+@pytest.mark.parametrize("form", ["users", "vectors"])
+def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
+    """If all warm items are neighbours, the projected regression is exact."""
     monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
     data = make_data()
     b = make("keep", **GIVEN, landmarks=4, neighbours=neighbours)
-    pairs = interactions(data, data.dtype)
+    pairs, g = interactions(data, data.dtype), torch.Generator().manual_seed(0)
     x = damped(pairs, 0.25)
-    vectors = SingularVectors(x, min(USERS, ITEMS))
-    left_out = choice.left_out_by_vectors(
-        b.net.regression,
-        data.mask,
-        pairs,
-        vectors.users,
-        vectors.leading,
-        torch.Generator().manual_seed(0),
-    )
-    drawn = dict.fromkeys(range(ITEMS), ())
-    have, g = data.mask[left_out.items], torch.Generator().manual_seed(0)
-    choice.drawn_items(data.mask, ITEMS, g)
-    for names, own in choice.drawn_patterns_of(data.modalities, have, g):
-        drawn |= dict.fromkeys(left_out.items[own].tolist(), tuple(names))
+    if form == "users":
+        left_out = choice.left_out_by_users(b.net.regression, data.mask, pairs, UserVectors(x), g)
+    else:
+        v = SingularVectors(x, min(USERS, ITEMS))
+        left_out = choice.left_out_by_vectors(
+            b.net.regression, data.mask, pairs, v.users, v.leading, g
+        )
+    drawn, g = {}, torch.Generator().manual_seed(0)
+    items = choice.drawn_items(data.mask, ITEMS, g)
+    for names, own in choice.drawn_patterns_of(data.modalities, data.mask[items], g):
+        drawn |= dict.fromkeys(items[own].tolist(), tuple(names))
+    assert torch.equal(items, left_out.items)
     assert len(set(drawn.values())) == 3
     for shift in (0.1, 2.0):
-        found = left_out.scores(shift)
+        found = left_out.scores(shift).numpy()
         errors = [
-            np.abs(
-                found[:, place].numpy() - left_out_by_hand(data, b, drawn[item], shift, item)
-            ).max()
-            for place, item in enumerate(left_out.items.tolist())
+            np.abs(found[:, place] - left_out_by_hand(data, b, drawn[item], shift, item)).max()
+            for place, item in enumerate(items.tolist())
         ]
         assert (max(errors) < 1e-7) == (neighbours == ITEMS)
         assert max(errors) < 0.5
@@ -286,13 +283,13 @@ def test_left_out_scores_by_vectors_are_those_of_refits(monkeypatch, neighbours)
     direct = choice.left_out_exactly(
         exact.net.regression, data.mask, pairs, 0.25, torch.Generator().manual_seed(0)
     )
-    assert torch.equal(direct.items, left_out.items)
     assert left_out.unit == pytest.approx(direct.unit)
     assert torch.allclose(left_out.popularity, direct.popularity) == (neighbours == ITEMS)
 
 
-def test_options_are_chosen_with_landmarks_too(monkeypatch):
-    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
+@pytest.mark.parametrize("limit", [10, 15])
+def test_options_are_chosen_with_landmarks_too(monkeypatch, limit):
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", limit)  # 12 users and 20 items
     monkeypatch.setattr(choice, "MIN_LENGTH", 5)
     b = make("keep", landmarks=15, neighbours=4)
     assert b.choice.ndcg is not None
@@ -303,6 +300,24 @@ def test_options_are_chosen_with_landmarks_too(monkeypatch):
 
 
 # --- parts ----------------------------------------------------------------------------------------
+
+
+def test_with_fewer_users_than_items_vectors_have_the_width_of_users(monkeypatch, tmp_path):
+    new, mask = new_items()
+    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 15)
+    b = make("keep", **GIVEN, landmarks=4, neighbours=ITEMS)
+    assert b.net.users.weight.shape == (USERS, USERS)
+    assert "items" not in b.net.state_dict()
+    monkeypatch.setattr(fitted, "MAX_WEIGHTS", 3 * ITEMS)  # blocks of three new items
+    expected = scores(make("keep", **GIVEN), new, mask)
+    np.testing.assert_allclose(scores(b, new, mask), expected, rtol=1e-6, atol=1e-9)
+    again = make("keep", **GIVEN, landmarks=4, neighbours=ITEMS)
+    again.net.load_state_dict(b.net.state_dict())
+    np.testing.assert_array_equal(scores(again, new, mask), scores(b, new, mask))
+    state = dict(b.net.state_dict())
+    del state["item_values"]
+    with pytest.raises(KeyError, match="item_values"):
+        fitted.check_names({n: x for n, x in state.items() if not n.startswith("regression")})
 
 
 def test_all_items_as_neighbours_are_exact_and_fewer_approximate(monkeypatch):

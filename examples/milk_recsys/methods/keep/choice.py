@@ -38,6 +38,7 @@ from milk_recsys.methods.keep.vectors import (
     LEADING,
     MIN_SHRINKAGE,
     Spectrum,
+    UserVectors,
     damped,
     gram,
     inverse,
@@ -146,6 +147,46 @@ def left_out_exactly(
 
     unit = spectrum(products, min(LEADING, *x.shape)).unit
     return LeftOut(items, scores, y.T @ (logs - logs.mean()), unit)
+
+
+def left_out_by_users(
+    regression: PatternKernelRidge,
+    mask: Tensor,
+    pairs: Tensor,
+    vectors: UserVectors,
+    generator: torch.Generator,
+) -> LeftOut:
+    """Score warm items without their content and their pairs, by the kernel over users.
+
+    With C = (K + lambda I)^-1 and K = X X', lambda P = I - X' C X, and the equation above becomes
+
+        scores of item j:  X y_j - lambda C X y_j + lambda t_j C x_j
+        t_j = -<x_j, C X y_j> / (1 - <x_j, C x_j>)
+
+    where x_j is column j of X.
+
+    Arguments:
+        regression, mask, pairs, generator: as in `left_out_exactly`.
+        vectors: X and K.
+    """
+    items = drawn_items(mask, MAX_PROJECTED_ITEMS, generator)
+    logs = centred_logs(pairs)
+    own = vectors.x.index_select(1, items).to_dense()
+    predicted, popularity = torch.zeros_like(own), logs.new_zeros(len(items))
+    for names, part in drawn_patterns_of(regression.modalities, mask[items], generator):
+        h = regression.leave_one_out_smoother(names, items[part], from_all=True)
+        predicted[:, part] = torch.sparse.mm(vectors.x, h.T.contiguous())
+        popularity[part] = h @ logs
+
+    def scores(shift: float) -> Tensor:
+        shifted = vectors.products.clone()
+        shifted.diagonal().add_(shift)
+        root = torch.linalg.cholesky(shifted)
+        solved, solved_own = (torch.cholesky_solve(y, root) for y in (predicted, own))
+        t = -(own * solved).sum(dim=0) / (1 - (own * solved_own).sum(dim=0))
+        return predicted - shift * solved + shift * t * solved_own
+
+    return LeftOut(items, scores, popularity, vectors.leading.unit)
 
 
 def left_out_by_vectors(

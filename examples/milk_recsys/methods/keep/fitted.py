@@ -14,7 +14,18 @@ from milk_recsys.methods.keep import KeepOptions
 
 CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
 BLOCK = 4096  # Number of items that are embedded at once.
-STATE_NAMES = ("users.weight", "trained_users", "items", "counts", "exponent", "shrinkage")
+MAX_WEIGHTS = 2**27  # Number of weights of warm items in memory, for a block of new items.
+SHARED_NAMES = ("users.weight", "trained_users", "counts", "exponent", "shrinkage")
+# The vectors E of the warm items, or its entries if it is sparse.
+ITEM_NAMES = (("items",), ("item_rows", "item_columns", "item_values"))
+
+
+def item_state(items: Tensor) -> dict[str, Tensor]:
+    """Return the part of the state that holds E (n, r), which may be sparse."""
+    if not items.is_sparse:
+        return {"items": items}
+    parts = (*items.indices(), items.values())
+    return dict(zip(ITEM_NAMES[1], parts, strict=True))
 
 
 def content_regression(
@@ -43,9 +54,9 @@ class KeepModel(nn.Module):
         modalities: names, in the order of the columns of masks.
         own: the method's options.
         regression: the regression on content, fitted on all warm items.
-        state: ``users.weight`` (U, r), ``trained_users`` (U,) bool, ``items`` (n, r) the vectors
-            E, ``counts`` (n,) numbers of pairs, ``shrinkage`` () and ``exponent`` () of the
-            predicted popularity.
+        state: ``users.weight`` (U, r), ``trained_users`` (U,) bool, the vectors E as in
+            `item_state`, ``counts`` (n,) numbers of pairs, ``shrinkage`` () and ``exponent`` () of
+            the predicted popularity.
 
     Raises:
         KeyError: the state lacks a tensor, or has one too many.
@@ -53,7 +64,6 @@ class KeepModel(nn.Module):
 
     users: nn.Embedding
     trained_users: Tensor
-    items: Tensor
     counts: Tensor
     exponent: Tensor
     shrinkage: Tensor
@@ -78,7 +88,7 @@ class KeepModel(nn.Module):
         self._predictor = None  # `fn` may change the precision or the device.
         super()._apply(fn, recurse)
         # The regression keeps its dtype, so a model of another precision needs another regression.
-        dtype = self.items.dtype
+        dtype = self.counts.dtype
         if dtype != self.regression.dtype:
             state = self.regression.state_dict()
             self.regression = content_regression(
@@ -130,10 +140,10 @@ class KeepModel(nn.Module):
         """
         names = self.regression.modalities
         own = mask[:, [self.modalities.index(name) for name in names]]
-        vectors = self.items.new_zeros(len(mask), self.items.shape[1])
+        vectors = self.counts.new_zeros(len(mask), self.users.embedding_dim)
         for modalities, items in patterns(own):
             pattern = tuple(names[m] for m in modalities) if self._own.per_pattern else names
-            for block in items.split(BLOCK):
+            for block in items.split(max(1, min(BLOCK, MAX_WEIGHTS // len(self.counts)))):
                 rows = {name: features[name][block] for name in names if name in features}
                 vectors[block] = self._vectors(rows, own[block], pattern)
         return vectors
@@ -142,16 +152,26 @@ class KeepModel(nn.Module):
         self, rows: Mapping[str, Tensor], mask: Tensor, pattern: tuple[str, ...]
     ) -> Tensor:
         """Return the vectors (N, r) of items by the regression of a pattern."""
-        if self.regression.is_exact:
+        sparse = "items" not in self._buffers
+        if self.regression.is_exact or sparse:
             h = self.regression.smoother(rows, mask, pattern=pattern)
-            vectors, logs = h @ self.items, h @ self._centred_logs()
+            vectors, logs = self._summed(h), h @ self._centred_logs()
         else:
             if self._predictor is None:
-                targets = torch.cat([self.items, self._centred_logs()], dim=1)
+                targets = torch.cat([self.get_buffer("items"), self._centred_logs()], dim=1)
                 self._predictor = self.regression.with_targets(targets)
             values = self._predictor(rows, mask, pattern=pattern)
-            vectors, logs = values.split([self.items.shape[1], 1], dim=1)
+            vectors, logs = values.split([values.shape[1] - 1, 1], dim=1)
         return vectors * (self.exponent * logs).exp()
+
+    def _summed(self, h: Tensor) -> Tensor:
+        """Return h E (N, r)."""
+        if "items" in self._buffers:
+            return h @ self.get_buffer("items")
+        rows, columns, values = (self.get_buffer(name) for name in ITEM_NAMES[1])
+        size = (self.users.embedding_dim, len(self.counts))
+        transposed = torch.sparse_coo_tensor(torch.stack([columns, rows]), values, size)
+        return torch.sparse.mm(transposed.coalesce(), h.T.contiguous()).T
 
     def _centred_logs(self) -> Tensor:
         """Return log d_W - mean(log d_W), (n, 1)."""
@@ -161,7 +181,8 @@ class KeepModel(nn.Module):
 
 def check_names(state: Mapping[str, Tensor]) -> None:
     """Raise unless the state has the tensors of `KeepModel`."""
-    if mismatch := sorted(set(state) ^ set(STATE_NAMES)):
+    items = ITEM_NAMES["items" not in state]
+    if mismatch := sorted(set(state) ^ {*SHARED_NAMES, *items}):
         raise KeyError(f"the model lacks, or should not have, {', '.join(mismatch)}")
 
 

@@ -58,15 +58,17 @@ from milk_recsys.methods.keep.choice import (
     SHRINKAGES,
     PairChoice,
     choose,
+    left_out_by_users,
     left_out_by_vectors,
     left_out_exactly,
 )
-from milk_recsys.methods.keep.fitted import KeepModel, check_names, content_regression
+from milk_recsys.methods.keep.fitted import KeepModel, check_names, content_regression, item_state
 from milk_recsys.methods.keep.vectors import (
     COMPARED,
     MIN_SHRINKAGE,
     ExactVectors,
     SingularVectors,
+    UserVectors,
     damped,
 )
 from milk_recsys.methods.learner import ClosedFormLearner
@@ -95,11 +97,10 @@ class Keep:
     """
 
     def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
-        rank, projected = _rank(data, options), data.num_items > MAX_DIRECT_ITEMS
+        projected = data.num_items > MAX_DIRECT_ITEMS
         pairs = interactions(data, data.dtype)
         with seeded(seed, device=data.device) as generator:
-            x = damped(pairs, options.popularity)
-            vectors = ExactVectors(x) if rank is None else SingularVectors(x, rank)
+            vectors = _vectors(data, options, damped(pairs, options.popularity))
             first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
             targets = vectors.leading.first(COMPARED).item_vectors(first)
             regression, columns = _fitted_regression(data, options, targets, projected=projected)
@@ -110,7 +111,7 @@ class Keep:
         state = {
             "users.weight": users,
             "trained_users": data.rows.has_pairs,
-            "items": items,
+            **item_state(items),
             "counts": torch.bincount(pairs.indices()[1], minlength=data.num_items).to(users),
             "exponent": users.new_tensor(self.choice.exponent),
             "shrinkage": users.new_tensor(self.choice.shrinkage),
@@ -123,7 +124,7 @@ class Keep:
         regression: PatternKernelRidge,
         mask: Tensor,
         pairs: Tensor,
-        vectors: ExactVectors | SingularVectors,
+        vectors: ExactVectors | UserVectors | SingularVectors,
         generator: torch.Generator,
     ) -> PairChoice:
         """Choose the shrinkage and the exponent of the popularity that were not given."""
@@ -135,6 +136,8 @@ class Keep:
         if isinstance(vectors, ExactVectors) or regression.is_exact:
             damping = options.popularity
             left_out = left_out_exactly(regression, mask, pairs, damping, generator)
+        elif isinstance(vectors, UserVectors):
+            left_out = left_out_by_users(regression, mask, pairs, vectors, generator)
         else:
             users, leading = vectors.users, vectors.leading
             left_out = left_out_by_vectors(regression, mask, pairs, users, leading, generator)
@@ -146,26 +149,27 @@ class Keep:
         return lambda users: self.net.users(users) @ v.T
 
 
-def _rank(data: WarmData, options: KeepOptions) -> int | None:
-    """Return the number of singular vectors, or None for vectors without a decomposition.
+def _vectors(
+    data: WarmData, options: KeepOptions, x: Tensor
+) -> ExactVectors | UserVectors | SingularVectors:
+    """Return the vectors in the form that is cheapest.
 
     Raises:
-        DataError: the vectors would not fit in memory.
+        DataError: they would not fit in memory.
     """
     both, rank = data.num_users + data.num_items, options.rank
-    if rank is None:
-        shrinks = options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE
-        fits = data.num_items <= MAX_DIRECT_ITEMS and data.num_items * both <= MAX_EXACT
-        if shrinks and fits:
-            return None
-        rank = DEFAULT_RANK
-    rank = min(rank, data.num_users, data.num_items)
+    if rank is None and (options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE):
+        if data.num_items <= MAX_DIRECT_ITEMS and data.num_items * both <= MAX_EXACT:
+            return ExactVectors(x)
+        if data.num_items > MAX_DIRECT_ITEMS >= data.num_users:
+            return UserVectors(x)
+    rank = min(rank or DEFAULT_RANK, data.num_users, data.num_items)
     if rank * both > MAX_SCORES:
         raise DataError(
             f"{data.num_users:,} users and {data.num_items:,} training items are too many for "
             f"{rank} singular vectors each. Choose --rank {MAX_SCORES // both} or less."
         )
-    return rank
+    return SingularVectors(x, rank)
 
 
 def _fitted_regression(
@@ -228,7 +232,7 @@ def scoring_model(
     names = [str(name) for name in decode_text(fitted[NAMES]) or ()]
     check_names(others)
     # The state has landmarks if the regression was projected.
-    regression = content_regression(names, options.method, others["items"].dtype, projected=True)
+    regression = content_regression(names, options.method, others["counts"].dtype, projected=True)
     regression.load_state_dict(fitted)
     model = KeepModel(list(dims), options.method, regression, others)
     widths = {name: regression.get_buffer(f"rows_{m}").shape[1] for m, name in enumerate(names)}

@@ -4,14 +4,15 @@
 
 where R (U, n) are the training pairs, D_u and D_i the numbers of pairs of users and items, b the
 popularity exponent and lambda the shrinkage. With X = A_r S B_r' (singular value decomposition at
-rank r) there are two forms with the same products:
+rank r) there are three forms with the same products:
 
     vectors of width r:      A = A_r,    E = B_r S^3 / (S^2 + lambda)
     vectors of width n:      A = X,      E = T = X'X (X'X + lambda I)^-1 = I - lambda P,
                                          P = (X'X + lambda I)^-1
+    vectors of width U:      A = K (K + lambda I)^-1 = I - lambda (K + lambda I)^-1,    E = X'
 
 At full rank the products are equal, since K (K + lambda I)^-1 X = X X'X (X'X + lambda I)^-1. The
-second form needs one Cholesky factorisation, the first an eigendecomposition, which costs about ten
+other forms need one Cholesky factorisation, the first an eigendecomposition, which costs about ten
 times as much.
 """
 
@@ -110,6 +111,33 @@ class ExactVectors:
         smoothed = inverse(self._products, shift).mul_(-shift)
         smoothed.diagonal().add_(1)
         return self._x.to_dense(), smoothed
+
+
+class UserVectors:
+    """The form of width U, without a decomposition: A = K (K + lambda I)^-1, E = X'.
+
+    Arguments:
+        x: X (U, n), sparse.
+
+    Attributes:
+        x: X.
+        products: K (U, U).
+        leading: the leading eigenvectors of X'X.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.products = x, gram(x.t().coalesce())
+        squares, a = spectrum(self.products, min(COMPARED, *x.shape))
+        tiny = torch.finfo(squares.dtype).tiny
+        b = torch.sparse.mm(x.t().coalesce(), a) / squares.clamp(min=tiny).sqrt()
+        self.leading = Spectrum(squares, b)
+
+    def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
+        """Return A (U, U) and E (n, U), sparse; `shrinkage` is above 0, in units of the leading."""
+        shift = shrinkage * self.leading.unit
+        users = inverse(self.products, shift).mul_(-shift)
+        users.diagonal().add_(1)
+        return users, self.x.t().coalesce()
 
 
 class SingularVectors:
