@@ -42,9 +42,9 @@ class KeepOptions:
     )
     rank: int | None = option(
         None,
-        "Maximum number of singular vectors of users and items. By default no vectors are "
-        "computed for up to 10,000 training items, which is the same as all of them, and 2,048 "
-        "for more.",
+        "Maximum number of singular vectors of users and items. By default none are computed for "
+        "up to 10,000 training items or users, which is the same as all of them, and 2,048 for "
+        "more.",
         1,
         shown="all, or 2048",
     )

@@ -170,7 +170,9 @@ class KeepModel(nn.Module):
             return h @ self.get_buffer("items")
         rows, columns, values = (self.get_buffer(name) for name in ITEM_NAMES[1])
         size = (self.users.embedding_dim, len(self.counts))
-        transposed = torch.sparse_coo_tensor(torch.stack([columns, rows]), values, size)
+        transposed = torch.sparse_coo_tensor(
+            torch.stack([columns, rows]), values, size, check_invariants=False
+        )
         return torch.sparse.mm(transposed.coalesce(), h.T.contiguous()).T
 
     def _centred_logs(self) -> Tensor:
