@@ -183,7 +183,7 @@ class KeepModel(nn.Module):
 
 def check_names(state: Mapping[str, Tensor]) -> None:
     """Raise unless the state has the tensors of `KeepModel`."""
-    items = ITEM_NAMES["items" not in state]
+    items = ITEM_NAMES[any(name in state for name in ITEM_NAMES[1])]
     if mismatch := sorted(set(state) ^ {*SHARED_NAMES, *items}):
         raise KeyError(f"the model lacks, or should not have, {', '.join(mismatch)}")
 
