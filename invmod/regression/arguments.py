@@ -16,6 +16,7 @@ Auto = Literal["auto"]
 Value = TypeVar("Value")
 FUNCTION = "PatternKernelRidge"
 CURVED: tuple[KernelName, ...] = ("gaussian", "angle")  # The kernels that have a width.
+MAX_LANDMARKS = 20_000  # Largest number of landmarks of a modality.
 MAX_ROWS = 20_000  # A kernel of this size takes 3.2 GB in float64, and three are held at once.
 # Widths that are compared where the width of a modality is "auto".
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -127,13 +128,20 @@ def check_num_rows(function: str, num_rows: int) -> None:
 
 
 def checked_approximation(landmarks: int | None, neighbours: int | None) -> tuple[int | None, int]:
-    """Return the numbers of landmarks and of neighbours, 0 if there are none."""
+    """Return the number of landmarks, or None, and the number of neighbours, 0 without them."""
     if landmarks is not None:
         landmarks = check_count(FUNCTION, "landmarks", landmarks)
+        if landmarks > MAX_LANDMARKS:
+            raise ValueError(
+                f"{FUNCTION}: `landmarks` must be at most {MAX_LANDMARKS:,}, got {landmarks:,}."
+            )
     if neighbours is None:
         return landmarks, 0
     if landmarks is None:
-        raise ValueError(f"{FUNCTION}: `neighbours` needs `landmarks`.")
+        raise ValueError(
+            f"{FUNCTION}: `neighbours` needs `landmarks`, got neighbours={neighbours} and "
+            "landmarks=None. Give the number of landmarks, such as 1024."
+        )
     return landmarks, check_count(FUNCTION, "neighbours", neighbours)
 
 

@@ -20,7 +20,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-SHARE_OF_A_BLOCK = 10  # Candidates of a block are the landmarks that are wanted, divided by this.
+from invmod.regression.solving import cholesky_factor
+
+BLOCKS = 10  # A block has a tenth as many candidates as landmarks are wanted.
 
 
 def random_pivots(
@@ -53,19 +55,20 @@ def random_pivots(
     factor = diagonal.new_zeros(n, count)
     chosen: list[int] = []
     while len(chosen) < count and float(errors.max()) > smallest:
-        size = max(1, count // SHARE_OF_A_BLOCK)
+        size = max(1, count // BLOCKS)
         drawn = torch.multinomial(errors.cpu().double(), size, True, generator=generator)
         accepted_by = torch.rand(size, generator=generator, dtype=torch.float64).tolist()
         drawn = drawn.to(device)
         known = factor[:, : len(chosen)]
         block = columns(drawn) - known @ known[drawn].T
-        # Errors that are not there when computed again are rounding errors.
+        # A tracked error that vanishes when it is computed again is rounding. It becomes 0, so that
+        # the row is not drawn again.
         errors[drawn[block[drawn].diagonal() <= smallest]] = 0
         accepted = _accepted(block[drawn], accepted_by, smallest)[: count - len(chosen)]
         if not accepted:
             continue
         new = drawn[accepted]
-        root = torch.linalg.cholesky(block[new][:, accepted])
+        root = cholesky_factor(block[new][:, accepted], "a kernel between landmarks", 0.0)
         added = torch.linalg.solve_triangular(root, block[:, accepted].T, upper=False).T
         factor[:, len(chosen) : len(chosen) + len(accepted)] = added
         errors = (errors - added.square().sum(dim=1)).clamp(min=0)
@@ -78,7 +81,7 @@ def _accepted(h: Tensor, chances: list[float], smallest: float) -> list[int]:
     """Return which candidates of a block are accepted.
 
     Arguments:
-        h: errors (b, b) between the candidates, before the block.
+        h: residual kernel (b, b) between the candidates, given the landmarks of earlier blocks.
         chances: uniform numbers, one for each candidate.
         smallest: error below which a row counts as spanned.
     """

@@ -1,8 +1,9 @@
 r"""The projected regression of one pattern, with a correction by the nearest training rows.
 
 With the letters of `projection.py`, K the kernel of the pattern and R = K - F F' the part of it
-that landmarks do not span, the prediction for a row c with its N nearest training rows S is the
-posterior mean of a Gaussian process whose covariance is F F', and K itself between c and S:
+that landmarks do not span, let S be the N training rows that are nearest to a row c. D_S, F_S and
+Y_S are their noise, features and targets. The prediction for c is the posterior mean of a Gaussian
+process whose covariance is F F', and K itself within c and S:
 
 .. math:: f(c) = (\phi_c - a F_S) \beta + a Y_S
 
@@ -12,11 +13,18 @@ posterior mean of a Gaussian process whose covariance is F F', and K itself betw
 .. math:: M = D_S^{-1} - D_S^{-1} F_S G^{-1} F_S' D_S^{-1},
     \qquad g_c = \phi_c G^{-1} F_S' D_S^{-1}
 
-where M is the block of (F F' + D)^{-1} that belongs to the rows S. It follows from the identity of
-Woodbury. If all rows are neighbours, or all are landmarks, it is the exact regression. Without
-neighbours a is 0.
+where M is the block of (F F' + D)^{-1} that belongs to the rows S. Features have a column for the
+intercept in all but r_c and R. The weights a follow from the Woodbury identity. If all rows are
+neighbours, or if the landmarks span K, the regression is exact. Without neighbours a is 0.
+
+A training row i is left out by a change of rank one. With the leverage h_i = phi_i G^-1 phi_i', and
+u = D_S^-1 F_S G^-1 phi_i',
+
+.. math:: M^{(-i)} = M - \frac{u u'}{D_i - h_i}, \quad g_i^{(-i)} = \frac{D_i \, u'}{D_i - h_i},
+    \quad \beta^{(-i)} = \beta - G^{-1} \phi_i' \, \frac{y_i - \phi_i \beta}{D_i - h_i}
 
 References:
+    Snelson and Ghahramani, Local and global sparse Gaussian process approximations, AISTATS 2007.
     Sang and Huang, A full scale approximation of covariance functions for large spatial data sets,
     Journal of the Royal Statistical Society B 74, 2012.
 """
@@ -24,7 +32,7 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -36,21 +44,23 @@ from invmod.regression.projection import BLOCK, Projection
 from invmod.regression.solving import Fitted, PatternSolution, cholesky_factor
 from invmod.regression.training_rows import Pattern, Queries
 
-MAX_KERNEL = 2**25  # Number of kernel entries in memory when neighbours are searched.
+MAX_KERNEL = 2**24  # Number of kernels between queries and training rows that are computed at once.
 MAX_BATCH = 2**24  # Number of entries of a batch of local problems.
-MAX_WHITENED = 2**27  # Number of entries of the whitened features that are kept.
+MAX_WHITENED = 2**26  # Number of entries of the whitened features of a pattern that are kept.
 
 
-class LocalWeights(NamedTuple):
-    """The weights of the nearest training rows.
+class Local(NamedTuple):
+    """The local part of predictions.
 
     Attributes:
         near: int64 (N, S), positions among the training rows of the pattern.
-        a: (N, S).
+        a: the weights (N, S) of their residuals Y_S - F_S beta.
+        spanned: a F_S (N, L + 1).
     """
 
     near: Tensor
     a: Tensor
+    spanned: Tensor
 
 
 class ProjectedSolution(PatternSolution):
@@ -83,17 +93,17 @@ class ProjectedSolution(PatternSolution):
         self._white: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes for a copy or a pickle, without the whitened features."""
-        return {**self.__dict__, "_white": None}
+        """Return the attributes for a copy or a pickle, without factor and whitened features."""
+        return {**self.__dict__, "_root": None, "_white": None}
 
     @property
     @override
-    def has_factor(self) -> bool:
-        return self._white is not None
+    def has_cache(self) -> bool:
+        return self._root is not None
 
     @override
-    def drop_factor(self) -> None:
-        self._white = None
+    def drop_cache(self) -> None:
+        self._root = self._white = None
 
     # --- the global part
 
@@ -109,18 +119,24 @@ class ProjectedSolution(PatternSolution):
                 )
                 yield group, 1 / (self.choice.ridge + float(noise))
 
-    def _places(self) -> list[slice]:
+    def _slices(self) -> list[slice]:
         """Return the part of the features that belongs to each active modality."""
-        ends = list(
-            itertools.accumulate(len(self.projection.landmarks[m]) for m, _ in self._active)
-        )
-        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        sizes = (len(self.projection.landmarks[m]) for m, _ in self._active)
+        ends = [0, *itertools.accumulate(sizes)]
+        return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+    @property
+    def _size(self) -> int:
+        """Number of features, L, without that of the intercept."""
+        return sum(len(self.projection.landmarks[m]) for m, _ in self._active)
 
     def _factor(self) -> Tensor:
         """Return the Cholesky factor of G (L + 1, L + 1); the last row is the intercept's."""
         if self._root is None:
             with torch.no_grad():
-                self._root = cholesky_factor(self._system(), self.choice.ridge)
+                self._root = cholesky_factor(
+                    self._system(), "a projected kernel", self.choice.ridge
+                )
         return self._root
 
     def _system(self) -> Tensor:
@@ -133,8 +149,7 @@ class ProjectedSolution(PatternSolution):
 
     def _summed_rows(self) -> Tensor:
         """Return F' D^-1 F from one pass over the training rows."""
-        size = self._places()[-1].stop + 1
-        total = self.training.targets.new_zeros(size, size)
+        total = self.training.targets.new_zeros(self._size + 1, self._size + 1)
         for block in torch.split(torch.arange(len(self.rows), device=total.device), BLOCK):
             features = self._training_features(block)
             total.addmm_(features.T / self._noise[block], features)
@@ -142,55 +157,58 @@ class ProjectedSolution(PatternSolution):
 
     def _summed_groups(self) -> Tensor:
         """Return the lower triangle of F' D^-1 F from the sums of groups of training rows."""
-        projection, places = self.projection, self._places()
-        last = places[-1].stop
+        projection, slices, last = self.projection, self._slices(), self._size
         total = self.training.targets.new_zeros(last + 1, last + 1)
         for group, precision in self._groups():
-            weights = self.training.row_weights[projection.groups[group]]
-            total[last, last] += self.intercept * precision * weights.sum()
+            if self.intercept:
+                weights = self.training.row_weights[projection.groups[group]]
+                total[last, last] += precision * weights.sum()
             for i, (m, weight) in enumerate(self._active):
                 if m not in group:
                     continue
                 scale = precision * weight**0.5
-                total[last, places[i]] += self.intercept * scale * projection.sums(group, m)
+                if self.intercept:
+                    total[last, slices[i]] += scale * projection.feature_sums(group, m)
                 for j, (k, other) in enumerate(self._active[: i + 1]):
                     if k in group:
-                        inner = projection.inner(group, m, k)
-                        total[places[i], places[j]] += scale * other**0.5 * inner
+                        products = projection.feature_products(group, m, k)
+                        total[slices[i], slices[j]] += scale * other**0.5 * products
         return total
 
     @override
     @torch.no_grad()
     def fit(self, targets: Tensor) -> Fitted:
-        projection, places = self.projection, self._places()
-        total = places[-1].stop
-        right = targets.new_zeros(total + 1, targets.shape[1])
+        projection, last = self.projection, self._size
+        right = targets.new_zeros(last + 1, targets.shape[1])
         for group, precision in self._groups():
             rows = projection.groups[group]
             if self.intercept:
-                right[total] += precision * (self.training.row_weights[rows] @ targets[rows])
-            for place, (m, weight) in zip(places, self._active, strict=True):
+                right[last] += precision * (self.training.row_weights[rows] @ targets[rows])
+            for part, (m, weight) in zip(self._slices(), self._active, strict=True):
                 if m in group:
-                    answers = projection.answers(group, m, targets)
-                    right[place] += precision * weight**0.5 * answers
+                    products = projection.target_products(group, m, targets)
+                    right[part] += precision * weight**0.5 * products
         beta = torch.cholesky_solve(right, self._factor())
         return Fitted(beta, beta.new_zeros(beta.shape[1]), targets)
 
     def _features(self, queries: Queries) -> Tensor:
         """Return phi (N, L + 1), the last column for the intercept."""
+        if queries.positions is not None:
+            return self._training_features(queries.positions)
         parts = [
             weight**0.5 * self.projection.features(m, queries.x[m], queries.observed[:, m])
             for m, weight in self._active
         ]
-        return self._joined(parts)
+        return self._joined(parts, queries.observed.shape[:1])
 
     def _training_features(self, near: Tensor) -> Tensor:
         """Return F (..., L + 1) of training rows of the pattern."""
         at = self.rows[near]
-        return self._joined([w**0.5 * self.projection.rows(m)[at] for m, w in self._active])
+        parts = [weight**0.5 * self.projection.rows(m)[at] for m, weight in self._active]
+        return self._joined(parts, near.shape)
 
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        last = parts[0].new_full((*parts[0].shape[:-1], 1), float(self.intercept))
+    def _joined(self, parts: list[Tensor], shape: torch.Size) -> Tensor:
+        last = self._noise.new_full((*shape, 1), float(self.intercept))
         return torch.cat([*parts, last], dim=-1)
 
     def _whitened(self, near: Tensor, features: Tensor) -> Tensor:
@@ -215,44 +233,42 @@ class ProjectedSolution(PatternSolution):
 
     # --- the local part
 
-    def _local(self, queries: Queries, phi: Tensor) -> LocalWeights:
-        """Return the nearest training rows of each query and their weights a."""
+    def _local(self, queries: Queries, phi: Tensor) -> Local:
+        """Return the local part of the predictions of rows with the features phi (N, L + 1)."""
         count = min(self.neighbours, len(self.rows) - (queries.positions is not None))
-        k, near = self._nearest(queries, count)
-        widest = max(phi.shape[1], count, *(x.shape[1] for x in queries.x))
+        with torch.no_grad():
+            near = self._nearest(queries, count)
+        widest = max(phi.shape[1], count, *(x.shape[1] for x in self.training.x))
         size = max(1, MAX_BATCH // max(1, count * widest))
         blocks = torch.split(torch.arange(len(phi), device=phi.device), size)
-        return LocalWeights(
-            near, torch.cat([self._weights(queries.of(b), phi[b], k[b], near[b]) for b in blocks])
-        )
+        parts = [self._batch(queries.of(b), phi[b], near[b]) for b in blocks]
+        return Local(near, *(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def _nearest(self, queries: Queries, count: int) -> tuple[Tensor, Tensor]:
-        """Return the kernels with the nearest training rows, and their positions, both (N, S).
+    def _nearest(self, queries: Queries, count: int) -> Tensor:
+        """Return the positions (N, S) of the nearest training rows.
 
         A row is near if it alone would explain much of the variance of the query:
         k(c, i)^2 / (k(i, i) + D_i).
         """
         training, weights = self.training, self.choice.weights
-        variances = self._noise + sum(
-            weight * training.observed[self.rows, m] * training.diagonal(m, self.rows)
-            for m, weight in zip(self.pattern, weights, strict=True)
-        )
-        kernels, positions = [], []
+        variances = self._noise.clone()
+        for m, weight in self._active:
+            diagonal = training.diagonal(m, self.rows)
+            variances += weight * training.observed[self.rows, m] * diagonal
+        near = [self.rows.new_empty(0, count)]
         size = max(1, MAX_KERNEL // len(self.rows))
         every = torch.arange(len(queries.observed), device=self.rows.device)
         for block in torch.split(every, size):
             part = queries.of(block)
             k = training.kernel_to(self.pattern, weights, self.rows, part.x, part.observed)
-            relevance = k.detach().square() / variances
+            relevance = k.square() / variances
             if part.positions is not None:
                 relevance[torch.arange(len(block), device=block.device), part.positions] = -1
-            near = relevance.topk(count, dim=1).indices
-            kernels.append(k.gather(1, near))
-            positions.append(near)
-        return torch.cat(kernels), torch.cat(positions)
+            near.append(relevance.topk(count, dim=1).indices)
+        return torch.cat(near)
 
-    def _weights(self, queries: Queries, phi: Tensor, k: Tensor, near: Tensor) -> Tensor:
-        """Return a (B, S) of a batch of queries with the features phi and the kernels k."""
+    def _batch(self, queries: Queries, phi: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a (B, S) and a F_S (B, L + 1) of a batch of queries with the features phi."""
         noise, features = self._noise[near], self._training_features(near)
         white = self._whitened(near, features)
         psi = torch.linalg.solve_triangular(self._factor(), phi.T, upper=False).T
@@ -265,17 +281,29 @@ class ProjectedSolution(PatternSolution):
             g = g * (own / left)[:, None]
         kernel_features = features[..., :-1]
         r_ss = self._kernel_among(near) - kernel_features @ kernel_features.mT
-        r = k - (kernel_features @ phi[:, :-1, None])[:, :, 0]
+        r = self._kernel_to(queries, near) - (kernel_features @ phi[:, :-1, None])[:, :, 0]
         first = r - (g[:, None] @ r_ss)[:, 0]
         # With M = T T' the inverse of I + M R is I - T (I + T'RT)^-1 T'R, whose matrix is positive
-        # definite. M is singular if the intercept is free and all rows are neighbours.
-        tiny = 10 * torch.finfo(m.dtype).eps * m.diagonal(dim1=1, dim2=2).mean(dim=1)
+        # definite. M is singular if the intercept is free and all rows are neighbours; its
+        # rounding errors are relative to the terms 1 / D.
+        tiny = 10 * torch.finfo(m.dtype).eps / noise.amin(dim=1)
         eye = torch.eye(m.shape[1], dtype=m.dtype, device=m.device)
-        t = torch.linalg.cholesky(m + tiny[:, None, None] * eye)
-        inner = torch.linalg.cholesky(eye + t.mT @ r_ss @ t)
+        ridge = self.choice.ridge
+        t = cholesky_factor(m + tiny[:, None, None] * eye, "a local kernel", ridge)
+        inner = cholesky_factor(eye + t.mT @ r_ss @ t, "a local kernel", ridge)
         second = torch.cholesky_solve((first[:, None] @ t).mT, inner)
-        a: Tensor = (first - ((t @ second).mT @ r_ss)[:, 0]) / noise
-        return a
+        a = (first - ((t @ second).mT @ r_ss)[:, 0]) / noise
+        return a, (a[:, None] @ features)[:, 0]
+
+    def _kernel_to(self, queries: Queries, near: Tensor) -> Tensor:
+        """Return the kernel (B, S) of each query with its neighbours."""
+        training, at = self.training, self.rows[near]
+        total = self._noise.new_zeros(near.shape)
+        for m, weight in self._active:
+            both = queries.observed[:, m, None] & training.observed[at, m]
+            k = training.kernel_to_sets(m, queries.x[m], at)
+            total = total + weight * both.to(total) * k
+        return total
 
     def _kernel_among(self, near: Tensor) -> Tensor:
         """Return the kernel (B, S, S) between the neighbours of each query."""
@@ -291,82 +319,70 @@ class ProjectedSolution(PatternSolution):
 
     @override
     def values(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
-        beta, _, targets = self.own(fitted)
+        beta, _, targets = self.fitted_or_default(fitted)
         phi = self._features(queries)
         if not self.neighbours:
             return phi @ beta
-        near, a = self._local(queries, phi)
-        return (phi - self._spanned(near, a)) @ beta + self._summed(near, a, targets)
+        local = self._local(queries, phi)
+        return (phi - local.spanned) @ beta + self._summed(local, targets)
 
     @override
-    def left_out(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
-        if queries.positions is None:
-            raise ValueError("left_out: the queries must be training rows.")
-        beta, _, targets = self.own(fitted)
-        phi = self._features(queries)
-        solved = torch.cholesky_solve(phi.T, self._factor()).T
-        errors = targets[self.rows[queries.positions]] - phi @ beta
-        left = self._noise[queries.positions] - (phi * solved).sum(dim=1)
-        local: Tensor | float = 0.0
-        if self.neighbours:
-            near, a = self._local(queries, phi)
-            phi, local = phi - self._spanned(near, a), self._summed(near, a, targets)
-        # beta without a row is beta - G^-1 phi e / (D - phi' G^-1 phi), with e its error.
-        change = (phi * solved).sum(dim=1) / left
-        return phi @ beta - change[:, None] * errors + local
+    def left_out(self, queries: Queries, targets: Tensor | None = None) -> Tensor:
+        beta, _, y = self.fitted_or_default(None if targets is None else self.fit(targets))
+        every = torch.arange(len(queries.observed), device=y.device)
+        values = [y.new_empty(0, y.shape[1])]
+        for block in torch.split(every, BLOCK):
+            phi, solved, left = self._leverage(part := queries.of(block))
+            errors = y[self.rows[part.positions]] - phi @ beta
+            local: Tensor | float = 0.0
+            if self.neighbours:
+                weights = self._local(part, phi)
+                phi, local = phi - weights.spanned, self._summed(weights, y)
+            change = (phi * solved).sum(dim=1) / left
+            values.append(phi @ beta - change[:, None] * errors + local)
+        return torch.cat(values)
 
     @override
     def smoother(self, queries: Queries) -> Tensor:
         phi = self._features(queries)
-        local = phi.new_zeros(len(phi), len(self.rows))
-        if self.neighbours:
-            near, a = self._local(queries, phi)
-            phi = phi - self._spanned(near, a)
-            local = local.scatter(1, near, a)
+        local = self._local(queries, phi) if self.neighbours else None
+        if local is not None:
+            phi = phi - local.spanned
         return self._spread(torch.cholesky_solve(phi.T, self._factor()).T, local)
 
     @override
     def left_out_smoother(self, queries: Queries) -> Tensor:
-        if queries.positions is None:
-            raise ValueError("left_out_smoother: the queries must be training rows.")
-        own, phi = queries.positions[:, None], self._features(queries)
-        local = phi.new_zeros(len(phi), len(self.rows))
-        solved = torch.cholesky_solve(phi.T, self._factor()).T
-        left = self._noise[queries.positions] - (phi * solved).sum(dim=1)
-        if self.neighbours:
-            near, a = self._local(queries, phi)
-            phi = phi - self._spanned(near, a)
-            local = local.scatter(1, near, a)
-        # G^-1 without a row is G^-1 + G^-1 phi phi' G^-1 / (D - phi' G^-1 phi).
+        phi, solved, left = self._leverage(queries)
+        local = self._local(queries, phi) if self.neighbours else None
+        if local is not None:
+            phi = phi - local.spanned
+        # G^-1 without a row is G^-1 + G^-1 phi phi' G^-1 / (D - h).
         change = (phi * solved).sum(dim=1) / left
         all_of = torch.cholesky_solve(phi.T, self._factor()).T + change[:, None] * solved
         h = self._spread(all_of, local)
-        return h.scatter(1, self.rows[own], 0.0)
+        return h.scatter_(1, self.rows[queries.positions][:, None], 0.0)
 
-    def _spread(self, solved: Tensor, local: Tensor) -> Tensor:
-        """Return solved F' D^-1 + local, (N, n_p), on all training rows (N, n)."""
+    def _leverage(self, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
+        """Return phi (N, L + 1), phi G^-1 and D - h (N,) of training rows."""
+        if queries.positions is None:
+            raise ValueError("left_out: the queries must be training rows.")
+        phi = self._features(queries)
+        solved = torch.cholesky_solve(phi.T, self._factor()).T
+        return phi, solved, self._noise[queries.positions] - (phi * solved).sum(dim=1)
+
+    def _spread(self, solved: Tensor, local: Local | None) -> Tensor:
+        """Return solved F' D^-1 + a, on all training rows (N, n)."""
         blocks = torch.split(torch.arange(len(self.rows), device=solved.device), BLOCK)
-        spread = [solved @ self._training_features(b).T / self._noise[b] for b in blocks]
-        h = torch.cat(spread, dim=1) + local
+        h = torch.cat(
+            [solved @ self._training_features(b).T / self._noise[b] for b in blocks], dim=1
+        )
+        if local is not None:
+            h = h.scatter_add(1, local.near, local.a)
         return h.new_zeros(len(h), len(self.training.targets)).index_copy(1, self.rows, h)
 
-    def _spanned(self, near: Tensor, a: Tensor) -> Tensor:
-        """Return a F_S (N, L + 1)."""
-        width = self._places()[-1].stop + 1
-        return _in_batches(lambda b: a[b, None] @ self._training_features(near[b]), a, width)
-
-    def _summed(self, near: Tensor, a: Tensor, targets: Tensor) -> Tensor:
-        """Return a Y_S (N, r)."""
-        at, width = self.rows[near], targets.shape[1]
-        return _in_batches(lambda b: a[b, None] @ targets[at[b]], a, width)
-
-
-def _in_batches(rows: Callable[[Tensor], Tensor], a: Tensor, width: int) -> Tensor:
-    """Return the rows (N, width) of products with the weights a (N, S), some at a time.
-
-    Arguments:
-        rows: returns the rows (B, 1, width) of positions (B,).
-    """
-    size = max(1, MAX_BATCH // max(1, a.shape[1] * width))
-    blocks = torch.split(torch.arange(len(a), device=a.device), size)
-    return torch.cat([rows(block)[:, 0] for block in blocks])
+    def _summed(self, local: Local, targets: Tensor) -> Tensor:
+        """Return a Y_S (N, r), some rows at a time."""
+        at, a = self.rows[local.near], local.a
+        size = max(1, MAX_BATCH // max(1, a.shape[1] * targets.shape[1]))
+        blocks = torch.split(torch.arange(len(a), device=a.device), size)
+        return torch.cat([(a[b, None] @ targets[at[b]])[:, 0] for b in blocks])

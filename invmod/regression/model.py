@@ -51,10 +51,10 @@ class PatternKernelRidge(PatternPredictions):
     made on that many of them, drawn with a fixed seed; all rows are used in the regression.
 
     With `landmarks` the kernel of each modality is projected on that many training rows, so that
-    cost and memory grow with n only linearly. `neighbours` corrects each prediction by the nearest
-    training rows: the posterior mean whose covariance is that of the projection, and the kernel
-    itself between a row and its neighbours. The result is exact if either is n, and its error
-    falls as either grows.
+    cost and memory grow with n only linearly. `neighbours` corrects each prediction with the most
+    relevant training rows. The prediction is then the posterior mean of a Gaussian process with the
+    projected kernel, except within a row and its neighbours, where the covariance is the kernel
+    itself. It is exact if all rows are neighbours, or if the landmarks span the kernel.
 
     A choice on training rows can be fooled: by rows in clusters (several rows of a patient), for
     which `groups` leaves out whole clusters, and by features that were made with the targets of the
@@ -219,7 +219,7 @@ class PatternKernelRidge(PatternPredictions):
         with torch.no_grad(), without_autocast(table.observed):
             for m, candidates in enumerate(self._candidates):
                 state |= fit_modality(m, compared, candidates, self._scalings)
-                state[f"landmarks_{m}"] = held_out.targets.new_zeros(0)
+                state[f"landmarks_{m}"] = held_out.targets.new_zeros(0, dtype=torch.float64)
             if projected:
                 state |= self._drawn_landmarks(state, held_out.targets)
         self._set_state(state)
@@ -236,7 +236,8 @@ class PatternKernelRidge(PatternPredictions):
             [read_kernel(*state[f"kernel_{m}"].tolist()) for m in every],
         )
         drawn = draw_landmarks(training, self.landmarks or 0)
-        return {f"landmarks_{m}": at.to(targets) for m, at in enumerate(drawn)}
+        # In float64, which has all positions exactly.
+        return {f"landmarks_{m}": at.to(torch.float64) for m, at in enumerate(drawn)}
 
     def _shared_state(self, compared: ComparedRows, classes: Tensor) -> dict[str, Tensor]:
         """Return the part of the state that does not belong to one modality."""

@@ -14,7 +14,7 @@ from invmod.missingness.masks import MaskLike
 from invmod.regression.fitting import Units, flat_rows
 from invmod.regression.regressions import PatternRegressions
 from invmod.regression.solving import Fitted, PatternSolution, Solution
-from invmod.regression.training_rows import Queries
+from invmod.regression.training_rows import Pattern, Queries
 
 BLOCK = 4096  # Number of rows that are predicted at once.
 
@@ -241,11 +241,9 @@ class PatternPredictions(PatternRegressions):
                 raise ValueError(
                     f"{function}: `rows` has training rows that {list(modalities)} does not use."
                 )
-        fitted = None
-        if targets is not None:
-            fitted = solution.fit(self._other_targets(function, targets))
+        other = None if targets is None else self._other_targets(function, targets)
         with without_autocast(training.targets):
-            return solution.left_out(self._left_out(solution, chosen), fitted)
+            return solution.left_out(self._left_out(solution, chosen), other)
 
     def with_targets(self, targets: Tensor) -> Callable[..., Tensor]:
         """Return the same regressions for other targets, with the options that were chosen.
@@ -255,7 +253,8 @@ class PatternPredictions(PatternRegressions):
 
         Returns:
             a function with the arguments of `forward` that returns (N, r). It keeps the
-            coefficients of each pattern, and must not be used after another `fit`.
+            coefficients of each pattern, and raises RuntimeError after another `fit`, a load or a
+            move of the model.
 
         Raises:
             RuntimeError: the model is not fitted.
@@ -271,7 +270,7 @@ class PatternPredictions(PatternRegressions):
         """
         function = f"{type(self).__name__}.with_targets"
         self._check_fitted(function)
-        return OtherTargets(self, self._other_targets(function, targets))
+        return OtherTargets(self, self._other_targets(function, targets).clone())
 
     def _other_targets(self, function: str, targets: Tensor) -> Tensor:
         own = self._training.targets
@@ -281,7 +280,9 @@ class PatternPredictions(PatternRegressions):
                 f"{function}: `targets` must have shape ({len(own)}, r), got "
                 f"{tuple(targets.shape)}."
             )
-        return targets.to(own)
+        if not (targets.is_floating_point() and targets.isfinite().all()):
+            raise ValueError(f"{function}: `targets` must be finite floating point numbers.")
+        return targets.detach().to(own)
 
     def _flags(self, function: str, modalities: Sequence[str]) -> list[bool]:
         """Return which modalities (M,) are named; raise for unknown names."""
@@ -406,8 +407,8 @@ class OtherTargets:
     """
 
     def __init__(self, model: PatternPredictions, targets: Tensor) -> None:
-        self._model, self.targets = model, targets
-        self._fitted: dict[int, tuple[PatternSolution, Fitted]] = {}
+        self._model, self.targets, self._training = model, targets, model._training
+        self._fitted: dict[Pattern, tuple[PatternSolution, Fitted]] = {}
 
     def __call__(
         self,
@@ -417,10 +418,14 @@ class OtherTargets:
         pattern: Sequence[str] | None = None,
     ) -> Tensor:
         """Return predictions (N, r); arguments and errors are those of `forward`."""
+        if self._model._training is not self._training:
+            raise RuntimeError(
+                "The model was fitted, loaded or moved since `with_targets`. Call it again."
+            )
         return self._model._by_pattern(features, mask, self.targets.shape[1], self._values, pattern)
 
     def _values(self, solution: PatternSolution, queries: Queries) -> Tensor:
-        key = id(solution)
-        if key not in self._fitted or self._fitted[key][0] is not solution:
-            self._fitted[key] = solution, solution.fit(self.targets)
-        return solution.values(queries, self._fitted[key][1])
+        cached = self._fitted.get(solution.pattern)
+        if cached is None or cached[0] is not solution:  # `set_choice` replaces a solution.
+            cached = self._fitted[solution.pattern] = solution, solution.fit(self.targets)
+        return solution.values(queries, cached[1])

@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 
 from invmod.missingness import rows_by_pattern
+from invmod.regression.arguments import MAX_LANDMARKS
 from invmod.regression.landmarks import random_pivots
+from invmod.regression.solving import cholesky_factor
 from invmod.regression.training_rows import Pattern, TrainingRows
 
 SEED = 1  # Seed of the draw of landmarks.
-MAX_DRAWN = 20_000  # Number of rows among which the landmarks of a modality are drawn.
+MAX_DRAWN = MAX_LANDMARKS  # Number of rows among which the landmarks of a modality are drawn.
 BLOCK = 8192  # Number of rows whose features are computed at once.
 MAX_SUMS = 2**28  # Number of entries of the sums over all groups that are kept.
 
@@ -44,10 +46,10 @@ def draw_landmarks(training: TrainingRows, count: int) -> list[Tensor]:
             continue
         chosen = torch.randperm(len(rows), generator=generator)[:MAX_DRAWN].sort().values
         rows = rows[chosen.to(rows.device)]
-        diagonal = training.diagonal(m, rows)
+        x, diagonal = training.x[m][rows], training.diagonal(m, rows)
 
-        def columns(at: Tensor, m: int = m, rows: Tensor = rows) -> Tensor:
-            return training.kernel_of(m, training.x[m][rows], rows[at])
+        def columns(at: Tensor, m: int = m, x: Tensor = x, rows: Tensor = rows) -> Tensor:
+            return training.kernel_of(m, x, rows[at])
 
         drawn.append(rows[random_pivots(columns, diagonal, count, generator)])
     return drawn
@@ -69,18 +71,21 @@ class Projection:
         }
         self._roots: dict[int, Tensor] = {}
         self._rows: dict[int, Tensor] = {}
-        self._inner: dict[tuple[Pattern, int, int], Tensor] = {}
+        self._products: dict[tuple[Pattern, int, int], Tensor] = {}
+        self._feature_sums: dict[tuple[Pattern, int], Tensor] = {}
         self._targets: Tensor | None = None
-        self._answers: dict[tuple[Pattern, int], Tensor] = {}
+        self._version = (0, 0)
+        self._target_products: dict[tuple[Pattern, int], Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for a copy or a pickle, without what is computed from them."""
         empty: dict[str, Any] = {
             "_roots": {},
             "_rows": {},
-            "_inner": {},
+            "_products": {},
+            "_feature_sums": {},
             "_targets": None,
-            "_answers": {},
+            "_target_products": {},
         }
         return {**self.__dict__, **empty}
 
@@ -107,7 +112,8 @@ class Projection:
             at = self.landmarks[m]
             k = self.training.kernel_of(m, self.training.x[m][at], at)
             # In float64, so that near duplicates among the landmarks do no harm.
-            self._roots[m] = torch.linalg.cholesky(k.to(torch.float64)).to(k.dtype)
+            root = cholesky_factor(k.to(torch.float64), "a kernel between landmarks", 0.0)
+            self._roots[m] = root.to(k.dtype)
         return self._roots[m]
 
     def rows(self, m: int) -> Tensor:
@@ -118,30 +124,37 @@ class Projection:
             self._rows[m] = torch.cat([self.features(m, x[b], observed[b]) for b in blocks])
         return self._rows[m]
 
-    def inner(self, group: Pattern, m: int, k: int) -> Tensor:
+    def feature_products(self, group: Pattern, m: int, k: int) -> Tensor:
         """Return F_m' W F_k (L_m, L_k), summed over the training rows of a group."""
-        if (group, m, k) not in self._inner:
+        if (group, m, k) not in self._products:
             rows = self.groups[group]
-            self._inner[group, m, k] = self._weighted(rows, m).T @ self.rows(k)[rows]
-        return self._inner[group, m, k]
+            self._products[group, m, k] = self._weighted(rows, m).T @ self.rows(k)[rows]
+        return self._products[group, m, k]
 
-    def sums(self, group: Pattern, m: int) -> Tensor:
+    def feature_sums(self, group: Pattern, m: int) -> Tensor:
         """Return F_m' W 1 (L_m,), summed over the training rows of a group."""
-        return self._weighted(self.groups[group], m).sum(dim=0)
+        if (group, m) not in self._feature_sums:
+            self._feature_sums[group, m] = self._weighted(self.groups[group], m).sum(dim=0)
+        return self._feature_sums[group, m]
 
-    def answers(self, group: Pattern, m: int, targets: Tensor) -> Tensor:
+    def target_products(self, group: Pattern, m: int, targets: Tensor) -> Tensor:
         """Return F_m' W Y (L_m, r), summed over the training rows of a group.
 
         Arguments:
-            targets: Y (n, r). The sums of the last targets are kept.
+            targets: Y (n, r). The sums of the last targets are kept if they fit in memory.
         """
-        if self._targets is not targets:
-            self._targets = targets
-            self._answers.clear()
-        if (group, m) not in self._answers:
-            rows = self.groups[group]
-            self._answers[group, m] = self._weighted(rows, m).T @ targets[rows]
-        return self._answers[group, m]
+        version = (id(targets), targets._version)
+        if self._targets is not targets or self._version != version:
+            self._targets, self._version = targets, version
+            self._target_products.clear()
+        if (group, m) in self._target_products:
+            return self._target_products[group, m]
+        rows = self.groups[group]
+        products = self._weighted(rows, m).T @ targets[rows]
+        landmarks = sum(len(self.landmarks[k]) for each in self.groups for k in each)
+        if landmarks * targets.shape[1] <= MAX_SUMS:
+            self._target_products[group, m] = products
+        return products
 
     def _weighted(self, rows: Tensor, m: int) -> Tensor:
         return self.training.row_weights[rows, None] * self.rows(m)[rows]

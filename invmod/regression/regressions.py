@@ -139,9 +139,9 @@ class PatternRegressions(PatternState):
         # factors, each of which is as large as a kernel.
         solution = self._solutions[pattern] = self._solutions.pop(pattern)
         earlier = list(self._solutions.values())[:-1]
-        with_factor = [each for each in earlier if each.has_factor]
+        with_factor = [each for each in earlier if each.has_cache]
         for each in with_factor[: -(MAX_FACTORS - 1)]:
-            each.drop_factor()
+            each.drop_cache()
         return solution
 
     def _varying(self, modalities: Sequence[int]) -> Pattern:

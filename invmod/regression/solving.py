@@ -40,7 +40,7 @@ class Factor:
         self, k: Tensor, ridge: float, row_weights: Tensor | None = None, *, intercept: bool
     ) -> None:
         k.diagonal().add_(ridge if row_weights is None else ridge / row_weights)
-        self.root = cholesky_factor(k, ridge)
+        self.root = cholesky_factor(k, "a kernel", ridge)
         # The share s of each training row in the intercept (n,).
         self.shares: Tensor | None = None
         if intercept:
@@ -71,17 +71,22 @@ class Factor:
         return h
 
 
-def cholesky_factor(system: Tensor, ridge: float) -> Tensor:
-    """Return the lower Cholesky factor of the system (n, n) of a regression with this ridge.
+def cholesky_factor(system: Tensor, what: str, ridge: float) -> Tensor:
+    """Return the lower Cholesky factor of matrices (..., n, n).
+
+    Arguments:
+        system: the matrices.
+        what: the name of a matrix in an error message.
+        ridge: the ridge in an error message.
 
     Raises:
-        ValueError: it is not positive definite.
+        ValueError: a matrix is not positive definite.
     """
     root: Tensor
     root, failed = torch.linalg.cholesky_ex(system)
-    if failed:
+    if failed.any():
         raise ValueError(
-            f"PatternKernelRidge: a kernel of {len(system)} rows is not positive definite in "
+            f"PatternKernelRidge: {what} of size {system.shape[-1]} is not positive definite in "
             f"{system.dtype} with the ridge {ridge:.3g}. Use a larger ridge or "
             "dtype=torch.float64; a precomputed kernel must be symmetric and positive "
             "semi-definite."
@@ -90,7 +95,7 @@ def cholesky_factor(system: Tensor, ridge: float) -> Tensor:
 
 
 class Fitted(NamedTuple):
-    """What a regression predicts from, for some targets.
+    """Coefficients of a regression for some targets.
 
     Attributes:
         coefficients: alpha (n_p, r), or beta of a projected regression.
@@ -132,11 +137,11 @@ class PatternSolution(ABC):
 
     @property
     @abstractmethod
-    def has_factor(self) -> bool:
-        """Whether something as large as the training rows is in memory."""
+    def has_cache(self) -> bool:
+        """Whether a factor, or a tensor with a row for each training row, is in memory."""
 
     @abstractmethod
-    def drop_factor(self) -> None:
+    def drop_cache(self) -> None:
         """Free it; it is computed again when it is needed."""
 
     @abstractmethod
@@ -148,8 +153,13 @@ class PatternSolution(ABC):
         """Return predictions (N, r) of the targets that were fitted, by default those of `fit`."""
 
     @abstractmethod
-    def left_out(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
-        """Return predictions (N, r) of training rows of the pattern, each without itself."""
+    def left_out(self, queries: Queries, targets: Tensor | None = None) -> Tensor:
+        """Return predictions (N, r) of training rows of the pattern, each without itself.
+
+        Arguments:
+            queries: the rows, with their positions.
+            targets: Y (n, r), by default those of `fit`.
+        """
 
     @abstractmethod
     def smoother(self, queries: Queries) -> Tensor:
@@ -159,8 +169,8 @@ class PatternSolution(ABC):
     def left_out_smoother(self, queries: Queries) -> Tensor:
         """Return H (N, n) of training rows of the pattern, each without itself."""
 
-    def own(self, fitted: Fitted | None) -> Fitted:
-        """Return what was fitted to the training targets, if None."""
+    def fitted_or_default(self, fitted: Fitted | None) -> Fitted:
+        """Return `fitted`, or the coefficients for the training targets if it is None."""
         if fitted is not None:
             return fitted
         if self._fitted is None:
@@ -199,11 +209,11 @@ class Solution(PatternSolution):
 
     @property
     @override
-    def has_factor(self) -> bool:
+    def has_cache(self) -> bool:
         return self._factor is not None
 
     @override
-    def drop_factor(self) -> None:
+    def drop_cache(self) -> None:
         self._factor = None
 
     @override
@@ -219,15 +229,15 @@ class Solution(PatternSolution):
 
     @override
     def values(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
-        alpha, b, _ = self.own(fitted)
+        alpha, b, _ = self.fitted_or_default(fitted)
         return self.kernel(queries) @ alpha + b
 
     @override
-    def left_out(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:
+    def left_out(self, queries: Queries, targets: Tensor | None = None) -> Tensor:
         if queries.positions is None:
             raise ValueError("left_out: the queries must be training rows.")
-        targets = self.own(fitted).targets[self.rows]
-        return self.leave_one_out(self.rows)[queries.positions] @ targets
+        y = self.training.targets if targets is None else targets
+        return self.leave_one_out(self.rows)[queries.positions] @ y[self.rows]
 
     @override
     def left_out_smoother(self, queries: Queries) -> Tensor:

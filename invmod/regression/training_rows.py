@@ -118,6 +118,19 @@ class TrainingRows:
             return x[:, rows]
         return kernel_between(kernel, x, self.x[m][rows])
 
+    def kernel_to_sets(self, m: int, x: Tensor, rows: Tensor) -> Tensor:
+        """Return the kernel of modality m between rows (B, d_m) and sets of training rows, (B, S).
+
+        Arguments:
+            rows: positions (B, S) of the training rows of each set.
+        """
+        kernel = self.kernels[m]
+        if kernel is None:
+            raise ValueError("kernel_to_sets: a constant modality has no kernel.")
+        if kernel.name == "precomputed":
+            return x.gather(1, rows)
+        return kernel_between(kernel, x[:, None], self.x[m][rows])[:, 0]
+
     def kernel_within(self, m: int, rows: Tensor) -> Tensor:
         """Return the kernel of modality m within sets of training rows: (B, S) to (B, S, S)."""
         kernel = self.kernels[m]

@@ -358,7 +358,7 @@ def test_only_the_last_patterns_keep_their_factors():
     masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 4)[1:]
     one = {name: v[:1] for name, v in x.items()}
     first = [model.smoother(one, mask[None]) for mask in masks]
-    with_factor = [p for p, each in model._solutions.items() if each.has_factor]
+    with_factor = [p for p, each in model._solutions.items() if each.has_cache]
     assert with_factor == [tuple(mask.nonzero()[:, 0].tolist()) for mask in masks[-8:]]
     for mask, h in zip(masks, first, strict=True):
         assert torch.equal(model.smoother(one, mask[None]), h)
