@@ -1,1 +1,1 @@
-"""Parts that KEEP does not have, measured; see `parts.py`."""
+"""Variants of KEEP's regression, measured; see `parts.py`."""

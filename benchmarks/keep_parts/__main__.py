@@ -71,7 +71,7 @@ def table(folder: Path) -> list[str]:
     It has the mean NDCG@20 of each part, its gain over KEEP, and the p value of a paired t test.
     """
     rows, conditions = (
-        ["| data set | | NDCG@20 | change | p |", "| --- | --- | --- | --- | --- |"],
+        ["| data set | variant | NDCG@20 | change | p |", "| --- | --- | --- | --- | --- |"],
         "",
     )
     for journal in sorted(folder.glob("*.jsonl")):

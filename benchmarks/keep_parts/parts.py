@@ -1,4 +1,4 @@
-"""Parts that KEEP does not have, and its popularity: does it rank new items better with them?
+"""Variants of KEEP's regression, measured against KEEP.
 
 Each part changes the regression on content and leaves the rest of KEEP as it was fitted:
 
@@ -11,11 +11,11 @@ Each part changes the regression on content and leaves the rest of KEEP as it wa
 - marginal likelihood: weights, widths and ridge of each pattern minimise the negative log
   likelihood of the 64 leading vectors as draws of a Gaussian process, n log tr(Q E E') + log det of
   the inverse of Q, by L-BFGS, on up to 2,000 warm items.
-- softmax residuals: the regression also predicts what a softmax over warm items leaves of the
-  training pairs. With probabilities p_u of user u over warm items, from the smoothed pairs at the
-  temperature of the highest likelihood, the target of an item is its column of
+- softmax residuals: the regression also predicts the residuals of the training pairs after a
+  softmax over warm items. With probabilities p_u of user u over warm items, from the smoothed
+  pairs at the temperature of the highest likelihood, the target of an item is its column of
   A E' + step * D_u^-b (R - d_u p_u) D_i^-b.
-- popularity: KEEP without the predicted popularity. This part KEEP has.
+- without popularity: KEEP has a predicted popularity; here it is removed.
 
 q and the step have the best validation NDCG@20 on the split. This favours the parts, since
 KEEP itself uses no validation item. All are compared on the same splits.
@@ -145,7 +145,7 @@ def marginal_likelihood(problem: Problem) -> float:
 
 
 def softmax_residuals(problem: Problem) -> float:
-    """KEEP whose targets also have what a softmax over warm items leaves of the pairs."""
+    """KEEP whose targets have the residuals of a softmax over warm items, too."""
     pairs = problem.pairs.to_dense()
     counts = [pairs.sum(dim=dim).clamp(min=1) for dim in (1, 0)]
     smoothed = problem.net.users.weight @ problem.net.items.T

@@ -139,6 +139,7 @@ def fit(data: Path, seed: int) -> Problem:
     """Fit KEEP on one split under FTMT.
 
     Raises:
+        ValueError: there are more than 10,000 warm items, so that KEEP is not exact.
         RuntimeError: the equations of this file do not give the NDCG of the fitted model.
     """
     options = Options.of("keep", split_seed=seed, seed=seed, setting="ftmt", empty_items="drop")
@@ -147,6 +148,8 @@ def fit(data: Path, seed: int) -> Problem:
     tables = build_tables(dataset, split, options, torch.device("cpu"))
     learner = make_learner(options, tables)
     learner.prepare()
+    if not learner.model.net.regression.is_exact:
+        raise ValueError(f"{data}: has more than 10,000 warm items, for which KEEP is not exact.")
     warm = WarmData.of_tables(tables, options)
     content = ContentRows(warm, unit=True)
     groups = {}

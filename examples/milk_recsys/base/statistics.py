@@ -1,6 +1,6 @@
 """Bootstrap intervals over users.
 
-Nothing else than NumPy is imported: reading results needs no torch, and `scipy.stats`, which has
+Only NumPy is imported: reading results needs no torch, and `scipy.stats`, which has
 the same interval, takes 0.7 s to import in every run.
 """
 

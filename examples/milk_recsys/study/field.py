@@ -82,7 +82,8 @@ def table_field(plan: Plan, store: Store) -> TableRows:
 
 def _p_against(plan: Plan, store: Store, methods: Sequence[str], rival: str) -> dict[str, float]:
     """Return p values of each method against a rival, paired over repeats, corrected together."""
-    tested = {m: _ratios(plan, store, m, rival).p for m in methods if m != rival}
+    # The former version of the winner is no further system to correct for.
+    tested = {m: _ratios(plan, store, m, rival).p for m in methods if m not in (rival, FORMER)}
     return dict(zip(tested, claims.holm(list(tested.values())), strict=True))
 
 

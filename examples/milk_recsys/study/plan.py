@@ -158,7 +158,8 @@ class Plan:
 
     def systems(self, store: Store) -> list[str]:
         """Return the methods, and the former version of the winner if its runs are there."""
-        return [*self.methods, *(FORMER for _ in store.of("repeat", FORMER)[:1])]
+        former = [FORMER] if store.of("repeat", FORMER) else []
+        return [*self.methods, *former]
 
     def repeats_of(self, store: Store, method: str, setting: str = "ftmt") -> list[Line]:
         """Return the repeats of a method that may be compared, as many as the plan has."""

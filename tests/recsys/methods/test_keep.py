@@ -253,7 +253,7 @@ def test_given_options_are_not_compared():
 @pytest.mark.parametrize("form", ["users", "vectors"])
 def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
     """If all warm items are neighbours, the projected regression is exact."""
-    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 10)
+    monkeypatch.setattr(keep, "MAX_DIRECT", 10)
     data = make_data()
     b = make("keep", **GIVEN, landmarks=4, neighbours=neighbours)
     pairs, g = interactions(data, data.dtype), torch.Generator().manual_seed(0)
@@ -289,12 +289,14 @@ def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
 
 @pytest.mark.parametrize("limit", [10, 15])
 def test_options_are_chosen_with_landmarks_too(monkeypatch, limit):
-    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", limit)  # 12 users and 20 items
+    monkeypatch.setattr(keep, "MAX_DIRECT", limit)  # 12 users and 20 items
     monkeypatch.setattr(choice, "MIN_LENGTH", 5)
     b = make("keep", landmarks=15, neighbours=4)
     assert b.choice.ndcg is not None
     assert not b.net.regression.is_exact
-    assert b.net.chosen["shrinkage"] == b.choice.shrinkage
+    assert ("items" in b.net.state_dict()) == (limit == 10)  # singular vectors, or users
+    with pytest.raises(DataError, match="--landmarks must be at most 20,000, got 20,001"):
+        make("keep", landmarks=20_001)
     given = make("keep", landmarks=15, neighbours=4, shrinkage=2.0, predicted_popularity=0.5)
     assert given.choice == choice.PairChoice(2.0, 0.5, None)
 
@@ -304,7 +306,7 @@ def test_options_are_chosen_with_landmarks_too(monkeypatch, limit):
 
 def test_with_fewer_users_than_items_vectors_have_the_width_of_users(monkeypatch, tmp_path):
     new, mask = new_items()
-    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 15)
+    monkeypatch.setattr(keep, "MAX_DIRECT", 15)
     b = make("keep", **GIVEN, landmarks=4, neighbours=ITEMS)
     assert b.net.users.weight.shape == (USERS, USERS)
     assert "items" not in b.net.state_dict()
@@ -325,7 +327,7 @@ def test_all_items_as_neighbours_are_exact_and_fewer_approximate(monkeypatch):
     options = {**GIVEN, "width": 4.0, "fit_weights": False, "rank": 40}
     exact = make("keep", data, **options)
     expected = exact.net.users.weight @ exact.net.embed_items(new, mask).T
-    monkeypatch.setattr(keep, "MAX_DIRECT_ITEMS", 50)
+    monkeypatch.setattr(keep, "MAX_DIRECT", 50)
     monkeypatch.setattr(fitted, "BLOCK", 7)
 
     def error(landmarks, neighbours):

@@ -55,7 +55,8 @@ class KeepOptions:
     )
     neighbours: int = count(
         256,
-        "Number of nearest warm items by which the vector of each new item is then corrected.",
+        "Number of nearest warm items that correct the vector of each new item, if the kernel is "
+        "projected on --landmarks (with more than 10,000 warm items).",
     )
     per_pattern: bool = option(
         True,

@@ -18,8 +18,8 @@ error. A list has an eighth of the compared items, since the best shrinkage depe
 lists.
 
 With up to 10,000 warm items, up to 2,000 of them are compared, with the content and the pairs of
-each other. With more, 1,000 are compared, with the content and the pairs of all warm items: among
-so few of so many items content would predict too little, and popularity would look too useful.
+each other. With more, 1,000 are compared, each predicted from all other warm items. Predicted only
+from each other, they would make content look too weak and popularity too useful.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ MAX_ITEMS, MAX_PROJECTED_ITEMS = 2000, 1000
 LISTS, MIN_LENGTH = 8, 20  # Number of lists; smallest number of items of a list.
 MAX_PATTERNS = 8  # Number of patterns among which items draw theirs.
 MAX_SCORES = 2**22  # Number of scores in memory when a list is ranked.
+MAX_WEIGHTS = 2**26  # Number of weights of warm items in memory, for a block of compared items.
 
 
 class PairChoice(NamedTuple):
@@ -113,6 +114,7 @@ def choose(
         return -max(float(values[shrinkage, exponent].mean()) for exponent in exponents)
 
     first = min(shrinkages, key=_distance_from_default)
+    # `values` gets the NDCG of the shrinkages that are tried; only these are compared.
     descend(shrinkages, shrinkages.index(first), error, error(first))
     best = better_than_default(values)
     return PairChoice(*best, float(values[best].mean()))
@@ -174,9 +176,10 @@ def left_out_by_users(
     own = vectors.x.index_select(1, items).to_dense()
     predicted, popularity = torch.zeros_like(own), logs.new_zeros(len(items))
     for names, part in drawn_patterns_of(regression.modalities, mask[items], generator):
-        h = regression.leave_one_out_smoother(names, items[part], from_all=True)
-        predicted[:, part] = torch.sparse.mm(vectors.x, h.T.contiguous())
-        popularity[part] = h @ logs
+        for block in part.split(max(1, MAX_WEIGHTS // pairs.shape[1])):
+            h = regression.leave_one_out_smoother(names, items[block], from_all=True)
+            predicted[:, block] = torch.sparse.mm(vectors.x, h.T.contiguous())
+            popularity[block] = h @ logs
 
     def scores(shift: float) -> Tensor:
         shifted = vectors.products.clone()

@@ -82,7 +82,7 @@ class KeepModel(nn.Module):
         for name, x in state.items():
             if name != "users.weight":
                 self.register_buffer(name, x)
-        self._predictor: Callable[..., Tensor] | None = None  # Of a projected regression.
+        self._predictor: Callable[..., Tensor] | None = None  # A projected regression.
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
         self._predictor = None  # `fn` may change the precision or the device.
@@ -116,7 +116,7 @@ class KeepModel(nn.Module):
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The options that were chosen or given; those of the patterns met so far."""
+        """Options that were chosen or given, with weights and ridges of the patterns met so far."""
         kernels = {
             name: None if kernel is None else kernel.width
             for name, kernel in self.regression.kernels.items()

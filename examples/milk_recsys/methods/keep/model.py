@@ -43,6 +43,7 @@ from torch import Tensor
 
 from invmod._text import NAMES, decode_text
 from invmod.regression import PatternKernelRidge
+from invmod.regression.arguments import MAX_LANDMARKS
 from milk_recsys.base.checkpoint import save_state
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
@@ -76,8 +77,9 @@ from milk_recsys.methods.warm import WarmData
 
 __all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
 
-# Up to this many warm items the regression on content is exact, and else projected.
-MAX_DIRECT_ITEMS = 10_000
+# Largest number of warm items, or of users, whose matrix is factorised. With more warm items the
+# regression on content is projected.
+MAX_DIRECT = 10_000
 MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
 DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
 FIRST_SHRINKAGE = 1.0  # lambda of the vectors E that the regression's options are chosen on.
@@ -97,7 +99,7 @@ class Keep:
     """
 
     def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
-        projected = data.num_items > MAX_DIRECT_ITEMS
+        projected = data.num_items > MAX_DIRECT
         pairs = interactions(data, data.dtype)
         with seeded(seed, device=data.device) as generator:
             vectors = _vectors(data, options, damped(pairs, options.popularity))
@@ -159,9 +161,9 @@ def _vectors(
     """
     both, rank = data.num_users + data.num_items, options.rank
     if rank is None and (options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE):
-        if data.num_items <= MAX_DIRECT_ITEMS and data.num_items * both <= MAX_EXACT:
+        if data.num_items <= MAX_DIRECT and data.num_items * both <= MAX_EXACT:
             return ExactVectors(x)
-        if data.num_items > MAX_DIRECT_ITEMS >= data.num_users:
+        if data.num_items > MAX_DIRECT >= data.num_users:
             return UserVectors(x)
     rank = min(rank or DEFAULT_RANK, data.num_users, data.num_items)
     if rank * both > MAX_SCORES:
@@ -186,6 +188,11 @@ def _fitted_regression(
     if not columns:
         raise DataError("No training item has a feature, so KEEP cannot be fitted.")
     names = [data.modalities[column] for column in columns]
+    if projected and options.landmarks > MAX_LANDMARKS:
+        raise DataError(
+            f"--landmarks must be at most {MAX_LANDMARKS:,}, got {options.landmarks:,}. "
+            "--neighbours makes new items' vectors more accurate, too."
+        )
     regression = content_regression(names, options, data.dtype, projected=projected)
     features = {name: data.features[name] for name in names}
     return regression.fit(features, targets, data.mask[:, columns]), columns
