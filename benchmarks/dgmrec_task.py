@@ -134,9 +134,7 @@ def tables_of(
     found: dict[str, list[list[str]]] = {"clean": [], "mixed": []}
     for options in runs:
         begun = time.perf_counter()
-        # The audit fits on a few hundred users, of whom hardly any has a validation pair here, and
-        # a mean over no user is NaN. With these candidates it leaves the validation metrics out.
-        audit(options.replace(candidates="all_cold"), dataset, split)
+        audit(options, dataset, split)
         tables = build_tables(dataset, split, options, torch.device("cpu"))
         with tempfile.TemporaryDirectory() as folder:
             learner, _ = train_model(options, tables, Path(folder), Progress(quiet=True))

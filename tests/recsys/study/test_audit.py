@@ -1,5 +1,7 @@
 """The audit accepts methods without a leak, and names each planted leak."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,15 @@ from milk_recsys.methods.learner import TrainedLearner, make_learner
 from milk_recsys.methods.milk import PRESETS
 from milk_recsys.methods.scaling import Columns
 from milk_recsys.methods.warm import WarmData
-from milk_recsys.study.audit import Leak, audit, compare, leaks_by_option, tensors_of, without_test
+from milk_recsys.study.audit import (
+    Leak,
+    _check_validation,
+    audit,
+    compare,
+    leaks_by_option,
+    tensors_of,
+    without_test,
+)
 from tests.recsys.methods.tiny_baselines import BASELINES
 
 DATASET = tiny_dataset()
@@ -215,6 +225,23 @@ def test_validation_that_depends_on_test_pairs_is_named(monkeypatch):
         Leak, match="on the validation items changes when the test items are removed"
     ):
         run_audit(make_options("content_knn"), make)
+
+
+def test_validation_metrics_of_no_user_are_equal(monkeypatch):
+    """A few hundred users may have no validation pair at all; their means are NaN."""
+    nan = float("nan")
+    tables = (SimpleNamespace(validation=None, mask=None),) * 2
+
+    def check(*metrics):
+        answers = iter([({"ndcg@20": value, "users": 0}, None) for value in metrics])
+        monkeypatch.setattr("milk_recsys.study.audit.evaluate_group", lambda *_: next(answers))
+        _check_validation([None, None], tables, "test")
+
+    check(nan, nan)
+    check(0.5, 0.5)
+    for values in ((nan, 0.5), (0.5, nan), (0.5, 0.25)):
+        with pytest.raises(Leak, match="`ndcg@20` on the validation items changes"):
+            check(*values)
 
 
 def test_a_score_that_depends_on_the_other_items_is_named():
