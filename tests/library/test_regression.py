@@ -245,6 +245,19 @@ def test_a_weight_of_two_holds_for_precomputed_kernels():
     )
 
 
+@pytest.mark.parametrize("landmarks", [None, 5])
+def test_a_kernel_and_a_ridge_may_be_scaled_together(landmarks):
+    """The noise of missing modalities is in the units of the kernel, too."""
+    x, y, mask = problem(30)
+    k = {name: 0.01 * v @ v.T + 0.1 * torch.eye(30, dtype=F64) for name, v in x.items()}
+    options = {"kernel": "precomputed", "landmarks": landmarks}
+    one = small_model(ridge=0.3, **options).fit(k, y, mask)
+    other = small_model(ridge=3.0, **options).fit({n: 10 * v for n, v in k.items()}, y, mask)
+    torch.testing.assert_close(
+        other.predict({n: 10 * v for n, v in k.items()}, mask), one.predict(k, mask)
+    )
+
+
 def test_a_row_without_any_modality_gets_the_mean_of_the_targets():
     x, y, mask = problem()
     weights = torch.linspace(0.5, 2, 40)
