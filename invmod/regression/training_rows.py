@@ -168,7 +168,7 @@ class TrainingRows:
         own, other = self.observed[rows].to(self.targets), observed.to(self.targets)
         total = other.new_zeros(len(other), len(own))
         for m, weight in zip(pattern, weights, strict=True):
-            if self.kernels[m] is None or not weight:
+            if not weight:
                 continue
             k = self.kernel_of(m, x[m], rows)
             # Rows are 0 where the modality is missing, so a product with the masks is safe.

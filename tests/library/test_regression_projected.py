@@ -63,6 +63,15 @@ def test_landmarks_end_where_rows_are_spanned():
     assert none.tolist() == []
 
 
+def test_copies_of_a_row_are_spanned_by_one():
+    """A block has four candidates, but only one row is left after the first landmark."""
+    x = torch.tensor([[1.0, 0.0]] * 39 + [[0.0, 0.1]], dtype=F64)
+    k = x @ x.T
+    chosen = random_pivots(lambda at: k[:, at], k.diagonal().clone(), 40, seeded(0))
+    assert len(chosen) == 2
+    assert chosen[1] == 39
+
+
 def test_landmarks_are_drawn_by_their_errors():
     """Three copies of one row and one other row: the first landmark is one of the copies in 3/4."""
     x = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]], dtype=F64)
