@@ -12,7 +12,7 @@ with the noise D_i = (l + noise of the modalities that row i lacks) / w_i of row
 (with an intercept, F has a column of ones, for which the 1 on the diagonal of G is 0). Since D is
 the same, up to w, for all rows with the same modalities, the products F_m' W F_k and F_m' W Y are
 summed once for each pattern of training rows. A new pattern then costs no pass over the rows,
-unless there are so many patterns of training rows that their sums would not fit in memory.
+unless there are too many patterns of training rows for their sums to fit in memory.
 """
 
 from __future__ import annotations

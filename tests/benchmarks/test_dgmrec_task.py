@@ -18,12 +18,7 @@ USERS, ITEMS = 40, 30
 MISSING = {"t": [0], "v": [1, 20], "a": [2, 21], "va": [3], "all": [22]}
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    """Restore the number of threads, which the command sets for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,7 @@ F64 = torch.float64
 KERNEL = Kernel([0.7, 0.3], [1.5, 0.4], 0.2)
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    """Restore the number of threads, which the command sets for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 @pytest.fixture(scope="module")
