@@ -47,6 +47,7 @@ def kernel_between(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     if kernel.name == "linear":
         return products
     # -|x - y|^2 / 2 = x'y - (|x|^2 + |y|^2) / 2; rounding must not make it positive.
-    products = products - x.square().sum(dim=-1)[..., None] / 2
-    products = products - y.square().sum(dim=-1)[..., None, :] / 2
-    return (kernel.width * products.clamp(max=0)).exp()
+    # Neither `products` nor its multiple is kept for gradients, so both can be written over.
+    products -= x.square().sum(dim=-1)[..., None] / 2
+    products -= y.square().sum(dim=-1)[..., None, :] / 2
+    return products.clamp(max=0).mul_(kernel.width).exp_()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from invmod.regression.kernels import Kernel, kernel_between
@@ -172,5 +173,5 @@ class TrainingRows:
                 continue
             k = self.kernel_of(m, x[m], rows)
             # Rows are 0 where the modality is missing, so a product with the masks is safe.
-            total = total + weight * (other[:, m, None] * k * own[:, m])
+            total = torch.addcmul(total, k, (weight * other[:, m, None]) * own[:, m])
         return total
