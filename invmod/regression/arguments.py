@@ -18,6 +18,7 @@ FUNCTION = "PatternKernelRidge"
 CURVED: tuple[KernelName, ...] = ("gaussian", "angle")  # The kernels that have a width.
 MAX_LANDMARKS = 20_000  # Largest number of landmarks of a modality.
 MAX_ROWS = 20_000  # A kernel of this size takes 3.2 GB in float64, and three are held at once.
+MAX_CHECKED = 2**24  # Number of entries of features that are checked at once.
 # Widths that are compared where the width of a modality is "auto".
 WIDTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -127,22 +128,31 @@ def check_num_rows(function: str, num_rows: int) -> None:
         )
 
 
-def checked_approximation(landmarks: int | None, neighbours: int | None) -> tuple[int | None, int]:
-    """Return the number of landmarks, or None, and the number of neighbours, 0 without them."""
+def checked_approximation(
+    landmarks: int | None, neighbours: int | None, probes: int | None
+) -> tuple[int | None, int, int | None]:
+    """Return the numbers of landmarks, neighbours (0 without them) and probes."""
     if landmarks is not None:
         landmarks = check_count(FUNCTION, "landmarks", landmarks)
         if landmarks > MAX_LANDMARKS:
             raise ValueError(
                 f"{FUNCTION}: `landmarks` must be at most {MAX_LANDMARKS:,}, got {landmarks:,}."
             )
-    if neighbours is None:
-        return landmarks, 0
-    if landmarks is None:
+    if neighbours is not None and landmarks is None:
         raise ValueError(
             f"{FUNCTION}: `neighbours` needs `landmarks`, got neighbours={neighbours} and "
             "landmarks=None. Give the number of landmarks, such as 1024."
         )
-    return landmarks, check_count(FUNCTION, "neighbours", neighbours)
+    if probes is not None and neighbours is None:
+        raise ValueError(
+            f"{FUNCTION}: `probes` needs `neighbours`, got probes={probes} and neighbours=None. "
+            "Give the number of neighbours, such as 256."
+        )
+    return (
+        landmarks,
+        0 if neighbours is None else check_count(FUNCTION, "neighbours", neighbours),
+        None if probes is None else check_count(FUNCTION, "probes", probes),
+    )
 
 
 def check_targets(function: str, targets: Tensor, num_rows: int) -> None:
@@ -193,7 +203,8 @@ def check_observed(function: str, name: str, x: Tensor, rows: Tensor, *, needed:
             f"{function}: modality {name!r} is observed in none of the training rows, so it cannot "
             "be fitted. Give rows that have it, or leave the modality out."
         )
-    if x.is_floating_point() and not x[rows].isfinite().all():
+    blocks = torch.split(rows, max(1, MAX_CHECKED // max(1, x[:1].numel())))
+    if x.is_floating_point() and not all(x[block].isfinite().all() for block in blocks):
         raise ValueError(
             f"{function}: modality {name!r} has NaN or an infinity in a row that the mask marks as "
             "observed. Make the mask with `mask_from_features`."

@@ -9,54 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from invmod._scale import standard_deviation
 from invmod.regression.choice import HeldOut, best_fit, descend
 from invmod.regression.kernels import KERNELS, Kernel, kernel_between
+from invmod.regression.units import Units, fitted_units
 
 MIDDLE_WIDTH = 1.0  # The width of every kernel in the first round of the choice.
-
-
-class Units(NamedTuple):
-    """Centre and scale (d,) of the entries of a modality."""
-
-    centre: Tensor
-    scale: Tensor
-
-    @property
-    def constant(self) -> bool:
-        """Whether the modality is constant in the training rows, so that it has no information."""
-        return bool(self.scale.isinf().all()) and self.scale.numel() > 0
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Units:
-        """Return the units on a device, in a dtype."""
-        return Units(self.centre.to(device, dtype), self.scale.to(device, dtype))
-
-    def apply(self, x: Tensor, available: Tensor) -> Tensor:
-        """Return the centred and scaled rows (N, d), which are 0 where `available` is False."""
-        scaled = (x.to(self.centre) - self.centre) / self.scale
-        # Select instead of multiplying, so that NaN in a missing cell becomes 0.
-        return torch.where(available[:, None], scaled, 0.0)
-
-
-def fitted_units(x: Tensor, row_weights: Tensor, *, standardize: bool) -> Units:
-    """Return the units of observed rows x (n, d) with weights (n,), in float64.
-
-    Scaled rows have the weighted mean square length 1. With `standardize` each entry is divided by
-    its standard deviation as well. An entry that is constant then has an infinite scale, so that it
-    is 0 in all rows. If all entries are constant, all scales are infinite.
-    """
-    x, shares = x.to(torch.float64), row_weights.to(torch.float64) / row_weights.sum()
-    # The deviation without weights finds the constant entries, and keeps squares from overflowing.
-    deviation = standard_deviation(x)
-    varies = deviation > 0
-    centre = torch.where(varies, shares @ x, x[0])
-    relative = torch.where(varies, (x - centre) / deviation, 0.0)
-    deviation = deviation * (shares @ relative.square()).sqrt()
-    if not varies.any():
-        return Units(centre, torch.full_like(centre, torch.inf))
-    if standardize:
-        return Units(centre, torch.where(varies, deviation * varies.sum().sqrt(), torch.inf))
-    return Units(centre, torch.full_like(centre, float(deviation.square().sum().sqrt())))
 
 
 class Table(NamedTuple):
@@ -92,7 +49,12 @@ class ComparedRows(NamedTuple):
 
 
 def fit_modality(
-    m: int, compared: ComparedRows, candidates: Sequence[Kernel], scalings: Sequence[bool]
+    m: int,
+    compared: ComparedRows,
+    candidates: Sequence[Kernel],
+    scalings: Sequence[bool],
+    *,
+    projected: bool,
 ) -> dict[str, Tensor]:
     """Return the state of modality number m, with the scaling and the kernel that were chosen.
 
@@ -101,6 +63,7 @@ def fit_modality(
         compared: the rows, and the ridges.
         candidates: kernels to choose from.
         scalings: values of `standardize` to choose from.
+        projected: keep the rows as they are; only some are centred and scaled at a time.
     """
     x, observed = compared.table.x[m], compared.table.observed[:, m]
     dtype = compared.held_out.targets.dtype
@@ -108,16 +71,23 @@ def fit_modality(
         kernel: Kernel | None = candidates[0]
         units = Units(torch.zeros(1), torch.ones(1)).to(x.device, dtype)
     else:
-        row_weights = compared.held_out.row_weights[observed]
-        units_of = [fitted_units(x[observed], row_weights, standardize=s) for s in scalings]
+        rows = observed.nonzero()[:, 0]
+        row_weights = compared.held_out.row_weights[rows]
+        units_of = [fitted_units(x, rows, row_weights, standardize=s) for s in scalings]
         kernel, units = _chosen(m, compared, candidates, [u.to(x.device, dtype) for u in units_of])
     number = -1 if kernel is None else KERNELS.index(kernel.name)
-    rows = {"rows": units.apply(x, observed), "validation_rows": x.new_zeros(0, dtype=dtype)}
-    if compared.validation is not None:
-        rows["validation_rows"] = _validation_rows(m, compared.validation, units)
     width = 0.0 if kernel is None else kernel.width
-    state = {"centre": units.centre, "scale": units.scale, **rows}
-    state["kernel"] = torch.tensor([number, width], dtype=dtype, device=x.device)
+    state = {
+        "centre": units.centre,
+        "scale": units.scale,
+        "rows": x if x.is_floating_point() else x.to(dtype),
+        "validation_rows": x.new_zeros(0, dtype=dtype),
+        "kernel": torch.tensor([number, width], dtype=dtype, device=x.device),
+    }
+    if not projected or candidates[0].name == "precomputed":
+        state["rows"] = units.apply(x, observed)
+    if compared.validation is not None:
+        state["validation_rows"] = _validation_rows(m, compared.validation, units)
     return {f"{name}_{m}": value for name, value in state.items()}
 
 

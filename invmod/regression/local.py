@@ -31,7 +31,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -39,12 +38,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from invmod.regression.nearest import NearestRows
 from invmod.regression.patterns import PatternChoice
 from invmod.regression.projection import BLOCK, Projection
 from invmod.regression.solving import Fitted, PatternSolution, cholesky_factor
 from invmod.regression.training_rows import Pattern, Queries
 
-MAX_KERNEL = 2**24  # Number of kernels between queries and training rows that are computed at once.
 MAX_BATCH = 2**24  # Number of entries of a batch of local problems.
 MAX_WHITENED = 2**26  # Number of entries of the whitened features of a pattern that are kept.
 
@@ -69,6 +68,7 @@ class ProjectedSolution(PatternSolution):
     Arguments:
         projection: the projected kernels.
         neighbours: number of nearest rows of the correction, or 0.
+        probes: as in `NearestRows`.
         others: as in `PatternSolution`.
     """
 
@@ -81,6 +81,7 @@ class ProjectedSolution(PatternSolution):
         *,
         intercept: bool,
         neighbours: int,
+        probes: int | None,
     ) -> None:
         training = projection.training
         super().__init__(training, pattern, rows, choice, intercept=intercept)
@@ -89,6 +90,7 @@ class ProjectedSolution(PatternSolution):
         self._active = [(m, weight) for m, weight in weighted if weight > 0]
         noise = training.noise(pattern, choice.weights, training.observed[rows]) + choice.ridge
         self._noise = noise / training.row_weights[rows]  # D (n_p,)
+        self._nearest = NearestRows(projection, pattern, choice.weights, rows, self._noise, probes)
         self._root: Tensor | None = None
         self._white: Tensor | None = None
 
@@ -119,11 +121,10 @@ class ProjectedSolution(PatternSolution):
                 )
                 yield group, 1 / (self.choice.ridge + float(noise))
 
-    def _slices(self) -> list[slice]:
-        """Return the part of the features that belongs to each active modality."""
-        sizes = (len(self.projection.landmarks[m]) for m, _ in self._active)
-        ends = [0, *itertools.accumulate(sizes)]
-        return [slice(start, end) for start, end in itertools.pairwise(ends)]
+    @property
+    def _modalities(self) -> list[int]:
+        """Positions of the modalities with a weight above 0."""
+        return [m for m, _ in self._active]
 
     @property
     def _size(self) -> int:
@@ -140,7 +141,7 @@ class ProjectedSolution(PatternSolution):
         return self._root
 
     def _system(self) -> Tensor:
-        """Return G, or its lower triangle."""
+        """Return G (L + 1, L + 1)."""
         system = self._summed_groups() if self.projection.keeps_sums else self._summed_rows()
         system.diagonal()[:-1] += 1
         if not self.intercept:
@@ -156,24 +157,45 @@ class ProjectedSolution(PatternSolution):
         return total
 
     def _summed_groups(self) -> Tensor:
-        """Return the lower triangle of F' D^-1 F from the sums of groups of training rows."""
-        projection, slices, last = self.projection, self._slices(), self._size
+        """Return F' D^-1 F from the sums of groups of training rows."""
+        projection, last = self.projection, self._size
         total = self.training.targets.new_zeros(last + 1, last + 1)
         for group, precision in self._groups():
+            at, roots, own = self._shared(group)
+            sums = projection.sums(group)
+            total[at[:, None], at] += (
+                precision * torch.outer(roots, roots) * sums.products[own][:, own]
+            )
             if self.intercept:
+                row = precision * roots * sums.features[own]
+                total[last, at] += row
+                total[at, last] += row
                 weights = self.training.row_weights[projection.groups[group]]
                 total[last, last] += precision * weights.sum()
-            for i, (m, weight) in enumerate(self._active):
-                if m not in group:
-                    continue
-                scale = precision * weight**0.5
-                if self.intercept:
-                    total[last, slices[i]] += scale * projection.feature_sums(group, m)
-                for j, (k, other) in enumerate(self._active[: i + 1]):
-                    if k in group:
-                        products = projection.feature_products(group, m, k)
-                        total[slices[i], slices[j]] += scale * other**0.5 * products
         return total
+
+    def _shared(self, group: Pattern) -> tuple[Tensor, Tensor, Tensor]:
+        """Return how features of a group of rows enter the regression.
+
+        Returns:
+            their positions (s,) among the features of the regression, the roots (s,) of their
+            weights, and their positions (s,) among the features of the group.
+        """
+        slices = self.projection.slices
+        of_group = dict(zip(group, slices(group), strict=True))
+        # A group may have modalities of weight 0 alone.
+        at, roots, own = [torch.arange(0)], [torch.zeros(0, dtype=torch.float64)], [torch.arange(0)]
+        for (m, weight), part in zip(self._active, slices(self._modalities), strict=True):
+            if m in of_group:
+                at.append(torch.arange(part.start, part.stop))
+                roots.append(torch.full(at[-1].shape, weight**0.5, dtype=torch.float64))
+                own.append(torch.arange(of_group[m].start, of_group[m].stop))
+        device = self._noise.device
+        return (
+            torch.cat(at).to(device),
+            torch.cat(roots).to(self._noise),
+            torch.cat(own).to(device),
+        )
 
     @override
     @torch.no_grad()
@@ -181,13 +203,11 @@ class ProjectedSolution(PatternSolution):
         projection, last = self.projection, self._size
         right = targets.new_zeros(last + 1, targets.shape[1])
         for group, precision in self._groups():
-            rows = projection.groups[group]
+            at, roots, own = self._shared(group)
+            right[at] += precision * roots[:, None] * projection.target_sums(group, targets)[own]
             if self.intercept:
+                rows = projection.groups[group]
                 right[last] += precision * (self.training.row_weights[rows] @ targets[rows])
-            for part, (m, weight) in zip(self._slices(), self._active, strict=True):
-                if m in group:
-                    products = projection.target_products(group, m, targets)
-                    right[part] += precision * weight**0.5 * products
         beta = torch.cholesky_solve(right, self._factor())
         return Fitted(beta, beta.new_zeros(beta.shape[1]), targets)
 
@@ -204,7 +224,7 @@ class ProjectedSolution(PatternSolution):
     def _training_features(self, near: Tensor) -> Tensor:
         """Return F (..., L + 1) of training rows of the pattern."""
         at = self.rows[near]
-        parts = [weight**0.5 * self.projection.rows(m)[at] for m, weight in self._active]
+        parts = [weight**0.5 * self.projection.features_at(m, at) for m, weight in self._active]
         return self._joined(parts, near.shape)
 
     def _joined(self, parts: list[Tensor], shape: torch.Size) -> Tensor:
@@ -236,36 +256,12 @@ class ProjectedSolution(PatternSolution):
     def _local(self, queries: Queries, phi: Tensor) -> Local:
         """Return the local part of the predictions of rows with the features phi (N, L + 1)."""
         count = min(self.neighbours, len(self.rows) - (queries.positions is not None))
-        with torch.no_grad():
-            near = self._nearest(queries, count)
+        near = self._nearest(queries, count)
         widest = max(phi.shape[1], count, *(x.shape[1] for x in self.training.x))
         size = max(1, MAX_BATCH // max(1, count * widest))
         blocks = torch.split(torch.arange(len(phi), device=phi.device), size)
         parts = [self._batch(queries.of(b), phi[b], near[b]) for b in blocks]
         return Local(near, *(torch.cat(part) for part in zip(*parts, strict=True)))
-
-    def _nearest(self, queries: Queries, count: int) -> Tensor:
-        """Return the positions (N, S) of the nearest training rows.
-
-        A row is near if it alone would explain much of the variance of the query:
-        k(c, i)^2 / (k(i, i) + D_i).
-        """
-        training, weights = self.training, self.choice.weights
-        variances = self._noise.clone()
-        for m, weight in self._active:
-            diagonal = training.diagonal(m, self.rows)
-            variances += weight * training.observed[self.rows, m] * diagonal
-        near = [self.rows.new_empty(0, count)]
-        size = max(1, MAX_KERNEL // len(self.rows))
-        every = torch.arange(len(queries.observed), device=self.rows.device)
-        for block in torch.split(every, size):
-            part = queries.of(block)
-            k = training.kernel_to(self.pattern, weights, self.rows, part.x, part.observed)
-            relevance = k.square() / variances
-            if part.positions is not None:
-                relevance[torch.arange(len(block), device=block.device), part.positions] = -1
-            near.append(relevance.topk(count, dim=1).indices)
-        return torch.cat(near)
 
     def _batch(self, queries: Queries, phi: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
         """Return a (B, S) and a F_S (B, L + 1) of a batch of queries with the features phi."""
@@ -281,7 +277,8 @@ class ProjectedSolution(PatternSolution):
             g = g * (own / left)[:, None]
         kernel_features = features[..., :-1]
         r_ss = self._kernel_among(near) - kernel_features @ kernel_features.mT
-        r = self._kernel_to(queries, near) - (kernel_features @ phi[:, :-1, None])[:, :, 0]
+        k = self.training.kernel_to_sets(self._active, self.rows[near], queries.x, queries.observed)
+        r = k - (kernel_features @ phi[:, :-1, None])[:, :, 0]
         first = r - (g[:, None] @ r_ss)[:, 0]
         # With M = T T' the inverse of I + M R is I - T (I + T'RT)^-1 T'R, whose matrix is positive
         # definite. M is singular if the intercept is free and all rows are neighbours; its
@@ -294,16 +291,6 @@ class ProjectedSolution(PatternSolution):
         second = torch.cholesky_solve((first[:, None] @ t).mT, inner)
         a = (first - ((t @ second).mT @ r_ss)[:, 0]) / noise
         return a, (a[:, None] @ features)[:, 0]
-
-    def _kernel_to(self, queries: Queries, near: Tensor) -> Tensor:
-        """Return the kernel (B, S) of each query with its neighbours."""
-        training, at = self.training, self.rows[near]
-        total = self._noise.new_zeros(near.shape)
-        for m, weight in self._active:
-            both = queries.observed[:, m, None] & training.observed[at, m]
-            k = training.kernel_to_sets(m, queries.x[m], at)
-            total = total + weight * both.to(total) * k
-        return total
 
     def _kernel_among(self, near: Tensor) -> Tensor:
         """Return the kernel (B, S, S) between the neighbours of each query."""

@@ -19,8 +19,8 @@ from invmod.regression.fitting import ComparedRows, Table, fit_modality, flat_ro
 from invmod.regression.kernels import KernelName
 from invmod.regression.predictions import PatternPredictions
 from invmod.regression.projection import draw_landmarks
-from invmod.regression.state import read_kernel, sampled_rows
-from invmod.regression.training_rows import ROW_RULES, RowRule, TrainingRows
+from invmod.regression.state import read_training, sampled_rows
+from invmod.regression.training_rows import ROW_RULES, RowRule
 
 
 class PatternKernelRidge(PatternPredictions):
@@ -95,6 +95,10 @@ class PatternKernelRidge(PatternPredictions):
             and without landmarks, the regression is exact.
         neighbours: number of nearest training rows by which each prediction is corrected; it needs
             landmarks.
+        probes: number of cells in which neighbours are searched; None: among all training rows.
+            Each training row belongs to the cell of its nearest landmark, and a row searches the
+            cells of its nearest landmarks, in each modality. It is for many training rows: the
+            time of an exact search grows with their number.
         dtype: floating dtype of all computations. In float32 the smaller ridges of the grid are
             left out, those below ten times the rounding error :math:`n \epsilon`.
 
@@ -130,6 +134,7 @@ class PatternKernelRidge(PatternPredictions):
         choice_rows: int = 2000,
         landmarks: int | None = None,
         neighbours: int | None = None,
+        probes: int | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(modalities)
@@ -147,8 +152,8 @@ class PatternKernelRidge(PatternPredictions):
         self.intercept = bool(intercept)
         arguments.check_dtype(dtype)
         self.choice_rows = check_count(arguments.FUNCTION, "choice_rows", choice_rows)
-        counts = arguments.checked_approximation(landmarks, neighbours)
-        self.landmarks, self.neighbours = counts
+        counts = arguments.checked_approximation(landmarks, neighbours, probes)
+        self.landmarks, self.neighbours, self.probes = counts
         self._scalings = (False, True) if standardize == "auto" else (bool(standardize),)
         self.dtype = dtype
 
@@ -218,7 +223,7 @@ class PatternKernelRidge(PatternPredictions):
         state = self._shared_state(compared, classes)
         with torch.no_grad(), without_autocast(table.observed):
             for m, candidates in enumerate(self._candidates):
-                state |= fit_modality(m, compared, candidates, self._scalings)
+                state |= fit_modality(m, compared, candidates, self._scalings, projected=projected)
                 state[f"landmarks_{m}"] = held_out.targets.new_zeros(0, dtype=torch.float64)
             if projected:
                 state |= self._drawn_landmarks(state, held_out.targets)
@@ -227,14 +232,7 @@ class PatternKernelRidge(PatternPredictions):
 
     def _drawn_landmarks(self, state: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         """Return the landmarks of each modality, for a state that lacks them."""
-        every = range(len(self.modalities))
-        training = TrainingRows(
-            [state[f"rows_{m}"] for m in every],
-            state["observed"] > 0.5,
-            targets,
-            state["row_weights"],
-            [read_kernel(*state[f"kernel_{m}"].tolist()) for m in every],
-        )
+        training = read_training(state, targets, projected=True)
         drawn = draw_landmarks(training, self.landmarks or 0)
         # In float64, which has all positions exactly.
         return {f"landmarks_{m}": at.to(torch.float64) for m, at in enumerate(drawn)}
@@ -286,7 +284,8 @@ class PatternKernelRidge(PatternPredictions):
                 continue
             arguments.check_observed(function, name, values, at, needed=all_needed)
             observed[at, m] = True
-            x.append(flat_rows(values)[numbers])
+            # All rows need no copy, so that they can stay in a file.
+            x.append(flat_rows(values) if rows is None else flat_rows(values)[numbers])
         chosen = targets.to(device)[numbers]
         if chosen.is_floating_point() and not chosen.isfinite().all():
             raise ValueError(f"{function}: `targets` must be finite, got NaN or an infinity.")

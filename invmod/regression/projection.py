@@ -10,15 +10,16 @@ with the noise D_i = (l + noise of the modalities that row i lacks) / w_i of row
 .. math:: \beta = G^{-1} F' D^{-1} Y,      G = I + F' D^{-1} F
 
 (with an intercept, F has a column of ones, for which the 1 on the diagonal of G is 0). Since D is
-the same, up to w, for all rows with the same modalities, the products F_m' W F_k and F_m' W Y are
-summed once for each pattern of training rows. A new pattern then costs no pass over the rows,
-unless there are too many patterns of training rows for their sums to fit in memory.
+the same, up to w, for all rows with the same modalities, the products F' W F and F' W Y are summed
+once for each pattern of training rows. A new pattern then costs no pass over the rows, unless there
+are too many patterns of training rows for their sums to fit in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ SEED = 1  # Seed of the draw of landmarks.
 MAX_DRAWN = MAX_LANDMARKS  # Number of rows among which the landmarks of a modality are drawn.
 BLOCK = 8192  # Number of rows whose features are computed at once.
 MAX_SUMS = 2**28  # Number of entries of the sums over all groups that are kept.
+MAX_FEATURES = 2**28  # Number of entries of the features of all training rows that are kept.
 
 
 def draw_landmarks(training: TrainingRows, count: int) -> list[Tensor]:
@@ -55,6 +57,37 @@ def draw_landmarks(training: TrainingRows, count: int) -> list[Tensor]:
     return drawn
 
 
+class Sums(NamedTuple):
+    """Sums over a group of training rows with the features F (n_g, L_g) of all its modalities.
+
+    Attributes:
+        products: F' W F (L_g, L_g).
+        features: F' W 1 (L_g,).
+    """
+
+    products: Tensor
+    features: Tensor
+
+
+class Cells(NamedTuple):
+    """The cells of the landmarks of a modality.
+
+    Attributes:
+        rows: positions (n_m,) of the training rows that have the modality, cell by cell.
+        starts: (L_m + 1,), where each cell begins.
+        numbers: (n,), the cell of each training row; L_m for rows that lack the modality.
+    """
+
+    rows: Tensor
+    starts: Tensor
+    numbers: Tensor
+
+    def rows_of(self, cell: int) -> Tensor:
+        """Return the positions of the rows of a cell."""
+        start, end = self.starts[cell : cell + 2].tolist()
+        return self.rows[start:end]
+
+
 class Projection:
     """The kernels of all modalities, projected on landmarks.
 
@@ -70,30 +103,40 @@ class Projection:
             for pattern, rows in rows_by_pattern(training.observed).items()
         }
         self._roots: dict[int, Tensor] = {}
-        self._rows: dict[int, Tensor] = {}
-        self._products: dict[tuple[Pattern, int, int], Tensor] = {}
-        self._feature_sums: dict[tuple[Pattern, int], Tensor] = {}
+        self._features: dict[int, Tensor] = {}
+        self._cells: dict[int, Cells] = {}
+        self._sums: dict[Pattern, Sums] = {}
         self._targets: Tensor | None = None
         self._version = (0, 0)
-        self._target_products: dict[tuple[Pattern, int], Tensor] = {}
+        self._target_sums: dict[Pattern, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for a copy or a pickle, without what is computed from them."""
         empty: dict[str, Any] = {
             "_roots": {},
-            "_rows": {},
-            "_products": {},
-            "_feature_sums": {},
+            "_features": {},
+            "_cells": {},
+            "_sums": {},
             "_targets": None,
-            "_target_products": {},
+            "_target_sums": {},
         }
         return {**self.__dict__, **empty}
 
     @property
     def keeps_sums(self) -> bool:
         """Whether the sums of all groups fit: with many patterns of rows there are too many."""
-        sizes = [len(at) for at in self.landmarks]
-        return sum(sum(sizes[m] for m in group) ** 2 for group in self.groups) <= MAX_SUMS
+        return sum(self._width(group) ** 2 for group in self.groups) <= MAX_SUMS
+
+    def _width(self, group: Pattern) -> int:
+        """Return L_g, the number of features of all modalities of a group."""
+        return sum(len(self.landmarks[m]) for m in group)
+
+    def slices(self, modalities: Sequence[int]) -> list[slice]:
+        """Return the part of the joined features that belongs to each of some modalities."""
+        ends = [0, *itertools.accumulate(len(self.landmarks[m]) for m in modalities)]
+        return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+    # --- features
 
     def features(self, m: int, x: Tensor, observed: Tensor) -> Tensor:
         """Return the features (N, L_m) of rows of modality number m, 0 where it is missing.
@@ -116,29 +159,70 @@ class Projection:
             self._roots[m] = root.to(k.dtype)
         return self._roots[m]
 
-    def rows(self, m: int) -> Tensor:
-        """Return the features F_m (n, L_m) of the training rows."""
-        if m not in self._rows:
-            x, observed = self.training.x[m], self.training.observed[:, m]
-            blocks = torch.split(torch.arange(len(x), device=x.device), BLOCK)
-            self._rows[m] = torch.cat([self.features(m, x[b], observed[b]) for b in blocks])
-        return self._rows[m]
+    def features_at(self, m: int, rows: Tensor) -> Tensor:
+        """Return the features (..., L_m) of training rows at some positions.
 
-    def feature_products(self, group: Pattern, m: int, k: int) -> Tensor:
-        """Return F_m' W F_k (L_m, L_k), summed over the training rows of a group."""
-        if (group, m, k) not in self._products:
-            rows = self.groups[group]
-            self._products[group, m, k] = self._weighted(rows, m).T @ self.rows(k)[rows]
-        return self._products[group, m, k]
+        Those of all rows are kept if they fit in memory, and computed again otherwise.
+        """
+        count = len(self.training.targets)
+        if count * self._width(tuple(range(len(self.landmarks)))) > MAX_FEATURES:
+            features = self._computed(m, rows.reshape(-1))
+            return features.reshape(*rows.shape, features.shape[1])
+        if m not in self._features:
+            blocks = torch.split(torch.arange(count, device=rows.device), BLOCK)
+            self._features[m] = torch.cat([self._computed(m, block) for block in blocks])
+        return self._features[m][rows]
 
-    def feature_sums(self, group: Pattern, m: int) -> Tensor:
-        """Return F_m' W 1 (L_m,), summed over the training rows of a group."""
-        if (group, m) not in self._feature_sums:
-            self._feature_sums[group, m] = self._weighted(self.groups[group], m).sum(dim=0)
-        return self._feature_sums[group, m]
+    def _computed(self, m: int, rows: Tensor) -> Tensor:
+        return self.features(m, self.training.x[m][rows], self.training.observed[rows, m])
 
-    def target_products(self, group: Pattern, m: int, targets: Tensor) -> Tensor:
-        """Return F_m' W Y (L_m, r), summed over the training rows of a group.
+    # --- cells of landmarks
+
+    def nearness(self, m: int, x: Tensor) -> Tensor:
+        """Return how much of the variance of rows x (N, d_m) each landmark explains, (N, L_m)."""
+        at = self.landmarks[m]
+        k = self.training.kernel_of(m, x, at)
+        return k.square() / self.training.diagonal(m, at)
+
+    def cells(self, m: int) -> Cells:
+        """Return the cells of modality number m: each row belongs to its nearest landmark."""
+        if m not in self._cells:
+            rows = self.training.observed[:, m].nonzero()[:, 0]
+            nearest = [
+                self.nearness(m, self.training.x[m][block]).argmax(dim=1)
+                for block in torch.split(rows, BLOCK)
+            ]
+            cell, order = torch.cat(nearest).sort(stable=True)
+            count = len(self.landmarks[m])
+            starts = torch.searchsorted(cell, torch.arange(count + 1, device=cell.device))
+            numbers = rows.new_full((len(self.training.targets),), count)
+            numbers[rows[order]] = cell
+            self._cells[m] = Cells(rows[order], starts, numbers)
+        return self._cells[m]
+
+    # --- sums
+
+    def _blocks(self, group: Pattern) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield rows of a group in blocks: positions (b,), F (b, L_g), and W F (b, L_g)."""
+        for rows in torch.split(self.groups[group], BLOCK):
+            f = torch.cat([self.features_at(m, rows) for m in group], dim=1)
+            yield rows, f, self.training.row_weights[rows, None] * f
+
+    def sums(self, group: Pattern) -> Sums:
+        """Return the sums over the training rows of a group, which are kept."""
+        if group not in self._sums:
+            dtype, width = self.training.targets.dtype, self._width(group)
+            # Block by block in float64: rounding errors of a long sum would add up.
+            products = self.training.targets.new_zeros(width, width, dtype=torch.float64)
+            features = products.new_zeros(width)
+            for _, f, weighted in self._blocks(group):
+                products += weighted.T @ f
+                features += weighted.sum(dim=0)
+            self._sums[group] = Sums(products.to(dtype), features.to(dtype))
+        return self._sums[group]
+
+    def target_sums(self, group: Pattern, targets: Tensor) -> Tensor:
+        """Return F' W Y (L_g, r), summed over the training rows of a group.
 
         Arguments:
             targets: Y (n, r). The sums of the last targets are kept if they fit in memory.
@@ -146,15 +230,13 @@ class Projection:
         version = (id(targets), targets._version)
         if self._targets is not targets or self._version != version:
             self._targets, self._version = targets, version
-            self._target_products.clear()
-        if (group, m) in self._target_products:
-            return self._target_products[group, m]
-        rows = self.groups[group]
-        products = self._weighted(rows, m).T @ targets[rows]
-        landmarks = sum(len(self.landmarks[k]) for each in self.groups for k in each)
-        if landmarks * targets.shape[1] <= MAX_SUMS:
-            self._target_products[group, m] = products
-        return products
-
-    def _weighted(self, rows: Tensor, m: int) -> Tensor:
-        return self.training.row_weights[rows, None] * self.rows(m)[rows]
+            self._target_sums.clear()
+        if group in self._target_sums:
+            return self._target_sums[group]
+        total = targets.new_zeros(self._width(group), targets.shape[1], dtype=torch.float64)
+        for rows, _, weighted in self._blocks(group):
+            total += weighted.T @ targets[rows]
+        sums = total.to(targets.dtype)
+        if sum(map(self._width, self.groups)) * targets.shape[1] <= MAX_SUMS:
+            self._target_sums[group] = sums
+        return sums

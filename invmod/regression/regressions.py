@@ -31,6 +31,7 @@ class PatternRegressions(PatternState):
 
     _weights: tuple[float, ...] | None
     neighbours: int
+    probes: int | None
 
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__(modalities)
@@ -168,12 +169,8 @@ class PatternRegressions(PatternState):
             choice,
             intercept=self.intercept,
             neighbours=self.neighbours,
+            probes=self.probes,
         )
-
-    def _landmarks(self) -> list[Tensor] | None:
-        """Return the positions of the landmarks of each modality; None if there are none."""
-        landmarks = [at.long() for at in self._per_modality("landmarks")]
-        return landmarks if any(len(at) for at in landmarks) else None
 
     # --- options
 

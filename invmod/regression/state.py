@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from invmod.regression.choice import Criterion, HeldOut, accurate_ridges
 from invmod.regression.kernels import KERNELS, Kernel
 from invmod.regression.patterns import Comparison
 from invmod.regression.training_rows import RowRule, TrainingRows
+from invmod.regression.units import ScaledRows, Units
 
 SEED = 0  # Seed of the draw of these rows.
 PER_MODALITY = ("centre", "scale", "rows", "kernel", "validation_rows", "landmarks")
@@ -35,10 +36,11 @@ class PatternState(FittedModule):
     The state has, for modality number m, ``centre_m`` and ``scale_m`` (d,), ``rows_m`` (n, d)
     centred and scaled, ``kernel_m`` (its number and width; the number of a constant modality is
     -1), ``validation_rows_m`` (v, d), and ``landmarks_m`` (L_m,), positions of training rows, or
-    none if the regression is exact. It has ``observed`` (n, M), ``targets`` (n,) or (n, r),
-    ``row_weights`` (n,), ``groups`` (n,) or (0,), ``classes`` (C,) or (0,), the mask and the
-    targets of validation rows, v = 0 without them, and ``options`` (P, 2M + 3): for each of P
-    patterns its modalities, their weights, the ridge, the error and the sharpness.
+    none if the regression is exact. With landmarks ``rows_m`` is as it was given. It has
+    ``observed`` (n, M), ``targets`` (n,) or (n, r), ``row_weights`` (n,), ``groups`` (n,) or (0,),
+    ``classes`` (C,) or (0,), the mask and the targets of validation rows, v = 0 without them, and
+    ``options`` (P, 2M + 3): for each of P patterns its modalities, their weights, the ridge, the
+    error and the sharpness.
     """
 
     _keeps_dtype = True
@@ -77,16 +79,15 @@ class PatternState(FittedModule):
     @functools.cached_property
     def _training(self) -> TrainingRows:
         """The training rows."""
-        kernels = [read_kernel(*kernel.tolist()) for kernel in self._per_modality("kernel")]
-        observed = self.get_buffer("observed") > 0.5
-        varies = torch.tensor([kernel is not None for kernel in kernels], device=observed.device)
-        return TrainingRows(
-            self._per_modality("rows"),
-            observed & varies,
-            self._answers("targets"),
-            self.get_buffer("row_weights"),
-            kernels,
+        state = {name: self.get_buffer(name) for name in self._state_names()}
+        return read_training(
+            state, self._answers("targets"), projected=self._landmarks() is not None
         )
+
+    def _landmarks(self) -> list[Tensor] | None:
+        """Return the positions of the landmarks of each modality; None if there are none."""
+        landmarks = [at.long() for at in self._per_modality("landmarks")]
+        return landmarks if any(len(at) for at in landmarks) else None
 
     @functools.cached_property
     def _comparison(self) -> Comparison:
@@ -109,6 +110,26 @@ class PatternState(FittedModule):
             self.get_buffer("validation_observed") > 0.5 if validated else None,
             self._candidate_ridges(),
         )
+
+
+def read_training(state: Mapping[str, Tensor], targets: Tensor, *, projected: bool) -> TrainingRows:
+    """Return the training rows of a state.
+
+    Arguments:
+        state: the buffers by name.
+        targets: Y (n, r).
+        projected: whether the state has the rows as they were given.
+    """
+    observed, x, kernels = state["observed"] > 0.5, [], []
+    for m in range(observed.shape[1]):
+        rows = state[f"rows_{m}"]
+        kernel = read_kernel(*state[f"kernel_{m}"].tolist())
+        units = Units(state[f"centre_{m}"], state[f"scale_{m}"])
+        scaled = not projected or (kernel is not None and kernel.name == "precomputed")
+        x.append(rows if scaled else ScaledRows(rows, observed[:, m], units))
+        kernels.append(kernel)
+    varies = torch.tensor([kernel is not None for kernel in kernels], device=observed.device)
+    return TrainingRows(x, observed & varies, targets, state["row_weights"], kernels)
 
 
 def sampled_rows(num_rows: int, limit: int, device: torch.device) -> Tensor:

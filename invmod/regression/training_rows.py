@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invmod.regression.kernels import Kernel, kernel_between
+from invmod.regression.units import ScaledRows
 
 Pattern = tuple[int, ...]
 RowRule = Literal["all", "superset", "exact"]
@@ -44,8 +45,9 @@ class TrainingRows:
     """The training rows.
 
     Arguments:
-        x: centred and scaled rows (n, d_m) of each modality, 0 where missing; for a precomputed
-            kernel its values between the training rows (n, n).
+        x: centred and scaled rows (n, d_m) of each modality, 0 where missing; or rows that become
+            so when they are read. For a precomputed kernel its values between the training rows
+            (n, n).
         observed: bool (n, M).
         targets: Y (n, r).
         row_weights: (n,), above 0.
@@ -53,7 +55,7 @@ class TrainingRows:
             part in any kernel.
     """
 
-    x: Sequence[Tensor]
+    x: Sequence[Tensor | ScaledRows]
     observed: Tensor
     targets: Tensor
     row_weights: Tensor
@@ -104,7 +106,7 @@ class TrainingRows:
         if kernel is None or kernel.name in ("gaussian", "angle"):
             return self.targets.new_ones(len(rows))
         if kernel.name == "precomputed":
-            return self.x[m][rows, rows]
+            return self._kernel(m)[rows, rows]
         return self.x[m][rows].square().sum(dim=1)
 
     def kernel_of(self, m: int, x: Tensor, rows: Tensor) -> Tensor:
@@ -119,12 +121,28 @@ class TrainingRows:
             return x[:, rows]
         return kernel_between(kernel, x, self.x[m][rows])
 
-    def kernel_to_sets(self, m: int, x: Tensor, rows: Tensor) -> Tensor:
-        """Return the kernel of modality m between rows (B, d_m) and sets of training rows, (B, S).
+    def kernel_to_sets(
+        self,
+        active: Sequence[tuple[int, float]],
+        rows: Tensor,
+        x: Sequence[Tensor],
+        observed: Tensor,
+    ) -> Tensor:
+        """Return the kernel k_p between rows and sets of training rows, (B, S).
 
         Arguments:
+            active: positions and weights of the modalities.
             rows: positions (B, S) of the training rows of each set.
+            x: the rows (B, d_m) of each modality.
+            observed: bool (B, M) of the rows.
         """
+        total = self.targets.new_zeros(rows.shape)
+        for m, weight in active:
+            both = observed[:, m, None] & self.observed[rows, m]
+            total = total + weight * both.to(total) * self._kernel_to_sets(m, x[m], rows)
+        return total
+
+    def _kernel_to_sets(self, m: int, x: Tensor, rows: Tensor) -> Tensor:
         kernel = self.kernels[m]
         if kernel is None:
             raise ValueError("kernel_to_sets: a constant modality has no kernel.")
@@ -138,16 +156,23 @@ class TrainingRows:
         if kernel is None:
             raise ValueError("kernel_within: a constant modality has no kernel.")
         if kernel.name == "precomputed":
-            return self.x[m][rows[:, :, None], rows[:, None]]
+            return self._kernel(m)[rows[:, :, None], rows[:, None]]
         return kernel_between(kernel, self.x[m][rows], self.x[m][rows])
+
+    def _kernel(self, m: int) -> Tensor:
+        """Return the precomputed kernel (n, n) of modality m."""
+        k = self.x[m]
+        if not isinstance(k, Tensor):
+            raise TypeError("TrainingRows: a precomputed kernel must be a tensor.")
+        return k
 
     def _mean_diagonal(self, m: int) -> float:
         kernel = self.kernels[m]
         if kernel is None or kernel.name != "precomputed":
             return 1.0
-        observed = self.observed[:, m]
-        diagonal, weights = self.x[m].diagonal()[observed], self.row_weights[observed]
-        return float(weights @ diagonal / weights.sum())
+        rows = self.observed[:, m].nonzero()[:, 0]
+        weights = self.row_weights[rows]
+        return float(weights @ self.diagonal(m, rows) / weights.sum())
 
     def kernel_to(
         self,

@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 from invmod.regression import (
     PatternKernelRidge,
+    arguments,
     local,
+    nearest,
     predictions,
     projection,
     training_rows,
 )
 from invmod.regression.landmarks import random_pivots
+from invmod.regression.training_rows import Queries
 from tests.library.regression_cases import F64, NAMES, hide, problem, small_model
 from tests.strategies import laws, seeded
 
@@ -178,13 +181,115 @@ def test_batches_change_nothing(monkeypatch):
     _, near = both((8, 5))
     x, mask = new_rows()
     expected, left = near(x, mask), near.leave_one_out(["a"])
-    for name, value in (("MAX_KERNEL", 70), ("MAX_BATCH", 200), ("MAX_WHITENED", 10), ("BLOCK", 7)):
+    for name, value in (("MAX_BATCH", 200), ("MAX_WHITENED", 10), ("BLOCK", 7)):
         monkeypatch.setattr(local, name, value)
     for module in (projection, predictions):
         monkeypatch.setattr(module, "BLOCK", 7)
+    monkeypatch.setattr(nearest, "MAX_KERNEL", 70)
+    monkeypatch.setattr(nearest, "MAX_ROWS", 9)
+    monkeypatch.setattr(arguments, "MAX_CHECKED", 5)
     _, again = both((8, 5))
     torch.testing.assert_close(again(x, mask), expected)
     torch.testing.assert_close(again.leave_one_out(["a"]), left)
+
+
+def test_features_that_are_computed_again_change_nothing(monkeypatch):
+    _, near = both((8, 5))
+    x, mask = new_rows()
+    expected, left = near(x, mask), near.leave_one_out(["a"])
+    assert near._projection._features
+    monkeypatch.setattr(projection, "MAX_FEATURES", 0)
+    _, again = both((8, 5))
+    torch.testing.assert_close(again(x, mask), expected)
+    torch.testing.assert_close(again.leave_one_out(["a"]), left)
+    assert not again._projection._features
+
+
+def test_rows_stay_as_they_were_given():
+    """Features in half precision, perhaps in a file, are neither copied nor converted."""
+    x, y, mask = problem(NUM_ROWS)
+    half = {name: v.half() for name, v in x.items()}
+    whole = {name: v.double() for name, v in half.items()}
+    near = [
+        small_model(landmarks=8, neighbours=5).fit(features, y, mask) for features in (half, whole)
+    ]
+    assert near[0].rows_0.data_ptr() == half["a"].data_ptr()
+    assert near[0].rows_0.dtype == torch.float16
+    queries, of = new_rows()
+    assert torch.equal(near[0](queries, of), near[1](queries, of))
+
+
+# --- cells of landmarks ---------------------------------------------------------------------------
+
+
+@laws
+@given(st.integers(0, 100), st.sampled_from(["all", "superset", "exact"]), st.booleans())
+def test_all_cells_have_the_nearest_rows(seed, rows, from_training):
+    near, all_cells = (
+        small_model(rows=rows, landmarks=8, neighbours=5, probes=probes).fit(*problem(50, seed))
+        for probes in (None, 8)
+    )
+    if from_training:
+        assert torch.equal(near.leave_one_out(["a", "c"]), all_cells.leave_one_out(["a", "c"]))
+    x, mask = new_rows(9, seed)
+    torch.testing.assert_close(all_cells(x, mask), near(x, mask))
+
+
+def test_a_few_cells_have_most_of_the_nearest_rows():
+    x = {"a": torch.randn(3000, 3, generator=seeded(0), dtype=F64)}
+    new = {"a": torch.randn(200, 3, generator=seeded(1), dtype=F64)}
+    found = []
+    for probes in (None, 1, 4, 16):
+        model = PatternKernelRidge(
+            ["a"],
+            kernel="gaussian",
+            width=1.0,
+            ridge=0.1,
+            landmarks=64,
+            neighbours=10,
+            probes=probes,
+        ).fit(x, x["a"][:, 0])
+        solution = model._solution([True])
+        rows, observed = model._scaled_rows("test", new, None)
+        near = solution._nearest(Queries(rows, observed), 10)
+        assert all(len(set(row)) == 10 for row in near.tolist())
+        found.append([set(row) for row in near.tolist()])
+    shares = [
+        sum(len(a & b) for a, b in zip(found[0], other, strict=True)) / 2000 for other in found[1:]
+    ]
+    assert 0.3 < shares[0] < shares[1] < shares[2]
+    assert shares[1] > 0.8
+    assert shares[2] > 0.99
+
+
+def test_cells_with_few_rows_are_searched_further():
+    """A row asks for more neighbours than the cell of its nearest landmark has."""
+    x, y, mask = problem(NUM_ROWS)
+    near, cells = (
+        small_model(landmarks=30, neighbours=40, probes=probes).fit(x, y, mask)
+        for probes in (None, 1)
+    )
+    queries, of = new_rows()
+    assert cells(queries, of).isfinite().all()
+    for model in (near, cells):
+        solution = model._solution([True, True, True])
+        rows, observed = model._scaled_rows("test", queries, of)
+        assert solution._nearest(Queries(rows, observed).of(torch.arange(3)), 40).shape == (3, 40)
+
+
+def test_rows_without_any_weighted_modality_are_found():
+    """All rows are wanted, also those that only have a modality of weight 0."""
+    x, y, mask = problem(NUM_ROWS, hidden=0.7)
+    weights = {"a": 1.0, "b": 1.0, "c": 0.0}
+    exact = small_model(weights=weights).fit(x, y, mask)
+    near = small_model(weights=weights, landmarks=8, neighbours=NUM_ROWS, probes=1).fit(x, y, mask)
+    queries, of = new_rows()
+    torch.testing.assert_close(near(queries, of), exact(queries, of))
+
+
+def test_probes_need_neighbours():
+    with pytest.raises(ValueError, match="`probes` needs `neighbours`"):
+        PatternKernelRidge(["a"], landmarks=8, probes=2)
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -192,11 +297,11 @@ def test_one_pass_over_the_rows_equals_the_sums_of_groups(monkeypatch, intercept
     x, mask = new_rows()
     _, near = both((8, 5), intercept=intercept)
     expected = near(x, mask)
-    assert near._projection._products
+    assert near._projection._sums
     monkeypatch.setattr(projection, "MAX_SUMS", 0)
     _, again = both((8, 5), intercept=intercept)
     torch.testing.assert_close(again(x, mask), expected)
-    assert not again._projection._products
+    assert not again._projection._sums
 
 
 def test_a_copy_computes_its_sums_itself():
@@ -204,8 +309,8 @@ def test_a_copy_computes_its_sums_itself():
     _, near = both((8, 5))
     expected = near(x, mask)
     twin = copy.deepcopy(near)
-    assert near._projection._rows
-    assert not twin._projection._rows
+    assert near._projection._features
+    assert not twin._projection._features
     torch.testing.assert_close(twin(x, mask), expected)
 
 
