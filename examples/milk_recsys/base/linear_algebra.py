@@ -7,14 +7,18 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["leading_eigenvectors", "leading_singular_vectors"]
+__all__ = ["Leading", "leading_eigenvectors", "leading_spectrum", "oversampled"]
 
 OVERSAMPLING = 16  # Additional directions, which make the iteration converge faster.
-EIGEN_ITERATIONS, SINGULAR_ITERATIONS = 8, 5
+EIGEN_ITERATIONS = 8
+MARGIN, MAX_ITERATIONS = 50, 12  # The same for `leading_spectrum`, which ends when it is accurate.
+ACCURACY = 1e-3
+ROWS_AT_ONCE = 2**16  # Number of rows whose residuals are computed at once.
 
 
 def leading_eigenvectors(gram: Tensor, count: int) -> Tensor:
@@ -34,33 +38,69 @@ def leading_eigenvectors(gram: Tensor, count: int) -> Tensor:
     return eigenvectors
 
 
-def leading_singular_vectors(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the leading singular vectors and values of a sparse matrix.
+class Leading(NamedTuple):
+    """The leading eigenvalues and eigenvectors of a symmetric matrix.
 
-    At full rank the decomposition is exact. A lower rank uses subspace iteration from a start that
-    is drawn from torch's default generator.
+    Attributes:
+        values: (k,), descending.
+        vectors: (n, k).
+        residuals: (k,), the lengths of (matrix - value) vector, relative to the largest value. They
+            bound the relative errors of the values.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+
+
+def leading_spectrum(
+    multiply: Callable[[Tensor], Tensor],
+    start: Tensor,
+    count: int,
+    importance: Callable[[Tensor], Tensor],
+) -> Leading:
+    """Return the leading eigenvalues and eigenvectors of a positive semi-definite matrix.
+
+    Subspace iteration on some more vectors than are wanted, until the residual of each times its
+    importance is less than `ACCURACY`.
 
     Arguments:
-        x: sparse (U, n).
-        rank: r, at most min(U, n).
-
-    Returns:
-        left vectors (U, r), singular values (r,) in descending order, right vectors (n, r).
+        multiply: the product of the matrix (n, n) and columns (n, q).
+        start: random (n, q), q >= count; `oversampled` returns q.
+        count: k.
+        importance: maps the values (k,) to the importance of each, at most 1.
     """
-    if x.shape[0] > x.shape[1]:
-        b, s, a = leading_singular_vectors(x.T.coalesce(), rank)
-        return a, s, b
-    xt, y = x.T.coalesce(), torch.eye(rank, dtype=x.dtype, device=x.device)
-    if rank < len(x):
-        start = torch.randn(len(x), rank, dtype=x.dtype).to(x.device)
-        # Sparse products are faster on a matrix stored by rows; `qr` stores Q by columns.
-        y = _iterate(lambda q: x @ (xt @ q.contiguous()), start, SINGULAR_ITERATIONS).contiguous()
-    # Rayleigh-Ritz: diagonalise X X' within the subspace that the columns of y span. The
-    # eigenvalues, which `eigh` returns in ascending order, are the squared singular values.
-    z = xt @ y
-    squares, rotation = torch.linalg.eigh((z.T @ z).double())
-    s, rotation = squares.clamp(min=0).sqrt().flip(0).to(x.dtype), rotation.flip(1).to(x.dtype)
-    return y @ rotation, s, z @ rotation / s.clamp(min=float(s[0]) * torch.finfo(s.dtype).eps)
+    basis = torch.linalg.qr(start).Q
+    for _ in range(MAX_ITERATIONS):
+        products = multiply(basis)
+        # Rayleigh-Ritz: the eigenvectors within the subspace.
+        within = (basis.T @ products).double()
+        values, rotation = torch.linalg.eigh((within + within.T) / 2)
+        values = values.flip(0)[:count].clamp(min=0)
+        rotation = rotation.flip(1)[:, :count].to(basis.dtype)
+        residuals = _residuals(basis, products, values.to(basis.dtype), rotation)
+        values = values.to(basis.dtype)
+        if float((residuals * importance(values)).max()) < ACCURACY:
+            break
+        basis = torch.linalg.qr(products).Q
+    return Leading(values, basis @ rotation, residuals)
+
+
+def oversampled(count: int, size: int) -> int:
+    """Return the number of vectors of an iteration for `count` eigenvectors of a matrix."""
+    return min(count + MARGIN, size)
+
+
+def _residuals(basis: Tensor, products: Tensor, values: Tensor, rotation: Tensor) -> Tensor:
+    """Return the residuals (k,) of the columns of basis @ rotation."""
+    squares = torch.zeros_like(values, dtype=torch.float64)
+    for b, p in zip(
+        torch.split(basis, ROWS_AT_ONCE), torch.split(products, ROWS_AT_ONCE), strict=True
+    ):
+        squares += (p @ rotation - (b @ rotation) * values).double().square().sum(dim=0)
+    return (squares.sqrt() / values[0].double().clamp(min=torch.finfo(torch.float32).tiny)).to(
+        values
+    )
 
 
 def _iterate(multiply: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:

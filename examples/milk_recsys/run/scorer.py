@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from invmod import mask_from_features
 from invmod._deprecation import warn_renamed
@@ -106,14 +106,24 @@ def load_run(
 
 
 class ScoringModel(Protocol):
-    """A trained model, an `nn.Module` with vectors of users and a method that embeds items."""
+    """A trained model, an `nn.Module` that makes vectors of users and of items.
 
-    users: nn.Embedding
+    Attributes:
+        dim: width of the vectors, D.
+        trained_users: (U,) bool, the users with a training pair.
+        modalities: names, in the order of the columns of masks.
+    """
+
+    dim: int
     trained_users: Tensor
     modalities: tuple[str, ...]
 
     def double(self) -> Any:
         """Return the model in float64."""
+        ...
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Return the vectors (u, D) of users."""
         ...
 
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
@@ -154,12 +164,12 @@ class Scorer:
         scores_at_once: int | None = None,
     ) -> None:
         # The dtype of the run; the conversion to float64 follows.
-        self.dtype = model.users.weight.dtype
-        self.device = model.users.weight.device
+        self.device = model.trained_users.device
+        self.dtype = model.user_vectors(torch.zeros(1, dtype=torch.int64, device=self.device)).dtype
         self.model = model.double().eval().requires_grad_(False)
         self.dims = dict(dims)
         self.modalities = model.modalities
-        self.num_users = model.users.num_embeddings
+        self.num_users = len(model.trained_users)
         self.user_names = None if user_names is None else tuple(user_names)
         self.trained_users = model.trained_users.cpu()
         self.scores_at_once = scores_at_once
@@ -224,9 +234,7 @@ class Scorer:
                 f"({int(empty.sum())} such items). Leave such items out, or use "
                 'empty_items="impute" to score them by imputed values alone.'
             )
-        vectors = torch.empty(
-            len(mask), self.model.users.embedding_dim, dtype=torch.float64, device=self.device
-        )
+        vectors = torch.empty(len(mask), self.model.dim, dtype=torch.float64, device=self.device)
         for start in range(0, len(mask), ITEMS_AT_ONCE):
             rows = slice(start, start + ITEMS_AT_ONCE)
             block = {name: x[rows].to(self.device) for name, x in given.items()}
@@ -294,17 +302,12 @@ class Scorer:
     @torch.no_grad()
     def _scores(self, users: Tensor, vectors: Tensor) -> Tensor:
         """Return the scores (u, n) of a block of users, rounded to `dtype`, on the device."""
-        weight: Tensor = self.model.users.weight
-        return (weight[users.to(self.device)] @ vectors.T).to(self.dtype)
+        rows: Tensor = self.model.user_vectors(users.to(self.device))
+        return (rows @ vectors.T).to(self.dtype)
 
     def _user_vectors(self, users: Tensor) -> Tensor:
-        """Return the vectors (u, D) of users on the device, after a check that they are finite.
-
-        For all users, the result is the table itself, not a copy.
-        """
-        vectors: Tensor = self.model.users.weight
-        if len(users) < self.num_users or not torch.equal(users, torch.arange(self.num_users)):
-            vectors = vectors[users.to(self.device)]
+        """Return the vectors (u, D) of users on the device, after a check that they are finite."""
+        vectors: Tensor = self.model.user_vectors(users.to(self.device))
         finite = torch.isfinite(vectors).all(dim=1)
         if not finite.all():
             raise DataError(

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.base.linear_algebra import leading_singular_vectors
+from milk_recsys.base.linear_algebra import leading_spectrum, oversampled
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.closed_form import interactions
-from milk_recsys.methods.keep import choice, fitted
+from milk_recsys.methods.keep import choice, fitted, pairs
 from milk_recsys.methods.keep import model as keep
+from milk_recsys.methods.keep.pairs import DampedPairs
 from milk_recsys.methods.keep.vectors import ExactVectors, SingularVectors, UserVectors, damped
 from tests.recsys.methods.tiny_baselines import (
     ITEMS,
@@ -95,47 +96,90 @@ def test_scores_with_chosen_options_equal_the_formulas():
     assert set(chosen["width"]) == set(data.modalities)
 
 
-@pytest.mark.parametrize("form", [ExactVectors, lambda x: SingularVectors(x, min(x.shape))])
-def test_vectors_of_warm_items_give_the_scores_of_kernel_ridge_over_users(form):
-    """A E' is K (K + lambda I)^-1 X, K = X X', in both forms."""
+def damped_pairs(data, exponent=0.25):
+    """X as an operator."""
+    return DampedPairs(data.rows, data.num_items, exponent, data.dtype)
+
+
+def test_vectors_of_warm_items_give_the_scores_of_kernel_ridge_over_users():
+    """A E' is K (K + lambda I)^-1 X, K = X X', in all forms."""
     data = make_data()
     x = divided_by_counts(matrix(data), 0.25)
     k = x @ x.T
     strength = 0.5 * (np.linalg.svd(x, compute_uv=False)[:50] ** 2).sum() / min(50, ITEMS)
-    vectors = form(damped(interactions(data, data.dtype), 0.25))
-    a, e = vectors(strength / vectors.leading.unit)
     expected = k @ np.linalg.solve(k + strength * np.eye(USERS), x)
+    for form in (ExactVectors, UserVectors):
+        vectors = form(damped(interactions(data, data.dtype), 0.25))
+        a, e = vectors(strength / vectors.leading.unit)
+        np.testing.assert_allclose((a @ e.to_dense().T).numpy(), expected, atol=1e-6)
+    vectors = SingularVectors(damped_pairs(data), min(x.shape))
+    factors, e = vectors(strength / vectors.leading.unit)
+    a = vectors.x.times(e) * factors
     np.testing.assert_allclose((a @ e.T).numpy(), expected, atol=1e-6)
 
 
-def test_both_forms_of_the_vectors_have_the_same_unit_of_the_shrinkage():
-    x = damped(interactions(make_data(users=70, items=60), torch.float64), 0.25)
-    exact, singular = ExactVectors(x), SingularVectors(x, 60)
-    assert exact.leading.unit == pytest.approx(singular.leading.unit, rel=1e-6)
+def test_all_forms_of_the_vectors_have_the_same_unit_of_the_shrinkage():
+    data = make_data(users=70, items=60)
+    x = damped(interactions(data, torch.float64), 0.25)
+    singular = SingularVectors(damped_pairs(data), 60)
+    assert ExactVectors(x).leading.unit == pytest.approx(singular.leading.unit, rel=1e-6)
+    assert UserVectors(x).leading.unit == pytest.approx(singular.leading.unit, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(9, 40), (40, 9), (12, 12)])
-def test_singular_vectors_are_exact_at_full_rank_and_nearly_optimal_at_a_lower_rank(shape):
+def test_leading_spectrum_is_exact_at_full_rank(shape):
     rng = np.random.default_rng(1)
     dense = rng.standard_normal(shape) * (rng.random(shape) < 0.5)
     dense[3], dense[:, 2], dense[4] = 0, 0, dense[5]  # An empty row and column, two equal rows.
-    x = torch.from_numpy(dense).to_sparse_coo()
+    x = torch.from_numpy(dense)
+    start = torch.randn(shape[1], oversampled(min(shape), shape[1]), dtype=x.dtype)
+    found = leading_spectrum(lambda y: x.T @ (x @ y), start, min(shape), torch.ones_like)
     s = np.linalg.svd(dense, compute_uv=False)
-    torch.manual_seed(0)
-    for rank in (min(shape), 4):
-        a, values, b = (t.numpy() for t in leading_singular_vectors(x, rank))
-        assert a.shape == (shape[0], rank)
-        assert b.shape == (shape[1], rank)
-        assert (np.diff(values) <= 0).all()
-        # The best approximation of this rank has the omitted singular values as its error.
-        best = np.sqrt((s[rank:] ** 2).sum())
-        error = np.linalg.norm(dense - a * values @ b.T)
-        assert error == pytest.approx(best, rel=0.05, abs=1e-9)
-        positive = values > 1e-6
-        identity = np.eye(positive.sum())
-        assert np.allclose(a[:, positive].T @ a[:, positive], identity, atol=1e-9)
-        assert np.allclose(b[:, positive].T @ b[:, positive], identity, atol=1e-9)
-    assert np.allclose(leading_singular_vectors(x, min(shape))[1].numpy(), s, atol=1e-6)
+    np.testing.assert_allclose(found.values.numpy(), s**2, atol=1e-9)
+    identity = found.vectors.T @ found.vectors
+    torch.testing.assert_close(identity, torch.eye(min(shape), dtype=x.dtype))
+
+
+def test_leading_spectrum_is_accurate_to_its_residuals():
+    """The spectrum is flat, as that of pairs is; the residuals bound the errors of the values."""
+    g = torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(600, 600, generator=g, dtype=torch.float64)).Q
+    values = torch.arange(1, 601, dtype=torch.float64) ** -0.3
+    matrix = (q * values) @ q.T
+    start = torch.randn(600, oversampled(60, 600), generator=g, dtype=torch.float64)
+    calls = []
+
+    def multiply(y):
+        calls.append(y.shape)
+        return matrix @ y
+
+    found = leading_spectrum(multiply, start, 60, lambda v: v / (v + v[:50].mean()))
+    errors = (found.values - values[:60]).abs() / values[0]
+    assert len(calls) <= 12
+    assert (errors <= found.residuals + 1e-12).all()
+    assert errors.max() < 0.01
+    assert found.values[-1] / values[59] > 0.98
+
+
+def test_pairs_are_multiplied_block_by_block(monkeypatch):
+    data = make_data(users=40, items=25)
+    x = torch.from_numpy(divided_by_counts(matrix(data), 0.3))
+    y = torch.randn(25, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for size in (7, 1000):
+        monkeypatch.setattr(pairs, "USERS_AT_ONCE", size)
+        monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", size)
+        operator = damped_pairs(data, 0.3)
+        torch.testing.assert_close(operator.times(y), x @ y)
+        torch.testing.assert_close(operator.times(y, 5, 11), (x @ y)[5:11])
+        for _ in range(2):  # The blocks of the second time were sorted in the first.
+            torch.testing.assert_close(operator.gram_times(y), x.T @ x @ y)
+        users, items = torch.tensor([3, 0, 39, 3]), torch.tensor([4, 24, 0])
+        torch.testing.assert_close(operator.times_of(users, y), (x @ y)[users])
+        found, part = operator.users_of(items)
+        r = torch.from_numpy(matrix(data))[:, items]
+        assert torch.equal(found, r.any(dim=1).nonzero()[:, 0])
+        assert torch.equal(part.to_dense(), r[found].to(part.dtype))
+        assert torch.equal(operator.counts.to(r), torch.from_numpy(matrix(data)).sum(dim=0))
 
 
 # --- choice of the options ------------------------------------------------------------------------
@@ -221,12 +265,12 @@ def test_the_best_values_are_chosen_if_they_are_clearly_better_than_the_defaults
 def test_the_chosen_values_have_the_best_lists(monkeypatch):
     monkeypatch.setattr(choice, "MIN_LENGTH", 5)
     b, data = make("keep", **GIVEN), make_data()
-    pairs = interactions(data, torch.float64)
+    known = interactions(data, torch.float64)
 
     def chosen(shrinkages, exponents):
         g = torch.Generator().manual_seed(2)
-        left_out = choice.left_out_exactly(b.net.regression, data.mask, pairs, 0.25, g)
-        return choice.choose(left_out, pairs, shrinkages, exponents)
+        left_out = choice.left_out_exactly(b.net.regression, data.mask, known, 0.25, g)
+        return choice.choose(left_out, shrinkages, exponents)
 
     grid = [(s, c) for s in choice.SHRINKAGES for c in choice.EXPONENTS]
     ndcg = {(s, c): chosen((s, s), (c,)).ndcg for s, c in grid}
@@ -237,10 +281,10 @@ def test_the_chosen_values_have_the_best_lists(monkeypatch):
 
 
 def test_lists_are_scored_like_test_lists():
-    pairs = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.float64).to_sparse_coo()
+    known = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.float64).to_sparse_coo()
     values = torch.tensor([[3.0, 1.0, 2.0, 0.0], [1.0, 2.0, 3.0, 0.0]], dtype=torch.float64)
     second = 1 / np.log2(3)
-    assert choice.list_ndcg(values, pairs).tolist() == pytest.approx([1, second])
+    assert choice.list_ndcg(values, known).tolist() == pytest.approx([1, second])
 
 
 def test_given_options_are_not_compared():
@@ -256,20 +300,19 @@ def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
     monkeypatch.setattr(keep, "MAX_DIRECT", 10)
     data = make_data()
     b = make("keep", **GIVEN, landmarks=4, neighbours=neighbours)
-    pairs, g = interactions(data, data.dtype), torch.Generator().manual_seed(0)
-    x = damped(pairs, 0.25)
+    known, g = interactions(data, data.dtype), torch.Generator().manual_seed(0)
     if form == "users":
-        left_out = choice.left_out_by_users(b.net.regression, data.mask, pairs, UserVectors(x), g)
+        v = UserVectors(damped(known, 0.25))
+        left_out = choice.left_out_by_users(b.net.regression, data.mask, known, v, g)
     else:
-        v = SingularVectors(x, min(USERS, ITEMS))
-        left_out = choice.left_out_by_vectors(
-            b.net.regression, data.mask, pairs, v.users, v.leading, g
-        )
+        v = SingularVectors(damped_pairs(data), min(USERS, ITEMS))
+        left_out = choice.left_out_by_vectors(b.net.regression, data.mask, v, g)
     drawn, g = {}, torch.Generator().manual_seed(0)
     items = choice.drawn_items(data.mask, ITEMS, g)
     for names, own in choice.drawn_patterns_of(data.modalities, data.mask[items], g):
         drawn |= dict.fromkeys(items[own].tolist(), tuple(names))
-    assert torch.equal(items, left_out.items)
+    # All users have one of the items, so all are scored.
+    assert torch.equal(left_out.pairs.to_dense(), known.to_dense()[:, items])
     assert len(set(drawn.values())) == 3
     for shift in (0.1, 2.0):
         found = left_out.scores(shift).numpy()
@@ -281,7 +324,7 @@ def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
         assert max(errors) < 0.5
     exact = make("keep", **GIVEN)
     direct = choice.left_out_exactly(
-        exact.net.regression, data.mask, pairs, 0.25, torch.Generator().manual_seed(0)
+        exact.net.regression, data.mask, known, 0.25, torch.Generator().manual_seed(0)
     )
     assert left_out.unit == pytest.approx(direct.unit)
     assert torch.allclose(left_out.popularity, direct.popularity) == (neighbours == ITEMS)
@@ -326,14 +369,15 @@ def test_all_items_as_neighbours_are_exact_and_fewer_approximate(monkeypatch):
     data, new, mask = make_data(2, users=40, items=60, missing=False), *new_items()
     options = {**GIVEN, "width": 4.0, "fit_weights": False, "rank": 40}
     exact = make("keep", data, **options)
-    expected = exact.net.users.weight @ exact.net.embed_items(new, mask).T
+    every = torch.arange(40)
+    expected = exact.net.user_vectors(every) @ exact.net.embed_items(new, mask).T
     monkeypatch.setattr(keep, "MAX_DIRECT", 50)
     monkeypatch.setattr(fitted, "BLOCK", 7)
 
     def error(landmarks, neighbours):
         b = make("keep", data, **options, landmarks=landmarks, neighbours=neighbours)
         assert not b.net.regression.is_exact
-        scores = b.net.users.weight @ b.net.embed_items(new, mask).T
+        scores = b.net.user_vectors(every) @ b.net.embed_items(new, mask).T
         return float((scores - expected).norm() / expected.norm())
 
     by_neighbours = [error(5, count) for count in (2, 20, 60)]
@@ -401,13 +445,13 @@ def test_cached_regressions_survive_loading_the_same_state_and_no_other():
 
 
 def test_vectors_that_do_not_fit_in_memory_are_an_error(monkeypatch):
-    monkeypatch.setattr(keep, "MAX_SCORES", 100)
+    monkeypatch.setattr(keep, "MAX_VECTORS", 100)
     monkeypatch.setattr(keep, "MAX_EXACT", 100)
+    assert make("keep").net.dim == 5
     with pytest.raises(
-        DataError,
-        match=r"12 users and 20 training items are too many for 12 .* Choose --rank 3 or less",
+        DataError, match=r"20 training items are too many for 7 .* --rank 5 or less"
     ):
-        make("keep")
+        make("keep", rank=7)
 
 
 def test_no_features_at_all_are_an_error():

@@ -37,7 +37,7 @@ from invmod.regression.choice import descend
 from milk_recsys.methods.keep.vectors import (
     LEADING,
     MIN_SHRINKAGE,
-    Spectrum,
+    SingularVectors,
     UserVectors,
     damped,
     gram,
@@ -76,13 +76,13 @@ class LeftOut(NamedTuple):
     """Some warm items, scored as if they were new.
 
     Attributes:
-        items: positions of the s items, in random order.
-        scores: maps lambda to the scores (U, s) of all users.
+        pairs: R (u, s), sparse, of the users who are scored and the items, in random order.
+        scores: maps lambda to the scores (u, s) of these users.
         popularity: predicted log numbers of pairs (s,), up to a constant.
         unit: the unit of the shrinkage.
     """
 
-    items: Tensor
+    pairs: Tensor
     scores: Callable[[float], Tensor]
     popularity: Tensor
     unit: float
@@ -90,7 +90,6 @@ class LeftOut(NamedTuple):
 
 def choose(
     left_out: LeftOut,
-    pairs: Tensor,
     shrinkages: Sequence[float],
     exponents: Sequence[float],
 ) -> PairChoice:
@@ -98,18 +97,16 @@ def choose(
 
     Arguments:
         left_out: the scores.
-        pairs: R (U, n), sparse.
         shrinkages, exponents: values to choose from, the shrinkages in order.
     """
     if len(shrinkages) * len(exponents) == 1:
         return PairChoice(shrinkages[0], exponents[0], None)
-    sampled = pairs.index_select(1, left_out.items).coalesce()
     values: dict[tuple[float, float], Tensor] = {}
 
     def error(shrinkage: float) -> float:
         scores = left_out.scores(shift(shrinkage) * left_out.unit)
         for exponent in exponents:
-            ndcg = list_ndcg(scores * (exponent * left_out.popularity).exp(), sampled)
+            ndcg = list_ndcg(scores * (exponent * left_out.popularity).exp(), left_out.pairs)
             values[shrinkage, exponent] = ndcg
         return -max(float(values[shrinkage, exponent].mean()) for exponent in exponents)
 
@@ -139,7 +136,7 @@ def left_out_exactly(
     items = drawn_items(mask, MAX_ITEMS, generator)
     y = leave_one_out_weights(regression, mask, items, generator)
     sampled = pairs.index_select(1, items).coalesce()
-    logs = centred_logs(pairs)[items]
+    logs = centred_logs(item_counts(pairs), pairs.dtype)[items]
     x = damped(sampled, damping)
     products = gram(x)
 
@@ -148,7 +145,7 @@ def left_out_exactly(
         return result
 
     unit = spectrum(products, min(LEADING, *x.shape)).unit
-    return LeftOut(items, scores, y.T @ (logs - logs.mean()), unit)
+    return LeftOut(sampled, scores, y.T @ (logs - logs.mean()), unit)
 
 
 def left_out_by_users(
@@ -172,7 +169,7 @@ def left_out_by_users(
         vectors: X and K.
     """
     items = drawn_items(mask, MAX_PROJECTED_ITEMS, generator)
-    logs = centred_logs(pairs)
+    logs = centred_logs(item_counts(pairs), pairs.dtype)
     own = vectors.x.index_select(1, items).to_dense()
     predicted, popularity = torch.zeros_like(own), logs.new_zeros(len(items))
     for names, part in drawn_patterns_of(regression.modalities, mask[items], generator):
@@ -189,15 +186,14 @@ def left_out_by_users(
         t = -(own * solved).sum(dim=0) / (1 - (own * solved_own).sum(dim=0))
         return predicted - shift * solved + shift * t * solved_own
 
-    return LeftOut(items, scores, popularity, vectors.leading.unit)
+    sampled = pairs.index_select(1, items).coalesce()
+    return LeftOut(sampled, scores, popularity, vectors.leading.unit)
 
 
 def left_out_by_vectors(
     regression: PatternKernelRidge,
     mask: Tensor,
-    pairs: Tensor,
-    users: Tensor,
-    leading: Spectrum,
+    vectors: SingularVectors,
     generator: torch.Generator,
 ) -> LeftOut:
     """Score warm items without their content and their pairs, by singular vectors.
@@ -208,26 +204,31 @@ def left_out_by_vectors(
         scores of item j:  A S (w p_j + (1 - w) t_j b_j)
         t_j = -<b_j, w p_j> / (1 - <b_j, w b_j>)
 
+    Only the users of the sampled items are scored, with A S = X B.
+
     Arguments:
-        regression, mask, pairs, generator: as in `left_out_exactly`.
-        users: A (U, r).
-        leading: S^2 and B.
+        regression, mask, generator: as in `left_out_exactly`.
+        vectors: X, S^2 and B.
     """
-    items = drawn_items(mask, MAX_PROJECTED_ITEMS, generator)
-    logs = centred_logs(pairs)
-    targets = torch.cat([leading.b, logs[:, None]], dim=1)
+    items, (squares, directions) = (
+        drawn_items(mask, MAX_PROJECTED_ITEMS, generator),
+        vectors.leading,
+    )
+    logs = centred_logs(vectors.x.counts, directions.dtype)
+    targets = torch.cat([directions, logs[:, None]], dim=1)
     predicted = targets.new_zeros(len(items), targets.shape[1])
     for names, own in drawn_patterns_of(regression.modalities, mask[items], generator):
         predicted[own] = regression.leave_one_out(names, items[own], targets=targets)
-    p, b = predicted[:, :-1], leading.b[items]
-    scaled = users * leading.squares.sqrt()
+    p, b = predicted[:, :-1], directions[items]
+    users, sampled = vectors.x.users_of(items)
+    scaled = vectors.x.times_of(users, directions)
 
     def scores(shift: float) -> Tensor:
-        w = leading.squares / (leading.squares + shift)
+        w = squares / (squares + shift)
         t = -(b * (w * p)).sum(dim=1) / (1 - (b * (w * b)).sum(dim=1))
         return scaled @ (w * p + (1 - w) * t[:, None] * b).T
 
-    return LeftOut(items, scores, predicted[:, -1], leading.unit)
+    return LeftOut(sampled, scores, predicted[:, -1], vectors.leading.unit)
 
 
 def drawn_items(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -237,10 +238,14 @@ def drawn_items(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return known[drawn]
 
 
-def centred_logs(pairs: Tensor) -> Tensor:
+def item_counts(pairs: Tensor) -> Tensor:
+    """Return the numbers of pairs of the items (n,) in R (U, n), sparse."""
+    return torch.bincount(pairs.indices()[1], minlength=pairs.shape[1])
+
+
+def centred_logs(counts: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the log numbers of pairs of the items (n,), less their mean."""
-    counts = torch.bincount(pairs.indices()[1], minlength=pairs.shape[1])
-    logs = counts.clamp(min=1).to(pairs.dtype).log()
+    logs = counts.clamp(min=1).to(dtype).log()
     return logs - logs.mean()
 
 

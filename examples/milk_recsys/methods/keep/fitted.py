@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from invmod.regression import PatternKernelRidge
 from milk_recsys.methods.closed_form import patterns
 from milk_recsys.methods.keep import KeepOptions
+from milk_recsys.methods.keep.pairs import items_of, summed
 
 CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
 BLOCK = 4096  # Number of items that are embedded at once.
 MAX_WEIGHTS = 2**27  # Number of weights of warm items in memory, for a block of new items.
-SHARED_NAMES = ("users.weight", "trained_users", "counts", "exponent", "shrinkage")
+SHARED_NAMES = ("trained_users", "counts", "exponent", "shrinkage")
+# The vectors A of the users, or their pairs and the factors c with A_u = (x_u E) c.
+USER_NAMES = (("users.weight",), ("user_offsets", "user_items", "user_factors", "damping"))
 # The vectors E of the warm items, or its entries if it is sparse.
 ITEM_NAMES = (("items",), ("item_rows", "item_columns", "item_values"))
 
@@ -54,15 +57,17 @@ class KeepModel(nn.Module):
         modalities: names, in the order of the columns of masks.
         own: the method's options.
         regression: the regression on content, fitted on all warm items.
-        state: ``users.weight`` (U, r), ``trained_users`` (U,) bool, the vectors E as in
-            `item_state`, ``counts`` (n,) numbers of pairs, ``shrinkage`` () and ``exponent`` () of
-            the predicted popularity.
+        state: ``trained_users`` (U,) bool, the vectors E as in `item_state`, ``counts`` (n,)
+            numbers of pairs, ``shrinkage`` () and ``exponent`` () of the predicted popularity; and
+            the vectors A as ``users.weight`` (U, r), or what they are made of: ``user_offsets``
+            (U + 1,), ``user_items`` (P,), ``user_factors`` (r,) and the popularity exponent
+            ``damping`` ().
 
     Raises:
         KeyError: the state lacks a tensor, or has one too many.
     """
 
-    users: nn.Embedding
+    users: nn.Embedding | None
     trained_users: Tensor
     counts: Tensor
     exponent: Tensor
@@ -78,7 +83,9 @@ class KeepModel(nn.Module):
         super().__init__()
         check_names(state)
         self.modalities, self._own, self.regression = tuple(modalities), own, regression
-        self.users = nn.Embedding.from_pretrained(state["users.weight"])
+        self.users = None
+        if "users.weight" in state:
+            self.users = nn.Embedding.from_pretrained(state["users.weight"])
         for name, x in state.items():
             if name != "users.weight":
                 self.register_buffer(name, x)
@@ -131,6 +138,26 @@ class KeepModel(nn.Module):
             },
         }
 
+    @property
+    def dim(self) -> int:
+        """The width of the vectors, r."""
+        return (
+            len(self.get_buffer("user_factors")) if self.users is None else self.users.embedding_dim
+        )
+
+    @torch.no_grad()
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Return the vectors A (u, r) of users."""
+        if self.users is not None:
+            return self.users.weight.index_select(0, users)
+        offsets, b = self.get_buffer("user_offsets"), self.get_buffer("damping")
+        scaled = self.get_buffer("items")
+        items, starts = items_of(users, offsets, self.get_buffer("user_items"))
+        scales = self.counts.clamp(min=1).to(scaled) ** -b
+        own = starts.diff().clamp(min=1).to(scaled) ** -b
+        sums = summed(items, starts, scaled, scales[items.long()])
+        return sums * own[:, None] * self.get_buffer("user_factors")
+
     @torch.no_grad()
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the vectors (N, r) of new items, each from the regression of its pattern.
@@ -139,21 +166,27 @@ class KeepModel(nn.Module):
         all items. The vector of an item without any modality is 0.
         """
         names = self.regression.modalities
+        weights = len(self.counts) if self._weighs_items else 1
+        size = max(1, min(BLOCK, MAX_WEIGHTS // weights))
         own = mask[:, [self.modalities.index(name) for name in names]]
-        vectors = self.counts.new_zeros(len(mask), self.users.embedding_dim)
+        vectors = self.counts.new_zeros(len(mask), self.dim)
         for modalities, items in patterns(own):
             pattern = tuple(names[m] for m in modalities) if self._own.per_pattern else names
-            for block in items.split(max(1, min(BLOCK, MAX_WEIGHTS // len(self.counts)))):
+            for block in items.split(size):
                 rows = {name: features[name][block] for name in names if name in features}
                 vectors[block] = self._vectors(rows, own[block], pattern)
         return vectors
+
+    @property
+    def _weighs_items(self) -> bool:
+        """Whether a vector is a sum over warm items, with a weight of each."""
+        return self.regression.is_exact or "items" not in self._buffers
 
     def _vectors(
         self, rows: Mapping[str, Tensor], mask: Tensor, pattern: tuple[str, ...]
     ) -> Tensor:
         """Return the vectors (N, r) of items by the regression of a pattern."""
-        sparse = "items" not in self._buffers
-        if self.regression.is_exact or sparse:
+        if self._weighs_items:
             h = self.regression.smoother(rows, mask, pattern=pattern)
             vectors, logs = self._summed(h), h @ self._centred_logs()
         else:
@@ -169,7 +202,7 @@ class KeepModel(nn.Module):
         if "items" in self._buffers:
             return h @ self.get_buffer("items")
         rows, columns, values = (self.get_buffer(name) for name in ITEM_NAMES[1])
-        size = (self.users.embedding_dim, len(self.counts))
+        size = (self.dim, len(self.counts))
         transposed = torch.sparse_coo_tensor(
             torch.stack([columns, rows]), values, size, check_invariants=False
         )
@@ -184,7 +217,8 @@ class KeepModel(nn.Module):
 def check_names(state: Mapping[str, Tensor]) -> None:
     """Raise unless the state has the tensors of `KeepModel`."""
     items = ITEM_NAMES[any(name in state for name in ITEM_NAMES[1])]
-    if mismatch := sorted(set(state) ^ {*SHARED_NAMES, *items}):
+    users = USER_NAMES[any(name in state for name in USER_NAMES[1])]
+    if mismatch := sorted(set(state) ^ {*SHARED_NAMES, *users, *items}):
         raise KeyError(f"the model lacks, or should not have, {', '.join(mismatch)}")
 
 

@@ -50,7 +50,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.options import Options
-from milk_recsys.methods.closed_form import MAX_SCORES, interactions
+from milk_recsys.methods.closed_form import interactions
 from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.keep import KeepOptions
@@ -59,11 +59,13 @@ from milk_recsys.methods.keep.choice import (
     SHRINKAGES,
     PairChoice,
     choose,
+    item_counts,
     left_out_by_users,
     left_out_by_vectors,
     left_out_exactly,
 )
 from milk_recsys.methods.keep.fitted import KeepModel, check_names, content_regression, item_state
+from milk_recsys.methods.keep.pairs import DampedPairs
 from milk_recsys.methods.keep.vectors import (
     COMPARED,
     MIN_SHRINKAGE,
@@ -82,6 +84,7 @@ __all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
 MAX_DIRECT = 10_000
 MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
 DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
+MAX_VECTORS = 2**27  # Largest number of entries of the singular vectors of the warm items.
 FIRST_SHRINKAGE = 1.0  # lambda of the vectors E that the regression's options are chosen on.
 PREFIX = "regression."
 
@@ -100,32 +103,36 @@ class Keep:
 
     def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
         projected = data.num_items > MAX_DIRECT
-        pairs = interactions(data, data.dtype)
         with seeded(seed, device=data.device) as generator:
-            vectors = _vectors(data, options, damped(pairs, options.popularity))
+            vectors = _vectors(data, options)
             first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
             targets = vectors.leading.first(COMPARED).item_vectors(first)
             regression, columns = _fitted_regression(data, options, targets, projected=projected)
-            self.choice = self._choose(
-                options, regression, data.mask[:, columns], pairs, vectors, generator
-            )
+            del targets
+            mask = data.mask[:, columns]
+            self.choice = self._choose(data, options, regression, mask, vectors, generator)
             users, items = vectors(self.choice.shrinkage)
         state = {
-            "users.weight": users,
             "trained_users": data.rows.has_pairs,
             **item_state(items),
-            "counts": torch.bincount(pairs.indices()[1], minlength=data.num_items).to(users),
             "exponent": users.new_tensor(self.choice.exponent),
             "shrinkage": users.new_tensor(self.choice.shrinkage),
         }
+        if isinstance(vectors, SingularVectors):
+            x = vectors.x
+            state |= {"counts": x.counts.to(users), "user_factors": users}
+            state |= {"user_offsets": x.offsets, "user_items": x.items}
+            state["damping"] = users.new_tensor(options.popularity)
+        else:
+            state |= {"counts": item_counts(vectors.x).to(users), "users.weight": users}
         self.net = KeepModel(data.modalities, options, regression, state)
 
     def _choose(
         self,
+        data: WarmData,
         options: KeepOptions,
         regression: PatternKernelRidge,
         mask: Tensor,
-        pairs: Tensor,
         vectors: ExactVectors | UserVectors | SingularVectors,
         generator: torch.Generator,
     ) -> PairChoice:
@@ -135,25 +142,23 @@ class Keep:
         exponents: Sequence[float] = EXPONENTS if given[1] is None else (given[1],)
         if None not in given:
             return PairChoice(shrinkages[0], exponents[0], None)
-        if isinstance(vectors, ExactVectors) or regression.is_exact:
-            damping = options.popularity
-            left_out = left_out_exactly(regression, mask, pairs, damping, generator)
-        elif isinstance(vectors, UserVectors):
+        if isinstance(vectors, SingularVectors) and not regression.is_exact:
+            left_out = left_out_by_vectors(regression, mask, vectors, generator)
+        elif isinstance(vectors, UserVectors) and not regression.is_exact:
+            pairs = interactions(data, data.dtype)
             left_out = left_out_by_users(regression, mask, pairs, vectors, generator)
         else:
-            users, leading = vectors.users, vectors.leading
-            left_out = left_out_by_vectors(regression, mask, pairs, users, leading, generator)
-        return choose(left_out, pairs, shrinkages, exponents)
+            pairs = interactions(data, data.dtype)
+            left_out = left_out_exactly(regression, mask, pairs, options.popularity, generator)
+        return choose(left_out, shrinkages, exponents)
 
     def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from users to their scores of new items, <A_u, v_c>."""
         v = self.net.embed_items(features, mask)
-        return lambda users: self.net.users(users) @ v.T
+        return lambda users: self.net.user_vectors(users) @ v.T
 
 
-def _vectors(
-    data: WarmData, options: KeepOptions, x: Tensor
-) -> ExactVectors | UserVectors | SingularVectors:
+def _vectors(data: WarmData, options: KeepOptions) -> ExactVectors | UserVectors | SingularVectors:
     """Return the vectors in the form that is cheapest.
 
     Raises:
@@ -161,17 +166,20 @@ def _vectors(
     """
     both, rank = data.num_users + data.num_items, options.rank
     if rank is None and (options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE):
-        if data.num_items <= MAX_DIRECT and data.num_items * both <= MAX_EXACT:
-            return ExactVectors(x)
-        if data.num_items > MAX_DIRECT >= data.num_users:
-            return UserVectors(x)
-    rank = min(rank or DEFAULT_RANK, data.num_users, data.num_items)
-    if rank * both > MAX_SCORES:
+        exact = data.num_items <= MAX_DIRECT and data.num_items * both <= MAX_EXACT
+        if exact or data.num_items > MAX_DIRECT >= data.num_users:
+            x = damped(interactions(data, data.dtype), options.popularity)
+            return ExactVectors(x) if exact else UserVectors(x)
+    largest = MAX_VECTORS // data.num_items
+    rank = min(rank or min(DEFAULT_RANK, largest), data.num_users, data.num_items)
+    if not 0 < rank <= largest:
         raise DataError(
-            f"{data.num_users:,} users and {data.num_items:,} training items are too many for "
-            f"{rank} singular vectors each. Choose --rank {MAX_SCORES // both} or less."
+            f"{data.num_items:,} training items are too many for {rank} singular vectors. Choose "
+            f"--rank {largest} or less."
         )
-    return SingularVectors(x, rank)
+    return SingularVectors(
+        DampedPairs(data.rows, data.num_items, options.popularity, data.dtype), rank
+    )
 
 
 def _fitted_regression(
@@ -243,6 +251,7 @@ def scoring_model(
     regression.load_state_dict(fitted)
     model = KeepModel(list(dims), options.method, regression, others)
     widths = {name: regression.get_buffer(f"rows_{m}").shape[1] for m, name in enumerate(names)}
-    if model.users.num_embeddings != num_users or not widths.items() <= dict(dims).items():
-        raise RuntimeError(f"{model.users.num_embeddings} users and widths {widths}")
+    users = len(model.trained_users)
+    if users != num_users or not widths.items() <= dict(dims).items():
+        raise RuntimeError(f"{users} users and widths {widths}")
     return model

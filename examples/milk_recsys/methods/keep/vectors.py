@@ -23,8 +23,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from milk_recsys.base.linear_algebra import leading_eigenvectors, leading_singular_vectors
+from milk_recsys.base.linear_algebra import leading_eigenvectors, leading_spectrum, oversampled
 from milk_recsys.methods.graphs import sparse_product
+from milk_recsys.methods.keep.pairs import DampedPairs
 
 COMPARED = 64  # Number of leading eigenvectors that the exact form computes.
 MIN_SHRINKAGE = 1e-3  # With less, X'X + lambda I is nearly singular in float32.
@@ -98,11 +99,12 @@ class ExactVectors:
         x: X (U, n), sparse.
 
     Attributes:
+        x: X.
         leading: the leading eigenvectors of X'X.
     """
 
     def __init__(self, x: Tensor) -> None:
-        self._x, self._products = x, gram(x)
+        self.x, self._products = x, gram(x)
         self.leading = spectrum(self._products, min(COMPARED, *x.shape))
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
@@ -110,7 +112,7 @@ class ExactVectors:
         shift = shrinkage * self.leading.unit
         smoothed = inverse(self._products, shift).mul_(-shift)
         smoothed.diagonal().add_(1)
-        return self._x.to_dense(), smoothed
+        return self.x.to_dense(), smoothed
 
 
 class UserVectors:
@@ -143,21 +145,39 @@ class UserVectors:
 class SingularVectors:
     """The form of width r, from the singular value decomposition.
 
+    The vector of a user is a sum over the items of the user's pairs, A_u = x_u B S^-1, so that
+    nothing is held for the users.
+
     Arguments:
-        x: X (U, n), sparse.
+        x: X (U, n).
         rank: r, at most min(U, n).
 
     Attributes:
-        users: A (U, r).
+        x: X.
         leading: S^2 and B.
     """
 
-    def __init__(self, x: Tensor, rank: int) -> None:
-        self.users, singular, b = leading_singular_vectors(x, rank)
-        # Rows of users without pairs are 0 up to rounding; make them exactly 0.
-        self.users[torch.bincount(x.indices()[0], minlength=len(self.users)) == 0] = 0
-        self.leading = Spectrum(singular.square(), b)
+    def __init__(self, x: DampedPairs, rank: int) -> None:
+        self.x, n = x, x.shape[1]
+        # Drawn on the CPU from torch's default generator.
+        start = torch.randn(n, oversampled(rank, n), dtype=x.item_scales.dtype)
+        found = leading_spectrum(x.gram_times, start.to(x.items.device), rank, _importance)
+        self.leading = Spectrum(found.values, found.vectors)
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
-        """Return A (U, r) and E (n, r); `shrinkage` is in units of `leading.unit`."""
-        return self.users, self.leading.item_vectors(shrinkage)
+        """Return factors c (r,), with A_u = (x_u E) c, and E (n, r).
+
+        Arguments:
+            shrinkage: lambda in units of `leading.unit`.
+        """
+        squares = self.leading.squares
+        shift = shrinkage * self.leading.unit
+        # B S^-1 = E (S^2 + lambda) / S^4. Directions without any pairs have the factor 0.
+        known = squares > float(squares[0]) * (10 * torch.finfo(squares.dtype).eps)
+        factors = torch.where(known, (squares + shift) / torch.where(known, squares, 1).square(), 0)
+        return factors, self.leading.item_vectors(shrinkage)
+
+
+def _importance(squares: Tensor) -> Tensor:
+    """Return S^2 / (S^2 + lambda) with the shrinkage 1: how much of a direction remains."""
+    return squares / (squares + squares[:LEADING].mean().clamp(min=torch.finfo(squares.dtype).tiny))

@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from milk_recsys.base.linear_algebra import leading_singular_vectors
 from milk_recsys.base.random_state import seeded
 from milk_recsys.methods.closed_form import (
     ContentRows,
@@ -36,7 +35,8 @@ from milk_recsys.methods.closed_form import (
     user_profile_scorer,
 )
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.keep.vectors import LEADING, damped
+from milk_recsys.methods.keep.pairs import DampedPairs
+from milk_recsys.methods.keep.vectors import LEADING, SingularVectors, damped
 from milk_recsys.methods.linmap import LinmapOptions
 from milk_recsys.methods.ridge.model import ridge_columns
 from milk_recsys.methods.warm import WarmData
@@ -64,8 +64,9 @@ class Linmap:
         ]
         x = damped(interactions(data, self.rows.dtype), options.popularity)
         with seeded(seed, device=data.device):
-            values = leading_singular_vectors(x, min(LEADING, *x.shape))[1]
-        self.smooth = Smoother(x, options.shrinkage * float(values.square().mean()))
+            pairs = DampedPairs(data.rows, data.num_items, options.popularity, self.rows.dtype)
+            unit = SingularVectors(pairs, min(LEADING, *x.shape)).leading.unit
+        self.smooth = Smoother(x, options.shrinkage * unit)
 
     def columns(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the weights t_c of the donor's scores for C new items, (n, C): s_c = D t_c."""

@@ -173,12 +173,23 @@ class Recommender(nn.Module):
         buffer = vectors.new_empty(max_users, len(items))
 
         def score(users: Tensor) -> Tensor:
-            rows = self.users.weight.index_select(0, users - self.first_user)
             return torch.mm(
-                rows, vectors.T, out=buffer[: len(users)] if len(users) <= max_users else None
+                self.user_vectors(users),
+                vectors.T,
+                out=buffer[: len(users)] if len(users) <= max_users else None,
             )
 
         return score
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors, D."""
+        return int(self.users.weight.shape[1])
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Return the vectors (u, D) of users; with a sharded table, of those of this rank."""
+        rows: Tensor = self.users.weight.index_select(0, users - self.first_user)
+        return rows
 
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Embed items for scoring (Eq. 18): the mean over imputed, or over available modalities.

@@ -1,0 +1,150 @@
+"""The damped training pairs as an operator, for numbers of users and items of any size.
+
+    X = D_u^-b R D_i^-b
+
+where R (U, n) are the training pairs, D_u and D_i the numbers of pairs of users and items, and b is
+the popularity exponent. Only the positions of the pairs are held; products are computed for blocks
+of users, so that nothing has a row for every user.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from milk_recsys.catalogue.user_rows import UserRows
+
+USERS_AT_ONCE = 2**17  # Number of users in a block.
+PAIRS_AT_ONCE = 2**22  # Number of pairs that are read at once.
+
+
+class Block(NamedTuple):
+    """The pairs of consecutive users, sorted by item.
+
+    Attributes:
+        users: (P_b,) int32, counted from the first user of the block.
+        starts: (n + 1,) int32, where the pairs of each item begin.
+    """
+
+    users: Tensor
+    starts: Tensor
+
+
+class DampedPairs:
+    """X (U, n).
+
+    Arguments:
+        rows: the training pairs; their items are numbered from 0 to n - 1.
+        num_items: n.
+        exponent: b.
+        dtype: dtype of the products.
+
+    Attributes:
+        shape: (U, n).
+        offsets: (U + 1,) int64, where the pairs of each user begin.
+        items: (P,) int32, the items of the pairs, sorted by user.
+        counts: (n,) int64, the numbers of pairs of the items.
+    """
+
+    def __init__(self, rows: UserRows, num_items: int, exponent: float, dtype: torch.dtype) -> None:
+        self.offsets, device = rows.offsets, rows.offsets.device
+        self.shape = (len(self.offsets) - 1, num_items)
+        num_pairs = int(self.offsets[-1])
+        self.items = torch.empty(num_pairs, dtype=torch.int32, device=device)
+        self.counts = torch.zeros(num_items, dtype=torch.int64, device=device)
+        for numbers in torch.arange(num_pairs, device=device).split(PAIRS_AT_ONCE):
+            items = rows.pairs_at(numbers)[1]
+            self.items[numbers] = items.int()
+            self.counts += torch.bincount(items, minlength=num_items)
+        # Users and items without a pair have no entry; their scale is of no importance.
+        self.item_scales = self.counts.clamp(min=1).to(dtype) ** -exponent
+        self._user_scales = self.offsets.diff().clamp(min=1).to(dtype) ** -exponent
+        self._blocks: list[Block] = []
+
+    def times(self, y: Tensor, start: int = 0, end: int | None = None) -> Tensor:
+        """Return X y for the users from `start` to `end`, (end - start, q), of y (n, q)."""
+        return self._times(self.item_scales[:, None] * y, start, end)
+
+    def _times(self, scaled: Tensor, start: int, end: int | None) -> Tensor:
+        ends = self.offsets[start : None if end is None else end + 1]
+        items = self.items[ends[0] : ends[-1]]
+        return self._user_scales[start:end, None] * summed(items, ends - ends[0], scaled)
+
+    def gram_times(self, y: Tensor) -> Tensor:
+        """Return X'X y (n, q) of y (n, q)."""
+        scaled = self.item_scales[:, None] * y
+        total = torch.zeros_like(scaled)
+        for number, start in enumerate(range(0, self.shape[0], USERS_AT_ONCE)):
+            end = min(start + USERS_AT_ONCE, self.shape[0])
+            block = self._block(number, start, end)
+            products = self._times(scaled, start, end).mul_(self._user_scales[start:end, None])
+            total += summed(block.users, block.starts, products)
+        return total.mul_(self.item_scales[:, None])
+
+    def _block(self, number: int, start: int, end: int) -> Block:
+        """Return the pairs of a block of users, which are sorted by item once."""
+        if number == len(self._blocks):
+            ends = self.offsets[start : end + 1]
+            items = self.items[ends[0] : ends[-1]]
+            order = items.argsort(stable=True)
+            users = torch.arange(end - start, dtype=torch.int32, device=items.device)
+            users = users.repeat_interleave(ends.diff())[order]
+            counts = torch.bincount(items, minlength=self.shape[1])
+            starts = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)])
+            self._blocks.append(Block(users, starts.int()))
+        return self._blocks[number]
+
+    def users_of(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the users (u,) who have some of the items (s,), and R (u, s) of these, sparse."""
+        places = torch.full((self.shape[1],), -1, dtype=torch.int64, device=items.device)
+        places[items] = torch.arange(len(items), device=items.device)
+        found = [
+            numbers[places[self.items[numbers].long()] >= 0]
+            for numbers in torch.arange(len(self.items), device=items.device).split(PAIRS_AT_ONCE)
+        ]
+        pairs = torch.cat([items.new_empty(0), *found])
+        users = torch.searchsorted(self.offsets, pairs, right=True) - 1
+        users, rows = torch.unique(users, return_inverse=True)
+        indices = torch.stack([rows, places[self.items[pairs].long()]])
+        ones = self.item_scales.new_ones(len(pairs))
+        size = (len(users), len(items))
+        return users, torch.sparse_coo_tensor(
+            indices, ones, size, check_invariants=False
+        ).coalesce()
+
+    def times_of(self, users: Tensor, y: Tensor) -> Tensor:
+        """Return the rows of X y (u, q) of some users."""
+        scaled = self.item_scales[:, None] * y
+        return self._user_scales[users, None] * summed(
+            *items_of(users, self.offsets, self.items), scaled
+        )
+
+
+def items_of(users: Tensor, offsets: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the items of some users, one user after the other, and where each begins (u + 1,)."""
+    lengths = offsets[users + 1] - offsets[users]
+    starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(dim=0)])
+    shifts = (offsets[users] - starts[:-1]).repeat_interleave(lengths)
+    return items[shifts + torch.arange(len(shifts), device=items.device)], starts
+
+
+def summed(rows: Tensor, starts: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return sums of rows of y (k, q): of those that `rows` names from each start to the next.
+
+    Arguments:
+        rows: (P,).
+        starts: (s + 1,).
+        weights: (P,), a weight of each, or None.
+    """
+    total: Tensor = F.embedding_bag(
+        rows,
+        y.contiguous(),
+        starts.to(rows.dtype),
+        mode="sum",
+        include_last_offset=True,
+        per_sample_weights=weights,
+    )
+    return total
