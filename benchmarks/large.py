@@ -2,11 +2,13 @@
 
 python -m benchmarks.large --out FILE                       # scales 1/25, 1/5 and 1, in turn
 python -m benchmarks.large --out FILE --scale 1/25 --folder DIR
+python -m benchmarks.large --out FILE --model keep --threads 2
 
 Scale 1 has 5,000,000 users, 1,000,000 items with 512 float16 features each, and about 50,000,000
 interactions, all in files. Each scale is measured in a process of its own, which calls the
 functions that train.py calls: it reads and checks the data, builds the tables, trains, writes a
-checkpoint and the best weights, reads both back, and validates.
+checkpoint and the best weights, reads both back, and validates. KEEP is fitted, written and read
+back, and ranks the test items, half of which lose a modality, for some users.
 
 Meanwhile a thread samples the anonymous memory of the process (RssAnon of /proc/self/status). Pages
 of mapped files do not count as anonymous memory, since the system may drop them at any time.
@@ -271,6 +273,65 @@ def anonymous_gb() -> float:
     raise SystemExit("error: /proc/self/status has no RssAnon. This benchmark needs Linux.")
 
 
+def measure_keep(data: Path, eval_users: int, threads: int) -> dict[str, Any]:
+    """Read, fit KEEP, save, restore and rank the test items; return times and peaks of memory."""
+    memory = Memory()
+    with memory.phase("imports"):
+        import torch
+
+        from milk_recsys.catalogue.dataset import read_dataset
+        from milk_recsys.catalogue.split import draw_split
+        from milk_recsys.catalogue.tables import build_tables
+        from milk_recsys.config.options import Options
+        from milk_recsys.methods.keep.model import keep_learner
+        from milk_recsys.run.evaluation import evaluate_group
+
+        torch.set_num_threads(threads)
+    options = Options.of(
+        model="keep", data=data, eval_users=eval_users, setting="ftmt", empty_items="drop",
+        device="cpu", compare="none",
+    )  # fmt: skip
+    with memory.phase("read"):
+        dataset = read_dataset(data)
+    with memory.phase("fingerprint"):
+        fingerprint = dataset.fingerprint
+    with memory.phase("split and tables"):
+        split, _ = draw_split(dataset, options.data)
+        tables = build_tables(dataset, split, options, torch.device("cpu"))
+        learner = keep_learner(options, tables)
+    busy = time.process_time()
+    with memory.phase("fit"):
+        learner.prepare()
+    fit_cpu_s = time.process_time() - busy
+    with tempfile.TemporaryDirectory(dir=data.parent) as folder:
+        weights = Path(folder) / "model.safetensors"
+        with memory.phase("save"):
+            learner.save(weights, {}, weights_only=True)
+        with memory.phase("restore"):
+            learner.load(weights, weights_only=True)
+    busy = time.process_time()
+    with memory.phase("rank"):
+        means, _ = evaluate_group(learner, tables, tables.test, tables.mask)
+    memory.stop()
+    return {
+        "model": "keep",
+        "fingerprint": fingerprint,
+        "users": dataset.num_users,
+        "items": dataset.num_items,
+        "pairs": len(dataset.interactions),
+        "training_pairs": tables.num_pairs,
+        "test_items": len(tables.test.candidates),
+        "complete_test_items": int(tables.mask[tables.test.candidates].all(dim=1).sum()),
+        "chosen": learner.chosen,
+        "fit_cpu_s": fit_cpu_s,
+        "rank_cpu_s": time.process_time() - busy,
+        "peak_gb": max(memory.peaks.values()),
+        "peak_gb_by_phase": memory.peaks,
+        "seconds_by_phase": memory.seconds,
+        "test": {"users": means["users"], "ndcg@20": means["ndcg@20"]},
+    }
+
+
 def measure(
     data: Path, steps: int, warm_up: int, eval_users: int, optimiser: str, threads: int
 ) -> dict[str, Any]:
@@ -364,13 +425,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure each scale in turn, print the table and write the JSON file."""
     arguments = parse(argv)
     if arguments.measure is not None:  # this is the process of one scale: see `measure_apart`
-        case = measure(
-            arguments.measure,
-            arguments.steps,
-            arguments.warm_up,
-            arguments.eval_users,
-            arguments.optimiser,
-            arguments.threads,
+        case = (
+            measure_keep(arguments.measure, arguments.eval_users, arguments.threads)
+            if arguments.model == "keep"
+            else measure(
+                arguments.measure,
+                arguments.steps,
+                arguments.warm_up,
+                arguments.eval_users,
+                arguments.optimiser,
+                arguments.threads,
+            )
         )
         write_json(arguments.out, case)
         return 0
@@ -386,7 +451,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             scale: measure_apart(prepared_folder(root, scale), arguments)
             for scale in arguments.scale
         }
-    print(table(cases))
+    print(keep_table(cases) if arguments.model == "keep" else table(cases))
     write_json(arguments.out, {**facts, "cases": cases})
     return 0
 
@@ -397,7 +462,7 @@ def measure_apart(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         out = Path(folder) / "case.json"
         options = {
             name: getattr(arguments, name)
-            for name in ("steps", "warm_up", "eval_users", "optimiser", "threads")
+            for name in ("model", "steps", "warm_up", "eval_users", "optimiser", "threads")
         }
         words = [
             word
@@ -450,6 +515,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--eval-users", type=int, default=1000, help="number of users for validation"
     )
+    parser.add_argument("--model", choices=("milk", "keep"), default="milk", help="the method")
     parser.add_argument("--optimiser", default="lazy_adam", help="optimiser of the user table")
     parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -476,16 +542,47 @@ def table(cases: dict[str, dict[str, Any]]) -> str:
             f"{case['peak_gb']:.2f} | {case['triples_per_second']:,.0f} | {cpu_us:.1f} | "
             f"{cpu_us / first:.2f} |"
         )
-    phases = {
-        scale: {
-            name: f"{case['peak_gb_by_phase'].get(name, 0):.2f} GB, {seconds:.1f} s"
-            for name, seconds in case["seconds_by_phase"].items()
-        }
+    return "\n".join([*lines, "", *phases(cases)])
+
+
+def phases(cases: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a line for each scale with memory and time of its phases."""
+    return [
+        f"{scale}: "
+        + json.dumps(
+            {
+                name: f"{case['peak_gb_by_phase'].get(name, 0):.2f} GB, {seconds:.1f} s"
+                for name, seconds in case["seconds_by_phase"].items()
+            }
+        )
         for scale, case in cases.items()
-    }
-    return "\n".join(
-        [*lines, "", *(f"{scale}: {json.dumps(phase)}" for scale, phase in phases.items())]
-    )
+    ]
+
+
+def keep_table(cases: dict[str, dict[str, Any]]) -> str:
+    """Tabulate sizes, memory and time of KEEP.
+
+    The column "growth" is the CPU time of fitting and ranking per pair divided by that of the first
+    scale.
+    """
+    lines = [
+        "| scale | users | items | pairs | new items | peak RssAnon, GB | fit, s | rank, s "
+        "| growth |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+
+    def cost(case: dict[str, Any]) -> float:
+        return float((case["fit_cpu_s"] + case["rank_cpu_s"]) / case["pairs"])
+
+    first = cost(next(iter(cases.values())))
+    for scale, case in cases.items():
+        seconds = case["seconds_by_phase"]
+        lines.append(
+            f"| {scale} | {case['users']:,} | {case['items']:,} | {case['pairs']:,} | "
+            f"{case['test_items']:,} | {case['peak_gb']:.2f} | {seconds['fit']:.0f} | "
+            f"{seconds['rank']:.0f} | {cost(case) / first:.2f} |"
+        )
+    return "\n".join([*lines, "", *phases(cases)])
 
 
 if __name__ == "__main__":

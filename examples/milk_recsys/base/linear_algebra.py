@@ -16,9 +16,9 @@ __all__ = ["Leading", "leading_eigenvectors", "leading_spectrum", "oversampled"]
 
 OVERSAMPLING = 16  # Additional directions, which make the iteration converge faster.
 EIGEN_ITERATIONS = 8
-MARGIN, MAX_ITERATIONS = 50, 12  # The same for `leading_spectrum`, which ends when it is accurate.
-ACCURACY = 1e-3
-ROWS_AT_ONCE = 2**16  # Number of rows whose residuals are computed at once.
+# The same for `leading_spectrum`, which ends when it is accurate: 13 products at most.
+MARGIN, DEGREE, MAX_ROUNDS = 50, 4, 4
+ACCURACY = 0.02
 
 
 def leading_eigenvectors(gram: Tensor, count: int) -> Tensor:
@@ -44,8 +44,8 @@ class Leading(NamedTuple):
     Attributes:
         values: (k,), descending.
         vectors: (n, k).
-        residuals: (k,), the lengths of (matrix - value) vector, relative to the largest value. They
-            bound the relative errors of the values.
+        residuals: (k,), the lengths of (matrix - value) vector, relative to the value, or to a
+            thousandth of the largest value if that is more. They bound the errors of the values.
     """
 
     values: Tensor
@@ -53,54 +53,63 @@ class Leading(NamedTuple):
     residuals: Tensor
 
 
-def leading_spectrum(
-    multiply: Callable[[Tensor], Tensor],
-    start: Tensor,
-    count: int,
-    importance: Callable[[Tensor], Tensor],
-) -> Leading:
+def leading_spectrum(multiply: Callable[[Tensor], Tensor], start: Tensor, count: int) -> Leading:
     """Return the leading eigenvalues and eigenvectors of a positive semi-definite matrix.
 
-    Subspace iteration on some more vectors than are wanted, until the residual of each times its
-    importance is less than `ACCURACY`.
+    Subspace iteration on some more vectors than are wanted. Each round multiplies them by a
+    polynomial of the matrix that is small up to the smallest of their values, and grows fast from
+    there (a Chebyshev filter). It ends when all residuals are at most `ACCURACY`, or after
+    `MAX_ROUNDS`.
 
     Arguments:
         multiply: the product of the matrix (n, n) and columns (n, q).
         start: random (n, q), q >= count; `oversampled` returns q.
         count: k.
-        importance: maps the values (k,) to the importance of each, at most 1.
+
+    References:
+        Zhou, Saad, Tiago and Chelikowsky, Self-consistent-field calculations using
+        Chebyshev-filtered subspace iteration, Journal of Computational Physics 2006.
     """
     basis = torch.linalg.qr(start).Q
-    for _ in range(MAX_ITERATIONS):
+    for number in range(MAX_ROUNDS):
         products = multiply(basis)
         # Rayleigh-Ritz: the eigenvectors within the subspace.
         within = (basis.T @ products).double()
         values, rotation = torch.linalg.eigh((within + within.T) / 2)
-        values = values.flip(0)[:count].clamp(min=0)
-        rotation = rotation.flip(1)[:, :count].to(basis.dtype)
-        residuals = _residuals(basis, products, values.to(basis.dtype), rotation)
-        values = values.to(basis.dtype)
-        if float((residuals * importance(values)).max()) < ACCURACY:
+        values = values.flip(0).clamp(min=0).to(basis)
+        rotation = rotation.flip(1).to(basis)
+        basis, products = basis @ rotation, products @ rotation
+        largest = values[0].clamp(min=torch.finfo(values.dtype).tiny)
+        lengths = torch.linalg.vector_norm(products - basis * values, dim=0)[:count]
+        residuals = lengths / values[:count].clamp(min=float(largest) / 1000)
+        if float(residuals.max()) <= ACCURACY or number == MAX_ROUNDS - 1:
             break
-        basis = torch.linalg.qr(products).Q
-    return Leading(values, basis @ rotation, residuals)
+        smallest = max(float(values[-1]), float(largest) * torch.finfo(values.dtype).eps)
+        basis = torch.linalg.qr(_filtered(multiply, basis, products, smallest)).Q
+    return Leading(values[:count], basis[:, :count].contiguous(), residuals)
+
+
+def _filtered(
+    multiply: Callable[[Tensor], Tensor], basis: Tensor, products: Tensor, end: float
+) -> Tensor:
+    """Return T((2 A - end) / end) basis, T the Chebyshev polynomial of degree `DEGREE`.
+
+    Arguments:
+        products: A basis.
+        end: eigenvalues from 0 to this are mapped to -1 to 1, where T is small.
+    """
+    centre = end / 2
+    before, filtered = basis, products.div_(centre).sub_(basis)
+    for _ in range(DEGREE - 1):
+        following = multiply(filtered).mul_(2 / centre).sub_(filtered, alpha=2).sub_(before)
+        before, filtered = filtered, following
+    scaled: Tensor = filtered / torch.linalg.vector_norm(filtered, dim=0)
+    return scaled
 
 
 def oversampled(count: int, size: int) -> int:
     """Return the number of vectors of an iteration for `count` eigenvectors of a matrix."""
     return min(count + MARGIN, size)
-
-
-def _residuals(basis: Tensor, products: Tensor, values: Tensor, rotation: Tensor) -> Tensor:
-    """Return the residuals (k,) of the columns of basis @ rotation."""
-    squares = torch.zeros_like(values, dtype=torch.float64)
-    for b, p in zip(
-        torch.split(basis, ROWS_AT_ONCE), torch.split(products, ROWS_AT_ONCE), strict=True
-    ):
-        squares += (p @ rotation - (b @ rotation) * values).double().square().sum(dim=0)
-    return (squares.sqrt() / values[0].double().clamp(min=torch.finfo(torch.float32).tiny)).to(
-        values
-    )
 
 
 def _iterate(multiply: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -81,10 +82,47 @@ class ItemFeatures:
             name: x.index_select(0, places).to(self.device) for name, x in self._tensors.items()
         }
 
+    def masked(self, items: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Return the rows of the given items, with NaN where `mask` is False.
+
+        If the features are mapped, so is the result: the rows are copied to temporary files, in the
+        folder that TMPDIR names, which vanish with the tensors.
+
+        Arguments:
+            items: (n,) ids.
+            mask: bool (n, M), in the order of the modalities.
+        """
+        if not self.mapped or self.device.type != "cpu":
+            rows = self.rows(items)
+            return {
+                name: x.masked_fill(~mask[:, m, None], torch.nan)
+                for m, (name, x) in enumerate(rows.items())
+            }
+        files = {
+            name: _temporary((len(items), x.shape[1]), x.dtype) for name, x in self._tensors.items()
+        }
+        start = 0
+        for block, rows in self.blocks(items):
+            at = slice(start, start + len(block))
+            for m, (name, x) in enumerate(rows.items()):
+                files[name][at] = x.masked_fill(~mask[at, m, None], torch.nan)
+            start += len(block)
+        return files
+
     def blocks(self, items: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yield the items and their rows in blocks."""
         for block in torch.split(items, ROWS_AT_ONCE):
             yield block, self.rows(block)
+
+
+def _temporary(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return a tensor over the memory map of a temporary file that has no name."""
+    with tempfile.TemporaryFile() as file:
+        number = torch.empty(0, dtype=dtype).numpy().dtype
+        if not shape[0]:
+            return torch.empty(shape, dtype=dtype)
+        # The map remains when the file is closed.
+        return torch.from_numpy(np.memmap(file, number, "w+", shape=shape))
 
 
 def _as_tensor(x: npt.NDArray[Any]) -> Tensor:

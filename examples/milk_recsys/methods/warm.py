@@ -50,13 +50,9 @@ class WarmData:
     def of_tables(cls, tables: Tables, options: Options) -> WarmData:
         """Take the warm items of a data set and its split and renumber them in order."""
         mask = tables.mask[tables.warm]
-        features = tables.features.rows(tables.warm)
         # NaN overwrites features that the run may not use, so that a method which reads one by
         # mistake produces NaN scores and is noticed.
-        masked = {
-            name: x.masked_fill(~mask[:, m, None], torch.nan)
-            for m, (name, x) in enumerate(features.items())
-        }
+        masked = tables.features.masked(tables.warm, mask)
         item_numbers = torch.arange(len(tables.warm), device=tables.device)
         # The rows of the tables number items within their pool, so for equal pools the pairs stay
         # as they are and only the names of the items change.

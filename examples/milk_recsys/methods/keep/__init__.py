@@ -42,21 +42,30 @@ class KeepOptions:
     )
     rank: int | None = option(
         None,
-        "Maximum number of singular vectors of users and items. By default none are computed for "
-        "up to 10,000 training items or users, which is the same as all of them, and 2,048 for "
-        "more.",
+        "Maximum number of singular vectors of warm items. By default none are computed for up to "
+        "10,000 warm items or users, which is the same as all of them, and 2,048 for more, or as "
+        "many as fit in 2^27 numbers.",
         1,
-        shown="all, or 2048",
+        shown="all, or at most 2048",
     )
     landmarks: int = count(
         1024,
         "Number of warm items on which the kernel of each modality is projected, if there are more "
         "than 10,000; else the regression is exact.",
     )
-    neighbours: int = count(
-        256,
+    neighbours: int | None = option(
+        None,
         "Number of nearest warm items that correct the vector of each new item, if the kernel is "
         "projected on --landmarks (with more than 10,000 warm items).",
+        1,
+        shown="256, or 64 with more than 100,000 warm items",
+    )
+    probes: int | None = option(
+        None,
+        "Neighbours of a new item are searched among the warm items that are nearest to the same "
+        "landmarks as the new item: to this number of landmarks of each modality.",
+        1,
+        shown="all warm items are searched, or 8 landmarks with more than 100,000 warm items",
     )
     per_pattern: bool = option(
         True,

@@ -14,6 +14,8 @@ from milk_recsys.methods.keep import KeepOptions
 from milk_recsys.methods.keep.pairs import items_of, summed
 
 CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
+# With more warm items than this neighbours are fewer by default, and not searched among all items.
+MANY_ITEMS = 100_000
 BLOCK = 4096  # Number of items that are embedded at once.
 MAX_WEIGHTS = 2**27  # Number of weights of warm items in memory, for a block of new items.
 SHARED_NAMES = ("trained_users", "counts", "exponent", "shrinkage")
@@ -32,9 +34,17 @@ def item_state(items: Tensor) -> dict[str, Tensor]:
 
 
 def content_regression(
-    names: Sequence[str], options: KeepOptions, dtype: torch.dtype, *, projected: bool
+    names: Sequence[str],
+    options: KeepOptions,
+    dtype: torch.dtype,
+    num_items: int,
+    *,
+    projected: bool,
 ) -> PatternKernelRidge:
     """Return the regression on content, not fitted; `projected` on landmarks, or else exact."""
+    many = num_items > MANY_ITEMS
+    neighbours = options.neighbours or (64 if many else 256)
+    probes = options.probes or (8 if many else None)
     return PatternKernelRidge(
         names,
         kernel="angle",
@@ -45,7 +55,8 @@ def content_regression(
         standardize=False,
         choice_rows=CHOICE_ROWS,
         landmarks=options.landmarks if projected else None,
-        neighbours=options.neighbours if projected else None,
+        neighbours=neighbours if projected else None,
+        probes=probes if projected else None,
         dtype=dtype,
     )
 
@@ -99,7 +110,7 @@ class KeepModel(nn.Module):
         if dtype != self.regression.dtype:
             state = self.regression.state_dict()
             self.regression = content_regression(
-                self.regression.modalities, self._own, dtype, projected=True
+                self.regression.modalities, self._own, dtype, len(self.counts), projected=True
             )
             self.regression.load_state_dict(
                 {name: x.to(dtype) if x.is_floating_point() else x for name, x in state.items()}

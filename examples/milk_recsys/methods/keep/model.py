@@ -201,7 +201,7 @@ def _fitted_regression(
             f"--landmarks must be at most {MAX_LANDMARKS:,}, got {options.landmarks:,}. "
             "--neighbours makes new items' vectors more accurate, too."
         )
-    regression = content_regression(names, options, data.dtype, projected=projected)
+    regression = content_regression(names, options, data.dtype, data.num_items, projected=projected)
     features = {name: data.features[name] for name in names}
     return regression.fit(features, targets, data.mask[:, columns]), columns
 
@@ -246,8 +246,11 @@ def scoring_model(
     fitted = {k.removeprefix(PREFIX): x for k, x in tensors.items() if k.startswith(PREFIX)}
     names = [str(name) for name in decode_text(fitted[NAMES]) or ()]
     check_names(others)
+    counts = others["counts"]
     # The state has landmarks if the regression was projected.
-    regression = content_regression(names, options.method, others["counts"].dtype, projected=True)
+    regression = content_regression(
+        names, options.method, counts.dtype, len(counts), projected=True
+    )
     regression.load_state_dict(fitted)
     model = KeepModel(list(dims), options.method, regression, others)
     widths = {name: regression.get_buffer(f"rows_{m}").shape[1] for m, name in enumerate(names)}

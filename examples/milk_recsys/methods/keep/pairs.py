@@ -17,7 +17,7 @@ from torch import Tensor
 
 from milk_recsys.catalogue.user_rows import UserRows
 
-USERS_AT_ONCE = 2**17  # Number of users in a block.
+MAX_PRODUCTS = 2**26  # Number of entries of the products X y of a block of users.
 PAIRS_AT_ONCE = 2**22  # Number of pairs that are read at once.
 
 
@@ -62,40 +62,44 @@ class DampedPairs:
         # Users and items without a pair have no entry; their scale is of no importance.
         self.item_scales = self.counts.clamp(min=1).to(dtype) ** -exponent
         self._user_scales = self.offsets.diff().clamp(min=1).to(dtype) ** -exponent
+        self._size = 0  # Number of users in a block.
         self._blocks: list[Block] = []
 
     def times(self, y: Tensor, start: int = 0, end: int | None = None) -> Tensor:
         """Return X y for the users from `start` to `end`, (end - start, q), of y (n, q)."""
-        return self._times(self.item_scales[:, None] * y, start, end)
+        return self._times((self.item_scales[:, None] * y).contiguous(), start, end)
 
     def _times(self, scaled: Tensor, start: int, end: int | None) -> Tensor:
         ends = self.offsets[start : None if end is None else end + 1]
         items = self.items[ends[0] : ends[-1]]
-        return self._user_scales[start:end, None] * summed(items, ends - ends[0], scaled)
+        return summed(items, ends - ends[0], scaled).mul_(self._user_scales[start:end, None])
 
     def gram_times(self, y: Tensor) -> Tensor:
         """Return X'X y (n, q) of y (n, q)."""
-        scaled = self.item_scales[:, None] * y
+        scaled = (self.item_scales[:, None] * y).contiguous()
         total = torch.zeros_like(scaled)
-        for number, start in enumerate(range(0, self.shape[0], USERS_AT_ONCE)):
-            end = min(start + USERS_AT_ONCE, self.shape[0])
-            block = self._block(number, start, end)
+        size = max(1, MAX_PRODUCTS // max(1, y.shape[1]))
+        if size != self._size:
+            self._size, self._blocks = size, []
+        for number, start in enumerate(range(0, self.shape[0], size)):
+            end = min(start + size, self.shape[0])
+            if number == len(self._blocks):
+                self._blocks.append(self._sorted(start, end))
+            block = self._blocks[number]
             products = self._times(scaled, start, end).mul_(self._user_scales[start:end, None])
             total += summed(block.users, block.starts, products)
         return total.mul_(self.item_scales[:, None])
 
-    def _block(self, number: int, start: int, end: int) -> Block:
-        """Return the pairs of a block of users, which are sorted by item once."""
-        if number == len(self._blocks):
-            ends = self.offsets[start : end + 1]
-            items = self.items[ends[0] : ends[-1]]
-            order = items.argsort(stable=True)
-            users = torch.arange(end - start, dtype=torch.int32, device=items.device)
-            users = users.repeat_interleave(ends.diff())[order]
-            counts = torch.bincount(items, minlength=self.shape[1])
-            starts = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)])
-            self._blocks.append(Block(users, starts.int()))
-        return self._blocks[number]
+    def _sorted(self, start: int, end: int) -> Block:
+        """Sort the pairs of a block of users by item."""
+        ends = self.offsets[start : end + 1]
+        items = self.items[ends[0] : ends[-1]]
+        order = items.argsort(stable=True)
+        users = torch.arange(end - start, dtype=torch.int32, device=items.device)
+        users = users.repeat_interleave(ends.diff())[order]
+        counts = torch.bincount(items, minlength=self.shape[1])
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)])
+        return Block(users, starts.int())
 
     def users_of(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return the users (u,) who have some of the items (s,), and R (u, s) of these, sparse."""
@@ -141,7 +145,7 @@ def summed(rows: Tensor, starts: Tensor, y: Tensor, weights: Tensor | None = Non
     """
     total: Tensor = F.embedding_bag(
         rows,
-        y.contiguous(),
+        y,
         starts.to(rows.dtype),
         mode="sum",
         include_last_offset=True,

@@ -161,7 +161,7 @@ class SingularVectors:
         self.x, n = x, x.shape[1]
         # Drawn on the CPU from torch's default generator.
         start = torch.randn(n, oversampled(rank, n), dtype=x.item_scales.dtype)
-        found = leading_spectrum(x.gram_times, start.to(x.items.device), rank, _importance)
+        found = leading_spectrum(x.gram_times, start.to(x.items.device), rank)
         self.leading = Spectrum(found.values, found.vectors)
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
@@ -176,8 +176,3 @@ class SingularVectors:
         known = squares > float(squares[0]) * (10 * torch.finfo(squares.dtype).eps)
         factors = torch.where(known, (squares + shift) / torch.where(known, squares, 1).square(), 0)
         return factors, self.leading.item_vectors(shrinkage)
-
-
-def _importance(squares: Tensor) -> Tensor:
-    """Return S^2 / (S^2 + lambda) with the shrinkage 1: how much of a direction remains."""
-    return squares / (squares + squares[:LEADING].mean().clamp(min=torch.finfo(squares.dtype).tiny))
