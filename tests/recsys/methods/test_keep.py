@@ -297,6 +297,7 @@ def test_given_options_are_not_compared():
 def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
     """If all warm items are neighbours, the projected regression is exact."""
     monkeypatch.setattr(keep, "MAX_DIRECT", 10)
+    monkeypatch.setattr(keep, "MAX_ROWS", 10)
     data = make_data()
     b = make("keep", **GIVEN, landmarks=4, neighbours=neighbours)
     known, g = interactions(data, data.dtype), torch.Generator().manual_seed(0)
@@ -332,6 +333,7 @@ def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
 @pytest.mark.parametrize("limit", [10, 15])
 def test_options_are_chosen_with_landmarks_too(monkeypatch, limit):
     monkeypatch.setattr(keep, "MAX_DIRECT", limit)  # 12 users and 20 items
+    monkeypatch.setattr(keep, "MAX_ROWS", limit)
     monkeypatch.setattr(choice, "MIN_LENGTH", 5)
     b = make("keep", landmarks=15, neighbours=4)
     assert b.choice.ndcg is not None
@@ -349,6 +351,7 @@ def test_options_are_chosen_with_landmarks_too(monkeypatch, limit):
 def test_with_fewer_users_than_items_vectors_have_the_width_of_users(monkeypatch, tmp_path):
     new, mask = new_items()
     monkeypatch.setattr(keep, "MAX_DIRECT", 15)
+    monkeypatch.setattr(keep, "MAX_ROWS", 15)
     b = make("keep", **GIVEN, landmarks=4, neighbours=ITEMS)
     assert b.net.users.weight.shape == (USERS, USERS)
     assert "items" not in b.net.state_dict()
@@ -371,6 +374,7 @@ def test_all_items_as_neighbours_are_exact_and_fewer_approximate(monkeypatch):
     every = torch.arange(40)
     expected = exact.net.user_vectors(every) @ exact.net.embed_items(new, mask).T
     monkeypatch.setattr(keep, "MAX_DIRECT", 50)
+    monkeypatch.setattr(keep, "MAX_ROWS", 50)
     monkeypatch.setattr(fitted, "BLOCK", 7)
 
     def error(landmarks, neighbours):

@@ -56,8 +56,7 @@ class KeepOptions:
     neighbours: int | None = option(
         None,
         "Number of nearest warm items that correct the vector of each new item, if the kernel is "
-        "projected on --landmarks (with more than 10,000 warm items).",
-        1,
+        "projected on --landmarks (with more than 10,000 warm items); 0 for no correction.",
         shown="256, or 64 with more than 100,000 warm items",
     )
     probes: int | None = option(

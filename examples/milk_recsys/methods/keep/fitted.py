@@ -43,8 +43,11 @@ def content_regression(
 ) -> PatternKernelRidge:
     """Return the regression on content, not fitted; `projected` on landmarks, or else exact."""
     many = num_items > MANY_ITEMS
-    neighbours = options.neighbours or (64 if many else 256)
-    probes = options.probes or (8 if many else None)
+    neighbours, probes = options.neighbours, options.probes
+    if neighbours is None:
+        neighbours = 64 if many else 256
+    if probes is None and many:
+        probes = 8
     return PatternKernelRidge(
         names,
         kernel="angle",
@@ -55,8 +58,8 @@ def content_regression(
         standardize=False,
         choice_rows=CHOICE_ROWS,
         landmarks=options.landmarks if projected else None,
-        neighbours=neighbours if projected else None,
-        probes=probes if projected else None,
+        neighbours=neighbours if projected and neighbours else None,
+        probes=probes if projected and neighbours else None,
         dtype=dtype,
     )
 

@@ -79,9 +79,8 @@ from milk_recsys.methods.warm import WarmData
 
 __all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
 
-# Largest number of warm items, or of users, whose matrix is factorised. With more warm items the
-# regression on content is projected.
-MAX_DIRECT = 10_000
+MAX_DIRECT = 10_000  # Largest number of warm items, or of users, whose pairs are factorised.
+MAX_ROWS = 10_000  # With more warm items than this the regression on content is projected.
 MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
 DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
 MAX_VECTORS = 2**27  # Largest number of entries of the singular vectors of the warm items.
@@ -102,7 +101,7 @@ class Keep:
     """
 
     def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
-        projected = data.num_items > MAX_DIRECT
+        projected = data.num_items > MAX_ROWS
         with seeded(seed, device=data.device) as generator:
             vectors = _vectors(data, options)
             first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage

@@ -1,0 +1,177 @@
+"""Measure KEEP's quality and time by numbers of landmarks, neighbours and probes.
+
+python -m benchmarks.keep_size --data $INVMOD_DATA/citeulike_t --out docs/results/keep_size
+
+Each line of the journal is KEEP on one split, with the regression on content projected or, for
+comparison, exact. A line that is there is not measured again. The splits are drawn with seeds that
+no study uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import versions
+from milk_recsys.base.files import replacing
+
+# (landmarks of each modality, neighbours, probes); None: the exact regression.
+EXACT = None
+PROJECTED = (
+    *(
+        (landmarks, neighbours, None)
+        for landmarks in (256, 1024)
+        for neighbours in (0, 16, 64, 256)
+    ),
+    (2048, 0, None),
+    (4096, 0, None),
+    (1024, 512, None),
+    (1024, 256, 2),
+    (1024, 256, 8),
+    (1024, 256, 32),
+)
+Case = tuple[int, int, int | None] | None
+COLUMNS = ("landmarks", "neighbours", "probes", "NDCG@20", "of the exact", "fit, s", "rank, s")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what the journal lacks, and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.keep_size", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[300, 301, 302])
+    parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the journals")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.measure is not None:  # This is the process of one case.
+        case = json.loads(arguments.measure)
+        print(json.dumps(measure(arguments.data, arguments.seeds[0], case, arguments.threads)))
+        return 0
+    journal = arguments.out / f"{arguments.data.name}.jsonl"
+    lines = read_journal(journal)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for case in (EXACT, *PROJECTED):
+            given = None if case is None else list(case)
+            if any(line["seed"] == seed and line["case"] == given for line in lines):
+                continue
+            found = measure_apart(arguments.data, seed, case, arguments.threads)
+            lines.append({"seed": seed, "case": given, **found, **versions()})
+            with replacing(journal) as temporary:
+                temporary.write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
+            print(json.dumps(lines[-1]), flush=True)
+    text = "\n".join(table(arguments.out)) + "\n"
+    with replacing(arguments.out / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def measure_apart(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
+    """Measure a case in a new process, which holds nothing of the cases before."""
+    words = ["--measure", json.dumps(case), "--data", str(data), "--seeds", str(seed)]
+    words += ["--threads", str(threads), "--out", "unused"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.keep_size", *words],
+        cwd=Path(__file__).resolve().parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return dict(json.loads(run.stdout.splitlines()[-1]))
+
+
+def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
+    """Fit KEEP on a split and rank its test items; return NDCG@20 under FTMT and the seconds."""
+    import torch
+
+    from invmod.regression import arguments
+    from milk_recsys.catalogue.dataset import read_dataset
+    from milk_recsys.catalogue.split import draw_split
+    from milk_recsys.catalogue.tables import build_tables
+    from milk_recsys.config.options import Options
+    from milk_recsys.methods.keep import model
+    from milk_recsys.run.evaluation import evaluate_group
+
+    torch.set_num_threads(threads)
+    sizes = (
+        {} if case is None else dict(zip(("landmarks", "neighbours", "probes"), case, strict=True))
+    )
+    options = Options.of(
+        "keep", data=data, setting="ftmt", split_seed=seed, empty_items="drop", device="cpu",
+        compare="none", **sizes,
+    )  # fmt: skip
+    # KEEP takes the exact regression up to 10,000 warm items, and the projected one beyond.
+    model.MAX_ROWS = sys.maxsize if case is None else 0
+    arguments.MAX_ROWS = sys.maxsize
+    dataset = read_dataset(data)
+    split, _ = draw_split(dataset, options.data)
+    tables = build_tables(dataset, split, options, torch.device("cpu"))
+    begun = time.perf_counter()
+    learner = model.keep_learner(options, tables)
+    learner.prepare()
+    fitted = time.perf_counter()
+    means, _ = evaluate_group(learner, tables, tables.test, tables.mask)
+    ended = time.perf_counter()
+    return {
+        "items": len(tables.warm),
+        "ndcg@20": means["ndcg@20"],
+        "fit_s": round(fitted - begun, 2),
+        "rank_s": round(ended - fitted, 2),
+    }
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a journal; none if there is no journal."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def table(folder: Path) -> list[str]:
+    """Return a table of means over splits for each data set with a journal in a folder."""
+    lines = []
+    for journal in sorted(folder.glob("*.jsonl")):
+        runs = read_journal(journal)
+        of_case = {
+            json.dumps(case): [run for run in runs if run["case"] == case]
+            for case in (None, *map(list, PROJECTED))
+        }
+        exact = of_case["null"]
+        lines += [
+            f"{journal.stem}, {exact[0]['items']:,} warm items, {len(exact)} splits:",
+            "",
+            "| " + " | ".join(COLUMNS) + " |",
+            "|" + " --- |" * len(COLUMNS),
+        ]
+        for case, found in of_case.items():
+            if not found:
+                continue
+            values = {run["seed"]: run["ndcg@20"] for run in found}
+            same = [run["ndcg@20"] for run in exact if run["seed"] in values]
+            share = sum(values.values()) / sum(same)
+            sizes = ("all", "", "") if case == "null" else json.loads(case)
+            cells = [
+                *("all" if size is None else str(size) for size in sizes),
+                f"{sum(values.values()) / len(values):.4f}",
+                f"{100 * share:.1f}%",
+                *(
+                    f"{sorted(run[name] for run in found)[len(found) // 2]:.1f}"
+                    for name in ("fit_s", "rank_s")
+                ),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        last = runs[-1]
+        lines += ["", f"Measured on {last['machine']}, torch {last['torch']}, {last['date']}.", ""]
+    return lines[:-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
