@@ -89,8 +89,14 @@ class ProjectedSolution(PatternSolution):
         weighted = zip(pattern, choice.weights, strict=True)
         self._active = [(m, weight) for m, weight in weighted if weight > 0]
         noise = training.noise(pattern, choice.weights, training.observed[rows]) + choice.ridge
-        self._noise = noise / training.row_weights[rows]  # D (n_p,)
-        self._nearest = NearestRows(projection, pattern, choice.weights, rows, self._noise, probes)
+        noise = noise / training.row_weights[rows]
+        self._nearest = NearestRows(projection, pattern, choice.weights, rows, noise, probes)
+        # The mean variance V (n_p,) that landmarks do not explain, and D (n_p,).
+        unexplained = noise.new_zeros(len(training.targets))
+        for group, at in projection.groups.items():
+            unexplained[at] = self._unexplained(group)
+        self._unspanned = unexplained[rows] / training.row_weights[rows]
+        self._noise = noise + self._unspanned
         self._root: Tensor | None = None
         self._white: Tensor | None = None
 
@@ -119,7 +125,11 @@ class ProjectedSolution(PatternSolution):
                 noise = training.noise(
                     self.pattern, self.choice.weights, training.observed[rows[:1]]
                 )
-                yield group, 1 / (self.choice.ridge + float(noise))
+                yield group, 1 / (self.choice.ridge + float(noise) + self._unexplained(group))
+
+    def _unexplained(self, group: Pattern) -> float:
+        """Return the mean variance of rows of a group that landmarks do not explain."""
+        return sum(w * self.projection.unexplained(group, m) for m, w in self._active if m in group)
 
     @property
     def _modalities(self) -> list[int]:
@@ -277,6 +287,8 @@ class ProjectedSolution(PatternSolution):
             g = g * (own / left)[:, None]
         kernel_features = features[..., :-1]
         r_ss = self._kernel_among(near) - kernel_features @ kernel_features.mT
+        # The noise has the mean of this variance already.
+        r_ss.diagonal(dim1=1, dim2=2).sub_(self._unspanned[near])
         k = self.training.kernel_to_sets(self._active, self.rows[near], queries.x, queries.observed)
         r = k - (kernel_features @ phi[:, :-1, None])[:, :, 0]
         first = r - (g[:, None] @ r_ss)[:, 0]

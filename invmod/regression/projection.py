@@ -33,6 +33,7 @@ from invmod.regression.training_rows import Pattern, TrainingRows
 SEED = 1  # Seed of the draw of landmarks.
 MAX_DRAWN = MAX_LANDMARKS  # Number of rows among which the landmarks of a modality are drawn.
 BLOCK = 8192  # Number of rows whose features are computed at once.
+MAX_ESTIMATE = 2048  # Number of rows on which a mean variance is estimated.
 MAX_SUMS = 2**28  # Number of entries of the sums over all groups that are kept.
 MAX_FEATURES = 2**28  # Number of entries of the features of all training rows that are kept.
 
@@ -104,6 +105,7 @@ class Projection:
         }
         self._roots: dict[int, Tensor] = {}
         self._features: dict[int, Tensor] = {}
+        self._unexplained: dict[tuple[Pattern, int], float] = {}
         self._cells: dict[int, Cells] = {}
         self._sums: dict[Pattern, Sums] = {}
         self._targets: Tensor | None = None
@@ -115,6 +117,7 @@ class Projection:
         empty: dict[str, Any] = {
             "_roots": {},
             "_features": {},
+            "_unexplained": {},
             "_cells": {},
             "_sums": {},
             "_targets": None,
@@ -175,6 +178,19 @@ class Projection:
 
     def _computed(self, m: int, rows: Tensor) -> Tensor:
         return self.features(m, self.training.x[m][rows], self.training.observed[rows, m])
+
+    def unexplained(self, group: Pattern, m: int) -> float:
+        """Return the mean of K_ii - (F F')_ii in a modality, over rows of a group that have it.
+
+        With many rows it is estimated on `MAX_ESTIMATE` of them.
+        """
+        if (group, m) not in self._unexplained:
+            rows = self.groups[group]
+            rows = rows[:: max(1, len(rows) // MAX_ESTIMATE)]
+            explained = self.features_at(m, rows).square().sum(dim=1)
+            variance = (self.training.diagonal(m, rows) - explained).clamp(min=0).mean()
+            self._unexplained[group, m] = float(variance)
+        return self._unexplained[group, m]
 
     # --- cells of landmarks
 
