@@ -1,21 +1,24 @@
 r"""The projected regression of one pattern, with a correction by the nearest training rows.
 
 With the letters of `projection.py`, K the kernel of the pattern and R = K - F F' the part of it
-that landmarks do not span, let S be the N training rows that are nearest to a row c. D_S, F_S and
-Y_S are their noise, features and targets. The prediction for c is the posterior mean of a Gaussian
-process whose covariance is F F', and K itself within c and S:
+that landmarks do not span, let S be the N training rows that are nearest to a row c. F_S and Y_S
+are their features and targets. D is the noise of rows, including V, the mean of R_ii over rows with
+the same modalities. The prediction for c is the posterior mean of a Gaussian process whose
+covariance is F F' + V, and K itself within c and S:
 
 .. math:: f(c) = (\phi_c - a F_S) \beta + a Y_S
 
-.. math:: a = (r_c - g_c R_{SS}) (I + M R_{SS})^{-1} D_S^{-1},
-    \qquad r_c = k(c, S) - \phi_c F_S'
+.. math:: a = (r_c - g_c R) (I + M R)^{-1} D_S^{-1},
+    \qquad r_c = k(c, S) - \phi_c F_S', \qquad R = K_{SS} - F_S F_S' - V
 
 .. math:: M = D_S^{-1} - D_S^{-1} F_S G^{-1} F_S' D_S^{-1},
     \qquad g_c = \phi_c G^{-1} F_S' D_S^{-1}
 
 where M is the block of (F F' + D)^{-1} that belongs to the rows S. Features have a column for the
 intercept in all but r_c and R. The weights a follow from the Woodbury identity. If all rows are
-neighbours, or if the landmarks span K, the regression is exact. Without neighbours a is 0.
+neighbours, or if the landmarks span K, the regression is exact. Without neighbours a is 0. Without
+V the regression would be sure of what rows that are far away do not tell; its errors then grow as
+the ridge becomes small.
 
 A training row i is left out by a change of rank one. With the leverage h_i = phi_i G^-1 phi_i', and
 u = D_S^-1 F_S G^-1 phi_i',
@@ -90,7 +93,9 @@ class ProjectedSolution(PatternSolution):
         self._active = [(m, weight) for m, weight in weighted if weight > 0]
         noise = training.noise(pattern, choice.weights, training.observed[rows]) + choice.ridge
         noise = noise / training.row_weights[rows]
-        self._nearest = NearestRows(projection, pattern, choice.weights, rows, noise, probes)
+        self._nearest = NearestRows(
+            projection, pattern, choice.weights, rows, self._kernel_features, noise, probes
+        )
         # The mean variance V (n_p,) that landmarks do not explain, and D (n_p,).
         unexplained = noise.new_zeros(len(training.targets))
         for group, at in projection.groups.items():
@@ -233,9 +238,14 @@ class ProjectedSolution(PatternSolution):
 
     def _training_features(self, near: Tensor) -> Tensor:
         """Return F (..., L + 1) of training rows of the pattern."""
+        return self._joined([self._kernel_features(near)], near.shape)
+
+    def _kernel_features(self, near: Tensor) -> Tensor:
+        """Return F (..., L) of training rows of the pattern, without that of the intercept."""
         at = self.rows[near]
         parts = [weight**0.5 * self.projection.features_at(m, at) for m, weight in self._active]
-        return self._joined(parts, near.shape)
+        none = self.training.targets.new_zeros(*near.shape, 0)
+        return torch.cat([none, *parts], dim=-1)
 
     def _joined(self, parts: list[Tensor], shape: torch.Size) -> Tensor:
         last = self._noise.new_full((*shape, 1), float(self.intercept))
@@ -266,7 +276,7 @@ class ProjectedSolution(PatternSolution):
     def _local(self, queries: Queries, phi: Tensor) -> Local:
         """Return the local part of the predictions of rows with the features phi (N, L + 1)."""
         count = min(self.neighbours, len(self.rows) - (queries.positions is not None))
-        near = self._nearest(queries, count)
+        near = self._nearest(queries, phi[:, :-1], count)
         widest = max(phi.shape[1], count, *(x.shape[1] for x in self.training.x))
         size = max(1, MAX_BATCH // max(1, count * widest))
         blocks = torch.split(torch.arange(len(phi), device=phi.device), size)

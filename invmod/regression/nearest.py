@@ -1,14 +1,16 @@
 """The search for the training rows that are nearest to a row.
 
-A training row i is near to a row c if it alone would explain much of the variance of c. With the
-kernel k of the pattern and the noise D_i of the row its relevance is
+A training row i is near to a row c if it alone would explain much of what landmarks leave of c.
+With the part R of the kernel that landmarks do not span, and the noise D_i, its relevance is
 
-    k(c, i)^2 / (k(i, i) + D_i)
+    R(c, i)^2 / (R(i, i) + D_i),      R(c, i) = k(c, i) - phi(c) F_i'
+
+plus a small share of k(c, i)^2 / (k(i, i) + D_i), which decides if landmarks leave nothing.
 
 All training rows of the pattern are compared. With `probes` only some are: each training row
 belongs, in each modality, to the cell of the landmark with which its kernel is largest, and a row
-searches the cells of its nearest landmarks (an inverted file index). With as many probes as
-landmarks it searches all.
+searches the cells of its nearest landmarks (an inverted file index). In the cells, rows are first
+compared by the whole kernel, which needs no features, and the best of these by their relevance.
 
 References:
     Jegou, Douze and Schmid, Product quantization for nearest neighbor search, IEEE Transactions on
@@ -18,7 +20,7 @@ References:
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +31,8 @@ from invmod.regression.training_rows import Pattern, Queries
 
 MAX_KERNEL = 2**24  # Number of kernels between queries and training rows that are computed at once.
 MAX_ROWS = 2**15  # Number of training rows that are read at once.
+SHARE = 1e-4  # Share of the whole kernel in the relevance.
+SHORTLIST = 4  # Times as many rows as are wanted that the search in cells compares by relevance.
 
 
 class Best(NamedTuple):
@@ -76,6 +80,7 @@ class NearestRows:
         pattern: positions of the modalities.
         weights: mu (P,).
         rows: positions of the training rows of the pattern (n_p,).
+        features: maps positions among these rows (...) to their features F (..., L).
         noise: D (n_p,).
         probes: number of cells that are searched in each modality; None: all rows.
     """
@@ -86,12 +91,13 @@ class NearestRows:
         pattern: Pattern,
         weights: Sequence[float],
         rows: Tensor,
+        features: Callable[[Tensor], Tensor],
         noise: Tensor,
         probes: int | None,
     ) -> None:
         self.projection, self.training = projection, projection.training
         self.pattern, self.weights = pattern, weights
-        self.rows, self.probes = rows, probes
+        self.rows, self.features, self.probes = rows, features, probes
         self.active = [(m, w) for m, w in zip(pattern, weights, strict=True) if w > 0]
         self.variances = noise.clone()
         for m, weight in self.active:
@@ -99,43 +105,55 @@ class NearestRows:
             self.variances += weight * self.training.observed[rows, m] * diagonal
 
     @torch.no_grad()
-    def __call__(self, queries: Queries, count: int) -> Tensor:
-        """Return the positions (N, S) of the S nearest training rows among those of the pattern."""
+    def __call__(self, queries: Queries, phi: Tensor, count: int) -> Tensor:
+        """Return the positions (N, S) of the S nearest training rows among those of the pattern.
+
+        Arguments:
+            phi: features (N, L) of the queries.
+        """
         if self.probes is None or not self.active:
-            return self._among_all(queries, count)
-        found = self._in_cells(queries, count)
+            return self._among_all(queries, phi, count)
+        short = min(SHORTLIST * count, len(self.rows) - (queries.positions is not None))
+        best = self._reranked(queries, phi, self._in_cells(queries, short), count)
         # Cells may have too few rows: some rows have only modalities of weight 0, and are in none.
-        few = (found.relevance < 0).any(dim=1).nonzero()[:, 0]
+        few = (best.relevance < 0).any(dim=1).nonzero()[:, 0]
         if len(few):
-            found.rows[few] = self._among_all(queries.of(few), count)
-        return found.rows
+            best.rows[few] = self._among_all(queries.of(few), phi[few], count)
+        return best.rows
+
+    def _relevance(self, k: Tensor, spanned: Tensor, f: Tensor, at: Tensor) -> Tensor:
+        """Return the relevance (N, s) of training rows.
+
+        Arguments:
+            k: the kernel with the queries (N, s).
+            spanned: the part of it that landmarks span, phi F' (N, s).
+            f: features (s, L) or (N, s, L) of the rows.
+            at: their positions, (s,) or (N, s).
+        """
+        whole = self.variances[at]
+        rest = (whole - f.square().sum(dim=-1)).clamp(min=torch.finfo(k.dtype).tiny)
+        return (k - spanned).square() / rest + SHARE * (k.square() / whole)
 
     # --- all rows
 
-    def _among_all(self, queries: Queries, count: int) -> Tensor:
+    def _among_all(self, queries: Queries, phi: Tensor, count: int) -> Tensor:
         near = [self.rows.new_empty(0, count)]
         every = torch.arange(len(queries.observed), device=self.rows.device)
         for block in torch.split(every, max(1, MAX_KERNEL // min(len(self.rows), MAX_ROWS))):
             part, best = queries.of(block), Best.none(self.variances, len(block), count)
             own = torch.arange(len(block), device=block.device)
             for at in torch.split(torch.arange(len(self.rows), device=block.device), MAX_ROWS):
-                best.add(own, self._relevance(part, at), at)
+                f = self.features(at)
+                relevance = self._relevance(self._kernel(part, at), phi[block] @ f.T, f, at)
+                best.add(own, _without_own(relevance, part, at), at)
             near.append(best.rows)
         return torch.cat(near)
 
-    def _relevance(self, queries: Queries, at: Tensor) -> Tensor:
-        """Return the relevance (N, s) of training rows; -1 for a query that is left out and itself.
-
-        Arguments:
-            at: (s,), positions of the rows among those of the pattern.
-        """
-        k = self.training.kernel_to(
+    def _kernel(self, queries: Queries, at: Tensor) -> Tensor:
+        """Return the kernel (N, s) with training rows at some positions (s,)."""
+        return self.training.kernel_to(
             self.pattern, self.weights, self.rows[at], queries.x, queries.observed
         )
-        relevance = k.square() / self.variances[at]
-        if queries.positions is None:
-            return relevance
-        return torch.where(queries.positions[:, None] == at, -1.0, relevance)
 
     # --- rows in cells
 
@@ -156,13 +174,28 @@ class NearestRows:
                 asking, places = asks[:, cell].nonzero()[:, 0], self._places[cells.rows_of(cell)]
                 for at in torch.split(places[places >= 0], MAX_ROWS):
                     for q in torch.split(asking, max(1, MAX_KERNEL // max(1, len(at)))):
-                        relevance = self._relevance(queries.of(q), at)
+                        part = queries.of(q)
+                        relevance = self._kernel(part, at).square() / self.variances[at]
+                        relevance = _without_own(relevance, part, at)
                         for other, asked in searched:
                             again = asked[q][:, other.numbers[self.rows[at]]]
                             relevance = torch.where(again, -1.0, relevance)
                         best.add(q, relevance, at)
             # The column added is that of rows that lack the modality.
             searched.append((cells, torch.cat([asks, asks.new_zeros(len(asks), 1)], dim=1)))
+        return best
+
+    def _reranked(self, queries: Queries, phi: Tensor, found: Best, count: int) -> Best:
+        """Return the `count` most relevant ones of the rows that were found."""
+        best = Best.none(self.variances, len(phi), count)
+        widest = max(phi.shape[1], *(x.shape[1] for x in self.training.x))
+        size = max(1, MAX_KERNEL // max(1, found.rows.shape[1] * widest))
+        for block in torch.split(torch.arange(len(phi), device=phi.device), size):
+            part, at = queries.of(block), found.rows[block]
+            f = self.features(at)
+            k = self.training.kernel_to_sets(self.active, self.rows[at], part.x, part.observed)
+            relevance = self._relevance(k, (f @ phi[block, :, None])[:, :, 0], f, at)
+            best.add(block, torch.where(found.relevance[block] < 0, -1.0, relevance), at)
         return best
 
     def _asks(self, m: int, queries: Queries, count: int) -> Tensor:
@@ -182,3 +215,10 @@ class NearestRows:
             1, order, (before <= count) | first
         )
         return asks & queries.observed[:, m, None]
+
+
+def _without_own(relevance: Tensor, queries: Queries, at: Tensor) -> Tensor:
+    """Return relevances (N, s), -1 between a query that is left out and itself."""
+    if queries.positions is None:
+        return relevance
+    return torch.where(queries.positions[:, None] == at, -1.0, relevance)
