@@ -32,7 +32,7 @@ def hide(x, mask, value):
     }
 
 
-def small_model(**options):
+def small_model(modalities=NAMES, **options):
     """A model without choices, so that fits of different rows have equal options."""
     given = {"kernel": "gaussian", "width": 0.5, "weights": "equal", "ridge": 0.3}
-    return PatternKernelRidge(NAMES, **{**given, "standardize": False, **options})
+    return PatternKernelRidge(modalities, **{**given, "standardize": False, **options})

@@ -242,31 +242,21 @@ def check_cells(seed, rows, from_training):
     torch.testing.assert_close(all_cells(x, mask), near(x, mask))
 
 
-def test_a_few_cells_have_most_of_the_nearest_rows(monkeypatch):
-    monkeypatch.setattr(nearest, "SHORTLIST", 300)  # All rows of the cells are in the shortlist.
-    x = {"a": torch.randn(3000, 3, generator=seeded(0), dtype=F64)}
+def test_more_cells_come_nearer_to_the_search_among_all_rows():
+    x = {"a": torch.randn(2000, 3, generator=seeded(0), dtype=F64)}
     new = {"a": torch.randn(200, 3, generator=seeded(1), dtype=F64)}
-    found = []
-    for probes in (None, 1, 4):
-        model = PatternKernelRidge(
-            ["a"],
-            kernel="gaussian",
-            width=1.0,
-            ridge=0.1,
-            landmarks=64,
-            neighbours=10,
-            probes=probes,
-        ).fit(x, x["a"][:, 0])
-        solution = model._solution([True])
-        rows, observed = model._scaled_rows("test", new, None)
-        asked = Queries(rows, observed)
-        near = solution._nearest(asked, solution._features(asked)[:, :-1], 10)
-        assert all(len(set(row)) == 10 for row in near.tolist())
-        found.append([set(row) for row in near.tolist()])
-    shares = [
-        sum(len(a & b) for a, b in zip(found[0], other, strict=True)) / 2000 for other in found[1:]
-    ]
-    assert 0.3 < shares[0] < 0.95 < shares[1]
+    y = torch.sin(3 * x["a"]).sum(dim=1)
+
+    def predictions(probes):
+        model = small_model(
+            modalities=["a"], width=9.0, ridge=0.01, landmarks=64, neighbours=8, probes=probes
+        )
+        return model.fit(x, y).predict(new)
+
+    among_all = predictions(None)
+    gaps = [float((predictions(probes) - among_all).abs().mean()) for probes in (1, 4, 64)]
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[1] < 0.05 * float(among_all.std())
 
 
 def test_cells_with_few_rows_are_searched_further():
