@@ -70,6 +70,23 @@ def test_mapped_rows_equal_the_rows_in_memory(folder: Path) -> None:
     assert dataset.features["text"][3].all()
 
 
+def test_masked_rows_of_mapped_features_are_in_temporary_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "ROWS_AT_ONCE", 16)
+    dataset = read_dataset(folder)
+    mapped, held = (ItemFeatures(dataset.features, CPU, mapped=mapped) for mapped in (True, False))
+    items = torch.arange(119, 20, -1)
+    mask = torch.rand(len(items), len(dataset.modalities)) < 0.7
+    expected = held.masked(items, mask)
+    for m, (name, x) in enumerate(mapped.masked(items, mask).items()):
+        assert x.dtype == expected[name].dtype == torch.float16
+        assert torch.equal(x.nan_to_num(99), expected[name].nan_to_num(99))
+        assert x[~mask[:, m]].isnan().all()
+        assert isinstance(x.numpy().base, np.memmap)
+    assert all(len(x) == 0 for x in mapped.masked(items[:0], mask[:0]).values())
+
+
 def test_auto_leaves_large_features_in_their_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

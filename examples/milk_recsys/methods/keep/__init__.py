@@ -49,7 +49,7 @@ class KeepOptions:
         shown="all, or at most 2048",
     )
     landmarks: int = count(
-        1024,
+        512,
         "Number of warm items on which the kernel of each modality is projected, if there are more "
         "than 10,000; else the regression is exact.",
     )
