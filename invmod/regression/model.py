@@ -51,10 +51,12 @@ class PatternKernelRidge(PatternPredictions):
     made on that many of them, drawn with a fixed seed; all rows are used in the regression.
 
     With `landmarks` the kernel of each modality is projected on that many training rows, so that
-    cost and memory grow with n only linearly. `neighbours` corrects each prediction with the most
-    relevant training rows. The prediction is then the posterior mean of a Gaussian process with the
-    projected kernel, except within a row and its neighbours, where the covariance is the kernel
-    itself. It is exact if all rows are neighbours, or if the landmarks span the kernel.
+    cost and memory grow with n only linearly. `neighbours` corrects each prediction with the
+    training rows that explain most of what landmarks leave. The prediction is then the posterior
+    mean of a Gaussian process whose covariance is the kernel itself within a row and its
+    neighbours, and elsewhere the projected kernel; the mean variance that landmarks do not explain
+    counts as noise. It is exact if all rows are neighbours, or if the landmarks span the kernel.
+    The features are then kept as they are, without a copy: do not change them after `fit`.
 
     A choice on training rows can be fooled: by rows in clusters (several rows of a patient), for
     which `groups` leaves out whole clusters, and by features that were made with the targets of the
@@ -93,7 +95,7 @@ class PatternKernelRidge(PatternPredictions):
         landmarks: number of training rows on which the kernel of each modality is projected, drawn
             by randomly pivoted Cholesky with a fixed seed; with no more training rows than this,
             and without landmarks, the regression is exact.
-        neighbours: number of nearest training rows by which each prediction is corrected; it needs
+        neighbours: number of training rows by which each prediction is corrected; it needs
             landmarks.
         probes: number of cells in which neighbours are searched; None: among all training rows.
             Each training row belongs to the cell of its nearest landmark, and a row searches the

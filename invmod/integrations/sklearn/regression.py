@@ -42,6 +42,7 @@ class PatternKernelEstimator(ModalityEstimator):
         criterion: Literal["loo", "gcv"] = "loo",
         landmarks: int | None = None,
         neighbours: int | None = None,
+        probes: int | None = None,
         cv: Any = None,
         partial: Partial = "missing",
     ) -> None:
@@ -56,6 +57,7 @@ class PatternKernelEstimator(ModalityEstimator):
         self.criterion = criterion
         self.landmarks = landmarks
         self.neighbours = neighbours
+        self.probes = probes
         self.cv = cv
         self.partial = partial
 
@@ -75,6 +77,7 @@ class PatternKernelEstimator(ModalityEstimator):
             criterion=self.criterion,
             landmarks=self.landmarks,
             neighbours=self.neighbours,
+            probes=self.probes,
         )
         model.fit(
             features,
@@ -139,7 +142,7 @@ class PatternKernelRegressor(RegressorMixin, MultiOutputMixin, PatternKernelEsti
             column a modality.
         kernel, width, weights, ridge, rows, intercept, standardize, criterion: as in
             `invmod.PatternKernelRidge`.
-        landmarks, neighbours: as in `invmod.PatternKernelRidge`.
+        landmarks, neighbours, probes: as in `invmod.PatternKernelRidge`.
         cv: how rows are left out when options are chosen. None: one by one, or by `row_groups` of
             `fit`. Otherwise folds: their number, a splitter, or pairs of train and test rows. Each
             row must be in one test set, and in the training sets of all other folds.
@@ -193,7 +196,7 @@ class PatternKernelClassifier(ClassifierMixin, PatternKernelEstimator):  # type:
         groups, cv, partial: as in `PatternKernelRegressor`.
         kernel, width, weights, ridge, rows, intercept, standardize, criterion: as in
             `invmod.PatternKernelRidge`.
-        landmarks, neighbours: as in `invmod.PatternKernelRidge`.
+        landmarks, neighbours, probes: as in `invmod.PatternKernelRidge`.
 
     Attributes:
         classes_: the classes (K,) in ascending order.
