@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.journal import read_journal, write_journal, write_table
 from benchmarks.machine import versions
-from milk_recsys.base.files import replacing
 
 # (landmarks of each modality, neighbours, probes); None: the exact regression.
 EXACT = None
@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     journal = arguments.out / f"{arguments.data.name}.jsonl"
     lines = read_journal(journal)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         for case in (EXACT, *PROJECTED):
             given = None if case is None else list(case)
@@ -64,13 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             found = measure_apart(arguments.data, seed, case, arguments.threads)
             lines.append({"seed": seed, "case": given, **found, **versions()})
-            with replacing(journal) as temporary:
-                temporary.write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
+            write_journal(journal, lines)
             print(json.dumps(lines[-1]), flush=True)
-    text = "\n".join(table(arguments.out)) + "\n"
-    with replacing(arguments.out / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(text)
+    write_table(arguments.out / "table.md", table(arguments.out))
     return 0
 
 
@@ -129,12 +124,6 @@ def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
         "fit_s": round(fitted - begun, 2),
         "rank_s": round(ended - fitted, 2),
     }
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a journal; none if there is no journal."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def table(folder: Path) -> list[str]:

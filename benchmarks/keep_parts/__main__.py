@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from scipy import stats  # type: ignore[import-untyped]
 
+from benchmarks.journal import read_journal, write_journal, write_table
 from benchmarks.keep_parts.parts import PARTS
 from benchmarks.keep_parts.problem import fit
 from benchmarks.machine import versions
-from milk_recsys.base.files import replacing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,23 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             line["ndcg@20"][name] = part(problem)
             line["seconds"][name] = round(time.perf_counter() - begun, 1)
         lines.append({**line, **versions()})
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        with replacing(journal) as temporary:
-            temporary.write_text(
-                "".join(json.dumps(each) + "\n" for each in lines), encoding="utf-8"
-            )
+        write_journal(journal, lines)
         print(json.dumps(lines[-1]), flush=True)
-    text = "\n".join(table(arguments.out)) + "\n"
-    with replacing(arguments.out / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(text)
+    write_table(arguments.out / "table.md", table(arguments.out))
     return 0
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a journal, one per split; none if there is no journal."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def table(folder: Path) -> list[str]:
