@@ -43,9 +43,9 @@ from typing_extensions import override
 
 from invmod.regression.nearest import NearestRows
 from invmod.regression.patterns import PatternChoice
-from invmod.regression.projection import BLOCK, Projection
+from invmod.regression.projection import Projection
 from invmod.regression.solving import Fitted, PatternSolution, cholesky_factor
-from invmod.regression.training_rows import Pattern, Queries
+from invmod.regression.training_rows import BLOCK, Pattern, Queries
 
 MAX_BATCH = 2**24  # Number of entries of a batch of local problems.
 MAX_WHITENED = 2**26  # Number of entries of the whitened features of a pattern that are kept.

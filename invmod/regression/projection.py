@@ -28,11 +28,10 @@ from invmod.missingness import rows_by_pattern
 from invmod.regression.arguments import MAX_LANDMARKS
 from invmod.regression.landmarks import random_pivots
 from invmod.regression.solving import cholesky_factor
-from invmod.regression.training_rows import Pattern, TrainingRows
+from invmod.regression.training_rows import BLOCK, Pattern, TrainingRows
 
 SEED = 1  # Seed of the draw of landmarks.
 MAX_DRAWN = MAX_LANDMARKS  # Number of rows among which the landmarks of a modality are drawn.
-BLOCK = 8192  # Number of rows whose features are computed at once.
 MAX_ESTIMATE = 2048  # Number of rows on which a mean variance is estimated.
 MAX_SUMS = 2**28  # Number of entries of the sums over all groups that are kept.
 MAX_FEATURES = 2**28  # Number of entries of the features of all training rows that are kept.

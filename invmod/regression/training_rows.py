@@ -17,6 +17,7 @@ RowRule = Literal["all", "superset", "exact"]
 ROW_RULES: tuple[RowRule, ...] = ("all", "superset", "exact")
 # "exact" uses the rows with exactly a pattern if there are this many of them.
 MIN_EXACT_ROWS = 50
+BLOCK = 8192  # Number of rows that are read at once.
 
 
 class Queries(NamedTuple):
@@ -107,7 +108,8 @@ class TrainingRows:
             return self.targets.new_ones(len(rows))
         if kernel.name == "precomputed":
             return self._kernel(m)[rows, rows]
-        return self.x[m][rows].square().sum(dim=1)
+        blocks = torch.split(rows, BLOCK)
+        return torch.cat([self.x[m][block].square().sum(dim=1) for block in blocks])
 
     def kernel_of(self, m: int, x: Tensor, rows: Tensor) -> Tensor:
         """Return the kernel of modality m between rows x (N, d_m) and training rows, (N, n).

@@ -46,6 +46,9 @@ def fitted_units(x: Tensor, rows: Tensor, row_weights: Tensor, *, standardize: b
         rows: positions (n,) of the rows that count, at least one.
         row_weights: (n,) of these rows.
     """
+    if not x.shape[1]:
+        none = row_weights.new_zeros(0, dtype=torch.float64)
+        return Units(none, none)
     shares = row_weights.to(torch.float64) / row_weights.sum()
     width = max(1, MAX_COLUMNS // len(rows))
     parts = [

@@ -16,6 +16,7 @@ from invmod.regression import (
     predictions,
     projection,
     training_rows,
+    units,
 )
 from invmod.regression.landmarks import random_pivots
 from invmod.regression.training_rows import Queries
@@ -217,6 +218,30 @@ def test_rows_stay_as_they_were_given():
     assert near[0].rows_0.dtype == torch.float16
     queries, of = new_rows()
     assert torch.equal(near[0](queries, of), near[1](queries, of))
+
+
+def test_units_do_not_depend_on_the_blocks_of_columns(monkeypatch):
+    x, _, _ = problem(20)
+    rows, weights = torch.arange(3, 17), torch.rand(14, generator=seeded(0), dtype=F64)
+    for standardize in (True, False):
+        whole = units.fitted_units(x["c"], rows, weights, standardize=standardize)
+        monkeypatch.setattr(units, "MAX_COLUMNS", 20)
+        by_column = units.fitted_units(x["c"], rows, weights, standardize=standardize)
+        monkeypatch.undo()
+        torch.testing.assert_close(by_column, whole)
+        shares = weights / weights.sum()
+        scaled = whole.apply(x["c"][rows], torch.ones(14, dtype=torch.bool))
+        assert float(shares @ scaled.square().sum(dim=1)) == pytest.approx(1)
+        torch.testing.assert_close(shares @ scaled, torch.zeros(4, dtype=F64))
+
+
+@pytest.mark.parametrize("landmarks", [None, 8])
+def test_a_modality_without_entries_has_no_part(landmarks):
+    x, y, mask = problem(NUM_ROWS)
+    model = small_model(landmarks=landmarks, kernel={"a": "gaussian", "b": "linear", "c": "linear"})
+    model = model.fit({**x, "c": torch.zeros(NUM_ROWS, 0, dtype=F64)}, y, mask)
+    queries, of = new_rows()
+    assert model({**queries, "c": torch.zeros(9, 0, dtype=F64)}, of).isfinite().all()
 
 
 # --- cells of landmarks ---------------------------------------------------------------------------
