@@ -122,8 +122,8 @@ class ScoringModel(Protocol):
         """Return the model in float64."""
         ...
 
-    def user_vectors(self, users: Tensor) -> Tensor:
-        """Return the vectors (u, D) of users."""
+    def user_vectors(self, users: Tensor | None) -> Tensor:
+        """Return the vectors (u, D) of users; None for all, without a copy if they are a table."""
         ...
 
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
@@ -307,7 +307,8 @@ class Scorer:
 
     def _user_vectors(self, users: Tensor) -> Tensor:
         """Return the vectors (u, D) of users on the device, after a check that they are finite."""
-        vectors: Tensor = self.model.user_vectors(users.to(self.device))
+        every = len(users) == self.num_users and torch.equal(users, torch.arange(len(users)))
+        vectors: Tensor = self.model.user_vectors(None if every else users.to(self.device))
         finite = torch.isfinite(vectors).all(dim=1)
         if not finite.all():
             raise DataError(

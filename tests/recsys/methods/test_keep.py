@@ -114,7 +114,7 @@ def test_vectors_of_warm_items_give_the_scores_of_kernel_ridge_over_users():
         np.testing.assert_allclose((a @ e.to_dense().T).numpy(), expected, atol=1e-6)
     vectors = SingularVectors(damped_pairs(data), min(x.shape))
     factors, e = vectors(strength / vectors.leading.unit)
-    a = vectors.x.times(e) * factors
+    a = vectors.x.times_of(torch.arange(USERS), e) * factors
     np.testing.assert_allclose((a @ e.T).numpy(), expected, atol=1e-6)
 
 
@@ -168,8 +168,8 @@ def test_pairs_are_multiplied_block_by_block(monkeypatch):
         monkeypatch.setattr(pairs, "MAX_PRODUCTS", 3 * size)
         monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", size)
         operator = damped_pairs(data, 0.3)
-        torch.testing.assert_close(operator.times(y), x @ y)
-        torch.testing.assert_close(operator.times(y, 5, 11), (x @ y)[5:11])
+        torch.testing.assert_close(operator.times_of(torch.arange(40), y), x @ y)
+        torch.testing.assert_close(operator.times_of(torch.arange(5, 11), y), (x @ y)[5:11])
         for _ in range(2):  # The blocks of the second time were sorted in the first.
             torch.testing.assert_close(operator.gram_times(y), x.T @ x @ y)
         users, items = torch.tensor([3, 0, 39, 3]), torch.tensor([4, 24, 0])

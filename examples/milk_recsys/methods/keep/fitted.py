@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from invmod.regression import PatternKernelRidge
 from milk_recsys.methods.closed_form import patterns
 from milk_recsys.methods.keep import KeepOptions
-from milk_recsys.methods.keep.pairs import items_of, summed
+from milk_recsys.methods.keep.pairs import user_sums
 
 CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
 # With more warm items than this neighbours are fewer by default, and not searched among all items.
@@ -160,17 +160,17 @@ class KeepModel(nn.Module):
         )
 
     @torch.no_grad()
-    def user_vectors(self, users: Tensor) -> Tensor:
-        """Return the vectors A (u, r) of users."""
+    def user_vectors(self, users: Tensor | None) -> Tensor:
+        """Return the vectors A (u, r) of users; None for all."""
         if self.users is not None:
-            return self.users.weight.index_select(0, users)
-        offsets, b = self.get_buffer("user_offsets"), self.get_buffer("damping")
-        scaled = self.get_buffer("items")
-        items, starts = items_of(users, offsets, self.get_buffer("user_items"))
-        scales = self.counts.clamp(min=1).to(scaled) ** -b
-        own = starts.diff().clamp(min=1).to(scaled) ** -b
-        sums = summed(items, starts, scaled, scales[items.long()])
-        return sums * own[:, None] * self.get_buffer("user_factors")
+            weight = self.users.weight
+            return weight if users is None else weight.index_select(0, users)
+        if users is None:
+            users = torch.arange(len(self.trained_users), device=self.trained_users.device)
+        items, damping = self.get_buffer("items"), self.get_buffer("damping")
+        pairs = self.get_buffer("user_offsets"), self.get_buffer("user_items")
+        scales = self.counts.clamp(min=1).to(items) ** -damping
+        return user_sums(users, *pairs, scales, damping, items) * self.get_buffer("user_factors")
 
     @torch.no_grad()
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:

@@ -47,9 +47,11 @@ class DampedPairs:
         offsets: (U + 1,) int64, where the pairs of each user begin.
         items: (P,) int32, the items of the pairs, sorted by user.
         counts: (n,) int64, the numbers of pairs of the items.
+        user_scales, item_scales: the diagonals of D_u^-b (U,) and D_i^-b (n,).
     """
 
     def __init__(self, rows: UserRows, num_items: int, exponent: float, dtype: torch.dtype) -> None:
+        self._exponent = exponent
         self.offsets, device = rows.offsets, rows.offsets.device
         self.shape = (len(self.offsets) - 1, num_items)
         num_pairs = int(self.offsets[-1])
@@ -61,18 +63,15 @@ class DampedPairs:
             self.counts += torch.bincount(items, minlength=num_items)
         # Users and items without a pair have no entry; their scale is of no importance.
         self.item_scales = self.counts.clamp(min=1).to(dtype) ** -exponent
-        self._user_scales = self.offsets.diff().clamp(min=1).to(dtype) ** -exponent
+        self.user_scales = self.offsets.diff().clamp(min=1).to(dtype) ** -exponent
         self._size = 0  # Number of users in a block.
         self._blocks: list[Block] = []
 
-    def times(self, y: Tensor, start: int = 0, end: int | None = None) -> Tensor:
-        """Return X y for the users from `start` to `end`, (end - start, q), of y (n, q)."""
-        return self._times((self.item_scales[:, None] * y).contiguous(), start, end)
-
-    def _times(self, scaled: Tensor, start: int, end: int | None) -> Tensor:
-        ends = self.offsets[start : None if end is None else end + 1]
+    def _times(self, scaled: Tensor, start: int, end: int) -> Tensor:
+        """Return X y for the users from `start` to `end`, of y with scaled rows (n, q)."""
+        ends = self.offsets[start : end + 1]
         items = self.items[ends[0] : ends[-1]]
-        return summed(items, ends - ends[0], scaled).mul_(self._user_scales[start:end, None])
+        return summed(items, ends - ends[0], scaled).mul_(self.user_scales[start:end, None])
 
     def gram_times(self, y: Tensor) -> Tensor:
         """Return X'X y (n, q) of y (n, q)."""
@@ -86,7 +85,7 @@ class DampedPairs:
             if number == len(self._blocks):
                 self._blocks.append(self._sorted(start, end))
             block = self._blocks[number]
-            products = self._times(scaled, start, end).mul_(self._user_scales[start:end, None])
+            products = self._times(scaled, start, end).mul_(self.user_scales[start:end, None])
             total += summed(block.users, block.starts, products)
         return total.mul_(self.item_scales[:, None])
 
@@ -120,19 +119,32 @@ class DampedPairs:
         ).coalesce()
 
     def times_of(self, users: Tensor, y: Tensor) -> Tensor:
-        """Return the rows of X y (u, q) of some users."""
-        scaled = self.item_scales[:, None] * y
-        return self._user_scales[users, None] * summed(
-            *items_of(users, self.offsets, self.items), scaled
-        )
+        """Return the rows of X y (u, q) of some users, of y (n, q)."""
+        return user_sums(users, self.offsets, self.items, self.item_scales, self._exponent, y)
 
 
-def items_of(users: Tensor, offsets: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the items of some users, one user after the other, and where each begins (u + 1,)."""
+def user_sums(
+    users: Tensor,
+    offsets: Tensor,
+    items: Tensor,
+    item_scales: Tensor,
+    exponent: float | Tensor,
+    y: Tensor,
+) -> Tensor:
+    """Return the rows of X y (u, q) of some users.
+
+    Arguments:
+        users: (u,).
+        offsets, items, item_scales: as in `DampedPairs`.
+        exponent: b.
+        y: (n, q).
+    """
     lengths = offsets[users + 1] - offsets[users]
     starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(dim=0)])
     shifts = (offsets[users] - starts[:-1]).repeat_interleave(lengths)
-    return items[shifts + torch.arange(len(shifts), device=items.device)], starts
+    own = items[shifts + torch.arange(len(shifts), device=items.device)]
+    scales = lengths.clamp(min=1).to(y) ** -exponent
+    return summed(own, starts, y, item_scales[own.long()]).mul_(scales[:, None])
 
 
 def summed(rows: Tensor, starts: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:

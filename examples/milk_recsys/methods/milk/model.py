@@ -186,10 +186,13 @@ class Recommender(nn.Module):
         """Width of the vectors, D."""
         return int(self.users.weight.shape[1])
 
-    def user_vectors(self, users: Tensor) -> Tensor:
-        """Return the vectors (u, D) of users; with a sharded table, of those of this rank."""
-        rows: Tensor = self.users.weight.index_select(0, users - self.first_user)
-        return rows
+    def user_vectors(self, users: Tensor | None) -> Tensor:
+        """Return the vectors (u, D) of users; None for all, which are the table itself.
+
+        With a sharded table the users are those of this rank.
+        """
+        weight: Tensor = self.users.weight
+        return weight if users is None else weight.index_select(0, users - self.first_user)
 
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Embed items for scoring (Eq. 18): the mean over imputed, or over available modalities.
