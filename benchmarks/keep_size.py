@@ -107,9 +107,9 @@ def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
     # KEEP takes the exact regression up to 10,000 warm items, and the projected one beyond.
     model.MAX_ROWS = sys.maxsize if case is None else 0
     arguments.MAX_ROWS = sys.maxsize
-    # With fewer items its vectors have a form that needs the exact regression: take singular ones.
-    model.MAX_DIRECT = 0 if len(read_dataset(data).natural_mask) <= 10_000 else model.MAX_DIRECT
     dataset = read_dataset(data)
+    # With fewer items its vectors have a form that needs the exact regression: take singular ones.
+    model.MAX_DIRECT = 0 if dataset.num_items <= 10_000 else model.MAX_DIRECT
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
     begun = time.perf_counter()

@@ -55,16 +55,10 @@ class Linmap:
     def __init__(self, data: WarmData, options: LinmapOptions, seed: int) -> None:
         self._data, self._options = data, options
         self.rows = ContentRows(data, unit=False)
-        counts = (data.num_users, data.num_items)
-        self.scales = [
-            # clamp(min=1) avoids 1 / 0 for users and items without a pair, which have no entry.
-            torch.bincount(at, minlength=size).clamp(min=1).to(self.rows.dtype)
-            ** -options.popularity
-            for at, size in zip(data.pairs, counts, strict=True)
-        ]
+        pairs = DampedPairs(data.rows, data.num_items, options.popularity, self.rows.dtype)
+        self.scales = [pairs.user_scales, pairs.item_scales]
         x = damped(interactions(data, self.rows.dtype), options.popularity)
         with seeded(seed, device=data.device):
-            pairs = DampedPairs(data.rows, data.num_items, options.popularity, self.rows.dtype)
             unit = SingularVectors(pairs, min(LEADING, *x.shape)).leading.unit
         self.smooth = Smoother(x, options.shrinkage * unit)
 
