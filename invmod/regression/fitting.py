@@ -71,21 +71,23 @@ def fit_modality(
         kernel: Kernel | None = candidates[0]
         units = Units(torch.zeros(1), torch.ones(1)).to(x.device, dtype)
     else:
-        rows = observed.nonzero()[:, 0]
-        row_weights = compared.held_out.row_weights[rows]
-        units_of = [fitted_units(x, rows, row_weights, standardize=s) for s in scalings]
+        at = observed.nonzero()[:, 0]
+        row_weights = compared.held_out.row_weights[at]
+        units_of = [fitted_units(x, at, row_weights, standardize=s) for s in scalings]
         kernel, units = _chosen(m, compared, candidates, [u.to(x.device, dtype) for u in units_of])
     number = -1 if kernel is None else KERNELS.index(kernel.name)
     width = 0.0 if kernel is None else kernel.width
+    if projected and candidates[0].name != "precomputed":
+        rows = x if x.is_floating_point() else x.to(dtype)
+    else:
+        rows = units.apply(x, observed)
     state = {
         "centre": units.centre,
         "scale": units.scale,
-        "rows": x if x.is_floating_point() else x.to(dtype),
+        "rows": rows,
         "validation_rows": x.new_zeros(0, dtype=dtype),
         "kernel": torch.tensor([number, width], dtype=dtype, device=x.device),
     }
-    if not projected or candidates[0].name == "precomputed":
-        state["rows"] = units.apply(x, observed)
     if compared.validation is not None:
         state["validation_rows"] = _validation_rows(m, compared.validation, units)
     return {f"{name}_{m}": value for name, value in state.items()}

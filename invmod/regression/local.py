@@ -94,7 +94,7 @@ class ProjectedSolution(PatternSolution):
         noise = training.noise(pattern, choice.weights, training.observed[rows]) + choice.ridge
         noise = noise / training.row_weights[rows]
         self._nearest = NearestRows(
-            projection, pattern, choice.weights, rows, self._kernel_features, noise, probes
+            projection, self._active, rows, self._kernel_features, noise, probes
         )
         # The mean variance V (n_p,) that landmarks do not explain, and D (n_p,).
         unexplained = noise.new_zeros(len(training.targets))

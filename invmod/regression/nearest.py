@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from invmod.regression.projection import Cells, Projection
-from invmod.regression.training_rows import Pattern, Queries
+from invmod.regression.training_rows import Queries
 
 MAX_KERNEL = 2**24  # Number of kernels between queries and training rows that are computed at once.
 MAX_ROWS = 2**15  # Number of training rows that are read at once.
@@ -77,8 +77,7 @@ class NearestRows:
 
     Arguments:
         projection: the projected kernels, whose landmarks are the centres of the cells.
-        pattern: positions of the modalities.
-        weights: mu (P,).
+        active: positions and weights of the modalities with a weight above 0.
         rows: positions of the training rows of the pattern (n_p,).
         features: maps positions among these rows (...) to their features F (..., L).
         noise: D (n_p,).
@@ -88,17 +87,15 @@ class NearestRows:
     def __init__(
         self,
         projection: Projection,
-        pattern: Pattern,
-        weights: Sequence[float],
+        active: Sequence[tuple[int, float]],
         rows: Tensor,
         features: Callable[[Tensor], Tensor],
         noise: Tensor,
         probes: int | None,
     ) -> None:
         self.projection, self.training = projection, projection.training
-        self.pattern, self.weights = pattern, weights
-        self.rows, self.features, self.probes = rows, features, probes
-        self.active = [(m, w) for m, w in zip(pattern, weights, strict=True) if w > 0]
+        self.active, self.rows = active, rows
+        self.features, self.probes = features, probes
         self.variances = noise.clone()
         for m, weight in self.active:
             diagonal = self.training.diagonal(m, rows)
@@ -151,9 +148,8 @@ class NearestRows:
 
     def _kernel(self, queries: Queries, at: Tensor) -> Tensor:
         """Return the kernel (N, s) with training rows at some positions (s,)."""
-        return self.training.kernel_to(
-            self.pattern, self.weights, self.rows[at], queries.x, queries.observed
-        )
+        pattern, weights = tuple(m for m, _ in self.active), [w for _, w in self.active]
+        return self.training.kernel_to(pattern, weights, self.rows[at], queries.x, queries.observed)
 
     # --- rows in cells
 
