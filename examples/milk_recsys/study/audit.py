@@ -13,6 +13,7 @@ The audit trains on a few hundred users, so that it takes seconds.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import types
@@ -251,9 +252,10 @@ def _check_independent_scores(model: Learner, tables: Tables) -> None:
     items, users = tables.test.candidates, torch.unique(tables.test.users)[:50]
     half = torch.arange(0, len(items), 2)
     # The first half of the comparison scores all candidates and keeps every second one; the other
-    # scores only these.
+    # scores only these, from a copy of the catalogue, so that vectors that a learner keeps for this
+    # catalogue are computed again.
     together = model.scorer(tables.features, items, tables.mask)(users)[:, half].clone()
-    apart = model.scorer(tables.features, items[half], tables.mask)(users)
+    apart = model.scorer(copy.copy(tables.features), items[half], tables.mask)(users)
     if not torch.allclose(
         together, apart, rtol=1e-3, atol=1e-5 * float(together.abs().max()) + 1e-12
     ):

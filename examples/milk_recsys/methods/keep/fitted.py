@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from invmod.regression import PatternKernelRidge
+from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.methods.closed_form import patterns
+from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.keep import KeepOptions
+from milk_recsys.methods.keep.embedded import EmbeddedItems
 from milk_recsys.methods.keep.pairs import user_sums
 
 CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
@@ -104,9 +107,15 @@ class KeepModel(nn.Module):
             if name != "users.weight":
                 self.register_buffer(name, x)
         self._predictor: Callable[..., Tensor] | None = None  # A projected regression.
+        self._embedded = EmbeddedItems()
+
+    def _forget(self) -> None:
+        """Drop what was computed from the state."""
+        self._predictor = None
+        self._embedded.clear()
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
-        self._predictor = None  # `fn` may change the precision or the device.
+        self._forget()  # `fn` may change the precision or the device.
         super()._apply(fn, recurse)
         # The regression keeps its dtype, so a model of another precision needs another regression.
         dtype = self.counts.dtype
@@ -132,7 +141,7 @@ class KeepModel(nn.Module):
             _equal(x.to(present[name]), present[name]) for name, x in state_dict.items()
         ):
             return nn.modules.module._IncompatibleKeys([], [])
-        self._predictor = None
+        self._forget()
         return super().load_state_dict(state_dict, strict, assign)
 
     @property
@@ -173,6 +182,18 @@ class KeepModel(nn.Module):
         return user_sums(users, *pairs, scales, damping, items) * self.get_buffer("user_factors")
 
     @torch.no_grad()
+    def embed_catalogue_items(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> Tensor:
+        """Return the vectors (C, r) of new items of a catalogue; they are kept, see `embed_items`.
+
+        Arguments:
+            items: (C,) distinct ids.
+            mask: (C, M) bool, the modalities that may be used.
+        """
+        return self._embedded.vectors(
+            features, items, mask, lambda some, own: self.embed_items(features.rows(some), own)
+        )
+
+    @torch.no_grad()
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return the vectors (N, r) of new items, each from the regression of its pattern.
 
@@ -190,6 +211,10 @@ class KeepModel(nn.Module):
                 rows = {name: features[name][block] for name in names if name in features}
                 vectors[block] = self._vectors(rows, own[block], pattern)
         return vectors
+
+    def scores_of(self, vectors: Tensor) -> ScoreBlock:
+        """Return a function from users to their scores of items with these vectors, <A_u, v_c>."""
+        return lambda users: self.user_vectors(users) @ vectors.T
 
     @property
     def _weighs_items(self) -> bool:

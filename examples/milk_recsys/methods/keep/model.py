@@ -48,6 +48,7 @@ from milk_recsys.base.checkpoint import save_state
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
+from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.config.options import Options
 from milk_recsys.methods.closed_form import interactions
@@ -153,8 +154,7 @@ class Keep:
 
     def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from users to their scores of new items, <A_u, v_c>."""
-        v = self.net.embed_items(features, mask)
-        return lambda users: self.net.user_vectors(users) @ v.T
+        return self.net.scores_of(self.net.embed_items(features, mask))
 
 
 def _vectors(data: WarmData, options: KeepOptions) -> ExactVectors | UserVectors | SingularVectors:
@@ -212,6 +212,21 @@ class KeepLearner(ClosedFormLearner):
     def chosen(self) -> dict[str, Any]:
         """The options that were chosen on the training items."""
         return {} if self.model is None else dict(self.model.net.chosen)
+
+    def scorer(
+        self,
+        features: ItemFeatures,
+        items: Tensor,
+        mask: Tensor,
+        *,
+        max_users: int = 0,  # noqa: ARG002
+    ) -> ScoreBlock:
+        """Return a function from user ids (u,) to the scores of the items, (u, C).
+
+        The vector of an item with a pattern is computed once, and kept for the next evaluation.
+        """
+        net = self._ready().net
+        return net.scores_of(net.embed_catalogue_items(features, items, mask[items]))
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
         """Write the fitted model."""
