@@ -118,6 +118,10 @@ class _WarmLearner:
         max_users: int = 0,  # noqa: ARG002
     ) -> ScoreBlock:
         """Return a function from user ids (u,) to the scores of the items, (u, C)."""
+        return self._score_block(features, items, mask)
+
+    def _score_block(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> ScoreBlock:
+        """Return the result of `scorer`."""
         score: ScoreBlock = self._ready().scorer(features.rows(items), mask[items])
         return score
 

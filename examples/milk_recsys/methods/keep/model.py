@@ -213,18 +213,8 @@ class KeepLearner(ClosedFormLearner):
         """The options that were chosen on the training items."""
         return {} if self.model is None else dict(self.model.net.chosen)
 
-    def scorer(
-        self,
-        features: ItemFeatures,
-        items: Tensor,
-        mask: Tensor,
-        *,
-        max_users: int = 0,  # noqa: ARG002
-    ) -> ScoreBlock:
-        """Return a function from user ids (u,) to the scores of the items, (u, C).
-
-        The vector of an item with a pattern is computed once, and kept for the next evaluation.
-        """
+    def _score_block(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> ScoreBlock:
+        """Return the result of `scorer`, from vectors that are kept for the next evaluation."""
         net = self._ready().net
         return net.scores_of(net.embed_catalogue_items(features, items, mask[items]))
 
