@@ -1,8 +1,8 @@
 """Two methods that enter the benchmark from outside: this file needs only NumPy.
 
-    milk-recsys bench export lfm2k/ftmt/100..109 --out tasks --format csv
+    milk-recsys bench export lfm2k/ftmt/200..209 --out tasks --format csv
     python bench_entry.py content_knn tasks/lfm2k/ftmt lists.csv
-    milk-recsys bench score lists.csv --task lfm2k/ftmt/100..109 --against keep ridge
+    milk-recsys bench score lists.csv --task lfm2k/ftmt/200..209 --against keep ridge
     milk-recsys bench audit bench_entry:content_knn
 
 `content_knn` recommends items that are similar to the user's items; `ridge` regresses the users of

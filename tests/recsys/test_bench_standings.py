@@ -54,12 +54,12 @@ def test_the_committed_page_is_what_the_results_files_hold(whole):
 
 def test_a_table_has_the_means_and_p_values_of_the_results(page):
     assert {name for name, _ in page} == set(SETS)
-    rows = page["lfm2k", "FTMT, held-out splits 100..109"]
+    rows = page["lfm2k", "FTMT, held-out splits 200..209"]
     runs = systems(Store(RESULTS / "lfm2k"), "ftmt")
     means = {}
     for row in rows:
         if not row["system"].endswith("*"):
-            lines = [runs[row["system"]][seed] for seed in range(100, 110)]
+            lines = [runs[row["system"]][seed] for seed in range(200, 210)]
             means[row["system"]] = np.array([line["test"]["ndcg@20"] for line in lines])
             assert row["ndcg@20"].startswith(f"{means[row['system']].mean():.4f} ± ")
     assert len(means) >= 8
@@ -82,7 +82,7 @@ def value_of(row, means):
     if row["system"] in means:
         return means[row["system"]]
     entry = json.loads((ENTRIES / f"lfm2k/{row['system'][:-1]}.json").read_text())
-    return np.array([entry["seeds"][str(seed)]["ndcg@20"] for seed in range(100, 110)])
+    return np.array([entry["seeds"][str(seed)]["ndcg@20"] for seed in range(200, 210)])
 
 
 def test_every_system_and_entry_is_in_a_table(page):
@@ -177,7 +177,7 @@ def test_systems_without_a_common_split_are_named_without_a_table(tmp_path):
     few.compact()
     page = standings_page(folder, folder / "entries")
     assert (
-        "### FTMT, held-out splits 100..102\n\n0 systems. Not run on all of these splits: " in page
+        "### FTMT, held-out splits 200..202\n\n0 systems. Not run on all of these splits: " in page
     )
     assert tables(page) == {}
 
@@ -186,11 +186,11 @@ def test_systems_without_a_common_split_are_named_without_a_table(tmp_path):
     ("change", "message"),
     [
         (
-            lambda entry: entry["seeds"]["100"].update(split="0" * 16),
-            "split 100 has the split hash",
+            lambda entry: entry["seeds"]["200"].update(split="0" * 16),
+            "split 200 has the split hash",
         ),
         (lambda entry: entry.pop("seeds"), "is not an entry .KeyError"),
-        (lambda entry: entry["seeds"]["100"].pop("ndcg@20"), "is not an entry .KeyError"),
+        (lambda entry: entry["seeds"]["200"].pop("ndcg@20"), "is not an entry .KeyError"),
         (lambda entry: entry.update(task="x"), "is not an entry .ValueError"),
         (lambda entry: entry.update(seeds=[]), "is not an entry .AttributeError"),
     ],
@@ -199,7 +199,7 @@ def test_a_damaged_entry_is_refused(change, message, tmp_path):
     folder = copied(tmp_path)
     path = folder / "entries/lfm2k/numpy_ridge.json"
     entry = json.loads(path.read_text())
-    assert entry["seeds"]["100"]["split"] == recorded_hashes("lfm2k", "ftmt", 100)["split"]
+    assert entry["seeds"]["200"]["split"] == recorded_hashes("lfm2k", "ftmt", 200)["split"]
     change(entry)
     path.write_text(json.dumps(entry))
     with pytest.raises(DataError, match=message):

@@ -143,7 +143,7 @@ def table_fresh(plan: Plan, store: Store) -> TableRows:
 
 
 def table_without(plan: Plan, store: Store) -> TableRows:
-    """Return the ablations of the winner: each lacks one part, with all other options as tuned."""
+    """Return the ablations of the winner: each lacks one part of it."""
     rows = []
     for name in (WINNER, *WITHOUT):
         lines = plan.repeats_of(store, name)
@@ -160,7 +160,6 @@ def table_without(plan: Plan, store: Store) -> TableRows:
             "" if name == WINNER else f"{100 * np.expm1(ratios.values.mean()):+.1f}%"
         )
         row["p"] = "" if name == WINNER else f"{ratios.p:.2g}"
-        row["seconds"] = f"{np.mean([x['seconds'] for x in lines]):.3g}"
         rows.append(row)
     return rows
 

@@ -50,7 +50,7 @@ TUNING_SEED = 1000  # split and training seed of all trials, different from the 
 FACTOR_TRIALS, FACTORS_SEED = 8, 15  # trials of the matrix factorisation, and seed of their sampler
 STARTUP = 6  # random trials before the sampler uses the results of earlier ones
 TOP_REPEATS = 3  # repeats of the best point of a sweep
-FRESH, FRESH_SEED = 10, 100  # number of repeats on held-out splits, and the first of their seeds
+FRESH, FRESH_SEED = 10, 200  # number of repeats on held-out splits, and the first of their seeds
 RIVALS = 3  # strongest other methods that are compared with the winner there
 
 NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

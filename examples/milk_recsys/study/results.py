@@ -12,7 +12,14 @@ from milk_recsys.study import claims, field, tables
 from milk_recsys.study.figures import FIGURES, write_figure
 from milk_recsys.study.plan import FRESH_SEED, Plan, strongest
 from milk_recsys.study.records import MONITOR, mean_sd
-from milk_recsys.study.spaces import ABLATIONS, METHODS, VARIANTS, WHY_PENALTIES, WINNER
+from milk_recsys.study.spaces import (
+    ABLATIONS,
+    FORMER,
+    METHODS,
+    VARIANTS,
+    WHY_PENALTIES,
+    WINNER,
+)
 from milk_recsys.study.store import Line, Store
 
 __all__ = ["write_results"]
@@ -98,6 +105,9 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         versions = last["versions"]
         machine = f"{platform.machine()}, {versions['device']}, torch {versions['torch']}"
         where = f" {last['date']}, {machine}."
+    former = ""
+    if store.of("repeat", FORMER):
+        former = f" {FORMER}: the first version of {WINNER}, whose options were tuned."
     paper = [
         x for x in store.lines if x["method"] in PAPERS and x["phase"] not in ("fresh", "timing")
     ]
@@ -130,7 +140,7 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
             "corrected for shared items and for the number of methods in the column (Holm). "
             f"{WINNER} was designed with these splits in view, so its p values here are too small. "
             f"All runs took {hours} hours, of which {paper_hours} belong to the paper's "
-            f"study.{where}"
+            f"study.{former}{where}"
         ),
         "patterns": (
             f"{what}, FTMT; {how}. NDCG@20 of the test items with exactly these modalities, ranked "
@@ -138,17 +148,17 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
         ),
         "without": (
             f"{dataset.name}, FTMT; {plan.repeats} repeats, mean ± half the width of a 95% t "
-            f"interval. Each variant lacks one part of {WINNER}; all other options stay as tuned. "
-            "p: two-sided t tests on log ratios, corrected for splits that share items but not for "
-            f"the number of variants.{where}"
+            f"interval. Each variant lacks one part of {WINNER}; its other options are chosen as "
+            "always. p: two-sided t tests on log ratios, corrected for splits that share items but "
+            f"not for the number of variants.{where}"
         ),
         "fresh": (
             f"{dataset.name}, {plan.fresh()} held-out splits (seeds from {FRESH_SEED} on), which "
-            "no search has used; options as chosen before. Two-sided t tests on log ratios, "
-            "paired over splits, corrected for splits that share items (Nadeau and Bengio) and "
-            "for the number of claims (Holm). Splits as independent: without the correction for "
-            "shared items. Last column: number of splits in which a 95% bootstrap interval over "
-            f"users excludes 0.{where}"
+            "no search has used; tuned methods have the options of the search. Two-sided t tests "
+            "on log ratios, paired over splits, corrected for splits that share items (Nadeau and "
+            "Bengio) and for the number of claims (Holm). Splits as independent: without the "
+            "correction for shared items. Last column: number of splits in which a 95% bootstrap "
+            f"interval over users excludes 0.{former}{where}"
         ),
         "search": (
             f"{dataset.name}, FTMT, validation items of a separate split: the number of the best "

@@ -18,7 +18,7 @@ from milk_recsys.study import store as module
 from milk_recsys.study.store import Store, main, user_values
 
 ROOT = Path(__file__).parents[3]
-MAX_BYTES_OF_RESULTS = 6e6
+MAX_BYTES_OF_RESULTS = 7e6
 ODD = [0.1, -0.0, 1e-45, float(np.float32(1 / 3)), float("inf"), 0.0, 1.0]
 
 
