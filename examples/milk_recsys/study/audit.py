@@ -41,7 +41,8 @@ __all__ = ["Leak", "audit", "leaks_by_option", "pairs_of_few_users", "without_te
 
 USERS = 200  # number of users in the training pairs of the audit
 FACTOR_EPOCHS = 2
-LANDMARKS = 512  # landmarks of KEEP, if it has too many warm items for an exact fit
+FEW_LANDMARKS = {"landmarks": 64, "neighbours": 16}
+"""Options of KEEP if it has too many warm items for an exact fit."""
 Make = Callable[[Options, Tables], Any]
 
 
@@ -119,8 +120,11 @@ def pairs_of_few_users(dataset: Dataset) -> Any:
 
 def _short(options: Options) -> Options:
     """Return the options with smaller values for the slow parts of a fit."""
-    smaller = {"factor_epochs": FACTOR_EPOCHS, "landmarks": LANDMARKS}
-    own = {name: value for name, value in smaller.items() if name in options.definition.fields}
+    own: dict[str, int] = {}
+    if "factor_epochs" in options.definition.fields:
+        own["factor_epochs"] = FACTOR_EPOCHS
+    if set(FEW_LANDMARKS) <= set(options.definition.fields):
+        own |= FEW_LANDMARKS
     return options.replace(device="cpu", eval_users=None, **own)
 
 
