@@ -166,7 +166,7 @@ def test_a_method_that_is_run_outside_has_the_p_values_of_a_run_inside(
 
 @pytest.mark.data
 def test_the_ridge_from_outside_has_the_p_values_of_the_committed_runs(data_root, tmp_path):
-    task, store = Task.parse("lfm2k/ftmt/100..102"), Store(ROOT / "docs/results/lfm2k")
+    task, store = Task.parse("lfm2k/ftmt/200..202"), Store(ROOT / "docs/results/lfm2k")
     dataset, _ = open_dataset("lfm2k", data_root)
     export(instances(task, dataset), tmp_path, "csv")
     strength = store.of("fresh", "ridge")[0]["tuned"]["ridge"]
