@@ -169,18 +169,19 @@ def commands(arguments: argparse.Namespace) -> list[Sequence[str]]:
 def chosen(name: str, epochs: int) -> dict[str, str]:
     """Return the options of MILK, its ablations and KEEP that the studies chose on validation data.
 
-    The studies are those of docs/results. Keys are names of models, values are command lines.
+    The studies are those of docs/results. Keys are names of models, values are command lines. KEEP
+    has none: it chooses its options itself, on the training items.
     """
     from milk_recsys.config.method import find_method
     from milk_recsys.config.options import flag
     from milk_recsys.study.plan import best_trial
-    from milk_recsys.study.spaces import ABLATIONS, WINNER
+    from milk_recsys.study.spaces import ABLATIONS, WINNER, space_of
     from milk_recsys.study.store import Store
 
     store = Store(ROOT / "docs/results" / name)
     options = {}
     for model in (*ABLATIONS, WINNER):
-        tuned = best_trial(store.of("trial", model))["tuned"]
+        tuned = best_trial(store.of("trial", model))["tuned"] if space_of(model) else {}
         # Three significant digits, as in the table of the study that lists these options.
         words = [f"{flag(option)} {value:.3g}" for option, value in tuned.items()]
         if find_method(model).trains:
