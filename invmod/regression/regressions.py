@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from invmod._checks import check_known, checked_rows
 from invmod._precision import without_autocast
 from invmod._tables import aligned
 from invmod.missingness import pattern_name
@@ -111,6 +112,128 @@ class PatternRegressions(PatternState):
         self._solutions.pop(pattern, None)
         return self
 
+    def choose(self, modalities: Sequence[str]) -> PatternChoice:
+        """Return the options of a pattern, which are chosen now if they were not chosen yet.
+
+        Otherwise they are chosen when the first row with the pattern is predicted.
+
+        Arguments:
+            modalities: names of the modalities of the pattern.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            KeyError: a modality is unknown.
+            ValueError: none of the modalities varies in the training rows.
+
+        Example:
+            >>> from invmod import PatternKernelRidge
+            >>> x = torch.arange(6.0).reshape(6, 1)
+            >>> model = PatternKernelRidge(["a", "b"], weights="equal", ridge=0.5)
+            >>> model.fit({"a": x, "b": -x}, x[:, 0]).choose(["b", "a"]).weights
+            (0.5, 0.5)
+        """
+        function = f"{type(self).__name__}.choose"
+        self._check_fitted(function)
+        check_known(function, "modalities", modalities, self.modalities)
+        pattern = self._varying([m for m, name in enumerate(self.modalities) if name in modalities])
+        if not pattern:
+            raise ValueError(
+                f"{function}: {list(modalities)} has no modality that varies in the training rows."
+            )
+        return self._choice(pattern, self._training.used(pattern, self.rows))
+
+    def set_choices(self, choices: Mapping[Sequence[str], PatternChoice]) -> Self:
+        """Set the options of patterns as another model has them in `choices`.
+
+        It saves the time of the choice, if the other model was fitted on the same rows, for example
+        in another process.
+
+        Arguments:
+            choices: names of the modalities of a pattern, those that vary, in the order of
+                `modalities` -> its options.
+
+        Returns:
+            itself.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            KeyError: a modality is unknown.
+            ValueError: a pattern is not as described, or has another number of weights.
+        """
+        function = f"{type(self).__name__}.set_choices"
+        self._check_fitted(function)
+        patterns: list[tuple[Pattern, PatternChoice]] = []
+        for names, choice in choices.items():
+            check_known(function, "choices", names, self.modalities)
+            pattern = self._varying([m for m, n in enumerate(self.modalities) if n in names])
+            expected = tuple(self.modalities[m] for m in pattern)
+            if not pattern or tuple(names) != expected or len(choice.weights) != len(pattern):
+                raise ValueError(
+                    f"{function}: the pattern {tuple(names)} must be {expected}, the modalities "
+                    f"that vary, with a weight of each, got the weights {choice.weights}."
+                )
+            patterns.append((pattern, choice))
+        for pattern, choice in patterns:
+            self._store(pattern, choice)
+            self._solutions.pop(pattern, None)
+        return self
+
+    @property
+    def landmark_rows(self) -> dict[str, Tensor]:
+        """Modality name -> int64 (L_m,), positions of its landmarks among the training rows.
+
+        It is empty if the regressions are exact.
+        """
+        self._check_fitted(f"{type(self).__name__}.landmark_rows")
+        landmarks = self._landmarks()
+        return {} if landmarks is None else dict(zip(self.modalities, landmarks, strict=True))
+
+    def set_landmarks(self, rows: Mapping[str, Tensor]) -> Self:
+        """Set the landmarks of modalities, for a model that was fitted with `landmarks`.
+
+        They replace those that were drawn until the next `fit`, and are a part of the state.
+        Options that were chosen are kept.
+
+        Arguments:
+            rows: modality name -> int64 (L_m,), positions of distinct training rows that have the
+                modality. Modalities that are absent keep their landmarks.
+
+        Returns:
+            itself.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            KeyError: a modality is unknown.
+            TypeError, ValueError: the regressions are exact, or the rows are not as described.
+
+        Example:
+            >>> from invmod import PatternKernelRidge
+            >>> x = torch.arange(6.0).reshape(6, 1)
+            >>> model = PatternKernelRidge(["a"], landmarks=2).fit({"a": x}, x[:, 0])
+            >>> model.set_landmarks({"a": torch.tensor([5, 0])}).landmark_rows
+            {'a': tensor([5, 0])}
+        """
+        function = f"{type(self).__name__}.set_landmarks"
+        self._check_fitted(function)
+        check_known(function, "rows", rows, self.modalities)
+        if self._landmarks() is None:
+            raise ValueError(f"{function}: the regressions are exact; build with `landmarks`.")
+        observed, checked = self.get_buffer("observed") > 0.5, {}
+        for m, name in enumerate(self.modalities):
+            if name not in rows:
+                continue
+            at = checked_rows(function, rows[name], len(observed), observed.device)
+            if not len(at) or not observed[at, m].all() or not self._varying([m]):
+                raise ValueError(
+                    f"{function}: `rows` must have training rows with the modality {name!r}, which "
+                    f"must not be constant, got {at.tolist()}."
+                )
+            checked[m] = at
+        for m, at in checked.items():
+            setattr(self, f"landmarks_{m}", at.to(torch.float64))
+        self._state_changed()
+        return self
+
     def summary(self) -> str:
         """Return the kernels and the options of the patterns met so far, as text."""
         kernels = aligned(
@@ -153,10 +276,7 @@ class PatternRegressions(PatternState):
         used = self._training.used(pattern, self.rows)
         choice = PatternChoice((), math.nan, None, None)
         if pattern:
-            if pattern not in self._choices():
-                self._store(pattern, self._chosen(pattern, used))
-            # Also a new choice is read from the state, which may have rounded it to float32.
-            choice = self._choices()[pattern]
+            choice = self._choice(pattern, used)
         landmarks = self._landmarks()
         if landmarks is None or not pattern:
             return Solution(self._training, pattern, used, choice, intercept=self.intercept)
@@ -173,6 +293,13 @@ class PatternRegressions(PatternState):
         )
 
     # --- options
+
+    def _choice(self, pattern: Pattern, used: Tensor) -> PatternChoice:
+        """Return the options of a pattern, chosen if they are not in the state."""
+        if pattern not in self._choices():
+            self._store(pattern, self._chosen(pattern, used))
+        # Also a new choice is read from the state, which may have rounded it to float32.
+        return self._choices()[pattern]
 
     def _chosen(self, pattern: Pattern, used: Tensor) -> PatternChoice:
         """Choose the options of a pattern that were not given in the constructor."""

@@ -11,7 +11,7 @@ from benchmarks.keep_parts import __main__ as command
 from benchmarks.keep_parts import problem as problems
 from benchmarks.keep_parts.parts import PARTS, gradient_products, likelihood_kernel
 from benchmarks.keep_parts.problem import Kernel, Rows, kernel_between, regularised
-from milk_recsys.methods.keep import choice
+from milk_recsys.methods.keep import left_out
 from tests.recsys.conftest import _write_dataset
 from tests.strategies import seeded
 
@@ -74,7 +74,7 @@ def test_the_likelihood_is_that_of_a_gaussian_and_rises(rows):
 
 
 def test_all_parts_are_measured_once_and_compared(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(choice, "MIN_LENGTH", 5)
+    monkeypatch.setattr(left_out, "MIN_LENGTH", 5)
     arguments = ["--data", str(data), "--seeds", "300", "301", "--out", str(tmp_path)]
     assert command.main(arguments) == 0
     lines = [json.loads(line) for line in (tmp_path / "tiny.jsonl").read_text().splitlines()]

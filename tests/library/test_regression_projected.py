@@ -178,6 +178,48 @@ def test_leaving_out_a_row_equals_a_row_that_hardly_counts(counts):
         torch.testing.assert_close(left_out[place], expected, rtol=0, atol=1e-6)
 
 
+def test_landmarks_that_are_set_are_used_and_stored():
+    x, y, mask = problem(NUM_ROWS)
+    new, own = new_rows()
+    drawn, other = (small_model(landmarks=9).fit(x, y, mask) for _ in range(2))
+    expected = drawn(new, own)
+    every = {name: mask[:, m].nonzero()[:, 0] for m, name in enumerate(NAMES)}
+    # With all rows as landmarks the regression is exact.
+    assert other.set_landmarks(every) is other
+    torch.testing.assert_close(other(new, own), small_model().fit(x, y, mask)(new, own))
+    assert {name: at.tolist() for name, at in other.landmark_rows.items()} == {
+        name: at.tolist() for name, at in every.items()
+    }
+    copied = small_model(landmarks=9)
+    copied.load_state_dict(other.state_dict())
+    assert torch.equal(copied(new, own), other(new, own))
+    assert torch.equal(other.set_landmarks(drawn.landmark_rows)(new, own), expected)
+    some = drawn.landmark_rows["b"].flip(0)
+    other.set_landmarks({"b": some})
+    torch.testing.assert_close(other(new, own), expected)
+    assert torch.equal(other.landmark_rows["a"], drawn.landmark_rows["a"])
+
+
+def test_landmarks_that_do_not_fit_are_refused():
+    x, y, mask = problem(NUM_ROWS)
+    mask = torch.where(mask.any(dim=1, keepdim=True), mask, True)
+    mask[3, 1] = False
+    model = small_model(landmarks=9).fit(x, y, mask)
+    before = model.landmark_rows
+    with pytest.raises(KeyError, match="set_landmarks: `rows` has modalities"):
+        model.set_landmarks({"z": torch.tensor([1])})
+    for rows in (torch.tensor([3]), torch.tensor([], dtype=torch.int64)):
+        with pytest.raises(ValueError, match="must have training rows with the modality 'b'"):
+            model.set_landmarks({"a": before["a"][:2], "b": rows})
+    with pytest.raises(ValueError, match="set_landmarks: `rows`"):
+        model.set_landmarks({"a": torch.tensor([1, 1])})
+    assert all(torch.equal(at, before[name]) for name, at in model.landmark_rows.items())
+    exact = small_model().fit(x, y, mask)
+    assert exact.landmark_rows == {}
+    with pytest.raises(ValueError, match="the regressions are exact"):
+        exact.set_landmarks(before)
+
+
 def test_batches_change_nothing(monkeypatch):
     _, near = both((8, 5))
     x, mask = new_rows()

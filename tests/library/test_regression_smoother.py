@@ -192,6 +192,60 @@ def test_a_choice_can_be_handed_over():
     torch.testing.assert_close(other(x, mask), expected, **EXACT)
 
 
+@pytest.mark.parametrize("classes", [False, True])
+def test_choices_of_another_model_are_set_as_they_are(classes):
+    x, y, mask = problem()
+    y = (y[:, 0] > 0).long() if classes else y
+    chosen = PatternKernelRidge(NAMES).fit(x, y, mask)
+    expected = chosen(x, mask)
+    other = PatternKernelRidge(NAMES).fit(x, y, mask)
+    assert other.set_choices(chosen.choices) is other
+    assert other.choices == chosen.choices
+    assert list(other.choices) == list(chosen.choices)
+    assert torch.equal(other.options.nan_to_num(-1), chosen.options.nan_to_num(-1))
+    assert torch.equal(other(x, mask), expected)
+    # A pattern that was solved before is solved again.
+    names = next(iter(chosen.choices))
+    other.set_choices({names: chosen.choices[names]._replace(ridge=1e3)})
+    assert not torch.allclose(other(x, mask), expected)
+
+
+def test_options_are_chosen_on_request_as_for_the_first_row():
+    x, y, mask = problem()
+    late, early = (PatternKernelRidge(NAMES).fit(x, y, mask) for _ in range(2))
+    late(x, mask)
+    for names, choice in late.choices.items():
+        assert early.choose(names[::-1]) == choice
+        assert early.choose(names) == choice
+    assert early.choices == late.choices
+    with pytest.raises(KeyError, match="choose: `modalities` has modalities"):
+        early.choose(["z"])
+    constant = PatternKernelRidge((*NAMES, "d")).fit({**x, "d": torch.ones(40, 1)}, y)
+    assert list(constant.choices) == []
+    constant.choose(["d", "a"])
+    assert list(constant.choices) == [("a",)]
+    with pytest.raises(ValueError, match="no modality that varies"):
+        constant.choose(["d"])
+
+
+def test_choices_that_do_not_fit_are_refused():
+    x, y, _ = problem()
+    model = PatternKernelRidge((*NAMES, "d")).fit({**x, "d": torch.ones(40, 1)}, y)
+    choice = model.choose(["a"])
+    two = choice._replace(weights=(0.5, 0.5))
+    before = model.choices
+    for choices, error, message in (
+        ({("e",): choice}, KeyError, r"set_choices: `choices` has modalities \['e'\]"),
+        ({("a",): choice, ("b", "a"): two}, ValueError, r"\('b', 'a'\) must be \('a', 'b'\)"),
+        ({("a", "b"): choice}, ValueError, r"with a weight of each, got the weights \(1.0,\)"),
+        ({("a", "d"): two}, ValueError, r"must be \('a',\)"),
+        ({(): choice}, ValueError, "must be"),
+    ):
+        with pytest.raises(error, match=message):
+            model.set_choices(choices)
+        assert model.choices == before
+
+
 def test_the_sharpness_of_classes_is_fitted_for_the_options_that_are_set():
     x, y, mask = problem()
     labels = (y[:, 0] > 0).long()

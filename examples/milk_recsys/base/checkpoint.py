@@ -22,10 +22,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from milk_recsys.base.distributed import World
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing
 
-__all__ = ["Destination", "Streamed", "load_into", "load_state", "pack", "save_state", "unpack"]
+__all__ = [
+    "Destination",
+    "Streamed",
+    "load_into",
+    "load_state",
+    "pack",
+    "save_state",
+    "save_state_of_ranks",
+    "unpack",
+]
 
 BYTES_AT_ONCE = 1 << 24  # Size of a block that is written or read, 16 MB.
 
@@ -78,7 +88,6 @@ def save_state(
             unchanged.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
-    order = list(DTYPES.values())
     unsupported = [
         f"{name!r} ({tensor.dtype})"
         for name, tensor in tensors.items()
@@ -86,7 +95,7 @@ def save_state(
     ]
     if unsupported:
         raise ValueError(f"save_state: a file cannot hold the dtype of {', '.join(unsupported)}.")
-    ordered = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    ordered = _ordered(tensors)
     # The header gives the offsets of all tensors, so it is computed before the
     # first one is written.
     header: dict[str, Any] = {"__metadata__": {"facts": json.dumps(facts, allow_nan=False)}}
@@ -101,6 +110,32 @@ def save_state(
         file.write(len(text).to_bytes(8, "little") + text)
         for name in ordered:
             _write(file, name, tensors[name])
+
+
+def save_state_of_ranks(
+    path: Path,
+    tensors: Mapping[str, Tensor | Streamed],
+    facts: Mapping[str, Any],
+    world: World,
+) -> None:
+    """Write a state of which each rank has some rows: those of the `Streamed` tensors.
+
+    Every rank must call it, with the same names and dtypes. Rank 0 writes; the others take part in
+    the iteration of the blocks, by which `World.stream_rows` sends them to rank 0.
+    """
+    if world.is_main:
+        save_state(path, tensors, facts)
+        return
+    for name in _ordered(tensors):
+        tensor = tensors[name]
+        for _ in tensor.blocks if isinstance(tensor, Streamed) else ():
+            pass
+
+
+def _ordered(tensors: Mapping[str, Tensor | Streamed]) -> list[str]:
+    """Return the names of tensors in the order of a file."""
+    order = list(DTYPES.values())
+    return sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
 
 
 def _write(file: BinaryIO, name: str, tensor: Tensor | Streamed) -> None:
@@ -133,9 +168,12 @@ def _parts(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def load_state(
-    path: Path, device: torch.device | str = "cpu"
+    path: Path, device: torch.device | str = "cpu", rows: Mapping[str, slice] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of `save_state` into new tensors.
+
+    Arguments:
+        rows: name of a tensor -> the rows of it that are read; all rows of the others.
 
     Returns:
         the tensors by name, and the facts.
@@ -143,10 +181,15 @@ def load_state(
     Raises:
         DataError: the file is absent, damaged or of another kind.
     """
+    rows = rows or {}
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             facts = json.loads((file.metadata() or {})["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            tensors = {
+                name: file.get_slice(name)[rows[name]] if name in rows else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
+            return tensors, facts
     except FileNotFoundError:
         raise _absent(path) from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:

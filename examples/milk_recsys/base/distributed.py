@@ -7,8 +7,10 @@ communicated. Under ``torchrun`` processes communicate by gloo (CPU) or NCCL (GP
 from __future__ import annotations
 
 import importlib
+import itertools
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 __all__ = ["SINGLE_PROCESS", "World", "joined_world"]
+
+BLOCK_BYTES = 1 << 24  # Size of a block of rows that is sent at once, 16 MB.
 
 
 @contextmanager
@@ -38,6 +42,9 @@ def joined_world(device: torch.device) -> Iterator[World]:
     # is a process group.
     importlib.import_module("torch._dynamo")
     store, rank, size = next(rendezvous("env://"))
+    if device.type == "cuda":
+        # NCCL needs one GPU per process also for the messages that `torch.distributed` makes.
+        torch.cuda.set_device(device)
     # The launcher's store survives a restart of the processes. The prefix keeps the keys of an
     # attempt apart from those of the attempts before.
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -119,6 +126,41 @@ class World:
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
+
+    def broadcast_tensor(self, x: Tensor) -> Tensor:
+        """Return rank 0's tensor on every rank. It must have the same shape and dtype on all."""
+        if self.size == 1:
+            return x
+        same = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.broadcast(same, src=0)
+        return same
+
+    def stream_rows(
+        self, rows: Tensor, starts: Sequence[int], block_bytes: int = BLOCK_BYTES
+    ) -> Iterator[Tensor]:
+        """Yield a tensor whose rows are divided over the ranks, block by block, on rank 0.
+
+        Every rank must iterate; the others send their rows, and yield nothing.
+
+        Arguments:
+            rows: this rank's rows.
+            starts: number of the first row of each rank, then the number of all rows.
+            block_bytes: approximate size of a block.
+        """
+        step = max(1, block_bytes // max(1, rows.element_size() * math.prod(rows.shape[1:])))
+        for rank, (start, end) in enumerate(itertools.pairwise(starts)):
+            for begin in range(0, end - start, step):
+                count = min(step, end - start - begin)
+                if rank == self.rank:
+                    block = rows[begin : begin + count].contiguous()
+                    if self.is_main:
+                        yield block
+                    else:
+                        dist.send(block, dst=0)
+                elif self.is_main:
+                    block = rows.new_empty(count, *rows.shape[1:])
+                    dist.recv(block, src=rank)
+                    yield block
 
     def barrier(self) -> None:
         """Wait until every rank has called this method."""

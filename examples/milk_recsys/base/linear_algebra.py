@@ -12,7 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Leading", "leading_eigenvectors", "leading_spectrum", "oversampled"]
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
+
+__all__ = [
+    "Leading",
+    "leading_eigenvectors",
+    "leading_spectrum",
+    "oversampled",
+    "with_fixed_signs",
+]
 
 OVERSAMPLING = 16  # Additional directions, which make the iteration converge faster.
 EIGEN_ITERATIONS = 8
@@ -53,7 +61,13 @@ class Leading(NamedTuple):
     residuals: Tensor
 
 
-def leading_spectrum(multiply: Callable[[Tensor], Tensor], start: Tensor, count: int) -> Leading:
+def leading_spectrum(
+    multiply: Callable[[Tensor], Tensor],
+    start: Tensor,
+    count: int,
+    *,
+    world: World = SINGLE_PROCESS,
+) -> Leading:
     """Return the leading eigenvalues and eigenvectors of a positive semi-definite matrix.
 
     Subspace iteration on some more vectors than are wanted. Each round multiplies them by a
@@ -65,28 +79,42 @@ def leading_spectrum(multiply: Callable[[Tensor], Tensor], start: Tensor, count:
         multiply: the product of the matrix (n, n) and columns (n, q).
         start: random (n, q), q >= count; `oversampled` returns q.
         count: k.
+        world: the processes that call this function together. They compute the products with the
+            same columns, those of rank 0: processes on different machines may round differently.
 
     References:
         Zhou, Saad, Tiago and Chelikowsky, Self-consistent-field calculations using
         Chebyshev-filtered subspace iteration, Journal of Computational Physics 2006.
     """
-    basis = torch.linalg.qr(start).Q
+    basis = world.broadcast_tensor(torch.linalg.qr(start).Q)
     for number in range(MAX_ROUNDS):
         products = multiply(basis)
         # Rayleigh-Ritz: the eigenvectors within the subspace.
         within = (basis.T @ products).double()
         values, rotation = torch.linalg.eigh((within + within.T) / 2)
-        values = values.flip(0).clamp(min=0).to(basis)
-        rotation = rotation.flip(1).to(basis)
+        values = world.broadcast_tensor(values.flip(0).clamp(min=0).to(basis))
+        rotation = world.broadcast_tensor(rotation.flip(1).to(basis))
         basis, products = basis @ rotation, products @ rotation
         largest = values[0].clamp(min=torch.finfo(values.dtype).tiny)
         lengths = torch.linalg.vector_norm(products - basis * values, dim=0)[:count]
         residuals = lengths / values[:count].clamp(min=float(largest) / 1000)
-        if float(residuals.max()) <= ACCURACY or number == MAX_ROUNDS - 1:
+        if float(world.broadcast_tensor(residuals).max()) <= ACCURACY or number == MAX_ROUNDS - 1:
             break
         smallest = max(float(values[-1]), float(largest) * torch.finfo(values.dtype).eps)
         basis = torch.linalg.qr(_filtered(multiply, basis, products, smallest)).Q
-    return Leading(values[:count], basis[:, :count].contiguous(), residuals)
+        basis = world.broadcast_tensor(basis)
+    return Leading(values[:count], with_fixed_signs(basis[:, :count]), residuals)
+
+
+def with_fixed_signs(vectors: Tensor) -> Tensor:
+    """Return columns (n, k), each with the sign by which its largest entry is positive.
+
+    The sign of an eigenvector is arbitrary, and may change with rounding.
+    """
+    if not len(vectors):
+        return vectors.contiguous()
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return vectors * torch.where(largest < 0, -1.0, 1.0).to(vectors)
 
 
 def _filtered(

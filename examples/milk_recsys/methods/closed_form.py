@@ -108,12 +108,18 @@ def patterns(mask: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
             yield tuple(m for m, available in enumerate(pattern) if available), rows
 
 
-def interactions(data: WarmData, dtype: torch.dtype) -> Tensor:
-    """Return the sparse matrix R (U, n), 1 for each training pair."""
-    users, items = data.pairs
-    size = (data.num_users, data.num_items)
-    ones = torch.ones(data.num_pairs, dtype=dtype, device=data.device)
-    indices = torch.stack([users, items])
+def interactions(data: WarmData, dtype: torch.dtype, users: slice = slice(None)) -> Tensor:
+    """Return the sparse matrix R (U, n), 1 for each training pair.
+
+    Arguments:
+        users: consecutive users, whose rows are returned.
+    """
+    start, end, _ = users.indices(data.num_users)
+    first, last = data.rows.offsets[start].item(), data.rows.offsets[end].item()
+    rows, items = data.rows.pairs_at(torch.arange(first, last, device=data.device))
+    size = (end - start, data.num_items)
+    ones = torch.ones(len(items), dtype=dtype, device=data.device)
+    indices = torch.stack([rows - start, items])
     # The pairs are unique and sorted by user, so the tensor is coalesced without another sort.
     return torch.sparse_coo_tensor(indices, ones, size, check_invariants=False, is_coalesced=True)
 

@@ -126,14 +126,20 @@ class _WarmLearner:
         return score
 
     def _restore(
-        self, path: Path, load_tensors: Callable[[dict[str, Tensor]], Any]
+        self,
+        path: Path,
+        load_tensors: Callable[[dict[str, Tensor]], Any],
+        rows: Mapping[str, slice] | None = None,
     ) -> dict[str, Any]:
         """Pass the tensors of a file to `load_tensors`; return the file's facts.
+
+        Arguments:
+            rows: the rows of tensors that are read, as in `load_state`.
 
         Raises:
             DataError: `load_tensors` rejects the tensors.
         """
-        state, facts = load_state(path, self.data.device)
+        state, facts = load_state(path, self.data.device, rows)
         try:
             load_tensors(state)
         except (RuntimeError, KeyError, ValueError) as error:

@@ -10,7 +10,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.linear_algebra import leading_spectrum, oversampled
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.closed_form import interactions
-from milk_recsys.methods.keep import choice, fitted, pairs
+from milk_recsys.methods.keep import choice, fitted, left_out, pairs
 from milk_recsys.methods.keep import model as keep
 from milk_recsys.methods.keep.pairs import DampedPairs
 from milk_recsys.methods.keep.vectors import ExactVectors, SingularVectors, UserVectors, damped
@@ -205,7 +205,7 @@ def test_left_out_weights_equal_refits_without_the_item(names):
     products, items = (x.to_dense().T @ x.to_dense()), torch.arange(ITEMS)
     y = b.net.regression.leave_one_out_smoother(names, items).T
     for shift in (0.1, 2.0):
-        z = choice.left_out_weights(y, products, shift)
+        z = left_out.left_out_weights(y, products, shift)
         for item in (1, 7, 18):  # Items with both modalities.
             expected = left_out_by_hand(data, b, names, shift, item)
             np.testing.assert_allclose((x.to_dense() @ z)[:, item].numpy(), expected, atol=1e-9)
@@ -220,7 +220,7 @@ def test_the_pairs_of_an_item_do_not_change_its_own_score():
     changed[:, 3] = x[:, 3].flip(0)
     for item, same in ((3, True), (4, False)):
         one, other = (
-            (each @ choice.left_out_weights(y, each.T @ each, 0.5))[:, item]
+            (each @ left_out.left_out_weights(y, each.T @ each, 0.5))[:, item]
             for each in (x, changed)
         )
         assert torch.allclose(one, other, atol=1e-12) == same
@@ -229,7 +229,7 @@ def test_the_pairs_of_an_item_do_not_change_its_own_score():
 def test_each_item_draws_one_of_its_patterns():
     data, b = make_data(), make("keep", **GIVEN)
     items = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(0))
-    y = choice.leave_one_out_weights(
+    y = left_out.leave_one_out_weights(
         b.net.regression, data.mask, items, torch.Generator().manual_seed(1)
     )
     all_of = {
@@ -262,14 +262,14 @@ def test_the_best_values_are_chosen_if_they_are_clearly_better_than_the_defaults
 
 
 def test_the_chosen_values_have_the_best_lists(monkeypatch):
-    monkeypatch.setattr(choice, "MIN_LENGTH", 5)
+    monkeypatch.setattr(left_out, "MIN_LENGTH", 5)
     b, data = make("keep", **GIVEN), make_data()
     known = interactions(data, torch.float64)
 
     def chosen(shrinkages, exponents):
         g = torch.Generator().manual_seed(2)
-        left_out = choice.left_out_exactly(b.net.regression, data.mask, known, 0.25, g)
-        return choice.choose(left_out, shrinkages, exponents)
+        scored = left_out.left_out_exactly(b.net.regression, data.mask, known, 0.25, g)
+        return choice.choose(scored, shrinkages, exponents)
 
     grid = [(s, c) for s in choice.SHRINKAGES for c in choice.EXPONENTS]
     ndcg = {(s, c): chosen((s, s), (c,)).ndcg for s, c in grid}
@@ -283,7 +283,7 @@ def test_lists_are_scored_like_test_lists():
     known = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.float64).to_sparse_coo()
     values = torch.tensor([[3.0, 1.0, 2.0, 0.0], [1.0, 2.0, 3.0, 0.0]], dtype=torch.float64)
     second = 1 / np.log2(3)
-    assert choice.list_ndcg(values, known).tolist() == pytest.approx([1, second])
+    assert choice.list_ndcg(values, known, 4).tolist() == pytest.approx([1, second])
 
 
 def test_given_options_are_not_compared():
@@ -303,19 +303,19 @@ def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
     known, g = interactions(data, data.dtype), torch.Generator().manual_seed(0)
     if form == "users":
         v = UserVectors(damped(known, 0.25))
-        left_out = choice.left_out_by_users(b.net.regression, data.mask, known, v, g)
+        scored = left_out.left_out_by_users(b.net.regression, data.mask, known, v, g)
     else:
         v = SingularVectors(damped_pairs(data), min(USERS, ITEMS))
-        left_out = choice.left_out_by_vectors(b.net.regression, data.mask, v, g)
+        scored = left_out.left_out_by_vectors(b.net.regression, data.mask, v, g)
     drawn, g = {}, torch.Generator().manual_seed(0)
-    items = choice.drawn_items(data.mask, ITEMS, g)
-    for names, own in choice.drawn_patterns_of(data.modalities, data.mask[items], g):
+    items = left_out.drawn_items(data.mask, ITEMS, g)
+    for names, own in left_out.drawn_patterns_of(data.modalities, data.mask[items], g):
         drawn |= dict.fromkeys(items[own].tolist(), tuple(names))
     # All users have one of the items, so all are scored.
-    assert torch.equal(left_out.pairs.to_dense(), known.to_dense()[:, items])
+    assert torch.equal(scored.pairs.to_dense(), known.to_dense()[:, items])
     assert len(set(drawn.values())) == 3
     for shift in (0.1, 2.0):
-        found = left_out.scores(shift).numpy()
+        found = scored.scores(shift).numpy()
         errors = [
             np.abs(found[:, place] - left_out_by_hand(data, b, drawn[item], shift, item)).max()
             for place, item in enumerate(items.tolist())
@@ -323,18 +323,18 @@ def test_left_out_scores_are_those_of_refits(monkeypatch, neighbours, form):
         assert (max(errors) < 1e-7) == (neighbours == ITEMS)
         assert max(errors) < 0.5
     exact = make("keep", **GIVEN)
-    direct = choice.left_out_exactly(
+    direct = left_out.left_out_exactly(
         exact.net.regression, data.mask, known, 0.25, torch.Generator().manual_seed(0)
     )
-    assert left_out.unit == pytest.approx(direct.unit)
-    assert torch.allclose(left_out.popularity, direct.popularity) == (neighbours == ITEMS)
+    assert scored.unit == pytest.approx(direct.unit)
+    assert torch.allclose(scored.popularity, direct.popularity) == (neighbours == ITEMS)
 
 
 @pytest.mark.parametrize("limit", [10, 15])
 def test_options_are_chosen_with_landmarks_too(monkeypatch, limit):
     monkeypatch.setattr(keep, "MAX_DIRECT", limit)  # 12 users and 20 items
     monkeypatch.setattr(keep, "MAX_ROWS", limit)
-    monkeypatch.setattr(choice, "MIN_LENGTH", 5)
+    monkeypatch.setattr(left_out, "MIN_LENGTH", 5)
     b = make("keep", landmarks=15, neighbours=4)
     assert b.choice.ndcg is not None
     assert not b.net.regression.is_exact

@@ -84,6 +84,7 @@ KEEP = Method(
     model="milk_recsys.methods.keep.model:Keep",
     scorer="milk_recsys.methods.keep.model:scoring_model",
     without=("negatives", "features", "scale_features", "scale_before_impute", "norm_floor"),
+    distributed=True,
     space={},  # It chooses its options on the training items.
     search_seed=22,
 )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from invmod.regression import PatternKernelRidge
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.catalogue.features import ItemFeatures
-from milk_recsys.methods.closed_form import patterns
+from milk_recsys.methods import closed_form
 from milk_recsys.methods.contract import ScoreBlock
-from milk_recsys.methods.keep import KeepOptions
+from milk_recsys.methods.keep.content import content_regression
+from milk_recsys.methods.keep.division import embed_divided
 from milk_recsys.methods.keep.embedded import EmbeddedItems
 from milk_recsys.methods.keep.pairs import user_sums
 
-CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
-# With more warm items than this neighbours are fewer by default, and not searched among all items.
-MANY_ITEMS = 100_000
 BLOCK = 4096  # Number of items that are embedded at once.
 MAX_WEIGHTS = 2**27  # Number of weights of warm items in memory, for a block of new items.
 SHARED_NAMES = ("trained_users", "counts", "exponent", "shrinkage")
@@ -36,37 +35,6 @@ def item_state(items: Tensor) -> dict[str, Tensor]:
     return dict(zip(ITEM_NAMES[1], parts, strict=True))
 
 
-def content_regression(
-    names: Sequence[str],
-    options: KeepOptions,
-    dtype: torch.dtype,
-    num_items: int,
-    *,
-    projected: bool,
-) -> PatternKernelRidge:
-    """Return the regression on content, not fitted; `projected` on landmarks, or else exact."""
-    many = num_items > MANY_ITEMS
-    neighbours, probes = options.neighbours, options.probes
-    if neighbours is None:
-        neighbours = 64 if many else 256
-    if probes is None and many:
-        probes = 8
-    return PatternKernelRidge(
-        names,
-        kernel="angle",
-        width="auto" if options.width is None else options.width,
-        weights="auto" if options.fit_weights else "equal",
-        ridge="auto" if options.ridge is None else options.ridge,
-        intercept=False,
-        standardize=False,
-        choice_rows=CHOICE_ROWS,
-        landmarks=options.landmarks if projected else None,
-        neighbours=neighbours if projected and neighbours else None,
-        probes=probes if projected and neighbours else None,
-        dtype=dtype,
-    )
-
-
 class KeepModel(nn.Module):
     """The fitted KEEP, which embeds new items of any pattern without the training pairs.
 
@@ -79,6 +47,8 @@ class KeepModel(nn.Module):
             the vectors A as ``users.weight`` (U, r), or what they are made of: ``user_offsets``
             (U + 1,), ``user_items`` (P,), ``user_factors`` (r,) and the popularity exponent
             ``damping`` ().
+        first_user: the user of the first row of A or of the first pairs, if the state has those of
+            consecutive users only.
 
     Raises:
         KeyError: the state lacks a tensor, or has one too many.
@@ -96,9 +66,11 @@ class KeepModel(nn.Module):
         own: Any,
         regression: PatternKernelRidge,
         state: Mapping[str, Tensor],
+        first_user: int = 0,
     ) -> None:
         super().__init__()
         check_names(state)
+        self.first_user = first_user
         self.modalities, self._own, self.regression = tuple(modalities), own, regression
         self.users = None
         if "users.weight" in state:
@@ -170,28 +142,45 @@ class KeepModel(nn.Module):
 
     @torch.no_grad()
     def user_vectors(self, users: Tensor | None) -> Tensor:
-        """Return the vectors A (u, r) of users; None for all."""
+        """Return the vectors A (u, r) of users; None for all that the state has."""
+        users = None if users is None else users - self.first_user
         if self.users is not None:
             weight = self.users.weight
             return weight if users is None else weight.index_select(0, users)
         if users is None:
-            users = torch.arange(len(self.trained_users), device=self.trained_users.device)
+            users = torch.arange(
+                len(self.get_buffer("user_offsets")) - 1, device=self.counts.device
+            )
         items, damping = self.get_buffer("items"), self.get_buffer("damping")
         pairs = self.get_buffer("user_offsets"), self.get_buffer("user_items")
         scales = self.counts.clamp(min=1).to(items) ** -damping
         return user_sums(users, *pairs, scales, damping, items) * self.get_buffer("user_factors")
 
     @torch.no_grad()
-    def embed_catalogue_items(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> Tensor:
+    def embed_catalogue_items(
+        self,
+        features: ItemFeatures,
+        items: Tensor,
+        mask: Tensor,
+        world: World = SINGLE_PROCESS,
+    ) -> Tensor:
         """Return the vectors (C, r) of new items of a catalogue; they are kept, see `embed_items`.
 
         Arguments:
             items: (C,) distinct ids.
             mask: (C, M) bool, the modalities that may be used.
+            world: processes that call this method together; each embeds some of the items.
         """
         return self._embedded.vectors(
-            features, items, mask, lambda some, own: self.embed_items(features.rows(some), own)
+            features, items, mask, lambda some, own: embed_divided(self, features, some, own, world)
         )
+
+    def patterns(self, mask: Tensor) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        """Yield the items of each pattern in the mask (N, M), and the regression's modalities."""
+        names = self.regression.modalities
+        own = mask[:, [self.modalities.index(name) for name in names]]
+        for modalities, items in closed_form.patterns(own):
+            yield tuple(names[m] for m in modalities) if self._own.per_pattern else names, items
 
     @torch.no_grad()
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
@@ -205,8 +194,7 @@ class KeepModel(nn.Module):
         size = max(1, min(BLOCK, MAX_WEIGHTS // weights))
         own = mask[:, [self.modalities.index(name) for name in names]]
         vectors = self.counts.new_zeros(len(mask), self.dim)
-        for modalities, items in patterns(own):
-            pattern = tuple(names[m] for m in modalities) if self._own.per_pattern else names
+        for pattern, items in self.patterns(mask):
             for block in items.split(size):
                 rows = {name: features[name][block] for name in names if name in features}
                 vectors[block] = self._vectors(rows, own[block], pattern)

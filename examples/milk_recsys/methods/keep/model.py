@@ -34,7 +34,7 @@ by leave-one-out errors of the leading vectors E; lambda and c' are chosen in `c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,7 @@ from torch import Tensor
 
 from invmod._text import NAMES, decode_text
 from invmod.regression import PatternKernelRidge
-from invmod.regression.arguments import MAX_LANDMARKS
-from milk_recsys.base.checkpoint import save_state
+from milk_recsys.base.checkpoint import save_state_of_ranks
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import seeded
@@ -60,12 +59,15 @@ from milk_recsys.methods.keep.choice import (
     SHRINKAGES,
     PairChoice,
     choose,
-    item_counts,
+)
+from milk_recsys.methods.keep.content import content_regression, fitted_regression
+from milk_recsys.methods.keep.division import StateOfRanks, UserShard
+from milk_recsys.methods.keep.fitted import KeepModel, check_names, item_state
+from milk_recsys.methods.keep.left_out import (
     left_out_by_users,
     left_out_by_vectors,
     left_out_exactly,
 )
-from milk_recsys.methods.keep.fitted import KeepModel, check_names, content_regression, item_state
 from milk_recsys.methods.keep.pairs import DampedPairs
 from milk_recsys.methods.keep.vectors import (
     COMPARED,
@@ -74,6 +76,7 @@ from milk_recsys.methods.keep.vectors import (
     SingularVectors,
     UserVectors,
     damped,
+    item_counts,
 )
 from milk_recsys.methods.learner import ClosedFormLearner
 from milk_recsys.methods.warm import WarmData
@@ -92,22 +95,31 @@ PREFIX = "regression."
 class Keep:
     """KEEP fitted on the training pairs.
 
+    With several processes each has the pairs of consecutive users and makes their vectors.
+    Everything else is the same in all processes, up to rounding.
+
     Attributes:
-        net: the fitted model.
+        net: the fitted model, which scores the users of this process.
         choice: the shrinkage and the exponent of the predicted popularity.
+        shard: the users of this process.
 
     Raises:
         DataError: the vectors of users and items would not fit in memory, or no warm item has
             any modality.
     """
 
-    def __init__(self, data: WarmData, options: KeepOptions, seed: int) -> None:
+    def __init__(
+        self, data: WarmData, options: KeepOptions, seed: int, world: World = SINGLE_PROCESS
+    ) -> None:
         projected = data.num_items > MAX_ROWS
+        self.shard = UserShard.of(data, world)
         with seeded(seed, device=data.device) as generator:
-            vectors = _vectors(data, options)
+            vectors = _vectors(data, options, self.shard)
             first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
             targets = vectors.leading.first(COMPARED).item_vectors(first)
-            regression, columns = _fitted_regression(data, options, targets, projected=projected)
+            regression, columns = fitted_regression(
+                data, options, world.broadcast_tensor(targets), world, projected=projected
+            )
             del targets
             mask = data.mask[:, columns]
             self.choice = self._choose(data, options, regression, mask, vectors, generator)
@@ -117,15 +129,15 @@ class Keep:
             **item_state(items),
             "exponent": users.new_tensor(self.choice.exponent),
             "shrinkage": users.new_tensor(self.choice.shrinkage),
+            "counts": vectors.counts.to(users),
         }
         if isinstance(vectors, SingularVectors):
             x = vectors.x
-            state |= {"counts": x.counts.to(users), "user_factors": users}
-            state |= {"user_offsets": x.offsets, "user_items": x.items}
+            state |= {"user_factors": users, "user_offsets": x.offsets, "user_items": x.items}
             state["damping"] = users.new_tensor(options.popularity)
         else:
-            state |= {"counts": item_counts(vectors.x).to(users), "users.weight": users}
-        self.net = KeepModel(data.modalities, options, regression, state)
+            state["users.weight"] = users
+        self.net = KeepModel(data.modalities, options, regression, state, self.shard.users.start)
 
     def _choose(
         self,
@@ -137,28 +149,32 @@ class Keep:
         generator: torch.Generator,
     ) -> PairChoice:
         """Choose the shrinkage and the exponent of the popularity that were not given."""
-        given = options.shrinkage, options.predicted_popularity
+        given, world = (options.shrinkage, options.predicted_popularity), self.shard.world
         shrinkages: Sequence[float] = SHRINKAGES if given[0] is None else (given[0],)
         exponents: Sequence[float] = EXPONENTS if given[1] is None else (given[1],)
         if None not in given:
             return PairChoice(shrinkages[0], exponents[0], None)
         if isinstance(vectors, SingularVectors) and not regression.is_exact:
-            left_out = left_out_by_vectors(regression, mask, vectors, generator)
+            left_out = left_out_by_vectors(regression, mask, vectors, generator, world)
         elif isinstance(vectors, UserVectors) and not regression.is_exact:
             pairs = interactions(data, data.dtype)
-            left_out = left_out_by_users(regression, mask, pairs, vectors, generator)
+            left_out = left_out_by_users(regression, mask, pairs, vectors, generator, world)
         else:
-            pairs = interactions(data, data.dtype)
-            left_out = left_out_exactly(regression, mask, pairs, options.popularity, generator)
-        return choose(left_out, shrinkages, exponents)
+            pairs = interactions(data, data.dtype, self.shard.users)
+            left_out = left_out_exactly(
+                regression, mask, pairs, options.popularity, generator, world
+            )
+        return PairChoice(*world.broadcast(list(choose(left_out, shrinkages, exponents))))
 
     def scorer(self, features: Mapping[str, Tensor], mask: Tensor) -> ScoreBlock:
         """Return a function from users to their scores of new items, <A_u, v_c>."""
         return self.net.scores_of(self.net.embed_items(features, mask))
 
 
-def _vectors(data: WarmData, options: KeepOptions) -> ExactVectors | UserVectors | SingularVectors:
-    """Return the vectors in the form that is cheapest.
+def _vectors(
+    data: WarmData, options: KeepOptions, shard: UserShard
+) -> ExactVectors | UserVectors | SingularVectors:
+    """Return the vectors in the form that is cheapest, of the users of this process.
 
     Raises:
         DataError: they would not fit in memory.
@@ -167,8 +183,13 @@ def _vectors(data: WarmData, options: KeepOptions) -> ExactVectors | UserVectors
     if rank is None and (options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE):
         exact = data.num_items <= MAX_DIRECT and data.num_items * both <= MAX_EXACT
         if exact or data.num_items > MAX_DIRECT >= data.num_users:
-            x = damped(interactions(data, data.dtype), options.popularity)
-            return ExactVectors(x) if exact else UserVectors(x)
+            pairs = interactions(data, data.dtype, shard.users if exact else slice(None))
+            counts = item_counts(pairs)
+            if not exact:
+                x = damped(pairs, options.popularity, counts)
+                return UserVectors(x, shard.world, shard.starts)
+            x = damped(pairs, options.popularity, shard.world.sum(counts))
+            return ExactVectors(x, shard.world)
     largest = MAX_VECTORS // data.num_items
     rank = min(rank or min(DEFAULT_RANK, largest), data.num_users, data.num_items)
     if not 0 < rank <= largest:
@@ -176,37 +197,40 @@ def _vectors(data: WarmData, options: KeepOptions) -> ExactVectors | UserVectors
             f"{data.num_items:,} training items are too many for {rank} singular vectors. Choose "
             f"--rank {largest} or less."
         )
-    return SingularVectors(
-        DampedPairs(data.rows, data.num_items, options.popularity, data.dtype), rank
+    x = DampedPairs(
+        data.rows,
+        data.num_items,
+        options.popularity,
+        data.dtype,
+        users=shard.users,
+        world=shard.world,
     )
-
-
-def _fitted_regression(
-    data: WarmData, options: KeepOptions, targets: Tensor, *, projected: bool
-) -> tuple[PatternKernelRidge, list[int]]:
-    """Fit the regression on content to vectors of the warm items.
-
-    A modality that no warm item has is left out.
-
-    Returns:
-        the regression, and the column of `data.mask` of each of its modalities.
-    """
-    columns: list[int] = data.mask.any(dim=0).nonzero()[:, 0].tolist()
-    if not columns:
-        raise DataError("No training item has a feature, so KEEP cannot be fitted.")
-    names = [data.modalities[column] for column in columns]
-    if projected and options.landmarks > MAX_LANDMARKS:
-        raise DataError(
-            f"--landmarks must be at most {MAX_LANDMARKS:,}, got {options.landmarks:,}. "
-            "--neighbours makes new items' vectors more accurate, too."
-        )
-    regression = content_regression(names, options, data.dtype, data.num_items, projected=projected)
-    features = {name: data.features[name] for name in names}
-    return regression.fit(features, targets, data.mask[:, columns]), columns
+    return SingularVectors(x, rank)
 
 
 class KeepLearner(ClosedFormLearner):
-    """The learner of KEEP, whose file contains the fitted model and can score without the pairs."""
+    """The learner of KEEP, whose file contains the fitted model and can score without the pairs.
+
+    Arguments:
+        data: the warm items.
+        options: options of the run.
+        world: the processes that fit the model together. Every method must be called by all.
+    """
+
+    def __init__(self, data: WarmData, options: Options, world: World = SINGLE_PROCESS) -> None:
+        super().__init__(data, options)
+        self.world = world
+
+    def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:  # noqa: ARG002
+        """Fit the model."""
+        if self.model is None:
+            options = self.options
+            self.model = Keep(self.data, options.method, options.run.seed, self.world)
+
+    @property
+    def user_starts(self) -> Sequence[int] | None:
+        """The first user of each process, then the number of users; None in a single process."""
+        return None if self.world.size == 1 else self._ready().shard.starts
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -216,23 +240,31 @@ class KeepLearner(ClosedFormLearner):
     def _score_block(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> ScoreBlock:
         """Return the result of `scorer`, from vectors that are kept for the next evaluation."""
         net = self._ready().net
-        return net.scores_of(net.embed_catalogue_items(features, items, mask[items]))
+        return net.scores_of(net.embed_catalogue_items(features, items, mask[items], self.world))
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:  # noqa: ARG002
         """Write the fitted model."""
-        save_state(path, self._ready().net.state_dict(), facts)
+        model = self._ready()
+        save_state_of_ranks(path, self._state.saved(model.net.state_dict()), facts, self.world)
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:  # noqa: ARG002
         """Load a file that `save` wrote, and return its facts."""
-        return self._restore(path, lambda state: self._ready().net.load_state_dict(state))
+        net, state = self._ready().net, self._state
+        return self._restore(
+            path, lambda tensors: net.load_state_dict(state.loaded(tensors)), state.rows
+        )
+
+    @property
+    def _state(self) -> StateOfRanks:
+        return StateOfRanks.of(self._ready().shard, self.data.rows.offsets)
 
 
 def keep_learner(
     options: Options, tables: Tables, world: World = SINGLE_PROCESS, factors: Factors | None = None
 ) -> KeepLearner:
-    """Build the learner of KEEP, which is fitted in one process and needs no frozen vectors."""
-    del world, factors
-    return KeepLearner(WarmData.of_tables(tables, options), options)
+    """Build the learner of KEEP, which needs no frozen vectors."""
+    del factors
+    return KeepLearner(WarmData.of_tables(tables, options), options, world)
 
 
 def scoring_model(

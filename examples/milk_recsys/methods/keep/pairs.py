@@ -4,7 +4,8 @@
 
 where R (U, n) are the training pairs, D_u and D_i the numbers of pairs of users and items, and b is
 the popularity exponent. Only the positions of the pairs are held; products are computed for blocks
-of users, so that nothing has a row for every user.
+of users, so that nothing has a row for every user. With several processes each holds the pairs of
+consecutive users, and the sums over users are those of all processes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.catalogue.user_rows import UserRows
 
 MAX_PRODUCTS = 2**26  # Number of entries of the products X y of a block of users.
@@ -34,33 +36,47 @@ class Block(NamedTuple):
 
 
 class DampedPairs:
-    """X (U, n).
+    """X (U, n), or consecutive rows of it.
 
     Arguments:
         rows: the training pairs; their items are numbered from 0 to n - 1.
         num_items: n.
         exponent: b.
         dtype: dtype of the products.
+        users: the U users of this process, who are numbered from 0 here.
+        world: the processes, which have the other users.
 
     Attributes:
         shape: (U, n).
         offsets: (U + 1,) int64, where the pairs of each user begin.
         items: (P,) int32, the items of the pairs, sorted by user.
-        counts: (n,) int64, the numbers of pairs of the items.
+        counts: (n,) int64, the numbers of pairs of the items, of the users of all processes.
         user_scales, item_scales: the diagonals of D_u^-b (U,) and D_i^-b (n,).
     """
 
-    def __init__(self, rows: UserRows, num_items: int, exponent: float, dtype: torch.dtype) -> None:
-        self._exponent = exponent
-        self.offsets, device = rows.offsets, rows.offsets.device
-        self.shape = (len(self.offsets) - 1, num_items)
+    def __init__(
+        self,
+        rows: UserRows,
+        num_items: int,
+        exponent: float,
+        dtype: torch.dtype,
+        *,
+        users: slice = slice(None),
+        world: World = SINGLE_PROCESS,
+    ) -> None:
+        self._exponent, self.world = exponent, world
+        start, end, _ = users.indices(len(rows.offsets) - 1)
+        first, device = rows.offsets[start], rows.offsets.device
+        self.offsets = rows.offsets[start : end + 1] - first
+        self.shape = (end - start, num_items)
         num_pairs = int(self.offsets[-1])
         self.items = torch.empty(num_pairs, dtype=torch.int32, device=device)
-        self.counts = torch.zeros(num_items, dtype=torch.int64, device=device)
+        counts = torch.zeros(num_items, dtype=torch.int64, device=device)
         for numbers in torch.arange(num_pairs, device=device).split(PAIRS_AT_ONCE):
-            items = rows.pairs_at(numbers)[1]
+            items = rows.pairs_at(numbers + first)[1]
             self.items[numbers] = items.int()
-            self.counts += torch.bincount(items, minlength=num_items)
+            counts += torch.bincount(items, minlength=num_items)
+        self.counts = world.sum(counts)
         # Users and items without a pair have no entry; their scale is of no importance.
         self.item_scales = self.counts.clamp(min=1).to(dtype) ** -exponent
         self.user_scales = self.offsets.diff().clamp(min=1).to(dtype) ** -exponent
@@ -74,7 +90,7 @@ class DampedPairs:
         return summed(items, ends - ends[0], scaled).mul_(self.user_scales[start:end, None])
 
     def gram_times(self, y: Tensor) -> Tensor:
-        """Return X'X y (n, q) of y (n, q)."""
+        """Return X'X y (n, q) of y (n, q), summed over the users of all processes."""
         scaled = (self.item_scales[:, None] * y).contiguous()
         total = torch.zeros_like(scaled)
         size = max(1, MAX_PRODUCTS // max(1, y.shape[1]))
@@ -87,7 +103,7 @@ class DampedPairs:
             block = self._blocks[number]
             products = self._times(scaled, start, end).mul_(self.user_scales[start:end, None])
             total += summed(block.users, block.starts, products)
-        return total.mul_(self.item_scales[:, None])
+        return self.world.sum(total).mul_(self.item_scales[:, None])
 
     def _sorted(self, start: int, end: int) -> Block:
         """Sort the pairs of a block of users by item."""

@@ -14,16 +14,28 @@ rank r) there are three forms with the same products:
 At full rank the products are equal, since K (K + lambda I)^-1 X = X X'X (X'X + lambda I)^-1. The
 other forms need one Cholesky factorisation, the first an eigendecomposition, which costs about ten
 times as much.
+
+With several processes each has the vectors A of consecutive users, and all have E. Sums over users
+are those of all processes: X'X (n, n), or its products with n x r matrices. The last form is for
+few users, so that K (U, U) is gathered, and all processes have all pairs.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from milk_recsys.base.linear_algebra import leading_eigenvectors, leading_spectrum, oversampled
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
+from milk_recsys.base.linear_algebra import (
+    leading_eigenvectors,
+    leading_spectrum,
+    oversampled,
+    with_fixed_signs,
+)
 from milk_recsys.methods.graphs import sparse_product
 from milk_recsys.methods.keep.pairs import DampedPairs
 
@@ -59,10 +71,22 @@ class Spectrum(NamedTuple):
         return self.b * (self.squares.clamp(min=0) ** 1.5 / shrunk.clamp(min=tiny))
 
 
-def damped(pairs: Tensor, exponent: float) -> Tensor:
-    """Return X (U, n), sparse: the pairs R divided by the counts of users and items."""
+def damped(pairs: Tensor, exponent: float, counts: Tensor | None = None) -> Tensor:
+    """Return X (U, n), sparse: the pairs R divided by the counts of users and items.
+
+    Arguments:
+        pairs: R (U, n), sparse.
+        exponent: b.
+        counts: the numbers of pairs of the items (n,); None: those of R.
+    """
+    users, items = pairs.indices()
+    if counts is None:
+        counts = item_counts(pairs)
     # For each pair, the number of pairs of its user and of its item, to the power -b.
-    scales = [torch.bincount(at)[at].to(pairs.dtype) ** -exponent for at in pairs.indices()]
+    scales = [
+        number.to(pairs.dtype) ** -exponent
+        for number in (torch.bincount(users)[users], counts[items])
+    ]
     return torch.sparse_coo_tensor(
         pairs.indices(),
         scales[0] * scales[1],
@@ -70,6 +94,11 @@ def damped(pairs: Tensor, exponent: float) -> Tensor:
         is_coalesced=True,
         check_invariants=False,
     )
+
+
+def item_counts(pairs: Tensor) -> Tensor:
+    """Return the numbers of pairs of the items (n,) in R (U, n), sparse."""
+    return torch.bincount(pairs.indices()[1], minlength=pairs.shape[1])
 
 
 def gram(x: Tensor) -> Tensor:
@@ -80,7 +109,7 @@ def gram(x: Tensor) -> Tensor:
 
 def spectrum(products: Tensor, count: int) -> Spectrum:
     """Return the `count` leading eigenvectors of X'X (n, n)."""
-    b = leading_eigenvectors(products, min(count, len(products))).flip(1)
+    b = with_fixed_signs(leading_eigenvectors(products, min(count, len(products))).flip(1))
     return Spectrum((b * (products @ b)).sum(dim=0).clamp(min=0), b)
 
 
@@ -96,16 +125,20 @@ class ExactVectors:
     """The form of width n, without a decomposition: A = X, E = I - lambda P.
 
     Arguments:
-        x: X (U, n), sparse.
+        x: X (U, n), sparse; the rows of the users of this process.
+        world: the processes, which have the other rows.
 
     Attributes:
         x: X.
+        counts: the numbers of pairs of the items (n,).
         leading: the leading eigenvectors of X'X.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.x, self._products = x, gram(x)
-        self.leading = spectrum(self._products, min(COMPARED, *x.shape))
+    def __init__(self, x: Tensor, world: World = SINGLE_PROCESS) -> None:
+        self.x, self._products = x, world.sum(gram(x))
+        self.counts = world.sum(item_counts(x))
+        num_users = int(world.sum(torch.tensor(x.shape[0], device=x.device)))
+        self.leading = spectrum(self._products, min(COMPARED, num_users, x.shape[1]))
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """Return A (U, n) and E (n, n); `shrinkage` is above 0, in units of `leading.unit`."""
@@ -120,26 +153,40 @@ class UserVectors:
 
     Arguments:
         x: X (U, n), sparse.
+        world: the processes. Each computes the products of its users with all users.
+        starts: the first user of each process, then the number of users.
 
     Attributes:
         x: X.
         products: K (U, U).
+        counts: the numbers of pairs of the items (n,).
         leading: the leading eigenvectors of X'X.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.products = x, gram(x.t().coalesce())
+    def __init__(
+        self, x: Tensor, world: World = SINGLE_PROCESS, starts: Sequence[int] | None = None
+    ) -> None:
+        starts = (0, x.shape[0]) if starts is None else starts
+        self.x, self.counts = x, item_counts(x)
+        self._own = slice(*starts[world.rank : world.rank + 2])
+        sizes = [end - start for start, end in itertools.pairwise(starts)]
+        users = torch.arange(x.shape[0], device=x.device)[self._own]
+        own = sparse_product(x.index_select(0, users), x.t().coalesce()).to_dense()
+        self.products = world.all_gather(own, sizes)
         squares, a = spectrum(self.products, min(COMPARED, *x.shape))
         tiny = torch.finfo(squares.dtype).tiny
         b = torch.sparse.mm(x.t().coalesce(), a) / squares.clamp(min=tiny).sqrt()
         self.leading = Spectrum(squares, b)
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
-        """Return A (U, U) and E (n, U), sparse; `shrinkage` is above 0, in units of the leading."""
+        """Return A (U, U) and E (n, U), sparse; `shrinkage` is above 0, in units of the leading.
+
+        With several processes A has the rows of the users of this process.
+        """
         shift = shrinkage * self.leading.unit
         users = inverse(self.products, shift).mul_(-shift)
         users.diagonal().add_(1)
-        return users, self.x.t().coalesce()
+        return users[self._own].contiguous(), self.x.t().coalesce()
 
 
 class SingularVectors:
@@ -154,14 +201,15 @@ class SingularVectors:
 
     Attributes:
         x: X.
+        counts: the numbers of pairs of the items (n,).
         leading: S^2 and B.
     """
 
     def __init__(self, x: DampedPairs, rank: int) -> None:
-        self.x, n = x, x.shape[1]
+        self.x, self.counts, n = x, x.counts, x.shape[1]
         # Drawn on the CPU from torch's default generator.
         start = torch.randn(n, oversampled(rank, n), dtype=x.item_scales.dtype)
-        found = leading_spectrum(x.gram_times, start.to(x.items.device), rank)
+        found = leading_spectrum(x.gram_times, start.to(x.items.device), rank, world=x.world)
         self.leading = Spectrum(found.values, found.vectors)
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
