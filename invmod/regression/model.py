@@ -8,22 +8,21 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from invmod._checks import check_choice, check_count, checked_rows
+from invmod._checks import check_choice, check_count
 from invmod._precision import without_autocast
-from invmod.missingness import mask_from_features
 from invmod.missingness.masks import MaskLike
 from invmod.regression import arguments
 from invmod.regression.arguments import Auto
 from invmod.regression.choice import RIDGES, Criterion, HeldOut, accurate_ridges
-from invmod.regression.fitting import ComparedRows, Table, fit_modality, flat_rows
+from invmod.regression.extension import ExtensibleRegressions
+from invmod.regression.fitting import ComparedRows, Table, fit_modality
 from invmod.regression.kernels import KernelName
-from invmod.regression.predictions import PatternPredictions
 from invmod.regression.projection import draw_landmarks
 from invmod.regression.state import read_training, sampled_rows
 from invmod.regression.training_rows import ROW_RULES, RowRule
 
 
-class PatternKernelRidge(PatternPredictions):
+class PatternKernelRidge(ExtensibleRegressions):
     r"""Predict a target from the available modalities by one kernel regression for each pattern.
 
     For the modalities p that a row has, the prediction is kernel ridge regression on a weighted sum
@@ -254,41 +253,3 @@ class PatternKernelRidge(PatternPredictions):
             "validation_targets": none if validation is None else validation.targets.to(dtype),
             "options": none.new_zeros(0, 2 * len(self.modalities) + 3),
         }
-
-    def _checked_table(
-        self,
-        function: str,
-        features: Mapping[str, Tensor | None],
-        targets: Tensor,
-        mask: MaskLike | None,
-        rows: Tensor | None,
-        *,
-        all_needed: bool,
-    ) -> tuple[Table, Tensor]:
-        """Check rows with targets; return the chosen ones, and their numbers (n,).
-
-        With `all_needed` every modality must be present, and observed in one of the rows.
-        """
-        if mask is None:
-            mask = mask_from_features(features, self.modalities)
-        observed_rows = self._observed_rows(function, features, mask, rows, all_needed=all_needed)
-        present = next(x for x in features.values() if x is not None)
-        num_rows, device = present.shape[0], present.device
-        arguments.check_targets(function, targets, num_rows)
-        numbers = checked_rows(function, rows, num_rows, device)
-        x = []
-        observed = torch.zeros(num_rows, len(self.modalities), dtype=torch.bool, device=device)
-        for m, (name, at) in enumerate(zip(self.modalities, observed_rows, strict=True)):
-            values = features.get(name)
-            if values is None:
-                # Only a validation set may lack a modality.
-                x.append(torch.zeros(len(numbers), 0, device=device))
-                continue
-            arguments.check_observed(function, name, values, at, needed=all_needed)
-            observed[at, m] = True
-            # All rows need no copy, so that they can stay in a file.
-            x.append(flat_rows(values) if rows is None else flat_rows(values)[numbers])
-        chosen = targets.to(device)[numbers]
-        if chosen.is_floating_point() and not chosen.isfinite().all():
-            raise ValueError(f"{function}: `targets` must be finite, got NaN or an infinity.")
-        return Table(x, observed[numbers], chosen), numbers

@@ -124,6 +124,43 @@ class Projection:
         }
         return {**self.__dict__, **empty}
 
+    @torch.no_grad()
+    def extended(self, training: TrainingRows) -> Projection:
+        """Return the projection on the same landmarks, of more training rows.
+
+        Features, cells and sums are kept, and those of the new rows are added.
+
+        Arguments:
+            training: the training rows, to which others were appended. The targets of the first
+                ones may have changed.
+        """
+        projection, first = Projection(training, self.landmarks), len(self.training.targets)
+        new = torch.arange(first, len(training.targets), device=training.targets.device)
+        projection._roots = self._roots
+        if projection._keeps_features:
+            projection._features = {
+                m: torch.cat([f, projection._computed(m, new)]) for m, f in self._features.items()
+            }
+        for m, cells in self._cells.items():
+            added = new[training.observed[new, m]]
+            numbers = torch.cat([cells.numbers, torch.full_like(new, len(self.landmarks[m]))])
+            numbers[added] = projection._nearest_landmarks(m, added)
+            projection._cells[m] = self._cells_of(m, numbers)
+        same = self._targets is self.training.targets and torch.equal(
+            training.targets[:first], self.training.targets
+        )
+        if same and self._version == (id(self._targets), self.training.targets._version):
+            projection._targets = training.targets
+            projection._version = (id(training.targets), training.targets._version)
+        for group, sums in self._sums.items():
+            added = projection._summed(group, first)
+            projection._sums[group] = Sums(*(a + b for a, b in zip(sums, added, strict=True)))
+        if projection._targets is not None:
+            for group, total in self._target_sums.items():
+                added = projection._summed_targets(group, training.targets, first)
+                projection._target_sums[group] = total + added
+        return projection
+
     @property
     def keeps_sums(self) -> bool:
         """Whether the sums of all groups fit: with many patterns of rows there are too many."""
@@ -166,17 +203,24 @@ class Projection:
 
         Those of all rows are kept if they fit in memory, and computed again otherwise.
         """
-        count = len(self.training.targets)
-        if count * self._width(tuple(range(len(self.landmarks)))) > MAX_FEATURES:
+        if not self._keeps_features:
             features = self._computed(m, rows.reshape(-1))
             return features.reshape(*rows.shape, features.shape[1])
         if m not in self._features:
-            blocks = torch.split(torch.arange(count, device=rows.device), BLOCK)
-            self._features[m] = torch.cat([self._computed(m, block) for block in blocks])
+            every = torch.arange(len(self.training.targets), device=rows.device)
+            self._features[m] = self._computed(m, every)
         return self._features[m][rows]
 
+    @property
+    def _keeps_features(self) -> bool:
+        width = self._width(tuple(range(len(self.landmarks))))
+        return len(self.training.targets) * width <= MAX_FEATURES
+
     def _computed(self, m: int, rows: Tensor) -> Tensor:
-        return self.features(m, self.training.x[m][rows], self.training.observed[rows, m])
+        """Return the features (n, L_m) of training rows, some rows at a time."""
+        x, observed = self.training.x[m], self.training.observed[:, m]
+        blocks = torch.split(rows, BLOCK)
+        return torch.cat([self.features(m, x[block], observed[block]) for block in blocks])
 
     def unexplained(self, group: Pattern, m: int) -> float:
         """Return the mean of K_ii - (F F')_ii in a modality, over rows of a group that have it.
@@ -203,38 +247,53 @@ class Projection:
         """Return the cells of modality number m: each row belongs to its nearest landmark."""
         if m not in self._cells:
             rows = self.training.observed[:, m].nonzero()[:, 0]
-            nearest = [
-                self.nearness(m, self.training.x[m][block]).argmax(dim=1)
-                for block in torch.split(rows, BLOCK)
-            ]
-            cell, order = torch.cat(nearest).sort(stable=True)
-            count = len(self.landmarks[m])
-            starts = torch.searchsorted(cell, torch.arange(count + 1, device=cell.device))
-            numbers = rows.new_full((len(self.training.targets),), count)
-            numbers[rows[order]] = cell
-            self._cells[m] = Cells(rows[order], starts, numbers)
+            numbers = rows.new_full((len(self.training.targets),), len(self.landmarks[m]))
+            numbers[rows] = self._nearest_landmarks(m, rows)
+            self._cells[m] = self._cells_of(m, numbers)
         return self._cells[m]
+
+    def _nearest_landmarks(self, m: int, rows: Tensor) -> Tensor:
+        """Return the number (n,) of the nearest landmark of each of some training rows."""
+        blocks = torch.split(rows, BLOCK)
+        nearest = [self.nearness(m, self.training.x[m][block]).argmax(dim=1) for block in blocks]
+        return torch.cat(nearest)
+
+    def _cells_of(self, m: int, numbers: Tensor) -> Cells:
+        """Return the cells of modality number m from the number (n,) of the cell of each row."""
+        count = len(self.landmarks[m])
+        cell, order = numbers.sort(stable=True)
+        starts = torch.searchsorted(cell, torch.arange(count + 1, device=cell.device))
+        return Cells(order[: int(starts[-1])], starts, numbers)
 
     # --- sums
 
-    def _blocks(self, group: Pattern) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield rows of a group in blocks: positions (b,), F (b, L_g), and W F (b, L_g)."""
-        for rows in torch.split(self.groups[group], BLOCK):
-            f = torch.cat([self.features_at(m, rows) for m in group], dim=1)
-            yield rows, f, self.training.row_weights[rows, None] * f
+    def _blocks(self, group: Pattern, first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield rows of a group in blocks: positions (b,), F (b, L_g), and W F (b, L_g).
+
+        Arguments:
+            first: the first training row that is read.
+        """
+        rows = self.groups[group]
+        for block in torch.split(rows[torch.searchsorted(rows, first) :], BLOCK):
+            f = torch.cat([self.features_at(m, block) for m in group], dim=1)
+            yield block, f, self.training.row_weights[block, None] * f
 
     def sums(self, group: Pattern) -> Sums:
         """Return the sums over the training rows of a group, which are kept."""
         if group not in self._sums:
-            dtype, width = self.training.targets.dtype, self._width(group)
-            # Block by block in float64: rounding errors of a long sum would add up.
-            products = self.training.targets.new_zeros(width, width, dtype=torch.float64)
-            features = products.new_zeros(width)
-            for _, f, weighted in self._blocks(group):
-                products += weighted.T @ f
-                features += weighted.sum(dim=0)
-            self._sums[group] = Sums(products.to(dtype), features.to(dtype))
+            self._sums[group] = self._summed(group, 0)
         return self._sums[group]
+
+    def _summed(self, group: Pattern, first: int) -> Sums:
+        """Return the sums over the training rows of a group from the row `first` on."""
+        dtype, width = self.training.targets.dtype, self._width(group)
+        # Block by block in float64: rounding errors of a long sum would add up.
+        products = self.training.targets.new_zeros(width, width, dtype=torch.float64)
+        features = products.new_zeros(width)
+        for _, f, weighted in self._blocks(group, first):
+            products += weighted.T @ f
+            features += weighted.sum(dim=0)
+        return Sums(products.to(dtype), features.to(dtype))
 
     def target_sums(self, group: Pattern, targets: Tensor) -> Tensor:
         """Return F' W Y (L_g, r), summed over the training rows of a group.
@@ -248,10 +307,14 @@ class Projection:
             self._target_sums.clear()
         if group in self._target_sums:
             return self._target_sums[group]
-        total = targets.new_zeros(self._width(group), targets.shape[1], dtype=torch.float64)
-        for rows, _, weighted in self._blocks(group):
-            total += weighted.T @ targets[rows]
-        sums = total.to(targets.dtype)
+        sums = self._summed_targets(group, targets, 0)
         if sum(map(self._width, self.groups)) * targets.shape[1] <= MAX_SUMS:
             self._target_sums[group] = sums
         return sums
+
+    def _summed_targets(self, group: Pattern, targets: Tensor, first: int) -> Tensor:
+        """Return F' W Y (L_g, r) over the training rows of a group from the row `first` on."""
+        total = targets.new_zeros(self._width(group), targets.shape[1], dtype=torch.float64)
+        for rows, _, weighted in self._blocks(group, first):
+            total += weighted.T @ targets[rows]
+        return total.to(targets.dtype)

@@ -39,6 +39,7 @@ class PatternRegressions(PatternState):
         self._solutions: dict[Pattern, PatternSolution] = {}
         self._predicted_alone: dict[int, Alone] = {}
         self._projection: Projection | None = None
+        self._keeps_factors = False  # Whether factors are kept after a fit, to be extended.
 
     @override
     def _state_changed(self, loaded: Sequence[str] = ()) -> None:
@@ -46,6 +47,7 @@ class PatternRegressions(PatternState):
         self._solutions.clear()
         self._predicted_alone.clear()
         self._projection = None
+        self._keeps_factors = False
 
     @property
     def kernels(self) -> dict[str, Kernel | None]:
@@ -279,7 +281,9 @@ class PatternRegressions(PatternState):
             choice = self._choice(pattern, used)
         landmarks = self._landmarks()
         if landmarks is None or not pattern:
-            return Solution(self._training, pattern, used, choice, intercept=self.intercept)
+            solution = Solution(self._training, pattern, used, choice, intercept=self.intercept)
+            solution.keeps_factor = self._keeps_factors
+            return solution
         if self._projection is None:
             self._projection = Projection(self._training, landmarks)
         return ProjectedSolution(

@@ -40,12 +40,40 @@ class Factor:
         self, k: Tensor, ridge: float, row_weights: Tensor | None = None, *, intercept: bool
     ) -> None:
         k.diagonal().add_(ridge if row_weights is None else ridge / row_weights)
-        self.root = cholesky_factor(k, "a kernel", ridge)
+        self._set_root(cholesky_factor(k, "a kernel", ridge), intercept=intercept)
+
+    def _set_root(self, root: Tensor, *, intercept: bool) -> None:
+        self.root = root
         # The share s of each training row in the intercept (n,).
         self.shares: Tensor | None = None
         if intercept:
-            sums = torch.cholesky_solve(k.new_ones(len(k), 1), self.root)[:, 0]
+            sums = torch.cholesky_solve(root.new_ones(len(root), 1), root)[:, 0]
             self.shares = sums / sums.sum()
+
+    def extended(
+        self, cross: Tensor, k: Tensor, ridge: float, row_weights: Tensor | None = None
+    ) -> Factor:
+        r"""Return the factor with w more rows, at :math:`n^2 w` operations.
+
+        .. math:: L_{21} = K_{21} L^{-T}, \qquad L_{22} L_{22}' = K_{22} + l W^{-1} - L_{21} L_{21}'
+
+        Arguments:
+            cross: the kernel between the new rows and the present ones (w, n).
+            k: the kernel between the new rows (w, w), which is overwritten.
+            ridge, row_weights: as in the constructor, of the new rows.
+
+        Raises:
+            ValueError: the extended matrix is not positive definite.
+        """
+        k.diagonal().add_(ridge if row_weights is None else ridge / row_weights)
+        below = torch.linalg.solve_triangular(self.root, cross.T, upper=False).T
+        corner = cholesky_factor(k - below @ below.T, "a kernel", ridge)
+        n, count = len(self.root), len(cross)
+        root = self.root.new_zeros(n + count, n + count)
+        root[:n, :n], root[n:, :n], root[n:, n:] = self.root, below, corner
+        factor = Factor.__new__(Factor)
+        factor._set_root(root, intercept=self.shares is not None)
+        return factor
 
     def fit(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the coefficients alpha (n, r) and the intercept b (r,) for targets Y (n, r)."""
@@ -199,9 +227,14 @@ class PatternSolution(ABC):
 
 
 class Solution(PatternSolution):
-    """The exact regression. Coefficients and factor are computed when first needed."""
+    """The exact regression. Coefficients and factor are computed when first needed.
+
+    Attributes:
+        keeps_factor: whether the factor is kept after a fit, so that rows can be appended to it.
+    """
 
     _factor: Factor | None = None
+    keeps_factor = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for a copy or a pickle, without the factor (n_p, n_p)."""
@@ -223,9 +256,37 @@ class Solution(PatternSolution):
             # Nothing is known: the best guess is the mean of all targets.
             mean = self._mean_shares() @ targets
             return Fitted(targets.new_zeros(0, targets.shape[1]), mean, targets)
-        # A factor that is computed here is not kept.
         factor = self._factor or self._new_factor(self.rows)
+        if self.keeps_factor:
+            self._factor = factor
         return Fitted(*factor.fit(targets[self.rows]), targets)
+
+    def extended(self, training: TrainingRows, rows: Tensor) -> Solution | None:
+        """Return the solution with more training rows, whose factor is that of this one extended.
+
+        Arguments:
+            training: the training rows, to which others were appended.
+            rows: positions of those of this pattern.
+
+        Returns:
+            None if there is no factor, or if the pattern uses other rows than before.
+        """
+        known = len(self.rows)
+        if self._factor is None or not torch.equal(rows[:known], self.rows):
+            return None
+        solution = Solution(training, self.pattern, rows, self.choice, intercept=self.intercept)
+        solution._factor, solution.keeps_factor, new = self._factor, True, rows[known:]
+        if len(new):
+            weights = self.choice.weights
+            x = [part[new] for part in training.x]
+            observed = training.observed[new]
+            solution._factor = self._factor.extended(
+                training.kernel_to(self.pattern, weights, self.rows, x, observed),
+                training.kernel(self.pattern, weights, new),
+                self.choice.ridge,
+                training.row_weights[new],
+            )
+        return solution
 
     @override
     def values(self, queries: Queries, fitted: Fitted | None = None) -> Tensor:

@@ -66,10 +66,7 @@ class PatternState(FittedModule):
 
     def _answers(self, name: str) -> Tensor:
         """Return targets as (n, r); classes as indicators (n, C)."""
-        targets, classes = self.get_buffer(name), self.get_buffer("classes")
-        if len(classes):
-            return (targets[:, None] == classes).to(self.get_buffer("centre_0"))
-        return targets.reshape(targets.shape[0], -1)
+        return answers_of(self.get_buffer(name), self.get_buffer("classes"))
 
     def _candidate_ridges(self) -> Sequence[float]:
         """Return the ridges to choose from."""
@@ -110,6 +107,13 @@ class PatternState(FittedModule):
             self.get_buffer("validation_observed") > 0.5 if validated else None,
             self._candidate_ridges(),
         )
+
+
+def answers_of(targets: Tensor, classes: Tensor) -> Tensor:
+    """Return targets of a state as (n, r); classes as indicators (n, C)."""
+    if len(classes):
+        return (targets[:, None] == classes).to(classes)
+    return targets.reshape(targets.shape[0], -1)
 
 
 def read_training(state: Mapping[str, Tensor], targets: Tensor, *, projected: bool) -> TrainingRows:

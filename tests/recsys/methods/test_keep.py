@@ -10,7 +10,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.linear_algebra import leading_spectrum, oversampled
 from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.methods.closed_form import interactions
-from milk_recsys.methods.keep import choice, fitted, left_out, pairs
+from milk_recsys.methods.keep import choice, fitted, left_out, pairs, vectors
 from milk_recsys.methods.keep import model as keep
 from milk_recsys.methods.keep.pairs import DampedPairs
 from milk_recsys.methods.keep.vectors import ExactVectors, SingularVectors, UserVectors, damped
@@ -448,7 +448,7 @@ def test_cached_regressions_survive_loading_the_same_state_and_no_other():
 
 
 def test_vectors_that_do_not_fit_in_memory_are_an_error(monkeypatch):
-    monkeypatch.setattr(keep, "MAX_VECTORS", 100)
+    monkeypatch.setattr(vectors, "MAX_VECTORS", 100)
     monkeypatch.setattr(keep, "MAX_EXACT", 100)
     assert make("keep").net.dim == 5
     with pytest.raises(

@@ -19,13 +19,27 @@ from invmod.regression.patterns import read_choice
 from milk_recsys.base.distributed import World
 from milk_recsys.base.errors import DataError
 from milk_recsys.methods.keep import KeepOptions
+from milk_recsys.methods.keep.vectors import COMPARED, Spectrum
 from milk_recsys.methods.warm import WarmData
 
-__all__ = ["choose_divided", "content_regression", "fitted_regression", "share_landmarks"]
+__all__ = [
+    "choose_divided",
+    "compared_vectors",
+    "content_regression",
+    "fitted_regression",
+    "share_landmarks",
+]
 
 CHOICE_ROWS = 1000  # Number of warm items that widths, weights and ridges are chosen on.
 # With more warm items than this neighbours are fewer by default, and not searched among all items.
 MANY_ITEMS = 100_000
+FIRST_SHRINKAGE = 1.0  # lambda of the vectors E that the regression's options are chosen on.
+
+
+def compared_vectors(leading: Spectrum, options: KeepOptions) -> Tensor:
+    """Return the vectors of the warm items by which the regression's options are chosen, (n, k)."""
+    first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
+    return leading.first(COMPARED).item_vectors(first)
 
 
 def content_regression(

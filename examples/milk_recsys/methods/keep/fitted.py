@@ -71,7 +71,7 @@ class KeepModel(nn.Module):
         super().__init__()
         check_names(state)
         self.first_user = first_user
-        self.modalities, self._own, self.regression = tuple(modalities), own, regression
+        self.modalities, self.options, self.regression = tuple(modalities), own, regression
         self.users = None
         if "users.weight" in state:
             self.users = nn.Embedding.from_pretrained(state["users.weight"])
@@ -80,21 +80,22 @@ class KeepModel(nn.Module):
                 self.register_buffer(name, x)
         self._predictor: Callable[..., Tensor] | None = None  # A projected regression.
         self._embedded = EmbeddedItems()
+        self.sums: Any = None  # The sums over pairs that `update.py` keeps between updates.
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Drop what was computed from the state."""
-        self._predictor = None
+        self._predictor = self.sums = None
         self._embedded.clear()
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeepModel:
-        self._forget()  # `fn` may change the precision or the device.
+        self.forget()  # `fn` may change the precision or the device.
         super()._apply(fn, recurse)
         # The regression keeps its dtype, so a model of another precision needs another regression.
         dtype = self.counts.dtype
         if dtype != self.regression.dtype:
             state = self.regression.state_dict()
             self.regression = content_regression(
-                self.regression.modalities, self._own, dtype, len(self.counts), projected=True
+                self.regression.modalities, self.options, dtype, len(self.counts), projected=True
             )
             self.regression.load_state_dict(
                 {name: x.to(dtype) if x.is_floating_point() else x for name, x in state.items()}
@@ -113,7 +114,7 @@ class KeepModel(nn.Module):
             _equal(x.to(present[name]), present[name]) for name, x in state_dict.items()
         ):
             return nn.modules.module._IncompatibleKeys([], [])
-        self._forget()
+        self.forget()
         return super().load_state_dict(state_dict, strict, assign)
 
     @property
@@ -180,7 +181,7 @@ class KeepModel(nn.Module):
         names = self.regression.modalities
         own = mask[:, [self.modalities.index(name) for name in names]]
         for modalities, items in closed_form.patterns(own):
-            yield tuple(names[m] for m in modalities) if self._own.per_pattern else names, items
+            yield tuple(names[m] for m in modalities) if self.options.per_pattern else names, items
 
     @torch.no_grad()
     def embed_items(self, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:

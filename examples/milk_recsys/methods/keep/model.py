@@ -41,7 +41,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invmod._text import NAMES, decode_text
 from invmod.regression import PatternKernelRidge
 from milk_recsys.base.checkpoint import save_state_of_ranks
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
@@ -60,36 +59,36 @@ from milk_recsys.methods.keep.choice import (
     PairChoice,
     choose,
 )
-from milk_recsys.methods.keep.content import content_regression, fitted_regression
+from milk_recsys.methods.keep.content import (
+    compared_vectors,
+    fitted_regression,
+)
 from milk_recsys.methods.keep.division import StateOfRanks, UserShard
-from milk_recsys.methods.keep.fitted import KeepModel, check_names, item_state
+from milk_recsys.methods.keep.fitted import KeepModel, item_state
 from milk_recsys.methods.keep.left_out import (
     left_out_by_users,
     left_out_by_vectors,
     left_out_exactly,
 )
 from milk_recsys.methods.keep.pairs import DampedPairs
+from milk_recsys.methods.keep.update import check_arguments, update_model, updated_data
 from milk_recsys.methods.keep.vectors import (
-    COMPARED,
+    MAX_EXACT,
     MIN_SHRINKAGE,
     ExactVectors,
     SingularVectors,
     UserVectors,
+    checked_rank,
     damped,
     item_counts,
 )
 from milk_recsys.methods.learner import ClosedFormLearner
 from milk_recsys.methods.warm import WarmData
 
-__all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner", "scoring_model"]
+__all__ = ["Keep", "KeepLearner", "KeepModel", "keep_learner"]
 
 MAX_DIRECT = 10_000  # Largest number of warm items, or of users, whose pairs are factorised.
 MAX_ROWS = 10_000  # With more warm items than this the regression on content is projected.
-MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
-DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
-MAX_VECTORS = 2**27  # Largest number of entries of the singular vectors of the warm items.
-FIRST_SHRINKAGE = 1.0  # lambda of the vectors E that the regression's options are chosen on.
-PREFIX = "regression."
 
 
 class Keep:
@@ -115,10 +114,9 @@ class Keep:
         self.shard = UserShard.of(data, world)
         with seeded(seed, device=data.device) as generator:
             vectors = _vectors(data, options, self.shard)
-            first = FIRST_SHRINKAGE if options.shrinkage is None else options.shrinkage
-            targets = vectors.leading.first(COMPARED).item_vectors(first)
+            targets = world.broadcast_tensor(compared_vectors(vectors.leading, options))
             regression, columns = fitted_regression(
-                data, options, world.broadcast_tensor(targets), world, projected=projected
+                data, options, targets, world, projected=projected
             )
             del targets
             mask = data.mask[:, columns]
@@ -179,8 +177,8 @@ def _vectors(
     Raises:
         DataError: they would not fit in memory.
     """
-    both, rank = data.num_users + data.num_items, options.rank
-    if rank is None and (options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE):
+    both = data.num_users + data.num_items
+    if options.rank is None and (options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE):
         exact = data.num_items <= MAX_DIRECT and data.num_items * both <= MAX_EXACT
         if exact or data.num_items > MAX_DIRECT >= data.num_users:
             pairs = interactions(data, data.dtype, shard.users if exact else slice(None))
@@ -190,13 +188,7 @@ def _vectors(
                 return UserVectors(x, shard.world, shard.starts)
             x = damped(pairs, options.popularity, shard.world.sum(counts))
             return ExactVectors(x, shard.world)
-    largest = MAX_VECTORS // data.num_items
-    rank = min(rank or min(DEFAULT_RANK, largest), data.num_users, data.num_items)
-    if not 0 < rank <= largest:
-        raise DataError(
-            f"{data.num_items:,} training items are too many for {rank} singular vectors. Choose "
-            f"--rank {largest} or less."
-        )
+    rank = checked_rank(options.rank, data.num_users, data.num_items)
     x = DampedPairs(
         data.rows,
         data.num_items,
@@ -237,6 +229,38 @@ class KeepLearner(ClosedFormLearner):
         """The options that were chosen on the training items."""
         return {} if self.model is None else dict(self.model.net.chosen)
 
+    def update(
+        self,
+        pairs: Tensor,
+        *,
+        features: Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        num_users: int | None = None,
+    ) -> int:
+        """Add pairs, users and warm items to the fitted model; see `update.update_model`.
+
+        Arguments:
+            pairs: int64 (P, 2), users and warm items, in the numbers of `data`; those of new users
+                and of new warm items follow.
+            features, mask, num_users: as in `update_model`.
+
+        Returns:
+            the number of pairs that are new.
+
+        Raises:
+            DataError: there are several processes, or the vectors would not fit in memory, or a
+                user would have every warm item.
+        """
+        if self.world.size > 1:
+            raise DataError("KEEP is updated in one process; start it without torchrun.")
+        net = self._ready().net
+        total = check_arguments(net, pairs, features, mask, num_users)
+        data = updated_data(self.data, pairs, total, features, mask)
+        new = update_model(net, pairs, features=features, mask=mask, num_users=num_users)
+        self.data, self.trained_users = data, data.rows.has_pairs
+        self.model.shard = UserShard.of(data, self.world)
+        return new
+
     def _score_block(self, features: ItemFeatures, items: Tensor, mask: Tensor) -> ScoreBlock:
         """Return the result of `scorer`, from vectors that are kept for the next evaluation."""
         net = self._ready().net
@@ -265,32 +289,3 @@ def keep_learner(
     """Build the learner of KEEP, which needs no frozen vectors."""
     del factors
     return KeepLearner(WarmData.of_tables(tables, options), options, world)
-
-
-def scoring_model(
-    options: Options, dims: Mapping[str, int], num_users: int, tensors: Mapping[str, Tensor]
-) -> KeepModel:
-    """Build the model of a finished run from its tensors.
-
-    Raises:
-        KeyError: a tensor is absent, or there is one too many.
-        RuntimeError: the numbers of users or the widths differ from those of the data.
-    """
-    others = {name: x for name, x in tensors.items() if not name.startswith(PREFIX)}
-    if PREFIX + NAMES not in tensors:
-        raise KeyError(f"the model has no tensor {PREFIX + NAMES}")
-    fitted = {k.removeprefix(PREFIX): x for k, x in tensors.items() if k.startswith(PREFIX)}
-    names = [str(name) for name in decode_text(fitted[NAMES]) or ()]
-    check_names(others)
-    counts = others["counts"]
-    # The state has landmarks if the regression was projected.
-    regression = content_regression(
-        names, options.method, counts.dtype, len(counts), projected=True
-    )
-    regression.load_state_dict(fitted)
-    model = KeepModel(list(dims), options.method, regression, others)
-    widths = {name: regression.get_buffer(f"rows_{m}").shape[1] for m, name in enumerate(names)}
-    users = len(model.trained_users)
-    if users != num_users or not widths.items() <= dict(dims).items():
-        raise RuntimeError(f"{users} users and widths {widths}")
-    return model

@@ -64,18 +64,37 @@ class DampedPairs:
         users: slice = slice(None),
         world: World = SINGLE_PROCESS,
     ) -> None:
-        self._exponent, self.world = exponent, world
         start, end, _ = users.indices(len(rows.offsets) - 1)
         first, device = rows.offsets[start], rows.offsets.device
-        self.offsets = rows.offsets[start : end + 1] - first
-        self.shape = (end - start, num_items)
-        num_pairs = int(self.offsets[-1])
-        self.items = torch.empty(num_pairs, dtype=torch.int32, device=device)
-        counts = torch.zeros(num_items, dtype=torch.int64, device=device)
-        for numbers in torch.arange(num_pairs, device=device).split(PAIRS_AT_ONCE):
-            items = rows.pairs_at(numbers + first)[1]
-            self.items[numbers] = items.int()
-            counts += torch.bincount(items, minlength=num_items)
+        offsets = rows.offsets[start : end + 1] - first
+        items = torch.empty(int(offsets[-1]), dtype=torch.int32, device=device)
+        for numbers in torch.arange(len(items), device=device).split(PAIRS_AT_ONCE):
+            items[numbers] = rows.pairs_at(numbers + first)[1].int()
+        self._set(offsets, items, num_items, exponent, dtype, world)
+
+    @classmethod
+    def of(
+        cls, offsets: Tensor, items: Tensor, num_items: int, exponent: float, dtype: torch.dtype
+    ) -> DampedPairs:
+        """Return X of pairs that are given by `offsets` and `items`."""
+        pairs = cls.__new__(cls)
+        pairs._set(offsets, items, num_items, exponent, dtype, SINGLE_PROCESS)
+        return pairs
+
+    def _set(
+        self,
+        offsets: Tensor,
+        items: Tensor,
+        num_items: int,
+        exponent: float,
+        dtype: torch.dtype,
+        world: World,
+    ) -> None:
+        self._exponent, self.world, self.offsets, self.items = exponent, world, offsets, items
+        self.shape = (len(offsets) - 1, num_items)
+        counts = torch.zeros(num_items, dtype=torch.int64, device=items.device)
+        for block in items.split(PAIRS_AT_ONCE):
+            counts += torch.bincount(block, minlength=num_items)
         self.counts = world.sum(counts)
         # Users and items without a pair have no entry; their scale is of no importance.
         self.item_scales = self.counts.clamp(min=1).to(dtype) ** -exponent

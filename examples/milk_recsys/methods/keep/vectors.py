@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
+from milk_recsys.base.errors import DataError
 from milk_recsys.base.linear_algebra import (
     leading_eigenvectors,
     leading_spectrum,
@@ -41,6 +42,9 @@ from milk_recsys.methods.keep.pairs import DampedPairs
 
 COMPARED = 64  # Number of leading eigenvectors that the exact form computes.
 MIN_SHRINKAGE = 1e-3  # With less, X'X + lambda I is nearly singular in float32.
+MAX_EXACT = 2**28  # Largest number of entries of vectors without a decomposition: 1 GB.
+MAX_VECTORS = 2**27  # Largest number of entries of the singular vectors of the warm items.
+DEFAULT_RANK = 2048  # Number of singular vectors where they would have more.
 LEADING = 50  # Number of squared singular values whose mean is the unit of the shrinkage.
 
 
@@ -69,6 +73,25 @@ class Spectrum(NamedTuple):
         shrunk = self.squares + shrinkage * self.unit
         tiny = torch.finfo(shrunk.dtype).tiny
         return self.b * (self.squares.clamp(min=0) ** 1.5 / shrunk.clamp(min=tiny))
+
+
+def checked_rank(rank: int | None, num_users: int, num_items: int) -> int:
+    """Return the number of singular vectors.
+
+    Arguments:
+        rank: the option, or None.
+
+    Raises:
+        DataError: they would not fit in memory.
+    """
+    largest = MAX_VECTORS // num_items
+    rank = min(rank or min(DEFAULT_RANK, largest), num_users, num_items)
+    if not 0 < rank <= largest:
+        raise DataError(
+            f"{num_items:,} training items are too many for {rank} singular vectors. Choose "
+            f"--rank {largest} or less."
+        )
+    return rank
 
 
 def damped(pairs: Tensor, exponent: float, counts: Tensor | None = None) -> Tensor:
@@ -127,6 +150,7 @@ class ExactVectors:
     Arguments:
         x: X (U, n), sparse; the rows of the users of this process.
         world: the processes, which have the other rows.
+        products: X'X (n, n), if it is known.
 
     Attributes:
         x: X.
@@ -134,8 +158,10 @@ class ExactVectors:
         leading: the leading eigenvectors of X'X.
     """
 
-    def __init__(self, x: Tensor, world: World = SINGLE_PROCESS) -> None:
-        self.x, self._products = x, world.sum(gram(x))
+    def __init__(
+        self, x: Tensor, world: World = SINGLE_PROCESS, products: Tensor | None = None
+    ) -> None:
+        self.x, self._products = x, world.sum(gram(x)) if products is None else products
         self.counts = world.sum(item_counts(x))
         num_users = int(world.sum(torch.tensor(x.shape[0], device=x.device)))
         self.leading = spectrum(self._products, min(COMPARED, num_users, x.shape[1]))
@@ -155,6 +181,7 @@ class UserVectors:
         x: X (U, n), sparse.
         world: the processes. Each computes the products of its users with all users.
         starts: the first user of each process, then the number of users.
+        products: K (U, U), if it is known.
 
     Attributes:
         x: X.
@@ -164,15 +191,21 @@ class UserVectors:
     """
 
     def __init__(
-        self, x: Tensor, world: World = SINGLE_PROCESS, starts: Sequence[int] | None = None
+        self,
+        x: Tensor,
+        world: World = SINGLE_PROCESS,
+        starts: Sequence[int] | None = None,
+        products: Tensor | None = None,
     ) -> None:
         starts = (0, x.shape[0]) if starts is None else starts
         self.x, self.counts = x, item_counts(x)
         self._own = slice(*starts[world.rank : world.rank + 2])
-        sizes = [end - start for start, end in itertools.pairwise(starts)]
-        users = torch.arange(x.shape[0], device=x.device)[self._own]
-        own = sparse_product(x.index_select(0, users), x.t().coalesce()).to_dense()
-        self.products = world.all_gather(own, sizes)
+        if products is None:
+            sizes = [end - start for start, end in itertools.pairwise(starts)]
+            users = torch.arange(x.shape[0], device=x.device)[self._own]
+            own = sparse_product(x.index_select(0, users), x.t().coalesce()).to_dense()
+            products = world.all_gather(own, sizes)
+        self.products = products
         squares, a = spectrum(self.products, min(COMPARED, *x.shape))
         tiny = torch.finfo(squares.dtype).tiny
         b = torch.sparse.mm(x.t().coalesce(), a) / squares.clamp(min=tiny).sqrt()
@@ -198,6 +231,8 @@ class SingularVectors:
     Arguments:
         x: X (U, n).
         rank: r, at most min(U, n).
+        near: columns (n, k) that span nearly the same as the vectors of X'X, if any are known. The
+            iteration then ends sooner.
 
     Attributes:
         x: X.
@@ -205,10 +240,12 @@ class SingularVectors:
         leading: S^2 and B.
     """
 
-    def __init__(self, x: DampedPairs, rank: int) -> None:
+    def __init__(self, x: DampedPairs, rank: int, near: Tensor | None = None) -> None:
         self.x, self.counts, n = x, x.counts, x.shape[1]
         # Drawn on the CPU from torch's default generator.
         start = torch.randn(n, oversampled(rank, n), dtype=x.item_scales.dtype)
+        if near is not None:
+            start[:, : near.shape[1]] = near[:, : start.shape[1]].to(start)
         found = leading_spectrum(x.gram_times, start.to(x.items.device), rank, world=x.world)
         self.leading = Spectrum(found.values, found.vectors)
 

@@ -1,0 +1,137 @@
+"""Measure time, memory and bytes sent of KEEP in several processes on one machine.
+
+python -m benchmarks.keep_ranks --data $INVMOD_DATA/lfm2k --out runs/keep_ranks.json
+
+Each number of processes is measured with `torchrun`, one thread each, with gloo. The bytes are
+those that the loopback device carried, of all processes together, headers included: leave the
+machine otherwise quiet. Peaks are of anonymous memory (RssAnon).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.journal import write_table
+from benchmarks.large.case import opened
+from benchmarks.machine import versions
+from milk_recsys.base.files import read_json, write_json
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure each number of processes, write the figures and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.keep_ranks", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--eval-users", type=int, help="rank test items for this number of users")
+    parser.add_argument("--rank", type=int, help="number of singular vectors (KEEP's --rank)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; the table is .md")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.measure is not None:  # This is one of the processes.
+        given = {"rank": arguments.rank, "eval_users": arguments.eval_users}
+        measure(arguments.data, arguments.measure, given)
+        return 0
+    cases = []
+    for size in arguments.processes:
+        with tempfile.TemporaryDirectory() as folder:
+            words = sys.argv[1:] if argv is None else list(argv)
+            run(size, [*words, "--measure", folder])
+            ranks = [read_json(Path(folder) / f"{rank}.json") for rank in range(size)]
+        cases.append({"processes": size, "ranks": ranks})
+    write_json(arguments.out, {"data": arguments.data.name, "cases": cases, **versions()})
+    write_table(arguments.out.with_suffix(".md"), table(cases))
+    return 0
+
+
+def run(size: int, words: Sequence[str]) -> None:
+    """Run this module in some processes."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={size}", "--module", "benchmarks.keep_ranks", *words),
+        ],
+        cwd=Path(__file__).resolve().parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+
+
+def measure(data: Path, out: Path, given: dict[str, Any]) -> None:
+    """Fit KEEP, write it, read it and rank the test items; each process writes its figures."""
+    given = {name: value for name, value in given.items() if value is not None}
+    case = opened(
+        data, 1, model="keep", setting="ftmt", empty_items="drop", compare="none", **given
+    )
+    import torch
+
+    from milk_recsys.base.distributed import joined_world
+    from milk_recsys.methods.keep.model import keep_learner
+    from milk_recsys.run.evaluation import evaluate_group
+
+    tables, memory, sent = case.tables, case.memory, {}
+    with joined_world(torch.device("cpu")) as world:
+        learner = keep_learner(case.options, tables, world)
+
+        def ranked() -> None:
+            means = evaluate_group(learner, tables, tables.test, tables.mask, world)[0]
+            sent["ndcg@20"] = means["ndcg@20"]
+
+        file = out / "model.safetensors"
+        for name, work in (
+            ("fit", learner.prepare),
+            ("save", lambda: learner.save(file, {}, weights_only=True)),
+            ("restore", lambda: learner.load(file, weights_only=True)),
+            ("rank", ranked),
+        ):
+            world.barrier()
+            before = loopback_bytes()
+            with memory.phase(name):
+                work()
+                world.barrier()
+            sent[f"sent_{name}"] = loopback_bytes() - before
+        rows = learner.model.net.state_dict()
+        held = {name: x.nbytes for name, x in rows.items() if name.startswith("user")}
+        write_json(out / f"{world.rank}.json", {**case.results(), **sent, "users_held": held})
+
+
+def loopback_bytes() -> int:
+    """Return the number of bytes that the loopback device has sent."""
+    for line in Path("/proc/net/dev").read_text(encoding="ascii").splitlines():
+        name, _, figures = line.partition(":")
+        if name.strip() == "lo":
+            return int(figures.split()[8])
+    raise SystemExit("error: /proc/net/dev has no loopback device. This benchmark needs Linux.")
+
+
+def table(cases: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines of a table; memory is that of the process with the highest peak."""
+    lines = [
+        "| processes | fit, s | rank, s | sent to fit, MB | to save, MB | to rank, MB "
+        "| users held, MB each | peak, GB each | NDCG@20 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in cases:
+        first, ranks = case["ranks"][0], case["ranks"]
+        held = max(sum(rank["users_held"].values()) for rank in ranks)
+        sent = [f"{first[f'sent_{name}'] / 1e6:.1f}" for name in ("fit", "save", "rank")]
+        cells = [
+            str(case["processes"]),
+            *(f"{first['seconds_by_phase'][name]:.1f}" for name in ("fit", "rank")),
+            *sent,
+            f"{held / 1e6:.1f}",
+            f"{max(rank['peak_gb'] for rank in ranks):.2f}",
+            f"{first['ndcg@20']:.4f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
