@@ -1,10 +1,10 @@
 """Measure time, memory and bytes sent of KEEP in several processes on one machine.
 
-python -m benchmarks.keep_ranks --data $INVMOD_DATA/lfm2k --out runs/keep_ranks.json
+python -m benchmarks.keep_ranks --data $INVMOD_DATA/lfm2k --out docs/results/keep_ranks
 
-Each number of processes is measured with `torchrun`, one thread each, with gloo. The bytes are
-those that the loopback device carried, of all processes together, headers included: leave the
-machine otherwise quiet. Peaks are of anonymous memory (RssAnon).
+Each number of processes is measured with `torchrun`, one thread each, with gloo. Seconds are CPU
+seconds of the process that needs most. The bytes are those that the loopback device carried, of all
+processes together, headers included. Peaks are of anonymous memory (RssAnon).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--eval-users", type=int, help="rank test items for this number of users")
     parser.add_argument("--rank", type=int, help="number of singular vectors (KEEP's --rank)")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file; the table is .md")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.measure is not None:  # This is one of the processes.
@@ -45,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(size, [*words, "--measure", folder])
             ranks = [read_json(Path(folder) / f"{rank}.json") for rank in range(size)]
         cases.append({"processes": size, "ranks": ranks})
-    write_json(arguments.out, {"data": arguments.data.name, "cases": cases, **versions()})
-    write_table(arguments.out.with_suffix(".md"), table(cases))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    facts = {"data": arguments.data.name, **versions()}
+    write_json(arguments.out / "figures.json", {**facts, "cases": cases})
+    write_table(arguments.out / "table.md", table(cases, facts))
     return 0
 
 
@@ -92,9 +95,11 @@ def measure(data: Path, out: Path, given: dict[str, Any]) -> None:
         ):
             world.barrier()
             before = loopback_bytes()
+            begun = time.process_time()
             with memory.phase(name):
                 work()
-                world.barrier()
+            sent[f"cpu_{name}"] = time.process_time() - begun
+            world.barrier()
             sent[f"sent_{name}"] = loopback_bytes() - before
         rows = learner.model.net.state_dict()
         held = {name: x.nbytes for name, x in rows.items() if name.startswith("user")}
@@ -110,10 +115,10 @@ def loopback_bytes() -> int:
     raise SystemExit("error: /proc/net/dev has no loopback device. This benchmark needs Linux.")
 
 
-def table(cases: Sequence[dict[str, Any]]) -> list[str]:
+def table(cases: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
     """Return the lines of a table; memory is that of the process with the highest peak."""
     lines = [
-        "| processes | fit, s | rank, s | sent to fit, MB | to save, MB | to rank, MB "
+        "| processes | fit, CPU s | rank, CPU s | sent to fit, MB | to save, MB | to rank, MB "
         "| users held, MB each | peak, GB each | NDCG@20 |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -123,13 +128,14 @@ def table(cases: Sequence[dict[str, Any]]) -> list[str]:
         sent = [f"{first[f'sent_{name}'] / 1e6:.1f}" for name in ("fit", "save", "rank")]
         cells = [
             str(case["processes"]),
-            *(f"{first['seconds_by_phase'][name]:.1f}" for name in ("fit", "rank")),
+            *(f"{max(rank[f'cpu_{name}'] for rank in ranks):.1f}" for name in ("fit", "rank")),
             *sent,
             f"{held / 1e6:.1f}",
             f"{max(rank['peak_gb'] for rank in ranks):.2f}",
             f"{first['ndcg@20']:.4f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", f"{facts['data']}, {facts['machine']}, torch {facts['torch']}, {facts['date']}."]
     return lines
 
 

@@ -5,31 +5,39 @@
     from milk_recsys import load_run
     scorer = load_run("runs/20250101-120000-milk")
 
-Importing the package does not import torch; `load_run` does. `load_run` and the commands need
+and `update_run` adds new pairs, users and items to a finished run of KEEP. Importing the package
+does not import torch; these functions do. They and the commands need
 `pip install "invmod[recsys]"`.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from milk_recsys.run.scorer import load_run
+    from milk_recsys.run.update import update_run
 
-__all__ = ["load_run"]
+__all__ = ["load_run", "update_run"]
+
+_MODULES = {
+    "load_run": "milk_recsys.run.scorer",
+    "update_run": "milk_recsys.run.update",
+}
 
 
-# Loading `load_run` on first access keeps `import milk_recsys` free of torch.
+# Loading the functions on first access keeps `import milk_recsys` free of torch.
 def __getattr__(name: str) -> Any:
-    if name == "load_run":
+    if name in _MODULES:
         try:
-            from milk_recsys.run.scorer import load_run
+            module = importlib.import_module(_MODULES[name])
         except ModuleNotFoundError as error:
             from milk_recsys.base.extras import PACKAGES, extra_needed
 
             package = (error.name or "").partition(".")[0]
             if package not in PACKAGES:
                 raise
-            raise ImportError(extra_needed("load_run", [package])) from None
-        return load_run
+            raise ImportError(extra_needed(name, [package])) from None
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

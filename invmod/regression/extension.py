@@ -138,7 +138,10 @@ class ExtensibleRegressions(PatternPredictions):
         self._check_kind(function, targets, width=False)
         if not targets.isfinite().all():
             raise ValueError(f"{function}: `targets` must be finite, got NaN or an infinity.")
-        self._replace(self._present_state() | {"targets": targets.detach().to(own)})
+        changed = {"targets": targets.detach().to(own)}
+        if not len(self.get_buffer("classes")):  # Their shape follows that of the targets.
+            changed["classes"] = changed["targets"][:0]
+        self._replace(self._present_state() | changed)
         return self
 
     # --- the state

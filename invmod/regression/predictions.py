@@ -12,7 +12,7 @@ from invmod._precision import without_autocast
 from invmod.missingness import mask_from_features, rows_by_pattern
 from invmod.missingness.masks import MaskLike
 from invmod.regression.fitting import flat_rows
-from invmod.regression.regressions import PatternRegressions
+from invmod.regression.given import GivenOptions
 from invmod.regression.solving import Fitted, PatternSolution, Solution
 from invmod.regression.training_rows import Pattern, Queries
 from invmod.regression.units import Units
@@ -20,7 +20,7 @@ from invmod.regression.units import Units
 BLOCK = 4096  # Number of rows that are predicted at once.
 
 
-class PatternPredictions(PatternRegressions):
+class PatternPredictions(GivenOptions):
     """Predictions from the regressions of all patterns."""
 
     def forward(

@@ -137,6 +137,15 @@ class Projection:
         projection, first = Projection(training, self.landmarks), len(self.training.targets)
         new = torch.arange(first, len(training.targets), device=training.targets.device)
         projection._roots = self._roots
+        target_sums = self._sums_of_own_targets(training.targets[:first])
+        if target_sums:
+            projection._targets = training.targets
+            projection._version = (id(training.targets), training.targets._version)
+        if not len(new):
+            projection._features, projection._unexplained = self._features, self._unexplained
+            projection._cells, projection._sums = self._cells, self._sums
+            projection._target_sums = target_sums
+            return projection
         if projection._keeps_features:
             projection._features = {
                 m: torch.cat([f, projection._computed(m, new)]) for m, f in self._features.items()
@@ -146,20 +155,19 @@ class Projection:
             numbers = torch.cat([cells.numbers, torch.full_like(new, len(self.landmarks[m]))])
             numbers[added] = projection._nearest_landmarks(m, added)
             projection._cells[m] = self._cells_of(m, numbers)
-        same = self._targets is self.training.targets and torch.equal(
-            training.targets[:first], self.training.targets
-        )
-        if same and self._version == (id(self._targets), self.training.targets._version):
-            projection._targets = training.targets
-            projection._version = (id(training.targets), training.targets._version)
         for group, sums in self._sums.items():
-            added = projection._summed(group, first)
-            projection._sums[group] = Sums(*(a + b for a, b in zip(sums, added, strict=True)))
-        if projection._targets is not None:
-            for group, total in self._target_sums.items():
-                added = projection._summed_targets(group, training.targets, first)
-                projection._target_sums[group] = total + added
+            part = projection._summed(group, first)
+            projection._sums[group] = Sums(*(a + b for a, b in zip(sums, part, strict=True)))
+        for group, total in target_sums.items():
+            summed = projection._summed_targets(group, training.targets, first)
+            projection._target_sums[group] = total + summed
         return projection
+
+    def _sums_of_own_targets(self, targets: Tensor) -> dict[Pattern, Tensor]:
+        """Return the sums F' W Y that are kept, if they are of these targets of all rows."""
+        own = self.training.targets
+        kept = self._targets is own and self._version == (id(own), own._version)
+        return self._target_sums if kept and torch.equal(targets, own) else {}
 
     @property
     def keeps_sums(self) -> bool:

@@ -25,7 +25,7 @@ from milk_recsys.config.options import DataOptions
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Split", "draw_split", "read_split", "split_facts", "write_split"]
+__all__ = ["Split", "draw_split", "grown_split", "read_split", "split_facts", "write_split"]
 
 ItemIds = npt.NDArray[np.int64]
 
@@ -51,6 +51,11 @@ class Split:
     def cold(self) -> ItemIds:
         """Validation and test items together, increasing."""
         return np.sort(np.concatenate([self.validation, self.test]))
+
+    @classmethod
+    def stored(cls, path: Path) -> Split:
+        """Return the arrays of a split file as they are, without a check against a data set."""
+        return cls(**_read_arrays(path))
 
 
 def draw_split(dataset: Dataset, options: DataOptions) -> tuple[Split, list[str]]:
@@ -162,6 +167,23 @@ def read_split(path: Path, dataset: Dataset, setting: str) -> tuple[Split, list[
     words = plural(unused, "item with interactions is", "items with interactions are")
     notes = [f"{path}: {words} in none of the three parts and not used."] if unused else []
     return Split(**parts, mask=mask), notes
+
+
+def grown_split(split: Split, dataset: Dataset) -> Split:
+    """Return the split of a data set that has grown.
+
+    Items with interactions that are in none of the three parts are training items. They have the
+    modalities that the data have.
+
+    Arguments:
+        split: of the data before; its items have the same ids now.
+    """
+    used = np.flatnonzero(dataset.item_counts)
+    warm = np.union1d(split.warm, np.setdiff1d(used, split.cold)).astype(np.int64)
+    mask = np.concatenate([split.mask, dataset.natural_mask[len(split.mask) :]])
+    new = np.setdiff1d(warm, split.warm)
+    mask[new] = dataset.natural_mask[new]
+    return Split(warm, split.validation, split.test, mask)
 
 
 def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -26,6 +26,7 @@ RUN_FILES = (
     "metrics.json",
     "history.jsonl",
     "split.npz",
+    "warm.npy",
     "model.safetensors",
     "checkpoint.safetensors",
     "report.html",

@@ -31,7 +31,7 @@ from milk_recsys.config.method import load
 from milk_recsys.config.options import Options, from_json
 from milk_recsys.ranking.top import Candidates
 
-__all__ = ["Best", "Scorer", "load_run"]
+__all__ = ["Best", "Scorer", "load_run", "read_config"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
@@ -88,7 +88,7 @@ def load_run(
             f"{folder}: the run has not ended. Resume it first: train.py --resume --out {folder}, "
             "with the data it was started with."
         )
-    options, dims, num_users = _read_config(folder / "config.json")
+    options, dims, num_users = read_config(folder / "config.json")
     method = options.definition
     if method.scorer is None:
         raise DataError(
@@ -371,7 +371,7 @@ def _check_top(top: int) -> None:
         raise ValueError(f"scorer: `top` must be at least 1, got {top}.")
 
 
-def _read_config(path: Path) -> tuple[Options, dict[str, int], int]:
+def read_config(path: Path) -> tuple[Options, dict[str, int], int]:
     """Return a run's options, its modalities with their widths, and its number of users."""
     try:
         values = read_json(path)
