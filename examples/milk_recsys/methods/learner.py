@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,15 @@ class _WarmLearner:
         options: options of the run.
     """
 
-    user_starts = None
-
     def __init__(self, data: WarmData, options: Options) -> None:
         self.data, self.options = data, options
         self.model: Any = None
         self.trained_users = data.rows.has_pairs
+
+    @property
+    def user_starts(self) -> Sequence[int] | None:
+        """None: users are not divided over processes."""
+        return None
 
     @property
     def chosen(self) -> Mapping[str, Any]:

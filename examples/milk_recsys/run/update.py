@@ -24,8 +24,8 @@ from milk_recsys.catalogue.npy import map_npy
 from milk_recsys.catalogue.pairs import pair_blocks
 from milk_recsys.catalogue.split import Split, grown_split, read_split, write_split
 from milk_recsys.catalogue.tsv import read_names
-from milk_recsys.config.method import load
 from milk_recsys.config.options import Options
+from milk_recsys.methods.keep.scoring import scoring_model
 from milk_recsys.methods.keep.update import update_model
 from milk_recsys.run.begin import RUN_FILES, start_folder, write_config
 from milk_recsys.run.loop import versions
@@ -68,7 +68,7 @@ def update_run(run: Path | str, data: Path | str, out: Path | str) -> dict[str, 
     _check_grown(run, dataset, dims, num_users, len(before.mask))
     split = grown_split(before, dataset)
     tensors, _ = load_state(run / "model.safetensors")
-    model = load(options.definition.scorer)(options, dims, num_users, tensors)
+    model = scoring_model(options, dims, num_users, tensors)
     new = np.setdiff1d(split.warm, order)
     order = np.concatenate([order, new])
     pairs = _numbered(dataset, order)

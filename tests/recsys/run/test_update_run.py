@@ -115,9 +115,7 @@ def test_a_run_or_data_that_do_not_fit_are_refused(shop: SimpleNamespace, tmp_pa
         update_run(shop.run, shop.data, shop.run)
     with pytest.raises(DataError, match=r"lacks config\.json, split\.npz"):
         update_run(tmp_path, shop.data, tmp_path / "out")
-    with pytest.raises(
-        DataError, match=r"at least the 55 users and 70 items of .*, got 40 and 70"
-    ):
+    with pytest.raises(DataError, match=r"at least the 55 users and 70 items of .*, got 40 and 70"):
         update_run(
             shop.run,
             reduced(shop.data, tmp_path / "few", lambda u, i: True, 40, ITEMS),

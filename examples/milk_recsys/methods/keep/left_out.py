@@ -30,7 +30,8 @@ from torch import Tensor
 
 from invmod.regression import PatternKernelRidge
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
-from milk_recsys.methods.keep.division import choose_divided, divided
+from milk_recsys.methods.keep.content import choose_divided
+from milk_recsys.methods.keep.division import divided
 from milk_recsys.methods.keep.vectors import (
     LEADING,
     SingularVectors,

@@ -189,7 +189,7 @@ def _vectors(
             x = damped(pairs, options.popularity, shard.world.sum(counts))
             return ExactVectors(x, shard.world)
     rank = checked_rank(options.rank, data.num_users, data.num_items)
-    x = DampedPairs(
+    own = DampedPairs(
         data.rows,
         data.num_items,
         options.popularity,
@@ -197,7 +197,7 @@ def _vectors(
         users=shard.users,
         world=shard.world,
     )
-    return SingularVectors(x, rank)
+    return SingularVectors(own, rank)
 
 
 class KeepLearner(ClosedFormLearner):

@@ -100,8 +100,8 @@ def update_model(
         "counts": vectors.counts.to(users),
     }
     if isinstance(vectors, SingularVectors):
-        x = vectors.x
-        state |= {"user_factors": users, "user_offsets": x.offsets, "user_items": x.items}
+        own = vectors.x
+        state |= {"user_factors": users, "user_offsets": own.offsets, "user_items": own.items}
     else:
         model.users = nn.Embedding.from_pretrained(users)
     for name, x in state.items():
@@ -202,11 +202,11 @@ def _vectors(
     power, dtype = model.options.popularity, model.counts.dtype
     if "user_items" in model._buffers:
         offsets = F.pad(torch.bincount(after.users, minlength=after.num_users).cumsum(0), (1, 0))
-        x = DampedPairs.of(offsets, after.items.int(), after.num_items, power, dtype)
+        own = DampedPairs.of(offsets, after.items.int(), after.num_items, power, dtype)
         near = F.normalize(model.get_buffer("items"), dim=0)
         near = F.pad(near[:, near.any(dim=0)], (0, 0, 0, after.num_items - before.num_items))
         rank = checked_rank(model.options.rank, after.num_users, after.num_items)
-        return SingularVectors(x, rank, near), None
+        return SingularVectors(own, rank, near), None
     by_items = "items" in model._buffers
     width = after.num_items if by_items else after.num_users
     if width * (width + after.num_users) > MAX_EXACT:
