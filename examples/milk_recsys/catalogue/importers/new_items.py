@@ -1,0 +1,111 @@
+"""New items from tables, encoded as the items of a run or of a data set were."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from milk_recsys.base.errors import DataError, OptionError, plural
+from milk_recsys.catalogue.encoders.saved import Recipe, load_recipes
+from milk_recsys.catalogue.importers.ids import Ids
+from milk_recsys.catalogue.importers.matching import Matching
+from milk_recsys.catalogue.importers.numbers import write_table_numbers
+from milk_recsys.catalogue.importers.options import FileOptions
+from milk_recsys.catalogue.importers.texts import TEXTS_AT_ONCE, read_levels, read_texts
+from milk_recsys.catalogue.importers.write import Draft, drafting
+from milk_recsys.catalogue.raw.tables import RawTable, open_table
+
+__all__ = ["NewItems"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NewItems(FileOptions):
+    """New items for `recommend`, from tables with the columns of the training data."""
+
+    run: Path
+    """Folder of a run, or of a data set, whose encoders are used."""
+    table: tuple[str, ...]
+    """Table of new items; or NAME=FILE for each modality that has a table of its own."""
+    out: Path
+    """Folder for the new items; it must not exist yet."""
+    item_column: str | None = None
+    """Name of the column of items; by default that of the training data."""
+    encoder: str | None = None
+    """Where the sentence encoder is now, if it has moved."""
+    repeated_items: Literal["error", "first"] = "error"
+    """A second row of an item in a table: an error, or left out."""
+
+    def write(self) -> list[str]:
+        """Write the folder of new items; return the lines to print.
+
+        Raises:
+            DataError: a table cannot be read, or the run has no saved encoders.
+            OptionError: an option is invalid.
+        """
+        recipes = load_recipes(self.run, encoder=self.encoder)
+        tables = self._tables(recipes)
+        if not tables:
+            raise OptionError("--table: name a table of new items.")
+        items = Ids()
+        for name, table in tables.items():
+            for row, text in enumerate(table.distinct_ids(self._column(recipes[name]))):
+                if text is None:
+                    raise DataError(f"{table.place(row)}: has no id of its item. Give it one.")
+                items.number(text)
+        with drafting(self.out, self.out.name, f"prepare.py items: {self.run.name}") as draft:
+            draft.counts = {"num_items": len(items)}
+            draft.write_names(None, items.names)
+            for name, table in tables.items():
+                self._write(draft, name, table, recipes[name], items)
+            draft.write_manifest()
+        absent = [name for name in recipes if name not in tables]
+        notes = [*draft.notes, *(f"{name}: no table, so all items lack it." for name in absent)]
+        return [
+            *(f"note: {text}" for text in notes),
+            f"{self.out}: {plural(len(items), 'new item', 'new items')} with {', '.join(tables)}",
+        ]
+
+    def _tables(self, recipes: Mapping[str, Recipe]) -> dict[str, RawTable]:
+        """Return the table of each modality that one is given for."""
+        named: dict[str, RawTable] = {}
+        for word in self.table:
+            name, mark, file = word.partition("=")
+            if mark and name in recipes and not Path(word).exists():
+                named[name] = open_table(Path(file), self.text_format)
+                continue
+            table = open_table(Path(word), self.text_format)
+            fitting = [n for n, r in recipes.items() if set(r.columns) <= set(table.columns)]
+            if not fitting:
+                wanted = "; ".join(f"{n}: {', '.join(r.columns)}" for n, r in recipes.items())
+                raise DataError(
+                    f"{word}: has the columns of no modality. It has {', '.join(table.columns)}; "
+                    f"needed are {wanted}."
+                )
+            named |= {name: table for name in fitting if name not in named}
+        return {name: named[name] for name in recipes if name in named}
+
+    def _column(self, recipe: Recipe) -> str:
+        return self.item_column or recipe.item_column
+
+    def _write(self, draft: Draft, name: str, table: RawTable, recipe: Recipe, items: Ids) -> None:
+        """Write the features of one modality."""
+        matching = Matching(items, self._column(recipe), repeated=self.repeated_items)
+        if recipe.encoder is None:
+            write_table_numbers(draft, name, table, recipe.columns, matching, checked=False)
+            return
+        encoder = recipe.encoder
+        cells: list[object]
+        if encoder.kind == "categories":
+            cells = list(read_levels(draft, name, table, recipe.columns, matching))
+        else:
+            cells = list(read_texts(draft, name, table, recipe.columns, matching).texts)
+        rows = draft.new_features(name, encoder.width)
+        for start in range(0, len(cells), TEXTS_AT_ONCE):
+            block = encoder.encode(cells[start : start + TEXTS_AT_ONCE])
+            known = block.any(axis=1)
+            rows[start + np.flatnonzero(known)] = block[known]
+        draft.finish_features(name, rows, table.path.name, checked=False)
