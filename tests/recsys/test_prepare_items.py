@@ -226,6 +226,21 @@ def test_new_items_lack_what_their_table_lacks(prepared, capsys):
     assert [p.stem for p in (prepared / "only/features").iterdir()] == ["title"]
 
 
+def test_texts_and_categories_may_lack_some_of_their_columns(tmp_path, capsys):
+    given = write_shop(tmp_path)
+    products = tmp_path / "products.parquet"
+    given |= {"features": (), "text": (f"title={products}:title,brand",)}
+    given |= {"categories": (f"kind={products}:brand,title",), "fit_on": "all"}
+    assert prepare.run_command(prepare.Table(**given)) == 0
+    pl.DataFrame({"item": ["n1"], "brand": ["Acme"]}).write_csv(tmp_path / "new.csv")
+    assert new_items(tmp_path, table=(str(tmp_path / "new.csv"),)) == 0
+    assert "title: new.csv has no title" in capsys.readouterr().out
+    dataset, new = read_dataset(tmp_path / "data"), np.load(tmp_path / "new/features/kind.npy")
+    acme = dataset.features["kind"][dataset.item_names.index("p0")][: new.shape[1]]
+    assert new[0, :3].tolist() == acme[:3].tolist()
+    assert new[0, 3:].sum() == 0
+
+
 def test_a_table_without_the_columns_of_a_modality_is_refused(prepared, capsys):
     pl.DataFrame({"item": ["n1"], "name": ["x"]}).write_csv(prepared / "new.csv")
     assert new_items(prepared, table=(str(prepared / "new.csv"),)) == 2

@@ -154,6 +154,9 @@ def test_columns_that_the_user_names_are_features(shop, capsys):
     write(shop / "image.csv", ("item", "price", "emb"), rows)
     columns = ("image=price,emb",)
     assert table(shop, features=image(shop), feature_columns=columns) == 0
+    short = {"feature_columns": ("price", "emb"), "out": shop / "short"}
+    assert table(shop, features=image(shop), **short) == 0
+    assert read_dataset(shop / "short").fingerprint == read_dataset(shop / "out").fingerprint
     rows = read_dataset(shop / "out").features["image"]
     assert rows.tolist() == [[9.5, 1, 2], [8.5, 3, 4], [7.5, 5, 6]]
     only = table(shop, features=image(shop), feature_columns=("image=price",), out=shop / "price")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import write_json
 from milk_recsys.catalogue.encoders.categories import Categories
-from milk_recsys.catalogue.encoders.contract import Encoder
+from milk_recsys.catalogue.encoders.contract import Arrays, Encoder
 from milk_recsys.catalogue.encoders.sentences import Sentences
 from milk_recsys.catalogue.encoders.tfidf import Tfidf
 
@@ -110,8 +110,11 @@ def _load(folder: Path, entry: Mapping[str, Any], name: str | None) -> Recipe:
             raise DataError(f"{file}: cannot be read ({error!s:.150}).") from None
     if kind == Sentences.kind:
         return Recipe(item_column, columns, Sentences.restore(entry["settings"], arrays, name))
-    restored = {Tfidf.kind: Tfidf.restore, Categories.kind: Categories.restore}[kind]
-    return Recipe(item_column, columns, restored(entry["settings"], arrays))
+    kinds: dict[str, Callable[[Mapping[str, Any], Arrays], Encoder]] = {
+        Tfidf.kind: Tfidf.restore,
+        Categories.kind: Categories.restore,
+    }
+    return Recipe(item_column, columns, kinds[kind](entry["settings"], arrays))
 
 
 def copy_encoders(source: Path, target: Path) -> None:

@@ -73,7 +73,8 @@ def assemble(draft: Draft, plan: Plan) -> None:
     matching = start(draft, open_table(plan.pairs, plan.pair_text), plan.rows, item_column)
     matching = dataclasses.replace(matching, repeated=plan.repeated)
     tables = _Tables(plan.item_text)
-    write_names(draft, matching, plan.names and tables.open(plan.names), plan.names)
+    if plan.names is not None:
+        write_names(draft, matching, tables.open(plan.names), plan.names)
     recipes: dict[str, Recipe] = {}
     for name, place in plan.numbers.items():
         recipe = write_numbers(
@@ -145,12 +146,8 @@ class _Unreported:
         self.warnings: list[str] = []
 
 
-def write_names(
-    draft: Draft, matching: Matching, table: RawTable | None, place: Place | None
-) -> None:
+def write_names(draft: Draft, matching: Matching, table: RawTable, place: Place) -> None:
     """Write the name of each item, its id where the table has none, beside its id."""
-    if table is None or place is None:
-        return
     if len(place.columns) != 1:
         raise OptionError("--item-names must be FILE:COLUMN.")
     column = place.columns[0]

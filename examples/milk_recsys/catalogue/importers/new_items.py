@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class NewItems(FileOptions):
                 named[name] = open_table(Path(file), self.text_format)
                 continue
             table = open_table(Path(word), self.text_format)
-            fitting = [n for n, r in recipes.items() if set(r.columns) <= set(table.columns)]
+            fitting = [n for n, recipe in recipes.items() if _fits(recipe, table)]
             if not fitting:
                 wanted = "; ".join(f"{n}: {', '.join(r.columns)}" for n, r in recipes.items())
                 raise DataError(
@@ -94,18 +94,33 @@ class NewItems(FileOptions):
     def _write(self, draft: Draft, name: str, table: RawTable, recipe: Recipe, items: Ids) -> None:
         """Write the features of one modality."""
         matching = Matching(items, self._column(recipe), repeated=self.repeated_items)
-        if recipe.encoder is None:
+        encoder = recipe.encoder
+        if encoder is None:
             write_table_numbers(draft, name, table, recipe.columns, matching, checked=False)
             return
-        encoder = recipe.encoder
-        cells: list[object]
+        columns = [column for column in recipe.columns if column in table.columns]
+        if len(columns) < len(recipe.columns):
+            absent = ", ".join(c for c in recipe.columns if c not in columns)
+            draft.notes.append(f"{name}: {table.path.name} has no {absent}.")
+        cells: list[Any]
         if encoder.kind == "categories":
-            cells = list(read_levels(draft, name, table, recipe.columns, matching))
+            levels = read_levels(draft, name, table, columns, matching)
+            # A column that the table lacks has no level of any item.
+            cells = [
+                [item[columns.index(c)] if c in columns else [] for c in recipe.columns]
+                for item in levels
+            ]
         else:
-            cells = list(read_texts(draft, name, table, recipe.columns, matching).texts)
+            cells = list(read_texts(draft, name, table, columns, matching).texts)
         rows = draft.new_features(name, encoder.width)
         for start in range(0, len(cells), TEXTS_AT_ONCE):
             block = encoder.encode(cells[start : start + TEXTS_AT_ONCE])
             known = block.any(axis=1)
             rows[start + np.flatnonzero(known)] = block[known]
         draft.finish_features(name, rows, table.path.name, checked=False)
+
+
+def _fits(recipe: Recipe, table: RawTable) -> bool:
+    """Return whether a table has the numbers of a modality, or some of its texts or categories."""
+    present = [column in table.columns for column in recipe.columns]
+    return all(present) if recipe.encoder is None else any(present)

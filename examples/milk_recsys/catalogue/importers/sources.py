@@ -133,10 +133,12 @@ class MovieLens(EncodingOptions, PairOptions, OutputOptions):
         ]
         draft.write_names(None, names, matching.items.names)
         levels = _genres(draft, movies, genres, matching)
-        recipe = write_categories(draft, "genres", levels, ("genres",), item, movies.path.name)
+        # Tables of new films name their columns, which some of these files do not.
+        key = "item" if item.isdigit() else item
+        recipe = write_categories(draft, "genres", levels, ("genres",), key, movies.path.name)
         given = Texts(cleaned, ("title",), movies.path.name)
         recipes = write_texts(
-            draft, {"title": checked_texts(draft, "title", given)}, item, self.encode_options
+            draft, {"title": checked_texts(draft, "title", given)}, key, self.encode_options
         )
         draft.write_recipes({"genres": recipe, **recipes})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +58,7 @@ class Table(EncodingOptions, FileOptions, PairOptions, OutputOptions):
     def fill(self, draft: Draft) -> None:
         """Write the data set."""
         numbers = named_places("--features", self.features)
-        for name, columns in _columns(self.feature_columns).items():
+        for name, columns in _columns(self.feature_columns, numbers).items():
             if name not in numbers:
                 raise OptionError(f"--feature-columns: {name!r} is no modality of --features.")
             numbers[name] = Place(numbers[name].path, columns)
@@ -94,11 +94,13 @@ def named_places(option: str, given: Sequence[str]) -> dict[str, Place]:
     return places
 
 
-def _columns(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Parse NAME=COLUMN[,COLUMN] arguments."""
+def _columns(given: Sequence[str], modalities: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Parse NAME=COLUMN[,COLUMN] arguments; the name of a single modality may be left out."""
     columns: dict[str, tuple[str, ...]] = {}
     for word in given:
-        name, _, names = word.partition("=")
+        name, mark, names = word.partition("=")
+        if not mark and len(modalities) == 1:
+            (name,), names = modalities, word
         chosen = tuple(part.strip() for part in names.split(",") if part.strip())
         if not chosen:
             raise OptionError(f"--feature-columns must be NAME=COLUMN[,COLUMN], got {word!r}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -202,11 +202,13 @@ def restrict(split: Split, dataset: Dataset) -> Split:
     # An item that is left with nothing keeps what it has.
     mask = np.where(mask.any(axis=1, keepdims=True), mask, dataset.natural_mask)
     used = np.flatnonzero(dataset.item_counts)
-    parts = (np.intersect1d(part, used) for part in (split.warm, split.validation, split.test))
-    return Split(*parts, mask)
+    warm, validation, test = (
+        np.intersect1d(part, used) for part in (split.warm, split.validation, split.test)
+    )
+    return Split(warm, validation, test, mask)
 
 
-def _encoder(name: str, t: Texts, items: Sequence[int], options: EncodeOptions) -> Encoder:
+def _encoder(name: str, t: Texts, items: Iterable[int], options: EncodeOptions) -> Encoder:
     if options.encoder is not None:
         return Sentences(options.encoder)
     return fit_tfidf([t.texts[k] for k in items], options.text_dim, name)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import polars as pl
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -98,7 +98,7 @@ class DelimitedTable(RawTable):
         dialect = self.dialect
         with open_bytes(self.path) as stream, reading(self.path):
             lines = io.TextIOWrapper(
-                _Utf8(stream, self.path, dialect),  # type: ignore[arg-type]
+                cast(IO[bytes], _Utf8(stream, self.path, dialect)),
                 encoding="utf-8",
                 newline="",
             )

@@ -6,10 +6,10 @@ import bz2
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import rich.console
@@ -29,7 +29,11 @@ SIGNATURES: tuple[tuple[bytes, Format], ...] = (
     (b"PK\x03\x04", "npz"),
     (b"\x89HDF\r\n\x1a\n", "hdf5"),
 )
-COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
 # Formats that are recognised only to say what to do with them.
 REFUSED = (
     (b"\x80\x02", "is a pickle, which could run code and is never opened"),
