@@ -152,10 +152,12 @@ def write_names(draft: Draft, matching: Matching, table: RawTable, place: Place)
         raise OptionError("--item-names must be FILE:COLUMN.")
     column = place.columns[0]
     table.need(matching.item_column, column)
-    places = matching.table_places(table, "names", _Unreported())
-    names = matching.items.names
+    places = matching.table_places(table, "names", _Unreported(), further=True)
+    names = [""] * len(matching.items)
     for first, frame in table.batches([column]):
         for row, name in enumerate(texts(frame[column], table.missing(column))):
-            if name and places[first + row] >= 0:
-                names[places[first + row]] = name
-    draft.write_names(None, names, matching.items.names)
+            place = places[first + row]
+            if place >= 0 and not names[place]:
+                names[place] = name
+    ids = matching.items.names
+    draft.write_names(None, [name or key for name, key in zip(names, ids, strict=True)], ids)

@@ -69,8 +69,13 @@ class Matching:
     repeated: Literal["error", "first"] = "error"
     pairs: str = "the interactions"
 
-    def table_places(self, table: RawTable, name: str, notes: Notes) -> npt.NDArray[np.int64]:
+    def table_places(
+        self, table: RawTable, name: str, notes: Notes, *, further: bool = False
+    ) -> npt.NDArray[np.int64]:
         """Return the item of each row of a table, -1 for a row that is not used.
+
+        Arguments:
+            further: whether further rows of an item are used, where the first one is empty.
 
         Raises:
             DataError: the table has no column of ids, an id is empty or repeated, or none matches.
@@ -83,7 +88,7 @@ class Matching:
                 "id of its item."
             )
         known = [text for text in ids if text is not None]
-        return self.places(known, table.path, name, notes, table)
+        return self.places(known, table.path, name, notes, table, further=further)
 
     def places(
         self,
@@ -92,6 +97,8 @@ class Matching:
         name: str,
         notes: Notes,
         table: RawTable | None = None,
+        *,
+        further: bool = False,
     ) -> npt.NDArray[np.int64]:
         """Return the item of each id, -1 for one that is not used; see `table_places`."""
         ids = fold_case(pl.Series(list(ids), dtype=pl.String), self.case).to_list()
@@ -105,16 +112,18 @@ class Matching:
                         "first one count: --repeated-items first."
                     )
                 repeated += 1
-                continue
+                if not further:
+                    continue
             seen.add(text)
             place = self.items.find(text)
             places[row] = -1 if place is None else place
         if repeated:
             notes.notes.append(
                 f"{name}: {plural(repeated, 'further row', 'further rows')} of the same items in "
-                f"{path.name} left out (--repeated-items first)."
+                f"{path.name} {'used where the first is empty' if further else 'left out'} "
+                "(--repeated-items first)."
             )
-        self._report(seen, int((places >= 0).sum()), path, name, notes)
+        self._report(seen, len(np.unique(places[places >= 0])), path, name, notes)
         return places
 
     def _report(self, ids: set[str], matched: int, path: Path, name: str, notes: Notes) -> None:

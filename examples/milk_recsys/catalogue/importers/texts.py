@@ -83,13 +83,13 @@ def read_texts(
         DataError: a column is absent, or no item has a text.
     """
     table.need(matching.item_column, *columns)
-    places = matching.table_places(table, name, draft)
+    places = matching.table_places(table, name, draft, further=True)
     joined = [""] * len(matching.items)
     for first, frame in table.batches(list(columns)):
         cells = [texts(frame[column], table.missing(column)) for column in columns]
         for row, words in enumerate(zip(*cells, strict=True)):
             place = places[first + row]
-            if place >= 0:
+            if place >= 0 and not joined[place]:
                 joined[place] = " ".join(word for word in words if word)
     return checked_texts(draft, name, Texts(joined, tuple(columns), table.path.name))
 
@@ -115,13 +115,13 @@ def read_levels(
 ) -> list[list[list[str]]]:
     """Return the categories of each item: for each column, the levels in the item's cell."""
     table.need(matching.item_column, *columns)
-    places = matching.table_places(table, name, draft)
+    places = matching.table_places(table, name, draft, further=True)
     levels: list[list[list[str]]] = [[[] for _ in columns] for _ in range(len(matching.items))]
     for first, frame in table.batches(list(columns)):
         cells = [items_of(frame[column], table.missing(column)) for column in columns]
         for row, item in enumerate(zip(*cells, strict=True)):
             place = places[first + row]
-            if place >= 0:
+            if place >= 0 and not any(levels[place]):
                 levels[place] = list(item)
     return levels
 
@@ -238,8 +238,8 @@ def _write_rows(draft: Draft, name: str, t: Texts, encoder: Encoder) -> None:
         rows[batch[known]] = encoded[known]
     if unknown:
         draft.notes.append(
-            f"{name}: {plural(unknown, 'text has', 'texts have')} no word that is known from two "
-            "other texts; written as missing."
+            f"{name}: {plural(unknown, 'text has', 'texts have')} no word that two of the fitted "
+            "texts share; written as missing."
         )
     copies = Counter(text for text in t.texts if text).most_common(1)[0]
     if copies[1] >= max(LEAST_COPIES, COPIES_SHARE * len(t.texts)):
