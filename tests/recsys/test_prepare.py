@@ -12,6 +12,7 @@ import pytest
 
 from milk_recsys import prepare
 from milk_recsys.catalogue.dataset import read_dataset
+from milk_recsys.catalogue.importers import rows as feature_rows
 from milk_recsys.catalogue.importers import write
 from milk_recsys.catalogue.importers.filled import find_filled
 from milk_recsys.catalogue.split import draw_split, read_split
@@ -563,7 +564,7 @@ def test_filled_rows_may_be_kept(tmp_path, capsys):
 
 def test_features_larger_than_a_block_are_read_in_blocks(tmp_path, monkeypatch):
     """At most one block of rows is read from a file at a time."""
-    for module in (write, sys.modules["milk_recsys.catalogue.importers.filled"]):
+    for module in (write, feature_rows, sys.modules["milk_recsys.catalogue.importers.filled"]):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 5)
     image, text_rows = write_mmrec(tmp_path / "in", items=23)
     sizes = []
@@ -574,7 +575,7 @@ def test_features_larger_than_a_block_are_read_in_blocks(tmp_path, monkeypatch):
             sizes.append(len(x))
         return real(x, *args, **kwargs)
 
-    monkeypatch.setattr(write.np, "asarray", counted)
+    monkeypatch.setattr(feature_rows.np, "asarray", counted)
     assert mmrec(tmp_path) == 0
     monkeypatch.undo()
     assert max(size for size in sizes if size <= 23) <= 5 or 23 not in sizes

@@ -219,7 +219,7 @@ def test_new_items_lack_what_their_table_lacks(prepared, capsys):
     assert np.isnan(title).all(axis=1).tolist() == [False, True]
     assert np.isnan(brand).all(axis=1).tolist() == [False, True]
     assert not (prepared / "new/features/image.npy").exists()
-    assert "image: no table, so all items lack it" in capsys.readouterr().out
+    assert "image: nothing given, so all items lack it" in capsys.readouterr().out
     frame.write_csv(prepared / "titles.csv")
     named = (f"title={prepared / 'titles.csv'}",)
     assert new_items(prepared, "only", table=named) == 0

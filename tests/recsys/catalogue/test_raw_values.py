@@ -11,7 +11,8 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.raw.columns import choose_features, describe_columns, find_columns
 from milk_recsys.catalogue.raw.tables import FrameTable, TextFormat
 from milk_recsys.catalogue.raw.times import Times
-from milk_recsys.catalogue.raw.values import BadCell, Missing, items_of, numbers, texts, vectors
+from milk_recsys.catalogue.raw.values import BadCell, Missing, numbers, vectors
+from milk_recsys.catalogue.raw.words import items_of, texts
 
 
 def number_list(cells, decimal=".", further=()):

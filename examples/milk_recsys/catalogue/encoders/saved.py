@@ -20,6 +20,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import write_json
 from milk_recsys.catalogue.encoders.categories import Categories
 from milk_recsys.catalogue.encoders.contract import Arrays, Encoder
+from milk_recsys.catalogue.encoders.pictures import Pictures
 from milk_recsys.catalogue.encoders.sentences import Sentences
 from milk_recsys.catalogue.encoders.tfidf import Tfidf
 
@@ -69,11 +70,14 @@ def save_recipes(folder: Path, recipes: Mapping[str, Recipe]) -> None:
     write_json(target / INDEX, index)
 
 
-def load_recipes(folder: Path, *, encoder: str | None = None) -> dict[str, Recipe]:
+def load_recipes(
+    folder: Path, *, encoder: str | None = None, picture_encoder: str | None = None
+) -> dict[str, Recipe]:
     """Return the recipes that `save_recipes` wrote into `folder`, a data set or a run.
 
     Arguments:
-        encoder: where sentence encoders are now, if they have moved.
+        encoder, picture_encoder: where the sentence encoder and the image encoder are now, if they
+            have moved.
 
     Raises:
         DataError: the folder has none, or they are damaged.
@@ -86,14 +90,15 @@ def load_recipes(folder: Path, *, encoder: str | None = None) -> dict[str, Recip
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        return {name: _load(path.parent, entry, encoder) for name, entry in index.items()}
+        moved = {Sentences.kind: encoder, Pictures.kind: picture_encoder}
+        return {name: _load(path.parent, entry, moved) for name, entry in index.items()}
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: is damaged ({error!r:.150}). Prepare the data again.") from None
 
 
-def _load(folder: Path, entry: Mapping[str, Any], name: str | None) -> Recipe:
+def _load(folder: Path, entry: Mapping[str, Any], moved: Mapping[str, str | None]) -> Recipe:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -108,13 +113,16 @@ def _load(folder: Path, entry: Mapping[str, Any], name: str | None) -> Recipe:
             arrays = load_file(file)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{file}: cannot be read ({error!s:.150}).") from None
+    settings = entry["settings"]
     if kind == Sentences.kind:
-        return Recipe(item_column, columns, Sentences.restore(entry["settings"], arrays, name))
+        return Recipe(item_column, columns, Sentences.restore(settings, arrays, moved[kind]))
+    if kind == Pictures.kind:
+        return Recipe(item_column, columns, Pictures.restore(settings, arrays, moved[kind]))
     kinds: dict[str, Callable[[Mapping[str, Any], Arrays], Encoder]] = {
         Tfidf.kind: Tfidf.restore,
         Categories.kind: Categories.restore,
     }
-    return Recipe(item_column, columns, kinds[kind](entry["settings"], arrays))
+    return Recipe(item_column, columns, kinds[kind](settings, arrays))
 
 
 def copy_encoders(source: Path, target: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from milk_recsys.base.errors import OptionError
+from milk_recsys.catalogue.encoders.pictures import Pictures
 from milk_recsys.catalogue.encoders.saved import Recipe
 from milk_recsys.catalogue.importers.interactions import RowOptions, read_interactions
 from milk_recsys.catalogue.importers.matching import Matching, Place
 from milk_recsys.catalogue.importers.numbers import write_numbers
+from milk_recsys.catalogue.importers.pictures import write_pictures
 from milk_recsys.catalogue.importers.texts import (
     EncodeOptions,
     read_levels,
@@ -21,7 +23,7 @@ from milk_recsys.catalogue.importers.texts import (
 )
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.tables import RawTable, TextFormat, open_table
-from milk_recsys.catalogue.raw.values import texts
+from milk_recsys.catalogue.raw.words import texts
 
 __all__ = ["Plan", "assemble", "start", "write_names"]
 
@@ -34,6 +36,8 @@ class Plan:
         pairs: table of interactions.
         rows: which of its rows count.
         numbers, texts, categories: modality -> file and columns.
+        pictures: modality -> folder of pictures.
+        picture_encoder: ONNX model that encodes them.
         names: file and column with a name for each item, or None.
         item_column: column of ids in the tables of items; None for that of the interactions.
         item_ids: text file with the id of each row of an array.
@@ -47,6 +51,8 @@ class Plan:
     numbers: Mapping[str, Place] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, Place] = dataclasses.field(default_factory=dict)
     categories: Mapping[str, Place] = dataclasses.field(default_factory=dict)
+    pictures: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    picture_encoder: Path | None = None
     names: Place | None = None
     item_column: str | None = None
     item_ids: Path | None = None
@@ -58,7 +64,7 @@ class Plan:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of all modalities."""
-        return (*self.numbers, *self.texts, *self.categories)
+        return (*self.numbers, *self.texts, *self.categories, *self.pictures)
 
 
 def assemble(draft: Draft, plan: Plan) -> None:
@@ -88,6 +94,9 @@ def assemble(draft: Draft, plan: Plan) -> None:
         recipes[name] = write_categories(
             draft, name, levels, place.columns, item_column, table.path.name
         )
+    for name, folder in plan.pictures.items():
+        encoder = Pictures(Path(str(plan.picture_encoder)))
+        recipes[name] = write_pictures(draft, name, folder, encoder, matching)
     given = {
         name: read_texts(draft, name, tables.open(place), place.columns, matching)
         for name, place in plan.texts.items()
@@ -109,8 +118,8 @@ def check_plan(plan: Plan) -> None:
     """Raise OptionError for a plan without modalities, or with invalid ones."""
     if not plan.modalities:
         raise OptionError(
-            "at least one modality is needed: --features NAME=FILE, --text NAME=FILE:COLUMN, or "
-            "--categories NAME=FILE:COLUMN."
+            "at least one modality is needed: --features NAME=FILE, --text NAME=FILE:COLUMN, "
+            "--categories NAME=FILE:COLUMN, or --pictures NAME=FOLDER."
         )
     twice = {name for name in plan.modalities if plan.modalities.count(name) > 1}
     if twice:
@@ -122,6 +131,8 @@ def check_plan(plan: Plan) -> None:
                     f"{option} {name}={place.path}: name the columns to read, as in "
                     f"{name}={place.path}:COLUMN[,COLUMN]."
                 )
+    if plan.pictures and plan.picture_encoder is None:
+        raise OptionError("--pictures needs --picture-encoder, an ONNX model on this machine.")
     plan.encode.check()
 
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.importers.options import OutputOptions
-from milk_recsys.catalogue.importers.write import Draft, copy_rows, read_features
+from milk_recsys.catalogue.importers.rows import copy_rows, read_features
+from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.files import open_bytes
 from milk_recsys.catalogue.raw.tables import open_table
 from milk_recsys.catalogue.raw.times import Times

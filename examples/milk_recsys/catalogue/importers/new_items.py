@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from milk_recsys.base.errors import DataError, OptionError, plural
+from milk_recsys.catalogue.encoders.pictures import Pictures, find_pictures
 from milk_recsys.catalogue.encoders.saved import Recipe, load_recipes
 from milk_recsys.catalogue.importers.ids import Ids
 from milk_recsys.catalogue.importers.matching import Matching
 from milk_recsys.catalogue.importers.numbers import write_table_numbers
 from milk_recsys.catalogue.importers.options import FileOptions
+from milk_recsys.catalogue.importers.pictures import write_pictures
+from milk_recsys.catalogue.importers.tables import named_places
 from milk_recsys.catalogue.importers.texts import TEXTS_AT_ONCE, read_levels, read_texts
 from milk_recsys.catalogue.importers.write import Draft, drafting
 from milk_recsys.catalogue.raw.tables import RawTable, open_table
@@ -28,14 +31,18 @@ class NewItems(FileOptions):
 
     run: Path
     """Folder of a run, or of a data set, whose encoders are used."""
-    table: tuple[str, ...]
+    table: tuple[str, ...] = ()
     """Table of new items; or NAME=FILE for each modality that has a table of its own."""
+    pictures: tuple[str, ...] = ()
+    """NAME=FOLDER for each modality of pictures."""
     out: Path
     """Folder for the new items; it must not exist yet."""
     item_column: str | None = None
     """Name of the column of items; by default that of the training data."""
     encoder: str | None = None
     """Where the sentence encoder is now, if it has moved."""
+    picture_encoder: str | None = None
+    """Where the image encoder is now, if it has moved."""
     repeated_items: Literal["error", "first"] = "error"
     """A second row of an item in a table: an error, or left out."""
 
@@ -46,27 +53,37 @@ class NewItems(FileOptions):
             DataError: a table cannot be read, or the run has no saved encoders.
             OptionError: an option is invalid.
         """
-        recipes = load_recipes(self.run, encoder=self.encoder)
-        tables = self._tables(recipes)
-        if not tables:
-            raise OptionError("--table: name a table of new items.")
+        recipes = load_recipes(self.run, encoder=self.encoder, picture_encoder=self.picture_encoder)
+        tables, folders = self._tables(recipes), self._folders(recipes)
+        if not tables and not folders:
+            raise OptionError("--table: name a table of new items, or a folder with --pictures.")
         items = Ids()
         for name, table in tables.items():
             for row, text in enumerate(table.distinct_ids(self._column(recipes[name]))):
                 if text is None:
                     raise DataError(f"{table.place(row)}: has no id of its item. Give it one.")
                 items.number(text)
+        for folder in folders.values():
+            for text in find_pictures(folder):
+                items.number(text)
         with drafting(self.out, self.out.name, f"prepare.py items: {self.run.name}") as draft:
             draft.counts = {"num_items": len(items)}
             draft.write_names(None, items.names)
             for name, table in tables.items():
                 self._write(draft, name, table, recipes[name], items)
+            for name, folder in folders.items():
+                encoder = cast(Pictures, recipes[name].encoder)
+                write_pictures(draft, name, folder, encoder, Matching(items, ""), checked=False)
             draft.write_manifest()
-        absent = [name for name in recipes if name not in tables]
-        notes = [*draft.notes, *(f"{name}: no table, so all items lack it." for name in absent)]
+        written = [*tables, *folders]
+        absent = [name for name in recipes if name not in written]
+        notes = [
+            *draft.notes,
+            *(f"{name}: nothing given, so all items lack it." for name in absent),
+        ]
         return [
             *(f"note: {text}" for text in notes),
-            f"{self.out}: {plural(len(items), 'new item', 'new items')} with {', '.join(tables)}",
+            f"{self.out}: {plural(len(items), 'new item', 'new items')} with {', '.join(written)}",
         ]
 
     def _tables(self, recipes: Mapping[str, Recipe]) -> dict[str, RawTable]:
@@ -87,6 +104,15 @@ class NewItems(FileOptions):
                 )
             named |= {name: table for name in fitting if name not in named}
         return {name: named[name] for name in recipes if name in named}
+
+    def _folders(self, recipes: Mapping[str, Recipe]) -> dict[str, Path]:
+        """Return the folder of pictures of each modality that one is given for."""
+        folders = {n: place.path for n, place in named_places("--pictures", self.pictures).items()}
+        for name in folders:
+            encoder = recipes[name].encoder if name in recipes else None
+            if not isinstance(encoder, Pictures):
+                raise OptionError(f"--pictures: the run has no modality of pictures {name!r}.")
+        return folders
 
     def _column(self, recipe: Recipe) -> str:
         return self.item_column or recipe.item_column
@@ -123,4 +149,4 @@ class NewItems(FileOptions):
 def _fits(recipe: Recipe, table: RawTable) -> bool:
     """Return whether a table has the numbers of a modality, or some of its texts or categories."""
     present = [column in table.columns for column in recipe.columns]
-    return all(present) if recipe.encoder is None else any(present)
+    return all(present) if recipe.encoder is None else any(present)  # Pictures have no columns.

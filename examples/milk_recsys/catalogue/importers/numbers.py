@@ -13,7 +13,8 @@ import polars as pl
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.encoders.saved import Recipe
 from milk_recsys.catalogue.importers.matching import Matching, Place
-from milk_recsys.catalogue.importers.write import Draft, copy_rows
+from milk_recsys.catalogue.importers.rows import copy_rows
+from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.arrays import FeatureRows, open_rows
 from milk_recsys.catalogue.raw.columns import (
     Column,

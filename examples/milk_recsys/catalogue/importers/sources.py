@@ -74,10 +74,12 @@ class RecBole(EncodingOptions, FileOptions, PairOptions, OutputOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HM(EncodingOptions, PairOptions, OutputOptions):
-    """H&M's fashion data: transactions_train.csv and articles.csv."""
+    """H&M's fashion data: transactions_train.csv, articles.csv, and the folder images."""
 
     folder: Path
     """Folder with the files."""
+    picture_encoder: Path | None = None
+    """ONNX model that encodes the pictures; by default they are left out."""
 
     def describe(self) -> str:
         """Return the source of the data set, for its manifest."""
@@ -98,6 +100,8 @@ class HM(EncodingOptions, PairOptions, OutputOptions):
                     "description": Place(articles, ("detail_desc",)),
                 },
                 categories={"categories": Place(articles, categories)} if categories else {},
+                pictures={"image": self.folder / "images"} if self.picture_encoder else {},
+                picture_encoder=self.picture_encoder,
                 names=Place(articles, ("prod_name",)),
                 encode=self.encode_options,
             ),

@@ -36,6 +36,10 @@ class Table(EncodingOptions, FileOptions, PairOptions, OutputOptions):
     """NAME=FILE:COLUMN[,COLUMN] for each modality of texts, which are encoded."""
     categories: tuple[str, ...] = ()
     """NAME=FILE:COLUMN[,COLUMN] for each modality of categories, which become zeros and ones."""
+    pictures: tuple[str, ...] = ()
+    """NAME=FOLDER for each modality of pictures, whose files are called like the ids of items."""
+    picture_encoder: Path | None = None
+    """ONNX model that encodes pictures; it takes (n, 3, height, width) and returns (n, dim)."""
     user_column: str = "user"
     """Name of the column of users."""
     item_column: str = "item"
@@ -70,6 +74,8 @@ class Table(EncodingOptions, FileOptions, PairOptions, OutputOptions):
                 numbers=numbers,
                 texts=named_places("--text", self.text),
                 categories=named_places("--categories", self.categories),
+                pictures={n: p.path for n, p in named_places("--pictures", self.pictures).items()},
+                picture_encoder=self.picture_encoder,
                 names=parse_place("--item-names", self.item_names) if self.item_names else None,
                 item_column=self.feature_item_column,
                 item_ids=self.item_ids,

@@ -21,7 +21,7 @@ from milk_recsys.catalogue.importers.filled import COPIES_SHARE, LEAST_COPIES
 from milk_recsys.catalogue.importers.matching import Matching
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.tables import RawTable
-from milk_recsys.catalogue.raw.values import items_of, texts
+from milk_recsys.catalogue.raw.words import items_of, texts
 from milk_recsys.catalogue.split import Split, draw_split
 from milk_recsys.config.options import DataOptions, Options, validate
 
