@@ -130,8 +130,7 @@ class Pictures:
         left, top = (width - self.size) // 2, (height - self.size) // 2
         image = image.crop((left, top, left + self.size, top + self.size))
         pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
-        prepared: npt.NDArray[np.float32] = (pixels - self.mean) / self.std
-        return prepared
+        return ((pixels - self.mean) / self.std).astype(np.float32)
 
     def _run(self, pictures: npt.NDArray[np.float32]) -> Rows:
         """Return the model's output for (n, 3, size, size), (n, width)."""

@@ -157,11 +157,11 @@ class _Unreported:
         self.warnings: list[str] = []
 
 
-def write_names(draft: Draft, matching: Matching, table: RawTable, place: Place) -> None:
+def write_names(draft: Draft, matching: Matching, table: RawTable, named: Place) -> None:
     """Write the name of each item, its id where the table has none, beside its id."""
-    if len(place.columns) != 1:
+    if len(named.columns) != 1:
         raise OptionError("--item-names must be FILE:COLUMN.")
-    column = place.columns[0]
+    column = named.columns[0]
     table.need(matching.item_column, column)
     places = matching.table_places(table, "names", _Unreported(), further=True)
     names = [""] * len(matching.items)
