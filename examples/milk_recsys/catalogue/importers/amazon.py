@@ -22,7 +22,7 @@ from milk_recsys.catalogue.importers.options import EncodingOptions, OutputOptio
 from milk_recsys.catalogue.importers.texts import read_texts, write_texts
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.files import open_bytes
-from milk_recsys.catalogue.raw.tables import RawTable, open_table
+from milk_recsys.catalogue.raw.tables import RawTable, open_table, shown_names
 
 __all__ = ["Amazon"]
 
@@ -89,7 +89,7 @@ class Amazon(EncodingOptions, PairOptions, OutputOptions):
         if release.item not in metadata.columns:
             raise DataError(
                 f"{metadata.path}: has no {release.item!r}; it has "
-                f"{', '.join(metadata.columns[:20])}. Is it the file of metadata of the same "
+                f"{shown_names(metadata.columns)}. Is it the file of metadata of the same "
                 "release?"
             )
         time = release.time if release.time in reviews.columns else None
@@ -120,7 +120,7 @@ def _release(reviews: RawTable) -> Release:
             return release
     wanted = " or ".join(f"{r.user!r} and {r.item!r}" for r in RELEASES)
     raise DataError(
-        f"{reviews.path}: must have {wanted}; it has {', '.join(reviews.columns[:20])}. Is it a "
+        f"{reviews.path}: must have {wanted}; it has {shown_names(reviews.columns)}. Is it a "
         "file of reviews?"
     )
 

@@ -20,7 +20,7 @@ from milk_recsys.catalogue.importers.pictures import write_pictures
 from milk_recsys.catalogue.importers.tables import named_places
 from milk_recsys.catalogue.importers.texts import TEXTS_AT_ONCE, read_levels, read_texts
 from milk_recsys.catalogue.importers.write import Draft, drafting
-from milk_recsys.catalogue.raw.tables import RawTable, open_table
+from milk_recsys.catalogue.raw.tables import RawTable, open_table, shown_names
 
 __all__ = ["NewItems"]
 
@@ -99,7 +99,7 @@ class NewItems(FileOptions):
             if not fitting:
                 wanted = "; ".join(f"{n}: {', '.join(r.columns)}" for n, r in recipes.items())
                 raise DataError(
-                    f"{word}: has the columns of no modality. It has {', '.join(table.columns)}; "
+                    f"{word}: has the columns of no modality. It has {shown_names(table.columns)}; "
                     f"needed are {wanted}."
                 )
             named |= {name: table for name in fitting if name not in named}

@@ -65,6 +65,8 @@ def _unique(columns: Sequence[str]) -> list[str]:
 
 def _frame(batch: Any, path: Path) -> pl.DataFrame:
     """Return a record batch as a frame of polars."""
+    # polars trusts what it is given; a damaged file may hold texts that are not UTF-8.
+    batch.validate(full=True)
     # polars 2.1 refuses some sliced lists of a fixed size that have nulls.
     columns = {
         field.name: column.cast(pa.list_(field.type.value_type))

@@ -11,7 +11,7 @@ from typing import Literal, cast
 import polars as pl
 
 from milk_recsys.base.errors import DataError, plural
-from milk_recsys.catalogue.raw.tables import RawTable
+from milk_recsys.catalogue.raw.tables import RawTable, shown_names
 from milk_recsys.catalogue.raw.values import (
     CUT_CELL,
     LIST_CELL,
@@ -60,7 +60,7 @@ class Column:
     quantity: bool = False
 
     def __str__(self) -> str:
-        name = self.name or "(no name)"
+        name = shown_names([self.name])
         kind = f"vectors of {self.width}" if self.kind == "vectors" else str(self.kind)
         if self.kind == "index":
             kind = "index of the rows"

@@ -14,7 +14,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.raw.files import file_format, parts_of
 from milk_recsys.catalogue.raw.values import BadCell, Missing, id_texts, numbers, plain_ids
 
-__all__ = ["FrameTable", "PartsTable", "RawTable", "TextFormat", "open_table"]
+__all__ = ["FrameTable", "PartsTable", "RawTable", "TextFormat", "open_table", "shown_names"]
 
 ROWS_AT_ONCE = 65_536  # Number of rows of a block.
 
@@ -75,10 +75,9 @@ class RawTable(abc.ABC):
         """Raise DataError unless the table has all these columns."""
         for name in columns:
             if name not in self.columns:
-                shown = ", ".join(name or "(no name)" for name in self.columns[:40])
-                more = ", ..." if len(self.columns) > 40 else ""
                 raise DataError(
-                    f"{self.path}: has no column {name!r}; it has {shown}{more}.{self.hint}"
+                    f"{self.path}: has no column {name!r}; it has {shown_names(self.columns)}."
+                    f"{self.hint}"
                 )
 
     def missing(self, column: str) -> list[str]:
@@ -160,6 +159,13 @@ class FrameTable(RawTable):
     def place(self, row: int) -> str:
         """Return the name of the table and the row."""
         return f"{self.path}, row {row}"
+
+
+def shown_names(columns: Sequence[str]) -> str:
+    """Return names of columns on one line, for an error message."""
+    # A file without a header has cells in place of names, which may be long.
+    names = [" ".join(name.split())[:60] or "(no name)" for name in columns[:40]]
+    return ", ".join(names) + (", ..." if len(columns) > 40 else "")
 
 
 def open_table(path: Path, text: TextFormat | None = None) -> RawTable:
