@@ -5,40 +5,43 @@
     from milk_recsys import load_run
     scorer = load_run("runs/20250101-120000-milk")
 
-and `update_run` adds new pairs, users and items to a finished run of KEEP. Importing the package
-does not import torch; these functions do. They and the commands need
+`Catalogue.from_frames` makes a data set from frames of pandas, polars or Arrow in memory, and
+`update_run` adds new pairs, users and items to a finished run of KEEP.
+
+Importing the package does not import torch; these functions do. They and the commands need
 `pip install "invmod[recsys]"`.
 """
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from milk_recsys.catalogue.frames import Catalogue
     from milk_recsys.run.scorer import load_run
     from milk_recsys.run.update import update_run
 
-__all__ = ["load_run", "update_run"]
+__all__ = ["Catalogue", "load_run", "update_run"]
 
 _MODULES = {
+    "Catalogue": "milk_recsys.catalogue.frames",
     "load_run": "milk_recsys.run.scorer",
     "update_run": "milk_recsys.run.update",
 }
 
 
-# Loading the functions on first access keeps `import milk_recsys` free of torch.
+# Loading on first access keeps `import milk_recsys` free of torch and of the extra's packages.
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        try:
-            module = importlib.import_module(_MODULES[name])
-        except ModuleNotFoundError as error:
-            from milk_recsys.base.extras import PACKAGES, extra_needed
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        from milk_recsys.base.extras import PACKAGES, extra_needed
 
-            package = (error.name or "").partition(".")[0]
-            if package not in PACKAGES:
-                raise
-            raise ImportError(extra_needed(name, [package])) from None
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        package = (error.name or "").partition(".")[0]
+        if package not in PACKAGES:
+            raise
+        raise ImportError(extra_needed(name, [package])) from None
 
 
 def __dir__() -> list[str]:

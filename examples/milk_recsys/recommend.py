@@ -125,7 +125,12 @@ def recommend(options: RecommendOptions, log: Callable[[str], None] = print) -> 
     if options.threads:
         torch.set_num_threads(options.threads)
     scorer = load_run(options.run, device=options.device)
-    items = read_items(options.items, scorer.dims, empty_items=options.empty_items)
+    items = read_items(
+        options.items,
+        scorer.dims,
+        content_zeros=scorer.content_zeros,
+        empty_items=options.empty_items,
+    )
     # This check comes after the input has been read, so that errors in the input are reported
     # first.
     _check_free(users_path, items_path, options)

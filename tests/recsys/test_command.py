@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 # Distributions whose module has another name.
 MODULES = {"scikit-learn": "sklearn", "typing-extensions": "typing_extensions"}
 # Modules of the extras `fast` and `text`; the code that imports them handles their absence.
-GUARDED = {"numba", "sentence_transformers"}
+GUARDED = {"PIL", "h5py", "numba", "onnxruntime", "sentence_transformers"}
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

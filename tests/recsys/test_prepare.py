@@ -12,6 +12,7 @@ import pytest
 
 from milk_recsys import prepare
 from milk_recsys.catalogue.dataset import read_dataset
+from milk_recsys.catalogue.importers import rows as feature_rows
 from milk_recsys.catalogue.importers import write
 from milk_recsys.catalogue.importers.filled import find_filled
 from milk_recsys.catalogue.split import draw_split, read_split
@@ -171,7 +172,7 @@ def cut_gzip(folder):
     path.write_bytes(path.read_bytes()[:-300])
 
 
-def no_gzip(folder):
+def no_objects(folder):
     (folder / "meta_Toys.json.gz").write_text("{}")
 
 
@@ -213,9 +214,9 @@ def no_images(folder):
     [
         (break_reviews, "reviews_Toys_5.json.gz, line 2: is neither JSON nor a Python literal"),
         (cut_gzip, "reviews_Toys_5.json.gz: is not a complete gzip file"),
-        (no_gzip, "meta_Toys.json.gz: is not a complete gzip file"),
-        (no_reviewer, "line 1: lacks 'reviewerID'"),
-        (no_asin, "line 1: lacks 'asin'"),
+        (no_objects, "meta_Toys.json.gz: has no objects"),
+        (no_reviewer, "it has asin. Is it a file of reviews?"),
+        (no_asin, "has no 'asin'; it has title. Is it the file of metadata"),
         (code_in_metadata, "line 1: is neither JSON nor a Python literal"),
         (cut_record, "record 40 is cut short"),
         (nan_in_picture, "record 1, item B000000001, has NaN or an infinity"),
@@ -236,11 +237,11 @@ def test_errors_in_amazon_files_name_the_place_and_leave_no_files(
 
 def test_an_encoder_and_its_package_must_exist(tmp_path, capsys, monkeypatch):
     write_amazon(tmp_path)
-    assert amazon(tmp_path, encoder=tmp_path / "nowhere") == 2
+    assert amazon(tmp_path, encoder=str(tmp_path / "nowhere")) == 2
     assert "is not a folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     (tmp_path / "encoder").mkdir()
-    assert amazon(tmp_path, encoder=tmp_path / "encoder") == 2
+    assert amazon(tmp_path, encoder=str(tmp_path / "encoder")) == 2
     assert "invmod[text]" in capsys.readouterr().err
 
 
@@ -264,7 +265,7 @@ def test_a_local_sentence_encoder(tmp_path):
         transformers.BertConfig(vocab_size=5 + len(WORDS), **sizes)
     ).save_pretrained(folder)
     write_amazon(tmp_path)
-    assert amazon(tmp_path, encoder=folder) == 0
+    assert amazon(tmp_path, encoder=str(folder)) == 0
     assert read_dataset(tmp_path / "out").features["text"].shape[1] == 8
     assert not (tmp_path / "out" / "split.npz").exists()
 
@@ -286,7 +287,7 @@ def write_mmrec(folder, lines=None, *, items=12):
 
 
 def mmrec(folder, **values):
-    return prepare.run_command(prepare.Mmrec(folder / "in", folder / "out", **values))
+    return prepare.run_command(prepare.Mmrec(folder=folder / "in", out=folder / "out", **values))
 
 
 def test_mmrec(tmp_path, capsys):
@@ -370,7 +371,7 @@ def write_text(folder, **parts):
 
 
 def text(folder, **values):
-    return prepare.run_command(prepare.Text(folder / "in", folder / "out", **values))
+    return prepare.run_command(prepare.Text(folder=folder / "in", out=folder / "out", **values))
 
 
 def test_text_keeps_its_split(tmp_path, capsys):
@@ -462,14 +463,17 @@ def write_tables(folder):
 
 
 def table(folder, pairs="pairs.csv", features=None, **values):
-    given = features or (f"image={folder / 'image.parquet'}", f"text={folder / 'text.npy'}")
+    usual = (f"image={folder / 'image.parquet'}", f"text={folder / 'text.npy'}")
+    given = usual if features is None else features
     fixed = {
+        "pairs": folder / pairs,
+        "features": given,
         "user_column": "who",
         "item_column": "sku",
         "item_ids": folder / "ids.txt",
         "out": folder / "out",
     }
-    return prepare.run_command(prepare.Table(folder / pairs, given, **{**fixed, **values}))
+    return prepare.run_command(prepare.Table(**{**fixed, **values}))
 
 
 @pytest.mark.parametrize("pairs", ["pairs.csv", "pairs.parquet"])
@@ -484,7 +488,8 @@ def test_tables(tmp_path, pairs, capsys):
     np.testing.assert_array_equal(dataset.features["text"], [[6, 9], [4, 5], [2, 3]])
     assert dataset.features["text"].dtype == np.float16
     output = capsys.readouterr().out
-    assert "image: 1 column without numbers left out (note, ...)" in output
+    assert "image: 2 features from a (numbers), b (numbers) of image.parquet" in output
+    assert "left out: note (text)" in output
     assert "image: 1 row belongs to an item without interactions and is left out" in output
 
 
@@ -495,17 +500,18 @@ def test_tables(tmp_path, pairs, capsys):
         ({"item_ids": None}, "need --item-ids"),
         ({"features": ("image",)}, "--features must be NAME=FILE"),
         ({"features": ("image=a.csv", " image=b.csv")}, "each name once"),
-        ({"features": ()}, "--features is needed"),
+        ({"features": ()}, "at least one modality is needed"),
+        ({"filled": ("image=yes",)}, "--filled must be NAME=keep or NAME=missing"),
+        ({"filled": ("picture=keep",)}, "--filled: 'picture' is no modality"),
+        ({"text": ("image=image.parquet:note",)}, "the modality 'image' is given twice"),
+        ({"text": ("note=image.parquet",)}, "--text note=image.parquet: name the columns"),
         ({"features": ("image=nowhere.csv",)}, "nowhere.csv: no such file"),
         ({"pairs": "ids.json"}, "no such file"),
     ],
 )
 def test_bad_table_options_are_errors(tmp_path, values, message, capsys):
     write_tables(tmp_path)
-    if values.get("features") == ():
-        assert prepare.run_command(prepare.Table(tmp_path / "pairs.csv", (), tmp_path / "out")) == 2
-    else:
-        assert table(tmp_path, **values) == 2
+    assert table(tmp_path, **values) == 2
     assert message in capsys.readouterr().err
 
 
@@ -513,7 +519,7 @@ def test_empty_cells_and_repeated_items_are_errors(tmp_path, capsys):
     write_tables(tmp_path)
     (tmp_path / "pairs.csv").write_text("who,sku\nann,x-1\n,z\n")
     assert table(tmp_path) == 2
-    assert "column 'who' has an empty cell" in capsys.readouterr().err
+    assert "pairs.csv, line 3, column 'who': is empty" in capsys.readouterr().err
     write_tables(tmp_path)
     pl.DataFrame({"sku": ["z", "z"], "a": [1.0, 2.0]}).write_parquet(tmp_path / "image.parquet")
     assert table(tmp_path) == 2
@@ -558,7 +564,7 @@ def test_filled_rows_may_be_kept(tmp_path, capsys):
 
 def test_features_larger_than_a_block_are_read_in_blocks(tmp_path, monkeypatch):
     """At most one block of rows is read from a file at a time."""
-    for module in (write, sys.modules["milk_recsys.catalogue.importers.filled"]):
+    for module in (write, feature_rows, sys.modules["milk_recsys.catalogue.importers.filled"]):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 5)
     image, text_rows = write_mmrec(tmp_path / "in", items=23)
     sizes = []
@@ -569,7 +575,7 @@ def test_features_larger_than_a_block_are_read_in_blocks(tmp_path, monkeypatch):
             sizes.append(len(x))
         return real(x, *args, **kwargs)
 
-    monkeypatch.setattr(write.np, "asarray", counted)
+    monkeypatch.setattr(feature_rows.np, "asarray", counted)
     assert mmrec(tmp_path) == 0
     monkeypatch.undo()
     assert max(size for size in sizes if size <= 23) <= 5 or 23 not in sizes

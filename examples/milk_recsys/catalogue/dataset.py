@@ -5,11 +5,12 @@ A data set is a folder with
 - `dataset.json`: `num_users`, `num_items` and `modalities`, which maps each modality's name to
   `file` (a path relative to the folder, and inside it) and `dim`. Optional keys are `name`,
   `description`, `source`, `num_interactions`, and `dtype` and `missing_rows` of a modality; the
-  last three are compared with the files, and a difference is noted;
+  last three are compared with the files, and a difference is noted. `"zeros": "content"` of a
+  modality says that a row of zeros is content; else it means what a row of NaN means;
 - `interactions.tsv`: tab-separated, with the columns `user` and `item` (0-based ids) named in its
-  header, one pair per line; other columns are ignored. Large sets may have `interactions.npy`
-  instead: integers (pairs, 2). They are left on disk if they are sorted by user, then item, without
-  repeated pairs;
+  header, one pair per line; a column `time` holds unix seconds, and other columns are ignored.
+  Large sets may have `interactions.npy` instead: integers (pairs, 2), and `times.npy` (pairs,).
+  The pairs are left on disk if they are sorted by user, then item, without repeated pairs;
 - one `.npy` file per modality, (num_items, dim), float16, float32 or float64. A row of NaN means
   that the item lacks this modality;
 - optionally `users.tsv` (header `user<TAB>name`) and `items.tsv` (`item<TAB>name`), which give the
@@ -33,9 +34,10 @@ import numpy.typing as npt
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.npy import Features, open_features, scan_features
 from milk_recsys.catalogue.pairs import Pairs, pair_blocks, read_pairs
+from milk_recsys.catalogue.times import Times, read_times
 from milk_recsys.catalogue.tsv import read_interactions, read_lines, read_names
 
-__all__ = ["DataError", "Dataset", "read_dataset"]
+__all__ = ["DataError", "Dataset", "drop_empty_items", "read_dataset"]
 
 MAX_COUNT = 2**31 - 1
 ROWS_AT_ONCE = 16_384  # Number of feature rows hashed at a time.
@@ -53,6 +55,9 @@ class Dataset:
         natural_mask: (num_items, M) bool, the modalities that each item has; the columns are in the
             order of `modalities`.
         user_names, item_names: one name per id, or None.
+        folder: the folder that the data set was read from, or None.
+        times: (P,) first time of each pair in unix seconds, or None.
+        content_zeros: modalities of which a row of zeros is content, not missing.
         notes: messages for the user, for example on ignored columns, merged pairs or dropped items.
         abs_max: modality -> an array and the largest absolute value in it; see `largest`.
     """
@@ -65,6 +70,9 @@ class Dataset:
     natural_mask: npt.NDArray[np.bool_]
     user_names: tuple[str, ...] | None = None
     item_names: tuple[str, ...] | None = None
+    folder: Path | None = None
+    times: Times | None = None
+    content_zeros: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     description: str = ""
     source: str = ""
@@ -146,12 +154,16 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
         features[modality] = open_features(
             where, root=folder, num_rows=num_items, dim=entry["dim"], modality=modality
         )
-        natural_mask[:, column], largest = scan_features(features[modality], where)
+        content = entry.get("zeros") == "content"
+        natural_mask[:, column], largest = scan_features(
+            features[modality], where, content_zeros=content
+        )
         abs_max[modality] = features[modality], largest
         notes += _compare_with_manifest(
             modality, entry, features[modality], natural_mask[:, column]
         )
-    pairs = _drop_empty_items(folder, pairs, natural_mask, empty_items, notes)
+    times = read_times(folder, num_items, pairs, notes)
+    pairs, times = drop_empty_items(folder, pairs, times, natural_mask, empty_items, notes)
     return Dataset(
         name=str(manifest.get("name") or folder.resolve().name),
         num_users=num_users,
@@ -161,6 +173,11 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
         natural_mask=natural_mask,
         user_names=read_names(folder / "users.tsv", "user", num_users, notes),
         item_names=read_names(folder / "items.tsv", "item", num_items, notes),
+        folder=folder,
+        times=times,
+        content_zeros=tuple(
+            name for name, e in manifest["modalities"].items() if e.get("zeros") == "content"
+        ),
         notes=tuple(notes),
         description=str(manifest.get("description", "")),
         source=str(manifest.get("source", "")),
@@ -214,6 +231,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         _expect(path, entry, dict, label, "an object with `file` and `dim`")
         _expect(path, _required(path, entry, "file", label), str, f"`file` of {label}", "a string")
         _check_count(path, entry, "dim", minimum=1, label=label)
+        if entry.get("zeros", "missing") not in ("missing", "content"):
+            raise DataError(
+                f'{path}: `zeros` of {label} must be "missing" or "content", got '
+                f"{entry['zeros']!r:.60}."
+            )
     return dict(manifest)
 
 
@@ -272,21 +294,30 @@ def _compare_with_manifest(
     for key, value in actual.items():
         if entry.get(key, value) != value:
             yield f"{modality}: {key} is {value}, but dataset.json states {entry[key]}."
+    zeros = int((~np.isnan(features[~natural_mask, 0])).sum())
+    if zeros:
+        yield (
+            f"{modality}: {plural(zeros, 'row of zeros counts', 'rows of zeros count')} as "
+            f'missing. If zeros are content, write "zeros": "content" for it in dataset.json.'
+        )
 
 
-def _drop_empty_items(
+def drop_empty_items(
     folder: Path,
     pairs: Pairs,
+    times: Times | None,
     natural_mask: npt.NDArray[np.bool_],
     empty_items: str,
     notes: list[str],
-) -> Pairs:
+) -> tuple[Pairs, Times | None]:
     """Return the pairs whose item has a modality; refuse others if `empty_items` is "error"."""
     has_modality = np.asarray(natural_mask.any(axis=1))
     if has_modality.all():
-        return pairs
+        return pairs, times
     first, count = int(has_modality.argmin()), int((~has_modality).sum())
     kept = np.concatenate([block[has_modality[block[:, 1]]] for _, block in pair_blocks(pairs)])
+    if times is not None:
+        times = times[has_modality[np.asarray(pairs[:, 1])]]
     lost = len(pairs) - len(kept)
     if empty_items == "error":
         raise DataError(
@@ -303,4 +334,4 @@ def _drop_empty_items(
             "Give some of these items a feature."
         )
     # Without a lost pair the original is returned: it may be a memory map, and `kept` is a copy.
-    return pairs if lost == 0 else kept
+    return (pairs if lost == 0 else kept), times

@@ -3,7 +3,8 @@
 The folder holds
 
 - `features/<modality>.npy`, (n, dim), float16, float32 or float64: a row of NaN means that the item
-  lacks this modality. A modality without a file is missing for all items. If there is a
+  lacks this modality, and so does a row of zeros unless the training data say that zeros are
+  content. A modality without a file is missing for all items. If there is a
   `dataset.json`, its `modalities` (name -> `file` and `dim`) name the files to read instead; `dim`
   and `num_items` are optional, and must agree with the files;
 - optionally `items.tsv`: header `item<TAB>name`, a name for every item.
@@ -13,7 +14,7 @@ This module needs NumPy but not torch.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,11 @@ class Items:
 
 
 def read_items(
-    folder: Path, dims: Mapping[str, int], *, empty_items: Literal["error", "drop"] = "error"
+    folder: Path,
+    dims: Mapping[str, int],
+    *,
+    content_zeros: Collection[str] = (),
+    empty_items: Literal["error", "drop"] = "error",
 ) -> Items:
     """Read and check a folder of new items.
 
@@ -53,6 +58,7 @@ def read_items(
         folder: folder of the new items; see the module's description.
         dims: modality -> width of its features in the training data. A modality without a file is
             missing for all items.
+        content_zeros: modalities of which a row of zeros is content, not missing.
         empty_items: how to treat items without any modality: refuse them with an error, or leave
             them out. The ids of the other items do not change.
 
@@ -84,7 +90,7 @@ def read_items(
         )
         # Without a stated number of items, the first file determines it for all others.
         count = len(features[name])
-        columns.append(find_present(features[name], where))
+        columns.append(find_present(features[name], where, content_zeros=name in content_zeros))
     if not features or not count:
         raise DataError(
             f"{folder}: there are no new items. Give a feature file of one of {', '.join(dims)}, "

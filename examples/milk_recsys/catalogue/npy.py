@@ -102,19 +102,24 @@ def map_npy(path: Path, where: str, content: str, absent: str) -> Any:
     raise DataError(f"{where}: is truncated or damaged ({message}). Write it again.")
 
 
-def find_present(features: Features, where: Path | str) -> npt.NDArray[np.bool_]:
-    """Return which rows are present, not NaN, as (rows,) bool. See `scan_features`."""
-    return scan_features(features, where)[0]
+def find_present(
+    features: Features, where: Path | str, *, content_zeros: bool = False
+) -> npt.NDArray[np.bool_]:
+    """Return which rows are present, as (rows,) bool. See `scan_features`."""
+    return scan_features(features, where, content_zeros=content_zeros)[0]
 
 
-def scan_features(features: Features, where: Path | str) -> tuple[npt.NDArray[np.bool_], float]:
+def scan_features(
+    features: Features, where: Path | str, *, content_zeros: bool = False
+) -> tuple[npt.NDArray[np.bool_], float]:
     """Find the rows that are present and the largest absolute value among them.
 
     Every value is read once, in chunks.
 
     Arguments:
-        features: (rows, d); a row of NaN is missing.
+        features: (rows, d); a row of NaN is missing, and so is a row of zeros.
         where: name of the file in error messages.
+        content_zeros: whether a row of zeros is content.
 
     Returns:
         Which rows are present, (rows,) bool; and the largest absolute value, 0 if there is no row.
@@ -135,6 +140,8 @@ def scan_features(features: Features, where: Path | str) -> tuple[npt.NDArray[np
         block = np.ascontiguousarray(features[start : start + step])
         highest = np.bitwise_and(block.view(unsigned), without_sign).max(axis=1)
         finite = highest < infinity
+        if not content_zeros:
+            present[start : start + len(block)] = highest > 0
         # Only rows with an infinity or NaN need a second look.
         rows = np.flatnonzero(~finite)
         empty = np.isnan(block[rows]).all(axis=1)

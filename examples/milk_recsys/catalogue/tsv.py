@@ -14,7 +14,11 @@ import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.pairs import sort_unique_pairs
 
-__all__ = ["read_interactions", "read_lines", "read_names"]
+__all__ = ["read_column", "read_header", "read_interactions", "read_lines", "read_names"]
+
+# Columns that are not needed but known, so that no note says that they are ignored: the time of a
+# pair, which `catalogue.times` reads, and the id of an item in the source.
+OPTIONAL = ("time", "id")
 
 INTEGER = re.compile(r"-?[0-9]+")
 BLOCK_BYTES = 1 << 24  # Bytes of text parsed at a time.
@@ -63,16 +67,33 @@ def _read_pairs(
     return pairs
 
 
+def read_column(path: Path, header: list[str], name: str, kind: Any) -> npt.NDArray[Any]:
+    """Return a column of a tab-separated file as an array; empty cells of numbers are NaN."""
+    names = [column if column == name else f"column {k}" for k, column in enumerate(header)]
+    blocks = [
+        batch.column(0).to_numpy(zero_copy_only=False)
+        for batch in _read_columns(path, names, [name], kind, null_values=[""])
+    ]
+    pa.default_memory_pool().release_unused()
+    return np.concatenate(blocks)
+
+
 def _read_ids(path: Path, names: list[str], kind: Any) -> Iterator[Any]:
     """Yield the columns user and item, converted to the given type, as pyarrow record batches."""
+    yield from _read_columns(path, names, ["user", "item"], kind, null_values=[])
+
+
+def _read_columns(
+    path: Path, names: list[str], wanted: list[str], kind: Any, *, null_values: list[str]
+) -> Iterator[Any]:
     with pa_csv.open_csv(
         path,
         read_options=pa_csv.ReadOptions(column_names=names, skip_rows=1, block_size=BLOCK_BYTES),
         parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
         convert_options=pa_csv.ConvertOptions(
-            column_types={"user": kind, "item": kind},
-            include_columns=["user", "item"],
-            null_values=[],
+            column_types=dict.fromkeys(wanted, kind),
+            include_columns=wanted,
+            null_values=null_values,
         ),
     ) as reader:
         yield from reader
@@ -100,20 +121,27 @@ def _no_interactions(path: Path) -> DataError:
 
 def _read_header(path: Path, needed: tuple[str, ...], notes: list[str]) -> list[str]:
     """Return the column names of a tab-separated file, and note the ones that are ignored."""
-    line = next(iter(read_lines(path)), "").rstrip("\r\n")
-    header = [name.strip() for name in line.split("\t")]
+    header = read_header(path)
     for name in needed:
         if header.count(name) != 1:
             problem = "lacks" if name not in header else "repeats"
+            shown = "\t".join(header)
             raise DataError(
-                f"{path}, line 1: the header {problem} the column `{name}`; it is {line[:80]!r}. "
+                f"{path}, line 1: the header {problem} the column `{name}`; it is "
+                f"{shown[:80]!r}. "
                 f"Begin the file with {'<TAB>'.join(needed)}."
             )
-    ignored = [name for name in header if name not in needed]
+    ignored = [name for name in header if name not in (*needed, *OPTIONAL)]
     if ignored:
         words = "column {} is" if len(ignored) == 1 else "columns {} are"
         notes.append(f"{path.name}: the {words.format(', '.join(ignored))} ignored.")
     return header
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the column names of a tab-separated file."""
+    line = next(iter(read_lines(path)), "").rstrip("\r\n")
+    return [name.strip() for name in line.split("\t")]
 
 
 def _check_lines(path: Path, header: list[str], limits: Mapping[str, int]) -> int:

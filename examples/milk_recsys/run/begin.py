@@ -14,6 +14,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json, replacing, write_json
 from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
+from milk_recsys.catalogue.encoders.saved import copy_encoders
 from milk_recsys.catalogue.synthetic import embedded_dataset
 from milk_recsys.config.command_line import given_options, parse_options
 from milk_recsys.config.options import OptionError, Options, to_json, validate_method
@@ -22,6 +23,7 @@ __all__ = ["begin", "open_run", "start_folder", "write_config"]
 
 RUN_FILES = (
     "users.tsv",
+    "encoders",
     "config.json",
     "metrics.json",
     "history.jsonl",
@@ -36,7 +38,7 @@ RUN_FILES = (
 )
 # Files that are written before config.json. A folder without config.json does not
 # contain a run yet.
-BEFORE_CONFIG = {"users.tsv", "split.npz"}
+BEFORE_CONFIG = {"users.tsv", "encoders", "split.npz"}
 
 
 def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Dataset]:
@@ -115,6 +117,9 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
 def start_folder(out: Path, dataset: Dataset) -> None:
     """Create the folder of a run, and remove temporary files that a killed run left in it.
 
+    The users' names and the encoders of the data set are copied into it, so that new items can be
+    encoded and recommended without the data set.
+
     Raises:
         OptionError: the folder cannot be created.
     """
@@ -126,6 +131,8 @@ def start_folder(out: Path, dataset: Dataset) -> None:
         ) from None
     for leftover in (*out.glob(".*.tmp"), *out.glob("compare/.*.tmp")):
         leftover.unlink()
+    if dataset.folder is not None:
+        copy_encoders(dataset.folder, out)
     if dataset.user_names is not None:
         _write_user_names(out / "users.tsv", dataset.user_names)
 
@@ -170,4 +177,6 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
             )
         },
         "fingerprint": dataset.fingerprint,
+        # Absent unless needed, so that runs of earlier versions have the same facts.
+        **({"content_zeros": list(dataset.content_zeros)} if dataset.content_zeros else {}),
     }

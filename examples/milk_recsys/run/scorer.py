@@ -11,7 +11,7 @@ imputed values and the users' names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -88,7 +88,7 @@ def load_run(
             f"{folder}: the run has not ended. Resume it first: train.py --resume --out {folder}, "
             "with the data it was started with."
         )
-    options, dims, num_users = read_config(folder / "config.json")
+    options, dims, num_users, content_zeros = read_config(folder / "config.json")
     method = options.definition
     if method.scorer is None:
         raise DataError(
@@ -102,7 +102,7 @@ def load_run(
     except (RuntimeError, KeyError) as error:
         raise DataError(f"{weights}: does not fit config.json in its folder ({error}).") from None
     names = read_names(folder / "users.tsv", "user", num_users, [])
-    return Scorer(model, dims, names, scores_at_once=scores_at_once)
+    return Scorer(model, dims, names, content_zeros=content_zeros, scores_at_once=scores_at_once)
 
 
 class ScoringModel(Protocol):
@@ -143,6 +143,7 @@ class Scorer:
         model: a trained model, which is converted to float64.
         dims: modality -> width of its features.
         user_names: one name per user, or None.
+        content_zeros: modalities of which a row of zeros is content, not missing.
         scores_at_once: maximum number of scores in memory; None for a default of the device.
 
     Attributes:
@@ -161,6 +162,7 @@ class Scorer:
         dims: Mapping[str, int],
         user_names: Sequence[str] | None = None,
         *,
+        content_zeros: Collection[str] = (),
         scores_at_once: int | None = None,
     ) -> None:
         # The dtype of the run; the conversion to float64 follows.
@@ -168,6 +170,7 @@ class Scorer:
         self.dtype = model.user_vectors(torch.zeros(1, dtype=torch.int64, device=self.device)).dtype
         self.model = model.double().eval().requires_grad_(False)
         self.dims = dict(dims)
+        self.content_zeros = frozenset(content_zeros)
         self.modalities = model.modalities
         self.num_users = len(model.trained_users)
         self.user_names = None if user_names is None else tuple(user_names)
@@ -186,7 +189,8 @@ class Scorer:
         Arguments:
             users: ids (U,), in any order; ids may repeat. None for all users.
             features: modality -> (n, d), as in the training data, unscaled. A row of NaN is
-                missing. A modality that is absent or None is missing for all items.
+                missing, and so is a row of zeros unless the training data say that zeros are
+                content. A modality that is absent or None is missing for all items.
             empty_items: whether an item without any modality is an error, or is scored by imputed
                 values alone ("impute"). In that case all such items have the same score.
 
@@ -227,6 +231,8 @@ class Scorer:
             )
         # A row of NaN is missing, and so is a modality that is not given.
         mask = mask_from_features(given, self.modalities)
+        for name in given.keys() - self.content_zeros:
+            mask[:, self.modalities.index(name)] &= (given[name] != 0).any(dim=1)
         empty = ~mask.any(dim=1)
         if empty_items == "error" and empty.any():
             raise ValueError(
@@ -371,13 +377,14 @@ def _check_top(top: int) -> None:
         raise ValueError(f"scorer: `top` must be at least 1, got {top}.")
 
 
-def read_config(path: Path) -> tuple[Options, dict[str, int], int]:
-    """Return a run's options, its modalities with their widths, and its number of users."""
+def read_config(path: Path) -> tuple[Options, dict[str, int], int, tuple[str, ...]]:
+    """Return a run's options, modalities with their widths, number of users, content zeros."""
     try:
         values = read_json(path)
         facts = values.pop("dataset")
         dims = {name: int(dim) for name, dim in facts["modalities"].items()}
-        return from_json(values), dims, int(facts["users"])
+        zeros = tuple(map(str, facts.get("content_zeros", ())))
+        return from_json(values), dims, int(facts["users"]), zeros
     except OptionError as error:  # For example, the method is of a package that is not installed.
         raise DataError(f"{path}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -111,7 +111,7 @@ def _finished(run: Path) -> tuple[Options, dict[str, int], int]:
     ]
     if absent:
         raise DataError(f"{run}: lacks {', '.join(absent)}. Name the folder of a finished run.")
-    options, dims, num_users = read_config(run / "config.json")
+    options, dims, num_users, _ = read_config(run / "config.json")
     if options.run.model != "keep":
         raise DataError(
             f"{run}: holds a run of {options.run.model}, which must be trained again. Only runs of "

@@ -553,7 +553,7 @@ def test_item_without_any_modality(folder, item, lost):
     for modality in ("text", "image"):
         change_features(folder, lambda x: x[item].__setitem__(slice(None), np.nan), modality)
     if item == 4:
-        change_features(folder, lambda x: x[2].__setitem__(slice(None), 0.0))
+        change_features(folder, lambda x: x[2].__setitem__(slice(None), 1.0))
     with pytest.raises(
         DataError, match=f"item {item} has no modality at all .*with {lost} .*--empty-items drop"
     ):

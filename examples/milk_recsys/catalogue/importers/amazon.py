@@ -1,200 +1,148 @@
-"""Importer for the Amazon product data of 2014, published by McAuley's group.
+"""Importer for the Amazon review data of McAuley's group: 2014, 2018 and 2023.
 
-The data consist of reviews, metadata and visual features.
+The data consist of reviews and metadata, in JSON lines (those of 2014 also as Python literals),
+compressed or not, and for 2014 and 2018 of visual features.
 """
 
 from __future__ import annotations
 
-import ast
-import gzip
-import json
-import zlib
-from array import array
-from collections.abc import Callable, Iterator
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rich.progress
 
 from milk_recsys.base.errors import DataError, plural
-from milk_recsys.catalogue.importers.write import Draft, Ids
-from milk_recsys.catalogue.split import Split, draw_split
-from milk_recsys.config.options import DataOptions
+from milk_recsys.catalogue.encoders.saved import Recipe
+from milk_recsys.catalogue.importers.assemble import start, write_names
+from milk_recsys.catalogue.importers.ids import Ids
+from milk_recsys.catalogue.importers.matching import Place
+from milk_recsys.catalogue.importers.options import EncodingOptions, OutputOptions, PairOptions
+from milk_recsys.catalogue.importers.texts import read_texts, write_texts
+from milk_recsys.catalogue.importers.write import Draft
+from milk_recsys.catalogue.raw.files import open_bytes
+from milk_recsys.catalogue.raw.tables import RawTable, open_table, shown_names
 
-__all__ = ["prepare_amazon"]
+__all__ = ["Amazon"]
 
 # A record of the image features is a product code (ASIN) and 4096 little-endian float32 numbers.
 CODE_BYTES, VISUAL_DIM = 10, 4096
 RECORD_BYTES = CODE_BYTES + 4 * VISUAL_DIM
-TEXTS_AT_ONCE = 256  # Number of texts encoded at a time.
-TEXT_KEYS = ("title", "brand", "categories", "description")
 
 
-def prepare_amazon(
-    draft: Draft,
-    reviews: Path,
-    metadata: Path,
-    images: Path | None,
-    *,
-    options: DataOptions,
-    text_dim: int,
-    encoder: Path | None,
-) -> None:
-    """Write a data set from the published files.
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """Names of the keys in one release of the data."""
 
-    Arguments:
-        reviews: ``reviews_*_5.json.gz``.
-        metadata: ``meta_*.json.gz``.
-        images: ``image_features_*.b``, or None.
-        options: options of the new-item split on whose warm items text features are fitted; not
-            used with an encoder.
-        text_dim: width of the text features without an encoder.
-        encoder: folder of a local sentence encoder; None fits TF-IDF and a truncated SVD.
-    """
-    users, items, pairs = _read_reviews(reviews)
-    draft.write_pairs(pairs, len(users), len(items))
-    texts, titles = _read_texts(metadata, items, draft)
-    draft.write_names(users.names, [titles[k] or name for k, name in enumerate(items.names)])
-    if images is not None:
-        visual = draft.new_features("visual", VISUAL_DIM)
-        _read_images(images, items, visual, draft)
-        draft.finish_features("visual", visual, images)
-    if encoder is not None:
-        _write_text(draft, texts, _encode(encoder), metadata)
-        draft.write_manifest(text_features=f"sentence encoder {encoder.name}")
-        return
-    # New items must not influence the text features, so the split is drawn before they are fitted.
-    split = _draw_split(draft, texts, options, metadata)
-    encode = _fit_svd([texts[k] for k in split.warm if texts[k]], text_dim)
-    _write_text(draft, texts, encode, metadata)
-    draft.write_manifest(
-        text_features="TF-IDF and SVD fitted on the warm items of split.npz "
-        f"(seed {options.split_seed})"
-    )
-    draft.write_split(split)
-    draft.notes.append(
-        "text features are fitted only on the warm items of split.npz: train with "
-        f"--split OUT/split.npz --setting {options.setting}, and prepare again for another split."
-    )
+    user: str
+    item: str
+    rating: str
+    time: str
+    texts: tuple[str, ...]
 
 
-# --- reading --------------------------------------------------------------------------------------
+# The first release whose keys the reviews have is theirs. An item of 2023 is the parent product,
+# since reviews and metadata of its variants (`asin`) do not meet.
+RELEASES = (
+    Release(
+        "user_id",
+        "parent_asin",
+        "rating",
+        "timestamp",
+        ("title", "store", "categories", "features", "description"),
+    ),
+    Release(
+        "reviewerID",
+        "asin",
+        "overall",
+        "unixReviewTime",
+        ("title", "brand", "categories", "category", "feature", "description"),
+    ),
+)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines of a gzip file, with a progress bar."""
-    try:
-        with (
-            rich.progress.open(path, "rb", description=path.name, transient=True) as raw,
-            gzip.open(raw, "rb") as file,
-        ):
-            for number, line in enumerate(file, 1):
-                yield number, line.decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-        raise DataError(
-            f"{path}: is not a complete gzip file ({error}). Download it again."
-        ) from None
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Amazon(EncodingOptions, PairOptions, OutputOptions):
+    """Amazon product data of 2014, 2018 or 2023: reviews, metadata, visual features."""
 
+    reviews: Path
+    """File of reviews, such as reviews_*_5.json.gz or *.jsonl."""
+    metadata: Path
+    """File of metadata, such as meta_*.json.gz."""
+    images: Path | None = None
+    """File image_features_*.b; by default the data set has only text."""
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the numbered objects of a file with one object per line.
+    def describe(self) -> str:
+        """Return the source of the data set, for its manifest."""
+        return f"prepare.py amazon: {self.reviews.name}, {self.metadata.name}"
 
-    Reviews are JSON; lines of the older metadata are Python literals.
-    """
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            try:
-                record = ast.literal_eval(line.strip())
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                raise DataError(
-                    f"{path}, line {number}: is neither JSON nor a Python literal. Remove the "
-                    "line, or download the file again."
-                ) from None
-        if not isinstance(record, dict):
+    def fill(self, draft: Draft) -> None:
+        """Write the data set.
+
+        Raises:
+            DataError: a file is absent or damaged, or of another kind.
+        """
+        self.encode_options.check()
+        reviews, metadata = open_table(self.reviews), open_table(self.metadata)
+        release = _release(reviews)
+        if release.item not in metadata.columns:
             raise DataError(
-                f"{path}, line {number}: must be an object, got {type(record).__name__}."
+                f"{metadata.path}: has no {release.item!r}; it has "
+                f"{shown_names(metadata.columns)}. Is it the file of metadata of the same "
+                "release?"
             )
-        yield number, record
-
-
-def _read_reviews(path: Path) -> tuple[Ids, Ids, npt.NDArray[np.int64]]:
-    """Return the users, the items and the pairs (P, 2) of the reviews."""
-    users, items, flat = Ids(), Ids(), array("q")
-    for number, review in _objects(path):
-        try:
-            user, item = review["reviewerID"], review["asin"]
-        except KeyError as error:
-            raise DataError(
-                f"{path}, line {number}: lacks {error.args[0]!r}. Is it a file of reviews?"
-            ) from None
-        flat.extend((users.number(str(user)), items.number(str(item))))
-    return users, items, np.array(flat, dtype=np.int64).reshape(-1, 2)
-
-
-def _read_texts(path: Path, items: Ids, draft: Draft) -> tuple[list[str], list[str]]:
-    """Return the text and the title of each item; "" for an item without one.
-
-    The text of an item is its title, brand, categories and description, joined.
-    """
-    texts, titles = [""] * len(items), [""] * len(items)
-    for number, product in _objects(path):
-        if "asin" not in product:
-            raise DataError(f"{path}, line {number}: lacks 'asin'. Is it a file of metadata?")
-        # The metadata cover a whole category, including products without reviews.
-        place = items.find(str(product["asin"]))
-        if place is None:
-            continue
-        titles[place] = str(product.get("title") or "")
-        texts[place] = " ".join(word for key in TEXT_KEYS for word in _words(product.get(key)))
-    without = sum(not text for text in texts)
-    if without:
-        draft.notes.append(
-            f"text: {plural(without, 'item has', 'items have')} no text in {path.name}."
+        time = release.time if release.time in reviews.columns else None
+        rows = self.row_options(release.user, release.item, time)
+        if rows.min_rating is not None and rows.rating_column is None:
+            rows = dataclasses.replace(rows, rating_column=release.rating)
+        matching = start(draft, reviews, rows, release.item)
+        # Some files of metadata have a product twice.
+        matching = dataclasses.replace(matching, repeated="first")
+        columns = [key for key in release.texts if key in metadata.columns]
+        if "title" in metadata.columns:
+            title = Place(self.metadata, ("title",))
+            write_names(draft, matching, metadata, title)
+        text = read_texts(draft, "text", metadata, columns, matching)
+        if self.images is not None:
+            visual = draft.new_features("visual", VISUAL_DIM)
+            read_images(self.images, matching.items, visual, draft)
+            draft.finish_features("visual", visual, self.images)
+        recipes: dict[str, Recipe] = write_texts(
+            draft, {"text": text}, release.item, self.encode_options
         )
-    return texts, titles
+        draft.write_recipes(recipes)
 
 
-def _words(value: Any) -> Iterator[str]:
-    """Yield the texts of a metadata value, which may be a nested list."""
-    if isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _words(part)
-    elif value is not None and str(value).strip():
-        yield str(value).strip()
+def _release(reviews: RawTable) -> Release:
+    for release in RELEASES:
+        if {release.user, release.item} <= set(reviews.columns):
+            return release
+    wanted = " or ".join(f"{r.user!r} and {r.item!r}" for r in RELEASES)
+    raise DataError(
+        f"{reviews.path}: must have {wanted}; it has {shown_names(reviews.columns)}. Is it a "
+        "file of reviews?"
+    )
 
 
-def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -> None:
+def read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -> None:
     """Read the records of the items into `rows` (num_items, 4096), one record at a time."""
     # The file has several gigabytes, so only one record is held in memory.
     number = 0
-    try:
-        with rich.progress.open(path, "rb", description=path.name, transient=True) as file:
-            while record := file.read(RECORD_BYTES):
-                number += 1
-                if len(record) < RECORD_BYTES:
-                    raise DataError(
-                        f"{path}: record {number} is cut short. Download the file again."
-                    )
-                place = items.find(record[:CODE_BYTES].decode("ascii", errors="replace").strip())
-                if place is None:
-                    continue
-                values = np.frombuffer(record, "<f4", offset=CODE_BYTES)
-                if not np.isfinite(values).all():
-                    raise DataError(
-                        f"{path}: record {number}, item {items.names[place]}, has NaN or an "
-                        "infinity."
-                    )
-                rows[place] = values
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.") from None
+    with open_bytes(path, progress=True) as file:
+        while record := file.read(RECORD_BYTES):
+            number += 1
+            if len(record) < RECORD_BYTES:
+                raise DataError(f"{path}: record {number} is cut short. Download the file again.")
+            place = items.find(record[:CODE_BYTES].decode("ascii", errors="replace").strip())
+            if place is None:
+                continue
+            values = np.frombuffer(record, "<f4", offset=CODE_BYTES)
+            if not np.isfinite(values).all():
+                raise DataError(
+                    f"{path}: record {number}, item {items.names[place]}, has NaN or an infinity."
+                )
+            rows[place] = values
     without = int(np.isnan(rows[:, 0]).sum())
     if without == len(rows):
         raise DataError(
@@ -205,89 +153,3 @@ def _read_images(path: Path, items: Ids, rows: npt.NDArray[Any], draft: Draft) -
         draft.notes.append(
             f"visual: {plural(without, 'item has', 'items have')} no record in {path.name}."
         )
-
-
-# --- text -----------------------------------------------------------------------------------------
-
-Encode = Callable[[list[str]], npt.NDArray[Any]]
-
-
-def _draw_split(draft: Draft, texts: list[str], options: DataOptions, metadata: Path) -> Split:
-    """Draw the split of the data set as it will be.
-
-    The split depends on which items have a text but not on the text's features. A placeholder of
-    width 1, with a NaN row for an item without a text, stands for features that are not fitted yet.
-    """
-    placeholder = draft.new_features("text", 1)
-    placeholder[[bool(text) for text in texts]] = 1.0
-    draft.finish_features("text", placeholder, metadata, checked=False)
-    draft.write_manifest()
-    dataset = draft.read()
-    split, notes = draw_split(dataset, options)
-    draft.notes += [*dataset.notes, *notes]
-    return split
-
-
-def _fit_svd(texts: list[str], dim: int) -> Encode:
-    """Fit TF-IDF and a truncated SVD on texts; return the function that encodes texts."""
-    # Imported here because it takes a second, which other sources and --help do not need.
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    if len(texts) < 2:
-        raise DataError(
-            "text: fewer than two warm items have a text, so nothing can be fitted. "
-            "Give an --encoder."
-        )
-    vectorizer = TfidfVectorizer(
-        sublinear_tf=True, min_df=min(2, len(texts)), max_features=50_000, stop_words="english"
-    )
-    try:
-        tfidf = vectorizer.fit_transform(texts)
-    except ValueError as error:
-        raise DataError(
-            f"text: the warm items' texts contain no usable word ({error}). Give an --encoder."
-        ) from None
-    # A truncated SVD has fewer components than the matrix has rows or columns.
-    width = max(1, min(dim, tfidf.shape[1] - 1, len(texts) - 1))
-    svd = TruncatedSVD(width, random_state=0).fit(tfidf)
-    return lambda batch: svd.transform(vectorizer.transform(batch))
-
-
-def _encode(folder: Path) -> Encode:
-    """Load a local sentence encoder, without any download, as a function from texts to rows."""
-    if not folder.is_dir():
-        raise DataError(
-            f"--encoder: {folder} is not a folder. Name the folder of a sentence encoder on this "
-            "machine."
-        )
-    try:
-        from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise DataError(
-            "--encoder needs sentence-transformers, which is not installed: "
-            "pip install 'invmod[text]'. Without --encoder, TF-IDF and an SVD are fitted."
-        ) from None
-    model = SentenceTransformer(str(folder), local_files_only=True, device="cpu")
-    return lambda batch: np.asarray(
-        model.encode(batch, show_progress_bar=False, convert_to_numpy=True)
-    )
-
-
-def _write_text(draft: Draft, texts: list[str], encode: Encode, where: Path) -> None:
-    """Write the text features of all items that have a text, in batches.
-
-    Without an encoder, a text whose words are all unknown has a row of zeros, which
-    `finish_features` then counts as missing unless --keep-filled is given.
-    """
-    with_text = [k for k, text in enumerate(texts) if text]
-    if not with_text:
-        raise DataError(
-            f"{where}: no item of the reviews has a text. Is it the file of another category?"
-        )
-    width = encode([texts[with_text[0]]]).shape[1]
-    rows = draft.new_features("text", width)
-    for start in range(0, len(with_text), TEXTS_AT_ONCE):
-        batch = with_text[start : start + TEXTS_AT_ONCE]
-        rows[batch] = encode([texts[k] for k in batch])
-    draft.finish_features("text", rows, where)

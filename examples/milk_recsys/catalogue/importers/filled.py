@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["find_filled"]
+__all__ = ["COPIES_SHARE", "LEAST_COPIES", "content_reason", "find_filled"]
 
 ROWS_AT_ONCE = 8192
 # A repeated row counts as filled in if at least this many items, and this share of them, have it.
 LEAST_COPIES, COPIES_SHARE = 10, 0.005
+# A publisher uses one or two placeholders. More different rows that repeat are content, and so is
+# a row that most items have.
+MOST_PLACEHOLDERS, MOST_SHARE = 3, 0.5
+NARROW = 4  # Rows of fewer numbers, such as a price, repeat by chance.
 
 
 def find_filled(rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.int64]]:
@@ -68,6 +72,39 @@ def find_filled(rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.int64]]:
         "equal to the mean": np.flatnonzero(means),
         "repeated": np.flatnonzero(repeated & ~means),
     }
+
+
+def content_reason(rows: npt.NDArray[Any], repeated: npt.NDArray[np.int64]) -> str:
+    """Return why rows that repeat are content and not placeholders; "" if they may be either.
+
+    Categories repeat by their nature: one-hot rows, counts, and embeddings of a brand or a genre.
+
+    Arguments:
+        rows: (n, d), a row of NaN is missing.
+        repeated: the rows that repeat, as `find_filled` returns them.
+
+    Example:
+        >>> kinds = np.eye(4)[np.arange(60) % 4]
+        >>> content_reason(kinds, find_filled(kinds)["repeated"])
+        'all values are whole numbers, as in one-hot rows and counts'
+    """
+    if rows.shape[1] < NARROW:
+        return f"rows of {rows.shape[1]} numbers repeat by chance"
+    known = np.zeros(len(rows), dtype=np.bool_)
+    whole = True
+    for start, block in _blocks(rows):
+        part = known[start : start + len(block)]
+        part[:] = ~np.isnan(block).any(axis=1)
+        whole = whole and bool((block[part] == np.floor(block[part])).all())
+    if whole:
+        return "all values are whole numbers, as in one-hot rows and counts"
+    count = int(known.sum())
+    if len(repeated) > MOST_SHARE * count:
+        return f"{len(repeated)} of {count} rows repeat, as embeddings of categories do"
+    distinct = {row.tobytes() for k in repeated for row in (np.asarray(rows[k]),)}
+    if len(distinct) > MOST_PLACEHOLDERS:
+        return f"{len(distinct)} different rows repeat, as embeddings of categories do"
+    return ""
 
 
 def _blocks(rows: npt.NDArray[Any]) -> Any:

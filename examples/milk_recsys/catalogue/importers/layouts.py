@@ -3,39 +3,111 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import io
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import rich.progress
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.catalogue.importers.write import Draft, copy_rows, read_features
+from milk_recsys.catalogue.importers.options import OutputOptions
+from milk_recsys.catalogue.importers.rows import copy_rows, read_features
+from milk_recsys.catalogue.importers.write import Draft
+from milk_recsys.catalogue.raw.files import open_bytes
+from milk_recsys.catalogue.raw.tables import open_table
+from milk_recsys.catalogue.raw.times import Times
+from milk_recsys.catalogue.raw.values import BadCell
 from milk_recsys.catalogue.split import Split
 
-__all__ = ["prepare_mmrec", "prepare_text", "read_inter"]
+__all__ = ["Mmrec", "Text", "read_inter"]
 
 Pairs = npt.NDArray[np.int64]
 SPLITS = ("train", "val", "test")
 
 
-def prepare_mmrec(draft: Draft, folder: Path) -> None:
-    """Write a data set from a folder in MMRec's layout.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mmrec(OutputOptions):
+    """Data set in MMRec's layout: one .inter file, image_feat.npy, text_feat.npy."""
 
-    The folder holds one ``.inter`` file, ``image_feat.npy`` and ``text_feat.npy``.
-    """
-    files = sorted(folder.glob("*.inter"))
-    if len(files) != 1:
-        raise DataError(f"{folder}: must hold one .inter file, found {len(files)}.")
-    pairs = read_inter(files[0])[:, :2]
-    _write(draft, folder, {"visual": "image_feat.npy", "text": "text_feat.npy"}, pairs)
-    draft.write_manifest()
-    draft.notes.append(
-        "x_label, a split of the interactions of warm items, is not used: train.py draws the split "
-        "into warm and new items."
-    )
+    folder: Path
+    """Folder with the files."""
+
+    def describe(self) -> str:
+        """Return the source of the data set, for its manifest."""
+        return f"prepare.py mmrec: {self.folder.name}"
+
+    def fill(self, draft: Draft) -> None:
+        """Write the data set, with names from u_id_mapping.csv and i_id_mapping.csv."""
+        files = sorted(self.folder.glob("*.inter"))
+        if len(files) != 1:
+            raise DataError(f"{self.folder}: must hold one .inter file, found {len(files)}.")
+        pairs = read_inter(files[0])[:, :2]
+        features = {"visual": "image_feat.npy", "text": "text_feat.npy"}
+        _write(draft, self.folder, features, pairs, read_inter_times(files[0], draft))
+        draft.write_names(
+            _read_mapping(self.folder / "u_id_mapping.csv", draft.counts["num_users"], draft),
+            _read_mapping(self.folder / "i_id_mapping.csv", draft.counts["num_items"], draft),
+        )
+        draft.write_manifest()
+        draft.notes.append(
+            "x_label, a split of the interactions of warm items, is not used: train.py draws the "
+            "split into warm and new items."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text(OutputOptions):
+    """Text files train.txt, val.txt, test.txt with lines `user item item ...`, and *_feat.npy."""
+
+    folder: Path
+    """Folder with the files."""
+    split: Literal["keep", "draw"] = "keep"
+    """Split of new items: keep that of the files, or let train.py draw one."""
+
+    def describe(self) -> str:
+        """Return the source of the data set, for its manifest."""
+        return f"prepare.py text: {self.folder.name}"
+
+    def fill(self, draft: Draft) -> None:
+        """Write the data set."""
+        prepare_text(draft, self.folder, keep_split=self.split == "keep")
+
+
+def read_inter_times(path: Path, draft: Draft) -> npt.NDArray[np.float64] | None:
+    """Return the times of an .inter file, or None if it has no column `timestamp`."""
+    table = open_table(path)
+    if "timestamp" not in table.columns:
+        return None
+    clock, blocks = Times(), []
+    for first, frame in table.batches(["timestamp"]):
+        seconds = clock.seconds(frame["timestamp"])
+        if isinstance(seconds, BadCell):
+            raise table.fail(seconds, "timestamp", first)
+        if seconds.has_nulls():
+            draft.notes.append(f"{path.name}: timestamp has empty cells, so times are left out.")
+            return None
+        blocks.append(seconds.to_numpy())
+    draft.notes.append(f"{path.name}: timestamp is {clock.note}.")
+    return np.concatenate(blocks)
+
+
+def _read_mapping(path: Path, count: int, draft: Draft) -> list[str] | None:
+    """Return the name of each number from MMRec's file of names, or None without one."""
+    if not path.exists():
+        return None
+    table = open_table(path)
+    numbers = [c for c in table.columns if c in ("userID", "itemID")]
+    names = [c for c in table.columns if c not in numbers]
+    if len(numbers) != 1 or len(names) != 1:
+        draft.notes.append(f"{path.name}: is not a table of a name and a number; not used.")
+        return None
+    by_number = dict(zip(table.distinct_ids(numbers[0]), table.distinct_ids(names[0]), strict=True))
+    return [by_number.get(str(k)) or str(k) for k in range(count)]
 
 
 def read_inter(path: Path) -> Pairs:
@@ -135,16 +207,22 @@ def _read_lines(path: Path) -> Pairs:
     return np.array(flat, dtype=np.int64).reshape(-1, 2)
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[io.TextIOWrapper]:
     """Open a text file that shows a progress bar while it is read."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.")
-    return rich.progress.open(
-        path, "r", encoding="utf-8", errors="replace", description=path.name, transient=True
-    )
+    with open_bytes(path, progress=True) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace")
+        yield text
+        text.detach()
 
 
-def _write(draft: Draft, folder: Path, files: dict[str, str], pairs: Pairs) -> None:
+def _write(
+    draft: Draft,
+    folder: Path,
+    files: dict[str, str],
+    pairs: Pairs,
+    times: npt.NDArray[np.float64] | None = None,
+) -> None:
     """Write the pairs and the features; row i of each feature file belongs to item i."""
     rows = {name: read_features(folder / file) for name, file in files.items()}
     count = len(next(iter(rows.values())))
@@ -155,7 +233,7 @@ def _write(draft: Draft, folder: Path, files: dict[str, str], pairs: Pairs) -> N
         )
     for file in files.values():
         read_features(folder / file, count)
-    draft.write_pairs(pairs, int(pairs[:, 0].max(initial=-1)) + 1, count)
+    draft.write_pairs(pairs, int(pairs[:, 0].max(initial=-1)) + 1, count, times)
     for name, source in rows.items():
         target = draft.new_features(name, source.shape[1], source.dtype)
         copy_rows(source, target, folder / files[name])

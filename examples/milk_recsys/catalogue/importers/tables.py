@@ -1,167 +1,114 @@
-"""Importer for pairs and features in tables: CSV or Parquet, with ids of any type."""
+"""Importer for pairs and features in your own tables and arrays, with ids of any type."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
-import polars as pl
+from milk_recsys.base.errors import OptionError
+from milk_recsys.catalogue.importers.assemble import Plan, assemble
+from milk_recsys.catalogue.importers.matching import Place, parse_place
+from milk_recsys.catalogue.importers.options import (
+    EncodingOptions,
+    FileOptions,
+    OutputOptions,
+    PairOptions,
+)
+from milk_recsys.catalogue.importers.write import Draft
 
-from milk_recsys.base.errors import DataError, plural
-from milk_recsys.catalogue.importers.write import Draft, Ids, copy_rows, read_features
-
-__all__ = ["prepare_table"]
-
-ROWS_AT_ONCE = 65_536  # Number of table rows read at a time.
+__all__ = ["Table", "named_places"]
 
 
-def prepare_table(
-    draft: Draft,
-    pairs: Path,
-    features: Mapping[str, Path],
-    *,
-    user_column: str,
-    item_column: str,
-    item_ids: Path | None,
-) -> None:
-    """Write a data set from tables.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table(EncodingOptions, FileOptions, PairOptions, OutputOptions):
+    """Your own tables: CSV, Parquet, JSON lines and others, and arrays in .npy, .npz or HDF5."""
 
-    Arguments:
-        pairs: CSV or Parquet file with a column of users and one of items; other columns are
-            ignored.
-        features: modality -> a table with `item_column` and columns of numbers, or an .npy file.
-        user_column, item_column: names of these columns.
-        item_ids: text file with one id per line, the item of each row of the .npy files.
-    """
-    # Ids of any type become texts, which are numbered in the order of their first appearance.
-    users, items, blocks = Ids(), Ids(), []
-    for table in _batches(pairs, [user_column, item_column]):
-        columns = [(users, table[user_column]), (items, table[item_column])]
-        blocks.append(
-            np.stack([[ids.number(x) for x in _texts(pairs, c)] for ids, c in columns], axis=1)
+    pairs: Path
+    """Table of interactions: a file, or a folder of its parts."""
+    features: tuple[str, ...] = ()
+    """NAME=FILE for each modality of numbers: a table with item ids, or an array of rows."""
+    feature_columns: tuple[str, ...] = ()
+    """NAME=COLUMN[,COLUMN] for a modality of --features: its columns, in which * stands for any
+    text. By default these are a column of vectors, or columns that are numbered."""
+    text: tuple[str, ...] = ()
+    """NAME=FILE:COLUMN[,COLUMN] for each modality of texts, which are encoded."""
+    categories: tuple[str, ...] = ()
+    """NAME=FILE:COLUMN[,COLUMN] for each modality of categories, which become zeros and ones."""
+    pictures: tuple[str, ...] = ()
+    """NAME=FOLDER for each modality of pictures, whose files are called like the ids of items."""
+    picture_encoder: Path | None = None
+    """ONNX model that encodes pictures; it takes (n, 3, height, width) and returns (n, dim)."""
+    user_column: str = "user"
+    """Name of the column of users."""
+    item_column: str = "item"
+    """Name of the column of items."""
+    feature_item_column: str | None = None
+    """Name of the column of items in the other tables, if it differs from --item-column."""
+    time_column: str | None = None
+    """Name of the column of times, which are kept with the pairs."""
+    item_ids: Path | None = None
+    """Text file with the item id of each row of an array, one per line."""
+    item_names: str | None = None
+    """FILE:COLUMN with names of the items; by default the ids are their names."""
+    repeated_items: Literal["error", "first"] = "error"
+    """A second row of an item in a table of features: an error, or left out."""
+
+    def describe(self) -> str:
+        """Return the source of the data set, for its manifest."""
+        return f"prepare.py table: {self.pairs.name}"
+
+    def fill(self, draft: Draft) -> None:
+        """Write the data set."""
+        numbers = named_places("--features", self.features)
+        for name, columns in _columns(self.feature_columns, numbers).items():
+            if name not in numbers:
+                raise OptionError(f"--feature-columns: {name!r} is no modality of --features.")
+            numbers[name] = Place(numbers[name].path, columns)
+        assemble(
+            draft,
+            Plan(
+                pairs=self.pairs,
+                rows=self.row_options(self.user_column, self.item_column, self.time_column),
+                numbers=numbers,
+                texts=named_places("--text", self.text),
+                categories=named_places("--categories", self.categories),
+                pictures={n: p.path for n, p in named_places("--pictures", self.pictures).items()},
+                picture_encoder=self.picture_encoder,
+                names=parse_place("--item-names", self.item_names) if self.item_names else None,
+                item_column=self.feature_item_column,
+                item_ids=self.item_ids,
+                repeated=self.repeated_items,
+                pair_text=self.text_format,
+                item_text=self.text_format,
+                encode=self.encode_options,
+            ),
         )
-    if not blocks:
-        raise DataError(f"{pairs}: there are no interactions at all.")
-    draft.write_pairs(np.concatenate(blocks).astype(np.int64), len(users), len(items))
-    draft.write_names(users.names, items.names)
-    for name, path in features.items():
-        if path.suffix == ".npy":
-            _from_array(draft, name, path, items, item_ids)
-        else:
-            _from_table(draft, name, path, items, item_column)
-    draft.write_manifest()
 
 
-def _scan(path: Path) -> pl.LazyFrame:
-    """Open a table lazily, with types inferred from all rows, not only from the first ones."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.")
-    if path.suffix in (".parquet", ".pq"):
-        return pl.scan_parquet(path)
-    if path.suffix in (".csv", ".tsv", ".txt"):
-        separator = "," if path.suffix == ".csv" else "\t"
-        # The inference reads the whole file, so it is done once and not for every block of rows.
-        inferred = pl.scan_csv(path, separator=separator, infer_schema_length=None)
-        return pl.scan_csv(path, separator=separator, schema=inferred.collect_schema())
-    raise DataError(f"{path}: must end in .csv, .tsv or .parquet.")
+def named_places(option: str, given: Sequence[str]) -> dict[str, Place]:
+    """Parse NAME=FILE and NAME=FILE:COLUMN[,COLUMN] arguments."""
+    places: dict[str, Place] = {}
+    for word in given:
+        name, mark, where = word.partition("=")
+        name = name.strip()
+        # The name becomes part of a file name, so it must not contain a slash.
+        if not (name and mark and where) or "/" in name or name in places:
+            raise OptionError(f"{option} must be NAME=FILE, each name once, got {word!r}.")
+        places[name] = parse_place(option, where)
+    return places
 
 
-def _batches(path: Path, columns: Sequence[str]) -> Any:
-    """Yield the given columns of a table in blocks of rows."""
-    try:
-        frame = _scan(path)
-        known = frame.collect_schema().names()
-        lacking = [name for name in columns if name not in known]
-        if lacking:
-            raise DataError(f"{path}: has no column {lacking[0]!r}; it has {', '.join(known)}.")
-        count = frame.select(pl.len()).collect().item()
-        for start in range(0, count, ROWS_AT_ONCE):
-            yield frame.select(columns).slice(start, ROWS_AT_ONCE).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from None
-
-
-def _texts(path: Path, column: pl.Series) -> list[str]:
-    """Return the ids of a column as text, the type of ids in a data set."""
-    if column.null_count():
-        raise DataError(
-            f"{path}: the column {column.name!r} has an empty cell ({column.null_count()} in all). "
-            "Fill it in."
-        )
-    return column.cast(pl.String).to_list()
-
-
-def _from_array(draft: Draft, name: str, path: Path, items: Ids, item_ids: Path | None) -> None:
-    """Write a modality whose features are an .npy file; `item_ids` names the item of each row."""
-    if item_ids is None:
-        raise DataError(
-            f"{path}: rows of a .npy file need --item-ids, a text file with the id of each row."
-        )
-    try:
-        ids = item_ids.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"{item_ids}: cannot be read ({error.strerror}).") from None
-    ids = [text.strip() for text in ids if text.strip()]
-    source = read_features(path, len(ids))
-    if len(set(ids)) < len(ids):
-        raise DataError(f"{item_ids}: an id appears twice. Keep one line and one row for it.")
-    target = draft.new_features(name, source.shape[1], source.dtype)
-    places = [
-        (row, place) for row, text in enumerate(ids) if (place := items.find(text)) is not None
-    ]
-    _note_unused(draft, name, len(ids) - len(places))
-    # Only the rows of items with interactions are read from the memory map, in blocks.
-    for start in range(0, len(places), ROWS_AT_ONCE):
-        rows, into = (list(x) for x in zip(*places[start : start + ROWS_AT_ONCE], strict=True))
-        block = np.empty((len(rows), source.shape[1]), target.dtype)
-        copy_rows(source[rows], block, path)
-        target[into] = block
-    draft.finish_features(name, target, path.name)
-
-
-def _from_table(draft: Draft, name: str, path: Path, items: Ids, item_column: str) -> None:
-    """Write a modality whose features are the numeric columns of a table."""
-    schema = _scan(path).collect_schema()
-    if item_column not in schema:
-        raise DataError(
-            f"{path}: has no column {item_column!r}; it has {', '.join(schema.names())}."
-        )
-    numbers = [
-        column for column, kind in schema.items() if column != item_column and kind.is_numeric()
-    ]
-    if not numbers:
-        raise DataError(f"{path}: has no column of numbers in addition to {item_column!r}.")
-    omitted = [column for column in schema if column not in (item_column, *numbers)]
-    if omitted:
-        draft.notes.append(
-            f"{name}: {plural(len(omitted), 'column', 'columns')} without numbers left out "
-            f"({omitted[0]}, ...)."
-        )
-    target, seen, unused = draft.new_features(name, len(numbers)), set(), 0
-    for table in _batches(path, [item_column, *numbers]):
-        ids = _texts(path, table[item_column])
-        block = table.select(pl.col(numbers).cast(pl.Float32)).to_numpy()
-        # Only a row that is NaN or empty throughout is a missing modality; `copy_rows` checks that.
-        block = np.where(np.isnan(block).all(axis=1, keepdims=True), np.nan, block)
-        checked = np.empty_like(block)
-        copy_rows(block, checked, path)
-        for row, text in enumerate(ids):
-            if text in seen:
-                raise DataError(f"{path}: item {text!r} appears twice. Keep one row.")
-            seen.add(text)
-            place = items.find(text)
-            if place is None:
-                unused += 1
-            else:
-                target[place] = checked[row]
-    _note_unused(draft, name, unused)
-    draft.finish_features(name, target, path.name)
-
-
-def _note_unused(draft: Draft, name: str, count: int) -> None:
-    if count:
-        belongs = plural(count, "row belongs to an item", "rows belong to items")
-        left_out = "is left out" if count == 1 else "are left out"
-        draft.notes.append(f"{name}: {belongs} without interactions and {left_out}.")
+def _columns(given: Sequence[str], modalities: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Parse NAME=COLUMN[,COLUMN] arguments; the name of a single modality may be left out."""
+    columns: dict[str, tuple[str, ...]] = {}
+    for word in given:
+        name, mark, names = word.partition("=")
+        if not mark and len(modalities) == 1:
+            (name,), names = modalities, word
+        chosen = tuple(part.strip() for part in names.split(",") if part.strip())
+        if not chosen:
+            raise OptionError(f"--feature-columns must be NAME=COLUMN[,COLUMN], got {word!r}.")
+        columns[name.strip()] = (*columns.get(name.strip(), ()), *chosen)
+    return columns

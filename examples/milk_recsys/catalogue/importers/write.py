@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,114 +16,131 @@ import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
-from milk_recsys.catalogue.importers.filled import find_filled
+from milk_recsys.catalogue.encoders.saved import Recipe, save_recipes
+from milk_recsys.catalogue.importers.filled import content_reason, find_filled
+from milk_recsys.catalogue.importers.ids import merge_pairs
+from milk_recsys.catalogue.importers.rows import ROWS_AT_ONCE, blocks
 from milk_recsys.catalogue.split import Split, write_split
 
-__all__ = ["Draft", "Ids", "drafting", "read_features"]
+__all__ = ["Draft", "drafting"]
 
-ROWS_AT_ONCE = 8192  # Number of feature rows copied or checked at a time.
-
-
-class Ids:
-    """Names of users or items, numbered from 0 in the order of their first appearance.
-
-    Example:
-        >>> ids = Ids()
-        >>> ids.number("b"), ids.number("a"), ids.number("b"), ids.names
-        (0, 1, 0, ['b', 'a'])
-    """
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    def number(self, name: str) -> int:
-        """Return the number of a name; a new name is given the next number."""
-        return self._numbers.setdefault(name, len(self._numbers))
-
-    def find(self, name: str) -> int | None:
-        """Return the number of a name, or None for an unknown name."""
-        return self._numbers.get(name)
-
-    @property
-    def names(self) -> list[str]:
-        """All names, in the order of their numbers."""
-        return list(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+ZEROS = "of zeros"
 
 
 class Draft:
     """A data set that is being written.
 
     Arguments:
-        folder: the temporary folder.
+        folder: the temporary folder; None for a draft in memory (see `catalogue.frames`).
         name: name of the data set.
         source: description of the files that it is made from.
         keep_filled: whether to keep rows that were probably filled in, instead of marking them as
             missing.
+        filled: the same for single modalities: name -> ``keep``; or ``missing``, which also marks
+            rows that repeat as categories do.
 
     Attributes:
-        notes: messages for the user.
+        notes, warnings: messages for the user.
         counts: numbers of users, items and interactions.
     """
 
-    def __init__(self, folder: Path, name: str, source: str, *, keep_filled: bool = False) -> None:
-        self.folder, self.name, self.source, self.keep_filled = folder, name, source, keep_filled
+    def __init__(
+        self,
+        folder: Path | None,
+        name: str,
+        source: str,
+        *,
+        keep_filled: bool = False,
+        filled: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.folder, self.name, self.source = folder or Path(), name, source
+        self.keep_filled, self.filled = keep_filled, filled
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.counts: dict[str, int] = {}
         self._modalities: dict[str, dict[str, Any]] = {}
-        (folder / "features").mkdir(parents=True)
+        if folder is not None:
+            (folder / "features").mkdir(parents=True)
 
-    def write_pairs(self, pairs: npt.NDArray[np.int64], num_users: int, num_items: int) -> None:
-        """Write the distinct pairs of (P, 2) pairs, sorted by user, then item."""
+    def write_pairs(
+        self,
+        pairs: npt.NDArray[np.int64],
+        num_users: int,
+        num_items: int,
+        times: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """Write the distinct pairs of (P, 2) pairs, sorted by user, then item.
+
+        Arguments:
+            times: unix seconds of each pair, of which the first one of equal pairs is kept.
+        """
         if len(pairs) == 0:
             raise DataError(f"{self.source}: there are no interactions at all.")
-        # One integer per pair: `np.unique` sorts them by user, then item, and merges repeated ones.
-        keys = np.unique(pairs[:, 0] * num_items + pairs[:, 1])
-        if len(keys) < len(pairs):
+        distinct, first = merge_pairs(pairs, num_items, times)
+        if len(distinct) < len(pairs):
+            merged = len(pairs) - len(distinct)
+            kept = "." if times is None else "; the first time of each is kept."
             self.notes.append(
-                f"{plural(len(pairs) - len(keys), 'repeated pair was', 'repeated pairs were')} "
-                "merged."
+                f"{plural(merged, 'repeated pair was', 'repeated pairs were')} merged{kept}"
             )
-        distinct = np.stack([keys // num_items, keys % num_items], axis=1)
-        np.save(self.folder / "interactions.npy", distinct, allow_pickle=False)
         self.counts = {
             "num_users": num_users,
             "num_items": num_items,
             "num_interactions": len(distinct),
         }
+        self._store_pairs(distinct, first)
 
-    def write_names(self, users: Sequence[str] | None, items: Sequence[str] | None) -> None:
-        """Write users.tsv and items.tsv; None writes no file."""
-        for kind, names in (("user", users), ("item", items)):
-            if names is not None:
-                lines = [
-                    f"{kind}\tname",
-                    *(f"{k}\t{_one_line(name)}" for k, name in enumerate(names)),
-                ]
-                (self.folder / f"{kind}s.tsv").write_text(
-                    "\n".join(lines) + "\n", encoding="utf-8", newline="\n"
-                )
+    def _store_pairs(
+        self, pairs: npt.NDArray[np.int64], times: npt.NDArray[np.float64] | None
+    ) -> None:
+        np.save(self.folder / "interactions.npy", pairs, allow_pickle=False)
+        if times is not None:
+            np.save(self.folder / "times.npy", times, allow_pickle=False)
 
-    def new_features(self, modality: str, dim: int, dtype: Any = np.float32) -> np.memmap[Any, Any]:
-        """Create the file of a modality and return it as a writable memory map (num_items, dim).
+    def write_names(
+        self,
+        users: Sequence[str] | None,
+        items: Sequence[str] | None,
+        item_ids: Sequence[str] | None = None,
+    ) -> None:
+        """Write users.tsv and items.tsv; None writes no file.
+
+        Arguments:
+            item_ids: ids of the items in the source, if `items` are other names.
+        """
+        for kind, names, ids in (("user", users, None), ("item", items, item_ids)):
+            if names is None:
+                continue
+            lines = [f"{kind}\tname"] if ids is None else [f"{kind}\tname\tid"]
+            for k, name in enumerate(names):
+                cells = [str(k), _one_line(name), *([] if ids is None else [_one_line(ids[k])])]
+                lines.append("\t".join(cells))
+            (self.folder / f"{kind}s.tsv").write_text(
+                "\n".join(lines) + "\n", encoding="utf-8", newline="\n"
+            )
+
+    def new_features(self, modality: str, dim: int, dtype: Any = np.float32) -> npt.NDArray[Any]:
+        """Create the array of a modality, (num_items, dim): a memory map of its file.
 
         All rows are NaN, hence missing, until they are written. float16 is kept; every type other
         than float16 and float32 becomes float32.
         """
         dtype = np.float32 if np.dtype(dtype) not in (np.float16, np.float32) else dtype
-        path = self.folder / "features" / f"{modality}.npy"
-        rows: np.memmap[Any, Any] = np.lib.format.open_memmap(
-            path, mode="w+", dtype=dtype, shape=(self.counts["num_items"], dim)
-        )
+        rows = self._new_array(modality, (self.counts["num_items"], dim), dtype)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             rows[start : start + ROWS_AT_ONCE] = np.nan
         self._modalities[modality] = {"file": f"features/{modality}.npy", "dim": dim}
         return rows
 
+    def _new_array(self, modality: str, shape: tuple[int, int], dtype: Any) -> npt.NDArray[Any]:
+        path = self.folder / "features" / f"{modality}.npy"
+        rows: npt.NDArray[Any] = np.lib.format.open_memmap(
+            path, mode="w+", dtype=dtype, shape=shape
+        )
+        return rows
+
     def finish_features(
-        self, modality: str, rows: np.memmap[Any, Any], where: object, *, checked: bool = True
+        self, modality: str, rows: npt.NDArray[Any], where: object, *, checked: bool = True
     ) -> None:
         """Complete the file of a modality, and mark rows that were probably filled in as missing.
 
@@ -130,21 +148,38 @@ class Draft:
             where: name of the source file, for notes.
             checked: whether to look for rows that were probably filled in.
         """
+        entry = self._modalities[modality]
         if checked:
-            for kind, places in find_filled(rows).items():
-                if len(places) and not self.keep_filled:
-                    rows[places] = np.nan
-                action = (
-                    "left as they are (--keep-filled)" if self.keep_filled else "written as missing"
-                )
-                if len(places):
-                    rows_are = plural(len(places), f"row {kind} is", f"rows {kind} are")
-                    self.notes.append(
-                        f"{modality}: {rows_are} {action}; first item {places[0]}, {where}."
-                    )
-        missing = int(sum(np.isnan(b).all(axis=1).sum() for b in _blocks(rows)))
-        self._modalities[modality] |= {"dtype": rows.dtype.name, "missing_rows": missing}
-        rows.flush()
+            self._mark_filled(modality, rows, where)
+        missing = int(sum(np.isnan(b).all(axis=1).sum() for b in blocks(rows)))
+        entry |= {"dtype": rows.dtype.name, "missing_rows": missing}
+        if isinstance(rows, np.memmap):
+            rows.flush()
+
+    def _mark_filled(self, modality: str, rows: npt.NDArray[Any], where: object) -> None:
+        """Mark rows that were probably filled in as missing, and note what was done."""
+        found = find_filled(rows)
+        policy = self.filled.get(modality, "keep" if self.keep_filled else "auto")
+        repeats = np.concatenate([found["equal to the mean"], found["repeated"]])
+        reason = content_reason(rows, found["repeated"]) if policy == "auto" else ""
+        if reason and len(repeats):
+            self.notes.append(
+                f"{modality}: {plural(len(repeats), 'row repeats', 'rows repeat')} and "
+                f"{'is' if len(repeats) == 1 else 'are'} kept as content: {reason}. To mark them "
+                f"as missing: --filled {modality}=missing."
+            )
+        for kind, places in found.items():
+            if not len(places) or (reason and kind != ZEROS):
+                continue
+            if policy == "keep":
+                action = f"left as they are (--{'keep-filled' if self.keep_filled else 'filled'})"
+                if kind == ZEROS:
+                    self._modalities[modality]["zeros"] = "content"
+            else:
+                action = "written as missing"
+                rows[places] = np.nan
+            rows_are = plural(len(places), f"row {kind} is", f"rows {kind} are")
+            self.notes.append(f"{modality}: {rows_are} {action}; first item {places[0]}, {where}.")
 
     def write_manifest(self, **further: Any) -> None:
         """Write dataset.json, after which the data set can be read.
@@ -166,13 +201,25 @@ class Draft:
         """Read the data set as `train.py --empty-items drop` does."""
         return read_dataset(self.folder, empty_items="drop")
 
+    def write_recipes(self, recipes: Mapping[str, Recipe]) -> None:
+        """Save how modalities are made from tables, so that new items are made alike."""
+        if recipes:
+            save_recipes(self.folder, recipes)
+
     def write_split(self, split: Split) -> None:
         """Write split.npz into the folder."""
         write_split(self.folder / "split.npz", split)
 
 
 @contextmanager
-def drafting(out: Path, name: str, source: str, *, keep_filled: bool = False) -> Iterator[Draft]:
+def drafting(
+    out: Path,
+    name: str,
+    source: str,
+    *,
+    keep_filled: bool = False,
+    filled: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Draft]:
     """Write a data set into a temporary folder, which is renamed to `out` if the block succeeds.
 
     Raises:
@@ -192,57 +239,12 @@ def drafting(out: Path, name: str, source: str, *, keep_filled: bool = False) ->
             raise DataError(
                 f"--out: {out} cannot be created ({error.strerror}). Name another folder."
             ) from None
-        yield Draft(folder, name, source, keep_filled=keep_filled)
+        yield Draft(folder, name, source, keep_filled=keep_filled, filled=filled)
         if out.exists():
             out.rmdir()  # It is empty, as checked above.
         folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def read_features(path: Path, num_rows: int | None = None) -> np.memmap[Any, Any]:
-    """Open an .npy file of features (n, d) as a memory map, without pickles.
-
-    Raises:
-        DataError: the file is not an .npy file of numbers, or its number of rows is not `num_rows`.
-    """
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: is not an .npy file of numbers ({error}).") from None
-    if not isinstance(rows, np.memmap) or rows.ndim != 2 or rows.dtype.kind not in "fiu":
-        raise DataError(
-            f"{path}: must hold numbers of shape (items, width), got {getattr(rows, 'dtype', '?')}."
-        )
-    if num_rows is not None and len(rows) != num_rows:
-        raise DataError(
-            f"{path}: has {len(rows)} rows, but there are {num_rows} items. Give every item a row."
-        )
-    return rows
-
-
-def copy_rows(source: npt.NDArray[Any], target: npt.NDArray[Any], where: object) -> None:
-    """Copy rows in blocks, in the target's type; a row of NaN is a missing modality.
-
-    Raises:
-        DataError: a row has NaN in some places only, an infinity, or a number that overflows in the
-            target's type.
-    """
-    for start in range(0, len(source), ROWS_AT_ONCE):
-        block = np.asarray(source[start : start + ROWS_AT_ONCE], dtype=target.dtype)
-        holes = np.isnan(block)
-        bad = (holes.any(axis=1) & ~holes.all(axis=1)) | np.isinf(block).any(axis=1)
-        if bad.any():
-            raise DataError(
-                f"{where}: row {start + int(bad.argmax())} has an infinity, or NaN in some places "
-                "only. A missing row is NaN throughout; correct the others."
-            )
-        target[start : start + len(block)] = block
-
-
-def _blocks(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        yield np.asarray(rows[start : start + ROWS_AT_ONCE])
 
 
 def _one_line(name: str) -> str:
