@@ -273,10 +273,19 @@ class ProjectedSolution(PatternSolution):
 
     # --- the local part
 
-    def _local(self, queries: Queries, phi: Tensor) -> Local:
-        """Return the local part of the predictions of rows with the features phi (N, L + 1)."""
+    def _near(self, queries: Queries, phi: Tensor) -> Tensor:
+        """Return the neighbours (N, S) of rows with the features phi (N, L + 1)."""
         count = min(self.neighbours, len(self.rows) - (queries.positions is not None))
-        near = self._nearest(queries, phi[:, :-1], count)
+        return self._nearest(queries, phi[:, :-1], count)
+
+    def _local(self, queries: Queries, phi: Tensor, near: Tensor | None = None) -> Local:
+        """Return the local part of the predictions of rows with the features phi (N, L + 1).
+
+        Arguments:
+            near: (N, S) the neighbours, if they are not those of `_near`.
+        """
+        near = self._near(queries, phi) if near is None else near
+        count = near.shape[1]
         widest = max(phi.shape[1], count, *(x.shape[1] for x in self.training.x))
         size = max(1, MAX_BATCH // max(1, count * widest))
         blocks = torch.split(torch.arange(len(phi), device=phi.device), size)
@@ -358,6 +367,22 @@ class ProjectedSolution(PatternSolution):
         if local is not None:
             phi = phi - local.spanned
         return self._spread(torch.cholesky_solve(phi.T, self._factor()).T, local)
+
+    @override
+    def smoother_parts(self, queries: Queries) -> Tensor:
+        # For fixed neighbours the weights are linear in the features phi and in the kernel.
+        near = self._near(queries, self._features(queries)) if self.neighbours else None
+        parts = []
+        for m, observed in enumerate(self._alone(queries)):
+            part = queries._replace(observed=observed)
+            phi = self._features(part)
+            if m < len(self.training.x):
+                phi = torch.cat([phi[:, :-1], torch.zeros_like(phi[:, -1:])], dim=1)
+            local = None if near is None else self._local(part, phi, near)
+            if local is not None:
+                phi = phi - local.spanned
+            parts.append(self._spread(torch.cholesky_solve(phi.T, self._factor()).T, local))
+        return torch.stack(parts, dim=1)
 
     @override
     def left_out_smoother(self, queries: Queries) -> Tensor:

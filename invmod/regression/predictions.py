@@ -99,6 +99,52 @@ class PatternPredictions(GivenOptions):
         width = len(self._training.targets)
         return self._by_pattern(features, mask, width, lambda s, rows: s.smoother(rows), pattern)
 
+    def smoother_by_modality(
+        self,
+        features: Mapping[str, Tensor | None],
+        mask: MaskLike | None = None,
+        *,
+        pattern: Sequence[str] | None = None,
+    ) -> Tensor:
+        r"""Return the parts of the matrix H of `smoother` that come from each modality.
+
+        .. math:: k_p = \sum_{m \in p} \mu_m k_m \quad\Rightarrow\quad H = \sum_m H_m + H_0
+
+        since H is an affine function of the kernel. H_0 is the part of the intercept. The parts of
+        a prediction are :math:`H_m Y`, exactly and also with landmarks and neighbours; they may
+        have any sign.
+
+        Arguments:
+            features, mask, pattern: as in `forward`.
+
+        Returns:
+            (M + 1, N, n) in the order of the modalities, which sums to `smoother`. The last part is
+            that of the intercept, and 0 without one.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+            KeyError, TypeError, ValueError: as in `fit`.
+
+        Example:
+            >>> from invmod import PatternKernelRidge
+            >>> x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+            >>> model = PatternKernelRidge(["a", "b"], kernel="linear", ridge=1.0, intercept=False)
+            >>> rows = {"a": x, "b": -x}
+            >>> parts = model.fit(rows, x[:, 0]).smoother_by_modality(rows)
+            >>> parts.shape, torch.allclose(parts.sum(dim=0), model.smoother(rows))
+            (torch.Size([3, 2, 2]), True)
+        """
+        self._check_fitted(f"{type(self).__name__}.smoother_by_modality")
+        n, count = len(self._training.targets), len(self.modalities) + 1
+        flat = self._by_pattern(
+            features,
+            mask,
+            count * n,
+            lambda s, rows: s.smoother_parts(rows).flatten(1),
+            pattern,
+        )
+        return flat.unflatten(1, (count, n)).transpose(0, 1)
+
     def kernel_matrix(
         self,
         features: Mapping[str, Tensor | None],

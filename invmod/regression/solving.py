@@ -12,6 +12,7 @@ known when H is computed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -194,6 +195,19 @@ class PatternSolution(ABC):
         """Return H (N, n) on all training rows, with 0 for rows that the pattern does not use."""
 
     @abstractmethod
+    def smoother_parts(self, queries: Queries) -> Tensor:
+        """Return the parts (N, M + 1, n) of H, of each modality and of the intercept."""
+
+    @staticmethod
+    def _alone(queries: Queries) -> Iterator[Tensor]:
+        """Yield what is observed (N, M) of each modality alone, and at last nothing."""
+        for m in range(queries.observed.shape[1]):
+            observed = torch.zeros_like(queries.observed)
+            observed[:, m] = queries.observed[:, m]
+            yield observed
+        yield torch.zeros_like(queries.observed)
+
+    @abstractmethod
     def left_out_smoother(self, queries: Queries) -> Tensor:
         """Return H (N, n) of training rows of the pattern, each without itself."""
 
@@ -316,6 +330,12 @@ class Solution(PatternSolution):
         if self._factor is None:
             self._factor = self._new_factor(self.rows)
         return h.index_copy(1, self.rows, self._factor.smoother(k))
+
+    @override
+    def smoother_parts(self, queries: Queries) -> Tensor:
+        # H is an affine function of the kernel, which is a sum over modalities.
+        parts = [self.smoother(queries._replace(observed=part)) for part in self._alone(queries)]
+        return torch.stack([*(part - parts[-1] for part in parts[:-1]), parts[-1]], dim=1)
 
     def leave_one_out(self, rows: Tensor) -> Tensor:
         """Return H (s, s) of the leave-one-out predictions for some training rows."""

@@ -58,6 +58,11 @@ def test_a_product_with_the_targets_gives_the_predictions(
     )
     model.fit(x, y, mask, row_weights=weights if weighted else None)
     h = model.smoother(new, new_mask)
+    parts = model.smoother_by_modality(hide(new, new_mask, NAN), new_mask)
+    torch.testing.assert_close(parts.sum(dim=0), h, **EXACT)
+    for m in range(num_modalities):
+        assert parts[m, ~new_mask[:, m]].eq(0).all()
+    assert intercept or parts[-1].eq(0).all()
     assert h.shape == (9, 25)
     torch.testing.assert_close(h @ y, model(new, new_mask), **EXACT)
     sums = h.sum(dim=1)
