@@ -222,16 +222,16 @@ class KeepModel(nn.Module):
         """Return the vectors (N, r) of items by the regression of a pattern."""
         if self._weighs_items:
             h = self.regression.smoother(rows, mask, pattern=pattern)
-            vectors, logs = self._summed(h), h @ self._centred_logs()
+            vectors, logs = self.summed(h), h @ self.centred_logs()
         else:
             if self._predictor is None:
-                targets = torch.cat([self.get_buffer("items"), self._centred_logs()], dim=1)
+                targets = torch.cat([self.get_buffer("items"), self.centred_logs()], dim=1)
                 self._predictor = self.regression.with_targets(targets)
             values = self._predictor(rows, mask, pattern=pattern)
             vectors, logs = values.split([values.shape[1] - 1, 1], dim=1)
         return vectors * (self.exponent * logs).exp()
 
-    def _summed(self, h: Tensor) -> Tensor:
+    def summed(self, h: Tensor) -> Tensor:
         """Return h E (N, r)."""
         if "items" in self._buffers:
             return h @ self.get_buffer("items")
@@ -242,7 +242,7 @@ class KeepModel(nn.Module):
         )
         return torch.sparse.mm(transposed.coalesce(), h.T.contiguous()).T
 
-    def _centred_logs(self) -> Tensor:
+    def centred_logs(self) -> Tensor:
         """Return log d_W - mean(log d_W), (n, 1)."""
         logs = self.counts.clamp(min=1).log()
         return (logs - logs.mean())[:, None]
