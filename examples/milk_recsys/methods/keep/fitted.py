@@ -196,16 +196,28 @@ class KeepModel(nn.Module):
         They include the factor of the predicted popularity, up to a constant that is the same for
         all items. The vector of an item without any modality is 0.
         """
+        vectors, logs = self.embed_with_popularity(features, mask)
+        return vectors * (self.exponent * logs).exp()
+
+    @torch.no_grad()
+    def embed_with_popularity(
+        self, features: Mapping[str, Tensor], mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return h_c E (N, r) of new items, and their predicted log numbers of pairs (N, 1).
+
+        The mean of the logs of the warm items is subtracted from the predictions.
+        """
         names = self.regression.modalities
         weights = len(self.counts) if self._weighs_items else 1
         size = max(1, min(BLOCK, MAX_WEIGHTS // weights))
         own = mask[:, [self.modalities.index(name) for name in names]]
         vectors = self.counts.new_zeros(len(mask), self.dim)
+        logs = self.counts.new_zeros(len(mask), 1)
         for pattern, items in self.patterns(mask):
             for block in items.split(size):
                 rows = {name: features[name][block] for name in names if name in features}
-                vectors[block] = self._vectors(rows, own[block], pattern)
-        return vectors
+                vectors[block], logs[block] = self._vectors(rows, own[block], pattern)
+        return vectors, logs
 
     def scores_of(self, vectors: Tensor) -> ScoreBlock:
         """Return a function from users to their scores of items with these vectors, <A_u, v_c>."""
@@ -218,21 +230,20 @@ class KeepModel(nn.Module):
 
     def _vectors(
         self, rows: Mapping[str, Tensor], mask: Tensor, pattern: tuple[str, ...]
-    ) -> Tensor:
-        """Return the vectors (N, r) of items by the regression of a pattern."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return h_c E (N, r) and h_c log d (N, 1) of items by the regression of a pattern."""
         if self._weighs_items:
             h = self.regression.smoother(rows, mask, pattern=pattern)
-            vectors, logs = self.summed(h), h @ self.centred_logs()
-        else:
-            if self._predictor is None:
-                targets = torch.cat([self.get_buffer("items"), self.centred_logs()], dim=1)
-                self._predictor = self.regression.with_targets(targets)
-            values = self._predictor(rows, mask, pattern=pattern)
-            vectors, logs = values.split([values.shape[1] - 1, 1], dim=1)
-        return vectors * (self.exponent * logs).exp()
+            return self.summed(h), h @ self.centred_logs()
+        if self._predictor is None:
+            targets = torch.cat([self.get_buffer("items"), self.centred_logs()], dim=1)
+            self._predictor = self.regression.with_targets(targets)
+        values = self._predictor(rows, mask, pattern=pattern)
+        vectors, logs = values.split([values.shape[1] - 1, 1], dim=1)
+        return vectors, logs
 
     def summed(self, h: Tensor) -> Tensor:
-        """Return h E (N, r)."""
+        """Return h E (N, r) of weights h (N, n) of the warm items."""
         if "items" in self._buffers:
             return h @ self.get_buffer("items")
         rows, columns, values = (self.get_buffer(name) for name in ITEM_NAMES[1])
