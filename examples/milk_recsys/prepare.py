@@ -32,7 +32,7 @@ from milk_recsys.catalogue.importers.new_items import NewItems
 from milk_recsys.catalogue.importers.sources import HM, MovieLens, RecBole
 from milk_recsys.catalogue.importers.tables import Table
 from milk_recsys.catalogue.importers.write import drafting
-from milk_recsys.catalogue.split import read_split
+from milk_recsys.catalogue.split_file import read_split
 from milk_recsys.study.paper import TABLE_1
 
 DataSource = Amazon | Mmrec | Text | Table | RecBole | MovieLens | HM

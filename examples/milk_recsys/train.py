@@ -38,9 +38,11 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import write_json
 from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
 from milk_recsys.catalogue.dataset import Dataset
-from milk_recsys.catalogue.split import Split, draw_split, read_split, split_facts, write_split
+from milk_recsys.catalogue.split import Split, draw_split, split_facts
+from milk_recsys.catalogue.split_file import read_split, write_split
 from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.config.options import DataOptions, OptionError, Options
+from milk_recsys.methods.contract import Learner
 from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.metrics import NonFiniteScores
 from milk_recsys.report.page import write_report
@@ -120,11 +122,9 @@ def _run(
         for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
             progress.log(f"note: {note}")
         model, record = train_model(options, tables, folder, progress, world)
-        sections, per_user = evaluate_test(model, tables, options.loop.monitor, world)
-        baseline = _evaluate_baseline(options, tables, per_user, world)
-        compare = None
-        if options.run.compare == "erm":
-            compare = _compare(options, tables, folder / "compare", progress, per_user, world)
+        tested: dict[str, Any] = {"fit_all": True}
+        if not options.data.fit_all:
+            tested = _test(options, tables, model, folder, progress, world)
     metrics = {
         "model": options.run.model,
         "data": dataset.name,
@@ -136,15 +136,30 @@ def _run(
         "candidates": options.data.candidates,
         "versions": versions(device) | ({"ranks": world.size} if world.size > 1 else {}),
         "missingness": {"modalities": list(dataset.modalities), **facts},
-        **sections,
-        "floor": baseline,
-        "compare": compare,
+        **tested,
     }
     if world.is_main:
         write_json(folder / "metrics.json", metrics)
         # report.html is written last because it marks the run as finished.
         write_report(folder)
     return metrics
+
+
+def _test(
+    options: Options,
+    tables: Tables,
+    model: Learner,
+    folder: Path,
+    progress: Progress,
+    world: World,
+) -> dict[str, Any]:
+    """Evaluate the model on validation and test items, and others for comparison."""
+    sections, per_user = evaluate_test(model, tables, options.loop.monitor, world)
+    baseline = _evaluate_baseline(options, tables, per_user, world)
+    compare = None
+    if options.run.compare == "erm":
+        compare = _compare(options, tables, folder / "compare", progress, per_user, world)
+    return {**sections, "floor": baseline, "compare": compare}
 
 
 def _evaluate_baseline(
@@ -232,7 +247,8 @@ def _compare(
 def _split(options: DataOptions, dataset: Dataset, folder: Path) -> tuple[Split, list[str]]:
     """Read the split of the run that is resumed or of ``--split``, or draw a new one."""
     if (folder / "config.json").exists():
-        return read_split(folder / "split.npz", dataset, options.setting)
+        path = folder / "split.npz"
+        return read_split(path, dataset, options.setting, fit_all=options.fit_all)
     return (
         read_split(options.split, dataset, options.setting)
         if options.split
@@ -276,6 +292,12 @@ def _run_command(options: Options, dataset: Dataset) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; resume with --resume --out {options.run.out}", file=sys.stderr)
         return 130
+    report = Path(str(options.run.out)) / "report.html"
+    if options.data.fit_all:
+        items = metrics["missingness"]["items"]["warm"]
+        print(f"{metrics['model']} on {metrics['data']}: trained on all {items} items")
+        print(f"report: {report}")
+        return 0
     test = metrics["test"]
     print(
         f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: "
@@ -288,7 +310,7 @@ def _run_command(options: Options, dataset: Dataset) -> int:
         print(f"{UNTRAINED_BASELINE} for comparison: test ndcg@20 {baseline:.4f}")
     if metrics["compare"]:
         print(f"erm for comparison: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
-    print(f"report: {Path(str(options.run.out)) / 'report.html'}")
+    print(f"report: {report}")
     return 0
 
 

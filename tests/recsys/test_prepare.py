@@ -15,7 +15,8 @@ from milk_recsys.catalogue.dataset import read_dataset
 from milk_recsys.catalogue.importers import rows as feature_rows
 from milk_recsys.catalogue.importers import write
 from milk_recsys.catalogue.importers.filled import find_filled
-from milk_recsys.catalogue.split import draw_split, read_split
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.split_file import read_split
 from milk_recsys.config.options import DataOptions
 
 WORDS = [

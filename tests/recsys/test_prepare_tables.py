@@ -15,7 +15,7 @@ from milk_recsys import prepare
 from milk_recsys.catalogue.dataset import read_dataset
 from milk_recsys.catalogue.importers.filled import content_reason, find_filled
 from milk_recsys.catalogue.importers.ids import Numbering, core
-from milk_recsys.catalogue.split import read_split
+from milk_recsys.catalogue.split_file import read_split
 
 PAIRS = [("u", "a"), ("u", "b"), ("v", "b"), ("v", "c"), ("w", "a"), ("w", "c")]
 

@@ -161,6 +161,7 @@ def build_tables(
             overflow, or a user has every item that negatives are drawn from.
         OptionError: the number of blocks of users does not fit the data or the processes.
     """
+    dataset = split.used(dataset)
     # Nothing could be fitted for a modality that no training item has.
     absent = [
         name for k, name in enumerate(dataset.modalities) if not split.mask[split.warm, k].any()

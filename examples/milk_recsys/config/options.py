@@ -68,6 +68,23 @@ class DataOptions:
         "File split.npz with the split to use; --split-seed and the rates are then ignored.",
         shown="(default: drawn from --split-seed)",
     )
+    split_by: Literal["random", "first_seen"] = option(
+        "random",
+        "Choice of the new items: at random, or the items that appeared last (first_seen, for data "
+        "with times). Then the earlier half of them is for validation and the later one for the "
+        "test, and only pairs from before the first of them train.",
+    )
+    cut: str | None = option(
+        None,
+        "Time from which on items are new, with --split-by first_seen: a date such as 2011-03-04, "
+        "or unix seconds.",
+        shown="(default: the time that makes a fifth of the items new)",
+    )
+    fit_all: bool = option(
+        False,
+        "Train on every item, for use. There is no validation and no test; a model that is trained "
+        "by epochs needs --epochs.",
+    )
     empty_items: Literal["error", "drop"] = option(
         "error", "Items without any modality: refuse the data, or drop their interactions."
     )
@@ -329,6 +346,9 @@ DEFAULTS_OF_OLDER_RUNS: Mapping[str, Any] = MappingProxyType(
         "eval_users": None,
         "method": None,
         "envs": "cyclic_mixup",
+        "split_by": "random",
+        "cut": None,
+        "fit_all": False,
     }
 )
 """Values that stand for options which the version of an older run did not have."""
@@ -372,9 +392,39 @@ def validate(options: Options) -> None:
                 f"--model {method.name} does not use {flag(name)}, got {options.value(name)}. "
                 "Leave it out."
             )
+    _validate_split(options)
     out = options.run.out
     if out is not None and out.exists() and not out.is_dir():
         raise OptionError(f"--out: {out} is a file. Name a folder.")
+
+
+def _validate_split(options: Options) -> None:
+    """Check the options on the split against each other."""
+    data = options.data
+    if data.cut is not None and data.split_by != "first_seen":
+        raise OptionError("--cut needs --split-by first_seen.")
+    if data.split is not None and data.split_by != "random":
+        raise OptionError("--split gives the split. Leave out --split-by.")
+    if not data.fit_all:
+        return
+    for name, given in (
+        ("split", data.split is not None),
+        ("split-by", data.split_by != "random"),
+        ("setting mtmt", data.setting == "mtmt"),
+    ):
+        if given:
+            raise OptionError(
+                f"--fit-all trains on all items, with all their modalities. Leave out --{name}."
+            )
+    if options.run.compare == "erm":
+        raise OptionError("--fit-all has no test items to compare on. Leave out --compare.")
+    method = options.definition
+    if method.trains and options.loop.epochs == Options.of(method.name).loop.epochs:
+        raise OptionError(
+            f"--fit-all leaves no validation items, so --model {method.name} cannot stop early. "
+            "Give --epochs: for example best_epoch + 1 in the metrics.json of a run without "
+            "--fit-all."
+        )
 
 
 # --- JSON -----------------------------------------------------------------------------------------

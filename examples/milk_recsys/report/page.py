@@ -7,6 +7,7 @@ import the report needs no torch.
 
 import json
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def write_report(run: Path) -> Path:
         DataError: a file is missing or has no valid content.
     """
     config, metrics = _read_json(run / "config.json"), _read_json(run / "metrics.json")
+    if metrics.get("fit_all"):
+        return _write_untested(run, config, metrics)
     lacking = [key for key in ("model", "data", "setting", "monitor", "test") if key not in metrics]
     if lacking:
         raise DataError(
@@ -75,6 +78,28 @@ def write_report(run: Path) -> Path:
     for name, content in {**files, "report.html": page.encode()}.items():
         with replacing(run / name) as temporary:
             temporary.write_bytes(content)
+    return run / "report.html"
+
+
+def _write_untested(run: Path, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Path:
+    """Write report.html of a run without a test (``--fit-all``): what was fitted on what."""
+    from invmod.robustness.document import STYLE, html_document
+
+    def table(values: Mapping[str, Any]) -> str:
+        rows = (f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in values.items())
+        return f"<table>{''.join(rows)}</table>"
+
+    title = f"{find_method(metrics['model']).title} on {metrics['data']}"
+    items = metrics["missingness"]["items"]["warm"]
+    body = (
+        f"<h1>{escape(title)}</h1><p>Trained on all {items} items (--fit-all). No item was held "
+        "out, so this run has no test. Train without --fit-all to measure the quality.</p>"
+        f"<h2>Data</h2>{table(config.get('dataset', {}))}"
+        f"<h2>Chosen options</h2>{table(metrics.get('chosen', {}))}"
+        f"<h2>Options</h2>{table({k: v for k, v in config.items() if k != 'dataset'})}"
+    )
+    with replacing(run / "report.html") as temporary:
+        temporary.write_text(html_document(title, body, style=STYLE), encoding="utf-8")
     return run / "report.html"
 
 

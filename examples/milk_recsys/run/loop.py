@@ -83,20 +83,21 @@ def train_model(
     else:
         # Methods in closed form are fitted here, and have a history of one line.
         learner.prepare()
-        validation, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
-        line = {
-            "epoch": 0,
-            "validation": validation,
-            "best": True,
-            "seconds": time.perf_counter() - begun,
-        }
+        line: dict[str, Any] = {"epoch": 0, "best": True}
+        validated = 0.0
+        if len(tables.validation.candidates):
+            line["validation"], _ = evaluate_group(
+                learner, tables, tables.validation, tables.mask, world
+            )
+            validated = line["validation"][options.loop.monitor]
+        line["seconds"] = time.perf_counter() - begun
         if learner.chosen:
             progress.log(f"{method.name}: chosen {json.dumps(_rounded(learner.chosen))}")
         learner.save(best_file, {"epoch": 0, "model": method.name}, weights_only=True)
         if world.is_main:
             history.append(line)
         with progress.training(method.name, 1, 0) as bar:
-            bar.epoch(line, validation[options.loop.monitor], options.loop.monitor)
+            bar.epoch(line, validated, options.loop.monitor)
 
     world.barrier()  # Rank 0 must have written the file before any rank reads it.
     facts = learner.load(best_file, weights_only=True)
@@ -137,6 +138,7 @@ def _train(
             ``done``.
     """
     loop, name = options.loop, options.run.model
+    validates = len(tables.validation.candidates) > 0  # With --fit-all all epochs are trained.
     checkpoint, best_file = folder / "checkpoint.safetensors", folder / "model.safetensors"
     saved = time.monotonic()
 
@@ -153,8 +155,12 @@ def _train(
             if state["done"]:
                 break
             line = train_epoch(learner, epoch, bar.step)
-            evaluates = epoch % loop.eval_every == 0 or epoch == loop.epochs - 1
+            is_last = epoch == loop.epochs - 1
+            evaluates = validates and (epoch % loop.eval_every == 0 or is_last)
             state["epoch"] = epoch
+            if not validates and is_last:
+                state["best_epoch"], state["done"] = epoch, True
+                learner.save(best_file, {"epoch": epoch, "model": name}, weights_only=True)
             if evaluates:
                 line["validation"], _ = evaluate_group(
                     learner, tables, tables.validation, tables.mask, world
@@ -164,10 +170,12 @@ def _train(
                     learner.save(best_file, {"epoch": epoch, "model": name}, weights_only=True)
             if world.is_main:
                 history.append(line)
-            bar.epoch(line, state["best"], loop.monitor)
+            bar.epoch(line, max(state["best"], 0.0), loop.monitor)
             # All ranks take part in saving, so they follow the clock of rank 0.
-            if world.broadcast(evaluates or time.monotonic() - saved > SAVE_SECONDS):
-                learner.save(checkpoint, state)
+            overdue = time.monotonic() - saved > SAVE_SECONDS
+            if world.broadcast(evaluates or is_last or overdue):
+                best = None if state["best"] == -math.inf else state["best"]
+                learner.save(checkpoint, {**state, "best": best})
                 saved = time.monotonic()
 
 

@@ -94,10 +94,13 @@ class TrainingBar:
             else ""
         )
         if "loss" not in line:
-            self._progress.log(f"{self._model}: fitted in {line['seconds']:.3g} s, {validation}")
+            figures = ", ".join(filter(None, [f"fitted in {line['seconds']:.3g} s", validation]))
+            self._progress.log(f"{self._model}: {figures}")
             return
         speed = f"{line['triples_per_second']:,.0f} triples/s"
-        figures = f"loss {line['loss']:.4f}  {speed}  best {monitor} {best:.4f}"
+        figures = f"loss {line['loss']:.4f}  {speed}"
+        if best:  # Without validation items there is no score.
+            figures += f"  best {monitor} {best:.4f}"
         self._bars.update(self._task, completed=line["epoch"] + 1, figures=figures)
         if validation:
             mark = " *" if line["best"] else ""

@@ -22,7 +22,8 @@ from milk_recsys.base.files import read_json, replacing, write_json
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.npy import map_npy
 from milk_recsys.catalogue.pairs import pair_blocks
-from milk_recsys.catalogue.split import Split, grown_split, read_split, write_split
+from milk_recsys.catalogue.split import Split, grown_split
+from milk_recsys.catalogue.split_file import read_split, stored_split, write_split
 from milk_recsys.catalogue.tsv import read_names
 from milk_recsys.config.options import Options
 from milk_recsys.methods.keep.scoring import scoring_model
@@ -93,7 +94,8 @@ def update_run(run: Path | str, data: Path | str, out: Path | str) -> dict[str, 
     }
     start_folder(out, dataset)
     write_split(out / "split.npz", split)
-    read_split(out / "split.npz", dataset, options.data.setting)
+    fit_all = options.data.fit_all
+    read_split(out / "split.npz", dataset, options.data.setting, fit_all=fit_all)
     with replacing(out / ORDER) as temporary, temporary.open("wb") as file:
         np.save(file, order)
     save_state(out / "model.safetensors", model.state_dict(), {"epoch": 0, "model": "keep"})
@@ -124,7 +126,12 @@ def _split_of(run: Path) -> tuple[Split, Ids]:
     """Return the split of a run, and its training items in the order of the model."""
     config = read_json(run / "config.json")
     path = run / "split.npz"
-    split = Split.stored(path)
+    split = stored_split(path)
+    if split.cut is not None:
+        raise DataError(
+            f"{run}: was trained on the pairs before a cut (--split-by first_seen), to measure how "
+            "it ranks later items. Train a run with --fit-all to update it."
+        )
     if len(split.mask) != config["dataset"]["items"]:
         raise DataError(f"{path}: does not fit config.json in its folder.")
     if not (run / ORDER).exists():

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milk_recsys.catalogue.dataset import DataError, Dataset
-from milk_recsys.catalogue.split import Split, draw_split, read_split, split_facts, write_split
+from milk_recsys.catalogue.split import Split, draw_split, split_facts
+from milk_recsys.catalogue.split_file import read_split, write_split
 from milk_recsys.catalogue.synthetic import embedded_dataset
 from milk_recsys.config.options import DataOptions
 

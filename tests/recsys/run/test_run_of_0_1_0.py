@@ -15,7 +15,8 @@ import torch
 from milk_recsys import load_run
 from milk_recsys.base.files import read_json
 from milk_recsys.catalogue.dataset import read_dataset
-from milk_recsys.catalogue.split import draw_split, read_split
+from milk_recsys.catalogue.split import draw_split
+from milk_recsys.catalogue.split_file import read_split
 from milk_recsys.config.options import from_json
 from milk_recsys.recommend import main
 from milk_recsys.run.begin import dataset_facts

@@ -12,7 +12,7 @@ import torch
 from milk_recsys import load_run
 from milk_recsys.base.checkpoint import load_state, save_state
 from milk_recsys.catalogue.dataset import DataError, read_dataset
-from milk_recsys.catalogue.split import read_split
+from milk_recsys.catalogue.split_file import read_split
 from milk_recsys.catalogue.tables import build_tables
 from milk_recsys.config.options import OptionError
 from milk_recsys.methods.milk.learner import milk_learner

@@ -139,3 +139,48 @@ def test_a_run_or_data_that_do_not_fit_are_refused(shop: SimpleNamespace, tmp_pa
     with pytest.raises(DataError, match=r"warm\.npy: does not fit split\.npz"):
         update_run(copied, shop.data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_every_item_is_for_use(shop: SimpleNamespace, tmp_path: Path) -> None:
+    """A run with --fit-all has no test, is resumed and updated, and scores like one on all items."""
+    some = trained(shop.some, tmp_path / "run", "--fit-all")
+    metrics = json.loads((some / "metrics.json").read_text())
+    assert metrics["fit_all"] and "test" not in metrics
+    assert "no test" in (some / "report.html").read_text(encoding="utf-8")
+    split = np.load(some / "split.npz")
+    assert len(split["validation"]) == len(split["test"]) == 0
+    used = {int(line.split()[1]) for line in (shop.some / "interactions.tsv").read_text().splitlines()[1:]}
+    assert set(split["warm"].tolist()) == used
+    (some / "report.html").unlink()
+    trained(shop.some, some, "--fit-all", "--resume")
+    update_run(some, shop.data, tmp_path / "updated")
+    whole = trained(shop.data, tmp_path / "whole", "--fit-all")
+    new = features_of(shop.data, slice(5, 15))
+    scores = [load_run(f, device="cpu").score(None, new) for f in (tmp_path / "updated", whole)]
+    torch.testing.assert_close(*scores, rtol=0, atol=1e-10)
+
+
+def test_methods_with_epochs_train_all_epochs_on_every_item(
+    shop: SimpleNamespace, tmp_path: Path
+) -> None:
+    options = [f"--data={shop.some}", f"--out={tmp_path / 'milk'}", "--model=milk", "--fit-all"]
+    parsed, dataset = begin.begin([*options, "--epochs=3", "--kernels=torch", "--device=cpu"])
+    metrics = run(parsed, dataset, Progress(quiet=True))
+    assert (metrics["epochs"], metrics["best_epoch"]) == (3, 2)
+    history = (tmp_path / "milk/history.jsonl").read_text().splitlines()
+    assert len(history) == 3 and not any("validation" in line for line in history)
+    assert load_run(tmp_path / "milk", device="cpu").trained_users.any()
+    with pytest.raises(SystemExit):
+        begin.begin([*options[:1], f"--out={tmp_path / 'b'}", "--model=milk", "--fit-all"])
+
+
+def test_a_run_with_a_cut_is_not_updated(shop: SimpleNamespace, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(shop.some, data)
+    header, *lines = (data / "interactions.tsv").read_text().splitlines()
+    timed = [f"{line}\t{1000 * int(line.split()[1]) + k}" for k, line in enumerate(lines)]
+    (data / "interactions.tsv").write_text("\n".join([f"{header}\ttime", *timed]) + "\n")
+    folder = trained(data, tmp_path / "run", "--split-by=first_seen")
+    assert json.loads((folder / "metrics.json").read_text())["test"]["untrained_users"] == 0
+    with pytest.raises(DataError, match="pairs before a cut"):
+        update_run(folder, shop.data, tmp_path / "updated")

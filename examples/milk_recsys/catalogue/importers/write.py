@@ -20,7 +20,8 @@ from milk_recsys.catalogue.encoders.saved import Recipe, save_recipes
 from milk_recsys.catalogue.importers.filled import content_reason, find_filled
 from milk_recsys.catalogue.importers.ids import merge_pairs
 from milk_recsys.catalogue.importers.rows import ROWS_AT_ONCE, blocks
-from milk_recsys.catalogue.split import Split, write_split
+from milk_recsys.catalogue.split import Split
+from milk_recsys.catalogue.split_file import write_split
 
 __all__ = ["Draft", "drafting"]
 
