@@ -118,7 +118,7 @@ def kinds(
     for kappa in (0.0, *CONTENT_PAIRS):
         name = f"kappa {kappa:g}" if kappa else "pairs"
         # Items without a given pair have their content alone.
-        vectors = vectors_with_pairs(user_map, features, mask, pairs, kappa or 1e-6)
+        vectors, _ = vectors_with_pairs(user_map, features, mask, pairs, kappa or 1e-6)
         found[name] = (a, vectors)
     return found
 

@@ -1,6 +1,12 @@
 """Recommendation of new items with missing modalities: KEEP, and MILK composed from `invmod`.
 
-`milk-recsys --help` lists the commands. In Python, `load_run` loads a finished run:
+`milk-recsys --help` lists the commands. In Python, `Recommender` fits frames in memory:
+
+    import milk_recsys
+    rec = milk_recsys.Recommender("keep").fit(pairs, {"text": texts, "image": images})
+    lists = rec.recommend(new_items, k=20)
+
+`load` opens a saved recommender, or a finished run. `load_run` opens a run for scores of arrays:
 
     from milk_recsys import load_run
     scorer = load_run("runs/20250101-120000-milk")
@@ -17,13 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from milk_recsys.catalogue.frames import Catalogue
+    from milk_recsys.estimator.recommender import Recommender, load
     from milk_recsys.run.scorer import load_run
     from milk_recsys.run.update import update_run
 
-__all__ = ["Catalogue", "load_run", "update_run"]
+__all__ = ["Catalogue", "Recommender", "load", "load_run", "update_run"]
 
 _MODULES = {
     "Catalogue": "milk_recsys.catalogue.frames",
+    "Recommender": "milk_recsys.estimator.recommender",
+    "load": "milk_recsys.estimator.recommender",
     "load_run": "milk_recsys.run.scorer",
     "update_run": "milk_recsys.run.update",
 }

@@ -88,8 +88,9 @@ def check_files_of_a_run(page: str, metrics: dict[str, Any], folder: Path) -> No
     They list the files of the run and the keys of metrics.json.
     """
     files = _first_column(page, "| file in `--out` | what |")
-    # This run does not write users.tsv and compare/, which the page lists too.
-    assert {path.name for path in folder.iterdir()} | {"users.tsv", "compare/"} == files
+    # This run does not write users.tsv, items.tsv and compare/, which the page lists too.
+    others = {"users.tsv", "items.tsv", "compare/"}
+    assert {path.name for path in folder.iterdir()} | others == files
     keys = _first_column(page, "| key | what |")
     assert keys == set(metrics)
     figures = set(

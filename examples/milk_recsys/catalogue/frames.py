@@ -23,7 +23,7 @@ from milk_recsys.catalogue.npy import Features, scan_features
 from milk_recsys.catalogue.raw.arrays import FeatureRows, ids_of_array
 from milk_recsys.catalogue.raw.tables import FrameTable
 
-__all__ = ["Catalogue", "frame_of"]
+__all__ = ["Catalogue", "MemoryDraft", "frame_of", "write_features"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Catalogue:
     Arguments:
         dataset: users, items, interactions and features, as `read_dataset` returns them.
         user_ids, item_ids: the id, as text, of each user and item.
+        columns: modality -> the columns of its frame that are its features; none for an array.
         notes, warnings: messages on how the frames were read.
     """
 
     dataset: Dataset
     user_ids: tuple[str, ...]
     item_ids: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -84,15 +86,19 @@ class Catalogue:
         )
         draft = MemoryDraft(name)
         matching = start(draft, FrameTable(frame_of(pairs, "pairs"), "pairs"), options, item)
-        for modality, given in features.items():
-            wanted = (columns or {}).get(modality, ())
-            _write_features(draft, modality, given, wanted, matching)
+        used = {
+            modality: write_features(
+                draft, modality, given, (columns or {}).get(modality, ()), matching
+            )
+            for modality, given in features.items()
+        }
         if not draft.arrays:
             raise DataError("Catalogue.from_frames: `features` must have at least one modality.")
         return cls(
             draft.dataset(empty_items),
             tuple(draft.user_names),
             tuple(draft.item_names),
+            used,
             tuple(draft.notes),
             tuple(draft.warnings),
         )
@@ -151,9 +157,21 @@ class MemoryDraft(Draft):
         )
 
 
-def _write_features(
-    draft: MemoryDraft, modality: str, given: Any, wanted: tuple[str, ...], matching: Matching
-) -> None:
+def write_features(
+    draft: MemoryDraft,
+    modality: str,
+    given: Any,
+    wanted: tuple[str, ...],
+    matching: Matching,
+    *,
+    checked: bool = True,
+) -> tuple[str, ...]:
+    """Write a modality from a frame, or from a pair (ids, array); return its columns.
+
+    Arguments:
+        wanted: the columns; if there are none, they are chosen.
+        checked: whether to look for rows that were probably filled in.
+    """
     if isinstance(given, tuple) and len(given) == 2:
         ids, array = np.asarray(given[0]), np.asarray(given[1])
         if array.ndim != 2 or array.dtype.kind not in "fiub" or len(ids) != len(array):
@@ -163,10 +181,10 @@ def _write_features(
             )
         path = Path(modality)
         rows = FeatureRows(path, array, ids_of_array(path, "ids", ids))
-        write_rows(draft, modality, rows, matching)
-        return
+        write_rows(draft, modality, rows, matching, checked=checked)
+        return ()
     table = FrameTable(frame_of(given, f"features[{modality!r}]"), modality)
-    write_table_numbers(draft, modality, table, wanted, matching)
+    return write_table_numbers(draft, modality, table, wanted, matching, checked=checked).columns
 
 
 def frame_of(given: Any, name: str) -> pl.DataFrame:

@@ -19,10 +19,11 @@ from milk_recsys.catalogue.synthetic import embedded_dataset
 from milk_recsys.config.command_line import given_options, parse_options
 from milk_recsys.config.options import OptionError, Options, to_json, validate_method
 
-__all__ = ["begin", "open_run", "start_folder", "write_config"]
+__all__ = ["begin", "dataset_facts", "open_run", "start_folder", "write_config", "write_names"]
 
 RUN_FILES = (
     "users.tsv",
+    "items.tsv",
     "encoders",
     "config.json",
     "metrics.json",
@@ -38,7 +39,7 @@ RUN_FILES = (
 )
 # Files that are written before config.json. A folder without config.json does not
 # contain a run yet.
-BEFORE_CONFIG = {"users.tsv", "encoders", "split.npz"}
+BEFORE_CONFIG = {"users.tsv", "items.tsv", "encoders", "split.npz"}
 
 
 def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Dataset]:
@@ -117,8 +118,8 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
 def start_folder(out: Path, dataset: Dataset) -> None:
     """Create the folder of a run, and remove temporary files that a killed run left in it.
 
-    The users' names and the encoders of the data set are copied into it, so that new items can be
-    encoded and recommended without the data set.
+    The names of users and items and the encoders of the data set are copied into it, so that new
+    items can be encoded and recommended without the data set.
 
     Raises:
         OptionError: the folder cannot be created.
@@ -133,8 +134,9 @@ def start_folder(out: Path, dataset: Dataset) -> None:
         leftover.unlink()
     if dataset.folder is not None:
         copy_encoders(dataset.folder, out)
-    if dataset.user_names is not None:
-        _write_user_names(out / "users.tsv", dataset.user_names)
+    for kind, names in (("user", dataset.user_names), ("item", dataset.item_names)):
+        if names is not None:
+            write_names(out / f"{kind}s.tsv", kind, names)
 
 
 def write_config(options: Options, dataset: Dataset) -> None:
@@ -145,9 +147,13 @@ def write_config(options: Options, dataset: Dataset) -> None:
         )
 
 
-def _write_user_names(path: Path, names: Sequence[str]) -> None:
-    """Write the users' names in the format of a data set, so that a scorer needs the run alone."""
-    lines = ["user\tname", *(f"{user}\t{name}" for user, name in enumerate(names))]
+def write_names(path: Path, kind: str, names: Sequence[str]) -> None:
+    """Write names in the format of a data set, so that a scorer needs the run alone.
+
+    Arguments:
+        kind: user or item.
+    """
+    lines = [f"{kind}\tname", *(f"{number}\t{name}" for number, name in enumerate(names))]
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 

@@ -31,7 +31,7 @@ from milk_recsys.config.method import load
 from milk_recsys.config.options import Options, from_json
 from milk_recsys.ranking.top import Candidates
 
-__all__ = ["Best", "Scorer", "load_run", "read_config"]
+__all__ = ["Best", "OpenedRun", "Scorer", "ScoringModel", "load_run", "open_run", "read_config"]
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
@@ -75,7 +75,31 @@ def load_run(
     Raises:
         DataError: the folder is absent or contains no finished run, or a file in it is damaged.
     """
-    folder = Path(folder)
+    run = open_run(Path(folder), device)
+    names = read_names(Path(folder) / "users.tsv", "user", len(run.model.trained_users), [])
+    return Scorer(
+        run.model, run.dims, names, content_zeros=run.content_zeros, scores_at_once=scores_at_once
+    )
+
+
+class OpenedRun(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        options: its options.
+        model: its model, in the precision of the run.
+        dims: modality -> width of its features.
+        content_zeros: modalities of which a row of zeros is content, not missing.
+    """
+
+    options: Options
+    model: ScoringModel
+    dims: dict[str, int]
+    content_zeros: tuple[str, ...]
+
+
+def open_run(folder: Path, device: torch.device | str = "auto") -> OpenedRun:
+    """Open the model of a finished run; errors are those of `load_run`."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder of a finished run.")
     if not (folder / "config.json").exists():
@@ -101,8 +125,7 @@ def load_run(
         model = load(method.scorer)(options, dims, num_users, tensors)
     except (RuntimeError, KeyError) as error:
         raise DataError(f"{weights}: does not fit config.json in its folder ({error}).") from None
-    names = read_names(folder / "users.tsv", "user", num_users, [])
-    return Scorer(model, dims, names, content_zeros=content_zeros, scores_at_once=scores_at_once)
+    return OpenedRun(options, model, dims, content_zeros)
 
 
 class ScoringModel(Protocol):
@@ -255,28 +278,44 @@ class Scorer:
         return vectors
 
     def best_items(
-        self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None
+        self,
+        vectors: Tensor,
+        top: int,
+        users: Sequence[int] | ArrayLike | None = None,
+        *,
+        exclude: tuple[Tensor, Tensor] | None = None,
     ) -> Iterator[Best]:
         """Find the best items of each user, block by block, in bounded memory.
 
         Arguments:
             vectors: (n, D), from `embed`.
             top: the length of a list, at most n.
-            users: ids (U,); None for all.
+            users: ids (U,), or vectors (U, D) of users; None for all.
+            exclude: items that must not be in a user's list, as in `ranking.top.top_items`.
 
         Yields:
             `Best` for a block of users, in the given order, with positions of items; on the CPU.
+            Vectors of users are numbered from 0. A position of -1 ends a list for which too few
+            items are left.
         """
         _check_top(top)
-        ids = self._user_ids(users)
+        given = users if isinstance(users, Tensor) and users.ndim == 2 else None
+        ids = self._user_ids(users) if given is None else torch.arange(len(given))
         items = Candidates(vectors, dtype=self.dtype, scores_at_once=self.scores_at_once)
         for start in range(0, len(ids), LISTS_AT_ONCE):
             block = ids[start : start + LISTS_AT_ONCE]
-            best = items.top(self._user_vectors(block), top)
+            rows = self.user_vectors(block) if given is None else given[block].to(vectors)
+            part = _excluded(exclude, start, len(block), vectors.device)
+            best = items.top(rows, top, exclude=part)
             yield Best(block, best.positions.cpu(), best.scores.cpu())
 
     def best_users(
-        self, vectors: Tensor, top: int, users: Sequence[int] | ArrayLike | None = None
+        self,
+        vectors: Tensor,
+        top: int,
+        users: Sequence[int] | ArrayLike | None = None,
+        *,
+        exclude: tuple[Tensor, Tensor] | None = None,
     ) -> Iterator[Best]:
         """Find the best users of each item, block by block, in bounded memory.
 
@@ -285,9 +324,12 @@ class Scorer:
             top: the length of a list, at most the number of candidates.
             users: the candidates, ids (U,), of which repeated ones count once; None for the users
                 with a training pair.
+            exclude: users that must not be in an item's list, as positions among the candidates,
+                which are ordered by id; see `ranking.top.top_items`.
 
         Yields:
-            `Best` for a block of items, in order, with ids of users; on the CPU.
+            `Best` for a block of items, in order, with ids of users; on the CPU. An id of -1 ends a
+            list for which too few users are left.
         """
         _check_top(top)
         chosen = (
@@ -298,12 +340,15 @@ class Scorer:
         if len(vectors) == 0:
             return
         candidates = Candidates(
-            self._user_vectors(chosen), dtype=self.dtype, scores_at_once=self.scores_at_once
+            self.user_vectors(chosen), dtype=self.dtype, scores_at_once=self.scores_at_once
         )
         for start in range(0, len(vectors), LISTS_AT_ONCE):
-            best = candidates.top(vectors[start : start + LISTS_AT_ONCE], top)
-            rows = torch.arange(start, start + len(best.positions))
-            yield Best(rows, chosen[best.positions.cpu()], best.scores.cpu())
+            block = vectors[start : start + LISTS_AT_ONCE]
+            part = _excluded(exclude, start, len(block), vectors.device)
+            best = candidates.top(block, top, exclude=part)
+            rows, places = torch.arange(start, start + len(block)), best.positions.cpu()
+            found = torch.where(places < 0, places, chosen[places.clamp(min=0)])
+            yield Best(rows, found, best.scores.cpu())
 
     @torch.no_grad()
     def _scores(self, users: Tensor, vectors: Tensor) -> Tensor:
@@ -311,8 +356,13 @@ class Scorer:
         rows: Tensor = self.model.user_vectors(users.to(self.device))
         return (rows @ vectors.T).to(self.dtype)
 
-    def _user_vectors(self, users: Tensor) -> Tensor:
-        """Return the vectors (u, D) of users on the device, after a check that they are finite."""
+    @torch.no_grad()
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Return the vectors (u, D) of users on the device, after a check that they are finite.
+
+        Arguments:
+            users: int64 (u,), ids.
+        """
         every = len(users) == self.num_users and torch.equal(users, torch.arange(len(users)))
         vectors: Tensor = self.model.user_vectors(None if every else users.to(self.device))
         finite = torch.isfinite(vectors).all(dim=1)
@@ -370,6 +420,17 @@ class Scorer:
                 f"training, got {tuple(x.shape)}."
             )
         return x.detach()
+
+
+def _excluded(
+    exclude: tuple[Tensor, Tensor] | None, start: int, count: int, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """Return the part of `exclude` that belongs to a block of lists."""
+    if exclude is None:
+        return None
+    offsets = exclude[0][start : start + count + 1]
+    positions = exclude[1][int(offsets[0]) : int(offsets[-1])]
+    return (offsets - offsets[0]).to(device), positions.to(device)
 
 
 def _check_top(top: int) -> None:

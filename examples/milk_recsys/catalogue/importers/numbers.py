@@ -170,8 +170,14 @@ def _fail(
     )
 
 
-def write_rows(draft: Draft, name: str, source: FeatureRows, matching: Matching) -> None:
-    """Write a modality from the rows of an array, of which only those of items are read."""
+def write_rows(
+    draft: Draft, name: str, source: FeatureRows, matching: Matching, *, checked: bool = True
+) -> None:
+    """Write a modality from the rows of an array, of which only those of items are read.
+
+    Arguments:
+        checked: whether to look for rows that were probably filled in.
+    """
     places = matching.places(source.ids, source.path, name, draft)
     target = draft.new_features(name, source.rows.shape[1], source.rows.dtype)
     used = np.flatnonzero(places >= 0)
@@ -180,4 +186,4 @@ def write_rows(draft: Draft, name: str, source: FeatureRows, matching: Matching)
         block = np.empty((len(rows), source.rows.shape[1]), target.dtype)
         copy_rows(source.rows[rows], block, source.path, [source.ids[k] for k in rows])
         target[places[rows]] = block
-    draft.finish_features(name, target, source.path.name)
+    draft.finish_features(name, target, source.path.name, checked=checked)

@@ -36,8 +36,8 @@ def vectors_with_pairs(
     mask: Tensor,
     pairs: Tensor,
     content_pairs: float = CONTENT_PAIRS,
-) -> Tensor:
-    """Return the vectors (N, r) of new items of which some have pairs.
+) -> tuple[Tensor, Tensor]:
+    """Return the vectors (N, r) of new items of which some have pairs, and the shares of content.
 
     Arguments:
         user_map: of the fitted model.
@@ -45,6 +45,9 @@ def vectors_with_pairs(
         pairs: int64 (P, 2), distinct pairs of a user of the model and an item, from 0 to N - 1.
             Those of users without training pairs count nothing.
         content_pairs: kappa.
+
+    Returns:
+        (N, r); and kappa / (kappa + m) (N,), by which the vector from the content is multiplied.
     """
     model = user_map.model
     vectors, logs = model.embed_with_popularity(features, mask)
@@ -58,6 +61,6 @@ def vectors_with_pairs(
     columns = torch.sparse_coo_tensor(
         torch.stack([users, items]), values, (len(numbers), len(mask)), check_invariants=False
     ).coalesce()
-    count = count[:, None]
-    mixed = content_pairs * vectors + count * user_map.item_vectors(columns)
-    return mixed / (content_pairs + count) * (model.exponent * logs).exp()
+    shares = content_pairs / (content_pairs + count)
+    mixed = torch.lerp(user_map.item_vectors(columns), vectors, shares[:, None])
+    return mixed * (model.exponent * logs).exp(), shares

@@ -1,0 +1,1 @@
+"""The estimator `Recommender`: from frames to lists, new customers, explanations and updates."""

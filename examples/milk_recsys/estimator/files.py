@@ -1,0 +1,136 @@
+"""Folders of a `Recommender`: those that `save` writes, and runs of train.py.
+
+A saved folder is that of a finished run, which `load_run` opens too, with two more files:
+
+    recommender.json           ids of users and items, and how frames are read
+    user_content.safetensors   the regression on features of users, if there is one
+
+Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from milk_recsys.base.checkpoint import load_state, save_state
+from milk_recsys.base.errors import DataError
+from milk_recsys.base.files import read_json, write_json
+from milk_recsys.catalogue.importers.ids import Ids
+from milk_recsys.catalogue.importers.interactions import RowOptions
+from milk_recsys.catalogue.npy import map_npy
+from milk_recsys.catalogue.split_file import stored_split
+from milk_recsys.catalogue.tsv import read_names
+from milk_recsys.config.options import to_json
+from milk_recsys.estimator.fitted import Fitted
+from milk_recsys.estimator.user_content import UserContent
+from milk_recsys.run.begin import write_names
+from milk_recsys.run.scorer import open_run
+
+__all__ = ["open_fitted", "save_fitted"]
+
+STATE, USER_CONTENT = "recommender.json", "user_content.safetensors"
+FORMAT = 1
+
+
+def save_fitted(fitted: Fitted, metrics: dict[str, Any], folder: Path) -> None:
+    """Write a folder, which must not exist yet or be empty; it appears when it is complete.
+
+    Raises:
+        DataError: the folder holds something, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"save: {folder} exists already and is never overwritten. Name another.")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    fitted.share_choices()
+    try:
+        temporary.mkdir(parents=True)
+        _write(fitted, metrics, temporary)
+        if folder.exists():
+            folder.rmdir()  # It is empty, as checked above.
+        temporary.rename(folder)
+    except OSError as error:
+        raise DataError(f"save: {folder} cannot be written ({error.strerror or error}).") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(fitted: Fitted, metrics: dict[str, Any], folder: Path) -> None:
+    content = fitted.user_content
+    state = {
+        "format": FORMAT,
+        "users": fitted.users.names,
+        "items": fitted.items.names,
+        "columns": {name: list(own) for name, own in fitted.columns.items()},
+        "rows": dataclasses.asdict(fitted.rows),
+        "user_content": None if content is None else content.facts(),
+    }
+    model = cast(Any, fitted.model)
+    facts = {"epoch": metrics.get("best_epoch", 0), "model": fitted.options.run.model}
+    save_state(folder / "model.safetensors", model.state_dict(), facts)
+    if content is not None:
+        save_state(folder / USER_CONTENT, content.state_dict(), {})
+    if not any(sign in name for name in fitted.users.names for sign in "\t\r\n"):
+        write_names(folder / "users.tsv", "user", fitted.users.names)
+    write_json(folder / STATE, state)
+    options = fitted.options.replace(out=None, resume=False)
+    write_json(folder / "config.json", {**to_json(options), "dataset": fitted.facts})
+    write_json(folder / "metrics.json", metrics)
+
+
+def open_fitted(folder: Path, device: torch.device | str) -> tuple[Fitted, dict[str, Any]]:
+    """Open a saved folder, or a finished run of train.py; return also its metrics.json.
+
+    Raises:
+        DataError: the folder is neither, or a file in it is damaged.
+    """
+    run = open_run(folder, device)
+    config, metrics = read_json(folder / "config.json"), read_json(folder / "metrics.json")
+    num_users = len(run.model.trained_users)
+    values = (run.options, run.model, run.dims, run.content_zeros)
+    if not (folder / STATE).exists():
+        users = _distinct(folder / "users.tsv", "user", num_users)
+        items = _items_of_run(folder, int(config["dataset"]["items"]))
+        return Fitted(*values, Ids(users), Ids(items), config["dataset"]), metrics
+    try:
+        state = read_json(folder / STATE)
+        users, items = Ids(map(str, state["users"])), Ids(map(str, state["items"]))
+        columns = {name: tuple(map(str, own)) for name, own in state["columns"].items()}
+        rows = RowOptions(**{**state["rows"], "where": tuple(state["rows"]["where"])})
+        if state["format"] != FORMAT or len(users) != num_users:
+            raise ValueError(f"format {state['format']}, {len(users)} users")
+        content = None
+        if state["user_content"] is not None:
+            tensors, _ = load_state(folder / USER_CONTENT, run.model.trained_users.device)
+            content = UserContent.loaded(tensors, state["user_content"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise DataError(f"{folder / STATE}: does not fit its folder ({error!r:.200}).") from None
+    return Fitted(*values, users, items, config["dataset"], columns, rows, content), metrics
+
+
+def _items_of_run(folder: Path, num_items: int) -> list[str]:
+    """Return ids of the training items of a run of train.py, in the order of the model.
+
+    They are the names in items.tsv if these differ, and else the numbers of the data set.
+    """
+    path = folder / "split.npz"
+    if not path.exists():
+        return []
+    warm, order = stored_split(path).warm, folder / "warm.npy"
+    if order.exists():
+        warm = map_npy(order, str(order), "item ids", "Update the run again.").astype("int64")
+    names = _distinct(folder / "items.tsv", "item", num_items)
+    return [names[item] for item in warm.tolist()]
+
+
+def _distinct(path: Path, kind: Any, count: int) -> list[str]:
+    """Return the names of a file if no two are equal, or else numbers as text."""
+    names = read_names(path, kind, count, [])
+    if names is None or len(set(names)) < count:
+        return [str(number) for number in range(count)]
+    return list(names)
