@@ -128,9 +128,7 @@ def ndcg(users: Tensor, items: Tensor, given: Tensor, rest: Tensor) -> float:
     scores = users @ items.T
     scores[given[:, 0], given[:, 1]] = EXCLUDED
     order = rest[:, 0].argsort(stable=True)
-    ranks = positive_ranks(
-        scores.__getitem__, *rest[order].unbind(1), num_candidates=len(items)
-    )
+    ranks = positive_ranks(scores.__getitem__, *rest[order].unbind(1), num_candidates=len(items))
     return float(per_user_metrics(rest[order, 0], ranks)["ndcg@20"].mean())
 
 

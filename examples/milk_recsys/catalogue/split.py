@@ -1,4 +1,6 @@
-"""The split into warm and new items, and a run's mask, drawn from a seed (`split_file.py` reads files).
+"""The split into warm and new items, and a run's mask, drawn from a seed.
+
+`split_file.py` reads and writes it.
 
 Only drawing a mask needs torch. Importing this module does not import it, so that the commands that
 only read or write splits start at once.
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.dataset import Dataset
-from milk_recsys.catalogue.time_split import known_at_cut, time_parts
+from milk_recsys.catalogue.time_split import check_ranked, known_at_cut, time_parts
 from milk_recsys.config.options import DataOptions
 
 if TYPE_CHECKING:
@@ -82,7 +84,9 @@ def draw_split(dataset: Dataset, options: DataOptions) -> tuple[Split, list[str]
     if options.split_by == "first_seen":
         parts = time_parts(dataset, options.cut, COLD_SHARE)
         warm, validation, test, cut = parts.warm, parts.validation, parts.test, parts.cut
-        notes.append(known_at_cut(dataset, np.concatenate([validation, test]), cut)[1])
+        used, note = known_at_cut(dataset, np.concatenate([validation, test]), cut)
+        check_ranked(used, {"validation": validation, "test": test})
+        notes.append(note)
     else:
         warm, validation, test = _random_parts(dataset, streams[0])
     mask = dataset.natural_mask

@@ -26,7 +26,8 @@ __all__ = ["read_split", "stored_split", "write_split"]
 def write_split(path: Path, split: Split) -> None:
     """Write the three sets of items, the mask and the cut, if there is one, as an npz file."""
     arrays = {
-        name: getattr(split, name) for name in (*PARTS, "mask", *(["cut"] if split.cut is not None else []))
+        name: getattr(split, name)
+        for name in (*PARTS, "mask", *(["cut"] if split.cut is not None else []))
     }
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,14 @@ from milk_recsys.base.errors import DataError, OptionError, plural
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.times import Times
 
-__all__ = ["TimeParts", "first_seen", "known_at_cut", "parse_cut", "time_parts"]
+__all__ = [
+    "TimeParts",
+    "check_ranked",
+    "first_seen",
+    "known_at_cut",
+    "parse_cut",
+    "time_parts",
+]
 
 ItemIds = npt.NDArray[np.int64]
 
@@ -140,11 +148,21 @@ def known_at_cut(dataset: Dataset, cold: ItemIds, cut: float) -> tuple[Dataset, 
     return dataclasses.replace(dataset, interactions=pairs[kept], times=times[kept]), note
 
 
+def check_ranked(used: Dataset, parts: Mapping[str, ItemIds]) -> None:
+    """Raise DataError if no pair of a part is left in the pairs that a split by time uses."""
+    for name, items in parts.items():
+        if not used.item_counts[items].any():
+            raise DataError(
+                f"--split-by first_seen: no user with a pair before the cut has a {name} item, so "
+                "nothing could be ranked. Choose another --cut."
+            )
+
+
 def _times(dataset: Dataset) -> Times:
     if dataset.times is None:
         raise DataError(
-            f"{dataset.name}: has no times, which --split-by first_seen needs. Add a column time to "
-            "interactions.tsv, or times.npy."
+            f"{dataset.name}: has no times, which --split-by first_seen needs. Add a column time "
+            "to interactions.tsv, or times.npy."
         )
     return dataset.times
 

@@ -37,6 +37,7 @@ class NewItems:
         vectors: (n, D) float64.
         pairs: int64 (P, 2), first pairs: a user of the model and an item, from 0 to n - 1.
         shares: (n,) the share of the content in each vector; the rest comes from first pairs.
+        version: `Fitted.version` of the vectors.
     """
 
     ids: Ids
@@ -45,6 +46,7 @@ class NewItems:
     vectors: Tensor
     pairs: Tensor
     shares: Tensor
+    version: object
 
 
 def read_new_items(
@@ -62,7 +64,9 @@ def read_new_items(
     """
     key, scorer = fitted.rows.item_column, fitted.scorer
     ids, arrays, _ = read_feature_rows(features, key, fitted.dims, fitted.columns)
-    rows = {name: torch.from_numpy(x).to(scorer.device, torch.float64) for name, x in arrays.items()}
+    rows = {
+        name: torch.from_numpy(x).to(scorer.device, torch.float64) for name, x in arrays.items()
+    }
     mask = mask_from_features(rows, scorer.modalities)
     for name in rows.keys() - scorer.content_zeros:
         mask[:, scorer.modalities.index(name)] &= (rows[name] != 0).any(dim=1)
@@ -72,11 +76,13 @@ def read_new_items(
     none = torch.empty(0, 2, dtype=torch.int64, device=scorer.device)
     if first_pairs is None:
         vectors = scorer.embed(rows)
-        return NewItems(ids, rows, mask, vectors, none, vectors.new_ones(len(vectors)))
+        return NewItems(
+            ids, rows, mask, vectors, none, vectors.new_ones(len(vectors)), fitted.version
+        )
     need(fitted.options.definition, "first_pairs", "recommend")
     pairs = named_pairs(first_pairs, fitted.rows, "first_pairs", fitted.users, ids).to(none.device)
     vectors, shares = vectors_with_pairs(fitted.user_map, rows, mask, pairs)
-    return NewItems(ids, rows, mask, vectors, pairs, shares)
+    return NewItems(ids, rows, mask, vectors, pairs, shares, fitted.version)
 
 
 def named_pairs(given: Any, rows: RowOptions, what: str, users: Ids, items: Ids) -> Tensor:

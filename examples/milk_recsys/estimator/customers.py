@@ -31,12 +31,14 @@ class Customers:
         names: their names.
         vectors: (u, D) float64.
         offsets, items: int64 (u + 1,) and (P,), the known items that each of them took.
+        version: `Fitted.version` of the vectors.
     """
 
     names: tuple[str, ...]
     vectors: Tensor
     offsets: Tensor
     items: Tensor
+    version: object
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,12 +51,12 @@ def customers_from_pairs(fitted: Fitted, given: Any) -> Customers:
         DataError: an item is not known, or there is none.
     """
     need(fitted.options.definition, "fold_in", "fold_in")
-    advice = (
-        "Only items of the fit can be folded in; `update` adds others with their features."
-    )
+    advice = "Only items of the fit can be folded in; `update` adds others with their features."
     if is_frame(given):
         found = read_interactions(FrameTable(frame_of(given, "fold_in"), "fold_in"), fitted.rows)
-        numbers = torch.from_numpy(find_ids(fitted.items, found.items.names, "fold_in: item", advice))
+        numbers = torch.from_numpy(
+            find_ids(fitted.items, found.items.names, "fold_in: item", advice)
+        )
         pairs = torch.from_numpy(found.pairs)
         pairs = torch.unique(torch.stack([pairs[:, 0], numbers[pairs[:, 1]]], dim=1), dim=0)
         names = tuple(found.users.names)
@@ -68,7 +70,7 @@ def customers_from_pairs(fitted: Fitted, given: Any) -> Customers:
     offsets = F.pad(torch.bincount(pairs[:, 0], minlength=len(names)).cumsum(0), (1, 0))
     device = fitted.scorer.device
     vectors = fitted.user_map.vectors(offsets.to(device), pairs[:, 1].to(device))
-    return Customers(names, vectors, offsets, pairs[:, 1])
+    return Customers(names, vectors, offsets, pairs[:, 1], fitted.version)
 
 
 def customers_from_features(fitted: Fitted, features: Mapping[str, Any]) -> Customers:
@@ -86,7 +88,9 @@ def customers_from_features(fitted: Fitted, features: Mapping[str, Any]) -> Cust
     ids, arrays, _ = read_feature_rows(
         features, key, content.dims, content.columns, "fold_in: features"
     )
-    rows = {name: torch.from_numpy(x).to(scorer.device, torch.float64) for name, x in arrays.items()}
+    rows = {
+        name: torch.from_numpy(x).to(scorer.device, torch.float64) for name, x in arrays.items()
+    }
     vectors = content.vectors(rows, scorer.user_vectors)
     none = torch.zeros(len(ids) + 1, dtype=torch.int64)
-    return Customers(tuple(ids.names), vectors, none, none[:0])
+    return Customers(tuple(ids.names), vectors, none, none[:0], fitted.version)

@@ -12,7 +12,6 @@ from torch import Tensor
 from milk_recsys.base.errors import DataError
 from milk_recsys.estimator.abilities import need
 from milk_recsys.estimator.candidates import NewItems
-from milk_recsys.estimator.customers import Customers
 from milk_recsys.estimator.fitted import Fitted
 from milk_recsys.methods.keep.explanation import modality_weights
 from milk_recsys.methods.keep.fitted import KeepModel
@@ -63,9 +62,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(
-    fitted: Fitted, user: str, own: Tensor, item: str, new: NewItems | None
-) -> Explanation:
+def explain(fitted: Fitted, user: str, own: Tensor, item: str, new: NewItems | None) -> Explanation:
     """Explain a score.
 
     Arguments:

@@ -48,8 +48,7 @@ class Fitted:
 
     def __post_init__(self) -> None:
         """Prepare what is computed when it is first needed."""
-        self._scorer: Scorer | None = None
-        self._user_map: UserMap | None = None
+        self.changed()
 
     @property
     def scorer(self) -> Scorer:
@@ -84,7 +83,17 @@ class Fitted:
 
     def changed(self) -> None:
         """Forget what was computed from the model, after the model has changed."""
-        self._scorer = self._user_map = None
+        self._scorer: Scorer | None = None
+        self._user_map: UserMap | None = None
+        self.version = object()  # Vectors of another version do not fit together.
+
+    def check_version(self, version: object, what: str) -> None:
+        """Raise DataError if vectors are of another model, or from before an update."""
+        if version is not self.version:
+            raise DataError(
+                f"{what}: was made with another model, or before the update of this one. Make it "
+                "again."
+            )
 
     def check_trained(self, users: Any, where: str) -> None:
         """Raise DataError if a user of the numbers (u,) has no training pair."""

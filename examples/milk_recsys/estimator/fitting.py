@@ -105,8 +105,6 @@ def fit_user_content(
         for name, x in arrays.items()
     }
     vectors = fitted.scorer.user_vectors(users)
-    fitted.user_content = UserContent.fitted(
-        tensors, users, vectors, used, fitted.options.run.seed
-    )
+    fitted.user_content = UserContent.fitted(tensors, users, vectors, used, fitted.options.run.seed)
     unused = len(ids) - len(rows)
     return [f"user_features: {plural(unused, 'user', 'users')} without pairs."] if unused else []

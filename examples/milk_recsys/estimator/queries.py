@@ -40,9 +40,7 @@ class ListedUsers:
     items: Tensor
 
     @classmethod
-    def of(
-        cls, fitted: Fitted, users: Iterable[Any] | Customers | None, where: str
-    ) -> ListedUsers:
+    def of(cls, fitted: Fitted, users: Iterable[Any] | Customers | None, where: str) -> ListedUsers:
         """Return the users with the given ids, in this order; None for all with a training pair.
 
         Arguments:
@@ -52,6 +50,7 @@ class ListedUsers:
             DataError: an id is unknown, or a user has no training pair.
         """
         if isinstance(users, Customers):
+            fitted.check_version(users.version, f"{where}: the result of fold_in")
             return cls(list(users.names), users.vectors, users.offsets, users.items)
         if users is None:
             numbers = fitted.scorer.trained_users.nonzero()[:, 0]

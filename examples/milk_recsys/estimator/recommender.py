@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
 import torch
 
-from milk_recsys.base.errors import DataError
-from milk_recsys.catalogue.frame_rows import texts_of_ids
 from milk_recsys.catalogue.frames import Catalogue
 from milk_recsys.catalogue.importers.interactions import RowOptions
 from milk_recsys.config.options import Options
 from milk_recsys.estimator.abilities import abilities, need
-from milk_recsys.estimator.candidates import Candidates, NewItems, read_new_items
-from milk_recsys.estimator.customers import (
-    Customers,
-    customers_from_features,
-    customers_from_pairs,
-)
-from milk_recsys.estimator.explanation import Explanation, explain
 from milk_recsys.estimator.files import open_fitted, save_fitted
-from milk_recsys.estimator.fitted import Fitted
 from milk_recsys.estimator.fitting import fit_catalogue, fit_user_content
-from milk_recsys.estimator.lists import excluded_rows, frame_of_lists
-from milk_recsys.estimator.queries import ListedUsers, excluded_pairs
+from milk_recsys.estimator.serving import Serving
 from milk_recsys.estimator.updating import update
 
 __all__ = ["Recommender", "load"]
 
-Users = Iterable[Any] | Customers | None
 
-
-class Recommender:
+class Recommender(Serving):
     """A recommender of new items with missing modalities, on frames in memory.
 
     Frames are of pandas, polars or Arrow, or mappings of columns. Ids are text, by the rules of
@@ -67,8 +53,6 @@ class Recommender:
         need(self.options.definition, "recommend", "Recommender")
         self.metrics: dict[str, Any] = {}
         self.notes: tuple[str, ...] = ()
-        self._fitted: Fitted | None = None
-        self._new: NewItems | None = None
 
     @property
     def abilities(self) -> tuple[str, ...]:
@@ -134,138 +118,7 @@ class Recommender:
         self.notes = (*catalogue.warnings, *catalogue.notes, *catalogue.dataset.notes, *notes)
         return self
 
-    def prepare(
-        self, new_items: Mapping[str, Any], *, first_pairs: Any | None = None
-    ) -> NewItems:
-        """Read and embed new items once, for several calls of the other methods.
-
-        Arguments:
-            new_items: modality -> frame, or a pair (ids, array), as the features of `fit`. An item
-                may lack modalities; an absent modality is missing for all of them.
-            first_pairs: frame of the pairs that new items have already. Their vectors then come
-                from content and pairs together.
-
-        Raises:
-            DataError: a frame cannot be read, or an item has no modality.
-        """
-        self._new = read_new_items(self._ready("prepare"), new_items, first_pairs)
-        return self._new
-
-    def recommend(
-        self,
-        new_items: Mapping[str, Any] | NewItems | None = None,
-        k: int = 20,
-        *,
-        users: Users = None,
-        exclude: Any | None = None,
-        where: Iterable[Any] | None = None,
-        include_warm: bool = False,
-        first_pairs: Any | None = None,
-    ) -> pl.DataFrame:
-        """List the best items of each user.
-
-        Arguments:
-            new_items, first_pairs: as in `prepare`, or its result. None: the items of the last
-                call, if there was one.
-            k: maximum length of a list.
-            users: ids, or the result of `fold_in`; None for all users with a training pair.
-            exclude: frame of pairs that must not be listed.
-            where: ids of the items that may be listed, for example those in stock.
-            include_warm: whether known items are candidates, too. The items that a user has are
-                left out.
-
-        Returns:
-            a frame with the columns of users and items, `rank` from 1 and `score`; with
-            `include_warm` also `known`. A list is shorter if fewer candidates are left. Scores
-            order the items of one user and have no unit.
-
-        Raises:
-            DataError: an id is unknown, a frame cannot be read, or there are no candidates.
-            ValueError: k is below 1.
-        """
-        fitted = self._ready("recommend")
-        listed = ListedUsers.of(fitted, users, "recommend")
-        items = self._candidates(new_items, first_pairs, include_warm, where)
-        excluded = excluded_pairs(fitted, listed, items, exclude)
-        blocks = fitted.scorer.best_items(
-            items.vectors, k, listed.rows, exclude=excluded_rows(excluded, len(listed.names))
-        )
-        kinds = (fitted.rows.user_column, fitted.rows.item_column)
-        known = items.known >= 0 if include_warm else None
-        return frame_of_lists(blocks, kinds, listed.owners(fitted), items.names, known)
-
-    def audience(
-        self,
-        new_items: Mapping[str, Any] | NewItems | None = None,
-        k: int = 20,
-        *,
-        users: Iterable[Any] | None = None,
-        exclude: Any | None = None,
-        where: Iterable[Any] | None = None,
-        include_warm: bool = False,
-        first_pairs: Any | None = None,
-    ) -> pl.DataFrame:
-        """List the best users of each item; arguments and errors are those of `recommend`.
-
-        Returns:
-            a frame with the columns of items and users, `rank` from 1 and `score`. Scores order
-            the users of one item.
-        """
-        fitted = self._ready("audience")
-        listed = ListedUsers.of(fitted, users, "audience").sorted()
-        items = self._candidates(new_items, first_pairs, include_warm, where)
-        excluded = excluded_pairs(fitted, listed, items, exclude).flip(1)
-        blocks = fitted.scorer.best_users(
-            items.vectors, k, listed.rows, exclude=excluded_rows(excluded, len(items.names))
-        )
-        kinds = (fitted.rows.item_column, fitted.rows.user_column)
-        return frame_of_lists(blocks, kinds, items.names, fitted.users.names)
-
-    def fold_in(
-        self, items: Any | None = None, *, features: Mapping[str, Any] | None = None
-    ) -> Customers:
-        """Return customers who were not in the fit, for the argument `users`.
-
-        Arguments:
-            items: ids of the known items that one customer took; or a frame of pairs of several
-                customers. The vector is that of a user of the fit with the same pairs.
-            features: modality -> frame with the column of users: customers without history, if the
-                model was fitted with `user_features`.
-
-        Raises:
-            DataError: an item is not known, or neither argument or both are given.
-        """
-        fitted = self._ready("fold_in")
-        if (items is None) == (features is None):
-            raise DataError("fold_in: give either items (or pairs), or features of the customers.")
-        if features is not None:
-            return customers_from_features(fitted, features)
-        return customers_from_pairs(fitted, items)
-
-    def explain(
-        self, user: Any, item: Any, new_items: Mapping[str, Any] | NewItems | None = None
-    ) -> Explanation:
-        """Return the parts of the score of an item for a user, which sum to it.
-
-        Arguments:
-            user: an id, or the result of `fold_in` for one customer.
-            item: id of a new item, or of a known one.
-            new_items: as in `recommend`.
-
-        Raises:
-            DataError: an id is unknown, or the method cannot explain.
-        """
-        fitted = self._ready("explain")
-        need(fitted.options.definition, "explain", "explain")
-        users = ListedUsers.of(fitted, user if isinstance(user, Customers) else [user], "explain")
-        if len(users.names) != 1:
-            raise DataError(f"explain: give one user, got {len(users.names)}.")
-        new = self._new_items(new_items, None)
-        return explain(fitted, users.names[0], users.items, texts_of_ids([item], "item")[0], new)
-
-    def update(
-        self, pairs: Any, features: Mapping[str, Any] | None = None
-    ) -> dict[str, int]:
+    def update(self, pairs: Any, features: Mapping[str, Any] | None = None) -> dict[str, int]:
         """Add pairs to the model, which may be of new users and of new items.
 
         The result is that of a fit on all pairs with the chosen options, and the means of the
@@ -292,34 +145,6 @@ class Recommender:
             DataError: the folder exists and is not empty, or cannot be written.
         """
         save_fitted(self._ready("save"), self.metrics, Path(folder))
-
-    # --- helpers
-
-    def _ready(self, where: str) -> Fitted:
-        if self._fitted is None:
-            raise DataError(f"{where}: the recommender is not fitted yet. Call fit first.")
-        return self._fitted
-
-    def _new_items(
-        self, given: Mapping[str, Any] | NewItems | None, first_pairs: Any | None
-    ) -> NewItems | None:
-        if isinstance(given, NewItems):
-            self._new = given
-        elif given is not None:
-            self.prepare(given, first_pairs=first_pairs)
-        elif first_pairs is not None:
-            raise DataError("first_pairs: give the new items as well.")
-        return self._new
-
-    def _candidates(
-        self,
-        new_items: Mapping[str, Any] | NewItems | None,
-        first_pairs: Any | None,
-        include_warm: bool,
-        where: Iterable[Any] | None,
-    ) -> Candidates:
-        new = self._new_items(new_items, first_pairs)
-        return Candidates.of(self._ready(""), new, include_warm=include_warm, where=where)
 
 
 def load(folder: Path | str, *, device: torch.device | str = "auto") -> Recommender:

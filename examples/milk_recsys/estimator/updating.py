@@ -47,9 +47,7 @@ def update(fitted: Fitted, pairs: Any, features: Mapping[str, Any] | None) -> di
     rows = mask = None
     if new:
         rows, mask = _content(fitted, new, features)
-    numbers = np.stack(
-        [user_numbers[found.pairs[:, 0]], item_numbers[found.pairs[:, 1]]], axis=1
-    )
+    numbers = np.stack([user_numbers[found.pairs[:, 0]], item_numbers[found.pairs[:, 1]]], axis=1)
     device = model.counts.device
     fitted.share_choices()
     added = update_model(

@@ -86,7 +86,10 @@ def _write_untested(run: Path, config: Mapping[str, Any], metrics: Mapping[str, 
     from invmod.robustness.document import STYLE, html_document
 
     def table(values: Mapping[str, Any]) -> str:
-        rows = (f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in values.items())
+        rows = (
+            f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>"
+            for k, v in values.items()
+        )
         return f"<table>{''.join(rows)}</table>"
 
     title = f"{find_method(metrics['model']).title} on {metrics['data']}"

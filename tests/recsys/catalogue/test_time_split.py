@@ -55,7 +55,9 @@ def test_what_is_new_is_later_and_nothing_later_trains(seed: int, cut: int | Non
         same = int((first == split.cut).sum())
         assert 0.2 * used - 1 <= len(split.cold) <= 0.2 * used + same
     users, items = tables.pairs.unbind(1)
-    time = {tuple(pair): t for pair, t in zip(dataset.interactions.tolist(), dataset.times, strict=True)}
+    time = {
+        tuple(pair): t for pair, t in zip(dataset.interactions.tolist(), dataset.times, strict=True)
+    }
     assert max(time[pair] for pair in zip(users.tolist(), items.tolist(), strict=True)) < split.cut
     assert not set(items.tolist()) & set(split.cold.tolist())
     # Every pair of a warm item from before the cut trains.

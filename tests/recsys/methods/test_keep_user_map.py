@@ -79,9 +79,7 @@ def test_a_new_user_has_the_vector_of_an_update_with_frozen_counts(case):
 def test_items_without_pairs_count_nothing(case):
     net, data = case
     rows = {name: x[:1] for name, x in data.features.items()}
-    update_model(
-        net, torch.zeros(0, 2, dtype=torch.int64), features=rows, mask=data.mask[:1]
-    )
+    update_model(net, torch.zeros(0, 2, dtype=torch.int64), features=rows, mask=data.mask[:1])
     users, last = UserMap(net), len(net.counts) - 1
     with_it = users.vectors(torch.tensor([0, 3]), torch.tensor([0, 3, last]))
     without = users.vectors(torch.tensor([0, 2]), torch.tensor([0, 3]))
@@ -107,7 +105,7 @@ def test_parts_of_a_score_sum_to_it_by_modality_and_item(case):
 
 
 def test_an_item_with_the_pairs_of_a_warm_item_has_its_vector(case):
-    net, data = case
+    net, _data = case
     users = UserMap(net)
     x = damped_pairs(users)
     vectors = users.item_vectors(x.to_sparse())

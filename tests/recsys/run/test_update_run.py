@@ -142,14 +142,18 @@ def test_a_run_or_data_that_do_not_fit_are_refused(shop: SimpleNamespace, tmp_pa
 
 
 def test_a_run_on_every_item_is_for_use(shop: SimpleNamespace, tmp_path: Path) -> None:
-    """A run with --fit-all has no test, is resumed and updated, and scores like one on all items."""
+    """A run with --fit-all has no test, is resumed and updated, and scores as one on all items."""
     some = trained(shop.some, tmp_path / "run", "--fit-all")
     metrics = json.loads((some / "metrics.json").read_text())
-    assert metrics["fit_all"] and "test" not in metrics
+    assert metrics["fit_all"]
+    assert "test" not in metrics
     assert "no test" in (some / "report.html").read_text(encoding="utf-8")
     split = np.load(some / "split.npz")
     assert len(split["validation"]) == len(split["test"]) == 0
-    used = {int(line.split()[1]) for line in (shop.some / "interactions.tsv").read_text().splitlines()[1:]}
+    used = {
+        int(line.split()[1])
+        for line in (shop.some / "interactions.tsv").read_text().splitlines()[1:]
+    }
     assert set(split["warm"].tolist()) == used
     (some / "report.html").unlink()
     trained(shop.some, some, "--fit-all", "--resume")
@@ -168,7 +172,8 @@ def test_methods_with_epochs_train_all_epochs_on_every_item(
     metrics = run(parsed, dataset, Progress(quiet=True))
     assert (metrics["epochs"], metrics["best_epoch"]) == (3, 2)
     history = (tmp_path / "milk/history.jsonl").read_text().splitlines()
-    assert len(history) == 3 and not any("validation" in line for line in history)
+    assert len(history) == 3
+    assert not any("validation" in line for line in history)
     assert load_run(tmp_path / "milk", device="cpu").trained_users.any()
     with pytest.raises(SystemExit):
         begin.begin([*options[:1], f"--out={tmp_path / 'b'}", "--model=milk", "--fit-all"])

@@ -1,8 +1,9 @@
 """The score of a new item as a sum over modalities and over the items of the user.
 
-The vector of a new item is v_c = f_c h_c E, where f_c is the factor of the predicted popularity. The
-weights h_c are a sum over the modalities of the item (`PatternKernelRidge.smoother_by_modality`),
-and the vector of a user is a sum over the user's items (`user_map.py`):
+The vector of a new item is v_c = f_c h_c E, where f_c is the factor of its predicted popularity.
+The weights h_c are a sum over the modalities of the item
+(`PatternKernelRidge.smoother_by_modality`), and the vector of a user is a sum over the user's items
+(`user_map.py`):
 
     s_uc = sum_m sum_j x_uj g(f_c h_cm E)_j
 
@@ -23,9 +24,7 @@ __all__ = ["modality_weights"]
 
 
 @torch.no_grad()
-def modality_weights(
-    user_map: UserMap, features: Mapping[str, Tensor], mask: Tensor
-) -> Tensor:
+def modality_weights(user_map: UserMap, features: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """Return g(f_c h_cm E) (M, N, n) of new items; the sum over j of x_uj times it is the score.
 
     Arguments:

@@ -2,15 +2,15 @@
 
     v_c = f_c (kappa h_c E + m w_c) / (kappa + m)
 
-where h_c E is the vector from the content of item c, f_c the factor of its predicted popularity,
-m the number of its first pairs, w_c the vector from these pairs, and kappa the number of pairs that
+where h_c E is the vector from the content of item c, f_c the factor of its predicted popularity, m
+the number of its first pairs, w_c the vector from these pairs, and kappa the number of pairs that
 the content is worth. The first pairs are taken for a random sample of the D_c pairs that the item
-will have, as predicted from its content (at least m), so that the column of the item is estimated by
+will have, as predicted from its content (at least m). The column of the item is then estimated by
 
     x_uc = n_u^-b D_c^-b (D_c / m)   for the users u of the first pairs,
 
-and w_c is the vector of an item with this column (`user_map.py`). Its variance falls as 1 / m, which
-gives the weights of the mean. With many pairs, `update_model` makes the item a warm one.
+and w_c is the vector of an item with this column (`user_map.py`). Its variance falls as 1 / m,
+which gives the weights of the mean. With many pairs, `update_model` makes the item a warm one.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class UserMap:
         self.model, self.power = model, float(model.options.popularity)
         pairs = StoredPairs.of(model)
         self.items = pairs.items
-        self.offsets = F.pad(torch.bincount(pairs.users, minlength=pairs.num_users).cumsum(0), (1, 0))
+        self.offsets = F.pad(
+            torch.bincount(pairs.users, minlength=pairs.num_users).cumsum(0), (1, 0)
+        )
         self._by_items = "items" in model._buffers and "user_items" not in model._buffers
         self._by_users = "item_rows" in model._buffers
 

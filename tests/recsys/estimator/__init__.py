@@ -1,0 +1,1 @@
+"""Tests of `milk_recsys.run`."""
