@@ -143,7 +143,7 @@ class PatternPredictions(GivenOptions):
             lambda s, rows: s.smoother_parts(rows).flatten(1),
             pattern,
         )
-        return flat.unflatten(1, (count, n)).transpose(0, 1)
+        return flat.reshape(len(flat), count, n).transpose(0, 1)
 
     def kernel_matrix(
         self,

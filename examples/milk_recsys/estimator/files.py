@@ -94,12 +94,12 @@ def open_fitted(folder: Path, device: torch.device | str) -> tuple[Fitted, dict[
     num_users = len(run.model.trained_users)
     values = (run.options, run.model, run.dims, run.content_zeros)
     if not (folder / STATE).exists():
-        users = _distinct(folder / "users.tsv", "user", num_users)
-        items = _items_of_run(folder, int(config["dataset"]["items"]))
-        return Fitted(*values, Ids(users), Ids(items), config["dataset"]), metrics
+        users = Ids(_distinct(folder / "users.tsv", "user", num_users))
+        items = Ids(_items_of_run(folder, int(config["dataset"]["items"])))
+        return Fitted(*values, users, items, config["dataset"]), metrics
     try:
         state = read_json(folder / STATE)
-        users, items = Ids(map(str, state["users"])), Ids(map(str, state["items"]))
+        users, items = (Ids([str(name) for name in state[kind]]) for kind in ("users", "items"))
         columns = {name: tuple(map(str, own)) for name, own in state["columns"].items()}
         rows = RowOptions(**{**state["rows"], "where": tuple(state["rows"]["where"])})
         if state["format"] != FORMAT or len(users) != num_users:

@@ -45,10 +45,11 @@ class Fitted:
     columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     rows: RowOptions = dataclasses.field(default_factory=RowOptions)
     user_content: UserContent | None = None
-
-    def __post_init__(self) -> None:
-        """Prepare what is computed when it is first needed."""
-        self.changed()
+    # What is computed from the model when it is first needed. Vectors of another version do not
+    # fit together.
+    _scorer: Scorer | None = dataclasses.field(default=None, init=False, repr=False)
+    _user_map: UserMap | None = dataclasses.field(default=None, init=False, repr=False)
+    version: object = dataclasses.field(default_factory=object, init=False, repr=False)
 
     @property
     def scorer(self) -> Scorer:
@@ -79,13 +80,12 @@ class Fitted:
         """
         if self._scorer is not None and self.is_keep:
             regression = cast(KeepModel, self._scorer.model).regression
-            cast(KeepModel, self.model).regression.set_choices(regression.choices)
+            cast(KeepModel, self.model).regression.set_choices({**regression.choices})
 
     def changed(self) -> None:
         """Forget what was computed from the model, after the model has changed."""
-        self._scorer: Scorer | None = None
-        self._user_map: UserMap | None = None
-        self.version = object()  # Vectors of another version do not fit together.
+        self._scorer = self._user_map = None
+        self.version = object()
 
     def check_version(self, version: object, what: str) -> None:
         """Raise DataError if vectors are of another model, or from before an update."""

@@ -16,6 +16,7 @@ from milk_recsys.estimator.customers import (
     customers_from_features,
     customers_from_pairs,
 )
+from milk_recsys.estimator.evaluation import evaluate
 from milk_recsys.estimator.explanation import Explanation, explain
 from milk_recsys.estimator.fitted import Fitted
 from milk_recsys.estimator.lists import excluded_rows, frame_of_lists
@@ -158,6 +159,26 @@ class Serving:
             raise DataError(f"explain: give one user, got {len(users.names)}.")
         new = self._new_items(new_items, None)
         return explain(fitted, users.names[0], users.items, texts_of_ids([item], "item")[0], new)
+
+    def evaluate(
+        self, pairs: Any, new_items: Mapping[str, Any] | NewItems | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Measure the lists on pairs that the model has not seen.
+
+        Arguments:
+            pairs: frame of held-out pairs, of new items and possibly of known ones.
+            new_items: as in `recommend`.
+
+        Returns:
+            ``new_only`` and, for KEEP, ``overall``: see `estimator.evaluation.evaluate`.
+
+        Raises:
+            DataError: no pair can be ranked, or there are no new items.
+        """
+        new = self._new_items(new_items, None)
+        if new is None:
+            raise DataError("evaluate: give `new_items`, modality -> frame.")
+        return evaluate(self._ready("evaluate"), pairs, new)
 
     # --- helpers
 

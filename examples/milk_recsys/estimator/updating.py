@@ -92,8 +92,9 @@ def _content(
             f"update: {len(absent)} new items have no features, such as {absent[0]!r}. Give them, "
             "or leave out the pairs of these items."
         )
+    found = np.array(places, dtype=np.int64)
     rows = {
-        name: torch.from_numpy(np.ascontiguousarray(x[places])).to(model.counts)
+        name: torch.from_numpy(np.ascontiguousarray(x[found])).to(model.counts)
         for name, x in arrays.items()
     }
     mask = mask_from_features(rows, model.modalities)

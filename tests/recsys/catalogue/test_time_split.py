@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from milk_recsys.base.errors import DataError, OptionError
 from milk_recsys.catalogue.dataset import Dataset
-from milk_recsys.catalogue.split import draw_split, split_facts
+from milk_recsys.catalogue.split import Split, draw_split, split_facts
 from milk_recsys.catalogue.split_file import read_split, write_split
 from milk_recsys.catalogue.synthetic import embedded_dataset
-from milk_recsys.catalogue.tables import build_tables
+from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.catalogue.time_split import first_seen, parse_cut
 from milk_recsys.config.options import DataOptions, Options, validate
 
@@ -27,11 +28,11 @@ def timed(seed: int = 0, days: int = 60) -> Dataset:
     rng = np.random.default_rng(seed)
     appears = rng.integers(0, days, whole.num_items)
     items = np.asarray(whole.interactions[:, 1])
-    times = (appears[items] + rng.integers(0, days, len(items))) * DAY
+    times = (appears[items] + rng.integers(0, days, len(items))).astype(np.float64) * DAY
     return dataclasses.replace(whole, times=times)
 
 
-def tables_of(dataset: Dataset, **options: object):
+def tables_of(dataset: Dataset, **options: Any) -> tuple[Split, Tables, list[str]]:
     chosen = Options.of("keep", split_by="first_seen", compare="none", **options)
     split, notes = draw_split(dataset, chosen.data)
     return split, build_tables(dataset, split, chosen, torch.device("cpu")), notes
@@ -43,6 +44,8 @@ def test_what_is_new_is_later_and_nothing_later_trains(seed: int, cut: int | Non
     dataset = timed(seed)
     given_cut = None if cut is None else str(cut * DAY)
     split, tables, _ = tables_of(dataset, cut=given_cut)
+    assert split.cut is not None
+    assert dataset.times is not None
     first = first_seen(dataset)
     assert (first[split.warm] < split.cut).all()
     assert (first[split.cold] >= split.cut).all()
@@ -67,6 +70,7 @@ def test_what_is_new_is_later_and_nothing_later_trains(seed: int, cut: int | Non
 
 def test_only_users_with_a_past_are_ranked_and_the_rest_is_noted() -> None:
     dataset = timed()
+    assert dataset.times is not None
     # User 0 has pairs after the cut alone.
     of_user = dataset.interactions[:, 0] == 0
     times = np.where(of_user, 200 * DAY, dataset.times)
@@ -115,6 +119,7 @@ def test_errors_say_what_to_do() -> None:
     for cut, part in (("1960-01-01", "training"), ("2100-01-01", "validation")):
         with pytest.raises(DataError, match=f"there is no {part} item. Items appear from 1970"):
             draw_split(dataset, DataOptions(split_by="first_seen", cut=cut))
+    options: dict[str, Any]
     for options, message in (
         ({"cut": "2011-03-04"}, "--cut needs --split-by first_seen"),
         ({"split": Path("s.npz"), "split_by": "first_seen"}, "Leave out --split-by"),

@@ -241,7 +241,7 @@ def test_an_update_equals_a_fit_on_all_pairs(shop, request, monkeypatch):
 
 def test_new_items_become_known_with_their_features(rec, shop):
     first = frame([*shop.later, ("w", "i50")])
-    with pytest.raises(DataError, match=r"items are not known, such as 'i5.'\. Give their features"):
+    with pytest.raises(DataError, match=r"such as 'i5.'\. Give their features"):
         rec.update(first)
     part = {name: (ids[:2], x[:2]) for name, (ids, x) in shop.new_items.items()}
     before = rec.recommend(shop.new_items, k=3)
