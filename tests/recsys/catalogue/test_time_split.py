@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milk_recsys.base.errors import DataError, OptionError
-from milk_recsys.catalogue.dataset import Dataset
+from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.split import Split, draw_split, split_facts
 from milk_recsys.catalogue.split_file import read_split, write_split
 from milk_recsys.catalogue.synthetic import embedded_dataset
@@ -131,3 +131,12 @@ def test_errors_say_what_to_do() -> None:
     ):
         with pytest.raises(OptionError, match=message):
             validate(Options.of(**{"compare": "none", **options}))
+
+
+def test_the_default_cut_of_a_real_shop(data_root: Path) -> None:
+    """Counts that were computed from the raw table, independently of this code."""
+    dataset = read_dataset(data_root / "online_retail_t")
+    split, tables, _ = tables_of(dataset)
+    assert len(split.cold) == 629
+    ranked = torch.cat([tables.validation.users, tables.test.users])
+    assert (len(ranked), len(torch.unique(ranked))) == (27_841, 1_241)
