@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_block_trains_the_parts_on_missing_modalities():
-    code, report = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code, report, recommender = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["loss"].isfinite()
@@ -24,6 +24,9 @@ def test_the_python_block_trains_the_parts_on_missing_modalities():
     assert fused.shape == (64, 32)
     torch.testing.assert_close(fused[:20], names["z"][:20, 0])
     exec(compile(report, "README.md", "exec"), {})
+    names = {}
+    exec(compile(recommender, "README.md", "exec"), names)
+    assert names["rec"].recommend(names["new_items"], k=1)["rank"].to_list() == [1, 1, 1]
 
 
 def test_every_linked_file_exists():

@@ -347,7 +347,7 @@ def test_users_tsv_is_written_only_if_the_data_have_names(trained_run, write_dat
 
 def test_a_folder_with_users_tsv_is_not_used_for_a_run(trained_run):
     before = (trained_run.data / "users.tsv").read_text()
-    with pytest.raises(OptionError, match=r"holds a run \(users.tsv\)"):
+    with pytest.raises(OptionError, match=r"holds a run \(users.tsv, items.tsv\)"):
         begin.open_run(trained_run.options.replace(out=trained_run.data))
     assert (trained_run.data / "users.tsv").read_text() == before
 
