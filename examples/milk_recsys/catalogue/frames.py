@@ -33,16 +33,16 @@ class Catalogue:
     Arguments:
         dataset: users, items, interactions and features, as `read_dataset` returns them.
         user_ids, item_ids: the id, as text, of each user and item.
-        columns: modality -> the columns of its frame that are its features; none for an array.
         notes, warnings: messages on how the frames were read.
+        columns: modality -> the columns of its frame that are its features; none for an array.
     """
 
     dataset: Dataset
     user_ids: tuple[str, ...]
     item_ids: tuple[str, ...]
-    columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_frames(
@@ -98,9 +98,9 @@ class Catalogue:
             draft.dataset(empty_items),
             tuple(draft.user_names),
             tuple(draft.item_names),
-            used,
             tuple(draft.notes),
             tuple(draft.warnings),
+            used,
         )
 
 

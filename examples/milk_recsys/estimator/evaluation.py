@@ -68,7 +68,7 @@ def _section(fitted: Fitted, pairs: Any, new: NewItems, *, include_warm: bool) -
         scores[rows.to(scores.device), excluded[own, 1].to(scores.device)] = lowest
         best = scores.topk(min(TOP, scores.shape[1]), dim=1).indices.cpu()
         shares.append((items.known[best] < 0).double().mean(dim=1))
-        return scores
+        return scores.cpu()
 
     ranks = positive_ranks(
         score, held[:, 0], held[:, 1], num_candidates=len(items.names), max_elements=MAX_SCORES

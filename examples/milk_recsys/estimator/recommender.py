@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from milk_recsys.base.errors import OptionError
 from milk_recsys.catalogue.frames import Catalogue
 from milk_recsys.catalogue.importers.interactions import RowOptions
 from milk_recsys.config.options import Options
@@ -18,6 +19,8 @@ from milk_recsys.estimator.serving import Serving
 from milk_recsys.estimator.updating import update
 
 __all__ = ["Recommender", "load"]
+
+FOLDERS = frozenset({"data", "out", "resume", "split"})  # Options that a recommender lacks.
 
 
 class Recommender(Serving):
@@ -37,7 +40,8 @@ class Recommender(Serving):
         notes: messages on how the frames were read.
 
     Raises:
-        OptionError: the method has no such option.
+        DataError: the fitted model of the method cannot be stored.
+        OptionError: the method has no such option, or it is one of folders.
 
     Example:
         >>> pairs = {"user": ["ann", "ann", "bob", "bob"], "item": ["a", "b", "b", "c"]}
@@ -49,6 +53,11 @@ class Recommender(Serving):
     """
 
     def __init__(self, model: str = "keep", *, fit_all: bool = True, **options: Any) -> None:
+        if given := sorted(FOLDERS & options.keys()):
+            raise OptionError(
+                f"Recommender: {given[0]} is an option of folders, but `fit` gets frames. Use "
+                "train.py for a data set in a folder, and milk_recsys.load for its run."
+            )
         self.options = Options.of(model, **{"compare": "none", "fit_all": fit_all, **options})
         need(self.options.definition, "recommend", "Recommender")
         self.metrics: dict[str, Any] = {}

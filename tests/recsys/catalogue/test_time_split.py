@@ -18,6 +18,7 @@ from milk_recsys.catalogue.synthetic import embedded_dataset
 from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.catalogue.time_split import first_seen, parse_cut
 from milk_recsys.config.options import DataOptions, Options, validate
+from milk_recsys.study.audit import audit
 
 DAY = 86400.0
 
@@ -101,6 +102,13 @@ def test_a_file_keeps_the_cut(tmp_path: Path) -> None:
     assert torch.equal(other.pairs, tables.pairs)
     with pytest.raises(DataError, match="has no times"):
         read_split(tmp_path / "split.npz", embedded_dataset(), "ftmt")
+
+
+def test_the_audit_finds_no_use_of_test_items() -> None:
+    options = Options.of("keep", split_by="first_seen", compare="none", setting="ftft")
+    dataset = timed()
+    split, _ = draw_split(dataset, options.data)
+    assert audit(options, dataset, split)
 
 
 def test_cuts_are_dates_or_seconds() -> None:

@@ -160,6 +160,8 @@ def test_mistakes_are_named(fitted, shop):
         fitted.recommend(twice, include_warm=True)
     with pytest.raises(DataError, match="not fitted yet"):
         Recommender("keep").recommend(shop.new_items)
+    with pytest.raises(OptionError, match="data is an option of folders"):
+        Recommender("keep", data="shop")
     with pytest.raises(OptionError, match="has no option --speed"):
         Recommender("keep", speed=1)
 
