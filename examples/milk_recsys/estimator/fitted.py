@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from invmod.regression.patterns import PatternChoice
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.importers.ids import Ids
 from milk_recsys.catalogue.importers.interactions import RowOptions
@@ -80,7 +81,8 @@ class Fitted:
         """
         if self._scorer is not None and self.is_keep:
             regression = cast(KeepModel, self._scorer.model).regression
-            cast(KeepModel, self.model).regression.set_choices({**regression.choices})
+            choices: dict[Sequence[str], PatternChoice] = dict(regression.choices.items())
+            cast(KeepModel, self.model).regression.set_choices(choices)
 
     def changed(self) -> None:
         """Forget what was computed from the model, after the model has changed."""
