@@ -10,11 +10,12 @@ import torch
 
 import milk_recsys
 from milk_recsys.base.errors import DataError
+from milk_recsys.estimator import user_content
 from milk_recsys.methods.keep import model as keep
 from milk_recsys.run import begin
 from milk_recsys.run.progress import Progress
 from milk_recsys.train import run
-from tests.recsys.estimator.conftest import ITEMS, NEW, USERS, fit, frame
+from tests.recsys.estimator.conftest import GIVEN, ITEMS, NEW, USERS, fit, frame
 
 # Options of each form of KEEP's vectors, and the largest number of users or items of the other.
 FORMS = {"items": ({}, 10_000), "users": ({}, 45), "vectors": ({"rank": 45}, 10_000)}
@@ -175,6 +176,25 @@ def test_features_of_users_are_saved(fitted, shop, tmp_path):
     assert torch.equal(
         fitted.fold_in(features=given).vectors, again.fold_in(features=given).vectors
     )
+
+
+def test_features_of_many_users_are_projected_on_some_of_them(shop, monkeypatch, tmp_path):
+    monkeypatch.setattr(user_content, "MAX_EXACT_USERS", 20)
+    monkeypatch.setattr(user_content, "LANDMARKS", 8)
+    ids = [f"u{u}" for u in range(USERS)]
+    rec = milk_recsys.Recommender("keep", **GIVEN)
+    rec.fit(frame(shop.known), shop.features, user_features={"profile": (ids, shop.profile)})
+    assert not rec._fitted.user_content.regression.is_exact
+    given = {"profile": (ids, shop.profile)}
+    found = rec.fold_in(features=given)
+    own = rec._fitted.scorer.user_vectors(torch.arange(USERS))
+    expected = torch.stack([own[rec.users.index(name)] for name in found.names])
+    new = rec.prepare(shop.new_items).vectors
+    pair = np.stack([(found.vectors @ new.T).flatten(), (expected @ new.T).flatten()])
+    assert np.corrcoef(pair)[0, 1] > 0.6
+    rec.save(tmp_path / "rec")
+    again = milk_recsys.load(tmp_path / "rec", device="cpu").fold_in(features=given)
+    torch.testing.assert_close(again.vectors, found.vectors, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("damage", ["text", "users", "missing"])
