@@ -1,6 +1,7 @@
 """The two pictures of a run: training curves, and the metric when modalities are missing."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.style
@@ -9,12 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from milk_recsys.report.findings import FEW_USERS, Findings, finite, metric_name, number, pattern
+from milk_recsys.report.findings import Findings
+from milk_recsys.report.values import FEW_CUSTOMERS
+from milk_recsys.report.words import finite, metric_name, number, pattern
 
 __all__ = ["curves_png", "robustness_png"]
 
-DPI = 150
-WIDTH = 9.0  # inches
+DPI = 180
+# Inches. A phone shows this width at a third of its size, and letters remain readable.
+WIDTH = 6.0
 # Blue and orange of Okabe and Ito differ for people with any colour vision, and in greyscale.
 MODEL_COLOUR, RIVAL_COLOUR = "#0072B2", "#E69F00"
 # Each part of the loss has a colour of Okabe and Ito and a dash pattern, so no reader has to rely
@@ -41,8 +45,30 @@ STYLE = {
     "hatch.linewidth": 0.6,
 }
 
-Row = tuple[str, tuple[float | None, float | None]]
-"""Label, and the values of the model and of the ablation."""
+
+@dataclass(frozen=True)
+class Row:
+    """A row of bars: its label, and the value of each system; None if it has none."""
+
+    label: str
+    model: float | None
+    rival: float | None = None
+    knn: float | None = None
+    random: float | None = None
+
+
+def _row(label: str, metrics: Mapping[str, Any], metric: str, *path: str) -> Row:
+    """Return the row of a section of metrics.json, for the model and all that it is compared to."""
+
+    def value(part: str | None, path: Sequence[str] = path) -> float | None:
+        section: Any = metrics if part is None else metrics.get(part)
+        for key in path:
+            section = (section or {}).get(key)
+        return finite((section or {}).get(metric))
+
+    # Hiding a modality changes neither candidates nor positives, and so no random order.
+    random = value("chance", path if path[0] == "by_pattern" else ("test",))
+    return Row(label, value(None), value("compare"), value("floor"), random)
 
 
 def curves_png(
@@ -60,17 +86,16 @@ def curves_png(
     linear = min(losses, default=1.0) <= 0  # a log axis cannot show values that are 0 or less
     with matplotlib.style.context(["default", STYLE]):
         if not rival_history:
-            figure = Figure(figsize=(WIDTH, 3.8), layout=_layout())
-            parts, validation = figure.subplots(1, 2)
+            figure = Figure(figsize=(WIDTH, 7.0), layout=_layout())
+            parts, validation = figure.subplots(2, 1)
         else:
-            figure = Figure(figsize=(WIDTH, 7.2), layout=_layout())
-            axes = figure.subplot_mosaic([["model", "rival"], ["validation", "validation"]])
+            figure = Figure(figsize=(WIDTH, 10.2), layout=_layout())
+            axes = figure.subplot_mosaic([["model"], ["rival"], ["validation"]])
             parts, validation = axes["model"], axes["validation"]
             axes["rival"].sharey(parts)
             _draw_parts(
                 axes["rival"], rival_history, f"Training loss, {findings.rival}", linear=linear
             )
-            axes["rival"].set_ylabel("")
         _draw_parts(parts, history, f"Training loss, {findings.name}", linear=linear)
         if parts.has_data():
             # The legend needs 40% more height, measured in the scale of the axis.
@@ -110,27 +135,30 @@ def curves_png(
 def robustness_png(metrics: Mapping[str, Any], findings: Findings) -> bytes:
     """Return a PNG of the metric with each modality hidden, the losses, and each pattern."""
     hidden, patterns = _hidden_rows(metrics, findings), _pattern_rows(metrics, findings)
+    losses = findings.losses[:MAX_ROWS]
     # Inches: a fixed height per row, and the height of the title and the label of the axis.
-    heights = [0.5 * len(hidden) + 1.3, 0.55 * len(patterns) + 1.3]
+    panels = {"level": 0.5 * len(hidden) + 1.3}
+    if losses:
+        panels["loss"] = 0.4 * len(losses) + 1.3
+    if patterns:
+        panels["pattern"] = 0.55 * len(patterns) + 1.3
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(WIDTH, sum(heights)), layout=_layout())
+        figure = Figure(figsize=(WIDTH, sum(panels.values())), layout=_layout())
         axes = figure.subplot_mosaic(
-            [["level", "loss"], ["pattern", "pattern"]] if patterns else [["level", "loss"]],
-            height_ratios=heights if patterns else heights[:1],
-            width_ratios=[3, 2],
+            [[name] for name in panels], height_ratios=list(panels.values())
         )
-        if not patterns:
-            figure.set_size_inches(WIDTH, heights[0])
         label = metric_name(findings.metric)
         _draw_bars(axes["level"], hidden, findings)
-        axes["level"].set(title="All test items", xlabel=f"{label}, mean over users (0 to 1)")
-        _draw_losses(axes["loss"], [row[0] for row in hidden], findings)
-        axes["loss"].set(title="Loss with 95% intervals", xlabel=f"{label}, complete minus hidden")
+        axes["level"].set(title="All test items", xlabel=f"{label}, mean over customers (0 to 1)")
+        if losses:
+            _draw_losses(axes["loss"], findings)
+            axes["loss"].set(
+                title="Loss with 95% intervals", xlabel=f"{label}, complete minus hidden"
+            )
         if patterns:
             _draw_bars(axes["pattern"], patterns, findings, _pattern_intervals(metrics, findings))
             axes["pattern"].set(
-                title=f"By available modalities, under {str(metrics['setting']).upper()}",
-                xlabel=f"{label}, mean over users (0 to 1)",
+                title="By available modalities", xlabel=f"{label}, mean over customers (0 to 1)"
             )
         return _png(figure)
 
@@ -217,19 +245,18 @@ def _whole_epochs(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
 
 def _hidden_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
     """Return rows for complete items, the setting, and each hidden modality, largest loss first."""
-    metric, compare = findings.metric, metrics.get("compare") or {}
-    rows: list[Row] = []
-    for key, label in (
-        ("test_complete", "complete"),
-        ("test", f"setting {str(metrics['setting']).upper()}"),
-    ):
-        values = [finite((part.get(key) or {}).get(metric)) for part in (metrics, compare)]
-        rows.append((label, (values[0], values[1])))
+    setting = f"with gaps ({str(metrics['setting']).upper()})"
+    rows = [
+        _row(label, metrics, findings.metric, key)
+        for key, label in (("test_complete", "complete"), ("test", setting))
+    ]
     for loss in findings.losses[:MAX_ROWS]:
-        theirs = findings.rival_losses.get(loss.modality)
-        rows.append(
-            (f"{_short(loss.modality)} hidden", (loss.hidden, theirs.hidden if theirs else None))
+        row = _row(
+            f"{_short(loss.modality)} hidden", metrics, findings.metric, "imposed", loss.modality
         )
+        theirs = findings.rival_losses.get(loss.modality)
+        # The losses also come from `drops`, which may have values that `imposed` lacks.
+        rows.append(replace(row, model=loss.hidden, rival=theirs.hidden if theirs else None))
     return rows
 
 
@@ -242,19 +269,14 @@ def _pattern_keys(metrics: Mapping[str, Any]) -> list[str]:
 def _pattern_rows(metrics: Mapping[str, Any], findings: Findings) -> list[Row]:
     """Return a row for each pattern, labelled with its number of items and users."""
     modalities = (metrics.get("missingness") or {}).get("modalities") or ()
-    rivals = (metrics.get("compare") or {}).get("by_pattern") or {}
-    rows: list[Row] = []
+    rows = []
     for key in _pattern_keys(metrics):
         part = metrics["by_pattern"][key]
-        items, users = (part.get(name) or 0 for name in ("items", "users"))
-        few = " (few)" if users < FEW_USERS else ""
-        sizes = f"{_counted(items, 'item')}, {_counted(users, 'user')}{few}"
+        items, customers = (part.get(name) or 0 for name in ("items", "users"))
+        few = " (few)" if customers < FEW_CUSTOMERS else ""
+        sizes = f"{_counted(items, 'item')}, {_counted(customers, 'customer')}{few}"
         label = f"{_short(pattern(key, modalities))}\n{sizes}"
-        values = (
-            finite(part.get(findings.metric)),
-            finite((rivals.get(key) or {}).get(findings.metric)),
-        )
-        rows.append((label, values))
+        rows.append(_row(label, metrics, findings.metric, "by_pattern", key))
     return rows
 
 
@@ -291,70 +313,59 @@ def _draw_bars(
     thickness = 0.8 / len(series)
     for which, (_, colour, hatch, _) in enumerate(series):
         for at, row in enumerate(rows):
-            value = row[1][which]
+            value = (row.model, row.rival)[which]
             # The bars of a row lie side by side, centred on the position of the row.
             place = at + (which - (len(series) - 1) / 2) * thickness
             if value is None:
                 axes.text(0, place, " no value", va="center", fontsize=9, color="#555555")
                 continue
-            axes.barh(
-                place,
-                value,
-                thickness * 0.92,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                linewidth=0,
-            )
-            end = max(
-                value,
-                _whisker(axes, intervals[which][at], value, place) if intervals[which] else value,
-            )
-            axes.annotate(
-                number(value),
-                (end, place),
-                (3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-            )
-    axes.set_yticks(range(len(rows)), [_escaped(row[0]) for row in rows])
+            bar = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            axes.barh(place, value, thickness * 0.92, **bar)
+            interval = intervals[which][at] if intervals[which] else {}
+            _draw_whisker(axes, interval, place)
+            # Values stand in a column on the right, where no mark can hide them.
+            right = axes.get_yaxis_transform()
+            axes.text(1.02, place, number(value), transform=right, va="center", fontsize=10)
+    _draw_marks(axes, rows)
+    axes.set_yticks(range(len(rows)), [_escaped(row.label) for row in rows])
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
-    axes.margins(x=0.16)
+    axes.margins(x=0.05)
     axes.set_xlim(left=0)
     axes.grid(True, axis="x")
 
 
-def _whisker(axes: Axes, interval: Mapping[str, Any], value: float, place: float) -> float:
-    """Draw the interval, if there is one, and return the position where its line ends."""
+def _draw_marks(axes: Axes, rows: Sequence[Row]) -> None:
+    """Mark the levels of a random order (black line) and of content kNN (white diamond)."""
+    for at, row in enumerate(rows):
+        if row.random is not None:
+            axes.plot([row.random] * 2, [at - 0.44, at + 0.44], color="#000000", linewidth=2.2)
+        if row.knn is not None:
+            axes.plot([row.knn], [at], "D", color="white", markersize=7, markeredgecolor="#000000")
+
+
+def _draw_whisker(axes: Axes, interval: Mapping[str, Any], place: float) -> None:
+    """Draw an interval, if there is one."""
     low, high = finite(interval.get("low")), finite(interval.get("high"))
-    if low is None or high is None:
-        return value
-    axes.plot([low, high], [place, place], color="#222222", linewidth=1.4)
-    return high
+    if low is not None and high is not None:
+        axes.plot([low, high], [place, place], color="#222222", linewidth=1.4)
 
 
-def _draw_losses(axes: Axes, rows: Sequence[str], findings: Findings) -> None:
-    """Draw each loss with its interval in the row of its bar, and the legend above."""
-    series = _series(findings)
+def _draw_losses(axes: Axes, findings: Findings) -> None:
+    """Draw each loss with its interval, and the legend above."""
+    series, losses = _series(findings), findings.losses[:MAX_ROWS]
     for which, (name, colour, _, marker) in enumerate(series):
         shift = (which - (len(series) - 1) / 2) * 0.36
-        # The first two rows are the complete items and the setting, which have no loss.
-        for at, mine in enumerate(findings.losses[:MAX_ROWS], start=2):
+        for at, mine in enumerate(losses):
             loss = mine if which == 0 else findings.rival_losses.get(mine.modality)
             if loss is None:
                 continue
-            if loss.estimate.low is not None and loss.estimate.high is not None:
-                axes.plot(
-                    [loss.estimate.low, loss.estimate.high],
-                    [at + shift] * 2,
-                    color=colour,
-                    linewidth=2.2,
-                )
+            place, low, high = at + shift, loss.estimate.low, loss.estimate.high
+            if low is not None and high is not None:
+                axes.plot([low, high], [place] * 2, color=colour, linewidth=2.2)
             axes.plot(
                 [loss.estimate.value],
-                [at + shift],
+                [place],
                 marker,
                 color=colour,
                 markersize=8,
@@ -362,12 +373,12 @@ def _draw_losses(axes: Axes, rows: Sequence[str], findings: Findings) -> None:
             )
         axes.plot([], [], marker, linestyle="-", color=colour, markersize=8, label=_escaped(name))
     axes.axvline(0, color="#444444", linewidth=1)
-    axes.set_yticks(range(len(rows)), [""] * len(rows))
-    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.set_yticks(range(len(losses)), [_escaped(_short(loss.modality)) for loss in losses])
+    axes.set_ylim(len(losses) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
     axes.grid(True, axis="x")
-    axes.legend(loc="upper right", fontsize=10)
+    if len(series) > 1:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), ncols=2, fontsize=10)
 
 
 def _series(findings: Findings) -> list[tuple[str, str, str | None, str]]:
@@ -382,7 +393,7 @@ def _layout() -> ConstrainedLayoutEngine:
     return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
 
 
-def _short(name: str, max_length: int = 32) -> str:
+def _short(name: str, max_length: int = 24) -> str:
     """Return a name, cut to `max_length` characters with an ellipsis if it is longer."""
     return name if len(name) <= max_length else f"{name[: max_length - 1]}…"
 

@@ -1,10 +1,11 @@
 """Numbers, names of metrics and patterns of modalities as text."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["finite", "listed", "metric_name", "number", "pattern", "percent"]
+__all__ = ["breakable", "finite", "listed", "metric_name", "number", "pattern", "percent"]
 
 
 def finite(value: Any) -> float | None:
@@ -66,6 +67,20 @@ def pattern(key: str, modalities: Sequence[str]) -> str:
     if len(missing) < len(modalities) - 1 or len(modalities) == 2:
         return f"without {listed(missing)}"
     return f"only {key}"
+
+
+def breakable(text: str, longest: int = 14) -> list[str]:
+    """Return the parts of a text between which a line may break within a word.
+
+    A line may break after the signs that join the parts of a name, and within parts that are
+    longer than `longest`. Spaces are no ends of parts: a line breaks there anyway.
+
+    Example:
+        >>> breakable("clip_image-features.of.the_shop")
+        ['clip_', 'image-', 'features.', 'of.', 'the_', 'shop']
+    """
+    parts = re.findall(r"[^_\-./+:|]*[_\-./+:|]|[^_\-./+:|]+$", text)
+    return [piece for part in parts for piece in re.findall(rf"(?:\S{{1,{longest}}}|\s+)", part)]
 
 
 def listed(words: Sequence[str]) -> str:
