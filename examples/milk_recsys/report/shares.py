@@ -81,8 +81,9 @@ def share_findings(metrics: Mapping[str, Any]) -> list[str]:
     lists = metrics["lists"]
     shares, length = lists["shares"], lists["length"]
     covered, candidates = shares["model"]["covered"], lists["candidates"]
+    items = f"All {candidates:,}" if covered == candidates else f"{covered:,} of the {candidates:,}"
     sentences = [
-        f"{covered:,} of the {candidates:,} new items are in at least one of the "
+        f"{items} new items are in at least one of the "
         f"{lists['users']:,} lists of {length} {'place' if length == 1 else 'places'}.",
         f"The tenth of the items that is listed most has {percent(shares['model']['top_tenth'])} "
         f"of all places; in a random order it has {percent(shares['random']['top_tenth'])}. The "
@@ -117,7 +118,7 @@ def example_sentences(metrics: Mapping[str, Any], findings: Findings) -> Sequenc
     """Return the sentences above the list of one customer."""
     lists = metrics["lists"]
     example, length = lists["example"], lists["length"]
-    names = [name_of(item) for item in example["had"]]
+    customer, names = name_of(example, "customer"), [name_of(item) for item in example["had"]]
     rest = example["num_had"] - len(names)
     had = listed(names) if not rest else f"{', '.join(names)} and {rest:,} more"
     hits = example["hits"]
@@ -126,7 +127,7 @@ def example_sentences(metrics: Mapping[str, Any], findings: Findings) -> Sequenc
         others.append(f"content kNN lists {hits['floor']}")
     others.append(f"a random order {hits['random']:.1f} on average")
     return (
-        f"{name_of(example, 'customer')} had {had}.",
+        f"{customer[0].upper()}{customer[1:]} had {had}.",
         f"This customer also took {example['num_taken']:,} of the {lists['candidates']:,} new "
         f"items, which the model had seen with no customer. {findings.name} lists {hits['model']} "
         f"of them in {length} {'place' if length == 1 else 'places'}; {', '.join(others)}.",

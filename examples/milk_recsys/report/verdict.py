@@ -13,7 +13,7 @@ from milk_recsys.report.values import (
     title_of,
     value_of,
 )
-from milk_recsys.report.words import finite, listed, metric_name, number, percent
+from milk_recsys.report.words import listed, metric_name, number, percent
 
 __all__ = ["candidates_of", "chance_difference", "few_candidates", "verdict_answer"]
 
@@ -71,9 +71,7 @@ def _headline(
             f"No. {knn[0].upper()}{knn[1:]}, which needs no training, is better, by {amount} on "
             f"{label}. Use {knn}, or look for the cause."
         )
-    return (
-        f"Yes. {name} is better than {knn}, which needs no training, by {amount} on {label}{also}."
-    )
+    return f"Yes. {name} is better than {knn}, which needs no training{also}."
 
 
 def _in_customers(metrics: Mapping[str, Any], name: str, knn: str) -> str:
@@ -133,18 +131,19 @@ def candidates_of(metrics: Mapping[str, Any], part: str = "test") -> int:
 
 def few_candidates(metrics: Mapping[str, Any]) -> str | None:
     """Return a warning if a random order already reaches high values; None if it does not."""
-    count, level = (
-        candidates_of(metrics),
-        value_of(metrics.get("chance") or {}, "test", "recall@20"),
-    )
-    if finite(level) is None or level <= EASY:
+    count = candidates_of(metrics)
+    level = value_of(metrics.get("chance") or {}, "test", "recall@20")
+    if level is None or level <= EASY:
         return None
     if count <= 20:
-        full = "Recall@20 and hit rate@20 are" if count > 10 else "Recall and hit rate are"
-        which = "the first 20 places" if count > 10 else "the first 10 and 20 places"
+        places, which = (
+            ("20 places", "Recall@20 and hit rate@20 are")
+            if count > 10
+            else ("10 and the first 20 places", "Recall and hit rate, at 10 and at 20, are")
+        )
         return (
-            f"There are at most 20 candidates, so {which} hold all {count} of them: {full} 1 for "
-            "every order, a random one included, and say nothing about the model."
+            f"There are only {count} candidates, so the first {places} hold all of them: {which} "
+            "1 for every order, a random one included, and say nothing about the model."
         )
     return (
         f"There are only {count} candidates, so lists are easy to fill: a random order already "

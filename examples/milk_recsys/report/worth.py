@@ -126,7 +126,8 @@ def weight_rows(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 def _members(key: str, names: Sequence[str]) -> list[str]:
     """Return the modalities of a pattern; a name may contain "+", so none is split."""
-    rest, members = f"{key}+", []
+    rest = f"{key}+"
+    members: list[str] = []
     for name in names:
         if rest.startswith(f"{name}+"):
             rest, members = rest[len(name) + 1 :], [*members, name]

@@ -60,12 +60,8 @@ class Tab:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def open(self, path: Path, *, width: int, height: int = 900, scripts: bool = True) -> None:
-        """Open a file at a width in CSS pixels and wait until it is loaded.
-
-        Arguments:
-            scripts: whether the page may run JavaScript.
-        """
+    def open(self, path: Path, *, width: int, height: int = 900) -> None:
+        """Open a file at a width in CSS pixels and wait until it is loaded."""
         self.events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -74,7 +70,6 @@ class Tab:
             deviceScaleFactor=1,
             mobile=width < 500,
         )
-        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not any(method == "Page.loadEventFired" for method, _ in self.events):
             self._read()
