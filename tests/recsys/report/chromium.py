@@ -147,7 +147,7 @@ def open_chromium(program: str, profile: Path) -> Iterator[Tab]:
             "about:blank",
         ],
         preexec_fn=assign,
-        pass_fds=(3, 4),
+        close_fds=False,  # Only 3 and 4 are inherited: all other descriptors end with exec.
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
