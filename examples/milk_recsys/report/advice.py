@@ -63,9 +63,8 @@ def next_steps(
     good = _is_good(metrics, findings.metric)
     steps = [] if good else [_other_model(metrics, options)]
     if options is not None and options.definition.scorer is not None:
-        text = (
-            "Make lists for items that are new today, from the folder NEW_ITEMS of their features"
-        )
+        start = "Make lists" if good else "If you use the model nevertheless: make lists"
+        text = f"{start} for items that are new today, from the folder NEW_ITEMS of their features"
         steps.append(
             Step(
                 f"{text}. The command “milk-recsys prepare items” makes such a folder from tables.",

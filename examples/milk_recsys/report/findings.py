@@ -141,6 +141,11 @@ def _falls(loss: Loss, label: str) -> str:
 
 def _loss_sentence(loss: Loss, name: str, label: str, customers: int | None) -> str:
     """Describe the change with a modality hidden: both values, the difference, its interval."""
+    if loss.estimate.value == 0:
+        return (
+            f"With “{loss.modality}” hidden from all test items, {label} of {name} remains "
+            f"{number(loss.complete)}."
+        )
     lost = loss.estimate.value > 0
     change = loss.estimate if lost else -loss.estimate
     word = "loss" if lost else "gain"

@@ -17,6 +17,12 @@ from milk_recsys.report.words import listed, metric_name, number, percent
 
 __all__ = ["candidates_of", "chance_difference", "few_candidates", "verdict_answer"]
 
+COMPARISONS = {
+    "content_knn": "This is content kNN, a comparison that needs no training. Train KEEP to see "
+    "whether more is possible.",
+    "random": "This is a random order, a comparison. Train KEEP to see what is possible.",
+}
+"""Verdicts on the methods with which the others are compared."""
 QUESTION = "Is it good enough to use?"
 RANDOM = "a random order"
 EASY = 0.2
@@ -25,6 +31,8 @@ EASY = 0.2
 
 def verdict_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answer:
     """Compare the model with content kNN, which needs no training, and with a random order."""
+    if metrics["model"] in COMPARISONS:
+        return Answer(QUESTION, COMPARISONS[metrics["model"]])
     untrained = metrics.get("floor") or {}
     ours, theirs = value_of(metrics, "test", metric), value_of(untrained, "test", metric)
     if ours is None:
@@ -37,7 +45,7 @@ def verdict_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answer
     details.append(_levels(metrics, name, knn, metric, rival, random))
     if untrained and rival is None:
         reason = untrained.get("left_out") or "a value is missing."
-        details.append(f"{knn[0].upper()}{knn[1:]} was not evaluated: {reason}")
+        details.append(f"{_capital(knn)} was not evaluated: {reason}")
     return Answer(
         QUESTION,
         _headline(name, knn, metric, rival, random),
@@ -50,10 +58,9 @@ def _headline(
 ) -> str:
     label = metric_name(metric)
     if random is not None and not random.low_above_zero:
-        return f"No. {name} is not better than {RANDOM}. Look for the cause before you use it."
-    better = f"{name} is better than {RANDOM}"
+        return f"No. {_capital(name)} is not better than {RANDOM}. Look for the cause."
     if rival is None:
-        return "Not compared." if random is None else f"{better}."
+        return "Not compared." if random is None else f"{_capital(name)} is better than {RANDOM}."
     also = "" if random is None else f", and better than {RANDOM}"
     amount = number(abs(rival.value))
     if rival.excludes_zero is None:
@@ -68,10 +75,14 @@ def _headline(
         )
     if rival.value < 0:
         return (
-            f"No. {knn[0].upper()}{knn[1:]}, which needs no training, is better, by {amount} on "
-            f"{label}. Use {knn}, or look for the cause."
+            f"No. {_capital(knn)}, which needs no training, is better, by {amount} on {label}. Do "
+            f"not use {name} before you have found the cause."
         )
-    return f"Yes. {name} is better than {knn}, which needs no training{also}."
+    return f"Yes. {_capital(name)} is better than {knn}, which needs no training{also}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _in_customers(metrics: Mapping[str, Any], name: str, knn: str) -> str:

@@ -20,7 +20,8 @@ def number(value: Any, digits: int = 4, *, plus: bool = False) -> str:
     from invmod.robustness.numbers import true_minus  # `invmod` imports torch: see page.py.
 
     known = finite(value)
-    return "–" if known is None else true_minus(f"{known:{'+' if plus else ''}.{digits}f}")
+    # 0 is added to write minus zero as zero.
+    return "–" if known is None else true_minus(f"{known + 0.0:{'+' if plus else ''}.{digits}f}")
 
 
 def percent(share: float) -> str:

@@ -13,12 +13,13 @@ from milk_recsys.report.glossary import glossary, meaning
 from milk_recsys.report.page import write_report
 from milk_recsys.report.shares import example_sentences, share_findings, share_sources, share_tables
 from milk_recsys.report.systems import quality_rows, sections_of, systems_of
-from milk_recsys.report.words import breakable
+from milk_recsys.report.words import breakable, number
 from milk_recsys.report.worth import pattern_findings, weight_rows, worth_answer, worth_rows
 from tests.recsys.report.test_report import (
     HIDDEN,
     METRICS,
     Page,
+    drop,
     gap,
     model_part,
     page_of,
@@ -102,8 +103,8 @@ def lists(candidates: int) -> dict[str, Any]:
         ),
         (
             {"knn": 0.48},
-            "No. Content kNN, which needs no training, is better, by 0.0280 on NDCG@20. Use "
-            "content kNN, or look for the cause.",
+            "No. Content kNN, which needs no training, is better, by 0.0280 on NDCG@20. Do "
+            "not use KEEP before you have found the cause.",
         ),
         (
             {"knn": 0.449},
@@ -112,16 +113,33 @@ def lists(candidates: int) -> dict[str, Any]:
         ),
         (
             {"random": 0.45},
-            "No. KEEP is not better than a random order. Look for the cause before you use it.",
+            "No. KEEP is not better than a random order. Look for the cause.",
         ),
         (
             {"random": 0.5, "knn": 0.3},
-            "No. KEEP is not better than a random order. Look for the cause before you use it.",
+            "No. KEEP is not better than a random order. Look for the cause.",
         ),
     ],
 )
 def test_the_verdict(levels: dict[str, float], headline: str) -> None:
     assert find(whole(**levels)).verdict.headline == headline
+
+
+@pytest.mark.parametrize(
+    ("model", "start"),
+    [("content_knn", "This is content kNN"), ("random", "This is a random order")],
+)
+def test_the_verdict_on_a_comparison_names_it(model: str, start: str) -> None:
+    verdict = find(whole() | {"model": model, "floor": None}).verdict
+    assert verdict.headline.startswith(start)
+
+
+def test_a_modality_without_effect_is_not_called_a_gain() -> None:
+    drops = {name: drop(0.48, 0.48, 0.0) for name in HIDDEN}
+    answer = find(whole() | {"drops": drops}).worth
+    assert answer.headline.startswith("None: hiding a modality does not lower")
+    assert answer.details[0].endswith("NDCG@20 of KEEP remains 0.4800.")
+    assert number(-0.0) == "0.0000"
 
 
 def test_the_verdict_without_the_untrained_baseline() -> None:
@@ -273,7 +291,9 @@ def test_the_next_steps_of_a_good_model() -> None:
 
 
 def test_the_next_steps_of_a_model_that_is_not_good() -> None:
-    assert steps_of(whole(knn=0.5))[0][0].startswith("Look at the data")
+    first, second, *_ = steps_of(whole(knn=0.5))
+    assert first[0].startswith("Look at the data")
+    assert second[0].startswith("If you use the model nevertheless: make lists")
     steps = steps_of(whole(knn=0.5) | {"model": "gar"}, data=Path("shop"), split_seed=4)
     assert steps[0][1] == "milk-recsys train --model keep --data shop --split-seed 4"
     # Runs of GAR cannot be opened for scoring, so no step makes lists with one.

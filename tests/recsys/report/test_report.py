@@ -387,8 +387,8 @@ def test_the_cost_of_the_setting() -> None:
         (
             0.480,
             0.01,
-            "No. Content kNN, which needs no training, is better, by 0.0280 on NDCG@20. Use "
-            "content kNN, or look for the cause.",
+            "No. Content kNN, which needs no training, is better, by 0.0280 on NDCG@20. Do "
+            "not use MILK before you have found the cause.",
         ),
         (
             0.455,
