@@ -131,6 +131,6 @@ def example_sentences(metrics: Mapping[str, Any], findings: Findings) -> Sequenc
         f"This customer also took {example['num_taken']:,} of the {lists['candidates']:,} new "
         f"items, which the model had seen with no customer. {findings.name} lists {hits['model']} "
         f"of them in {length} {'place' if length == 1 else 'places'}; {', '.join(others)}.",
-        "It is the customer in the middle: half of the customers have a better list, and half a "
-        "worse one.",
+        "It is the customer in the middle: about half of the customers have a better list, and "
+        "about half a worse one.",
     )

@@ -32,7 +32,8 @@ EASY = 0.2
 def verdict_answer(metrics: Mapping[str, Any], name: str, metric: str) -> Answer:
     """Compare the model with content kNN, which needs no training, and with a random order."""
     if metrics["model"] in COMPARISONS:
-        return Answer(QUESTION, COMPARISONS[metrics["model"]])
+        warning = few_candidates(metrics)
+        return Answer(QUESTION, COMPARISONS[metrics["model"]], [warning] if warning else [])
     untrained = metrics.get("floor") or {}
     ours, theirs = value_of(metrics, "test", metric), value_of(untrained, "test", metric)
     if ours is None:
