@@ -12,7 +12,9 @@ files.
 
 from __future__ import annotations
 
+import datetime
 import sys
+import time
 from pathlib import Path
 
 # As a script, this file needs the folder above it on the path to import `milk_recsys`.
@@ -27,7 +29,7 @@ if __name__ == "__main__":
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,23 +45,19 @@ from milk_recsys.catalogue.split_file import read_split, write_split
 from milk_recsys.catalogue.tables import Tables, build_tables
 from milk_recsys.config.options import DataOptions, OptionError, Options
 from milk_recsys.methods.contract import Learner
-from milk_recsys.methods.learner import make_learner
 from milk_recsys.ranking.metrics import NonFiniteScores
 from milk_recsys.report.page import write_report
+from milk_recsys.run.baseline import UNTRAINED_BASELINE, evaluate_baseline, untrained_baseline
+from milk_recsys.run.chance import evaluate_chance
 from milk_recsys.run.evaluation import (
+    PerUser,
     compared_metrics,
-    evaluate_group,
     evaluate_test,
     paired_differences,
 )
+from milk_recsys.run.lists import evaluate_lists
 from milk_recsys.run.loop import Diverged, check_learner, train_model, versions
 from milk_recsys.run.progress import Progress
-
-# Every run also evaluates this method on its test items, since it needs no training.
-UNTRAINED_BASELINE: Final = "content_knn"
-# Largest number of similarities (warm items times test items) for which it is evaluated; they take
-# 2 GB in float32, twice.
-MAX_SIMILARITIES = 2**29
 
 
 def run(options: Options, dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:
@@ -103,7 +101,7 @@ def matrix_products(tf32: bool, device: torch.device) -> Iterator[None]:
 def _run(
     options: Options, dataset: Dataset, device: torch.device, world: World, progress: Progress
 ) -> dict[str, Any]:
-    folder = Path(str(options.run.out))
+    begun, folder = time.perf_counter(), Path(str(options.run.out))
     split, notes = _split(options.data, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device, world)
@@ -124,7 +122,7 @@ def _run(
         model, record = train_model(options, tables, folder, progress, world)
         tested: dict[str, Any] = {"fit_all": True}
         if not options.data.fit_all:
-            tested = _test(options, tables, model, folder, progress, world)
+            tested = _test(options, dataset, tables, model, folder, progress, world)
     metrics = {
         "model": options.run.model,
         "data": dataset.name,
@@ -137,6 +135,8 @@ def _run(
         "versions": versions(device) | ({"ranks": world.size} if world.size > 1 else {}),
         "missingness": {"modalities": list(dataset.modalities), **facts},
         **tested,
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": time.perf_counter() - begun,
     }
     if world.is_main:
         write_json(folder / "metrics.json", metrics)
@@ -147,6 +147,7 @@ def _run(
 
 def _test(
     options: Options,
+    dataset: Dataset,
     tables: Tables,
     model: Learner,
     folder: Path,
@@ -154,46 +155,24 @@ def _test(
     world: World,
 ) -> dict[str, Any]:
     """Evaluate the model on validation and test items, and others for comparison."""
-    sections, per_user = evaluate_test(model, tables, options.loop.monitor, world)
-    baseline = _evaluate_baseline(options, tables, per_user, world)
+    monitor = options.loop.monitor
+    sections, per_user = evaluate_test(model, tables, monitor, world)
+    untrained, left_out = untrained_baseline(options, tables)
+    baseline = left_out and {"model": UNTRAINED_BASELINE, "left_out": left_out}
+    if untrained is not None:
+        baseline = evaluate_baseline(untrained, options, tables, per_user, world)
+    compared = {"model": model} | ({} if untrained is None else {"floor": untrained})
+    lists = evaluate_lists(compared, tables, dataset, per_user["test"], monitor, world)
     compare = None
     if options.run.compare == "erm":
         compare = _compare(options, tables, folder / "compare", progress, per_user, world)
-    return {**sections, "floor": baseline, "compare": compare}
-
-
-def _evaluate_baseline(
-    options: Options, tables: Tables, per_user: dict[str, dict[str, Tensor]], world: World
-) -> dict[str, Any] | None:
-    """Evaluate the untrained baseline on the test items, with paired differences over users.
-
-    Returns:
-        Its test metrics and the differences to the model, or the reason why it was left out; None
-        if the model is this baseline.
-    """
-    if options.run.model == UNTRAINED_BASELINE:
-        return None
-    if tables.blocks is not None:
-        return {
-            "model": UNTRAINED_BASELINE,
-            "left_out": "It needs all training pairs in one process, and --user-blocks divides "
-            "them.",
-        }
-    if tables.features.mapped:
-        return {
-            "model": UNTRAINED_BASELINE,
-            "left_out": "It needs all features in memory, for which they are too large.",
-        }
-    if len(tables.warm) * len(tables.test.candidates) > MAX_SIMILARITIES:
-        return {
-            "model": UNTRAINED_BASELINE,
-            "left_out": "There are too many pairs of a training item and a test item.",
-        }
-    learner = make_learner(options.replace(model=UNTRAINED_BASELINE), tables)
-    learner.prepare()
-    metrics, baseline = evaluate_group(learner, tables, tables.test, tables.mask, world)
-    difference = paired_differences(per_user["test"], baseline, options.loop.monitor)
-    return {"model": UNTRAINED_BASELINE, "test": metrics, "difference": {"test": difference}}
+    return {
+        **sections,
+        "chance": evaluate_chance(tables, per_user, monitor),
+        "floor": baseline,
+        "compare": compare,
+        "lists": lists,
+    }
 
 
 def _compare(
@@ -201,7 +180,7 @@ def _compare(
     tables: Tables,
     folder: Path,
     progress: Progress,
-    per_user: dict[str, dict[str, Tensor]],
+    per_user: dict[str, PerUser],
     world: World,
 ) -> dict[str, Any]:
     """Train the ablation without both modules on the same split; compare it paired over users.

@@ -51,7 +51,7 @@ def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         k: v
         for k, v in metrics.items()
-        if k not in ("seconds_per_epoch", "compare", "versions", "split_seed")
+        if k not in ("seconds_per_epoch", "seconds", "date", "compare", "versions", "split_seed")
     }
 
 

@@ -179,6 +179,7 @@ class Method:
         space: option -> search space in a study.
         limits: ``epochs``, ``eval_every`` and ``patience`` in a study.
         paper: whether the method is in the tables of the MILK paper.
+        summary: how it ranks new items, a sentence for readers of a report who know no method.
     """
 
     name: str
@@ -200,6 +201,7 @@ class Method:
     space: Mapping[str, Interval | Choice] = dataclasses.field(default_factory=dict)
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     paper: bool = False
+    summary: str = "It scores a new item by its features and by what each customer took before."
 
     def __post_init__(self) -> None:
         """Resolve the types of the options that ``from __future__ import annotations`` made text.

@@ -1,4 +1,4 @@
-"""The report of a finished run: two pictures, and a page that begins with the results in words.
+"""The report of a finished run: two pictures, and a page for the one who decides about its use.
 
 The page, its style and the embedded pictures are made by `invmod.robustness.document`. `invmod`
 imports torch, which takes seconds, so the files of this folder import it within functions: to
@@ -6,6 +6,7 @@ import the report needs no torch.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -16,29 +17,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json, replacing
 from milk_recsys.config.method import find_method
-from milk_recsys.report.figures import curves_png, robustness_png
-from milk_recsys.report.findings import (
-    FEW_USERS,
-    Findings,
-    find,
-    finite,
-    metric_name,
-    number,
-    pattern,
-    percent,
-)
+from milk_recsys.report.contents import contents, count_text
+from milk_recsys.report.curves import curves_png
+from milk_recsys.report.findings import Findings, find
+from milk_recsys.report.glossary import meaning
+from milk_recsys.report.robustness import robustness_png
+from milk_recsys.report.shares import name_of
+from milk_recsys.report.words import breakable, metric_name, number, percent
 
 __all__ = ["write_report"]
-
-STYLE_OF_PICTURES = "img { width: 100%; max-width: 56rem; }\n"
-"""CSS after the library's style: pictures as wide as the page."""
-SECTION_TITLES = {
-    "validation": "Validation",
-    "test": "Test, under the setting",
-    "test_complete": "Test, complete items",
-    "test_all_cold": "Test, among all cold items",
-}
-SPLIT_PARTS = {"warm": "Training (warm)", "validation": "Validation", "test": "Test"}
 
 
 def write_report(run: Path) -> Path:
@@ -73,7 +60,7 @@ def write_report(run: Path) -> Path:
     pictures = {"robustness": robustness_png(metrics, findings)}
     if find_method(metrics["model"]).trains:
         pictures["curves"] = curves_png(history, rival_history, metrics, findings)
-    page = _page(config, metrics, findings, pictures)
+    page = _page(run, config, metrics, findings, pictures)
     files = {f"{name}.png": content for name, content in pictures.items()}
     for name, content in {**files, "report.html": page.encode()}.items():
         with replacing(run / name) as temporary:
@@ -107,6 +94,7 @@ def _write_untested(run: Path, config: Mapping[str, Any], metrics: Mapping[str, 
 
 
 def _page(
+    run: Path,
     config: Mapping[str, Any],
     metrics: Mapping[str, Any],
     findings: Findings,
@@ -115,98 +103,45 @@ def _page(
     """Return the page as HTML. The template escapes every text."""
     from invmod.robustness.document import STYLE, html_document, png_data_uri
 
+    folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, share=_share, metric_name=metric_name, count=_count)
-    facts = {key.replace("_", " "): value for key, value in (config.get("dataset") or {}).items()}
+    environment.filters.update(
+        number=number,
+        share=percent,
+        label=_label,
+        meaning=meaning,
+        count=count_text,
+        name_of=name_of,
+        breakable=breakable,
+        command_parts=_command_parts,
+    )
     body = environment.get_template("report.html.j2").render(
         metrics=metrics,
         compare=metrics.get("compare") or None,
         findings=findings,
         pictures={name: png_data_uri(data) for name, data in pictures.items()},
         robustness_alt=_robustness_alt(findings),
-        columns=[key for key in metrics["test"] if "@" in key],
-        main_rows=_rows(
-            metrics, findings, {key: (label, (key,)) for key, label in SECTION_TITLES.items()}
-        ),
-        pattern_rows=_rows(metrics, findings, _nested(metrics, "by_pattern")),
-        imposed_rows=_rows(metrics, findings, _nested(metrics, "imposed")),
-        few_users=FEW_USERS,
-        split_parts=SPLIT_PARTS,
-        sizes=_sizes(metrics),
-        missing=_missingness(metrics),
-        options={key: value for key, value in config.items() if key != "dataset"},
-        facts=facts,
+        **contents(run, config, metrics, findings),
     )
     title = f"{findings.name} on {metrics['data']}"
-    return html_document(title, body, style=STYLE + STYLE_OF_PICTURES)
+    style = STYLE + (folder / "report.css").read_text(encoding="utf-8")
+    return html_document(title, body, style=style)
 
 
-# ------------------------------------------------------------------------ contents of the tables
+def _command_parts(command: str) -> list[str]:
+    """Return a command in parts between which a line should break: before each option."""
+    return re.split(r" (?=--)", command)
 
 
-def _nested(metrics: Mapping[str, Any], key: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return the label and the path of each entry of `by_pattern` or `imposed`."""
-    modalities = (metrics.get("missingness") or {}).get("modalities") or ()
-    entries = metrics.get(key) or {}
-    if key == "by_pattern":
-        entries = sorted(entries, key=lambda name: -(entries[name].get("items") or 0))
-    labels = {
-        name: pattern(name, modalities) if key == "by_pattern" else f"{name} hidden"
-        for name in entries
-    }
-    return {name: (label, (key, name)) for name, label in labels.items()}
-
-
-def _rows(
-    metrics: Mapping[str, Any],
-    findings: Findings,
-    places: Mapping[str, tuple[str, tuple[str, ...]]],
-) -> list[dict[str, Any]]:
-    """Return table rows: for each path the metrics of the model and, if any, of the ablation."""
-    models = [(findings.name, metrics)]
-    if findings.rival is not None:
-        models.append((findings.rival, metrics["compare"]))
-    rows = []
-    for label, path in places.values():
-        sections: list[tuple[str, Mapping[str, Any]]] = []
-        for name, part in models:
-            section: Any = part
-            for key in path:
-                section = (section or {}).get(key)
-            if section:
-                sections.append((name, section))
-        if sections:
-            rows.append({"label": label, "models": sections})
-    return rows
-
-
-def _missingness(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
-    """Count the items that miss each modality naturally and by the setting, in each part."""
-    missingness = metrics.get("missingness") or {}
-    sources = [
-        (missingness.get(source) or {}).get(part) or {}
-        for part in SPLIT_PARTS
-        for source in ("nature", "removed")
-    ]
-    return [
-        (name, [source.get(name) for source in sources])
-        for name in missingness.get("modalities") or ()
-    ]
-
-
-def _sizes(metrics: Mapping[str, Any]) -> list[tuple[str, list[int | None]]]:
-    """Return the number of items and of pairs of each part of the split."""
-    missingness = metrics.get("missingness") or {}
-    return [
-        (label, [(missingness.get(what) or {}).get(part) for what in ("items", "pairs")])
-        for part, label in SPLIT_PARTS.items()
-    ]
+def _label(term: str) -> str:
+    """Return the name of a metric; any other term as it is."""
+    return metric_name(term) if "@" in term else term
 
 
 def _robustness_alt(findings: Findings) -> str:
@@ -218,31 +153,10 @@ def _robustness_alt(findings: Findings) -> str:
     ]
     shown = "; ".join(texts) if texts else "No modality was hidden"
     return (
-        f"Bars of {metric_name(findings.metric)} of {findings.name} with all modalities, under the "
-        f"setting, with each modality hidden and by missing pattern. {shown}. The tables below "
+        f"Bars of {metric_name(findings.metric)} of {findings.name} with all modalities, with "
+        f"gaps, with each modality hidden and by missing pattern. {shown}. The tables above "
         "contain all values."
     )
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else percent(value)
-
-
-def _count(value: Any) -> str:
-    """Return the text of a cell: integers with separators, lists joined, null as a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.6g}" if finite(value) is not None else "–"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_count(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_count(item) for item in value) or "none"
-    return str(value)
 
 
 # --------------------------------------------------------------------------------------- files

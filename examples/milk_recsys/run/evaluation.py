@@ -21,11 +21,14 @@ from milk_recsys.methods.contract import Learner
 from milk_recsys.ranking.metrics import mean_metrics, per_user_metrics, positive_ranks
 
 __all__ = [
+    "PerUser",
     "compared_metrics",
     "evaluate_group",
     "evaluate_test",
     "grouped_metrics",
     "paired_differences",
+    "scores_at_once",
+    "shard_of_users",
 ]
 
 PerUser = dict[str, Tensor]
@@ -45,17 +48,9 @@ def rank_group(
         mask: (num_items, M) bool, the modalities that may be used.
         world: the processes among which the pairs are divided. All of them return all ranks.
     """
-    rows, sizes = group.candidates, world.sizes(len(group.users))
-    # With a sharded table, each process ranks for the users whose rows it has. `group.users` is
-    # sorted.
-    if model.user_starts is not None:
-        starts = torch.tensor(model.user_starts, device=group.users.device)
-        sizes = torch.searchsorted(group.users, starts).diff().tolist()
-    begin = sum(sizes[: world.rank])
-    part = slice(begin, begin + sizes[world.rank])
-    at_once = GPU_SCORES
-    if rows.device.type == "cpu":
-        at_once = max(CPU_SCORES, min(CPU_ROWS * len(rows), MAX_CPU_SCORES))
+    rows = group.candidates
+    part, sizes = shard_of_users(model, group.users, world)
+    at_once = scores_at_once(rows)
     score = model.scorer(
         tables.features, rows, mask, max_users=max(1, at_once // max(1, len(rows)))
     )
@@ -67,6 +62,26 @@ def rank_group(
         max_elements=at_once,
     )
     return world.all_gather(local, sizes)
+
+
+def shard_of_users(model: Learner, users: Tensor, world: World) -> tuple[slice, list[int]]:
+    """Return this process's part of the users (n,), which are sorted, and the sizes of all parts.
+
+    With a sharded table, each process ranks for the users whose rows it has.
+    """
+    sizes = world.sizes(len(users))
+    if model.user_starts is not None:
+        starts = torch.tensor(model.user_starts, device=users.device)
+        sizes = torch.searchsorted(users, starts).diff().tolist()
+    begin = sum(sizes[: world.rank])
+    return slice(begin, begin + sizes[world.rank]), sizes
+
+
+def scores_at_once(candidates: Tensor) -> int:
+    """Return the number of scores of these candidates that are in memory at a time."""
+    if candidates.device.type != "cpu":
+        return GPU_SCORES
+    return max(CPU_SCORES, min(CPU_ROWS * len(candidates), MAX_CPU_SCORES))
 
 
 def evaluate_group(

@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 
 from invmod.robustness.document import STYLE, html_document
 from milk_recsys.catalogue.dataset import DataError
-from milk_recsys.report import figures as report_figures
-from milk_recsys.report.figures import robustness_png
-from milk_recsys.report.findings import Estimate, find, metric_name, number, pattern
+from milk_recsys.report import curves
+from milk_recsys.report.findings import find
 from milk_recsys.report.page import write_report
+from milk_recsys.report.robustness import robustness_png
+from milk_recsys.report.values import Estimate
+from milk_recsys.report.words import metric_name, number, pattern
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit@10", "hit@20", "mrr@10", "mrr@20")
 
@@ -196,7 +198,9 @@ class Page(HTMLParser):
         self.addresses += [
             str(value)
             for name, value in attrs
-            if name in ("src", "href", "srcset", "action", "data")
+            # An address that begins with # is a place in the page itself.
+            if not str(value).startswith("#")
+            and name in ("src", "href", "srcset", "action", "data")
         ]
 
     def handle_data(self, data: str) -> None:
@@ -232,70 +236,71 @@ def page(run: Path) -> Page:
 
 
 def test_the_modality_with_the_largest_loss_is_named_with_its_loss_and_interval() -> None:
-    answer = find(plausible()).answers[0]
+    answer = find(plausible()).worth
     assert answer.headline == "“text”: without it NDCG@20 falls by 0.1730 (35.8%)."
     assert (
         "from 0.4830 to 0.3100: a loss of 0.1730 (35.8% of the value with complete items)"
         in answer.details[0]
     )
-    assert "95% interval over 812 users of 0.1610 to 0.1850, which excludes 0" in answer.details[0]
+    assert (
+        "95% interval over 812 customers of 0.1610 to 0.1850, which excludes 0" in answer.details[0]
+    )
     assert "“image” (0.0530, 11.0%" in answer.details[1]
     assert "do not overlap" in answer.details[1]
 
 
 def test_the_order_of_the_modalities_in_the_file_does_not_matter() -> None:
     hidden = dict(reversed(HIDDEN.items()))
-    assert find(plausible(hidden)).answers[0].headline == find(plausible()).answers[0].headline
+    assert find(plausible(hidden)).worth.headline == find(plausible()).worth.headline
     assert [loss.modality for loss in find(plausible(hidden)).losses] == ["text", "image", "audio"]
 
 
 def test_a_second_largest_loss_that_is_none_is_not_called_a_loss() -> None:
-    answer = find(plausible({"text": 0.31, "image": 0.483, "audio": 0.49})).answers[0]
+    answer = find(plausible({"text": 0.31, "image": 0.483, "audio": 0.49})).worth
     assert answer.details[1] == (
         "The value is not lower when any of the other modalities is hidden."
     )
 
 
 def test_overlapping_intervals_make_the_order_of_two_modalities_uncertain() -> None:
-    answer = find(plausible({"text": 0.31, "image": 0.32})).answers[0]
+    answer = find(plausible({"text": 0.31, "image": 0.32})).worth
     assert "that of “image” overlap, so their order is uncertain" in answer.headline
     assert "intervals overlap" in answer.details[1]
 
 
 def test_a_loss_whose_interval_includes_0_is_not_significant() -> None:
-    answer = find(plausible({"text": 0.475, "image": 0.48})).answers[0]
+    answer = find(plausible({"text": 0.475, "image": 0.48})).worth
     assert "but this loss is not statistically significant" in answer.headline
     assert "which includes 0: the loss is not statistically significant" in answer.details[0]
 
 
 def test_a_negative_loss_is_called_a_gain() -> None:
-    answer = find(plausible({"text": 0.50, "image": 0.52})).answers[0]
+    answer = find(plausible({"text": 0.50, "image": 0.52})).worth
     assert answer.headline == "None: hiding a modality does not lower NDCG@20 in this run."
     assert (
         "a gain of 0.0170 (3.5% of the value with complete items), "
-        "with a 95% interval over 812 users of 0.0050 to 0.0290" in answer.details[0]
+        "with a 95% interval over 812 customers of 0.0050 to 0.0290" in answer.details[0]
     )
 
 
 def test_without_intervals_the_significance_is_unknown() -> None:
     metrics = plausible(drops={})
-    answer = find(metrics).answers[0]
+    answer = find(metrics).worth
     assert "“text”" in answer.headline
     assert "so its significance is unknown" in answer.details[0]
     metrics["drops"] = None
-    assert find(metrics).answers[0] == answer
+    assert find(metrics).worth == answer
 
 
 def test_a_single_modality_cannot_be_ranked() -> None:
-    answers = find(plausible({"text": 0.0})).answers
     assert (
-        answers[0].headline
+        find(plausible({"text": 0.0})).worth.headline
         == "There is only one modality, “text”: without it an item has no content to be ranked by."
     )
 
 
 def test_losing_less_than_the_ablation() -> None:
-    answer = find(compared()).answers[1]
+    answer = find(compared()).ablation[0]
     assert answer.headline == "Yes: with “text” hidden MILK loses 0.0710 less than ERM."
     assert "95% interval 0.0610 to 0.0810, which excludes 0" in answer.details[0]
     assert "0.3100 for MILK and 0.2400 for ERM, a difference of +0.0700" in answer.details[1]
@@ -304,7 +309,7 @@ def test_losing_less_than_the_ablation() -> None:
 
 def test_losing_more_than_the_ablation_is_reported() -> None:
     metrics = compared({"text": 0.40, "image": 0.46, "audio": 0.476})
-    answer = find(metrics).answers[1]
+    answer = find(metrics).ablation[0]
     assert answer.headline == "No: with “text” hidden MILK loses 0.0890 more than ERM."
     assert (
         "MILK loses 0.0890 more (95% interval 0.0790 to 0.0990, which excludes 0)"
@@ -314,7 +319,7 @@ def test_losing_more_than_the_ablation_is_reported() -> None:
 
 
 def test_a_difference_of_losses_whose_interval_includes_0_is_not_significant() -> None:
-    answer = find(compared({"text": 0.307, "image": 0.43, "audio": 0.47})).answers[1]
+    answer = find(compared({"text": 0.307, "image": 0.43, "audio": 0.47})).ablation[0]
     assert answer.headline.startswith("There is no significant difference")
     assert "which includes 0: not significant" in answer.details[0]
 
@@ -324,7 +329,7 @@ def test_a_smaller_loss_from_a_lower_value_is_no_advantage() -> None:
     metrics["drops"] = {name: drop(0.30, left - 0.15, 0.01) for name, left in HIDDEN.items()}
     metrics["compare"]["drops"]["text"] = drop(0.484, 0.20, 0.01)
     metrics["compare"]["difference"]["drops"]["text"] = gap(0.14 - 0.284)
-    answer = find(metrics).answers[1]
+    answer = find(metrics).ablation[0]
     assert answer.headline.startswith("Yes")
     assert any("The smaller loss is not an advantage" in detail for detail in answer.details)
 
@@ -339,7 +344,7 @@ def test_without_the_paired_difference_of_losses_the_interval_is_conservative() 
     assert any("wider than necessary" in caveat for caveat in findings.caveats)
     del metrics["compare"]["difference"]
     assert find(metrics).loss_differences["text"] == Estimate(pytest.approx(0.071))
-    assert "so the significance is unknown" in find(metrics).answers[1].headline
+    assert "so the significance is unknown" in find(metrics).ablation[0].headline
 
 
 @pytest.mark.parametrize(
@@ -356,37 +361,41 @@ def test_the_better_of_the_two_is_named_whichever_it_is(
     metrics = compared()
     metrics["compare"]["test"] = section(ablation)
     metrics["compare"]["difference"]["test"] = gap(0.452 - ablation, half)
-    assert find(metrics).answers[2].headline == headline
+    assert find(metrics).ablation[1].headline == headline
 
 
 def test_the_cost_of_the_setting() -> None:
-    answer = find(plausible()).answers[-1]
+    answer = find(plausible()).gaps
     assert (
         answer.headline
-        == "NDCG@20 is 0.4520 under FTMT and 0.4830 with complete items: 0.0310 lower (6.4%)."
+        == "NDCG@20 is 0.4520 with gaps and 0.4830 with complete items: 0.0310 lower (6.4%)."
     )
     metrics = plausible()
     metrics["test"] = section(0.488)
-    assert find(metrics).answers[-1].headline.endswith("complete items: 0.0050 higher (1.0%).")
+    assert find(metrics).gaps.headline.endswith("complete items: 0.0050 higher (1.0%).")
     metrics = plausible(setting="ftft")
     metrics["missingness"]["removed"]["test"] = dict.fromkeys(HIDDEN, 0)
     assert (
-        find(metrics).answers[-1].headline
-        == "Nothing: this setting removes no modality from a test item."
+        find(metrics).gaps.headline == "Not tried: the setting FTFT removes nothing from new items."
     )
 
 
 @pytest.mark.parametrize(
     ("baseline", "half", "headline"),
     [
-        (0.331, 0.01, "Yes, by 0.1210 on NDCG@20."),
+        (0.331, 0.01, "Yes. MILK is better than content kNN, which needs no training."),
         (
             0.480,
             0.01,
-            "No: content kNN is better, by 0.0280 on NDCG@20. Use content kNN, or look for the "
-            "cause.",
+            "No. Content kNN, which needs no training, is better, by 0.0280 on NDCG@20. Do "
+            "not use MILK before you have found the cause.",
         ),
-        (0.455, 0.01, "There is no significant difference (it is 0.0030)."),
+        (
+            0.455,
+            0.01,
+            "Not clear. There is no significant difference between MILK and content kNN, which "
+            "needs no training (it is 0.0030 on NDCG@20).",
+        ),
     ],
 )
 def test_a_model_is_compared_with_the_untrained_baseline(
@@ -397,16 +406,16 @@ def test_a_model_is_compared_with_the_untrained_baseline(
         plausible(
             floor={"model": "content_knn", "test": section(baseline), "difference": difference}
         )
-    ).answers[0]
-    assert answer.question == "Is MILK better than content kNN, which needs no training?"
+    ).verdict
+    assert answer.question == "Is it good enough to use?"
     assert answer.headline == headline
-    assert f"content kNN reaches {baseline:.4f}" in answer.details[0]
+    assert f"NDCG@20: MILK 0.4520 and content kNN {baseline:.4f}." in answer.details[0]
 
 
 def test_an_untrained_baseline_that_was_left_out_is_reported() -> None:
-    answer = find(plausible(floor={"model": "content_knn", "left_out": "Too large."})).answers[0]
-    assert answer.headline.startswith("Not measured")
-    assert answer.details == ["Too large."]
+    answer = find(plausible(floor={"model": "content_knn", "left_out": "Too large."})).verdict
+    assert answer.headline == "Not compared."
+    assert answer.details[-1] == "Content kNN was not evaluated: Too large."
 
 
 def test_null_values_stay_missing() -> None:
@@ -416,15 +425,15 @@ def test_null_values_stay_missing() -> None:
     metrics["drops"]["image"]["ndcg@20"]["hidden"] = float("nan")
     findings = find(metrics)
     assert [loss.modality for loss in findings.losses] == ["text", "audio"]
-    assert "No interval over users" in findings.answers[0].details[0]
-    assert findings.answers[2].headline == "Not measured: a value is missing."
+    assert "No interval over customers" in findings.worth.details[0]
+    assert findings.ablation[1].headline == "Not measured: a value is missing."
 
 
 def test_patterns_with_few_users_are_marked() -> None:
     metrics = plausible()
     metrics["by_pattern"]["text+image"]["users"] = 12
     caveats = find(metrics).caveats
-    assert any("fewer than 30 users" in text and "“without audio”" in text for text in caveats)
+    assert any("fewer than 30 customers" in text and "“without audio”" in text for text in caveats)
 
 
 def test_the_monitored_metric_is_reported_if_drops_have_it() -> None:
@@ -460,10 +469,10 @@ def test_the_files_are_complete_and_no_other_file_is_left(run: Path) -> None:
         "robustness.png",
         "report.html",
     }
-    assert png_size(run / "curves.png") == (1350, 1080)
+    assert png_size(run / "curves.png") == (1080, 1836)
     width, height = png_size(run / "robustness.png")
-    assert width == 1350
-    assert 800 < height < 1500
+    assert width == 1080
+    assert 1500 < height < 2500
     assert (run / "report.html").stat().st_size < 1_000_000
 
 
@@ -476,7 +485,7 @@ def test_a_report_can_be_written_again_and_is_the_same(run: Path) -> None:
 def test_the_page_needs_no_other_file(run: Path, page: Page) -> None:
     assert len(page.addresses) == 2
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert not {"script", "link", "iframe", "object", "a", "base"} & set(page.tags)
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
     html = (run / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", html))
 
@@ -510,8 +519,9 @@ def test_the_page_has_the_findings_before_any_picture_and_contains_every_value(
     metrics = compared()
     html = (run / "report.html").read_text(encoding="utf-8")
     findings = find(metrics)
+    answers = [findings.verdict, findings.worth, findings.gaps, *findings.ablation]
     assert html.index("“text”: without it") < html.index("<img")
-    for text in [answer.headline for answer in findings.answers] + findings.caveats:
+    for text in [answer.headline for answer in answers] + findings.caveats:
         assert text in page.text
     for part in (metrics, metrics["compare"]):
         for group in ("validation", "test", "test_complete", "test_all_cold"):
@@ -571,9 +581,9 @@ def test_every_kind_of_run_has_a_report(tmp_path: Path, case: str) -> None:
     page = page_of(tmp_path / "run", metrics, epochs=epochs)
     assert "None" not in page.text.replace("None: hiding", "")
     assert "nan" not in page.text.split()
-    assert png_size(tmp_path / "run" / "robustness.png")[0] == 1350
-    assert png_size(tmp_path / "run" / "robustness.png")[1] < 3000
-    assert png_size(tmp_path / "run" / "curves.png")[0] == 1350
+    assert png_size(tmp_path / "run" / "robustness.png")[0] == 1080
+    assert png_size(tmp_path / "run" / "robustness.png")[1] < 5000
+    assert png_size(tmp_path / "run" / "curves.png")[0] == 1080
 
 
 def test_a_method_without_epochs_has_no_curves(tmp_path: Path) -> None:
@@ -642,11 +652,11 @@ def test_a_loss_of_0_or_less_is_drawn_on_a_linear_axis(
     losses: list[float], scale: str, rival: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(report_figures, "_png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr(curves, "png", lambda figure: drawn.append(figure) or b"")
     metrics = plausible()
     history = [{"epoch": k, "loss": x} for k, x in enumerate(losses)]
     rival_history = [{"epoch": 0, "loss": 0.5}] if rival else []
-    report_figures.curves_png(history, rival_history, metrics, find(metrics))
+    curves.curves_png(history, rival_history, metrics, find(metrics))
     axes = drawn[0].axes[0]
     assert axes.get_yscale() == scale
     assert [list(line.get_ydata()) for line in axes.lines] == [losses]

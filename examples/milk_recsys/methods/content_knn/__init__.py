@@ -19,4 +19,6 @@ CONTENT_KNN = Method(
     without=("negatives", "features", "scale_features", "scale_before_impute", "norm_floor"),
     paper=True,
     search_seed=13,
+    summary="It learns nothing: it puts the new items first whose features are most similar to "
+    "those of the items that the customer had before.",
 )

@@ -96,4 +96,6 @@ KEEP = Method(
     distributed=True,
     space={},  # It chooses its options on the training items.
     search_seed=22,
+    summary="It learns from past orders which known items each customer likes, and from the items' "
+    "features which known items a new item resembles.",
 )

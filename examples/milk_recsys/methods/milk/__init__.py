@@ -241,6 +241,8 @@ MILK = Method(
     limits={"epochs": 300, "eval_every": 10, "patience": 3},
     paper=True,
     search_seed=0,
+    summary="It learns a vector for each customer and for each kind of features, so that the score "
+    "of an item stays good when some of its features are missing.",
 )
 
 ALIGN = dataclasses.replace(
@@ -269,4 +271,6 @@ ERM = dataclasses.replace(
     compare="none",  # This is the ablation that other methods are compared with.
     space={"lr": LR},
     search_seed=3,
+    summary="It learns a vector for each customer and for each kind of features, without the two "
+    "modules of MILK that protect against missing features.",
 )

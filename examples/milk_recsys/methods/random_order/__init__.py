@@ -20,4 +20,5 @@ RANDOM = Method(
     without=("negatives", "features", "scale_features", "scale_before_impute", "norm_floor"),
     paper=True,
     search_seed=14,
+    summary="It learns nothing: it puts the new items in a random order.",
 )
