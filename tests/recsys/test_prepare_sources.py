@@ -52,8 +52,22 @@ def test_recbole(tmp_path, capsys):
     assert np.flatnonzero(~dataset.natural_mask[:, 0]).tolist() == [3]
     assert dataset.item_names[0] == '"red lamp" red lamp'
     output = capsys.readouterr().out
-    assert "left out: year (float), kind (token)" in output
+    assert "shop.item: left out: year (numbers), kind (text)." in output
     assert "1 row belongs to an item without interactions" in output
+
+
+def test_columns_of_recbole_may_be_categories(tmp_path, capsys):
+    write_recbole(tmp_path / "in")
+    given = {"folder": tmp_path / "in", "text_dim": 2, "fit_on": "all"}
+    source = prepare.RecBole(**given, out=tmp_path / "out", categories=("kind", "title"))
+    assert run(source) == 0
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.modalities == ("emb", "kind", "title")
+    words = {word for title in TITLES for word in (*title.split(), *f'"{title}"'.split())}
+    assert dataset.features["title"].shape == (6, len(words))
+    assert dataset.features["kind"].sum(axis=0).tolist() == [3, 3]
+    assert run(prepare.RecBole(**given, out=tmp_path / "x", categories=("genre",))) == 2
+    assert "shop.item: has no column 'genre'" in capsys.readouterr().err
 
 
 def test_recbole_files_without_types_or_items_are_refused(tmp_path, capsys):

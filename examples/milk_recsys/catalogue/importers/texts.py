@@ -1,4 +1,4 @@
-"""Modalities that are texts or categories in tables, and the encoders that make them numbers."""
+"""Modalities that are texts in tables, and the encoders that make them numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from milk_recsys.base.errors import DataError, OptionError, plural
 from milk_recsys.catalogue.dataset import Dataset
-from milk_recsys.catalogue.encoders.categories import fit_categories
 from milk_recsys.catalogue.encoders.contract import Encoder
 from milk_recsys.catalogue.encoders.saved import Recipe
 from milk_recsys.catalogue.encoders.sentences import Sentences
@@ -21,13 +20,14 @@ from milk_recsys.catalogue.importers.filled import COPIES_SHARE, LEAST_COPIES
 from milk_recsys.catalogue.importers.matching import Matching
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.tables import RawTable
-from milk_recsys.catalogue.raw.words import items_of, texts
+from milk_recsys.catalogue.raw.words import texts
 from milk_recsys.catalogue.split import Split, draw_split
 from milk_recsys.config.options import DataOptions, Options, validate
 
-__all__ = ["EncodeOptions", "Texts", "read_levels", "read_texts", "write_categories", "write_texts"]
+__all__ = ["MUCH", "EncodeOptions", "Texts", "checked_texts", "read_texts", "write_texts"]
 
 TEXTS_AT_ONCE = 256  # Number of texts encoded at a time.
+MUCH = 0.5  # Share of texts or cells above which the user is told that they may be misread.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,49 +108,6 @@ def checked_texts(draft: Draft, name: str, given: Texts) -> Texts:
             f"{name}: {plural(without, 'item has', 'items have')} no text in {given.where}."
         )
     return given
-
-
-def read_levels(
-    draft: Draft, name: str, table: RawTable, columns: Sequence[str], matching: Matching
-) -> list[list[list[str]]]:
-    """Return the categories of each item: for each column, the levels in the item's cell."""
-    table.need(matching.item_column, *columns)
-    places = matching.table_places(table, name, draft, further=True)
-    levels: list[list[list[str]]] = [[[] for _ in columns] for _ in range(len(matching.items))]
-    for first, frame in table.batches(list(columns)):
-        cells = [items_of(frame[column], table.missing(column)) for column in columns]
-        for row, item in enumerate(zip(*cells, strict=True)):
-            place = places[first + row]
-            if place >= 0 and not any(levels[place]):
-                levels[place] = list(item)
-    return levels
-
-
-def write_categories(
-    draft: Draft,
-    name: str,
-    levels: list[list[list[str]]],
-    columns: tuple[str, ...],
-    item_column: str,
-    where: str,
-) -> Recipe:
-    """Write a modality of categories: a column of zeros and ones for each level."""
-    encoder, left_out = fit_categories(levels, len(columns))
-    if not encoder.width:
-        raise DataError(f"{where}: no item of the interactions has a category for {name!r}.")
-    if left_out:
-        draft.notes.append(f"{name}: {left_out} rare levels of {', '.join(columns)} left out.")
-    rows = draft.new_features(name, encoder.width)
-    encoded = encoder.encode(levels)
-    present = encoded.any(axis=1)
-    rows[present] = encoded[present]
-    if not present.all():
-        absent = int((~present).sum())
-        draft.notes.append(
-            f"{name}: {plural(absent, 'item has', 'items have')} no category in {where}."
-        )
-    draft.finish_features(name, rows, where, checked=draft.filled.get(name) == "missing")
-    return Recipe(item_column, columns, encoder)
 
 
 def write_texts(
@@ -237,10 +194,12 @@ def _write_rows(draft: Draft, name: str, t: Texts, encoder: Encoder) -> None:
         unknown += int((~known).sum())
         rows[batch[known]] = encoded[known]
     if unknown:
-        draft.notes.append(
-            f"{name}: {plural(unknown, 'text has', 'texts have')} no word that two of the fitted "
-            "texts share; written as missing."
-        )
+        lost = f"{name}: {plural(unknown, 'text has', 'texts have')} no word that two of the fitted"
+        lost += " texts share; written as missing."
+        if unknown > MUCH * len(with_text):
+            draft.warnings.append(f"{lost} A sentence encoder reads all of them: --encoder.")
+        else:
+            draft.notes.append(lost)
     copies = Counter(text for text in t.texts if text).most_common(1)[0]
     if copies[1] >= max(LEAST_COPIES, COPIES_SHARE * len(t.texts)):
         draft.notes.append(
