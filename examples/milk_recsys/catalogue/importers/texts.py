@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -119,7 +119,7 @@ def write_texts(
     """
     if options.encoder is not None or options.fit_on == "all" or not given:
         fitted = range(draft.counts["num_items"])
-        encoders = {name: _encoder(name, t, fitted, options) for name, t in given.items()}
+        encoders = _encoders(given, fitted, options)
         for name, encoder in encoders.items():
             _write_rows(draft, name, given[name], encoder)
         draft.write_manifest(**({"text_features": _described(options)} if given else {}))
@@ -134,7 +134,7 @@ def write_texts(
         dataset = draft.read()
         split, notes = draw_split(dataset, options.split_options)
         draft.notes += [*dataset.notes, *notes]
-        encoders = {name: _encoder(name, t, split.warm, options) for name, t in given.items()}
+        encoders = _encoders(given, split.warm, options)
         for name, encoder in encoders.items():
             _write_rows(draft, name, given[name], encoder)
         draft.write_manifest(text_features=_described(options))
@@ -165,10 +165,16 @@ def restrict(split: Split, dataset: Dataset) -> Split:
     return Split(warm, validation, test, mask)
 
 
-def _encoder(name: str, t: Texts, items: Iterable[int], options: EncodeOptions) -> Encoder:
-    if options.encoder is not None:
-        return Sentences(options.encoder)
-    return fit_tfidf([t.texts[k] for k in items], options.text_dim, name)
+def _encoders(
+    given: Mapping[str, Texts], items: Collection[int], options: EncodeOptions
+) -> dict[str, Encoder]:
+    """Return an encoder of each modality: the sentence encoder, or one fitted on the items."""
+    if options.encoder is not None and given:
+        return dict.fromkeys(given, Sentences(options.encoder))
+    return {
+        name: fit_tfidf([t.texts[k] for k in items], options.text_dim, name)
+        for name, t in given.items()
+    }
 
 
 def _described(options: EncodeOptions) -> str:
