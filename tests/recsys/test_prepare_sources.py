@@ -147,6 +147,13 @@ def test_movielens(tmp_path, form, capsys):
     assert len(kept.interactions) == expected
 
 
+def test_ratings_of_movielens_with_other_columns_are_refused(tmp_path, capsys):
+    write_movielens(tmp_path / "in", "100k")
+    (tmp_path / "in/u.data").write_text("1\t2\t3\n")
+    assert run(prepare.MovieLens(folder=tmp_path / "in", out=tmp_path / "out")) == 2
+    assert "u.data: has 3 columns, expected 4" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("title", "clean"),
     [
@@ -280,6 +287,10 @@ def test_mmrec_with_names_and_times(tmp_path):
         lines = [f"{name}-{k}\t{k}" for k in reversed(range(count))]
         (folder / f"{name}_id_mapping.csv").write_text("\n".join([key, *lines]) + "\n")
     assert run(prepare.Mmrec(folder=folder, out=tmp_path / "out")) == 0
+    features = np.load(folder / "image_feat.npy")
+    features[3, 1] = 1e300
+    np.save(folder / "image_feat.npy", features)
+    assert run(prepare.Mmrec(folder=folder, out=tmp_path / "large")) == 2
     dataset = read_dataset(tmp_path / "out")
     assert dataset.item_names == ("i-0", "i-1", "i-2", "i-3", "i-4", "i-5")
     assert dataset.user_names == ("u-0", "u-1", "u-2", "u-3")

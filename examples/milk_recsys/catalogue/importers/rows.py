@@ -53,7 +53,8 @@ def copy_rows(
             target's type.
     """
     for start in range(0, len(source), ROWS_AT_ONCE):
-        block = np.asarray(source[start : start + ROWS_AT_ONCE], dtype=target.dtype)
+        with np.errstate(over="ignore"):  # An overflow gives an infinity, which is refused below.
+            block = np.asarray(source[start : start + ROWS_AT_ONCE], dtype=target.dtype)
         holes = np.isnan(block)
         bad = (holes.any(axis=1) & ~holes.all(axis=1)) | np.isinf(block).any(axis=1)
         if bad.any():

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from milk_recsys.base.errors import DataError
+from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.importers.assemble import Plan, assemble, start
 from milk_recsys.catalogue.importers.categories import read_levels, write_categories
 from milk_recsys.catalogue.importers.matching import Matching, Place
@@ -121,7 +121,12 @@ class MovieLens(EncodingOptions, PairOptions, OutputOptions):
         """Write the data set: genres, and the title without its year."""
         self.encode_options.check()
         pairs, movies, item, title, genres = _movielens(self.folder)
-        user, rated, rating, time = pairs.columns[:4]
+        if len(pairs.columns) != 4:
+            raise DataError(
+                f"{pairs.path}: has {plural(len(pairs.columns), 'column', 'columns')}, expected 4: "
+                "user, movie, rating and time."
+            )
+        user, rated, rating, time = pairs.columns
         rows = self.row_options(user, rated, time)
         if rows.min_rating is not None:
             rows = dataclasses.replace(rows, rating_column=rows.rating_column or rating)
