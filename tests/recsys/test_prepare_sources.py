@@ -291,6 +291,9 @@ def test_mmrec_with_names_and_times(tmp_path):
     features[3, 1] = 1e300
     np.save(folder / "image_feat.npy", features)
     assert run(prepare.Mmrec(folder=folder, out=tmp_path / "large")) == 2
+    data = (folder / "image_feat.npy").read_bytes()
+    (folder / "image_feat.npy").write_bytes(data[:20] + b"(" + data[21:])
+    assert run(prepare.Mmrec(folder=folder, out=tmp_path / "damaged")) == 2
     dataset = read_dataset(tmp_path / "out")
     assert dataset.item_names == ("i-0", "i-1", "i-2", "i-3", "i-4", "i-5")
     assert dataset.user_names == ("u-0", "u-1", "u-2", "u-3")
