@@ -196,12 +196,14 @@ def test_ids_of_which_some_are_floats_are_a_warning(shop, capsys):
 
 
 def test_cancellations_are_noted_with_the_condition_that_leaves_them_out(shop, capsys):
-    rows = [(*pair, -1 if k % 8 == 0 else 2, "x") for k, pair in enumerate(PAIRS)]
+    rows = [(*pair, -1 if k % 8 == 0 else 2, "x" if k else "y") for k, pair in enumerate(PAIRS)]
     write(shop / "pairs.csv", ("user", "item", "Quantity", "Country"), rows)
     assert table(shop, features=image(shop)) == 0
     output = capsys.readouterr().out
     assert "3 rows with a negative 'Quantity' count as well" in output
     assert "pairs.csv: left out: Quantity (numbers), Country (text)." in output
+    assert table(shop, features=image(shop), where=("Country=x",), out=shop / "x") == 0
+    assert "2 rows with a negative" in capsys.readouterr().out
     assert table(shop, features=image(shop), where=("Quantity>0",), out=shop / "other") == 0
     output = capsys.readouterr().out
     assert "negative" not in output

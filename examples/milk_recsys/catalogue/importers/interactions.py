@@ -113,7 +113,7 @@ class _Rows:
             kept &= ~empty
         kept = self._rated(first, frame, kept)
         for column in self.counted:
-            self.negative += int((_loose_numbers(frame[column]) < 0).sum())
+            self.negative += int(((_loose_numbers(frame[column]) < 0) & kept).sum())
         numbers = [
             numbering.number(values.filter(kept), is_text=frame[column].dtype == pl.String)
             for numbering, column, values in zip(

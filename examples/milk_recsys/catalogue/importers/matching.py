@@ -127,20 +127,24 @@ class Matching:
         return places
 
     def _report(self, ids: set[str], matched: int, path: Path, name: str, notes: Notes) -> None:
-        """Note how many ids match; none is an error, and fewer than half are a warning."""
+        """Note how many ids match.
+
+        None is an error. Fewer than half are a warning, and so is a loss with a known cause.
+        """
         unused = len(ids) - matched
-        few = matched < 0.5 * min(len(ids), len(self.items))
-        advice = self._advice(ids) if matched < min(len(ids), len(self.items)) else ""
-        question = " Is it the file of another data set, or is --item-column another column?"
-        like = (
-            f"Its ids are like {_two(sorted(ids))}, those of {self.pairs} like "
-            f"{_two(self.items.names)}.{advice or question}"
-        )
-        if not matched:
-            raise DataError(
-                f"{path}: none of its {plural(len(ids), 'id', 'ids')} is in {self.pairs}. {like}"
+        possible = min(len(ids), len(self.items))
+        advice = self._advice(ids) if matched < possible else ""
+        if matched < 0.5 * possible or advice:
+            question = " Is it the file of another data set, or is --item-column another column?"
+            like = (
+                f"Its ids are like {_two(sorted(ids))}, those of {self.pairs} like "
+                f"{_two(self.items.names)}.{advice or question}"
             )
-        if few or advice:
+            if not matched:
+                raise DataError(
+                    f"{path}: none of its {plural(len(ids), 'id', 'ids')} is in {self.pairs}. "
+                    f"{like}"
+                )
             notes.warnings.append(
                 f"{name}: only {matched} of the {len(ids)} ids in {path.name} are among the "
                 f"{len(self.items)} items of {self.pairs}. {like}"
