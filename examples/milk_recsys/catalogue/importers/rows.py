@@ -51,7 +51,8 @@ def copy_rows(
             target's type.
     """
     for start in range(0, len(source), ROWS_AT_ONCE):
-        with np.errstate(over="ignore"):  # An overflow gives an infinity, which is refused below.
+        # An overflow gives an infinity, which is refused below; any kind of NaN stays one.
+        with np.errstate(over="ignore", invalid="ignore"):
             block = np.asarray(source[start : start + ROWS_AT_ONCE], dtype=target.dtype)
         holes = np.isnan(block)
         bad = (holes.any(axis=1) & ~holes.all(axis=1)) | np.isinf(block).any(axis=1)
