@@ -24,7 +24,23 @@ def _forward_mode_is_loaded() -> None:
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of the real data sets; tests that use it are skipped if INVMOD_DATA is not set."""
-    folder = os.environ.get("INVMOD_DATA")
+    return _folder("INVMOD_DATA", "the real data sets")
+
+
+@pytest.fixture(scope="session")
+def cases_root() -> Path:
+    """Folder of the raw files with expected readings; tests that use it are skipped without it."""
+    return _folder("INVMOD_CASES", "the raw files with an expected.json each")
+
+
+@pytest.fixture(scope="session")
+def raw_root() -> Path:
+    """Folder of the raw files of two of the real data sets."""
+    return _folder("INVMOD_RAW", "the raw files of the real data sets")
+
+
+def _folder(variable: str, content: str) -> Path:
+    folder = os.environ.get(variable)
     if not folder:
-        pytest.skip("INVMOD_DATA is not set. Set it to the folder of the real data sets.")
+        pytest.skip(f"{variable} is not set. Set it to the folder of {content}.")
     return Path(folder)

@@ -15,18 +15,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 # As a script, this file needs the folder above it on the path to import `milk_recsys`.
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import tyro
 
 from milk_recsys.base.errors import DataError, OptionError
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.importers.amazon import Amazon
+from milk_recsys.catalogue.importers.command_line import parse_source
 from milk_recsys.catalogue.importers.layouts import Mmrec, Text
 from milk_recsys.catalogue.importers.new_items import NewItems
 from milk_recsys.catalogue.importers.sources import HM, MovieLens, RecBole
@@ -36,16 +35,16 @@ from milk_recsys.catalogue.split_file import read_split
 from milk_recsys.study.paper import TABLE_1
 
 DataSource = Amazon | Mmrec | Text | Table | RecBole | MovieLens | HM
-Source = (
-    Annotated[Table, tyro.conf.subcommand("table")]
-    | Annotated[Amazon, tyro.conf.subcommand("amazon")]
-    | Annotated[RecBole, tyro.conf.subcommand("recbole")]
-    | Annotated[MovieLens, tyro.conf.subcommand("movielens")]
-    | Annotated[HM, tyro.conf.subcommand("hm")]
-    | Annotated[Mmrec, tyro.conf.subcommand("mmrec")]
-    | Annotated[Text, tyro.conf.subcommand("text")]
-    | Annotated[NewItems, tyro.conf.subcommand("items")]
-)
+SOURCES: dict[str, type[DataSource | NewItems]] = {
+    "table": Table,
+    "amazon": Amazon,
+    "recbole": RecBole,
+    "movielens": MovieLens,
+    "hm": HM,
+    "mmrec": Mmrec,
+    "text": Text,
+    "items": NewItems,
+}
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "prepare.py") -> int:
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "prepare.py") -> int:
         once.)
     """
     args = sys.argv[1:] if argv is None else list(argv)
-    return run_command(tyro.cli(Source, args=args, prog=prog, description=__doc__))
+    return run_command(parse_source(args, SOURCES, prog=prog, description=__doc__))
 
 
 def run_command(source: DataSource | NewItems) -> int:

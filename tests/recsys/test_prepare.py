@@ -586,14 +586,8 @@ def test_features_larger_than_a_block_are_read_in_blocks(tmp_path, monkeypatch):
 
 
 def test_the_command_line(tmp_path, capsys):
-    import tyro
-
     write_mmrec(tmp_path / "in")
-    source = tyro.cli(
-        prepare.Source,
-        args=["mmrec", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out")],
-    )
-    assert prepare.run_command(source) == 0
+    words = ["mmrec", "--folder", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert prepare.main(words) == 0
     assert "8 users, 12 items, 32 pairs" in capsys.readouterr().out
-    assert isinstance(source, prepare.Mmrec)
     assert Path(tmp_path / "out" / "dataset.json").exists()

@@ -52,8 +52,22 @@ def test_recbole(tmp_path, capsys):
     assert np.flatnonzero(~dataset.natural_mask[:, 0]).tolist() == [3]
     assert dataset.item_names[0] == '"red lamp" red lamp'
     output = capsys.readouterr().out
-    assert "left out: year (float), kind (token)" in output
+    assert "shop.item: left out: year (numbers), kind (text)." in output
     assert "1 row belongs to an item without interactions" in output
+
+
+def test_columns_of_recbole_may_be_categories(tmp_path, capsys):
+    write_recbole(tmp_path / "in")
+    given = {"folder": tmp_path / "in", "text_dim": 2, "fit_on": "all"}
+    source = prepare.RecBole(**given, out=tmp_path / "out", categories=("kind", "title"))
+    assert run(source) == 0
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.modalities == ("emb", "kind", "title")
+    words = {word for title in TITLES for word in (*title.split(), *f'"{title}"'.split())}
+    assert dataset.features["title"].shape == (6, len(words))
+    assert dataset.features["kind"].sum(axis=0).tolist() == [3, 3]
+    assert run(prepare.RecBole(**given, out=tmp_path / "x", categories=("genre",))) == 2
+    assert "shop.item: has no column 'genre'" in capsys.readouterr().err
 
 
 def test_recbole_files_without_types_or_items_are_refused(tmp_path, capsys):
@@ -131,6 +145,13 @@ def test_movielens(tmp_path, form, capsys):
     kept = read_dataset(tmp_path / "good", empty_items="drop")
     expected = sum(rating >= 3 and item != 3 for _, item, rating, _ in RATINGS)
     assert len(kept.interactions) == expected
+
+
+def test_ratings_of_movielens_with_other_columns_are_refused(tmp_path, capsys):
+    write_movielens(tmp_path / "in", "100k")
+    (tmp_path / "in/u.data").write_text("1\t2\t3\n")
+    assert run(prepare.MovieLens(folder=tmp_path / "in", out=tmp_path / "out")) == 2
+    assert "u.data: has 3 columns, expected 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -266,6 +287,13 @@ def test_mmrec_with_names_and_times(tmp_path):
         lines = [f"{name}-{k}\t{k}" for k in reversed(range(count))]
         (folder / f"{name}_id_mapping.csv").write_text("\n".join([key, *lines]) + "\n")
     assert run(prepare.Mmrec(folder=folder, out=tmp_path / "out")) == 0
+    features = np.load(folder / "image_feat.npy")
+    features[3, 1] = 1e300
+    np.save(folder / "image_feat.npy", features)
+    assert run(prepare.Mmrec(folder=folder, out=tmp_path / "large")) == 2
+    data = (folder / "image_feat.npy").read_bytes()
+    (folder / "image_feat.npy").write_bytes(data[:20] + b"(" + data[21:])
+    assert run(prepare.Mmrec(folder=folder, out=tmp_path / "damaged")) == 2
     dataset = read_dataset(tmp_path / "out")
     assert dataset.item_names == ("i-0", "i-1", "i-2", "i-3", "i-4", "i-5")
     assert dataset.user_names == ("u-0", "u-1", "u-2", "u-3")

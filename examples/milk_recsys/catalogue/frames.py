@@ -15,9 +15,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.dataset import Dataset, drop_empty_items
 from milk_recsys.catalogue.importers.assemble import start
-from milk_recsys.catalogue.importers.interactions import RowOptions
 from milk_recsys.catalogue.importers.matching import Matching
 from milk_recsys.catalogue.importers.numbers import write_rows, write_table_numbers
+from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.npy import Features, scan_features
 from milk_recsys.catalogue.raw.arrays import FeatureRows, ids_of_array

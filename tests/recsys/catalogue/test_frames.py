@@ -10,7 +10,7 @@ import milk_recsys
 from milk_recsys import prepare
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.dataset import read_dataset
-from milk_recsys.catalogue.importers.interactions import RowOptions
+from milk_recsys.catalogue.importers.row_options import RowOptions
 
 PAIRS = {
     "user": [1.0, 2.0, 1.0, 2.0, 3.0, None],

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.catalogue.raw.columns import choose_features, describe_columns, find_columns
+from milk_recsys.catalogue.raw.columns import describe_columns
+from milk_recsys.catalogue.raw.feature_columns import choose_features, find_columns
 from milk_recsys.catalogue.raw.tables import FrameTable, TextFormat
 from milk_recsys.catalogue.raw.times import Times
 from milk_recsys.catalogue.raw.values import BadCell, Missing, numbers, vectors

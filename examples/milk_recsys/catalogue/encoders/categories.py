@@ -22,11 +22,13 @@ class Categories:
 
     Arguments:
         levels: for each column of the table, its levels in the order of their columns in a row.
+        separator: text between two levels in a cell of a table.
     """
 
     kind = "categories"
 
-    def __init__(self, levels: Sequence[Sequence[str]]) -> None:
+    def __init__(self, levels: Sequence[Sequence[str]], separator: str = "|") -> None:
+        self.separator = separator
         self.levels = tuple(tuple(column) for column in levels)
         places = [(k, level) for k, column in enumerate(self.levels) for level in column]
         self._places = {place: number for number, place in enumerate(places)}
@@ -48,8 +50,8 @@ class Categories:
         return rows
 
     def settings(self) -> dict[str, Any]:
-        """Return the levels."""
-        return {"levels": [list(column) for column in self.levels]}
+        """Return the levels, and what separates them."""
+        return {"levels": [list(column) for column in self.levels], "separator": self.separator}
 
     def arrays(self) -> Arrays:
         """Return nothing."""
@@ -58,11 +60,11 @@ class Categories:
     @classmethod
     def restore(cls, settings: Mapping[str, Any], _: Arrays) -> Categories:
         """Return the encoder that was saved."""
-        return cls(settings["levels"])
+        return cls(settings["levels"], settings.get("separator", "|"))
 
 
 def fit_categories(
-    cells: Sequence[Sequence[Sequence[str]]], num_columns: int
+    cells: Sequence[Sequence[Sequence[str]]], num_columns: int, separator: str = "|"
 ) -> tuple[Categories, int]:
     """Return an encoder of the levels that occur, and the number of levels left out.
 
@@ -80,4 +82,5 @@ def fit_categories(
     left_out = sum(max(0, len(count) - MAX_LEVELS) for count in counts)
     # Sorted by frequency and then by name, so that the choice does not depend on the rows' order.
     kept = [sorted(count.items(), key=lambda x: (-x[1], x[0]))[:MAX_LEVELS] for count in counts]
-    return Categories([sorted(level for level, _ in column) for column in kept]), left_out
+    sorted_levels = [sorted(level for level, _ in column) for column in kept]
+    return Categories(sorted_levels, separator), left_out

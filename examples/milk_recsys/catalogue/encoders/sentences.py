@@ -32,8 +32,9 @@ class Sentences:
     kind = "sentences"
 
     def __init__(self, name: str) -> None:
-        self.name = name
         self.folder = find_model(name)
+        # A relative folder would not be found from another folder.
+        self.name = str(self.folder) if Path(name).expanduser().is_dir() else name
         try:
             from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found,unused-ignore]
         except ImportError:

@@ -10,18 +10,15 @@ from typing import Literal
 from milk_recsys.base.errors import OptionError
 from milk_recsys.catalogue.encoders.pictures import Pictures
 from milk_recsys.catalogue.encoders.saved import Recipe
-from milk_recsys.catalogue.importers.interactions import RowOptions, read_interactions
+from milk_recsys.catalogue.importers.categories import read_levels, write_categories
+from milk_recsys.catalogue.importers.interactions import read_interactions
 from milk_recsys.catalogue.importers.matching import Matching, Place
-from milk_recsys.catalogue.importers.numbers import write_numbers
+from milk_recsys.catalogue.importers.numbers import is_array, write_numbers
 from milk_recsys.catalogue.importers.pictures import write_pictures
-from milk_recsys.catalogue.importers.texts import (
-    EncodeOptions,
-    read_levels,
-    read_texts,
-    write_categories,
-    write_texts,
-)
+from milk_recsys.catalogue.importers.row_options import RowOptions
+from milk_recsys.catalogue.importers.texts import EncodeOptions, read_texts, write_texts
 from milk_recsys.catalogue.importers.write import Draft
+from milk_recsys.catalogue.raw.columns import note_unused
 from milk_recsys.catalogue.raw.tables import RawTable, TextFormat, open_table
 from milk_recsys.catalogue.raw.words import texts
 
@@ -43,6 +40,7 @@ class Plan:
         item_ids: text file with the id of each row of an array.
         repeated: whether a second row of an item in a table is an error, or left out.
         pair_text, item_text: how the text files are written.
+        level_separator: text between two categories in a cell.
         encode: how texts become features.
     """
 
@@ -59,6 +57,7 @@ class Plan:
     repeated: Literal["error", "first"] = "error"
     pair_text: TextFormat = dataclasses.field(default_factory=TextFormat)
     item_text: TextFormat = dataclasses.field(default_factory=TextFormat)
+    level_separator: str = "|"
     encode: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
 
     @property
@@ -76,7 +75,8 @@ def assemble(draft: Draft, plan: Plan) -> None:
     """
     check_plan(plan)
     item_column = plan.item_column or plan.rows.item_column
-    matching = start(draft, open_table(plan.pairs, plan.pair_text), plan.rows, item_column)
+    pairs = open_table(plan.pairs, plan.pair_text)
+    matching = start(draft, pairs, plan.rows, item_column)
     matching = dataclasses.replace(matching, repeated=plan.repeated)
     tables = _Tables(plan.item_text)
     if plan.names is not None:
@@ -90,9 +90,9 @@ def assemble(draft: Draft, plan: Plan) -> None:
             recipes[name] = recipe
     for name, place in plan.categories.items():
         table = tables.open(place)
-        levels = read_levels(draft, name, table, place.columns, matching)
+        levels = read_levels(draft, name, table, place.columns, matching, plan.level_separator)
         recipes[name] = write_categories(
-            draft, name, levels, place.columns, item_column, table.path.name
+            draft, name, levels, place.columns, item_column, table.path.name, plan.level_separator
         )
     for name, folder in plan.pictures.items():
         encoder = Pictures(Path(str(plan.picture_encoder)))
@@ -102,7 +102,27 @@ def assemble(draft: Draft, plan: Plan) -> None:
         for name, place in plan.texts.items()
     }
     recipes |= write_texts(draft, given, item_column, plan.encode)
+    draft.notes += _unused(plan, recipes, pairs, tables, item_column)
     draft.write_recipes(recipes)
+
+
+def _unused(
+    plan: Plan, recipes: Mapping[str, Recipe], pairs: RawTable, tables: _Tables, item_column: str
+) -> list[str]:
+    """Return notes on columns that nothing uses, for all tables but those of numbers alone."""
+    used = {plan.pairs: set(plan.rows.columns)}
+    for place in [*plan.categories.values(), *plan.texts.values()]:
+        used.setdefault(place.path, set()).update((item_column, *place.columns))
+    for name, place in plan.numbers.items():
+        if place.path in used and name in recipes:
+            used[place.path].update((item_column, *recipes[name].columns))
+    if plan.names is not None and plan.names.path in used:
+        used[plan.names.path].update((item_column, *plan.names.columns))
+    return [
+        note
+        for path, columns in used.items()
+        for note in note_unused(pairs if path == plan.pairs else tables.open(Place(path)), columns)
+    ]
 
 
 def start(draft: Draft, pairs: RawTable, rows: RowOptions, item_column: str) -> Matching:
@@ -131,6 +151,13 @@ def check_plan(plan: Plan) -> None:
                     f"{option} {name}={place.path}: name the columns to read, as in "
                     f"{name}={place.path}:COLUMN[,COLUMN]."
                 )
+    if not plan.level_separator:
+        raise OptionError("--level-separator must not be empty.")
+    if plan.item_ids is not None and not any(is_array(p.path) for p in plan.numbers.values()):
+        raise OptionError(
+            "--item-ids names the rows of an array, but no file of --features is an array. Leave "
+            "it out, or name an array in .npy, .npz or HDF5."
+        )
     if plan.pictures and plan.picture_encoder is None:
         raise OptionError("--pictures needs --picture-encoder, an ONNX model on this machine.")
     plan.encode.check()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from milk_recsys.catalogue.raw.values import plain_ids
+from milk_recsys.catalogue.times import first_times
 
 __all__ = ["Ids", "Numbering", "Pairs", "core", "fold_case", "merge_pairs"]
 
@@ -132,11 +133,6 @@ def merge_pairs(
         [10.0, 20.0]
     """
     # One integer per pair sorts much faster than rows of two columns.
-    keys = pairs[:, 0] * num_items + pairs[:, 1]
-    if times is None:
-        keys, first = np.unique(keys), None
-    else:
-        order = np.lexsort((times, keys))
-        keys, places = np.unique(keys[order], return_index=True)
-        first = times[order][places]
+    keys = np.unique(pairs[:, 0] * num_items + pairs[:, 1])
+    first = None if times is None else first_times(pairs, times, num_items)
     return np.stack([keys // num_items, keys % num_items], axis=1), first

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,45 +18,18 @@ from milk_recsys.catalogue.importers.ids import (
     core,
     fold_case,
 )
+from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.catalogue.raw.conditions import Condition, parse_conditions, rows_kept
 from milk_recsys.catalogue.raw.tables import RawTable
-from milk_recsys.catalogue.raw.times import Times
+from milk_recsys.catalogue.raw.times import Times, day_range
 from milk_recsys.catalogue.raw.values import BadCell
 
-__all__ = ["Interactions", "RowOptions", "read_interactions"]
+__all__ = ["Interactions", "read_interactions"]
 
+QUANTITY_NAME = re.compile(r"(^|[\W_])(quantity|qty|menge|amount|units)($|[\W_])", re.I)
 RATING_NAME = re.compile(r"(^|[\W_])(ratings?|overall|stars|score|grade|bewertung)($|[\W_])", re.I)
 # Ids that often stand for an empty cell; a user of this name is noted, and kept.
 EMPTY_NAMES = ("nan", "none", "null", "na", "n/a", "<na>", "undefined", "unknown", "nat", "-1")
-
-
-@dataclasses.dataclass(frozen=True)
-class RowOptions:
-    """Which rows of a table of interactions count.
-
-    Attributes:
-        user_column, item_column: names of these columns.
-        time_column: column of times, or None.
-        time_format: format of the times as in `strptime`; None to find it.
-        rating_column, min_rating: rows with a lower rating are left out.
-        implicit_rating: rating that stands for "none was given"; such rows count.
-        where: conditions that rows must meet; see `raw.conditions`.
-        empty_ids: how to treat rows without a user or an item.
-        id_case: whether upper and lower case of ids differ.
-        min_pairs: leave out users and items with fewer distinct pairs, until none is left.
-    """
-
-    user_column: str = "user"
-    item_column: str = "item"
-    time_column: str | None = None
-    time_format: str | None = None
-    rating_column: str | None = None
-    min_rating: float | None = None
-    implicit_rating: float | None = None
-    where: tuple[str, ...] = ()
-    empty_ids: Literal["error", "drop"] = "error"
-    id_case: Literal["keep", "upper", "lower"] = "keep"
-    min_pairs: int = 1
 
 
 @dataclasses.dataclass
@@ -91,13 +63,13 @@ def read_interactions(table: RawTable, options: RowOptions) -> Interactions:
         raise OptionError("--rating-column and --min-rating belong together. Give both or none.")
     if options.implicit_rating is not None and options.rating_column is None:
         raise OptionError("--implicit-rating needs --rating-column and --min-rating.")
-    wanted = [options.user_column, options.item_column]
-    wanted += [c for c in (options.time_column, options.rating_column) if c is not None]
-    wanted += [c.column for c in conditions]
+    wanted = options.columns
     table.need(*wanted)
-    unused = [] if options.rating_column else [n for n in table.columns if RATING_NAME.search(n)]
-    reader = _Rows(table, options, conditions, unused[:1])
-    for first, frame in table.batches([*wanted, *unused[:1]]):
+    free = [name for name in table.columns if name not in wanted]
+    rated = [n for n in free if RATING_NAME.search(n)][: options.rating_column is None]
+    counted = [n for n in free if QUANTITY_NAME.search(n)][:1]
+    reader = _Rows(table, options, conditions, rated, counted)
+    for first, frame in table.batches([*wanted, *rated, *counted]):
         reader.add(first, frame)
     return reader.result()
 
@@ -111,14 +83,16 @@ class _Rows:
         options: RowOptions,
         conditions: Sequence[Condition],
         unused: Sequence[str],
+        counted: Sequence[str],
     ) -> None:
         self.table, self.options, self.conditions = table, options, conditions
-        self.unused = unused
+        self.unused, self.counted = unused, counted
         self.users, self.items = Numbering(), Numbering()
         self.clock = Times(options.time_format)
         self.blocks: list[npt.NDArray[np.int64]] = []
         self.times: list[npt.NDArray[np.float64]] = []
         self.rows = self.unmet = self.empty = self.low = self.implicit = self.unrated = 0
+        self.negative = 0
         self.limits: list[float] = []
 
     def add(self, first: int, frame: pl.DataFrame) -> None:
@@ -138,6 +112,8 @@ class _Rows:
             self.empty += int(empty.sum())
             kept &= ~empty
         kept = self._rated(first, frame, kept)
+        for column in self.counted:
+            self.negative += int(((_loose_numbers(frame[column]) < 0) & kept).sum())
         numbers = [
             numbering.number(values.filter(kept), is_text=frame[column].dtype == pl.String)
             for numbering, column, values in zip(
@@ -151,8 +127,7 @@ class _Rows:
     def _rated(self, first: int, frame: pl.DataFrame, kept: pl.Series) -> pl.Series:
         """Return which of the rows kept so far have a rating that counts."""
         for column in self.unused:
-            texts = frame[column].cast(pl.String).str.replace(",", ".")
-            values = texts.cast(pl.Float64, strict=False)
+            values = _loose_numbers(frame[column])
             ends = (values.min(), values.max())
             self.limits += [float(x) for x in ends if x is not None]  # type: ignore[arg-type]
         options = self.options
@@ -186,7 +161,7 @@ class _Rows:
         """Return all rows that count, after the k-core."""
         pairs = np.concatenate(self.blocks) if self.blocks else np.empty((0, 2), dtype=np.int64)
         times = np.concatenate(self.times) if self.times else None
-        notes = self._notes()
+        notes = self._notes(times)
         if not len(pairs):
             reason = f" ({self.rows} rows, of which none counts)" if self.rows else ""
             raise DataError(f"{self.table.path}: there are no interactions at all{reason}.")
@@ -208,7 +183,7 @@ class _Rows:
         pairs = np.stack([by_user, by_item], axis=1)
         return Interactions(users, items, pairs, times, self.rows, notes)
 
-    def _notes(self) -> list[str]:
+    def _notes(self, times: npt.NDArray[np.float64] | None) -> list[str]:
         options, name, notes = self.options, self.table.path.name, []
         if self.unmet:
             met = " and ".join(map(str, self.conditions))
@@ -225,8 +200,16 @@ class _Rows:
                 f"{name}: all rows count, whatever their {column!r}{span} is. To keep good ratings "
                 f"only: --rating-column {column} --min-rating NUMBER."
             )
-        if self.clock.note:
-            notes.append(f"{name}: times in {options.time_column!r}: {self.clock.note}.")
+        if self.negative:
+            column = self.counted[0]
+            notes.append(
+                f"{name}: {plural(self.negative, 'row', 'rows')} with a negative {column!r} count "
+                f"as well. If they are cancellations, leave them out: --where '{column}>0'."
+            )
+        if times is not None and len(times):
+            notes.append(
+                f"{name}: times in {options.time_column!r}: {self.clock.note}, {day_range(times)}."
+            )
         return notes
 
     def _rating_note(self) -> str:
@@ -240,6 +223,11 @@ class _Rows:
         if options.implicit_rating is not None:
             note += f"; {self.implicit} with {options.implicit_rating:g} (none given) count"
         return note + "."
+
+
+def _loose_numbers(column: pl.Series) -> pl.Series:
+    """Return the numbers of a column that is only noted, and null for all else."""
+    return column.cast(pl.String).str.replace(",", ".").cast(pl.Float64, strict=False)
 
 
 def _suspicious(ids: Ids, numbers: npt.NDArray[np.int64], kind: str) -> list[str]:

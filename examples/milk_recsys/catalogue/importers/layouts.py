@@ -20,7 +20,7 @@ from milk_recsys.catalogue.importers.rows import copy_rows, read_features
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.files import open_bytes
 from milk_recsys.catalogue.raw.tables import open_table
-from milk_recsys.catalogue.raw.times import Times
+from milk_recsys.catalogue.raw.times import Times, day_range
 from milk_recsys.catalogue.raw.values import BadCell
 from milk_recsys.catalogue.split import Split
 
@@ -92,8 +92,11 @@ def read_inter_times(path: Path, draft: Draft) -> npt.NDArray[np.float64] | None
             draft.notes.append(f"{path.name}: timestamp has empty cells, so times are left out.")
             return None
         blocks.append(seconds.to_numpy())
-    draft.notes.append(f"{path.name}: timestamp is {clock.note}.")
-    return np.concatenate(blocks)
+    if not blocks:
+        return None
+    times = np.concatenate(blocks)
+    draft.notes.append(f"{path.name}: timestamp is {clock.note}, {day_range(times)}.")
+    return times
 
 
 def _read_mapping(path: Path, count: int, draft: Draft) -> list[str] | None:

@@ -127,19 +127,27 @@ class Matching:
         return places
 
     def _report(self, ids: set[str], matched: int, path: Path, name: str, notes: Notes) -> None:
-        """Note how many ids match; none is an error, and fewer than half are a warning."""
+        """Note how many ids match.
+
+        None is an error. Fewer than half are a warning, and so is a loss with a known cause.
+        """
         unused = len(ids) - matched
-        if not matched:
-            raise DataError(
-                f"{path}: none of its {plural(len(ids), 'id', 'ids')} is in {self.pairs}. Its ids "
-                f"are like {_two(sorted(ids))}, those of {self.pairs} like "
-                f"{_two(self.items.names)}.{self._advice(ids)}"
+        possible = min(len(ids), len(self.items))
+        advice = self._advice(ids) if matched < possible else ""
+        if matched < 0.5 * possible or advice:
+            question = " Is it the file of another data set, or is --item-column another column?"
+            like = (
+                f"Its ids are like {_two(sorted(ids))}, those of {self.pairs} like "
+                f"{_two(self.items.names)}.{advice or question}"
             )
-        if matched < 0.5 * min(len(ids), len(self.items)):
+            if not matched:
+                raise DataError(
+                    f"{path}: none of its {plural(len(ids), 'id', 'ids')} is in {self.pairs}. "
+                    f"{like}"
+                )
             notes.warnings.append(
                 f"{name}: only {matched} of the {len(ids)} ids in {path.name} are among the "
-                f"{len(self.items)} items of {self.pairs}. Its ids are like {_two(sorted(ids))}, "
-                f"those of {self.pairs} like {_two(self.items.names)}.{self._advice(ids)}"
+                f"{len(self.items)} items of {self.pairs}. {like}"
             )
         if unused:
             belongs = plural(unused, "row belongs to an item", "rows belong to items")
@@ -151,6 +159,9 @@ class Matching:
         names = self.items.names
         upper = {text.upper() for text in ids} & {text.upper() for text in names}
         zeros = {text.lstrip("0") for text in ids} & {text.lstrip("0") for text in names}
+        whole = {text.removesuffix(".0") for text in ids} & {
+            text.removesuffix(".0") for text in names
+        }
         exact = len(ids & set(names))
         if len(upper) > exact:
             return f" {len(upper)} match if case is ignored: --id-case upper."
@@ -159,7 +170,12 @@ class Matching:
                 f" {len(zeros)} match without leading zeros, which were lost in one of the files "
                 "when ids were read as numbers. Write that file again with ids as text."
             )
-        return " Is it the file of another data set, or is --item-column another column?"
+        if len(whole) > exact:
+            return (
+                f" {len(whole)} match without `.0`, in which some ids of one of the files end. "
+                "Write that file again with ids as text."
+            )
+        return ""
 
 
 def _two(ids: Sequence[str]) -> str:

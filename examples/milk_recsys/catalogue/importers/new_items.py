@@ -10,15 +10,17 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from milk_recsys.base.errors import DataError, OptionError, plural
+from milk_recsys.catalogue.encoders.categories import Categories
 from milk_recsys.catalogue.encoders.pictures import Pictures, find_pictures
 from milk_recsys.catalogue.encoders.saved import Recipe, load_recipes
+from milk_recsys.catalogue.importers.categories import read_levels
 from milk_recsys.catalogue.importers.ids import Ids
 from milk_recsys.catalogue.importers.matching import Matching
 from milk_recsys.catalogue.importers.numbers import write_table_numbers
 from milk_recsys.catalogue.importers.options import FileOptions
 from milk_recsys.catalogue.importers.pictures import write_pictures
 from milk_recsys.catalogue.importers.tables import named_places
-from milk_recsys.catalogue.importers.texts import TEXTS_AT_ONCE, read_levels, read_texts
+from milk_recsys.catalogue.importers.texts import TEXTS_AT_ONCE, read_texts
 from milk_recsys.catalogue.importers.write import Draft, drafting
 from milk_recsys.catalogue.raw.tables import RawTable, open_table, shown_names
 
@@ -130,7 +132,8 @@ class NewItems(FileOptions):
             draft.notes.append(f"{name}: {table.path.name} has no {absent}.")
         cells: list[Any]
         if encoder.kind == "categories":
-            levels = read_levels(draft, name, table, columns, matching)
+            separator = cast(Categories, encoder).separator
+            levels = read_levels(draft, name, table, columns, matching, separator)
             # A column that the table lacks has no level of any item.
             cells = [
                 [item[columns.index(c)] if c in columns else [] for c in recipe.columns]

@@ -16,18 +16,13 @@ from milk_recsys.catalogue.importers.matching import Matching, Place
 from milk_recsys.catalogue.importers.rows import copy_rows
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.arrays import FeatureRows, open_rows
-from milk_recsys.catalogue.raw.columns import (
-    Column,
-    choose_features,
-    describe_columns,
-    find_columns,
-    note_columns,
-)
+from milk_recsys.catalogue.raw.columns import Column, describe_columns
+from milk_recsys.catalogue.raw.feature_columns import choose_features, find_columns, note_columns
 from milk_recsys.catalogue.raw.files import file_format
 from milk_recsys.catalogue.raw.tables import RawTable, TextFormat, open_table
 from milk_recsys.catalogue.raw.values import BadCell, vectors
 
-__all__ = ["number_blocks", "write_numbers", "write_rows", "write_table_numbers"]
+__all__ = ["is_array", "number_blocks", "write_numbers", "write_rows", "write_table_numbers"]
 
 ROWS_AT_ONCE = 65_536  # Number of rows of an array read at a time.
 Block = npt.NDArray[np.float32]
@@ -50,14 +45,19 @@ def write_numbers(
     Returns:
         The recipe for new items; None for an array, which has no columns.
     """
-    kind = "text" if place.path.is_dir() else file_format(place.path)
-    if kind in ("npy", "npz", "hdf5"):
+    if is_array(place.path):
         key = place.columns[0] if place.columns else None
+        kind = file_format(place.path)
         rows = open_rows(place.path, kind, key, item_ids, matching.item_column)
         write_rows(draft, name, rows, matching)
         return None
     table = open_table(place.path, text)
     return write_table_numbers(draft, name, table, place.columns, matching)
+
+
+def is_array(path: Path) -> bool:
+    """Return whether a file holds arrays, not a table."""
+    return not path.is_dir() and file_format(path) in ("npy", "npz", "hdf5")
 
 
 def write_table_numbers(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from milk_recsys.base.errors import OptionError
-from milk_recsys.catalogue.importers.interactions import RowOptions
+from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.catalogue.importers.texts import EncodeOptions
 from milk_recsys.catalogue.raw.tables import TextFormat
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.catalogue.raw.arrays import load_npy
 
 __all__ = ["blocks", "copy_rows", "read_features"]
 
@@ -22,10 +23,7 @@ def read_features(path: Path, num_rows: int | None = None) -> np.memmap[Any, Any
     Raises:
         DataError: the file is not an .npy file of numbers, or its number of rows is not `num_rows`.
     """
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: is not an .npy file of numbers ({error}).") from None
+    rows = load_npy(path)
     if not isinstance(rows, np.memmap) or rows.ndim != 2 or rows.dtype.kind not in "fiu":
         raise DataError(
             f"{path}: must hold numbers of shape (items, width), got {getattr(rows, 'dtype', '?')}."
@@ -53,7 +51,9 @@ def copy_rows(
             target's type.
     """
     for start in range(0, len(source), ROWS_AT_ONCE):
-        block = np.asarray(source[start : start + ROWS_AT_ONCE], dtype=target.dtype)
+        # An overflow gives an infinity, which is refused below; any kind of NaN stays one.
+        with np.errstate(over="ignore", invalid="ignore"):
+            block = np.asarray(source[start : start + ROWS_AT_ONCE], dtype=target.dtype)
         holes = np.isnan(block)
         bad = (holes.any(axis=1) & ~holes.all(axis=1)) | np.isinf(block).any(axis=1)
         if bad.any():

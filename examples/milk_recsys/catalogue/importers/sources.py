@@ -6,8 +6,9 @@ import dataclasses
 import re
 from pathlib import Path
 
-from milk_recsys.base.errors import DataError
+from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.importers.assemble import Plan, assemble, start
+from milk_recsys.catalogue.importers.categories import read_levels, write_categories
 from milk_recsys.catalogue.importers.matching import Matching, Place
 from milk_recsys.catalogue.importers.options import (
     EncodingOptions,
@@ -15,14 +16,7 @@ from milk_recsys.catalogue.importers.options import (
     OutputOptions,
     PairOptions,
 )
-from milk_recsys.catalogue.importers.texts import (
-    Texts,
-    checked_texts,
-    read_levels,
-    read_texts,
-    write_categories,
-    write_texts,
-)
+from milk_recsys.catalogue.importers.texts import Texts, checked_texts, read_texts, write_texts
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.tables import RawTable, TextFormat, open_table
 
@@ -35,6 +29,9 @@ class RecBole(EncodingOptions, FileOptions, PairOptions, OutputOptions):
 
     folder: Path
     """Folder with the files."""
+    categories: tuple[str, ...] = ()
+    """COLUMN of NAME.item for each modality of categories, such as genres; several categories in
+    one cell are separated by blanks."""
 
     def describe(self) -> str:
         """Return the source of the data set, for its manifest."""
@@ -49,20 +46,21 @@ class RecBole(EncodingOptions, FileOptions, PairOptions, OutputOptions):
         pairs, items = open_table(inter, self.text_format), open_table(item, self.text_format)
         user_column, item_column = _recbole_ids(pairs)
         numbers = {c: Place(item, (c,)) for c, kind in items.types.items() if kind == "float_seq"}
-        given = {c: Place(item, (c,)) for c, kind in items.types.items() if kind == "token_seq"}
-        unused = [c for c in items.columns[1:] if c not in (*numbers, *given)]
-        if unused:
-            draft.notes.append(
-                f"{item.name}: left out: "
-                + ", ".join(f"{c} ({items.types.get(c, 'no type')})" for c in unused)
-                + ". `prepare table` reads them with --feature-columns or --categories."
-            )
+        items.need(*self.categories)
+        levels = {c: Place(item, (c,)) for c in self.categories}
+        given = {
+            c: Place(item, (c,))
+            for c, kind in items.types.items()
+            if kind == "token_seq" and c not in levels
+        }
         time = "timestamp" if "timestamp" in pairs.columns else None
         plan = Plan(
             pairs=inter,
             rows=self.row_options(user_column, item_column, time),
             numbers=numbers,
             texts=given,
+            categories=levels,
+            level_separator=" ",
             names=next((Place(item, (c,)) for c in given if "title" in c or "name" in c), None),
             item_column=items.columns[0],
             pair_text=self.text_format,
@@ -123,7 +121,12 @@ class MovieLens(EncodingOptions, PairOptions, OutputOptions):
         """Write the data set: genres, and the title without its year."""
         self.encode_options.check()
         pairs, movies, item, title, genres = _movielens(self.folder)
-        user, rated, rating, time = pairs.columns[:4]
+        if len(pairs.columns) != 4:
+            raise DataError(
+                f"{pairs.path}: has {plural(len(pairs.columns), 'column', 'columns')}, expected 4: "
+                "user, movie, rating and time."
+            )
+        user, rated, rating, time = pairs.columns
         rows = self.row_options(user, rated, time)
         if rows.min_rating is not None:
             rows = dataclasses.replace(rows, rating_column=rows.rating_column or rating)

@@ -36,6 +36,8 @@ class Table(EncodingOptions, FileOptions, PairOptions, OutputOptions):
     """NAME=FILE:COLUMN[,COLUMN] for each modality of texts, which are encoded."""
     categories: tuple[str, ...] = ()
     """NAME=FILE:COLUMN[,COLUMN] for each modality of categories, which become zeros and ones."""
+    level_separator: str = "|"
+    """Text between two categories in one cell."""
     pictures: tuple[str, ...] = ()
     """NAME=FOLDER for each modality of pictures, whose files are called like the ids of items."""
     picture_encoder: Path | None = None
@@ -80,6 +82,7 @@ class Table(EncodingOptions, FileOptions, PairOptions, OutputOptions):
                 item_column=self.feature_item_column,
                 item_ids=self.item_ids,
                 repeated=self.repeated_items,
+                level_separator=self.level_separator,
                 pair_text=self.text_format,
                 item_text=self.text_format,
                 encode=self.encode_options,

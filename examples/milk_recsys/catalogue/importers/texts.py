@@ -1,18 +1,17 @@
-"""Modalities that are texts or categories in tables, and the encoders that make them numbers."""
+"""Modalities that are texts in tables, and the encoders that make them numbers."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from milk_recsys.base.errors import DataError, OptionError, plural
 from milk_recsys.catalogue.dataset import Dataset
-from milk_recsys.catalogue.encoders.categories import fit_categories
 from milk_recsys.catalogue.encoders.contract import Encoder
 from milk_recsys.catalogue.encoders.saved import Recipe
 from milk_recsys.catalogue.encoders.sentences import Sentences
@@ -21,13 +20,14 @@ from milk_recsys.catalogue.importers.filled import COPIES_SHARE, LEAST_COPIES
 from milk_recsys.catalogue.importers.matching import Matching
 from milk_recsys.catalogue.importers.write import Draft
 from milk_recsys.catalogue.raw.tables import RawTable
-from milk_recsys.catalogue.raw.words import items_of, texts
+from milk_recsys.catalogue.raw.words import texts
 from milk_recsys.catalogue.split import Split, draw_split
 from milk_recsys.config.options import DataOptions, Options, validate
 
-__all__ = ["EncodeOptions", "Texts", "read_levels", "read_texts", "write_categories", "write_texts"]
+__all__ = ["MUCH", "EncodeOptions", "Texts", "checked_texts", "read_texts", "write_texts"]
 
 TEXTS_AT_ONCE = 256  # Number of texts encoded at a time.
+MUCH = 0.5  # Share of texts or cells above which the user is told that they may be misread.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,49 +110,6 @@ def checked_texts(draft: Draft, name: str, given: Texts) -> Texts:
     return given
 
 
-def read_levels(
-    draft: Draft, name: str, table: RawTable, columns: Sequence[str], matching: Matching
-) -> list[list[list[str]]]:
-    """Return the categories of each item: for each column, the levels in the item's cell."""
-    table.need(matching.item_column, *columns)
-    places = matching.table_places(table, name, draft, further=True)
-    levels: list[list[list[str]]] = [[[] for _ in columns] for _ in range(len(matching.items))]
-    for first, frame in table.batches(list(columns)):
-        cells = [items_of(frame[column], table.missing(column)) for column in columns]
-        for row, item in enumerate(zip(*cells, strict=True)):
-            place = places[first + row]
-            if place >= 0 and not any(levels[place]):
-                levels[place] = list(item)
-    return levels
-
-
-def write_categories(
-    draft: Draft,
-    name: str,
-    levels: list[list[list[str]]],
-    columns: tuple[str, ...],
-    item_column: str,
-    where: str,
-) -> Recipe:
-    """Write a modality of categories: a column of zeros and ones for each level."""
-    encoder, left_out = fit_categories(levels, len(columns))
-    if not encoder.width:
-        raise DataError(f"{where}: no item of the interactions has a category for {name!r}.")
-    if left_out:
-        draft.notes.append(f"{name}: {left_out} rare levels of {', '.join(columns)} left out.")
-    rows = draft.new_features(name, encoder.width)
-    encoded = encoder.encode(levels)
-    present = encoded.any(axis=1)
-    rows[present] = encoded[present]
-    if not present.all():
-        absent = int((~present).sum())
-        draft.notes.append(
-            f"{name}: {plural(absent, 'item has', 'items have')} no category in {where}."
-        )
-    draft.finish_features(name, rows, where, checked=draft.filled.get(name) == "missing")
-    return Recipe(item_column, columns, encoder)
-
-
 def write_texts(
     draft: Draft, given: Mapping[str, Texts], item_column: str, options: EncodeOptions
 ) -> dict[str, Recipe]:
@@ -162,7 +119,7 @@ def write_texts(
     """
     if options.encoder is not None or options.fit_on == "all" or not given:
         fitted = range(draft.counts["num_items"])
-        encoders = {name: _encoder(name, t, fitted, options) for name, t in given.items()}
+        encoders = _encoders(given, fitted, options)
         for name, encoder in encoders.items():
             _write_rows(draft, name, given[name], encoder)
         draft.write_manifest(**({"text_features": _described(options)} if given else {}))
@@ -177,7 +134,7 @@ def write_texts(
         dataset = draft.read()
         split, notes = draw_split(dataset, options.split_options)
         draft.notes += [*dataset.notes, *notes]
-        encoders = {name: _encoder(name, t, split.warm, options) for name, t in given.items()}
+        encoders = _encoders(given, split.warm, options)
         for name, encoder in encoders.items():
             _write_rows(draft, name, given[name], encoder)
         draft.write_manifest(text_features=_described(options))
@@ -208,10 +165,16 @@ def restrict(split: Split, dataset: Dataset) -> Split:
     return Split(warm, validation, test, mask)
 
 
-def _encoder(name: str, t: Texts, items: Iterable[int], options: EncodeOptions) -> Encoder:
-    if options.encoder is not None:
-        return Sentences(options.encoder)
-    return fit_tfidf([t.texts[k] for k in items], options.text_dim, name)
+def _encoders(
+    given: Mapping[str, Texts], items: Collection[int], options: EncodeOptions
+) -> dict[str, Encoder]:
+    """Return an encoder of each modality: the sentence encoder, or one fitted on the items."""
+    if options.encoder is not None and given:
+        return dict.fromkeys(given, Sentences(options.encoder))
+    return {
+        name: fit_tfidf([t.texts[k] for k in items], options.text_dim, name)
+        for name, t in given.items()
+    }
 
 
 def _described(options: EncodeOptions) -> str:
@@ -237,10 +200,12 @@ def _write_rows(draft: Draft, name: str, t: Texts, encoder: Encoder) -> None:
         unknown += int((~known).sum())
         rows[batch[known]] = encoded[known]
     if unknown:
-        draft.notes.append(
-            f"{name}: {plural(unknown, 'text has', 'texts have')} no word that two of the fitted "
-            "texts share; written as missing."
-        )
+        lost = f"{name}: {plural(unknown, 'text has', 'texts have')} no word that two of the fitted"
+        lost += " texts share; written as missing."
+        if unknown > MUCH * len(with_text):
+            draft.warnings.append(f"{lost} A sentence encoder reads all of them: --encoder.")
+        else:
+            draft.notes.append(lost)
     copies = Counter(text for text in t.texts if text).most_common(1)[0]
     if copies[1] >= max(LEAST_COPIES, COPIES_SHARE * len(t.texts)):
         draft.notes.append(

@@ -135,10 +135,7 @@ class Draft:
 
     def _new_array(self, modality: str, shape: tuple[int, int], dtype: Any) -> npt.NDArray[Any]:
         path = self.folder / "features" / f"{modality}.npy"
-        rows: npt.NDArray[Any] = np.lib.format.open_memmap(
-            path, mode="w+", dtype=dtype, shape=shape
-        )
-        return rows
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
     def finish_features(
         self, modality: str, rows: npt.NDArray[Any], where: object, *, checked: bool = True
@@ -195,8 +192,8 @@ class Draft:
             "modalities": self._modalities,
             **further,
         }
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        (self.folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        (self.folder / "dataset.json").write_text(text, encoding="utf-8")
 
     def read(self) -> Dataset:
         """Read the data set as `train.py --empty-items drop` does."""

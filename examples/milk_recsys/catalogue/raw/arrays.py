@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from milk_recsys.catalogue.npy import BAD_NPY
 from milk_recsys.catalogue.raw.files import check_file, reading
 from milk_recsys.catalogue.raw.values import SPACES, plain_ids
 
-__all__ = ["FeatureRows", "ids_of_array", "open_rows", "read_id_lines"]
+__all__ = ["FeatureRows", "ids_of_array", "load_npy", "open_rows", "read_id_lines"]
 
 ID_KEYS = ("item", "items", "item_id", "item_ids", "id", "ids")
 """Names of an array of ids that belongs to the array of features in the same file."""
@@ -49,7 +50,7 @@ def open_rows(
             hold the ids itself, as an array that is called like `item_column`, or `ids`, `items`.
     """
     if kind == "npy":
-        arrays: Mapping[str, Any] = {"": _load_npy(path)}
+        arrays: Mapping[str, Any] = {"": load_npy(path)}
     elif kind == "npz":
         arrays = _load_npz(path)
     else:
@@ -93,10 +94,14 @@ def read_id_lines(path: Path) -> list[str]:
     return plain_ids(ids)
 
 
-def _load_npy(path: Path) -> Any:
+def load_npy(path: Path) -> Any:
+    """Open an .npy file as a memory map, without pickles."""
     check_file(path)
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        with warnings.catch_warnings():
+            # A damaged header may look like one of Python 2, of which numpy warns.
+            warnings.simplefilter("ignore", UserWarning)
+            return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, *BAD_NPY) as error:
         raise DataError(f"{path}: is not an .npy file of numbers ({error}).") from None
 

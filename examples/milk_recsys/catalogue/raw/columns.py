@@ -1,16 +1,15 @@
-"""Kinds of the columns of a table, and which of them are features if nobody says so."""
+"""Kinds of the columns of a table, found from their cells."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, cast
 
 import polars as pl
 
-from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.raw.tables import RawTable, shown_names
 from milk_recsys.catalogue.raw.values import (
     CUT_CELL,
@@ -18,11 +17,11 @@ from milk_recsys.catalogue.raw.values import (
     VECTOR_CELL,
     blank_to_null,
     number_cells,
+    truth_cells,
 )
 
-__all__ = ["Column", "choose_features", "describe_columns", "find_columns", "note_columns"]
+__all__ = ["AMOUNTS", "Column", "describe_columns", "listed", "note_unused"]
 
-NUMERIC = ("numbers", "booleans")
 Kind = Literal[
     "index", "numbers", "booleans", "vectors", "cut vectors", "text", "lists", "times", "empty"
 ]
@@ -31,15 +30,18 @@ DECLARED = {"token": "text", "token_seq": "text", "float": "numbers", "float_seq
 INDEX_NAME = re.compile(
     r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_0|index|row_?(nr|id)?"
 )
-COUNTED = re.compile(r"(.*?)[ _.\-]?(\d+)")
 # Names of quantities, codes and times, which are numbers but not coordinates of a feature vector.
+AMOUNTS = (
+    r"price|preis|prix|precio|cost|amount|qty|quantity|menge|stock|sales?|sold|revenue|ratings?"
+    r"|votes?|year|jahr|month|day|date|datum|time|timestamp"
+)
 QUANTITY = re.compile(
-    r"(^|[\W_])(price|preis|prix|precio|cost|amount|qty|quantity|menge|stock|sales?|sold|revenue"
-    r"|rating|ratings|rank|score|stars|votes?|count|n|num|number|no|nr|id|ids|code|isbn\d*|ean|gtin"
-    r"|sku|asin|upc|zip|plz|year|jahr|month|day|date|datum|time|timestamp|unix|age|weight"
+    rf"(^|[\W_])({AMOUNTS}|rank|score|stars|count|n|num|number|no|nr|id|ids|code|isbn\d*|ean|gtin"
+    r"|sku|asin|upc|zip|plz|unix|age|weight"
     r"|width|height|depth|length|size|label|class|category|type|user|item|index)($|[\W_])",
     re.IGNORECASE,
 )
+TWO_NUMBERS = r"^[+-]?[0-9]+,[0-9]+$"  # May also be one number with a decimal comma.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Column:
         width: number of features: 1, or the length of the vectors.
         exceptions: number of non-empty cells that are not of this kind.
         quantity: whether the name is that of a price, a code, a time or their like.
+        ambiguous: whether each cell may be one number with a decimal comma, or two numbers.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Column:
     width: int = 1
     exceptions: int = 0
     quantity: bool = False
+    ambiguous: bool = False
 
     def __str__(self) -> str:
         name = shown_names([self.name])
@@ -66,6 +70,8 @@ class Column:
             kind = "index of the rows"
         if self.kind == "cut vectors":
             kind = "vectors cut with ... when they were printed"
+        if self.ambiguous:
+            kind = "numbers with a decimal comma, or pairs of numbers"
         return f"{name} ({kind})"
 
 
@@ -76,6 +82,7 @@ class _Tally:
         self.cells: Counter[str] = Counter()
         self.widths: Counter[int] = Counter()
         self.codes = False
+        self.ambiguous = 0
 
     def add(self, column: pl.Series, table: RawTable) -> None:
         kind = column.dtype
@@ -102,8 +109,8 @@ class _Tally:
         cells = blank_to_null(column, table.missing(column.name)).drop_nulls()
         # A leading zero belongs to a code, such as an article number.
         self.codes = self.codes or bool(cells.str.contains("^0[0-9]").any())
-        truth = cells.str.to_lowercase().is_in(["true", "false"])
-        number = number_cells(cells, table.decimal).is_not_null() & ~truth
+        truth = truth_cells(cells)
+        number = number_cells(cells, table.decimal).is_not_null()
         rest = cells.filter(~number & ~truth)
         vector = rest.str.contains(VECTOR_CELL)
         cut = rest.str.contains(f"(?s){CUT_CELL}")
@@ -111,6 +118,8 @@ class _Tally:
         self.cells["booleans"] += int(truth.sum())
         self.cells["numbers"] += int(number.sum())
         self.cells["vectors"] += int(vector.sum())
+        if table.text.decimal == "auto":
+            self.ambiguous += int(rest.str.contains(TWO_NUMBERS).sum())
         self.cells["cut vectors"] += int((cut & ~vector).sum())
         self.cells["lists"] += int(listed.sum())
         self.cells["text"] += int((~vector & ~cut & ~listed).sum())
@@ -129,7 +138,8 @@ class _Tally:
         quantity = self.codes or QUANTITY.search(name) is not None
         if kind == "numbers" and INDEX_NAME.fullmatch(name):
             kind = "index"
-        return Column(name, cast(Kind, kind), width, total - count, quantity)
+        ambiguous = kind == "vectors" and not declared and self.ambiguous == count
+        return Column(name, cast(Kind, kind), width, total - count, quantity, ambiguous)
 
 
 def describe_columns(table: RawTable, besides: Sequence[str]) -> list[Column]:
@@ -142,96 +152,23 @@ def describe_columns(table: RawTable, besides: Sequence[str]) -> list[Column]:
     return [tally.column(name, table.types.get(name, "")) for name, tally in tallies.items()]
 
 
-def choose_features(columns: Sequence[Column], modality: str, where: object) -> list[Column]:
-    """Return the columns that are the features of a modality if the user names none.
+def note_unused(table: RawTable, used: Collection[str]) -> list[str]:
+    """Return a note that names the columns of a table that nothing uses, if there are any.
 
-    These are a column of vectors, else numbered columns (``e0, e1, ...``), else columns of numbers
-    that are no index, price, code or time.
-
-    Raises:
-        DataError: there is none, or there are several columns of vectors.
+    The first block of rows decides on their kinds.
     """
-    vectors = [c for c in columns if c.kind in ("vectors", "cut vectors")]
-    readable = [c for c in vectors if c.kind == "vectors"]
-    named = [c for c in vectors if c.name == modality]
-    if named or len(readable) == 1:
-        return named or readable
-    if readable:
-        raise DataError(
-            f"{where}: has several columns of vectors: {_listed(readable)}. Name those of the "
-            f"modality: --feature-columns {modality}={readable[0].name}."
-        )
-    numbers = [c for c in columns if c.kind in ("numbers", "booleans")]
-    families = _numbered(columns)
-    families = {p: f for p, f in families.items() if modality in p} or families
-    if len(families) > 1:
-        prefixes = ", ".join(f"{prefix}*" for prefix in families)
-        raise DataError(
-            f"{where}: has several sets of numbered columns: {prefixes}. Name those of the "
-            f"modality: --feature-columns {modality}={next(iter(families))}*."
-        )
-    chosen = next(iter(families.values()), [c for c in numbers if not c.quantity])
-    if chosen:
-        return chosen
-    advice = numbers[0].name if numbers else "COLUMN"
-    raise DataError(
-        f"{where}: has no column that is a feature unasked: {_listed(columns) or 'nothing else'}. "
-        f"Name the features: --feature-columns {modality}={advice}, or read texts with --text."
-    )
+    names = [name for name in table.columns if name not in used]
+    if not names:
+        return []
+    tallies = {name: _Tally() for name in names}
+    _, frame = next(iter(table.batches(names)), (0, pl.DataFrame()))
+    for name in frame.columns:
+        tallies[name].add(frame[name], table)
+    columns = [tally.column(name, table.types.get(name, "")) for name, tally in tallies.items()]
+    return [f"{table.path.name}: left out: {listed(columns)}."]
 
 
-def _numbered(columns: Sequence[Column]) -> dict[str, list[Column]]:
-    """Return the sets of columns that are numbered, like ``e0, e1, e2``, by their prefix."""
-    groups: dict[str, list[Column]] = {}
-    for column in columns:
-        match = COUNTED.fullmatch(column.name)
-        # Columns without a name of their own (1, 2, ...) belong together only if all are numbers.
-        if match and column.kind != "index" and (match[1] or column.kind in NUMERIC):
-            groups.setdefault(match[1], []).append(column)
-    return {
-        prefix: group
-        for prefix, group in groups.items()
-        if len(group) > 1 and sum(c.kind in NUMERIC for c in group) * 2 > len(group)
-    }
-
-
-def find_columns(columns: Sequence[Column], wanted: Sequence[str], where: object) -> list[Column]:
-    """Return the columns that the user names; ``*`` stands for any text within a name.
-
-    Raises:
-        DataError: a name fits no column, or a column cannot be a feature.
-    """
-    chosen: list[Column] = []
-    for pattern in wanted:
-        form = re.compile(".*".join(map(re.escape, pattern.split("*"))))
-        fitting = [c for c in columns if form.fullmatch(c.name)]
-        if not fitting:
-            raise DataError(f"{where}: has no column {pattern!r}; it has {_listed(columns)}.")
-        chosen += [c for c in fitting if c not in chosen]
-    for column in chosen:
-        if column.kind == "cut vectors":
-            raise DataError(
-                f"{where}, column {column.name!r}: its vectors were cut with ... when they were "
-                "printed, so numbers are lost. Write them again, for example as Parquet."
-            )
-        if column.kind in ("text", "lists", "times", "empty"):
-            raise DataError(
-                f"{where}, column {column.name!r}: holds {column.kind}, no numbers. Leave it out, "
-                "or read it with --text or --categories."
-            )
-    return chosen
-
-
-def note_columns(
-    modality: str, where: object, used: Sequence[Column], all_: Sequence[Column]
-) -> str:
-    """Return the note that names the columns used and left out."""
-    left_out = [c for c in all_ if c not in used]
-    note = f"{modality}: {plural(sum(c.width for c in used), 'feature', 'features')} from "
-    note += f"{_listed(used)} of {where}"
-    return note + (f"; left out: {_listed(left_out)}." if left_out else ".")
-
-
-def _listed(columns: Sequence[Column]) -> str:
+def listed(columns: Sequence[Column]) -> str:
+    """Return the names and kinds of columns on one line; the middle of many is left out."""
     shown = [str(c) for c in columns]
     return ", ".join(shown if len(shown) <= 8 else [*shown[:3], "...", *shown[-2:]])

@@ -29,8 +29,9 @@ COMPARISONS: dict[str, Callable[[pl.Series, float], pl.Series]] = {
 class Condition:
     """One condition: a column, a sign, and a value.
 
-    ``>=, <=, >, <`` compare numbers, ``=`` and ``!=`` trimmed texts, ``~`` and ``!~`` search a
-    regular expression in them. An empty cell is an empty text, and no number.
+    ``>=, <=, >, <`` compare numbers. ``=`` and ``!=`` compare trimmed texts, or numbers in a typed
+    column of numbers. ``~`` and ``!~`` search a regular expression in texts. An empty cell is an
+    empty text, and no number.
     """
 
     column: str
@@ -42,11 +43,14 @@ class Condition:
 
     def holds(self, table: RawTable, frame: pl.DataFrame, first: int) -> pl.Series:
         """Return for which rows of a block the condition holds."""
+        number, equal = _number(self.value), self.sign in ("=", "!=")
+        if equal and number is not None and frame[self.column].dtype.is_numeric():
+            same = (table.numbers(frame, self.column, first) == number).fill_null(value=False)
+            return ~same if self.sign == "!=" else same
         if self.sign in COMPARISONS:
             numbers = table.numbers(frame, self.column, first)
             return COMPARISONS[self.sign](numbers, float(self.value)).fill_null(value=False)
         texts = trimmed(frame[self.column].cast(pl.String)).fill_null("")
-        equal = self.sign in ("=", "!=")
         holds = texts == self.value if equal else texts.str.contains(self.value)
         return ~holds if self.sign[0] == "!" else holds
 
@@ -73,10 +77,8 @@ def parse_conditions(words: Sequence[str]) -> list[Condition]:
         column, sign, value = match.groups()
         sign = "=" if sign == "==" else sign
         if sign in COMPARISONS:
-            try:
-                float(value)
-            except ValueError:
-                raise OptionError(f"--where: {word!r} must compare with a number.") from None
+            if _number(value) is None:
+                raise OptionError(f"--where: {word!r} must compare with a number.")
         elif sign in ("~", "!~"):
             try:
                 pl.Series([""]).str.contains(value)
@@ -87,6 +89,13 @@ def parse_conditions(words: Sequence[str]) -> list[Condition]:
                 ) from None
         conditions.append(Condition(column, sign, value))  # type: ignore[arg-type]
     return conditions
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def rows_kept(

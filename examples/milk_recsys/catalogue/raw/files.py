@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import rich.console
 import rich.progress
 
-from milk_recsys.base.errors import DataError
+from milk_recsys.base.errors import DataError, plural
 
 __all__ = ["Format", "check_file", "file_format", "open_bytes", "parts_of", "reading"]
 
@@ -132,6 +133,8 @@ def file_format(path: Path) -> Format:
         if start.startswith(mark):
             raise DataError(f"{path}: {problem}. Save the table as CSV or Parquet.")
     found = next((name for mark, name in SIGNATURES if start.startswith(mark)), None)
+    if found == "npz":
+        _refuse_archive(path)
     if found is not None and compressed:
         raise DataError(f"{path}: is a compressed {found} file. Unpack it first.")
     if found is not None:
@@ -141,6 +144,21 @@ def file_format(path: Path) -> Format:
         name = name.removesuffix(suffix)
     # A table of text may begin with a quote or a letter, but not with the brace of an object.
     return "json" if name.endswith(JSON_SUFFIXES) or start.lstrip()[:1] == b"{" else "text"
+
+
+def _refuse_archive(path: Path) -> None:
+    """Raise DataError for an Excel file and other ZIP archives that hold no arrays."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return  # The reader of arrays says what is wrong.
+    if any(name.startswith("xl/") for name in names):
+        raise DataError(f"{path}: is an Excel file. Save the table as CSV or Parquet.")
+    if not all(name.endswith(".npy") for name in names):
+        raise DataError(
+            f"{path}: is a ZIP archive of {plural(len(names), 'file', 'files')}. Unpack it first."
+        )
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class JsonTable(RawTable):
     def __init__(self, path: Path, text: TextFormat) -> None:
         self.path, self.text, self.types = path, text, {}
         keys: dict[str, None] = {}
-        for number, (_, record) in enumerate(json_objects(path, progress=False)):
+        for number, (_, record) in enumerate(self._objects(progress=False)):
             keys |= dict.fromkeys(record)
             if number >= HEAD:
                 break
@@ -42,7 +42,7 @@ class JsonTable(RawTable):
         self.need(*columns)
         names, first = list(dict.fromkeys(columns)), 0
         cells: dict[str, list[Any]] = {name: [] for name in names}
-        for _, record in json_objects(self.path):
+        for _, record in self._objects():
             for name in names:
                 cells[name].append(record.get(name))
             if len(cells[names[0]]) == ROWS_AT_ONCE:
@@ -54,13 +54,19 @@ class JsonTable(RawTable):
 
     def place(self, row: int) -> str:
         """Return the file and the line of an object, counted from 1."""
-        for number, (line, _) in enumerate(json_objects(self.path, progress=False)):
+        for number, (line, _) in enumerate(self._objects(progress=False)):
             if number == row:
                 return f"{self.path}, line {line}"
         return f"{self.path}, object {row}"
 
+    def _objects(self, *, progress: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
+        encoding = self.text.encoding or "utf-8"
+        return json_objects(self.path, encoding, progress=progress)
 
-def json_objects(path: Path, *, progress: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
+
+def json_objects(
+    path: Path, encoding: str = "utf-8", *, progress: bool = True
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the numbered objects of a file with one object per line, or of one list.
 
     The lines of Amazon's metadata of 2014 are Python literals, which are parsed as well and never
@@ -71,11 +77,11 @@ def json_objects(path: Path, *, progress: bool = True) -> Iterator[tuple[int, di
     """
     with open_bytes(path, progress=progress) as stream:
         for number, data in enumerate(stream, 1):
-            line = data.decode("utf-8", errors="replace").strip().lstrip("\ufeff")
+            line = _decode(path, number, data, encoding).strip().lstrip("\ufeff")
             if not line:
                 continue
             if number == 1 and line[0] == "[":
-                yield from _list(path, line + (stream.read().decode("utf-8", errors="replace")))
+                yield from _list(path, line + _decode(path, 2, stream.read(), encoding))
                 return
             record = _parse(path, number, line)
             if not isinstance(record, dict):
@@ -83,6 +89,22 @@ def json_objects(path: Path, *, progress: bool = True) -> Iterator[tuple[int, di
                     f"{path}, line {number}: must be an object, got {type(record).__name__}."
                 )
             yield number, record
+
+
+def _decode(path: Path, number: int, data: bytes, encoding: str) -> str:
+    """Return the text of bytes that begin in line `number`."""
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = number + data[: error.start].count(b"\n")
+        raise DataError(
+            f"{path}, line {line}: is not {encoding} text. Name the file's encoding, for example "
+            "--encoding latin-1 (Western Europe)."
+        ) from None
+    except LookupError:
+        raise DataError(
+            f"--encoding: {encoding!r} is not known. Give for example latin-1."
+        ) from None
 
 
 def _parse(path: Path, number: int, line: str) -> Any:
@@ -157,8 +179,13 @@ def _flat(cells: list[Any]) -> Iterator[Any]:
 
 def _text(cell: Any) -> str | None:
     """Return a cell as text; nested objects as JSON, a list of texts by its words."""
-    if cell is None or isinstance(cell, str):
-        return cell
     if isinstance(cell, dict | list):
-        return json.dumps(cell, ensure_ascii=False) if cell else None
-    return str(cell)
+        cell = json.dumps(cell, ensure_ascii=False) if cell else None
+    if cell is None:
+        return None
+    text = str(cell)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Half of an emoji, which JSON may escape and UTF-8 cannot hold.
+        return text.encode("utf-8", "replace").decode()
+    return text

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from milk_recsys.catalogue.raw.values import BadCell, trimmed
 
-__all__ = ["FORMATS", "Times", "find_format", "seconds"]
+__all__ = ["FORMATS", "Times", "day_range", "find_format", "seconds"]
 
 FORMATS = (
     "%Y-%m-%dT%H:%M:%S%.f%z",
@@ -35,8 +39,15 @@ FORMATS = (
 )
 """Formats that are tried, in this order. A day and a month that could change places are refused."""
 
+MAX_SECONDS = 1e11  # Beyond the year 5138 the calendar explains nothing.
+
 # Unix times are told apart by their size: seconds stay below 1e11 until the year 5138.
-UNITS = ((1e11, 1.0, "seconds"), (1e14, 1e3, "milliseconds"), (1e17, 1e6, "microseconds"))
+UNITS = (
+    (1e11, 1.0, "seconds"),
+    (1e14, 1e3, "milliseconds"),
+    (1e17, 1e6, "microseconds"),
+    (math.inf, 1e9, "nanoseconds"),
+)
 
 
 class Times:
@@ -52,7 +63,7 @@ class Times:
     def __init__(self, form: str | None = None) -> None:
         self.form = form
         self.note = ""
-        self._unit: tuple[float, str] | None = None
+        self._unit: tuple[float, float, str] | None = None
 
     def seconds(self, column: pl.Series) -> pl.Series | BadCell:
         """Return unix seconds as float64."""
@@ -78,14 +89,16 @@ class Times:
             return column.cast(pl.Float64)
         return BadCell(0, f"must be a time, but the column holds {kind}")
 
-    def _numbers(self, values: pl.Series) -> pl.Series:
+    def _numbers(self, values: pl.Series) -> pl.Series | BadCell:
+        largest = float(values.abs().max() or 0)  # type: ignore[arg-type]
         if self._unit is None:
-            largest = float(values.abs().max() or 0)  # type: ignore[arg-type]
-            self._unit = next(
-                ((scale, name) for limit, scale, name in UNITS if largest < limit),
-                (1e9, "nanoseconds"),
+            self._unit = next(unit for unit in UNITS if largest < unit[0])
+        limit, scale, name = self._unit
+        if largest >= limit:
+            row = int((values.abs() >= limit).arg_max() or 0)
+            return BadCell(
+                row, f"the time {values[row]:.0f} is too large for {name}, the unit of those before"
             )
-        scale, name = self._unit
         self.note = f"{name} since 1970 (UTC)"
         return values / scale
 
@@ -112,6 +125,20 @@ class Times:
 def seconds(column: pl.Series, form: str | None = None) -> pl.Series | BadCell:
     """Return the unix seconds of one column; see `Times`."""
     return Times(form).seconds(column)
+
+
+def day_range(times: npt.NDArray[np.float64]) -> str:
+    """Return the first and the last day of unix seconds, as text.
+
+    Example:
+        >>> day_range(np.array([86400.0, 0.0]))
+        'from 1970-01-01 to 1970-01-02'
+    """
+    ends = np.array([times.min(), times.max()])
+    if np.abs(ends).max() >= MAX_SECONDS:
+        return f"from {ends[0]:g} to {ends[1]:g} seconds"
+    first, last = ends.astype("datetime64[s]").astype("datetime64[D]")
+    return f"from {first} to {last}"
 
 
 def find_format(cells: pl.Series) -> str | BadCell:

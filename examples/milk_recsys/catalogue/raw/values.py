@@ -20,9 +20,11 @@ __all__ = [
     "Missing",
     "blank_to_null",
     "id_texts",
+    "number_cells",
     "numbers",
     "plain_ids",
     "trimmed",
+    "truth_cells",
     "vectors",
 ]
 
@@ -44,7 +46,8 @@ POINT_THOUSANDS = r"^[+-]?[0-9]{1,3}(?:[, '\u00a0\u202f][0-9]{3})+(?:\.[0-9]+)?$
 COMMA_NUMBER_CELL = (
     r"^[+-]?(?:[0-9]{1,3}(?:[. '\u00a0\u202f][0-9]{3})+|[0-9]*)(?:,[0-9]+)?(?:[eE][+-]?[0-9]+)?$"
 )
-TRUE_CELLS, FALSE_CELLS = ("true", "yes"), ("false", "no")
+TRUE_CELLS = ("true", "yes")
+TRUTH_CELLS = (*TRUE_CELLS, "false", "no")
 LIST_CELL = r"^\[\s*['\x22].*['\x22]\s*\]$"
 
 
@@ -160,7 +163,8 @@ def numbers(
 ) -> pl.Series | BadCell:
     """Return the numbers of a column as float64; null for an empty cell or NaN.
 
-    Booleans are 0 and 1. Texts may have separators of thousands if they also have a decimal sign.
+    Booleans are 0 and 1, and so are texts if all of them are ``true``, ``false``, ``yes`` or
+    ``no``. Texts may have separators of thousands if they also have a decimal sign.
     """
     kind = column.dtype
     if kind == pl.Boolean or kind.is_numeric():
@@ -170,6 +174,9 @@ def numbers(
     elif kind in (pl.String, pl.Categorical, pl.Enum):
         cells = blank_to_null(column.cast(pl.String), further)
         values = number_cells(cells, decimal)
+        truth = truth_cells(cells)
+        if truth.any() and not values.is_not_null().any():
+            values = cells.str.to_lowercase().is_in(TRUE_CELLS).cast(pl.Float64).set(~truth, None)
         bad = cells.is_not_null() & values.is_null()
         if bad.any():
             row = int(bad.arg_max() or 0)
@@ -184,7 +191,6 @@ def numbers(
 
 def number_cells(cells: pl.Series, decimal: Literal[".", ","]) -> pl.Series:
     """Return texts as float64, and null for those that are no numbers."""
-    lower = cells.str.to_lowercase()
     if decimal == ",":
         fits = cells.str.contains(COMMA_NUMBER_CELL)
         plain = cells.str.replace_all(r"[. '\u00a0\u202f]", "").str.replace(",", ".", literal=True)
@@ -193,9 +199,12 @@ def number_cells(cells: pl.Series, decimal: Literal[".", ","]) -> pl.Series:
             cells.str.contains(POINT_THOUSANDS) & cells.str.contains(".", literal=True)
         )
         plain = cells.str.replace_all(r"[, '\u00a0\u202f]", "")
-    values = plain.set(~fits, None).cast(pl.Float64, strict=False)
-    truth = lower.is_in(TRUE_CELLS).cast(pl.Float64)
-    return values.zip_with(~lower.is_in([*TRUE_CELLS, *FALSE_CELLS]).fill_null(False), truth)
+    return plain.set(~fits, None).cast(pl.Float64, strict=False)
+
+
+def truth_cells(cells: pl.Series) -> pl.Series:
+    """Return which texts are true or false, yes or no."""
+    return cells.str.to_lowercase().is_in(TRUTH_CELLS).fill_null(value=False)
 
 
 def _bad_number(cell: str, decimal: str) -> str:

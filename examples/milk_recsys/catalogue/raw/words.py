@@ -26,13 +26,15 @@ def texts(column: pl.Series, further: Collection[str] = ()) -> list[str]:
     return [_text(cell) for cell in cells.to_list()]
 
 
-def items_of(column: pl.Series, further: Collection[str] = ()) -> list[list[str]]:
-    """Return the levels of each cell: the texts of a list, or of a cell, separated by ``|``."""
+def items_of(
+    column: pl.Series, further: Collection[str] = (), separator: str = "|"
+) -> list[list[str]]:
+    """Return the levels of each cell: the texts of a list, or the separated texts of a cell."""
     if isinstance(column.dtype, pl.List | pl.Array):
         return [[] if cell is None else _words(cell) for cell in column.to_list()]
     cells = blank_to_null(column.cast(pl.String), further)
     return [
-        [] if not cell else _literal(cell) if cell[0] == "[" else _words(cell.split("|"))
+        [] if not cell else _literal(cell) if cell[0] == "[" else _words(cell.split(separator))
         for cell in cells.to_list()
     ]
 
