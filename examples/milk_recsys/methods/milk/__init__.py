@@ -109,10 +109,12 @@ class MilkOptions:
         low=1,
         shown="(default: no projection)",
     )
-    kernels: Literal["auto", "numba", "torch"] = option(
+    kernels: Literal["auto", "numba", "torch", "compiled"] = option(
         "auto",
-        "Implementation of a step between its matrix products: loops compiled by Numba, or torch "
-        "operations. `auto` uses Numba on a CPU if it is installed and supports the options.",
+        "Implementation of a step between its matrix products: loops compiled by Numba, torch "
+        "operations, or operations that torch.compile fuses (`compiled`: needs a GPU, Triton and "
+        "a C compiler, and takes up to a minute before the first step). `auto` uses Numba on a CPU "
+        "if it is installed and supports the options, and else torch operations.",
     )
     user_table: Literal["replicated", "sharded"] = option(
         "replicated",
@@ -129,6 +131,16 @@ class MilkOptions:
         "processes; take a multiple of it, at most the number of users.",
         low=1,
         shown="(default: every process holds all pairs)",
+    )
+    shared_negatives: int | None = option(
+        None,
+        "Number N of items that a batch draws uniformly from the pool of negatives, with "
+        "replacement. Each pair of the batch takes one of those that its user does not have, "
+        "uniformly; a user who has all of them draws an item of their own. A batch then has at "
+        "most N distinct negatives besides such items, so that fewer items are encoded. Smaller "
+        "numbers make a step faster, but the negatives of a batch are no longer independent.",
+        low=1,
+        shown="(default: a negative of its own for each pair)",
     )
 
 
@@ -190,6 +202,7 @@ _RECOMMENDED: Mapping[str, Any] = {
             "kernels",
             "user_table",
             "user_blocks",
+            "shared_negatives",
         )
     },
     "missing_in_validation": True,
