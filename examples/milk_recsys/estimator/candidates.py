@@ -15,7 +15,8 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.frame_rows import read_feature_rows, texts_of_ids
 from milk_recsys.catalogue.frames import frame_of
 from milk_recsys.catalogue.importers.ids import Ids
-from milk_recsys.catalogue.importers.interactions import RowOptions, read_interactions
+from milk_recsys.catalogue.importers.interactions import read_interactions
+from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.catalogue.raw.tables import FrameTable
 from milk_recsys.estimator.abilities import need
 from milk_recsys.estimator.fitted import Fitted

@@ -22,7 +22,7 @@ from milk_recsys.base.checkpoint import load_state, save_state
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json, write_json
 from milk_recsys.catalogue.importers.ids import Ids
-from milk_recsys.catalogue.importers.interactions import RowOptions
+from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.catalogue.npy import map_npy
 from milk_recsys.catalogue.split_file import stored_split
 from milk_recsys.catalogue.tsv import read_names

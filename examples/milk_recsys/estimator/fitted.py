@@ -9,7 +9,7 @@ from typing import Any, cast
 from invmod.regression.patterns import PatternChoice
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.importers.ids import Ids
-from milk_recsys.catalogue.importers.interactions import RowOptions
+from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.config.method import load
 from milk_recsys.config.options import Options
 from milk_recsys.estimator.user_content import UserContent

@@ -17,7 +17,7 @@ from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.frame_rows import read_feature_rows
 from milk_recsys.catalogue.frames import Catalogue
 from milk_recsys.catalogue.importers.ids import Ids
-from milk_recsys.catalogue.importers.interactions import RowOptions
+from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.catalogue.split import draw_split, split_facts
 from milk_recsys.catalogue.tables import build_tables
 from milk_recsys.config.method import load

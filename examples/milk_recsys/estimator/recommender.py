@@ -10,7 +10,7 @@ import torch
 
 from milk_recsys.base.errors import OptionError
 from milk_recsys.catalogue.frames import Catalogue
-from milk_recsys.catalogue.importers.interactions import RowOptions
+from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.config.options import Options
 from milk_recsys.estimator.abilities import abilities, need
 from milk_recsys.estimator.files import open_fitted, save_fitted
