@@ -154,8 +154,8 @@ def test_tables_written_in_parts_are_the_same(trained_run, items, tmp_path, monk
     monkeypatch.setattr("milk_recsys.run.scorer.CPU_SCORES", 16)
     monkeypatch.setattr("milk_recsys.run.scorer.ITEMS_AT_ONCE", 3)
     monkeypatch.setattr("milk_recsys.run.scorer.LISTS_AT_ONCE", 3)
-    monkeypatch.setattr("milk_recsys.recommend.ITEMS_AT_ONCE", 2)
-    monkeypatch.setattr("milk_recsys.recommend.ROWS_AT_ONCE", 20)
+    monkeypatch.setattr("milk_recsys.exporting.catalogue.ITEMS_AT_ONCE", 2)
+    monkeypatch.setattr("milk_recsys.exporting.tables.ROWS_AT_ONCE", 20)
     parts = run(trained_run, items, tmp_path / "parts", format=kind)[:2]
     assert all(one.equals(other) for one, other in zip(whole, parts, strict=True))
 
@@ -237,7 +237,7 @@ def test_a_failure_while_writing_leaves_the_old_tables(trained_run, items, tmp_p
     out = tmp_path / "out"
     run(trained_run, items, out, top=2)
 
-    def fails(*_):
+    def fails(*_, **__):
         raise OSError(28, "No space left on device")
         yield
 

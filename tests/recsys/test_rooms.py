@@ -8,7 +8,10 @@ import pytest
 import milk_recsys
 
 ROOT = Path(milk_recsys.__file__).parent
-ROOMS = ("base", "config", "catalogue", "ranking", "methods", "run", "estimator", "report", "study")
+ROOMS = (
+    *("base", "config", "catalogue", "ranking", "methods", "run", "estimator", "exporting"),
+    *("serving", "report", "study"),
+)
 """Subpackages from the bottom to the top. Above them are the package's own files, the commands."""
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -14,7 +14,14 @@ import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.catalogue.pairs import sort_unique_pairs
 
-__all__ = ["read_column", "read_header", "read_interactions", "read_lines", "read_names"]
+__all__ = [
+    "read_column",
+    "read_header",
+    "read_interactions",
+    "read_lines",
+    "read_names",
+    "read_source_ids",
+]
 
 # Columns that are not needed but known, so that no note says that they are ignored: the time of a
 # pair, which `catalogue.times` reads, and the id of an item in the source.
@@ -218,6 +225,21 @@ def read_names(
             "an earlier one."
         )
     return complete
+
+
+def read_source_ids(path: Path, kind: Literal["user", "item"], count: int) -> list[str] | None:
+    """Return the column `id` of a file of names, the ids in the source, in the order of numbers.
+
+    The file has been read by `read_names`, which checks it. None if there is no such column.
+    """
+    if not path.exists() or "id" not in (header := read_header(path)):
+        return None
+    ids = [""] * count
+    for number, line in enumerate(read_lines(path), start=1):
+        cells = line.rstrip("\r\n").split("\t")
+        if number > 1 and cells != [""]:
+            ids[int(cells[header.index(kind)])] = cells[header.index("id")].strip()
+    return ids
 
 
 def read_lines(path: Path, purpose: str = "") -> Iterator[str]:

@@ -154,21 +154,29 @@ class Candidates:
             names = [*names, *fitted.items.names]
             known += range(len(fitted.items))
             blocks.append(warm_vectors(cast(KeepModel, fitted.scorer.model)))
-        kept = list(range(len(names)))
-        if where is not None:
-            allowed = set(texts_of_ids(where, "where"))
-            kept = [k for k, name in enumerate(names) if name in allowed]
-            if not kept:
-                raise DataError(f"where: has none of the {len(names)} candidates.")
-        at = torch.tensor(kept, dtype=torch.int64)
-        place = torch.full((len(names),), -1, dtype=torch.int64)
-        place[at] = torch.arange(len(at))
         first = torch.empty(0, 2, dtype=torch.int64) if new is None else new.pairs.cpu()
-        first = torch.stack([first[:, 0], place[first[:, 1]]], dim=1)
-        return cls(
-            [names[k] for k in kept],
-            torch.cat(blocks)[at.to(blocks[0].device)],
-            torch.tensor(known, dtype=torch.int64)[at],
+        joined = cls(names, torch.cat(blocks), torch.tensor(known, dtype=torch.int64), first)
+        if where is None:
+            return joined
+        allowed = set(texts_of_ids(where, "where"))
+        kept = [k for k, name in enumerate(names) if name in allowed]
+        if not kept:
+            raise DataError(f"where: has none of the {len(names)} candidates.")
+        return joined.only(torch.tensor(kept, dtype=torch.int64))
+
+    def only(self, kept: Tensor) -> Candidates:
+        """Return some of the candidates.
+
+        Arguments:
+            kept: int64 (k,) their places, increasing.
+        """
+        place = torch.full((len(self.names),), -1, dtype=torch.int64)
+        place[kept] = torch.arange(len(kept))
+        first = torch.stack([self.first[:, 0], place[self.first[:, 1]]], dim=1)
+        return Candidates(
+            [self.names[k] for k in kept.tolist()],
+            self.vectors[kept.to(self.vectors.device)],
+            self.known[kept],
             first[first[:, 1] >= 0],
         )
 

@@ -16,6 +16,8 @@ import shutil
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from milk_recsys.base.checkpoint import load_state, save_state
@@ -32,7 +34,7 @@ from milk_recsys.estimator.user_content import UserContent
 from milk_recsys.run.begin import write_names
 from milk_recsys.run.scorer import open_run
 
-__all__ = ["open_fitted", "save_fitted"]
+__all__ = ["item_numbers", "open_fitted", "save_fitted"]
 
 STATE, USER_CONTENT = "recommender.json", "user_content.safetensors"
 FORMAT = 1
@@ -118,14 +120,27 @@ def _items_of_run(folder: Path, num_items: int) -> list[str]:
 
     They are the names in items.tsv if these differ, and else the numbers of the data set.
     """
-    path = folder / "split.npz"
-    if not path.exists():
+    warm = item_numbers(folder)
+    if warm is None or not len(warm):
         return []
-    warm, order = stored_split(path).warm, folder / "warm.npy"
-    if order.exists():
-        warm = map_npy(order, str(order), "item ids", "Update the run again.").astype("int64")
     names = _distinct(folder / "items.tsv", "item", num_items)
     return [names[item] for item in warm.tolist()]
+
+
+def item_numbers(folder: Path) -> npt.NDArray[np.int64] | None:
+    """Return the numbers of the training items of a run in its data set, in the model's order.
+
+    None for a saved recommender, whose items have ids alone.
+    """
+    if (folder / STATE).exists():
+        return None
+    path = folder / "split.npz"
+    if not path.exists():
+        return np.empty(0, dtype=np.int64)
+    order = folder / "warm.npy"
+    if order.exists():
+        return map_npy(order, str(order), "item ids", "Update the run again.").astype(np.int64)
+    return stored_split(path).warm.astype(np.int64)
 
 
 def _distinct(path: Path, kind: Any, count: int) -> list[str]:

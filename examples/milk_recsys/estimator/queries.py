@@ -58,6 +58,11 @@ class ListedUsers:
             found = find_ids(fitted.users, users, f"{where}: user", UNKNOWN_USER)
             numbers = torch.from_numpy(found)
             fitted.check_trained(numbers, where)
+        return cls.of_numbers(fitted, numbers)
+
+    @classmethod
+    def of_numbers(cls, fitted: Fitted, numbers: Tensor) -> ListedUsers:
+        """Return the users with the given numbers (u,), in this order."""
         every = fitted.users.names
         names = [every[user] for user in numbers.tolist()]
         if not fitted.is_keep:

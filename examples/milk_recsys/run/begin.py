@@ -16,6 +16,7 @@ from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.encoders.saved import copy_encoders
 from milk_recsys.catalogue.synthetic import embedded_dataset
+from milk_recsys.catalogue.tsv import read_source_ids
 from milk_recsys.config.command_line import given_options, parse_options
 from milk_recsys.config.options import OptionError, Options, to_json, validate_method
 
@@ -136,7 +137,7 @@ def start_folder(out: Path, dataset: Dataset) -> None:
         copy_encoders(dataset.folder, out)
     for kind, names in (("user", dataset.user_names), ("item", dataset.item_names)):
         if names is not None:
-            write_names(out / f"{kind}s.tsv", kind, names)
+            write_names(out / f"{kind}s.tsv", kind, names, _source_ids(dataset, kind, len(names)))
 
 
 def write_config(options: Options, dataset: Dataset) -> None:
@@ -147,13 +148,26 @@ def write_config(options: Options, dataset: Dataset) -> None:
         )
 
 
-def write_names(path: Path, kind: str, names: Sequence[str]) -> None:
+def _source_ids(dataset: Dataset, kind: str, count: int) -> Sequence[str] | None:
+    """Return the ids of items in the source of the data set, if they are not its names."""
+    if dataset.folder is None or kind != "item":
+        return None
+    return read_source_ids(dataset.folder / "items.tsv", "item", count)
+
+
+def write_names(
+    path: Path, kind: str, names: Sequence[str], ids: Sequence[str] | None = None
+) -> None:
     """Write names in the format of a data set, so that a scorer needs the run alone.
 
     Arguments:
         kind: user or item.
+        ids: ids in the source, if they are not the names.
     """
-    lines = [f"{kind}\tname", *(f"{number}\t{name}" for number, name in enumerate(names))]
+    columns = [names] if ids is None else [names, ids]
+    rows = ("\t".join(cells) for cells in zip(*columns, strict=True))
+    header = "\t".join([kind, "name", "id"][: 1 + len(columns)])
+    lines = [header, *(f"{number}\t{row}" for number, row in enumerate(rows))]
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 

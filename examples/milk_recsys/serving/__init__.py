@@ -1,0 +1,1 @@
+"""The server: lists, audiences, new customers and explanations over HTTP."""
