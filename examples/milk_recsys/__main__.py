@@ -1,4 +1,4 @@
-"""The command `milk-recsys`, or `python -m milk_recsys`, which runs one of five commands.
+"""The command `milk-recsys`, or `python -m milk_recsys`, which runs one of the commands.
 
 A command's module is imported only when the command is known, so that `--help` and the error for a
 misspelt command appear at once.
@@ -53,6 +53,18 @@ def _recommend(argv: Sequence[str], prog: str) -> int:
     return recommend.main(argv, prog=prog)
 
 
+def _export(argv: Sequence[str], prog: str) -> int:
+    from milk_recsys import export
+
+    return export.main(argv, prog=prog)
+
+
+def _serve(argv: Sequence[str], prog: str) -> int:
+    from milk_recsys import serve
+
+    return serve.main(argv, prog=prog)
+
+
 def _prepare(argv: Sequence[str], prog: str) -> int:
     from milk_recsys import prepare
 
@@ -74,7 +86,9 @@ def _bench(argv: Sequence[str], prog: str) -> int:
 # Name -> the function that runs the command, and its line in the help text.
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], str], int], str]] = {
     "train": (_train, "Train a recommender, evaluate it on new items, and write a report."),
-    "recommend": (_recommend, "Recommend new items with a finished run."),
+    "recommend": (_recommend, "Recommend new and known items with a finished run."),
+    "export": (_export, "Export vectors, an index and an item tower of a finished run."),
+    "serve": (_serve, "Answer requests for lists over HTTP with a finished run."),
     "prepare": (
         _prepare,
         "Convert published data sets, or your own tables, to the layout that train reads.",

@@ -80,6 +80,7 @@ class Recommender(nn.Module):
 
     trained_users: Tensor
     shards: ShardedUsers | None
+    has_item_tower = True  # Vectors of items depend on their features and on weights alone.
 
     def _shard_users(
         self, num_users: int, options: MilkOptions, device: torch.device
