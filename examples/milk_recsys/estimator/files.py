@@ -139,8 +139,9 @@ def item_numbers(folder: Path) -> npt.NDArray[np.int64] | None:
         return np.empty(0, dtype=np.int64)
     order = folder / "warm.npy"
     if order.exists():
-        return map_npy(order, str(order), "item ids", "Update the run again.").astype(np.int64)
-    return stored_split(path).warm.astype(np.int64)
+        ids = map_npy(order, str(order), "item ids", "Update the run again.")
+        return np.asarray(ids, dtype=np.int64)
+    return np.asarray(stored_split(path).warm, dtype=np.int64)
 
 
 def _distinct(path: Path, kind: Any, count: int) -> list[str]:

@@ -15,7 +15,7 @@ from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.new_items import Items, read_items
 from milk_recsys.catalogue.tsv import read_source_ids
 from milk_recsys.estimator.abilities import need
-from milk_recsys.estimator.candidates import Candidates
+from milk_recsys.estimator.candidates import Candidates, NewItems, read_new_items
 from milk_recsys.estimator.files import open_fitted
 from milk_recsys.estimator.fitted import Fitted
 from milk_recsys.estimator.labels import Labels, labels_of_run
@@ -23,7 +23,7 @@ from milk_recsys.methods.keep.fitted import KeepModel
 from milk_recsys.methods.keep.user_map import warm_vectors
 from milk_recsys.run.scorer import Scorer
 
-__all__ = ["ServedItems", "embed_folder", "open_run_with_items"]
+__all__ = ["ServedItems", "embed_folder", "open_run_with_items", "read_folder"]
 
 ITEMS_AT_ONCE = 2**14  # Number of items whose features are read at a time.
 
@@ -99,7 +99,8 @@ def open_run_with_items(
         need(fitted.options.definition, "include_warm", "--include-warm")
     scorer = fitted.scorer
     nothing = np.empty(0, dtype=np.int64)
-    new, known, notes = Labels("new item", nothing), Labels("known item", nothing), ()
+    new, known = Labels("new item", nothing), Labels("known item", nothing)
+    notes: tuple[str, ...] = ()
     blocks = []
     if items is not None:
         found = read_items(
@@ -114,6 +115,34 @@ def open_run_with_items(
     none = torch.empty(0, 2, dtype=torch.int64)
     candidates = Candidates([*new.shown, *known.shown], torch.cat(blocks), number, none)
     return ServedItems(fitted, users, new, known, all_known, candidates, notes)
+
+
+def read_folder(fitted: Fitted, folder: Path | None) -> tuple[NewItems, tuple[str, ...]]:
+    """Read and embed the new items of a folder as the estimator does, and return notes.
+
+    Items are called by their ids in the source, or by their names if no two are equal, or by their
+    numbers. None means that there are no new items.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
+    scorer = fitted.scorer
+    if folder is None:
+        first = next(iter(scorer.dims))
+        empty = np.empty((0, scorer.dims[first]), dtype=np.float32)
+        return read_new_items(fitted, {first: (np.empty(0, dtype=str), empty)}), ()
+    items = read_items(folder, scorer.dims, content_zeros=scorer.content_zeros)
+    labels = _labels(folder, items)
+    names = next(
+        (
+            own
+            for own in (labels.ids, labels.names)
+            if own is not None and len(set(own)) == len(own)
+        ),
+        list(map(str, items.ids.tolist())),
+    )
+    rows = {name: (names, np.asarray(x[items.ids])) for name, x in items.features.items()}
+    return read_new_items(fitted, rows), items.notes
 
 
 def embed_folder(scorer: Scorer, items: Items) -> Tensor:

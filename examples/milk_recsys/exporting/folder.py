@@ -6,7 +6,7 @@ import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +84,7 @@ def write_export(folder: Path, served: ServedItems, export: Export) -> dict[str,
     items = served.candidates.vectors[export.places.to(users.device)]
     measured = users[_spread(len(users), users.device)]
     best = top_items(measured, items, TOP).positions.cpu().numpy()
-    reduction, facts = None, {"width": width, "full_width": width}
+    reduction, facts = None, dict[str, Any](width=width, full_width=width)
     if export.width is not None and export.width < width:
         reduction = fit_reduction(users, items, export.width)
         facts |= {"width": reduction.users.shape[1], "squared_norm_kept": reduction.kept}
@@ -135,7 +135,7 @@ def _write_vectors(
     names = served.users.names or served.users.ids
     columns |= {} if names is None else {"user_name": [names[n] for n in numbers.tolist()]}
     matrix = None if reduction is None else reduction.users
-    blocks = (_reduced(block, matrix).float() for block in users.split(ROWS_AT_ONCE))
+    blocks = (_reduced(block, matrix).float() for block in _blocks(users))
     write_table(folder / "users.parquet", _frames(columns, blocks), "parquet")
     places = export.places.tolist()
     columns = {"item": np.array([served.numbers[place] for place in places])}
@@ -143,10 +143,10 @@ def _write_vectors(
         if labels is not None:
             columns[name] = [labels[place] for place in places]
     columns["known"] = (served.candidates.known[export.places] >= 0).numpy()
-    write_table(folder / "items.parquet", _frames(columns, items.split(ROWS_AT_ONCE)), "parquet")
+    write_table(folder / "items.parquet", _frames(columns, _blocks(items)), "parquet")
 
 
-def _frames(columns: dict[str, Any], blocks: Iterator[Tensor] | Sequence[Tensor]) -> Iterator[Any]:
+def _frames(columns: dict[str, Any], blocks: Iterable[Tensor]) -> Iterator[Any]:
     """Yield frames of blocks of vectors, with the columns of their rows."""
     start = 0
     for block in blocks:
@@ -155,6 +155,11 @@ def _frames(columns: dict[str, Any], blocks: Iterator[Tensor] | Sequence[Tensor]
         vectors = block.cpu().numpy()
         kind = pl.Array(pl.Float32, vectors.shape[1])
         yield pl.DataFrame({**part, "vector": pl.Series(vectors, dtype=kind)})
+
+
+def _blocks(rows: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield rows[start : start + ROWS_AT_ONCE]
 
 
 def _reduced(vectors: Tensor, matrix: Tensor | None) -> Tensor:

@@ -117,7 +117,8 @@ class ListFrames:
         self.known = served.candidates.known.numpy()[chosen] >= 0 if len(served.known) else None
         texts = {"user_name": served.users.names or served.users.ids}
         texts |= {"item_name": served.names, "item_id": served.ids}
-        rows = {"user_name": slice(None), "item_name": chosen, "item_id": chosen}
+        every = np.arange(len(served.users))
+        rows = {"user_name": every, "item_name": chosen, "item_id": chosen}
         self.texts = {
             name: pl.Series(pl.Series(labels, dtype=pl.String).to_numpy()[rows[name]])
             for name, labels in texts.items()

@@ -1,9 +1,9 @@
 """Vectors of fewer dimensions whose inner products are as near to the scores as possible.
 
 With the vectors A (U, D) of users and V (n, D) of items, the scores are S = A V'. The nearest
-matrix of rank w (Eckart and Young) is that of the first w singular values of S. It is A P (V Q)' with
-matrices P and Q (D, w) that follow from the Gram matrices G = A'A and H = V'V alone: with the
-singular value decomposition G^(1/2) H^(1/2) = L diag(s) R',
+matrix of rank w (Eckart and Young) is that of the first w singular values of S. It is A P (V Q)'
+with matrices P and Q (D, w) that follow from the Gram matrices G = A'A and H = V'V alone: with
+the singular value decomposition G^(1/2) H^(1/2) = L diag(s) R',
 
     P = G^(-1/2) L diag(s)^(1/2),    Q = H^(-1/2) R diag(s)^(1/2),
 
@@ -62,7 +62,8 @@ def fit_reduction(users: Tensor, items: Tensor, width: int) -> Reduction:
 def _gram(rows: Tensor) -> Tensor:
     """Return the sum of x'x over the rows x, in float64."""
     gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
-    for block in rows.split(ROWS_AT_ONCE):
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        block = rows[start : start + ROWS_AT_ONCE]
         gram += block.double().T @ block.double()
     return gram
 
