@@ -74,7 +74,9 @@ def make_routes(service: Service, limits: Limits, *, secured: bool = False) -> F
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _handler(status))
     app.add_exception_handler(RequestValidationError, _invalid)
-    refusals = [401, 413] if secured else [413]
+    # The guard logs the error, without what the request said.
+    app.add_exception_handler(Exception, _unexpected)
+    refusals = [400, 401, 413] if secured else [400, 413]
     shared: dict[str, Any] = {"dependencies": bearer}
 
     def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -213,6 +215,10 @@ def _handler(status: int) -> Any:
         return JSONResponse({"detail": str(error)}, status_code=status)
 
     return handle
+
+
+async def _unexpected(_: Request, __: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "internal error."}, status_code=500)
 
 
 async def _invalid(_: Request, error: Any) -> JSONResponse:
