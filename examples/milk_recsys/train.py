@@ -58,6 +58,7 @@ from milk_recsys.run.evaluation import (
 from milk_recsys.run.lists import evaluate_lists
 from milk_recsys.run.loop import Diverged, check_learner, train_model, versions
 from milk_recsys.run.progress import Progress
+from milk_recsys.run.trackers import Tracked, open_tracker
 
 
 def run(options: Options, dataset: Dataset, progress: Progress | None = None) -> dict[str, Any]:
@@ -119,7 +120,10 @@ def _run(
     with progress:
         for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
             progress.log(f"note: {note}")
-        model, record = train_model(options, tables, folder, progress, world)
+        tracked = Tracked(None)
+        if world.is_main:
+            tracked = open_tracker(options, folder, progress.log)
+        model, record = train_model(options, tables, folder, progress, world, tracked=tracked)
         tested: dict[str, Any] = {"fit_all": True}
         if not options.data.fit_all:
             tested = _test(options, dataset, tables, model, folder, progress, world)
@@ -138,6 +142,7 @@ def _run(
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - begun,
     }
+    tracked.finish(metrics)
     if world.is_main:
         write_json(folder / "metrics.json", metrics)
         # report.html is written last because it marks the run as finished.

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from milk_recsys.base.files import read_json
+from milk_recsys.config.config_file import read_config_file, values_for
 from milk_recsys.config.method import (
     BUILT_IN,
     DEFAULT_METHOD,
@@ -21,6 +22,7 @@ from milk_recsys.config.method import (
     find_method,
     flag,
     method_names,
+    option,
 )
 from milk_recsys.config.options import (
     GROUPS,
@@ -41,7 +43,8 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
 
     `--preset` is read before the other options and sets their defaults. Therefore an option that is
     given overrides the preset, whether it comes before or after it, and `--preset paper --help`
-    shows that preset's values. With `--resume` and an `--out` that holds a run, that run's options
+    shows that preset's values. `--config` is read first of all, and a preset on the command line
+    overrides it. With `--resume` and an `--out` that holds a run, that run's options
     are the defaults; only options on folders, the machine and memory may then be changed.
     """
     args = [str(argument) for argument in argv]
@@ -55,13 +58,21 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
     )
     try:
         saved = _options_of_run(early)
+        config = {} if early.config is None else read_config_file(early.config)
+        if config and saved is not None:
+            raise OptionError(
+                f"--config: the run in {early.out} has its own options. Leave --config out to "
+                "resume it, or choose another --out."
+            )
+        given = early.model or (None if early.preset else config.get("model"))
+        early = dataclasses.replace(early, model=given)
         method = find_method(_model_of(early) if saved is None else saved.run.model)
         if early.model not in (None, method.name):
             raise OptionError(
                 f"--model {early.model}: the run in {early.out} was started with {method.name}. "
                 "Leave the option out to resume that run, or choose another --out."
             )
-        defaults = _defaults(early, method, saved)
+        defaults = _defaults(early, method, saved, values_for(config, method, early.config))
         _check_known(args, method)
         parsed = tyro.cli(
             _command_line(defaults, method),
@@ -76,6 +87,7 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
         values = {
             name: value for group in vars(parsed).values() for name, value in vars(group).items()
         }
+        del values["config"]  # It has been read.
         options = Options.of(**(defaults | values))
         validate(options)
         if saved is not None:
@@ -105,10 +117,26 @@ def given_options(argv: Sequence[str]) -> frozenset[str]:
 class _EarlyOptions:
     """The options that are parsed first, because the defaults of all others depend on them."""
 
+    config: Path | None = None
     preset: Literal["recommended", "paper", "authors_code"] | None = None
     model: str | None = None
     out: Path | None = None
     resume: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _FileOptions:
+    """Options in a file."""
+
+    config: Path | None = option(
+        None,
+        "File of options in the format of a run's config.json, of which any may be absent. Options "
+        "on the command line override it; its out, resume and dataset are not used.",
+        shown="(default: none)",
+    )
+
+
+CONFIG_FIELD = dataclasses.fields(_FileOptions)[0]
 
 
 def _model_of(early: _EarlyOptions) -> str:
@@ -118,13 +146,24 @@ def _model_of(early: _EarlyOptions) -> str:
     return next(name for name in BUILT_IN if early.preset in find_method(name).presets)
 
 
-def _defaults(early: _EarlyOptions, method: Method, saved: Options | None) -> dict[str, Any]:
-    """Return the values of all options that the command line leaves out."""
+def _defaults(
+    early: _EarlyOptions, method: Method, saved: Options | None, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the values of all options that the command line leaves out.
+
+    Arguments:
+        config: options of the file `--config`.
+    """
     options = saved or Options.of(method.name)
     values = {name: options.value(name) for name in (*common_fields(), *method.fields)}
     if saved is None and method.presets:
-        preset: str = early.preset or next(iter(method.presets))
+        preset: str = config.get("preset") or next(iter(method.presets))
+        if preset not in method.presets:
+            raise OptionError(f"--config: {preset!r} is not a preset of {method.name}.")
         values |= {**method.presets[preset], "preset": preset}
+    values |= config
+    if early.preset in method.presets:
+        values |= {**method.presets[early.preset], "preset": early.preset}
     return values
 
 
@@ -161,7 +200,7 @@ def _options_of_run(early: _EarlyOptions) -> Options | None:
 
 
 # Options that a resumed run may change: those on folders, the machine and memory.
-_MAY_CHANGE = ("resume", "out", "device", "threads", "data", "features", "user_table")
+_MAY_CHANGE = ("resume", "out", "device", "threads", "data", "features", "user_table", "tracker")
 
 
 def _check_unchanged(options: Options, saved: Options) -> None:
@@ -188,12 +227,13 @@ def _command_line(defaults: Mapping[str, Any], method: Method) -> Any:
     for group, kind in GROUPS.items():
         fields = [field for field in dataclasses.fields(kind) if flat_name(field) in common]
         groups.append((group, kind.__doc__, [(flat_name(field), field) for field in fields]))
+    groups.insert(0, ("files", _FileOptions.__doc__, [("config", CONFIG_FIELD)]))
     groups.append(("method", f"Options of {method.title}.", list(method.fields.items())))
     sections: list[Any] = []
     for group, description, named_fields in groups:
         if named_fields:
             typed: list[Any] = [
-                (name, _annotated(name, field, method), defaults[name])
+                (name, _annotated(name, field, method), defaults.get(name))
                 for name, field in named_fields
             ]
             section = dataclasses.make_dataclass(f"{group.title()}Options", typed, frozen=True)

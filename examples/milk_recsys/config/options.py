@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from milk_recsys.base.errors import OptionError
 from milk_recsys.config.method import DEFAULT_METHOD, Method, find_method, flag, option, problem_of
+from milk_recsys.config.trackers import find_tracker
 
 __all__ = [
     "GROUPS",
@@ -143,6 +144,12 @@ class RunOptions:
     )
     threads: int | None = option(
         None, "Number of CPU threads.", low=1, shown="(default: torch's choice)"
+    )
+    tracker: str | None = option(
+        None,
+        "Tracker to which losses and metrics are sent as well: tensorboard, mlflow, or one that an "
+        "installed package declares.",
+        shown="(default: none)",
     )
 
 
@@ -350,6 +357,7 @@ DEFAULTS_OF_OLDER_RUNS: Mapping[str, Any] = MappingProxyType(
         "split_by": "random",
         "cut": None,
         "fit_all": False,
+        "tracker": None,
     }
 )
 """Values that stand for options which the version of an older run did not have."""
@@ -394,6 +402,8 @@ def validate(options: Options) -> None:
                 "Leave it out."
             )
     _validate_split(options)
+    if options.run.tracker is not None:
+        find_tracker(options.run.tracker)
     out = options.run.out
     if out is not None and out.exists() and not out.is_dir():
         raise OptionError(f"--out: {out} is a file. Name a folder.")
@@ -468,13 +478,13 @@ def from_json(values: Mapping[str, Any]) -> Options:
         )
     groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for name, (group, field) in common.items():
-        groups[group][field.name] = _from_text(name, field, values[name])
-    own_values = {name: _from_text(name, field, own[name]) for name, field in method.fields.items()}
+        groups[group][field.name] = from_text(name, field, values[name])
+    own_values = {name: from_text(name, field, own[name]) for name, field in method.fields.items()}
     common_groups = {group: GROUPS[group](**fields) for group, fields in groups.items()}
     return Options(**common_groups, method=method.options(**own_values))
 
 
-def _from_text(name: str, field: "dataclasses.Field[Any]", value: Any) -> Any:
+def from_text(name: str, field: "dataclasses.Field[Any]", value: Any) -> Any:
     """Return a JSON value, as a Path if the field is one; raise OptionError for a wrong type."""
     if not _fits(value, field.type):
         raise OptionError(f"{flag(name)} cannot be {value!r:.60}.")

@@ -24,7 +24,9 @@ from milk_recsys.methods.contract import EpochLearner, Learner
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.learner import make_learner
 from milk_recsys.run.evaluation import evaluate_group
+from milk_recsys.run.forecast import Forecast
 from milk_recsys.run.progress import Progress
+from milk_recsys.run.trackers import Tracked
 
 __all__ = ["Diverged", "check_learner", "judge", "train_epoch", "train_model", "versions"]
 
@@ -44,6 +46,7 @@ def train_model(
     progress: Progress,
     world: World = SINGLE_PROCESS,
     factors: Factors | None = None,
+    tracked: Tracked | None = None,
 ) -> tuple[Learner, dict[str, Any]]:
     """Train one model to its best validation score, or resume from the folder's checkpoint.
 
@@ -52,6 +55,7 @@ def train_model(
 
     Arguments:
         factors: trained factors for a baseline that starts from them; None to train them.
+        tracked: where lines of the history are sent as well.
 
     Returns:
         the best model, and ``best_epoch``, ``epochs``, ``seconds_per_epoch``, and ``chosen`` if
@@ -78,7 +82,17 @@ def train_model(
         history.truncate_after(state["epoch"])
     if method.trains:
         _train(
-            cast(EpochLearner, learner), options, tables, state, history, folder, progress, world
+            *(
+                cast(EpochLearner, learner),
+                options,
+                tables,
+                state,
+                history,
+                folder,
+                progress,
+                world,
+            ),
+            tracked or Tracked(None),
         )
     else:
         # Methods in closed form are fitted here, and have a history of one line.
@@ -96,6 +110,7 @@ def train_model(
         learner.save(best_file, {"epoch": 0, "model": method.name}, weights_only=True)
         if world.is_main:
             history.append(line)
+            (tracked or Tracked(None)).epoch(line)
         with progress.training(method.name, 1, 0) as bar:
             bar.epoch(line, validated, options.loop.monitor)
 
@@ -129,6 +144,7 @@ def _train(
     folder: Path,
     progress: Progress,
     world: World,
+    tracked: Tracked,
 ) -> None:
     """Train until early stopping or the last epoch.
 
@@ -150,6 +166,7 @@ def _train(
             saved = time.monotonic()
 
     learner.prepare(save_factors)
+    forecast = Forecast(loop.epochs, loop.eval_every, loop.patience, validates=validates)
     with progress.training(name, loop.epochs, state["epoch"] + 1) as bar:
         for epoch in range(state["epoch"] + 1, loop.epochs):
             if state["done"]:
@@ -170,7 +187,9 @@ def _train(
                     learner.save(best_file, {"epoch": epoch, "model": name}, weights_only=True)
             if world.is_main:
                 history.append(line)
-            bar.epoch(line, max(state["best"], 0.0), loop.monitor)
+                tracked.epoch(line)
+            text = forecast.after(epoch, state["stale"], done=state["done"])
+            bar.epoch(line, max(state["best"], 0.0), loop.monitor, text)
             # All ranks take part in saving, so they follow the clock of rank 0.
             overdue = time.monotonic() - saved > SAVE_SECONDS
             if world.broadcast(evaluates or is_last or overdue):

@@ -81,12 +81,12 @@ class TrainingBar:
             self._shown = time.monotonic()
             self._bars.refresh()
 
-    def epoch(self, line: dict[str, Any], best: float, monitor: str) -> None:
+    def epoch(self, line: dict[str, Any], best: float, monitor: str, forecast: str = "") -> None:
         """Show an epoch that has ended.
 
         Arguments:
             line: its line of the history; best: the best validation score so far; monitor: its
-                metric.
+                metric; forecast: how long training will take, from `run.forecast`.
         """
         validation = (
             f"validation {monitor} {line['validation'][monitor]:.4f}"
@@ -101,12 +101,13 @@ class TrainingBar:
         figures = f"loss {line['loss']:.4f}  {speed}"
         if best:  # Without validation items there is no score.
             figures += f"  best {monitor} {best:.4f}"
+        figures += f"  {forecast}" if forecast else ""
         self._bars.update(self._task, completed=line["epoch"] + 1, figures=figures)
         if validation:
             mark = " *" if line["best"] else ""
             self._progress.log(
                 f"{self._model} epoch {line['epoch']}: loss {line['loss']:.4f}, {speed}, "
-                f"{validation}{mark}"
+                f"{validation}{mark}{f', {forecast}' if forecast else ''}"
             )
 
     def close(self) -> None:

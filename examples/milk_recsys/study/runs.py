@@ -102,7 +102,7 @@ def execute(run: Run, dataset: Dataset, cache: Path) -> dict[str, Any]:
         "options": {
             k: v
             for k, v in to_json(options).items()
-            if k not in ("data", "out", "resume", "threads")
+            if k not in ("data", "out", "resume", "threads", "tracker")
         },
         **hashes_of(split, tables),
     }

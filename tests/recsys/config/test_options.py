@@ -112,7 +112,7 @@ def test_every_option_can_be_given():
         "--no-scale-before-impute --norm-floor 0 --negatives all --training-fusion available "
         "--inference available_mean --eval-users 4 --features mapped --optimiser adam "
         "--kernels torch --tf32 --compress 9 --user-blocks 3 --shared-negatives 2 "
-        "--preset paper"
+        "--tracker tensorboard --preset paper"
     )
     options = parse_options(argv)
     fields = {name: field for name, (_, field) in common_fields().items()} | dict(
@@ -394,6 +394,7 @@ def test_a_config_of_version_0_1_0_opens(model):
             "tf32",
             "eval_users",
             "features",
+            "tracker",
         ):
             del values[name]
         opened = from_json(values)
