@@ -15,14 +15,18 @@ from milk_recsys import __main__ as command
 from milk_recsys import train
 from milk_recsys.base.extras import PACKAGES, extra_needed
 
+COMMANDS = ("train", "recommend", "export", "serve", "prepare", "reproduce", "bench")
 FOLDER = Path(milk_recsys.__file__).parent
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
 ]
 # Distributions whose module has another name.
 MODULES = {"scikit-learn": "sklearn", "typing-extensions": "typing_extensions"}
-# Modules of the extras `fast` and `text`; the code that imports them handles their absence.
-GUARDED = {"PIL", "h5py", "numba", "onnxruntime", "sentence_transformers"}
+# Modules of further extras; the code that imports them handles their absence.
+GUARDED = {
+    *("PIL", "faiss", "fastapi", "h5py", "mlflow", "numba", "onnxruntime", "pydantic"),
+    *("sentence_transformers", "uvicorn"),
+}
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -44,13 +48,13 @@ def modules_of(requirements: list[str]) -> set[str]:
 def test_help_lists_the_commands(capsys):
     assert command.main(["--help"]) == 0
     output = capsys.readouterr().out
-    for name in ("train", "recommend", "prepare", "reproduce", "bench"):
+    for name in COMMANDS:
         assert re.search(rf"^  {name} +[A-Z].*\.$", output, flags=re.MULTILINE)
         assert (FOLDER / f"{name}.py").exists()
     assert max(map(len, output.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce", "bench"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_has_its_name(name, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main([name, "--help"])
@@ -61,7 +65,7 @@ def test_the_help_of_a_command_has_its_name(name, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "error: a command is needed. Choose from train, recommend, prepare, reproduce"),
+        ([], "error: a command is needed. Choose from train, recommend, export, serve"),
         (["trian"], "error: 'trian' is not a command. Did you mean train? Choose from train,"),
         (["--data", "x"], "error: '--data' is not a command. Choose from train,"),
     ],
@@ -115,7 +119,7 @@ except SystemExit as ended:
 """
 
 
-@pytest.mark.parametrize("name", ["train", "recommend", "prepare", "reproduce", "bench"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_imports_torch_for_its_help(name):
     for words in (["milk-recsys", name], [str(FOLDER / f"{name}.py")]):
         ran = python(WITHOUT_TORCH, *words, "--help")
@@ -129,6 +133,8 @@ def test_no_command_imports_torch_for_its_help(name):
         (["train", "--data", "nowhere"], "no such folder"),
         (["train", "--alhpa", "1"], "--alhpa"),
         (["recommend", "--run", "nowhere"], "--items"),
+        (["export", "--run", "nowhere", "--out", "x"], "--items"),
+        (["serve", "--run", "nowhere", "--threads", "0"], "--threads must be at least 1"),
         (["prepare", "mmrec", "--folder", "nowhere", "--out", "{tmp}"], "nowhere"),
         (["prepare", "mmrek"], "mmrek"),
         (["reproduce", "table2"], "--data is needed"),

@@ -124,19 +124,13 @@ class _EarlyOptions:
     resume: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class _FileOptions:
-    """Options in a file."""
-
-    config: Path | None = option(
-        None,
-        "File of options in the format of a run's config.json, of which any may be absent. Options "
-        "on the command line override it; its out, resume and dataset are not used.",
-        shown="(default: none)",
-    )
-
-
-CONFIG_FIELD = dataclasses.fields(_FileOptions)[0]
+CONFIG_FIELD = option(
+    None,
+    "File of options in the format of a run's config.json, of which any may be absent. Options on "
+    "the command line override it; its out, resume and dataset are not used.",
+    shown="(default: none)",
+)
+CONFIG_FIELD.type = Path | None
 
 
 def _model_of(early: _EarlyOptions) -> str:
@@ -227,7 +221,7 @@ def _command_line(defaults: Mapping[str, Any], method: Method) -> Any:
     for group, kind in GROUPS.items():
         fields = [field for field in dataclasses.fields(kind) if flat_name(field) in common]
         groups.append((group, kind.__doc__, [(flat_name(field), field) for field in fields]))
-    groups.insert(0, ("files", _FileOptions.__doc__, [("config", CONFIG_FIELD)]))
+    groups.insert(0, ("files", "Options in a file.", [("config", CONFIG_FIELD)]))
     groups.append(("method", f"Options of {method.title}.", list(method.fields.items())))
     sections: list[Any] = []
     for group, description, named_fields in groups:

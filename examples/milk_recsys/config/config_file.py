@@ -54,8 +54,8 @@ def values_for(config: Mapping[str, Any], method: Method, path: Path | None) -> 
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise OptionError(
-                f"--config: {path}: {name!r} is not an option of {method.name}.{hint} Leave it out, "
-                f"or see --model {method.name} --help."
+                f"--config: {path}: {name!r} is not an option of {method.name}.{hint} Leave it "
+                f"out, or see --model {method.name} --help."
             )
         try:
             values[name] = from_text(name, fields[name], value)

@@ -1,7 +1,7 @@
 """Trackers: where losses and metrics of a run are sent as well. This module imports none of them.
 
-A package declares its own tracker by an entry point in the group ``milk_recsys.trackers``: a function
-``(folder, config)`` that returns a `run.trackers.Tracker`.
+A package declares its own tracker by an entry point in the group ``milk_recsys.trackers``: a
+function ``(folder, config)`` that returns a `run.trackers.Tracker`.
 """
 
 from __future__ import annotations
