@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from milk_recsys.ranking.top import Candidates, Top
+from milk_recsys.ranking.top import Top
+from milk_recsys.ranking.top_projected import ProjectedCandidates
 
 __all__ = ["Index"]
 
@@ -33,25 +34,25 @@ class _Call:
 class Index:
     """Exact lists of the rows of a matrix, by inner products with given vectors.
 
-    `ranking.top.Candidates` has buffers, so only one thread may use it at a time. Calls that wait
+    `ProjectedCandidates` has buffers, so only one thread may use it at a time. Calls that wait
     meanwhile are answered together by the next thread, with one matrix product: it reads the matrix
     once, and a list does not depend on the other lists of a product.
 
     Arguments:
         rows: (n, D) float64.
         dtype: dtype of the scores.
+        basis: of a subspace near the rows, or near the vectors, from `find_basis`; or None.
     """
 
-    def __init__(self, rows: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, rows: Tensor, dtype: torch.dtype, basis: Tensor | None = None) -> None:
         self.count = len(rows)
-        # Compiled loops would be compiled while requests wait, once there were many of them.
-        self._candidates = Candidates(rows, dtype=dtype, kernels="torch")
+        self._candidates = ProjectedCandidates(rows, basis, dtype)
         self._dtype = dtype
         self._waiting: list[_Call] = []
         self._changing, self._ranking = Lock(), Lock()
 
     def top(self, vectors: Tensor, k: int, excluded: Sequence[Tensor]) -> Top:
-        """Return the best rows for each vector, as `Candidates.top` does.
+        """Return the best rows for each vector, as `ranking.top.top_items` does.
 
         Arguments:
             vectors: (u, D).

@@ -17,6 +17,7 @@ from milk_recsys.estimator.fitted import Fitted
 from milk_recsys.methods.keep.fitted import KeepModel
 from milk_recsys.methods.keep.user_map import warm_vectors
 from milk_recsys.ranking.top import Top
+from milk_recsys.ranking.top_projected import find_basis
 from milk_recsys.serving.errors import Conflict, NotFound
 from milk_recsys.serving.index import Index
 from milk_recsys.serving.shelf import Shelf
@@ -79,11 +80,12 @@ class Service:
         place = torch.full((self.scorer.num_users,), -1, dtype=torch.int64)
         place[self._trained] = torch.arange(len(self._trained))
         self._place_of_user = place
-        self._users = Index(self.scorer.user_vectors(self._trained).double(), self.scorer.dtype)
+        trained = self.scorer.user_vectors(self._trained).double()
+        self._users = Index(trained, self.scorer.dtype, self.shelf.basis)
         self._known: Index | None = None
         if "include_warm" in self.abilities:
             self._warm = warm_vectors(cast(KeepModel, self.scorer.model))
-            self._known = Index(self._warm, self.scorer.dtype)
+            self._known = Index(self._warm, self.scorer.dtype, find_basis(self._warm))
             user_map = fitted.user_map
             self._offsets, self._items = user_map.offsets.cpu(), user_map.items.cpu().long()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from milk_recsys.catalogue.importers.ids import Ids
 from milk_recsys.estimator.candidates import NewItems, read_new_items
 from milk_recsys.estimator.fitted import Fitted
+from milk_recsys.ranking.top_projected import find_basis
 from milk_recsys.serving.errors import Conflict, NotFound
 from milk_recsys.serving.index import Index
 
@@ -37,11 +38,15 @@ class Snapshot:
     index: Index
 
     @classmethod
-    def of(cls, fitted: Fitted, items: NewItems) -> Snapshot:
-        """Prepare items for lists."""
+    def of(cls, fitted: Fitted, items: NewItems, basis: Tensor | None) -> Snapshot:
+        """Prepare items for lists.
+
+        Arguments:
+            basis: of a subspace near the items, or None.
+        """
         names = tuple(items.ids.names)
         places = MappingProxyType({name: place for place, name in enumerate(names)})
-        return cls(items, names, places, Index(items.vectors, fitted.scorer.dtype))
+        return cls(items, names, places, Index(items.vectors, fitted.scorer.dtype, basis))
 
 
 class Shelf:
@@ -59,7 +64,9 @@ class Shelf:
     def __init__(self, fitted: Fitted, items: NewItems, limit: int, model_lock: Lock) -> None:
         self._fitted, self._limit, self._model_lock = fitted, limit, model_lock
         self._change = Lock()
-        self.snapshot = Snapshot.of(fitted, items)
+        # Items that are added later are near the same subspace, since they come from content, too.
+        self.basis = find_basis(items.vectors)
+        self.snapshot = Snapshot.of(fitted, items, self.basis)
 
     def add(self, features: Mapping[str, Any]) -> tuple[str, ...]:
         """Add items at the end, all of them or none; return their ids.
@@ -83,7 +90,10 @@ class Shelf:
                     raise Conflict("an item of this name is a known item, with a vector already.")
             if len(before.names) + len(names) > self._limit:
                 raise Conflict(f"there may be at most {self._limit} new items (--max-items).")
-            self.snapshot = Snapshot.of(self._fitted, _joined(before.items, new))
+            joined = _joined(before.items, new)
+            if self.basis is None:  # It is made once there are enough items.
+                self.basis = find_basis(joined.vectors)
+            self.snapshot = Snapshot.of(self._fitted, joined, self.basis)
         return names
 
     def withdraw(self, name: str) -> None:
@@ -99,7 +109,8 @@ class Shelf:
                 raise NotFound("there is no new item of this name.")
             kept = torch.arange(len(before.names))
             kept = kept[kept != place]
-            self.snapshot = Snapshot.of(self._fitted, _some(before.items, before.names, kept))
+            rest = _some(before.items, before.names, kept)
+            self.snapshot = Snapshot.of(self._fitted, rest, self.basis)
 
 
 def _joined(first: NewItems, second: NewItems) -> NewItems:
