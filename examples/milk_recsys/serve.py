@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ServeOptions", "main", "open_service", "serve"]
 
 TOKEN = "MILK_RECSYS_TOKEN"
+MAX_PORT = 65_535
 MIN_TOKEN = 16  # Number of characters.
 
 
@@ -110,6 +111,8 @@ def serve(options: ServeOptions, log: Callable[[str], None] = print) -> None:
         if getattr(options, name) < 1:
             flag = name.replace("_", "-")
             raise DataError(f"--{flag} must be at least 1, got {getattr(options, name)}.")
+    if not 0 <= options.port <= MAX_PORT:
+        raise DataError(f"--port must be from 0 to {MAX_PORT}, got {options.port}.")
     token = _token(options)
     # torch takes seconds to import, so options are checked before.
     import torch
@@ -196,8 +199,8 @@ def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise DataError(f"--host {host} --port {port}: cannot be listened on ({reason}).") from None
 
 

@@ -17,8 +17,10 @@ from milk_recsys.catalogue.importers.command_line import parse_source
 from milk_recsys.config import command_line, options
 from milk_recsys.config import method as methods
 from milk_recsys.config.method import DEFAULT_METHOD, find_method
+from milk_recsys.export import ExportOptions
 from milk_recsys.methods.milk import PRESETS
 from milk_recsys.recommend import RecommendOptions
+from milk_recsys.serve import ServeOptions
 from milk_recsys.study.plan import NAMES
 from rocchio import ROCCHIO
 from tests.library.test_public_names import NAMES as PUBLIC_NAMES
@@ -223,6 +225,19 @@ def test_the_command_lines_of_recommend_py_name_options_that_exist() -> None:
     assert uses
     for arguments in uses:
         assert {word for word in arguments if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize(("name", "kind"), [("export", ExportOptions), ("serve", ServeOptions)])
+def test_the_command_lines_of_export_and_serve_are_accepted(name: str, kind: type[Any]) -> None:
+    uses = commands(name)
+    assert uses
+    for arguments in uses:
+        tyro.cli(kind, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    listed = set(re.findall(r"`(--[a-z-]+)[ `]", read("serve.md")))
+    known = {
+        flag(field.name) for k in (ExportOptions, ServeOptions) for field in dataclasses.fields(k)
+    }
+    assert listed <= known | {"--config", "--tracker"}
 
 
 def test_the_command_lines_of_reproduce_py_and_prepare_py_are_accepted(

@@ -68,7 +68,7 @@ def test_the_server_answers_with_a_token_and_ends_at_ctrl_c(trained_run, tmp_pat
         (["--token-file", "{tmp}/short"], "at least 16 visible ASCII characters"),
         (["--max-top", "0"], "--max-top must be at least 1, got 0"),
         (["--max-items", "3"], "has 120 items. Raise --max-items"),
-        (["--port", "70000"], "cannot be listened on"),
+        (["--port", "70000"], "--port must be from 0 to 65535, got 70000"),
         (["--run", "{tmp}"], "is not the folder of a run"),
     ],
 )

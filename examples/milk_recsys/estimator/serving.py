@@ -180,6 +180,19 @@ class Serving:
             raise DataError("evaluate: give `new_items`, modality -> frame.")
         return evaluate(self._ready("evaluate"), pairs, new)
 
+    def parts(
+        self, new_items: Mapping[str, Any] | NewItems | None = None
+    ) -> tuple[Fitted, NewItems]:
+        """Return the fitted model and the new items, for a server.
+
+        Raises:
+            DataError: the recommender is not fitted, or there are no new items.
+        """
+        new = self._new_items(new_items, None)
+        if new is None:
+            raise DataError("parts: give `new_items`, modality -> frame.")
+        return self._ready("parts"), new
+
     # --- helpers
 
     def _ready(self, where: str) -> Fitted:

@@ -14,6 +14,7 @@ from milk_recsys.estimator.candidates import NewItems
 from milk_recsys.estimator.customers import customers_from_features, customers_from_pairs
 from milk_recsys.estimator.explanation import Explanation, explain
 from milk_recsys.estimator.fitted import Fitted
+from milk_recsys.estimator.recommender import Recommender
 from milk_recsys.methods.keep.fitted import KeepModel
 from milk_recsys.methods.keep.user_map import warm_vectors
 from milk_recsys.ranking.top import Top
@@ -88,6 +89,21 @@ class Service:
             self._known = Index(self._warm, self.scorer.dtype, find_basis(self._warm))
             user_map = fitted.user_map
             self._offsets, self._items = user_map.offsets.cpu(), user_map.items.cpu().long()
+
+    @classmethod
+    def of(
+        cls, recommender: Recommender, new_items: Mapping[str, Any] | NewItems | None = None
+    ) -> Service:
+        """Return a service of a fitted recommender, which must not be updated while it is served.
+
+        Arguments:
+            new_items: as in `Recommender.recommend`; None for the items of the last call.
+
+        Raises:
+            DataError: the recommender is not fitted, or there are no new items.
+        """
+        fitted, new = recommender.parts(new_items)
+        return cls(fitted, new)
 
     # --- lists of items
 
