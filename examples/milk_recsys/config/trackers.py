@@ -46,7 +46,7 @@ def find_tracker(name: str) -> Callable[[], Callable[[Path, Mapping[str, Any]], 
                 f"--tracker {name} needs {name}, which is not installed: "
                 f"pip install 'invmod[{name}]'"
             )
-        return lambda: load(BUILT_IN_TRACKERS[name])  # type: ignore[no-any-return]
+        return lambda: load(BUILT_IN_TRACKERS[name])
     for point in _entry_points():
         if point.name == name:
             return point.load

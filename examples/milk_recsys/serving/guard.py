@@ -80,7 +80,8 @@ class Guard:
         """Return the body, or None if it is too large; then the rest is not read."""
         if stated.isdigit() and (len(stated) > 18 or int(stated) > self._max_bytes):
             return None
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         while True:
             message = await receive()
             if message["type"] != "http.request":

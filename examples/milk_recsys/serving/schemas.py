@@ -141,7 +141,8 @@ def _names(limit: int, *, low: int = 0) -> Any:
 
 
 def _by_name(limit: int) -> Any:
-    return Annotated[dict[Name, _names(MAX_TOGETHER)], Field(max_length=limit)]
+    names: Any = _names(MAX_TOGETHER)
+    return Annotated[dict[Name, names], Field(max_length=limit)]
 
 
 def _selection(limits: Limits, *, include_warm: bool) -> dict[str, Any]:
