@@ -52,6 +52,7 @@ def test_the_server_answers_with_a_token_and_ends_at_ctrl_c(trained_run, tmp_pat
         refused = connection.getresponse()
         refused.read()
         assert refused.status == 401
+        connection.close()
     finally:
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)
