@@ -32,6 +32,7 @@ import tyro
 
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.base.files import replacing
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.catalogue.new_items import Items, read_items
 
 # torch and polars take seconds to import; functions import them once the options have been read.
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> in
     try:
         recommend(options)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> in
     return 0
 
 
-def recommend(options: RecommendOptions, log: Callable[[str], None] = print) -> None:
+def recommend(options: RecommendOptions, log: Callable[[str], None] = print_line) -> None:
     """Read a run and new items, and write both tables.
 
     Arguments:
@@ -327,4 +328,5 @@ def _tsv(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reporting_errors():
+        sys.exit(main())

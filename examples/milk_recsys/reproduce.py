@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import tiny_dataset
 from milk_recsys.config.method import method_names
@@ -110,7 +111,7 @@ def run_command(command: Reproduce) -> int:
             )
             return reproduce(small)
     except (DataError, OptionError, Leak) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1 if isinstance(error, Leak) else 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command resumes after the finished runs", file=sys.stderr)
@@ -167,7 +168,7 @@ def reproduce(command: Reproduce) -> int:
         run_all(plan, store, dataset, out / ".factors", command.jobs)
     store.compact()
     for path in write_results(plan, store, dataset, out):
-        print(path)
+        print_line(path)
     return 0
 
 
@@ -282,4 +283,5 @@ def _hours(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reporting_errors():
+        sys.exit(main())

@@ -42,6 +42,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import Journal, replacing
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.study.records import Run
 
 __all__ = ["Line", "Store", "user_values"]
@@ -332,11 +333,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stores[0].add(line)
         stores[0].compact()
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
-    print(f"{stores[0].table}: {len(stores[0].lines)} runs")
+    print_line(f"{stores[0].table}: {len(stores[0].lines)} runs")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reporting_errors():
+        sys.exit(main())
