@@ -9,7 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from milk_recsys.base.extras import extra_needed, missing_packages
-from milk_recsys.base.terminal import one_line_interrupts, print_error, reporting_errors
+from milk_recsys.base.terminal import (
+    one_line_interrupts,
+    print_error,
+    refuse_empty_values,
+    reporting_errors,
+)
 
 __all__ = ["main"]
 
@@ -41,6 +46,7 @@ def _run(words: list[str]) -> int:
     missing = missing_packages()
     if missing:
         return _error(extra_needed(f"{PROG} {words[0]}", missing))
+    refuse_empty_values(words[1:])
     command, _ = COMMANDS[words[0]]
     return command(words[1:], f"{PROG} {words[0]}")
 

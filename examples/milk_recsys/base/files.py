@@ -50,19 +50,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     check_replaceable(path)
     temporary = _temporary(path)
-    try:
+    with _naming(path, temporary):
         # With O_EXCL, no existing file is opened and no link is followed.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(temporary, flags, 0o666))
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        # The user does not know the temporary name, and an error of a write has no name at all.
-        if error.filename is None or str(temporary) == os.fsdecode(error.filename):
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -77,20 +73,27 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: exists already, and is never overwritten. Name another folder.")
     # The same parent folder guarantees the same file system, so that the renaming is atomic.
     temporary = _temporary(path)
-    try:
+    with _naming(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()  # Raises FileExistsError for an existing folder or link.
-        yield temporary
-        # An empty folder is replaced. If somebody has put files into it, the renaming fails.
-        temporary.rename(path)
+        try:
+            yield temporary
+            # An empty folder is replaced. If somebody has put files into it, the renaming fails.
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Put the name of a path into errors that have a temporary name, or none, as writes do."""
+    try:
+        yield
     except OSError as error:
-        # The user does not know the temporary name, and an error of a write has no name at all.
         named = error.filename is not None and Path(os.fsdecode(error.filename))
         if not named or named.is_relative_to(temporary):
             error.filename = str(path)
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _temporary(path: Path) -> Path:

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -21,6 +21,7 @@ __all__ = [
     "print_error",
     "print_line",
     "printable",
+    "refuse_empty_values",
     "reporting_errors",
 ]
 
@@ -144,3 +145,15 @@ def one_line_interrupts() -> None:
         os._exit(INTERRUPTED)
 
     sys.excepthook = hook
+
+
+def refuse_empty_values(words: Sequence[object]) -> None:
+    """Raise OptionError for an option whose value is an empty text.
+
+    A script with an unset variable gives such a value. As a path it would be the current folder.
+    """
+    texts = [str(word) for word in words]
+    for place, word in enumerate(texts):
+        flag = texts[place - 1] if place and word == "" else word.removesuffix("=")
+        if flag.startswith("--") and (word == "" or (word.endswith("=") and "=" not in flag)):
+            raise OptionError(f"{flag}: the value is empty. Give one, or leave the option out.")

@@ -14,7 +14,12 @@ from milk_recsys.base.files import read_json, write_json
 from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
 from milk_recsys.base.lock import check_free
 from milk_recsys.base.reading import exists
-from milk_recsys.base.terminal import print_error, print_line, reporting_errors
+from milk_recsys.base.terminal import (
+    print_error,
+    print_line,
+    refuse_empty_values,
+    reporting_errors,
+)
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import embedded_dataset
 from milk_recsys.config.command_line import given_options, parse_options
@@ -44,6 +49,7 @@ def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Data
 
 
 def _begin(argv: Sequence[str], prog: str) -> tuple[Options, Dataset]:
+    refuse_empty_values(argv)
     options = parse_options(argv, prog=prog)
     try:
         out = options.run.out or _new_folder(options.run.model)
