@@ -18,6 +18,7 @@ from milk_recsys.base import files
 from milk_recsys.base.errors import DataError, OptionError
 from milk_recsys.base.files import Journal, remove_leftovers, replacing, replacing_folder
 from milk_recsys.base.lock import LOCK, check_free, folder_lock
+from tests.library.test_files import make_device
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 HOLDER = """
@@ -82,7 +83,7 @@ def test_only_a_regular_file_is_replaced(tmp_path: Path, kind: str) -> None:
     elif kind == "folder":
         path.mkdir()
     else:
-        path = Path(os.devnull)
+        make_device(path)
     with pytest.raises(DataError, match=f"is a {kind}, which is never replaced. Remove it"):
         files.write_json(path, {})
     if kind == "symbolic link":
@@ -186,8 +187,9 @@ def test_a_journal_is_not_appended_through_a_link_or_to_a_device(tmp_path: Path)
     with pytest.raises(OSError, match="symbolic link"):
         Journal(tmp_path / "link").append({"epoch": 0})
     assert (tmp_path / "file").read_text() == ""
+    make_device(tmp_path / "device")
     with pytest.raises(DataError, match="is a device, not a regular file"):
-        Journal(Path("/dev/full")).append({"epoch": 0})
+        Journal(tmp_path / "device").append({"epoch": 0})
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000 + b"\n", b"\xff\xfe\n", b"{\n"])
