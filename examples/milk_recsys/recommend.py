@@ -32,6 +32,7 @@ import tyro
 
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.base.files import replacing
+from milk_recsys.base.launch import MAX_THREADS
 from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.catalogue.new_items import Items, read_items
 
@@ -177,6 +178,8 @@ def _tables(options: RecommendOptions) -> tuple[Path, Path]:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise DataError(f"--{name} must be at least 1, got {value}.")
+    if (options.threads or 1) > MAX_THREADS:
+        raise DataError(f"--threads must be at most {MAX_THREADS}, got {options.threads}.")
     out = options.out or options.run / "recommendations"
     if out.exists() and not out.is_dir():
         raise DataError(f"--out: {out} is a file. Name a folder.")

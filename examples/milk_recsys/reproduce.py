@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.launch import MAX_THREADS
 from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import tiny_dataset
@@ -134,6 +135,8 @@ def check(command: Reproduce) -> str | None:
     for name in ("trials", "repeats", "jobs"):
         if getattr(command, name) < 1:
             return f"--{name} must be at least 1, got {getattr(command, name)}."
+    if command.threads is not None and not 1 <= command.threads <= MAX_THREADS:
+        return f"--threads must be from 1 to {MAX_THREADS}, got {command.threads}."
     if command.smoke and command.data is not None:
         return "--smoke generates its own data. Leave out --data."
     if not command.smoke and command.data is None:

@@ -9,6 +9,7 @@ from typing import Any
 from milk_recsys.base.errors import DataError
 
 __all__ = [
+    "MAX_JSON",
     "MAX_LINE",
     "check_inside",
     "check_regular",
@@ -84,8 +85,11 @@ def check_regular(path: Path) -> None:
         raise DataError(f"{path}: is a {kind}, not a regular file. Put a regular file there.")
 
 
-def check_inside(path: Path, root: Path) -> None:
+def check_inside(path: Path, root: Path, what: str = "") -> None:
     """Refuse a path that leads out of a folder, for example by a symbolic link.
+
+    Arguments:
+        what: text behind the name of the file or folder in the error message.
 
     Raises:
         DataError: it leads outside, or cannot be followed.
@@ -95,11 +99,11 @@ def check_inside(path: Path, root: Path) -> None:
     # `resolve` fails for a symbolic link to itself and for a name with a NUL character.
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{root}: the path {str(path)!a} cannot be followed ({error!s:.200}). Put the file "
-            "itself there."
+            f"{root}{what}: the path {str(path)!a} cannot be followed ({error!s:.200}). Correct "
+            "it, or put the file itself there."
         ) from None
     if not inside:
-        raise DataError(f"{path}: leads outside {root}. Put the file itself into the folder.")
+        raise DataError(f"{path}{what}: leads outside {root}. Put the file itself into the folder.")
 
 
 def read_json(path: Path) -> Any:

@@ -84,8 +84,7 @@ def reporting_errors() -> Iterator[None]:
             raise
         sys.stdout.flush()
     except BrokenPipeError:
-        # Without a new target, the interpreter would print an error when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         raise SystemExit(CLOSED_PIPE) from None
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -94,8 +93,17 @@ def reporting_errors() -> Iterator[None]:
         sentence = _sentence(error)
         if sentence is None:
             raise
+        try:
+            sys.stdout.flush()
+        except OSError:  # What was printed cannot be written, for example because a disk is full.
+            _discard_output()
         print_error(sentence)
         raise SystemExit(INVALID) from None
+
+
+def _discard_output() -> None:
+    """Give stdout a new target; else the interpreter would print an error when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _sentence(error: Exception) -> str | None:
@@ -110,9 +118,7 @@ def _sentence(error: Exception) -> str | None:
             f"memory is too small ({first or type(error).__name__:.200}). Choose smaller sizes, or "
             "give the process more memory."
         )
-    if isinstance(error, OSError):
-        return _sentence_on_file(error)
-    return None
+    return _sentence_on_file(error) if isinstance(error, OSError) else None
 
 
 def _sentence_on_file(error: OSError) -> str:
