@@ -63,6 +63,9 @@ class RecommendOptions:
         top: Length of each list.
         out: Folder for the two tables.
         format: Parquet, or TSV (tab-separated text with a header).
+        formulas: With --format tsv, put an apostrophe before names that begin with =, +, -, @ or an
+            apostrophe (quote), so that a spreadsheet runs none as a formula; or write names as
+            they are (keep).
         overwrite: Replace existing tables.
         empty_items: Items without any modality: stop with an error, or leave these items out.
         device: Device to compute on; auto is a GPU if there is one.
@@ -76,6 +79,7 @@ class RecommendOptions:
         Path | None, tyro.conf.arg(help_behavior_hint="(default: RUN/recommendations)")
     ] = None
     format: Literal["parquet", "tsv"] = "parquet"
+    formulas: Literal["keep", "quote"] = "keep"
     overwrite: bool = False
     empty_items: Literal["error", "drop"] = "error"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -148,7 +152,8 @@ def recommend(options: RecommendOptions, log: Callable[[str], None] = print_line
             )
         ]
     )
-    frames = _Frames(scorer, items)
+    quotes = options.format == "tsv" and options.formulas == "quote"
+    frames = _Frames(scorer, items, quotes=quotes)
     try:
         users_path.parent.mkdir(parents=True, exist_ok=True)
         # Both temporary files are renamed only when both are complete.
@@ -228,13 +233,13 @@ def _notes(scorer: Scorer, num_items: int, top: int) -> Iterator[str]:
 class _Frames:
     """Converts blocks of lists to data frames, with names of users and items if there are any."""
 
-    def __init__(self, scorer: Scorer, items: Items) -> None:
+    def __init__(self, scorer: Scorer, items: Items, *, quotes: bool = False) -> None:
         import polars as pl
 
         self.trained, self.ids = scorer.trained_users.numpy(), items.ids
         names = {"user": scorer.user_names, "item": items.names}
         self.names = {
-            kind: pl.Series(known, dtype=pl.String)
+            kind: pl.Series(_quoted(known) if quotes else known, dtype=pl.String)
             for kind, known in names.items()
             if known is not None
         }
@@ -273,6 +278,14 @@ class _Frames:
     def _named(self, kind: str, ids: npt.NDArray[np.int64]) -> dict[str, Any]:
         known = self.names.get(kind)
         return {kind: ids} if known is None else {kind: ids, f"{kind}_name": known.gather(ids)}
+
+
+def _quoted(names: Iterable[str]) -> list[str]:
+    """Put an apostrophe before names that a spreadsheet would run as formulas.
+
+    A name with an apostrophe of its own gets a second one, so that removing one restores all names.
+    """
+    return [f"'{name}" if name.startswith(("=", "+", "-", "@", "'")) else name for name in names]
 
 
 def _write(path: Path, frames: Iterable[pl.DataFrame], kind: str) -> None:

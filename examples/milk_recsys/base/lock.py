@@ -31,8 +31,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     handle = _acquire(path)
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(_own()).encode(), 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(_own()).encode(), 0)
+        except OSError as error:
+            error.filename = str(path)
+            raise
         yield
     finally:
         # The file is removed while the lock is held, so that no other process can have it.
