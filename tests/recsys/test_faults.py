@@ -397,7 +397,7 @@ def test_names_that_the_terminal_cannot_print_do_not_stop_a_command(
     words = ["--out", str(tmp_path / "é"), "--device", "cpu", "--compare", "none"]
     assert main(["train", "--data", str(data), *words]) == 0
     with pytest.raises(SystemExit) as ended:
-        main(["train", "--data", str(tmp_path / "nowhere é"), *words])
+        main(["train", "--data", str(tmp_path / "nowhere é"), "--out", str(tmp_path / "new")])
     printed.flush()
     errors.flush()
     assert ended.value.code == 2
