@@ -45,7 +45,7 @@ from milk_recsys.config.options import OptionError
 from milk_recsys.study.plan import NAMES, Name, Plan
 from milk_recsys.study.records import MONITOR, Leak, Run
 from milk_recsys.study.spaces import FIELD, METHODS
-from milk_recsys.study.store import Store
+from milk_recsys.study.store import Store, expecting_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +170,9 @@ def reproduce(command: Reproduce) -> int:
     if command.run:
         run_all(plan, store, dataset, out / ".factors", command.jobs)
     store.compact()
-    for path in write_results(plan, store, dataset, out):
+    with expecting_results(out):
+        paths = list(write_results(plan, store, dataset, out))
+    for path in paths:
         print_line(path)
     return 0
 

@@ -13,17 +13,19 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 TOKENS = [
-    b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b"\n\n", b"\t", b"\t\t", b'"', b"'", b",",
-    b"-1", b"0", b"007", b"1e400", b"nan", b"inf", b"-inf", b"99999999999999999999", b"0x1f", b"1.5",
-    b"null", b"true", b"{}", b"[]", b"[" * 5000, b"\x1b[31m", b"\xed\xa0\x80", b"=1+1", b"../../etc",
-    b"PK\x03\x04", b"\x93NUMPY", b"PAR1", b"\x1f\x8b", b"\x80\x04", "é日\u202e".encode(), b"user", b"item",
+    b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b"\n\n", b"\t", b"\t\t", b'"', b"'",
+    b",", b"-1", b"0", b"007", b"1e400", b"nan", b"inf", b"-inf", b"99999999999999999999", b"0x1f",
+    b"1.5", b"null", b"true", b"{}", b"[]", b"[" * 5000, b"\x1b[31m", b"\xed\xa0\x80", b"=1+1",
+    b"../../etc", b"PK\x03\x04", b"\x93NUMPY", b"PAR1", b"\x1f\x8b", b"\x80\x04", b"user", b"item",
+    "é日\u202e".encode(),
 ]  # fmt: skip
 VALUES: list[Any] = [
-    None, True, False, 0, -1, 1, 2, 10**9, 2**31, 2**63, 10**30, -(10**30), 0.5, 1e-320, 1e38, 1e308,
-    float("nan"), float("inf"), "", "a", "0", "keep", "milk", "gar", "../x", "/", "\x00", "\x1b[31m",
-    "\ud800", "x" * 5000, [], {}, [[]], {"a": {}}, [1, 2], ["a"], {"": None},
+    None, True, False, 0, -1, 1, 2, 10**9, 2**31, 2**63, 10**30, -(10**30), 0.5, 1e-320, 1e38,
+    1e308, float("nan"), float("inf"), "", "a", "0", "keep", "milk", "gar", "../x", "/", "\x00",
+    "\x1b[31m", "\ud800", "x" * 5000, [], {}, [[]], {"a": {}}, [1, 2], ["a"], {"": None},
 ]  # fmt: skip
 
 
@@ -152,11 +154,30 @@ def _safetensors(random: Random, content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
+def _parquet(random: Random, content: bytes) -> bytes:
+    """Change one cell of a column of texts or numbers, which may hold JSON."""
+    table = pl.read_parquet(io.BytesIO(content))
+    name = random.choice(table.columns)
+    cells = table[name].to_list()
+    place = random.randrange(len(cells))
+    if table.schema[name] == pl.String:
+        try:
+            cells[place] = dump(mutate_json(random, json.loads(cells[place]))).decode()
+        except (ValueError, TypeError):
+            cells[place] = random.choice(["", "x", None, "\x1b[31m"])
+    else:
+        cells[place] = random.choice([None, cells[0], cells[-1]])
+    target = io.BytesIO()
+    table.with_columns(pl.Series(name, cells, dtype=table.schema[name])).write_parquet(target)
+    return target.getvalue()
+
+
 BY_SUFFIX: dict[str, Callable[[Random, bytes], bytes]] = {
     ".json": _json,
     ".jsonl": _json_lines,
     ".npy": _npy,
     ".npz": _npz,
+    ".parquet": _parquet,
     ".safetensors": _safetensors,
 }
 

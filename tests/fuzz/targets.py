@@ -1,19 +1,21 @@
-"""What is fuzzed: each target makes one damaged input in its folder, and runs it in this process."""
+"""What is fuzzed: each target makes one damaged input, and runs it in this process."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import Field
 from pathlib import Path
 from random import Random
+from typing import Any, get_args
 
 from milk_recsys import load, prepare, train
 from milk_recsys.__main__ import main
 from milk_recsys.base.terminal import reporting_errors
 from milk_recsys.catalogue.importers.command_line import parse_source
 from milk_recsys.config.method import BUILT_IN, Method, find_method
-from milk_recsys.config.options import Options, common_names
+from milk_recsys.config.options import Options, common_fields, common_names
 from milk_recsys.report.page import write_report
 from milk_recsys.run.begin import open_run
 from milk_recsys.run.progress import Progress
@@ -96,8 +98,9 @@ class Targets:
         method = find_method(random.choice(["keep", "milk", random.choice(names)]))
         words = ["train", "--data", str(self.clean / "data"), "--out", str(self.work / "out")]
         words += ["--model", method.name, "--device", "cpu"]
-        if method.trains and "epochs" in common_names(method):
-            words += ["--epochs", "1"]
+        options = {*method.fields, *common_names(method)}
+        for name in {"epochs", "factor_epochs"} & options:
+            words += ["--" + name.replace("_", "-"), "1"]
         for _ in range(random.choice([1, 1, 2, 3])):
             words += _option(random, method)
         return lambda: main(words)
@@ -192,19 +195,40 @@ def _standings(work: Path) -> object:
         return standings.write_standings(work / "all", work / "entries", work / "page.md") and 0
 
 
+EPOCHS = ("epochs", "factor_epochs", "eval_every", "patience")
 NUMBERS = ["0", "-1", "1", "2", "3", "1e-30", "1e30", "1e38", "1e308", "nan", "inf", "-inf", "0.5",
-           "2147483647", "2147483648", "9223372036854775807", "1" * 40, "1000000000", "64"]  # fmt: skip
-TEXTS = ["", "a", "é", "\x1b[31m", "\ud800", "../..", "/", ".", "--", "-h", "--out", "None", "true"]
+           "2147483647", "2147483648", "9223372036854775807", "1" * 40, "64"]  # fmt: skip
+TEXTS = ["", "a", "é", "\x1b[31m", "\ud800", "../..", "/", ".", "--", "-h", "None", "true"]
 
 
 def _option(random: Random, method: Method) -> list[str]:
-    names = sorted({*method.fields, *common_names(method)} - {"out", "device", "data"})
+    # Numbers of epochs are as long as they say; a long training is no fault.
+    names = sorted({*method.fields, *common_names(method)} - {"out", "device", "data", *EPOCHS})
     name = random.choice(names)
     word = "--" + random.choice([name, name.replace("_", "-")])
+    field = method.fields.get(name) or common_fields()[name][1]
     kind = random.random()
-    if kind < 0.03:
+    if kind < 0.6:
+        return _fitting(random, name, field)
+    if kind < 0.63:
         word = mutate_bytes(random, word.encode()).decode("utf-8", "replace").replace("\x00", "")
-    if kind < 0.1:
+    if kind < 0.7:
         return [word]
     value = random.choice(NUMBERS if random.random() < 0.85 else TEXTS)
-    return [f"{word}={value}"] if kind < 0.2 else [word, value]
+    return [f"{word}={value}"] if kind < 0.8 else [word, value]
+
+
+def _fitting(random: Random, name: str, field: Field[Any]) -> list[str]:
+    """Return an option with a value of its type, of any size."""
+    word, kind = "--" + name.replace("_", "-"), field.type
+    choices = get_args(kind)
+    if bool in (kind, *choices):
+        return [random.choice([word, f"--no-{word[2:]}"])]
+    literals = [value for part in (kind, *choices) for value in get_args(part)] or list(choices)
+    texts = [value for value in (*literals, *choices) if isinstance(value, str)]
+    if texts:
+        return [word, random.choice(texts)]
+    if int in (kind, *choices):
+        values = [0, 1, 2, 3, 5, 17, 1000, 10**6, 10**9, 2**31 - 1]
+        return [word, str(random.choice(values))]
+    return [word, f"{random.choice([0.0, 1.0, 10 ** random.uniform(-40, 40)]):g}"]
