@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=1000, help="number of inputs")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--seed", type=int, default=0, help="seed of all inputs")
+    parser.add_argument("--minutes", type=float, help="time after which no input is begun")
     parser.add_argument("--seconds", type=float, default=30, help="limit of an input")
     parser.add_argument("--mebibytes", type=int, default=1024, help="limit of memory of an input")
     parser.add_argument("--targets", nargs="+", choices=NAMES, default=list(NAMES))
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         targets = Targets(Path(folder))
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
         for number in range(given.first, given.first + given.inputs):
+            if given.minutes and time.monotonic() - begun > 60 * given.minutes:
+                break
             name = given.targets[number % len(given.targets)]
             run = targets.make(name, Random(f"{given.seed}/{name}/{number}"))
             # A loop in compiled code, which no signal interrupts, ends the whole process.
@@ -53,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for repeat, outcome in failures.values():
         print(f"\npython -m tests.fuzz {repeat}: {outcome.status}\n{outcome.details[-3000:]}")
     seconds = time.monotonic() - begun
-    print(f"{given.inputs} inputs in {seconds:.0f} s, {len(failures)} kinds of failures")
+    print(
+        f"{counts.total()} of {given.inputs} inputs in {seconds:.0f} s, {len(failures)} kinds of failures"
+    )
     return 1 if failures else 0
 
 
