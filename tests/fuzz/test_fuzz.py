@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.__main__ import main
+from tests.fuzz.guided import BytesRandom
 from tests.fuzz.outcomes import Outcome, outcome_of
 from tests.fuzz.targets import NAMES, Targets, without_reports
 
@@ -109,3 +110,11 @@ def test_the_command_counts_and_reports_failures(
     assert "1 kinds of failures" in printed
     assert main(["--inputs", "2", "--targets", "data"]) == 0
     assert Outcome(0, "").failed is False
+
+
+def test_bytes_are_a_generator_for_the_guided_fuzzer() -> None:
+    drawn = [BytesRandom(b"\x07\x00\xff" * 40) for _ in range(2)]
+    first, second = ([r.choice("abcdefgh"), r.randrange(10**6), r.random()] for r in drawn)
+    assert first == second
+    assert 0 <= first[2] < 1
+    assert BytesRandom(b"").randrange(9) == 0
