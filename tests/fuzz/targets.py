@@ -202,8 +202,10 @@ TEXTS = ["", "a", "é", "\x1b[31m", "\ud800", "../..", "/", ".", "--", "-h", "No
 
 
 def _option(random: Random, method: Method) -> list[str]:
-    # Numbers of epochs are as long as they say; a long training is no fault.
-    names = sorted({*method.fields, *common_names(method)} - {"out", "device", "data", *EPOCHS})
+    # A training of many epochs, or with more threads than CPUs, takes long but is no fault.
+    names = sorted(
+        {*method.fields, *common_names(method)} - {"out", "device", "data", "threads", *EPOCHS}
+    )
     name = random.choice(names)
     word = "--" + random.choice([name, name.replace("_", "-")])
     field = method.fields.get(name) or common_fields()[name][1]
@@ -229,6 +231,6 @@ def _fitting(random: Random, name: str, field: Field[Any]) -> list[str]:
     if texts:
         return [word, random.choice(texts)]
     if int in (kind, *choices):
-        values = [0, 1, 2, 3, 5, 17, 1000, 10**6, 10**9, 2**31 - 1]
+        values = [0, 1, 2, 3, 5, 17, 200, 10**9, 2**31 - 1]
         return [word, str(random.choice(values))]
     return [word, f"{random.choice([0.0, 1.0, 10 ** random.uniform(-40, 40)]):g}"]

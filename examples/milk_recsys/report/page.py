@@ -47,6 +47,19 @@ def write_report(run: Path) -> Path:
         DataError: a file is missing or has no valid content.
     """
     config, metrics = _read_json(run / "config.json"), _read_json(run / "metrics.json")
+    try:
+        return _write(run, config, metrics)
+    except DataError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{run}: metrics.json, history.jsonl or config.json lacks a value, or has a wrong one "
+            f"({type(error).__name__}: {error!s:.200}). Restore the file, or train again."
+        ) from error
+
+
+def _write(run: Path, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Path:
+    """Write report.html and its pictures from the content of the files."""
     if metrics.get("fit_all"):
         return _write_untested(run, config, metrics)
     lacking = [key for key in ("model", "data", "setting", "monitor", "test") if key not in metrics]
