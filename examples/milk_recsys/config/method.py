@@ -359,7 +359,7 @@ def _out_of_range(field: "dataclasses.Field[Any]", kind: type, value: Any) -> st
     if type(value) not in ((int,) if kind is int else (int, float)):
         return f"{flag(field.name)} must be a {word}, got {value!r}."
     low, high, above = (field.metadata[key] for key in ("low", "high", "above"))
-    if kind is int and high == math.inf:
+    if kind is int and high == math.inf and value > MAX_WHOLE:
         high = MAX_WHOLE
     inside = (low < value if above else low <= value) and value <= high and math.isfinite(value)
     if inside:
