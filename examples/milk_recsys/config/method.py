@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.metadata
 import math
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -361,11 +362,12 @@ def _out_of_range(field: "dataclasses.Field[Any]", kind: type, value: Any) -> st
     low, high, above = (field.metadata[key] for key in ("low", "high", "above"))
     if kind is int and high == math.inf and value > MAX_WHOLE:
         high = MAX_WHOLE
-    inside = (low < value if above else low <= value) and value <= high and math.isfinite(value)
+    finite = abs(value) <= sys.float_info.max  # Also for whole numbers that no float can hold.
+    inside = (low < value if above else low <= value) and value <= high and finite
     if inside:
         return None
     lower = f"above {low:g}" if above else f"at least {low:g}"
     upper = "" if high == math.inf else f" and at most {high if kind is int else format(high, 'g')}"
     # Every whole number is finite.
-    finite = "" if kind is int else "finite, "
-    return f"{flag(field.name)} must be {finite}{lower}{upper}, got {value}."
+    word = "" if kind is int else "finite, "
+    return f"{flag(field.name)} must be {word}{lower}{upper}, got {value}."
