@@ -13,13 +13,18 @@ VENV := .venv
 BIN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-# The folder of the real data sets. Without it, tests that need them are skipped.
-ifndef INVMOD_DATA
-SHARED_DATA := $(shell cd ../shared/data 2>/dev/null && pwd)
-ifneq ($(SHARED_DATA),)
-export INVMOD_DATA := $(SHARED_DATA)
+# Folders of the real data sets (INVMOD_DATA), of raw files with their right reading (INVMOD_CASES)
+# and of the raw files of two data sets (INVMOD_RAW). Without them, tests that need them are skipped.
+define find_folder
+ifndef $(1)
+ifneq ($$(wildcard ../shared/$(2)/.),)
+export $(1) := $$(abspath ../shared/$(2))
 endif
 endif
+endef
+$(eval $(call find_folder,INVMOD_DATA,data))
+$(eval $(call find_folder,INVMOD_CASES,cases))
+$(eval $(call find_folder,INVMOD_RAW,raw))
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test coverage mutants lint format types docs smoke wheel-smoke bench \

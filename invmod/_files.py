@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     After an error, `path` is unchanged and the temporary file is deleted. A process that is killed
     leaves at most the temporary file behind. Several processes may write the same path: each uses
-    its own temporary name, and the last rename wins.
+    its own random temporary name, and the last rename wins.
+
+    Raises:
+        FileExistsError: `path` is something other than a regular file. A symbolic link is refused,
+            not followed, and a device such as ``/dev/null`` is not replaced.
 
     Example:
         >>> import tempfile
@@ -26,14 +32,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
         (['notes.txt'], 'whole')
     """
     path = Path(path)
-    # The process id and the random part give concurrent writers different names.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    _check_replaceable(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    # With O_EXCL, the file is a new one: no file or link that somebody else put there is opened.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(temporary, flags, 0o666))
     try:
         yield temporary
         # The temporary file is in the same folder, so this rename is atomic.
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+        raise FileExistsError(
+            errno.EEXIST,
+            f"it is {kind}, and is not replaced; remove it, or name another",
+            str(path),
+        )
 
 
 def write_text(path: str | Path, text: str) -> None:

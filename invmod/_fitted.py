@@ -73,7 +73,7 @@ class FittedModule(FittedState):
             FileNotFoundError: the file does not exist.
             ImportError: safetensors is not installed.
             ValueError: the file does not contain such a state, or the state belongs
-                to other modalities. The message contains the path.
+                to other modalities. The message contains the path, and nothing has changed.
         """
         kind = type(self).__name__
         safetensors = _safetensors(kind)
@@ -93,9 +93,21 @@ class FittedModule(FittedState):
                 f"{kind}.load: {path} has a state for the modalities {names}, "
                 f"not {list(self.modalities)}."
             )
+        before = [
+            (module, {**module.__dict__, "_buffers": dict(module._buffers)})
+            for module in self.modules()
+        ]
+        parameters = [(x, x.detach().clone()) for x in self.parameters()]
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
+            # A tensor too many, for example, is noticed after the others have been loaded.
+            for module, attributes in before:
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
+            with torch.no_grad():
+                for parameter, value in parameters:
+                    parameter.copy_(value)
             raise ValueError(f"{kind}.load: {path} does not fit: {error}.") from error
         return self
 

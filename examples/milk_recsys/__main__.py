@@ -9,6 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from milk_recsys.base.extras import extra_needed, missing_packages
+from milk_recsys.base.terminal import (
+    one_line_interrupts,
+    print_error,
+    refuse_empty_values,
+    reporting_errors,
+)
 
 __all__ = ["main"]
 
@@ -23,8 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status of the command, or 2 if the command is unknown or a package is missing.
+        (Errors of files and memory, and interruptions, exit at once with a status of their own.)
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:
+        one_line_interrupts()
+    with reporting_errors():
+        return _run(sys.argv[1:] if argv is None else list(argv))
+
+
+def _run(words: list[str]) -> int:
     if words[:1] in (["-h"], ["--help"]):
         print(_help())
         return 0
@@ -33,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = missing_packages()
     if missing:
         return _error(extra_needed(f"{PROG} {words[0]}", missing))
+    refuse_empty_values(words[1:])
     command, _ = COMMANDS[words[0]]
     return command(words[1:], f"{PROG} {words[0]}")
 
@@ -132,7 +146,7 @@ def _unknown(words: Sequence[str]) -> str:
 
 
 def _error(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print_error(message)
     return 2
 
 

@@ -29,6 +29,7 @@ import tyro
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing, write_json
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.study.bench.names import Task
 from milk_recsys.study.bench.report import aligned, page_of, report_of
 from milk_recsys.study.bench.score import compare, rivals_of
@@ -135,9 +136,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "bench.py") -> int:
     command = tyro.cli(Command, args=args, prog=prog, description=__doc__)
     try:
         for line in RUN[type(command)](command):
-            print(line)
+            print_line(line)
     except (DataError, Leak) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1 if isinstance(error, Leak) else 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -233,4 +234,5 @@ def root_of(data: Path | None) -> Path | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reporting_errors():
+        sys.exit(main())

@@ -23,6 +23,7 @@ if not __package__:
 import numpy as np
 
 from milk_recsys.base.errors import DataError, OptionError
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.importers.amazon import Amazon
 from milk_recsys.catalogue.importers.command_line import parse_source
@@ -67,13 +68,13 @@ def run_command(source: DataSource | NewItems) -> int:
     try:
         summary = source.write() if isinstance(source, NewItems) else write_dataset(source)
     except (DataError, OptionError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
     for line in dict.fromkeys(summary):
-        print(line)
+        print_line(line)
     return 0
 
 
@@ -143,4 +144,5 @@ def compare(dataset: Dataset, folder: Path, expect: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reporting_errors():
+        sys.exit(main())

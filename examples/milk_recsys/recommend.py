@@ -29,6 +29,8 @@ import tyro
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing
+from milk_recsys.base.launch import MAX_THREADS
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.exporting.tables import write_table
 
 __all__ = ["RecommendOptions", "main", "recommend"]
@@ -57,6 +59,9 @@ class RecommendOptions:
         include_warm: List known items as well. Those that a user has are left out.
         out: Folder for the two tables.
         format: Parquet, or TSV (tab-separated text with a header).
+        formulas: With --format tsv, put an apostrophe before names that begin with =, +, -, @ or an
+            apostrophe (quote), so that a spreadsheet runs none as a formula; or write names as
+            they are (keep).
         overwrite: Replace existing tables.
         empty_items: Items without any modality: stop with an error, or leave these items out.
         device: Device to compute on; auto is a GPU if there is one.
@@ -76,6 +81,7 @@ class RecommendOptions:
         Path | None, tyro.conf.arg(help_behavior_hint="(default: RUN/recommendations)")
     ] = None
     format: Literal["parquet", "tsv"] = "parquet"
+    formulas: Literal["keep", "quote"] = "keep"
     overwrite: bool = False
     empty_items: Literal["error", "drop"] = "error"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -100,7 +106,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> in
     try:
         recommend(options)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
@@ -108,7 +114,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> in
     return 0
 
 
-def recommend(options: RecommendOptions, log: Callable[[str], None] = print) -> None:
+def recommend(options: RecommendOptions, log: Callable[[str], None] = print_line) -> None:
     """Read a run and the items, and write both tables.
 
     Arguments:
@@ -145,7 +151,8 @@ def recommend(options: RecommendOptions, log: Callable[[str], None] = print) -> 
     lists = Lists(served, options.top, users, kept, excluded)
     for note in (*served.notes, *lists.notes()):
         log(f"note: {note}")
-    frames = ListFrames(served, lists.places)
+    quotes = options.format == "tsv" and options.formulas == "quote"
+    frames = ListFrames(served, lists.places, quotes=quotes)
     try:
         users_path.parent.mkdir(parents=True, exist_ok=True)
         # Both temporary files are renamed only when both are complete.
@@ -169,6 +176,8 @@ def _tables(options: RecommendOptions) -> tuple[Path, Path]:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise DataError(f"--{name} must be at least 1, got {value}.")
+    if (options.threads or 1) > MAX_THREADS:
+        raise DataError(f"--threads must be at most {MAX_THREADS}, got {options.threads}.")
     out = options.out or options.run / "recommendations"
     if out.exists() and not out.is_dir():
         raise DataError(f"--out: {out} is a file. Name a folder.")
@@ -191,4 +200,5 @@ def _check_free(users_path: Path, items_path: Path, options: RecommendOptions) -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reporting_errors():
+        sys.exit(main())

@@ -36,6 +36,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.launch import MAX_THREADS
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import tiny_dataset
 from milk_recsys.config.method import method_names
@@ -43,7 +45,7 @@ from milk_recsys.config.options import OptionError
 from milk_recsys.study.plan import NAMES, Name, Plan
 from milk_recsys.study.records import MONITOR, Leak, Run
 from milk_recsys.study.spaces import FIELD, METHODS
-from milk_recsys.study.store import Store
+from milk_recsys.study.store import Store, expecting_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,7 @@ def run_command(command: Reproduce) -> int:
             )
             return reproduce(small)
     except (DataError, OptionError, Leak) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1 if isinstance(error, Leak) else 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command resumes after the finished runs", file=sys.stderr)
@@ -133,6 +135,8 @@ def check(command: Reproduce) -> str | None:
     for name in ("trials", "repeats", "jobs"):
         if getattr(command, name) < 1:
             return f"--{name} must be at least 1, got {getattr(command, name)}."
+    if command.threads is not None and not 1 <= command.threads <= MAX_THREADS:
+        return f"--threads must be from 1 to {MAX_THREADS}, got {command.threads}."
     if command.smoke and command.data is not None:
         return "--smoke generates its own data. Leave out --data."
     if not command.smoke and command.data is None:
@@ -166,8 +170,10 @@ def reproduce(command: Reproduce) -> int:
     if command.run:
         run_all(plan, store, dataset, out / ".factors", command.jobs)
     store.compact()
-    for path in write_results(plan, store, dataset, out):
-        print(path)
+    with expecting_results(out):
+        paths = list(write_results(plan, store, dataset, out))
+    for path in paths:
+        print_line(path)
     return 0
 
 
@@ -282,4 +288,5 @@ def _hours(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reporting_errors():
+        sys.exit(main())

@@ -21,14 +21,20 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from milk_recsys.run.begin import begin, start_folder, write_config
+from milk_recsys.base.terminal import one_line_interrupts
+
+if __name__ == "__main__":
+    one_line_interrupts()
+
+from milk_recsys.run.begin import begin, write_config
+from milk_recsys.run.folder import claimed_folder, start_folder
 
 # Importing torch takes seconds, so options and data are checked before.
 if __name__ == "__main__":
     OPTIONS, DATASET = begin(sys.argv[1:])
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -39,6 +45,7 @@ from milk_recsys.base.distributed import World, joined_world
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import write_json
 from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split, draw_split, split_facts
 from milk_recsys.catalogue.split_file import read_split, write_split
@@ -103,6 +110,7 @@ def _run(
     options: Options, dataset: Dataset, device: torch.device, world: World, progress: Progress
 ) -> dict[str, Any]:
     begun, folder = time.perf_counter(), Path(str(options.run.out))
+    resumes = options.run.resume and (folder / "config.json").exists()
     split, notes = _split(options.data, dataset, folder)
     facts = split_facts(dataset, split)
     tables = build_tables(dataset, split, options, device, world)
@@ -110,14 +118,13 @@ def _run(
     # No file is written before this point, so bad input leaves no partial run behind. The barrier
     # ensures that all ranks have seen the folder in the same state.
     world.barrier()
-    if world.is_main:
-        start_folder(folder, dataset)
-        if not (folder / "config.json").exists():
-            write_split(folder / "split.npz", split)
-            # config.json is written last because it marks the folder as that of a run.
-            write_config(options, dataset)
-
-    with progress:
+    with _claimed(folder, resumes, world), progress:
+        if world.is_main:
+            start_folder(folder, dataset)
+            if not resumes:
+                write_split(folder / "split.npz", split)
+                # config.json is written last because it marks the folder as that of a run.
+                write_config(options, dataset)
         for note in dict.fromkeys((*dataset.notes, *options.notes(), *notes)):
             progress.log(f"note: {note}")
         tracked = Tracked(None)
@@ -127,27 +134,42 @@ def _run(
         tested: dict[str, Any] = {"fit_all": True}
         if not options.data.fit_all:
             tested = _test(options, dataset, tables, model, folder, progress, world)
-    metrics = {
-        "model": options.run.model,
-        "data": dataset.name,
-        "setting": options.data.setting,
-        "seed": options.run.seed,
-        "split_seed": None if options.data.split else options.data.split_seed,
-        **record,
-        "monitor": options.loop.monitor,
-        "candidates": options.data.candidates,
-        "versions": versions(device) | ({"ranks": world.size} if world.size > 1 else {}),
-        "missingness": {"modalities": list(dataset.modalities), **facts},
-        **tested,
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - begun,
-    }
-    tracked.finish(metrics)
-    if world.is_main:
-        write_json(folder / "metrics.json", metrics)
-        # report.html is written last because it marks the run as finished.
-        write_report(folder)
+        metrics = {
+            "model": options.run.model,
+            "data": dataset.name,
+            "setting": options.data.setting,
+            "seed": options.run.seed,
+            "split_seed": None if options.data.split else options.data.split_seed,
+            **record,
+            "monitor": options.loop.monitor,
+            "candidates": options.data.candidates,
+            "versions": versions(device) | ({"ranks": world.size} if world.size > 1 else {}),
+            "missingness": {"modalities": list(dataset.modalities), **facts},
+            **tested,
+            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "seconds": time.perf_counter() - begun,
+        }
+        tracked.finish(metrics)
+        if world.is_main:
+            write_json(folder / "metrics.json", metrics)
+            # report.html is written last because it marks the run as finished.
+            write_report(folder)
     return metrics
+
+
+@contextmanager
+def _claimed(folder: Path, resumes: bool, world: World) -> Iterator[None]:
+    """Keep other processes from writing the folder. Rank 0 holds the lock for all ranks."""
+    with ExitStack() as held:
+        problem: str | None = None
+        if world.is_main:
+            try:
+                held.enter_context(claimed_folder(folder, resumes=resumes))
+            except (DataError, OptionError) as error:
+                problem = str(error)
+        if problem := world.broadcast(problem):
+            raise OptionError(problem)
+        yield
 
 
 def _test(
@@ -264,14 +286,18 @@ def run_command(options: Options, dataset: Dataset) -> int:
         interruption.
     """
     with silence_other_ranks():
-        return delay_nonzero_exit(_run_command(options, dataset))
+        try:
+            with reporting_errors():
+                return delay_nonzero_exit(_run_command(options, dataset))
+        except SystemExit as exit_:
+            return delay_nonzero_exit(int(exit_.code or 0))
 
 
 def _run_command(options: Options, dataset: Dataset) -> int:
     try:
         metrics = run(options, dataset)
     except (DataError, OptionError, Diverged, NonFiniteScores) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2 if isinstance(error, (DataError, OptionError)) else 1
     except KeyboardInterrupt:
         print(f"\ninterrupted; resume with --resume --out {options.run.out}", file=sys.stderr)
@@ -279,11 +305,11 @@ def _run_command(options: Options, dataset: Dataset) -> int:
     report = Path(str(options.run.out)) / "report.html"
     if options.data.fit_all:
         items = metrics["missingness"]["items"]["warm"]
-        print(f"{metrics['model']} on {metrics['data']}: trained on all {items} items")
-        print(f"report: {report}")
+        print_line(f"{metrics['model']} on {metrics['data']}: trained on all {items} items")
+        print_line(f"report: {report}")
         return 0
     test = metrics["test"]
-    print(
+    print_line(
         f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: "
         f"test ndcg@20 {test['ndcg@20']:.4f}, "
         f"recall@20 {test['recall@20']:.4f} over {test['users']} users"
@@ -291,10 +317,10 @@ def _run_command(options: Options, dataset: Dataset) -> int:
     )
     if "test" in (metrics["floor"] or {}):
         baseline = metrics["floor"]["test"]["ndcg@20"]
-        print(f"{UNTRAINED_BASELINE} for comparison: test ndcg@20 {baseline:.4f}")
+        print_line(f"{UNTRAINED_BASELINE} for comparison: test ndcg@20 {baseline:.4f}")
     if metrics["compare"]:
-        print(f"erm for comparison: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
-    print(f"report: {report}")
+        print_line(f"erm for comparison: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
+    print_line(f"report: {report}")
     return 0
 
 

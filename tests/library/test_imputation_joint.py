@@ -1,6 +1,7 @@
 """Laws of the joint imputers and of learned tokens, against loops, scikit-learn and likelihoods."""
 
 import itertools
+import json
 import math
 import re
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sklearn import impute
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
@@ -517,6 +519,29 @@ def test_a_file_without_a_state_is_an_error(tmp_path):
         MeanImputer(["a"]).load(path)
     with pytest.raises(ValueError, match=r"(?s)KNNImputer.load: .* does not fit: .*fill_0"):
         KNNImputer(NAMES).load(path)
+
+
+@pytest.mark.parametrize("kind", sorted(ALL))
+def test_a_refused_load_leaves_the_imputer_as_it_was(kind, tmp_path):
+    features, mask = draw(seeded(2), 12)
+    others, other_mask = draw(seeded(3), 12)
+    path = tmp_path / "imputer.safetensors"
+    metadata = {"modalities": json.dumps(NAMES)}
+    state = ALL[kind]().fit(others, other_mask).state_dict()
+    tensors = {name: value.contiguous() for name, value in state.items()}
+    save_file({**tensors, "one_too_many": torch.zeros(1)}, path, metadata=metadata)
+    imputer = ALL[kind]().fit(features, mask)
+    before = {name: value.clone() for name, value in imputer.state_dict().items()}
+    filled = imputer(features, mask)[0]
+    with pytest.raises(ValueError, match=r"(?s)does not fit: .*one_too_many"):
+        imputer.load(path)
+    after = imputer.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    again = imputer(features, mask)[0]
+    assert all(torch.equal(again[name], filled[name]) for name in NAMES)
+    if kind == "mean":
+        imputer.partial_fit(others, other_mask)  # The sums behind the means are there.
 
 
 def test_the_error_without_safetensors_names_the_extra(tmp_path, monkeypatch):

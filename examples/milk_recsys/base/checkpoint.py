@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from milk_recsys.base.distributed import World
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing
+from milk_recsys.base.reading import check_regular
 
 __all__ = [
     "Destination",
@@ -182,9 +183,10 @@ def load_state(
         DataError: the file is absent, damaged or of another kind.
     """
     rows = rows or {}
+    check_regular(path)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            facts = json.loads((file.metadata() or {})["facts"])
+            facts = _facts(file)
             tensors = {
                 name: file.get_slice(name)[rows[name]] if name in rows else file.get_tensor(name)
                 for name in file.keys()  # noqa: SIM118
@@ -218,9 +220,10 @@ def load_into(
         DataError: the file is absent, damaged or of another kind; or a tensor of it is missing,
             unexpected, or of another shape or dtype.
     """
+    check_regular(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
+            facts = _facts(file)
             stored = set(file.keys())
             left_out = set(optional) - stored
             tensors = {name: x for name, x in tensors.items() if name not in left_out}
@@ -273,6 +276,17 @@ def _misfit(
             stored_dtype = dtype or source.get_dtype()
             return f"{name!r} is {stored_dtype} {shape}, expected {tensor.dtype} {expected}"
     return None
+
+
+def _facts(file: Any) -> dict[str, Any]:
+    """Return the JSON object in the metadata of an open file."""
+    try:
+        facts = json.loads((file.metadata() or {})["facts"])
+    except RecursionError:
+        raise ValueError("its facts are nested too deeply") from None
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are no JSON object")
+    return facts
 
 
 def _absent(path: Path) -> DataError:

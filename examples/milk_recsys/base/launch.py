@@ -7,8 +7,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["delay_nonzero_exit", "rank_of_environment", "silence_other_ranks"]
+__all__ = ["MAX_THREADS", "delay_nonzero_exit", "rank_of_environment", "silence_other_ranks"]
 
+MAX_THREADS = max(256, os.cpu_count() or 1)
+"""Largest number of CPU threads. The library of threads ends the process if it cannot start them.
+"""
 SECONDS_FOR_RANK_0 = 30.0  # Delay of other ranks' failing exit, in which rank 0 reports its error.
 Status = TypeVar("Status", bound=int | str | None)
 

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.reading import check_inside, check_regular
 from milk_recsys.catalogue.npy import Features, open_features, scan_features
 from milk_recsys.catalogue.pairs import Pairs, pair_blocks, read_pairs
 from milk_recsys.catalogue.times import Times, read_times
@@ -119,6 +120,17 @@ class Dataset:
         )
 
 
+FILES = (
+    "dataset.json",
+    "interactions.tsv",
+    "interactions.npy",
+    "times.npy",
+    "users.tsv",
+    "items.tsv",
+)
+"""Names of the files of a data set, except for its features."""
+
+
 def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error") -> Dataset:
     """Read and check a data set.
 
@@ -135,6 +147,9 @@ def read_dataset(folder: Path, *, empty_items: Literal["error", "drop"] = "error
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder that holds dataset.json.")
+    for name in FILES:
+        check_inside(folder / name, folder)
+        check_regular(folder / name)
     manifest = _read_manifest(folder / "dataset.json")
     num_users, num_items = manifest["num_users"], manifest["num_items"]
     notes: list[str] = []

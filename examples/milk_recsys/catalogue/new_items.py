@@ -13,7 +13,6 @@ This module needs NumPy but not torch.
 """
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.files import read_json
+from milk_recsys.base.reading import check_inside, check_regular, exists
 from milk_recsys.catalogue.npy import find_present, open_features
 from milk_recsys.catalogue.tsv import read_names
 
@@ -70,7 +71,10 @@ def read_items(
             f"{folder}: no such folder. Name the folder that holds the features of new items."
         )
     manifest = folder / "dataset.json"
-    files, count = _read_manifest(manifest, dims) if manifest.exists() else _find_files(folder)
+    for path in (manifest, folder / "items.tsv"):
+        check_inside(path, folder)
+        check_regular(path)
+    files, count = _read_manifest(manifest, dims) if exists(manifest) else _find_files(folder)
     notes = [
         f"{name}: no file in {folder}; missing for all new items."
         for name in dims
@@ -110,7 +114,7 @@ def _find_files(folder: Path) -> tuple[dict[str, str], None]:
 def _read_manifest(path: Path, dims: Mapping[str, int]) -> tuple[dict[str, str], int | None]:
     """Return the file of each modality, and the number of items or None; check `dim` if given."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8-sig"))
+        manifest = read_json(path)
         files = {name: entry["file"] for name, entry in manifest["modalities"].items()}
         count = manifest.get("num_items")
         stated = {

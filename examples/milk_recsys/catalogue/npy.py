@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.reading import check_inside, check_regular
 
 __all__ = ["BAD_NPY", "Features", "find_present", "map_npy", "open_features", "scan_features"]
 
@@ -39,16 +40,7 @@ def open_features(
         num_rows, dim: the expected shape; None accepts any.
     """
     where = f"{path} (modality {modality!r})"
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    # `resolve` fails for a symbolic link to itself and for a name with a NUL character.
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"{root} (modality {modality!r}): the path {str(path)!a} cannot be followed "
-            f"({error!s:.200}). Correct `file`, or put the file itself there."
-        ) from None
-    if not inside:
-        raise DataError(f"{where}: leads outside {root}. Put the file itself into the folder.")
+    check_inside(path, root, f" (modality {modality!r})")
     array = map_npy(path, where, "a float array", "Add it or correct `file`.")
     if array.dtype.name not in FEATURE_DTYPES or not array.dtype.isnative:
         raise DataError(
@@ -81,6 +73,7 @@ def map_npy(path: Path, where: str, content: str, absent: str) -> Any:
         content: description of the expected content, for error messages.
         absent: advice for the case that the file is missing.
     """
+    check_regular(path)
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
 from milk_recsys.base.files import replacing
+from milk_recsys.base.reading import check_regular
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.npy import BAD_NPY
 from milk_recsys.catalogue.split import PARTS, ItemIds, Split
@@ -80,6 +81,7 @@ def read_split(
 def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of a split file by name."""
     names = (*PARTS, "mask")
+    check_regular(path)
     try:
         with path.open("rb") as file:
             # An npz file is a zip file, which begins with "PK". The check comes before np.load,

@@ -12,6 +12,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
 
 from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.reading import exists, lines_of
 from milk_recsys.catalogue.pairs import sort_unique_pairs
 
 __all__ = [
@@ -192,7 +193,7 @@ def read_names(
     path: Path, kind: Literal["user", "item"], count: int, notes: list[str]
 ) -> tuple[str, ...] | None:
     """Return the names of the ids 0 to count - 1, or None if there is no file; may add a note."""
-    if not path.exists():
+    if not exists(path):
         return None
     header = _read_header(path, (kind, "name"), notes)
     names: list[str | None] = [None] * count
@@ -249,8 +250,7 @@ def read_lines(path: Path, purpose: str = "") -> Iterator[str]:
         purpose: purpose of the file, for the error message if it is missing.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield from file
+        yield from lines_of(path, encoding="utf-8-sig")
     except FileNotFoundError:
         advice = f" {purpose}" if purpose else ""
         raise DataError(f"{path}: no such file.{advice} Add it to the folder.") from None

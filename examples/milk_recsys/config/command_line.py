@@ -6,7 +6,6 @@ Nothing here imports torch, so that `--help` and the error for a misspelt option
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from milk_recsys.base.files import read_json
+from milk_recsys.base.terminal import print_error
 from milk_recsys.config.config_file import read_config_file, values_for
 from milk_recsys.config.method import (
     BUILT_IN,
@@ -93,7 +93,7 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
         if saved is not None:
             _check_unchanged(options, saved)
     except OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         raise SystemExit(2) from None
     return options
 

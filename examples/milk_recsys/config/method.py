@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.metadata
 import math
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -79,6 +80,10 @@ _REGISTERED: dict[str, "Method"] = {}
 
 
 # --- the options of a method ----------------------------------------------------------------------
+
+
+MAX_WHOLE = 2**31 - 1
+"""Largest whole number of an option without a limit of its own; libraries count in 32 bits."""
 
 
 def option(
@@ -355,11 +360,14 @@ def _out_of_range(field: "dataclasses.Field[Any]", kind: type, value: Any) -> st
     if type(value) not in ((int,) if kind is int else (int, float)):
         return f"{flag(field.name)} must be a {word}, got {value!r}."
     low, high, above = (field.metadata[key] for key in ("low", "high", "above"))
-    inside = (low < value if above else low <= value) and value <= high and math.isfinite(value)
+    if kind is int and high == math.inf and value > MAX_WHOLE:
+        high = MAX_WHOLE
+    finite = abs(value) <= sys.float_info.max  # Also for whole numbers that no float can hold.
+    inside = (low < value if above else low <= value) and value <= high and finite
     if inside:
         return None
     lower = f"above {low:g}" if above else f"at least {low:g}"
-    upper = "" if high == math.inf else f" and at most {high:g}"
+    upper = "" if high == math.inf else f" and at most {high if kind is int else format(high, 'g')}"
     # Every whole number is finite.
-    finite = "" if kind is int else "finite, "
-    return f"{flag(field.name)} must be {finite}{lower}{upper}, got {value}."
+    word = "" if kind is int else "finite, "
+    return f"{flag(field.name)} must be {word}{lower}{upper}, got {value}."

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
 from milk_recsys.base.errors import OptionError
+from milk_recsys.base.launch import MAX_THREADS
 from milk_recsys.config.method import DEFAULT_METHOD, Method, find_method, flag, option, problem_of
 from milk_recsys.config.trackers import find_tracker
 
@@ -143,7 +144,7 @@ class RunOptions:
         "Multiply float32 matrices on a GPU in TF32 (10-bit mantissa): faster but less precise.",
     )
     threads: int | None = option(
-        None, "Number of CPU threads.", low=1, shown="(default: torch's choice)"
+        None, "Number of CPU threads.", 1, MAX_THREADS, shown="(default: torch's choice)"
     )
     tracker: str | None = option(
         None,

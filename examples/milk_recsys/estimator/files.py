@@ -11,8 +11,6 @@ Nothing is pickled.
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +20,7 @@ import torch
 
 from milk_recsys.base.checkpoint import load_state, save_state
 from milk_recsys.base.errors import DataError
-from milk_recsys.base.files import read_json, write_json
+from milk_recsys.base.files import read_json, replacing_folder, write_json
 from milk_recsys.catalogue.importers.ids import Ids
 from milk_recsys.catalogue.importers.row_options import RowOptions
 from milk_recsys.catalogue.npy import map_npy
@@ -31,7 +29,7 @@ from milk_recsys.catalogue.tsv import read_names
 from milk_recsys.config.options import to_json
 from milk_recsys.estimator.fitted import Fitted
 from milk_recsys.estimator.user_content import UserContent
-from milk_recsys.run.begin import write_names
+from milk_recsys.run.folder import write_names
 from milk_recsys.run.scorer import open_run
 
 __all__ = ["item_numbers", "open_fitted", "save_fitted"]
@@ -46,20 +44,12 @@ def save_fitted(fitted: Fitted, metrics: dict[str, Any], folder: Path) -> None:
     Raises:
         DataError: the folder holds something, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"save: {folder} exists already and is never overwritten. Name another.")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     fitted.share_choices()
     try:
-        temporary.mkdir(parents=True)
-        _write(fitted, metrics, temporary)
-        if folder.exists():
-            folder.rmdir()  # It is empty, as checked above.
-        temporary.rename(folder)
+        with replacing_folder(folder) as temporary:
+            _write(fitted, metrics, temporary)
     except OSError as error:
         raise DataError(f"save: {folder} cannot be written ({error.strerror or error}).") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(fitted: Fitted, metrics: dict[str, Any], folder: Path) -> None:

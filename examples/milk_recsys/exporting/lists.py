@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,13 @@ class Lists:
 
 
 class ListFrames:
-    """Converts blocks of lists to data frames, with names of users and items if there are any."""
+    """Converts blocks of lists to data frames, with names of users and items if there are any.
 
-    def __init__(self, served: ServedItems, places: Tensor) -> None:
+    Arguments:
+        quotes: whether names that a spreadsheet would run as formulas get an apostrophe.
+    """
+
+    def __init__(self, served: ServedItems, places: Tensor, *, quotes: bool = False) -> None:
         chosen = places.numpy()
         self.trained = served.scorer.trained_users.numpy()
         self.items = np.array(served.numbers, dtype=np.int64)[chosen]
@@ -120,7 +124,11 @@ class ListFrames:
         every = np.arange(len(served.users))
         rows = {"user_name": every, "item_name": chosen, "item_id": chosen}
         self.texts = {
-            name: pl.Series(pl.Series(labels, dtype=pl.String).to_numpy()[rows[name]])
+            name: pl.Series(
+                pl.Series(_quoted(labels) if quotes else labels, dtype=pl.String).to_numpy()[
+                    rows[name]
+                ]
+            )
             for name, labels in texts.items()
             if labels is not None
         }
@@ -164,3 +172,11 @@ class ListFrames:
 
     def _named(self, names: tuple[str, ...], places: npt.NDArray[np.int64]) -> dict[str, Any]:
         return {name: self.texts[name].gather(places) for name in names if name in self.texts}
+
+
+def _quoted(names: Iterable[str]) -> list[str]:
+    """Put an apostrophe before names that a spreadsheet would run as formulas.
+
+    A name with an apostrophe of its own gets a second one, so that removing one restores all names.
+    """
+    return [f"'{name}" if name.startswith(("=", "+", "-", "@", "'")) else name for name in names]

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import read_json, replacing
+from milk_recsys.base.reading import lines_of
 from milk_recsys.config.method import find_method
 from milk_recsys.report.contents import contents, count_text
 from milk_recsys.report.curves import curves_png
@@ -46,6 +47,19 @@ def write_report(run: Path) -> Path:
         DataError: a file is missing or has no valid content.
     """
     config, metrics = _read_json(run / "config.json"), _read_json(run / "metrics.json")
+    try:
+        return _write(run, config, metrics)
+    except DataError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{run}: metrics.json, history.jsonl or config.json lacks a value, or has a wrong one "
+            f"({type(error).__name__}: {error!s:.200}). Restore the file, or train again."
+        ) from error
+
+
+def _write(run: Path, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Path:
+    """Write report.html and its pictures from the content of the files."""
     if metrics.get("fit_all"):
         return _write_untested(run, config, metrics)
     lacking = [key for key in ("model", "data", "setting", "monitor", "test") if key not in metrics]
@@ -169,8 +183,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: no such file. A report is made from the folder of a finished run."
         ) from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}).") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: must contain a JSON object, got {type(value).__name__}.")
     return value
@@ -179,7 +191,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a history in the order of their epochs."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [line.rstrip("\n") for line in lines_of(path)]
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file. A report is made from the folder of a finished run."
@@ -189,6 +201,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
             entries.append((int(entry["epoch"]), entry))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{path}: line {at} is not a JSON object with an `epoch`.") from None
     return [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]

@@ -5,39 +5,29 @@ This module does not import torch, so that errors in options or data are reporte
 
 import dataclasses
 import datetime
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.base.files import read_json, replacing, write_json
+from milk_recsys.base.files import read_json, write_json
 from milk_recsys.base.launch import delay_nonzero_exit, silence_other_ranks
+from milk_recsys.base.lock import check_free
+from milk_recsys.base.reading import exists
+from milk_recsys.base.terminal import (
+    print_error,
+    print_line,
+    refuse_empty_values,
+    reporting_errors,
+)
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
-from milk_recsys.catalogue.encoders.saved import copy_encoders
 from milk_recsys.catalogue.synthetic import embedded_dataset
-from milk_recsys.catalogue.tsv import read_source_ids
 from milk_recsys.config.command_line import given_options, parse_options
 from milk_recsys.config.options import OptionError, Options, to_json, validate_method
+from milk_recsys.run.folder import run_files, start_folder, write_names
 
 __all__ = ["begin", "dataset_facts", "open_run", "start_folder", "write_config", "write_names"]
 
-RUN_FILES = (
-    "users.tsv",
-    "items.tsv",
-    "encoders",
-    "config.json",
-    "metrics.json",
-    "history.jsonl",
-    "split.npz",
-    "warm.npy",
-    "model.safetensors",
-    "checkpoint.safetensors",
-    "report.html",
-    "curves.png",
-    "robustness.png",
-    "compare",
-)
 # Files that are written before config.json. A folder without config.json does not
 # contain a run yet.
 BEFORE_CONFIG = {"users.tsv", "items.tsv", "encoders", "split.npz"}
@@ -51,26 +41,33 @@ def begin(argv: Sequence[str], *, prog: str = "train.py") -> tuple[Options, Data
     """
     with silence_other_ranks():
         try:
-            return _begin(argv, prog)
+            with reporting_errors():
+                return _begin(argv, prog)
         except SystemExit as exit_:
             delay_nonzero_exit(exit_.code)
             raise
 
 
 def _begin(argv: Sequence[str], prog: str) -> tuple[Options, Dataset]:
+    refuse_empty_values(argv)
     options = parse_options(argv, prog=prog)
     try:
         out = options.run.out or _new_folder(options.run.model)
-        if options.run.resume and all(
-            (out / name).exists() for name in ("config.json", "metrics.json", "report.html")
-        ):
-            print(f"The run in {out} is finished; its report is {out / 'report.html'}.")
+        given = given_options(argv)
+        finished = options.run.resume and all(
+            exists(out / name) for name in ("config.json", "metrics.json", "report.html")
+        )
+        folder = options.data.folder
+        # The data of a finished run may have been moved away, but given ones must be the same.
+        if not finished or folder is None or "data" in given or exists(folder):
+            options, dataset = open_run(options.replace(out=out).resolved())
+        if finished:
+            print_line(f"The run in {out} is finished; its report is {out / 'report.html'}.")
             raise SystemExit(0)
-        options, dataset = open_run(options.replace(out=out).resolved())
-        notes = (*dataset.notes, *options.notes(given_options(argv)))
+        notes = (*dataset.notes, *options.notes(given))
         return options, dataclasses.replace(dataset, notes=notes)
     except (DataError, OptionError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         raise SystemExit(2) from None
 
 
@@ -87,7 +84,8 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
     """
     if options.run.out is None:
         raise OptionError("--out must name a folder for the results.")
-    existing = [name for name in RUN_FILES if (options.run.out / name).exists()]
+    check_free(options.run.out)
+    existing = run_files(options.run.out)
     if existing and not options.run.resume:
         raise OptionError(
             f"--out: {options.run.out} holds a run ({', '.join(existing)}), which is never "
@@ -106,7 +104,7 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
     )
     validate_method(options, len(dataset.modalities))
     if config.exists():
-        facts, before = dataset_facts(dataset), read_json(config).get("dataset") or {}
+        facts, before = dataset_facts(dataset), _facts_of_run(config)
         changed = [name for name in facts if before.get(name) != facts[name]]
         if changed:
             raise DataError(
@@ -116,28 +114,13 @@ def open_run(options: Options) -> tuple[Options, Dataset]:
     return options, dataset
 
 
-def start_folder(out: Path, dataset: Dataset) -> None:
-    """Create the folder of a run, and remove temporary files that a killed run left in it.
-
-    The names of users and items and the encoders of the data set are copied into it, so that new
-    items can be encoded and recommended without the data set.
-
-    Raises:
-        OptionError: the folder cannot be created.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(
-            f"--out: {out} cannot be created ({error.strerror}). Name another folder."
-        ) from None
-    for leftover in (*out.glob(".*.tmp"), *out.glob("compare/.*.tmp")):
-        leftover.unlink()
-    if dataset.folder is not None:
-        copy_encoders(dataset.folder, out)
-    for kind, names in (("user", dataset.user_names), ("item", dataset.item_names)):
-        if names is not None:
-            write_names(out / f"{kind}s.tsv", kind, names, _source_ids(dataset, kind, len(names)))
+def _facts_of_run(config: Path) -> dict[str, Any]:
+    """Return what config.json says of the data set of its run."""
+    values = read_json(config)
+    facts = values.get("dataset") if isinstance(values, dict) else None
+    if facts is not None and not isinstance(facts, dict):
+        raise DataError(f"{config}: is not the config of a run; `dataset` must be an object.")
+    return facts or {}
 
 
 def write_config(options: Options, dataset: Dataset) -> None:
@@ -146,30 +129,6 @@ def write_config(options: Options, dataset: Dataset) -> None:
         write_json(
             options.run.out / "config.json", {**to_json(options), "dataset": dataset_facts(dataset)}
         )
-
-
-def _source_ids(dataset: Dataset, kind: str, count: int) -> Sequence[str] | None:
-    """Return the ids of items in the source of the data set, if they are not its names."""
-    if dataset.folder is None or kind != "item":
-        return None
-    return read_source_ids(dataset.folder / "items.tsv", "item", count)
-
-
-def write_names(
-    path: Path, kind: str, names: Sequence[str], ids: Sequence[str] | None = None
-) -> None:
-    """Write names in the format of a data set, so that a scorer needs the run alone.
-
-    Arguments:
-        kind: user or item.
-        ids: ids in the source, if they are not the names.
-    """
-    columns = [names] if ids is None else [names, ids]
-    rows = ("\t".join(cells) for cells in zip(*columns, strict=True))
-    header = "\t".join([kind, "name", "id"][: 1 + len(columns)])
-    lines = [header, *(f"{number}\t{row}" for number, row in enumerate(rows))]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def _new_folder(model: str) -> Path:

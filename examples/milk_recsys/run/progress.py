@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from milk_recsys.base.terminal import printable
+
 __all__ = ["Progress"]
 
 SECONDS_BETWEEN_UPDATES = 0.2
@@ -53,7 +55,7 @@ class Progress:
     def log(self, text: str) -> None:
         """Print a line."""
         # Without markup=False, rich would read square brackets in the text as formatting.
-        self.console.print(text, markup=False)
+        self.console.print(printable(text), markup=False)
 
     @contextmanager
     def training(self, model: str, epochs: int, done: int) -> Iterator[TrainingBar]:

@@ -28,7 +28,8 @@ from milk_recsys.catalogue.tsv import read_names
 from milk_recsys.config.options import Options
 from milk_recsys.methods.keep.scoring import scoring_model
 from milk_recsys.methods.keep.update import update_model
-from milk_recsys.run.begin import RUN_FILES, start_folder, write_config
+from milk_recsys.run.begin import write_config
+from milk_recsys.run.folder import claimed_folder, run_files, start_folder
 from milk_recsys.run.loop import versions
 from milk_recsys.run.scorer import read_config
 
@@ -61,7 +62,7 @@ def update_run(run: Path | str, data: Path | str, out: Path | str) -> dict[str, 
         OptionError: `out` holds a run, or cannot be created.
     """
     run, data, out = Path(run), Path(data), Path(out)
-    if existing := [name for name in RUN_FILES if (out / name).exists()]:
+    if existing := run_files(out):
         raise OptionError(f"update_run: {out} holds a run ({', '.join(existing)}). Name another.")
     options, dims, num_users = _finished(run)
     dataset = read_dataset(data, empty_items=options.data.empty_items)
@@ -92,15 +93,16 @@ def update_run(run: Path | str, data: Path | str, out: Path | str) -> dict[str, 
         "chosen": model.chosen,
         "versions": versions(torch.device("cpu")),
     }
-    start_folder(out, dataset)
-    write_split(out / "split.npz", split)
-    fit_all = options.data.fit_all
-    read_split(out / "split.npz", dataset, options.data.setting, fit_all=fit_all)
-    with replacing(out / ORDER) as temporary, temporary.open("wb") as file:
-        np.save(file, order)
-    save_state(out / "model.safetensors", model.state_dict(), {"epoch": 0, "model": "keep"})
-    write_config(options, dataset)
-    write_json(out / "metrics.json", metrics)
+    with claimed_folder(out, resumes=False):
+        start_folder(out, dataset)
+        write_split(out / "split.npz", split)
+        fit_all = options.data.fit_all
+        read_split(out / "split.npz", dataset, options.data.setting, fit_all=fit_all)
+        with replacing(out / ORDER) as temporary, temporary.open("wb") as file:
+            np.save(file, order)
+        save_state(out / "model.safetensors", model.state_dict(), {"epoch": 0, "model": "keep"})
+        write_config(options, dataset)
+        write_json(out / "metrics.json", metrics)
     return metrics
 
 

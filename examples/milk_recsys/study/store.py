@@ -42,9 +42,11 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import Journal, replacing
+from milk_recsys.base.reading import check_regular
+from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.study.records import Run
 
-__all__ = ["Line", "Store", "user_values"]
+__all__ = ["Line", "Store", "expecting_results", "user_values"]
 
 Line = dict[str, Any]
 """A run: what identifies it, its options and its metrics; ``per_user`` is a float32 array."""
@@ -92,7 +94,14 @@ class Store:
         for line in _read_table(self.table) if self.table.exists() else []:
             self._insert(line, self.table)
         for line in self.journal.read():
-            self._insert(_from_json(line), self.journal.path)
+            try:
+                line = _from_json(line)
+            except (zlib.error, ValueError, TypeError) as error:
+                raise DataError(
+                    f"{self.journal.path}: has damaged values of users ({error!s:.100}). Remove "
+                    "the line, or name another --out."
+                ) from None
+            self._insert(line, self.journal.path)
 
     def add(self, line: Line) -> None:
         """Append a run to the journal."""
@@ -121,11 +130,11 @@ class Store:
 
     def _insert(self, line: Line, path: Path) -> None:
         """Add a line. A later line of the same run replaces the earlier one."""
-        absent = REQUIRED - set(line)
-        if absent:
+        problem = _problem_of(line)
+        if problem:
             raise DataError(
-                f"{path}: holds a line without {', '.join(sorted(absent))}, which is not a line of "
-                "a study. Name another --out."
+                f"{path}: holds a line {problem}, which is not a line of a study. Name another "
+                "--out."
             )
         where = (line["options"]["split_seed"], line["setting"], line["options"]["candidates"])
         for other in self.lines:
@@ -184,6 +193,39 @@ def user_values(line: Line) -> npt.NDArray[np.float64]:
     return np.asarray(line["per_user"], dtype=np.float64)
 
 
+def _problem_of(line: Any) -> str | None:
+    """Return why a value is no line of a study, or None."""
+    if not isinstance(line, dict):
+        return "that is no JSON object"
+    absent = REQUIRED - set(line)
+    if absent:
+        return f"without {', '.join(sorted(absent))}"
+    options = line["options"]
+    if not isinstance(options, dict) or not {"split_seed", "candidates"} <= set(options):
+        return "without the options split_seed and candidates"
+    texts = [line[name] for name in ("phase", "method", "setting", "split")]
+    seeds = (line["number"], options["split_seed"])
+    if not all(isinstance(text, str) for text in (*texts, options["candidates"])):
+        return "with a phase, method, setting, split or set of candidates that is no text"
+    if not all(type(seed) is int for seed in seeds):
+        return "with a number or a seed that is no whole number"
+    return None
+
+
+@contextlib.contextmanager
+def expecting_results(folder: Path) -> Iterator[None]:
+    """Report runs that lack values, or have values of other types, as a damaged results file."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{folder}: a run in it lacks a value, or has one that does not fit "
+            f"({type(error).__name__}: {error!s:.200}). Restore the file, or name another folder."
+        ) from error
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: while a process compacts the journal, no other reads or appends."""
@@ -213,12 +255,10 @@ def _to_json(line: Line) -> Line:
 
 def _from_json(line: Line) -> Line:
     """Invert `_to_json`."""
-    if "per_user" not in line:
+    if not isinstance(line, dict) or "per_user" not in line:
         return line
-    return {
-        **line,
-        "per_user": np.frombuffer(zlib.decompress(base64.b64decode(line["per_user"])), "<f4"),
-    }
+    values = zlib.decompress(base64.b64decode(line["per_user"]))
+    return {**line, "per_user": np.frombuffer(values, "<f4")}
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -283,6 +323,7 @@ def _dumps(value: Any) -> str:
 
 def _read_table(path: Path) -> list[Line]:
     try:
+        check_regular(path)
         # `read_table` would add a column `split` for a path such as split=3/runs.parquet.
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
@@ -293,6 +334,17 @@ def _read_table(path: Path) -> list[Line]:
         raise DataError(
             f"{path}: its columns are not those of a study's results file. Name another --out."
         )
+    try:
+        return _lines_of(table)
+    except (AttributeError, IndexError, RecursionError, TypeError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{path}: is damaged ({type(error).__name__}: {error!s:.100}). Restore it, or name "
+            "another --out."
+        ) from None
+
+
+def _lines_of(table: pa.Table) -> list[Line]:
+    """Return the runs of a table, one dictionary for each row."""
     columns = [table.column(name).to_pylist() for name in (*KEY, "options", "fields")]
     per_user = _separated(
         table.column("users").to_pylist(), table.column("per_user").combine_chunks()
@@ -332,11 +384,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stores[0].add(line)
         stores[0].compact()
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
-    print(f"{stores[0].table}: {len(stores[0].lines)} runs")
+    print_line(f"{stores[0].table}: {len(stores[0].lines)} runs")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reporting_errors():
+        sys.exit(main())

@@ -347,7 +347,7 @@ def test_missing_file(folder, name):
 def test_a_folder_instead_of_a_file(folder, name):
     (folder / name).unlink()
     (folder / name).mkdir()
-    with pytest.raises(DataError, match=f"{name}.*: cannot be opened"):
+    with pytest.raises(DataError, match=f"{name}.*: is a folder, not a regular file"):
         read_dataset(folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.files import read_json
 from milk_recsys.catalogue.encoders.contract import Arrays, Rows
 
 __all__ = ["SUFFIXES", "Pictures", "find_pictures"]
@@ -181,7 +181,7 @@ def _config(folder: Path) -> dict[str, Any]:
         path = folder / name
         if path.is_file():
             try:
-                values = json.loads(path.read_text(encoding="utf-8"))
+                values = read_json(path)
                 return _open_clip(values) if name.startswith("open_clip") else _hugging_face(values)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DataError(

@@ -8,7 +8,6 @@ a table that it is made from, and the encoder with its settings; and for fitted 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.base.files import write_json
+from milk_recsys.base.files import read_json, replacing_folder, write_json
+from milk_recsys.base.reading import check_inside, check_regular, exists
 from milk_recsys.catalogue.encoders.categories import Categories
 from milk_recsys.catalogue.encoders.contract import Arrays, Encoder
 from milk_recsys.catalogue.encoders.pictures import Pictures
@@ -89,7 +89,7 @@ def load_recipes(
             "give new items in the layout of features/<modality>.npy."
         )
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
         moved = {Sentences.kind: encoder, Pictures.kind: picture_encoder}
         return {name: _load(path.parent, entry, moved) for name, entry in index.items()}
     except DataError:
@@ -130,12 +130,12 @@ def copy_encoders(source: Path, target: Path) -> None:
 
     The copy appears under its name only when it is complete.
     """
-    if not (source / ENCODERS / INDEX).is_file() or (target / ENCODERS).exists():
+    folder = source / ENCODERS
+    if not exists(folder / INDEX) or exists(target / ENCODERS):
         return
-    temporary = target / f".{ENCODERS}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        shutil.copytree(source / ENCODERS, temporary)
-        temporary.rename(target / ENCODERS)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    for path in folder.rglob("*"):
+        check_inside(path, source)
+        if not path.is_dir():
+            check_regular(path)
+    with replacing_folder(target / ENCODERS) as temporary:
+        shutil.copytree(folder, temporary, dirs_exist_ok=True)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.reading import check_regular
 from milk_recsys.catalogue.npy import BAD_NPY
 
 __all__ = ["read_pickled_arrays"]
@@ -74,6 +75,7 @@ def read_pickled_arrays(path: Path) -> dict[str, npt.NDArray[np.int64]]:
         DataError: the file is missing, too large, damaged, or holds anything else.
     """
     advice = "Give a file that numpy.save wrote of a dictionary of integer arrays."
+    check_regular(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: is larger than {MAX_BYTES:,} bytes. {advice}")

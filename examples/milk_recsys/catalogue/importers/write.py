@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.files import replacing_folder
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.encoders.saved import Recipe, save_recipes
 from milk_recsys.catalogue.importers.filled import content_reason, find_filled
@@ -135,7 +135,12 @@ class Draft:
 
     def _new_array(self, modality: str, shape: tuple[int, int], dtype: Any) -> npt.NDArray[Any]:
         path = self.folder / "features" / f"{modality}.npy"
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        # The file has holes. Writing to a map of them ends the process if the disk is full, so the
+        # space is taken here, which raises OSError.
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
 
     def finish_features(
         self, modality: str, rows: npt.NDArray[Any], where: object, *, checked: bool = True
@@ -223,26 +228,15 @@ def drafting(
     Raises:
         DataError: `out` exists already and is not an empty folder, or cannot be created.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(
-            f"--out: {out} exists already and is never overwritten. Name another folder."
-        )
-    # The same parent folder guarantees the same file system, so that the renaming is atomic.
-    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
     try:
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise DataError(
-                f"--out: {out} cannot be created ({error.strerror}). Name another folder."
-            ) from None
-        yield Draft(folder, name, source, keep_filled=keep_filled, filled=filled)
-        if out.exists():
-            out.rmdir()  # It is empty, as checked above.
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with replacing_folder(out) as folder:
+            yield Draft(folder, name, source, keep_filled=keep_filled, filled=filled)
+    except OSError as error:
+        if error.filename != str(out):
+            raise
+        raise DataError(
+            f"--out: {out} cannot be written ({error.strerror or error}). Name another folder."
+        ) from None
 
 
 def _one_line(name: str) -> str:

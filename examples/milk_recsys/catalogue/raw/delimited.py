@@ -14,6 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.csv as pa_csv  # type: ignore[import-untyped]
 
 from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.reading import MAX_LINE
 from milk_recsys.catalogue.raw.dialect import SAMPLE_BYTES, Dialect, csv_rows, find_dialect
 from milk_recsys.catalogue.raw.files import open_bytes, reading
 from milk_recsys.catalogue.raw.tables import RawTable, TextFormat
@@ -153,6 +154,7 @@ class _Utf8(io.RawIOBase):
         self.stream, self.path, self.dialect = stream, path, dialect
         self.decoder = codecs.getincrementaldecoder(dialect.encoding)()
         self.buffer, self.held, self.bytes, self.lines, self.ended = b"", "", 0, 0, False
+        self.line_bytes = 0  # Bytes read of the line that is not complete yet.
 
     def readable(self) -> bool:
         return True
@@ -182,6 +184,12 @@ class _Utf8(io.RawIOBase):
                 "encoding, for example --encoding latin-1 (Western Europe)."
             ) from None
         self.lines += data.count(b"\n")
+        self.line_bytes = len(data.rpartition(b"\n")[2]) + (b"\n" not in data) * self.line_bytes
+        if self.line_bytes > MAX_LINE:
+            raise DataError(
+                f"{self.path}, line {self.lines + 1}: has more than {MAX_LINE:,} bytes. Is this a "
+                "table with one row per line?"
+            )
         self.bytes += len(data)
         self._check_escapes(text)
         separator = self.dialect.separator

@@ -17,6 +17,7 @@ import rich.console
 import rich.progress
 
 from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.reading import check_regular, exists
 
 __all__ = ["Format", "check_file", "file_format", "open_bytes", "parts_of", "reading"]
 
@@ -82,10 +83,9 @@ def reading(path: Path) -> Iterator[None]:
 
 def check_file(path: Path) -> None:
     """Refuse a path that is no regular file, before anything waits for a pipe or a device."""
-    if not path.exists():
+    check_regular(path)
+    if not exists(path):
         raise DataError(f"{path}: no such file.")
-    if not path.is_file():
-        raise DataError(f"{path}: is not a regular file. Name a file.")
 
 
 def parts_of(path: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.reading import MAX_JSON, MAX_LINE
 from milk_recsys.catalogue.raw.files import open_bytes
 from milk_recsys.catalogue.raw.tables import ROWS_AT_ONCE, RawTable, TextFormat
 
@@ -76,13 +77,21 @@ def json_objects(
         DataError: a line is neither, or no object.
     """
     with open_bytes(path, progress=progress) as stream:
-        for number, data in enumerate(stream, 1):
+        for number, data in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), 1):
             line = _decode(path, number, data, encoding).strip().lstrip("\ufeff")
             if not line:
                 continue
             if number == 1 and line[0] == "[":
-                yield from _list(path, line + _decode(path, 2, stream.read(), encoding))
+                rest = stream.read(MAX_JSON)
+                if len(rest) == MAX_JSON:
+                    raise DataError(
+                        f"{path}: is a JSON list of more than {MAX_JSON:,} bytes. Write one object "
+                        "per line."
+                    )
+                yield from _list(path, line + _decode(path, 2, rest, encoding))
                 return
+            if len(data) == MAX_LINE and not data.endswith(b"\n"):
+                raise DataError(f"{path}, line {number}: has more than {MAX_LINE:,} bytes.")
             record = _parse(path, number, line)
             if not isinstance(record, dict):
                 raise DataError(

@@ -35,7 +35,7 @@ class DgmrecOptions:
     neighbours: int = count(
         10, "Number of edges of an item in the graph of a modality, including one to itself."
     )
-    layers: int = count(1, "Number of hops on the graphs of the modalities.")
+    layers: int = option(1, "Number of hops on the graphs of the modalities.", 1, 100)
     contrast_pairs: int = count(512, "Number of pairs of a batch that are contrasted.")
     batch_size: int = count(2048, "Training pairs in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")

@@ -20,7 +20,7 @@ class GraphImputationOptions:
         "hops, or those that a random walk with restarts or heat diffusion reaches most.",
     )
     neighbours: int = count(20, "Number of neighbours of an item, the item itself among them (k).")
-    layers: int = count(3, "Number of hops of multi_hop.")
+    layers: int = option(3, "Number of hops of multi_hop.", 1, 100)
     ridge: float = option(
         3.0, "Strength of the ridge penalty of the regression on content (l).", above=True
     )

@@ -39,6 +39,7 @@ class KeepOptions:
     popularity: float = option(
         0.25,
         "Exponent b: each pair is divided by (its user's pairs x its item's pairs) to the power b.",
+        high=2,
     )
     rank: int | None = option(
         None,

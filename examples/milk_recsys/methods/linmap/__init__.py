@@ -22,6 +22,7 @@ class LinmapOptions:
         0.25,
         "Exponent b of the donor: each pair is divided by (its user's pairs x its item's pairs) to "
         "the power b.",
+        high=2,
     )
     per_pattern: bool = option(
         False,

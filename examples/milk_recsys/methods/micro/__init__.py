@@ -23,7 +23,7 @@ class MicroOptions:
     fixed_share: float = option(
         0.9, "Share of the fixed graph; the learned graph has the rest.", 0, 1
     )
-    layers: int = option(2, "Number of hops on the graph of users and items.")
+    layers: int = option(2, "Number of hops on the graph of users and items.", high=100)
     contrast_items: int = count(
         128, "Number of items contrasted in a step, sampled in each step; at most all items."
     )

@@ -51,7 +51,9 @@ class Step:
         self.owns_users = tables.blocks is not None and own.user_table == "sharded"
         self.autocast = options.run.dtype == "bfloat16"
         by_torch = own.kernels == "compiled"  # torch.compile; `compiled` stands for Numba.
-        buffer_rows = 0 if by_torch else 2 * own.batch_size
+        # A batch has at most all pairs, however large the option is.
+        batch = min(own.batch_size, tables.num_pairs)
+        buffer_rows = 0 if by_torch else 2 * batch
         self.prepared = prepared_rows(model, tables, buffer_rows=buffer_rows)
         device = model.users.weight.device
         self.compiled = compiled = not by_torch and compiles(own, options.run.dtype, device)

@@ -17,7 +17,7 @@ class SibrarOptions:
     )
     tau: float = option(0.5, "Temperature of the contrast.", above=True)
     width: int = count(128, "Width of the maps and of the branch.")
-    layers: int = count(2, "Number of linear layers of the branch.")
+    layers: int = option(2, "Number of linear layers of the branch.", 1, 100)
     batch_size: int = count(256, "Training pairs in a batch.")
     embedding_dim: int = count(64, "Width of user and item vectors.")
 

@@ -24,7 +24,7 @@ from milk_recsys.study.bench.names import seed_ranges
 from milk_recsys.study.bench.score import METRICS, is_variant, part_of, seed_of, systems
 from milk_recsys.study.bench.tasks import SETS, recorded_hashes
 from milk_recsys.study.records import MONITOR
-from milk_recsys.study.store import Line, Store
+from milk_recsys.study.store import Line, Store, expecting_results
 from milk_recsys.study.tables import markdown
 
 __all__ = ["standings_page", "table_of", "write_standings"]
@@ -67,12 +67,13 @@ def standings_page(results: Path, entries: Path) -> str:
     """
     sections = [INTRODUCTION]
     for name in _sets(results):
-        tables = [
-            f"### {setting.upper()}, {BLOCKS.get(block, HELD_OUT)} {seed_ranges(seeds)}\n\n"
-            + (markdown(rows, caption) if rows else f"{caption}\n")
-            for setting in ORDER
-            for block, seeds, rows, caption in _tables(results / name, entries / name, setting)
-        ]
+        with expecting_results(results / name):
+            tables = [
+                f"### {setting.upper()}, {BLOCKS.get(block, HELD_OUT)} {seed_ranges(seeds)}\n\n"
+                + (markdown(rows, caption) if rows else f"{caption}\n")
+                for setting in ORDER
+                for block, seeds, rows, caption in _tables(results / name, entries / name, setting)
+            ]
         if tables:
             sections += [f"## {name}\n", *tables]
     if len(sections) == 1:

@@ -1,0 +1,22 @@
+#!/bin/sh
+# JSON lines, with vectors of the items: from raw files to lists of new items.
+#
+#     sh examples/walks/json.sh RAW OUT
+#
+# RAW is a folder with pairs.jsonl and items.json. OUT is a new folder.
+set -eu
+raw=$1 out=$2
+
+# Read the notes that this prints before you train: they say how the files were read.
+milk-recsys prepare table --pairs "$raw/pairs.jsonl" --features "v=$raw/items.json" \
+    --out "$out/data"
+
+# Train KEEP, test it on held-out items, and write a report (report.html).
+milk-recsys train --data "$out/data" --out "$out/run" --empty-items drop
+
+# New items get their features as the items of the run did. Here they are those of the same table.
+milk-recsys prepare items --run "$out/run" --table "$raw/items.json" --out "$out/new_items"
+
+# The best new items of every customer, and the best customers of every new item.
+milk-recsys recommend --run "$out/run" --items "$out/new_items" --empty-items drop \
+    --format tsv --formulas quote --out "$out/lists"
