@@ -156,7 +156,7 @@ def _defaults(
             raise OptionError(f"--config: {preset!r} is not a preset of {method.name}.")
         values |= {**method.presets[preset], "preset": preset}
     values |= config
-    if early.preset in method.presets:
+    if early.preset is not None and early.preset in method.presets:
         values |= {**method.presets[early.preset], "preset": early.preset}
     return values
 

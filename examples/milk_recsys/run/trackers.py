@@ -34,7 +34,7 @@ class TensorBoard:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
         self._writer.add_text("options", "\n".join(f"    {k}: {v}" for k, v in config.items()))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -114,13 +114,13 @@ def _add_lists(
     AudienceOf: Any = audience_body(limits)
 
     @app.post("/recommend", summary="Items for users", responses=responses(404, 409, 422), **shared)
-    def recommend(body: Annotated[Recommend, Body()]) -> Lists:  # type: ignore[valid-type]
+    def recommend(body: Annotated[Recommend, Body()]) -> Lists:
         found = service.recommend(body.users, _selection(body), body.exclude)
         both = zip(body.users, found, strict=True)
         return Lists(lists=[ItemList(user=user, items=_items(own)) for user, own in both])
 
     @app.post("/audience", summary="Users for items", responses=responses(404, 422), **shared)
-    def audience(body: Annotated[AudienceOf, Body()]) -> Audience:  # type: ignore[valid-type]
+    def audience(body: Annotated[AudienceOf, Body()]) -> Audience:
         found = service.audience(body.items, body.k, body.users, body.exclude)
         lists = [
             AudienceList(
@@ -137,7 +137,7 @@ def _add_lists(
     @app.post(
         "/fold-in", summary="Items for a new customer", responses=responses(404, 422), **shared
     )
-    def fold_in(body: Annotated[FoldIn, Body()]) -> ItemList:  # type: ignore[valid-type]
+    def fold_in(body: Annotated[FoldIn, Body()]) -> ItemList:
         given = getattr(body, "features", None)
         if (body.items is None) == (given is None):
             raise DataError("give either items or features.")
@@ -158,7 +158,7 @@ def _add_items(
         responses=responses(409, 422),
         **shared,
     )
-    def add(body: Annotated[NewItems, Body()]) -> Added:  # type: ignore[valid-type]
+    def add(body: Annotated[NewItems, Body()]) -> Added:
         items = {
             each.item: each.features.model_dump(by_alias=True, exclude_unset=True)
             for each in body.items
@@ -183,7 +183,7 @@ def _add_explain(app: FastAPI, service: Service, shared: dict[str, Any], respons
     Explain: Any = explain_body()
 
     @app.post("/explain", summary="Parts of a score", responses=responses(404, 409, 422), **shared)
-    def explain(body: Annotated[Explain, Body()]) -> Explained:  # type: ignore[valid-type]
+    def explain(body: Annotated[Explain, Body()]) -> Explained:
         found = service.explain(body.user, body.item)
         parts = (
             [Part(name=name, part=part) for name, part in sums.items()]
