@@ -27,6 +27,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "api_pages",
+    "docstrings",
     "equations",
 ]
 exclude_patterns = [
