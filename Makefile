@@ -55,9 +55,10 @@ coverage: $(STAMP) ## run all tests and report branch coverage of invmod/
 mutants: $(STAMP) ## measure how many small faults the tests notice (MUTANT_ARGS: options)
 	nice $(BIN) -m benchmarks.mutants $(MUTANT_ARGS)
 
-lint: $(STAMP) ## check style
+lint: $(STAMP) ## check style and spelling
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
+	$(BIN) -m codespell_lib
 
 format: $(STAMP) ## correct the style
 	$(BIN) -m ruff check --fix .
@@ -66,8 +67,9 @@ format: $(STAMP) ## correct the style
 types: $(STAMP) ## check types
 	$(BIN) -m mypy
 
-docs: $(STAMP) ## build the documentation in docs/_build/html
+docs: $(STAMP) ## build the documentation in docs/_build/html, and check its links and equations
 	$(BIN) -m sphinx -W --keep-going docs docs/_build/html
+	$(BIN) docs/check_site.py docs/_build/html
 
 smoke: $(STAMP) ## make every table and figure of the paper on a tiny data set, in a minute
 	$(BIN) examples/milk_recsys/reproduce.py all --smoke
