@@ -8,6 +8,8 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 MUTANT_ARGS ?=
 CUDA_ARGS ?=
+LOCK_ARGS ?=
+MATRIX_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin/python
@@ -23,7 +25,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test coverage mutants lint format types docs smoke wheel-smoke bench \
-	bench-quick distributed reproduce-cuda clean
+	bench-quick distributed reproduce-cuda lock matrix dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3] [PIP_ARGS='options of pip install']"
@@ -70,6 +72,18 @@ types: $(STAMP) ## check types
 docs: $(STAMP) ## build the documentation in docs/_build/html, and check its links and equations
 	$(BIN) -m sphinx -W --keep-going docs docs/_build/html
 	$(BIN) docs/check_site.py docs/_build/html
+
+lock: $(STAMP) ## write requirements.lock anew (LOCK_ARGS=--upgrade: with the newest versions)
+	.ci/lock $(BIN) $(LOCK_ARGS)
+
+matrix: $(STAMP) ## run the library's tests on other versions of Python and torch (MATRIX_ARGS)
+	$(BIN) .ci/matrix.py $(MATRIX_ARGS)
+
+dist: $(STAMP) ## build the wheel and the source archive in dist/, and check both
+	rm -rf dist
+	$(BIN) -m build --no-isolation
+	$(BIN) -m uv tool run twine check --strict dist/*
+	$(BIN) .ci/sdist_check.py dist
 
 smoke: $(STAMP) ## make every table and figure of the paper on a tiny data set, in a minute
 	$(BIN) examples/milk_recsys/reproduce.py all --smoke
