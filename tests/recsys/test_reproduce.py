@@ -510,6 +510,7 @@ RESULTS = Path(__file__).parents[2] / "docs/results"
 STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/verdicts.md"))
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("name", STUDIES)
 def test_committed_tables_are_those_of_their_store(name):
     """Means, standard deviations and verdicts in the tables follow from the committed results."""
