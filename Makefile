@@ -83,7 +83,7 @@ dist: $(STAMP) ## build the wheel and the source archive in dist/, and check bot
 	rm -rf dist
 	$(BIN) -m build --no-isolation
 	$(BIN) -m uv tool run twine check --strict dist/*
-	$(BIN) .ci/sdist_check.py dist
+	.ci/sdist_smoke $(BIN) dist/*.tar.gz
 
 smoke: $(STAMP) ## make every table and figure of the paper on a tiny data set, in a minute
 	$(BIN) examples/milk_recsys/reproduce.py all --smoke
