@@ -26,10 +26,10 @@ def label_points(axes: Axes, places: Sequence[tuple[float, float]], names: Seque
     figure.draw_without_rendering()  # fixes the limits and the layout
     scale = 72 / figure.dpi
     points = axes.transData.transform(np.asarray(places)) * scale
-    corners = axes.bbox.extents * scale
-    frame: Box = (corners[0], corners[1], corners[2], corners[3])
+    left, bottom, right, top = axes.bbox.extents
+    frame: Box = (left * scale, bottom * scale, right * scale, top * scale)
     taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
-    for name, point in zip(names, points, strict=True):
+    for name, place, point in zip(names, places, points, strict=True):
         width, height = LETTER * len(name), SIZE
         free = (
             offset
@@ -42,7 +42,7 @@ def label_points(axes: Axes, places: Sequence[tuple[float, float]], names: Seque
         line = {"arrowstyle": "-", "color": "0.7", "lw": 0.5} if far else None
         axes.annotate(
             name,
-            axes.transData.inverted().transform(point / scale),
+            place,
             xytext=offset,
             textcoords="offset points",
             fontsize=SIZE,

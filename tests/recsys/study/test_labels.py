@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from milk_recsys.study.labels import label_points
@@ -22,7 +23,7 @@ def test_labels_of_crowded_points_do_not_overlap(log):
         axes.scatter(x, y, s=25)
     label_points(axes, places, names)
     figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = {text.get_text(): text.get_window_extent(renderer) for text in axes.texts}
     assert list(boxes) == names
     # The width of a letter is an estimate, so a label may touch its neighbour by a pixel or two.
