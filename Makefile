@@ -8,6 +8,8 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 MUTANT_ARGS ?=
 CUDA_ARGS ?=
+LOCK_ARGS ?=
+MATRIX_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin/python
@@ -28,7 +30,7 @@ $(eval $(call find_folder,INVMOD_RAW,raw))
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test coverage mutants lint format types docs smoke wheel-smoke bench \
-	bench-quick distributed reproduce-cuda clean
+	bench-quick distributed reproduce-cuda lock matrix dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3] [PIP_ARGS='options of pip install']"
@@ -60,9 +62,10 @@ coverage: $(STAMP) ## run all tests and report branch coverage of invmod/
 mutants: $(STAMP) ## measure how many small faults the tests notice (MUTANT_ARGS: options)
 	nice $(BIN) -m benchmarks.mutants $(MUTANT_ARGS)
 
-lint: $(STAMP) ## check style
+lint: $(STAMP) ## check style and spelling
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
+	$(BIN) -m codespell_lib
 
 format: $(STAMP) ## correct the style
 	$(BIN) -m ruff check --fix .
@@ -71,8 +74,21 @@ format: $(STAMP) ## correct the style
 types: $(STAMP) ## check types
 	$(BIN) -m mypy
 
-docs: $(STAMP) ## build the documentation in docs/_build/html
+docs: $(STAMP) ## build the documentation in docs/_build/html, and check its links and equations
 	$(BIN) -m sphinx -W --keep-going docs docs/_build/html
+	$(BIN) docs/check_site.py docs/_build/html
+
+lock: $(STAMP) ## write requirements.lock anew (LOCK_ARGS=--upgrade: with the newest versions)
+	.ci/lock $(BIN) $(LOCK_ARGS)
+
+matrix: $(STAMP) ## run the library's tests on other versions of Python and torch (MATRIX_ARGS)
+	$(BIN) .ci/matrix.py $(MATRIX_ARGS)
+
+dist: $(STAMP) ## build the wheel and the source archive in dist/, and check both
+	rm -rf dist
+	$(BIN) -m build --no-isolation
+	$(BIN) -m uv tool run twine check --strict dist/*
+	.ci/sdist_smoke $(BIN) dist/*.tar.gz
 
 smoke: $(STAMP) ## make every table and figure of the paper on a tiny data set, in a minute
 	$(BIN) examples/milk_recsys/reproduce.py all --smoke

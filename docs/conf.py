@@ -1,19 +1,20 @@
 """Sphinx configuration.
 
-Neither the build nor the pages need a network connection: the build converts equations to MathML.
+Neither the build nor the pages need a network connection: the build renders the equations.
 """
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
 from sphinx.application import Sphinx
-from sphinx.util.math import get_node_equation_number
+
+import invmod
 
 HERE = Path(__file__).parent
-import invmod  # noqa: E402
+sys.path.insert(0, str(HERE))  # for the extensions in this folder
 
 project = "invmod"
 author = "The invmod developers"
@@ -26,6 +27,10 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "api_pages",
+    "architecture_figure",
+    "docstrings",
+    "equations",
 ]
 exclude_patterns = [
     "_build",
@@ -77,53 +82,26 @@ html_static_path = ["_static"]
 html_css_files = ["invmod.css"]
 html_show_sphinx = False
 html_copy_source = False
-html_math_renderer = "mathml"
+html_math_renderer = "katex"
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-
-
-# --- equations ------------------------------------------------------------------------------------
-
-
-def visit_math(self: Any, node: nodes.math) -> None:
-    """Write an inline equation as MathML, which browsers show without scripts or web fonts."""
-    self.body.append(_mathml(node))
-    raise nodes.SkipNode
-
-
-def visit_displaymath(self: Any, node: nodes.math_block) -> None:
-    """Write a displayed equation as MathML, with its number if it has a label."""
-    self.body.append(self.starttag(node, "div", CLASS="equation"))
-    if node["number"]:
-        self.body.append(f'<span class="eqno">({get_node_equation_number(self, node)})</span>')
-    self.body.append(_mathml(node, as_block=True) + "</div>\n")
-    raise nodes.SkipNode
-
-
-def _mathml(node: nodes.Element, *, as_block: bool = False) -> str:
-    tex = node.astext().replace(r"\dots", r"\ldots")
-    # docutils' converter supports \bigl and \Bigl, but not \big and \Big.
-    tex = re.sub(r"\\(big|Big)(?![a-zA-Z])", r"\\\1l", tex)
-    try:
-        return latex2mathml.tex2mathml(tex, as_block=as_block)
-    except latex2mathml.MathError as error:
-        raise ValueError(
-            f"{node.source}:{node.line}: {error} in the equation {node.astext()!r}"
-        ) from error
 
 
 # --- results of studies, and names in docstrings --------------------------------------------------
 
 
 def insert_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
-    """Replace each line ``% TABLE NAME`` of a page by docs/results/NAME/table.md.
+    """Replace each line ``% TABLE NAME`` of a page by docs/results/NAME/table.md, if it exists.
 
     Sphinx passes the text of the page as a list of one string, which is changed in place.
     """
     for name in re.findall(r"^% TABLE (\w+)$", source[0], re.MULTILINE):
         path = HERE / "results" / name / "table.md"
-        source[0] = source[0].replace(f"% TABLE {name}\n", path.read_text(encoding="utf-8"))
+        table = "This table has not been computed in this checkout.\n"
+        if path.exists():
+            table = path.read_text(encoding="utf-8")
+        source[0] = source[0].replace(f"% TABLE {name}\n", table)
         app.env.note_dependency(str(path))
 
 
@@ -223,7 +201,6 @@ def show_argument_names(
 
 def setup(app: Sphinx) -> None:
     """Register the handlers of this file; Sphinx calls this function when it starts."""
-    app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
     app.connect("source-read", insert_tables)
     app.connect("source-read", insert_studies)
     app.connect("missing-reference", show_argument_names)

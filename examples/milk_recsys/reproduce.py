@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -30,7 +29,6 @@ from typing import Annotated, Any, Literal
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import optuna
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -43,6 +41,7 @@ from milk_recsys.catalogue.synthetic import tiny_dataset
 from milk_recsys.config.method import method_names
 from milk_recsys.config.options import OptionError
 from milk_recsys.study.plan import NAMES, Name, Plan
+from milk_recsys.study.proposals import check_number_of_trials
 from milk_recsys.study.records import MONITOR, Leak, Run
 from milk_recsys.study.spaces import FIELD, METHODS
 from milk_recsys.study.store import Store, expecting_results
@@ -98,11 +97,11 @@ def run_command(command: Reproduce) -> int:
         The exit status: 0 for success, 1 if a run learnt from test items, 2 for invalid input, 130
         after an interruption.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         problem = check(command)
         if problem:
             raise OptionError(problem)
+        check_number_of_trials(command.trials)
         if not command.smoke:
             return reproduce(command)
         with tempfile.TemporaryDirectory() as folder:
@@ -250,7 +249,6 @@ def _work(run: Run, where: Path | Dataset, cache: Path, threads: int | None) -> 
 
     from milk_recsys.study.runs import execute
 
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if threads:
         torch.set_num_threads(threads)
     if isinstance(where, Path):

@@ -16,6 +16,7 @@ from benchmarks.quality import read_variants
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("name", reproduce_cuda.SETS)
 def test_its_variants_have_the_options_of_the_search(name, monkeypatch, tmp_path):
     monkeypatch.setenv("INVMOD_DATA", str(tmp_path))

@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import api_pages
+import docstrings
 import figures
 import pytest
 import tyro
@@ -51,19 +53,49 @@ def flag(name: str) -> str:
 
 def test_the_pages_document_every_public_name_once() -> None:
     """Names of the top level are documented as `invmod.name`, others as `invmod.room.name`."""
-    documented = []
-    for page in PAGES:
-        module = ""
-        for kind, name in re.findall(
-            r"^\.\. (auto\w+|currentmodule):: (\S+)", read(page), re.MULTILINE
-        ):
-            if kind == "currentmodule":
-                module = name
-            else:
-                documented.append(name if name.startswith("invmod.") else f"{module}.{name}")
+    documented = [entry.name for entry in api_pages.all_entries()]
     own = [name for name in documented if not name.startswith("invmod.integrations.")]
     expected = [f"invmod.{name}" for name in PUBLIC_NAMES if not name.startswith("cli.")]
     assert sorted(own) == sorted(expected)
+
+
+def test_the_pages_of_names_are_different_files_on_every_system() -> None:
+    files = [document.lower() for document in api_pages.documents().values()]
+    assert len(set(files)) == len(files)
+    assert api_pages.documents()["invmod.environments.Dominance"].endswith("Dominance-class")
+
+
+def test_every_name_has_a_line_in_the_table_of_its_page_and_in_the_index() -> None:
+    entries = api_pages.all_entries()
+    index = api_pages.index_page()
+    for entry in entries:
+        assert entry.summary.endswith("."), entry.name
+        assert f":py:obj:`~{entry.name}`\n     - {entry.summary}\n" in index
+    source = [read("parts/fusion.md")]
+    api_pages.insert_tables(None, "parts/fusion", source)  # type: ignore[arg-type]
+    assert "{api}" not in source[0]
+    assert source[0].count(":py:obj:`~invmod.") == 8
+    assert "fuse </api/generated/invmod.fuse>" in source[0]
+
+
+def test_options_of_autodoc_are_on_the_page_of_their_name() -> None:
+    (entry,) = api_pages.parse("```{api}\ninvmod.GatedFusion\n   :members: gates\n```\n", "parts/x")
+    assert api_pages.page_of(entry).endswith(
+        ".. autoclass:: invmod.GatedFusion\n   :members: gates\n"
+    )
+
+
+def test_a_return_with_a_colon_is_one_text() -> None:
+    """Napoleon would read the part before the colon as a type."""
+    lines = ["A line.", "", "Returns:", "    (features, usable): every modality", "    of a row."]
+    whole = docstrings.keep_whole([*lines, "", "Raises:", "    ValueError: never."])
+    assert whole[2:] == [
+        ":returns: (features, usable): every modality",
+        "    of a row.",
+        "",
+        "Raises:",
+        "    ValueError: never.",
+    ]
 
 
 def test_the_concepts_page_names_code_for_every_equation_of_the_method() -> None:
@@ -103,7 +135,8 @@ def test_every_page_is_in_a_table_of_contents() -> None:
         if line and not line.startswith(":")
     }
     written = {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES} - {"index"}
-    assert listed == written | {"guides/index"}  # The build makes guides/index from docs/guide.
+    # The build makes guides/index from docs/guide, and api/generated/index from the pages.
+    assert listed == written | {"guides/index", "api/generated/index"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))

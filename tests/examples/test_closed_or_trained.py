@@ -244,6 +244,7 @@ def test_the_summary_has_the_means_of_plain_python_and_the_best_trained_method_b
     ]
 
 
+@pytest.mark.results
 def test_the_committed_summary_is_made_from_the_committed_runs():
     committed = (RESULTS / "closed_or_trained_sets/table.md").read_text(encoding="utf-8")
     assert committed.startswith(summary.summary_table(RESULTS).split("\n\n")[0])
@@ -251,6 +252,7 @@ def test_the_committed_summary_is_made_from_the_committed_runs():
     assert re.search(r"^% TABLE closed_or_trained_sets$", page, re.MULTILINE)
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_the_committed_table_is_made_from_the_committed_runs(name):
     folder = RESULTS / f"closed_or_trained_{name}"

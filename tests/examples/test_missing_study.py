@@ -457,6 +457,7 @@ def test_absent_data_raise_an_error_with_instructions(monkeypatch, tmp_path):
 # --- the committed studies
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_committed_table_is_made_from_the_committed_runs(name, tmp_path, monkeypatch):
     def train(*_args):

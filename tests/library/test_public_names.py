@@ -133,13 +133,16 @@ def test_all_is_sorted_and_complete():
 
 
 def test_the_version_is_that_of_the_project():
-    assert re.fullmatch(r"\d+\.\d+\.\d+", invmod.__version__)
+    """It is in invmod/__init__.py alone; between releases it is that of the next one with .dev0."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev0)?", invmod.__version__)
     project = ROOT.parent / "pyproject.toml"
     if project.exists():
-        assert (
-            tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
-            == invmod.__version__
-        )
+        build = tomllib.loads(project.read_text(encoding="utf-8"))
+        assert build["project"]["dynamic"] == ["version"]
+        assert build["tool"]["hatch"]["version"]["path"] == "invmod/__init__.py"
+        citation = (ROOT.parent / "CITATION.cff").read_text(encoding="utf-8")
+        (cited,) = re.findall(r"^version: (.*)$", citation, re.MULTILINE)
+        assert cited == invmod.__version__.removesuffix(".dev0")
 
 
 def test_the_package_is_typed():

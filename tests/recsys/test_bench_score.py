@@ -165,6 +165,7 @@ def test_a_method_that_is_run_outside_has_the_p_values_of_a_run_inside(
 
 
 @pytest.mark.data
+@pytest.mark.results
 def test_the_ridge_from_outside_has_the_p_values_of_the_committed_runs(data_root, tmp_path):
     task, store = Task.parse("lfm2k/ftmt/200..202"), Store(ROOT / "docs/results/lfm2k")
     dataset, _ = open_dataset("lfm2k", data_root)

@@ -18,6 +18,8 @@ from milk_recsys.study.store import Store
 ROOT = Path(__file__).parents[2]
 RESULTS, ENTRIES = ROOT / "docs/results", ROOT / "docs/entries"
 
+pytestmark = pytest.mark.results
+
 
 def tables(page):
     """Return the tables of a page: (data set, title) -> rows, each a dictionary."""

@@ -72,6 +72,7 @@ def test_ranges_are_the_inverse_of_parsing():
 # --- hashes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.results
 def test_every_run_of_the_results_files_has_the_recorded_hashes():
     compared = 0
     for name in SETS:
@@ -207,6 +208,7 @@ def test_the_tasks_and_their_hashes_are_listed(capsys):
     assert "is not an official task" in capsys.readouterr().err
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("code", ["bench.main(['tasks'])", "bench.main(['standings'] + given)"])
 def test_listing_tasks_and_writing_standings_import_no_torch(code, tmp_path):
     given = ["--results", str(ROOT / "docs/results"), "--out", str(tmp_path / "page.md")]

@@ -20,7 +20,8 @@ from milk_recsys.config.method import find_method
 from milk_recsys.config.options import DataOptions, Options
 from milk_recsys.methods.milk import PRESETS
 from milk_recsys.study import claims, paper, records, runs
-from milk_recsys.study.plan import NAMES, Plan, best_trial, propose, strongest
+from milk_recsys.study.plan import NAMES, Plan, best_trial, strongest
+from milk_recsys.study.proposals import propose
 from milk_recsys.study.records import Run
 from milk_recsys.study.runs import execute, missing_none_one_two
 from milk_recsys.study.spaces import FIELD, METHODS, SPACES
@@ -509,6 +510,7 @@ RESULTS = Path(__file__).parents[2] / "docs/results"
 STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/verdicts.md"))
 
 
+@pytest.mark.results
 @pytest.mark.parametrize("name", STUDIES)
 def test_committed_tables_are_those_of_their_store(name):
     """Means, standard deviations and verdicts in the tables follow from the committed results."""

@@ -5,16 +5,15 @@ from importlib.util import find_spec
 __all__ = ["PACKAGES", "extra_needed", "missing_packages"]
 
 PACKAGES = (
-    "adjustText",
     "jinja2",
     "matplotlib",
-    "optuna",
     "polars",
     "pyarrow",
     "rich",
     "safetensors",
     "scipy",
     "sklearn",
+    "threadpoolctl",
     "tyro",
 )
 """Import names of the packages that the commands need and `invmod` does not depend on."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from milk_recsys.study import claims
 from milk_recsys.study.claims import with_interval
+from milk_recsys.study.labels import label_points
 from milk_recsys.study.plan import Plan, strongest
 from milk_recsys.study.records import MONITOR, mean_sd
 from milk_recsys.study.spaces import ABLATIONS, CLOSED, FORMER, WINNER, WITHOUT
@@ -198,7 +198,7 @@ def figure_time(plan: Plan, store: Store) -> Figure | None:
         ylabel="test NDCG@20, FTMT",
     )
     axes.spines[["top", "right"]].set_visible(False)
-    places, names = [], []
+    places = []
     for method in methods:
         lines = plan.repeats_of(store, method)
         at = (
@@ -207,17 +207,8 @@ def figure_time(plan: Plan, store: Store) -> Figure | None:
         )
         axes.scatter(*at, color=_colour(method), s=25)
         places.append(at)
-        names.append(axes.text(*at, method, fontsize=7))
     _legend(axes)
-    x, y = zip(*places, strict=True)
-    adjust_text(
-        names,
-        x=x,
-        y=y,
-        ax=axes,
-        expand=(1.2, 1.4),
-        arrowprops={"arrowstyle": "-", "color": "0.7", "lw": 0.5},
-    )
+    label_points(axes, places, methods)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The runs that each table and figure needs, in the order of their dependencies, and the search."""
+"""The runs that each table and figure needs, in the order of their dependencies."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import optuna
 
-from milk_recsys.config.method import Choice, Interval, find_method
+from milk_recsys.config.method import find_method
 from milk_recsys.config.options import Options
+from milk_recsys.study.proposals import propose
 from milk_recsys.study.records import MONITOR, Run
 from milk_recsys.study.spaces import (
     ABLATIONS,
@@ -24,13 +24,12 @@ from milk_recsys.study.spaces import (
     WHY_PENALTIES,
     WINNER,
     WITHOUT,
-    Space,
     is_own,
     space_of,
 )
 from milk_recsys.study.store import Line, Store
 
-__all__ = ["NAMES", "Name", "Plan", "best_trial", "needs", "propose", "strongest"]
+__all__ = ["NAMES", "Name", "Plan", "best_trial", "needs", "strongest"]
 
 Name = Literal[
     "table1",
@@ -48,7 +47,6 @@ Name = Literal[
 NAMES: tuple[Name, ...] = get_args(Name)
 TUNING_SEED = 1000  # split and training seed of all trials, different from the seeds of all repeats
 FACTOR_TRIALS, FACTORS_SEED = 8, 15  # trials of the matrix factorisation, and seed of their sampler
-STARTUP = 6  # random trials before the sampler uses the results of earlier ones
 TOP_REPEATS = 3  # repeats of the best point of a sweep
 FRESH, FRESH_SEED = 10, 200  # number of repeats on held-out splits, and the first of their seeds
 RIVALS = 3  # strongest other methods that are compared with the winner there
@@ -409,42 +407,6 @@ def strongest(
         if len(store.of("repeat", m, setting)) >= repeats and store.ranked("repeat", m, setting)
     ]
     return sorted(ready, key=mean, reverse=True)
-
-
-def propose(
-    space: Space,
-    seed: tuple[int, int],
-    before: Sequence[Line],
-    judged_by: str,
-) -> dict[str, Any]:
-    """Propose the options of a trial from the results of the trials before it.
-
-    The proposal depends only on the arguments, so a study that was interrupted makes the same
-    trials.
-
-    Arguments:
-        space: values to choose from.
-        seed: seed of the method, and number of the trial.
-        before: earlier trials.
-        judged_by: section of a trial whose NDCG@20 is maximised.
-    """
-    distributions = {name: _distribution(kind) for name, kind in space.items()}
-    number = int(np.random.SeedSequence(list(seed)).generate_state(1)[0])
-    sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP)
-    search = optuna.create_study(direction="maximize", sampler=sampler)
-    for line in before:
-        value = line[judged_by][MONITOR]
-        trial = optuna.trial.create_trial(
-            params=line["tuned"], distributions=distributions, value=value
-        )
-        search.add_trial(trial)
-    return dict(search.ask(distributions).params)
-
-
-def _distribution(kind: Interval | Choice) -> optuna.distributions.BaseDistribution:
-    if isinstance(kind, Interval):
-        return optuna.distributions.FloatDistribution(kind.low, kind.high, log=kind.log)
-    return optuna.distributions.CategoricalDistribution(kind.values)
 
 
 def best_trial(trials: Sequence[Line]) -> Line:

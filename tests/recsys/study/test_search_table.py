@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from milk_recsys.study.plan import propose
+from milk_recsys.study.proposals import propose
 from milk_recsys.study.spaces import SPACES
 from milk_recsys.study.tables import table_search
 
