@@ -104,7 +104,7 @@ def _run(
     folder = Path(str(options.run.out))
     split, notes = _split(options.data, dataset, folder)
     facts = split_facts(dataset, split)
-    tables = build_tables(dataset, split, options, device)
+    tables = build_tables(dataset, split, options, device, world)
     check_learner(options, device, world)
     # No file is written before this point, so bad input leaves no partial run behind. The barrier
     # ensures that all ranks have seen the folder in the same state.
@@ -158,6 +158,12 @@ def _evaluate_baseline(
     """
     if options.run.model == UNTRAINED_BASELINE:
         return None
+    if tables.blocks is not None:
+        return {
+            "model": UNTRAINED_BASELINE,
+            "left_out": "It needs all training pairs in one process, and --user-blocks divides "
+            "them.",
+        }
     if tables.features.mapped:
         return {
             "model": UNTRAINED_BASELINE,

@@ -121,7 +121,7 @@ def save_state_of_ranks(
     """Write a state of which each rank has some rows: those of the `Streamed` tensors.
 
     Every rank must call it, with the same names and dtypes. Rank 0 writes; the others take part in
-    the iteration of the blocks, by which `World.stream_rows` sends them to rank 0.
+    the iteration of the blocks, by which `stream_rows` sends them to rank 0.
     """
     if world.is_main:
         save_state(path, tensors, facts)

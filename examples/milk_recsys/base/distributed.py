@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-__all__ = ["SINGLE_PROCESS", "World", "joined_world"]
+__all__ = ["BLOCK_BYTES", "SINGLE_PROCESS", "World", "joined_world", "stream_rows"]
 
 BLOCK_BYTES = 1 << 24  # Size of a block of rows that is sent at once, 16 MB.
 
@@ -80,6 +80,10 @@ class World:
         """Return the sizes of all ranks' shards of `count` elements."""
         return [count * (r + 1) // self.size - count * r // self.size for r in range(self.size)]
 
+    def starts(self, count: int) -> list[int]:
+        """Return the first element of each rank's shard of `count` elements, then `count`."""
+        return [count * r // self.size for r in range(self.size + 1)]
+
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum of a tensor over ranks, detached, the same on every rank."""
         if self.size == 1:
@@ -135,33 +139,6 @@ class World:
         dist.broadcast(same, src=0)
         return same
 
-    def stream_rows(
-        self, rows: Tensor, starts: Sequence[int], block_bytes: int = BLOCK_BYTES
-    ) -> Iterator[Tensor]:
-        """Yield a tensor whose rows are divided over the ranks, block by block, on rank 0.
-
-        Every rank must iterate; the others send their rows, and yield nothing.
-
-        Arguments:
-            rows: this rank's rows.
-            starts: number of the first row of each rank, then the number of all rows.
-            block_bytes: approximate size of a block.
-        """
-        step = max(1, block_bytes // max(1, rows.element_size() * math.prod(rows.shape[1:])))
-        for rank, (start, end) in enumerate(itertools.pairwise(starts)):
-            for begin in range(0, end - start, step):
-                count = min(step, end - start - begin)
-                if rank == self.rank:
-                    block = rows[begin : begin + count].contiguous()
-                    if self.is_main:
-                        yield block
-                    else:
-                        dist.send(block, dst=0)
-                elif self.is_main:
-                    block = rows.new_empty(count, *rows.shape[1:])
-                    dist.recv(block, src=rank)
-                    yield block
-
     def barrier(self) -> None:
         """Wait until every rank has called this method."""
         if self.size > 1:
@@ -169,3 +146,42 @@ class World:
 
 
 SINGLE_PROCESS = World()
+
+
+def stream_rows(
+    local: Tensor,
+    starts: Sequence[int],
+    rank: int,
+    *,
+    group: dist.ProcessGroup | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[Tensor]:
+    """Collect a tensor whose rows are spread over ranks on rank 0, block by block in their order.
+
+    Every rank must run the generator to its end. Rank 0 receives all blocks, and holds one of them
+    in memory in addition to its rows. The other ranks send their blocks and yield none.
+
+    Arguments:
+        local: (n, ...), this rank's rows.
+        starts: the first row of each rank, then the number of rows.
+        rank: this process's rank.
+        group: the group of all ranks; None for the default group.
+        block_bytes: approximate size of a block; the same on every rank.
+
+    Yields:
+        blocks of rows on the CPU. Use a block before requesting the next one.
+    """
+    step = max(1, block_bytes // max(1, local.element_size() * math.prod(local.shape[1:])))
+    for owner, (start, stop) in enumerate(itertools.pairwise(starts)):
+        for begin in range(start, stop, step):
+            end = min(begin + step, stop)
+            if owner == rank:
+                block = local[begin - start : end - start]
+                if rank == 0:
+                    yield block.cpu()
+                else:
+                    dist.send(block.contiguous(), group=group, group_dst=0)
+            elif rank == 0:
+                block = local.new_empty(end - begin, *local.shape[1:])
+                dist.recv(block, group=group, group_src=owner)
+                yield block.cpu()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils import deterministic
 
-__all__ = ["epoch_seed", "seeded"]
+__all__ = ["block_seed", "epoch_seed", "seeded"]
 
 
 @contextmanager
@@ -55,6 +55,16 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return _torch_seed([seed, epoch])
 
 
-def _torch_seed(entropy: list[int]) -> int:
+def block_seed(seed: int, epoch: int, block: int) -> int:
+    """Return the seed of the random numbers of a block of users in an epoch.
+
+    Every process can compute it. The stream differs from those of other blocks, of other epochs,
+    and of `epoch_seed`.
+    """
+    return _torch_seed([seed, epoch], block)
+
+
+def _torch_seed(entropy: list[int], *spawn_key: int) -> int:
     # A seed of torch must fit into a signed 64-bit integer, hence the shift by one bit.
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+    sequence = np.random.SeedSequence(entropy, spawn_key=spawn_key)
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)

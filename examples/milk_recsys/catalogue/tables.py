@@ -9,11 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.features import ItemFeatures
 from milk_recsys.catalogue.pairs import Pairs, pair_blocks
 from milk_recsys.catalogue.split import Split
+from milk_recsys.catalogue.user_blocks import UserBlocks, build_user_blocks
 from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
 from milk_recsys.config.options import DataOptions, Options
 
@@ -47,7 +49,9 @@ class Tables:
         natural_mask: (num_items, M) bool, the modalities that the items have.
         mask: (num_items, M) bool, the modalities that the run may use.
         warm: ids of the training items, increasing.
-        rows: the training pairs, and the pool that negatives are drawn from.
+        training: the training pairs, and the pool that negatives are drawn from. With
+            ``--user-blocks`` it is the `UserBlocks` of this process, else the `UserRows` of all
+            users.
         validation, test, all_cold: positive pairs and their candidates. `all_cold` ranks the test
             positives among all cold items.
     """
@@ -58,7 +62,7 @@ class Tables:
     natural_mask: Tensor
     mask: Tensor
     warm: Tensor
-    rows: UserRows
+    training: UserRows | UserBlocks
     validation: Group
     test: Group
     all_cold: Group
@@ -69,19 +73,40 @@ class Tables:
         return self.warm.device
 
     @property
+    def rows(self) -> UserRows:
+        """The rows of all users.
+
+        Raises:
+            ValueError: the pairs are divided into blocks of users, of which this process has its
+                own.
+        """
+        if isinstance(self.training, UserBlocks):
+            raise ValueError(
+                "Tables.rows: the training pairs are divided into blocks of users (--user-blocks), "
+                "so that no process has all of them. Use `Tables.blocks`, or build the tables "
+                "without the option."
+            )
+        return self.training
+
+    @property
+    def blocks(self) -> UserBlocks | None:
+        """This process's blocks of users; None without ``--user-blocks``."""
+        return self.training if isinstance(self.training, UserBlocks) else None
+
+    @property
     def pool(self) -> Tensor:
         """Ids of the items that negatives are drawn from, increasing."""
-        return self.rows.pool
+        return self.training.pool
 
     @property
     def num_pairs(self) -> int:
         """Number P of training pairs."""
-        return self.rows.num_pairs
+        return self.training.num_pairs
 
     @property
     def trained_users(self) -> Tensor:
         """Whether each user has a training pair, (num_users,) bool."""
-        return self.rows.has_pairs
+        return self.training.has_pairs
 
     def pairs_at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the users and items, (n,) int64 each, of the training pairs with these numbers.
@@ -117,14 +142,24 @@ class Tables:
         return torch.stack(self.pairs_at(torch.arange(self.num_pairs, device=self.device)), dim=1)
 
 
-def build_tables(dataset: Dataset, split: Split, options: Options, device: torch.device) -> Tables:
+def build_tables(
+    dataset: Dataset,
+    split: Split,
+    options: Options,
+    device: torch.device,
+    world: World = SINGLE_PROCESS,
+) -> Tables:
     """Build the tensors that training and evaluation need, on the device.
 
     Pairs are read in blocks, so that a memory-mapped file is never loaded as a whole.
 
+    Arguments:
+        world: the processes that share the blocks of users of ``--user-blocks``.
+
     Raises:
         DataError: no warm item has one of the modalities, features are so large that their squares
             overflow, or a user has every item that negatives are drawn from.
+        OptionError: the number of blocks of users does not fit the data or the processes.
     """
     # Nothing could be fitted for a modality that no training item has.
     absent = [
@@ -143,7 +178,6 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         if options.data.negatives == "warm"
         else torch.from_numpy(np.sort(np.concatenate([split.warm, split.cold])))
     )
-    rows = build_user_rows(dataset.interactions, dataset.num_users, pool, only=warm)
     validation, test = (
         _positives(dataset, items, options.data) for items in (split.validation, split.test)
     )
@@ -159,10 +193,31 @@ def build_tables(dataset: Dataset, split: Split, options: Options, device: torch
         natural_mask=torch.from_numpy(dataset.natural_mask).to(device),
         mask=torch.from_numpy(split.mask).to(device),
         warm=warm.to(device),
-        rows=rows.to(device),
+        training=_training_pairs(dataset, warm, pool, options, device, world),
         validation=_group(validation, split.validation if own_half else split.cold, device),
         test=_group(test, split.test, device) if own_half else all_cold,
         all_cold=all_cold,
+    )
+
+
+def _training_pairs(
+    dataset: Dataset,
+    warm: Tensor,
+    pool: Tensor,
+    options: Options,
+    device: torch.device,
+    world: World,
+) -> UserRows | UserBlocks:
+    """Build the rows of all users or, with ``--user-blocks``, those of this process's users."""
+    # Only MILK and its ablations have this option.
+    num_blocks = getattr(options.method, "user_blocks", None)
+    pairs, num_users = dataset.interactions, dataset.num_users
+    if num_blocks is None:
+        return build_user_rows(pairs, num_users, pool, only=warm).to(device)
+    is_warm = np.zeros(dataset.num_items, dtype=np.bool_)
+    is_warm[warm.numpy()] = True
+    return build_user_blocks(
+        pairs, num_users, pool, num_blocks, is_warm=is_warm, world=world, device=device
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.pairs import PAIRS_AT_ONCE
 
-__all__ = ["UserRows", "build_user_rows"]
+__all__ = ["UserRows", "build_user_rows", "check_free"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def build_user_rows(
     pool: Tensor,
     *,
     only: Tensor | None = None,
+    first_user: int = 0,
 ) -> UserRows:
     """Build the users' rows over a pool from their pairs.
 
@@ -112,17 +113,18 @@ def build_user_rows(
     Arguments:
         pairs: (P, 2) integers, a user and an item each. They are read in blocks, so that a
             memory-mapped array is not loaded as a whole. Pairs in order are not sorted again.
-        num_users: number of users; their ids are 0 to num_users - 1.
+        num_users: number of users; their ids are first_user to first_user + num_users - 1.
         pool: (n,) int64, the item ids that negatives are drawn from, strictly increasing.
         only: ids of some items of the pool; pairs of other items are left out. None: no limit.
+        first_user: id of the first user, which the rows call user 0.
 
     Returns:
         The rows, on the device of `pairs` (the CPU for an array).
 
     Raises:
         DataError: a user has every item of the pool, so that no negative exists for them.
-        ValueError: wrong shapes, a pool that is empty or not increasing, or a user id outside 0 to
-            num_users - 1.
+        ValueError: wrong shapes, a pool that is empty or not increasing, or a user id outside the
+            range.
 
     Example:
         >>> pairs = torch.tensor([[0, 10], [0, 30], [2, 40]])
@@ -137,13 +139,13 @@ def build_user_rows(
     wanted = torch.ones(size, dtype=torch.bool, device=device)
     if only is not None:
         wanted = torch.isin(pool, only.to(device))
-    cells = _cells(pairs, num_users, pool, wanted)
+    cells = _cells(pairs, num_users, pool, wanted, first_user)
     # The cells of user u are at least u n and less than (u + 1) n, so offsets are found by a
     # search.
     edges = torch.arange(num_users + 1, device=device) * size
     offsets = torch.searchsorted(cells[:-1], edges)
     free = size - offsets.diff()
-    _check_free(free, size)
+    check_free(free, size, first_user)
     # Turn cells into keys in place: u n + r becomes u (n + 1) + r - i, where n is the size of the
     # pool and i the pair's number minus the user's offset. The last entry, a sentinel, stays.
     for start in range(0, len(cells) - 1, PAIRS_AT_ONCE):
@@ -154,11 +156,16 @@ def build_user_rows(
 
 
 def _cells(
-    pairs: Tensor | npt.NDArray[Any], num_users: int, pool: Tensor, wanted: Tensor
+    pairs: Tensor | npt.NDArray[Any],
+    num_users: int,
+    pool: Tensor,
+    wanted: Tensor,
+    first_user: int,
 ) -> Tensor:
     """Return u * pool_size + r of the wanted pairs, strictly increasing, then the greatest int64.
 
-    u is the user and r the position of the item in the pool; `wanted` (n,) marks positions.
+    u is the user, counted from the first one, and r the position of the item in the pool; `wanted`
+    (n,) marks positions.
     """
     # `places` maps an item id to its position in the pool, or to -1; a look-up in this table is
     # faster than a binary search in the pool.
@@ -174,10 +181,10 @@ def _cells(
                 .long()
                 .unbind(1)
             )
-            _check_users(users, num_users)
+            _check_users(users, first_user, num_users)
             place = places[items.clamp(0, end - 1)]
             inside = (place >= 0) & (items >= 0) & (items < end)
-            yield users[inside] * len(pool) + place[inside]
+            yield (users[inside] - first_user) * len(pool) + place[inside]
 
     # The pairs are read twice, first to count and then to fill one tensor, which needs less memory
     # than joining a list of blocks.
@@ -214,19 +221,32 @@ def _check_rows(pairs: Tensor | npt.NDArray[Any], pool: Tensor) -> None:
         )
 
 
-def _check_users(users: Tensor, num_users: int) -> None:
+def _check_users(users: Tensor, first_user: int, num_users: int) -> None:
     low, high = (int(bound) for bound in users.aminmax())
-    if not 0 <= low <= high < num_users:
+    last_user = first_user + num_users - 1
+    if not first_user <= low <= high <= last_user:
         raise ValueError(
-            f"build_user_rows: user ids must lie in 0 to {num_users - 1}, got {low} to {high}."
+            f"build_user_rows: user ids must lie in {first_user} to {last_user}, got {low} to "
+            f"{high}."
         )
 
 
-def _check_free(free: Tensor, size: int) -> None:
+def check_free(free: Tensor, size: int, first_user: int = 0) -> None:
+    """Refuse users who have every item that negatives are drawn from.
+
+    Arguments:
+        free: (U,) number of items of the pool that each user does not have.
+        size: number of items of the pool.
+        first_user: id of the first user.
+
+    Raises:
+        DataError: a user has no free item.
+    """
     full = torch.nonzero(free == 0).flatten().tolist()
     if full:
         others = f" (and {len(full) - 1} more users)" if len(full) > 1 else ""
         raise DataError(
-            f"user {full[0]}{others} has all {size} items that negatives are drawn from, so none "
-            "is left to draw. Leave out such a user's pairs, or draw negatives from more items."
+            f"user {first_user + full[0]}{others} has all {size} items that negatives are drawn "
+            "from, so none is left to draw. Leave out such a user's pairs, or draw negatives from "
+            "more items."
         )

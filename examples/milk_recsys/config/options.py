@@ -321,6 +321,7 @@ DEFAULTS_OF_OLDER_RUNS: Mapping[str, Any] = MappingProxyType(
     {
         "optimiser": "adam",
         "user_table": "replicated",
+        "user_blocks": None,
         "tf32": False,
         "kernels": "torch",
         "compress": None,

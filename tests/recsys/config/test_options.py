@@ -112,7 +112,7 @@ def test_every_option_can_be_given():
         "--envs fixed --regulariser none --regulariser-weight 0 --no-scale-features "
         "--no-scale-before-impute --norm-floor 0 --negatives all --training-fusion available "
         "--inference available_mean --eval-users 4 --features mapped --optimiser adam "
-        "--kernels torch --tf32 --compress 9 --preset paper"
+        "--kernels torch --tf32 --compress 9 --user-blocks 3 --preset paper"
     )
     options = parse_options(argv)
     fields = {name: field for name, (_, field) in common_fields().items()} | dict(
@@ -211,6 +211,8 @@ def test_a_given_option_overrides_the_preset_even_with_the_recommended_value():
         (["--num-draws", "0"], "--num-draws must be at least 1"),
         (["--embedding-dim", "0"], "--embedding-dim must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1"),
+        (["--user-blocks", "0"], "--user-blocks must be at least 1, got 0"),
+        (["--user-blocks", "2.5"], "--user-blocks"),
         (["--eval-users", "0"], "--eval-users must be at least 1"),
         (["--seed", "-1"], "--seed must be at least 0"),
         (["--split-seed", "-1"], "--split-seed must be at least 0"),
@@ -390,6 +392,7 @@ def test_a_config_of_version_0_1_0_opens(model):
             "kernels",
             "compress",
             "user_table",
+            "user_blocks",
             "envs",
             "tf32",
             "eval_users",

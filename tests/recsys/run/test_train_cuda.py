@@ -33,8 +33,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"model": "erm", "dtype": "bfloat16"},
     {"model": "align", "regulariser": "parameters", "optimiser": "adam"},
 ]
+# Drawn by blocks of users; tables with blocks have no `pairs_at`.
+BLOCKS: dict[str, Any] = {"user_blocks": 5, "user_table": "sharded"}
 each_variant = pytest.mark.parametrize(
-    "values", VARIANTS, ids=lambda values: "-".join(values) or "default"
+    "values", [*VARIANTS, BLOCKS], ids=lambda values: "-".join(values) or "default"
 )
 
 

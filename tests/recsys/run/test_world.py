@@ -49,6 +49,23 @@ CASES: list[dict[str, Any]] = [
     {"dtype": "float32"},
     {"dtype": "float32", "setting": "mtmt", "training_fusion": "available"},
 ]
+BLOCK_CASES: list[dict[str, Any]] = [
+    {"dtype": "float64", "user_blocks": 7},
+    {"dtype": "float64", "user_blocks": 7, "user_table": "sharded"},
+    {"dtype": "float64", "user_blocks": 4, "optimiser": "adam", "setting": "mtmt"},
+    # Two users a block and batches of five: in most steps some rank has no triple.
+    {"dtype": "float64", "user_blocks": 15, "batch_size": 5, "user_table": "sharded"},
+    {
+        "dtype": "float64",
+        "user_blocks": 6,
+        "model": "envs",
+        "kernels": "torch",
+        "user_table": "sharded",
+    },
+    {"dtype": "float64", "user_blocks": 28, "negatives": "all", "candidates": "all_cold"},
+    {"dtype": "float32", "user_blocks": 5},
+    {"dtype": "float32", "user_blocks": 9, "user_table": "sharded", "kernels": "torch"},
+]
 
 
 def torchrun(size: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,18 +92,26 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., 
     return write_dataset(tmp_path_factory.mktemp("ranks") / "data", items=120, pairs_per_user=20)
 
 
-@pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 3)])
-def test_ranks_give_the_losses_of_one_process(
-    data: Path, tmp_path: Path, size: int, step: int
-) -> None:
-    out, cases = tmp_path / "losses.json", CASES[::step]
+def losses_of_ranks(
+    data: Path, out: Path, size: int, cases: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Train the cases in several processes; return the content of the file that rank 0 wrote."""
     done = torchrun(
         size, "tests/recsys/run/world_worker.py", str(data), str(out), json.dumps(cases)
     )
     assert done.returncode == 0, done.stderr[-9000:]
-    output = json.loads(out.read_text())
+    output: dict[str, Any] = json.loads(out.read_text())
     assert output["size"] == size
     assert output["threads_left"] == []
+    return output
+
+
+@pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 3)])
+def test_ranks_give_the_losses_of_one_process(
+    data: Path, tmp_path: Path, size: int, step: int
+) -> None:
+    cases = CASES[::step]
+    output = losses_of_ranks(data, tmp_path / "losses.json", size, cases)
     for values, theirs in zip(cases, output["cases"], strict=True):
         expected = losses(data, values, World())
         rel = 1e-12 if values["dtype"] == "float64" else 1e-5
@@ -94,6 +119,22 @@ def test_ranks_give_the_losses_of_one_process(
         # Without a regulariser the gradient of biases is 0 up to rounding, which Adam amplifies.
         if values.get("regulariser") != "none":
             assert theirs["weights"] == pytest.approx(expected["weights"], rel=10 * rel), values
+        if values["dtype"] == "float64":
+            assert theirs["validation"] == expected["validation"], values
+
+
+@pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 2), (4, 3)])
+def test_blocks_of_users_give_the_losses_of_one_process(
+    data: Path, tmp_path: Path, size: int, step: int
+) -> None:
+    """With the same --user-blocks, every number of processes has the same epoch."""
+    cases = BLOCK_CASES[::step]
+    output = losses_of_ranks(data, tmp_path / "losses.json", size, cases)
+    for values, theirs in zip(cases, output["cases"], strict=True):
+        expected = losses(data, values, World())
+        rel = 1e-12 if values["dtype"] == "float64" else 1e-5
+        assert theirs["losses"] == pytest.approx(expected["losses"], rel=rel), values
+        assert theirs["weights"] == pytest.approx(expected["weights"], rel=10 * rel), values
         if values["dtype"] == "float64":
             assert theirs["validation"] == expected["validation"], values
 
@@ -115,9 +156,12 @@ def run_in_this_process(data: Path, out: Path, *options: str) -> dict[str, Any]:
     return train.run(parsed, dataset, Progress(quiet=True))
 
 
-def test_a_killed_rank_is_restarted_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--user-blocks=6", "--user-table=sharded")])
+def test_a_killed_rank_is_restarted_and_nothing_is_lost(
+    data: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     """torchrun restarts all processes; with --resume they resume from the last checkpoint."""
-    options = ("--dtype=float64", "--optimiser=lazy_adam")
+    options = ("--dtype=float64", "--optimiser=lazy_adam", *more)
     done = torchrun(
         2, "--max-restarts=1", "tests/recsys/run/world_killed.py", str(tmp_path / "marker"), "40",
         f"--data={data}", f"--out={tmp_path / 'killed'}", "--resume", *RUN, *options,
@@ -181,6 +225,7 @@ def test_impossible_options_are_errors_before_anything_is_written(
 ) -> None:
     for given, error in (
         ("--user-table=sharded", "Start with torchrun"),
+        ("--user-blocks=31", "--user-blocks must be at most the number of users, 30, got 31"),
         (
             "--kernels=numba --training-fusion=available",
             "does not support --training-fusion available",

@@ -42,7 +42,7 @@ def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) ->
     )
     dataset = read_dataset(data)
     split, _ = draw_split(dataset, options.data)
-    tables = build_tables(dataset, split, options, torch.device("cpu"))
+    tables = build_tables(dataset, split, options, torch.device("cpu"), world)
     learner = Learner(build_model(options, tables), tables, options, world)
     step_losses: list[float] = []
 
@@ -55,10 +55,12 @@ def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) ->
     for epoch in range(epochs):
         loop.train_epoch(learner, epoch)
     section, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
-    weights = {
-        name: p.detach().double().square().sum().item()
-        for name, p in learner.model.named_parameters()
+    squares = {
+        name: p.detach().double().square().sum() for name, p in learner.model.named_parameters()
     }
+    if learner.user_starts is not None:  # Each rank has the rows of some users.
+        squares["users.weight"] = world.sum(squares["users.weight"])
+    weights = {name: square.item() for name, square in squares.items()}
     return {"losses": step_losses, "weights": weights, "validation": section}
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from milk_recsys.base.checkpoint import Streamed
-from milk_recsys.base.distributed import World
+from milk_recsys.base.distributed import World, stream_rows
 from milk_recsys.catalogue.user_blocks import UserBlocks
 from milk_recsys.methods.keep.content import choose_divided
 from milk_recsys.methods.warm import WarmData
@@ -100,8 +100,8 @@ class StateOfRanks:
         if name not in self.starts:
             return rows
         shape = (self.starts[name][-1], *rows.shape[1:])
-        blocks = self.shard.world.stream_rows(rows, self.starts[name])
-        return Streamed(shape, rows.dtype, (block.cpu() for block in blocks))
+        blocks = stream_rows(rows, self.starts[name], self.shard.world.rank)
+        return Streamed(shape, rows.dtype, blocks)
 
     def loaded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the state of this process from the tensors of a file, of which it has `rows`."""

@@ -117,8 +117,18 @@ class MilkOptions:
     user_table: Literal["replicated", "sharded"] = option(
         "replicated",
         "Placement of the user table under torchrun: a copy in every process, or its rows sharded "
-        "over the processes by TorchRec (needs lazy_adam and float32; `make distributed` installs "
+        "over the processes (needs lazy_adam). With --user-blocks a process has the rows of its "
+        "own users; without it TorchRec shards them (needs float32; `make distributed` installs "
         "TorchRec).",
+    )
+    user_blocks: int | None = option(
+        None,
+        "Number of blocks into which the users are divided, with nearly equal numbers of training "
+        "pairs. Under torchrun each process holds the pairs of its own blocks alone, and draws "
+        "their part of an epoch. The epoch depends on the number of blocks but not on that of "
+        "processes; take a multiple of it, at most the number of users.",
+        low=1,
+        shown="(default: every process holds all pairs)",
     )
 
 
@@ -157,8 +167,9 @@ def _problem(run: Options, num_modalities: int | None) -> str | None:
         )
     if options.user_table == "sharded" and options.optimiser != "lazy_adam":
         return f"--user-table sharded needs --optimiser lazy_adam, got {options.optimiser}."
-    if options.user_table == "sharded" and run.run.dtype != "float32":
-        return f"--user-table sharded needs --dtype float32, got {run.run.dtype}."
+    by_torchrec = options.user_table == "sharded" and options.user_blocks is None
+    if by_torchrec and run.run.dtype != "float32":
+        return f"--user-table sharded needs --dtype float32 or --user-blocks, got {run.run.dtype}."
     return None
 
 
@@ -178,6 +189,7 @@ _RECOMMENDED: Mapping[str, Any] = {
             "user_init_std",
             "kernels",
             "user_table",
+            "user_blocks",
         )
     },
     "missing_in_validation": True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from milk_recsys.base.checkpoint import Destination, Streamed, load_into, save_state
-from milk_recsys.base.distributed import SINGLE_PROCESS, World
+from milk_recsys.base.distributed import SINGLE_PROCESS, World, stream_rows
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import epoch_seed
 from milk_recsys.catalogue.features import ItemFeatures
@@ -39,11 +39,9 @@ from milk_recsys.methods.milk.objective import (
     environments,
     objective,
 )
-from milk_recsys.ranking.negatives import sample_negatives
+from milk_recsys.methods.milk.triples import Triples, block_triples, whole_triples
 
 __all__ = ["Learner", "check_learner", "milk_learner"]
-
-TRIPLES_AT_ONCE = 2**22  # Number of triples sampled per chunk.
 
 
 def check_learner(options: Options, device: torch.device, world: World) -> None:
@@ -59,15 +57,17 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
         raise OptionError(
             "--regulariser parameters works in one process only; batch and none work in several."
         )
-    if own.user_table == "sharded":
+    # With blocks of users, each process has the rows of its own users, and needs no TorchRec.
+    if own.user_table == "sharded" and own.user_blocks is None:
         if not dist.is_initialized():
             raise OptionError(
-                "--user-table sharded spreads the table over processes. Start with torchrun."
+                "--user-table sharded spreads the table over processes. Start with torchrun, or "
+                "give --user-blocks."
             )
         if find_spec("torchrec") is None:
             raise DataError(
                 "--user-table sharded needs TorchRec, which is not installed. "
-                "Run `make distributed`."
+                "Run `make distributed`, or give --user-blocks, with which it is not needed."
             )
 
 
@@ -79,13 +79,23 @@ class Learner:
         tables: the training data.
         options: the objective, the optimiser and the precision.
         world: the processes that share each batch. All of them have the same weights.
+
+    Raises:
+        ValueError: the tables have blocks of users for other processes.
     """
 
     def __init__(
         self, model: Recommender, tables: Tables, options: Options, world: World = SINGLE_PROCESS
     ) -> None:
         own: MilkOptions = options.method
+        if tables.blocks is not None and tables.blocks.world != world:
+            raise ValueError(
+                f"Learner: the tables have the blocks of {tables.blocks.world}, and `world` is "
+                f"{world}. Build the tables with the same `world`."
+            )
         self.model, self.tables, self.options, self.world = model, tables, own, world
+        # Whether this process has the rows of exactly the users whose pairs it has.
+        self.owns_users = tables.blocks is not None and own.user_table == "sharded"
         self.seed, self.autocast = options.run.seed, options.run.dtype == "bfloat16"
         self.prepared = prepared_rows(model, tables, buffer_rows=2 * own.batch_size)
         self.device = model.users.weight.device
@@ -140,7 +150,10 @@ class Learner:
     @property
     def user_starts(self) -> Sequence[int] | None:
         """The first user of each rank, then the number of users; None without a sharded table."""
-        return None if self.model.shards is None else self.model.shards.starts
+        if self.model.shards is not None:
+            return self.model.shards.starts
+        blocks = self.tables.blocks
+        return None if blocks is None or not self.owns_users else blocks.user_starts
 
     def prepare(self, after_epoch: Callable[[int, float], None] | None = None) -> None:
         """Do nothing: MILK starts from random vectors."""
@@ -172,26 +185,25 @@ class Learner:
         Returns:
             sums of the terms over triples, (5,), float64.
         """
-        tables, device, size = self.tables, self.device, self.options.batch_size
         # Random numbers depend on the seed and the epoch alone, so that a resumed run repeats them.
         host = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-        generator = host
-        if device.type != "cpu":
-            generator = torch.Generator(device).manual_seed(host.initial_seed())
-        kind = torch.int32 if tables.num_pairs < 2**31 else torch.int64
-        order = torch.randperm(tables.num_pairs, generator=generator, dtype=kind, device=device)
-        at_once = max(1, TRIPLES_AT_ONCE // size) * size
-
-        sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=device)
-        for chosen in torch.split(order, at_once):
-            users, positives = tables.pairs_at(chosen)
-            negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
-            parts = [torch.split(x, size) for x in (users, positives, negatives)]
-            weights = self.epoch_weights(len(parts[0]), host)
-            for batch in zip(*parts, weights, strict=True):
-                sums += len(batch[0]) * self.step(*batch)
+        sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
+        for chunk in self._epoch_triples(epoch, host):
+            for triples, weights in zip(chunk, self.epoch_weights(len(chunk), host), strict=True):
+                sizes = () if triples.sizes is None else (triples.sizes,)
+                sums += triples.batch_size * self.step(*triples[:3], weights, *sizes)
                 on_step()
         return sums
+
+    def _epoch_triples(self, epoch: int, host: torch.Generator) -> Iterator[list[Triples]]:
+        """Draw the triples of an epoch, from all pairs or from this process's blocks of users."""
+        tables, size = self.tables, self.options.batch_size
+        if tables.blocks is not None:
+            return block_triples(tables.blocks, size, self.seed, epoch)
+        generator = host
+        if self.device.type != "cpu":
+            generator = torch.Generator(self.device).manual_seed(host.initial_seed())
+        return whole_triples(tables, size, generator)
 
     def epoch_weights(self, steps: int, generator: torch.Generator) -> Tensor:
         """Draw the environments of all steps at once, because a call of `sample` costs some 65 us.
@@ -211,22 +223,33 @@ class Learner:
     # --- a step -----------------------------------------------------------------------------------
 
     def step_on(
-        self, users: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor
+        self,
+        users: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        weights: Tensor,
+        sizes: list[int] | None = None,
     ) -> Tensor:
         """Make a training step on a batch.
 
         Arguments:
-            users, positives, negatives: (B,) ids of the whole batch, equal on all ranks; each rank
-                computes its part of them.
+            users, positives, negatives: ids of the whole batch (B,), equal on all ranks, of which
+                each rank computes its part; or, with `sizes`, of this rank's part alone.
             weights: (E, M) fusion weights.
+            sizes: number of triples of each rank.
 
         Returns:
             the whole batch's `Terms` as one tensor (5,), float64, detached and on the device.
         """
-        part, size, options = self.world.shard(len(users)), len(users), self.options
-        whole = None if self.world.size == 1 else positives
-        batch = self.gather(self.tables, self.prepared, positives[part], negatives[part], whole)
-        u = self._look_up(users[part])
+        options, all_users, whole = self.options, users, None
+        if sizes is None:
+            part, sizes = self.world.shard(len(users)), self.world.sizes(len(users))
+            whole = None if self.world.size == 1 else positives
+            users, positives, negatives = users[part], positives[part], negatives[part]
+        else:
+            all_users, whole = self._gather_ids(users, positives, sizes)
+        batch = self.gather(self.tables, self.prepared, positives, negatives, whole)
+        u = self._look_up(users)
         for p in self.encoders:
             p.grad = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
@@ -234,14 +257,36 @@ class Learner:
         # The objective is a function of sums over the whole batch. Its gradient with respect
         # to them gives each rank the coefficients of its own sums, so the total gradient
         # over ranks is exact.
-        terms, gradient = self._objective(self.world.sum(sums), size)
+        terms, gradient = self._objective(self.world.sum(sums), sum(sizes))
         sums.backward(gradient)  # type: ignore[no-untyped-call]
         self.world.sum_gradients(self.encoders)
         if self.model.shards is None:
-            self._update_users(users, u)
+            self._update_users(all_users, u, sizes)
         self.adam.step()
-        self._zero_user_grad(users)
+        self._zero_user_grad(all_users)
         return terms.double()
+
+    def _gather_ids(
+        self, users: Tensor, positives: Tensor, sizes: list[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Collect the ids of the whole batch that a step needs from all ranks.
+
+        Returns:
+            the users whose rows this rank updates, and the positives of the whole batch; None if
+            the objective does not need them.
+        """
+        # A replicated table is updated on every rank. The alignment weights an item by its number
+        # of copies in the whole batch.
+        needed = [] if self.owns_users else [users]
+        needed += [positives] if self.options.aligns else []
+        if not needed:
+            return users, None
+        ids = self.world.all_gather(torch.stack(needed, dim=1).int(), sizes)  # Ids are below 2^31.
+        columns = ids.t().contiguous().long()
+        return (
+            users if self.owns_users else columns[0],
+            columns[-1] if self.options.aligns else None,
+        )
 
     def _look_up(self, users: Tensor) -> Tensor:
         """Return the users' rows of the table, (b, D)."""
@@ -249,7 +294,11 @@ class Learner:
             u: Tensor = self.model.shards(users)
             return u
         # A leaf of the graph: ranks exchange the gradient of these rows, not that of a whole table.
-        return self.model.users.weight.detach().index_select(0, users).requires_grad_()
+        return self.model.users.weight.detach().index_select(0, self._rows(users)).requires_grad_()
+
+    def _rows(self, users: Tensor) -> Tensor:
+        """Return the users' rows in this rank's part of the table."""
+        return users - self.model.first_user if self.owns_users else users
 
     def _objective(self, sums: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return a whole batch's terms (5,), and the gradient of its loss by the sums (E + 3,)."""
@@ -262,14 +311,20 @@ class Learner:
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         return torch.stack(terms).detach(), gradient
 
-    def _update_users(self, users: Tensor, u: Tensor) -> None:
-        """Gather the gradient of the looked-up rows and pass it to the table's optimiser."""
+    def _update_users(self, users: Tensor, u: Tensor, sizes: list[int]) -> None:
+        """Pass the gradient of the looked-up rows to the table's optimiser.
+
+        Arguments:
+            users: the users of the whole batch, or of this rank if it has the rows of its users.
+            u: the rows that this rank looked up.
+            sizes: number of triples of each rank.
+        """
         if u.grad is None:
             raise RuntimeError("Learner: the objective does not depend on the users.")
-        grad = self.world.all_gather(u.grad, self.world.sizes(len(users)))
+        grad = u.grad if self.owns_users else self.world.all_gather(u.grad, sizes)
         weight = self.model.users.weight
         if self.lazy:
-            self.lazy.update(users, grad)
+            self.lazy.update(self._rows(users), grad)
             return
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
@@ -294,16 +349,16 @@ class Learner:
         Every rank must call it; rank 0 writes.
         """
         tensors: dict[str, Tensor | Streamed] = {**self._tensors(weights_only)}
-        for name, key in self._sharded(tensors).items():
-            shards, local = self.model.shards, tensors[name]
-            if shards is not None:
-                shape = (shards.num_users, *local.shape[1:])
-                tensors[name] = Streamed(shape, local.dtype, shards.stream_rows(key))
+        for name in self._sharded(tensors):
+            local, starts = cast(Tensor, tensors[name]), self.user_starts or ()
+            shape = (len(self.trained_users), *local.shape[1:])
+            rows = stream_rows(local.detach(), starts, self.world.rank)
+            tensors[name] = Streamed(shape, local.dtype, rows)
         if self.world.is_main:
             save_state(path, tensors, facts)
             return
         # Other ranks send their blocks while rank 0 writes. Rank 0 writes streamed tensors, which
-        # are all float32, in the order of their names.
+        # all have the same dtype, in the order of their names.
         for name in sorted(tensors):
             tensor = tensors[name]
             for _ in tensor.blocks if isinstance(tensor, Streamed) else ():
@@ -331,16 +386,12 @@ class Learner:
             tensors |= {f"optimiser.{name}.{key}": value for key, value in state.items()}
         return tensors
 
-    def _sharded(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the names of sharded tensors, each with the name that `ShardedUsers` gives it."""
-        if self.model.shards is None:
-            return {}
-        shard_keys = {
-            "users.weight": "weight",
-            "model.users.weight": "weight",
-            **{f"optimiser.users.weight.{key}": key for key in ("exp_avg", "exp_avg_sq")},
-        }
-        return {name: shard_keys[name] for name in names if name in shard_keys}
+    def _sharded(self, names: Iterable[str]) -> list[str]:
+        """Return the names of the tensors of which each rank has the rows of some users."""
+        if self.user_starts is None:
+            return []
+        moments = {f"optimiser.users.weight.{key}" for key in ("exp_avg", "exp_avg_sq")}
+        return [name for name in names if name in {"users.weight", "model.users.weight", *moments}]
 
 
 def milk_learner(

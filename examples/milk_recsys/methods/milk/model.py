@@ -36,8 +36,10 @@ class Recommender(nn.Module):
         num_users: the number of users.
         options: widths, compression and inference.
         preparation: scaling of the features; None for its defaults.
-        shard_on: device of this rank's rows of a sharded user table, which needs a process group;
-            None for a whole table.
+        shard_on: device of this rank's rows of a table that TorchRec shards, which needs a process
+            group; None without TorchRec.
+        own_users: the first user of this rank and the one after its last, if the table has the rows
+            of these users alone; None for a whole table.
 
     Attributes:
         users: the table, or this rank's rows of it, which begin with user `first_user`.
@@ -52,6 +54,7 @@ class Recommender(nn.Module):
         preparation: PreparationOptions | None = None,
         *,
         shard_on: torch.device | None = None,
+        own_users: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.options, self.preparation = options, preparation or PreparationOptions()
@@ -59,6 +62,8 @@ class Recommender(nn.Module):
         self.first_user, self.shards = 0, None
         if shard_on is not None:
             self.users = self._shard_users(num_users, options, shard_on)
+        elif own_users is not None:
+            self.users = self._own_users(num_users, options, *own_users)
         else:
             self.users = nn.Embedding(num_users, options.embedding_dim)
             nn.init.normal_(self.users.weight, std=options.user_init_std)
@@ -103,6 +108,21 @@ class Recommender(nn.Module):
             _weight=shards.local_weight,
             _freeze=True,
         )
+
+    def _own_users(
+        self, num_users: int, options: MilkOptions, start: int, stop: int
+    ) -> nn.Embedding:
+        """Make a table of some users' rows, with the values that a whole table would have."""
+        from milk_recsys.methods.milk.sharded_users import fill_rows
+
+        dim = options.embedding_dim
+        # As in `_shard_users`, advance the generator by the default values of nn.Embedding.
+        fill_rows(torch.empty(0, dim), 0, num_users, std=1.0)
+        self.first_user = start
+        rows = fill_rows(
+            torch.empty(stop - start, dim), start, num_users, std=options.user_init_std
+        )
+        return nn.Embedding(stop - start, dim, _weight=rows)
 
     @property
     def uniform(self) -> Tensor:
@@ -212,12 +232,22 @@ class Recommender(nn.Module):
 def build_model(options: Options, tables: Tables) -> Recommender:
     """Build the model with weights drawn from the seed, and fit its preparation on warm items."""
     own: MilkOptions = options.method
-    shard_on = choose_device(options.run.device) if own.user_table == "sharded" else None
+    shard_on = own_users = None
+    if own.user_table == "sharded" and tables.blocks is not None:
+        rank, starts = tables.blocks.world.rank, tables.blocks.user_starts
+        own_users = starts[rank], starts[rank + 1]
+    elif own.user_table == "sharded":
+        shard_on = choose_device(options.run.device)
     # Weights are drawn on the CPU, so that they do not depend on the device.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.run.seed)
         model = Recommender(
-            tables.features.dims, tables.num_users, own, options.preparation, shard_on=shard_on
+            tables.features.dims,
+            tables.num_users,
+            own,
+            options.preparation,
+            shard_on=shard_on,
+            own_users=own_users,
         )
     model.to(tables.device, torch.float64 if options.run.dtype == "float64" else torch.float32)
     model.fit_preparation(tables.features, tables.mask, tables.warm)

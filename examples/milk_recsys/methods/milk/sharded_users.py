@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from milk_recsys.base.distributed import BLOCK_BYTES, stream_rows
 from milk_recsys.methods.milk.lazy_adam import LazyAdam
 
 __all__ = ["MOMENTS", "ShardedUsers", "fill_rows", "shard_rows"]
@@ -277,7 +278,7 @@ class ShardedUsers(nn.Module):
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
-    def stream_rows(self, name: str, block_rows: int = 2**16) -> Iterator[Tensor]:
+    def stream_rows(self, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Tensor]:
         """Collect a whole tensor on the first rank, block by block in the order of its rows.
 
         Every rank must run the generator to its end. The first rank receives all blocks, and holds
@@ -289,7 +290,7 @@ class ShardedUsers(nn.Module):
 
         Arguments:
             name: ``weight``, ``exp_avg`` or ``exp_avg_sq``.
-            block_rows: maximum number of rows of a block; the same on every rank.
+            block_bytes: approximate size of a block; the same on every rank.
 
         Yields:
             (R, D) float32 on the CPU. Use a block before requesting the next one.
@@ -297,21 +298,9 @@ class ShardedUsers(nn.Module):
         Raises:
             KeyError: `name` is not one of the tensors.
         """
-        local = self._local(name)
-        for rank in range(self._world_size):
-            start, stop = shard_rows(self.num_users, rank, self._world_size)
-            for begin in range(start, stop, block_rows):
-                end = min(begin + block_rows, stop)
-                if rank == self._rank:
-                    block = local[begin - start : end - start]
-                    if rank == 0:
-                        yield block.cpu()
-                    else:
-                        dist.send(block.contiguous(), group=self._group, group_dst=0)
-                elif self._rank == 0:
-                    block = local.new_empty(end - begin, self.dim)
-                    dist.recv(block, group=self._group, group_src=rank)
-                    yield block.cpu()
+        yield from stream_rows(
+            self._local(name), self.starts, self._rank, group=self._group, block_bytes=block_bytes
+        )
 
     @torch.no_grad()
     def load_rows(

@@ -1,0 +1,207 @@
+"""Training pairs divided into blocks of users, each of which one process owns.
+
+`UserRows` holds the training pairs of all users. With ``--user-blocks`` the users are divided into
+blocks of consecutive ids with nearly equal numbers of pairs. The division depends on the pairs and
+on the number of blocks, not on the number of processes. Each process owns consecutive whole blocks
+and holds the pairs of their users alone, so that its memory falls with the number of processes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from milk_recsys.base.distributed import SINGLE_PROCESS, World
+from milk_recsys.base.errors import OptionError
+from milk_recsys.catalogue.pairs import Pairs, pair_blocks
+from milk_recsys.catalogue.user_rows import UserRows, build_user_rows, check_free
+
+__all__ = ["UserBlocks", "build_user_blocks", "divide_users"]
+
+USERS_AT_ONCE = 1 << 20  # Number of users whose running number of pairs is in memory.
+
+
+@dataclass(frozen=True)
+class UserBlocks:
+    """The training pairs of this process's blocks of users, and the sizes of all blocks.
+
+    Attributes:
+        starts: (B + 1,) int64, the first user of each of the B blocks, then the number of users.
+        sizes: (B,) int64, the number of training pairs of each block.
+        rows: the rows of each block that this process owns. They count users from the first user
+            of the block.
+        pool: (n,) int64, the item ids that negatives are drawn from, increasing.
+        has_pairs: (U,) bool, the users with a pair, in whichever block.
+        world: the processes that own the blocks.
+    """
+
+    starts: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    rows: tuple[UserRows, ...]
+    pool: Tensor
+    has_pairs: Tensor
+    world: World = SINGLE_PROCESS
+
+    @property
+    def num_blocks(self) -> int:
+        """Number B of blocks."""
+        return len(self.sizes)
+
+    @property
+    def num_pairs(self) -> int:
+        """Number P of pairs in all blocks."""
+        return int(self.sizes.sum())
+
+    @property
+    def rank_starts(self) -> list[int]:
+        """The first block of each rank, then the number of blocks."""
+        return self.world.starts(self.num_blocks)
+
+    @property
+    def own(self) -> range:
+        """The numbers of the blocks that this process owns."""
+        return range(*self.world.shard(self.num_blocks).indices(self.num_blocks))
+
+    @property
+    def user_starts(self) -> list[int]:
+        """The first user of each rank, then the number of users."""
+        return [int(self.starts[block]) for block in self.rank_starts]
+
+
+def build_user_blocks(
+    pairs: Pairs,
+    num_users: int,
+    pool: Tensor,
+    num_blocks: int,
+    *,
+    is_warm: npt.NDArray[np.bool_],
+    world: World = SINGLE_PROCESS,
+    device: torch.device | None = None,
+) -> UserBlocks:
+    """Divide the users into blocks, and build the rows of the blocks that this process owns.
+
+    Every process reads all pairs once to count them, and those of its own users once more. Nothing
+    is communicated.
+
+    Arguments:
+        pairs: (P, 2) integers, a user and an item each, distinct and sorted by user, then item.
+            They are read in blocks, so that a memory-mapped array is not loaded as a whole.
+        num_users: number of users; their ids are 0 to num_users - 1.
+        pool: (n,) int64, the item ids that negatives are drawn from, increasing, on the CPU.
+        num_blocks: number of blocks.
+        is_warm: (num_items,) whether an item is used in training; pairs of other items are left
+            out. All warm items are in the pool.
+        world: the processes that own the blocks.
+        device: device of the rows; None for the CPU.
+
+    Raises:
+        DataError: a user has every item of the pool.
+        OptionError: there are more blocks than users, or fewer blocks than processes.
+        ValueError: the pairs are not sorted by user.
+    """
+    if num_blocks > num_users:
+        raise OptionError(
+            f"--user-blocks must be at most the number of users, {num_users}, got {num_blocks}."
+        )
+    if num_blocks < world.size:
+        raise OptionError(
+            f"--user-blocks must be at least the number of processes, {world.size}, because each "
+            f"process owns whole blocks; got {num_blocks}. Start fewer processes, or a new run "
+            "with more blocks."
+        )
+    counts = _count_pairs(pairs, num_users, is_warm)
+    # Check all users here, so that every process raises the error, not only the owner of the user.
+    if counts.max() >= len(pool):
+        check_free(len(pool) - torch.from_numpy(counts), len(pool))
+    starts = divide_users(counts, num_blocks)
+    device = device or torch.device("cpu")
+    blocks = UserBlocks(
+        starts=starts,
+        sizes=np.add.reduceat(counts, starts[:-1], dtype=np.int64),
+        rows=(),
+        pool=pool.to(device),
+        has_pairs=torch.from_numpy(counts > 0).to(device),
+        world=world,
+    )
+    rows = []
+    for block in blocks.own:
+        first, stop = int(starts[block]), int(starts[block + 1])
+        own_pairs = _pairs_of(pairs, first, stop)
+        own_pairs = own_pairs[is_warm[own_pairs[:, 1]]]
+        built = build_user_rows(own_pairs, stop - first, pool, first_user=first)
+        # All blocks share one copy of the pool.
+        rows.append(replace(built.to(device), pool=blocks.pool))
+    return replace(blocks, rows=tuple(rows))
+
+
+def divide_users(counts: npt.NDArray[np.integer], num_blocks: int) -> npt.NDArray[np.int64]:
+    """Divide users into blocks of consecutive ids with nearly equal numbers of pairs.
+
+    A block ends after the user whose running number of pairs is nearest to the block's equal share.
+    Each block has at least one user.
+
+    Arguments:
+        counts: (U,) number of pairs of each user.
+        num_blocks: number B of blocks, 1 to U.
+
+    Returns:
+        (B + 1,) the first user of each block, then U.
+
+    Example:
+        >>> divide_users(np.array([2, 2, 3, 0, 3, 2]), 3).tolist()
+        [0, 2, 4, 6]
+    """
+    # The running number of pairs is computed for some users at a time, to save memory.
+    firsts = np.arange(0, len(counts), USERS_AT_ONCE)
+    before = np.cumsum([0, *np.add.reduceat(counts, firsts, dtype=np.int64)])
+
+    def nearest(wanted: int) -> int:
+        part = min(int(np.searchsorted(before, wanted, side="right")) - 1, len(firsts) - 1)
+        own = counts[firsts[part] : firsts[part] + USERS_AT_ONCE]
+        # ends[i] is the number of pairs of all users before user firsts[part] + i.
+        ends = before[part] + np.concatenate([[0], np.cumsum(own, dtype=np.int64)])
+        place = int(np.searchsorted(ends, wanted))
+        # The boundary before `place` may be nearer to the wanted number than the one at it.
+        place -= place > 0 and wanted - ends[place - 1] < ends[place] - wanted
+        return int(firsts[part]) + place
+
+    total, numbers = int(before[-1]), np.arange(num_blocks + 1)
+    inner = [nearest(total * block // num_blocks) for block in range(1, num_blocks)]
+    starts = np.array([0, *inner, len(counts)])
+    # A user with many pairs can make starts coincide. Move them so that each block has a user.
+    starts = np.maximum.accumulate(starts - numbers) + numbers
+    return np.minimum(starts, len(counts) - num_blocks + numbers)
+
+
+def _count_pairs(
+    pairs: Pairs, num_users: int, is_warm: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int32]:
+    """Return the number of pairs of each user with a warm item, (U,)."""
+    counts = np.zeros(num_users, np.int32)
+    last = 0
+    for _, block in pair_blocks(pairs):
+        users = block[:, 0]
+        if users[0] < last or (users[1:] < users[:-1]).any():
+            raise ValueError("build_user_blocks: `pairs` must be sorted by user.")
+        last = users[-1]
+        users = users[is_warm[block[:, 1]]]
+        if len(users):
+            # The users of a block are a short range of ids, so the histogram is short too.
+            first = int(users[0])
+            found = np.bincount(users - first)
+            counts[first : first + len(found)] += found
+    return counts
+
+
+def _pairs_of(pairs: Pairs, first: int, stop: int) -> Pairs:
+    """Return the pairs of the users first to stop - 1 as a view."""
+    # A search of Python's own, because numpy's would copy the column of users.
+    rows = np.asarray(pairs)
+    users = rows[:, 0]
+    begin, end = (bisect_left(users, user) for user in (first, stop))  # type: ignore[call-overload]
+    return rows[begin:end]
