@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -39,7 +39,7 @@ from milk_recsys.methods.milk.objective import (
     environments,
     objective,
 )
-from milk_recsys.methods.milk.triples import Triples, block_triples, whole_triples
+from milk_recsys.methods.milk.triples import epoch_triples
 
 __all__ = ["Learner", "check_learner", "milk_learner"]
 
@@ -188,22 +188,13 @@ class Learner:
         # Random numbers depend on the seed and the epoch alone, so that a resumed run repeats them.
         host = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
-        for chunk in self._epoch_triples(epoch, host):
+        size = self.options.batch_size
+        for chunk in epoch_triples(self.tables, size, self.seed, epoch, host):
             for triples, weights in zip(chunk, self.epoch_weights(len(chunk), host), strict=True):
                 sizes = () if triples.sizes is None else (triples.sizes,)
                 sums += triples.batch_size * self.step(*triples[:3], weights, *sizes)
                 on_step()
         return sums
-
-    def _epoch_triples(self, epoch: int, host: torch.Generator) -> Iterator[list[Triples]]:
-        """Draw the triples of an epoch, from all pairs or from this process's blocks of users."""
-        tables, size = self.tables, self.options.batch_size
-        if tables.blocks is not None:
-            return block_triples(tables.blocks, size, self.seed, epoch)
-        generator = host
-        if self.device.type != "cpu":
-            generator = torch.Generator(self.device).manual_seed(host.initial_seed())
-        return whole_triples(tables, size, generator)
 
     def epoch_weights(self, steps: int, generator: torch.Generator) -> Tensor:
         """Draw the environments of all steps at once, because a call of `sample` costs some 65 us.

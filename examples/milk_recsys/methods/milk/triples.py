@@ -21,7 +21,7 @@ from milk_recsys.catalogue.user_blocks import UserBlocks
 from milk_recsys.catalogue.user_rows import UserRows
 from milk_recsys.ranking.negatives import sample_negatives
 
-__all__ = ["BatchShares", "Triples", "block_triples", "whole_triples"]
+__all__ = ["BatchShares", "Triples", "block_triples", "epoch_triples", "whole_triples"]
 
 TRIPLES_AT_ONCE = 2**22  # Number of triples sampled per chunk, over all processes.
 
@@ -44,6 +44,23 @@ class Triples(NamedTuple):
     def batch_size(self) -> int:
         """Number of triples of the whole batch."""
         return len(self.users) if self.sizes is None else sum(self.sizes)
+
+
+def epoch_triples(
+    tables: Tables, batch_size: int, seed: int, epoch: int, host: torch.Generator
+) -> Iterator[list[Triples]]:
+    """Draw an epoch from all training pairs or, if the tables have blocks, this process's part.
+
+    Arguments:
+        host: a CPU generator with the seed of the epoch. Without blocks, the triples are drawn from
+            it on a CPU, and from a generator with its seed on a GPU.
+    """
+    if tables.blocks is not None:
+        return block_triples(tables.blocks, batch_size, seed, epoch)
+    if tables.device.type == "cpu":
+        return whole_triples(tables, batch_size, host)
+    on_device = torch.Generator(tables.device).manual_seed(host.initial_seed())
+    return whole_triples(tables, batch_size, on_device)
 
 
 def whole_triples(
