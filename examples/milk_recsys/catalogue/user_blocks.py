@@ -172,10 +172,11 @@ def divide_users(counts: npt.NDArray[np.integer], num_blocks: int) -> npt.NDArra
 
     total, numbers = int(before[-1]), np.arange(num_blocks + 1)
     inner = [nearest(total * block // num_blocks) for block in range(1, num_blocks)]
-    starts = np.array([0, *inner, len(counts)])
+    starts: npt.NDArray[np.int64] = np.array([0, *inner, len(counts)])
     # A user with many pairs can make starts coincide. Move them so that each block has a user.
     starts = np.maximum.accumulate(starts - numbers) + numbers
-    return np.minimum(starts, len(counts) - num_blocks + numbers)
+    np.minimum(starts, len(counts) - num_blocks + numbers, out=starts)
+    return starts
 
 
 def _count_pairs(
@@ -203,5 +204,5 @@ def _pairs_of(pairs: Pairs, first: int, stop: int) -> Pairs:
     # A search of Python's own, because numpy's would copy the column of users.
     rows = np.asarray(pairs)
     users = rows[:, 0]
-    begin, end = (bisect_left(users, user) for user in (first, stop))  # type: ignore[call-overload]
+    begin, end = (bisect_left(users, user) for user in (first, stop))
     return rows[begin:end]

@@ -78,6 +78,12 @@ def test_blocks_have_nearly_equal_numbers_of_pairs(counts: list[int], data: st.D
         for each in (starts, in_parts):
             sizes = np.diff(ends[each])
             assert np.abs(sizes - sum(counts) / num_blocks).max() <= 2 * max(counts) + 1
+    # Where blocks are large, each ends at the user that is nearest to its equal share.
+    if 2 * num_blocks * max(counts) <= sum(counts):
+        wanted = np.array([sum(counts) * block // num_blocks for block in range(num_blocks + 1)])
+        nearest = np.abs(ends[:, None] - wanted).min(axis=0)
+        for each in (starts, in_parts):
+            assert np.abs(ends[each] - wanted).tolist() == nearest.tolist()
 
 
 @settings(deadline=None)

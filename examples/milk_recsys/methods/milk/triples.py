@@ -166,7 +166,8 @@ class BatchShares:
         """
         steps = np.arange(first, min(stop, self._num_full))[:, None]
         # The numbers below n with the remainder s modulo S are as many as (n + S - 1 - s) // S.
-        ends = (self._full + (self._num_full - 1 - steps)) // max(self._num_full, 1)
+        ends: npt.NDArray[np.int64] = self._full + (self._num_full - 1 - steps)
+        ends //= max(self._num_full, 1)
         if stop >= self.num_steps > self._num_full:
             ends = np.concatenate([ends, self._last[None]])
         return ends
