@@ -18,12 +18,11 @@ from torch import Tensor
 
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import OptionError
+from milk_recsys.base.shares import equal_shares
 from milk_recsys.catalogue.pairs import Pairs, pair_blocks
 from milk_recsys.catalogue.user_rows import UserRows, build_user_rows, check_free
 
-__all__ = ["UserBlocks", "build_user_blocks", "divide_users"]
-
-USERS_AT_ONCE = 1 << 20  # Number of users whose running number of pairs is in memory.
+__all__ = ["UserBlocks", "build_user_blocks"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def build_user_blocks(
     # Check all users here, so that every process raises the error, not only the owner of the user.
     if counts.max() >= len(pool):
         check_free(len(pool) - torch.from_numpy(counts), len(pool))
-    starts = divide_users(counts, num_blocks)
+    starts = equal_shares(counts, num_blocks, min_size=1)
     device = device or torch.device("cpu")
     blocks = UserBlocks(
         starts=starts,
@@ -137,46 +136,6 @@ def build_user_blocks(
         # All blocks share one copy of the pool.
         rows.append(replace(built.to(device), pool=blocks.pool))
     return replace(blocks, rows=tuple(rows))
-
-
-def divide_users(counts: npt.NDArray[np.integer], num_blocks: int) -> npt.NDArray[np.int64]:
-    """Divide users into blocks of consecutive ids with nearly equal numbers of pairs.
-
-    A block ends after the user whose running number of pairs is nearest to the block's equal share.
-    Each block has at least one user.
-
-    Arguments:
-        counts: (U,) number of pairs of each user.
-        num_blocks: number B of blocks, 1 to U.
-
-    Returns:
-        (B + 1,) the first user of each block, then U.
-
-    Example:
-        >>> divide_users(np.array([2, 2, 3, 0, 3, 2]), 3).tolist()
-        [0, 2, 4, 6]
-    """
-    # The running number of pairs is computed for some users at a time, to save memory.
-    firsts = np.arange(0, len(counts), USERS_AT_ONCE)
-    before = np.cumsum([0, *np.add.reduceat(counts, firsts, dtype=np.int64)])
-
-    def nearest(wanted: int) -> int:
-        part = min(int(np.searchsorted(before, wanted, side="right")) - 1, len(firsts) - 1)
-        own = counts[firsts[part] : firsts[part] + USERS_AT_ONCE]
-        # ends[i] is the number of pairs of all users before user firsts[part] + i.
-        ends = before[part] + np.concatenate([[0], np.cumsum(own, dtype=np.int64)])
-        place = int(np.searchsorted(ends, wanted))
-        # The boundary before `place` may be nearer to the wanted number than the one at it.
-        place -= place > 0 and wanted - ends[place - 1] < ends[place] - wanted
-        return int(firsts[part]) + place
-
-    total, numbers = int(before[-1]), np.arange(num_blocks + 1)
-    inner = [nearest(total * block // num_blocks) for block in range(1, num_blocks)]
-    starts: npt.NDArray[np.int64] = np.array([0, *inner, len(counts)])
-    # A user with many pairs can make starts coincide. Move them so that each block has a user.
-    starts = np.maximum.accumulate(starts - numbers) + numbers
-    np.minimum(starts, len(counts) - num_blocks + numbers, out=starts)
-    return starts
 
 
 def _count_pairs(

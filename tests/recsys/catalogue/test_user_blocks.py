@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError, OptionError
 from milk_recsys.catalogue import pairs as pair_files
-from milk_recsys.catalogue import user_blocks
 from milk_recsys.catalogue.dataset import read_dataset
 from milk_recsys.catalogue.split import draw_split
 from milk_recsys.catalogue.tables import Tables, build_tables
-from milk_recsys.catalogue.user_blocks import UserBlocks, build_user_blocks, divide_users
+from milk_recsys.catalogue.user_blocks import UserBlocks, build_user_blocks
 from milk_recsys.config.options import Options
 
 USERS, ITEMS = 12, 9
@@ -56,34 +55,6 @@ def sorted_pairs(draw: st.DrawFn) -> list[tuple[int, int]]:
     """Distinct pairs in order, of which no user has all items; some users may have none."""
     cells = st.tuples(st.integers(0, USERS - 1), st.integers(0, ITEMS - 2))
     return sorted(draw(st.sets(cells, max_size=USERS * (ITEMS - 1))))
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.data())
-def test_blocks_have_nearly_equal_numbers_of_pairs(counts: list[int], data: st.DataObject) -> None:
-    num_blocks = data.draw(st.integers(1, len(counts)))
-    starts = divide_users(np.array(counts), num_blocks)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(user_blocks, "USERS_AT_ONCE", 4)
-        in_parts = divide_users(np.array(counts), num_blocks)
-    # Users without pairs may fall on either side of a boundary.
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    assert ends[in_parts].tolist() == ends[starts].tolist() or 0 in counts
-    for each in (starts, in_parts):
-        assert each[0] == 0
-        assert each[-1] == len(counts)
-        assert (np.diff(each) >= 1).all()
-    # A block cannot end within a user, and where blocks are small, each needs a user nevertheless.
-    if num_blocks * max(counts) <= sum(counts):
-        for each in (starts, in_parts):
-            sizes = np.diff(ends[each])
-            assert np.abs(sizes - sum(counts) / num_blocks).max() <= 2 * max(counts) + 1
-    # Where blocks are large, each ends at the user that is nearest to its equal share.
-    if 2 * num_blocks * max(counts) <= sum(counts):
-        wanted = np.array([sum(counts) * block // num_blocks for block in range(num_blocks + 1)])
-        nearest = np.abs(ends[:, None] - wanted).min(axis=0)
-        for each in (starts, in_parts):
-            assert np.abs(ends[each] - wanted).tolist() == nearest.tolist()
 
 
 @settings(deadline=None)

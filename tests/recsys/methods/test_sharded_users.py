@@ -87,7 +87,10 @@ def rank_saves_and_resumes(folder: Path) -> dict[str, object]:
     result: dict[str, object] = {"rows": table.rows, "initial": table.local_weight.clone()}
     looked_up = train(table, range(HALF))
     half = state_of(table)
-    whole = {name: list(map(torch.clone, table.stream_rows(name, block_bytes=17 * 4 * DIM))) for name in NAMES}
+    whole = {
+        name: list(map(torch.clone, table.stream_rows(name, block_bytes=17 * 4 * DIM)))
+        for name in NAMES
+    }
     if dist.get_rank() == 0:
         save_state(
             folder / "half.safetensors",
@@ -116,7 +119,9 @@ def rank_loads(folder: Path) -> dict[str, object]:
     table = make_table(seed=99)
     load_file(table, folder / "half.safetensors", block_rows=10)
     result: dict[str, object] = {"rows": table.rows, "half": state_of(table)}
-    result["streamed"] = list(map(torch.clone, table.stream_rows("exp_avg", block_bytes=11 * 4 * DIM)))
+    result["streamed"] = list(
+        map(torch.clone, table.stream_rows("exp_avg", block_bytes=11 * 4 * DIM))
+    )
     train(table, range(HALF, STEPS))
     return {**result, "final": state_of(table)}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from milk_recsys.base.checkpoint import Streamed
 from milk_recsys.base.distributed import World, stream_rows
-from milk_recsys.catalogue.user_blocks import UserBlocks
+from milk_recsys.base.shares import equal_shares
 from milk_recsys.methods.keep.content import choose_divided
 from milk_recsys.methods.warm import WarmData
 
@@ -39,7 +39,8 @@ class UserShard:
     @classmethod
     def of(cls, data: WarmData, world: World) -> UserShard:
         """Divide users so that all processes have nearly equal numbers of pairs."""
-        return cls(world, UserBlocks.of(data.rows.offsets.diff(), world.size).starts)
+        counts = data.rows.offsets.diff().numpy(force=True)
+        return cls(world, tuple(equal_shares(counts, world.size).tolist()))
 
     @property
     def users(self) -> slice:
@@ -137,7 +138,7 @@ def divided(groups: Sequence[Tensor], setup: int, world: World) -> list[list[Ten
         nearest = min(edges, key=lambda edge: (abs(edge - cut), -edge))
         return nearest if abs(nearest - cut) < setup else cut
 
-    cuts = [moved(cut) for cut in UserBlocks.of(joined, world.size).starts]
+    cuts = [moved(cut) for cut in equal_shares(joined.numpy(), world.size).tolist()]
     return [
         [
             group[max(0, start - first) : max(0, end - first)]

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from milk_recsys.base.checkpoint import Destination, Streamed, load_into, save_state
+from milk_recsys.base.checkpoint import Destination, Streamed, load_into, save_state_of_ranks
 from milk_recsys.base.distributed import SINGLE_PROCESS, World, stream_rows
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.random_state import epoch_seed
@@ -345,15 +345,7 @@ class Learner:
             shape = (len(self.trained_users), *local.shape[1:])
             rows = stream_rows(local.detach(), starts, self.world.rank)
             tensors[name] = Streamed(shape, local.dtype, rows)
-        if self.world.is_main:
-            save_state(path, tensors, facts)
-            return
-        # Other ranks send their blocks while rank 0 writes. Rank 0 writes streamed tensors, which
-        # all have the same dtype, in the order of their names.
-        for name in sorted(tensors):
-            tensor = tensors[name]
-            for _ in tensor.blocks if isinstance(tensor, Streamed) else ():
-                pass
+        save_state_of_ranks(path, tensors, facts, self.world)
 
     def load(self, path: Path, *, weights_only: bool = False) -> dict[str, Any]:
         """Load the state that `save` wrote, on any number of ranks, and return its facts."""
