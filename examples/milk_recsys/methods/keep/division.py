@@ -134,9 +134,12 @@ def divided(groups: Sequence[Tensor], setup: int, world: World) -> list[list[Ten
     joined = torch.cat([torch.zeros(0, dtype=torch.int64), *costs])
     edges = [0, *itertools.accumulate(map(len, groups))]
 
+    ends = [0, *joined.cumsum(dim=0).tolist()]
+
     def moved(cut: int) -> int:
-        nearest = min(edges, key=lambda edge: (abs(edge - cut), -edge))
-        return nearest if abs(nearest - cut) < setup else cut
+        # A cut near to an edge of a group goes to the edge at which the costs change least.
+        near = [edge for edge in edges if abs(edge - cut) < setup]
+        return min(near, key=lambda edge: abs(ends[edge] - ends[cut]), default=cut)
 
     cuts = [moved(cut) for cut in equal_shares(joined.numpy(), world.size).tolist()]
     return [
