@@ -4,7 +4,10 @@ python -m benchmarks.keep_size --data $INVMOD_DATA/citeulike_t --out docs/result
 
 Each line of the journal is KEEP on one split, with the regression on content projected or, for
 comparison, exact. A line that is there is not measured again. The splits are drawn with seeds that
-no study uses.
+no study uses. CPU seconds are those of all threads together. The figure shows the share of the
+exact NDCG@20 by neighbours, with a line for each number of landmarks.
+
+    --cases default    measures only the exact regression and KEEP's default (512 and 256)
 """
 
 from __future__ import annotations
@@ -27,18 +30,26 @@ EXACT = None
 PROJECTED = (
     *(
         (landmarks, neighbours, None)
-        for landmarks in (256, 1024)
-        for neighbours in (0, 16, 64, 256)
+        for landmarks in (64, 256, 512, 1024)
+        for neighbours in (0, 16, 64, 256, 512)
     ),
     (2048, 0, None),
     (4096, 0, None),
-    (1024, 512, None),
-    (1024, 256, 2),
-    (1024, 256, 8),
-    (1024, 256, 32),
+    (512, 256, 2),
+    (512, 256, 8),
+    (512, 256, 32),
 )
+DEFAULT = (512, 256, None)
 Case = tuple[int, int, int | None] | None
-COLUMNS = ("landmarks", "neighbours", "probes", "NDCG@20", "of the exact", "fit, s", "rank, s")
+COLUMNS = (
+    "landmarks",
+    "neighbours",
+    "probes",
+    "NDCG@20",
+    "of the exact",
+    "fit, CPU s",
+    "rank, CPU s",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[300, 301, 302])
     parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
+    parser.add_argument("--cases", choices=("all", "default"), default="all")
     parser.add_argument("--out", type=Path, required=True, help="folder of the journals")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -56,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     journal = arguments.out / f"{arguments.data.name}.jsonl"
     lines = read_journal(journal)
+    cases = PROJECTED if arguments.cases == "all" else (DEFAULT,)
     for seed in arguments.seeds:
-        for case in (EXACT, *PROJECTED):
+        for case in (EXACT, *cases):
             given = None if case is None else list(case)
             if any(line["seed"] == seed and line["case"] == given for line in lines):
                 continue
@@ -66,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_journal(journal, lines)
             print(json.dumps(lines[-1]), flush=True)
     write_table(arguments.out / "table.md", table(arguments.out))
+    write_curves(arguments.out)
     return 0
 
 
@@ -112,18 +126,18 @@ def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
     model.MAX_DIRECT = 0 if dataset.num_items <= 10_000 else model.MAX_DIRECT
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
-    begun = time.perf_counter()
+    begun = time.perf_counter(), time.process_time()
     learner = model.keep_learner(options, tables)
     learner.prepare()
-    fitted = time.perf_counter()
+    fitted = time.perf_counter(), time.process_time()
     means, _ = evaluate_group(learner, tables, tables.test, tables.mask)
-    ended = time.perf_counter()
-    return {
-        "items": len(tables.warm),
-        "ndcg@20": means["ndcg@20"],
-        "fit_s": round(fitted - begun, 2),
-        "rank_s": round(ended - fitted, 2),
+    ended = time.perf_counter(), time.process_time()
+    seconds = {
+        f"{part}_{kind}": round(end[number] - start[number], 2)
+        for part, start, end in (("fit", begun, fitted), ("rank", fitted, ended))
+        for number, kind in enumerate(("s", "cpu_s"))
     }
+    return {"items": len(tables.warm), "ndcg@20": means["ndcg@20"], "threads": threads, **seconds}
 
 
 def table(folder: Path) -> list[str]:
@@ -155,13 +169,50 @@ def table(folder: Path) -> list[str]:
                 f"{100 * share:.1f}%",
                 *(
                     f"{sorted(run[name] for run in found)[len(found) // 2]:.1f}"
-                    for name in ("fit_s", "rank_s")
+                    for name in ("fit_cpu_s", "rank_cpu_s")
                 ),
             ]
             lines.append("| " + " | ".join(cells) + " |")
         last = runs[-1]
         lines += ["", f"Measured on {last['machine']}, torch {last['torch']}, {last['date']}.", ""]
     return lines[:-1]
+
+
+def write_curves(folder: Path) -> None:
+    """Draw the share of the exact NDCG@20 by landmarks and neighbours, a panel for each set."""
+    import matplotlib.pyplot as plt
+
+    from milk_recsys.base.files import replacing
+
+    journals = sorted(folder.glob("*.jsonl"))
+    figure, axes = plt.subplots(
+        1, len(journals), figsize=(3.2 * len(journals), 3), sharey=True, squeeze=False
+    )
+    for panel, journal in zip(axes[0], journals, strict=True):
+        runs = read_journal(journal)
+        exact = {run["seed"]: run["ndcg@20"] for run in runs if run["case"] is None}
+        for landmarks in sorted({case[0] for case in PROJECTED}):
+            shares = {}
+            for run in runs:
+                if run["case"] is None or run["case"][0] != landmarks or run["case"][2]:
+                    continue
+                shares.setdefault(run["case"][1], []).append(
+                    100 * run["ndcg@20"] / exact[run["seed"]]
+                )
+            counts = sorted(shares)
+            means = [sum(shares[count]) / len(shares[count]) for count in counts]
+            panel.plot(counts, means, marker="o", markersize=3, label=f"{landmarks:,} landmarks")
+        panel.axhline(100, color="grey", linewidth=0.8, linestyle=":")
+        panel.set_xscale("symlog", base=2, linthresh=16)
+        panel.set_xticks([0, 16, 64, 256, 512], ["0", "16", "64", "256", "512"])
+        panel.set_xlabel("neighbours")
+        panel.set_title(journal.stem)
+    axes[0][0].set_ylabel("NDCG@20, % of the exact regression")
+    axes[0][-1].legend(fontsize=7, frameon=False, loc="lower right")
+    figure.tight_layout()
+    with replacing(folder / "curves.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -5,20 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.journal import write_journal
-from benchmarks.keep_size import table
+from benchmarks.keep_size import table, write_curves
 
 CONDITIONS = {"items": 1140, "machine": "x86_64, 2 cores", "torch": "2.13.0", "date": "2026-01-01"}
 
 
 def test_the_table_compares_cases_on_the_splits_that_they_share(tmp_path: Path) -> None:
     def line(seed: int, case: list[int | None] | None, ndcg: float) -> dict[str, object]:
-        return {"seed": seed, "case": case, "ndcg@20": ndcg, "fit_s": 2, "rank_s": 1, **CONDITIONS}
+        return {
+            "seed": seed,
+            "case": case,
+            "ndcg@20": ndcg,
+            "fit_cpu_s": 2,
+            "rank_cpu_s": 1,
+            **CONDITIONS,
+        }
 
     write_journal(
         tmp_path / "tiny.jsonl",
         [line(300, None, 0.5), line(301, None, 0.3), line(300, [256, 16, None], 0.45)],
     )
     rows = table(tmp_path)
+    write_curves(tmp_path)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert rows[0] == "tiny, 1,140 warm items, 2 splits:"
     assert "| all |  |  | 0.4000 | 100.0% | 2.0 | 1.0 |" in rows
     assert "| 256 | 16 | all | 0.4500 | 90.0% | 2.0 | 1.0 |" in rows
