@@ -118,6 +118,16 @@ def test_vectors_of_warm_items_give_the_scores_of_kernel_ridge_over_users():
     np.testing.assert_allclose((a @ e.T).numpy(), expected, atol=1e-6)
 
 
+def test_the_largest_residual_of_the_singular_vectors_is_reported():
+    data = make_data(users=70, items=60)
+    vectors = SingularVectors(damped_pairs(data), 20)
+    x = damped(interactions(data, torch.float64), 0.25).to_dense()
+    squares, b = vectors.leading
+    residuals = (x.T @ (x @ b) - squares * b).norm(dim=0) / squares
+    assert vectors.accuracy["rank"] == 20
+    assert vectors.accuracy["residual"] == pytest.approx(float(residuals.max()), rel=1e-3)
+
+
 def test_all_forms_of_the_vectors_have_the_same_unit_of_the_shrinkage():
     data = make_data(users=70, items=60)
     x = damped(interactions(data, torch.float64), 0.25)
@@ -338,7 +348,10 @@ def test_options_are_chosen_with_landmarks_too(monkeypatch, limit):
     b = make("keep", landmarks=15, neighbours=4)
     assert b.choice.ndcg is not None
     assert not b.net.regression.is_exact
-    assert ("items" in b.net.state_dict()) == (limit == 10)  # singular vectors, or users
+    singular = limit == 10  # Else vectors have the width of users.
+    assert ("items" in b.net.state_dict()) == singular
+    assert set(b.net.accuracy) == ({"rank", "residual"} if singular else set())
+    assert singular == (b.net.chosen.get("rank") == 12)
     with pytest.raises(DataError, match="--landmarks must be at most 20,000, got 20,001"):
         make("keep", landmarks=20_001)
     given = make("keep", landmarks=15, neighbours=4, shrinkage=2.0, predicted_popularity=0.5)

@@ -81,6 +81,8 @@ class KeepModel(nn.Module):
         self._predictor: Callable[..., Tensor] | None = None  # A projected regression.
         self._embedded = EmbeddedItems()
         self.sums: Any = None  # The sums over pairs that `update.py` keeps between updates.
+        # What is known of the accuracy of the vectors, if they were computed in this process.
+        self.accuracy: Mapping[str, float] = {}
 
     def forget(self) -> None:
         """Drop what was computed from the state."""
@@ -119,7 +121,10 @@ class KeepModel(nn.Module):
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """Options that were chosen or given, with weights and ridges of the patterns met so far."""
+        """Options that were chosen or given, with weights and ridges of the patterns met so far.
+
+        With singular vectors also `accuracy`.
+        """
         kernels = {
             name: None if kernel is None else kernel.width
             for name, kernel in self.regression.kernels.items()
@@ -132,6 +137,7 @@ class KeepModel(nn.Module):
                 "+".join(names): {"weights": list(choice.weights), "ridge": choice.ridge}
                 for names, choice in self.regression.choices.items()
             },
+            **self.accuracy,
         }
 
     @property

@@ -136,6 +136,7 @@ class Keep:
         else:
             state["users.weight"] = users
         self.net = KeepModel(data.modalities, options, regression, state, self.shard.users.start)
+        self.net.accuracy = vectors.accuracy
 
     def _choose(
         self,
@@ -226,7 +227,7 @@ class KeepLearner(ClosedFormLearner):
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The options that were chosen on the training items."""
+        """The options that were chosen on the training items, and the accuracy of the vectors."""
         return {} if self.model is None else dict(self.model.net.chosen)
 
     def update(

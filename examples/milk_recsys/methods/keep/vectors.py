@@ -23,7 +23,8 @@ few users, so that K (U, U) is gathered, and all processes have all pairs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -144,6 +145,9 @@ def inverse(products: Tensor, shift: float) -> Tensor:
     return p
 
 
+EXACT: Mapping[str, float] = MappingProxyType({})  # Forms without a decomposition are exact.
+
+
 class ExactVectors:
     """The form of width n, without a decomposition: A = X, E = I - lambda P.
 
@@ -157,6 +161,8 @@ class ExactVectors:
         counts: the numbers of pairs of the items (n,).
         leading: the leading eigenvectors of X'X.
     """
+
+    accuracy = EXACT
 
     def __init__(
         self, x: Tensor, world: World = SINGLE_PROCESS, products: Tensor | None = None
@@ -189,6 +195,8 @@ class UserVectors:
         counts: the numbers of pairs of the items (n,).
         leading: the leading eigenvectors of X'X.
     """
+
+    accuracy = EXACT
 
     def __init__(
         self,
@@ -238,6 +246,8 @@ class SingularVectors:
         x: X.
         counts: the numbers of pairs of the items (n,).
         leading: S^2 and B.
+        accuracy: ``rank``, the number of columns of B, and ``residual``, the largest relative
+            residual |X'X b - S^2 b| / S^2 of a column b, as in `linear_algebra.Leading`.
     """
 
     def __init__(self, x: DampedPairs, rank: int, near: Tensor | None = None) -> None:
@@ -248,6 +258,8 @@ class SingularVectors:
             start[:, : near.shape[1]] = near[:, : start.shape[1]].to(start)
         found = leading_spectrum(x.gram_times, start.to(x.items.device), rank, world=x.world)
         self.leading = Spectrum(found.values, found.vectors)
+        residual = float(x.world.broadcast_tensor(found.residuals).max())
+        self.accuracy = {"rank": rank, "residual": residual}
 
     def __call__(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """Return factors c (r,), with A_u = (x_u E) c, and E (n, r).
