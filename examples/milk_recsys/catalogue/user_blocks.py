@@ -71,6 +71,29 @@ class UserBlocks:
         """The first user of each rank, then the number of users."""
         return [int(self.starts[block]) for block in self.rank_starts]
 
+    @property
+    def pair_starts(self) -> list[int]:
+        """The number of the first pair of each rank, then the number of pairs."""
+        ends = np.concatenate([[0], np.cumsum(self.sizes)])
+        return [int(ends[block]) for block in self.rank_starts]
+
+    def joined(self) -> UserRows:
+        """Return the rows of all users of this process, counted from its first user."""
+        first, pairs = int(self.starts[self.own.start]), 0
+        offsets, keys = [self.has_pairs.new_zeros(1, dtype=torch.int64)], []
+        for block, rows in zip(self.own, self.rows, strict=True):
+            offsets.append(rows.offsets[1:] + pairs)
+            # The key of a pair is user * (pool_size + 1) plus a number that counts from the user.
+            keys.append(rows.keys[:-1] + (int(self.starts[block]) - first) * (len(self.pool) + 1))
+            pairs += rows.num_pairs
+        return UserRows(
+            torch.cat(offsets),
+            torch.cat([rows.free for rows in self.rows]),
+            torch.cat([*keys, self.rows[-1].keys[-1:]]),
+            self.pool,
+            max(rows.longest for rows in self.rows),
+        )
+
 
 def build_user_blocks(
     pairs: Pairs,

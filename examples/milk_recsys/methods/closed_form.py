@@ -112,9 +112,9 @@ def interactions(data: WarmData, dtype: torch.dtype, users: slice = slice(None))
     """Return the sparse matrix R (U, n), 1 for each training pair.
 
     Arguments:
-        users: consecutive users, whose rows are returned.
+        users: consecutive users of `data.rows`, whose rows are returned.
     """
-    start, end, _ = users.indices(data.num_users)
+    start, end, _ = users.indices(len(data.rows.free))
     first, last = data.rows.offsets[start].item(), data.rows.offsets[end].item()
     rows, items = data.rows.pairs_at(torch.arange(first, last, device=data.device))
     size = (end - start, data.num_items)

@@ -87,7 +87,7 @@ class _WarmLearner:
     def __init__(self, data: WarmData, options: Options) -> None:
         self.data, self.options = data, options
         self.model: Any = None
-        self.trained_users = data.rows.has_pairs
+        self.trained_users = data.trained_users
 
     @property
     def user_starts(self) -> Sequence[int] | None:

@@ -14,6 +14,7 @@ from invmod import MeanImputer
 from milk_recsys.base.checkpoint import pack, unpack
 from milk_recsys.catalogue.preparation import prepare_scale, scale_and_impute
 from milk_recsys.catalogue.tables import Tables
+from milk_recsys.catalogue.user_blocks import UserBlocks
 from milk_recsys.catalogue.user_rows import UserRows, build_user_rows
 from milk_recsys.config.options import Options, PreparationOptions
 from milk_recsys.ranking.negatives import sample_negatives
@@ -36,6 +37,8 @@ class WarmData:
         rows: the training pairs, with the new item numbers.
         preparation: options for the scaling of the features.
         dtype: dtype of all computations, float32 or float64.
+        blocks: with ``--user-blocks``, the division of the users; `rows` then has only those of
+            this process, counted from the first of them.
     """
 
     modalities: tuple[str, ...]
@@ -45,6 +48,7 @@ class WarmData:
     rows: UserRows
     preparation: PreparationOptions = dataclasses.field(default_factory=PreparationOptions)
     dtype: torch.dtype = torch.float32
+    blocks: UserBlocks | None = None
 
     @classmethod
     def of_tables(cls, tables: Tables, options: Options) -> WarmData:
@@ -54,21 +58,30 @@ class WarmData:
         # mistake produces NaN scores and is noticed.
         masked = tables.features.masked(tables.warm, mask)
         item_numbers = torch.arange(len(tables.warm), device=tables.device)
+        blocks = tables.blocks
+        rows = tables.rows if blocks is None else blocks.joined()
         # The rows of the tables number items within their pool, so for equal pools the pairs stay
         # as they are and only the names of the items change.
         if torch.equal(tables.pool, tables.warm):
-            rows = dataclasses.replace(tables.rows, pool=item_numbers)
+            rows = dataclasses.replace(rows, pool=item_numbers)
         else:
             # The pool of the tables may contain new items, but a baseline draws its negatives from
             # warm items only. Build the rows again with that pool.
-            users, items = (x.contiguous() for x in tables.pairs.unbind(1))
+            users, items = rows.pairs_at(torch.arange(rows.num_pairs, device=tables.device))
             positions = torch.searchsorted(tables.warm, items)
             rows = build_user_rows(
-                torch.stack([users, positions], dim=1), tables.num_users, item_numbers
+                torch.stack([users, positions], dim=1), len(rows.free), item_numbers
             )
         dtype = torch.float64 if options.run.dtype == "float64" else torch.float32
         return cls(
-            tables.modalities, tables.num_users, masked, mask, rows, options.preparation, dtype
+            tables.modalities,
+            tables.num_users,
+            masked,
+            mask,
+            rows,
+            options.preparation,
+            dtype,
+            blocks,
         )
 
     @property
@@ -79,7 +92,12 @@ class WarmData:
     @property
     def num_pairs(self) -> int:
         """The number of training pairs, P."""
-        return self.rows.num_pairs
+        return self.rows.num_pairs if self.blocks is None else self.blocks.num_pairs
+
+    @property
+    def trained_users(self) -> Tensor:
+        """Whether each user has a training pair, (U,) bool."""
+        return self.rows.has_pairs if self.blocks is None else self.blocks.has_pairs
 
     @property
     def device(self) -> torch.device:

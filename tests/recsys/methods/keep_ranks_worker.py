@@ -42,7 +42,7 @@ def fitted(case: dict[str, Any], file: Path, world: World) -> dict[str, Any]:
         options = Options.of("keep", data=case["data"], device="cpu", **case["options"])
         dataset = read_dataset(Path(case["data"]))
         split, _ = draw_split(dataset, options.data)
-        tables = build_tables(dataset, split, options, torch.device("cpu"))
+        tables = build_tables(dataset, split, options, torch.device("cpu"), world)
         learner = make_learner(options, tables, world)
         learner.prepare()
         validation, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)

@@ -32,6 +32,11 @@ CASES: dict[str, dict[str, Any]] = {
         "options": {"dtype": "float64", **PROJECTED},
         "limits": {"MAX_DIRECT": 80, "MAX_ROWS": 80},  # 60 users, 96 warm items
     },
+    "exact, divided pairs": {"options": {"dtype": "float64", "user_blocks": 8}, "limits": {}},
+    "projected, divided pairs": {
+        "options": {"dtype": "float64", "user_blocks": 12, **PROJECTED},
+        "limits": SINGULAR,
+    },
     "few users": {"options": {"dtype": "float64"}, "limits": {}},
     "few users, projected": {"options": {"dtype": "float64", **PROJECTED}, "limits": SINGULAR},
 }
@@ -58,7 +63,9 @@ def expected(
     folder, results = tmp_path_factory.mktemp("one"), {}
     for name, case in cases.items():
         file = folder / "model.safetensors"
-        results[name] = fitted(case, file, World()), load_state(file)[0]
+        # The division of the pairs does not change the model.
+        own = {key: value for key, value in case["options"].items() if key != "user_blocks"}
+        results[name] = fitted({**case, "options": own}, file, World()), load_state(file)[0]
     return results
 
 
@@ -89,6 +96,15 @@ def test_several_processes_give_the_model_of_one(
             # In float32 rounding may turn singular vectors whose values are nearly equal.
             if exact or name == "exact, float32":
                 assert_near(found[key].numpy(), x.numpy(), 10 * tolerance, f"{name}, {key}")
+
+
+def test_divided_pairs_need_a_form_without_all_pairs(
+    cases: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    case = {**cases["users"], "options": {"user_blocks": 4, **PROJECTED}}
+    done = torchrun(2, WORKER, str(tmp_path), json.dumps([case]))
+    assert done.returncode != 0
+    assert "KEEP needs all pairs in every process" in done.stderr
 
 
 def assert_near(found: np.ndarray, x: np.ndarray, tolerance: float, what: str) -> None:

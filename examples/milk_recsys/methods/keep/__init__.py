@@ -66,6 +66,15 @@ class KeepOptions:
         1,
         shown="all warm items are searched, or 8 landmarks with more than 100,000 warm items",
     )
+    user_blocks: int | None = option(
+        None,
+        "Number of blocks into which the users are divided, with nearly equal numbers of training "
+        "pairs. Under torchrun each process holds the pairs of its own blocks alone; the fitted "
+        "model is the same up to rounding. Take a multiple of the number of processes, at most the "
+        "number of users.",
+        low=1,
+        shown="every process holds all pairs",
+    )
     per_pattern: bool = option(
         True,
         "Fit one regression per pattern of modalities, or one with all modalities for all items.",

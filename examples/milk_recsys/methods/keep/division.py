@@ -31,16 +31,26 @@ class UserShard:
     Attributes:
         world: the processes.
         starts: the first user of each process, then the number of users.
+        pair_starts: the number of the first pair of each process, then the number of pairs.
+        rows: the users of this process as they are numbered in the data, which may have the pairs
+            of these users alone.
     """
 
     world: World
     starts: tuple[int, ...]
+    pair_starts: tuple[int, ...]
+    rows: slice
 
     @classmethod
     def of(cls, data: WarmData, world: World) -> UserShard:
         """Divide users so that all processes have nearly equal numbers of pairs."""
+        if data.blocks is not None:
+            starts, pair_starts = data.blocks.user_starts, data.blocks.pair_starts
+            return cls(world, tuple(starts), tuple(pair_starts), slice(None))
         counts = data.rows.offsets.diff().numpy(force=True)
-        return cls(world, tuple(equal_shares(counts, world.size).tolist()))
+        starts = equal_shares(counts, world.size).tolist()
+        rows = slice(*starts[world.rank : world.rank + 2])
+        return cls(world, tuple(starts), tuple(data.rows.offsets[starts].tolist()), rows)
 
     @property
     def users(self) -> slice:
@@ -62,20 +72,15 @@ class StateOfRanks:
     starts: Mapping[str, Sequence[int]]
 
     @classmethod
-    def of(cls, shard: UserShard, offsets: Tensor) -> StateOfRanks:
-        """Return the division of the state of a `KeepModel`.
-
-        Arguments:
-            shard: the users of this process.
-            offsets: (U + 1,), where the pairs of each user begin.
-        """
+    def of(cls, shard: UserShard) -> StateOfRanks:
+        """Return the division of the state of a `KeepModel`."""
         users = list(shard.starts)
         return cls(
             shard,
             {
                 "users.weight": users,
                 "user_offsets": [0, *(start + 1 for start in users[1:])],
-                "user_items": offsets[users].tolist(),
+                "user_items": list(shard.pair_starts),
             },
         )
 

@@ -123,7 +123,7 @@ class Keep:
             self.choice = self._choose(data, options, regression, mask, vectors, generator)
             users, items = vectors(self.choice.shrinkage)
         state = {
-            "trained_users": data.rows.has_pairs,
+            "trained_users": data.trained_users,
             **item_state(items),
             "exponent": users.new_tensor(self.choice.exponent),
             "shrinkage": users.new_tensor(self.choice.shrinkage),
@@ -159,7 +159,7 @@ class Keep:
             pairs = interactions(data, data.dtype)
             left_out = left_out_by_users(regression, mask, pairs, vectors, generator, world)
         else:
-            pairs = interactions(data, data.dtype, self.shard.users)
+            pairs = interactions(data, data.dtype, self.shard.rows)
             left_out = left_out_exactly(
                 regression, mask, pairs, options.popularity, generator, world
             )
@@ -182,7 +182,13 @@ def _vectors(
     if options.rank is None and (options.shrinkage is None or options.shrinkage >= MIN_SHRINKAGE):
         exact = data.num_items <= MAX_DIRECT and data.num_items * both <= MAX_EXACT
         if exact or data.num_items > MAX_DIRECT >= data.num_users:
-            pairs = interactions(data, data.dtype, shard.users if exact else slice(None))
+            if not exact and data.blocks is not None and shard.world.size > 1:
+                raise DataError(
+                    f"--user-blocks: with at most {MAX_DIRECT:,} users and more training items, "
+                    "KEEP needs all pairs in every process. Leave out --user-blocks, or give "
+                    "--rank."
+                )
+            pairs = interactions(data, data.dtype, shard.rows if exact else slice(None))
             counts = item_counts(pairs)
             if not exact:
                 x = damped(pairs, options.popularity, counts)
@@ -195,7 +201,7 @@ def _vectors(
         data.num_items,
         options.popularity,
         data.dtype,
-        users=shard.users,
+        users=shard.rows,
         world=shard.world,
     )
     return SingularVectors(own, rank)
@@ -258,7 +264,7 @@ class KeepLearner(ClosedFormLearner):
         total = check_arguments(net, pairs, features, mask, num_users)
         data = updated_data(self.data, pairs, total, features, mask)
         new = update_model(net, pairs, features=features, mask=mask, num_users=num_users)
-        self.data, self.trained_users = data, data.rows.has_pairs
+        self.data, self.trained_users = data, data.trained_users
         self.model.shard = UserShard.of(data, self.world)
         return new
 
@@ -281,7 +287,7 @@ class KeepLearner(ClosedFormLearner):
 
     @property
     def _state(self) -> StateOfRanks:
-        return StateOfRanks.of(self._ready().shard, self.data.rows.offsets)
+        return StateOfRanks.of(self._ready().shard)
 
 
 def keep_learner(

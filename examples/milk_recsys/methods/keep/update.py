@@ -136,7 +136,7 @@ def updated_data(
     every = torch.arange(data.num_items, device=data.device)
     joined = torch.cat([torch.stack(data.pairs, dim=1), pairs])
     return dataclasses.replace(
-        data, num_users=num_users, rows=build_user_rows(joined, num_users, every)
+        data, num_users=num_users, rows=build_user_rows(joined, num_users, every), blocks=None
     )
 
 
