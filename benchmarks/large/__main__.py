@@ -2,7 +2,7 @@
 
 python -m benchmarks.large --out FILE                       # scales 1/25, 1/5 and 1, in turn
 python -m benchmarks.large --out FILE --scale 1/25 --folder DIR
-python -m benchmarks.large --out FILE --model keep --threads 2
+python -m benchmarks.large --out FILE --model keep --threads 2 --table TABLE.md
 
 Scale 1 has 5,000,000 users, 1,000,000 items with 512 float16 features each, and about 50,000,000
 interactions, all in files. Each scale is measured in a process of its own, which calls the
@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.journal import write_table
 from benchmarks.large import keep, milk
 from benchmarks.large.generated import prepared_folder
 from milk_recsys.base.files import read_json, write_json
@@ -70,7 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             scale: measure_apart(prepared_folder(root, scale), arguments)
             for scale in arguments.scale
         }
-    print("\n".join([*METHODS[arguments.model].table(cases), "", *phases(cases)]))
+    rows = METHODS[arguments.model].table(cases)
+    print("\n".join(["", *phases(cases), ""]))
+    if arguments.table is None:
+        print("\n".join(rows))
+    else:
+        conditions = f"{facts['machine']}, {facts['threads']} threads, {facts['date']}."
+        write_table(arguments.table, [*rows, "", conditions])
     write_json(arguments.out, {**facts, "cases": cases})
     return 0
 
@@ -122,6 +129,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         help="folder of generated data, which is used again; default: a temporary folder",
     )
+    parser.add_argument("--table", type=Path, help="Markdown file of the table")
     parser.add_argument(
         "--steps",
         type=int,
