@@ -63,7 +63,7 @@ def plan_blocks(
     rows = _even(num_users, rows * workers, workers)
     columns = span = max(1, min(held // rows, num_items))
     if compiled:
-        span = num_items
+        span = min(num_items, 2**31 - 1)  # Lists contain columns of 32 bits.
     else:
         span = _even(num_items, span)
         columns = min(COLUMNS, span) if on_cpu else span
@@ -106,8 +106,10 @@ def run_blocks(
     threads, started = torch.get_num_threads(), Barrier(workers + 1)
 
     def work() -> None:
-        # The number of threads belongs to the calling thread, except that threads which use torch
-        # for the first time take the last number that was set. So it is set again below.
+        # A thread takes the number of threads that was set last when it first needs the number;
+        # afterwards it changes only if the thread itself sets it. So this thread asks before it
+        # sets 1, and the caller sets its own number again, for threads to come.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         started.wait()
         run = new_worker()

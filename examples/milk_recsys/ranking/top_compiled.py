@@ -16,9 +16,9 @@ from milk_recsys.ranking.top_kernels import CHUNK, finish_lists, score_lists, se
 
 __all__ = ["CompiledTiles", "compiled_scores"]
 
-# Number of scores that a list has room for in addition to those kept: a list that is cut each time
-# that it is full is cut every `ROOM` scores.
-ROOM = 64
+# Minimum number of scores that a list has room for in addition to those kept. The lists of a block
+# should fit in the cache next to a tile.
+ROOM = 32
 
 
 def compiled_scores(
@@ -55,21 +55,25 @@ class CompiledTiles:
         cells = excluded.numpy()
         room = kept + max(ROOM, kept) + CHUNK
         values = np.empty((count, room), chunks.dtype)
-        columns = np.empty((count, room), np.int64)
+        columns = np.empty((count, room), np.int32)
         counts = np.zeros(count, np.int64)
         thresholds = np.full(count, -np.inf, chunks.dtype)
         marks = np.empty(chunks.shape[:2], np.bool_)
-        for number in _scattered(len(ends) - 1):
-            first = number * width
-            items = self.filter.scaled[low + first : min(low + first + width, high)]
-            if len(items) < width:
-                tile[:, len(items) :] = -torch.inf
-            torch.mm(block.scaled, items.T, out=tile[:, : len(items)])
-            inside = cells[ends[number] : ends[number + 1]] - first * count
-            select_scores(chunks, first, inside, kept, thresholds, counts, values, columns, marks)
+        # One call for all views, because making one takes a percent of the time of a product.
+        parts = torch.split(self.filter.scaled[low:high].T, width, dim=1)
+        for number in _scattered(len(parts)):
+            items, out = parts[number], tile
+            if items.shape[1] < width:
+                out = tile[:, : items.shape[1]]
+                tile[:, items.shape[1] :] = -torch.inf
+            torch.mm(block.scaled, items, out=out)
+            inside = cells[ends[number] : ends[number + 1]]
+            select_scores(
+                chunks, number * width, inside, kept, thresholds, counts, values, columns, marks
+            )
         finish_lists(kept, counts, values, columns)
         best, order = torch.from_numpy(values[:, :kept]).sort(dim=1, descending=True)
-        return torch.from_numpy(columns[:, :kept]).gather(1, order), best
+        return torch.from_numpy(columns[:, :kept]).long().gather(1, order), best
 
 
 def _scattered(count: int) -> list[int]:

@@ -18,6 +18,7 @@ __all__ = ["CHUNK", "finish_lists", "score_lists", "select_scores"]
 CHUNK = 32  # Number of neighbouring scores that are compared with the threshold at once.
 
 Ints = NDArray[np.int64]
+Columns = NDArray[np.int32]
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
@@ -38,7 +39,7 @@ def compiled(*fastmath: str) -> Callable[[Function], Function]:
 @compiled()
 def select_scores(
     tile: Floats, first: int, cells: Ints, kept: int, thresholds: Floats, counts: Ints,
-    values: Floats, columns: Ints, marks: Bools,
+    values: Floats, columns: Columns, marks: Bools,
 ) -> None:  # fmt: skip
     """Append the scores of a tile that are above their row's threshold to the row's list.
 
@@ -48,16 +49,17 @@ def select_scores(
     Arguments:
         tile: (R, A, CHUNK) scores of R users and A * CHUNK items.
         first: column of the tile's first item.
-        cells: (X,) flat indices in the tile of scores to set to -inf.
+        cells: (X,) scores to set to -inf: their indices in all tiles of width A * CHUNK up to
+            this one, one after the other.
         kept: number of scores that a list keeps at least.
         thresholds: (R,), changed in place; -inf at first.
         counts: (R,) lengths of the lists, changed in place.
         values, columns: (R, L) the lists, changed in place; L is at least kept + CHUNK.
         marks: (R, A) scratch space.
     """
-    flat = tile.reshape(-1)
+    flat, before = tile.reshape(-1), first * tile.shape[0]
     for cell in cells:
-        flat[cell] = -np.inf
+        flat[cell - before] = -np.inf
     _mark_chunks(tile, thresholds, marks)
     for r in range(tile.shape[0]):
         threshold, n = thresholds[r], counts[r]
@@ -74,7 +76,7 @@ def select_scores(
 
 
 @compiled()
-def finish_lists(kept: int, counts: Ints, values: Floats, columns: Ints) -> None:
+def finish_lists(kept: int, counts: Ints, values: Floats, columns: Columns) -> None:
     """Move the `kept` highest scores of each list to its beginning, in any order.
 
     Where a list is shorter, fill it with the score -inf and the column 0.
@@ -126,7 +128,7 @@ def _mark_chunks(tile: Floats, thresholds: Floats, marks: Bools) -> None:
 
 
 @compiled()
-def _cut(values: Floats, columns: Ints, n: int, kept: int) -> Any:
+def _cut(values: Floats, columns: Columns, n: int, kept: int) -> Any:
     """Move the `kept` highest of the first n values, and their columns, to the front.
 
     It is quickselect with Hoare's partition, which also halves runs of equal values.

@@ -124,7 +124,9 @@ def test_lists_do_not_depend_on_blocks(monkeypatch, rows, span, columns, kernels
         plan = top_blocks.Plan(workers, kernels == "numba", rows, span, columns)
         monkeypatch.setattr(top, "plan_blocks", lambda *_, plan=plan, **__: plan)
         parts = Candidates(items, dtype=torch.float64, kernels=kernels)
-        for in_parts, whole_part in zip(parts.top(users, 50, exclude=exclude), at_once, strict=True):
+        for in_parts, whole_part in zip(
+            parts.top(users, 50, exclude=exclude), at_once, strict=True
+        ):
             assert torch.equal(in_parts, whole_part)
 
 
