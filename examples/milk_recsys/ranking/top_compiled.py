@@ -12,22 +12,13 @@ import torch
 from torch import Tensor
 
 from milk_recsys.ranking.top_filter import Filter, UserBlock
-from milk_recsys.ranking.top_kernels import CHUNK, finish_lists, score_lists, select_scores
+from milk_recsys.ranking.top_kernels import CHUNK, finish_lists, select_scores
 
-__all__ = ["CompiledTiles", "compiled_scores"]
+__all__ = ["CompiledTiles"]
 
 # Minimum number of scores that a list has room for in addition to those kept. The lists of a block
 # should fit in the cache next to a tile.
 ROOM = 32
-
-
-def compiled_scores(
-    items: Tensor, vectors: Tensor, positions: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Return the exact scores (R, K) of a list of items; see `top_exact.score_lists`."""
-    scores = torch.empty(positions.shape, dtype=torch.float64)
-    score_lists(items.numpy(), vectors.numpy(), positions.numpy(), scores.numpy())
-    return scores.to(dtype) + 0.0  # Adding 0.0 turns -0.0 into 0.0.
 
 
 class CompiledTiles:
@@ -37,8 +28,6 @@ class CompiledTiles:
         filter: the items and their bounds.
         columns: number of items in a tile, a multiple of CHUNK.
     """
-
-    exact_scores = staticmethod(compiled_scores)
 
     def __init__(self, filter: Filter, columns: int) -> None:
         self.filter, self.columns = filter, columns

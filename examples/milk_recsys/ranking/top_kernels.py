@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "finish_lists", "score_lists", "select_scores"]
+__all__ = ["CHUNK", "finish_lists", "select_scores"]
 
 CHUNK = 32  # Number of neighbouring scores that are compared with the threshold at once.
 
@@ -86,31 +86,6 @@ def finish_lists(kept: int, counts: Ints, values: Floats, columns: Columns) -> N
             _cut(values[r], columns[r], counts[r], kept)
         for n in range(counts[r], kept):
             values[r, n], columns[r, n] = -np.inf, 0
-
-
-# No flag of fast arithmetic: the order of the operations defines the score.
-@compiled()
-def score_lists(
-    items: NDArray[np.float64], vectors: NDArray[np.float64], positions: Ints,
-    scores: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Compute the exact scores of a list of items for each row; see `top_exact.score_lists`.
-
-    Arguments:
-        items: (C, D); vectors: (R, D); positions: (R, K) items; scores: (R, K) output.
-    """
-    products = np.empty(items.shape[1], np.float64)
-    for r in range(positions.shape[0]):
-        for k in range(positions.shape[1]):
-            position, width = positions[r, k], items.shape[1]
-            for d in range(width):
-                products[d] = items[position, d] * vectors[r, d]
-            while width > 1:
-                half = width // 2
-                for d in range(half):
-                    products[d] += products[width - half + d]
-                width -= half
-            scores[r, k] = products[0]
 
 
 # "reassoc" and "nsz" let the compiler count with vector instructions. Counts are exact in any

@@ -7,7 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from milk_recsys.ranking.top_exact import WORK_ARRAY_SIZE, best_in_float64, sort_lists
+from milk_recsys.ranking.top_exact import (
+    WORK_ARRAY_SIZE,
+    best_in_float64,
+    score_lists,
+    sort_lists,
+)
 from milk_recsys.ranking.top_filter import Filter, UserBlock
 
 __all__ = ["Tiles", "best_lists"]
@@ -18,17 +23,12 @@ FLOAT64_SCORES = 2 * WORK_ARRAY_SIZE
 
 
 class Tiles(Protocol):
-    """Approximate and exact scores: `top_tiles.StoredTiles` or `top_compiled.CompiledTiles`."""
+    """Approximate scores: `top_tiles.StoredTiles` or `top_compiled.CompiledTiles`."""
 
     filter: Filter
 
     def highest(self, block: UserBlock, low: int, high: int, kept: int) -> tuple[Tensor, Tensor]:
         """Return the `kept` highest approximate scores; see `StoredTiles.highest`."""
-
-    def exact_scores(
-        self, items: Tensor, vectors: Tensor, positions: Tensor, dtype: torch.dtype
-    ) -> Tensor:
-        """Return the exact scores of lists of items; see `top_exact.score_lists`."""
 
 
 def best_lists(tiles: Tiles, block: UserBlock, span: int, length: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ def _best_of_span(
     allowed = values.gather(1, order) != -torch.inf
     # Columns at -inf may lie beyond the last item: replace them by a valid index.
     columns.masked_fill_(~allowed, 0)
-    exact = tiles.exact_scores(items, block.vectors, columns + low, dtype)
+    exact = score_lists(items, block.vectors, columns + low, dtype)
     positions, best = sort_lists(columns + low, exact.masked_fill_(~allowed, -torch.inf), length)
     uncertain = (~certain).nonzero()[:, 0]
     for chosen in torch.split(uncertain, max(1, FLOAT64_SCORES // (high - low))):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from milk_recsys.ranking.top_exact import score_lists
 from milk_recsys.ranking.top_filter import Filter, UserBlock
 
 __all__ = ["LARGEST_GROUP", "StoredTiles"]
@@ -24,8 +23,6 @@ class StoredTiles:
         filter: the items and their bounds.
         columns: number of items in a tile, a multiple of LARGEST_GROUP.
     """
-
-    exact_scores = staticmethod(score_lists)
 
     def __init__(self, filter: Filter, columns: int) -> None:
         self.filter, self.columns = filter, columns

@@ -14,7 +14,6 @@ from milk_recsys.ranking import top as ranking
 from milk_recsys.ranking import top_blocks, top_lists
 from milk_recsys.ranking.top import Candidates, top_items
 from milk_recsys.ranking.top_blocks import Plan, plan_blocks, run_blocks
-from milk_recsys.ranking.top_exact import score_lists
 from milk_recsys.ranking.top_filter import Filter
 from milk_recsys.ranking.top_tiles import StoredTiles
 from tests.recsys.ranking.test_ranking import cases, check, random_vectors, reference, rows_of
@@ -128,21 +127,6 @@ def test_finished_lists_begin_with_the_highest_scores(seed, count, kept, levels)
         assert len(set(columns[row, : min(kept, n)])) == min(kept, n)
         assert (values[row, n:kept] == -np.inf).all()
         assert (columns[row, n:kept] == 0).all()
-
-
-@pytest.mark.parametrize("dim", [1, 2, 3, 7, 64, 65])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_compiled_scores_are_equal_in_every_bit(dim, dtype):
-    from milk_recsys.ranking.top_compiled import compiled_scores
-
-    items, vectors = random_vectors(50, dim).double(), random_vectors(40, dim, seed=1).double()
-    vectors[3], items[7] = 0, -items[8].abs()
-    positions = torch.randint(50, (40, 9), generator=torch.Generator().manual_seed(2))
-    expected = score_lists(items, vectors, positions, dtype)
-    scores = compiled_scores(items, vectors, positions, dtype)
-    assert scores.dtype == dtype
-    assert torch.equal(scores, expected)
-    assert torch.equal(torch.signbit(scores), torch.signbit(expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
