@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.ranking import top as ranking
+from milk_recsys.ranking import top, top_blocks, top_lists
 from milk_recsys.ranking.top import Candidates, best_columns, top_items
 
 
@@ -87,7 +87,7 @@ def cases(draw):
 def test_lists_are_those_of_all_scores(dtype, case, top, held, spare):
     users, items, exclude = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "SPARE", spare)
+        patch.setattr(top_lists, "SPARE", spare)
         check(
             users, items, top, exclude, dtype, Candidates(items, dtype=dtype, scores_at_once=held)
         )
@@ -110,20 +110,24 @@ def test_many_items(dtype, top):
 @pytest.mark.parametrize(
     ("rows", "span", "columns"), [(1, 5000, 32), (7, 100, 64), (20, 33, 2048), (3, 4999, 2048)]
 )
-def test_lists_do_not_depend_on_blocks(rows, span, columns):
+@pytest.mark.parametrize("kernels", ["numba", "torch"])
+def test_lists_do_not_depend_on_blocks(monkeypatch, rows, span, columns, kernels):
     """Positions and float64 scores are equal in every bit."""
     users, items = random_vectors(20, 33).double(), random_vectors(5000, 33, seed=1).double()
     items[2000:3000] = items[:1000]
-    whole = Candidates(items, dtype=torch.float64)
-    parts = Candidates(items, dtype=torch.float64)
-    parts.rows_at_once, parts.span, parts.columns = rows, span, columns
     exclude = rows_of([range(user, 2500, 3) for user in range(20)])
-    for in_parts, at_once in zip(
-        parts.top(users, 50, exclude=exclude), whole.top(users, 50, exclude=exclude), strict=True
-    ):
-        assert torch.equal(in_parts, at_once)
+    whole = Candidates(items, dtype=torch.float64, kernels=kernels)
+    at_once = whole.top(users, 50, exclude=exclude)
     single_user = whole.top(users[7:8], 50, exclude=(exclude[0][7:9], exclude[1]))
-    assert torch.equal(single_user.scores, whole.top(users, 50, exclude=exclude).scores[7:8])
+    assert torch.equal(single_user.scores, at_once.scores[7:8])
+    for workers in (1, 3):
+        plan = top_blocks.Plan(workers, kernels == "numba", rows, span, columns)
+        monkeypatch.setattr(top, "plan_blocks", lambda *_, plan=plan, **__: plan)
+        parts = Candidates(items, dtype=torch.float64, kernels=kernels)
+        for in_parts, whole_part in zip(
+            parts.top(users, 50, exclude=exclude), at_once, strict=True
+        ):
+            assert torch.equal(in_parts, whole_part)
 
 
 def test_a_reused_buffer_does_not_change_results():
@@ -179,7 +183,7 @@ def test_the_filter_uses_float64_if_float32_products_are_less_precise():
         finder = Candidates(random_vectors(3000, 16))
     finally:
         torch.set_float32_matmul_precision(before)
-    assert finder.scaled.dtype == torch.float64
+    assert finder.filter.scaled.dtype == torch.float64
     check(random_vectors(10, 16, seed=1), finder.items, 10, finder=finder)
 
 
