@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
+from itertools import starmap
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +30,7 @@ from milk_recsys.methods.milk.batches import (
     gather_static,
     prepared_rows,
 )
-from milk_recsys.methods.milk.captured import CapturedStep
+from milk_recsys.methods.milk.captured import CapturedSteps
 from milk_recsys.methods.milk.fused import compiles, fused_sums
 from milk_recsys.methods.milk.lazy_adam import LazyAdam
 from milk_recsys.methods.milk.model import Recommender, build_model
@@ -128,7 +130,11 @@ class Learner:
             }
         # Reads of mapped files cannot be captured. Steps on several ranks are not captured either.
         captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
-        self.step: Callable[..., Tensor] = CapturedStep(self.step_on) if captures else self.step_on
+        self.steps: Callable[[Iterable[tuple[Any, ...]]], Iterator[None]] = (
+            CapturedSteps(self.add_step) if captures else partial(starmap, self.add_step)
+        )
+        # Sums of the terms over the triples of an epoch; a graph adds to this address.
+        self.totals = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
 
     # --- the protocol of `methods/contract.py` ----------------------------------------------------
 
@@ -187,14 +193,16 @@ class Learner:
         """
         # Random numbers depend on the seed and the epoch alone, so that a resumed run repeats them.
         host = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-        sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
+        self.totals.zero_()
         size = self.options.batch_size
         for chunk in epoch_triples(self.tables, size, self.seed, epoch, host):
-            for triples, weights in zip(chunk, self.epoch_weights(len(chunk), host), strict=True):
-                sizes = () if triples.sizes is None else (triples.sizes,)
-                sums += triples.batch_size * self.step(*triples[:3], weights, *sizes)
+            weights = self.epoch_weights(len(chunk), host)
+            for _ in self.steps(
+                (*ids, row) if sizes is None else (*ids, row, sizes)
+                for (*ids, sizes), row in zip(chunk, weights, strict=True)
+            ):
                 on_step()
-        return sums
+        return self.totals.clone()
 
     def epoch_weights(self, steps: int, generator: torch.Generator) -> Tensor:
         """Draw the environments of all steps at once, because a call of `sample` costs some 65 us.
@@ -212,6 +220,18 @@ class Learner:
         return weights.pin_memory().to(uniform.device, non_blocking=True)
 
     # --- a step -----------------------------------------------------------------------------------
+
+    def add_step(
+        self,
+        users: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        weights: Tensor,
+        sizes: list[int] | None = None,
+    ) -> None:
+        """Make a training step and add its terms to `totals`; arguments are those of `step_on`."""
+        size = len(users) if sizes is None else sum(sizes)
+        self.totals += size * self.step_on(users, positives, negatives, weights, sizes)
 
     def step_on(
         self,
