@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,69 @@ def test_steps_replayed_together_equal_single_replays(data: Path, values: dict[s
     together, single = (dict(learner.model.named_parameters()) for learner in learners)
     for name, p in together.items():
         torch.testing.assert_close(p, single[name], rtol=1e-6, atol=1e-7)
+
+
+# Tests with the real compiler: it takes up to a minute for each.
+COMPILED: list[dict[str, Any]] = [{}, {"model": "align", "optimiser": "adam"}]
+each_compiled = pytest.mark.parametrize(
+    "values", COMPILED, ids=lambda values: "-".join(values) or "default"
+)
+needs_compiler = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+# Warnings of the compiler's own code, for example of its worker processes.
+compiler_warnings = pytest.mark.filterwarnings("ignore")
+
+
+@needs_compiler
+@compiler_warnings
+@each_compiled
+def test_compiled_steps_equal_those_of_torch_operations(data: Path, values: dict[str, Any]) -> None:
+    fixed: dict[str, Any] = {"dtype": "float64", "batch_size": 112, **values}
+    plain, ours = (
+        learner_on("cuda", data, kernels=kernels, **fixed)[0] for kernels in ("torch", "compiled")
+    )
+    assert ours.num_pairs % 112  # There is a shorter last batch, which is not compiled.
+    for epoch in range(WARM_UP + 2):
+        lines = [loop.train_epoch(learner, epoch) for learner in (plain, ours)]
+        assert lines[1]["loss"] == pytest.approx(lines[0]["loss"], rel=1e-6)
+    expected = dict(plain.model.named_parameters())
+    for name, p in ours.model.named_parameters():
+        torch.testing.assert_close(p, expected[name], rtol=1e-4, atol=1e-5)
+    assert isinstance(ours.steps, CapturedSteps)
+    full, last = (graphs.recorded for graphs in ours.steps.graphs.values())
+    assert set(full) == {1, STEPS}
+    assert set(last) == {1}
+
+
+@needs_compiler
+@compiler_warnings
+def test_compiled_steps_do_not_wait_for_the_gpu(
+    data: Path, no_waiting: Callable[[str], None]
+) -> None:
+    learner, _ = learner_on("cuda", data, kernels="compiled")
+    for epoch in range(WARM_UP + 1):
+        loop.train_epoch(learner, epoch)
+    no_waiting("error")
+    sums = learner.epoch_sums(WARM_UP + 1, lambda: None)
+    no_waiting("default")
+    assert torch.isfinite(sums).all()
+
+
+@needs_compiler
+@compiler_warnings
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_compiled_run_is_as_good(data: Path, tmp_path: Path, dtype: str) -> None:
+    accuracies = []
+    for kernels in ("torch", "compiled"):
+        options, dataset = begin.open_run(
+            Options.of(
+                model="milk", data=data, out=tmp_path / kernels, device="cuda", compare="none",
+                epochs=30, eval_every=10, batch_size=128, embedding_dim=16, lr=0.02, dtype=dtype,
+                kernels=kernels,
+            )
+        )  # fmt: skip
+        metrics = train.run(options, dataset, Progress(quiet=True))
+        accuracies.append(metrics["test"]["ndcg@20"])
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.05)
 
 
 def test_one_batch_has_the_same_terms_and_gradient_on_both(data: Path) -> None:
