@@ -63,15 +63,16 @@ PARTS = {"tests": 200, "times": 150, "runs": 140, "batches": 160}
 CASES = (
     "tiktok-training",
     "tiktok-replays",
-    "tiktok-compiled",
     "tiktok-evaluation",
     "baby-training",
     "large-batch",
-    "large-batch-compiled",
     "64-environments",
     "8-modalities",
     "keep-fit-lfm2k",
     "keep-fit-tiktok",
+    # The last ones, because they need a compiler.
+    "tiktok-compiled",
+    "large-batch-compiled",
 )
 TUNED_BATCH = 2048  # The batch size with which the studies chose the learning rates.
 BATCHES = (8192, 65_536)
