@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import cases_library, cases_training
-from benchmarks.machine import facts, measure_rates
+from benchmarks import cases_gpu, cases_library, cases_training
+from benchmarks.machine import Rates, facts, measure_rates
 from benchmarks.timing import add_floors, fallen, measure, table
 from milk_recsys.base.files import write_json
 
-CASES = {**cases_training.CASES, **cases_library.CASES}
+CASES = {**cases_training.CASES, **cases_library.CASES, **cases_gpu.CASES}
 QUICK_ROUNDS = 3
 
 
@@ -39,9 +39,9 @@ def main(arguments: argparse.Namespace) -> int:
     setting = str(arguments.threads) if device.type == "cpu" else arguments.device
     before = kept.get(setting, {}).get("cases", {})
     results: dict[str, Any] = {}
-    for name in arguments.cases or (CASES if device.type == "cpu" else cases_training.CASES):
-        if name.startswith("tiktok") and "INVMOD_DATA" not in os.environ:
-            print(f"{name}: skipped, INVMOD_DATA is not set", file=sys.stderr)
+    for name in arguments.cases or _default_cases(device):
+        if reason := _obstacle(name, device):
+            print(f"{name}: skipped, {reason}", file=sys.stderr)
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         rounds = QUICK_ROUNDS if arguments.quick else arguments.rounds
@@ -50,6 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
         # Another process that was busy during a measurement makes the rates too low. The highest
         # rates of all measurements are the closest to those of the machine.
         rates = rates.best(measure_rates(device))
+        if not arguments.quick:  # A command that is stopped keeps the cases that it measured.
+            _write(arguments.out, kept, setting, results, rates, device)
     add_floors(results, rates)
     conditions = facts(rates, device)
     print(table(results))
@@ -59,9 +61,38 @@ def main(arguments: argparse.Namespace) -> int:
     )
     if arguments.quick:
         return _compare(results, before, setting)
-    kept[setting] = {**conditions, "cases": {**before, **results}}
-    write_json(arguments.out, kept)
     return 0
+
+
+def _default_cases(device: torch.device) -> list[str]:
+    """Return the cases of a device: on a CPU all of `make bench`, on a GPU those of training."""
+    if device.type == "cpu":
+        return [name for name in CASES if name not in cases_gpu.CASES]
+    return [name for name in CASES if name not in cases_library.CASES]
+
+
+def _obstacle(name: str, device: torch.device) -> str | None:
+    """Return why a case cannot run here, or None."""
+    if name.startswith(("tiktok", "keep")) and "INVMOD_DATA" not in os.environ:
+        return "INVMOD_DATA is not set"
+    if name in cases_gpu.GPU_ONLY and device.type == "cpu":
+        return "it needs --device cuda"
+    return None
+
+
+def _write(
+    path: Path,
+    kept: dict[str, Any],
+    setting: str,
+    results: dict[str, Any],
+    rates: Rates,
+    device: torch.device,
+) -> None:
+    """Write the results so far, with those of other settings and of cases that were not run."""
+    add_floors(results, rates)
+    before = kept.get(setting, {}).get("cases", {})
+    kept[setting] = {**facts(rates, device), "cases": {**before, **results}}
+    write_json(path, kept)
 
 
 def _compare(results: dict[str, Any], before: dict[str, Any], setting: str) -> int:
@@ -99,7 +130,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         choices=CASES,
         metavar="NAME",
-        help=f"cases to run; default: all. Choices: {', '.join(CASES)}",
+        help=f"cases to run; default: all of the device. Choices: {', '.join(CASES)}",
     )
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cpu", help="device for all cases"

@@ -73,7 +73,7 @@ class HeldOut:
         """Return the weights (s,) of the scored held-out rows; those of validation rows are 1."""
         if self.validation is None:
             return self.row_weights[scored]
-        return self.row_weights.new_ones(int(scored.sum()))
+        return self.row_weights.new_ones(len(scored))
 
     def of(self, rows: Tensor) -> HeldOut:
         """Return the same for some of the training rows."""
@@ -135,7 +135,7 @@ def best_fit(
     """Return the ridge with the smallest error on the scored held-out rows.
 
     Arguments:
-        scored: bool (q,), the held-out rows whose errors count.
+        scored: positions (s,) of the held-out rows whose errors count.
         others: as in `HeldOut.fits`.
     """
     best: Fit | None = None
@@ -189,7 +189,19 @@ def mean_squares(held_out: HeldOut, predictions: Tensor, scored: Tensor) -> floa
     """Return the weighted mean squared error of the scored rows; NaN if there are none."""
     errors, weights = squares(held_out, predictions, scored), held_out.weights(scored)
     known = ~errors.isnan()
-    return float((weights * errors)[known].sum() / weights[known].sum())
+    waits = errors.device.type == "cpu"
+    return float(
+        _sum_of(weights * errors, known, waits=waits) / _sum_of(weights, known, waits=waits)
+    )
+
+
+def _sum_of(x: Tensor, chosen: Tensor, *, waits: bool) -> Tensor:
+    """Return the sum of the chosen entries of x (s,).
+
+    A selection of entries waits on a GPU until their number is known. Without it the sum differs by
+    rounding at most.
+    """
+    return x[chosen].sum() if waits else torch.where(chosen, x, 0.0).sum()
 
 
 def is_better(held_out: HeldOut, new: Fit, old: Fit, scored: Tensor) -> bool:
@@ -219,7 +231,7 @@ def stacked_weights(
 
     Arguments:
         alone: predictions (q, r) of the held-out rows from each of the P modalities.
-        scored: bool (q,).
+        scored: positions (s,) of the held-out rows that count.
 
     Returns:
         (P,), or None if all weights are 0.

@@ -116,13 +116,13 @@ def _chosen(
 
 
 def _rows_and_scored(m: int, compared: ComparedRows) -> tuple[Tensor, Tensor]:
-    """Return the sampled training rows that have a modality, and which held-out rows have it."""
+    """Return the sampled training rows, and the positions of held-out rows, with a modality."""
     with_it = compared.table.observed[:, m].nonzero()[:, 0]
     rows = with_it[torch.isin(with_it, compared.sample)]
     rows = rows if len(rows) else with_it[: len(compared.sample)]
     if compared.validation is not None:
-        return rows, compared.validation.observed[:, m]
-    return rows, torch.ones_like(rows, dtype=torch.bool)
+        return rows, compared.validation.observed[:, m].nonzero()[:, 0]
+    return rows, torch.arange(len(rows), device=rows.device)
 
 
 def _error(

@@ -71,10 +71,10 @@ class Comparison:
         return rows if len(rows) else used[: len(self.sample)]
 
     def scored(self, pattern: Pattern, rows: Tensor) -> Tensor:
-        """Return which held-out rows (q,) have the whole pattern; all if none has."""
+        """Return the positions (s,) of held-out rows that have the whole pattern, or of all."""
         observed = self.training.observed[rows] if self.observed is None else self.observed
-        complete = observed[:, list(pattern)].all(dim=1)
-        return complete if complete.any() else torch.ones_like(complete)
+        complete = observed[:, list(pattern)].all(dim=1).nonzero()[:, 0]
+        return complete if len(complete) else torch.arange(len(observed), device=observed.device)
 
     def fit(self, pattern: Pattern, weights: Sequence[float], rows: Tensor) -> Fit:
         """Return the best ridge of a pattern with weights mu (P,), fitted on some training rows."""

@@ -180,3 +180,14 @@ def test_a_library_case_runs_on_both_sides(name):
     case = command.cases_library.CASES[name](True)
     case.ours()
     case.reference()
+
+
+def test_cases_for_a_gpu_are_skipped_on_a_cpu_and_no_default_there(monkeypatch):
+    monkeypatch.setenv("INVMOD_DATA", "data")
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for name in command.cases_gpu.GPU_ONLY:
+        assert command._obstacle(name, cpu) == "it needs --device cuda"
+        assert command._obstacle(name, cuda) is None
+    assert command._obstacle("keep-fit-lfm2k", cpu) is None
+    assert not set(command._default_cases(cpu)) & set(command.cases_gpu.CASES)
+    assert set(command.cases_gpu.CASES) < set(command._default_cases(cuda))

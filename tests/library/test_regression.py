@@ -17,7 +17,7 @@ from torch.autograd import gradcheck
 from invmod.missingness import mask_from_features
 from invmod.regression import Kernel, PatternKernelRidge
 from invmod.regression.arguments import WIDTHS
-from invmod.regression.choice import descend
+from invmod.regression.choice import _sum_of, descend
 from invmod.regression.kernels import kernel_between
 from invmod.regression.least_squares import non_negative_least_squares
 from invmod.regression.leave_one_out import Spectrum
@@ -682,3 +682,12 @@ def test_rows_choose_the_training_rows():
     other = small_model().fit({n: v[rows] for n, v in x.items()}, y[rows], mask[rows])
     assert torch.equal(model.predict(x, mask), other.predict(x, mask))
     assert mask_from_features(x, NAMES).all()
+
+
+@pytest.mark.parametrize("chosen", [[True, False, True], [True] * 3, [False] * 3])
+def test_a_sum_that_does_not_wait_equals_the_sum_of_the_chosen_entries(chosen):
+    """Entries that do not count may be NaN, as the error of a row without a prediction is."""
+    chosen = torch.tensor(chosen)
+    x = torch.where(chosen, torch.tensor([1.5, 2.0, -4.0], dtype=torch.float64), torch.nan)
+    sums = [_sum_of(x, chosen, waits=waits) for waits in (True, False)]
+    assert sums[0] == sums[1]

@@ -71,12 +71,13 @@ def positive_ranks(
     distinct, row, counts = torch.unique_consecutive(
         users[order], return_inverse=True, return_counts=True
     )
-    ends = [0, *counts.cumsum(0).tolist()]
+    after = counts.cumsum(0)
+    ends = [0, *after.tolist()]
     # The first positive of each user is compared with the user's row of scores in place. Only
     # users' further positives need a copy of a row.
     first_of_user = torch.ones_like(row, dtype=torch.bool)
     torch.ne(row[1:], row[:-1], out=first_of_user[1:])
-    firsts, further = first_of_user.nonzero()[:, 0], (~first_of_user).nonzero()[:, 0]
+    firsts, further = after - counts, (~first_of_user).nonzero()[:, 0]
     ranks = torch.empty_like(items)
     buffers: list[Tensor] = []
     for first in range(0, len(distinct), step):
@@ -227,8 +228,11 @@ def _check_positives(users: Tensor, items: Tensor, num_candidates: int) -> None:
             "positive_ranks: `users` and `items` must have the same shape (P,), "
             f"got {tuple(users.shape)} and {tuple(items.shape)}."
         )
-    if len(items) and not 0 <= int(items.min()) <= int(items.max()) < num_candidates:
+    if not len(items):
+        return
+    smallest, largest = torch.stack(torch.aminmax(items)).tolist()
+    if not 0 <= smallest <= largest < num_candidates:
         raise ValueError(
             f"positive_ranks: `items` must be positions in 0 to {num_candidates - 1}, "
-            f"got {int(items.min())} to {int(items.max())}. Map item ids to candidates first."
+            f"got {smallest} to {largest}. Map item ids to candidates first."
         )

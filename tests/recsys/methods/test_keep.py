@@ -293,7 +293,9 @@ def test_lists_are_scored_like_test_lists():
     known = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.float64).to_sparse_coo()
     values = torch.tensor([[3.0, 1.0, 2.0, 0.0], [1.0, 2.0, 3.0, 0.0]], dtype=torch.float64)
     second = 1 / np.log2(3)
-    assert choice.list_ndcg(values, known, 4).tolist() == pytest.approx([1, second])
+    assert choice.list_ndcg(values, choice.pairs_of_lists(known, 4), 4).tolist() == pytest.approx(
+        [1, second]
+    )
 
 
 def test_given_options_are_not_compared():

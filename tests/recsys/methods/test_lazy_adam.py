@@ -5,8 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milk_recsys.methods.milk import lazy_adam
-from milk_recsys.methods.milk.captured import WARM_UP, CapturedStep
 from milk_recsys.methods.milk.lazy_adam import LazyAdam
 
 N, D = 12, 3
@@ -41,15 +39,14 @@ def test_steps_equal_those_of_sparse_adam(seed: int, steps: int, size: int) -> N
         assert torch.equal(lazy.weight[N - 2 :], start[N - 2 :])  # No batch looked these rows up.
 
 
-def test_sums_of_sorted_rows_make_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_of_sorted_rows_make_the_same_step() -> None:
     """A GPU sums sorted rows instead of computing the distinct rows."""
     start = torch.randn(N, D, dtype=torch.float64)
     distinct, by_sorting = LazyAdam(start.clone(), 0.05), LazyAdam(start.clone(), 0.05)
+    by_sorting.static = True
     for rows, grad in batches(0, 5):
         distinct.update(rows, grad)
-        with monkeypatch.context() as patch:
-            patch.setattr(lazy_adam, "_sum_by_row", lazy_adam._sum_by_sorted_row)
-            by_sorting.update(rows, grad)
+        by_sorting.update(rows, grad)
     for name, tensor in distinct.tensors().items():
         assert torch.allclose(tensor, by_sorting.tensors()[name], rtol=1e-12, atol=1e-15), name
 
@@ -69,35 +66,3 @@ def test_rows_outside_the_batch_do_not_move_unlike_in_adam() -> None:
     assert lazy.weight[1].item() == pytest.approx(dense[1].item(), rel=1e-6)
     assert lazy.weight[0].item() == pytest.approx(-0.1, rel=1e-6)
     assert dense[0].item() < -0.16
-
-
-def test_a_captured_step_is_recorded_once_and_replayed() -> None:
-    """Plain calls stand in for recording and replaying, so that no GPU is needed."""
-    log: list[str] = []
-    total = torch.zeros(())
-
-    def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        total.add_((x * y).sum())
-        return total.clone()
-
-    def aside(function: object, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        log.append("aside")
-        return step(*inputs)
-
-    def record(function: object, inputs: tuple[torch.Tensor, ...]):  # type: ignore[no-untyped-def]
-        log.append("record")
-
-        def replay() -> torch.Tensor:
-            log.append("replay")
-            return step(*inputs)
-
-        return replay
-
-    captured = CapturedStep(step, aside=aside, record=record)
-    expected = 0.0
-    sizes = [4, 4, 2, 4, 4, 2, 4, 4]
-    for k, size in enumerate(sizes):
-        x, y = torch.full((size,), float(k + 1)), torch.full((size,), 2.0)
-        expected += 2.0 * size * (k + 1)
-        assert captured(x, y).item() == expected
-    assert log == ["aside"] * WARM_UP + ["record"] + ["replay"] * (sizes.count(4) - WARM_UP)

@@ -1,6 +1,9 @@
 """Training on a GPU: no waiting within an epoch, replayed steps, and the results of a CPU."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from milk_recsys.catalogue.dataset import read_dataset
 from milk_recsys.catalogue.split import draw_split
 from milk_recsys.catalogue.tables import build_tables
 from milk_recsys.config.options import Options
-from milk_recsys.methods.milk.captured import CapturedStep
+from milk_recsys.methods.milk.captured import STEPS, WARM_UP, CapturedSteps
 from milk_recsys.methods.milk.learner import Learner
 from milk_recsys.methods.milk.model import build_model
 from milk_recsys.run import begin, loop
@@ -55,8 +58,8 @@ def no_waiting() -> Iterator[Callable[[str], None]]:
 
 
 def learner_on(device: str, data: Path, **values: Any) -> tuple[Learner, Options]:
-    fixed: dict[str, Any] = {"batch_size": 128, "embedding_dim": 16, "lr": 0.02, "device": device}
-    options = Options.of(model="milk", data=data, **{**fixed, **values})
+    fixed: dict[str, Any] = {"model": "milk", "batch_size": 128, "embedding_dim": 16, "lr": 0.02}
+    options = Options.of(data=data, **{**fixed, "device": device, **values})
     dataset = read_dataset(data)
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device(device))
@@ -68,23 +71,106 @@ def test_an_epoch_never_waits_for_the_gpu(
     data: Path, values: dict[str, Any], no_waiting: Callable[[str], None]
 ) -> None:
     learner, _ = learner_on("cuda", data, **values)
-    loop.train_epoch(learner, 0)  # Records the step.
+    for epoch in range(WARM_UP + 1):  # Records the steps, and the shorter last one of an epoch.
+        loop.train_epoch(learner, epoch)
     no_waiting("error")
-    sums = learner.epoch_sums(1, lambda: None)
+    sums = learner.epoch_sums(WARM_UP + 1, lambda: None)
     no_waiting("default")
     assert torch.isfinite(sums).all()
 
 
 @each_variant
 def test_a_replayed_step_equals_the_step(data: Path, values: dict[str, Any]) -> None:
-    replayed, _ = learner_on("cuda", data, **values)
-    plain, _ = learner_on("cuda", data, **values)
-    assert isinstance(replayed.step, CapturedStep)
-    plain.step = plain.step_on
-    for epoch in range(3):
+    replayed, _ = learner_on("cuda", data, **values, batch_size=112)
+    plain, _ = learner_on("cuda", data, **values, batch_size=112)
+    assert isinstance(replayed.steps, CapturedSteps)
+    assert replayed.num_pairs % 112  # There is a shorter last batch.
+    plain.steps = partial(starmap, plain.add_step)
+    for epoch in range(WARM_UP + 2):
         lines = [loop.train_epoch(learner, epoch) for learner in (replayed, plain)]
         assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-4)
-    assert replayed.step.replay is not None
+    full, last = (graphs.recorded for graphs in replayed.steps.graphs.values())
+    assert set(full) == {1, STEPS}
+    assert set(last) == {1}
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"optimiser": "adam"}, BLOCKS], ids=lambda values: "-".join(values) or "default"
+)
+def test_steps_replayed_together_equal_single_replays(data: Path, values: dict[str, Any]) -> None:
+    """Sums of the gradients of a user's triples are in no fixed order on a GPU, hence the bound."""
+    learners = [learner_on("cuda", data, dtype="float64", **values)[0] for _ in range(2)]
+    for learner, steps in zip(learners, (STEPS, 1), strict=True):
+        learner.steps = CapturedSteps(learner.add_step, steps=steps)
+    for epoch in range(3):
+        lines = [loop.train_epoch(learner, epoch) for learner in learners]
+        assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-10)
+    together, single = (dict(learner.model.named_parameters()) for learner in learners)
+    for name, p in together.items():
+        torch.testing.assert_close(p, single[name], rtol=1e-6, atol=1e-7)
+
+
+# Tests with the real compiler: it takes up to a minute for each.
+COMPILED: list[dict[str, Any]] = [{}, {"model": "align", "optimiser": "adam"}]
+each_compiled = pytest.mark.parametrize(
+    "values", COMPILED, ids=lambda values: "-".join(values) or "default"
+)
+needs_compiler = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+# Warnings of the compiler's own code, for example of its worker processes.
+compiler_warnings = pytest.mark.filterwarnings("ignore")
+
+
+@needs_compiler
+@compiler_warnings
+@each_compiled
+def test_compiled_steps_equal_those_of_torch_operations(data: Path, values: dict[str, Any]) -> None:
+    fixed: dict[str, Any] = {"dtype": "float64", "batch_size": 112, **values}
+    plain, ours = (
+        learner_on("cuda", data, kernels=kernels, **fixed)[0] for kernels in ("torch", "compiled")
+    )
+    assert ours.num_pairs % 112  # There is a shorter last batch, which is not compiled.
+    for epoch in range(WARM_UP + 2):
+        lines = [loop.train_epoch(learner, epoch) for learner in (plain, ours)]
+        assert lines[1]["loss"] == pytest.approx(lines[0]["loss"], rel=1e-6)
+    expected = dict(plain.model.named_parameters())
+    for name, p in ours.model.named_parameters():
+        torch.testing.assert_close(p, expected[name], rtol=1e-4, atol=1e-5)
+    assert isinstance(ours.steps, CapturedSteps)
+    full, last = (graphs.recorded for graphs in ours.steps.graphs.values())
+    assert set(full) == {1, STEPS}
+    assert set(last) == {1}
+
+
+@needs_compiler
+@compiler_warnings
+def test_compiled_steps_do_not_wait_for_the_gpu(
+    data: Path, no_waiting: Callable[[str], None]
+) -> None:
+    learner, _ = learner_on("cuda", data, kernels="compiled")
+    for epoch in range(WARM_UP + 1):
+        loop.train_epoch(learner, epoch)
+    no_waiting("error")
+    sums = learner.epoch_sums(WARM_UP + 1, lambda: None)
+    no_waiting("default")
+    assert torch.isfinite(sums).all()
+
+
+@needs_compiler
+@compiler_warnings
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_compiled_run_is_as_good(data: Path, tmp_path: Path, dtype: str) -> None:
+    accuracies = []
+    for kernels in ("torch", "compiled"):
+        options, dataset = begin.open_run(
+            Options.of(
+                model="milk", data=data, out=tmp_path / kernels, device="cuda", compare="none",
+                epochs=30, eval_every=10, batch_size=128, embedding_dim=16, lr=0.02, dtype=dtype,
+                kernels=kernels,
+            )
+        )  # fmt: skip
+        metrics = train.run(options, dataset, Progress(quiet=True))
+        accuracies.append(metrics["test"]["ndcg@20"])
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.05)
 
 
 def test_one_batch_has_the_same_terms_and_gradient_on_both(data: Path) -> None:

@@ -60,11 +60,12 @@ def choose(
         return PairChoice(shrinkages[0], exponents[0], None)
     values: dict[tuple[float, float], Tensor] = {}
     pairs, length, world = left_out.pairs, left_out.length, left_out.world
+    lists = pairs_of_lists(pairs, length)
 
     def error(shrinkage: float) -> float:
         scores = left_out.scores(shift(shrinkage) * left_out.unit)
         for exponent in exponents:
-            ndcg = list_ndcg(scores * (exponent * left_out.popularity).exp(), pairs, length)
+            ndcg = list_ndcg(scores * (exponent * left_out.popularity).exp(), lists, length)
             # On the device of the scores, on which processes communicate.
             values[shrinkage, exponent] = ndcg.to(pairs.device)
         return -max(mean([values[shrinkage, exponent] for exponent in exponents], world))
@@ -84,7 +85,8 @@ def mean(values: Sequence[Tensor], world: World = SINGLE_PROCESS) -> list[float]
 
 
 def _sum_and_count(x: Tensor) -> Tensor:
-    return torch.tensor([float(x.sum()), len(x)], dtype=torch.float64, device=x.device)
+    total = x.sum().double()
+    return torch.stack([total, torch.full_like(total, len(x))])
 
 
 def better_than_default(
@@ -125,25 +127,38 @@ def shift(shrinkage: float) -> float:
     return max(shrinkage, MIN_SHRINKAGE)
 
 
-def list_ndcg(scores: Tensor, pairs: Tensor, length: int) -> Tensor:
-    """Return NDCG@20 (q,) of all pairs of a list and a user who has an item of the list.
+def pairs_of_lists(pairs: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the users and the positions in the list of the pairs of each list.
 
     Arguments:
-        scores: (U, s).
         pairs: (U, s), sparse.
         length: number of items of a list, which are consecutive.
     """
     users, items = pairs.indices()
+    lists = []
+    for start in range(0, pairs.shape[1], length):
+        # Positions instead of a mask: on a GPU each selection by a mask waits for its size.
+        own = ((items >= start) & (items < start + length)).nonzero()[:, 0]
+        lists.append((users[own], items[own] - start))
+    return lists
+
+
+def list_ndcg(scores: Tensor, lists: Sequence[tuple[Tensor, Tensor]], length: int) -> Tensor:
+    """Return NDCG@20 (q,) of all pairs of a list and a user who has an item of the list.
+
+    Arguments:
+        scores: (U, s).
+        lists, length: as in `pairs_of_lists`.
+    """
     values = [torch.zeros(0, dtype=torch.float64)]
-    for start in range(0, scores.shape[1], length):
+    for (users, items), start in zip(lists, range(0, scores.shape[1], length), strict=True):
         part = scores[:, start : start + length].contiguous()
-        own = (items >= start) & (items < start + length)
         ranks = positive_ranks(
             part.__getitem__,
-            users[own],
-            items[own] - start,
+            users,
+            items,
             num_candidates=part.shape[1],
             max_elements=MAX_SCORES,
         )
-        values.append(per_user_metrics(users[own], ranks)["ndcg@20"])
+        values.append(per_user_metrics(users, ranks)["ndcg@20"])
     return torch.cat(values)

@@ -109,10 +109,12 @@ class MilkOptions:
         low=1,
         shown="(default: no projection)",
     )
-    kernels: Literal["auto", "numba", "torch"] = option(
+    kernels: Literal["auto", "numba", "torch", "compiled"] = option(
         "auto",
-        "Implementation of a step between its matrix products: loops compiled by Numba, or torch "
-        "operations. `auto` uses Numba on a CPU if it is installed and supports the options.",
+        "Implementation of a step between its matrix products: loops compiled by Numba, torch "
+        "operations, or operations that torch.compile fuses (`compiled`: needs a GPU, Triton and "
+        "a C compiler, and takes up to a minute before the first step). `auto` uses Numba on a CPU "
+        "if it is installed and supports the options, and else torch operations.",
     )
     user_table: Literal["replicated", "sharded"] = option(
         "replicated",

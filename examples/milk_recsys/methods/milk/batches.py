@@ -42,6 +42,8 @@ class TripleBatch(NamedTuple):
         shares: (p,) weight of each row of a positive item in the alignment: the share of the item's
             positive occurrences in the whole batch for which the row stands (1 / c if the item has
             c rows). The shares of an item sum to 1 over all rows and ranks.
+        by_position: whether there is one row per position: rows 0 to b - 1 are the positive items
+            of the triples, and rows b to 2 b - 1 their negative items.
     """
 
     positives: Tensor
@@ -50,6 +52,7 @@ class TripleBatch(NamedTuple):
     mask: Tensor
     copies: Tensor
     shares: Tensor
+    by_position: bool = False
 
 
 PreparedRows = Callable[[Tensor], dict[str, Tensor]]
@@ -190,7 +193,8 @@ def gather_static(
     counts = torch.zeros(len(tables.mask), dtype=torch.float64, device=items.device)
     counts.index_add_(0, whole, counts.new_ones(()).expand(len(whole)))
     copies, shares = torch.ones_like(items), 1 / counts[positives]
-    return _batch(tables, prepared, items, rows, negative_rows, copies, shares)
+    batch = _batch(tables, prepared, items, rows, negative_rows, copies, shares)
+    return batch._replace(by_position=True)
 
 
 def _shares(items: Tensor, counts: Tensor, whole: Tensor) -> Tensor:

@@ -1,60 +1,77 @@
-"""A training step recorded once as a CUDA graph and replayed.
+"""Training steps recorded as CUDA graphs and replayed, several steps with one call of the driver.
 
-A replay launches the step's hundreds of small kernels with one call of the driver.
+A replay launches the hundreds of small kernels of its steps at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["CapturedStep"]
+__all__ = ["CapturedSteps"]
 
 WARM_UP = 3  # Number of steps on a side stream before a capture, which CUDA graphs require.
+STEPS = 8  # Number of steps in a graph.
+MAX_SHAPES = 2  # An epoch has full batches and a shorter last one.
 
-Step = Callable[..., Tensor]
-Replay = Callable[[], Tensor]
+Inputs = tuple[Tensor, ...]
+Step = Callable[..., object]
+Shapes = tuple[torch.Size, ...]
 
 
-def _call_on_side_stream(function: Step, inputs: tuple[Tensor, ...]) -> Tensor:
+def _call_on_side_stream(function: Step, inputs: Inputs) -> None:
     """Call the function on a side stream, ordered with the work on the current one."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        output = function(*inputs)
+        function(*inputs)
     torch.cuda.current_stream().wait_stream(stream)
-    return output
 
 
-def _record(function: Step, inputs: tuple[Tensor, ...]) -> Replay:
-    """Record a call without running it.
+class _Recorder:
+    """Records calls as CUDA graphs that share their memory.
 
-    Returns:
-        a function that runs the recorded call on the present contents of `inputs`.
+    Sharing is safe because the graphs run one after the other and none reads a result that another
+    one has in this memory.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = function(*inputs)
 
-    def replay() -> Tensor:
-        graph.replay()
-        return output
+    def __init__(self) -> None:
+        self.pool: Any = None
 
-    return replay
+    def __call__(self, function: Step, inputs: Inputs) -> Callable[[], object]:
+        """Record a call without running it.
+
+        Returns:
+            a function that runs the recorded call on the present contents of `inputs`.
+        """
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            function(*inputs)
+        self.pool = graph.pool()
+        return graph.replay
 
 
-class CapturedStep:
-    """A function of tensors on a GPU that is replayed as a CUDA graph from its fourth call on.
+class CapturedSteps:
+    """Steps on a GPU that are replayed as CUDA graphs, after three calls of the function.
 
-    The function must neither wait for the GPU nor branch on values of tensors, and the tensors that
-    it changes (weights, states of optimisers) must keep their addresses. The graph is for the
-    shapes of the first call. A call with other shapes, such as an epoch's last batch, runs without
-    a graph.
+    There is a graph of `steps` consecutive steps and one of a single step, for those that are left
+    at the end of an epoch. A graph has the kernels of its steps in their order, so the results do
+    not depend on `steps`. The memory of a step's intermediate results is reused by the next step of
+    the graph, so a graph of many steps needs about as much as one of a single step, besides the
+    inputs of all its steps.
+
+    Every list of shapes has graphs of its own, up to `MAX_SHAPES` of them: full batches and the
+    shorter last batch of an epoch. Calls with further shapes run without a graph.
 
     Arguments:
-        function: from tensors to one tensor.
+        function: makes a step from tensors and returns nothing. It must neither wait for the GPU
+            nor branch on values of tensors. What it changes (weights, states of optimisers, sums of
+            losses) must keep its addresses.
+        steps: number of steps in a graph.
         aside: runs a warm-up call; record: records a graph. Tests without a GPU replace them.
     """
 
@@ -62,28 +79,75 @@ class CapturedStep:
         self,
         function: Step,
         *,
-        aside: Callable[[Step, tuple[Tensor, ...]], Tensor] = _call_on_side_stream,
-        record: Callable[[Step, tuple[Tensor, ...]], Replay] = _record,
+        steps: int = STEPS,
+        aside: Callable[[Step, Inputs], object] = _call_on_side_stream,
+        record: Callable[[Step, Inputs], Callable[[], object]] | None = None,
     ) -> None:
-        self.function, self.aside, self.record = function, aside, record
-        self.calls = 0
-        self.shapes: list[torch.Size] = []
-        self.inputs: tuple[Tensor, ...] = ()
-        self.replay: Replay | None = None
+        self.function, self.steps, self.aside = function, steps, aside
+        self.record = record or _Recorder()
+        self.graphs: dict[Shapes, _Graphs] = {}
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """Call the function or replay its graph; the next replay overwrites the result."""
-        self.shapes = self.shapes or [x.shape for x in inputs]
-        if [x.shape for x in inputs] != self.shapes:
-            return self.function(*inputs)
-        self.calls += 1
-        if self.calls <= WARM_UP:
-            return self.aside(self.function, inputs)
-        if self.replay is None:
-            self.inputs = tuple(x.clone() for x in inputs)
-            self.replay = self.record(self.function, self.inputs)
-        # A graph reads and writes fixed addresses, so the arguments are copied
-        # to those it recorded.
-        for recorded, given in zip(self.inputs, inputs, strict=True):
-            recorded.copy_(given)
-        return self.replay()
+    def __call__(self, calls: Iterable[Inputs]) -> Iterator[None]:
+        """Make a step for each tuple of inputs, in order.
+
+        Yields:
+            None for every step after it was made. The steps of a graph are made together.
+        """
+        for shapes, equal in itertools.groupby(calls, key=_shapes):
+            if shapes not in self.graphs and len(self.graphs) < MAX_SHAPES:
+                self.graphs[shapes] = _Graphs(self)
+            graphs, waiting = self.graphs.get(shapes), iter(equal)
+            while group := list(itertools.islice(waiting, self.steps)):
+                if graphs is None:
+                    for inputs in group:
+                        self.function(*inputs)
+                        yield
+                else:
+                    yield from graphs.run(group)
+
+
+def _shapes(inputs: Inputs) -> Shapes:
+    return tuple(x.shape for x in inputs)
+
+
+class _Graphs:
+    """The graphs of steps with the same shapes.
+
+    Attributes:
+        warm: number of calls of the function so far.
+        recorded: number of steps -> their inputs, with a leading axis for the steps, and the
+            function that replays the graph on them.
+    """
+
+    def __init__(self, own: CapturedSteps) -> None:
+        self.own, self.warm = own, 0
+        self.recorded: dict[int, tuple[Inputs, Callable[[], object]]] = {}
+
+    def run(self, group: Sequence[Inputs]) -> Iterator[None]:
+        """Make the steps of a group: together if it is full and warm, else one by one."""
+        if len(group) == self.own.steps and self.warm >= WARM_UP:
+            self._replay(group)
+            yield from (None for _ in group)
+            return
+        for inputs in group:
+            if self.warm < WARM_UP:
+                self.warm += 1
+                self.own.aside(self.own.function, inputs)
+            else:
+                self._replay([inputs])
+            yield
+
+    def _replay(self, group: Sequence[Inputs]) -> None:
+        columns = list(zip(*group, strict=True))
+        if len(group) not in self.recorded:
+            inputs = tuple(torch.stack(column) for column in columns)
+            self.recorded[len(group)] = inputs, self.own.record(self._consecutive, inputs)
+        else:
+            # A graph reads fixed addresses, so the inputs are copied to those it recorded.
+            for column, recorded in zip(columns, self.recorded[len(group)][0], strict=True):
+                torch.stack(column, out=recorded)
+        self.recorded[len(group)][1]()
+
+    def _consecutive(self, *columns: Tensor) -> None:
+        for inputs in zip(*columns, strict=True):
+            self.own.function(*inputs)

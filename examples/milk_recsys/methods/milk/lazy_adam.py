@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class LazyAdam:
     Attributes:
         exp_avg, exp_avg_sq: (N, D), m and v.
         step: t, a scalar.
+        static: whether shapes in a step do not depend on values, as a GPU and a compiler need it.
+        changed_rows: computes the new values of rows; `CompiledFunction` may replace it.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class LazyAdam:
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
         self.step = torch.zeros((), dtype=torch.float64, device=weight.device)
         self.first_position = np.full(len(weight), -1, np.int32) if compiled else None
+        self.static = weight.device.type != "cpu"
+        self.changed_rows: Callable[..., tuple[Tensor, ...]] = self._changed_rows
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state by name. The tensors are not copies."""
@@ -62,22 +67,35 @@ class LazyAdam:
             rows: (B,) int64, the looked-up rows. The gradients of a repeated row are summed.
             grad: (B, D), not changed.
         """
-        beta1, beta2 = self.betas
         self.step += 1
         if self.first_position is not None:
             # The loop sums the gradients of repeated rows in place, hence the copy.
             self._update_compiled(rows, grad.clone(), self.first_position)
             return
-        rows, grad = _sum_by_row(rows, grad)
-        m = self.exp_avg.index_select(0, rows).lerp_(grad, 1 - beta1)
-        v = self.exp_avg_sq.index_select(0, rows).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        self.exp_avg.index_copy_(0, rows, m)
-        self.exp_avg_sq.index_copy_(0, rows, v)
-        # The learning rate times both bias corrections, in float64. `step` stays a tensor, so that
-        # a GPU computes it without waiting.
-        size = self.lr * torch.sqrt(1 - beta2**self.step) / (1 - beta1**self.step)
-        change = m.div_(v.sqrt_().add_(self.eps)).mul_(size.to(m.dtype))
-        self.weight.index_copy_(0, rows, self.weight.index_select(0, rows).sub_(change))
+        tensors = (self.exp_avg, self.exp_avg_sq, self.weight)
+        rows, *changed = self.changed_rows(*tensors, self.step, rows, grad)
+        for tensor, values in zip(tensors, changed, strict=True):
+            tensor.index_copy_(0, rows, values)
+
+    def _changed_rows(
+        self,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        weight: Tensor,
+        t: Tensor,
+        rows: Tensor,
+        grad: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return rows (B',) and the values after a step of m, v and w there, (B', D) each."""
+        beta1, beta2 = self.betas
+        rows, grad = (_sum_by_sorted_row if self.static else _sum_by_row)(rows, grad)
+        m = exp_avg.index_select(0, rows).lerp_(grad, 1 - beta1)
+        v = exp_avg_sq.index_select(0, rows).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        # The learning rate times both bias corrections, in float64. t stays a tensor, so that a GPU
+        # computes it without waiting.
+        size = self.lr * torch.sqrt(1 - beta2**t) / (1 - beta1**t)
+        change = (m / v.sqrt().add_(self.eps)).mul_(size.to(m.dtype))
+        return rows, m, v, weight.index_select(0, rows).sub_(change)
 
     def _update_compiled(
         self, rows: Tensor, grad: Tensor, first_position: NDArray[np.int32]
@@ -92,20 +110,17 @@ class LazyAdam:
 
 
 def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the gradients of equal rows.
-
-    Returns:
-        On a CPU, the distinct rows and their sums. On a GPU, all B rows, sorted, each with the sum
-        of its row: the number of distinct rows is a value that the host would have to wait for.
-        Equal rows then write the same update.
-    """
-    if rows.device.type == "cpu":
-        distinct, index = torch.unique(rows, return_inverse=True)
-        return distinct, grad.new_zeros(len(distinct), grad.shape[1]).index_add_(0, index, grad)
-    return _sum_by_sorted_row(rows, grad)
+    """Return the distinct rows, and the sums of their gradients."""
+    distinct, index = torch.unique(rows, return_inverse=True)
+    return distinct, grad.new_zeros(len(distinct), grad.shape[1]).index_add_(0, index, grad)
 
 
 def _sum_by_sorted_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all B rows, sorted, each with the sum of its row.
+
+    The number of distinct rows is a value that the host would have to wait for. Equal rows then
+    write the same update.
+    """
     rows, order = rows.sort(stable=True)
     # index: the number of the run of equal rows to which each sorted row belongs.
     index = torch.cat([rows.new_zeros(1), (rows[1:] != rows[:-1]).cumsum(0)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
+from itertools import starmap
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +30,8 @@ from milk_recsys.methods.milk.batches import (
     gather_static,
     prepared_rows,
 )
-from milk_recsys.methods.milk.captured import CapturedStep
+from milk_recsys.methods.milk.captured import CapturedSteps
+from milk_recsys.methods.milk.compiled import CompiledFunction, check_compiler, step_gradients
 from milk_recsys.methods.milk.fused import compiles, fused_sums
 from milk_recsys.methods.milk.lazy_adam import LazyAdam
 from milk_recsys.methods.milk.model import Recommender, build_model
@@ -52,7 +55,10 @@ def check_learner(options: Options, device: torch.device, world: World) -> None:
         OptionError: the options do not support this number of processes.
     """
     own: MilkOptions = options.method
-    compiles(own, options.run.dtype, device)
+    if own.kernels == "compiled":
+        check_compiler(own, device, world)
+    else:
+        compiles(own, options.run.dtype, device)
     if world.size > 1 and own.regulariser == "parameters":
         raise OptionError(
             "--regulariser parameters works in one process only; batch and none work in several."
@@ -97,9 +103,11 @@ class Learner:
         # Whether this process has the rows of exactly the users whose pairs it has.
         self.owns_users = tables.blocks is not None and own.user_table == "sharded"
         self.seed, self.autocast = options.run.seed, options.run.dtype == "bfloat16"
-        self.prepared = prepared_rows(model, tables, buffer_rows=2 * own.batch_size)
+        by_torch = own.kernels == "compiled"  # torch.compile; `compiled` stands for Numba.
+        buffer_rows = 0 if by_torch else 2 * own.batch_size
+        self.prepared = prepared_rows(model, tables, buffer_rows=buffer_rows)
         self.device = model.users.weight.device
-        compiled = compiles(own, options.run.dtype, self.device)
+        compiled = not by_torch and compiles(own, options.run.dtype, self.device)
         self.sums = fused_sums if compiled else batch_sums
         self.gather: Callable[..., TripleBatch] = (
             gather_batch if self.device.type == "cpu" else gather_static
@@ -126,9 +134,21 @@ class Learner:
                 "step": torch.zeros((), dtype=torch.float32, device=p.device),
                 **zeros,
             }
+        self.gradients: CompiledFunction | None = None
+        if by_torch:
+            self.gradients = CompiledFunction(
+                step_gradients(model, tables, self.prepared, own, self.autocast)
+            )
+            if isinstance(self.lazy, LazyAdam):
+                self.lazy.static = True
+                self.lazy.changed_rows = CompiledFunction(self.lazy.changed_rows)
         # Reads of mapped files cannot be captured. Steps on several ranks are not captured either.
         captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
-        self.step: Callable[..., Tensor] = CapturedStep(self.step_on) if captures else self.step_on
+        self.steps: Callable[[Iterable[tuple[Any, ...]]], Iterator[None]] = (
+            CapturedSteps(self.add_step) if captures else partial(starmap, self.add_step)
+        )
+        # Sums of the terms over the triples of an epoch; a graph adds to this address.
+        self.totals = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
 
     # --- the protocol of `methods/contract.py` ----------------------------------------------------
 
@@ -187,14 +207,16 @@ class Learner:
         """
         # Random numbers depend on the seed and the epoch alone, so that a resumed run repeats them.
         host = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-        sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
+        self.totals.zero_()
         size = self.options.batch_size
         for chunk in epoch_triples(self.tables, size, self.seed, epoch, host):
-            for triples, weights in zip(chunk, self.epoch_weights(len(chunk), host), strict=True):
-                sizes = () if triples.sizes is None else (triples.sizes,)
-                sums += triples.batch_size * self.step(*triples[:3], weights, *sizes)
+            weights = self.epoch_weights(len(chunk), host)
+            for _ in self.steps(
+                (*ids, row) if sizes is None else (*ids, row, sizes)
+                for (*ids, sizes), row in zip(chunk, weights, strict=True)
+            ):
                 on_step()
-        return sums
+        return self.totals.clone()
 
     def epoch_weights(self, steps: int, generator: torch.Generator) -> Tensor:
         """Draw the environments of all steps at once, because a call of `sample` costs some 65 us.
@@ -212,6 +234,18 @@ class Learner:
         return weights.pin_memory().to(uniform.device, non_blocking=True)
 
     # --- a step -----------------------------------------------------------------------------------
+
+    def add_step(
+        self,
+        users: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        weights: Tensor,
+        sizes: list[int] | None = None,
+    ) -> None:
+        """Make a training step and add its terms to `totals`; arguments are those of `step_on`."""
+        size = len(users) if sizes is None else sum(sizes)
+        self.totals += size * self.step_on(users, positives, negatives, weights, sizes)
 
     def step_on(
         self,
@@ -233,6 +267,8 @@ class Learner:
             the whole batch's `Terms` as one tensor (5,), float64, detached and on the device.
         """
         options, all_users, whole = self.options, users, None
+        if self.gradients is not None:
+            return self._compiled_step(self.gradients, users, positives, negatives, weights)
         if sizes is None:
             part, sizes = self.world.shard(len(users)), self.world.sizes(len(users))
             whole = None if self.world.size == 1 else positives
@@ -252,10 +288,21 @@ class Learner:
         sums.backward(gradient)  # type: ignore[no-untyped-call]
         self.world.sum_gradients(self.encoders)
         if self.model.shards is None:
-            self._update_users(all_users, u, sizes)
+            self._update_users(all_users, u.grad, sizes)
         self.adam.step()
         self._zero_user_grad(all_users)
         return terms.double()
+
+    def _compiled_step(self, gradients: CompiledFunction, users: Tensor, *others: Tensor) -> Tensor:
+        """Make a step with gradients of compiled functions; arguments are those of `step_on`."""
+        table = self.model.users.weight.detach()
+        terms, by_users, *by_encoders = gradients(table, self._rows(users), *others)
+        for p, grad in zip(self.encoders, by_encoders, strict=True):
+            p.grad = grad
+        self._update_users(users, by_users, [len(users)])
+        self.adam.step()
+        self._zero_user_grad(users)
+        return terms
 
     def _gather_ids(
         self, users: Tensor, positives: Tensor, sizes: list[int]
@@ -302,17 +349,17 @@ class Learner:
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         return torch.stack(terms).detach(), gradient
 
-    def _update_users(self, users: Tensor, u: Tensor, sizes: list[int]) -> None:
+    def _update_users(self, users: Tensor, grad: Tensor | None, sizes: list[int]) -> None:
         """Pass the gradient of the looked-up rows to the table's optimiser.
 
         Arguments:
             users: the users of the whole batch, or of this rank if it has the rows of its users.
-            u: the rows that this rank looked up.
+            grad: the gradient by the rows that this rank looked up.
             sizes: number of triples of each rank.
         """
-        if u.grad is None:
+        if grad is None:
             raise RuntimeError("Learner: the objective does not depend on the users.")
-        grad = u.grad if self.owns_users else self.world.all_gather(u.grad, sizes)
+        grad = grad if self.owns_users else self.world.all_gather(grad, sizes)
         weight = self.model.users.weight
         if self.lazy:
             self.lazy.update(self._rows(users), grad)

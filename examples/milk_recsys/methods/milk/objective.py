@@ -181,12 +181,22 @@ def bpr_losses(
     # Without a mask both items are fused with the same weights, so differences are fused once. With
     # a mask the weights of an item depend on its modalities.
     if options.training_fusion == "imputed":
-        margins = fuse(scores(u, z, batch.positives, batch.negatives), weights)
+        margins = fuse(_score_differences(u, z, batch), weights)
     else:
         better = fuse(scores(u, z, batch.positives), weights, batch.mask[batch.positives])
         worse = fuse(scores(u, z, batch.negatives), weights, batch.mask[batch.negatives])
         margins = better - worse
     return F.softplus(-margins).sum(dim=1)  # softplus(-x) = -ln sigmoid(x)
+
+
+def _score_differences(u: Tensor, z: Tensor, batch: TripleBatch) -> Tensor:
+    """Return the scores of the positive items minus those of the negative ones, (b, M)."""
+    if not batch.by_position:
+        return scores(u, z, batch.positives, batch.negatives)
+    # The rows are in the order of the triples, so nothing has to be looked up.
+    positives, negatives = z.to(u.dtype).reshape(2, len(u), *z.shape[1:]).unbind(0)
+    differences: Tensor = (positives - negatives) * u[:, None, :]
+    return differences.sum(dim=2)
 
 
 def scores(u: Tensor, z: Tensor, rows: Tensor, less: Tensor | None = None) -> Tensor:
