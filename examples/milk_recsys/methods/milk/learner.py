@@ -99,7 +99,7 @@ class Learner:
         self.seed, self.autocast = options.run.seed, options.run.dtype == "bfloat16"
         self.prepared = prepared_rows(model, tables, buffer_rows=2 * own.batch_size)
         self.device = model.users.weight.device
-        compiled = compiles(own, options.run.dtype, self.device)
+        self.compiled = compiled = compiles(own, options.run.dtype, self.device)
         self.sums = fused_sums if compiled else batch_sums
         self.gather: Callable[..., TripleBatch] = (
             gather_batch if self.device.type == "cpu" else gather_static
@@ -189,7 +189,16 @@ class Learner:
         host = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         sums = torch.zeros(len(Terms._fields), dtype=torch.float64, device=self.device)
         size = self.options.batch_size
-        for chunk in epoch_triples(self.tables, size, self.seed, epoch, host):
+        chunks = epoch_triples(
+            self.tables,
+            size,
+            self.seed,
+            epoch,
+            host,
+            shared=self.options.shared_negatives,
+            compiled=self.compiled,
+        )
+        for chunk in chunks:
             for triples, weights in zip(chunk, self.epoch_weights(len(chunk), host), strict=True):
                 sizes = () if triples.sizes is None else (triples.sizes,)
                 sums += triples.batch_size * self.step(*triples[:3], weights, *sizes)
