@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class LazyAdam:
 
     Attributes:
         exp_avg, exp_avg_sq: (N, D), m and v.
+        first_position: (N,) int32, filled with -1: scratch space of compiled loops; None without.
         step: t, a scalar.
     """
 
@@ -65,8 +67,7 @@ class LazyAdam:
         beta1, beta2 = self.betas
         self.step += 1
         if self.first_position is not None:
-            # The loop sums the gradients of repeated rows in place, hence the copy.
-            self._update_compiled(rows, grad.clone(), self.first_position)
+            self._update_compiled(rows, grad, self.first_position)
             return
         rows, grad = _sum_by_row(rows, grad)
         m = self.exp_avg.index_select(0, rows).lerp_(grad, 1 - beta1)
@@ -82,13 +83,27 @@ class LazyAdam:
     def _update_compiled(
         self, rows: Tensor, grad: Tensor, first_position: NDArray[np.int32]
     ) -> None:
-        from milk_recsys.methods.milk.kernels import step_rows
+        from milk_recsys.methods.milk.adam_kernels import sum_repeated_rows
+
+        distinct, sums = torch.empty_like(rows), torch.empty_like(grad)
+        arrays = [x.numpy() for x in (rows, grad, distinct, sums)]
+        count = sum_repeated_rows(*arrays[:2], first_position, *arrays[2:])
+        self._step_distinct(arrays[2][:count], arrays[3][:count])
+
+    @torch.no_grad()
+    def update_distinct(self, rows: NDArray[np.int64], grad: NDArray[np.floating[Any]]) -> None:
+        """Make a step on distinct rows (k,) with gradients (k, D), in a compiled loop."""
+        self.step += 1
+        self._step_distinct(rows, grad)
+
+    def _step_distinct(self, rows: NDArray[np.int64], grad: NDArray[np.floating[Any]]) -> None:
+        from milk_recsys.methods.milk.adam_kernels import step_distinct_rows
 
         (beta1, beta2), t = self.betas, self.step.item()
         size = self.lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-        arrays = [x.numpy() for x in (self.weight, self.exp_avg, self.exp_avg_sq, rows, grad)]
-        rates = np.array([1 - beta1, 1 - beta2, self.eps, size], arrays[0].dtype)
-        step_rows(*arrays, first_position, rates)  # type: ignore[call-arg]
+        arrays = [x.numpy() for x in (self.weight, self.exp_avg, self.exp_avg_sq)]
+        rates = np.array([1 - beta1, 1 - beta2, self.eps, size], grad.dtype)
+        step_distinct_rows(*arrays, rows, grad, rates)
 
 
 def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,14 +22,14 @@ from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.milk import MilkOptions
 from milk_recsys.methods.milk.batches import (
-    CompiledGather,
     TripleBatch,
     gather_batch,
     gather_static,
     prepared_rows,
 )
 from milk_recsys.methods.milk.captured import CapturedStep
-from milk_recsys.methods.milk.fused import compiles, fused_sums
+from milk_recsys.methods.milk.fused import compiles
+from milk_recsys.methods.milk.fused_step import FusedStep
 from milk_recsys.methods.milk.lazy_adam import LazyAdam
 from milk_recsys.methods.milk.model import Recommender, build_model
 from milk_recsys.methods.milk.objective import (
@@ -100,12 +100,9 @@ class Learner:
         self.prepared = prepared_rows(model, tables, buffer_rows=2 * own.batch_size)
         self.device = model.users.weight.device
         self.compiled = compiled = compiles(own, options.run.dtype, self.device)
-        self.sums = fused_sums if compiled else batch_sums
         self.gather: Callable[..., TripleBatch] = (
             gather_batch if self.device.type == "cpu" else gather_static
         )
-        if compiled:
-            self.gather = CompiledGather(tables.features.num_items)
         self.lazy = None
         if model.shards is not None:
             self.lazy = model.shards.optimiser  # It makes its steps inside backward.
@@ -126,6 +123,12 @@ class Learner:
                 "step": torch.zeros((), dtype=torch.float32, device=p.device),
                 **zeros,
             }
+        self.fused = None
+        if compiled:
+            self.fused = FusedStep(
+                model, tables, self.prepared, own, world,
+                lazy=self.lazy, adam=self.adam, owns_users=self.owns_users,
+            )  # fmt: skip
         # Reads of mapped files cannot be captured. Steps on several ranks are not captured either.
         captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
         self.step: Callable[..., Tensor] = CapturedStep(self.step_on) if captures else self.step_on
@@ -248,12 +251,23 @@ class Learner:
             users, positives, negatives = users[part], positives[part], negatives[part]
         else:
             all_users, whole = self._gather_ids(users, positives, sizes)
+        if self.fused is not None:
+            rows = users if self.model.shards is not None else self._rows(users)
+            terms, grad = self.fused(rows, positives, negatives, weights, whole, sum(sizes))
+            if grad is not None:
+                self._update_users(all_users, grad, sizes)
+            if self.lazy:
+                self.fused.step_encoders()
+            else:
+                self.adam.step()
+            self._zero_user_grad(all_users)
+            return terms
         batch = self.gather(self.tables, self.prepared, positives, negatives, whole)
         u = self._look_up(users)
         for p in self.encoders:
             p.grad = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            sums = self.sums(self.model, u, batch, weights, options)
+            sums = batch_sums(self.model, u, batch, weights, options)
         # The objective is a function of sums over the whole batch. Its gradient with respect
         # to them gives each rank the coefficients of its own sums, so the total gradient
         # over ranks is exact.
@@ -261,7 +275,9 @@ class Learner:
         sums.backward(gradient)  # type: ignore[no-untyped-call]
         self.world.sum_gradients(self.encoders)
         if self.model.shards is None:
-            self._update_users(all_users, u, sizes)
+            if u.grad is None:
+                raise RuntimeError("Learner: the objective does not depend on the users.")
+            self._update_users(all_users, u.grad, sizes)
         self.adam.step()
         self._zero_user_grad(all_users)
         return terms.double()
@@ -311,17 +327,16 @@ class Learner:
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         return torch.stack(terms).detach(), gradient
 
-    def _update_users(self, users: Tensor, u: Tensor, sizes: list[int]) -> None:
+    def _update_users(self, users: Tensor, grad: Tensor, sizes: list[int]) -> None:
         """Pass the gradient of the looked-up rows to the table's optimiser.
 
         Arguments:
             users: the users of the whole batch, or of this rank if it has the rows of its users.
-            u: the rows that this rank looked up.
+            grad: the gradient of the rows that this rank looked up.
             sizes: number of triples of each rank.
         """
-        if u.grad is None:
-            raise RuntimeError("Learner: the objective does not depend on the users.")
-        grad = u.grad if self.owns_users else self.world.all_gather(u.grad, sizes)
+        if not self.owns_users:
+            grad = self.world.all_gather(grad, sizes)
         weight = self.model.users.weight
         if self.lazy:
             self.lazy.update(self._rows(users), grad)
