@@ -209,13 +209,14 @@ class FusedObjective:
         self.features = list(self.prepared(torch.from_numpy(batch.items)).values())
         c = self.buffer("c", len(batch.items), *self.by_bias.shape)
         for m, (x, weight) in enumerate(zip(self.features, self.weights, strict=True)):
-            torch.mm(x, weight.t(), out=c[:, m])
+            # Products are faster if the smaller factor is contiguous and the larger is on the left.
+            torch.mm(x, weight.t().contiguous(), out=c[:, m])
         return c
 
     def by_parameters(self, by_c: Tensor) -> None:
         """Write the gradients of the encoders, from that by the encoded items (n, M, D)."""
         for m, (x, by_weight) in enumerate(zip(self.features, self.by_weights, strict=True)):
-            torch.mm(by_c[:, m].t(), x, out=by_weight)
+            by_weight.copy_(torch.mm(x.t(), by_c[:, m]).t())
             self.by_biases[m].numpy()[:] = self.by_bias[m]
 
     def divisor(self, batch: Grouped) -> float:

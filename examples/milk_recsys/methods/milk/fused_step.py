@@ -55,6 +55,12 @@ class FusedStep:
         gradients = zip(self.objective.by_weights, self.objective.by_biases, strict=True)
         for encoder, (by_weight, by_bias) in zip(model.encoders.encoders, gradients, strict=True):
             encoder.weight.grad, encoder.bias.grad = by_weight, by_bias
+        # Arrays that share the memory of the encoders, their gradients and Adam's state.
+        self.encoders = []
+        for p in model.encoders.parameters():
+            state = adam.state[p]
+            tensors = (p.detach(), state["exp_avg"], state["exp_avg_sq"], p.grad)
+            self.encoders.append((state["step"].numpy(), [x.numpy().reshape(-1) for x in tensors]))
 
     @torch.no_grad()
     def __call__(
@@ -106,18 +112,15 @@ class FusedStep:
 
     @torch.no_grad()
     def step_encoders(self) -> None:
-        """Make Adam's step on the encoders, whose parameters are all those of its first group."""
+        """Make Adam's step on the encoders."""
         from milk_recsys.methods.milk.adam_kernels import step_dense
 
         group = self.adam.param_groups[0]
         (beta1, beta2), lr, eps = group["betas"], group["lr"], group["eps"]
-        for p in group["params"]:
-            state = self.adam.state[p]
-            state["step"] += 1
-            t = state["step"].item()
+        for step, arrays in self.encoders:
+            step += 1
+            t = float(step)
             size, inverse_root = lr / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
-            tensors = (p.detach(), state["exp_avg"], state["exp_avg_sq"], p.grad)
-            arrays = [x.numpy().reshape(-1) for x in tensors]
             rates = np.array([1 - beta1, 1 - beta2, eps, size, inverse_root], arrays[0].dtype)
             step_dense(*arrays, rates)
 

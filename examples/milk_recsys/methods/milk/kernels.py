@@ -192,22 +192,21 @@ def backward_items(
         uniformly fused items of all triples.
     """
     num_modalities, size = c.shape[1], c.shape[2]
-    row, total, used = np.empty((num_modalities, size), c.dtype), np.empty(size, c.dtype), mask[0]
-    by_total = np.zeros(size, np.float64)
+    row, total = np.empty((num_modalities, size), c.dtype), np.empty(size, c.dtype)
+    bias_total, by_total = bias.sum(axis=0), np.zeros(size, np.float64)
     distances, squares = 0.0, 0.0
     by_bias[:] = 0
     for j in range(len(c)):
-        for m in range(num_modalities):
-            for d in range(size):
-                row[m, d] = c[j, m, d] + bias[m, d]
-                by_c[j, m, d] = 0
         if regularised:
-            squares += _regularise(
-                row, item_starts[j + 1] - item_starts[j], by_sums[1], total, by_c[j], by_total
-            )
+            copies = item_starts[j + 1] - item_starts[j]
+            squares += _regularise(c, j, bias_total, copies, by_sums[1], total, by_c, by_total)
+        else:
+            by_c[j] = 0
         if j < len(shares):
-            used = mask[items[j]]
-            distances += _align(row, used, complete, shares[j], by_sums[0], total, by_c[j], by_bias)
+            distances += _align(
+                c, j, bias, mask, items[j], complete, shares[j], by_sums[0], row, total, by_c,
+                by_bias,
+            )  # fmt: skip
         for e in range(item_starts[j], item_starts[j + 1]):
             t = entries[e] >> 1
             k = user_of[t]
@@ -224,62 +223,75 @@ def backward_items(
 
 @compiled
 def _regularise(
-    row: Floats, copies: int, by_squares: float, total: Floats, by_row: Floats,
+    c: Floats, j: int, bias: Floats, copies: int, by_squares: float, total: Floats, by_c: Floats,
     by_total: NDArray[np.float64],
 ) -> float:  # fmt: skip
-    """Add the regulariser's gradient to `by_row` (M, D) and `by_total` (D,), one modality's part.
+    """Write the regulariser's gradient by row j to `by_c`, and add one modality's to `by_total`.
+
+    Arguments:
+        bias: (D,) sum over modalities; copies: number of positions of the batch with the item.
+        total: (D,) scratch space.
 
     Returns:
         the squared norm of the mean over modalities, times the number of copies of the item.
     """
-    num_modalities, size = row.shape
-    total[:] = row[0]
+    num_modalities, size = c.shape[1], c.shape[2]
+    for d in range(size):
+        total[d] = bias[d] + c[j, 0, d]
     for m in range(1, num_modalities):
         for d in range(size):
-            total[d] += row[m, d]
-    square, factor = row[0, 0] * 0, row.dtype.type(2 * by_squares * copies / num_modalities**2)
+            total[d] += c[j, m, d]
+    square, factor = c[j, 0, 0] * 0, c.dtype.type(2 * by_squares * copies / num_modalities**2)
     for d in range(size):
         square += total[d] ** 2
         total[d] *= factor
+    for d in range(size):
         by_total[d] += total[d]
     for m in range(num_modalities):
         for d in range(size):
-            by_row[m, d] += total[d]
+            by_c[j, m, d] = total[d]
     return copies * square / num_modalities**2
 
 
 @compiled
 def _align(
-    row: Floats, mask: Bools, complete: bool, share: float, by_distances: float, mean: Floats,
-    by_row: Floats, by_bias: NDArray[np.float64],
+    c: Floats, j: int, bias: Floats, mask: Bools, item: int, complete: bool, share: float,
+    by_distances: float, row: Floats, mean: Floats, by_c: Floats, by_bias: NDArray[np.float64],
 ) -> float:  # fmt: skip
-    """Add the alignment's gradient by a row (M, D) to `by_row` and `by_bias`.
+    """Add the alignment's gradient by row j to `by_c` and `by_bias`.
 
     The sum over pairs of ||c_m - c_m'||^2 equals n * sum over m of ||c_m - mean||^2, with n the
     number of aligned modalities: linear, not quadratic, in M. Its derivative is 2 n (c_m - mean),
     because the derivative through the mean is 0.
 
+    Arguments:
+        item: the item's row of `mask`; row: (M, D) and mean: (D,) scratch space.
+
     Returns:
         the sum over pairs, times the share of the row.
     """
-    num_modalities, size = row.shape
+    num_modalities, size = c.shape[1], c.shape[2]
     n = 0
     mean[:] = 0
     for m in range(num_modalities):
-        if mask[m]:
+        if mask[item, m]:
             n += 1
             for d in range(size):
+                row[m, d] = c[j, m, d] + bias[m, d]
                 mean[d] += row[m, d]
     if n == 0 or (complete and n < num_modalities):
         return 0.0
+    inverse = c.dtype.type(1 / n)
     for d in range(size):
-        mean[d] /= n
-    distance, factor = row[0, 0] * 0, row.dtype.type(2 * by_distances * share * n)
+        mean[d] *= inverse
+    distance, factor = c[j, 0, 0] * 0, c.dtype.type(2 * by_distances * share * n)
     for m in range(num_modalities):
-        if mask[m]:
+        if mask[item, m]:
             for d in range(size):
-                difference = row[m, d] - mean[d]
-                distance += difference**2
-                by_row[m, d] += factor * difference
-                by_bias[m, d] += factor * difference
+                row[m, d] -= mean[d]
+                distance += row[m, d] ** 2
+                row[m, d] *= factor
+                by_c[j, m, d] += row[m, d]
+            for d in range(size):
+                by_bias[m, d] += row[m, d]
     return share * n * distance
