@@ -14,11 +14,10 @@ from torch import Tensor
 from invmod import CyclicMixupEnvs
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import draw_split
-from milk_recsys.catalogue.tables import Tables, build_tables
+from milk_recsys.catalogue.tables import build_tables
 from milk_recsys.config.options import Options
 from milk_recsys.methods.milk import MilkOptions
 from milk_recsys.methods.milk.batches import (
-    TripleBatch,
     gather_batch,
     gather_static,
     prepared_rows,

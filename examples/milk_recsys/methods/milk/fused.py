@@ -231,9 +231,7 @@ class FusedObjective:
         pairs = count_pairs(batch.items, self.mask, self.complete, batch.shares)
         return pairs * (self.options.embedding_dim if reduction == "element_mean" else 1)
 
-    def risk(
-        self, risks: NDArray[np.float64]
-    ) -> tuple[float, float, float, NDArray[np.float64]]:
+    def risk(self, risks: NDArray[np.float64]) -> tuple[float, float, float, NDArray[np.float64]]:
         """Return the first two terms of Eq. 16, the mean risk, the penalty, and their gradient.
 
         The numbers are those of `invmod.invariant_objective` and `invmod.vrex_coefficients`, which

@@ -46,9 +46,7 @@ def compiled(function: Function) -> Function:
 
 
 @compiled
-def score_triples(
-    u: Floats, c: Floats, user_of: Ints, rows: Ints, scores: Floats
-) -> None:
+def score_triples(u: Floats, c: Floats, user_of: Ints, rows: Ints, scores: Floats) -> None:
     """Compute the score of the positive minus that of the negative item, in every modality.
 
     Arguments:
@@ -67,7 +65,9 @@ def score_triples(
 
 
 @compiled
-def losses_of(scores: Floats, weights: Floats, sigmoids: Floats, losses: NDArray[np.float64]) -> None:
+def losses_of(
+    scores: Floats, weights: Floats, sigmoids: Floats, losses: NDArray[np.float64]
+) -> None:
     """Compute the BPR losses (Eq. 15) of fused scores, summed over the triples.
 
     Fusion and score are linear, so scores are fused instead of embeddings (Eq. 12-13).
@@ -79,21 +79,20 @@ def losses_of(scores: Floats, weights: Floats, sigmoids: Floats, losses: NDArray
     """
     num_envs = len(weights)
     product = np.ones(num_envs, np.float64)
+    # Constants of the arrays' dtype, so that float32 values stay float32.
+    zero, one = scores.dtype.type(0), scores.dtype.type(1)
     losses[:] = 0
     for t in range(len(scores)):
         for e in range(num_envs):
-            margin = scores[t, 0] * 0
+            margin = zero
             for m in range(scores.shape[1]):
                 margin += weights[e, m] * scores[t, m]
             # softplus(-x) = max(-x, 0) + ln(1 + exp(-|x|)). The sum of logarithms is the logarithm
             # of a product, which cannot overflow: 32 factors are at most 2 each.
             small = np.exp(-abs(margin))
             product[e] *= 1.0 + small
-            if margin < 0:
-                losses[e] -= margin
-                sigmoids[t, e] = 1 / (1 + small)
-            else:
-                sigmoids[t, e] = small / (1 + small)
+            losses[e] -= min(margin, zero)
+            sigmoids[t, e] = (one if margin < 0 else small) / (one + small)
         if t % 32 == 31:
             for e in range(num_envs):
                 losses[e] += np.log(product[e])
