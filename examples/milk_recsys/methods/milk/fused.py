@@ -139,10 +139,9 @@ class FusedObjective:
         items, entries = np.empty((2, 2 * size), np.int64)
         user_starts, item_starts = np.empty(size + 1, np.int64), np.empty(2 * size + 1, np.int64)
         rows = np.empty((size, 2), np.int64)
-        triples = (x.numpy() for x in (users, positives, negatives))
         k, p, n = index_batch(
-            *triples, row_of_user, self.row_of_item, ids, user_starts, user_of, firsts, items,
-            rows, item_starts, entries,
+            users.numpy(), positives.numpy(), negatives.numpy(), row_of_user, self.row_of_item, ids,
+            user_starts, user_of, firsts, items, rows, item_starts, entries,
         )  # fmt: skip
         shares = np.ones(p if self.aligns else 0)
         if self.aligns and whole is not None:
@@ -169,12 +168,12 @@ class FusedObjective:
         """
         from milk_recsys.methods.milk import kernels
 
-        options, arrays = self.options, {"u": u.numpy(), "c": self.encode(batch).numpy()}
+        options, rows, c = self.options, u.numpy(), self.encode(batch).numpy()
         fusion, num_triples = weights.numpy(), len(batch.rows)
         scores = self.buffer("scores", num_triples, len(self.weights)).numpy()
         sigmoids = self.buffer("sigmoids", num_triples, len(fusion)).numpy()
         losses = np.empty(len(fusion))
-        kernels.score_triples(*arrays.values(), batch.user_of, batch.rows, scores)
+        kernels.score_triples(rows, c, batch.user_of, batch.rows, scores)
         kernels.losses_of(scores, fusion, sigmoids, losses)
         pairs = self.divisor(batch)
         if self.world.size > 1:
@@ -186,12 +185,12 @@ class FusedObjective:
         by_sums = (options.alignment_weight / (pairs or 1.0), options.regulariser_weight / size)
         by_u = self.buffer("by_u", len(u), u.shape[1]).numpy()
         squares = kernels.backward_users(
-            *arrays.values(), batch.user_starts, batch.rows, scores, by_sums[1], regularised, by_u
+            rows, c, batch.user_starts, batch.rows, scores, by_sums[1], regularised, by_u
         )
-        by_c = self.buffer("by_c", *arrays["c"].shape)
+        by_c = self.buffer("by_c", *c.shape)
         bias = torch.stack(self.biases).numpy()
         distances, more = kernels.backward_items(
-            *arrays.values(), bias, batch.user_of, batch.items, batch.item_starts, batch.entries,
+            rows, c, bias, batch.user_of, batch.items, batch.item_starts, batch.entries,
             scores, self.mask, self.complete, batch.shares, by_sums, regularised, by_c.numpy(),
             self.by_bias,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,16 +52,17 @@ class FusedStep:
         self.row_of_user = np.empty(0, np.int32)
         if lazy is not None and lazy.first_position is not None:
             self.row_of_user = lazy.first_position  # The same kind of scratch space.
-        # The encoders' gradients are written in place, so they are set once.
-        gradients = zip(self.objective.by_weights, self.objective.by_biases, strict=True)
-        for encoder, (by_weight, by_bias) in zip(model.encoders.encoders, gradients, strict=True):
-            encoder.weight.grad, encoder.bias.grad = by_weight, by_bias
-        # Arrays that share the memory of the encoders, their gradients and Adam's state.
+        # The encoders' gradients are written in place, so they are set once. The arrays share the
+        # memory of the encoders, their gradients and Adam's state.
         self.encoders = []
-        for p in model.encoders.parameters():
-            state = adam.state[p]
-            tensors = (p.detach(), state["exp_avg"], state["exp_avg_sq"], p.grad)
-            self.encoders.append((state["step"].numpy(), [x.numpy().reshape(-1) for x in tensors]))
+        objective, encoders = self.objective, list[Any](model.encoders.encoders)
+        for encoder, *gradients in zip(
+            encoders, objective.by_weights, objective.by_biases, strict=True
+        ):
+            for p, grad in zip((encoder.weight, encoder.bias), gradients, strict=True):
+                p.grad, state = grad, adam.state[p]
+                tensors = (p.detach(), state["exp_avg"], state["exp_avg_sq"], grad)
+                self.encoders.append((state["step"].numpy(), [x.view(-1).numpy() for x in tensors]))
 
     @torch.no_grad()
     def __call__(
@@ -107,7 +109,7 @@ class FusedStep:
         grad[torch.from_numpy(batch.firsts)] = torch.from_numpy(by_u)
         if looked_up is None:
             return terms, grad
-        looked_up.backward(grad)  # type: ignore[no-untyped-call]
+        looked_up.backward(grad)
         return terms, None
 
     @torch.no_grad()
@@ -122,7 +124,7 @@ class FusedStep:
             t = float(step)
             size, inverse_root = lr / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
             rates = np.array([1 - beta1, 1 - beta2, eps, size, inverse_root], arrays[0].dtype)
-            step_dense(*arrays, rates)
+            step_dense(arrays[0], arrays[1], arrays[2], arrays[3], rates)
 
     def _scratch(self, num_users: int) -> NDArray[np.int32]:
         """Return an entry of -1 for each row of the table, or for each user of TorchRec's batch."""

@@ -249,7 +249,7 @@ def _regularise(
     for m in range(num_modalities):
         for d in range(size):
             by_c[j, m, d] = total[d]
-    return copies * square / num_modalities**2
+    return float(copies * square / num_modalities**2)
 
 
 @compiled
@@ -293,4 +293,4 @@ def _align(
                 by_c[j, m, d] += row[m, d]
             for d in range(size):
                 by_bias[m, d] += row[m, d]
-    return share * n * distance
+    return float(share * n * distance)

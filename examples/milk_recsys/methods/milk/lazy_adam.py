@@ -85,10 +85,9 @@ class LazyAdam:
     ) -> None:
         from milk_recsys.methods.milk.adam_kernels import sum_repeated_rows
 
-        distinct, sums = torch.empty_like(rows), torch.empty_like(grad)
-        arrays = [x.numpy() for x in (rows, grad, distinct, sums)]
-        count = sum_repeated_rows(*arrays[:2], first_position, *arrays[2:])
-        self._step_distinct(arrays[2][:count], arrays[3][:count])
+        distinct, sums = np.empty_like(rows.numpy()), np.empty_like(grad.numpy())
+        count = sum_repeated_rows(rows.numpy(), grad.numpy(), first_position, distinct, sums)
+        self._step_distinct(distinct[:count], sums[:count])
 
     @torch.no_grad()
     def update_distinct(self, rows: NDArray[np.int64], grad: NDArray[np.floating[Any]]) -> None:
@@ -101,9 +100,9 @@ class LazyAdam:
 
         (beta1, beta2), t = self.betas, self.step.item()
         size = self.lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-        arrays = [x.numpy() for x in (self.weight, self.exp_avg, self.exp_avg_sq)]
         rates = np.array([1 - beta1, 1 - beta2, self.eps, size], grad.dtype)
-        step_distinct_rows(*arrays, rows, grad, rates)
+        moments = self.exp_avg.numpy(), self.exp_avg_sq.numpy()
+        step_distinct_rows(self.weight.numpy(), moments[0], moments[1], rows, grad, rates)
 
 
 def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
