@@ -21,7 +21,7 @@ from milk_recsys.base.files import Journal
 from milk_recsys.catalogue.dataset import DataError
 from milk_recsys.config.options import OptionError, Options
 from milk_recsys.methods.milk import PRESETS
-from milk_recsys.ranking.negatives import sample_negatives
+from milk_recsys.methods.milk.draws import draw_triples
 from milk_recsys.run import begin, loop
 from milk_recsys.run.progress import Progress
 from milk_recsys.run.scorer import load_run
@@ -171,8 +171,8 @@ def test_a_killed_run_resumes_to_the_same_weights(
         return wrapper
 
     with monkeypatch.context() as patch:
-        patch.setattr("milk_recsys.methods.milk.learner.save_state", dying(save_state))
-        patch.setattr("milk_recsys.methods.milk.learner.sample_negatives", dying(sample_negatives))
+        patch.setattr("milk_recsys.base.checkpoint.save_state", dying(save_state))
+        patch.setattr("milk_recsys.methods.milk.triples.draw_triples", dying(draw_triples))
         with pytest.raises(Killed):
             train_in(tmp_path / "killed", data=data, **RESUMED)
     resumed = train_in(tmp_path / "killed", data=data, resume=True, **RESUMED)

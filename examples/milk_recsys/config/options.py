@@ -322,6 +322,7 @@ DEFAULTS_OF_OLDER_RUNS: Mapping[str, Any] = MappingProxyType(
         "optimiser": "adam",
         "user_table": "replicated",
         "user_blocks": None,
+        "shared_negatives": None,
         "tf32": False,
         "kernels": "torch",
         "compress": None,

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from milk_recsys.catalogue.user_rows import UserRows
 
-__all__ = ["count_before", "sample_negatives"]
+__all__ = ["ATTEMPTS", "count_before", "sample_negatives", "sample_shared_negatives"]
 
 
+ATTEMPTS = 2  # Draws among the shared items before those that the user does not have are listed.
+CELLS_AT_ONCE = 2**22  # Maximum number of (user, shared item) cells that are compared at once.
 KEYS_IN_CACHE = 2**21  # Maximum number of keys (int64, 16 MB) that fit a CPU's last-level cache.
 
 
@@ -82,3 +84,86 @@ def count_before(k: Tensor, users: Tensor, rows: UserRows) -> Tensor:
         position = (before + count).add_(step).clamp_(max=rows.num_pairs)
         count += (rows.keys.index_select(0, position) <= wanted).long().mul_(step)
     return count
+
+
+def sample_shared_negatives(
+    users: Tensor,
+    rows: UserRows,
+    places: Tensor,
+    batches: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw, for each given user, one of the N items of a batch that the user does not have.
+
+    The draw is uniform among those of the N items that the user does not have; an item that is
+    there twice counts twice. A user who has all N items receives a uniform draw from the items of
+    the pool that they do not have. If the N items are uniform draws from the pool, every negative
+    is uniform over the items that its user does not have, as with `sample_negatives`, but the
+    negatives of a batch are not independent.
+
+    Arguments:
+        users: (B,) int64 user ids, repeats allowed.
+        rows: from `build_user_rows`, on the device of `users`.
+        places: (S, N) int64, positions in the pool of `rows`: the N items of each batch.
+        batches: (B,) int64, the row of `places` for each user.
+        generator: the source of randomness, as in `sample_negatives`. Each user consumes one
+            number, whatever the items are.
+
+    Returns:
+        (B,) int64 item ids.
+
+    Example:
+        >>> from milk_recsys.catalogue.user_rows import build_user_rows
+        >>> pool = torch.tensor([10, 20, 30])
+        >>> rows = build_user_rows(torch.tensor([[0, 10], [0, 30], [1, 20]]), 2, pool)
+        >>> places, batches = torch.tensor([[1, 1], [0, 1], [0, 0]]), torch.tensor([0, 1, 2])
+        >>> sample_shared_negatives(torch.tensor([0, 1, 0]), rows, places, batches).tolist()
+        [20, 10, 20]
+    """
+    size = places.shape[1]
+    device = users.device if generator is None else generator.device
+    uniform = torch.rand(len(users), generator=generator, device=device, dtype=torch.float64)
+    uniform, result = uniform.to(users.device), torch.empty_like(users)
+    is_open = torch.ones_like(users, dtype=torch.bool)
+    # The integer part of uniform * N chooses an item, and the rest is uniform again, independently
+    # of it. So one number suffices for all choices of a user.
+    for _ in range(ATTEMPTS):
+        scaled = uniform * size
+        slot = scaled.long()
+        place = places[batches, slot]
+        result = torch.where(is_open, place, result)
+        uniform = torch.where(is_open, scaled - slot, uniform)
+        is_open = is_open & _has(place, users, rows)
+    left = is_open.nonzero().flatten()
+    for part in torch.split(left, max(1, CELLS_AT_ONCE // max(size, 1))):
+        result[part] = _listed(users[part], rows, places[batches[part]], uniform[part])
+    return rows.pool[result]
+
+
+def _listed(users: Tensor, rows: UserRows, places: Tensor, uniform: Tensor) -> Tensor:
+    """Choose one of the places (B, N) that the user does not have; of the pool if there is none."""
+    repeated = users[:, None].expand_as(places)
+    is_free = ~_has(places.flatten(), repeated.flatten(), rows).view_as(places)
+    count = is_free.sum(dim=1)
+    k = (uniform * torch.where(count > 0, count, rows.free[users])).long()
+    # The k-th free column is the first one up to which k + 1 are free.
+    column = (is_free.cumsum(dim=1) <= k[:, None]).sum(dim=1).clamp_(max=places.shape[1] - 1)
+    own = k + count_before(k, users, rows)
+    return torch.where(count > 0, places.gather(1, column[:, None]).flatten(), own)
+
+
+def _has(places: Tensor, users: Tensor, rows: UserRows) -> Tensor:
+    """Return whether each user has the item at a position of the pool."""
+    # The i-th key of a user's row is u * (n + 1) + r_i - i, so r_i < place if it is less than
+    # `wanted` - i. Count these items by bisection, as `count_before` does.
+    wanted = users * (rows.pool_size + 1) + places
+    first = rows.offsets[users]
+    count = torch.zeros_like(users)
+    for step in (1 << bit for bit in reversed(range(rows.longest.bit_length()))):
+        ahead = count + (step - 1)
+        # Positions beyond the user's row are harmless, as in `count_before`.
+        position = (first + ahead).clamp_(max=rows.num_pairs)
+        count += (rows.keys.index_select(0, position) < wanted - ahead).long().mul_(step)
+    position = (first + count).clamp_(max=rows.num_pairs)
+    return rows.keys.index_select(0, position) == wanted - count

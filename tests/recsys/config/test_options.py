@@ -112,7 +112,8 @@ def test_every_option_can_be_given():
         "--envs fixed --regulariser none --regulariser-weight 0 --no-scale-features "
         "--no-scale-before-impute --norm-floor 0 --negatives all --training-fusion available "
         "--inference available_mean --eval-users 4 --features mapped --optimiser adam "
-        "--kernels torch --tf32 --compress 9 --user-blocks 3 --preset paper"
+        "--kernels torch --tf32 --compress 9 --user-blocks 3 --shared-negatives 2 "
+        "--preset paper"
     )
     options = parse_options(argv)
     fields = {name: field for name, (_, field) in common_fields().items()} | dict(
@@ -393,6 +394,7 @@ def test_a_config_of_version_0_1_0_opens(model):
             "compress",
             "user_table",
             "user_blocks",
+            "shared_negatives",
             "envs",
             "tf32",
             "eval_users",

@@ -14,17 +14,15 @@ from torch import Tensor
 from invmod import CyclicMixupEnvs
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import draw_split
-from milk_recsys.catalogue.tables import Tables, build_tables
+from milk_recsys.catalogue.tables import build_tables
 from milk_recsys.config.options import Options
 from milk_recsys.methods.milk import MilkOptions
 from milk_recsys.methods.milk.batches import (
-    CompiledGather,
-    TripleBatch,
     gather_batch,
     gather_static,
     prepared_rows,
 )
-from milk_recsys.methods.milk.fused import compiles, fused_sums
+from milk_recsys.methods.milk.fused import FusedObjective, compiles
 from milk_recsys.methods.milk.learner import Learner
 from milk_recsys.methods.milk.model import build_model
 from milk_recsys.methods.milk.objective import (
@@ -173,45 +171,68 @@ def test_objective_equals_its_formula(
         assert value.item() == pytest.approx(expected[name], rel=1e-10, abs=1e-12), name
 
 
-def gather_compiled(tables: Tables, *arguments: Any) -> TripleBatch:
-    gather = CompiledGather(tables.features.num_items)
-    batch = gather(tables, *arguments)
-    assert (gather.row_of_item == -1).all()  # The scratch space is ready for the next batch.
-    return batch
-
-
 @each_objective
-@pytest.mark.parametrize("gather", [gather_batch, gather_static, gather_compiled])
 def test_the_closed_form_equals_the_composition(
-    first_step: Callable[..., SimpleNamespace], values: dict[str, Any], gather: Callable[..., Any]
+    first_step: Callable[..., SimpleNamespace], values: dict[str, Any]
 ) -> None:
+    """Terms and gradients of compiled loops, and of the coefficients of the sums."""
     it = first_step(**values)
-    if not compiles(it.options.method, it.options.run.dtype, torch.device("cpu")):
-        assert it.options.method.training_fusion == "available"
-        return
-    users, positives, negatives = it.triples
-    batch = gather(it.tables, it.gather, positives, negatives)
-    fused, composed = (
-        sums(it.model, it.model.users(users), batch, it.weights, it.options.method)
-        for sums in (fused_sums, batch_sums)
-    )
-    assert torch.allclose(fused, composed, rtol=1e-12, atol=0)
-    if it.options.method.regulariser != "parameters":
+    own = it.options.method
+    composed = batch_sums(it.model, it.model.users(it.triples[0]), it.batch, it.weights, own)
+    if own.regulariser != "parameters":
         leaf = composed.detach().requires_grad_()
-        terms = objective(leaf, 40, it.model, it.options.method)
-        values_of_terms, gradient = coefficients(leaf.detach(), 40, it.options.method)
+        terms = objective(leaf, 40, it.model, own)
+        values_of_terms, gradient = coefficients(leaf.detach(), 40, own)
         assert torch.allclose(values_of_terms, torch.stack(terms), rtol=1e-12, atol=1e-15)
         (expected,) = torch.autograd.grad(terms.loss, leaf)
         expected[-2] = 0  # The number of pairs does not depend on any parameter.
         assert torch.allclose(gradient, expected, rtol=1e-10, atol=1e-15)
-    for ours, reference in zip(gradients(it, fused), gradients(it, composed), strict=True):
-        assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-14)
+    if not compiles(own, it.options.run.dtype, torch.device("cpu")):
+        assert own.training_fusion == "available"
+        return
+    fused = FusedObjective(it.model, it.tables, it.gather, own)
+    for order in (torch.arange(40), torch.randperm(40, generator=torch.Generator().manual_seed(1))):
+        terms, by_users, batch = terms_of(it, fused, order)
+        # The regulariser "parameters" is not a function of the batch; `FusedStep` adds it.
+        without = dataclasses.replace(own, regulariser_weight=0.0)
+        in_batch = own if own.regulariser != "parameters" else without
+        reference = torch.stack(objective(composed, 40, it.model, in_batch))
+        used = slice(0, 4) if own.regulariser == "parameters" else slice(0, 5)
+        assert torch.allclose(terms[used], reference[used], rtol=1e-12, atol=1e-15)
+        ours = [by_users]
+        for by_weight, by_bias in zip(fused.by_weights, fused.by_biases, strict=True):
+            ours += [by_weight, by_bias]
+        expected = gradients(it, composed, in_batch)
+        for x, y in zip(ours, expected, strict=True):
+            assert torch.allclose(x, y, rtol=1e-10, atol=1e-14)
+        assert len(batch.users) == len(it.triples[0].unique())
+        assert len(batch.items) == len(torch.cat(it.triples[1:]).unique())
+        assert batch.num_positives == len(it.triples[1].unique())
 
 
-def gradients(it: SimpleNamespace, sums: Tensor) -> list[Tensor]:
+def terms_of(
+    it: SimpleNamespace, fused: FusedObjective, part: Tensor, whole: Tensor | None = None
+) -> tuple[Tensor, Tensor, Any]:
+    """Return the terms of some triples, the gradient of the user table, and the grouped batch."""
+    table = it.model.users.weight.detach()
+    scratch = np.full(len(table), -1, np.int32)
+    batch = fused.group(*(x[part] for x in it.triples), scratch, whole)
+    # The scratch space is ready for the next batch.
+    assert (scratch == -1).all()
+    assert (fused.row_of_item == -1).all()
+    users = torch.from_numpy(batch.users)
+    terms, by_u = fused.terms(table[users], batch, it.weights, 40)
+    return terms, torch.zeros_like(table).index_add_(0, users, torch.from_numpy(by_u)), batch
+
+
+def gradients(
+    it: SimpleNamespace, sums: Tensor, options: MilkOptions | None = None
+) -> list[Tensor]:
     """Return the gradients of the objective by all parameters, the user table included."""
-    loss = objective(sums, 40, it.model, it.options.method).loss
-    by_parameters = torch.autograd.grad(loss, list(it.model.parameters()), allow_unused=True)
+    loss = objective(sums, 40, it.model, options or it.options.method).loss
+    by_parameters = torch.autograd.grad(
+        loss, list(it.model.parameters()), allow_unused=True, retain_graph=True
+    )
     return [torch.zeros(()) if g is None else g for g in by_parameters]
 
 
@@ -224,7 +245,7 @@ def test_sums_do_not_depend_on_micro_batches_or_on_the_way_of_gathering(
     users, positives, negatives = it.triples
     whole = batch_sums(it.model, it.u, it.batch, it.weights, it.options.method)
     expected = gradients(it, whole)
-    for gather in (gather_batch, gather_static, gather_compiled):
+    for gather in (gather_batch, gather_static):
         for parts in ([slice(0, 40)], [slice(0, 7), slice(7, 8), slice(8, 40)]):
             sums = torch.stack(
                 [
@@ -262,11 +283,10 @@ def test_a_batch_encodes_each_distinct_item_once(
     it = first_step()
     _, positives, negatives = it.triples
     distinct = len(torch.unique(torch.cat([positives, negatives])))
-    for gather in (gather_batch, gather_compiled):
-        batch = gather(it.tables, it.gather, positives, negatives)
-        assert len(batch.mask) == len(batch.copies) == distinct
-        assert len(batch.shares) == len(positives.unique())
-        assert batch.copies.sum() == 80
+    batch = gather_batch(it.tables, it.gather, positives, negatives)
+    assert len(batch.mask) == len(batch.copies) == distinct
+    assert len(batch.shares) == len(positives.unique())
+    assert batch.copies.sum() == 80
 
 
 def test_preparation_does_not_depend_on_cold_items(data: Path) -> None:

@@ -33,8 +33,17 @@ def make_blocks(pairs: np.ndarray, num_blocks: int, world: World = SINGLE_PROCES
     )
 
 
-def steps_of(blocks: UserBlocks, batch_size: int, seed: int = 3, epoch: int = 0) -> list[Triples]:
-    return [step for chunk in block_triples(blocks, batch_size, seed, epoch) for step in chunk]
+def steps_of(
+    blocks: UserBlocks,
+    batch_size: int,
+    seed: int = 3,
+    epoch: int = 0,
+    *,
+    shared: int | None = None,
+    compiled: bool = False,
+) -> list[Triples]:
+    chunks = block_triples(blocks, batch_size, seed, epoch, shared=shared, compiled=compiled)
+    return [step for chunk in chunks for step in chunk]
 
 
 def columns(steps: list[Triples]) -> list[Tensor]:
@@ -87,15 +96,19 @@ def test_no_negative_is_an_item_of_the_user(num_blocks: int) -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("batch_size", [4, 37])
+@pytest.mark.parametrize("shared", [None, 3])
 def test_parts_of_the_processes_are_the_batches_of_one(
-    size: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
+    size: int, batch_size: int, shared: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = make_pairs()
-    whole = steps_of(make_blocks(pairs, 8), batch_size)
+    whole = steps_of(make_blocks(pairs, 8), batch_size, shared=shared)
     assert all(step.sizes is None for step in whole)
     # Fewer triples at once change nothing.
     monkeypatch.setattr(triples, "TRIPLES_AT_ONCE", 3 * batch_size)
-    parts = [steps_of(make_blocks(pairs, 8, World(rank, size)), batch_size) for rank in range(size)]
+    parts = [
+        steps_of(make_blocks(pairs, 8, World(rank, size)), batch_size, shared=shared, compiled=True)
+        for rank in range(size)
+    ]
     assert len({len(part) for part in (whole, *parts)}) == 1
     for step, of_ranks in zip(whole, zip(*parts, strict=True), strict=True):
         for name in ("users", "positives", "negatives"):

@@ -46,6 +46,7 @@ CASES: list[dict[str, Any]] = [
         "risk_reduction": "sum",
     },
     {"dtype": "float64", "model": "erm", "regulariser": "none"},
+    {"dtype": "float64", "shared_negatives": 5},
     {"dtype": "float32"},
     {"dtype": "float32", "setting": "mtmt", "training_fusion": "available"},
 ]
@@ -63,6 +64,7 @@ BLOCK_CASES: list[dict[str, Any]] = [
         "user_table": "sharded",
     },
     {"dtype": "float64", "user_blocks": 28, "negatives": "all", "candidates": "all_cold"},
+    {"dtype": "float64", "user_blocks": 7, "shared_negatives": 5, "user_table": "sharded"},
     {"dtype": "float32", "user_blocks": 5},
     {"dtype": "float32", "user_blocks": 9, "user_table": "sharded", "kernels": "torch"},
 ]

@@ -132,6 +132,16 @@ class MilkOptions:
         low=1,
         shown="(default: every process holds all pairs)",
     )
+    shared_negatives: int | None = option(
+        None,
+        "Number N of items that a batch draws uniformly from the pool of negatives, with "
+        "replacement. Each pair of the batch takes one of those that its user does not have, "
+        "uniformly; a user who has all of them draws an item of their own. A batch then has at "
+        "most N distinct negatives besides such items, so that fewer items are encoded. Smaller "
+        "numbers make a step faster, but the negatives of a batch are no longer independent.",
+        low=1,
+        shown="(default: a negative of its own for each pair)",
+    )
 
 
 class AlignOptions(MilkOptions):
@@ -192,6 +202,7 @@ _RECOMMENDED: Mapping[str, Any] = {
             "kernels",
             "user_table",
             "user_blocks",
+            "shared_negatives",
         )
     },
     "missing_in_validation": True,

@@ -1,7 +1,7 @@
 """Batches: the item rows of a batch of triples.
 
-`gather_batch` and `CompiledGather` make one row per distinct item; `gather_static` makes one row
-per position of the batch.
+`gather_batch` makes one row per distinct item; `gather_static` makes one row per position of the
+batch. Steps in compiled loops use `fused.Grouped` instead.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +16,11 @@ from milk_recsys.catalogue.tables import Tables
 from milk_recsys.methods.milk.model import Recommender
 
 __all__ = [
-    "CompiledGather",
     "PreparedRows",
     "TripleBatch",
     "gather_batch",
     "gather_static",
+    "item_shares",
     "prepared_rows",
 ]
 
@@ -132,44 +131,9 @@ def gather_batch(
     negative_rows = torch.where(shared, row, new.cumsum(0) + (len(items) - 1))[negative_rows]
     shares = torch.ones(len(items))
     if whole is not None:
-        shares = _shares(items, counts, whole)
+        shares = item_shares(items, counts, whole)
     items = torch.cat([items, negative_items[new]])
     return _batch(tables, prepared, items, rows, negative_rows, copies, shares)
-
-
-class CompiledGather:
-    """`gather_batch` in compiled loops: the same rows, in the order of first occurrence.
-
-    Arguments:
-        num_items: the number of items.
-    """
-
-    def __init__(self, num_items: int) -> None:
-        self.row_of_item = np.full(num_items, -1, np.int32)
-
-    def __call__(
-        self,
-        tables: Tables,
-        prepared: PreparedRows,
-        positives: Tensor,
-        negatives: Tensor,
-        whole: Tensor | None = None,
-    ) -> TripleBatch:
-        """Collect the rows; arguments are those of `gather_batch`."""
-        from milk_recsys.methods.milk.kernels import find_rows
-
-        size = len(positives)
-        rows, negative_rows = torch.empty_like(positives), torch.empty_like(positives)
-        items, copies = positives.new_empty(2 * size), torch.empty(2 * size, dtype=torch.float64)
-        inputs = [x.numpy() for x in (positives, negatives)]
-        outputs = [x.numpy() for x in (items, rows, negative_rows, copies)]
-        num_positive, count = find_rows(*inputs, self.row_of_item, *outputs)  # type: ignore[call-arg]
-        items, copies, shares = items[:count], copies[:count], torch.ones(num_positive)
-        if whole is not None:
-            shares = _shares(
-                items[:num_positive], torch.bincount(rows, minlength=num_positive), whole
-            )
-        return _batch(tables, prepared, items, rows, negative_rows, copies, shares)
 
 
 def gather_static(
@@ -197,7 +161,7 @@ def gather_static(
     return batch._replace(by_position=True)
 
 
-def _shares(items: Tensor, counts: Tensor, whole: Tensor) -> Tensor:
+def item_shares(items: Tensor, counts: Tensor, whole: Tensor) -> Tensor:
     """Return the share of each distinct item's copies in the whole batch that this rank has.
 
     Arguments:

@@ -1,9 +1,13 @@
-"""The parts of a training step that are not matrix products, compiled by Numba for the CPU.
+"""The parts of a training step between its matrix products, compiled by Numba for the CPU.
 
-The functions take NumPy arrays and write their results into arrays of the caller. The loops go row
-by row, so that each row is read once, while it is in the cache. Each function has an equivalent in
-torch operations, and a test compares the two. The functions run in one thread, because they take
-little time compared with the matrix products.
+The functions take NumPy arrays and write their results into arrays of the caller. `index_batch`
+groups the triples of a batch by user, and lists for each item the triples that have it. So each
+row of users and items is read or written once per pass, while it is in the cache, and gradients
+are summed without a second pass. A test compares the functions with the torch operations of
+`objective.py`. They run in one thread, so their results do not depend on the number of threads.
+
+Names of axes: b triples, k distinct users, n distinct items of which the first p are positives,
+M modalities, D dimensions, E environments.
 """
 
 from __future__ import annotations
@@ -15,7 +19,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["backward_sums", "find_rows", "forward_sums", "step_rows"]
+__all__ = [
+    "backward_items",
+    "backward_users",
+    "compiled",
+    "losses_of",
+    "score_triples",
+    "slopes_of",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -35,229 +46,251 @@ def compiled(function: Function) -> Function:
 
 
 @compiled
-def find_rows(
-    positives: Ints,
-    negatives: Ints,
-    row_of_item: NDArray[np.int32],
-    items: Ints,
-    rows: Ints,
-    negative_rows: Ints,
-    copies: Floats,
-) -> tuple[int, int]:
-    """Number the distinct items of a batch in order of first occurrence, positives first.
-
-    It is the counterpart of `batches.gather_batch`.
+def score_triples(u: Floats, c: Floats, user_of: Ints, rows: Ints, scores: Floats) -> None:
+    """Compute the score of the positive minus that of the negative item, in every modality.
 
     Arguments:
-        positives, negatives: (b,) item ids.
-        row_of_item: (num_items,) scratch space, filled with -1 on entry and on return.
-        items: (2 b,) output, the distinct items.
-        rows, negative_rows: (b,) output, the rows of positives and negatives in `items`.
-        copies: (2 b,) output, the number of occurrences of each distinct item.
-
-    Returns:
-        the number of distinct positive items, and the number of distinct items.
+        u: (k, D) users; c: (n, M, D) encoded items, with or without a bias, which cancels.
+        user_of, rows: those of `index_batch`.
+        scores: (b, M) output.
     """
-    p = _number(positives, 0, row_of_item, items, rows, copies)
-    n = _number(negatives, p, row_of_item, items, negative_rows, copies)
-    # Reset only the entries that were written: a batch has far fewer items than the catalogue.
-    for k in range(n):
-        row_of_item[items[k]] = -1
-    return p, n
+    size = c.shape[2]
+    for t in range(len(rows)):
+        k, i, j = user_of[t], rows[t, 0], rows[t, 1]
+        for m in range(c.shape[1]):
+            score = u[k, 0] * 0  # A zero of the arrays' dtype, so that float32 sums stay float32.
+            for d in range(size):
+                score += u[k, d] * (c[i, m, d] - c[j, m, d])
+            scores[t, m] = score
 
 
 @compiled
-def forward_sums(
-    u: Floats, c: Floats, rows: Ints, negative_rows: Ints, mask: Bools, shares: Floats,
-    copies: Floats, scores: Floats,
-) -> tuple[float, float]:  # fmt: skip
-    """Compute score differences per modality, and the sums of alignment (Eq. 6) and regulariser.
+def losses_of(
+    scores: Floats, weights: Floats, sigmoids: Floats, losses: NDArray[np.float64]
+) -> None:
+    """Compute the BPR losses (Eq. 15) of fused scores, summed over the triples.
 
-    It is the counterpart of `objective.scores`, `pairwise_alignment_loss` and the regulariser's sum
-    of squares in `objective.batch_sums`.
+    Fusion and score are linear, so scores are fused instead of embeddings (Eq. 12-13).
 
     Arguments:
-        u: (b, D) users of the triples.
-        c: (n, M, D) encoded rows of items.
-        rows, negative_rows: (b,) rows in c of the positive and the negative items.
-        mask: (p, M) modalities to align in the first p rows of c; p = 0 for no alignment.
-        shares: (p,) weights of these rows.
-        copies: (n,) number of occurrences of each row, or (0,) for no regulariser.
-        scores: (b, M) output, the score of the positive minus that of the negative item.
+        scores: (b, M) score differences; weights: (E, M) fusion weights.
+        sigmoids: (b, E) output, the derivatives of the losses by the margins, times -1.
+        losses: (E,) output.
+    """
+    num_envs = len(weights)
+    product = np.ones(num_envs, np.float64)
+    # Constants of the arrays' dtype, so that float32 values stay float32.
+    zero, one = scores.dtype.type(0), scores.dtype.type(1)
+    losses[:] = 0
+    for t in range(len(scores)):
+        for e in range(num_envs):
+            margin = zero
+            for m in range(scores.shape[1]):
+                margin += weights[e, m] * scores[t, m]
+            # softplus(-x) = max(-x, 0) + ln(1 + exp(-|x|)). The sum of logarithms is the logarithm
+            # of a product, which cannot overflow: 32 factors are at most 2 each.
+            small = np.exp(-abs(margin))
+            product[e] *= 1.0 + small
+            losses[e] -= min(margin, zero)
+            sigmoids[t, e] = (one if margin < 0 else small) / (one + small)
+        if t % 32 == 31:
+            for e in range(num_envs):
+                losses[e] += np.log(product[e])
+                product[e] = 1
+    for e in range(num_envs):
+        losses[e] += np.log(product[e])
+
+
+@compiled
+def slopes_of(
+    sigmoids: Floats, weights: Floats, by_losses: NDArray[np.float64], by_score: Floats
+) -> None:
+    """Compute the gradient by the score differences from that by the losses.
+
+    Arguments:
+        sigmoids, weights: those of `losses_of`.
+        by_losses: (E,) gradient by the losses.
+        by_score: (b, M) output.
+    """
+    num_envs, num_modalities = weights.shape
+    factors = np.empty((num_modalities, num_envs), weights.dtype)
+    for e in range(num_envs):
+        for m in range(num_modalities):
+            factors[m, e] = -by_losses[e] * weights[e, m]
+    for t in range(len(sigmoids)):
+        for m in range(num_modalities):
+            slope = factors[0, 0] * 0
+            for e in range(num_envs):
+                slope += sigmoids[t, e] * factors[m, e]
+            by_score[t, m] = slope
+
+
+@compiled
+def backward_users(
+    u: Floats, c: Floats, user_starts: Ints, rows: Ints, by_score: Floats, by_squares: float,
+    regularised: bool, by_u: Floats,
+) -> float:  # fmt: skip
+    """Compute the gradient of the loss by the users' rows, summed over their triples.
+
+    Arguments:
+        u, c, user_starts, rows: those of `score_triples` and `index_batch`.
+        by_score: (b, M) gradient by the score differences; by_squares: gradient by the
+            regulariser's sum of squared norms.
+        regularised: whether there is such a sum.
+        by_u: (k, D) output.
 
     Returns:
-        the weighted sum of squared distances, and the sum of squared norms.
+        the sum of squared norms of the triples' users; 0 without a regulariser.
+    """
+    size = c.shape[2]
+    squares = 0.0
+    for k in range(len(u)):
+        first, stop = user_starts[k], user_starts[k + 1]
+        by_u[k] = 0
+        if regularised:
+            square, factor = u[k, 0] * 0, u.dtype.type(2 * by_squares * (stop - first))
+            for d in range(size):
+                square += u[k, d] ** 2
+                by_u[k, d] = factor * u[k, d]
+            squares += (stop - first) * square
+        for t in range(first, stop):
+            i, j = rows[t, 0], rows[t, 1]
+            for m in range(c.shape[1]):
+                slope = by_score[t, m]
+                for d in range(size):
+                    by_u[k, d] += slope * (c[i, m, d] - c[j, m, d])
+    return squares
+
+
+@compiled
+def backward_items(
+    u: Floats, c: Floats, bias: Floats, user_of: Ints, items: Ints, item_starts: Ints,
+    entries: Ints, by_score: Floats, mask: Bools, complete: bool, shares: Floats,
+    by_sums: tuple[float, float], regularised: bool, by_c: Floats, by_bias: NDArray[np.float64],
+) -> tuple[float, float]:  # fmt: skip
+    """Compute the gradient of the loss by the encoded items, and the sums of two of its terms.
+
+    The encoded row of an item is `c` plus `bias`. Its gradient consists of the parts of the
+    alignment (Eq. 6), of the regulariser, and of the scores of the triples that have the item.
+
+    Arguments:
+        u, c, user_of, items, item_starts, entries: those of `score_triples` and `index_batch`.
+        bias: (M, D) of the encoders.
+        by_score: (b, M) gradient by the score differences.
+        mask: (num_items, M) modalities of each item id that are aligned.
+        complete: whether only items with all modalities are aligned.
+        shares: (p,) weights of the positive items in the alignment; (0,) for no alignment.
+        by_sums: gradients by the two returned sums.
+        regularised: whether there is a regulariser.
+        by_c: (n, M, D) output.
+        by_bias: (M, D) output. The scores' part is left out: it sums to 0, since each triple adds
+            to the row of its positive item what it subtracts from that of its negative item.
+
+    Returns:
+        the weighted sum of squared distances of the alignment, and the sum of squared norms of the
+        uniformly fused items of all triples.
     """
     num_modalities, size = c.shape[1], c.shape[2]
+    row, total = np.empty((num_modalities, size), c.dtype), np.empty(size, c.dtype)
+    bias_total, by_total = bias.sum(axis=0), np.zeros(size, np.float64)
     distances, squares = 0.0, 0.0
-    for b in range(len(rows)):
-        i, j = rows[b], negative_rows[b]
-        for m in range(num_modalities):
-            score = u[b, 0] * 0  # A zero of the arrays' dtype, so that float32 sums stay float32.
-            for d in range(size):
-                score += u[b, d] * (c[i, m, d] - c[j, m, d])
-            scores[b, m] = score
-    total = np.empty(size, c.dtype)
-    # The sum over pairs of ||c_m - c_m'||^2 equals n * sum over m of ||c_m - mean||^2, with n the
-    # number of aligned modalities: linear, not quadratic, in M.
-    for j in range(len(mask)):
-        n = _mean(c, mask, j, total)
-        distance = u[0, 0] * 0
-        for m in range(num_modalities):
-            if mask[j, m]:
+    by_bias[:] = 0
+    for j in range(len(c)):
+        if regularised:
+            copies = item_starts[j + 1] - item_starts[j]
+            squares += _regularise(c, j, bias_total, copies, by_sums[1], total, by_c, by_total)
+        else:
+            by_c[j] = 0
+        if j < len(shares):
+            distances += _align(
+                c, j, bias, mask, items[j], complete, shares[j], by_sums[0], row, total, by_c,
+                by_bias,
+            )  # fmt: skip
+        for e in range(item_starts[j], item_starts[j + 1]):
+            t = entries[e] >> 1
+            k = user_of[t]
+            for m in range(num_modalities):
+                slope = by_score[t, m]
+                if entries[e] & 1:
+                    slope = -slope
                 for d in range(size):
-                    distance += (c[j, m, d] - total[d]) ** 2
-        distances += shares[j] * n * distance
-    # Squared norms of the users and of the uniformly fused items, h_j = (sum over m of c_jm) / M.
-    if len(copies):
-        for b in range(len(u)):
-            square = u[0, 0] * 0
-            for d in range(size):
-                square += u[b, d] ** 2
-            squares += square
-    for j in range(len(copies)):
-        _total(c, j, total)
-        square = u[0, 0] * 0
-        for d in range(size):
-            square += total[d] ** 2
-        squares += copies[j] * square / num_modalities**2
+                    by_c[j, m, d] += slope * u[k, d]
+    for m in range(num_modalities):
+        by_bias[m] += by_total
     return distances, squares
 
 
 @compiled
-def backward_sums(
-    u: Floats, c: Floats, rows: Ints, negative_rows: Ints, mask: Bools, shares: Floats,
-    copies: Floats, by_score: Floats, by_sums: Floats, by_u: Floats, by_c: Floats,
-    by_bias: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Compute the gradient of the loss with respect to the inputs of `forward_sums`.
-
-    Arguments that are not listed are those of `forward_sums`.
+def _regularise(
+    c: Floats, j: int, bias: Floats, copies: int, by_squares: float, total: Floats, by_c: Floats,
+    by_total: NDArray[np.float64],
+) -> float:  # fmt: skip
+    """Write the regulariser's gradient by row j to `by_c`, and add one modality's to `by_total`.
 
     Arguments:
-        by_score: (b, M) gradient with respect to the score differences.
-        by_sums: (2,) gradient with respect to the two returned sums.
-        by_u: (b, D) output; by_c: (n, M, D) output.
-        by_bias: (M, D), zeros on entry, to which the sum of by_c over its rows is added.
-    """
-    num_modalities, size = c.shape[1], c.shape[2]
-    by_distances, by_squares = by_sums
-    total = np.empty(size, c.dtype)
-    # First pass, over rows: the regulariser's and the alignment's part of by_c. With n aligned
-    # modalities, the derivative of n * sum ||c_m - mean||^2 is 2 n (c_m - mean), because the
-    # derivative through the mean is 0.
-    for j in range(len(c)):
-        if len(copies):
-            _total(c, j, total)
-            factor = 2 * by_squares * copies[j] / num_modalities**2
-            for m in range(num_modalities):
-                for d in range(size):
-                    by_c[j, m, d] = factor * total[d]
-        else:
-            for m in range(num_modalities):
-                for d in range(size):
-                    by_c[j, m, d] = 0
-        if j < len(mask):
-            factor = 2 * by_distances * shares[j] * _mean(c, mask, j, total)
-            for m in range(num_modalities):
-                if mask[j, m]:
-                    for d in range(size):
-                        by_c[j, m, d] += factor * (c[j, m, d] - total[d])
-    # Second pass, over triples: the regulariser's part of by_u, and the scores' part
-    # of by_u and by_c.
-    regularised = 2 * by_squares if len(copies) else 0 * by_squares
-    for b in range(len(rows)):
-        i, j = rows[b], negative_rows[b]
-        for d in range(size):
-            by_u[b, d] = regularised * u[b, d]
-        for m in range(num_modalities):
-            slope = by_score[b, m]
-            for d in range(size):
-                by_u[b, d] += slope * (c[i, m, d] - c[j, m, d])
-            for d in range(size):
-                by_c[i, m, d] += slope * u[b, d]
-            for d in range(size):
-                by_c[j, m, d] -= slope * u[b, d]
-    for j in range(len(c)):
-        for m in range(num_modalities):
-            for d in range(size):
-                by_bias[m, d] += by_c[j, m, d]
-
-
-@compiled
-def step_rows(
-    weight: Floats, exp_avg: Floats, exp_avg_sq: Floats, rows: Ints, grad: Floats,
-    first_position: NDArray[np.int32], rates: Floats,
-) -> None:  # fmt: skip
-    """Update the looked-up rows of a table with `LazyAdam`.
-
-    Arguments:
-        weight, exp_avg, exp_avg_sq: (N, D) the table and Adam's two moments, changed in place.
-        rows: (B,) the looked-up rows.
-        grad: (B, D) their gradients. On return the first position of a row holds the row's sum.
-        first_position: (N,) scratch space, filled with -1 on entry and on return.
-        rates: 1 - beta1, 1 - beta2, epsilon, and the learning rate times both bias corrections.
-    """
-    width = weight.shape[1]
-    new, new_sq, eps, size = rates
-    # A row that occurs more than once must take one step with the sum of its gradients.
-    for b in range(len(rows)):
-        first = first_position[rows[b]]
-        if first < 0:
-            first_position[rows[b]] = b
-        else:
-            for d in range(width):
-                grad[first, d] += grad[b, d]
-    for b in range(len(rows)):
-        if first_position[rows[b]] == b:
-            first_position[rows[b]] = -1
-            w, m, v, g = weight[rows[b]], exp_avg[rows[b]], exp_avg_sq[rows[b]], grad[b]
-            for d in range(width):
-                m[d] += new * (g[d] - m[d])
-                v[d] += new_sq * (g[d] * g[d] - v[d])
-                w[d] -= size * m[d] / (np.sqrt(v[d]) + eps)
-
-
-@compiled
-def _number(
-    ids: Ints, n: int, row_of_item: NDArray[np.int32], items: Ints, rows: Ints, copies: Floats
-) -> int:
-    """Give items that have no row yet the rows from n on, and count occurrences.
+        bias: (D,) sum over modalities; copies: number of positions of the batch with the item.
+        total: (D,) scratch space.
 
     Returns:
-        the next free row.
+        the squared norm of the mean over modalities, times the number of copies of the item.
     """
-    for b in range(len(ids)):
-        item = ids[b]
-        row = row_of_item[item]
-        if row < 0:
-            row = n
-            row_of_item[item], items[n], copies[n] = n, item, 0
-            n += 1
-        rows[b] = row
-        copies[row] += 1
-    return n
-
-
-@compiled
-def _total(c: Floats, j: int, total: Floats) -> None:
-    """Write the sum of row j over its modalities to `total`."""
-    total[:] = c[j, 0]
-    for m in range(1, c.shape[1]):
-        for d in range(c.shape[2]):
+    num_modalities, size = c.shape[1], c.shape[2]
+    for d in range(size):
+        total[d] = bias[d] + c[j, 0, d]
+    for m in range(1, num_modalities):
+        for d in range(size):
             total[d] += c[j, m, d]
+    square, factor = c[j, 0, 0] * 0, c.dtype.type(2 * by_squares * copies / num_modalities**2)
+    for d in range(size):
+        square += total[d] ** 2
+        total[d] *= factor
+    for d in range(size):
+        by_total[d] += total[d]
+    for m in range(num_modalities):
+        for d in range(size):
+            by_c[j, m, d] = total[d]
+    return float(copies * square / num_modalities**2)
 
 
 @compiled
-def _mean(c: Floats, mask: Bools, j: int, mean: Floats) -> int:
-    """Write the mean of row j over the modalities in the mask to `mean`; return their number."""
+def _align(
+    c: Floats, j: int, bias: Floats, mask: Bools, item: int, complete: bool, share: float,
+    by_distances: float, row: Floats, mean: Floats, by_c: Floats, by_bias: NDArray[np.float64],
+) -> float:  # fmt: skip
+    """Add the alignment's gradient by row j to `by_c` and `by_bias`.
+
+    The sum over pairs of ||c_m - c_m'||^2 equals n * sum over m of ||c_m - mean||^2, with n the
+    number of aligned modalities: linear, not quadratic, in M. Its derivative is 2 n (c_m - mean),
+    because the derivative through the mean is 0.
+
+    Arguments:
+        item: the item's row of `mask`; row: (M, D) and mean: (D,) scratch space.
+
+    Returns:
+        the sum over pairs, times the share of the row.
+    """
+    num_modalities, size = c.shape[1], c.shape[2]
     n = 0
     mean[:] = 0
-    for m in range(c.shape[1]):
-        if mask[j, m]:
+    for m in range(num_modalities):
+        if mask[item, m]:
             n += 1
-            for d in range(c.shape[2]):
-                mean[d] += c[j, m, d]
-    for d in range(c.shape[2]):
-        mean[d] /= max(n, 1)
-    return n
+            for d in range(size):
+                row[m, d] = c[j, m, d] + bias[m, d]
+                mean[d] += row[m, d]
+    if n == 0 or (complete and n < num_modalities):
+        return 0.0
+    inverse = c.dtype.type(1 / n)
+    for d in range(size):
+        mean[d] *= inverse
+    distance, factor = c[j, 0, 0] * 0, c.dtype.type(2 * by_distances * share * n)
+    for m in range(num_modalities):
+        if mask[item, m]:
+            for d in range(size):
+                row[m, d] -= mean[d]
+                distance += row[m, d] ** 2
+                row[m, d] *= factor
+                by_c[j, m, d] += row[m, d]
+            for d in range(size):
+                by_bias[m, d] += row[m, d]
+    return float(share * n * distance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class LazyAdam:
 
     Attributes:
         exp_avg, exp_avg_sq: (N, D), m and v.
+        first_position: (N,) int32, filled with -1: scratch space of compiled loops; None without.
         step: t, a scalar.
         static: whether shapes in a step do not depend on values, as a GPU and a compiler need it.
         changed_rows: computes the new values of rows; `CompiledFunction` may replace it.
@@ -69,8 +71,7 @@ class LazyAdam:
         """
         self.step += 1
         if self.first_position is not None:
-            # The loop sums the gradients of repeated rows in place, hence the copy.
-            self._update_compiled(rows, grad.clone(), self.first_position)
+            self._update_compiled(rows, grad, self.first_position)
             return
         tensors = (self.exp_avg, self.exp_avg_sq, self.weight)
         rows, *changed = self.changed_rows(*tensors, self.step, rows, grad)
@@ -100,13 +101,26 @@ class LazyAdam:
     def _update_compiled(
         self, rows: Tensor, grad: Tensor, first_position: NDArray[np.int32]
     ) -> None:
-        from milk_recsys.methods.milk.kernels import step_rows
+        from milk_recsys.methods.milk.adam_kernels import sum_repeated_rows
+
+        distinct, sums = np.empty_like(rows.numpy()), np.empty_like(grad.numpy())
+        count = sum_repeated_rows(rows.numpy(), grad.numpy(), first_position, distinct, sums)
+        self._step_distinct(distinct[:count], sums[:count])
+
+    @torch.no_grad()
+    def update_distinct(self, rows: NDArray[np.int64], grad: NDArray[np.floating[Any]]) -> None:
+        """Make a step on distinct rows (k,) with gradients (k, D), in a compiled loop."""
+        self.step += 1
+        self._step_distinct(rows, grad)
+
+    def _step_distinct(self, rows: NDArray[np.int64], grad: NDArray[np.floating[Any]]) -> None:
+        from milk_recsys.methods.milk.adam_kernels import step_distinct_rows
 
         (beta1, beta2), t = self.betas, self.step.item()
         size = self.lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-        arrays = [x.numpy() for x in (self.weight, self.exp_avg, self.exp_avg_sq, rows, grad)]
-        rates = np.array([1 - beta1, 1 - beta2, self.eps, size], arrays[0].dtype)
-        step_rows(*arrays, first_position, rates)  # type: ignore[call-arg]
+        rates = np.array([1 - beta1, 1 - beta2, self.eps, size], grad.dtype)
+        moments = self.exp_avg.numpy(), self.exp_avg_sq.numpy()
+        step_distinct_rows(self.weight.numpy(), moments[0], moments[1], rows, grad, rates)
 
 
 def _sum_by_row(rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,6 @@ from milk_recsys.methods.contract import ScoreBlock
 from milk_recsys.methods.factors import Factors
 from milk_recsys.methods.milk import MilkOptions
 from milk_recsys.methods.milk.batches import (
-    CompiledGather,
     TripleBatch,
     gather_batch,
     gather_static,
@@ -32,7 +31,8 @@ from milk_recsys.methods.milk.batches import (
 )
 from milk_recsys.methods.milk.captured import CapturedSteps
 from milk_recsys.methods.milk.compiled import CompiledFunction, check_compiler, step_gradients
-from milk_recsys.methods.milk.fused import compiles, fused_sums
+from milk_recsys.methods.milk.fused import compiles
+from milk_recsys.methods.milk.fused_step import FusedStep
 from milk_recsys.methods.milk.lazy_adam import LazyAdam
 from milk_recsys.methods.milk.model import Recommender, build_model
 from milk_recsys.methods.milk.objective import (
@@ -107,13 +107,10 @@ class Learner:
         buffer_rows = 0 if by_torch else 2 * own.batch_size
         self.prepared = prepared_rows(model, tables, buffer_rows=buffer_rows)
         self.device = model.users.weight.device
-        compiled = not by_torch and compiles(own, options.run.dtype, self.device)
-        self.sums = fused_sums if compiled else batch_sums
+        self.compiled = compiled = not by_torch and compiles(own, options.run.dtype, self.device)
         self.gather: Callable[..., TripleBatch] = (
             gather_batch if self.device.type == "cpu" else gather_static
         )
-        if compiled:
-            self.gather = CompiledGather(tables.features.num_items)
         self.lazy = None
         if model.shards is not None:
             self.lazy = model.shards.optimiser  # It makes its steps inside backward.
@@ -142,6 +139,12 @@ class Learner:
             if isinstance(self.lazy, LazyAdam):
                 self.lazy.static = True
                 self.lazy.changed_rows = CompiledFunction(self.lazy.changed_rows)
+        self.fused = None
+        if compiled:
+            self.fused = FusedStep(
+                model, tables, self.prepared, own, world,
+                lazy=self.lazy, adam=self.adam, owns_users=self.owns_users,
+            )  # fmt: skip
         # Reads of mapped files cannot be captured. Steps on several ranks are not captured either.
         captures = self.device.type == "cuda" and world.size == 1 and not tables.features.mapped
         self.steps: Callable[[Iterable[tuple[Any, ...]]], Iterator[None]] = (
@@ -209,7 +212,16 @@ class Learner:
         host = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         self.totals.zero_()
         size = self.options.batch_size
-        for chunk in epoch_triples(self.tables, size, self.seed, epoch, host):
+        chunks = epoch_triples(
+            self.tables,
+            size,
+            self.seed,
+            epoch,
+            host,
+            shared=self.options.shared_negatives,
+            compiled=self.compiled,
+        )
+        for chunk in chunks:
             weights = self.epoch_weights(len(chunk), host)
             for _ in self.steps(
                 (*ids, row) if sizes is None else (*ids, row, sizes)
@@ -275,12 +287,23 @@ class Learner:
             users, positives, negatives = users[part], positives[part], negatives[part]
         else:
             all_users, whole = self._gather_ids(users, positives, sizes)
+        if self.fused is not None:
+            rows = users if self.model.shards is not None else self._rows(users)
+            terms, grad = self.fused(rows, positives, negatives, weights, whole, sum(sizes))
+            if grad is not None:
+                self._update_users(all_users, grad, sizes)
+            if self.lazy:
+                self.fused.step_encoders()
+            else:
+                self.adam.step()
+            self._zero_user_grad(all_users)
+            return terms
         batch = self.gather(self.tables, self.prepared, positives, negatives, whole)
         u = self._look_up(users)
         for p in self.encoders:
             p.grad = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            sums = self.sums(self.model, u, batch, weights, options)
+            sums = batch_sums(self.model, u, batch, weights, options)
         # The objective is a function of sums over the whole batch. Its gradient with respect
         # to them gives each rank the coefficients of its own sums, so the total gradient
         # over ranks is exact.
@@ -354,12 +377,13 @@ class Learner:
 
         Arguments:
             users: the users of the whole batch, or of this rank if it has the rows of its users.
-            grad: the gradient by the rows that this rank looked up.
+            grad: the gradient of the rows that this rank looked up.
             sizes: number of triples of each rank.
         """
         if grad is None:
             raise RuntimeError("Learner: the objective does not depend on the users.")
-        grad = grad if self.owns_users else self.world.all_gather(grad, sizes)
+        if not self.owns_users:
+            grad = self.world.all_gather(grad, sizes)
         weight = self.model.users.weight
         if self.lazy:
             self.lazy.update(self._rows(users), grad)

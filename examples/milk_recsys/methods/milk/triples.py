@@ -2,7 +2,7 @@
 
 `whole_triples` draws all triples of an epoch in one process. `block_triples` draws those of the
 blocks of users that a process owns (``--user-blocks``); the processes' triples together are the
-same for every number of processes.
+same for every number of processes. Their negatives are those of `draws.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from milk_recsys.base.random_state import block_seed
 from milk_recsys.catalogue.tables import Tables
 from milk_recsys.catalogue.user_blocks import UserBlocks
 from milk_recsys.catalogue.user_rows import UserRows
-from milk_recsys.ranking.negatives import sample_negatives
+from milk_recsys.methods.milk.draws import SharedItems, draw_shared, draw_triples
 
 __all__ = ["BatchShares", "Triples", "block_triples", "epoch_triples", "whole_triples"]
 
@@ -47,29 +47,47 @@ class Triples(NamedTuple):
 
 
 def epoch_triples(
-    tables: Tables, batch_size: int, seed: int, epoch: int, host: torch.Generator
+    tables: Tables,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    host: torch.Generator,
+    *,
+    shared: int | None = None,
+    compiled: bool = False,
 ) -> Iterator[list[Triples]]:
     """Draw an epoch from all training pairs or, if the tables have blocks, this process's part.
 
     Arguments:
         host: a CPU generator with the seed of the epoch. Without blocks, the triples are drawn from
             it on a CPU, and from a generator with its seed on a GPU.
+        shared: number of items that a batch draws, from which its pairs take their negatives; None
+            for a negative of its own for each pair.
+        compiled: whether to draw in a compiled loop, which gives the same triples.
     """
     if tables.blocks is not None:
-        return block_triples(tables.blocks, batch_size, seed, epoch)
-    if tables.device.type == "cpu":
-        return whole_triples(tables, batch_size, host)
-    on_device = torch.Generator(tables.device).manual_seed(host.initial_seed())
-    return whole_triples(tables, batch_size, on_device)
+        return block_triples(
+            tables.blocks, batch_size, seed, epoch, shared=shared, compiled=compiled
+        )
+    generator = host
+    if tables.device.type != "cpu":
+        generator = torch.Generator(tables.device).manual_seed(host.initial_seed())
+    return whole_triples(tables, batch_size, generator, shared=shared, compiled=compiled)
 
 
 def whole_triples(
-    tables: Tables, batch_size: int, generator: torch.Generator
+    tables: Tables,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    shared: int | None = None,
+    compiled: bool = False,
 ) -> Iterator[list[Triples]]:
     """Draw an epoch from all training pairs, in one permutation.
 
     Arguments:
         generator: on the device of the tables. A caller may draw from it between two chunks.
+        shared, compiled: those of `epoch_triples`.
 
     Yields:
         the triples of consecutive steps. All batches have `batch_size` triples, except the last one
@@ -79,34 +97,49 @@ def whole_triples(
     order = torch.randperm(tables.num_pairs, generator=generator, dtype=kind, device=tables.device)
     at_once = max(1, TRIPLES_AT_ONCE // batch_size) * batch_size
     for chosen in torch.split(order, at_once):
-        users, positives = tables.pairs_at(chosen)
-        negatives = sample_negatives(users, tables.rows, tables.pool, generator=generator)
-        parts = [torch.split(x, batch_size) for x in (users, positives, negatives)]
+        items = None
+        if shared is not None:
+            batches = torch.arange(len(chosen), device=chosen.device) // batch_size
+            places = draw_shared(-(-len(chosen) // batch_size), shared, tables.pool, generator)
+            items = SharedItems(places, batches)
+        ids = draw_triples(tables.rows, chosen, generator, shared=items, compiled=compiled)
+        parts = [torch.split(x, batch_size) for x in ids]
         yield [Triples(*ids) for ids in zip(*parts, strict=True)]
 
 
 def block_triples(
-    blocks: UserBlocks, batch_size: int, seed: int, epoch: int
+    blocks: UserBlocks,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    shared: int | None = None,
+    compiled: bool = False,
 ) -> Iterator[list[Triples]]:
     """Draw this process's part of an epoch from its blocks of users.
 
     Each block has a permutation and negatives of its own, from a seed of its own, and gives its
-    share to each batch (`BatchShares`). A batch consists of the shares of all blocks in the order
+    share to each batch (`BatchShares`). The shared negatives of a batch are the same for all blocks
+    and processes, from a further seed. A batch consists of the shares of all blocks in the order
     of the blocks. So it does not depend on the number of processes, and the parts of the processes,
     in the order of their ranks, are the batch.
 
     Arguments:
         seed: seed of the run.
         epoch: number of the epoch.
+        shared, compiled: those of `epoch_triples`.
 
     Yields:
         the triples of consecutive steps. Batches have the sizes of `whole_triples`.
     """
     shares, world = BatchShares(blocks.sizes, batch_size), blocks.world
     draws = [
-        _BlockDraws(rows, int(blocks.starts[block]), block_seed(seed, epoch, block))
+        _BlockDraws(rows, int(blocks.starts[block]), block_seed(seed, epoch, block), compiled)
         for block, rows in zip(blocks.own, blocks.rows, strict=True)
     ]
+    device = blocks.pool.device
+    # No block has this number, so the seed is not that of a block.
+    source = torch.Generator(device).manual_seed(block_seed(seed, epoch, blocks.num_blocks))
     own, at_once = blocks.own, max(1, TRIPLES_AT_ONCE // batch_size)
     for first in range(0, shares.num_steps, at_once):
         ends = shares.ends(first, first + at_once)
@@ -116,10 +149,17 @@ def block_triples(
         of_step = counts.sum(axis=1)
         begins = ends[:, own.start : own.stop] - ends[:, own.start : own.start + 1]
         begins = begins + (of_step.cumsum() - of_step)[:, None]
-        columns = torch.empty(3, int(of_step.sum()), dtype=torch.int64, device=blocks.pool.device)
+        columns = torch.empty(3, int(of_step.sum()), dtype=torch.int64, device=device)
+        shared_places = None
+        if shared is not None:
+            shared_places = draw_shared(len(sizes), shared, blocks.pool, source)
         for draw, begin, count in zip(draws, begins.T, counts.T, strict=True):
-            places = _ranges(begin, count, columns.device)
-            for column, ids in zip(columns, draw.next(len(places)), strict=True):
+            places = _ranges(begin, count, device)
+            items = None
+            if shared_places is not None:
+                batches = np.repeat(np.arange(len(count)), count)
+                items = SharedItems(shared_places, torch.from_numpy(batches).to(device))
+            for column, ids in zip(columns, draw.next(len(places), items), strict=True):
                 column.index_copy_(0, places, ids)
         parts = [torch.split(column, of_step.tolist()) for column in columns]
         # A single process has the whole batch.
@@ -180,10 +220,11 @@ class _BlockDraws:
         rows: the rows of the block's users.
         first_user: id of the first of them.
         seed: of the permutation and the negatives.
+        compiled: whether to draw in a compiled loop.
     """
 
-    def __init__(self, rows: UserRows, first_user: int, seed: int) -> None:
-        self.rows, self.first_user = rows, first_user
+    def __init__(self, rows: UserRows, first_user: int, seed: int, compiled: bool) -> None:
+        self.rows, self.first_user, self.compiled = rows, first_user, compiled
         device = rows.keys.device
         self.generator = torch.Generator(device).manual_seed(seed)
         kind = torch.int32 if rows.num_pairs < 2**31 else torch.int64
@@ -192,12 +233,13 @@ class _BlockDraws:
         )
         self.drawn = 0
 
-    def next(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def next(self, count: int, shared: SharedItems | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the users, positives and negatives of the next `count` pairs, (count,) each."""
         chosen = self.order[self.drawn : self.drawn + count]
         self.drawn += count
-        users, positives = self.rows.pairs_at(chosen)
-        negatives = sample_negatives(users, self.rows, self.rows.pool, generator=self.generator)
+        users, positives, negatives = draw_triples(
+            self.rows, chosen, self.generator, shared=shared, compiled=self.compiled
+        )
         return users + self.first_user, positives, negatives
 
 
