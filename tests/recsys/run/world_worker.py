@@ -46,14 +46,17 @@ def losses(data: Path, values: dict[str, Any], world: World, epochs: int = 4) ->
     learner = Learner(build_model(options, tables), tables, options, world)
     step_losses: list[float] = []
 
+    step_on = learner.step_on
+
     def step(*batch: torch.Tensor) -> torch.Tensor:
-        terms = learner.step_on(*batch)
+        terms = step_on(*batch)
         step_losses.append(float(terms[0]))
         return terms
 
-    learner.step = step
+    learner.step_on = step
     for epoch in range(epochs):
         loop.train_epoch(learner, epoch)
+    assert step_losses
     section, _ = evaluate_group(learner, tables, tables.validation, tables.mask, world)
     squares = {
         name: p.detach().double().square().sum() for name, p in learner.model.named_parameters()
