@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invmod import vrex_penalty
+from invmod import invariant_objective, vrex_penalty
+from invmod.objectives import vrex_coefficients
 from milk_recsys.base.distributed import SINGLE_PROCESS, World
 from milk_recsys.base.errors import DataError
 from milk_recsys.catalogue.tables import Tables
@@ -113,7 +114,8 @@ class FusedObjective:
         """Return memory that the next call with this name overwrites, (rows, *shape)."""
         old = self.buffers.get(name)
         if old is None or len(old) < rows or old.shape[1:] != shape:
-            old = self.buffers[name] = self.weights[0].new_empty(rows + rows // 8, *shape)
+            # Zeros, so that the memory of equal runs is equal.
+            old = self.buffers[name] = self.weights[0].new_zeros(rows + rows // 8, *shape)
         return old[:rows]
 
     def group(
@@ -231,23 +233,18 @@ class FusedObjective:
         return pairs * (self.options.embedding_dim if reduction == "element_mean" else 1)
 
     def risk(self, risks: NDArray[np.float64]) -> tuple[float, float, float, NDArray[np.float64]]:
-        """Return the first two terms of Eq. 16, the mean risk, the penalty, and their gradient.
-
-        The numbers are those of `invmod.invariant_objective` and `invmod.vrex_coefficients`, which
-        would take longer than the loops for a few numbers.
-        """
-        options, mean = self.options, float(risks.mean())
-        base, gradient = (mean, 1 / len(risks)) if options.risk_reduction == "mean" else (
-            float(risks.sum()), 1.0
-        )  # fmt: skip
-        if not options.has_envs:
-            return base, mean, 0.0, np.full(len(risks), gradient)
-        divisor = len(risks) - options.variance_correction
-        if divisor < 1:
-            vrex_penalty(torch.from_numpy(risks), correction=options.variance_correction)  # Raises.
-        centred = risks - mean
-        penalty = float(centred @ centred) / divisor
-        slope = 2 * options.penalty_weight / divisor
-        return (
-            base + options.penalty_weight * penalty, mean, penalty, gradient + slope * centred
-        )  # fmt: skip
+        """Return the first two terms of Eq. 16, the mean risk, the penalty, and their gradient."""
+        options, given = self.options, torch.from_numpy(risks)
+        weight, correction = 0.0, 0
+        penalty = given.new_zeros(())
+        if options.has_envs:
+            weight, correction = options.penalty_weight, options.variance_correction
+            penalty = vrex_penalty(given, correction=correction)
+        reduction = options.risk_reduction
+        base = invariant_objective(
+            given, penalty=penalty, penalty_weight=weight, risk_reduction=reduction
+        )
+        gradient = vrex_coefficients(
+            given, penalty_weight=weight, correction=correction, risk_reduction=reduction
+        )
+        return float(base), float(risks.mean()), float(penalty), gradient.numpy()
