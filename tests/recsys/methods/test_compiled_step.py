@@ -71,8 +71,8 @@ def test_training_equals_that_of_torch_operations(
 ) -> None:
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     ours = compare(data, values, epochs=2)
-    assert ours.gradients is not None
-    assert ours.gradients.compiled is not ours.gradients.function
+    assert ours.step_on.gradients is not None
+    assert ours.step_on.gradients.compiled is not ours.step_on.gradients.function
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -92,7 +92,7 @@ def test_one_step_has_the_terms_and_gradients_of_the_step(
             learner.model.users.weight.data.mul_(1.5)
         terms = [one.step_on(users, positives, negatives, weights) for one in (plain, ours)]
         torch.testing.assert_close(terms[1], terms[0], rtol=1e-11, atol=0)
-        for p, q in zip(plain.encoders, ours.encoders, strict=True):
+        for p, q in zip(plain.step_on.encoders, ours.step_on.encoders, strict=True):
             torch.testing.assert_close(q.grad, p.grad, rtol=1e-9, atol=1e-13)
             assert q.grad is not None
             assert q.grad.stride() == q.stride()  # As fused Adam needs it.

@@ -20,11 +20,11 @@ def main() -> int:
     marker, fatal = Path(sys.argv[1]), int(sys.argv[2])
     options, dataset = begin(sys.argv[3:])
     from milk_recsys import train
-    from milk_recsys.methods.milk.learner import Learner
+    from milk_recsys.methods.milk.step import Step
 
-    original, count = Learner.step_on, 0
+    original, count = Step.__call__, 0
 
-    def step_on(self: Learner, *batch: Any) -> Any:
+    def step_on(self: Step, *batch: Any) -> Any:
         nonlocal count
         count += 1
         if count == fatal and self.world.rank == 1 and not marker.exists():
@@ -32,7 +32,7 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, *batch)
 
-    Learner.step_on = step_on  # type: ignore[method-assign]
+    Step.__call__ = step_on  # type: ignore[method-assign]
     return train.run_command(options, dataset)
 
 

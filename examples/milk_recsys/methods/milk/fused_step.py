@@ -78,7 +78,7 @@ class FusedStep:
 
         Arguments:
             users: (b,) rows in this rank's part of the table, or ids for a table of TorchRec.
-            positives, negatives, weights: those of `Learner.step_on`, this rank's part.
+            positives, negatives, weights: those of a call of `Step`, this rank's part.
             whole: the positives of the whole batch if other ranks have parts of it, else None.
             size: number of triples of the whole batch.
 
