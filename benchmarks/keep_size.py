@@ -3,9 +3,11 @@
 python -m benchmarks.keep_size --data $INVMOD_DATA/citeulike_t --out docs/results/keep_size
 
 Each line of the journal is KEEP on one split, with the regression on content projected or, for
-comparison, exact. A line that is there is not measured again. The splits are drawn with seeds that
-no study uses. CPU seconds are those of all threads together. The figure shows the share of the
-exact NDCG@20 by neighbours, with a line for each number of landmarks.
+comparison, exact. The exact regression takes the shrinkage and the exponent of the popularity that
+the default (512 landmarks and 256 neighbours) chose on the split, so that only the regressions
+differ. A line that is there is not measured again. The splits are drawn with seeds that no study
+uses. CPU seconds are those of all threads together. The figure shows the share of the exact NDCG@20
+by neighbours, with a line for each number of landmarks.
 
     --cases default    measures only the exact regression and KEEP's default (512 and 256)
 """
@@ -64,22 +66,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", choices=("all", "default"), default="all")
     parser.add_argument("--out", type=Path, required=True, help="folder of the journals")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--options", default="{}", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.measure is not None:  # This is the process of one case.
         case = json.loads(arguments.measure)
-        print(json.dumps(measure(arguments.data, arguments.seeds[0], case, arguments.threads)))
+        options = json.loads(arguments.options)
+        print(
+            json.dumps(
+                measure(arguments.data, arguments.seeds[0], case, arguments.threads, options)
+            )
+        )
         return 0
     journal = arguments.out / f"{arguments.data.name}.jsonl"
     lines = read_journal(journal)
     cases = PROJECTED if arguments.cases == "all" else (DEFAULT,)
     for seed in arguments.seeds:
-        for case in (EXACT, *cases):
+        chosen: dict[str, float] = {}
+        for case in (DEFAULT, EXACT, *cases):
             given = None if case is None else list(case)
             done = [line for line in lines if line["seed"] == seed and line["case"] == given]
+            if case == DEFAULT and done:
+                chosen = done[0]["chosen"]
             # With all items as landmarks the regression is exact.
-            if done or (case is not None and case[0] > lines[0]["items"]):
+            if done or (case is not None and lines and case[0] > lines[0]["items"]):
                 continue
-            found = measure_apart(arguments.data, seed, case, arguments.threads)
+            options = chosen if case is EXACT else {}
+            found = measure_apart(arguments.data, seed, case, arguments.threads, options)
+            if case == DEFAULT:
+                chosen = found["chosen"]
             lines.append({"seed": seed, "case": given, **found, **versions()})
             write_journal(journal, lines)
             print(json.dumps(lines[-1]), flush=True)
@@ -88,10 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure_apart(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
+def measure_apart(
+    data: Path, seed: int, case: Case, threads: int, options: dict[str, float]
+) -> dict[str, Any]:
     """Measure a case in a new process, which holds nothing of the cases before."""
     words = ["--measure", json.dumps(case), "--data", str(data), "--seeds", str(seed)]
-    words += ["--threads", str(threads), "--out", "unused"]
+    words += ["--threads", str(threads), "--out", "unused", "--options", json.dumps(options)]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.keep_size", *words],
         cwd=Path(__file__).resolve().parents[1],
@@ -103,8 +119,14 @@ def measure_apart(data: Path, seed: int, case: Case, threads: int) -> dict[str, 
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
 
-def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
-    """Fit KEEP on a split and rank its test items; return NDCG@20 under FTMT and the seconds."""
+def measure(
+    data: Path, seed: int, case: Case, threads: int, given: dict[str, float]
+) -> dict[str, Any]:
+    """Fit KEEP on a split and rank its test items; return NDCG@20 under FTMT and the seconds.
+
+    Arguments:
+        given: options of KEEP that are not chosen.
+    """
     import torch
 
     from invmod.regression import arguments
@@ -121,7 +143,7 @@ def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
     )
     options = Options.of(
         "keep", data=data, setting="ftmt", split_seed=seed, empty_items="drop", device="cpu",
-        compare="none", **sizes,
+        compare="none", **sizes, **given,
     )  # fmt: skip
     # KEEP takes the exact regression up to 10,000 warm items, and the projected one beyond.
     model.MAX_ROWS = sys.maxsize if case is None else 0
@@ -142,7 +164,9 @@ def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
         for part, start, end in (("fit", begun, fitted), ("rank", fitted, ended))
         for number, kind in enumerate(("s", "cpu_s"))
     }
-    return {"items": len(tables.warm), "ndcg@20": means["ndcg@20"], "threads": threads, **seconds}
+    chosen = {name: learner.chosen[name] for name in ("shrinkage", "predicted_popularity")}
+    result = {"items": len(tables.warm), "ndcg@20": means["ndcg@20"], "threads": threads}
+    return {**result, **seconds, "chosen": chosen}
 
 
 def table(folder: Path) -> list[str]:
