@@ -148,7 +148,7 @@ def measure(
     # KEEP takes the exact regression up to 10,000 warm items, and the projected one beyond.
     model.MAX_ROWS = sys.maxsize if case is None else 0
     arguments.MAX_ROWS = sys.maxsize
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, empty_items="drop")
     # With fewer items its vectors have a form that needs the exact regression: take singular ones.
     model.MAX_DIRECT = 0 if dataset.num_items <= 10_000 else model.MAX_DIRECT
     split, _ = draw_split(dataset, options.data)
