@@ -3,7 +3,7 @@
 python -m benchmarks.large --out FILE                       # scales 1/25, 1/5 and 1, in turn
 python -m benchmarks.large --out FILE --scale 1/25 --folder DIR
 python -m benchmarks.large --out FILE --model keep --threads 2 --table TABLE.md
-python -m benchmarks.large --out FILE --model keep --rank 134 --scale 1/25 --scale 1/5
+python -m benchmarks.large --out FILE --model keep --rank 167 --scale 1/25 --scale 1/5
 
 Scale 1 has 5,000,000 users, 1,000,000 items with 512 float16 features each, and about 50,000,000
 interactions, all in files. Each scale is measured in a process of its own, which calls the
