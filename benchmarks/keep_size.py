@@ -180,7 +180,7 @@ def table(folder: Path) -> list[str]:
         }
         exact = of_case["null"]
         lines += [
-            f"{journal.stem}, {exact[0]['items']:,} warm items, {len(exact)} splits:",
+            f"{journal.stem}, {exact[0]['items']:,} warm items, splits: {len(exact)}",
             "",
             "| " + " | ".join(COLUMNS) + " |",
             "|" + " --- |" * len(COLUMNS),
