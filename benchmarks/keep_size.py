@@ -215,7 +215,7 @@ def write_curves(folder: Path) -> None:
 
     journals = sorted(folder.glob("*.jsonl"))
     figure, axes = plt.subplots(
-        1, len(journals), figsize=(3.2 * len(journals), 3), sharey=True, squeeze=False
+        1, len(journals), figsize=(3.2 * len(journals), 3.2), sharey=True, squeeze=False
     )
     for panel, journal in zip(axes[0], journals, strict=True):
         runs = read_journal(journal)
@@ -228,16 +228,21 @@ def write_curves(folder: Path) -> None:
                 shares.setdefault(run["case"][1], []).append(
                     100 * run["ndcg@20"] / exact[run["seed"]]
                 )
+            if not shares:
+                continue
             counts = sorted(shares)
             means = [sum(shares[count]) / len(shares[count]) for count in counts]
             panel.plot(counts, means, marker="o", markersize=3, label=f"{landmarks:,} landmarks")
         panel.axhline(100, color="grey", linewidth=0.8, linestyle=":")
         panel.set_xscale("symlog", base=2, linthresh=16)
-        panel.set_xticks([0, 16, 64, 256, 512], ["0", "16", "64", "256", "512"])
+        panel.set_xticks([0, 16, 64, 256], ["0", "16", "64", "256"])
+        panel.set_xlim(-4, 700)
         panel.set_xlabel("neighbours")
         panel.set_title(journal.stem)
     axes[0][0].set_ylabel("NDCG@20, % of the exact regression")
-    axes[0][-1].legend(fontsize=7, frameon=False, loc="lower right")
+    # The panel with most numbers of landmarks names them all.
+    panel = max(axes[0], key=lambda axis: len(axis.get_legend_handles_labels()[1]))
+    panel.legend(fontsize=7, frameon=False, loc="lower right")
     figure.tight_layout()
     with replacing(folder / "curves.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
