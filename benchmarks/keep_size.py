@@ -81,19 +81,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = read_journal(journal)
     cases = PROJECTED if arguments.cases == "all" else (DEFAULT,)
     for seed in arguments.seeds:
-        chosen: dict[str, float] = {}
         for case in (DEFAULT, EXACT, *cases):
             given = None if case is None else list(case)
             done = [line for line in lines if line["seed"] == seed and line["case"] == given]
-            if case == DEFAULT and done:
-                chosen = done[0]["chosen"]
             # With all items as landmarks the regression is exact.
             if done or (case is not None and lines and case[0] > lines[0]["items"]):
                 continue
-            options = chosen if case is EXACT else {}
+            options = {}
+            if case is EXACT:
+                default = (seed, list(DEFAULT))
+                options = next(
+                    line["chosen"] for line in lines if (line["seed"], line["case"]) == default
+                )
             found = measure_apart(arguments.data, seed, case, arguments.threads, options)
-            if case == DEFAULT:
-                chosen = found["chosen"]
             lines.append({"seed": seed, "case": given, **found, **versions()})
             write_journal(journal, lines)
             print(json.dumps(lines[-1]), flush=True)
