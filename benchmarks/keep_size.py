@@ -3,9 +3,11 @@
 python -m benchmarks.keep_size --data $INVMOD_DATA/citeulike_t --out docs/results/keep_size
 
 Each line of the journal is KEEP on one split, with the regression on content projected or, for
-comparison, exact. A line that is there is not measured again. The splits are drawn with seeds that
-no study uses. CPU seconds are those of all threads together. The figure shows the share of the
-exact NDCG@20 by neighbours, with a line for each number of landmarks.
+comparison, exact. The exact regression takes the shrinkage and the exponent of the popularity that
+the default (512 landmarks and 256 neighbours) chose on the split, so that only the regressions
+differ. A line that is there is not measured again. The splits are drawn with seeds that no study
+uses. CPU seconds are those of all threads together. The figure shows the share of the exact NDCG@20
+by neighbours, with a line for each number of landmarks.
 
     --cases default    measures only the exact regression and KEEP's default (512 and 256)
 """
@@ -64,22 +66,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", choices=("all", "default"), default="all")
     parser.add_argument("--out", type=Path, required=True, help="folder of the journals")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--options", default="{}", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.measure is not None:  # This is the process of one case.
         case = json.loads(arguments.measure)
-        print(json.dumps(measure(arguments.data, arguments.seeds[0], case, arguments.threads)))
+        options = json.loads(arguments.options)
+        print(
+            json.dumps(
+                measure(arguments.data, arguments.seeds[0], case, arguments.threads, options)
+            )
+        )
         return 0
     journal = arguments.out / f"{arguments.data.name}.jsonl"
     lines = read_journal(journal)
     cases = PROJECTED if arguments.cases == "all" else (DEFAULT,)
     for seed in arguments.seeds:
-        for case in (EXACT, *cases):
+        for case in (DEFAULT, EXACT, *cases):
             given = None if case is None else list(case)
             done = [line for line in lines if line["seed"] == seed and line["case"] == given]
             # With all items as landmarks the regression is exact.
-            if done or (case is not None and case[0] > lines[0]["items"]):
+            if done or (case is not None and lines and case[0] > lines[0]["items"]):
                 continue
-            found = measure_apart(arguments.data, seed, case, arguments.threads)
+            options = {}
+            if case is EXACT:
+                default = (seed, list(DEFAULT))
+                options = next(
+                    line["chosen"] for line in lines if (line["seed"], line["case"]) == default
+                )
+            found = measure_apart(arguments.data, seed, case, arguments.threads, options)
             lines.append({"seed": seed, "case": given, **found, **versions()})
             write_journal(journal, lines)
             print(json.dumps(lines[-1]), flush=True)
@@ -88,10 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure_apart(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
+def measure_apart(
+    data: Path, seed: int, case: Case, threads: int, options: dict[str, float]
+) -> dict[str, Any]:
     """Measure a case in a new process, which holds nothing of the cases before."""
     words = ["--measure", json.dumps(case), "--data", str(data), "--seeds", str(seed)]
-    words += ["--threads", str(threads), "--out", "unused"]
+    words += ["--threads", str(threads), "--out", "unused", "--options", json.dumps(options)]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.keep_size", *words],
         cwd=Path(__file__).resolve().parents[1],
@@ -103,8 +119,14 @@ def measure_apart(data: Path, seed: int, case: Case, threads: int) -> dict[str, 
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
 
-def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
-    """Fit KEEP on a split and rank its test items; return NDCG@20 under FTMT and the seconds."""
+def measure(
+    data: Path, seed: int, case: Case, threads: int, given: dict[str, float]
+) -> dict[str, Any]:
+    """Fit KEEP on a split and rank its test items; return NDCG@20 under FTMT and the seconds.
+
+    Arguments:
+        given: options of KEEP that are not chosen.
+    """
     import torch
 
     from invmod.regression import arguments
@@ -121,12 +143,12 @@ def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
     )
     options = Options.of(
         "keep", data=data, setting="ftmt", split_seed=seed, empty_items="drop", device="cpu",
-        compare="none", **sizes,
+        compare="none", **sizes, **given,
     )  # fmt: skip
     # KEEP takes the exact regression up to 10,000 warm items, and the projected one beyond.
     model.MAX_ROWS = sys.maxsize if case is None else 0
     arguments.MAX_ROWS = sys.maxsize
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, empty_items="drop")
     # With fewer items its vectors have a form that needs the exact regression: take singular ones.
     model.MAX_DIRECT = 0 if dataset.num_items <= 10_000 else model.MAX_DIRECT
     split, _ = draw_split(dataset, options.data)
@@ -142,7 +164,9 @@ def measure(data: Path, seed: int, case: Case, threads: int) -> dict[str, Any]:
         for part, start, end in (("fit", begun, fitted), ("rank", fitted, ended))
         for number, kind in enumerate(("s", "cpu_s"))
     }
-    return {"items": len(tables.warm), "ndcg@20": means["ndcg@20"], "threads": threads, **seconds}
+    chosen = {name: learner.chosen[name] for name in ("shrinkage", "predicted_popularity")}
+    result = {"items": len(tables.warm), "ndcg@20": means["ndcg@20"], "threads": threads}
+    return {**result, **seconds, "chosen": chosen}
 
 
 def table(folder: Path) -> list[str]:
@@ -156,7 +180,7 @@ def table(folder: Path) -> list[str]:
         }
         exact = of_case["null"]
         lines += [
-            f"{journal.stem}, {exact[0]['items']:,} warm items, {len(exact)} splits:",
+            f"{journal.stem}, {exact[0]['items']:,} warm items, splits: {len(exact)}",
             "",
             "| " + " | ".join(COLUMNS) + " |",
             "|" + " --- |" * len(COLUMNS),
@@ -191,7 +215,7 @@ def write_curves(folder: Path) -> None:
 
     journals = sorted(folder.glob("*.jsonl"))
     figure, axes = plt.subplots(
-        1, len(journals), figsize=(3.2 * len(journals), 3), sharey=True, squeeze=False
+        1, len(journals), figsize=(3.2 * len(journals), 3.2), sharey=True, squeeze=False
     )
     for panel, journal in zip(axes[0], journals, strict=True):
         runs = read_journal(journal)
@@ -204,16 +228,21 @@ def write_curves(folder: Path) -> None:
                 shares.setdefault(run["case"][1], []).append(
                     100 * run["ndcg@20"] / exact[run["seed"]]
                 )
+            if not shares:
+                continue
             counts = sorted(shares)
             means = [sum(shares[count]) / len(shares[count]) for count in counts]
             panel.plot(counts, means, marker="o", markersize=3, label=f"{landmarks:,} landmarks")
         panel.axhline(100, color="grey", linewidth=0.8, linestyle=":")
         panel.set_xscale("symlog", base=2, linthresh=16)
-        panel.set_xticks([0, 16, 64, 256, 512], ["0", "16", "64", "256", "512"])
+        panel.set_xticks([0, 16, 64, 256], ["0", "16", "64", "256"])
+        panel.set_xlim(-4, 700)
         panel.set_xlabel("neighbours")
         panel.set_title(journal.stem)
     axes[0][0].set_ylabel("NDCG@20, % of the exact regression")
-    axes[0][-1].legend(fontsize=7, frameon=False, loc="lower right")
+    # The panel with most numbers of landmarks names them all.
+    panel = max(axes[0], key=lambda axis: len(axis.get_legend_handles_labels()[1]))
+    panel.legend(fontsize=7, frameon=False, loc="lower right")
     figure.tight_layout()
     with replacing(folder / "curves.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -3,6 +3,7 @@
 python -m benchmarks.large --out FILE                       # scales 1/25, 1/5 and 1, in turn
 python -m benchmarks.large --out FILE --scale 1/25 --folder DIR
 python -m benchmarks.large --out FILE --model keep --threads 2 --table TABLE.md
+python -m benchmarks.large --out FILE --model keep --rank 167 --scale 1/25 --scale 1/5
 
 Scale 1 has 5,000,000 users, 1,000,000 items with 512 float16 features each, and about 50,000,000
 interactions, all in files. Each scale is measured in a process of its own, which calls the
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.measure is not None:  # this is the process of one scale: see `measure_apart`
         case = (
-            keep.measure(arguments.measure, arguments.eval_users, arguments.threads)
+            keep.measure(arguments.measure, arguments.eval_users, arguments.threads, arguments.rank)
             if arguments.model == "keep"
             else milk.measure(
                 arguments.measure,
@@ -90,6 +91,8 @@ def measure_apart(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             name: getattr(arguments, name)
             for name in ("model", "steps", "warm_up", "eval_users", "optimiser", "threads")
         }
+        if arguments.rank is not None:
+            options["rank"] = arguments.rank
         words = [
             word
             for name, value in options.items()
@@ -143,6 +146,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--eval-users", type=int, default=1000, help="number of users for validation"
     )
     parser.add_argument("--model", choices=tuple(METHODS), default="milk", help="the method")
+    parser.add_argument(
+        "--rank", type=int, help="number of KEEP's singular vectors; default: as many as it takes"
+    )
     parser.add_argument("--optimiser", default="lazy_adam", help="optimiser of the user table")
     parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)

@@ -136,7 +136,7 @@ class Keep:
         else:
             state["users.weight"] = users
         self.net = KeepModel(data.modalities, options, regression, state, self.shard.users.start)
-        self.net.accuracy = dict(vectors.accuracy)
+        self.net.accuracy = vectors.accuracy
 
     def _choose(
         self,

@@ -107,7 +107,7 @@ def update_model(
     for name, x in state.items():
         setattr(model, name, x)
     model.forget()
-    model.sums, model.accuracy = sums, dict(vectors.accuracy)
+    model.sums, model.accuracy = sums, vectors.accuracy
     return len(new)
 
 

@@ -215,7 +215,7 @@ class Step:
             sizes: number of triples of each rank.
         """
         if grad is None:
-            raise RuntimeError("Learner: the objective does not depend on the users.")
+            raise RuntimeError("Step: the objective does not depend on the users.")
         if not self.owns_users:
             grad = self.world.all_gather(grad, sizes)
         weight = self.model.users.weight
