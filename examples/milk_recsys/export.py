@@ -112,6 +112,7 @@ def export(options: ExportOptions, log: Callable[[str], None] = print) -> dict[s
     # torch and polars take seconds to import, so options are checked before.
     import torch
 
+    from milk_recsys.estimator.abilities import need
     from milk_recsys.exporting.catalogue import open_run_with_items
     from milk_recsys.exporting.choices import available_items, chosen_users
     from milk_recsys.exporting.folder import Export, new_folder, write_export
@@ -130,6 +131,7 @@ def export(options: ExportOptions, log: Callable[[str], None] = print) -> dict[s
             empty_items=options.empty_items,
             device=options.device,
         )
+        need(served.fitted.options.definition, "vectors", "export")
         if options.onnx:
             check_onnx()
             tower_of(served.fitted)  # A method without one is an error before anything is written.

@@ -64,6 +64,8 @@ class RecommendOptions:
             they are (keep).
         overwrite: Replace existing tables.
         empty_items: Items without any modality: stop with an error, or leave these items out.
+        data: Folder of the data set. Runs of methods without vectors of users and items need it:
+            all but KEEP, MILK and its ablations.
         device: Device to compute on; auto is a GPU if there is one.
         threads: Number of CPU threads.
     """
@@ -84,6 +86,7 @@ class RecommendOptions:
     formulas: Literal["keep", "quote"] = "keep"
     overwrite: bool = False
     empty_items: Literal["error", "drop"] = "error"
+    data: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: none)")] = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[
         int | None, tyro.conf.arg(help_behavior_hint="(default: torch's choice)")
@@ -141,6 +144,7 @@ def recommend(options: RecommendOptions, log: Callable[[str], None] = print_line
         include_warm=options.include_warm,
         empty_items=options.empty_items,
         device=options.device,
+        data=options.data,
     )
     users = chosen_users(served, options.users)
     kept = available_items(served, options.available)

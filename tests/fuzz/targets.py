@@ -10,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, get_args
 
+import torch
+
 from milk_recsys import load, prepare, train
 from milk_recsys.__main__ import main
 from milk_recsys.base.terminal import reporting_errors
@@ -53,6 +55,7 @@ class Targets:
         """Make an input of a target in the folder `work`, and return what runs it."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
+        torch.set_num_threads(1)  # An earlier input may have set another number.
         make: Callable[[Random], Input] = getattr(self, f"_make_{name}")
         return make(random)
 

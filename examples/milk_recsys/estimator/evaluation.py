@@ -60,8 +60,7 @@ def _section(fitted: Fitted, pairs: Any, new: NewItems, *, include_warm: bool) -
 
     def score(block: Tensor) -> Tensor:
         """Return scores (u, C), of which those of excluded items are below all others."""
-        vectors = fitted.scorer.user_vectors(users.rows[block])
-        scores = vectors @ items.vectors.T
+        scores = fitted.scorer.products(users.rows[block], items.vectors)
         own = torch.isin(excluded[:, 0], block)
         rows = torch.searchsorted(block, excluded[own, 0])
         lowest = float(scores.min()) - 1

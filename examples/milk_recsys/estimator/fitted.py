@@ -15,6 +15,7 @@ from milk_recsys.config.options import Options
 from milk_recsys.estimator.user_content import UserContent
 from milk_recsys.methods.keep.fitted import KeepModel
 from milk_recsys.methods.keep.user_map import UserMap
+from milk_recsys.run.learner_scorer import LearnerScorer, ScoresModel
 from milk_recsys.run.scorer import Scorer, ScoringModel
 
 __all__ = ["Fitted"]
@@ -37,7 +38,7 @@ class Fitted:
     """
 
     options: Options
-    model: ScoringModel
+    model: ScoringModel | ScoresModel
     dims: dict[str, int]
     content_zeros: tuple[str, ...]
     users: Ids
@@ -54,7 +55,9 @@ class Fitted:
 
     @property
     def scorer(self) -> Scorer:
-        """The scorer, with a copy of the model in float64."""
+        """The scorer, with a copy of the model in float64 if it has vectors."""
+        if self._scorer is None and isinstance(self.model, ScoresModel):
+            self._scorer = LearnerScorer(self.model, self.dims, content_zeros=self.content_zeros)
         if self._scorer is None:
             make = load(str(self.options.definition.scorer))
             state = cast(Any, self.model).state_dict()

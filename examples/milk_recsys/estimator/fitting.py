@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from milk_recsys.estimator.fitted import Fitted
 from milk_recsys.estimator.user_content import UserContent
 from milk_recsys.run.begin import dataset_facts
 from milk_recsys.run.evaluation import evaluate_test
+from milk_recsys.run.learner_scorer import ScoresModel
 from milk_recsys.run.loop import check_learner, train_model, versions
 from milk_recsys.run.progress import Progress
 
@@ -53,8 +54,12 @@ def fit_catalogue(
     with tempfile.TemporaryDirectory() as folder:
         learner, record = train_model(options, tables, Path(folder), Progress(quiet=True))
         tensors, _ = load_state(Path(folder) / "model.safetensors", device)
+    model: Any
     dims = {name: x.shape[1] for name, x in dataset.features.items()}
-    model = load(str(options.definition.scorer))(options, dims, dataset.num_users, tensors)
+    if options.definition.scorer is None:
+        model = ScoresModel(cast(Any, learner))
+    else:
+        model = load(options.definition.scorer)(options, dims, dataset.num_users, tensors)
     metrics: dict[str, Any] = {
         "model": options.run.model,
         "data": dataset.name,

@@ -40,7 +40,7 @@ class Recommender(Serving):
         notes: messages on how the frames were read.
 
     Raises:
-        DataError: the fitted model of the method cannot be stored.
+        DataError: the method comes from another package and has a learner of its own.
         OptionError: the method has no such option, or it is one of folders.
 
     Example:
@@ -156,16 +156,28 @@ class Recommender(Serving):
         save_fitted(self._ready("save"), self.metrics, Path(folder))
 
 
-def load(folder: Path | str, *, device: torch.device | str = "auto") -> Recommender:
+def load(
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    device: torch.device | str = "auto",
+) -> Recommender:
     """Open a folder that `Recommender.save` wrote, or a finished run of train.py.
 
     Users and items of a run have the names of its data set if no two are equal, and else their
     numbers. New items are read with the column `item`.
 
+    Arguments:
+        folder: the folder.
+        data: folder of the data set that a run of train.py was trained on. It is needed if the
+            method has no vectors of users and items (`abilities` lacks `vectors`): a closed form is
+            then fitted again, and a trained model gets the weights of the run.
+        device: a device of torch, or "auto" for a GPU if there is one.
+
     Raises:
-        DataError: the folder is neither, or the method of the run stores no model.
+        DataError: the folder is neither, or the data set is needed and is absent or another one.
     """
-    fitted, metrics = open_fitted(Path(folder), device)
+    fitted, metrics = open_fitted(Path(folder), device, None if data is None else Path(data))
     recommender = Recommender.__new__(Recommender)
     recommender.options, recommender.metrics, recommender.notes = fitted.options, metrics, ()
     recommender._fitted, recommender._new = fitted, None

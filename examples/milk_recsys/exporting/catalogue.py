@@ -79,12 +79,14 @@ def open_run_with_items(
     include_warm: bool,
     empty_items: Literal["error", "drop"] = "error",
     device: str = "auto",
+    data: Path | None = None,
 ) -> ServedItems:
     """Open a run, and embed the new items of a folder.
 
     Arguments:
         items: folder of new items, or None for known items alone.
         include_warm: whether known items are candidates, too.
+        data: folder of the data set, which runs of methods without vectors need.
 
     Raises:
         DataError: the run or the folder cannot be used, or there are no candidates.
@@ -93,7 +95,7 @@ def open_run_with_items(
         raise DataError(
             "--items: name a folder of new items, or give --include-warm for the known items."
         )
-    fitted, _ = open_fitted(run, device)
+    fitted, _ = open_fitted(run, device, data)
     users, all_known = labels_of_run(run, fitted)
     if include_warm:
         need(fitted.options.definition, "include_warm", "--include-warm")

@@ -23,7 +23,15 @@ from milk_recsys.methods.contract import Learner, ScoreBlock
 from milk_recsys.methods.factors import Factorisation, Factors
 from milk_recsys.methods.warm import WarmData
 
-__all__ = ["ClosedFormLearner", "TrainedLearner", "build", "closed_form", "make_learner", "trained"]
+__all__ = [
+    "ClosedFormLearner",
+    "TrainedLearner",
+    "build",
+    "closed_form",
+    "make_learner",
+    "restored",
+    "trained",
+]
 
 
 def make_learner(
@@ -48,6 +56,26 @@ def trained(
     """Build the learner of a method that is trained by epochs, in one process."""
     del world
     return TrainedLearner(WarmData.of_tables(tables, options), options, factors)
+
+
+def restored(data: WarmData, options: Options, weights: Path) -> ClosedFormLearner | TrainedLearner:
+    """Return the learner of a finished run: fitted again, or with the weights of its best epoch.
+
+    Arguments:
+        weights: the file model.safetensors of the run.
+
+    Raises:
+        DataError: the file is damaged, or does not fit the data and the options.
+    """
+    if not options.definition.trains:
+        closed = ClosedFormLearner(data, options)
+        closed.prepare()
+        return closed
+    learner = TrainedLearner(data, options)
+    learner.build_on_placeholders()
+    learner.load(weights, weights_only=True)
+    learner.model.net.eval()
+    return learner
 
 
 def build(data: WarmData, options: Options, factors: Factors | None = None) -> Any:
@@ -237,14 +265,19 @@ class TrainedLearner(_WarmLearner):
                 )
             self.factorisation.load_state_dict(_strip_prefix(state, "factors."))
             return
+        self.build_on_placeholders()
+        self._ready().load_state_dict(_strip_prefix(state, "model."))
+
+    def build_on_placeholders(self) -> None:
+        """Build the model, if it waits for its factors, on vectors of the right shape.
+
+        A state that is loaded next overwrites them: the frozen factors are among its tensors.
+        """
         if self.factorisation is not None:
-            # The state is of the model, and the frozen factors are among its tensors. Build the
-            # model on placeholders of the right shape, which the state then overwrites.
             placeholders = Factors(
                 *(self.factorisation.net[name].detach() for name in ("user", "item"))
             )
             self.model, self.factorisation = build(self.data, self.options, placeholders), None
-        self._ready().load_state_dict(_strip_prefix(state, "model."))
 
     def save(self, path: Path, facts: dict[str, Any], *, weights_only: bool = False) -> None:
         """Write the weights, or everything that later epochs depend on, to a file."""

@@ -31,7 +31,16 @@ from milk_recsys.config.method import load
 from milk_recsys.config.options import Options, from_json
 from milk_recsys.ranking.top import Candidates
 
-__all__ = ["Best", "OpenedRun", "Scorer", "ScoringModel", "load_run", "open_run", "read_config"]
+__all__ = [
+    "Best",
+    "OpenedRun",
+    "Scorer",
+    "ScoringModel",
+    "finished_config",
+    "load_run",
+    "open_run",
+    "read_config",
+]
 
 ArrayLike = Tensor | npt.NDArray[Any]
 
@@ -100,6 +109,29 @@ class OpenedRun(NamedTuple):
 
 def open_run(folder: Path, device: torch.device | str = "auto") -> OpenedRun:
     """Open the model of a finished run; errors are those of `load_run`."""
+    options, dims, num_users, content_zeros = finished_config(folder)
+    method = options.definition
+    if method.scorer is None:
+        raise DataError(
+            f"{folder}: holds a run of {method.name}, which has no vectors of users and items. "
+            "milk_recsys.load opens it with the data it was trained on. KEEP, MILK and its "
+            "ablations need no data."
+        )
+    weights = folder / "model.safetensors"
+    tensors, _ = load_state(weights, choose_device(device))
+    try:
+        model = load(method.scorer)(options, dims, num_users, tensors)
+    except (RuntimeError, KeyError) as error:
+        raise DataError(f"{weights}: does not fit config.json in its folder ({error}).") from None
+    return OpenedRun(options, model, dims, content_zeros)
+
+
+def finished_config(folder: Path) -> tuple[Options, dict[str, int], int, tuple[str, ...]]:
+    """Return `read_config` of a finished run.
+
+    Raises:
+        DataError: the folder is absent or contains no finished run.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder of a finished run.")
     if not (folder / "config.json").exists():
@@ -112,20 +144,7 @@ def open_run(folder: Path, device: torch.device | str = "auto") -> OpenedRun:
             f"{folder}: the run has not ended. Resume it first: train.py --resume --out {folder}, "
             "with the data it was started with."
         )
-    options, dims, num_users, content_zeros = read_config(folder / "config.json")
-    method = options.definition
-    if method.scorer is None:
-        raise DataError(
-            f"{folder}: holds a run of {method.name}, which cannot be loaded for scoring, because "
-            "its `Method` has no `scorer`. Train KEEP, MILK or an ablation of it instead."
-        )
-    weights = folder / "model.safetensors"
-    tensors, _ = load_state(weights, choose_device(device))
-    try:
-        model = load(method.scorer)(options, dims, num_users, tensors)
-    except (RuntimeError, KeyError) as error:
-        raise DataError(f"{weights}: does not fit config.json in its folder ({error}).") from None
-    return OpenedRun(options, model, dims, content_zeros)
+    return read_config(folder / "config.json")
 
 
 class ScoringModel(Protocol):
@@ -178,6 +197,8 @@ class Scorer:
             0, and the user's scores are meaningless.
         dtype: dtype of the scores, float64 for a run in float64, else float32.
     """
+
+    items_at_once = ITEMS_AT_ONCE
 
     def __init__(
         self,
@@ -264,8 +285,8 @@ class Scorer:
                 'empty_items="impute" to score them by imputed values alone.'
             )
         vectors = torch.empty(len(mask), self.model.dim, dtype=torch.float64, device=self.device)
-        for start in range(0, len(mask), ITEMS_AT_ONCE):
-            rows = slice(start, start + ITEMS_AT_ONCE)
+        for start in range(0, len(mask), self.items_at_once):
+            rows = slice(start, start + self.items_at_once)
             block = {name: x[rows].to(self.device) for name, x in given.items()}
             vectors[rows] = self.model.embed_items(block, mask[rows].to(self.device))
         # Finite features may overflow in the encoder; such an item could not be ranked.
@@ -350,11 +371,18 @@ class Scorer:
             found = torch.where(places < 0, places, chosen[places.clamp(min=0)])
             yield Best(rows, found, best.scores.cpu())
 
-    @torch.no_grad()
+    def products(self, users: Tensor, vectors: Tensor) -> Tensor:
+        """Return the scores (u, n) of users for items from `embed`, in float64, on the device.
+
+        Arguments:
+            users: int64 (u,), ids.
+            vectors: (n, D).
+        """
+        return self.user_vectors(users) @ vectors.T
+
     def _scores(self, users: Tensor, vectors: Tensor) -> Tensor:
         """Return the scores (u, n) of a block of users, rounded to `dtype`, on the device."""
-        rows: Tensor = self.model.user_vectors(users.to(self.device))
-        return (rows @ vectors.T).to(self.dtype)
+        return self.products(users, vectors).to(self.dtype)
 
     @torch.no_grad()
     def user_vectors(self, users: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from milk_recsys.estimator.abilities import abilities
+from milk_recsys.estimator.abilities import abilities, need
 from milk_recsys.estimator.candidates import NewItems
 from milk_recsys.estimator.customers import customers_from_features, customers_from_pairs
 from milk_recsys.estimator.explanation import Explanation, explain
@@ -67,9 +67,13 @@ class Service:
         fitted: the model.
         items: the new items at the beginning.
         max_items: maximum number of new items.
+
+    Raises:
+        DataError: the method has no vectors.
     """
 
     def __init__(self, fitted: Fitted, items: NewItems, max_items: int = 1_000_000) -> None:
+        need(fitted.options.definition, "vectors", "serve")
         self.fitted, self.scorer = fitted, fitted.scorer
         self.abilities = frozenset(abilities(fitted.options.definition))
         self._model_lock = Lock()

@@ -10,7 +10,9 @@ PAGE = Path(__file__).parents[3] / "docs/recommender.md"
 
 
 def test_the_page_has_every_method_that_can_do_something():
-    rows = re.findall(r"^\| (`[a-z_`, ]+) \| (`[a-z_`, ]+) \|$", PAGE.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`[a-z0-9_`, ]+) \| (`[a-z0-9_`, ]+) \|$", PAGE.read_text(), re.MULTILINE
+    )
     listed = {
         name: tuple(re.findall(r"`(\w+)`", can))
         for names, can in rows

@@ -229,12 +229,6 @@ def test_runs_of_train_py_are_opened(write_dataset, tmp_path):
     expected = scorer.score([4], {n: x for n, (_, x) in new.items()})[0].topk(3)
     assert found["item"].to_list() == [str(test[i]) for i in expected.indices]
     assert rec.fold_in([rec.items[0]]).vectors.isfinite().all()
-    parsed, dataset = begin.begin(
-        [f"--data={data}", f"--out={tmp_path / 'knn'}", "--device=cpu", "--model=knn"]
-    )
-    run(parsed, dataset, Progress(quiet=True))
-    with pytest.raises(DataError, match="a run of knn, which cannot be loaded"):
-        milk_recsys.load(tmp_path / "knn", device="cpu")
 
 
 # --- updates
