@@ -42,8 +42,15 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"invmod needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
 	@$(BIN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN) -m pip install $(PIP_ARGS) -r requirements.lock
-	$(BIN) -m pip install $(PIP_ARGS) --no-deps --no-build-isolation -e .
+	@echo "Installing $$(grep -c == requirements.lock) packages in $(VENV)/ takes some minutes" \
+		"(log: $(VENV)/install.log)"
+	@: > $(VENV)/install.log
+	@{ $(BIN) -m pip install --progress-bar off $(PIP_ARGS) -r requirements.lock && \
+		$(BIN) -m pip install $(PIP_ARGS) --no-deps --no-build-isolation -e . && echo installed; } \
+		2>&1 | tee $(VENV)/install.log | awk -v tty=$$(test -t 1 && echo 1) \
+		'tty && /^Collecting/ { printf "\r%d packages ", ++n; fflush() } END { if (n) print "" }'
+	@test "$$(tail -n 1 $(VENV)/install.log)" = installed || \
+		{ cat $(VENV)/install.log; echo "The packages could not be installed; see above."; exit 1; }
 	@touch $(STAMP)
 
 train: $(STAMP) ## train KEEP on the embedded data (TRAIN_ARGS: options of train.py)
