@@ -3,11 +3,12 @@
 python -m benchmarks.keep_size --data $INVMOD_DATA/citeulike_t --out docs/results/keep_size
 
 Each line of the journal is KEEP on one split, with the regression on content projected or, for
-comparison, exact. The exact regression takes the shrinkage and the exponent of the popularity that
-the default (512 landmarks and 256 neighbours) chose on the split, so that only the regressions
-differ. A line that is there is not measured again. The splits are drawn with seeds that no study
-uses. CPU seconds are those of all threads together. The figure shows the share of the exact NDCG@20
-by neighbours, with a line for each number of landmarks.
+comparison, exact. The exact regression has the options of the default (512 landmarks and 256
+neighbours) on the split, so that only the regressions differ: the shrinkage and the exponent of the
+popularity are read from its line, and the others are chosen in the same way, on the same rows. A
+line that is there is not measured again. The splits are drawn with seeds that no study uses. CPU
+seconds are those of all threads together. The figure shows the share of the exact NDCG@20 by
+neighbours, with a line for each number of landmarks.
 
     --cases default    measures only the exact regression and KEEP's default (512 and 256)
 """
@@ -127,7 +128,7 @@ def measure(
     """Fit KEEP on a split and rank its test items; return NDCG@20 under FTMT and the seconds.
 
     Arguments:
-        given: options of KEEP that are not chosen.
+        given: the shrinkage and the exponent of the popularity, or nothing if they are chosen.
     """
     import torch
 
@@ -137,6 +138,7 @@ def measure(
     from milk_recsys.catalogue.tables import build_tables
     from milk_recsys.config.options import Options
     from milk_recsys.methods.keep import model
+    from milk_recsys.methods.keep.choice import PairChoice
     from milk_recsys.run.evaluation import evaluate_group
 
     torch.set_num_threads(threads)
@@ -145,7 +147,7 @@ def measure(
     )
     options = Options.of(
         "keep", data=data, setting="ftmt", split_seed=seed, empty_items="drop", device="cpu",
-        compare="none", **sizes, **given,
+        compare="none", **sizes,
     )  # fmt: skip
     # KEEP takes the exact regression up to 10,000 warm items, and the projected one beyond.
     model.MAX_ROWS = sys.maxsize if case is None else 0
@@ -155,6 +157,10 @@ def measure(
     model.MAX_DIRECT = 0 if dataset.num_items <= 10_000 else model.MAX_DIRECT
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
+    if given:
+        # As options, they would change the vectors that the regression's options are chosen on.
+        same = PairChoice(given["shrinkage"], given["predicted_popularity"], None)
+        model.Keep._choose = lambda *_: same  # type: ignore[method-assign]
     begun = time.perf_counter(), time.process_time()
     learner = model.keep_learner(options, tables)
     learner.prepare()
@@ -225,7 +231,7 @@ def write_curves(folder: Path) -> None:
         runs = read_journal(journal)
         exact = {run["seed"]: run["ndcg@20"] for run in runs if run["case"] is None}
         for landmarks in sorted({case[0] for case in PROJECTED}):
-            shares = {}
+            shares: dict[int, list[float]] = {}
             for run in runs:
                 if run["case"] is None or run["case"][0] != landmarks or run["case"][2]:
                     continue
