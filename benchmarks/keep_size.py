@@ -47,17 +47,8 @@ PROJECTED = (
 )
 DEFAULT = (512, 256, None)
 Case = tuple[int, int, int | None] | None
-COLUMNS = (
-    "landmarks",
-    "neighbours",
-    "probes",
-    "splits",
-    "NDCG@20",
-    "exact, same splits",
-    "share",
-    "fit, CPU s",
-    "rank, CPU s",
-)
+# The set whose seconds the table by sizes has: it is the largest.
+TIMED = "citeulike_t"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,43 +169,63 @@ def measure(
 
 
 def table(folder: Path) -> list[str]:
-    """Return a table of means over splits for each data set with a journal in a folder."""
-    lines = []
-    for journal in sorted(folder.glob("*.jsonl")):
-        runs = read_journal(journal)
-        of_case = {
-            json.dumps(case): [run for run in runs if run["case"] == case]
-            for case in (None, *map(list, PROJECTED))
-        }
-        exact = of_case["null"]
-        lines += [
-            f"{journal.stem}, {exact[0]['items']:,} warm items:",
-            "",
-            "| " + " | ".join(COLUMNS) + " |",
-            "|" + " --- |" * len(COLUMNS),
+    """Return two tables of the journals in a folder: the default, and every size."""
+    journals = {path.stem: read_journal(path) for path in sorted(folder.glob("*.jsonl"))}
+    lines = [
+        "| data set | training items | splits | exact, NDCG@20 | default, NDCG@20 | share "
+        "| exact, CPU s | default, CPU s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, runs in journals.items():
+        pairs = shared(runs, list(DEFAULT))
+        exact, default = (sum(run["ndcg@20"] for run in part) for part in zip(*pairs, strict=True))
+        seconds = [f"{sum(map(cpu_seconds, p)) / len(p):.0f}" for p in zip(*pairs, strict=True)]
+        cells = [name, f"{runs[0]['items']:,}", len(pairs)]
+        cells += [f"{exact / len(pairs):.4f}", f"{default / len(pairs):.4f}"]
+        cells += [f"{100 * default / exact:.1f}%", *seconds]
+        lines.append(row(cells))
+    lines += [
+        "",
+        "The share of the exact NDCG@20 by sizes:",
+        "",
+        row(["landmarks", "neighbours", "probes", *journals, f"CPU s on {TIMED}"]),
+        "| ---: | ---: | ---: |" + " ---: |" * (len(journals) + 1),
+    ]
+    for case in map(list, PROJECTED):
+        found = {name: shared(runs, case) for name, runs in journals.items()}
+        if not any(found.values()):
+            continue
+        shares = [
+            100 * sum(run["ndcg@20"] for _, run in pairs) / sum(run["ndcg@20"] for run, _ in pairs)
+            if pairs
+            else None
+            for pairs in found.values()
         ]
-        for case, found in of_case.items():
-            if not found:
-                continue
-            values = {run["seed"]: run["ndcg@20"] for run in found}
-            same = [run["ndcg@20"] for run in exact if run["seed"] in values]
-            ndcg, reference = (sum(column) / len(values) for column in (values.values(), same))
-            sizes = ("all", "", "") if case == "null" else json.loads(case)
-            cells = [
-                *("all" if size is None else str(size) for size in sizes),
-                str(len(values)),
-                f"{ndcg:.4f}",
-                f"{reference:.4f}",
-                f"{100 * ndcg / reference:.1f}%",
-                *(
-                    f"{sorted(run[name] for run in found)[len(found) // 2]:.1f}"
-                    for name in ("fit_cpu_s", "rank_cpu_s")
-                ),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        last = runs[-1]
-        lines += ["", f"Measured on {last['machine']}, torch {last['torch']}, {last['date']}.", ""]
-    return lines[:-1]
+        timed = [cpu_seconds(run) for _, run in found.get(TIMED, [])]
+        cells = ["all" if size is None else size for size in case]
+        cells += ["" if share is None else f"{share:.1f}%" for share in shares]
+        lines.append(row([*cells, f"{sum(timed) / len(timed):.0f}" if timed else ""]))
+    last = [runs[-1] for runs in journals.values()][-1]
+    lines += ["", f"Measured on {last['machine']}, torch {last['torch']}, {last['date']}."]
+    return lines
+
+
+def shared(runs: list[dict[str, Any]], case: list[int | None]) -> list[tuple[Any, Any]]:
+    """Return the exact run and that of a case, on each split that has both."""
+    exact = {run["seed"]: run for run in runs if run["case"] is None}
+    return [
+        (exact[run["seed"]], run) for run in runs if run["case"] == case and run["seed"] in exact
+    ]
+
+
+def cpu_seconds(run: dict[str, Any]) -> float:
+    """Return the CPU seconds of the fit and of ranking."""
+    return float(run["fit_cpu_s"] + run["rank_cpu_s"])
+
+
+def row(cells: Sequence[object]) -> str:
+    """Return a line of a table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def write_curves(folder: Path) -> None:
@@ -224,10 +235,14 @@ def write_curves(folder: Path) -> None:
     from milk_recsys.base.files import replacing
 
     journals = sorted(folder.glob("*.jsonl"))
+    rows = -(-len(journals) // 2)
     figure, axes = plt.subplots(
-        1, len(journals), figsize=(3.2 * len(journals), 3.2), sharey=True, squeeze=False
+        rows, 2, figsize=(6.4, 2.8 * rows), sharey=True, squeeze=False, layout="constrained"
     )
-    for panel, journal in zip(axes[0], journals, strict=True):
+    panels = list(axes.flat)
+    for panel in panels[len(journals) :]:
+        panel.set_axis_off()
+    for panel, journal in zip(panels, journals, strict=False):
         runs = read_journal(journal)
         exact = {run["seed"]: run["ndcg@20"] for run in runs if run["case"] is None}
         for landmarks in sorted({case[0] for case in PROJECTED}):
@@ -249,11 +264,11 @@ def write_curves(folder: Path) -> None:
         panel.set_xlim(-4, 700)
         panel.set_xlabel("neighbours")
         panel.set_title(journal.stem)
-    axes[0][0].set_ylabel("NDCG@20, % of the exact regression")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("% of the exact NDCG@20")
     # The panel with most numbers of landmarks names them all.
-    panel = max(axes[0], key=lambda axis: len(axis.get_legend_handles_labels()[1]))
-    panel.legend(fontsize=7, frameon=False, loc="lower right")
-    figure.tight_layout()
+    panel = max(panels, key=lambda axis: len(axis.get_legend_handles_labels()[1]))
+    panel.legend(fontsize=8, frameon=False, loc="lower right")
     with replacing(folder / "curves.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
