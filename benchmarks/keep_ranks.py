@@ -1,6 +1,8 @@
-"""Measure time, memory and bytes sent of KEEP in several processes on one machine.
+r"""Measure time, memory and bytes sent of KEEP in several processes on one machine.
 
 python -m benchmarks.keep_ranks --data $INVMOD_DATA/lfm2k --out docs/results/keep_ranks
+python -m benchmarks.keep_ranks --data DIR --rank 128 --user-blocks 4 --eval-users 1000 \
+    --out docs/results/keep_ranks_blocks
 
 Each number of processes is measured with `torchrun`, one thread each, with gloo. Seconds are CPU
 seconds of the process that needs most. The bytes are those that the loopback device carried, of all
@@ -32,11 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--eval-users", type=int, help="rank test items for this number of users")
     parser.add_argument("--rank", type=int, help="number of singular vectors (KEEP's --rank)")
+    parser.add_argument("--user-blocks", type=int, help="divide the pairs into this many blocks")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.measure is not None:  # This is one of the processes.
-        given = {"rank": arguments.rank, "eval_users": arguments.eval_users}
+        given = {name: getattr(arguments, name) for name in ("rank", "eval_users", "user_blocks")}
         measure(arguments.data, arguments.measure, given)
         return 0
     cases = []
@@ -68,18 +71,20 @@ def run(size: int, words: Sequence[str]) -> None:
 
 def measure(data: Path, out: Path, given: dict[str, Any]) -> None:
     """Fit KEEP, write it, read it and rank the test items; each process writes its figures."""
-    given = {name: value for name, value in given.items() if value is not None}
-    case = opened(
-        data, 1, model="keep", setting="ftmt", empty_items="drop", compare="none", **given
-    )
     import torch
 
     from milk_recsys.base.distributed import joined_world
     from milk_recsys.methods.keep.model import keep_learner
     from milk_recsys.run.evaluation import evaluate_group
 
-    tables, memory, sent = case.tables, case.memory, {}
+    given = {name: value for name, value in given.items() if value is not None}
+    sent: dict[str, Any] = {}
     with joined_world(torch.device("cpu")) as world:
+        case = opened(
+            data, 1, world,
+            model="keep", setting="ftmt", empty_items="drop", compare="none", **given,
+        )  # fmt: skip
+        tables, memory = case.tables, case.memory
         learner = keep_learner(case.options, tables, world)
 
         def ranked() -> None:
@@ -103,7 +108,10 @@ def measure(data: Path, out: Path, given: dict[str, Any]) -> None:
             sent[f"sent_{name}"] = loopback_bytes() - before
         rows = learner.model.net.state_dict()
         held = {name: x.nbytes for name, x in rows.items() if name.startswith("user")}
-        write_json(out / f"{world.rank}.json", {**case.results(), **sent, "users_held": held})
+        blocks = tables.blocks
+        pairs_held = tables.num_pairs if blocks is None else sum(r.num_pairs for r in blocks.rows)
+        results = {**case.results(), **sent, "users_held": held, "pairs_held": pairs_held}
+        write_json(out / f"{world.rank}.json", results)
 
 
 def loopback_bytes() -> int:
@@ -119,8 +127,8 @@ def table(cases: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
     """Return the lines of a table; memory is that of the process with the highest peak."""
     lines = [
         "| processes | fit, CPU s | rank, CPU s | sent to fit, MB | to save, MB | to rank, MB "
-        "| users held, MB each | peak, GB each | NDCG@20 |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| pairs held, each | users held, MB each | peak, GB each | NDCG@20 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case in cases:
         first, ranks = case["ranks"][0], case["ranks"]
@@ -130,6 +138,7 @@ def table(cases: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
             str(case["processes"]),
             *(f"{max(rank[f'cpu_{name}'] for rank in ranks):.1f}" for name in ("fit", "rank")),
             *sent,
+            f"{max(rank['pairs_held'] for rank in ranks):,}",
             f"{held / 1e6:.1f}",
             f"{max(rank['peak_gb'] for rank in ranks):.2f}",
             f"{first['ndcg@20']:.4f}",

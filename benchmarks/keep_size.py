@@ -3,11 +3,12 @@
 python -m benchmarks.keep_size --data $INVMOD_DATA/citeulike_t --out docs/results/keep_size
 
 Each line of the journal is KEEP on one split, with the regression on content projected or, for
-comparison, exact. The exact regression takes the shrinkage and the exponent of the popularity that
-the default (512 landmarks and 256 neighbours) chose on the split, so that only the regressions
-differ. A line that is there is not measured again. The splits are drawn with seeds that no study
-uses. CPU seconds are those of all threads together. The figure shows the share of the exact NDCG@20
-by neighbours, with a line for each number of landmarks.
+comparison, exact. The exact regression has the options of the default (512 landmarks and 256
+neighbours) on the split, so that only the regressions differ: the shrinkage and the exponent of the
+popularity are read from its line, and the others are chosen in the same way, on the same rows. A
+line that is there is not measured again. The splits are drawn with seeds that no study uses. CPU
+seconds are those of all threads together. The figure shows the share of the exact NDCG@20 by
+neighbours, with a line for each number of landmarks.
 
     --cases default    measures only the exact regression and KEEP's default (512 and 256)
 """
@@ -46,15 +47,8 @@ PROJECTED = (
 )
 DEFAULT = (512, 256, None)
 Case = tuple[int, int, int | None] | None
-COLUMNS = (
-    "landmarks",
-    "neighbours",
-    "probes",
-    "NDCG@20",
-    "of the exact",
-    "fit, CPU s",
-    "rank, CPU s",
-)
+# The set whose seconds the table by sizes has: it is the largest.
+TIMED = "citeulike_t"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +119,7 @@ def measure(
     """Fit KEEP on a split and rank its test items; return NDCG@20 under FTMT and the seconds.
 
     Arguments:
-        given: options of KEEP that are not chosen.
+        given: the shrinkage and the exponent of the popularity, or nothing if they are chosen.
     """
     import torch
 
@@ -135,6 +129,7 @@ def measure(
     from milk_recsys.catalogue.tables import build_tables
     from milk_recsys.config.options import Options
     from milk_recsys.methods.keep import model
+    from milk_recsys.methods.keep.choice import PairChoice
     from milk_recsys.run.evaluation import evaluate_group
 
     torch.set_num_threads(threads)
@@ -143,7 +138,7 @@ def measure(
     )
     options = Options.of(
         "keep", data=data, setting="ftmt", split_seed=seed, empty_items="drop", device="cpu",
-        compare="none", **sizes, **given,
+        compare="none", **sizes,
     )  # fmt: skip
     # KEEP takes the exact regression up to 10,000 warm items, and the projected one beyond.
     model.MAX_ROWS = sys.maxsize if case is None else 0
@@ -153,6 +148,10 @@ def measure(
     model.MAX_DIRECT = 0 if dataset.num_items <= 10_000 else model.MAX_DIRECT
     split, _ = draw_split(dataset, options.data)
     tables = build_tables(dataset, split, options, torch.device("cpu"))
+    if given:
+        # As options, they would change the vectors that the regression's options are chosen on.
+        same = PairChoice(given["shrinkage"], given["predicted_popularity"], None)
+        model.Keep._choose = lambda *_: same  # type: ignore[method-assign]
     begun = time.perf_counter(), time.process_time()
     learner = model.keep_learner(options, tables)
     learner.prepare()
@@ -170,41 +169,63 @@ def measure(
 
 
 def table(folder: Path) -> list[str]:
-    """Return a table of means over splits for each data set with a journal in a folder."""
-    lines = []
-    for journal in sorted(folder.glob("*.jsonl")):
-        runs = read_journal(journal)
-        of_case = {
-            json.dumps(case): [run for run in runs if run["case"] == case]
-            for case in (None, *map(list, PROJECTED))
-        }
-        exact = of_case["null"]
-        lines += [
-            f"{journal.stem}, {exact[0]['items']:,} warm items, splits: {len(exact)}",
-            "",
-            "| " + " | ".join(COLUMNS) + " |",
-            "|" + " --- |" * len(COLUMNS),
+    """Return two tables of the journals in a folder: the default, and every size."""
+    journals = {path.stem: read_journal(path) for path in sorted(folder.glob("*.jsonl"))}
+    lines = [
+        "| data set | training items | splits | exact, NDCG@20 | default, NDCG@20 | share "
+        "| exact, CPU s | default, CPU s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, runs in journals.items():
+        pairs = shared(runs, list(DEFAULT))
+        exact, default = (sum(run["ndcg@20"] for run in part) for part in zip(*pairs, strict=True))
+        seconds = [f"{sum(map(cpu_seconds, p)) / len(p):.0f}" for p in zip(*pairs, strict=True)]
+        cells = [name, f"{runs[0]['items']:,}", len(pairs)]
+        cells += [f"{exact / len(pairs):.4f}", f"{default / len(pairs):.4f}"]
+        cells += [f"{100 * default / exact:.1f}%", *seconds]
+        lines.append(row(cells))
+    lines += [
+        "",
+        "The share of the exact NDCG@20 by sizes:",
+        "",
+        row(["landmarks", "neighbours", "probes", *journals, f"CPU s on {TIMED}"]),
+        "| ---: | ---: | ---: |" + " ---: |" * (len(journals) + 1),
+    ]
+    for case in map(list, PROJECTED):
+        found = {name: shared(runs, case) for name, runs in journals.items()}
+        if not any(found.values()):
+            continue
+        shares = [
+            100 * sum(run["ndcg@20"] for _, run in pairs) / sum(run["ndcg@20"] for run, _ in pairs)
+            if pairs
+            else None
+            for pairs in found.values()
         ]
-        for case, found in of_case.items():
-            if not found:
-                continue
-            values = {run["seed"]: run["ndcg@20"] for run in found}
-            same = [run["ndcg@20"] for run in exact if run["seed"] in values]
-            share = sum(values.values()) / sum(same)
-            sizes = ("all", "", "") if case == "null" else json.loads(case)
-            cells = [
-                *("all" if size is None else str(size) for size in sizes),
-                f"{sum(values.values()) / len(values):.4f}",
-                f"{100 * share:.1f}%",
-                *(
-                    f"{sorted(run[name] for run in found)[len(found) // 2]:.1f}"
-                    for name in ("fit_cpu_s", "rank_cpu_s")
-                ),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        last = runs[-1]
-        lines += ["", f"Measured on {last['machine']}, torch {last['torch']}, {last['date']}.", ""]
-    return lines[:-1]
+        timed = [cpu_seconds(run) for _, run in found.get(TIMED, [])]
+        cells = ["all" if size is None else size for size in case]
+        cells += ["" if share is None else f"{share:.1f}%" for share in shares]
+        lines.append(row([*cells, f"{sum(timed) / len(timed):.0f}" if timed else ""]))
+    last = [runs[-1] for runs in journals.values()][-1]
+    lines += ["", f"Measured on {last['machine']}, torch {last['torch']}, {last['date']}."]
+    return lines
+
+
+def shared(runs: list[dict[str, Any]], case: list[int | None]) -> list[tuple[Any, Any]]:
+    """Return the exact run and that of a case, on each split that has both."""
+    exact = {run["seed"]: run for run in runs if run["case"] is None}
+    return [
+        (exact[run["seed"]], run) for run in runs if run["case"] == case and run["seed"] in exact
+    ]
+
+
+def cpu_seconds(run: dict[str, Any]) -> float:
+    """Return the CPU seconds of the fit and of ranking."""
+    return float(run["fit_cpu_s"] + run["rank_cpu_s"])
+
+
+def row(cells: Sequence[object]) -> str:
+    """Return a line of a table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def write_curves(folder: Path) -> None:
@@ -214,14 +235,18 @@ def write_curves(folder: Path) -> None:
     from milk_recsys.base.files import replacing
 
     journals = sorted(folder.glob("*.jsonl"))
+    rows = -(-len(journals) // 2)
     figure, axes = plt.subplots(
-        1, len(journals), figsize=(3.2 * len(journals), 3.2), sharey=True, squeeze=False
+        rows, 2, figsize=(6.4, 2.8 * rows), sharey=True, squeeze=False, layout="constrained"
     )
-    for panel, journal in zip(axes[0], journals, strict=True):
+    panels = list(axes.flat)
+    for panel in panels[len(journals) :]:
+        panel.set_axis_off()
+    for panel, journal in zip(panels, journals, strict=False):
         runs = read_journal(journal)
         exact = {run["seed"]: run["ndcg@20"] for run in runs if run["case"] is None}
         for landmarks in sorted({case[0] for case in PROJECTED}):
-            shares = {}
+            shares: dict[int, list[float]] = {}
             for run in runs:
                 if run["case"] is None or run["case"][0] != landmarks or run["case"][2]:
                     continue
@@ -239,11 +264,11 @@ def write_curves(folder: Path) -> None:
         panel.set_xlim(-4, 700)
         panel.set_xlabel("neighbours")
         panel.set_title(journal.stem)
-    axes[0][0].set_ylabel("NDCG@20, % of the exact regression")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("% of the exact NDCG@20")
     # The panel with most numbers of landmarks names them all.
-    panel = max(axes[0], key=lambda axis: len(axis.get_legend_handles_labels()[1]))
-    panel.legend(fontsize=7, frameon=False, loc="lower right")
-    figure.tight_layout()
+    panel = max(panels, key=lambda axis: len(axis.get_legend_handles_labels()[1]))
+    panel.legend(fontsize=8, frameon=False, loc="lower right")
     with replacing(folder / "curves.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)

@@ -17,6 +17,9 @@ of mapped files do not count as anonymous memory, since the system may drop them
 Training is timed over a number of steps after a warm-up. Negatives are sampled in chunks for many
 steps at once, so the default number of steps is large enough to contain such a chunk. The time per
 triple includes the permutation of the epoch, divided by the number of triples.
+
+A scale that FILE has already is not measured again, so a command that was killed resumes. FILE must
+have the same options.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ from milk_recsys.base.files import read_json, write_json
 
 SCALES = ("1/25", "1/5", "1")
 METHODS = {"milk": milk, "keep": keep}
+OPTIONS = ("model", "steps", "warm_up", "eval_users", "rank", "optimiser", "threads")
+"""Options that decide about the figures of a scale."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,42 +65,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         write_json(arguments.out, case)
         return 0
-    facts = {
-        "threads": arguments.threads,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
-    }
+    options = {name: getattr(arguments, name) for name in OPTIONS}
+    cases = read_cases(arguments.out, options)
     with tempfile.TemporaryDirectory() as temporary:
         root = arguments.folder or Path(temporary)
-        cases = {
-            scale: measure_apart(prepared_folder(root, scale), arguments)
-            for scale in arguments.scale
-        }
+        for scale in arguments.scale:
+            if scale not in cases:
+                cases[scale] = measure_apart(prepared_folder(root, scale), options)
+                write_json(arguments.out, {"options": options, **facts(), "cases": cases})
+    cases = {scale: cases[scale] for scale in arguments.scale}
     rows = METHODS[arguments.model].table(cases)
     print("\n".join(["", *phases(cases), ""]))
     if arguments.table is None:
         print("\n".join(rows))
     else:
-        conditions = f"{facts['machine']}, {facts['threads']} threads, {facts['date']}."
+        measured = read_json(arguments.out)
+        conditions = f"{measured['machine']}, {arguments.threads} threads, {measured['date']}."
         write_table(arguments.table, [*rows, "", conditions])
-    write_json(arguments.out, {**facts, "cases": cases})
     return 0
 
 
-def measure_apart(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def facts() -> dict[str, Any]:
+    """Return the machine and the date."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def read_cases(path: Path, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the cases of a results file by their scale; none if there is no file.
+
+    Raises:
+        SystemExit: the file has cases of other options.
+    """
+    if not path.exists():
+        return {}
+    given = read_json(path)
+    if given.get("options") != options:
+        raise SystemExit(
+            f"error: {path} has cases of other options, {given.get('options')} instead of "
+            f"{options}. Give another --out."
+        )
+    return dict(given["cases"])
+
+
+def measure_apart(data: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Measure one scale in a new process, whose memory holds nothing of the scales before."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "case.json"
-        options = {
-            name: getattr(arguments, name)
-            for name in ("model", "steps", "warm_up", "eval_users", "optimiser", "threads")
-        }
-        if arguments.rank is not None:
-            options["rank"] = arguments.rank
         words = [
             word
             for name, value in options.items()
+            if value is not None
             for word in ("--" + name.replace("_", "-"), str(value))
         ]
         subprocess.run(
@@ -110,7 +133,7 @@ def measure_apart(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                 *words,
             ],
             cwd=Path(__file__).resolve().parents[2],
-            env={**os.environ, "OMP_NUM_THREADS": str(arguments.threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(options["threads"])},
             check=True,
         )
         return dict(read_json(out))

@@ -40,12 +40,13 @@ class Opened:
         }
 
 
-def opened(data: Path, threads: int, **options: Any) -> Opened:
+def opened(data: Path, threads: int, world: Any = None, **options: Any) -> Opened:
     """Import, read and split; each of these is a phase.
 
     Arguments:
         data: folder of the data set.
         threads: number of CPU threads.
+        world: the processes, which may divide the pairs; None for a single process.
         options: of the run.
     """
     memory = Memory()
@@ -66,5 +67,6 @@ def opened(data: Path, threads: int, **options: Any) -> Opened:
         fingerprint = dataset.fingerprint
     with memory.phase("split and tables"):
         split, _ = draw_split(dataset, chosen.data)
-        tables = build_tables(dataset, split, chosen, torch.device("cpu"))
+        divided = {} if world is None else {"world": world}
+        tables = build_tables(dataset, split, chosen, torch.device("cpu"), **divided)
     return Opened(memory, chosen, dataset, tables, fingerprint)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +27,11 @@ def _finite(z: Tensor) -> Tensor:
     The products of the closed forms then have their limits. NaN stays NaN, and the replaced entries
     have gradient 0.
     """
+    # A finite sum says that there is nothing to replace, for less time than the replacement and its
+    # gradient take.
+    total = _known_values(z, lambda values: (values.sum(),))
+    if total is not None and math.isfinite(total[0]):
+        return z
     limit = torch.finfo(z.dtype).max
     return z.clamp(-limit, limit)
 
@@ -113,18 +121,25 @@ def check_classes(function: str, targets: Tensor, num_classes: int) -> None:
 
 
 def _known_range(targets: Tensor) -> tuple[float, float]:
-    """Return the smallest and the largest target, or (0, 0) where no check of values is possible.
+    """Return the smallest and the largest target, or (0, 0) if there is none or it is unknown."""
+    known = _known_values(targets, torch.aminmax) if targets.numel() else None
+    return (0, 0) if known is None else (known[0], known[1])
 
-    On a GPU the check would wait for the device.
+
+def _known_values(
+    x: Tensor, statistics: Callable[[Tensor], Iterable[Tensor]]
+) -> list[float] | None:
+    """Return scalar statistics of `x` as numbers, or None where no branch may depend on them.
+
+    On a GPU, reading them would wait for the device.
     """
-    if targets.numel() == 0 or targets.device.type != "cpu" or not has_known_values(targets):
-        return 0, 0
+    if x.device.type != "cpu" or not has_known_values(x):
+        return None
     try:
-        low, high = (x.item() for x in targets.aminmax())
+        return [value.item() for value in statistics(x.detach())]
     except RuntimeError:
         # Under `torch.func.vmap` and in fake tensors single values cannot be read.
-        return 0, 0
-    return low, high
+        return None
 
 
 def _outside(value: float) -> str:

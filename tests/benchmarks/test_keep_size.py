@@ -23,12 +23,18 @@ def test_the_table_compares_cases_on_the_splits_that_they_share(tmp_path: Path) 
 
     write_journal(
         tmp_path / "tiny.jsonl",
-        [line(300, None, 0.5), line(301, None, 0.3), line(300, [256, 16, None], 0.45)],
+        [
+            line(300, None, 0.5),
+            line(301, None, 0.3),
+            line(300, [256, 16, None], 0.45),
+            line(300, [512, 256, None], 0.48),
+            line(301, [512, 256, None], 0.32),
+        ],
     )
     rows = table(tmp_path)
     write_curves(tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert rows[0] == "tiny, 1,140 warm items, splits: 2"
-    assert "| all |  |  | 0.4000 | 100.0% | 2.0 | 1.0 |" in rows
-    assert "| 256 | 16 | all | 0.4500 | 90.0% | 2.0 | 1.0 |" in rows
+    assert "| tiny | 1,140 | 2 | 0.4000 | 0.4000 | 100.0% | 3 | 3 |" in rows
+    assert "| 256 | 16 | all | 90.0% |  |" in rows
+    assert "| 512 | 256 | all | 100.0% |  |" in rows
     assert rows[-1] == "Measured on x86_64, 2 cores, torch 2.13.0, 2026-01-01."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,7 +60,9 @@ def test_the_time_per_triple_includes_the_setup_of_the_epoch() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_small_scale_runs_to_its_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_small_scale_runs_to_its_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [
         "--scale",
         "1/5000",
@@ -82,6 +85,11 @@ def test_a_small_scale_runs_to_its_table(tmp_path: Path, capfd: pytest.CaptureFi
     )
     assert case["validation"]["users"] == 20
     assert "| 1/5000 | 1,000 | 200 |" in capfd.readouterr().out
+    # Cases that the file has are not measured again, and those of other options are refused.
+    monkeypatch.setattr(subprocess, "run", None)
+    assert main(["--out", str(tmp_path / "results.json"), *words]) == 0
+    with pytest.raises(SystemExit, match=r"cases of other options"):
+        main(["--out", str(tmp_path / "results.json"), *words, "--threads", "2"])
     # The checkpoint was temporary.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "users-1000"]
 
