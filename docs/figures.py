@@ -1,7 +1,8 @@
-"""Draw the figures of docs/choosing.md into docs/images: ``python docs/figures.py`` (some minutes).
+"""Draw figures of README and docs/choosing.md: ``python docs/figures.py`` (some minutes).
 
-One of them is the result of an experiment, `small_study`: a classifier on three synthetic
-modalities with different amounts of noise.
+They are written to docs/images. `digits` shows results of a study on real data, from its table.
+`small_study` is an experiment: a classifier on three synthetic modalities with different amounts of
+noise.
 """
 
 import sys
@@ -182,7 +183,34 @@ def _synthetic_data(
     return features, (torch.rand(n, generator=generator) < probability).float()
 
 
+def draw_digits() -> plt.Figure:
+    """Draw the accuracy on digits by the number of hidden quadrants, with 95% intervals."""
+    table = Path(__file__).parent / "results/digits_quadrants/table.md"
+    rows = {}
+    for line in table.read_text(encoding="utf-8").splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if name in DIGITS and name not in rows:
+            rows[name] = np.array([[float(x) for x in c.split(" ± ")] for c in cells[:4]])
+    figure, ax = plt.subplots(figsize=(6, 3.2))
+    for name, label in DIGITS.items():
+        mean, half = rows[name].T
+        ax.errorbar(range(4), mean, half, label=label, marker="o", ms=4, capsize=2, lw=1.2)
+    ax.set(xlabel="hidden quadrants of a digit", ylabel="accuracy on test digits", ylim=(0.45, 1))
+    ax.set_xticks(range(4))
+    ax.legend(frameon=False)
+    return figure
+
+
+# Methods of the study on digits -> their labels.
+DIGITS = {
+    "kernel ridge": "PatternKernelRidge, without training",
+    "MILK": "environments, alignment and V-REx (MILK)",
+    "dropout": "modality dropout",
+    "ERM": "trained on complete digits",
+}
+
 PICTURES = {
+    "digits": draw_digits,
     "environments": draw_environments,
     "largest_weight": draw_largest_weight,
     "small_study": draw_small_study,

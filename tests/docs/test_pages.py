@@ -147,9 +147,10 @@ def test_make_targets_in_a_page_exist(page: Path) -> None:
     assert set(re.findall(r"`make ([a-z-]+)", read(page))) <= targets
 
 
-def test_the_choosing_page_shows_the_figures_that_the_script_draws() -> None:
+def test_readme_and_the_choosing_page_show_the_figures_that_the_script_draws() -> None:
     shown = re.findall(r"images/(\w+)\.png", read("choosing.md"))
-    assert sorted(shown) == sorted(figures.PICTURES)
+    assert sorted([*shown, "digits"]) == sorted(figures.PICTURES)
+    assert "docs/images/digits.png" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert all((DOCS / "images" / f"{name}.png").stat().st_size > 1000 for name in shown)
 
 
