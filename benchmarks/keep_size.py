@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.journal import read_journal, write_journal, write_table
@@ -178,12 +179,13 @@ def table(folder: Path) -> list[str]:
     ]
     for name, runs in journals.items():
         pairs = shared(runs, list(DEFAULT))
-        exact, default = (sum(run["ndcg@20"] for run in part) for part in zip(*pairs, strict=True))
-        seconds = [f"{sum(map(cpu_seconds, p)) / len(p):.0f}" for p in zip(*pairs, strict=True)]
-        cells = [name, f"{runs[0]['items']:,}", len(pairs)]
-        cells += [f"{exact / len(pairs):.4f}", f"{default / len(pairs):.4f}"]
-        cells += [f"{100 * default / exact:.1f}%", *seconds]
-        lines.append(row(cells))
+        if not pairs:
+            continue
+        both = [list(part) for part in zip(*pairs, strict=True)]
+        ndcg = [f"{fmean(run['ndcg@20'] for run in part):.4f}" for part in both]
+        seconds = [f"{cpu_seconds(part):.0f}" for part in both]
+        share = f"{share_of_exact(pairs):.1f}%"
+        lines.append(row([name, f"{runs[0]['items']:,}", len(pairs), *ndcg, share, *seconds]))
     lines += [
         "",
         "The share of the exact NDCG@20 by sizes:",
@@ -195,17 +197,11 @@ def table(folder: Path) -> list[str]:
         found = {name: shared(runs, case) for name, runs in journals.items()}
         if not any(found.values()):
             continue
-        shares = [
-            100 * sum(run["ndcg@20"] for _, run in pairs) / sum(run["ndcg@20"] for run, _ in pairs)
-            if pairs
-            else None
-            for pairs in found.values()
-        ]
-        timed = [cpu_seconds(run) for _, run in found.get(TIMED, [])]
-        cells = ["all" if size is None else size for size in case]
-        cells += ["" if share is None else f"{share:.1f}%" for share in shares]
-        lines.append(row([*cells, f"{sum(timed) / len(timed):.0f}" if timed else ""]))
-    last = [runs[-1] for runs in journals.values()][-1]
+        cells = ["all" if size is None else str(size) for size in case]
+        cells += [f"{share_of_exact(pairs):.1f}%" if pairs else "" for pairs in found.values()]
+        timed = [run for _, run in found.get(TIMED, [])]
+        lines.append(row([*cells, f"{cpu_seconds(timed):.0f}" if timed else ""]))
+    last = list(journals.values())[-1][-1]
     lines += ["", f"Measured on {last['machine']}, torch {last['torch']}, {last['date']}."]
     return lines
 
@@ -218,9 +214,15 @@ def shared(runs: list[dict[str, Any]], case: list[int | None]) -> list[tuple[Any
     ]
 
 
-def cpu_seconds(run: dict[str, Any]) -> float:
-    """Return the CPU seconds of the fit and of ranking."""
-    return float(run["fit_cpu_s"] + run["rank_cpu_s"])
+def share_of_exact(pairs: list[tuple[Any, Any]]) -> float:
+    """Return the NDCG@20 of a case in percent of the exact one, of the result of `shared`."""
+    exact, given = (sum(run["ndcg@20"] for run in part) for part in zip(*pairs, strict=True))
+    return float(100 * given / exact)
+
+
+def cpu_seconds(runs: list[dict[str, Any]]) -> float:
+    """Return the CPU seconds of the fit and of ranking, means over runs."""
+    return fmean(run["fit_cpu_s"] + run["rank_cpu_s"] for run in runs)
 
 
 def row(cells: Sequence[object]) -> str:
@@ -244,20 +246,15 @@ def write_curves(folder: Path) -> None:
         panel.set_axis_off()
     for panel, journal in zip(panels, journals, strict=False):
         runs = read_journal(journal)
-        exact = {run["seed"]: run["ndcg@20"] for run in runs if run["case"] is None}
         for landmarks in sorted({case[0] for case in PROJECTED}):
-            shares: dict[int, list[float]] = {}
-            for run in runs:
-                if run["case"] is None or run["case"][0] != landmarks or run["case"][2]:
-                    continue
-                shares.setdefault(run["case"][1], []).append(
-                    100 * run["ndcg@20"] / exact[run["seed"]]
-                )
+            searched = sorted(c for c in PROJECTED if c[0] == landmarks and c[2] is None)
+            found = {case[1]: shared(runs, list(case)) for case in searched}
+            shares = {count: share_of_exact(pairs) for count, pairs in found.items() if pairs}
             if not shares:
                 continue
-            counts = sorted(shares)
-            means = [sum(shares[count]) / len(shares[count]) for count in counts]
-            panel.plot(counts, means, marker="o", markersize=3, label=f"{landmarks:,} landmarks")
+            panel.plot(
+                *zip(*shares.items(), strict=True), "o-", ms=3, label=f"{landmarks:,} landmarks"
+            )
         panel.axhline(100, color="grey", linewidth=0.8, linestyle=":")
         panel.set_xscale("symlog", base=2, linthresh=16)
         panel.set_xticks([0, 16, 64, 256], ["0", "16", "64", "256"])

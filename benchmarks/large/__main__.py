@@ -71,17 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = arguments.folder or Path(temporary)
         for scale in arguments.scale:
             if scale not in cases:
-                cases[scale] = measure_apart(prepared_folder(root, scale), options)
-                write_json(arguments.out, {"options": options, **facts(), "cases": cases})
+                case = measure_apart(prepared_folder(root, scale), options)
+                cases[scale] = {**facts(), **case}
+                write_json(arguments.out, {"options": options, "cases": cases})
     cases = {scale: cases[scale] for scale in arguments.scale}
     rows = METHODS[arguments.model].table(cases)
     print("\n".join(["", *phases(cases), ""]))
     if arguments.table is None:
         print("\n".join(rows))
     else:
-        measured = read_json(arguments.out)
-        conditions = f"{measured['machine']}, {arguments.threads} threads, {measured['date']}."
-        write_table(arguments.table, [*rows, "", conditions])
+        # Scales of a command that was resumed may have different dates.
+        seen = dict.fromkeys((case["machine"], case["date"]) for case in cases.values())
+        measured = "; ".join(f"{m}, {arguments.threads} threads, {date}" for m, date in seen)
+        write_table(arguments.table, [*rows, "", f"{measured}."])
     return 0
 
 

@@ -54,6 +54,7 @@ def opened(data: Path, threads: int, world: Any = None, **options: Any) -> Opene
     with memory.phase("imports"):
         import torch
 
+        from milk_recsys.base.distributed import SINGLE_PROCESS
         from milk_recsys.catalogue.dataset import read_dataset
         from milk_recsys.catalogue.split import draw_split
         from milk_recsys.catalogue.tables import build_tables
@@ -67,6 +68,6 @@ def opened(data: Path, threads: int, world: Any = None, **options: Any) -> Opene
         fingerprint = dataset.fingerprint
     with memory.phase("split and tables"):
         split, _ = draw_split(dataset, chosen.data)
-        divided = {} if world is None else {"world": world}
-        tables = build_tables(dataset, split, chosen, torch.device("cpu"), **divided)
+        device = torch.device("cpu")
+        tables = build_tables(dataset, split, chosen, device, world or SINGLE_PROCESS)
     return Opened(memory, chosen, dataset, tables, fingerprint)

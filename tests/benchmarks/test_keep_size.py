@@ -37,4 +37,9 @@ def test_the_table_compares_cases_on_the_splits_that_they_share(tmp_path: Path) 
     assert "| tiny | 1,140 | 2 | 0.4000 | 0.4000 | 100.0% | 3 | 3 |" in rows
     assert "| 256 | 16 | all | 90.0% |  |" in rows
     assert "| 512 | 256 | all | 100.0% |  |" in rows
+    # A set whose default was not measured yet is left out of the first table.
+    write_journal(tmp_path / "begun.jsonl", [line(300, None, 0.5), line(300, [64, 0, None], 0.3)])
+    assert not any(row.startswith("| begun") for row in table(tmp_path))
+    assert "| 64 | 0 | all | 60.0% |  |  |" in table(tmp_path)
+    write_curves(tmp_path)
     assert rows[-1] == "Measured on x86_64, 2 cores, torch 2.13.0, 2026-01-01."
