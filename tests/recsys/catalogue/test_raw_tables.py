@@ -233,6 +233,19 @@ def test_parts_in_a_folder_are_one_table(tmp_path):
         open_table(folder)
 
 
+def test_parts_of_one_table_have_one_decimal_sign(tmp_path):
+    folder = tmp_path / "prices"
+    folder.mkdir()
+    (folder / "a.csv").write_text("item;price\na;2,5\n")
+    (folder / "b.csv").write_text("item;price\nb;3\n")
+    table = open_table(folder)
+    found = [table.numbers(frame, "price", 0) for _, frame in table.batches(["price"])]
+    assert pl.concat(found).to_list() == [2.5, 3]
+    (folder / "c.csv").write_text("item;price\nc;1.25\n")
+    with pytest.raises(DataError, match=r"a\.csv has .* commas, and c\.csv has .* points"):
+        open_table(folder)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -257,7 +270,7 @@ def test_paths_that_are_no_regular_files_are_errors(tmp_path):
     with pytest.raises(DataError, match="the folder has no file"):
         open_table(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="is not a regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         open_table(tmp_path / "pipe")
 
 

@@ -36,6 +36,7 @@ class DelimitedTable(RawTable):
         self.path, self.text = path, text
         self.dialect = find_dialect(path, text)
         self.columns, self.decimal = self.dialect.names, self.dialect.decimal
+        self.decimal_known = self.dialect.decimal_known
         self.types = {n: t for n, t in zip(self.columns, self.dialect.types, strict=True) if t}
 
     @property

@@ -40,6 +40,10 @@ COMMA_NUMBER = re.compile(
 POINT_NUMBER = re.compile(
     r"[+-]?(\d{1,3}([, '\u00a0\u202f]\d{3})+\.\d+|\d*\.(\d{1,2}|\d{4,})|0\.\d+)(e[+-]?\d+)?", re.I
 )
+SIGNS: tuple[tuple[Literal[".", ","], re.Pattern[str]], ...] = (
+    (",", COMMA_NUMBER),
+    (".", POINT_NUMBER),
+)
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,3}([., ]?\d{3})*|[+-]?\d+")
 
 
@@ -52,6 +56,7 @@ class Dialect:
         types: RecBole's type of each column (``token``, ``float_seq``, ...), or nothing.
         first: the first line of the file, for error messages.
         skipped_lines: number of lines before the first row.
+        decimal_known: whether the user states the decimal sign or a cell of the sample shows it.
         doubled_by_sample: whether the sample, not the user, says that quotes are doubled.
     """
 
@@ -60,6 +65,7 @@ class Dialect:
     quotes: Quotes
     header: bool
     decimal: Literal[".", ","]
+    decimal_known: bool
     names: tuple[str, ...]
     types: tuple[str, ...]
     first: str
@@ -89,8 +95,8 @@ def find_dialect(path: Path, text: TextFormat) -> Dialect:
     )
     rows = _parse(sample, separator, quotes, whole) or [first_line.split(separator)]
     names, types = _header(rows[0], header=text.header, atomic=atomic)
-    decimal = text.decimal
-    if decimal == "auto":
+    decimal: Literal[".", ","] | None = None if text.decimal == "auto" else text.decimal
+    if decimal is None:
         # In a comma-separated file a cell such as "12,5" may as well be a list of two numbers.
         cells = rows[1:] if text.header else rows
         decimal = "." if separator == "," else _decimal(path, names, cells)
@@ -99,7 +105,8 @@ def find_dialect(path: Path, text: TextFormat) -> Dialect:
         separator=separator,
         quotes=quotes,
         header=text.header,
-        decimal=decimal,
+        decimal=decimal or ".",
+        decimal_known=decimal is not None,
         names=_distinct(names),
         types=tuple(types),
         first=first_line[:80],
@@ -215,12 +222,12 @@ def _parse(sample: str, separator: str, quotes: Quotes, whole: bool) -> list[lis
     return rows if whole else rows[:-1]
 
 
-def _decimal(path: Path, names: Sequence[str], rows: list[list[str]]) -> Literal[".", ","]:
-    """Return the decimal sign: a comma if a column can only be read that way."""
-    found: dict[str, str] = {}
+def _decimal(path: Path, names: Sequence[str], rows: list[list[str]]) -> Literal[".", ","] | None:
+    """Return the decimal sign with which a column can only be read; None if there is none."""
+    found: dict[Literal[".", ","], str] = {}
     for column, name in enumerate(names):
         cells = {row[column].strip() for row in rows if column < len(row)} - {""}
-        for sign, pattern in ((",", COMMA_NUMBER), (".", POINT_NUMBER)):
+        for sign, pattern in SIGNS:
             matched = [cell for cell in cells if pattern.fullmatch(cell)]
             if matched and all(
                 pattern.fullmatch(c) or WHOLE_NUMBER.fullmatch(c) or not re.search(r"\d", c)
@@ -232,7 +239,7 @@ def _decimal(path: Path, names: Sequence[str], rows: list[list[str]]) -> Literal
             f"{path}: the column {found[',']!r} has decimal commas, and {found['.']!r} has decimal "
             "points. State the sign with --decimal, or correct one of them."
         )
-    return "," if "," in found else "."
+    return next(iter(found), None)
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ class RawTable(abc.ABC):
         columns: names of the columns.
         types: RecBole's type of a column (``token``, ``float_seq``, ...), where there is one.
         decimal: decimal sign of numbers in texts.
+        decimal_known: whether the user states the sign or a cell shows it.
         text: what the user states about text files.
     """
 
@@ -56,6 +57,7 @@ class RawTable(abc.ABC):
     columns: tuple[str, ...]
     types: dict[str, str]
     decimal: Literal[".", ","] = "."
+    decimal_known: bool = False
     text: TextFormat
 
     @abc.abstractmethod
@@ -122,8 +124,18 @@ class PartsTable(RawTable):
     def __init__(self, path: Path, parts: Sequence[RawTable]) -> None:
         self.path, self.parts, self.text = path, list(parts), parts[0].text
         self.columns, self.types = parts[0].columns, parts[0].types
-        self.decimal = "," if any(part.decimal == "," for part in parts) else "."
+        self.decimal = self._common_sign()
         self._starts: list[int] = []
+
+    def _common_sign(self) -> Literal[".", ","]:
+        """Return the decimal sign of the parts, some of which may show none."""
+        shown = {part.decimal: part.path for part in self.parts if part.decimal_known}
+        if len(shown) == 2:
+            raise DataError(
+                f"{self.path}: {shown[','].name} has decimal commas, and {shown['.'].name} has "
+                "decimal points. Convert the numbers of one of them."
+            )
+        return next(iter(shown), ".")
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """Yield the blocks of all parts; see `RawTable`."""
