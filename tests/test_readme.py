@@ -10,8 +10,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_block_trains_the_parts_on_missing_modalities():
-    code, report, recommender = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names: dict[str, object] = {}
+    first, code, report, recommender = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(first, "README.md", "exec"), names := {})
+    assert names["model"].predict({"text": names["x"][:4, :2], "image": None}).shape == (4,)
+    names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["loss"].isfinite()
     for module in (names["encoders"], names["head"]):
@@ -38,4 +40,4 @@ def test_every_linked_file_exists():
 def test_every_make_target_of_the_readme_is_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
+    assert set(re.findall(r"[`$] ?make ([a-z-]+)", README)) <= targets
