@@ -33,7 +33,7 @@ from milk_recsys.run.folder import claimed_folder, start_folder
 if __name__ == "__main__":
     OPTIONS, DATASET = begin(sys.argv[1:])
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -50,9 +50,11 @@ from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.catalogue.split import Split, draw_split, split_facts
 from milk_recsys.catalogue.split_file import read_split, write_split
 from milk_recsys.catalogue.tables import Tables, build_tables
+from milk_recsys.config.method import find_method
 from milk_recsys.config.options import DataOptions, OptionError, Options
 from milk_recsys.methods.contract import Learner
 from milk_recsys.ranking.metrics import NonFiniteScores
+from milk_recsys.report.advice import lists_command
 from milk_recsys.report.page import write_report
 from milk_recsys.run.baseline import UNTRAINED_BASELINE, evaluate_baseline, untrained_baseline
 from milk_recsys.run.chance import evaluate_chance
@@ -302,26 +304,32 @@ def _run_command(options: Options, dataset: Dataset) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; resume with --resume --out {options.run.out}", file=sys.stderr)
         return 130
-    report = Path(str(options.run.out)) / "report.html"
-    if options.data.fit_all:
-        items = metrics["missingness"]["items"]["warm"]
-        print_line(f"{metrics['model']} on {metrics['data']}: trained on all {items} items")
-        print_line(f"report: {report}")
-        return 0
-    test = metrics["test"]
-    print_line(
-        f"{metrics['model']} on {metrics['data']}, {metrics['setting']}: "
-        f"test ndcg@20 {test['ndcg@20']:.4f}, "
-        f"recall@20 {test['recall@20']:.4f} over {test['users']} users"
-        + ("" if not options.definition.trains else f" (best epoch {metrics['best_epoch']})")
-    )
-    if "test" in (metrics["floor"] or {}):
-        baseline = metrics["floor"]["test"]["ndcg@20"]
-        print_line(f"{UNTRAINED_BASELINE} for comparison: test ndcg@20 {baseline:.4f}")
-    if metrics["compare"]:
-        print_line(f"erm for comparison: test ndcg@20 {metrics['compare']['test']['ndcg@20']:.4f}")
-    print_line(f"report: {report}")
+    folder = Path(str(options.run.out))
+    print_line(_result(options, metrics))
+    print_line(f"report: {folder / 'report.html'}")
+    lists = lists_command(options, folder)
+    print_line("next: read the report" + (f"; for lists of new items: {lists}" if lists else ""))
     return 0
+
+
+def _result(options: Options, metrics: Mapping[str, Any]) -> str:
+    """Return what came out, on one line."""
+    title, data = options.definition.title, metrics["data"]
+    if options.data.fit_all:
+        return f"{title} on {data}: trained on all {metrics['missingness']['items']['warm']} items"
+    test, metric = metrics["test"], "ndcg@20"
+    line = (
+        f"{title} on {data}, {metrics['setting']}: NDCG@20 {test[metric]:.3f} on test items, "
+        f"{test['users']} users"
+    )
+    others = {
+        find_method(UNTRAINED_BASELINE).title: metrics["floor"],
+        "ERM": metrics["compare"],
+        "a random order": metrics["chance"],
+    }
+    levels = {name: (own or {}).get("test") for name, own in others.items()}
+    shown = [f"{name} {level[metric]:.3f}" for name, level in levels.items() if level]
+    return f"{line} ({', '.join(shown)})" if shown else line
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from milk_recsys.base.errors import OptionError
 from milk_recsys.config.method import DEFAULT_METHOD
 from milk_recsys.config.options import Options, common_names, from_json
 from milk_recsys.config.train_command import train_command
+from milk_recsys.estimator.abilities import abilities
 from milk_recsys.report.findings import Findings
 from milk_recsys.report.shares import neglected_patterns
 from milk_recsys.report.values import difference, title_of, value_of
@@ -17,7 +18,7 @@ from milk_recsys.report.verdict import chance_difference
 from milk_recsys.report.words import listed
 from milk_recsys.report.worth import Worth, unused
 
-__all__ = ["Step", "next_steps", "options_of", "own_options"]
+__all__ = ["Step", "lists_command", "next_steps", "options_of", "own_options"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,13 @@ def next_steps(
     """
     good = _is_good(metrics, findings.metric)
     steps = [] if good else [_other_model(metrics, options)]
-    if options is not None and options.definition.scorer is not None:
+    if options is not None and (command := lists_command(options, run)):
         start = "Make lists" if good else "If you use the model nevertheless: make lists"
         text = f"{start} for items that are new today, from the folder NEW_ITEMS of their features"
         steps.append(
             Step(
                 f"{text}. The command “milk-recsys prepare items” makes such a folder from tables.",
-                f"milk-recsys recommend --run {shlex.quote(str(run))} --items NEW_ITEMS",
+                command,
             )
         )
     elif good:
@@ -84,6 +85,16 @@ def next_steps(
             )
         )
     return steps
+
+
+def lists_command(options: Options, run: Path) -> str | None:
+    """Return the command that recommends new items with a run; None if the method cannot."""
+    command = ["milk-recsys", "recommend", "--run", str(run), "--items", "NEW_ITEMS"]
+    if options.definition.scorer is None:  # The run has no vectors, so the data are needed again.
+        if options.data.folder is None or "recommend" not in abilities(options.definition):
+            return None
+        command += ["--data", str(options.data.folder)]
+    return shlex.join(command)
 
 
 def _is_good(metrics: Mapping[str, Any], metric: str) -> bool:

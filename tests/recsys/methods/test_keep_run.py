@@ -52,7 +52,11 @@ def test_output_of_a_method_that_is_fitted_in_closed_form(ran, tmp_path, capsys)
     assert run_command(ran[0].replace(out=tmp_path / "run"), ran[1]) == 0
     output = capsys.readouterr().out
     assert re.search(r"keep: fitted in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", output)
-    assert "content_knn for comparison" in output
+    result, report, following = output.splitlines()[-3:]
+    levels = r"\(content kNN 0\.\d{3}, a random order 0\.\d{3}\)"
+    assert re.search(rf"^KEEP on .*: NDCG@20 0\.\d{{3}} on test items, \d+ users {levels}$", result)
+    assert re.search(r"^report: .*report\.html$", report)
+    assert re.search(r"^next: read the report; .*: milk-recsys recommend --run .*", following)
     assert "loss" not in output
     assert "epoch" not in output
 

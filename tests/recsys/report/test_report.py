@@ -609,7 +609,7 @@ def test_intervals_of_patterns_are_drawn_if_there_are_any() -> None:
     ("name", "content", "message"),
     [
         ("metrics.json", None, r"metrics\.json: no such file"),
-        ("metrics.json", "{", r"metrics\.json: not JSON"),
+        ("metrics.json", "{", r"metrics\.json: is not valid JSON"),
         ("metrics.json", "[]", r"metrics\.json: must contain a JSON object, got list"),
         ("metrics.json", "{}", r"metrics\.json: no model, data, setting, monitor, test"),
         ("history.jsonl", None, r"history\.jsonl: no such file"),
