@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import time
@@ -106,7 +105,7 @@ def train_model(
             validated = line["validation"][options.loop.monitor]
         line["seconds"] = time.perf_counter() - begun
         if learner.chosen:
-            progress.log(f"{method.name}: chosen {json.dumps(_rounded(learner.chosen))}")
+            progress.log(f"{method.name}: chosen {_in_words(learner.chosen)}")
         learner.save(best_file, {"epoch": 0, "model": method.name}, weights_only=True)
         if world.is_main:
             history.append(line)
@@ -126,13 +125,20 @@ def train_model(
     }
 
 
-def _rounded(value: Any) -> Any:
-    """Return a JSON value with numbers of three significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.3g}")
-    if isinstance(value, Mapping):
-        return {name: _rounded(each) for name, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+def _in_words(chosen: Mapping[str, Any]) -> str:
+    """Return chosen options on one line; those of each pattern are in metrics.json only."""
+
+    def words(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3g}"
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {words(each)}" for name, each in value.items())
+        return str(value)
+
+    def nested(value: Any) -> bool:
+        return isinstance(value, Mapping) and any(isinstance(x, Mapping) for x in value.values())
+
+    return "; ".join(f"{name} {words(x)}" for name, x in chosen.items() if not nested(x))
 
 
 def _train(
