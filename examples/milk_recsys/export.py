@@ -140,12 +140,13 @@ def export(options: ExportOptions, log: Callable[[str], None] = print) -> dict[s
         users = users[served.scorer.trained_users[users]]
         if not len(users):
             raise DataError("--users: none of the users has a training pair.")
-        places = available_items(served, options.available)
+        left_out: list[str] = []
+        places = available_items(served, options.available, left_out)
         if places is None:
             places = torch.arange(len(served.candidates.names))
         wanted = Export(users, places, options.width, options.index, options.onnx)
         result = write_export(folder, served, wanted)
-    for line in (*served.notes, *_notes(result)):
+    for line in (*served.notes, *left_out, *_notes(result)):
         log(f"note: {line}")
     log(f"{result['users']} users and {result['items']} items: {options.out}")
     return result

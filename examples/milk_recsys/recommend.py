@@ -147,13 +147,14 @@ def recommend(options: RecommendOptions, log: Callable[[str], None] = print_line
         data=options.data,
     )
     users = chosen_users(served, options.users)
-    kept = available_items(served, options.available)
-    excluded = pairs_to_exclude(served, options.exclude)
+    notes: list[str] = []
+    kept = available_items(served, options.available, notes)
+    excluded = pairs_to_exclude(served, options.exclude, notes)
     # This check comes after the input has been read, so that errors in the input are reported
     # first.
     _check_free(users_path, items_path, options)
     lists = Lists(served, options.top, users, kept, excluded)
-    for note in (*served.notes, *lists.notes()):
+    for note in (*served.notes, *notes, *lists.notes()):
         log(f"note: {note}")
     quotes = options.format == "tsv" and options.formulas == "quote"
     frames = ListFrames(served, lists.places, quotes=quotes)

@@ -160,6 +160,26 @@ def test_unknown_names_are_errors(keep_run, tmp_path, option, content, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_files_of_stock_and_orders_may_name_others(keep_run, tmp_path):
+    stock, orders = tmp_path / "stock.csv", tmp_path / "orders.csv"
+    stock.write_text('item\n"item ""41"", né"\n"item ""42"", né"\nsold out\n', encoding="utf-8")
+    user, item = '"user ""1"", né"', '"item ""41"", né"'
+    rows = ["user,item", f"{user},{item}", f"stranger,{item}", f"{user},x", ""]
+    orders.write_text("\n".join(rows), encoding="utf-8")
+    users, _, lines = tables(keep_run, tmp_path / "out", available=stock, exclude=orders)
+    names = set(users.filter(user_name='user "1", né')["item_name"])
+    assert names == {'item "42", né'}
+    assert len(set(users["item_name"])) == 2
+    notes = [line for line in lines if "left out" in line]
+    assert [line.partition("known")[2].rpartition(", ")[2] for line in notes] == [
+        "1 of 3; left out.",
+        "1 of 2; left out.",
+        "1 of 2; left out.",
+    ]
+    assert "'sold out' is not known" in notes[0]
+    assert "'stranger' is not known" in notes[1]
+
+
 def test_either_new_or_known_items_are_needed(keep_run, capsys):
     assert main(["--run", str(keep_run.folder)]) == 2
     assert "--include-warm for the known items" in capsys.readouterr().err

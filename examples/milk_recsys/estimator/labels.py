@@ -65,14 +65,20 @@ class Labels:
         return list(self.names or self.ids or map(str, self.numbers.tolist()))
 
 
-def find_all(texts: Sequence[str], spaces: Sequence[Labels], where: str) -> list[list[list[int]]]:
+def find_all(
+    texts: Sequence[str], spaces: Sequence[Labels], where: str, notes: list[str] | None = None
+) -> list[list[list[int]]]:
     """Find labels in several groups of users or items, for example new and known items.
+
+    Arguments:
+        notes: list to which a note on unknown texts is added. Without it, and if all texts are
+            unknown, they are an error.
 
     Returns:
         for each group the places that each text stands for.
 
     Raises:
-        DataError: a text stands for nothing in any group; or for numbers in two of them.
+        DataError: texts are unknown; or one stands for numbers in two groups.
     """
     tables = [space.places() for space in spaces]
     found = [[table.get(text, []) for text in texts] for table in tables]
@@ -81,12 +87,15 @@ def find_all(texts: Sequence[str], spaces: Sequence[Labels], where: str) -> list
         shown = " and ".join(map(repr, unknown[:SHOWN]))
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         like = "; ".join(
-            f"{space.kind}s are called like {' and '.join(map(repr, space.shown[:2]))}"
+            f"{space.kind}s are called like {' and '.join(map(repr, (space.ids or space.shown)[:2]))}"
             for space in spaces
             if len(space)
         )
         verb = "is" if len(unknown) == 1 else "are"
-        raise DataError(f"{where}: {shown}{more} {verb} not known ({like}). Correct the file.")
+        problem = f"{where}: {shown}{more} {verb} not known ({like})"
+        if notes is None or len(unknown) == len(texts):
+            raise DataError(f"{problem}. Correct the file.")
+        notes.append(f"{problem}, {len(unknown)} of {len(texts)}; left out.")
     unnamed = [k for k, space in enumerate(spaces) if len(space) and not _labelled(space)]
     if len(unnamed) > 1:
         twice = [text for k, text in enumerate(texts) if all(found[s][k] for s in unnamed)]

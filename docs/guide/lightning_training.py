@@ -1,0 +1,104 @@
+r"""
+See robustness during training with Lightning
+=============================================
+
+A model can become less robust while its loss falls. This guide adds a callback to a Lightning
+trainer that measures the worst pattern of missing modalities after each epoch. Early stopping and
+checkpoints can use that figure.
+
+The data are scikit-learn's digits, of which the upper and the lower half are two modalities.
+"""
+
+import logging
+import warnings
+
+import matplotlib.pyplot as plt
+import pytorch_lightning as pl
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import invmod
+from invmod.integrations.lightning import RobustnessCallback
+
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
+
+digits = load_digits()
+images = torch.tensor(digits.images, dtype=torch.float32) / 16
+upper, lower, target = images[:, :4].flatten(1), images[:, 4:].flatten(1), torch.tensor(digits.target)
+train, test = slice(0, 1200), slice(1200, None)
+
+
+class Halves(pl.LightningModule):
+    """A network that reads zeros for a missing half, with or without training for that."""
+
+    def __init__(self, hide):
+        super().__init__()
+        self.hide = hide
+        self.net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    def forward(self, features, mask):
+        return self.net(torch.cat([x.nan_to_num() for x in features.values()], dim=1))
+
+    def training_step(self, batch, index):
+        upper, lower, target = batch
+        features = {"upper": upper, "lower": lower}
+        if self.hide:
+            everything = torch.ones(len(target), 2, dtype=torch.bool)
+            mask = invmod.simulate_mcar(everything, 0.5).mask
+            features = invmod.hide_features(features, mask, ["upper", "lower"])
+        return nn.functional.cross_entropy(self(features, None), target)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.003)
+
+
+def accuracy(logits, target):
+    return (logits.argmax(dim=1) == target).double().mean().item()
+
+
+# %%
+# The callback computes a whole report after each epoch, and logs its figures under names such as
+# ``robustness/worst``:
+
+reports = {}
+for hide in (False, True):
+    pl.seed_everything(0, verbose=False)
+    callback = RobustnessCallback(
+        {"upper": upper[test], "lower": lower[test]}, target[test], accuracy, rates=(), num_resamples=0
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=12,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(
+        TensorDataset(upper[train], lower[train], target[train]), batch_size=50, shuffle=True
+    )
+    trainer.fit(Halves(hide), loader)
+    reports[hide] = callback.reports
+
+# %%
+# With complete batches, accuracy on complete digits rises and the worst half gains nothing more
+# after a few epochs. With hidden halves in training, both rise:
+
+figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+for hide, name in ((False, "trained on complete digits"), (True, "halves hidden in training")):
+    epochs = list(reports[hide])
+    line = axes.plot(epochs, [r.worst().value for r in reports[hide].values()], label=name)
+    axes.plot(
+        epochs, [r.complete().value for r in reports[hide].values()], "--", color=line[0].get_color()
+    )
+axes.set_xlabel("epoch")
+axes.set_ylabel("accuracy: complete (dashed), worst half (line)")
+axes.legend(frameon=False)
+
+# %%
+# **Where to go from here.** :doc:`/integrations` has the names that are logged, early stopping and
+# checkpoints, and the same callback for Transformers.
