@@ -86,6 +86,7 @@ html_math_renderer = "katex"
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
 
 
 # --- results of studies, and names in docstrings --------------------------------------------------
