@@ -55,11 +55,15 @@ def right(predicted, target):
     return (predicted == target).astype(float)
 
 
+def accuracy(predicted, target):
+    return right(predicted, target).mean()
+
+
 report = invmod.robustness_report(
     {"forest": by_forest, "neighbours": by_neighbours},
     {name: x[test] for name, x in quadrants.items()},
     digits.target[test],
-    lambda predicted, target: right(predicted, target).mean(),
+    accuracy,
     per_unit=right,
 )
 print(report)

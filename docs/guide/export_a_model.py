@@ -58,7 +58,7 @@ model.eval()
 some = {name: x[:4] for name, x in features.items()}
 rows = {0: torch.export.Dim("rows", min=0)}
 program = torch.export.export(
-    model, (some, everything[:4]), dynamic_shapes=({name: rows for name in some}, rows)
+    model, (some, everything[:4]), dynamic_shapes=(dict.fromkeys(some, rows), rows)
 )
 path = Path(tempfile.mkdtemp()) / "wine.onnx"
 torch.onnx.export(program, dynamo=True, verbose=False).save(path)

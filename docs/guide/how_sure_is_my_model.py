@@ -39,7 +39,10 @@ def rows(of):
 
 model = invmod.PatternKernelRidge(names).fit(rows(train), target[train])
 predictor = invmod.calibrate_by_pattern(
-    lambda features, mask: model.predict(features), rows(calibration), target[calibration], "absolute"
+    lambda features, mask: model.predict(features),
+    rows(calibration),
+    target[calibration],
+    "absolute",
 )
 report = predictor.report(rows(test), target[test])
 print(report)
@@ -48,10 +51,9 @@ print(report)
 # Patients of whom less is known have wider intervals:
 
 intervals = predictor.intervals(rows(test))
-figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-for place, (pattern, number) in enumerate(
-    invmod.missingness.rows_by_pattern(mask[test]).items()
-):
+figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+groups = invmod.missingness.rows_by_pattern(mask[test])
+for place, (pattern, number) in enumerate(groups.items()):
     label = invmod.missingness.pattern_name(pattern, names)
     low, high = intervals[number].T
     y = place + torch.linspace(-0.35, 0.35, len(number))
@@ -59,7 +61,7 @@ for place, (pattern, number) in enumerate(
     axes.plot(target[test][number], y, ".", color="black", markersize=3)
 axes.set_yticks([])
 axes.set_xlabel("progress of the disease: interval (line) and outcome (dot)")
-axes.legend(frameon=False, fontsize="small", loc="upper right", bbox_to_anchor=(1.45, 1))
+figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
 # %%
 # The guarantee holds for any model, in finite samples, if the calibration rows are like those in

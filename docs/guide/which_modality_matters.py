@@ -11,24 +11,31 @@ there is the mean, the standard error and the largest value: three modalities of
 """
 
 import matplotlib.pyplot as plt
-import numpy as np
+import torch
 from sklearn.datasets import load_breast_cancer
 
 import invmod
 
 data = load_breast_cancer()
-values = (data.data - data.data.mean(axis=0)) / data.data.std(axis=0)
+values = torch.tensor((data.data - data.data.mean(axis=0)) / data.data.std(axis=0))
+target = torch.tensor(data.target)
 features = {"mean": values[:, :10], "error": values[:, 10:20], "largest": values[:, 20:]}
-order = np.random.default_rng(0).permutation(len(values))
+order = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))
 train, test = order[:300], order[300:]
 model = invmod.PatternKernelRidge(list(features)).fit(
-    {name: x[train] for name, x in features.items()}, data.target[train]
+    {name: x[train] for name, x in features.items()}, target[train]
 )
+
+
+def accuracy(predicted, target):
+    return (predicted == target).double().mean().item()
+
+
 report = invmod.robustness_report(
     lambda features, mask: model.predict(features),
     {name: x[test] for name, x in features.items()},
-    data.target[test],
-    lambda predicted, target: float((np.asarray(predicted) == target).mean()),
+    target[test],
+    accuracy,
 )
 print(report)
 
@@ -38,26 +45,27 @@ print(report)
 # average, over all combinations of the others?* is its Shapley value. These values sum to the
 # accuracy of the model minus that of guessing.
 
-complete = report.complete().value
+value = {result.name: result.value for result in report.patterns}
 lost = {
-    name: complete - report.pattern([other for other in features if other != name]).value
+    name: report.complete().value - value["+".join(other for other in features if other != name)]
     for name in features
 }
-guess = max(data.target[test].mean(), 1 - data.target[test].mean())
+malignant = (target[test] == 0).double().mean().item()
+guess = max(malignant, 1 - malignant)
 shares = report.contributions(empty=guess)
 print("lost without it: ", {name: round(value, 3) for name, value in lost.items()})
 print("Shapley value:   ", {name: round(value, 3) for name, value in shares.values.items()})
 
 # %%
 
-figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
-places = np.arange(len(features))
+figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+places = torch.arange(len(features))
 axes.barh(places - 0.2, list(shares.values.values()), 0.4, label="Shapley value")
 axes.barh(places + 0.2, list(lost.values()), 0.4, label="lost if it alone is missing")
 axes.set_yticks(places, list(features))
 axes.invert_yaxis()
 axes.set_xlabel("accuracy")
-axes.legend(frameon=False)
+figure.legend(loc="outside upper right", ncols=2, frameon=False)
 
 # %%
 # A modality with a small loss and a large value is a good reserve: another one can replace it, and
