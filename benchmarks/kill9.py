@@ -98,8 +98,8 @@ def _status(kind: str, out: Path, kill_after: float | None = None) -> int | None
 
 def _child(words: list[str]) -> None:
     with Path(os.devnull).open("w") as null:
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(null.fileno(), stream.fileno())
+        for stream in (1, 2):
+            os.dup2(null.fileno(), stream)
         try:
             status = command(words)
         except SystemExit as exit_:

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name = given.targets[number % len(given.targets)]
             run = targets.make(name, Random(f"{given.seed}/{name}/{number}"))
             # A loop in compiled code, which no signal interrupts, ends the whole process.
-            faulthandler.dump_traceback_later(4 * given.seconds, exit=True)
+            faulthandler.dump_traceback_later(4 * given.seconds, exit=True, file=sys.__stderr__)
             outcome = outcome_of(run, seconds=given.seconds, mebibytes=given.mebibytes)
             faulthandler.cancel_dump_traceback_later()
             counts[name, str(outcome.status)] += 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import resource
 import signal
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from milk_recsys.base.errors import DataError, OptionError
@@ -46,7 +46,7 @@ def outcome_of(run: Callable[[], object], *, seconds: float = 20, mebibytes: int
         seconds: time after which it counts as a hang.
         mebibytes: growth of the peak of the process's memory that counts as too much.
     """
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak(reset=True)
     printed, errors = io.StringIO(), io.StringIO()
     handler = signal.signal(signal.SIGALRM, _raise_hang)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -63,10 +63,18 @@ def outcome_of(run: Callable[[], object], *, seconds: float = 20, mebibytes: int
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / MEBIBYTE
+    growth = (_peak() - before) / MEBIBYTE
     if growth > mebibytes and not outcome.failed:
         return Outcome("memory", f"{growth:.0f} MiB; {outcome.details}")
     return outcome
+
+
+def _peak(*, reset: bool = False) -> int:
+    """Return the largest number of bytes in memory since the last reset; Linux only."""
+    if reset:  # The peak is then what is in memory now.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def _run(run: Callable[[], object], errors: io.StringIO) -> Outcome:

@@ -126,10 +126,10 @@ class Targets:
 
     def _make_results(self, random: Random) -> Input:
         """Damage a results file and its journal, or an entry of the benchmark."""
-        folder = self._copy("results", "results")
+        among_others = random.random() < 0.2
+        folder = self._copy("results", "all/lfm2k" if among_others else "results")
         mutate_folder(random, folder)
-        if random.random() < 0.2:
-            shutil.copytree(folder, self.work / "all" / "lfm2k")
+        if among_others:
             return lambda: _standings(self.work)
         return lambda: compact([str(folder)])
 

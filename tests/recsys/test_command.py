@@ -1,6 +1,5 @@
 """The command `milk-recsys`, and the packages that it needs in addition to those of invmod."""
 
-import ast
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 import milk_recsys
 from milk_recsys import __main__ as command
 from milk_recsys import train
-from milk_recsys.base.extras import PACKAGES, extra_needed
+from milk_recsys.base.extras import extra_needed
 
 COMMANDS = ("train", "recommend", "export", "serve", "prepare", "reproduce", "bench")
 FOLDER = Path(milk_recsys.__file__).parent
@@ -22,11 +21,6 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 ]
 # Distributions whose module has another name.
 MODULES = {"scikit-learn": "sklearn", "typing-extensions": "typing_extensions"}
-# Modules of further extras; the code that imports them handles their absence.
-GUARDED = {
-    *("PIL", "faiss", "fastapi", "h5py", "mlflow", "numba", "onnxruntime", "pydantic"),
-    *("sentence_transformers", "uvicorn"),
-}
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -199,29 +193,6 @@ def test_the_package_and_the_help_of_the_command_import_no_other_package():
     )
     ran = python(code)
     assert ran.returncode == 0, ran.stderr
-
-
-def test_the_packages_are_those_of_the_extra():
-    extras = PROJECT["optional-dependencies"]
-    assert extras["examples"] == ["invmod[recsys]"]  # The extra's former name.
-    assert "invmod[report,io,sklearn]" in extras["recsys"]
-    own = [requirement for requirement in extras["recsys"] if not requirement.startswith("invmod[")]
-    # The estimators of invmod need Narwhals, the recommender does not.
-    sklearn = [package for package in extras["sklearn"] if not package.startswith("narwhals")]
-    assert set(PACKAGES) == modules_of(own + extras["report"] + extras["io"] + sklearn)
-
-
-def test_every_imported_package_is_in_the_extra_or_in_the_core():
-    imported = set()
-    for path in FOLDER.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(node.module.partition(".")[0])
-    core = modules_of(PROJECT["dependencies"]) | {"invmod", "milk_recsys"} | sys.stdlib_module_names
-    # threadpoolctl is installed with scikit-learn, which requires it.
-    assert imported - core - GUARDED - {"threadpoolctl"} == set(PACKAGES)
 
 
 def test_the_core_needs_four_packages():

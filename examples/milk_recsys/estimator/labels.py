@@ -60,6 +60,11 @@ class Labels:
         return found
 
     @property
+    def like(self) -> str:
+        """Two labels, for messages: ids if there are any, else names or numbers."""
+        return " and ".join(map(repr, (self.ids or self.shown)[:2]))
+
+    @property
     def shown(self) -> list[str]:
         """The label of each for messages and lists: the name, else the id, else the number."""
         return list(self.names or self.ids or map(str, self.numbers.tolist()))
@@ -87,9 +92,7 @@ def find_all(
         shown = " and ".join(map(repr, unknown[:SHOWN]))
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         like = "; ".join(
-            f"{space.kind}s are called like {' and '.join(map(repr, (space.ids or space.shown)[:2]))}"
-            for space in spaces
-            if len(space)
+            f"{space.kind}s are called like {space.like}" for space in spaces if len(space)
         )
         verb = "is" if len(unknown) == 1 else "are"
         problem = f"{where}: {shown}{more} {verb} not known ({like})"

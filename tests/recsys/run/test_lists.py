@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from milk_recsys import train
-from milk_recsys.catalogue.split import read_split
+from milk_recsys.catalogue.split_file import read_split
 from milk_recsys.catalogue.tables import build_tables
 from milk_recsys.config.options import Options
 from milk_recsys.methods.learner import make_learner

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -145,7 +144,7 @@ def inverse(products: Tensor, shift: float) -> Tensor:
     return p
 
 
-EXACT: Mapping[str, float] = MappingProxyType({})  # Forms without a decomposition are exact.
+EXACT: Mapping[str, float] = {}  # Forms without a decomposition are exact.
 
 
 class ExactVectors:
