@@ -5,7 +5,7 @@ python -m benchmarks.time_split --data $INVMOD_DATA/online_retail_t --out docs/r
 Each method is trained with its default options on a random split for each seed, and on a split by
 time (``--split-by first_seen``) for each cut, and evaluated on the test items (FTMT). A run that is
 in the journal is not repeated, so a killed command resumes. The table has test NDCG@20 and the rank
-of each method.
+of each method, and the line below it compares the order of the methods on both kinds of splits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
 
 from benchmarks.journal import read_journal, write_journal, write_table
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
@@ -43,19 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the journal")
     options = parser.parse_args(argv)
     dataset = read_dataset(options.data, empty_items="drop")
-    path = options.out / f"{dataset.name}.jsonl"
+    path = options.out / "runs.jsonl"
     splits = [{"split_seed": seed} for seed in options.seeds]
     splits += [{"split_by": "first_seen", "cut": cut} for cut in options.cuts]
     lines = read_journal(path)
     for method in options.methods:
         for split in splits:
-            key = {"method": method, "split": split, "epochs": options.epochs}
+            key = {"data": dataset.name, "method": method, "split": split, "epochs": options.epochs}
             if any(key.items() <= line.items() for line in lines):
                 continue
             lines.append({**key, **measure(dataset, method, split, options.epochs)})
             write_journal(path, lines)
             print(json.dumps(lines[-1]["test"]), method, split, file=sys.stderr)
-    write_table(path.with_suffix(".md"), table(lines, options.methods, splits))
+    own = [line for line in lines if line["data"] == dataset.name]
+    write_table(options.out / "table.md", table(own, options.methods, splits))
     return 0
 
 
@@ -87,7 +91,28 @@ def table(
             rank = 1 + sum(v > own for v in column.values() if v is not None and own is not None)
             cells.append("" if own is None else f"{own:.4f} ({rank})")
         rows.append([method, *cells])
-    return [f"| {' | '.join(row)} |" for row in rows]
+    tables = [f"| {' | '.join(row)} |" for row in rows]
+    return [*tables, "", *_agreement(values, methods, splits)]
+
+
+def _agreement(
+    values: dict[tuple[str, str], float], methods: Sequence[str], splits: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Return a line on the order of the methods by their means over both kinds of splits."""
+    kinds = [[s for s in splits if ("cut" in s) == later] for later in (False, True)]
+    means = [
+        [np.mean([values[m, json.dumps(s)] for s in kind]) for kind in kinds if kind]
+        for m in methods
+        if all((m, json.dumps(s)) in values for s in splits)
+    ]
+    if not all(kinds) or len(means) < 3:
+        return []
+    result = spearmanr(*np.array(means).T)
+    return [
+        f"Rank correlation (Spearman) of the {len(means)} methods' mean NDCG@20 on "
+        f"{len(kinds[0])} random splits and on {len(kinds[1])} splits by time: "
+        f"{result.statistic:.2f} (p = {result.pvalue:.2g})."
+    ]
 
 
 if __name__ == "__main__":

@@ -46,11 +46,26 @@ def test_splits_by_time_are_compared_with_random_ones(tmp_path: Path) -> None:
     words = ["--data", str(data), "--methods", "keep", "knn", "--seeds", "0", "--cuts", "600"]
     for _ in range(2):  # The second run finds all lines in the journal.
         assert time_split.main([*words, "--out", str(tmp_path / "out")]) == 0
-        lines_written = read_journal(tmp_path / "out/tiny.jsonl")
+        lines_written = read_journal(tmp_path / "out/runs.jsonl")
         assert len(lines_written) == 4
-    table = (tmp_path / "out/tiny.md").read_text().splitlines()
+    *table, empty = (tmp_path / "out/table.md").read_text().splitlines()
+    assert not empty
     assert table[0] == "| method | random 0 | 600 |"
     assert {cell.split("(")[1][0] for row in table[2:] for cell in row.split("|")[2:4]} == {
         "1",
         "2",
     }
+
+
+def test_the_order_of_methods_on_both_kinds_of_splits_is_compared() -> None:
+    splits = [{"split_seed": 0}, {"split_by": "first_seen", "cut": "2011-01-01"}]
+    lines = [
+        {"method": method, "split": split, "test": {"ndcg@20": value + k}}
+        for method, value in (("a", 0.1), ("b", 0.3), ("c", 0.2))
+        for k, split in enumerate(splits)
+    ]
+    table = time_split.table(lines, ["a", "b", "c"], splits)
+    assert table[0] == "| method | random 0 | 2011-01-01 |"
+    assert table[2] == "| a | 0.1000 (3) | 1.1000 (3) |"
+    assert "of the 3 methods' mean NDCG@20 on 1 random splits" in table[-1]
+    assert ": 1.00 (p = " in table[-1]
