@@ -5,8 +5,9 @@ python -m benchmarks.serve --seconds 60
 KEEP is fitted on generated data and saved, and `milk-recsys serve` is started on it in a process
 of its own, with one thread for matrix products. Clients (threads of this process, with a connection
 each) ask for the lists of one customer at a time, and each asks again when it has its answer. In
-the same run, a plain matrix product of one customer's vector and all items in float32, with
-`torch.topk`, is timed on one thread while the server is idle.
+the same run, while the server is idle, three other ways are timed on one thread: a plain matrix
+product of one customer's vector and all items in float32 with `torch.topk`, and the two kinds of
+index that `milk-recsys export --index` writes, with their recall.
 
 The times of requests include waiting for the other clients: with 16 clients and one core, a
 request takes about 16 times as long as its work.
@@ -25,16 +26,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from benchmarks.machine import versions
 from milk_recsys import Recommender, load_run
+from milk_recsys.exporting.index import write_index
 
 USERS, ITEMS, PER_USER = 2000, 1500, 30
 DIMS = {"text": 64, "image": 32}
@@ -64,7 +66,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return the times of a product, and of requests by one client and by all."""
     run, items = make_shop(folder, options.users, options.known_items, options.items)
     users = [f"u{u}" for u in range(options.users)]
-    product, width = time_product(run, items, min(options.seconds, 5.0))
+    seconds = min(options.seconds, 5.0)
+    vectors, queries = stored_vectors(run, items)
+    product = times_of(lambda k: torch.topk(queries[k] @ vectors.T, 20), len(queries), seconds)
+    indices = [time_index(folder, kind, vectors, queries, seconds) for kind in ("exact", "hnsw")]
     with started(run, items) as (pid, port):
         ask(port, users[:50], 20)  # Until caches and connections are warm.
         rows = []
@@ -83,11 +88,13 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                     "memory after MiB": memory(pid),
                 }
             )
-    facts = {"users": options.users, "known items": options.known_items, "width": width}
+    facts = {"users": options.users, "known items": options.known_items}
+    facts |= {"width": vectors.shape[1]}
     return {
         "versions": versions(),
         "data": {**facts, "new items": options.items},
         "product": product,
+        "indices": indices,
         "requests": rows,
     }
 
@@ -117,18 +124,44 @@ def make_shop(folder: Path, users: int, items: int, new: int) -> tuple[Path, Pat
     return folder / "run", folder / "new"
 
 
-def time_product(run: Path, items: Path, seconds: float) -> tuple[dict[str, float], int]:
-    """Return times of one user's product with all items and topk, and the width of the vectors."""
+def stored_vectors(run: Path, items: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 vectors of the new items (n, D), and of 500 users (500, D)."""
     scorer = load_run(run, device="cpu")
     rows = {path.stem: np.load(path) for path in sorted((items / "features").glob("*.npy"))}
-    vectors = scorer.embed(rows).float().contiguous()
-    user = scorer.user_vectors(torch.tensor([0])).float()
-    times, end = [], time.perf_counter() + seconds
+    users = torch.arange(min(500, scorer.num_users))
+    return scorer.embed(rows).float().contiguous(), scorer.user_vectors(users).float()
+
+
+def time_index(
+    folder: Path,
+    kind: Literal["exact", "hnsw"],
+    vectors: torch.Tensor,
+    queries: torch.Tensor,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the recall of an index, and the times of one query on one thread."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    path = folder / f"{kind}.faiss"
+    begun = time.perf_counter()
+    facts = write_index(path, vectors.numpy(), queries.numpy(), kind)
+    built, index = time.perf_counter() - begun, faiss.read_index(str(path))
+    rows = queries.numpy()
+    times = times_of(lambda k: index.search(rows[k : k + 1], 20), len(rows), seconds)
+    found = {"recall@20": facts.recall_at_20, "efSearch": facts.search_depth, "built s": built}
+    return {"index": kind, **found, **times}
+
+
+def times_of(query: Callable[[int], object], count: int, seconds: float) -> dict[str, float]:
+    """Return the times of queries by their number, repeated for so many seconds."""
+    times, end, number = [], time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         begun = time.perf_counter()
-        torch.topk(user @ vectors.T, 20)
+        query(number % count)
         times.append(time.perf_counter() - begun)
-    return {f"p{q} ms": float(np.percentile(times, q)) * 1e3 for q in (50, 99)}, vectors.shape[1]
+        number += 1
+    return {f"p{q} ms": float(np.percentile(times, q)) * 1e3 for q in (50, 99)}
 
 
 @contextmanager
@@ -221,11 +254,12 @@ def print_table(result: dict[str, Any]) -> None:
     print(
         f"plain product and topk: p50 {product['p50 ms']:.2f} ms, p99 {product['p99 ms']:.2f} ms\n"
     )
-    names = list(result["requests"][0])
-    print(f"| {' | '.join(names)} |\n| {' | '.join(['---'] * len(names))} |")
-    for row in result["requests"]:
-        cells = (f"{x:.2f}" if isinstance(x, float) else str(x) for x in row.values())
-        print(f"| {' | '.join(cells)} |")
+    for rows in (result["indices"], result["requests"]):
+        print(f"| {' | '.join(rows[0])} |\n| {' | '.join(['---'] * len(rows[0]))} |")
+        for row in rows:
+            cells = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values())
+            print(f"| {' | '.join(cells)} |")
+        print()
 
 
 if __name__ == "__main__":
