@@ -97,9 +97,9 @@ class PatternKernelRidge(ExtensibleRegressions):
             and without landmarks, the regression is exact.
         neighbours: number of training rows by which each prediction is corrected; it needs
             landmarks.
-        probes: number of cells in which neighbours are searched; None: among all training rows.
-            Each training row belongs to the cell of its nearest landmark, and a row searches the
-            cells of its nearest landmarks, in each modality. It is for many training rows: the
+        probes: number of clusters in which neighbours are searched; None: among all training rows.
+            Each training row belongs to the cluster of its nearest landmark, and a row searches the
+            clusters of its nearest landmarks, in each modality. It is for many training rows: the
             time of an exact search grows with their number.
         dtype: floating dtype of all computations. In float32 the smaller ridges of the grid are
             left out, those below ten times the rounding error :math:`n \epsilon`.
