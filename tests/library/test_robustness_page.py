@@ -272,8 +272,8 @@ def test_steps_that_make_a_model_worse_are_in_the_verdict_and_in_a_table():
     names = ("a", "b", "<c>")
     report = made({"m": values}, names=names, num_resamples=999, worse_with_more=found)
     assert verdict(report)[-1] == (
-        "Adding one modality makes the model significantly worse in 2 cases (at 5%, corrected), most "
-        "clearly <c> in addition to a+b."
+        "Adding one modality makes the model significantly worse in 2 cases (at 5%, corrected), "
+        "most clearly <c> in addition to a+b."
     )
     one = made({"m": values}, names=names, intervals=True, worse_with_more=found[:1])
     assert "in 1 case (at 5%, corrected), most clearly b in addition to a." in verdict(one)[-1]
