@@ -160,7 +160,7 @@ def table(package: str) -> str:
         f"| `{name}` | {len(rooms[name].files)} | {rooms[name].summary} |"
         for name in sorted(rooms, key=lambda name: (-levels[name], name))
     ]
-    return "\n".join(["| room | files | content |", "| --- | --- | --- |", *rows])
+    return "\n".join(["| subpackage | files | content |", "| --- | --- | --- |", *rows])
 
 
 class RoomsDirective(SphinxDirective):

@@ -95,8 +95,15 @@ copybutton_line_continuation_character = "\\"
 def insert_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
     """Replace each line ``% TABLE NAME`` of a page by docs/results/NAME/table.md, if it exists.
 
+    A link to this file below the line is for readers of the source, and is left out of the page.
     Sphinx passes the text of the page as a list of one string, which is changed in place.
     """
+    source[0] = re.sub(
+        r"^(% TABLE (\w+)\n)\n\[[^\]]*\]\([./]*results/\2/table\.md\)\n",
+        r"\1",
+        source[0],
+        flags=re.MULTILINE,
+    )
     for name in re.findall(r"^% TABLE (\w+)$", source[0], re.MULTILINE):
         path = HERE / "results" / name / "table.md"
         table = "This table has not been computed in this checkout.\n"

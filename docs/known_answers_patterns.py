@@ -104,11 +104,11 @@ def conditional(x: Tensor, mask: Tensor, *, self_masked: bool) -> tuple[Tensor, 
 # --- one regression for each pattern, and one for all ---------------------------------------------
 
 METHODS = {
-    "one per pattern, exact rows": "exact",
-    "one per pattern, superset rows": "superset",
-    "one, after mean imputation": "mean",
-    "one, after mean imputation, with the mask": "mean and mask",
-    "one, after conditional mean imputation": "conditional",
+    "regression per pattern, exact rows": "exact",
+    "regression per pattern, superset rows": "superset",
+    "single regression, mean imputation": "mean",
+    "single regression, mean imputation, with the mask": "mean and mask",
+    "single regression, conditional mean imputation": "conditional",
 }
 
 
@@ -195,7 +195,7 @@ def pattern_numbers(
         scores = {name: predicted(train, test, method) for name, method in METHODS.items()}
         optimal = {"optimum": test.mean}
         standardized = standardized_by_pattern(test.mean, test.mask)
-        lists = optimal | scores | {"optimum, standardized by pattern": standardized}
+        lists = optimal | scores | {"optimum, standardised by pattern": standardized}
         results[mechanism] = {
             "share": [float(test.rows(pattern).double().mean()) for pattern in PATTERNS],
             "optimal error": float(test.variance.mean()),

@@ -1,4 +1,7 @@
-"""Environments: rows of fusion weights on the simplex over modalities, or subsets as masks.
+"""Environments: rows of fusion weights on the simplex over modalities, or masks.
+
+An environment is a condition under which the model is trained: a row of fusion weights, for models
+that fuse linearly, or a mask, for any model.
 
 A generator of environments has ``num_envs``, ``num_modalities`` and ``sample``, as in
 `torch.distributions`; there is no class for a single environment. Pass the sampled rows to

@@ -56,10 +56,10 @@ class PPCAImputer(LinearJointImputer):
     noise variance is at least 1e-6 of the mean square entry, because a few rows could be fitted
     exactly otherwise.
 
-    A row without any modality is filled with the model's mean :math:`\mu`, the conditional mean
-    given nothing. Under missingness at random it estimates the mean of all rows, those that lack
-    the modality included, and differs from the mean of the observed rows: if images exist mostly
-    for large values of a correlated text, the observed mean is too large and :math:`\mu` is not.
+    A row without any modality is filled with the model's mean :math:`\mu`. Under missingness at
+    random, it estimates the mean over all rows, including those that lack the modality. It differs
+    from the mean of the observed rows: if images exist mostly for large values of a correlated
+    text, the observed mean is too large and :math:`\mu` is not.
 
     The fills are computed for the patterns of a call, so this form cannot be exported or compiled
     into one graph. `linear_maps` returns the form that can.

@@ -84,8 +84,9 @@ class PatternKernelRidge(ExtensibleRegressions):
             rows that have only some of them count too. ``"superset"``: those that have all of them,
             which is better if each modality alone predicts most of the target.
             ``"exact"``: those that have these and no others, if there are at least 50, else as
-            ``"superset"``; it is the only rule that is right if the target depends on what is
-            missing. If no row has all of them, ``"all"`` is used.
+            ``"superset"``; it is the only rule that is right if the target, given the available
+            features, depends on which modalities are missing. If no row has all of them, ``"all"``
+            is used.
         intercept: fit b; without it b is 0, and so is the prediction without any modality.
         standardize: divide each entry by its standard deviation; ``"auto"`` compares both.
         criterion: ``"loo"`` (leave-one-out), or ``"gcv"`` (generalised cross-validation) for the
@@ -96,9 +97,9 @@ class PatternKernelRidge(ExtensibleRegressions):
             and without landmarks, the regression is exact.
         neighbours: number of training rows by which each prediction is corrected; it needs
             landmarks.
-        probes: number of cells in which neighbours are searched; None: among all training rows.
-            Each training row belongs to the cell of its nearest landmark, and a row searches the
-            cells of its nearest landmarks, in each modality. It is for many training rows: the
+        probes: number of clusters in which neighbours are searched; None: among all training rows.
+            Each training row belongs to the cluster of its nearest landmark, and a row searches the
+            clusters of its nearest landmarks, in each modality. It is for many training rows: the
             time of an exact search grows with their number.
         dtype: floating dtype of all computations. In float32 the smaller ridges of the grid are
             left out, those below ten times the rounding error :math:`n \epsilon`.

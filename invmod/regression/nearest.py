@@ -8,9 +8,10 @@ With the part R of the kernel that landmarks do not span, and the noise D_i, its
 plus a small share of k(c, i)^2 / (k(i, i) + D_i), which decides if landmarks leave nothing.
 
 All training rows of the pattern are compared. With `probes` only some are: each training row
-belongs, in each modality, to the cell of the landmark with which its kernel is largest, and a row
-searches the cells of its nearest landmarks (an inverted file index). In the cells, rows are first
-compared by the whole kernel, which needs no features, and the best of these by their relevance.
+belongs, in each modality, to the cluster of the landmark with which its kernel is largest. A row
+searches the clusters of its nearest landmarks (an inverted file index). In the clusters, rows are
+first compared by the whole kernel, which needs no features, and the best of these by their
+relevance.
 
 References:
     Jegou, Douze and Schmid, Product quantization for nearest neighbor search, IEEE Transactions on
@@ -81,7 +82,7 @@ class NearestRows:
         rows: positions of the training rows of the pattern (n_p,).
         features: maps positions among these rows (...) to their features F (..., L).
         noise: D (n_p,).
-        probes: number of cells that are searched in each modality; None: all rows.
+        probes: number of clusters that are searched in each modality; None: all rows.
     """
 
     def __init__(

@@ -209,14 +209,18 @@ def _differences(report: RobustnessReport) -> str:
     return aligned(["pattern", "difference", "", "corrected p"], difference_rows(report))
 
 
+def _cases(count: int) -> str:
+    return "1 case" if count == 1 else f"{count} cases"
+
+
 def _violations(report: RobustnessReport) -> str:
     found = report.violations()
     if not report.num_resamples:
-        return f"One modality more makes a model worse at {len(found)} steps (not tested)."
+        return f"Adding a modality makes a model worse in {_cases(len(found))} (not tested)."
     significant = report.violations(significance=0.05)
     text = (
-        f"One modality more makes a model worse at {len(found)} steps, significantly at "
-        f"{len(significant)} (5%, corrected)."
+        f"Adding a modality makes a model worse in {_cases(len(found))}, significantly in "
+        f"{len(significant)} (at 5%, corrected)."
     )
     if not significant:
         return text

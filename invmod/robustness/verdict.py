@@ -181,17 +181,17 @@ def _profiles(report: RobustnessReport, model: str | None) -> list[str]:
 
 
 def _worse_with_more(report: RobustnessReport, model: str) -> list[str]:
-    """Return how often one modality more makes a model significantly worse."""
+    """Return how often adding one modality makes a model significantly worse."""
     if not report.num_resamples:
         return []
     found = report.violations(significance=LEVEL, model=model)
     if not found:
         return []
-    surest, steps = found[0], "1 step" if len(found) == 1 else f"{len(found)} steps"
+    surest, cases = found[0], "1 case" if len(found) == 1 else f"{len(found)} cases"
     added = pattern_name((True,), (surest.added,))
     fewer = name_without(surest, report.modalities)
     return [
-        f"One modality more makes the model significantly worse at {steps} (at {LEVEL:.0%}, "
+        f"Adding one modality makes the model significantly worse in {cases} (at {LEVEL:.0%}, "
         f"corrected), most clearly {added} in addition to {fewer}."
     ]
 

@@ -233,7 +233,7 @@ def test_the_page_shows_the_committed_numbers():
     assert "itself is {}, {} and {}".format(*errors) in prose
     assert f"better from {NUMBERS['sharing']['1.0']['crossing']} rows on" in prose
     fusion = NUMBERS["fusion"]
-    assert f"smallest mean risk, {fusion['one slope']:.3f}" in prose
+    assert f"This slope is {fusion['one slope']:.3f}, which" in prose
     assert all(f"{value:.3f}" in prose for value in fusion["dcg"].values())
     assert NUMBERS["made"].split(",")[0] in PAGE
 

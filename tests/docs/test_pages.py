@@ -104,12 +104,12 @@ def test_the_concepts_page_names_code_for_every_equation_of_the_method() -> None
     assert all("`" in where for _, where in rows)
 
 
-def test_functions_of_the_example_that_the_concepts_page_names_exist() -> None:
+def test_functions_of_the_recommender_that_the_concepts_page_names_exist() -> None:
     page = read("concepts.md")
     sources = "\n".join(
         path.read_text(encoding="utf-8") for path in (ROOT / "examples/milk_recsys").rglob("*.py")
     )
-    named = re.findall(r"in the example `([\w.]+)`", page)
+    named = re.findall(r"in the recommender `([\w.]+)`", page)
     assert len(named) >= 4
     for name in named:
         assert re.search(rf"\bdef {name.split('.')[-1]}\(", sources), name

@@ -1,7 +1,8 @@
 """Every Python snippet of the pages and of the README runs, in the order of its page.
 
 A block marked ``python`` is executed; a block marked ``pycon`` is a doctest. All blocks of a page
-share one namespace.
+share one namespace. A block that begins with the comment ``# models.py`` is also written to that
+file, which later blocks can import.
 """
 
 import doctest
@@ -76,6 +77,7 @@ def test_the_snippets_of_a_page_run_in_order(
     page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(methods, "_REGISTERED", {})  # Pages may register methods of their own.
     # The page is the main module, so that "__main__:Name" finds what its snippets define.
     main = types.ModuleType("__main__")
@@ -83,6 +85,9 @@ def test_the_snippets_of_a_page_run_in_order(
     names = vars(main)
     with torch.random.fork_rng():
         for kind, code, line in blocks(page):
+            if file := re.match(r"# (\w+)\.py\n", code):
+                monkeypatch.delitem(sys.modules, file[1], raising=False)
+                (tmp_path / f"{file[1]}.py").write_text(code, encoding="utf-8")
             run_block(kind, code, line, page, names)
     if page.name == "milk.md":
         check_files_of_a_run(

@@ -272,14 +272,14 @@ def test_steps_that_make_a_model_worse_are_in_the_verdict_and_in_a_table():
     names = ("a", "b", "<c>")
     report = made({"m": values}, names=names, num_resamples=999, worse_with_more=found)
     assert verdict(report)[-1] == (
-        "One modality more makes the model significantly worse at 2 steps (at 5%, corrected), most "
-        "clearly <c> in addition to a+b."
+        "Adding one modality makes the model significantly worse in 2 cases (at 5%, corrected), "
+        "most clearly <c> in addition to a+b."
     )
     one = made({"m": values}, names=names, intervals=True, worse_with_more=found[:1])
-    assert "at 1 step (at 5%, corrected), most clearly b in addition to a." in verdict(one)[-1]
+    assert "in 1 case (at 5%, corrected), most clearly b in addition to a." in verdict(one)[-1]
     for none in (made({"m": values}, intervals=True, worse_with_more=found[2:], names=names),
                  made({"m": values}, worse_with_more=found, names=names)):  # fmt: skip
-        assert not any("One modality more" in text for text in verdict(none))
+        assert not any("Adding one modality" in text for text in verdict(none))
     parsed = Page(page(report, date=DAY))
     (table,) = [table for table in parsed.tables if table[0][1] == "Modality"]
     assert table[1] == [
