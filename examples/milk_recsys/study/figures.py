@@ -21,8 +21,8 @@ __all__ = ["FIGURES", "write_figure"]
 
 LABELS = {
     "milk": "MILK",
-    "align": "alignment alone\n(align)",
-    "envs": "environments alone\n(envs)",
+    "align": "alignment\nalone (align)",
+    "envs": "environments\nalone (envs)",
     "erm": "neither\n(erm)",
 }
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
