@@ -6,6 +6,7 @@ A tenth of the users is held back. KEEP is fitted on the warm items of a split (
 pairs of these users, who are then folded in by their pairs (`methods/keep/user_map.py`). Their
 lists of test items are compared with
 
+    updated      the fitted model, updated with their pairs
     fit again    KEEP fitted on the pairs of all users, which chooses its options again
     nothing      equal scores, as for users about whom nothing is known
 """
@@ -13,6 +14,7 @@ lists of test items are compared with
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import sys
@@ -33,6 +35,7 @@ from milk_recsys.catalogue.user_rows import build_user_rows
 from milk_recsys.config.options import Options
 from milk_recsys.methods.keep.fitted import KeepModel
 from milk_recsys.methods.keep.model import Keep
+from milk_recsys.methods.keep.update import update_model
 from milk_recsys.methods.keep.user_map import UserMap
 from milk_recsys.methods.warm import WarmData
 from milk_recsys.ranking.metrics import per_user_metrics, positive_ranks
@@ -81,6 +84,9 @@ def measure(folder: Path, seed: int, share: float) -> dict[str, Any]:
     vectors = UserMap(some).vectors(offsets, pairs[own, 1])
     seconds = time.process_time() - begun
     folded = ndcg(tables, held, vectors, new_vectors(some, tables))
+    updated = copy.deepcopy(some)
+    update_model(updated, pairs[own])
+    added = ndcg(tables, held, updated.user_vectors(held), new_vectors(updated, tables))
     again = ndcg(tables, held, whole.user_vectors(held), new_vectors(whole, tables))
     nothing = ndcg(tables, held, torch.zeros_like(vectors), new_vectors(some, tables))
     return {
@@ -88,6 +94,7 @@ def measure(folder: Path, seed: int, share: float) -> dict[str, Any]:
         "seed": seed,
         "users held back": len(held),
         "folded in": f"{folded:.4f}",
+        "updated": f"{added:.4f}",
         "fit again": f"{again:.4f}",
         "nothing": f"{nothing:.4f}",
         "fold-in, s": f"{seconds:.3f}",

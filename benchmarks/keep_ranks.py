@@ -126,8 +126,9 @@ def loopback_bytes() -> int:
 def table(cases: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
     """Return the lines of a table; memory is that of the process with the highest peak."""
     lines = [
-        "| processes | fit, CPU s | rank, CPU s | sent to fit, MB | to save, MB | to rank, MB "
-        "| pairs held, each | users held, MB each | peak, GB each | NDCG@20 |",
+        "| processes | fit, CPU s | rank, CPU s | sent while fitting, MB | sent while saving, MB "
+        "| sent while ranking, MB | pairs held, each | users held, MB each | peak memory, GB each "
+        "| NDCG@20 |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case in cases:

@@ -173,8 +173,8 @@ def table(folder: Path) -> list[str]:
     """Return two tables of the journals in a folder: the default, and every size."""
     journals = {path.stem: read_journal(path) for path in sorted(folder.glob("*.jsonl"))}
     lines = [
-        "| data set | training items | splits | exact, NDCG@20 | default, NDCG@20 | share "
-        "| exact, CPU s | default, CPU s |",
+        "| data set | training items | splits | exact, NDCG@20 | approximated, NDCG@20 | share "
+        "| exact, CPU s | approximated, CPU s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, runs in journals.items():

@@ -57,9 +57,9 @@ def table(cases: dict[str, dict[str, Any]]) -> list[str]:
     scale.
     """
     lines = [
-        "| scale | users | items | pairs | new items | singular vectors | peak RssAnon, GB "
-        "| fit, s | rank, s | growth |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| scale | users | items | pairs | new items | singular vectors | peak memory, GB "
+        "| fit, s | rank, s | fit, CPU s | rank, CPU s | growth |",
+        "| --- |" + " ---: |" * 11,
     ]
 
     def cost(case: dict[str, Any]) -> float:
@@ -76,6 +76,7 @@ def table(cases: dict[str, dict[str, Any]]) -> list[str]:
             f"{vectors:,}",
             f"{case['peak_gb']:.2f}",
             *(f"{seconds[name]:.0f}" for name in ("fit", "rank")),
+            *(f"{case[name]:,.0f}" for name in ("fit_cpu_s", "rank_cpu_s")),
             f"{cost(case) / first:.2f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

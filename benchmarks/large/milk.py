@@ -112,7 +112,7 @@ def table(cases: dict[str, dict[str, Any]]) -> list[str]:
     The column "growth" is the CPU time per triple divided by that of the first scale.
     """
     lines = [
-        "| scale | users | items | pairs | peak RssAnon, GB | triples / s | CPU us / triple "
+        "| scale | users | items | pairs | peak memory, GB | triples / s | CPU us / triple "
         "| growth |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]

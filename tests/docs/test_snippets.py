@@ -115,7 +115,7 @@ def check_files_of_a_run(page: str, metrics: dict[str, Any], folder: Path) -> No
     keys = _first_column(page, "| key | what |")
     assert keys == set(metrics)
     figures = set(
-        re.findall(r"`(\w+@\d+)`", page[page.index("Every block of figures") :].split("\n\n")[0])
+        re.findall(r"`(\w+@\d+)`", page[page.index("Every block of numbers") :].split("\n\n")[0])
     )
     assert figures | {"users", "untrained_users"} == set(metrics["test"])
 

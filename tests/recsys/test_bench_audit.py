@@ -44,7 +44,7 @@ def random_init(seed, **given):
 def test_an_honest_function_passes(fit, instance):
     passed = audit_fit(fit, instance, None)
     assert passed == (
-        "the same again",
+        "repeatability",
         "hidden cells",
         "order of the cold items",
         "other cold items",
@@ -260,7 +260,7 @@ def test_the_command_ends_with_0_for_an_honest_and_1_for_a_leaky_function(tmp_pa
 
     passed = run("mine:fit")
     assert passed.returncode == 0, passed.stderr
-    assert passed.stdout.startswith("mine:fit on tiny/ftmt/0: passed (the same again, hidden cells")
+    assert passed.stdout.startswith("mine:fit on tiny/ftmt/0: passed (repeatability, hidden cells")
     refused = run("mine:leaky")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: leak: test pairs: with the cold items in another")

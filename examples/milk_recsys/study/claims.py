@@ -20,7 +20,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from milk_recsys.base.statistics import mean_interval
 from milk_recsys.study.plan import Plan, best_trial, strongest
 from milk_recsys.study.records import MONITOR
-from milk_recsys.study.spaces import SWEEPS, VARIANTS
+from milk_recsys.study.spaces import SWEEPS, VARIANTS, VARIANTS_IN_WORDS
 from milk_recsys.study.store import Line, Store, user_values
 
 __all__ = [
@@ -193,7 +193,7 @@ def claims_of(plan: Plan, store: Store) -> list[Claim]:
         claims.append(
             better(
                 store,
-                f"MILK's environments are better than those {name}",
+                f"MILK's environments are better than those {VARIANTS_IN_WORDS[name]}",
                 "5.3.3",
                 ("milk", name),
                 "ftmt",

@@ -21,9 +21,9 @@ __all__ = ["FIGURES", "write_figure"]
 
 LABELS = {
     "milk": "MILK",
-    "align": "w/o CEIM\n(align)",
-    "envs": "w/o CMAM\n(envs)",
-    "erm": "w/o both\n(erm)",
+    "align": "alignment\nalone (align)",
+    "envs": "environments\nalone (envs)",
+    "erm": "neither\n(erm)",
 }
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 TINTS = ("0.75", "tab:blue", "tab:orange", "tab:green")

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from milk_recsys.base.files import replacing
 from milk_recsys.catalogue.dataset import Dataset
 from milk_recsys.study import claims, field, tables
+from milk_recsys.study.captions import captions_of
 from milk_recsys.study.figures import FIGURES, write_figure
-from milk_recsys.study.plan import FRESH_SEED, Plan, strongest
+from milk_recsys.study.plan import Plan, strongest
 from milk_recsys.study.records import MONITOR, mean_sd
 from milk_recsys.study.spaces import (
     ABLATIONS,
-    FORMER,
-    METHODS,
-    VARIANTS,
+    SWEEPS,
     WHY_PENALTIES,
-    WINNER,
 )
-from milk_recsys.study.store import Line, Store
+from milk_recsys.study.store import Store
 
 __all__ = ["write_results"]
-
-PAPERS = {*METHODS, *VARIANTS, "factors"}
-"""Methods whose runs belong to the study of the paper."""
 
 
 def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list[Path]:
@@ -45,7 +39,7 @@ def write_results(plan: Plan, store: Store, dataset: Dataset, out: Path) -> list
             paths += tables.write_table(paper_tables[name](), out / name, captions[name])
         else:
             paths += write_figure(FIGURES[name], plan, store, out / name)
-            paths += tables.write_table(numbers(name, plan, store), out / name, captions["figure"])
+            paths += tables.write_table(numbers(name, plan, store), out / name, captions[name])
     if "table2" in plan.names:
         paths += tables.write_table(
             tables.table_popular(plan, store, dataset), out / "popular", captions["popular"]
@@ -87,91 +81,6 @@ def _field(plan: Plan, store: Store, out: Path, captions: Mapping[str, str]) -> 
     return paths
 
 
-def _hours(lines: Iterable[Line]) -> float:
-    """Return the hours that runs and their audits took."""
-    return float(sum(x["seconds"] + x.get("audit", {}).get("seconds", 0) for x in lines)) / 3600
-
-
-def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
-    """Return the caption of each table: data, trials, repeats, tests, date and machine."""
-    what = (
-        f"{dataset.name}, candidates: test items; {plan.trials} trials per method on a separate "
-        "split"
-    )
-    how = f"{plan.repeats} repeats, mean ± standard deviation"
-    where = ""
-    if store.lines:
-        last = store.lines[-1]
-        versions = last["versions"]
-        machine = f"{platform.machine()}, {versions['device']}, torch {versions['torch']}"
-        where = f" {last['date']}, {machine}."
-    former = ""
-    if store.of("repeat", FORMER):
-        former = f" {FORMER}: the first version of {WINNER}, whose options were tuned."
-    paper = [
-        x for x in store.lines if x["method"] in PAPERS and x["phase"] not in ("fresh", "timing")
-    ]
-    hours, paper_hours = f"{_hours(store.lines):.1f}", f"{_hours(paper):.1f}"
-    return {
-        "table1": (
-            f"Split 0 of {dataset.name}. 20% of the items with interactions are new; half of these "
-            "are test items."
-        ),
-        "table2": (
-            f"{what}; {how}. The runs of the paper's study took {paper_hours} hours.{where}"
-        ),
-        "popular": (
-            f"{what}, FTMT; {how}. NDCG@20 of all users, of the users who have the most popular "
-            f"test item of their split (mean, and highest split), and of all others.{where}"
-        ),
-        "table3": (
-            f"{what}, FTMT; {how}. Zero, mean and map are imputations of the same trained model "
-            f"without modules.{where}"
-        ),
-        "table4": f"{what}, FTMT; {how}. All rows use the tuned options of MILK.{where}",
-        "figure": f"{what}; {how}.{where}",
-        "field": (
-            f"{what}; {plan.repeats} repeats, mean ± half the width of a 95% t interval, corrected "
-            "for splits that share items (Nadeau and Bengio). FTFT: the models of FTMT, tested on "
-            "complete items. Worst modality missing: change of NDCG@20 when the most useful "
-            "modality is hidden from all test items. Seconds: a whole run (factors, training, "
-            "validation and all tests). Seconds to rank: ranking the test items once. p: "
-            "two-sided t tests on log ratios of NDCG@20 under FTMT, paired over repeats, "
-            "corrected for shared items and for the number of methods in the column (Holm). "
-            f"{WINNER} was designed with these splits in view, so its p values here are too small. "
-            f"All runs took {hours} hours, of which {paper_hours} belong to the paper's "
-            f"study.{former}{where}"
-        ),
-        "patterns": (
-            f"{what}, FTMT; {how}. NDCG@20 of the test items with exactly these modalities, ranked "
-            f"among all candidates, and of all test items with one modality hidden.{where}"
-        ),
-        "without": (
-            f"{dataset.name}, FTMT; {plan.repeats} repeats, mean ± half the width of a 95% t "
-            f"interval. Each variant lacks one part of {WINNER}; its other options are chosen as "
-            "always. p: two-sided t tests on log ratios, corrected for splits that share items but "
-            f"not for the number of variants.{where}"
-        ),
-        "fresh": (
-            f"{dataset.name}, {plan.fresh()} held-out splits (seeds from {FRESH_SEED} on), which "
-            "no search has used; tuned methods have the options of the search. Two-sided t tests "
-            "on log ratios, paired over splits, corrected for splits that share items (Nadeau and "
-            "Bengio) and for the number of claims (Holm). Splits as independent: without the "
-            "correction for shared items. Last column: number of splits in which a 95% bootstrap "
-            f"interval over users excludes 0.{former}{where}"
-        ),
-        "search": (
-            f"{dataset.name}, FTMT, validation items of a separate split: the number of the best "
-            f"trial and its options.{where}"
-        ),
-        "verdicts": (
-            f"{what}. Two-sided t tests on log ratios, paired over repeats, corrected for the "
-            "number of claims (Holm). Last column: number of splits in which a 95% bootstrap "
-            f"interval over users excludes 0.{where}"
-        ),
-    }
-
-
 def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
     """Return the values that a figure shows, as the rows of a table."""
     mean, metric = mean_sd, MONITOR
@@ -183,8 +92,9 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
                 "validation ndcg@20": f"{line['validation'][metric]:.4f}",
                 "test ndcg@20": f"{line['test'][metric]:.4f}" if "test" in line else "diverged",
             }
-            for line in store.lines
-            if line["phase"].startswith("sweep ")
+            for option, values in SWEEPS.items()
+            for value in values
+            for line in store.of(f"sweep {option}={value:g}", "milk")
         ]
     if name == "why":
         return worth(plan, store)

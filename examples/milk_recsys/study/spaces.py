@@ -23,6 +23,7 @@ __all__ = [
     "SPACES",
     "SWEEPS",
     "VARIANTS",
+    "VARIANTS_IN_WORDS",
     "WHY_PENALTIES",
     "WINNER",
     "WITHOUT",
@@ -88,6 +89,15 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Variants of Table 4 by their name in it: options of MILK with other environments."""
+
+VARIANTS_IN_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "w/o e=0": "without the uniform environment",
+        "w/o cs": "without cyclic shifts",
+        "w/o random": "with one draw for the whole run",
+    }
+)
+"""Variant of Table 4 -> what tables and claims call it."""
 
 LINEAR = 0.01  # at this width exp(width (cos - 1)) equals 1 - width + width cos to four digits
 

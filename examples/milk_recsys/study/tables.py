@@ -17,7 +17,7 @@ from milk_recsys.config.options import DataOptions
 from milk_recsys.study.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, in_paper
 from milk_recsys.study.plan import Plan, best_trial
 from milk_recsys.study.records import MONITOR, mean_sd
-from milk_recsys.study.spaces import VARIANTS
+from milk_recsys.study.spaces import VARIANTS, VARIANTS_IN_WORDS
 from milk_recsys.study.store import Store, user_values
 
 __all__ = [
@@ -225,7 +225,7 @@ def _two_metrics(
     for name, repeats in sections.items():
         if not repeats:
             continue
-        row = {"method": name} | {
+        row = {"method": VARIANTS_IN_WORDS.get(name, name)} | {
             m: mean_sd([s[m] for s in repeats]) for m in ("recall@20", "ndcg@20")
         }
         stated = paper[name].get(known or "")

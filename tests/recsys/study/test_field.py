@@ -190,7 +190,9 @@ def test_one_modality_has_a_table_without_drops(tmp_path):
     plan = make_plan(("field",), methods=("milk", "knn", "keep"), settings=("ftmt",))
     store = run_plan(plan, tmp_path / "runs", dataset)
     write_results(plan, store, dataset, tmp_path)
-    assert {row["worst modality missing"] for row in table(tmp_path / "field.csv").values()} == {""}
+    assert {
+        row["most useful modality hidden"] for row in table(tmp_path / "field.csv").values()
+    } == {""}
     assert all("With its most useful" not in row["claim"] for row in field.table_fresh(plan, store))
     assert (tmp_path / "field.png").exists()
     assert not (tmp_path / "field_drop.png").exists()

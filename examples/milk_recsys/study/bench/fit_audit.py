@@ -118,7 +118,7 @@ def audit_fit(
             "leak: nondeterminism: two calls with the same arguments return different results. "
             "Draw all random numbers from `seed`."
         )
-    passed = ["the same again"]
+    passed = ["repeatability"]
     if not given.cold_mask.all() or not given.mask.all():
         revealed = inputs_of(instance, few_users=True, reveal=True)
         other = _checked(revealed.call(fit), revealed)

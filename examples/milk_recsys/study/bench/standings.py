@@ -45,9 +45,13 @@ files. [Enter the benchmark](bench.md) shows how to add a system.
 A value is the mean over splits ± half the width of its 95% interval. *p* is that of a two-sided t
 test on the log ratios of NDCG@20 to the first system of the table, over the same splits, with the
 variance of splits that share items (Nadeau and Bengio) and Holm's correction for the systems of the
-table. The last column counts the splits in which a bootstrap over users is significantly for the
-first system, and those in which it is significantly for the other one; it is empty where the files
-have no values of users.
+table. The last column counts the splits in which the first system is significantly better by a
+bootstrap over users, and those in which the other one is; it is empty where the files have no
+values of users.
+
+Under `ftmt` training items are complete and half of the test items lose one random modality; under
+`mtmt` 30% of the training items lose one, too; under `ftft` nothing is removed
+([glossary](milk.md#glossary)).
 
 The splits with seeds below 100 were in view while methods were developed, KEEP among them, so
 their tables favour KEEP. On held-out splits only the systems that were strongest before were run.
