@@ -3,6 +3,7 @@
 Neither the build nor the pages need a network connection: the build renders the equations.
 """
 
+import logging
 import re
 import sys
 from pathlib import Path
@@ -61,6 +62,9 @@ python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+# The exporter to ONNX, which a guide uses, reports each of its steps.
+for name in ("onnxscript", "onnx_ir"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 sphinx_gallery_conf = {
     "examples_dirs": "guide",
     "gallery_dirs": "guides",  # output folder of the build
