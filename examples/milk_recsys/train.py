@@ -308,7 +308,7 @@ def _run_command(options: Options, dataset: Dataset) -> int:
     print_line(_result(options, metrics))
     print_line(f"report: {folder / 'report.html'}")
     lists = lists_command(options, folder)
-    print_line("next: read the report" + (f"; for lists of new items: {lists}" if lists else ""))
+    print_line(f"next: {lists}" if lists else "next: read the report")
     return 0
 
 
@@ -318,14 +318,11 @@ def _result(options: Options, metrics: Mapping[str, Any]) -> str:
     if options.data.fit_all:
         return f"{title} on {data}: trained on all {metrics['missingness']['items']['warm']} items"
     test, metric = metrics["test"], "ndcg@20"
-    line = (
-        f"{title} on {data}, {metrics['setting']}: NDCG@20 {test[metric]:.3f} on test items, "
-        f"{test['users']} users"
-    )
+    line = f"{title} on {data}, {metrics['setting']}, {test['users']} users: NDCG@20 {test[metric]:.3f}"
     others = {
         find_method(UNTRAINED_BASELINE).title: metrics["floor"],
         "ERM": metrics["compare"],
-        "a random order": metrics["chance"],
+        "random": metrics["chance"],
     }
     levels = {name: (own or {}).get("test") for name, own in others.items()}
     shown = [f"{name} {level[metric]:.3f}" for name, level in levels.items() if level]

@@ -53,10 +53,10 @@ def test_output_of_a_method_that_is_fitted_in_closed_form(ran, tmp_path, capsys)
     output = capsys.readouterr().out
     assert re.search(r"keep: fitted in [\d.]+ s, validation ndcg@20 0\.\d{4}\n", output)
     result, report, following = output.splitlines()[-3:]
-    levels = r"\(content kNN 0\.\d{3}, a random order 0\.\d{3}\)"
-    assert re.search(rf"^KEEP on .*: NDCG@20 0\.\d{{3}} on test items, \d+ users {levels}$", result)
+    levels = r"0\.\d{3} \(content kNN 0\.\d{3}, random 0\.\d{3}\)"
+    assert re.search(rf"^KEEP on .*, \d+ users: NDCG@20 {levels}$", result)
     assert re.search(r"^report: .*report\.html$", report)
-    assert re.search(r"^next: read the report; .*: milk-recsys recommend --run .*", following)
+    assert re.search(r"^next: milk-recsys recommend --run .* --items NEW_ITEMS$", following)
     assert "loss" not in output
     assert "epoch" not in output
 
