@@ -318,7 +318,8 @@ def _result(options: Options, metrics: Mapping[str, Any]) -> str:
     if options.data.fit_all:
         return f"{title} on {data}: trained on all {metrics['missingness']['items']['warm']} items"
     test, metric = metrics["test"], "ndcg@20"
-    line = f"{title} on {data}, {metrics['setting']}, {test['users']} users: NDCG@20 {test[metric]:.3f}"
+    users = f"{test['users']} users"
+    line = f"{title} on {data}, {metrics['setting']}, {users}: NDCG@20 {test[metric]:.3f}"
     others = {
         find_method(UNTRAINED_BASELINE).title: metrics["floor"],
         "ERM": metrics["compare"],
