@@ -134,51 +134,37 @@ STUDY_PARTS = (
 
 
 STUDIES = {
-    "% STUDIES": ("reading", "verdicts", STUDY_PARTS),
-    "% FIELD": (
-        "field_reading",
-        "field",
-        ("field_fresh", "field_drop", "field_without", "field_patterns"),
+    "STUDIES": ("reading", "verdicts", *STUDY_PARTS),
+    "FIELD": (
+        *("field_reading", "field"),
+        *("field_fresh", "field_drop", "field_without", "field_patterns"),
     ),
 }
-"""Line of a page -> names of files in docs/results/STUDY, in the order in which they are inserted.
+"""Names of the files in docs/results/SET, in the order in which they are inserted.
 
-The three entries are the text that interprets the study, its main table, and its other tables and
-figures. A study without the main table is unfinished, and is not shown.
+The first one is the text that interprets the others, which are tables and figures.
 """
 
 
 def insert_studies(app: Sphinx, _docname: str, source: list[str]) -> None:
-    """Replace the lines of `STUDIES` in a page by the finished studies of docs/results."""
-    for line, (reading, main_table, others) in STUDIES.items():
-        if f"\n{line}\n" not in source[0]:
-            continue
+    """Replace lines such as ``% FIELD lfm2k`` of a page by the files of docs/results/lfm2k."""
+    for line, kind, name in re.findall(r"^(% (FIELD|STUDIES) (\w+))$", source[0], re.MULTILINE):
         parts = []
-        for path in sorted((HERE / "results").glob(f"*/{main_table}.md")):
-            parts.append(f"## {path.parent.name}\n")
-            for file in (
-                path.with_name(f"{name}{suffix}")
-                for name in (reading, main_table, *others)
-                for suffix in (".md", ".png")
-            ):
+        for stem in STUDIES[kind]:
+            for file in (HERE / "results" / name / f"{stem}{suffix}" for suffix in (".md", ".png")):
                 if file.exists():
                     app.env.note_dependency(str(file))
-                    parts.append(
-                        _part(
-                            file,
-                            heading="" if file.stem == reading else f"### {title(file.stem)}\n\n",
-                        )
-                    )
-        source[0] = source[0].replace(
-            line, "\n".join(parts) or "No study has been run in this checkout."
-        )
+                    heading = "" if stem == STUDIES[kind][0] else f"### {title(stem)}\n\n"
+                    parts.append(_part(file, heading))
+        text = "\n".join(parts) or "This study has not been run in this checkout."
+        source[0] = source[0].replace(f"{line}\n", f"{text}\n")
 
 
 def _part(file: Path, heading: str) -> str:
     """Return a table with its heading, or the Markdown for a figure."""
     if file.suffix == ".png":
         return (
-            f"![{title(file.stem)} on {file.parent.name}](results/{file.parent.name}/{file.name})\n"
+            f"![{title(file.stem)} on {file.parent.name}](../results/{file.parent.name}/{file.name})\n"
         )
     return heading + file.read_text(encoding="utf-8")
 
