@@ -171,6 +171,9 @@ def _part(file: Path, heading: str) -> str:
 
 TITLES = {
     "verdicts": "Which claims hold",
+    "popular": "The most popular test item",
+    "why": "Which modalities the scores use",
+    "search": "Options that the search chose",
     "field": "All systems",
     "field_fresh": "On held-out splits",
     "field_without": "KEEP without its parts",
