@@ -7,6 +7,8 @@ Each sequence starts a command, kills it after a random part of the time that an
 takes, and repeats that one to three times. Then it lets the command end, and compares the result
 with that of the uninterrupted one: weights bit by bit, losses of all epochs and metrics of runs
 (MILK, KEEP, CLCRec, GAR), and the lines of the results file of `reproduce`. Times and dates differ.
+A server is killed while it answers requests and takes new items; started again, it must give the
+lists of one that was never killed, from the same files.
 
 A process is a fork of this one, which has imported the packages, so that most kills meet the
 training and not the import of torch. Status 1 means that a result differed, or a command failed.
@@ -15,12 +17,18 @@ training and not the import of torch. Status 1 means that a result differed, or 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import http.client
+import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.serve import make_shop, request, started
 from milk_recsys import reproduce, train  # noqa: F401  (imported here, before processes fork)
 from milk_recsys.__main__ import main as command
 from milk_recsys.base.checkpoint import load_state
@@ -52,11 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill9", description=__doc__)
     parser.add_argument("--sequences", type=int, default=10, help="sequences of each kind")
     parser.add_argument("--seed", type=int, default=0, help="seed of the times of the kills")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    kinds = [*KINDS, "serve"]
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         equal = [
-            run_kind(kind, Path(folder) / kind, given.sequences, Random(f"{given.seed}/{kind}"))
+            (run_server if kind == "serve" else partial(run_kind, kind))(
+                Path(folder) / kind, given.sequences, Random(f"{given.seed}/{kind}")
+            )
             for kind in given.kinds
         ]
     return 0 if all(equal) else 1
@@ -79,6 +91,55 @@ def run_kind(kind: str, folder: Path, sequences: int, random: Random) -> bool:
             equal += 1
     print(f"{kind:<10} {equal} of {sequences} equal after {kills} kills ({seconds:.1f} s whole)")
     return equal == sequences
+
+
+def run_server(folder: Path, sequences: int, random: Random) -> bool:
+    """Kill a server at random times; return whether each one that follows gives equal lists."""
+    folder.mkdir()
+    run, items = make_shop(folder, users=60, items=80, new=200)
+    with started(run, items) as (_, port):
+        whole = _lists(port)
+    files, equal = _hashes(folder), 0
+    for _ in range(sequences):
+        with started(run, items) as (pid, port):
+            client = threading.Thread(target=_use, args=(port,))
+            client.start()
+            time.sleep(random.uniform(0.02, 1.0))
+            os.kill(pid, signal.SIGKILL)
+            client.join()
+        with started(run, items) as (_, port):
+            equal += _lists(port) == whole and _hashes(folder) == files
+    print(f"{'serve':<10} {equal} of {sequences} equal after {sequences} kills")
+    return equal == sequences
+
+
+def _lists(port: int) -> list[Any]:
+    """Return the lists of some users, of new and known items."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    lists = [request(connection, f"u{u}", 10, include_warm=True) for u in range(20)]
+    connection.close()
+    return lists
+
+
+def _use(port: int) -> None:
+    """Add an item and ask for a list, again and again until the server is gone."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers, number = {"Content-Type": "application/json"}, 0
+    try:
+        while True:
+            item = {"item": f"added {number}", "features": {"text": [0.1] * 64}}
+            connection.request("POST", "/items", json.dumps({"items": [item]}), headers)
+            connection.getresponse().read()
+            request(connection, f"u{number % 60}", 10, include_warm=False)
+            number += 1
+    except (OSError, http.client.HTTPException, ValueError):
+        connection.close()
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of each file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _status(kind: str, out: Path, kill_after: float | None = None) -> int | None:

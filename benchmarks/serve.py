@@ -183,8 +183,11 @@ def started(run: Path, items: Path) -> Iterator[tuple[int, int]]:
             raise RuntimeError("the server did not start")
         yield process.pid, int(found[1])
     finally:
-        process.send_signal(signal.SIGINT)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
         process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def load(

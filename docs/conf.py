@@ -163,9 +163,8 @@ def insert_studies(app: Sphinx, _docname: str, source: list[str]) -> None:
 def _part(file: Path, heading: str) -> str:
     """Return a table with its heading, or the Markdown for a figure."""
     if file.suffix == ".png":
-        return (
-            f"![{title(file.stem)} on {file.parent.name}](../results/{file.parent.name}/{file.name})\n"
-        )
+        name = file.parent.name
+        return f"![{title(file.stem)} on {name}](../results/{name}/{file.name})\n"
     return heading + file.read_text(encoding="utf-8")
 
 

@@ -23,6 +23,14 @@ def test_three_sequences_of_kills_end_with_the_same_results(
     assert "after 0 kills" not in printed
 
 
+@pytest.mark.slow
+def test_a_killed_server_starts_again_with_the_same_lists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kill9.run_server(tmp_path / "serve", 1, Random(0))
+    assert capsys.readouterr().out == "serve      1 of 1 equal after 1 kills\n"
+
+
 def test_results_are_equal_but_for_times() -> None:
     first = {"seconds": 1.0, "loss": [0.5, {"x": torch.ones(2)}], "values": np.array([1.0, np.nan])}
     assert kill9.same(first, {**first, "seconds": 2.0})
