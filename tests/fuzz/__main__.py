@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome = outcome_of(run, seconds=given.seconds, mebibytes=given.mebibytes)
             faulthandler.cancel_dump_traceback_later()
             counts[name, str(outcome.status)] += 1
+            if counts.total() % 500 == 0:
+                seconds = time.monotonic() - begun
+                print(f"{counts.total()} inputs in {seconds:.0f} s", file=sys.stderr, flush=True)
             if outcome.failed:
                 repeat = f"--seed {given.seed} --first {number} --inputs 1 --targets"
                 failures.setdefault(
