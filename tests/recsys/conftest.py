@@ -8,8 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from milk_recsys import train
+from milk_recsys.__main__ import main
 from milk_recsys.config.options import Options
 from milk_recsys.run import begin
+
+Outcome = tuple[int, str, str]
+"""Exit status of a command, and what it printed on stdout and stderr."""
 
 DIMS = {"text": 6, "image": 4, "audio": 3}
 
@@ -95,3 +100,30 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(
         folder=root / "run", data=data, dataset=dataset, options=options, metrics=metrics
     )
+
+
+@pytest.fixture
+def outcome(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Run a command; return its status and what it printed."""
+    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())
+
+    def run(*words: object) -> Outcome:
+        try:
+            status = main(list(map(str, words)))
+        except SystemExit as exit_:
+            status = exit_.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def one_sentence(outcome: Outcome) -> str:
+    """Return the message of a refusal: one line on stderr, with status 2."""
+    status, _, error = outcome
+    assert status == 2, outcome
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error

@@ -31,7 +31,7 @@ from milk_recsys.catalogue.raw import delimited, json_lines
 from milk_recsys.config.options import Options, validate
 from milk_recsys.methods.milk import step
 from tests.library.test_files import make_device
-from tests.recsys.run.test_output_folders import Outcome, one_sentence
+from tests.recsys.conftest import Outcome, one_sentence
 
 SECONDS = 120  # Longest time of a test.
 
@@ -58,24 +58,6 @@ def data(tmp_path: Path, write_dataset: Callable[..., Path]) -> Path:
 @pytest.fixture
 def copied_run(tmp_path: Path, trained_run: SimpleNamespace) -> Path:
     return Path(shutil.copytree(trained_run.folder, tmp_path / "run"))
-
-
-@pytest.fixture
-def outcome(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Outcome]:
-    """Run a command; return its status and what it printed."""
-    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())
-
-    def run(*words: object) -> Outcome:
-        try:
-            status = main(list(map(str, words)))
-        except SystemExit as exit_:
-            status = exit_.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
 
 
 def start(*words: str, **kwargs: Any) -> subprocess.Popen[str]:

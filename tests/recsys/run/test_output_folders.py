@@ -10,47 +10,18 @@ import numpy as np
 import pytest
 
 from milk_recsys import train
-from milk_recsys.__main__ import main
 from milk_recsys.base.errors import OptionError
 from milk_recsys.base.lock import LOCK
 from milk_recsys.catalogue.dataset import read_dataset
 from milk_recsys.run.folder import claimed_folder
 from milk_recsys.run.update import update_run
 from tests.recsys.base.test_files import holder
-
-Outcome = tuple[int, str, str]
+from tests.recsys.conftest import Outcome, one_sentence
 
 
 @pytest.fixture
 def data(tmp_path: Path, write_dataset: Callable[..., Path]) -> Path:
     return write_dataset(tmp_path / "data", items=120, pairs_per_user=20)
-
-
-@pytest.fixture
-def outcome(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Outcome]:
-    """Run a command; return its status and what it printed."""
-    monkeypatch.setattr(train, "write_report", lambda folder: (folder / "report.html").touch())
-
-    def run(*words: object) -> Outcome:
-        try:
-            status = main(list(map(str, words)))
-        except SystemExit as exit_:
-            status = exit_.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
-
-
-def one_sentence(outcome: Outcome) -> str:
-    """Return the message of a refusal: one line on stderr, with status 2."""
-    status, _, error = outcome
-    assert status == 2, outcome
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize("resume", ["--resume", "--no-resume"])
