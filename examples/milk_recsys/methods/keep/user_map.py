@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from milk_recsys.methods.graphs import sparse_product
 from milk_recsys.methods.keep.fitted import ITEM_NAMES, KeepModel
 from milk_recsys.methods.keep.pair_sums import StoredPairs
 from milk_recsys.methods.keep.pairs import user_sums
@@ -139,13 +140,10 @@ class UserMap:
         With T = G (G + lambda)^-1, tr(G) - tr(T G) = lambda tr(T), where G = X'X, or K = X X'.
         """
         smoothed = self._smoothed
-        if self._by_items:
-            x = self.model.user_vectors(None)
-            between = ((x @ smoothed) * x).sum()
-        else:
-            x = self._x.to_dense()
-            between = ((smoothed @ x) * x).sum()
-        return float((x.square().sum() - between) / smoothed.trace())
+        x = self.model.user_vectors(None).to_sparse().t() if self._by_items else self._x
+        products = sparse_product(x.coalesce(), x.t().coalesce()).to_dense()
+        between = (smoothed * products).sum()
+        return float((products.trace() - between) / smoothed.trace())
 
     def _times_inverse(self, rows: Tensor) -> Tensor:
         """Return rows P (k, w)."""
