@@ -147,7 +147,7 @@ def test_a_modality_that_does_harm_is_found(per_unit, higher_is_better):
         assert violation.p_value <= violation.adjusted_p_value
     assert report.violations(significance=0.05, model="good") == ()
     assert RobustnessReport.from_json(report.to_json()) == report
-    assert "significantly at 3 (5%, corrected)" in str(report)
+    assert "significantly in 3 (at 5%, corrected)" in " ".join(str(report).split())
     assert "better without" in str(report)
 
 

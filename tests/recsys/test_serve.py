@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from milk_recsys.serve import TOKEN, ServeOptions, main, serve
+from milk_recsys.serve import TOKEN, ServeOptions, _listening, main, serve
 
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 
@@ -79,6 +79,16 @@ def test_bad_options_end_with_status_2(trained_run, tmp_path, capsys, monkeypatc
     given = ["--run", str(trained_run.folder), "--items", str(trained_run.data)]
     assert main([*given, *(word.format(tmp=tmp_path) for word in words)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_answers_are_sent_at_once():
+    # With Nagle's algorithm, a body waits up to 40 ms for the acknowledgement of its header.
+    with _listening("127.0.0.1", 0) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_port_that_is_taken_is_an_error(trained_run, capsys):

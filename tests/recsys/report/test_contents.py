@@ -298,7 +298,10 @@ def test_the_next_steps_of_a_model_that_is_not_good() -> None:
     assert second[0].startswith("If you use the model nevertheless: make lists")
     steps = steps_of(whole(knn=0.5) | {"model": "gar"}, data=Path("shop"), split_seed=4)
     assert steps[0][1] == "milk-recsys train --model keep --data shop --split-seed 4"
-    # Runs of GAR cannot be opened for scoring, so no step makes lists with one.
+    # Runs of GAR have no vectors, so that lists need the data again.
+    lists = [command for _, command in steps if "recommend" in (command or "")]
+    assert [command.rpartition("--items ")[2] for command in lists] == ["NEW_ITEMS --data shop"]
+    steps = steps_of(whole(knn=0.5) | {"model": "gar"})
     assert not any("recommend" in (command or "") for _, command in steps)
 
 
