@@ -30,7 +30,8 @@ from tests.recsys.methods.tiny_baselines import BASELINES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted({*DOCS.glob("*.md"), *DOCS.glob("parts/*.md"), *DOCS.glob("examples/*.md")})
+FOLDERS = ("", "parts/", "examples/", "studies/")
+PAGES = sorted(page for folder in FOLDERS for page in DOCS.glob(f"{folder}*.md"))
 
 
 def read(name: str | Path) -> str:
