@@ -190,7 +190,7 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, list) and isinstance(second, list):
         return len(first) == len(second) and all(map(same, first, second))
     if isinstance(first, torch.Tensor):
-        first, second = first.numpy(), second.numpy()
+        return first.dtype == second.dtype and same(first.numpy(), second.numpy())
     if isinstance(first, np.ndarray):
         return bool(np.array_equal(first, second, equal_nan=True))
     return bool(first == second)

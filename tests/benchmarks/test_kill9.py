@@ -38,6 +38,8 @@ def test_results_are_equal_but_for_times() -> None:
     assert not kill9.same(first, {**first, "loss": [0.5, {"x": torch.zeros(2)}]})
     assert not kill9.same(first, {**first, "values": np.array([2.0, np.nan])})
     assert not kill9.same(first, {**first, "more": 1})
+    assert kill9.same(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
+    assert not kill9.same(torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float64))
 
 
 def test_a_different_result_ends_with_status_1(
