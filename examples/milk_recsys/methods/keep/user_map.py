@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from milk_recsys.methods.graphs import sparse_product
 from milk_recsys.methods.keep.fitted import ITEM_NAMES, KeepModel
 from milk_recsys.methods.keep.pair_sums import StoredPairs
 from milk_recsys.methods.keep.pairs import user_sums
+from milk_recsys.methods.keep.vectors import gram
 
 __all__ = ["UserMap", "warm_vectors"]
 
@@ -140,8 +140,8 @@ class UserMap:
         With T = G (G + lambda)^-1, tr(G) - tr(T G) = lambda tr(T), where G = X'X, or K = X X'.
         """
         smoothed = self._smoothed
-        x = self.model.user_vectors(None).to_sparse().t() if self._by_items else self._x
-        products = sparse_product(x.coalesce(), x.t().coalesce()).to_dense()
+        x = self.model.user_vectors(None).to_sparse() if self._by_items else self._x.t()
+        products = gram(x.coalesce())
         between = (smoothed * products).sum()
         return float((products.trace() - between) / smoothed.trace())
 
