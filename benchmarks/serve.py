@@ -88,11 +88,14 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                     "memory after MiB": memory(pid),
                 }
             )
-    facts = {"users": options.users, "known items": options.known_items}
-    facts |= {"width": vectors.shape[1]}
     return {
         "versions": versions(),
-        "data": {**facts, "new items": options.items},
+        "data": {
+            "users": options.users,
+            "known items": options.known_items,
+            "width": vectors.shape[1],
+            "new items": options.items,
+        },
         "product": product,
         "indices": indices,
         "requests": rows,
@@ -154,7 +157,7 @@ def time_index(
 
 
 def times_of(query: Callable[[int], object], count: int, seconds: float) -> dict[str, float]:
-    """Return the times of queries by their number, repeated for so many seconds."""
+    """Return the times of queries, which are called by their number for `seconds` seconds."""
     times, end, number = [], time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         begun = time.perf_counter()
