@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from invmod.robustness.conditions import suggested_names
-from invmod.robustness.numbers import plain, with_interval
+from invmod.robustness.numbers import counted, plain, with_interval
 from invmod.robustness.results import PatternResult, ProfileResult
 
 PatternKey = Collection[str] | tuple[bool, ...]
@@ -107,7 +107,7 @@ def require(
     ]
     if failures:
         better = "higher" if report.higher_is_better else "lower"
-        count = "1 bound" if len(failures) == 1 else f"{len(failures)} bounds"
+        count = counted(len(failures), "bound")
         lines = "".join(f"\n  {failure}" for failure in failures)
         raise RobustnessError(f"{report.metric} does not meet {count} ({better} is better):{lines}")
 

@@ -31,6 +31,16 @@ def with_interval(value: float, interval: tuple[float, float] | None) -> str:
     )
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a number of things, whose plural has an s.
+
+    Example:
+        >>> counted(1, "case"), counted(2, "case")
+        ('1 case', '2 cases')
+    """
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def percent(share: float, *, signed: bool = False) -> str:
     """Return a share as a percentage with one decimal, and with its sign if `signed`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from invmod._tables import aligned
-from invmod.robustness.numbers import change, level, p_value, plain, with_interval
+from invmod.robustness.numbers import change, counted, level, p_value, plain, with_interval
 from invmod.robustness.report import PatternResult, RobustnessReport
 
 MAX_ROWS = 31  # all patterns of five modalities
@@ -52,7 +52,7 @@ def text_table(report: RobustnessReport) -> str:
 
 def _head(report: RobustnessReport) -> str:
     better = "higher" if report.higher_is_better else "lower"
-    units = ("1 unit" if report.num_units == 1 else f"{report.num_units} units") + (
+    units = counted(report.num_units, "unit") + (
         f", {report.num_rows} rows" if report.num_rows != report.num_units else ""
     )
     return f"{report.metric} ({better} is better), {units}, {intervals_text(report)}"
@@ -209,17 +209,15 @@ def _differences(report: RobustnessReport) -> str:
     return aligned(["pattern", "difference", "", "corrected p"], difference_rows(report))
 
 
-def _cases(count: int) -> str:
-    return "1 case" if count == 1 else f"{count} cases"
-
-
 def _violations(report: RobustnessReport) -> str:
     found = report.violations()
     if not report.num_resamples:
-        return f"Adding a modality makes a model worse in {_cases(len(found))} (not tested)."
+        return (
+            f"Adding a modality makes a model worse in {counted(len(found), 'case')} (not tested)."
+        )
     significant = report.violations(significance=0.05)
     text = (
-        f"Adding a modality makes a model worse in {_cases(len(found))}, significantly in "
+        f"Adding a modality makes a model worse in {counted(len(found), 'case')}, significantly in "
         f"{len(significant)} (at 5%, corrected)."
     )
     if not significant:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from invmod.missingness import pattern_name
-from invmod.robustness.numbers import percent, with_interval
+from invmod.robustness.numbers import counted, percent, with_interval
 from invmod.robustness.report import RobustnessReport
 from invmod.robustness.results import PatternResult, Violation
 
@@ -187,7 +187,7 @@ def _worse_with_more(report: RobustnessReport, model: str) -> list[str]:
     found = report.violations(significance=LEVEL, model=model)
     if not found:
         return []
-    surest, cases = found[0], "1 case" if len(found) == 1 else f"{len(found)} cases"
+    surest, cases = found[0], counted(len(found), "case")
     added = pattern_name((True,), (surest.added,))
     fewer = name_without(surest, report.modalities)
     return [
@@ -221,7 +221,7 @@ def _comparison(report: RobustnessReport, model: str) -> list[str]:
     sign = 1 if report.higher_is_better else -1
     significant = [entry for entry in tested if (entry.adjusted_p_value or 0.0) <= LEVEL]
     better = sum(sign * entry.value > 0 for entry in significant)
-    patterns = "1 pattern" if len(tested) == 1 else f"{len(tested)} patterns"
+    patterns = counted(len(tested), "pattern")
     return [
         f"Of {patterns}, the model is significantly better than {tested[0].baseline} under "
         f"{better} and significantly worse under {len(significant) - better} (at {LEVEL:.0%}, "
