@@ -123,7 +123,7 @@ def _amazon(folder: Path) -> None:
     ]  # fmt: skip
     for name, lines in (("reviews", reviews), ("meta", metadata)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def _mmrec(folder: Path) -> None:
