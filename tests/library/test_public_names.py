@@ -138,7 +138,7 @@ def test_the_version_is_that_of_the_project():
     project = ROOT.parent / "pyproject.toml"
     if project.exists():
         build = tomllib.loads(project.read_text(encoding="utf-8"))
-        assert build["project"]["dynamic"] == ["version"]
+        assert build["project"]["dynamic"] == ["version", "readme"]
         assert build["tool"]["hatch"]["version"]["path"] == "invmod/__init__.py"
         citation = (ROOT.parent / "CITATION.cff").read_text(encoding="utf-8")
         (cited,) = re.findall(r"^version: (.*)$", citation, re.MULTILINE)
