@@ -35,7 +35,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     _check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     # With O_EXCL, the file is a new one: no file or link that somebody else put there is opened.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    # Windows has no O_NOFOLLOW, and needs none, since O_EXCL follows no link.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     os.close(os.open(temporary, flags, 0o666))
     try:
         yield temporary

@@ -28,6 +28,7 @@ from milk_recsys.base.reading import (
 )
 
 __all__ = [
+    "NO_FOLLOW",
     "Journal",
     "read_json",
     "remove_leftovers",
@@ -35,6 +36,9 @@ __all__ = [
     "replacing_folder",
     "write_json",
 ]
+
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+"""Flag of `os.open` that refuses symbolic links. Windows has none; paths are checked before too."""
 
 
 @contextmanager
@@ -52,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     with _naming(path, temporary):
         # With O_EXCL, no existing file is opened and no link is followed.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
         os.close(os.open(temporary, flags, 0o666))
         try:
             yield temporary
@@ -173,7 +177,7 @@ class Journal:
             OSError: the line cannot be written, for example because the disk is full.
         """
         check_regular(self.path)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_FOLLOW
         try:
             handle = os.open(self.path, flags, 0o666)
             with os.fdopen(handle, "a", encoding="utf-8") as file:

@@ -30,7 +30,11 @@ def silence_other_ranks() -> Iterator[None]:
     if rank_of_environment()[0] == 0:
         yield
         return
-    with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as null,
+        redirect_stdout(null),
+        redirect_stderr(null),
+    ):
         yield
 
 

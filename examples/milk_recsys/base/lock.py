@@ -1,21 +1,30 @@
 """A lock on a folder that only one process at a time may write."""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from milk_recsys.base.errors import DataError, OptionError
+from milk_recsys.base.files import NO_FOLLOW
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 __all__ = ["LOCK", "check_free", "folder_lock"]
 
 LOCK = ".milk-recsys.lock"
 """Name of the lock file: JSON with the number of the process and the name of its machine."""
+
+# Opening a pipe must not wait for its other end. Windows has no such flag.
+FLAGS = os.O_RDWR | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
@@ -33,7 +42,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         try:
             os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(_own()).encode(), 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, json.dumps(_own()).encode())
         except OSError as error:
             error.filename = str(path)
             raise
@@ -49,7 +59,7 @@ def check_free(folder: Path) -> None:
     """Raise OptionError if another process holds the lock of a folder, which need not exist."""
     path = folder / LOCK
     try:
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(path, FLAGS)
     except OSError:
         return  # There is no lock file, or `folder_lock` will report the problem.
     try:
@@ -61,9 +71,8 @@ def check_free(folder: Path) -> None:
 def _acquire(path: Path) -> int:
     """Return the descriptor of the locked file."""
     while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            handle = os.open(path, flags, 0o666)
+            handle = os.open(path, FLAGS | os.O_CREAT, 0o666)
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be created ({error.strerror}). Name a folder that you can write."
@@ -84,7 +93,7 @@ def _acquire(path: Path) -> int:
 def _lock(handle: int, path: Path) -> None:
     """Lock an open file, or raise OptionError that names the process that holds it."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_file(handle)
     except BlockingIOError:
         raise _held(path, _holder(handle)) from None
     except OSError:
@@ -94,6 +103,19 @@ def _lock(handle: int, path: Path) -> None:
             raise _held(path, holder) from None
 
 
+def _lock_file(handle: int) -> None:
+    """Lock an open file without waiting; BlockingIOError if another process has locked it."""
+    if sys.platform == "win32":
+        # Windows locks bytes, which others cannot read then: here one behind the content.
+        os.lseek(handle, 1_000_000, os.SEEK_SET)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            raise BlockingIOError from None
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _own() -> dict[str, Any]:
     return {"process": os.getpid(), "host": socket.gethostname()}
 
@@ -101,7 +123,8 @@ def _own() -> dict[str, Any]:
 def _holder(handle: int) -> dict[str, Any]:
     """Return the content of a lock file, {} if it is being written."""
     try:
-        holder = json.loads(os.pread(handle, 1000, 0))
+        os.lseek(handle, 0, os.SEEK_SET)
+        holder = json.loads(os.read(handle, 1000))
         return {"process": int(holder["process"]), "host": str(holder["host"])}
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}

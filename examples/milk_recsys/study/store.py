@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -45,6 +44,9 @@ from milk_recsys.base.files import Journal, replacing
 from milk_recsys.base.reading import check_regular
 from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.study.records import Run
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["Line", "Store", "expecting_results", "user_values"]
 
@@ -229,14 +231,17 @@ def expecting_results(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: while a process compacts the journal, no other reads or appends."""
-    if not folder.is_dir():  # There is nothing to read, and `add` reports the missing folder.
+    # Without a folder there is nothing to read, and `add` reports that it is missing. Windows opens
+    # no folders: there the user must run one process at a time.
+    if not folder.is_dir() or sys.platform == "win32":
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         # Some file systems have no locks. There the user must run one process at a time.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)  # Releases the lock.

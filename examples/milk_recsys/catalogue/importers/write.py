@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -139,7 +140,7 @@ class Draft:
         # The file has holes. Writing to a map of them ends the process if the disk is full, so the
         # space is taken here, which raises OSError.
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            take_space(file, file.seek(0, os.SEEK_END) - array.nbytes, array.nbytes)
         return array
 
     def finish_features(
@@ -242,3 +243,16 @@ def drafting(
 def _one_line(name: str) -> str:
     # A tab or a line break in a name would break the tab-separated file.
     return " ".join(str(name).split()) or "(no name)"
+
+
+def take_space(file: IO[bytes], start: int, length: int) -> None:
+    """Reserve the space of a part of a file that is zero so far; OSError if the disk is full."""
+    if sys.platform == "linux":
+        os.posix_fallocate(file.fileno(), start, length)
+        return
+    # Other systems lack this function, and reserve space for what is written.
+    file.seek(start)
+    zeros = memoryview(bytes(1 << 20))
+    for done in range(0, length, len(zeros)):
+        file.write(zeros[: length - done])
+    file.flush()
