@@ -29,7 +29,7 @@ $(eval $(call find_folder,INVMOD_CASES,cases))
 $(eval $(call find_folder,INVMOD_RAW,raw))
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test coverage mutants lint format types docs smoke wheel-smoke bench \
+.PHONY: help install train test test-all coverage mutants lint format types docs smoke wheel-smoke bench \
 	bench-quick distributed reproduce-cuda lock matrix dist clean
 
 help: ## list the targets
@@ -59,7 +59,11 @@ train: $(STAMP) ## train KEEP on the embedded data (TRAIN_ARGS: options of train
 # One process per core, up to 8, each with one thread. All tests of a file run in one process.
 PROCESSES := -n auto --maxprocesses 8 --dist loadfile
 
-test: $(STAMP) ## run all tests (TEST_ARGS: options of pytest)
+test: $(STAMP) ## run the tests that are not slow (TEST_ARGS: options of pytest)
+	@echo "The tests take about 10 minutes on two cores; make test-all has the slow ones too"
+	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) -m "not slow" $(TEST_ARGS)
+
+test-all: $(STAMP) ## run all tests, in 20 to 40 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) $(TEST_ARGS)
 
 coverage: $(STAMP) ## run all tests and report branch coverage of invmod/

@@ -155,6 +155,7 @@ def test_the_committed_numbers_agree_with_the_known_solutions_and_the_page():
     assert NUMBERS["made"].split(",")[0] in page
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_figures_that_the_script_draws():
     page = (DOCS / "parts/objectives.md").read_text(encoding="utf-8")
     assert re.findall(r"images/(\w+)\.png", page) == list(study.PICTURES)

@@ -55,6 +55,7 @@ def test_the_optimum_is_calibrated_and_of_the_stated_error_in_every_pattern(mech
         assert error == pytest.approx(float(drawn.variance[rows].mean()), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", patterns.MECHANISMS)
 def test_more_rows_bring_only_the_regression_of_each_pattern_to_the_optimum(mechanism):
     test = patterns.sample(mechanism, 4000, seeded(3))

@@ -73,6 +73,7 @@ def test_an_epoch_in_lightning_gives_the_weights_of_an_epoch_in_a_plain_loop():
     )
 
 
+@pytest.mark.slow
 def test_the_command_reports_the_model_before_and_after_finetuning(tmp_path, capsys):
     options = finetune.Options(
         complete_epochs=6,

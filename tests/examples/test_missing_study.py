@@ -81,6 +81,7 @@ def stored_lines(folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [False, True])
 def test_a_stopped_study_resumes_to_the_same_result(two_configurations, tmp_path, missing):
     problem = small_problem(missing=missing)
@@ -202,6 +203,7 @@ def test_a_class_that_no_training_row_has_gets_the_probability_0():
     assert (probabilities[:, :2] > 0).all()
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_table_equal_those_of_plain_python(two_configurations, tmp_path):
     results = Study(small_problem(), tmp_path, seeds=3).run(log=str)
     for row in missing_tables.summary(results):
@@ -253,6 +255,7 @@ def test_holms_correction_is_that_of_plain_python():
     assert missing_tables.holm(p) == pytest.approx([expected[value] for value in p])
 
 
+@pytest.mark.slow
 def test_parts_are_compared_with_the_method_without_them(two_configurations, tmp_path):
     results = Study(small_problem(), tmp_path, seeds=3).run(log=str)
     parts = missing_tables.compare(results, 0.5, missing_tables.part_pairs(results))
@@ -389,6 +392,7 @@ def test_the_calibration_study_resumes_and_counts_what_plain_python_counts(tmp_p
 # --- the two commands
 
 
+@pytest.mark.slow
 def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(
     two_configurations, tmp_path, capsys, monkeypatch
 ):
@@ -418,6 +422,7 @@ def test_the_quadrants_make_up_the_digits_and_the_command_writes_its_files(
     assert "| masks, V-REx |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_omics_command_writes_two_tables_and_test_patients_lack_protein(
     two_configurations, tmp_path, data_root
@@ -431,6 +436,7 @@ def test_the_omics_command_writes_two_tables_and_test_patients_lack_protein(
     assert not problem.features["protein"][train].isnan().any()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_command_for_the_views_of_digits_writes_one_table(monkeypatch, tmp_path, data_root):
     few = {method: METHODS[method][:1] for method in ("ERM", "environments")}

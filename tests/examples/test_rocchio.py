@@ -70,12 +70,14 @@ def installed(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_method_of_an_installed_package_is_a_choice(installed):
     output = installed("train", "--model", "rocchio", "--help")
     assert "--damping" in output
     assert "Exponent that reduces the weight of popular items." in output
 
 
+@pytest.mark.slow
 def test_a_method_of_an_installed_package_is_studied(installed, tmp_path):
     out = tmp_path / "study"
     words = ["--smoke", "--settings", "ftmt", "--methods", "rocchio", "knn", "--out", str(out)]

@@ -65,6 +65,7 @@ def coverages(score, rule, counts=None, draw=rows, asked=0.9):
     return np.array(found), list(used.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["mondrian", "masked_down"])
 @pytest.mark.parametrize("score", ["absolute", "quantiles", "probability"])
 def test_every_pattern_has_the_coverage_that_was_asked_for(score, rule):
@@ -78,6 +79,7 @@ def test_every_pattern_has_the_coverage_that_was_asked_for(score, rule):
         assert error < 0.006  # small enough to notice an interpolated quantile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["mondrian", "masked_down"])
 def test_scores_with_ties_cover_at_least_as_often_as_asked(rule):
     """The least probable class always has the cumulative score 1."""
@@ -136,6 +138,7 @@ def not_at_random(rng, counts):
     )
 
 
+@pytest.mark.slow
 def test_under_missingness_not_at_random_only_mondrian_calibration_holds():
     masked_down, num_rows = coverages("absolute", "masked_down", draw=not_at_random)
     mondrian, _ = coverages("absolute", "mondrian", draw=not_at_random)

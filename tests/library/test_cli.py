@@ -816,6 +816,7 @@ assert not heavy, heavy
         assert option in done.stdout
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_command_and_the_working_folder_is_importable(folder):
     done = run("-m", "invmod", "report", *DEAD, "--resamples", "0", "--fail-under", "worst=.9")
     assert done.returncode == 1, done.stderr

@@ -186,6 +186,7 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_it_compiles_without_graph_breaks(case):
     function, tensors = CASES[case]
@@ -236,6 +237,7 @@ def test_compiled_statistics_give_nan_where_eager_ones_raise(error):
     assert torch.compile(function, fullgraph=True, backend="aot_eager")(RISKS[:3]).isnan()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_whole_training_objective_compiles_at_several_batch_sizes(masked):
     def step(z: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:

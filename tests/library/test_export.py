@@ -70,7 +70,7 @@ STRICT = [
 
 
 @pytest.mark.parametrize("strict", STRICT)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["named", pytest.param("auto", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_an_exported_part_runs_with_other_numbers_of_rows(name, mode, strict):
     case = CASES[name]
@@ -101,6 +101,7 @@ def test_an_onnx_model_runs_in_onnx_runtime_with_other_numbers_of_rows(name):
         assert_equal_outputs([torch.from_numpy(x) for x in outputs], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_part_compiles_to_at_most_two_graphs_for_twelve_numbers_of_rows(name):
     """One graph is for a single row, and the other for every other number of rows."""

@@ -76,7 +76,7 @@ def check(got, expected):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("dim", ["named", "auto"])
+@pytest.mark.parametrize("dim", ["named", pytest.param("auto", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("absent", [False, True])
 def test_an_exported_imputer_takes_any_number_of_rows(kind, strict, dim, absent):
     model = Filled(build(kind), absent).eval()
@@ -104,6 +104,7 @@ def test_an_absent_modality_is_missing_in_traced_code_whatever_its_mask(kind):
     check(program.module()(text, image, mask), model(text, image, without))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_imputer_runs_in_onnx_with_holes_in_the_batch(kind, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -131,6 +132,7 @@ def test_an_imputer_runs_in_onnx_with_holes_in_the_batch(kind, tmp_path):
         check(session.run(None, arrays), model(*given))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_compiled_imputer_has_one_graph_for_all_numbers_of_rows(kind):
     model, graphs = Filled(build(kind)), []

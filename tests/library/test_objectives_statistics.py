@@ -307,6 +307,7 @@ def work(rank, store, out):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_value_and_the_gradient_of_one(tmp_path):
     torch.multiprocessing.spawn(work, (str(tmp_path / "store"), str(tmp_path / "rank")), nprocs=2)
     results = [torch.load(tmp_path / f"rank{rank}") for rank in range(2)]

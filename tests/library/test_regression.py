@@ -200,6 +200,7 @@ def test_a_constant_modality_changes_nothing(kernel):
     assert "none (constant)" in other.summary()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [False, True])
 def test_a_row_that_occurs_twice_equals_a_weight_of_two(classes):
     """That holds for units, kernels and choices too, if equal rows are left out together."""

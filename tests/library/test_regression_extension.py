@@ -68,6 +68,7 @@ def assert_unchanged(model, before):
     assert all(x.data_ptr() == before[name].data_ptr() for name, x in after.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rows", ["all", "superset", "exact"])
 @pytest.mark.parametrize("used", [True, False])
@@ -93,6 +94,7 @@ def test_appended_rows_give_the_fit_of_all_rows(form, rows, used, monkeypatch):
     assert_equal(copied, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("intercept", [True, False])
 def test_any_order_and_any_number_of_steps_give_the_same(form, intercept):

@@ -142,6 +142,7 @@ def test_the_error_for_a_missing_package_names_the_extra(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_deprecated_methods_call_the_functions_and_warn(report, tmp_path):
     for name, function in (("plot_rates", plot_rates), ("plot_patterns", plot_patterns)):
         with pytest.warns(

@@ -297,6 +297,7 @@ def rare_data():
     return features, targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nan", "raises", "infinite"])
 def test_resamples_in_which_a_metric_is_undefined_are_counted_and_left_out(kind):
     features, targets = rare_data()

@@ -145,6 +145,7 @@ def test_the_verdict_has_complete_value_worst_pattern_and_safe_rate():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("report", "sentence"),
     [

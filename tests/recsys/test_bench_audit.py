@@ -245,6 +245,7 @@ def leaky(users, **given):
 """
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_0_for_an_honest_and_1_for_a_leaky_function(tmp_path):
     (tmp_path / "mine.py").write_text(MODULE)
 

@@ -50,6 +50,7 @@ def run(line, folder):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_rehearsal_prints_what_the_page_shows(tmp_path):
     text = section("A rehearsal without data")
     printed = follow(text, tmp_path)

@@ -49,11 +49,13 @@ def page(whole):
     return tables(whole)
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_what_the_results_files_hold(whole):
     """If this fails, run `milk-recsys bench standings`."""
     assert (ROOT / "docs/standings.md").read_text(encoding="utf-8") == whole
 
 
+@pytest.mark.slow
 def test_a_table_has_the_means_and_p_values_of_the_results(page):
     assert {name for name, _ in page} == set(SETS)
     rows = page["lfm2k", "FTMT, held-out splits 200..209"]

@@ -208,6 +208,7 @@ def test_the_tasks_and_their_hashes_are_listed(capsys):
     assert "is not an official task" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.results
 @pytest.mark.parametrize("code", ["bench.main(['tasks'])", "bench.main(['standings'] + given)"])
 def test_listing_tasks_and_writing_standings_import_no_torch(code, tmp_path):

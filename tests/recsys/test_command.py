@@ -113,6 +113,7 @@ except SystemExit as ended:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_imports_torch_for_its_help(name):
     for words in (["milk-recsys", name], [str(FOLDER / f"{name}.py")]):

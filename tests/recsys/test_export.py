@@ -126,6 +126,7 @@ def test_a_low_recall_is_a_warning(trained_run, items, tmp_path, monkeypatch):
     assert any("warning: the recall of the index is below 0.99" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Of the tracer and the converter about themselves.
 def test_the_item_tower_in_onnx_gives_the_vectors(trained_run, items, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra `onnx`")

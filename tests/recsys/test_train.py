@@ -76,6 +76,7 @@ def test_a_run_with_compressed_features_can_be_loaded(data: Path, tmp_path: Path
     assert metrics["test"]["users"] > 0
 
 
+@pytest.mark.slow
 def test_the_same_split_by_file_and_by_seed_gives_the_same_metrics(
     tmp_path: Path, data: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_both_metrics_are_those_of_the_lists(shop):
         rec.evaluate({"user": ["nobody"], "item": ["i50"]}, shop.new_items)
 
 
+@pytest.mark.slow
 def test_content_and_first_pairs_together_lose_to_neither():
     """On generated shops, with 1, 3 and 8 first pairs for each new item."""
     gains = {1: [], 3: [], 8: []}

@@ -505,6 +505,7 @@ def quick(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_resumes_bit_for_bit_from_a_file(name, tmp_path):
     data = make_data()

@@ -65,6 +65,7 @@ def compare(data: Path, values: dict[str, Any], *, epochs: int) -> Learner:
     return ours
 
 
+@pytest.mark.slow
 @each_variant
 def test_training_equals_that_of_torch_operations(
     data: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -75,6 +76,7 @@ def test_training_equals_that_of_torch_operations(
     assert ours.step_on.gradients.compiled is not ours.step_on.gradients.function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_one_step_has_the_terms_and_gradients_of_the_step(
     data: Path, backend: str, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +109,7 @@ def test_training_equals_that_of_torch_operations_with_the_real_compiler(data: P
     compare(data, {}, epochs=2)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_can_be_replayed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain calls stand in for CUDA graphs."""
     monkeypatch.setattr(compiled, "BACKEND", "eager")

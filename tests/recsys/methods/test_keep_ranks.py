@@ -69,6 +69,7 @@ def expected(
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_several_processes_give_the_model_of_one(
     size: int,
@@ -98,6 +99,7 @@ def test_several_processes_give_the_model_of_one(
                 assert_near(found[key].numpy(), x.numpy(), 10 * tolerance, f"{name}, {key}")
 
 
+@pytest.mark.slow
 def test_divided_pairs_need_a_form_without_all_pairs(
     cases: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -123,6 +125,7 @@ def same_options(found: Any, one: Any, rel: float) -> bool:
     return bool(found == pytest.approx(one, rel=rel, abs=rel))
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_restarted_and_the_run_is_that_of_one_process(
     cases: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:

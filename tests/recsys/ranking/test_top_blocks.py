@@ -38,6 +38,7 @@ def plans(draw, compiled):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kernels", ["numba", "torch"])
 @settings(deadline=None, max_examples=120)

@@ -595,6 +595,7 @@ def test_a_method_without_epochs_has_no_curves(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_intervals_of_patterns_are_drawn_if_there_are_any() -> None:
     metrics = plausible()
     plain = robustness_png(metrics, find(metrics))

@@ -53,6 +53,7 @@ KILLED = ("duif", "dropoutnet", "gar")  # With one optimiser, a counter, and two
 SAME = ("validation", "test", "test_complete", "test_all_cold", "by_pattern", "imposed", "drops")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BASELINES))
 def test_a_run_has_the_sections_of_milk_and_resumes_where_it_was_killed(
     name, data, tmp_path, monkeypatch
@@ -86,6 +87,7 @@ def test_a_run_has_the_sections_of_milk_and_resumes_where_it_was_killed(
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_its_factors_are_trained_resumes(data, tmp_path, monkeypatch):
     from milk_recsys.methods.factors import Factorisation
 

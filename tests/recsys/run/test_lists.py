@@ -43,6 +43,7 @@ def scores_of(ran: SimpleNamespace, users: torch.Tensor) -> torch.Tensor:
     return scores
 
 
+@pytest.mark.slow
 def test_a_list_has_the_highest_scores(ran: SimpleNamespace) -> None:
     users = lists.listed_users(ran.learner, ran.tables)
     best = lists.top_lists(ran.learner, ran.tables, users)

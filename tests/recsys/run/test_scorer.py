@@ -175,6 +175,7 @@ def test_no_items(scorer):
     assert list(scorer.best_users(vectors, 5)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "dtype"),
     [

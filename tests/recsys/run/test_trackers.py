@@ -62,6 +62,7 @@ def history(folder):
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_declared_tracker_is_sent_every_epoch_and_the_test(package, trained_run, tmp_path):
     for model in ("milk", "keep"):
         out = tmp_path / model
@@ -80,6 +81,7 @@ def test_a_declared_tracker_is_sent_every_epoch_and_the_test(package, trained_ru
         assert final["test/ndcg@20"] == metrics["test"]["ndcg@20"]
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_is_noted_and_does_not_end_the_run(package, trained_run, tmp_path):
     metrics, lines = train(tmp_path / "a", trained_run.data, tracker="failing")
     notes = [line for line in lines if "the tracker failed" in line]
@@ -104,6 +106,7 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(package, monkeypatch)
         validate(Options.of("keep", tracker="mlflow"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # TensorBoard and its packages warn about themselves.
 def test_tensorboard_has_the_losses(trained_run, tmp_path):
     pytest.importorskip("tensorboard", reason="needs the extra `tensorboard`")

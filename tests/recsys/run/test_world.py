@@ -108,6 +108,7 @@ def losses_of_ranks(
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 3)])
 def test_ranks_give_the_losses_of_one_process(
     data: Path, tmp_path: Path, size: int, step: int
@@ -125,6 +126,7 @@ def test_ranks_give_the_losses_of_one_process(
             assert theirs["validation"] == expected["validation"], values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "step"), [(2, 1), (3, 2), (4, 3)])
 def test_blocks_of_users_give_the_losses_of_one_process(
     data: Path, tmp_path: Path, size: int, step: int
@@ -158,6 +160,7 @@ def run_in_this_process(data: Path, out: Path, *options: str) -> dict[str, Any]:
     return train.run(parsed, dataset, Progress(quiet=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--user-blocks=6", "--user-table=sharded")])
 def test_a_killed_rank_is_restarted_and_nothing_is_lost(
     data: Path, tmp_path: Path, more: tuple[str, ...]
@@ -192,6 +195,7 @@ def test_a_killed_rank_is_restarted_and_nothing_is_lost(
     assert len((tmp_path / "killed/history.jsonl").read_text().splitlines()) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("torchrec") is None, reason="TorchRec is not installed: make distributed"
 )

@@ -24,6 +24,7 @@ ROUTES = {
 }
 
 
+@pytest.mark.slow
 def test_drawn_requests(service):
     schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(service))
     checks = schemathesis.checks.CHECKS.get_all()

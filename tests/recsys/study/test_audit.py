@@ -52,7 +52,16 @@ def run_audit(options, make=make_learner):
     return audit(options, DATASET, draw_split(DATASET, options.data)[0], make=make)
 
 
-@pytest.mark.parametrize("model", ["milk", "erm", *sorted(BASELINES)])
+QUICK = ("milk", "erm", "keep", "clcrec", "knn")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *QUICK,
+        *(pytest.param(m, marks=pytest.mark.slow) for m in sorted({*BASELINES} - {*QUICK})),
+    ],
+)
 def test_a_method_without_a_leak_passes(model):
     names = run_audit(make_options(model))
     assert len(names) > 5
@@ -159,6 +168,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_part_that_is_fitted_on_test_items_is_named(name):
     model, change, part = PLANTED[name]

@@ -182,6 +182,7 @@ def test_the_worst_drop_is_that_of_the_modality_with_the_largest_loss():
     assert field.percent_lost([{**line, "imposed": {}}]) == ""
 
 
+@pytest.mark.slow
 def test_one_modality_has_a_table_without_drops(tmp_path):
     features = dict(list(DATASET.features.items())[:1])
     dataset = dataclasses.replace(

@@ -239,6 +239,7 @@ def test_the_command_compacts_and_joins(tmp_path, capsys):
 # --- what importing costs, and what is committed --------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["store", "records", "plan", "claims", "tables", "figures", "field", "results"]
 )
