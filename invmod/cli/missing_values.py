@@ -87,7 +87,7 @@ def _hits(values: NDArray[Any], missing_values: Sequence[str]) -> NDArray[np.boo
     if kind == "U":
         return np.asarray(np.isin(values, list(missing_values)))
     if kind == "M":
-        return np.asarray(np.isin(values, _dates(missing_values)))
+        return np.asarray(np.isin(values, _dates(missing_values, values.dtype)))
     texts = set(missing_values)
     # Objects, bytes and durations are compared as they are written.
     entries = values
@@ -99,15 +99,19 @@ def _hits(values: NDArray[Any], missing_values: Sequence[str]) -> NDArray[np.boo
     return np.array(hits, dtype=bool).reshape(values.shape)
 
 
-def _dates(texts: Sequence[str]) -> NDArray[np.datetime64]:
-    """Return the texts that are dates; the others cannot occur among dates."""
+def _dates(texts: Sequence[str], dtype: np.dtype[Any]) -> NDArray[np.datetime64]:
+    """Return the texts that are dates of this type; the others cannot occur among such dates."""
     dates = []
     for text in texts:
         try:
-            dates.append(np.datetime64(text, "us"))
-        except ValueError:
+            exact = np.datetime64(text, "us")
+            date = exact.astype(dtype)
+        except (ValueError, OverflowError):
             continue
-    return np.array(dates, dtype="datetime64[us]")
+        # Old versions of numpy do not report an overflow, such as that of year 0 in nanoseconds.
+        if date.astype("datetime64[us]") == exact:
+            dates.append(date)
+    return np.array(dates, dtype=dtype)
 
 
 def _number(text: str) -> float | None:

@@ -235,6 +235,10 @@ def test_missing_values_are_lists_and_a_note_names_those_that_occur_nowhere(tmp_
     columns, absent = read_with_absent(str(tmp_path / "t.npz"), ["-9,NA,1900-01-01,0"])
     assert missingness_summary(columns, list(columns)).missing == (1, 1, 1)
     assert absent == ["0"]
+    coarse = days.astype("datetime64[D]")
+    np.savez(tmp_path / "d.npz", a=coarse)
+    _, absent = read_with_absent(str(tmp_path / "d.npz"), ["2020-01-01", "1900-01-01T06:00"])
+    assert absent == ["1900-01-01T06:00"]
     pl.DataFrame({"a": [1, -9], "b": ["NA", "x"]}).write_parquet(tmp_path / "t.parquet")
     columns, absent = read_with_absent(str(tmp_path / "t.parquet"), ["NA,-9", "no"])
     assert missingness_summary(columns, ["a", "b"]).missing == (1, 1)
