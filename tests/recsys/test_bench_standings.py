@@ -13,6 +13,7 @@ from milk_recsys.study import claims
 from milk_recsys.study.bench.score import systems
 from milk_recsys.study.bench.standings import standings_page, table_of
 from milk_recsys.study.bench.tasks import SETS, recorded_hashes
+from milk_recsys.study.records import p_text
 from milk_recsys.study.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,7 @@ def test_a_table_has_the_means_and_p_values_of_the_results(page):
         if not row["system"].endswith("*"):
             lines = [runs[row["system"]][seed] for seed in range(200, 210)]
             means[row["system"]] = np.array([line["test"]["ndcg@20"] for line in lines])
-            assert row["ndcg@20"].startswith(f"{means[row['system']].mean():.4f} ± ")
+            assert row["ndcg@20"].startswith(f"{means[row['system']].mean():.3f} ± ")
     assert len(means) >= 8
     assert [int(row["place"]) for row in rows] == list(range(1, len(rows) + 1))
     shown = [float(row["ndcg@20"].split()[0]) for row in rows]
@@ -78,7 +79,7 @@ def test_a_table_has_the_means_and_p_values_of_the_results(page):
         error = ratios.std(ddof=1) * np.sqrt(1 / 10 + 1 / 8)
         p.append(2 * claims.stats.t.sf(abs(ratios.mean()) / error, 9))
     for row, corrected in zip(rows[1:], claims.holm(p), strict=True):
-        assert row["p"] == f"{corrected:.2g}"
+        assert row["p"] == p_text(corrected)
 
 
 def value_of(row, means):
@@ -129,7 +130,7 @@ def test_a_table_is_sorted_and_states_the_change_to_the_first():
     assert [row["system"] for row in rows] == ["b", "a"]
     assert rows[0]["p"] == rows[0]["change to the first"] == ""
     assert rows[1]["change to the first"] == "-50.0%"
-    assert rows[1]["p"] == "0.5"  # Two equal differences: the sign test.
+    assert rows[1]["p"] == "0.500"  # Two equal differences: the sign test.
     assert rows[1]["splits, users for and against"] == ""  # no values of users
 
 

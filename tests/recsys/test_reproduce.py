@@ -414,9 +414,9 @@ def test_the_users_of_the_most_popular_item_are_separated(finished, tmp_path):
         values = np.array([3.0 if user in popular else 1.0 for user in everybody], dtype=np.float32)
         store.add({**line, "per_user": values})
     (row,) = table_popular(make_plan(), store, DATASET)
-    assert row["users who have it"] == "3.0000 ± 0.0000"
-    assert row["highest of a split"] == "3.0000"
-    assert row["all others"] == "1.0000 ± 0.0000"
+    assert row["users who have it"] == "3.000 ± 0.000"
+    assert row["highest of a split"] == "3.000"
+    assert row["all others"] == "1.000 ± 0.000"
 
 
 def test_results_are_written_from_the_store(finished, tmp_path):
@@ -427,7 +427,7 @@ def test_results_are_written_from_the_store(finished, tmp_path):
     table = list(csv.DictReader((tmp_path / "table2.csv").read_text().splitlines()))
     assert [row["method"] for row in table] == list(FIVE_METHODS)
     mean = np.mean([x["test"]["ndcg@20"] for x in finished.of("repeat", "milk", limit=2)])
-    assert table[0]["ftmt ndcg@20"].startswith(f"{mean:.4f} ±")
+    assert table[0]["ftmt ndcg@20"].startswith(f"{mean:.3f} ±")
     assert (tmp_path / "figure5.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "figure5.pdf").read_bytes()[:4] == b"%PDF"
     assert not (tmp_path / "figure6.png").exists()  # Its runs were not made.
@@ -547,5 +547,5 @@ def test_no_run_only_writes_tables_and_figures(finished, tmp_path):
     assert (tmp_path / "search.png").exists()
     for row in csv.DictReader((tmp_path / "search.csv").read_text("utf-8").splitlines()):
         best = best_trial(Store(tmp_path).of("trial", row["method"]))
-        assert row["validation ndcg@20"] == f"{best['validation']['ndcg@20']:.4f}"
+        assert row["validation ndcg@20"] == f"{best['validation']['ndcg@20']:.3f}"
         assert row["the best"] == str(best["number"] + 1)

@@ -19,7 +19,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from milk_recsys.base.statistics import mean_interval
 from milk_recsys.study.plan import Plan, best_trial, strongest
-from milk_recsys.study.records import MONITOR
+from milk_recsys.study.records import MONITOR, p_text
 from milk_recsys.study.spaces import SWEEPS, VARIANTS, VARIANTS_IN_WORDS
 from milk_recsys.study.store import Line, Store, user_values
 
@@ -154,12 +154,12 @@ def users_agree(a: Sequence[Line], b: Sequence[Line]) -> tuple[int, int]:
 
 def with_interval(values: Sequence[float]) -> str:
     """Return a mean ± half the width of its 95% t interval, for splits that share items."""
-    mean = f"{np.mean(values):.4f}"
+    mean = f"{np.mean(values):.3f}"
     if len(values) < 2:
         return mean
     low, high = Claim("", "", np.array(values), overlap=OVERLAP).interval
     # Too few equal values have an unbounded interval.
-    return f"{mean} ± {(high - low) / 2:.4f}" if np.isfinite(high - low) else mean
+    return f"{mean} ± {(high - low) / 2:.3f}" if np.isfinite(high - low) else mean
 
 
 # --- the claims -----------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def ranks_better(
     x = [line["test"][MONITOR] for line in a]
     y = [line[part][MONITOR] for line in b]
     note = (
-        f"NDCG@20 {np.mean(x):.4f} against {np.mean(y):.4f}, "
+        f"NDCG@20 {np.mean(x):.3f} against {np.mean(y):.3f}, "
         f"{100 * (np.mean(x) / max(np.mean(y), 1e-12) - 1):+.1f}%"
     )
     with_users = [
@@ -298,7 +298,7 @@ def _imputation(store: Store, method: str) -> Claim | None:
     best = [max(x["test"][MONITOR], *(v[MONITOR] for v in x["imputed"].values())) for x in b]
     mine = [x["test"][MONITOR] for x in a]
     text = f"{method} alone is better than the best of zero, mean and map imputation"
-    note = f"NDCG@20 {np.mean(mine):.4f} against {np.mean(best):.4f}"
+    note = f"NDCG@20 {np.mean(mine):.3f} against {np.mean(best):.3f}"
     return Claim(text, "5.3.2", log_ratio(mine, best), None, note)
 
 
@@ -375,8 +375,8 @@ def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
                 "verdict": verdict(claim, p),
                 "comparison": claim.note,
                 "mean log ratio [95%]": f"{claim.values.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
-                "p (Holm)": f"{p:.3g}",
-                **({"p, splits as independent": f"{p_independent:.3g}"} if claim.overlap else {}),
+                "p (Holm)": p_text(p),
+                **({"p, splits as independent": p_text(p_independent)} if claim.overlap else {}),
                 "repeats": str(len(claim.values)),
                 "splits significant over users": users,
             }

@@ -12,7 +12,7 @@ from milk_recsys.study import claims
 from milk_recsys.study.claims import with_interval
 from milk_recsys.study.labels import label_points
 from milk_recsys.study.plan import Plan, strongest
-from milk_recsys.study.records import MONITOR, mean_sd
+from milk_recsys.study.records import MONITOR, mean_sd, p_text
 from milk_recsys.study.spaces import ABLATIONS, CLOSED, FORMER, WINNER, WITHOUT
 from milk_recsys.study.store import Line, Store
 
@@ -73,7 +73,7 @@ def table_field(plan: Plan, store: Store) -> TableRows:
         timed = store.of("timing", method)
         row["seconds to rank"] = f"{timed[0]['score_seconds']:.2g}" if timed else ""
         row |= {
-            f"p against {name}": f"{p[method]:.2g}" if method in p else ""
+            f"p against {name}": p_text(p[method]) if method in p else ""
             for name, p in against.items()
         }
         rows.append(row)
@@ -160,7 +160,7 @@ def table_without(plan: Plan, store: Store) -> TableRows:
         row[f"FTMT, change from {WINNER}"] = (
             "" if name == WINNER else f"{100 * np.expm1(ratios.values.mean()):+.1f}%"
         )
-        row["p"] = "" if name == WINNER else f"{ratios.p:.2g}"
+        row["p"] = "" if name == WINNER else p_text(ratios.p)
         rows.append(row)
     return rows
 

@@ -19,7 +19,7 @@ from milk_recsys.config.options import Options
 if TYPE_CHECKING:
     from milk_recsys.catalogue.tables import Tables
 
-__all__ = ["MONITOR", "Leak", "Run", "digest", "hashes_of", "mean_sd"]
+__all__ = ["MONITOR", "Leak", "Run", "digest", "hashes_of", "mean_sd", "p_text"]
 
 MONITOR = "ndcg@20"
 
@@ -88,5 +88,15 @@ def hashes_of(split: Split, tables: Tables) -> dict[str, str]:
 
 def mean_sd(values: Any) -> str:
     """Write a mean with the standard deviation of the sample."""
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def p_text(p: float) -> str:
+    """Write a p-value with three decimals.
+
+    Example:
+        >>> p_text(0.0449), p_text(7.2e-05)
+        ('0.045', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -89,8 +89,8 @@ def numbers(name: str, plan: Plan, store: Store) -> tables.TableRows:
             {
                 "option": line["phase"].removeprefix("sweep "),
                 "split": str(line["number"]),
-                "validation ndcg@20": f"{line['validation'][metric]:.4f}",
-                "test ndcg@20": f"{line['test'][metric]:.4f}" if "test" in line else "diverged",
+                "validation ndcg@20": f"{line['validation'][metric]:.3f}",
+                "test ndcg@20": f"{line['test'][metric]:.3f}" if "test" in line else "diverged",
             }
             for option, values in SWEEPS.items()
             for value in values

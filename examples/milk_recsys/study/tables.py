@@ -158,7 +158,7 @@ def table_popular(plan: Plan, store: Store, dataset: Dataset) -> TableRows:
             f"all users {MONITOR}": mean_sd([x["test"][MONITOR] for x in lines]),
         }
         row["users who have it"] = mean_sd(means)
-        row["highest of a split"] = f"{max(means):.4f}"
+        row["highest of a split"] = f"{max(means):.3f}"
         row["all others"] = mean_sd([values[~group].mean() for values, group in users])
         rows.append(row)
     return rows
@@ -185,7 +185,7 @@ def table_search(plan: Plan, store: Store) -> TableRows:
                 "trials": str(len(trials)),
                 "the best": str(best["number"] + 1),
             }
-            row[f"validation {MONITOR}"] = f"{best['validation'][MONITOR]:.4f}"
+            row[f"validation {MONITOR}"] = f"{best['validation'][MONITOR]:.3f}"
             row["chosen"] = ", ".join(
                 f"{name} {value if isinstance(value, str) else format(value, '.3g')}"
                 for name, value in best["tuned"].items()

@@ -11,6 +11,7 @@ from milk_recsys.config.method import find_method
 from milk_recsys.study import claims, field, tables
 from milk_recsys.study.bench.score import systems
 from milk_recsys.study.plan import FRESH_SEED, NAMES, TUNING_SEED
+from milk_recsys.study.records import p_text
 from milk_recsys.study.results import write_results
 from milk_recsys.study.spaces import (
     ABLATIONS,
@@ -99,14 +100,12 @@ def test_the_table(plan, store, tmp_path):
     values = [[x["test"]["ndcg@20"] for x in store.ranked("repeat", m)] for m in ("erm", "milk")]
     wider = (1 / 2 + 1 / 8) ** 0.5  # factor for splits that share most of their items
     half = stats.t.ppf(0.975, 1) * np.std(values[1], ddof=1) * wider
-    assert rows["milk"]["FTMT ndcg@20"] == f"{np.mean(values[1]):.4f} ± {half:.4f}"
+    assert rows["milk"]["FTMT ndcg@20"] == f"{np.mean(values[1]):.3f} ± {half:.3f}"
     p = {m: field._ratios(plan, store, m, "milk").p for m in rows if m != "milk"}
     t = stats.ttest_rel(*np.log(np.maximum(values, 1e-12))).statistic / (2**0.5 * wider)
     assert p["erm"] == pytest.approx(2 * stats.t.sf(abs(t), 1))
     corrected = dict(zip(p, claims.holm(list(p.values())), strict=True))
-    assert {m: rows[m]["p against milk"] for m in p} == {
-        m: f"{v:.2g}" for m, v in corrected.items()
-    }
+    assert {m: rows[m]["p against milk"] for m in p} == {m: p_text(v) for m, v in corrected.items()}
     assert rows["milk"]["p against milk"] == ""
     best = next(m for m in rows if m in CLOSED)
     assert rows[best][f"p against {best}"] == ""

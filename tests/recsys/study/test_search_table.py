@@ -29,4 +29,4 @@ def test_texts_are_proposed_and_shown():
     plan = SimpleNamespace(systems=lambda _store: ["graph_imputation"])
     (row,) = table_search(plan, store)
     assert row["chosen"] == "diffusion heat, neighbours 20, ridge 1.23, smoothing 30"
-    assert (row["the best"], row["validation ndcg@20"]) == ("4", "0.7500")
+    assert (row["the best"], row["validation ndcg@20"]) == ("4", "0.750")

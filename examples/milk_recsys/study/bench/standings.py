@@ -23,7 +23,7 @@ from milk_recsys.study import claims
 from milk_recsys.study.bench.names import seed_ranges
 from milk_recsys.study.bench.score import METRICS, is_variant, part_of, seed_of, systems
 from milk_recsys.study.bench.tasks import SETS, recorded_hashes
-from milk_recsys.study.records import MONITOR
+from milk_recsys.study.records import MONITOR, p_text
 from milk_recsys.study.store import Line, Store, expecting_results
 from milk_recsys.study.tables import markdown
 
@@ -178,7 +178,7 @@ def table_of(runs: Runs, setting: str, part: str) -> list[dict[str, str]]:
         if place:
             claim, p = tested[place - 1], corrected[place - 1]
             row["change to the first"] = f"{100 * np.expm1(-claim.values.mean()):+.1f}%"
-            row["p"] = f"{p:.2g}"
+            row["p"] = p_text(p)
             if claim.users is not None:
                 row["splits, users for and against"] = "{} and {} of {}".format(
                     *claim.users, claim.with_users
