@@ -76,7 +76,10 @@ def run_cell(python: str, torch: str, options: argparse.Namespace) -> str:
     ]
     threads = {**os.environ, "OMP_NUM_THREADS": "1"}
     tests = subprocess.run(words, cwd=ROOT, env=threads, capture_output=True, text=True)
-    print(tests.stdout[-20_000:], flush=True)
+    log = options.envs / f"{env.name}.log"
+    log.write_text(tests.stdout + tests.stderr, encoding="utf-8")
+    failed = re.findall(r"^(?:FAILED|ERROR) .*", tests.stdout, re.MULTILINE)
+    print("\n".join([*failed, f"The whole output is in {log}."]), flush=True)
     return last_line(tests.stdout) or last_line(tests.stderr) or f"exit status {tests.returncode}"
 
 

@@ -68,6 +68,7 @@ for name in ("onnxscript", "onnx_ir"):
 sphinx_gallery_conf = {
     "examples_dirs": "guide",
     "gallery_dirs": "guides",  # output folder of the build
+    "within_subsection_order": "gallery_order.Position",
     "filename_pattern": r"\.py$",  # run every guide
     # Run guides that have not changed too, since the library may have changed.
     "run_stale_examples": True,

@@ -83,5 +83,22 @@ with torch.no_grad():
     print("largest difference:", float(np.abs(logits - model(hidden, mask).numpy()).max()))
 
 # %%
+# The report accepts the exported model too, since it needs only a function of features and a mask:
+
+
+def predict(features, mask):
+    inputs = {f"features_{name}": x.numpy() for name, x in features.items()}
+    (logits,) = session.run(None, {**inputs, "mask": mask.numpy()})
+    return torch.tensor(logits).argmax(dim=1)
+
+
+def accuracy(predictions, targets):
+    return (predictions == targets).double().mean().item()
+
+
+report = invmod.robustness_report(predict, features, target, accuracy)
+invmod.robustness.plot_patterns(report)
+
+# %%
 # **Where to go from here.** :doc:`/parts/export` has the table of the parts that can be exported,
 # and what to use instead of those that cannot.
