@@ -6,6 +6,7 @@ Neither the build nor the pages need a network connection: the build renders the
 import logging
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ napoleon_use_rtype = False
 # The exporter to ONNX, which a guide uses, reports each of its steps.
 for name in ("onnxscript", "onnx_ir"):
     logging.getLogger(name).setLevel(logging.WARNING)
+# Torch and Lightning make this warning by their own calls.
+warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.* is deprecated")
 sphinx_gallery_conf = {
     "examples_dirs": "guide",
     "gallery_dirs": "guides",  # output folder of the build

@@ -176,7 +176,7 @@ def compare(
 
     The splits share rows, so the variance of a mean over n splits is not 1/n of the variance over
     splits. It is multiplied by 1/n + r, where r is the number of test rows divided by the number of
-    training rows (Nadeau and Bengio, Inference for the Generalization Error, 2003). The p values
+    training rows (Nadeau and Bengio, Inference for the Generalization Error, 2003). The p-values
     are of a two-sided t test; Holm's correction is over all pairs of a measure.
 
     Arguments:
@@ -207,7 +207,7 @@ def compare(
 
 
 def corrected_t_test(differences: npt.ArrayLike, test_share: float) -> tuple[float, float, float]:
-    """Return mean, half of the 95% interval, and p value of paired differences over splits."""
+    """Return mean, half of the 95% interval, and p-value of paired differences over splits."""
     x = np.asarray(differences, dtype=float)
     if len(x) < 2:
         return float(x.mean()), float("nan"), float("nan")
@@ -232,7 +232,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
         lines.append(f"| {row['method']} | {row['baseline']} | {' | '.join(cells)} |")
     note = (
         f"Differences of {metric} ± half of a 95% interval over splits, corrected for the rows "
-        "that splits share; p values after Holm correction over the rows of the table."
+        "that splits share; p-values after Holm correction over the rows of the table."
     )
     return "\n".join([*lines, "", note]) + "\n"
 
@@ -248,5 +248,5 @@ def comparison_tables(
 
 
 def p_text(p: float) -> str:
-    """Format a p value with two significant digits, or as a bound if it is below 0.001."""
+    """Format a p-value with two significant digits, or as a bound if it is below 0.001."""
     return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.2g}"  # only NaN differs from itself

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def table(folder: Path) -> list[str]:
     """Return the lines of the table of all data sets with a journal in a folder.
 
-    It has the mean NDCG@20 of each part, its gain over KEEP, and the p value of a paired t test.
+    It has the mean NDCG@20 of each part, its gain over KEEP, and the p-value of a paired t test.
     """
     rows, conditions = (
         ["| data set | variant | NDCG@20 | change | p |", "| --- | --- | --- | --- | --- |"],

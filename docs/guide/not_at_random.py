@@ -40,7 +40,7 @@ plot_missingness(missingness_summary(observed, names))
 print(mcar_test(observed, names, generator=torch.Generator().manual_seed(0)))
 
 # %%
-# A small p value says that the two groups differ. A large one does not say that they are equal: a
+# A small p-value says that the two groups differ. A large one does not say that they are equal: a
 # test sees only what was observed, and blood values matter here.
 #
 # What it does to the mean

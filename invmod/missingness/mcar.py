@@ -49,7 +49,7 @@ def mcar_test(
 
     where pattern j has :math:`n_j` rows with :math:`p_j` of the p columns and the mean
     :math:`\bar y_j`; :math:`\hat\mu_j, \tilde\Sigma_j` are these columns' part of the maximum
-    likelihood estimates of a normal distribution. The p value is asymptotic: it needs many rows,
+    likelihood estimates of a normal distribution. The p-value is asymptotic: it needs many rows,
     and values that are not far from normal.
 
     ``"permutation"`` is for modalities of any width. For each modality m it takes the rows that
@@ -60,7 +60,7 @@ def mcar_test(
         F_m = \sum_j n_j \lVert \bar z_j - \bar z \rVert^2
 
     where :math:`z` are the standardized values of m. It is exact for independent rows and needs
-    neither a distribution nor more rows than columns. The p values are corrected for the number
+    neither a distribution nor more rows than columns. The p-values are corrected for the number
     of modalities by Holm's method; the smallest one is the result.
 
     Neither test can see that the chance to be missing depends on the missing value itself, if no
@@ -73,7 +73,7 @@ def mcar_test(
         method: ``"little"``, ``"permutation"``, or ``"auto"``: Little's test if each numeric
             modality has one value per row, else the permutation test.
         integer_fill: as for `missingness_summary`.
-        num_permutations: B; no p value is smaller than 1 / (1 + B).
+        num_permutations: B; no p-value is smaller than 1 / (1 + B).
         generator: seeds the permutations; None is the global generator.
 
     Returns:

@@ -13,8 +13,8 @@ class ModalityTest:
         modality: name of the modality.
         num_rows: number of rows that the test uses.
         num_patterns: number of patterns of the other modalities among these rows.
-        p_value: uncorrected p value.
-        adjusted_p_value: p value after Holm's correction for the number of tested modalities.
+        p_value: uncorrected p-value.
+        adjusted_p_value: p-value after Holm's correction for the number of tested modalities.
 
     Example:
         >>> ModalityTest("text", 80, 2, 0.01, 0.02).adjusted_p_value
@@ -80,7 +80,7 @@ class McarTest:
 
     @property
     def smallest_p(self) -> float:
-        """Smallest p value that the number of permutations allows; 0 for Little's test."""
+        """Smallest p-value that the number of permutations allows; 0 for Little's test."""
         return len(self.modalities) / (1 + self.num_permutations) if self.modalities else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Permutation p values of the variation of values between groups, and Holm's correction."""
+"""Permutation p-values of the variation of values between groups, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def standardized(rows: Floats) -> Floats:
 def permutation_p(
     z: Floats, groups: np.ndarray[Any, Any], num_permutations: int, rng: np.random.Generator
 ) -> float:
-    """Return the p value of the variation of z (n, K) between groups (n,)."""
+    """Return the p-value of the variation of z (n, K) between groups (n,)."""
     sizes = np.bincount(groups)
     order = np.argsort(groups, kind="stable")
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -44,7 +44,7 @@ def permutation_p(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p values after Holm's step-down correction.
+    """Return the p-values after Holm's step-down correction.
 
     Example:
         >>> holm([0.01, 0.5, 0.02])

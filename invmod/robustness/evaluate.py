@@ -86,7 +86,7 @@ def robustness_report(
 
     With several models, each further model is compared with the first one under each pattern by a
     permutation test, which swaps the two models' predictions of each unit with probability 1/2. The
-    p values are corrected for the number of patterns by step-down max-T, and for several
+    p-values are corrected for the number of patterns by step-down max-T, and for several
     comparisons by Bonferroni.
 
     Arguments:
@@ -129,7 +129,7 @@ def robustness_report(
             some modalities: this value. None: 0. Without a mask, rows of integers are naturally
             missing by the same rule.
         num_resamples: B, the number of bootstrap resamples and of permutations; 0 for neither
-            intervals nor tests. No p value is below 1 / (B + 1).
+            intervals nor tests. No p-value is below 1 / (B + 1).
         confidence: confidence level of the intervals, in (0, 1).
 
     Returns:

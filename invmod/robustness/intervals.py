@@ -107,7 +107,7 @@ def t_interval(values: Floats, confidence: float) -> Bounds | None:
 def equal_and_few(differences: Floats, num_units: int, confidence: float) -> bool:
     r"""Return whether differences do not vary, and their units are too few to have an interval.
 
-    U units that all differ in one direction have the two-sided p value :math:`2^{1 - U}` in a sign
+    U units that all differ in one direction have the two-sided p-value :math:`2^{1 - U}` in a sign
     test and in a test by swaps. Where it is above :math:`1 - c`, with the confidence c, an interval
     without width would exclude 0 although the test does not.
 

@@ -92,7 +92,7 @@ def _comparison(evaluation: Evaluation, pattern: Pattern, baseline: Any, other: 
 def _differences(
     baseline: str, comparisons: dict[str, list[Comparison]], modalities: tuple[str, ...]
 ) -> list[ModelDifference]:
-    """Return the comparisons with p values, corrected by max-T over patterns and by Bonferroni.
+    """Return the comparisons with p-values, corrected by max-T over patterns and by Bonferroni.
 
     The Bonferroni factor is the number of models that are compared with the baseline.
     """

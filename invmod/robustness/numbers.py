@@ -76,9 +76,9 @@ def level(confidence: float) -> str:
 
 
 def p_value(p: float | None, num_permutations: int, num_comparisons: int = 1) -> str:
-    """Return a p value with the precision that its permutations allow; an empty text for None.
+    """Return a p-value with the precision that its permutations allow; an empty text for None.
 
-    A p value of B permutations is a multiple of 1 / (B + 1). Its smallest value shows only that no
+    A p-value of B permutations is a multiple of 1 / (B + 1). Its smallest value shows only that no
     permutation had so large a difference, so it is written as an upper bound, rounded up.
 
     Arguments:
@@ -100,7 +100,7 @@ def p_value(p: float | None, num_permutations: int, num_comparisons: int = 1) ->
     if p <= smallest * (1 + 1e-9):
         return f"<= {_rounded_up(p):g}"
     digits = max(2, min(6, math.ceil(math.log10(num_permutations + 1) - 1e-3)))
-    # Rounding must not turn a p value into 0 or 1, or below the smallest one.
+    # Rounding must not turn a p-value into 0 or 1, or below the smallest one.
     return f"{min(p, 1 - 10**-digits):.{digits}f}"
 
 

@@ -131,10 +131,10 @@ It is smaller, because no row loses all of its modalities. Values are means over
 <h2>Steps at which one modality more makes a model worse</h2>
 {{ table("Steps at which one modality more makes a model worse", step_header, steps,
   texts=(1, 2, 3)) }}
-{% if more_steps %}<p>{{ more_steps }} more, with larger p values or smaller losses.</p>{% endif %}
+{% if more_steps %}<p>{{ more_steps }} more, with larger p-values or smaller losses.</p>{% endif %}
 <p>Each step adds one modality to a pattern.
-{%- if report.num_resamples %} The p values are one-sided and corrected for all steps between the
-patterns. A step with a large p value may be due to chance.{% endif %}</p>
+{%- if report.num_resamples %} The p-values are one-sided and corrected for all steps between the
+patterns. A step with a large p-value may be due to chance.{% endif %}</p>
 {% endif %}
 
 {% if differences %}
@@ -142,7 +142,7 @@ patterns. A step with a large p value may be due to chance.{% endif %}</p>
 {{ table("Differences", ("Pattern", "Models", "Difference", "Corrected p"), differences,
   texts=(1, 2)) }}
 <p>The differences are paired: both models are evaluated on the same units with the same hidden
-cells. The p values come from a permutation test and are corrected for the number of patterns and
+cells. The p-values come from a permutation test and are corrected for the number of patterns and
 comparisons.</p>
 {% endif %}
 {% if report.modalities | length > 1 %}

@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 def adjusted_p_values(
     observed: Floats, permuted: Floats, *, one_sided: bool = False
 ) -> tuple[Floats, Floats]:
-    r"""Return p values of H differences, uncorrected and corrected by step-down max-T.
+    r"""Return p-values of H differences, uncorrected and corrected by step-down max-T.
 
     .. math::
         p_h = \frac{1 + \#\{b : |t_h^b| \geq |t_h|\}}{1 + B}, \qquad
@@ -56,7 +56,7 @@ def adjusted_p_values(
 def corrected_p_values(
     observed: Floats, permuted: Floats, factor: int, *, one_sided: bool = False
 ) -> list[tuple[float, float]]:
-    """Return each p value of `adjusted_p_values`, and its correction by max-T and Bonferroni.
+    """Return each p-value of `adjusted_p_values`, and its correction by max-T and Bonferroni.
 
     Arguments:
         observed, permuted, one_sided: as in `adjusted_p_values`.

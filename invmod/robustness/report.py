@@ -222,11 +222,11 @@ class RobustnessReport:
     ) -> tuple[Violation, ...]:
         """Return the steps at which one modality more makes a model worse, the surest first.
 
-        Each step adds one modality to a pattern. The one-sided p values are corrected for all steps
+        Each step adds one modality to a pattern. The one-sided p-values are corrected for all steps
         between evaluated patterns, by max-T, and for the number of models.
 
         Arguments:
-            significance: only steps with a corrected p value of at most this level in (0, 1), such
+            significance: only steps with a corrected p-value of at most this level in (0, 1), such
                 as 0.05 for 5%. None is all steps, also those that chance explains.
             model: name; None is every model.
 
@@ -240,7 +240,7 @@ class RobustnessReport:
             significance = gate.checked_significance(significance)
         if significance is not None and not self.num_resamples:
             raise ValueError(
-                "RobustnessReport.violations: `significance` needs p values, but the report has "
+                "RobustnessReport.violations: `significance` needs p-values, but the report has "
                 "none. Pass `num_resamples` to `robustness_report`."
             )
         chosen = [
@@ -372,5 +372,5 @@ class RobustnessReport:
 
 
 def _p_value(violation: Violation) -> float:
-    """Return the corrected p value, 1 if there is none."""
+    """Return the corrected p-value, 1 if there is none."""
     return 1.0 if violation.adjusted_p_value is None else violation.adjusted_p_value

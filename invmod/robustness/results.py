@@ -111,8 +111,8 @@ class ModelDifference:
         name: the available modalities, as in `PatternResult`.
         value: the difference.
         interval: of the paired difference, or None without resamples.
-        p_value: two-sided p value of the permutation test, or None without resamples.
-        adjusted_p_value: p value corrected for all patterns and comparisons of the report.
+        p_value: two-sided p-value of the permutation test, or None without resamples.
+        adjusted_p_value: p-value corrected for all patterns and comparisons of the report.
         num_undefined: number of bootstrap resamples in which the difference is undefined (NaN).
 
     Example:
@@ -148,8 +148,8 @@ class Violation:
         value_without: the metric under the pattern without the added modality.
         loss: how much worse the metric is with the modality, above 0.
         interval: of the loss, or None without resamples.
-        p_value: one-sided p value of the loss, or None without resamples.
-        adjusted_p_value: p value corrected for all such steps and models of the report.
+        p_value: one-sided p-value of the loss, or None without resamples.
+        adjusted_p_value: p-value corrected for all such steps and models of the report.
 
     Example:
         >>> both = (True, True)

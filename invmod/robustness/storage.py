@@ -38,7 +38,7 @@ def report_to_json(report: Any) -> str:
     except ValueError as error:
         raise ValueError(
             "RobustnessReport.to_json: JSON has no NaN and no infinity, but the report has such a "
-            "number. Use None for an undefined drop, interval or p value."
+            "number. Use None for an undefined drop, interval or p-value."
         ) from error
 
 

@@ -262,7 +262,7 @@ def difference_rows(
 ) -> list[list[str]]:
     """Return one row per comparison; with `shortened` under the patterns of the printed table only.
 
-    Its columns are the pattern, the models, the difference and the corrected p value.
+    Its columns are the pattern, the models, the difference and the corrected p-value.
     """
     listed = shown_patterns(report) if shortened else report.results()
     shown = {result.pattern for result in listed}

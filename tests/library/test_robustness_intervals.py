@@ -406,7 +406,7 @@ def test_the_units_need_not_be_the_rows_of_the_features():
 @pytest.mark.parametrize("per_unit", [True, False])
 @pytest.mark.parametrize("units", [2, 3, 5, 6, 9])
 def test_equal_differences_have_an_interval_only_where_the_test_agrees(units, per_unit):
-    """Differences of 0.2 for every unit: the sign test has the p value 2 ** (1 - units)."""
+    """Differences of 0.2 for every unit: the sign test has the p-value 2 ** (1 - units)."""
     targets = np.linspace(1.0, 2.0, units)
 
     def shifted(by):

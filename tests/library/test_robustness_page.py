@@ -290,7 +290,7 @@ def test_steps_that_make_a_model_worse_are_in_the_verdict_and_in_a_table():
     rough = made({"m": values}, names=names, num_resamples=9, worse_with_more=found)
     assert "\N{LESS-THAN OR EQUAL TO}\xa00.002" in page(rough, date=DAY)
     many = made({"m": values}, names=names, worse_with_more=found[:1] * 25)
-    assert "5 more, with larger p values" in page(many, date=DAY)
+    assert "5 more, with larger p-values" in page(many, date=DAY)
     assert "makes a model worse" not in page(made({"m": values}), date=DAY)
 
 

@@ -233,7 +233,7 @@ def test_without_resamples_the_steps_are_listed_but_not_tested():
     assert {v.adjusted_p_value for v in report.violations()} == {None}
     assert report.violations()[0].loss == max(v.loss for v in report.violations())
     assert "(not tested)" in str(report)
-    with pytest.raises(ValueError, match="`significance` needs p values"):
+    with pytest.raises(ValueError, match="`significance` needs p-values"):
         report.violations(significance=0.05)
     with pytest.raises(KeyError, match="no model 'x'"):
         report.violations(model="x")

@@ -1,4 +1,4 @@
-"""Scores of the benchmark: lists from outside have the numbers and p values of runs inside."""
+"""Scores of the benchmark: lists from outside have the numbers and p-values of runs inside."""
 
 import dataclasses
 import json

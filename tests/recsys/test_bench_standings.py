@@ -71,7 +71,7 @@ def test_a_table_has_the_means_and_p_values_of_the_results(page):
     assert [int(row["place"]) for row in rows] == list(range(1, len(rows) + 1))
     shown = [float(row["ndcg@20"].split()[0]) for row in rows]
     assert shown == sorted(shown, reverse=True)
-    # The p values by hand, from one number per split, and Holm's correction.
+    # The p-values by hand, from one number per split, and Holm's correction.
     first = rows[0]["system"]
     p = []
     for row in rows[1:]:

@@ -72,7 +72,7 @@ def captions_of(plan: Plan, store: Store, dataset: Dataset) -> dict[str, str]:
             "items once. p: two-sided t tests on log ratios of NDCG@20 under FTMT, paired over "
             "repeats, corrected for shared items and for the number of methods in the column "
             "(Holm); the rivals are MILK and the best of kNN, MARec and ridge on this set. "
-            f"{WINNER} was designed with these splits in view, so its p values here are too small. "
+            f"{WINNER} was designed with these splits in view, so its p-values here are too small. "
             f"All runs took {hours} hours, of which {paper_hours} belong to the paper's "
             f"study.{former}{where}"
         ),

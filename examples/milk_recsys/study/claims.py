@@ -2,7 +2,7 @@
 
 A repeat is a split seed and a training seed. All methods use the same ones, so differences are
 paired. A claim is tested on one number per repeat, as a rule the log ratio of NDCG@20 of two
-methods: a two-sided t test of its mean, with the p values of all claims corrected together (Holm).
+methods: a two-sided t test of its mean, with the p-values of all claims corrected together (Holm).
 In addition, a bootstrap over the users of each split shows in how many single splits the difference
 is significant.
 """
@@ -86,7 +86,7 @@ class Claim:
 
     @property
     def p(self) -> float:
-        """The two-sided p value of the t test, or of the sign test for equal values.
+        """The two-sided p-value of the t test, or of the sign test for equal values.
 
         R equal values other than 0 all have the same sign, which has the probability 2 / 2^R if
         both signs are equally likely. Values that are all 0 show no difference.
@@ -114,14 +114,14 @@ class Claim:
 
 
 def verdict(claim: Claim, p: float) -> str:
-    """Return the verdict on a claim, from the sign of its mean and its corrected p value."""
+    """Return the verdict on a claim, from the sign of its mean and its corrected p-value."""
     if p >= LEVEL:
         return "no significant difference"
     return "holds" if claim.values.mean() > 0 else "does not hold"
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p values corrected for multiple tests by Holm's method (1979), in the order given.
+    """Return p-values corrected for multiple tests by Holm's method (1979), in the order given.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -356,7 +356,7 @@ def small_alpha(store: Store) -> str | None:
 
 
 def rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
-    """Return the rows of a table of claims, with p values that are corrected together."""
+    """Return the rows of a table of claims, with p-values that are corrected together."""
     corrected = holm([claim.p for claim in claims])
     independent = holm([dataclasses.replace(claim, overlap=0.0).p for claim in claims])
     table = []

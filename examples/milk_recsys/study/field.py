@@ -45,7 +45,7 @@ def percent_lost(lines: Sequence[Line]) -> str:
 def table_field(plan: Plan, store: Store) -> TableRows:
     """Return the table of all systems, the best first.
 
-    Its p values, corrected by Holm's method, compare each system with MILK and with the best of
+    Its p-values, corrected by Holm's method, compare each system with MILK and with the best of
     `CLOSED`.
     """
     order = strongest(store, plan.systems(store), plan.repeats)
@@ -81,7 +81,7 @@ def table_field(plan: Plan, store: Store) -> TableRows:
 
 
 def _p_against(plan: Plan, store: Store, methods: Sequence[str], rival: str) -> dict[str, float]:
-    """Return p values of each method against a rival, paired over repeats, corrected together."""
+    """Return p-values of each method against a rival, paired over repeats, corrected together."""
     # The former version of the winner is no further system to correct for.
     tested = {m: _ratios(plan, store, m, rival).p for m in methods if m not in (rival, FORMER)}
     return dict(zip(tested, claims.holm(list(tested.values())), strict=True))

@@ -2,7 +2,7 @@
 
 An entry and a system are paired on the splits that both have. The tests are those of the package's
 own tables: a two-sided t test of the mean log ratio of NDCG@20 over splits, with the variance of
-splits that share items (Nadeau and Bengio), p values corrected together by Holm's method, and in
+splits that share items (Nadeau and Bengio), p-values corrected together by Holm's method, and in
 each split a bootstrap over its users.
 
 Importing this module needs no torch: it reads results, and `entry.py` measures lists.
@@ -126,7 +126,7 @@ class Comparison:
         return rows
 
     def tests(self) -> list[dict[str, Any]]:
-        """Return the tests as rows of a table, with p values that are corrected together."""
+        """Return the tests as rows of a table, with p-values that are corrected together."""
         return claims.rows(self.claims)
 
     def to_json(self) -> dict[str, Any]:
