@@ -19,7 +19,7 @@ from invmod._checks import (
 )
 from invmod._files import replacing
 from invmod._state import FittedState
-from invmod.missingness.masks import MaskLike, mask_columns
+from invmod.missingness.masks import MaskLike, first_column, mask_columns
 
 
 class FittedModule(FittedState):
@@ -143,12 +143,12 @@ class FittedModule(FittedState):
             check_feature(function, name, x)
         rows = {name: x.shape[0] for name, x in present.items()}
         if mask is not None:
-            column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
+            column = first_column(mask)
             # A mask of another type is reported later, by `mask_columns`.
             if isinstance(column, Tensor) and column.ndim:
                 rows["mask"] = column.shape[0]
         # Without any tensor N is 0 here, and `mask_columns` reports the bad mask.
-        num_rows = next(iter(rows.values()), 0)
+        num_rows = next(iter(rows.values())) if rows else 0
         # Sizes are compared and not put into a set, because symbolic sizes cannot be hashed.
         if any(count != num_rows for count in rows.values()):
             raise ValueError(

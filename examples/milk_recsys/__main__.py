@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from milk_recsys.base.extras import extra_needed, missing_packages
+from milk_recsys.base.manual import manual
 from milk_recsys.base.terminal import (
     one_line_interrupts,
     print_error,
@@ -125,10 +126,13 @@ def _help() -> str:
             "",
             "Recommend new items whose modalities may be missing.",
             "",
+            f"  {PROG} train --out runs/first",
+            "",
             "commands:",
             *(f"  {name:<11}{text}" for name, (_, text) in COMMANDS.items()),
             "",
             f"{PROG} COMMAND --help lists the options of a command.",
+            f"Manual: {manual('milk')}",
         ]
     )
 

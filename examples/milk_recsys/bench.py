@@ -6,8 +6,7 @@
     milk-recsys bench audit my_method:fit --task lfm2k/ftmt/200
     milk-recsys bench standings --out docs/standings.md
 
-In a checkout `python examples/milk_recsys/bench.py` is the same command. The page docs/bench.md
-shows how to enter.
+In a checkout `python examples/milk_recsys/bench.py` is the same command.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ import tyro
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing, write_json
+from milk_recsys.base.manual import help_ends_with
 from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.study.bench.names import Task
 from milk_recsys.study.bench.report import aligned, page_of, report_of
@@ -133,7 +133,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "bench.py") -> int:
         interruption. (Options that cannot be parsed exit with status 2 at once.)
     """
     args = sys.argv[1:] if argv is None else list(argv)
-    command = tyro.cli(Command, args=args, prog=prog, description=__doc__)
+    with help_ends_with("bench"):
+        command = tyro.cli(Command, args=args, prog=prog, description=__doc__)
     try:
         for line in RUN[type(command)](command):
             print_line(line)

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from milk_recsys.base.errors import DataError
+from milk_recsys.base.manual import help_ends_with
 
 __all__ = ["ExportOptions", "export", "main"]
 
@@ -29,6 +30,8 @@ __all__ = ["ExportOptions", "export", "main"]
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
     """Export vectors of users and items, whose inner products are the scores of a run.
+
+        milk-recsys export --run runs/shop --items new_items --out exports/shop
 
     Writes users.parquet and items.parquet (float32), export.json with what was measured, and on
     request items.faiss, reduction.safetensors and item_tower.onnx. Only users with a training pair
@@ -77,12 +80,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "export.py") -> int:
         The exit status: 0 for success, 2 for invalid input, 130 after an interruption. (Options
         that cannot be parsed exit with status 2 at once.)
     """
-    options = tyro.cli(
-        ExportOptions,
-        args=sys.argv[1:] if argv is None else list(argv),
-        prog=prog,
-        config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
-    )
+    with help_ends_with("serve"):
+        options = tyro.cli(
+            ExportOptions,
+            args=sys.argv[1:] if argv is None else list(argv),
+            prog=prog,
+            config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
+        )
     try:
         export(options)
     except DataError as error:

@@ -30,6 +30,7 @@ import tyro
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing
 from milk_recsys.base.launch import MAX_THREADS
+from milk_recsys.base.manual import help_ends_with
 from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.exporting.tables import write_table
 
@@ -39,6 +40,8 @@ __all__ = ["RecommendOptions", "main", "recommend"]
 @dataclasses.dataclass(frozen=True)
 class RecommendOptions:
     """Recommend new items, and known ones if wanted, with a finished run.
+
+        milk-recsys recommend --run runs/shop --items new_items
 
     Writes users.parquet with the best items of every user, and items.parquet with the best users of
     every item. A user without a training pair has a random vector. In the rows of such a user
@@ -100,12 +103,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> in
         The exit status: 0 for success, 2 for invalid input, 130 after an interruption. (Options
         that cannot be parsed exit with status 2 at once.)
     """
-    options = tyro.cli(
-        RecommendOptions,
-        args=sys.argv[1:] if argv is None else list(argv),
-        prog=prog,
-        config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
-    )
+    with help_ends_with("milk"):
+        options = tyro.cli(
+            RecommendOptions,
+            args=sys.argv[1:] if argv is None else list(argv),
+            prog=prog,
+            config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
+        )
     try:
         recommend(options)
     except DataError as error:

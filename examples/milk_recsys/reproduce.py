@@ -35,6 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.launch import MAX_THREADS
+from milk_recsys.base.manual import help_ends_with
 from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.catalogue.dataset import Dataset, read_dataset
 from milk_recsys.catalogue.synthetic import tiny_dataset
@@ -87,7 +88,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "reproduce.py") -> in
         once.)
     """
     args = sys.argv[1:] if argv is None else list(argv)
-    return run_command(tyro.cli(Reproduce, args=args, prog=prog, description=__doc__))
+    with help_ends_with("reproduce"):
+        options = tyro.cli(Reproduce, args=args, prog=prog, description=__doc__)
+    return run_command(options)
 
 
 def run_command(command: Reproduce) -> int:

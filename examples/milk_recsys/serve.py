@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from milk_recsys.base.errors import DataError, plural
+from milk_recsys.base.manual import help_ends_with
 
 if TYPE_CHECKING:
     from milk_recsys.serving.service import Service
@@ -40,6 +41,8 @@ MIN_TOKEN = 16  # Number of characters.
 @dataclasses.dataclass(frozen=True)
 class ServeOptions:
     """Answer requests for lists over HTTP.
+
+        milk-recsys serve --run runs/shop --items new_items
 
     The answers are those of recommend. Neither paths nor bodies of requests are logged. The schema
     of all requests is at /openapi.json.
@@ -79,12 +82,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "serve.py") -> int:
         The exit status: 0 after an interruption or a signal to end, 2 for invalid input. (Options
         that cannot be parsed exit with status 2 at once.)
     """
-    options = tyro.cli(
-        ServeOptions,
-        args=sys.argv[1:] if argv is None else list(argv),
-        prog=prog,
-        config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
-    )
+    with help_ends_with("serve"):
+        options = tyro.cli(
+            ServeOptions,
+            args=sys.argv[1:] if argv is None else list(argv),
+            prog=prog,
+            config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
+        )
     try:
         serve(options)
     except DataError as error:

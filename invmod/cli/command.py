@@ -10,6 +10,7 @@ import argparse
 import io
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from invmod.cli.errors import UsageError
 DESCRIPTION = (
     "What is missing from a data set, and how good a model is when modalities are missing."
 )
+MANUAL = "docs/commands.md in the source of invmod"
+WIDTH = 78  # of texts, in characters
 EXIT_STATUS = "Exit status: 0 on success, 1 if a gate of `report` fails, 2 for wrong usage."
 
 
@@ -106,12 +109,27 @@ def _one_line(error: Exception) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="invmod", description=DESCRIPTION, epilog=EXIT_STATUS, allow_abbrev=False
+        prog="invmod",
+        **_texts(DESCRIPTION, "invmod missing data.parquet", EXIT_STATUS),
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_missing(commands)
     _add_report(commands)
     return parser
+
+
+def _texts(about: str, example: str, end: str) -> dict[str, Any]:
+    """Return the arguments of a parser whose help begins with an example and ends with the manual.
+
+    The lines are wrapped here, since argparse would join the example with the text before it.
+    """
+    return {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "description": f"{textwrap.fill(f'{about[0].upper()}{about[1:]}'.rstrip('.') + '.', WIDTH)}"
+        f"\n\n  {example}",
+        "epilog": f"{textwrap.fill(end, WIDTH)}\n\nManual: {MANUAL}",
+        "allow_abbrev": False,
+    }
 
 
 def _add_missing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -122,10 +140,12 @@ def _add_missing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "missing",
         help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog="A value is missing if it is null, NaN or blank text. A modality is missing from a "
-        "row if all of its columns are.",
-        allow_abbrev=False,
+        **_texts(
+            text,
+            "invmod missing data.parquet --modality 'image=img_*' --exclude id",
+            "A value is missing if it is null, NaN or blank text. A modality is missing from a row "
+            "if all of its columns are.",
+        ),
     )
     parser.register("action", None, _Once)
     parser.add_argument(
@@ -177,10 +197,13 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "report",
         help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog="MODEL is called with features (name -> array, NaN in hidden cells) and a mask, and "
-        f"returns one prediction per target. {EXIT_STATUS}",
-        allow_abbrev=False,
+        **_texts(
+            text,
+            "invmod report my_model:predict --data test.npz --metric accuracy "
+            "--fail-under worst=0.6",
+            "MODEL is called with features (name -> array, NaN in hidden cells) and a mask, and "
+            f"returns one prediction per target. {EXIT_STATUS}",
+        ),
     )
     parser.register("action", None, _Once)
     parser.add_argument(

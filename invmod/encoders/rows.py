@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from invmod._checks import check_feature, check_known
-from invmod.missingness.masks import MaskLike, append_axes
+from invmod.missingness.masks import MaskLike, append_axes, first_column
 
 Feature: TypeAlias = Tensor | Mapping[str, Tensor]
 
@@ -32,9 +32,9 @@ def count_rows(
         entries = _entries(name, x)
         if name in widths:
             _check_width(name, x, widths[name])
-        sizes |= {entry: values.shape[0] for entry, values in entries.items()}
+        sizes.update({entry: values.shape[0] for entry, values in entries.items()})
     if not sizes:
-        column = next(iter(mask.values()), None) if isinstance(mask, Mapping) else mask
+        column = first_column(mask)
         if not isinstance(column, Tensor) or column.ndim == 0:
             raise ValueError(
                 f"{CALLER}: no modality is given, so the number of rows is unknown. Pass a mask, "

@@ -94,8 +94,9 @@ class TableImputer(Imputer):
     def _units(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the centres and the scales of the modalities."""
         indices = range(len(self.modalities))
-        return [self.get_buffer(f"centre_{index}") for index in indices], [
-            self.get_buffer(f"scale_{index}") for index in indices
+        # Not `get_buffer`, which torch.compile does not trace before torch 2.9.
+        return [getattr(self, f"centre_{index}") for index in indices], [
+            getattr(self, f"scale_{index}") for index in indices
         ]
 
     def _sizes(self) -> list[int]:

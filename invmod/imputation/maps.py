@@ -62,7 +62,8 @@ class LinearMapImputer(TableImputer):
 
     @override
     def _fills(self, x: Tensor, a: Tensor) -> Tensor:
-        maps, offsets = self.get_buffer("maps"), self.get_buffer("offsets")
+        # Not `get_buffer`, which torch.compile does not trace before torch 2.9.
+        maps, offsets = (getattr(self, name) for name in self._model_state_names())
         code = pattern_codes(a)[:, None]
         fills = torch.zeros_like(x)
         # The last pattern has all modalities, and nothing to fill.

@@ -31,8 +31,8 @@ def given_features(
         for where, values in labelled_parts(name, feature):
             if isinstance(values, np.ndarray):
                 check_array(f"{function}: the feature of {where}", values)
-            if not isinstance(values, Tensor | np.ndarray) or values.ndim == 0:
-                known = isinstance(values, Tensor | np.ndarray)
+            if not isinstance(values, (Tensor, np.ndarray)) or values.ndim == 0:
+                known = isinstance(values, (Tensor, np.ndarray))
                 raise TypeError(
                     f"{function}: the feature of {where} must be a tensor (N, ...) or None, got "
                     f"{'a scalar' if known else type(values).__name__}. A NumPy array and a "
@@ -60,7 +60,7 @@ def count_rows(function: str, given: Mapping[str, Feature]) -> int:
 def equal_rows(function: str, counts: Mapping[str, int]) -> int:
     """Return the number of rows N; raise if modalities differ in it, or if there are none."""
     # Sizes are compared and not put into a set, because symbolic sizes cannot be hashed.
-    first = next(iter(counts.values()), None)
+    first = next(iter(counts.values())) if counts else None
     if first is None or any(count != first for count in counts.values()):
         raise ValueError(
             f"{function}: modalities must have equal numbers of rows, at least one given, got "

@@ -177,7 +177,7 @@ def _extras(samples: Sequence[Mapping[Any, Any]], names: tuple[str, ...]) -> dic
                 "another sample has. Only modalities may be missing: add it to `modalities`, or "
                 "give every sample a value."
             )
-        if all(isinstance(value, Tensor | np.ndarray) for value in values):
+        if all(isinstance(value, (Tensor, np.ndarray)) for value in values):
             tensors = {n: sample_tensor(n, key, value) for n, value in enumerate(values)}
             check_consistent(key, tensors, None)
             stacked[key] = torch.stack(list(tensors.values()))

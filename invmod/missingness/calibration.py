@@ -34,7 +34,7 @@ def rate_columns(
         columns = [rates.get(name, 0.0) for name in names]
     else:
         # A tensor or an array becomes a number or a list; a scalar one is one number for all.
-        plain = rates.tolist() if isinstance(rates, Tensor | np.ndarray) else rates
+        plain = rates.tolist() if isinstance(rates, (Tensor, np.ndarray)) else rates
         columns = list(plain) if isinstance(plain, Iterable) else [plain] * num_modalities
     if len(columns) != num_modalities:
         raise ValueError(

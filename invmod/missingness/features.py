@@ -176,6 +176,16 @@ def hide_features(
     return hidden
 
 
+# Dtypes for which not every version of torch has `where`, and a dtype of the same width.
+_SAME_BITS = {
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+}
+
+
 def _hide(function: str, name: str, column: Tensor, fill: Fill, x: Array) -> Tensor:
     """Return x (N, ...) with the sentinel in the rows where `column` (N,) is False."""
     if isinstance(x, np.ndarray):
@@ -184,4 +194,7 @@ def _hide(function: str, name: str, column: Tensor, fill: Fill, x: Array) -> Ten
         fill_value(function, name, x.dtype, fill), dtype=x.dtype, device=x.device
     )
     # `where` also cuts the gradient of hidden cells; a product with the mask would keep NaN.
-    return torch.where(append_axes(column.to(x.device), x), x, sentinel)
+    shown, bits = append_axes(column.to(x.device), x), _SAME_BITS.get(x.dtype)
+    if bits is None:
+        return torch.where(shown, x, sentinel)
+    return torch.where(shown, x.view(bits), sentinel.view(bits)).view(x.dtype)

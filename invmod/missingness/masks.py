@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -45,6 +45,13 @@ def check_mask(function: str, mask: Tensor, num_rows: int, num_modalities: int) 
             f"{function}: `mask` must have shape (N, M) = ({num_rows}, {num_modalities}), got "
             f"{tuple(mask.shape)}."
         )
+
+
+def first_column(mask: Any) -> Any:
+    """Return the first column of a mapping, None if it is empty, or anything else as it is."""
+    if not isinstance(mask, Mapping):
+        return mask
+    return next(iter(mask.values())) if mask else None
 
 
 def mask_columns(function: str, mask: MaskLike, modalities: Sequence[str], num_rows: int) -> Tensor:

@@ -25,7 +25,7 @@ def is_missing(value: object) -> bool:
     """Return whether a value stands for a missing one: None, NaN without axes, or pandas.NA."""
     if value is None:
         return True
-    if isinstance(value, float | complex | np.floating | np.complexfloating):
+    if isinstance(value, (float, complex, np.floating, np.complexfloating)):
         return bool(value != value)
     if isinstance(value, np.ndarray):
         return value.ndim == 0 and value.dtype.kind in "fc" and bool(np.isnan(value))
@@ -45,7 +45,7 @@ def sample_tensor(n: int, key: Hashable, value: object) -> Tensor:
         return as_tensor(where, value)
     if isinstance(value, np.generic):
         return as_tensor(where, np.array(value))
-    if isinstance(value, int | float | complex):
+    if isinstance(value, (int, float, complex)):
         return torch.as_tensor(value)
     raise TypeError(
         f"{where} must be a tensor, a NumPy array, a number or None, got {type(value).__name__}. "
@@ -75,7 +75,7 @@ def sequence_parts(n: int | None, name: str, value: object) -> dict[str, Tensor]
     parts: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {VALUES: value}
     parts = {key: sample_tensor(n or 0, f"{name}[{key}]", x) for key, x in parts.items()}
     lengths = {key: x.shape[0] for key, x in parts.items() if x.ndim}
-    length = next(iter(lengths.values()), None)
+    length = next(iter(lengths.values())) if lengths else None
     if length is None or any(other != length for other in lengths.values()):
         raise ValueError(
             f"collate: {name!r} of {whose} must be a sequence (L, ...), or a mapping whose "

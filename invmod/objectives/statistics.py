@@ -133,13 +133,12 @@ def environment_statistics(
     h = w * torch.where(
         keep, _checked_tensor("derivatives", derivatives, [losses.shape], None).double(), 0.0
     )
-    statistics |= {"derivative": h.sum(dim=1), "derivative_square": h.square().sum(dim=1)}
+    statistics["derivative"] = h.sum(dim=1)
+    statistics["derivative_square"] = h.square().sum(dim=1)
     if halves is not None:
         half = _checked_tensor("halves", halves, [losses.shape, losses.shape[-1:]], torch.bool)
-        statistics |= {
-            "half_weight": (w * half).sum(dim=1),
-            "half_derivative": (h * half).sum(dim=1),
-        }
+        statistics["half_weight"] = (w * half).sum(dim=1)
+        statistics["half_derivative"] = (h * half).sum(dim=1)
     return statistics
 
 

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from invmod import pairwise_alignment_loss
 from invmod.testing import assert_mask_honoured, assert_permutation_invariant
+from tests.library.torch_versions import needs_torch
 from tests.strategies import (
     NAN,
     NUM_MODALITIES,
@@ -139,6 +140,7 @@ def test_gradient_of_the_gradient_norm_is_correct():
     torch.testing.assert_close(curvature, 8 * laplacian.double() @ laplacian.double() @ z)
 
 
+@needs_torch("2.13", "vmap of the loss")
 def test_functional_transforms_work():
     z = normal(seeded(2), 4, 3, 2)
     masks = torch.stack([random_mask(seeded(seed), 4, 3) for seed in range(5)])

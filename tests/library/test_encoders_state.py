@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_a
 
 from invmod._text import decode_text, encode_text
 from invmod.encoders import ModalityEncoders
+from tests.library.torch_versions import needs_torch
 from tests.strategies import normal, seeded
 
 NAMES = ("wörter", "a.b", "", "type")
@@ -157,6 +158,7 @@ def test_the_names_of_modalities_are_printed():
     assert "modalities=('text', 'a.b'), skip_missing=False" in text
 
 
+@needs_torch("2.8", "sharding on a CPU")
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
 def test_distributed_modules_train_and_save_the_names(tmp_path):
     """One process suffices for wrappers, broadcasts of buffers and gathered states."""

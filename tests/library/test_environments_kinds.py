@@ -25,6 +25,7 @@ from invmod.testing import (
     assert_permutation_equivariant,
     assert_permutation_invariant,
 )
+from tests.library.torch_versions import needs_torch
 from tests.strategies import (
     NAN,
     NUM_MODALITIES,
@@ -339,6 +340,7 @@ def test_k_of_available_draws_all_subsets_equally_often():
     assert ((counts - n / 3).abs() < 5 * math.sqrt(n * 2 / 9)).all()
 
 
+@needs_torch("2.8", "a default device in every function")
 def test_k_of_available_returns_the_device_of_its_mask():
     mask = torch.ones(2, 3, dtype=torch.bool)
     envs = KOfAvailableEnvs(3, k=1)

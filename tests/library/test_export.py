@@ -22,6 +22,7 @@ import invmod.encoders
 import invmod.fusion
 import invmod.imputation
 from tests.library.export_cases import Call, Case, make_cases, make_refused
+from tests.library.torch_versions import ANY_NUMBER, REFUSAL, needs_torch
 
 TRACED, OTHERS = 4, (7, 1, 0)
 SIZES = (7, 2, 3, 4, 5, 6, 8, 9, 10, 1, 12, 13)
@@ -69,6 +70,7 @@ STRICT = [
 ]
 
 
+@ANY_NUMBER
 @pytest.mark.parametrize("strict", STRICT)
 @pytest.mark.parametrize("mode", ["named", pytest.param("auto", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
@@ -81,6 +83,7 @@ def test_an_exported_part_runs_with_other_numbers_of_rows(name, mode, strict):
         assert_equal_outputs(program.module()(*inputs), case.model(*inputs))
 
 
+@ANY_NUMBER
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_an_onnx_model_runs_in_onnx_runtime_with_other_numbers_of_rows(name):
@@ -102,7 +105,15 @@ def test_an_onnx_model_runs_in_onnx_runtime_with_other_numbers_of_rows(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs_torch("2.10", "the compilation of skipped rows"))
+        if "skip_missing" in name
+        else name
+        for name in CASES
+    ],
+)
 def test_a_part_compiles_to_at_most_two_graphs_for_twelve_numbers_of_rows(name):
     """One graph is for a single row, and the other for every other number of rows."""
     case, counter = CASES[name], CompileCounter()
@@ -124,6 +135,7 @@ class Together(nn.Module):
         return [part(first, second) for part in self.parts]
 
 
+@ANY_NUMBER
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="AOTInductor needs a C++ compiler")
 @pytest.mark.parametrize("arguments", ["vectors", "embeddings", "images_and_tokens"])
@@ -139,6 +151,7 @@ def test_ahead_of_time_compilation_runs_with_other_numbers_of_rows(arguments, tm
         assert_equal_outputs(program(*inputs), whole.model(*inputs), rtol=1e-5, atol=1e-6)
 
 
+@REFUSAL
 @pytest.mark.parametrize("strict", STRICT)
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_part_that_selects_rows_does_not_export(name, strict):
@@ -146,6 +159,7 @@ def test_a_part_that_selects_rows_does_not_export(name, strict):
         export(REFUSED[name], strict=strict)
 
 
+@REFUSAL
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_part_that_selects_rows_does_not_compile_to_one_graph(name):
     compiled = torch.compile(

@@ -16,6 +16,7 @@ from invmod.imputation import (
     RidgeImputer,
     ZeroImputer,
 )
+from tests.library.torch_versions import ANY_NUMBER, REFUSAL
 from tests.strategies import NAN, normal, random_mask, seeded
 
 NAMES = ("text", "image")
@@ -74,6 +75,7 @@ def check(got, expected):
         torch.testing.assert_close(torch.as_tensor(ours), theirs, rtol=1e-5, atol=1e-5)
 
 
+@ANY_NUMBER
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("dim", ["named", pytest.param("auto", marks=pytest.mark.slow)])
@@ -94,6 +96,7 @@ def test_an_exported_imputer_takes_any_number_of_rows(kind, strict, dim, absent)
         check(program(*given), model(*given))
 
 
+@ANY_NUMBER
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_absent_modality_is_missing_in_traced_code_whatever_its_mask(kind):
     model, batch = Filled(build(kind), absent=True).eval(), Dim("batch")
@@ -104,6 +107,7 @@ def test_an_absent_modality_is_missing_in_traced_code_whatever_its_mask(kind):
     check(program.module()(text, image, mask), model(text, image, without))
 
 
+@ANY_NUMBER
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_imputer_runs_in_onnx_with_holes_in_the_batch(kind, tmp_path):
@@ -196,6 +200,7 @@ def test_maps_fill_as_the_imputer_that_they_store(kind):
     assert torch.equal(maps(features, mask)[0]["a"], before)
 
 
+@REFUSAL
 def test_neighbours_cannot_be_exported():
     features, mask = draw(0, 20)
     model = Filled(KNNImputer(NAMES).fit(features, mask))

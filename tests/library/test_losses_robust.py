@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invmod import alignment, environments, objectives, penalties
+from tests.library.torch_versions import needs_torch
 from tests.strategies import NAN, gradients, normal, random_mask, seeded
 
 Z = normal(seeded(0), 6, 3, 4, dtype=torch.float32)
@@ -362,6 +363,7 @@ def test_masks_on_the_meta_device_need_no_values():
         objectives.environment_statistics(risks, env)
 
 
+@needs_torch("2.8", "a default device in every function")
 @pytest.mark.parametrize(
     "envs",
     [

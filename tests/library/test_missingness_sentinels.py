@@ -38,7 +38,8 @@ def test_the_content_of_hidden_cells_and_what_can_be_recognised_of_them(dtype):
     x = ones(dtype)
     hidden = hide_features({"a": x}, MASK, ["a"])["a"]
     assert (hidden.dtype, hidden.shape) == (x.dtype, x.shape)
-    kept, gone = hidden[[0, 2]].to(torch.complex128), hidden[[1, 3]].to(torch.complex128)
+    values = hidden.to(torch.complex128)
+    kept, gone = values[[0, 2]], values[[1, 3]]
     assert (kept == 1).all()
     if dtype in FLOATING:
         assert gone.isnan().all()

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from milk_recsys.base.files import read_json
+from milk_recsys.base.manual import help_ends_with
 from milk_recsys.base.terminal import print_error
 from milk_recsys.config.config_file import read_config_file, values_for
 from milk_recsys.config.method import (
@@ -36,6 +37,16 @@ from milk_recsys.config.options import (
 )
 
 __all__ = ["given_options", "parse_options"]
+
+ABOUT = """\
+Train KEEP (or MILK, an ablation, or a baseline), evaluate it on new items with missing modalities,
+and write a report.
+
+    milk-recsys train --data shop --out runs/shop
+    milk-recsys train --model milk --data shop --compare erm --out runs/milk
+
+Options differ by model: --model NAME --help shows those of another model.
+"""
 
 
 def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
@@ -74,16 +85,15 @@ def parse_options(argv: Sequence[str], *, prog: str | None = None) -> Options:
             )
         defaults = _defaults(early, method, saved, values_for(config, method, early.config))
         _check_known(args, method)
-        parsed = tyro.cli(
-            _command_line(defaults, method),
-            args=args,
-            prog=prog,
-            description="Train KEEP (or MILK, an ablation, or a baseline), evaluate it on new "
-            "items with missing modalities, and write a report. Options differ by model: "
-            "--model NAME --help shows those of another model.",
-            # Options are typed without the name of their group, and None cannot be typed.
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
-        )
+        with help_ends_with("milk"):
+            parsed = tyro.cli(
+                _command_line(defaults, method),
+                args=args,
+                prog=prog,
+                description=ABOUT,
+                # Options are typed without the name of their group, and None cannot be typed.
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+            )
         values = {
             name: value for group in vars(parsed).values() for name, value in vars(group).items()
         }

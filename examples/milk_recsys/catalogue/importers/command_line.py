@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import tyro
 
+from milk_recsys.base.manual import help_ends_with
 from milk_recsys.catalogue.importers.options import (
     EncodingOptions,
     FileOptions,
@@ -41,14 +42,15 @@ def parse_source(
         sources: name of each subcommand -> its dataclass, whose fields are the options.
     """
     lines = {name: _command_line(name, kind) for name, kind in sources.items()}
-    parsed = tyro.cli(
-        _union(lines),
-        args=_join_repeated([str(word) for word in argv], sources),
-        prog=prog,
-        description=description,
-        # Options are typed without the name of their section, and None cannot be typed.
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
-    )
+    with help_ends_with("prepare"):
+        parsed = tyro.cli(
+            _union(lines),
+            args=_join_repeated([str(word) for word in argv], sources),
+            prog=prog,
+            description=description,
+            # Options are typed without the name of their section, and None cannot be typed.
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+        )
     kind = next(sources[name] for name, line in lines.items() if isinstance(parsed, line))
     return kind(**{k: v for section in vars(parsed).values() for k, v in vars(section).items()})
 
