@@ -1,6 +1,6 @@
 """Parts for PyTorch models that keep working when modalities of their input are missing.
 
-The names used most often are here. All others are in the room they belong to, for example
+The names used most often are here. All others are in subpackages, for example
 `invmod.penalties.fishr_penalty`.
 """
 
@@ -76,7 +76,7 @@ __all__ = [
     "worst_case_objective",
 ]
 
-# Names of 0.1 that are now only in their rooms. Type checkers accept any name of a module that has
+# Names of 0.1 that are now only in their subpackages. Type checkers accept any name of a module that has
 # a `__getattr__`, so it is hidden from them.
 if not _typing.TYPE_CHECKING:
     _MOVED = {
@@ -114,8 +114,8 @@ if not _typing.TYPE_CHECKING:
     __getattr__ = _deprecated_names(
         __name__,
         {
-            name: (f"invmod.{room}:{name}", f"use `invmod.{room}.{name}`")
-            for room, names in _MOVED.items()
+            name: (f"invmod.{package}:{name}", f"use `invmod.{package}.{name}`")
+            for package, names in _MOVED.items()
             for name in names.split()
         },
         ends_in="0.3",

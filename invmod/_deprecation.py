@@ -10,7 +10,7 @@ module. Type checkers accept any name of a module that has one, so it is hidden 
     if not _typing.TYPE_CHECKING:
         __getattr__ = _deprecated_names(
             __name__,
-            {"old_name": ("invmod.room.file:new_name", "use `invmod.new_name`")},
+            {"old_name": ("invmod.package.file:new_name", "use `invmod.new_name`")},
             ends_in="0.3",
         )
 
