@@ -76,8 +76,8 @@ __all__ = [
     "worst_case_objective",
 ]
 
-# Names of 0.1 that are now only in their subpackages. Type checkers accept any name of a module that has
-# a `__getattr__`, so it is hidden from them.
+# Names of 0.1 that are now only in their subpackages. Type checkers accept any name of a module
+# that has a `__getattr__`, so it is hidden from them.
 if not _typing.TYPE_CHECKING:
     _MOVED = {
         "alignment": """
