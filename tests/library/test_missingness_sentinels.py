@@ -61,10 +61,10 @@ def test_the_content_of_hidden_cells_and_what_can_be_recognised_of_them(dtype):
 def test_an_explicit_value_is_written_and_recognised_and_none_switches_recognition_off(dtype):
     x, value = ones(dtype), 0 if dtype == torch.bool else 5
     hidden = hide_features({"a": x}, MASK, ["a"], integer_fill=value)
-    assert (hidden["a"][[1, 3]].long() == value).all()
+    assert (hidden["a"].long()[[1, 3]] == value).all()
     assert torch.equal(mask_from_features(hidden, ["a"], integer_fill={"a": value}), MASK)
     unmarked = hide_features({"a": x}, MASK, ["a"], integer_fill=None)
-    assert (unmarked["a"][[1, 3]].long() == 0).all()
+    assert (unmarked["a"].long()[[1, 3]] == 0).all()
     for integer_fill in (None, "auto"):
         assert mask_from_features(unmarked, ["a"], integer_fill=integer_fill).all()
     marked = hide_features({"a": x}, MASK, ["a"])
