@@ -107,7 +107,7 @@ def insert_tables(app: Sphinx, _docname: str, source: list[str]) -> None:
     Sphinx passes the text of the page as a list of one string, which is changed in place.
     """
     source[0] = re.sub(
-        r"^(% TABLE (\w+)\n)\n\[[^\]]*\]\([./]*results/\2/table\.md\)\n",
+        r"^(% (?:TABLE|FIELD|STUDIES) (\w+)\n)\n\[[^\]]*\]\([./]*results/\2/\w+\.md\)\n",
         r"\1",
         source[0],
         flags=re.MULTILINE,
