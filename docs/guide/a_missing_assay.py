@@ -30,8 +30,9 @@ generator = torch.Generator().manual_seed(0)
 train, test = torch.randperm(len(benign), generator=generator).tensor_split([300])
 
 # %%
-# In the hospital's records, 40% of the assays are missing. No patient is without all three, because
-# :py:func:`invmod.simulate_mcar` keeps at least one modality in each row:
+# In the hospital's records, assays are missing at a nominal rate of 0.4. No patient is without all
+# three, because :py:func:`invmod.simulate_mcar` keeps at least one modality in each row, so the
+# share of missing assays is 36%:
 
 made = invmod.simulate_mcar(torch.ones(len(benign), 3, dtype=torch.bool), 0.4, generator=generator)
 records = invmod.hide_features(features, made.mask, names)

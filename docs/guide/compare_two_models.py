@@ -2,9 +2,9 @@ r"""
 Compare two models when modalities are missing
 ==============================================
 
-Two models are equally good on complete data. Which of them is better with missing modalities, and
-is the difference larger than chance? This guide compares them on the same samples under the same
-masks, with corrected p-values, and saves a page with all tables and plots.
+Two models are not significantly different on complete data. Which of them is better with missing
+modalities, and is the difference larger than chance? This guide compares them on the same samples
+under the same masks, with corrected p-values, and saves a page with all tables and plots.
 
 The data are scikit-learn's digits, cut into four quadrants as if four cameras had taken them.
 """

@@ -6,8 +6,8 @@ A prediction from half of the input should come with a wider interval. This guid
 a finished model that contain the target in 90% of the cases *for each pattern of missing
 modalities*, whatever the model is.
 
-The data are scikit-learn's 442 patients with diabetes. A third of them lacks the blood test, a
-third of the others lacks body measurements.
+The data are scikit-learn's 442 patients with diabetes. The blood test and the body measurements are
+each missing from about a third of them, independently of each other.
 """
 
 import matplotlib.pyplot as plt
@@ -64,6 +64,7 @@ axes.set_xlabel("progress of the disease: interval (line) and outcome (dot)")
 figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
 # %%
-# The guarantee holds for any model, in finite samples, if the calibration rows are like those in
-# use. :doc:`/parts/calibration` states the rules and what they need, and has sets of classes for
-# classifiers.
+# The guarantee holds for any model, in finite samples, if calibration and test patients come from
+# the same distribution. All patterns here have fewer than 200 calibration rows, so it also needs
+# values that are missing completely at random, as they are here. :doc:`/parts/calibration` states
+# the rules and what they need, and has sets of classes for classifiers.

@@ -3,8 +3,8 @@ See robustness during training with Lightning
 =============================================
 
 A model can become less robust while its loss falls. This guide adds a callback to a Lightning
-trainer that measures the worst pattern of missing modalities after each epoch. Early stopping and
-checkpoints can use that figure.
+trainer that measures the worst pattern of missing modalities after each epoch, on validation rows.
+Early stopping and checkpoints can use this metric.
 
 The data are scikit-learn's digits, of which the upper and the lower half are two modalities.
 """
@@ -29,7 +29,7 @@ digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32) / 16
 upper, lower = images[:, :4].flatten(1), images[:, 4:].flatten(1)
 target = torch.tensor(digits.target)
-train, test = slice(0, 1200), slice(1200, None)
+train, validation = slice(0, 1200), slice(1200, None)
 
 
 class Halves(pl.LightningModule):
@@ -68,8 +68,8 @@ reports = {}
 for hide in (False, True):
     pl.seed_everything(0, verbose=False)
     callback = RobustnessCallback(
-        {"upper": upper[test], "lower": lower[test]},
-        target[test],
+        {"upper": upper[validation], "lower": lower[validation]},
+        target[validation],
         accuracy,
         rates=(),
         num_resamples=0,

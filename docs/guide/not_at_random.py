@@ -83,9 +83,9 @@ for name, (model, of) in models.items():
     print(f"{name:<28} root mean squared error {error.square().mean().sqrt():.1f}")
 
 # %%
-# All three can predict every patient. With 142 test patients, the differences between these errors
-# are within chance: at this rate and strength no way of fitting is hurt much. That is no proof for
-# other data. Repeat this with your own, with the pattern of missing values that you expect.
+# All three can predict every patient. No test was made, and no model was fitted on complete data.
+# So these numbers show neither which model is best nor how much the missing tests cost. Repeat this
+# with your own data, over several splits, with the pattern of missing values that you expect.
 #
 # :py:func:`invmod.calibrate_by_pattern` gives each pattern an interval of its own, which is
 # wider if less is known: :doc:`how_sure_is_my_model`.

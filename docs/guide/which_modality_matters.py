@@ -68,8 +68,9 @@ axes.set_xlabel("accuracy")
 figure.legend(loc="outside upper right", ncols=2, frameon=False)
 
 # %%
-# A modality with a small loss and a large value is a good reserve: another one can replace it, and
-# it can replace another one. A modality that has neither can be left out.
+# If a modality has a small loss and a large Shapley value, the others can replace it, and it can
+# replace them: keep it as a reserve. If both are near 0, it can be left out. A negative loss means
+# that the model is better without the modality; here it is that of two test tumours.
 #
 # **Where to go from here.** :doc:`compare_two_models` tests differences between models.
 # :doc:`/parts/robustness` has the definition of these values and of *violations*: steps at which a
