@@ -60,7 +60,7 @@ train: $(STAMP) ## train KEEP on the embedded data (TRAIN_ARGS: options of train
 PROCESSES := -n auto --maxprocesses 8 --dist loadfile
 
 test: $(STAMP) ## run the tests that are not slow (TEST_ARGS: options of pytest)
-	@echo "The tests take about 10 minutes on two cores; make test-all has the slow ones too"
+	@echo "The tests take about 5 minutes on two idle cores; make test-all has the slow ones too"
 	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) -m "not slow" $(TEST_ARGS)
 
 test-all: $(STAMP) ## run all tests, in 20 to 40 minutes on two cores
@@ -86,7 +86,7 @@ types: $(STAMP) ## check types
 	$(BIN) -m mypy
 
 docs: $(STAMP) ## build the documentation in docs/_build/html, and check its links and equations
-	$(BIN) -m sphinx -W --keep-going docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN) -m sphinx -W --keep-going docs docs/_build/html
 	$(BIN) docs/check_site.py docs/_build/html
 
 lock: $(STAMP) ## write requirements.lock anew (LOCK_ARGS=--upgrade: with the newest versions)

@@ -38,7 +38,7 @@ from invmod.penalties import irm_penalty, vrex_penalty
 from invmod.regression import PatternKernelRidge
 from invmod.robustness import RobustnessReport, robustness_report
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AttentionFusion",
