@@ -74,6 +74,8 @@ def problems_of(path: Path) -> Iterator[str]:
 
 def _problems_of_address(page: Page, address: str) -> Iterator[str]:
     parts = urlsplit(address)
+    if parts.scheme == "mailto":
+        yield f"takes {unquote(parts.path)} for an address of mail; write \\@"
     if parts.scheme or parts.netloc:
         return
     target = page.path if not parts.path else (page.path.parent / unquote(parts.path)).resolve()

@@ -34,6 +34,7 @@ def test_a_right_site_has_no_problems(tmp_path, capsys):
         ('<a href="other.html#no">a</a>', "links to other.html#no, whose page has no such anchor"),
         ('<a href="#no">a</a>', "links to #no, whose page has no such anchor"),
         ('<script src="//cdn.example/a.js"></script>', "loads //cdn.example/a.js, which needs a"),
+        ('<a href="mailto:NDCG%4010">NDCG@10</a>', "takes NDCG@10 for an address of mail"),
         (math("a / b"), "1 equations, of which 0 are rendered"),
         (
             math("<math xmlns='http://www.w3.org/1998/Math/MathML'><msqrt></msqrt></math>"),
