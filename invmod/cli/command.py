@@ -7,13 +7,17 @@ options are answered at once.
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import os
+import re
 import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+from typing_extensions import override
 
 from invmod.cli.errors import UsageError
 
@@ -68,6 +72,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141  # 128 + SIGPIPE, as shells report it
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that suggests what a mistyped command, option or choice may have meant."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"unrecognized arguments: ([^\s=]+)|invalid choice: '(.*?)'", message)
+        wrong = found[1] or found[2] if found else ""
+        close = difflib.get_close_matches(wrong, self._words(), n=1)
+        super().error(f"{message}. Did you mean {close[0]}?" if close else message)
+
+    def _words(self) -> list[str]:
+        """Return the options, choices and commands of this parser and of its commands."""
+        words: list[str] = []
+        for action in self._actions:
+            words += [*action.option_strings, *(action.choices or ())]
+            if isinstance(action.choices, dict):
+                for parser in action.choices.values():
+                    words += parser._words()
+        return words
+
+
 class _Once(argparse.Action):
     """Store a value; refuse a second one, which would replace the first, a gate for example."""
 
@@ -108,7 +133,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="invmod",
         **_texts(DESCRIPTION, "invmod missing data.parquet", EXIT_STATUS),
     )
@@ -132,7 +157,7 @@ def _texts(about: str, example: str, end: str) -> dict[str, Any]:
     }
 
 
-def _add_missing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_missing(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = (
         "show patterns and rates of missing data, and test whether data are missing completely at "
         "random (MCAR)"
@@ -192,7 +217,7 @@ def _add_missing(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--html", metavar="FILE", help="write a page that needs no other file")
 
 
-def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "evaluate a model under every pattern of missing modalities, with a gate"
     parser = commands.add_parser(
         "report",

@@ -1010,3 +1010,29 @@ def test_numbers_on_dark_cells_of_the_correlations_are_white():
     colours = {(text.get_text(), text.get_color()) for text in panel.texts}
     plt.close(figure)
     assert colours == {("1.0", "white"), ("0.0", "black")}
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["missing", "x.csv", "--tset=auto"], "Did you mean --test?"),
+        (["report", "m:f", "--data", "x", "--metric", "mse", "--sed", "1"], "Did you mean --seed?"),
+        (["mising", "x.csv"], "Did you mean missing?"),
+        (["missing", "x.csv", "--test", "litle"], "Did you mean little?"),
+        (["missing", "x.csv", "--nothing-like-it"], None),
+    ],
+)
+def test_a_mistyped_word_gets_a_suggestion(capsys, words, meant):
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert meant in printed if meant else "Did you mean" not in printed
+
+
+@pytest.mark.parametrize("command", [[], ["missing"], ["report"]])
+def test_a_help_text_begins_with_an_example_and_ends_with_the_manual(capsys, command):
+    assert main([*command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    example = next(n for n, line in enumerate(lines) if line.startswith("  invmod "))
+    assert example < next(n for n, line in enumerate(lines) if line.endswith("arguments:"))
+    assert lines[-1].startswith("Manual: ")
+    assert all(len(line) < 100 for line in lines)

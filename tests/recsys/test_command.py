@@ -49,11 +49,16 @@ def test_help_lists_the_commands(capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_has_its_name(name, capsys):
+def test_the_help_of_a_command_has_its_name_an_example_and_the_manual(name, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main([name, "--help"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.split("\n")[0].startswith(f"usage: milk-recsys {name} [-h]")
+    printed = capsys.readouterr().out
+    assert printed.split("\n")[0].startswith(f"usage: milk-recsys {name} [-h]")
+    assert f"milk-recsys {name} " in printed[: printed.index("╭")].partition("\n")[2]
+    page = re.fullmatch(r"Manual: (docs/\w+\.md) in .*|Manual: .*html", printed.splitlines()[-1])
+    assert page
+    assert page[1] is None or (FOLDER.parents[1] / page[1]).exists()
 
 
 @pytest.mark.parametrize(
