@@ -55,7 +55,7 @@ def test_the_help_of_a_command_has_its_name_an_example_and_the_manual(name, caps
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert printed.split("\n")[0].startswith(f"usage: milk-recsys {name} [-h]")
-    assert f"milk-recsys {name} " in printed[: printed.index("╭")].partition("\n")[2]
+    assert f"milk-recsys {name} " in printed[: printed.index("show this help")].partition("\n")[2]
     page = re.fullmatch(r"Manual: (docs/\w+\.md) in .*|Manual: .*html", printed.splitlines()[-1])
     assert page
     assert page[1] is None or (FOLDER.parents[1] / page[1]).exists()
