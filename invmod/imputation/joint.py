@@ -94,7 +94,7 @@ class TableImputer(Imputer):
     def _units(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the centres and the scales of the modalities."""
         indices = range(len(self.modalities))
-        # Not `get_buffer`, which torch.compile does not trace before torch 2.9.
+        # Not `get_buffer`, which torch.compile does not trace in torch 2.8.
         return [getattr(self, f"centre_{index}") for index in indices], [
             getattr(self, f"scale_{index}") for index in indices
         ]

@@ -62,7 +62,7 @@ class LinearMapImputer(TableImputer):
 
     @override
     def _fills(self, x: Tensor, a: Tensor) -> Tensor:
-        # Not `get_buffer`, which torch.compile does not trace before torch 2.9.
+        # Not `get_buffer`, which torch.compile does not trace in torch 2.8.
         maps, offsets = (getattr(self, name) for name in self._model_state_names())
         code = pattern_codes(a)[:, None]
         fills = torch.zeros_like(x)
