@@ -229,7 +229,7 @@ def test_the_table_has_the_metrics_of_the_results_file(
         for cell, metric in ((ndcg, "ndcg@20"), (recall, "recall@20")):
             values = of[name, metric]
             spread = np.sqrt(((values - values.mean()) ** 2).sum() / 2)
-            assert cell == f"{values.mean():.4f} ± {spread:.4f}"
+            assert cell == f"{values.mean():.3f} ± {spread:.3f}"
         assert float(seconds) == pytest.approx(
             np.median([line["seconds_per_epoch"] for line in lines if line["variant"] == name]),
             rel=1e-3,
@@ -261,14 +261,14 @@ def test_a_difference_equals_the_one_computed_by_hand() -> None:
     assert output == "+0.0200 [-0.0048, +0.0448], p 0.0742"
     assert quality.difference(made(0.3), made(0.5)) == "-0.2000"
     assert quality.difference(made(0.5, 0.75), made(0.25, 0.5)) == "+0.2500 [+0.2500, +0.2500], p 0"
-    assert quality.mean_sd([0.25]) == "0.2500"
+    assert quality.mean_sd([0.25]) == "0.250"
 
 
 def test_one_repeat_has_a_table_without_intervals(data: Path, tmp_path: Path) -> None:
     assert command(data, tmp_path / "store.jsonl", repeats=1, variants=VARIANTS[:2]) == 0
     cells = cells_of(tmp_path / "store.jsonl")
     assert re.fullmatch(r"[+-]0\.\d{4}", cells["fast"][1])
-    assert re.fullmatch(r"0\.\d{4}", cells["fast"][0])
+    assert re.fullmatch(r"0\.\d{3}", cells["fast"][0])
 
 
 def test_the_table_is_printed_and_lists_the_options(
