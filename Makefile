@@ -102,7 +102,7 @@ dist: $(STAMP) ## build the wheel and the source archive in dist/, and check bot
 	.ci/sdist_smoke $(BIN) dist/*.tar.gz
 
 smoke: $(STAMP) ## make every table and figure of the paper on a tiny data set, in a minute
-	$(BIN) examples/milk_recsys/reproduce.py all --smoke
+	OMP_NUM_THREADS=1 $(BIN) examples/milk_recsys/reproduce.py all --smoke
 
 wheel-smoke: $(STAMP) ## build the wheel and try it in a new environment
 	.ci/wheel_smoke $(BIN)
