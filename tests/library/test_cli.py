@@ -1017,7 +1017,7 @@ def test_numbers_on_dark_cells_of_the_correlations_are_white():
     [
         (["missing", "x.csv", "--tset=auto"], "Did you mean --test?"),
         (["report", "m:f", "--data", "x", "--metric", "mse", "--sed", "1"], "Did you mean --seed?"),
-        (["missin", "x.csv"], "Did you mean missing?"),
+        (["missingx", "x.csv"], "Did you mean missing?"),
         (["missing", "x.csv", "--test", "littl"], "Did you mean little?"),
         (["missing", "x.csv", "--nothing-like-it"], None),
     ],
