@@ -39,7 +39,7 @@ records = invmod.hide_features(features, made.mask, names)
 print(f"{int(made.mask[train].all(dim=1).sum())} of {len(train)} patients have all three assays")
 
 # %%
-# The regression uses every patient of the records, whatever assays they have. Its options are
+# The regression uses all 300 training patients, whatever assays they have. Its options are
 # chosen by leave-one-out errors, so no patient is needed for validation:
 
 model = invmod.PatternKernelRidge(names).fit(records, benign, rows=train)
@@ -48,9 +48,10 @@ print("means and extremes:", model.probabilities({**patient, "deviations": None}
 print("deviations alone:  ", model.probabilities({"deviations": patient["deviations"]}))
 
 # %%
-# The two numbers are the probabilities of a malignant and a benign tumour. Compare the regression
-# with the usual way: fill missing values with their means, and train a logistic regression on the
-# same patients. New patients may have any of the seven sets of assays:
+# In each prediction, the first number is the probability of a malignant tumour, and the second that
+# of a benign one. Compare the regression with the usual way: fill missing measurements with their
+# training means, and train a logistic regression on the same patients. New patients may have any of
+# the seven sets of assays:
 
 usual = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=1000))
 usual.fit(torch.cat(list(records.values()), dim=1)[train].numpy(), benign[train].numpy())
@@ -78,8 +79,8 @@ print(f"smallest corrected p-value: {min(corrected):.2f}")
 
 # %%
 # On these easy data, no difference between the two is significant, for any set of assays. The
-# regression also states the error to expect for each set, which it computes from the patients of
-# the records, without test data: the mean squared error of the two classes, each patient left out
+# regression also states the error to expect for each set, which it computes from the training
+# patients, without test data: the mean squared error of the two classes, each patient left out
 # in turn. So you can decide which assay is worth its price:
 
 print(model.summary())

@@ -33,17 +33,18 @@ train, test = order[:1000], order[1000:1400]
 pixels = np.concatenate(list(quadrants.values()), axis=1)
 
 # %%
-# The first model is a boosted forest, which accepts NaN. The second one compares images by their
-# visible pixels, with the nearest training images and a mean for hidden pixels.
+# The first model is gradient-boosted trees, which accept NaN. The second one fills hidden pixels
+# with their training means, and then classifies with the five nearest training images.
 
-forest = HistGradientBoostingClassifier(max_iter=60, random_state=0)
-forest.fit(pixels[train], digits.target[train])
+
+trees = HistGradientBoostingClassifier(max_iter=60, random_state=0)
+trees.fit(pixels[train], digits.target[train])
 neighbours = KNeighborsClassifier(5).fit(pixels[train], digits.target[train])
 means = pixels[train].mean(axis=0)
 
 
-def by_forest(features, mask):
-    return forest.predict(np.concatenate(list(features.values()), axis=1))
+def by_trees(features, mask):
+    return trees.predict(np.concatenate(list(features.values()), axis=1))
 
 
 def by_neighbours(features, mask):
@@ -60,18 +61,18 @@ def accuracy(predicted, target):
 
 
 report = invmod.robustness_report(
-    {"forest": by_forest, "neighbours": by_neighbours},
+    {"trees": by_trees, "neighbours": by_neighbours},
     {name: x[test] for name, x in quadrants.items()},
     digits.target[test],
     accuracy,
     per_unit=right,
 )
 print(f"{'visible quadrants':<42} difference  corrected p")
-for found in report.differences:
-    print(f"{found.name:<42} {found.value:+10.3f}  {found.adjusted_p_value:.3f}")
+for difference in report.differences:
+    print(f"{difference.name:<42} {difference.value:+10.3f}  {difference.adjusted_p_value:.3f}")
 
 # %%
-# A difference is the accuracy of the neighbours minus that of the forest. The p-values are
+# A difference is the accuracy of the neighbours minus that of the trees. The p-values are
 # corrected for the number of comparisons, so that one of them below 0.05 is evidence, however many
 # patterns were compared. ``print(report)`` shows all tables of the report.
 #
