@@ -67,9 +67,9 @@ report = invmod.robustness_report(
     accuracy,
     per_unit=right,
 )
-print(f"{'visible quadrants':<42} difference  corrected p")
+print(f"{'visible quadrants':<43} difference  corrected p")
 for difference in report.differences:
-    print(f"{difference.name:<42} {difference.value:+10.3f}  {difference.adjusted_p_value:.3f}")
+    print(f"{difference.name:<43} {difference.value:+10.3f}  {difference.adjusted_p_value:.3f}")
 
 # %%
 # A difference is the accuracy of the neighbours minus that of the trees. The p-values are
