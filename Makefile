@@ -60,7 +60,7 @@ train: $(STAMP) ## train KEEP on the embedded data (TRAIN_ARGS: options of train
 PROCESSES := -n auto --maxprocesses 8 --dist loadfile
 
 test: $(STAMP) ## run the tests that are not slow (TEST_ARGS: options of pytest)
-	@echo "The tests take about 5 minutes on two idle cores; make test-all has the slow ones too"
+	@echo "The tests take 5 to 8 minutes on two cores; make test-all has the slow ones too"
 	OMP_NUM_THREADS=1 $(BIN) -m pytest $(PROCESSES) -m "not slow" $(TEST_ARGS)
 
 test-all: $(STAMP) ## run all tests, in 20 to 40 minutes on two cores
