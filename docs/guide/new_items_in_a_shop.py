@@ -43,7 +43,7 @@ print(rec.recommend(new, k=3, users=["customer 0", "customer 1"]))
 # %%
 # How good are these lists? The orders of new products, which the model has not seen, say so.
 # NDCG\@10 is 1 if the ten places of each list begin with the products that the customer ordered.
-# The chart shows it for titles alone and for titles with the pictures that exist, beside a random
+# The chart shows it for titles alone and for titles with the pictures that exist, next to a random
 # order:
 
 later = {

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from milk_recsys.base.errors import DataError
-from milk_recsys.base.manual import help_ends_with
+from milk_recsys.base.manual import parse
 
 __all__ = ["ExportOptions", "export", "main"]
 
@@ -80,13 +80,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "export.py") -> int:
         The exit status: 0 for success, 2 for invalid input, 130 after an interruption. (Options
         that cannot be parsed exit with status 2 at once.)
     """
-    with help_ends_with("serve"):
-        options = tyro.cli(
-            ExportOptions,
-            args=sys.argv[1:] if argv is None else list(argv),
-            prog=prog,
-            config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
-        )
+    options = parse(ExportOptions, argv, prog=prog, page="serve")
     try:
         export(options)
     except DataError as error:

@@ -30,7 +30,7 @@ import tyro
 from milk_recsys.base.errors import DataError
 from milk_recsys.base.files import replacing
 from milk_recsys.base.launch import MAX_THREADS
-from milk_recsys.base.manual import help_ends_with
+from milk_recsys.base.manual import parse
 from milk_recsys.base.terminal import print_error, print_line, reporting_errors
 from milk_recsys.exporting.tables import write_table
 
@@ -103,13 +103,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "recommend.py") -> in
         The exit status: 0 for success, 2 for invalid input, 130 after an interruption. (Options
         that cannot be parsed exit with status 2 at once.)
     """
-    with help_ends_with("milk"):
-        options = tyro.cli(
-            RecommendOptions,
-            args=sys.argv[1:] if argv is None else list(argv),
-            prog=prog,
-            config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
-        )
+    options = parse(RecommendOptions, argv, prog=prog, page="milk")
     try:
         recommend(options)
     except DataError as error:

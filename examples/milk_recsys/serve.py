@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from milk_recsys.base.errors import DataError, plural
-from milk_recsys.base.manual import help_ends_with
+from milk_recsys.base.manual import parse
 
 if TYPE_CHECKING:
     from milk_recsys.serving.service import Service
@@ -82,13 +82,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "serve.py") -> int:
         The exit status: 0 after an interruption or a signal to end, 2 for invalid input. (Options
         that cannot be parsed exit with status 2 at once.)
     """
-    with help_ends_with("serve"):
-        options = tyro.cli(
-            ServeOptions,
-            args=sys.argv[1:] if argv is None else list(argv),
-            prog=prog,
-            config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
-        )
+    options = parse(ServeOptions, argv, prog=prog, page="serve")
     try:
         serve(options)
     except DataError as error:

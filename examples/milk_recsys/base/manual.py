@@ -1,10 +1,14 @@
-"""Where the manual of a command is, for the ends of help texts."""
+"""Where the manual of a command is, for the ends of help texts, and plain command lines."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, metadata
+from typing import TypeVar
 
-__all__ = ["help_ends_with", "manual"]
+__all__ = ["help_ends_with", "manual", "parse"]
+
+Kind = TypeVar("Kind")
 
 
 def manual(page: str) -> str:
@@ -36,3 +40,19 @@ def help_ends_with(page: str) -> Iterator[None]:
         if not stop.code:
             print(f"Manual: {manual(page)}")
         raise
+
+
+def parse(kind: type[Kind], argv: Sequence[str] | None, *, prog: str, page: str) -> Kind:
+    """Return the options of a dataclass from a command line; None is that of the process.
+
+    A wrong option ends the process with status 2, and `--help` with a text that names the page.
+    """
+    import tyro  # Not above, since the help of `milk-recsys` itself needs no other package.
+
+    with help_ends_with(page):
+        return tyro.cli(
+            kind,
+            args=sys.argv[1:] if argv is None else list(argv),
+            prog=prog,
+            config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
+        )

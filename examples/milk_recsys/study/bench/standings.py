@@ -56,7 +56,7 @@ Under `ftmt` training items are complete and half of the test items lose one ran
 The splits with seeds below 100 were in view while methods were developed, KEEP among them, so
 their tables favour KEEP. On held-out splits only the systems that were strongest before were run.
 Systems marked with * are entries that were run outside of this package. All others are values of
-`--model` ([methods](baselines.md)), but for `keep_tuned`: the first version of KEEP, whose options
+`--model` ([methods](baselines.md)), except `keep_tuned`: the first version of KEEP, whose options
 were tuned, and whose code was removed. The p-values differ from those on the pages of the data
 sets, where Holm's correction is for all tests of a set.
 """
